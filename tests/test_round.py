@@ -1,11 +1,13 @@
 """The flow of a round: protects from training on data that the gate stopped, and from work that runs twice or never."""
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError
 from shibolet.gate import EXIT_CODES, GateConfig
 from shibolet.recipe import load_recipe
-from shibolet.records.files import read_json, write_json
+from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.round import stages
 from shibolet.round.flow import run_round
@@ -130,6 +132,19 @@ def round(tmp_path) -> Round:
 def test_the_folder_says_what_is_run_before_anything_runs(round):
     assert load_recipe(round.folder.recipe).train == round.recipe.train
     assert read_json(round.folder.provenance)[0]["num_threads"] == round.recipe.num_threads
+
+
+def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
+    """Verdicts are known by id alone: one source's must not judge the other's utterances."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sf.write(tmp_path / name / "a.wav", np.zeros(16000), 16000)
+        rows = [{"audio": "a.wav", "text": "שלום", "id": "0"}, {"audio": "b.wav", "text": "שלום", "id": "1"}]
+        write_jsonl(tmp_path / name / "manifest.jsonl", rows)
+    sources = ", ".join(f"{{name: {name}, manifest: {tmp_path / name / 'manifest.jsonl'}}}" for name in ("one", "two"))
+    with open_round(load_recipe("demo", [f"data.train=[{sources}]"]), tmp_path / "run", "run", print) as round:
+        assert [u.id for u in round.data.utterances] == ["one/0", "two/0"]
+        assert [line.id for line in round.data.ledger] == ["one/1", "two/1"]
 
 
 def test_stages_out_of_order_say_what_to_run_first(round):

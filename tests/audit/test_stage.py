@@ -10,6 +10,7 @@ import pytest
 import soundfile as sf
 
 from shibolet.audit.config import AuditConfig, SelfTestConfig
+from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import UNREADABLE, hear_rest, read_verdicts, run_audit
 from shibolet.errors import DataError
@@ -17,6 +18,7 @@ from shibolet.gate import GateConfig, run_gate
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.speech.audio import load
 
 VOCABULARY = [
     a + b + c for a, b, c in zip("אבגדהוזחטיכלמנסעפצקרשת", "נסעפצקרשתאבגדהוזחטיכלמ", "זחטיכלמנסעפצקרשתאבגדהו")
@@ -123,10 +125,15 @@ def config(sample_frac: float = 1.0, num_clips: int = 60) -> AuditConfig:
 
 
 def audit(tmp_path: Path, utterances, ears, settings=None, ledger=()) -> dict:
+    settings = settings or config()
     return run_audit(
-        utterances, list(ledger), out_dir=tmp_path / "audit", cache_dir=tmp_path / "heard", config=settings or config(),
-        language="Hebrew", aligner=Ears(), recogniser=ears,
+        utterances, list(ledger), out_dir=tmp_path / "audit", listener=listener(tmp_path, ears, settings),
+        config=settings, language="Hebrew",
     )  # fmt: skip
+
+
+def listener(tmp_path: Path, ears: Ears, settings: AuditConfig) -> Listener:
+    return Listener(Ears(), ears, tmp_path / "heard", load, settings)
 
 
 def decision(tmp_path: Path) -> str:
@@ -188,13 +195,23 @@ def test_the_rest_is_judged_by_the_same_calibration(tmp_path: Path, corpus) -> N
     settings = config(sample_frac=0.5)
     audit(tmp_path, corpus, Ears(), settings)
     num_rest = hear_rest(
-        corpus, audit_dir=tmp_path / "audit", out_path=tmp_path / "rest.parquet", cache_dir=tmp_path / "heard",
-        config=settings, language="Hebrew", aligner=Ears(), recogniser=Ears(),
+        corpus, audit_dir=tmp_path / "audit", out_path=tmp_path / "rest.parquet",
+        listener=listener(tmp_path, Ears(), settings), config=settings, language="Hebrew",
     )  # fmt: skip
     assert num_rest == 80
     both = read_verdicts([tmp_path / "audit" / "utterances.parquet", tmp_path / "rest.parquet"])
     assert both.keys() == {u.id for u in corpus}
     assert pq.read_schema(tmp_path / "rest.parquet") == pq.read_schema(tmp_path / "audit" / "utterances.parquet")
+
+
+def test_audio_in_the_run_folder_is_named_relative_to_it(tmp_path: Path, corpus) -> None:
+    inside = tmp_path / "corpus" / "u000.wav"
+    inside.parent.mkdir()
+    inside.write_bytes(Path(corpus[0].audio.path).read_bytes())
+    audit(tmp_path, [replace(corpus[0], audio=AudioRef(path=str(inside))), *corpus[1:]], Ears())
+    rows = read_verdicts([tmp_path / "audit" / "utterances.parquet"])
+    assert rows["u000"]["audio"]["path"] == "corpus/u000.wav"  # so that a moved run folder has the same bytes
+    assert rows["u001"]["audio"]["path"] == corpus[1].audio.path
 
 
 def test_too_few_clips_to_calibrate_is_an_error(tmp_path: Path, corpus) -> None:

@@ -22,11 +22,9 @@ from shibolet.audit.sampling import draw_sample
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import Verdict, judge
 from shibolet.errors import DataError
-from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.records.files import read_json, write_bytes, write_json
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
-from shibolet.speech.audio import load
 from shibolet.speech.text import get_language
 
 UNREADABLE = "unreadable"  # the stratum of rows that never became utterances: known whole, all low quality
@@ -38,17 +36,17 @@ def run_audit(
     ledger: Sequence[LedgerLine],
     *,
     out_dir: Path,
-    cache_dir: Path,
+    listener: Listener,
     config: AuditConfig,
     language: str,
-    aligner: Aligner,
-    recogniser: Recogniser,
     on_progress: Progress | None = None,
 ) -> dict:
-    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains."""
+    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains.
+
+    `out_dir` lies in the run folder; the tables name audio below that folder relative to it.
+    """
     sample = draw_sample(utterances, config.sample)
     chosen = [u for u in utterances if u.id in sample.ids]
-    listener = Listener(aligner, recogniser, cache_dir, load, config)
     clips, wordless = _clips(chosen, language)
     tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
     copies = selftest.copies(tested, config.sample.seed)
@@ -57,7 +55,8 @@ def run_audit(
     everything = [*clips, *(copy for kind in copies.values() for copy in kind)]
     heard = listener.hear(everything, on_progress)
     calibration, tallies = _calibrate(tested, copies, heard, listener.identities, config)
-    rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in chosen]
+    judged = ((u, heard.get(u.id) or wordless[u.id]) for u in chosen)
+    rows = [_row(u, evidence, calibration, config, language, out_dir.parent) for u, evidence in judged]
     rows += [_unreadable_row(line) for line in ledger]
     write_json(out_dir / "calibration.json", calibration.to_json())
     _write_rows(out_dir / "utterances.parquet", rows)
@@ -75,23 +74,21 @@ def hear_rest(
     *,
     audit_dir: Path,
     out_path: Path,
-    cache_dir: Path,
+    listener: Listener,
     config: AuditConfig,
     language: str,
-    aligner: Aligner,
-    recogniser: Recogniser,
     on_progress: Progress | None = None,
 ) -> int:
     """Judge with the audit's calibration what its sample left out, into a table like its own; how many there were."""
     calibration = Calibration(**read_json(audit_dir / "calibration.json"))
     known = set(pq.read_table(audit_dir / "utterances.parquet", columns=["id"])["id"].to_pylist())
     rest = [u for u in utterances if u.id not in known]
-    listener = Listener(aligner, recogniser, cache_dir, load, config)
     if tuple(calibration.identities) != listener.identities:
         raise DataError(f"the calibration in {audit_dir} was made with other models; run 'shibolet audit' again")
     clips, wordless = _clips(rest, language)
     heard = listener.hear(clips, on_progress)
-    rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in rest]
+    judged = ((u, heard.get(u.id) or wordless[u.id]) for u in rest)
+    rows = [_row(u, evidence, calibration, config, language, audit_dir.parent) for u, evidence in judged]
     _write_rows(out_path, rows)
     return len(rest)
 
@@ -167,12 +164,15 @@ def _judge_all(
     return [judge(s, float(next(confidence)), calibration, config) if s else None for s in signals]
 
 
-def _row(u: Utterance, evidence: Evidence, calibration: Calibration, config: AuditConfig, language: str) -> dict:
+def _row(
+    u: Utterance, evidence: Evidence, calibration: Calibration, config: AuditConfig, language: str, run_dir: Path
+) -> dict:
     verdict = _judge_all([evidence.signals], calibration, config)[0]
     signals = evidence.signals.to_json() if evidence.signals else dict.fromkeys(Signals.__dataclass_fields__)
     return {
         "id": u.id, "source": u.source, "recording": u.recording, "speaker": u.speaker, "domain": u.domain,
-        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio), "failure": evidence.failure,
+        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)),
+        "failure": evidence.failure,
         "is_low_quality": verdict.low_quality if verdict else True,
         "suspect": verdict.suspect if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [evidence.detail],

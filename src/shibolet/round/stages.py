@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.gate import GateConfig, run_gate
@@ -13,6 +14,9 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.round.shared import Round, SourceData, Track, best_device, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 
+if TYPE_CHECKING:
+    from shibolet.audit.hearing import Listener
+
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
@@ -22,19 +26,27 @@ def do_audit(round: Round, *, prepared: bool = False) -> dict:
 
     recipe, folder = round.recipe, round.folder
     data = round.prepared if prepared else round.data
-    arguments = _listening(round, data, prepared)
+    listener = _listener(round, data, prepared)
     inputs = {
         "data": data.digest,
         "language": recipe.language,
         "audit": recipe.audit.model_dump(mode="json"),
         "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
-        "listeners": [arguments["aligner"].identity, arguments["recogniser"].identity],
+        "listeners": list(listener.identities),
     }
     stage = round.begin("audit-prepared" if prepared else "audit", inputs)
     path = folder.alignment_report(prepared=prepared)
     if not stage.done:
         with round.track("audit") as progress:
-            report = run_audit(data.utterances, data.ledger, out_dir=path.parent, on_progress=progress, **arguments)
+            report = run_audit(
+                data.utterances,
+                data.ledger,
+                out_dir=path.parent,
+                listener=listener,
+                config=recipe.audit,
+                language=recipe.language,
+                on_progress=progress,
+            )
         write_json(path, _decision(path.parent, recipe.gate) | report)
         stage.finish()
     return read_json(path)
@@ -43,17 +55,14 @@ def do_audit(round: Round, *, prepared: bool = False) -> dict:
 DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
-def _listening(round: Round, data: SourceData, prepared: bool) -> dict:
-    """Who listens, and where what they heard is kept: known by its place only, so other data have another folder."""
+def _listener(round: Round, data: SourceData, prepared: bool = False) -> "Listener":
+    """Who listens; what they heard is kept and known by its place only, so other data have another folder."""
+    from shibolet.audit.hearing import Listener
+    from shibolet.speech.audio import load
+
     audit = round.recipe.audit
-    recogniser = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
-    return {
-        "cache_dir": round.folder.audit() / "heard" / data.digest,
-        "config": audit,
-        "language": round.recipe.language,
-        "aligner": round.aligner,
-        "recogniser": round.recogniser(recogniser),
-    }
+    name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
+    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard" / data.digest, load, audit)
 
 
 def _decision(audit_dir: Path, config: GateConfig) -> dict:
@@ -76,8 +85,10 @@ def do_hear_rest(round: Round) -> Path:
                 round.data.utterances,
                 audit_dir=round.folder.audit(),
                 out_path=path,
+                listener=_listener(round, round.data),
+                config=round.recipe.audit,
+                language=round.recipe.language,
                 on_progress=progress,
-                **_listening(round, round.data, prepared=False),
             )
         stage.finish()
     return path
