@@ -79,8 +79,11 @@ class Round:
 
     @cached_property
     def data(self) -> SourceData:
-        """All training sources, one after the other; with several, a source's name goes before the ids of its rows."""
-        sources = self.recipe.data.train
+        """All training sources."""
+        return self.join(self.recipe.data.train)
+
+    def join(self, sources: Sequence[DataSource]) -> SourceData:
+        """Sources one after the other; with several, a source's name goes before the ids of its rows."""
         parts = [self.read(source) for source in sources]
         if len(parts) > 1:
             parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
