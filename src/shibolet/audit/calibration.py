@@ -12,7 +12,8 @@ import numpy as np
 from shibolet.audit.signals import Signals
 
 CLEAN_FAILURES = 0.02  # confidence 0.5 stands where at most this share of clean clips would fail
-EVIDENCE = ("text_score", "worst_word_score", "cer", "edge_cer", "mass", "uncovered_frac", "uncovered_tail_s")
+EVIDENCE = ("text_score", "worst_word_score", "cer", "edge_cer")  # what earned its place, see docs/decisions.md
+CANDIDATES = ("uncovered_frac", "uncovered_head_s", "uncovered_tail_s", "words_heard", "coverage")  # what did not
 KNOWING_NOISE = ("text_score", "worst_word_score", "cer")  # these weigh less the noisier the clip
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.audit.calibration import EVIDENCE, Calibration, fit
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, Calibration, fit
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import judge
@@ -136,12 +136,12 @@ def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tu
 
 
 def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
-    """AUROC by row of each signal alone, of all together, and of all but one: whether each signal earns its place."""
+    """AUROC by row of all signals in use, of all but one, with one more, of each alone: which earn their place."""
     good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
     rows = list(dict.fromkeys(t.row for t in held_out if not t.harmless))
     members = {row: [i for i, t in enumerate(held_out) if t.row == row] for row in rows}
 
-    def line(name: str, scores: np.ndarray, calibration: Calibration | None = None) -> dict:
+    def line(name: str, scores: np.ndarray) -> dict:
         areas = {row: auroc(_scores(held_out, scores, good), _scores(held_out, scores, own)).value
                  for row, own in members.items()}  # fmt: skip
         recalls = {row: recall_at(0.02, scores[good], scores[own]) for row, own in members.items()}
@@ -153,12 +153,13 @@ def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tu
             "mean_recall_at_2pct": round(float(np.mean(list(recalls.values()))), 4),
         }
 
-    def without(names: Sequence[str]) -> np.ndarray:
+    def fitted(names: Sequence[str]) -> np.ndarray:
         return _logits(held_out, fit_trials(fitting, identities, names))
 
-    lines = [line("all", without(EVIDENCE))]
-    lines += [line(f"all but {name}", without([n for n in EVIDENCE if n != name])) for name in EVIDENCE]
-    lines += [line(f"{name} alone", without([name])) for name in EVIDENCE]
+    lines = [line("all", fitted(EVIDENCE))]
+    lines += [line(f"all but {name}", fitted([n for n in EVIDENCE if n != name])) for name in EVIDENCE]
+    lines += [line(f"all and {name}", fitted([*EVIDENCE, name])) for name in CANDIDATES]
+    lines += [line(f"{name} alone", fitted([name])) for name in (*EVIDENCE, *CANDIDATES)]
     return lines
 
 
