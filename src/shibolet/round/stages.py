@@ -153,7 +153,7 @@ def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -
                 data.utterances,
                 others.utterances,
                 out_path=round.folder.calibration,
-                name=", ".join(path.stem for path in clean),
+                name=", ".join(_manifest_source(path).name for path in clean),
                 listener=listener,
                 config=recipe.calibrate,
                 audit=recipe.audit,
@@ -401,8 +401,8 @@ def evaluate_manifest(
 
 
 def _manifest_source(path: Path) -> DataSource:
-    """A manifest that the command line names, where a recipe would have a source."""
-    return DataSource(name=path.stem, manifest=path)
+    """A manifest that the command line names, where a recipe would have a source; many are called manifest.jsonl."""
+    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
 
 
 def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int) -> dict:
