@@ -11,10 +11,10 @@ from typing import Any
 
 from shibolet.recipe import Recipe, write_recipe
 from shibolet.records.files import hash_json
-from shibolet.records.ledger import LedgerLine
+from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, require_script
 
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
 Tell = Callable[[str], None]  # a sentence for the user
@@ -81,7 +81,7 @@ class Round:
     def data(self) -> SourceData:
         """All training sources, one after the other; with several, a source's name goes before the ids of its rows."""
         sources = self.recipe.data.train
-        parts = [self.read(source) for source in sources]
+        parts = [self._read_training(source) for source in sources]
         if len(parts) > 1:
             parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
@@ -89,6 +89,12 @@ class Round:
             [line for part in parts for line in part.ledger],
             hash_json([part.digest for part in parts]),
         )
+
+    def _read_training(self, source: DataSource) -> SourceData:
+        """One source, whose texts the recipe's listeners can read."""
+        data = self.read(source)
+        require_script(data.utterances, self.recipe.language, source.name)
+        return data
 
     def read(self, source: DataSource) -> SourceData:
         """One source."""
@@ -99,6 +105,9 @@ class Round:
         if source.name not in self._sources:
             with self.track(f"read {source.name}") as progress:
                 utterances, ledger = read_source(source, stream_cache(), progress)
+            if ledger:
+                counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
+                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}")
             utterances = with_domains(utterances, self.recipe.audit.domain_rules)
             digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)

@@ -268,9 +268,7 @@ def _read_av(encoded: Encoded, ref: AudioRef) -> np.ndarray:
     return samples.finish(None if end is None else end - start)
 
 
-def _frames(
-    container: av.container.InputContainer, stream: av.AudioStream, from_s: float
-) -> Iterator[av.AudioFrame]:
+def _frames(container: av.container.InputContainer, stream: av.AudioStream, from_s: float) -> Iterator[av.AudioFrame]:
     """Decoded frames, of the packets from `from_s` on: in MP3 seeks miss, and hours before a span need no decoding."""
     is_skipping = True
     for packet in container.demux(stream):
