@@ -270,9 +270,9 @@ def _read_av(encoded: Encoded, ref: AudioRef) -> np.ndarray:
 
 def _frames(container: av.container.InputContainer, stream: av.AudioStream, from_s: float) -> Iterator[av.AudioFrame]:
     """Decoded frames, of the packets from `from_s` on: in MP3 seeks miss, and hours before a span need no decoding."""
-    is_skipping = True
+    from_ticks, is_skipping = from_s / float(stream.time_base), True
     for packet in container.demux(stream):
-        if is_skipping and packet.pts is not None and packet.pts * packet.time_base < from_s:
+        if is_skipping and packet.pts is not None and packet.pts < from_ticks:
             continue
         is_skipping = False
         yield from packet.decode()
