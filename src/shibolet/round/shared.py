@@ -79,9 +79,14 @@ class Round:
 
     @cached_property
     def data(self) -> SourceData:
-        """All training sources, one after the other; with several, a source's name goes before the ids of its rows."""
-        sources = self.recipe.data.train
-        parts = [self._read_training(source) for source in sources]
+        """All training sources, in the letters of the recipe's language: before a model is loaded to find no word."""
+        for source in self.recipe.data.train:
+            require_script(self.read(source).utterances, self.recipe.language, source.name)
+        return self.join(self.recipe.data.train)
+
+    def join(self, sources: Sequence[DataSource]) -> SourceData:
+        """Sources one after the other; with several, a source's name goes before the ids of its rows."""
+        parts = [self.read(source) for source in sources]
         if len(parts) > 1:
             parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
@@ -89,12 +94,6 @@ class Round:
             [line for part in parts for line in part.ledger],
             hash_json([part.digest for part in parts]),
         )
-
-    def _read_training(self, source: DataSource) -> SourceData:
-        """One source, whose texts the recipe's listeners can read."""
-        data = self.read(source)
-        require_script(data.utterances, self.recipe.language, source.name)
-        return data
 
     def read(self, source: DataSource) -> SourceData:
         """One source."""
