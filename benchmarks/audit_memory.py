@@ -9,6 +9,7 @@ whole by stub listeners (the real decoding, signals, calibration and tables, no 
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -17,16 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 LETTERS = "אבגדהוזחטיכלמנסעפצקרשת"
+VOCABULARY = 20_000
 NUM_RECORDINGS = 100
 CLIP_S = 0.4
-WORD = 5  # letters
 
 
-def text_of(row: int) -> str:
-    """Eight to twelve words that no other row of a hundred thousand has in this order."""
-    return " ".join(
-        "".join(LETTERS[(row * (i + 3) + i * j * j + j) % 22] for j in range(WORD)) for i in range(8 + row % 5)
-    )
+def words_of(row: int) -> str:
+    """Eight to twelve words, the common ones often, that no other row has in this order."""
+    rng = random.Random(row)
+    ranks = [int(VOCABULARY * rng.random() ** 3) for _ in range(8 + row % 5)]
+    return " ".join("".join(LETTERS[rank // 22**place % 22] for place in range(5)) for rank in ranks)
 
 
 def write_corpus(folder: Path, num_rows: int) -> Path:
@@ -43,7 +44,7 @@ def write_corpus(folder: Path, num_rows: int) -> Path:
             name = f"audio/{row % 1000:03d}/utterance-{row:06d}.wav"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(folder / f"recording-{row % NUM_RECORDINGS:03d}.wav", folder / name)
-            fields = {"audio": name, "text": text_of(row), "speaker": f"s{row % 500}", "recording": f"r{row // 10}"}
+            fields = {"audio": name, "text": words_of(row), "speaker": f"s{row % 500}", "recording": f"r{row // 10}"}
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
     return folder / "manifest.jsonl"
 
