@@ -147,6 +147,48 @@ def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
         assert [line.id for line in round.data.ledger] == ["one/1", "two/1"]
 
 
+@pytest.mark.parametrize(
+    "language, text, is_refused",
+    [
+        ("Hebrew", "shalom lekulam ve toda", True),
+        ("Hebrew", "1 2 3", True),
+        ("Hebrew", "שלום world and all the others", False),
+        ("English", "שלום לכולם", True),
+        ("English", "good morning", False),
+    ],
+)
+def test_texts_in_another_script_end_the_audit_before_a_model_is_touched(
+    tmp_path, monkeypatch, language, text, is_refused
+):
+    """Models would be downloaded and hours spent to say that every row has no word; only the text's script counts."""
+    sf.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    write_jsonl(tmp_path / "rows.jsonl", [{"audio": "a.wav", "text": text, "id": n} for n in range(20)])
+    recipe = load_recipe("demo", [f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]", f"language={language}"])
+    touched = []
+    monkeypatch.setattr(Round, "identity", lambda self, model: touched.append(model) or 1 / 0)
+    with open_round(recipe, tmp_path / "run", "audit", print) as round:
+        with pytest.raises(DataError if is_refused else ZeroDivisionError) as caught:
+            stages.do_audit(round)
+    assert bool(touched) != is_refused
+    if is_refused:
+        assert f"words are in {language} letters" in str(caught.value) and text[:40] in str(caught.value)
+
+
+def test_rows_left_out_are_told_by_reason(tmp_path):
+    """A hundred files that are missing must be seen before the hours that follow."""
+    sf.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    rows = [
+        {"audio": name, "text": text}
+        for name, text in (("a.wav", "שלום"), ("b.wav", "א"), ("c.wav", "א"), ("a.wav", ""))
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    told = []
+    recipe = load_recipe("demo", [f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]"])
+    with open_round(recipe, tmp_path / "run", "audit", told.append) as round:
+        assert len(round.data.utterances) == 1
+    assert told == ["s: 1 utterances; rows left out: 2 missing_file, 1 empty_text"]
+
+
 def test_stages_out_of_order_say_what_to_run_first(round):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
         stages.do_gate(round)

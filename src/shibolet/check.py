@@ -134,15 +134,24 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
 def _local_data(what: str, source: DataSource) -> Finding:
     if source.hub is not None:
         return Finding(what, "ok", f"a copy in {source.hub}")
-    paths = [str(source.manifest)] if source.manifest else sorted(glob.glob(str(source.parquet), recursive=True))
-    found = [path for path in paths if os.path.isfile(path)]
+    if source.manifest is not None:
+        return _local_manifest(what, source)
+    found = [path for path in sorted(glob.glob(str(source.parquet), recursive=True)) if os.path.isfile(path)]
     if not found:
-        return Finding(what, "missing", f"no file {source.manifest or source.parquet}")
-    num_bytes = sum(os.path.getsize(path) for path in found)
-    if source.parquet:
-        return Finding(what, "ok", f"{len(found)} files, {num_bytes / 2**20:.1f} MiB")
-    with open(found[0], "rb") as file:
-        return Finding(what, "ok", f"{sum(1 for line in file if line.strip()):,} rows")
+        return Finding(what, "missing", f"no file {source.parquet}")
+    return Finding(what, "ok", f"{len(found)} files, {sum(map(os.path.getsize, found)) / 2**20:.1f} MiB")
+
+
+def _local_manifest(what: str, source: DataSource) -> Finding:
+    from shibolet.errors import DataError
+    from shibolet.speech.manifests import open_manifest
+
+    try:
+        manifest = open_manifest(source)
+        num_rows = manifest.num_rows or sum(1 for _ in manifest.rows)
+    except DataError as error:
+        return Finding(what, "missing", str(error))
+    return Finding(what, "ok", f"{num_rows:,} rows")
 
 
 def _on_hub(what: str, name: str, kind: Literal["model", "dataset"], file: str) -> Finding:

@@ -150,7 +150,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL of audio and text; with --model.")
+        Path | None, typer.Option(metavar="FILE", help="JSONL, TSV or a folder of audio and text; with --model.")
     ] = None,
     language: Annotated[str, typer.Option(help="Of the manifest.")] = "Hebrew",
     run_dir: RunDir = None,

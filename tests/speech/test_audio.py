@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+import soxr
 
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
+from shibolet.speech import audio
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load, original_bytes, probe
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -208,19 +210,23 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "headerless.raw").write_bytes(bytes(3200))
     (folder / "cut.flac").write_bytes(encode_flac(chirp(5.0))[:20000])
     (folder / "folder.wav").mkdir()
+    (folder / "loop.wav").symlink_to(folder / "loop.wav")
+    (folder / "device.wav").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.wav")
     return {
         "nan.wav": "nan_samples",
         "inf.wav": "nan_samples",
-        "integers.wav": "undecodable",
+        "integers.wav": "out_of_range",
         "slow.wav": "undecodable",
         "no_samples.wav": "empty_audio",
-        "no_bytes.wav": "undecodable",
+        "no_bytes.wav": "empty_audio",
         "text.mp3": "undecodable",
         "headerless.raw": "undecodable",
         "cut.flac": "undecodable",
-        "folder.wav": "undecodable",
-        "pipe.wav": "undecodable",
+        "folder.wav": "not_a_file",
+        "pipe.wav": "not_a_file",
+        "device.wav": "not_a_file",
+        "loop.wav": "missing_file",
         "absent.wav": "missing_file",
         "x" * 5000: "missing_file",
         "nul\0byte": "missing_file",
@@ -234,6 +240,102 @@ def test_broken_files_have_reasons(tmp_path):
             load(AudioRef(path=str(tmp_path / name)))
         assert caught.value.reason == reason, name
         assert str(tmp_path) in str(caught.value)
+
+
+def claiming(content: bytes, length: int) -> bytes:
+    """A wav or FLAC whose header claims another length: bytes of wav data, samples of FLAC."""
+    changed = bytearray(content)
+    if content.startswith(b"RIFF"):
+        at = content.index(b"data") + 4
+        changed[at : at + 4] = length.to_bytes(4, "little")
+    else:  # 36 bits of STREAMINFO
+        changed[21] = changed[21] & 0xF0 | length >> 32
+        changed[22:26] = (length & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_headers_that_lie_about_the_length(tmp_path, table_of, in_memory):
+    """What a header claims must not be allocated (2**36 samples are 256 GiB), nor stand for what is there."""
+    wav = io.BytesIO()
+    sf.write(wav, chirp(2.0), SAMPLE_RATE_HZ, format="WAV")
+    flac = encode_flac(chirp(2.0))
+
+    def ref_to(content: bytes, suffix: str) -> AudioRef:
+        if in_memory:
+            return AudioRef(path=str(table_of([{"bytes": content, "path": None}], ".parquet")), row=0)
+        (tmp_path / f"a.{suffix}").write_bytes(content)
+        return AudioRef(path=str(tmp_path / f"a.{suffix}"))
+
+    for length in (0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFF):
+        ref = ref_to(claiming(wav.getvalue(), length), "wav")
+        assert probe(ref).duration_s == 2.0 and len(load(ref)) == 2 * SAMPLE_RATE_HZ
+    ref = ref_to(claiming(flac, 0), "flac")  # as an encoder to a pipe leaves it
+    assert probe(ref).duration_s == 2.0 and len(load(ref)) == 2 * SAMPLE_RATE_HZ
+    for num_samples in (10**6, 10**9, 2**36 - 1):
+        ref = ref_to(claiming(flac, num_samples), "flac")
+        with pytest.raises(AudioError) as caught:
+            load(ref)
+        assert caught.value.reason == "undecodable"
+
+
+def test_many_channels_and_loud_floats(tmp_path):
+    """Seven channels are averaged; floats that overshoot are kept as they are, up to what no recording reaches."""
+    samples = chirp(1.5, 48000)
+    weights = np.arange(7) / 3  # mean 1
+    sf.write(tmp_path / "seven.wav", samples[:, None] * weights, 48000, subtype="FLOAT")
+    sf.write(tmp_path / "loud.wav", chirp(1.5) * 6, SAMPLE_RATE_HZ, subtype="FLOAT")
+    heard = load(AudioRef(path=str(tmp_path / "seven.wav")))
+    np.testing.assert_allclose(heard, soxr.resample(samples, 48000, SAMPLE_RATE_HZ), atol=1e-5)
+    assert load(AudioRef(path=str(tmp_path / "loud.wav"))).max() == pytest.approx(3.0, abs=0.01)
+
+
+def test_blocks_join_without_a_seam(tmp_path, monkeypatch):
+    """Decoding in blocks gives the same bits as decoding at once, resampled or not."""
+    for rate_hz in (16000, 44100):
+        path = tmp_path / f"{rate_hz}.wav"
+        sf.write(path, np.random.default_rng(0).standard_normal((rate_hz, 2)) * 0.1, rate_hz, subtype="FLOAT")
+        whole = load(AudioRef(path=str(path)))
+        with monkeypatch.context() as patched:
+            patched.setattr(audio, "_BLOCK_VALUES", 1000)
+            np.testing.assert_array_equal(load(AudioRef(path=str(path))), whole)
+        expected = soxr.resample(sf.read(path, dtype="float32")[0].mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
+        np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("has_sound", [True, False])
+def test_video(tmp_path, has_sound):
+    """A film's sound is its audio; one without sound has a reason."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono") if has_sound else None
+        for _ in range(20):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(pictures.encode(None))
+        if sound:
+            frame = av.AudioFrame.from_ndarray(chirp(2.0)[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, 0
+            container.mux([*sound.encode(frame), *sound.encode(None)])
+    ref = AudioRef(path=str(path))
+    if not has_sound:
+        with pytest.raises(AudioError, match="no audio stream"):
+            load(ref)
+        return
+    assert probe(ref).duration_s == pytest.approx(2.0, abs=0.1)
+    assert pitch_hz(load(ref)[14400:17600]) == pytest.approx(300, abs=4)
+
+
+def test_playlists_are_not_followed(tmp_path):
+    """FFmpeg opens what a playlist names: other files, or hosts."""
+    sf.write(tmp_path / "a.wav", chirp(1.0), SAMPLE_RATE_HZ)
+    (tmp_path / "list.mp3").write_text("ffconcat version 1.0\nfile a.wav\n")
+    (tmp_path / "list.m4a").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n")
+    for name in ("list.mp3", "list.m4a"):
+        with pytest.raises(AudioError) as caught:
+            load(AudioRef(path=str(tmp_path / name)))
+        assert caught.value.reason == "undecodable"
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "m4a"])

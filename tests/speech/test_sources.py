@@ -88,6 +88,12 @@ BAD_ROWS = {
     "empty_text": {"audio": "two.wav", "text": " \u200f\n"},
     "empty_text ": {"audio": "two.wav", "text": "language Hebrew<asr_text>"},
     "empty_text  ": {"audio": "two.wav", "text": "<|0.00|><|2.00|>"},
+    "text_too_long": {"audio": "two.wav", "text": "א" * 100_000},
+    "control_character": {"audio": "two.wav", "text": "a\x00b"},
+    "control_character ": {"audio": "two.wav", "text": "\x1b[31mred"},
+    "markup": {"audio": "two.wav", "text": "<i>a</i> b"},
+    "markup ": {"audio": "two.wav", "text": "a &amp; b"},
+    "markup  ": {"audio": "two.wav", "text": "a <unk> b"},
     "text_not_string": {"audio": "two.wav", "text": 5},
     "text_not_string ": {"audio": "two.wav", "text": None},
     "text_not_string  ": {"audio": "two.wav"},
@@ -115,9 +121,10 @@ def test_each_bad_row_goes_to_the_ledger_with_its_rule(manifest, tmp_path):
     (tmp_path / "text.mp3").write_text("not audio at all " * 100)
     sf.write(tmp_path / "no_samples.wav", np.zeros(0, np.float32), SAMPLE_RATE_HZ)
     good = {"audio": "two.wav", "text": "good"}
-    path = manifest(good, *BAD_ROWS.values(), {**good, "end_s": 2.05})
+    untouched = "a\u200f <b & c\x85 [noise] 3 < 4"
+    path = manifest(good, *BAD_ROWS.values(), {**good, "end_s": 2.05}, {**good, "text": untouched})
     utterances, ledger = read(DataSource(name="mine", manifest=path), tmp_path)
-    assert [u.text for u in utterances] == ["good", "good"]
+    assert [u.text for u in utterances] == ["good", "good", untouched]
     assert utterances[1].duration_s == 2.0  # an end that rounding put beyond the audio
     assert [line.rule for line in ledger] == [rule.strip() for rule in BAD_ROWS]
     for number, line in enumerate(ledger, 2):
@@ -146,6 +153,32 @@ def test_duplicate_ids_are_an_error(manifest, tmp_path):
         read(DataSource(name="mine", manifest=manifest(*rows)), tmp_path)
     utterances, _ = read(DataSource(name="mine", manifest=manifest(*rows), columns={"id": None}), tmp_path)
     assert len({u.id for u in utterances}) == 3
+
+
+def test_one_repeated_id_costs_its_row(manifest, tmp_path):
+    """Row 5 of many must not stop the others; more than a slip says that the column holds something else."""
+    rows = [{"audio": "two.wav", "text": "a", "id": n} for n in range(200)]
+    rows[5] = rows[3]
+    utterances, (line,) = read(DataSource(name="mine", manifest=manifest(*rows)), tmp_path)
+    assert len(utterances) == 199 and (line.id, line.rule) == ("line 6", "repeated_id")
+    assert "id '3' stands at line 4 and at line 6" in line.detail
+
+
+def test_hours_in_one_row(tmp_path):
+    """A ten-hour recording without spans would fill the memory; with spans each is as good as another."""
+    silence = np.zeros(10 * 3600 * 100, np.int16)  # at 4,000 Hz a tenth of it
+    with sf.SoundFile(tmp_path / "long.flac", "w", 4000, 1, "PCM_16") as file:
+        for _ in range(40):
+            file.write(silence)
+    rows = [
+        {"audio": "long.flac", "text": "a"},
+        {"audio": "long.flac", "text": "b", "start_s": 35990, "end_s": 35999.5},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (utterance,), (line,) = read(DataSource(name="mine", manifest=path), tmp_path)
+    assert (line.rule, line.duration_s) == ("too_long", 36000) and "36,000 s where 3,600 s" in line.detail
+    assert len(load(utterance.audio)) == 9.5 * SAMPLE_RATE_HZ
 
 
 def test_columns_limit_and_progress(manifest, tmp_path):

@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import Field, model_validator
 
@@ -58,14 +59,14 @@ class Stratum:
     ids: tuple[str, ...]  # drawn, in the order in which a growing sample takes them
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """The utterances to hear, by stratum, and what a reader must know about how they were drawn."""
 
     strata: dict[str, Stratum]
     notes: tuple[str, ...]  # sentences
 
-    @property
+    @cached_property
     def ids(self) -> frozenset[str]:
         return frozenset(id for stratum in self.strata.values() for id in stratum.ids)
 

@@ -3,20 +3,29 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one."""
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, of which a reader, or a crash at any moment, sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
     sync_dir(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, as `writing` does."""
+    with writing(path) as file:
+        file.write(content)
 
 
 def sync_dir(path: Path) -> None:
@@ -32,8 +41,9 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode())
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    with writing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
 
 
 def read_json(path: Path) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 
 from shibolet.recipe import Recipe, write_recipe
 from shibolet.records.files import hash_json
-from shibolet.records.ledger import LedgerLine
+from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, require_script
 
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
 Tell = Callable[[str], None]  # a sentence for the user
@@ -79,7 +79,9 @@ class Round:
 
     @cached_property
     def data(self) -> SourceData:
-        """All training sources."""
+        """All training sources, in the letters of the recipe's language: before a model is loaded to find no word."""
+        for source in self.recipe.data.train:
+            require_script(self.read(source).utterances, self.recipe.language, source.name)
         return self.join(self.recipe.data.train)
 
     def join(self, sources: Sequence[DataSource]) -> SourceData:
@@ -102,6 +104,9 @@ class Round:
         if source.name not in self._sources:
             with self.track(f"read {source.name}") as progress:
                 utterances, ledger = read_source(source, stream_cache(), progress)
+            if ledger:
+                counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
+                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}")
             utterances = with_domains(utterances, self.recipe.audit.domain_rules)
             digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)

@@ -28,6 +28,8 @@ _RATES_HZ = (4000, 384_000)  # outside, the header is broken, and resampling fro
 _SHORT_READ_S = 0.1  # a decoder may end this much before the header says; more than that is a truncated file
 _PREROLL_S = 1.0  # decoded and thrown away after a seek: AAC and Opus need up to 80 ms to settle
 _MAX_PEAK = 8.0  # decoders overshoot 1.0 a little; integers stored as floats reach 32768
+_BLOCK_VALUES = 1 << 20  # decoded at a time, over all channels: what a header claims is never allocated
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # FFmpeg would open the files and hosts that these name
 
 Encoded = str | BinaryIO  # what both decoders open: a path or bytes in memory
 
@@ -56,14 +58,13 @@ def probe_encoded(content: bytes | Path, name: str) -> AudioInfo:
 def load(ref: AudioRef) -> np.ndarray:
     """The samples of the referenced span, float32 [S] at 16 kHz, channels averaged.
 
-    AudioError reasons: missing_file, missing_audio, undecodable, empty_audio, nan_samples, span_beyond_audio.
+    AudioError reasons: missing_file, not_a_file, missing_audio, undecodable, empty_audio, nan_samples, out_of_range,
+    span_beyond_audio.
     """
     with _reading(_name(ref)):
         encoded = _encoded(_content(ref))
         sound = _open_sound(encoded)
-        samples, rate_hz = _read_sound(sound, ref) if sound is not None else _read_av(encoded, ref)
-        _require_samples(samples)
-    return samples if rate_hz == SAMPLE_RATE_HZ else soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ)
+        return _read_sound(sound, ref) if sound is not None else _read_av(encoded, ref)
 
 
 def encode_flac(samples: np.ndarray) -> bytes:
@@ -109,6 +110,8 @@ def _content(ref: AudioRef) -> bytes | Path:
 
 def _encoded(content: bytes | Path) -> Encoded:
     if isinstance(content, bytes):
+        if not content:
+            raise AudioError("no bytes in it", "empty_audio")
         return io.BytesIO(content)
     _require_file(content)
     return str(content)
@@ -119,7 +122,9 @@ def _require_file(path: Path) -> None:
     if not os.path.exists(path):
         raise AudioError("no such file", "missing_file")
     if not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise AudioError("not a regular file")
+        raise AudioError("not a regular file", "not_a_file")
+    if not os.path.getsize(path):
+        raise AudioError("no bytes in it", "empty_audio")
 
 
 def _probe(content: bytes | Path) -> AudioInfo:
@@ -150,16 +155,53 @@ def _open_sound(encoded: Encoded) -> sf.SoundFile | None:
     return sound
 
 
-def _read_sound(sound: sf.SoundFile, ref: AudioRef) -> tuple[np.ndarray, int]:
+class _Samples:
+    """Mono blocks at any rate, kept as samples at 16 kHz: memory grows with the length alone."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self.rate_hz, self.num_decoded = rate_hz, 0
+        self._blocks: list[np.ndarray] = []
+        same = rate_hz == SAMPLE_RATE_HZ
+        self._resampler = None if same else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+
+    def add(self, block: np.ndarray) -> None:
+        if not len(block):
+            return
+        if not np.isfinite(block).all():
+            raise AudioError(f"{np.count_nonzero(~np.isfinite(block)):,} samples are not numbers", "nan_samples")
+        if (peak := float(np.abs(block).max())) > _MAX_PEAK:
+            detail = f"samples reach {peak:.3g}, expected -1 to 1 (integers stored as floats?)"
+            raise AudioError(detail, "out_of_range")
+        self.num_decoded += len(block)
+        self._blocks.append(self._resampler.resample_chunk(block) if self._resampler else block)
+
+    def finish(self, num_expected: int | None = None) -> np.ndarray:
+        """All of it, [S]; `num_expected` at the original rate."""
+        if num_expected is not None and self.num_decoded < num_expected - _SHORT_READ_S * self.rate_hz:
+            got_s, expected_s = self.num_decoded / self.rate_hz, num_expected / self.rate_hz
+            raise AudioError(f"{got_s:.2f} s could be decoded where {expected_s:.2f} s should be")
+        if not self.num_decoded:
+            raise AudioError("no samples in it", "empty_audio")
+        if self._resampler:
+            self._blocks.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        return np.concatenate(self._blocks)
+
+
+def _read_sound(sound: sf.SoundFile, ref: AudioRef) -> np.ndarray:
     with sound:
         rate_hz = _require_rate(sound.samplerate)
         start = round(ref.start_s * rate_hz)
         end = sound.frames if ref.end_s is None else min(round(ref.end_s * rate_hz), sound.frames)
         _require_span(start / rate_hz, sound.frames / rate_hz)
         sound.seek(start)
-        samples = sound.read(max(0, end - start), dtype="float32", always_2d=True).mean(axis=1)
-    _require_length(len(samples), end - start, rate_hz)
-    return samples, rate_hz
+        samples, left = _Samples(rate_hz), max(0, end - start)
+        while left:
+            block = sound.read(min(left, _BLOCK_VALUES // sound.channels), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            samples.add(block.mean(axis=1))
+            left -= len(block)
+    return samples.finish(end - start)
 
 
 def _open_av(encoded: Encoded) -> av.container.InputContainer:
@@ -167,7 +209,11 @@ def _open_av(encoded: Encoded) -> av.container.InputContainer:
         encoded = f"file:{encoded}"  # or FFmpeg takes "a:b.mp3" for a protocol
     else:
         encoded.seek(0)
-    return av.open(encoded, metadata_errors="replace")
+    container = av.open(encoded, metadata_errors="replace", options={"protocol_whitelist": "file"})
+    if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+        container.close()
+        raise AudioError(f"a playlist ({playlist.pop()}), not audio")
+    return container
 
 
 def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
@@ -196,33 +242,40 @@ def _probe_av(encoded: Encoded) -> AudioInfo:
         return AudioInfo(duration_s, rate_hz, stream.codec_context.channels)
 
 
-def _read_av(encoded: Encoded, ref: AudioRef) -> tuple[np.ndarray, int]:
+def _read_av(encoded: Encoded, ref: AudioRef) -> np.ndarray:
     with _open_av(encoded) as container:
         stream = _audio_stream(container)
         rate_hz = _require_rate(stream.codec_context.sample_rate)
         length_s = _length_s(container, stream)
         ends_s = [end_s for end_s in (ref.end_s, length_s) if end_s is not None]
         start, end = round(ref.start_s * rate_hz), round(min(ends_s) * rate_hz) if ends_s else None
-        is_sought = length_s is not None and ref.start_s > _PREROLL_S  # MP3 is decoded from its start: seeks miss
-        if is_sought:
+        is_sought = ref.start_s > _PREROLL_S
+        if is_sought and length_s is not None:
             container.seek(int((ref.start_s - _PREROLL_S) * av.time_base))
+        samples, position = _Samples(rate_hz), 0
         to_planar = av.AudioResampler(format="fltp")
-        position, pieces = 0, []
-        for i, frame in enumerate(container.decode(stream)):
+        for i, frame in enumerate(_frames(container, stream, ref.start_s - _PREROLL_S)):
             if i == 0 and is_sought:  # later frames follow without a gap, whatever their rounded times say
                 position = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate_hz)
             for planar in to_planar.resample(frame):
-                samples = planar.to_ndarray().mean(axis=0)
-                stop = len(samples) if end is None else min(len(samples), end - position)
-                pieces.append(samples[max(0, start - position) : max(0, stop)])
-                position += len(samples)
+                block = planar.to_ndarray().mean(axis=0)
+                stop = len(block) if end is None else min(len(block), end - position)
+                samples.add(block[max(0, start - position) : max(0, stop)])
+                position += len(block)
             if end is not None and position >= end:
                 break
     _require_span(ref.start_s, position / rate_hz)
-    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    if end is not None:
-        _require_length(len(samples), end - start, rate_hz)
-    return samples, rate_hz
+    return samples.finish(None if end is None else end - start)
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream, from_s: float) -> Iterator[av.AudioFrame]:
+    """Decoded frames, of the packets from `from_s` on: in MP3 seeks miss, and hours before a span need no decoding."""
+    from_ticks, is_skipping = from_s / float(stream.time_base), True
+    for packet in container.demux(stream):
+        if is_skipping and packet.pts is not None and packet.pts < from_ticks:
+            continue
+        is_skipping = False
+        yield from packet.decode()
 
 
 def _require_rate(rate_hz: int) -> int:
@@ -234,17 +287,3 @@ def _require_rate(rate_hz: int) -> int:
 def _require_span(start_s: float, length_s: float) -> None:
     if 0 < length_s <= start_s:
         raise AudioError(f"the span starts at {start_s:.2f} s, the audio ends at {length_s:.2f} s", "span_beyond_audio")
-
-
-def _require_length(got: int, expected: int, rate_hz: int) -> None:
-    if got < expected - _SHORT_READ_S * rate_hz:
-        raise AudioError(f"{got / rate_hz:.2f} s could be decoded where {expected / rate_hz:.2f} s should be")
-
-
-def _require_samples(samples: np.ndarray) -> None:
-    if not len(samples):
-        raise AudioError("no samples in it", "empty_audio")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{np.count_nonzero(~np.isfinite(samples)):,} samples are not numbers", "nan_samples")
-    if (peak := float(np.abs(samples).max())) > _MAX_PEAK:
-        raise AudioError(f"samples reach {peak:.0f}, expected -1 to 1 (integers stored as floats?)")

@@ -1,10 +1,10 @@
-"""Rows out of JSONL manifests and out of tables, with their audio's headers probed by threads."""
+"""Rows out of manifests and out of tables, with their audio's headers probed by threads."""
 
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import lru_cache
 from glob import glob
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,66 +12,43 @@ import pyarrow as pa
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded
-from shibolet.speech.rows import Row, RowSink, lookup
+from shibolet.speech.manifests import Manifest
+from shibolet.speech.rows import BadRow, Row, RowSink, lookup
 from shibolet.speech.sources import DataSource, Progress
 from shibolet.speech.tables import encoded_audio, open_table, read_batches
 
 PROBE_THREADS = 8  # probing waits for the disk
-CHUNK_LINES = 256
+CHUNK_ROWS = 256
+CACHED_PROBES = 4096  # headers that are not read again
 
 
-@dataclass(frozen=True, slots=True)
-class _BadLine:
-    """Why a line of a manifest is not a row."""
-
-    rule: str
-    detail: str
-
-
-def read_manifest_rows(manifest: Path, sink: RowSink, on_progress: Progress | None) -> None:
-    """Rows of a JSONL file; `audio` is relative to its folder."""
-    try:
-        content = manifest.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"source '{sink.source.name}': manifest {manifest} cannot be read: {error.strerror}") from error
-    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
-    folder = manifest.absolute().parent
+def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress | None) -> None:
+    """Rows of a manifest, whose audio lies in files."""
+    columns, num_rows = sink.source.columns, 0
+    probe = lru_cache(CACHED_PROBES)(_probe_file)  # the spans of one recording stand together
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        for first in range(0, len(lines), CHUNK_LINES):
-            chunk = [(f"line {number}", _parse_line(line)) for number, line in lines[first : first + CHUNK_LINES]]
-            names = [
-                lookup(values, sink.source.columns.audio) if isinstance(values, dict) else None for _, values in chunk
-            ]
-            paths = {folder / name for name in names if isinstance(name, str)}
-            infos = dict(zip(paths, pool.map(_probe_file, paths)))
+        while chunk := list(islice(manifest.rows, CHUNK_ROWS)):
+            names = [lookup(row, columns.audio) if isinstance(row, dict) else None for _, row in chunk]
+            paths = {name: str(manifest.find(name)) for name in names if isinstance(name, str)}
+            probed = dict(zip(paths, pool.map(probe, paths.values())))
             for (where, values), name in zip(chunk, names):
                 if sink.full:
                     return
-                if isinstance(values, _BadLine):
-                    sink.add_unreadable(where, values.rule, values.detail)
+                if isinstance(values, BadRow):
+                    sink.add_unreadable(where, values)
                 elif not isinstance(name, str):
-                    detail = f"'{sink.source.columns.audio}' is {'missing' if name is None else type(name).__name__}"
+                    detail = f"'{columns.audio}' is {'missing' if name is None else type(name).__name__}"
                     sink.add(Row(where, where, values, AudioRef(path=""), AudioError(detail, "missing_audio")))
                 else:
-                    start_s = lookup(values, sink.source.columns.start_s)
-                    default_id = f"{name}@{start_s}" if start_s else name
-                    path = folder / name
-                    sink.add(Row(where, default_id, values, AudioRef(path=str(path)), infos[path]))
+                    start_s = lookup(values, columns.start_s)
+                    sink.add(Row(where, f"{name}@{start_s}" if start_s else name, values, *probed[name]))
+            num_rows += len(chunk)
             if on_progress is not None:
-                on_progress(min(first + CHUNK_LINES, len(lines)), len(lines))
+                on_progress(num_rows, manifest.num_rows)
 
 
-def _parse_line(line: bytes) -> dict | _BadLine:
-    try:
-        values = json.loads(line)
-        json.dumps(values, ensure_ascii=False).encode()  # an escaped half of a surrogate pair cannot be written again
-    except (ValueError, RecursionError) as error:
-        return _BadLine("not_json", str(error))
-    return values if isinstance(values, dict) else _BadLine("not_json", f"a {type(values).__name__}, not an object")
-
-
-def _probe_file(path: Path) -> AudioInfo | AudioError:
-    return _probe(path, str(path))
+def _probe_file(path: str) -> tuple[AudioRef, AudioInfo | AudioError]:
+    return AudioRef(path=path), _probe(Path(path), path)
 
 
 def _probe(content: bytes | Path, name: str) -> AudioInfo | AudioError:

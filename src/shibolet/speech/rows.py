@@ -1,5 +1,6 @@
 """Rows of a data set, each to utterances or to a ledger line that says why not."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,14 @@ from shibolet.speech.text.rules import tidy
 from shibolet.speech.whisper_slices import parse_slice, without_timestamps
 
 MAX_DURATION_S = 24 * 3600.0  # longer is taken for a broken header
+MAX_UTTERANCE_S = 3600.0  # is decoded and heard in one piece: 230 MB of samples; longer needs spans
+MAX_CHARS_PER_S = 100  # nobody speaks a third of it; an aligner's memory grows with both text and audio
+MAX_REPEATED_FRAC = 0.01  # of ids: a few are slips, more say that the column holds something else
 END_TOLERANCE_S = 0.1  # an end this far beyond the audio is rounding and is moved to the audio's end
+
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
+_MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,11 @@ class Row:
     info: AudioInfo | AudioError
 
 
-class _BadRow(Exception):
+class BadRow(Exception):
+    """Why a row is no utterance: a ledger rule, and the sentence for a person."""
+
     def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(rule, detail)
         self.rule, self.detail = rule, detail
 
 
@@ -41,6 +52,8 @@ class RowSink:
         self.ledger: list[LedgerLine] = []
         self.num_rows = 0
         self._place_of: dict[str, str] = {}  # id -> where it was first seen
+        self._labels: dict[str, str] = {}  # a speaker's name is kept once, not with each utterance
+        self._repeated: list[str] = []  # sentences
 
     @property
     def full(self) -> bool:
@@ -53,35 +66,42 @@ class RowSink:
             LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s)
         )
 
-    def add_unreadable(self, where: str, rule: str, detail: str) -> None:
+    def add_unreadable(self, where: str, bad: BadRow) -> None:
         """Count a row of which not even the fields could be read."""
         self.num_rows += 1
-        self.drop(where, where, rule, detail)
+        self.drop(where, where, bad.rule, bad.detail)
 
     def add(self, row: Row) -> None:
         self.num_rows += 1
-        row_id = self._claim(row)
+        row_id = row.where
         try:
+            row_id = self._claim(row)
             whole = self._utterance(row, row_id)
-        except _BadRow as bad:
+            if self.source.format == "plain":
+                self.utterances.append(_speakable(whole))
+        except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
             self.drop(row_id, row.where, bad.rule, bad.detail, audio_s)
             return
-        if self.source.format == "plain":
-            self.utterances.append(replace(whole, text=without_timestamps(whole.text).strip()))
-        else:
+        if self.source.format != "plain":
             self._add_segments(whole, row.where)
 
+    def require_own_ids(self) -> None:
+        """DataError when so many rows repeat another's id that the column holds something else."""
+        if len(self._repeated) > MAX_REPEATED_FRAC * self.num_rows:
+            raise DataError(
+                f"source '{self.source.name}': {self._repeated[0]} ({len(self._repeated):,} of {self.num_rows:,} rows "
+                "repeat an id); give each row its own, or leave ids out with `columns: {id: null}`"
+            )
+
     def _claim(self, row: Row) -> str:
-        """The row's own id, or one made for it; DataError when two rows have the same."""
+        """The row's own id, or one made for it."""
         row_id = self._label(row, self.source.columns.id)
         if row_id is None:
             row_id = _first_free(row.default_id, self._place_of)
         if row_id in self._place_of:
-            raise DataError(
-                f"source '{self.source.name}': id '{row_id}' stands at {self._place_of[row_id]} and at {row.where}; "
-                "give each row its own, or leave ids out with `columns: {id: null}`"
-            )
+            self._repeated.append(f"id '{row_id}' stands at {self._place_of[row_id]} and at {row.where}")
+            raise BadRow("repeated_id", self._repeated[-1])
         self._place_of[row_id] = row.where
         return row_id
 
@@ -89,19 +109,21 @@ class RowSink:
         columns = self.source.columns
         text = lookup(row.values, columns.text)
         if not isinstance(text, str):
-            raise _BadRow(
-                "text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}"
-            )
+            raise BadRow("text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}")
         language, text = strip_official_prefix(text)
         if not tidy(text):
-            raise _BadRow("empty_text", f"'{columns.text}' has no words")
+            raise BadRow("empty_text", f"'{columns.text}' has no words")
+        if found := _CONTROL.search(text):
+            raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
+        if found := _MARKUP.search(text):
+            raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
         declared = _number(row, columns.duration, "bad_duration")
         if declared is not None and not 0 < declared <= MAX_DURATION_S:
-            raise _BadRow("bad_duration", f"'{columns.duration}' is {declared:g} s")
+            raise BadRow("bad_duration", f"'{columns.duration}' is {declared:g} s")
         if isinstance(row.info, AudioError):
-            raise _BadRow(row.info.reason, str(row.info))
+            raise BadRow(row.info.reason, str(row.info))
         if row.info.duration_s > MAX_DURATION_S:
-            raise _BadRow("bad_duration", f"the audio's header says {row.info.duration_s:g} s")
+            raise BadRow("bad_duration", f"the audio's header says {row.info.duration_s:g} s")
         audio, duration_s = self._span(row, row.info.duration_s)
         language = language or self._label(row, columns.language) or self.source.language
         return Utterance(
@@ -121,11 +143,11 @@ class RowSink:
         end_s = _number(row, self.source.columns.end_s, "bad_span")
         if not 0 <= start_s < (audio_s if end_s is None else end_s):
             end = f"{audio_s:.2f} s, the end of the audio" if end_s is None else f"{end_s:g} s"
-            raise _BadRow("bad_span", f"the span goes from {start_s:g} s to {end}")
+            raise BadRow("bad_span", f"the span goes from {start_s:g} s to {end}")
         if end_s is None:
-            return replace(row.audio, start_s=start_s), audio_s - start_s
+            return replace(row.audio, start_s=start_s) if start_s else row.audio, audio_s - start_s
         if end_s > audio_s + END_TOLERANCE_S or start_s >= audio_s:
-            raise _BadRow("span_beyond_audio", f"the span ends at {end_s:g} s, the audio at {audio_s:.2f} s")
+            raise BadRow("span_beyond_audio", f"the span ends at {end_s:g} s, the audio at {audio_s:.2f} s")
         end_s = min(end_s, audio_s)
         return replace(row.audio, start_s=start_s, end_s=end_s), end_s - start_s
 
@@ -165,7 +187,18 @@ class RowSink:
         value = lookup(row.values, column)
         if value is None or value is False or value != value:  # NaN stands for a missing value in tables
             return None
-        return column.split(".")[-1] if value is True else str(value).strip() or None
+        label = column.split(".")[-1] if value is True else str(value).strip()
+        return self._labels.setdefault(label, label) or None
+
+
+def _speakable(utterance: Utterance) -> Utterance:
+    """The utterance without timestamps in its text; BadRow where it is too long to be heard in one piece."""
+    text, length_s = without_timestamps(utterance.text).strip(), utterance.duration_s
+    if length_s > MAX_UTTERANCE_S:
+        raise BadRow("too_long", f"{length_s:,.0f} s where {MAX_UTTERANCE_S:,.0f} s are heard at once: it needs spans")
+    if len(text) > MAX_CHARS_PER_S * (length_s + 1):
+        raise BadRow("text_too_long", f"{len(text):,} characters for {length_s:.1f} s of audio")
+    return utterance if text == utterance.text else replace(utterance, text=text)
 
 
 def lookup(values: dict[str, Any], column: str | None) -> Any:
@@ -185,7 +218,7 @@ def _number(row: Row, column: str | None, rule: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # NaN is not less either
-        raise _BadRow(rule, f"'{column}' is {value!r}, not a number of seconds")
+        raise BadRow(rule, f"'{column}' is {value!r:.60}, not a number of seconds")
     return float(value)
 
 
