@@ -5,6 +5,7 @@ import pytest
 
 from shibolet.audit.signals import letters_found, longest_run_in_order, measure, zero_length_runs
 from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.speech.activity import sound_of
 
 WORDS = ["הילד", "הלך", "לבית", "הספר", "היום", "בבוקר"]
 STARTS = np.arange(6) * 0.4 + 0.2
@@ -21,7 +22,7 @@ def hearing(text: str, score: float = -0.1) -> Hearing:
 
 def signals(said: Alignment, heard: Hearing, words: list[str] = WORDS):
     noise = 0.01 * np.random.default_rng(0).standard_normal(16000 * 3).astype(np.float32)
-    return measure(noise, words, [True] * len(words), said, heard)
+    return measure(sound_of(noise), words, [True] * len(words), said, heard)
 
 
 def test_a_good_clip_has_full_evidence() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.scoring.counts import count_chars
-from shibolet.speech.activity import bandwidth_hz, estimate_snr_db, speech_spans
+from shibolet.speech.activity import Sound
 
 EDGE_LETTERS = 5  # edge CER looks at this many letters at each end, as NeMo's does
 
@@ -101,13 +101,12 @@ def zero_length_runs(alignment: Alignment) -> np.ndarray:
 
 
 def measure(
-    samples: np.ndarray, words: Sequence[str], verifiable: Sequence[bool], alignment: Alignment, hearing: Hearing
+    sound: Sound, words: Sequence[str], verifiable: Sequence[bool], alignment: Alignment, hearing: Hearing
 ) -> Signals:
-    """Signals of one utterance: mono float32 samples at 16 kHz, its words, and what the listeners said of both.
+    """Signals of one utterance: what energy says of its audio, its words, and what the listeners said of both.
 
     At least one word is verifiable; the others (digits, another script) count in lengths, not in shares of words.
     """
-    duration_s = len(samples) / 16000
     checked = np.array(verifiable)
     words = [letters_of(word) for word in words]
     num_letters = sum(map(len, words))
@@ -116,8 +115,7 @@ def measure(
     if len(times):
         speech = (float(times[0]), float(times[-1]) + 0.1)
     else:  # a recogniser without times: energy says where speech is
-        spans = speech_spans(samples)
-        speech = (spans[0][0], spans[-1][1]) if spans and heard else (0.0, 0.0)
+        speech = (sound.speech[0][0], sound.speech[-1][1]) if sound.speech and heard else (0.0, 0.0)
         times = np.linspace(*speech, len(heard)) if heard else times
     found = letters_found(words, hearing.hypothesis)
     covered = covered_words(alignment, found, speech)
@@ -146,10 +144,10 @@ def measure(
         mass=float(alignment.mass.mean()),
         order=float(np.mean([longest_run_in_order(t) for t in (alignment.starts_s, alignment.ends_s)])),
         zero_length=float(zero_length_runs(alignment).mean()),
-        uncovered_head_s=max(0.0, min(first, duration_s) - speech[0]) if speech_s else 0.0,
+        uncovered_head_s=max(0.0, min(first, sound.duration_s) - speech[0]) if speech_s else 0.0,
         uncovered_tail_s=max(0.0, speech[1] - last) if speech_s else 0.0,
         uncovered_frac=float(outside.mean()) if len(outside) else 0.0,
         letters_per_s=num_letters / speech_s if speech_s > 0.05 else 0.0,
-        snr_db=estimate_snr_db(samples),
-        bandwidth_hz=bandwidth_hz(samples),
+        snr_db=sound.snr_db,
+        bandwidth_hz=sound.bandwidth_hz,
     )
