@@ -41,9 +41,9 @@ def copies(clips: Sequence[Clip], seed: int) -> dict[str, list[Clip]]:
         shuffled = tuple("".join(rng.sample(word, len(word))) for word in clip.words)
         made["other_text"].append(_texted(clip, "other_text", shuffled, clip.verifiable))
         made["silent"].append(_changed(clip, "silent", _silence))
-        made["quieter"].append(_changed(clip, "quieter", lambda samples, _: scale_gain(samples, -6.0)))
-        made["faster"].append(_changed(clip, "faster", lambda samples, _: change_speed(samples, 1.05)))
-        made["slower"].append(_changed(clip, "slower", lambda samples, _: change_speed(samples, 0.95)))
+        made["quieter"].append(_changed(clip, "quieter", _quieter))
+        made["faster"].append(_changed(clip, "faster", _faster))
+        made["slower"].append(_changed(clip, "slower", _slower))
     return made
 
 
@@ -96,6 +96,18 @@ def _last_half(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _silence(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Noise 60 dB under full scale, as a microphone gives that nobody speaks into."""
     return (1e-3 * rng.standard_normal(len(samples))).astype(np.float32)
+
+
+def _quieter(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return scale_gain(samples, -6.0)
+
+
+def _faster(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return change_speed(samples, 1.05)
+
+
+def _slower(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return change_speed(samples, 0.95)
 
 
 def with_broken_times(clip: Clip) -> Clip:

@@ -6,7 +6,7 @@ heard is kept in the cache folder, so that thresholds can be changed without lis
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,18 +44,18 @@ def run_audit(
     aligner: Aligner,
     recogniser: Recogniser,
     on_progress: Progress | None = None,
+    merge: bool = False,
 ) -> dict:
-    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains."""
+    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains.
+
+    With `merge` nothing is heard: shards have heard it all, or it is an error.
+    """
     sample = draw_sample(utterances, config.sample)
     chosen = [u for u in utterances if u.id in sample.ids]
     listener = Listener(aligner, recogniser, cache_dir, load, config)
     clips, wordless = _clips(chosen, language)
-    tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
-    copies = selftest.copies(tested, config.sample.seed)
-    chosen_keys = {clip.key for clip in tested}
-    clips = [selftest.with_broken_times(clip) if clip.key in chosen_keys else clip for clip in clips]
-    everything = [*clips, *(copy for kind in copies.values() for copy in kind)]
-    heard = listener.hear(everything, on_progress)
+    tested, copies, everything = _with_copies(clips, config)
+    heard = listener.merge(everything) if merge else listener.hear(everything, on_progress)
     calibration, tallies = _calibrate(tested, copies, heard, listener.identities, config)
     rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in chosen]
     rows += [_unreadable_row(line) for line in ledger]
@@ -68,6 +68,24 @@ def run_audit(
     report = _report(rows, strata, tallies, calibration, list(sample.notes), len(utterances) + len(ledger))
     write_json(out_dir / "alignment_report.json", report)
     return report
+
+
+def hear_shard(
+    utterances: Sequence[Utterance],
+    shard: tuple[int, int],
+    *,
+    cache_dir: Path,
+    config: AuditConfig,
+    language: str,
+    aligner: Aligner,
+    recogniser: Recogniser,
+    on_progress: Progress | None = None,
+) -> None:
+    """Hear the i-th of n parts of an audit, counted from 0, into the cache folder: `run_audit` then finds it there."""
+    ids = draw_sample(utterances, config.sample).ids
+    clips, _ = _clips((u for u in utterances if u.id in ids), language)
+    listener = Listener(aligner, recogniser, cache_dir, load, config)
+    listener.hear(_with_copies(clips, config)[2], on_progress, shard)
 
 
 def hear_rest(
@@ -107,10 +125,23 @@ def _clips(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], 
     for u in utterances:
         words = rules.to_words(u.text)
         if words.num_verifiable:
-            clips.append(Clip(key=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable))
+            clips.append(
+                Clip(
+                    key=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable, duration_s=u.duration_s
+                )
+            )  # fmt: skip
         else:
             wordless[u.id] = Evidence(key=u.id, failure="no_words", detail=f"no {rules.name} word in '{u.text[:60]}'")
     return clips, wordless
+
+
+def _with_copies(clips: Sequence[Clip], config: AuditConfig) -> tuple[list[Clip], dict[str, list[Clip]], list[Clip]]:
+    """Clips for the self-test, their damaged copies by kind, and all that an audit listens to."""
+    tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
+    copies = selftest.copies(tested, config.sample.seed)
+    keys = {clip.key for clip in tested}
+    clips = [selftest.with_broken_times(clip) if clip.key in keys else clip for clip in clips]
+    return tested, copies, [*clips, *(copy for kind in copies.values() for copy in kind)]
 
 
 def _tested(clips: Sequence[Clip], num_clips: int, seed: int) -> list[Clip]:
@@ -121,7 +152,7 @@ def _tested(clips: Sequence[Clip], num_clips: int, seed: int) -> list[Clip]:
 def _calibrate(
     tested: Sequence[Clip],
     copies: dict[str, list[Clip]],
-    heard: dict[str, Evidence],
+    heard: Mapping[str, Evidence],
     identities: tuple[str, str],
     config: AuditConfig,
 ) -> tuple[Calibration, dict | None]:

@@ -169,6 +169,12 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
         yield Round(recipe, folder, tell, track)
 
 
+@contextmanager
+def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
+    """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
+    yield Round(recipe, RunFolder(run_dir), tell, track)
+
+
 def stream_cache() -> Path:
     """Where streamed sources are kept between rounds."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shibolet"

@@ -10,23 +10,26 @@ from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.ledger import read_ledger, write_ledger
 from shibolet.records.runfolder import RunFolder
-from shibolet.round.shared import Round, SourceData, Track, best_device, stream_cache, untracked
+from shibolet.round.shared import Round, Track, best_device, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
-def do_audit(round: Round, *, prepared: bool = False) -> dict:
-    """The content of `alignment_report.json`: of the training data, or of what prepare kept."""
+def do_audit(round: Round, *, prepared: bool = False, merge: bool = False) -> dict:
+    """The content of `alignment_report.json`: of the training data, or of what prepare kept.
+
+    With `merge` the shards of a job array have heard it all, or it is an error.
+    """
     from shibolet.audit.stage import run_audit
 
     recipe, folder = round.recipe, round.folder
     data = round.prepared if prepared else round.data
-    arguments = _listening(round, data, prepared)
+    arguments = _listening(round, prepared)
     inputs = {
         "data": data.digest,
         "language": recipe.language,
-        "audit": recipe.audit.model_dump(mode="json"),
+        "audit": recipe.audit.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
         "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
         "listeners": [arguments["aligner"].identity, arguments["recogniser"].identity],
     }
@@ -34,21 +37,32 @@ def do_audit(round: Round, *, prepared: bool = False) -> dict:
     path = folder.alignment_report(prepared=prepared)
     if not stage.done:
         with round.track("audit") as progress:
-            report = run_audit(data.utterances, data.ledger, out_dir=path.parent, on_progress=progress, **arguments)
+            report = run_audit(
+                data.utterances, data.ledger, out_dir=path.parent, on_progress=progress, merge=merge, **arguments
+            )  # fmt: skip
         write_json(path, _decision(path.parent, recipe.gate) | report)
         stage.finish()
     return read_json(path)
 
 
+def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
+    """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
+    from shibolet.audit.stage import hear_shard
+
+    with round.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
+        arguments = _listening(round, prepared=False)
+        hear_shard(round.data.utterances, shard, on_progress=progress, **arguments)
+
+
 DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
-def _listening(round: Round, data: SourceData, prepared: bool) -> dict:
-    """Who listens, and where what they heard is kept: known by its place only, so other data have another folder."""
+def _listening(round: Round, prepared: bool) -> dict:
+    """Who listens, and where what they heard is kept."""
     audit = round.recipe.audit
     recogniser = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
     return {
-        "cache_dir": round.folder.audit() / "heard" / data.digest,
+        "cache_dir": round.folder.audit() / "heard",
         "config": audit,
         "language": round.recipe.language,
         "aligner": round.aligner,
@@ -77,7 +91,7 @@ def do_hear_rest(round: Round) -> Path:
                 audit_dir=round.folder.audit(),
                 out_path=path,
                 on_progress=progress,
-                **_listening(round, round.data, prepared=False),
+                **_listening(round, prepared=False),
             )
         stage.finish()
     return path

@@ -1,0 +1,72 @@
+"""What is to be heard, and what was: plain data that the audit's processes hand to each other. No torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+import numpy as np
+
+from shibolet.audit.signals import Signals
+from shibolet.listen.protocols import Alignment
+from shibolet.records.files import hash_json
+from shibolet.records.utterance import AudioRef
+
+AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+TimesChange = Callable[[Alignment, float, np.random.Generator], Alignment]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """An utterance, or a damaged copy of one for the self-test.
+
+    Changes are functions of a module, or partials of them with plain arguments: other processes run them, and what was
+    heard is known by their names.
+    """
+
+    key: str  # unique among the clips that are heard together
+    audio: AudioRef
+    words: tuple[str, ...]
+    verifiable: tuple[bool, ...]
+    duration_s: float = 0.0  # as the data say, to plan with
+    change_audio: AudioChange | None = None
+    change_times: Mapping[str, TimesChange] = field(default_factory=dict)  # kind -> a second evidence, `kind/key`
+
+    def content_id(self, audio_hash: str) -> str:
+        """Hash of all that its evidence depends on, but for the listeners: never of names, places or times of files."""
+        span = (self.audio.start_s, self.audio.end_s)
+        changes = [_name(self.change_audio), {kind: _name(change) for kind, change in self.change_times.items()}]
+        return hash_json([audio_hash, span, self.words, self.verifiable, changes])
+
+
+def _name(change: Callable | None) -> list | None:
+    """A change's place in the code and its arguments."""
+    if change is None:
+        return None
+    arguments = [change.args, change.keywords] if isinstance(change, partial) else []
+    function = change.func if isinstance(change, partial) else change
+    if "<" in function.__qualname__:  # <lambda>, <locals>
+        raise ValueError(f"{function.__qualname__}: a change of a clip has to be a function of a module")
+    return [function.__module__, function.__qualname__, *arguments]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Signals of a clip with what a person wants to see; or why there are none."""
+
+    key: str
+    failure: str | None = None  # a ledger rule: undecodable, too_short, ...
+    detail: str = ""
+    hypothesis: str = ""
+    starts_s: tuple[float, ...] = ()  # of each word, raw
+    ends_s: tuple[float, ...] = ()
+    signals: Signals | None = None
+
+    def to_json(self) -> dict:
+        """Without the key, which is no part of what was heard."""
+        row = asdict(self)
+        del row["key"]
+        return row
+
+    @classmethod
+    def from_json(cls, key: str, row: dict) -> "Evidence":
+        return cls(key=key, **{**row, "signals": Signals(**row["signals"]) if row["signals"] else None})
