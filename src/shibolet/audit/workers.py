@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import LifoQueue
 from threading import Lock, Thread
 from typing import Any
 
@@ -119,7 +119,7 @@ def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iter
     """
     if num_workers is None:
         num_workers = max(2, min(MAX_WORKERS, (os.cpu_count() or 1) - 2))
-    idle: SimpleQueue[AnyWorker] = SimpleQueue()
+    idle: LifoQueue[AnyWorker] = LifoQueue()  # the last first: it is running
     workers = [Worker() for _ in range(num_workers)] or [InThisProcess() for _ in range(2)]
     for worker in workers:
         idle.put(worker)
