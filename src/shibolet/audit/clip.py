@@ -24,6 +24,7 @@ class Clip:
     """
 
     key: str  # unique among the clips that are heard together
+    utterance: str = ""  # whose audio it is, or a copy's was
     audio: AudioRef
     words: tuple[str, ...]
     verifiable: tuple[bool, ...]

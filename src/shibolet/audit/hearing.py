@@ -16,7 +16,7 @@ from shibolet.audit.evidence import EvidenceStore, Heard
 from shibolet.audit.workers import AnyWorker, Load, WorkerLost, decode, hash_audio, run_each, weigh, worker_threads
 from shibolet.errors import DataError
 from shibolet.listen.long_audio import align_in_pieces
-from shibolet.listen.protocols import Aligner, Recogniser
+from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 
@@ -25,6 +25,11 @@ __all__ = ["Clip", "Evidence", "Heard", "Listener"]
 VERSION = 6  # of the signals; raising it makes everything be heard again
 HASHED_TOGETHER = 256  # files
 WHOLE = (0, 1)
+NOT_IN_FILE = "the file of hypotheses has none of this utterance"
+BY_NAME = (
+    "The hypotheses come from a file: there is no likelihood, and the self-test has no copies of which the audio is "
+    "changed, so it cannot pass."
+)
 Progress = Callable[[int, int], None]
 
 
@@ -32,9 +37,10 @@ class Listener:
     """An aligner and a recogniser with a folder of what they heard before."""
 
     def __init__(
-        self, aligner: Aligner, recogniser: Recogniser, cache_dir: Path, load: Load, config: AuditConfig
+        self, aligner: Aligner, recogniser: Recogniser | ByName, cache_dir: Path, load: Load, config: AuditConfig
     ) -> None:
         self.identities = (aligner.identity, recogniser.identity)
+        self._by_name = hasattr(recogniser, "look_up")
         self._aligner, self._recogniser = aligner, recogniser
         self._load, self._config = load, config
         self._folder = cache_dir / hash_json([VERSION, self.identities, config.aligner_max_s])
@@ -75,7 +81,8 @@ class Listener:
         hash_of: dict[AudioRef, str] = {}
         for batch, hashes in zip(batches, threads(self._hash, batches), strict=True):
             hash_of.update(zip(batch, hashes, strict=True))
-        return [clip.content_id(hash_of[whole(clip.audio)]) for clip in clips]
+        ids = [clip.content_id(hash_of[whole(clip.audio)]) for clip in clips]
+        return [hash_json([i, clip.utterance]) for i, clip in zip(ids, clips, strict=True)] if self._by_name else ids
 
     def _hash(self, worker: AnyWorker, refs: Sequence[AudioRef]) -> list[str]:
         found = run_each(worker, hash_audio, refs, 10 * self._config.decode_timeout_s)
@@ -96,11 +103,20 @@ class Listener:
             for (content_id, clip), found in zip(jobs, decoded, strict=True)
             if isinstance(found, Evidence | WorkerLost)
         }
+        if self._by_name:
+            known = self._recogniser.look_up([clip.utterance for clip in clips])
+            nothing = [(i, clip) for (i, clip), heard in zip(jobs, known, strict=True) if heard is None]
+            rows |= {
+                i: {"": Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)} for i, clip in nothing
+            }
         usable = [(job, found) for job, found in zip(jobs, decoded, strict=True) if job[0] not in rows]
         if usable:
             samples = [samples for _, (samples, _) in usable]
             words = [list(clip.words) for (_, clip), _ in usable]
-            hearings = self._recogniser.hear(samples, words)
+            if self._by_name:
+                hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
+            else:
+                hearings = self._recogniser.hear(samples, words)
             alignments = align_in_pieces(self._aligner, samples, words, hearings, self._config.aligner_max_s)
             found = zip(usable, alignments, hearings, strict=True)
             material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]

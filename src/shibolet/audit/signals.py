@@ -22,7 +22,7 @@ class Signals:
     num_words: int
     num_letters: int
     speech_s: float  # from the first to the last letter heard, or energy where nothing was heard
-    text_score: float  # of the text against the recogniser's free best path, per letter, clipped at -10
+    text_score: float  # of the text against the recogniser's free best path, per letter, clipped at -10; 0: unknown
     worst_word_score: float  # the lowest of the same within one word, clipped at -10
     cer: float  # hypothesis against text, letters only, clipped at 2
     edge_cer: float  # the larger of both ends, clipped at 1
@@ -134,7 +134,7 @@ def measure(
         num_words=len(words),
         num_letters=num_letters,
         speech_s=speech_s,
-        text_score=max(-10.0, hearing.text_score),
+        text_score=max(-10.0, hearing.text_score) if hearing.text_score is not None else 0.0,
         worst_word_score=max(-10.0, float(hearing.word_scores.min())) if len(hearing.word_scores) else 0.0,
         cer=min(2.0, count_chars(text, heard).errors / num_letters),
         edge_cer=min(1.0, max(edges) / min(EDGE_LETTERS, num_letters)),

@@ -54,7 +54,7 @@ def run_audit(
     chosen = [u for u in utterances if u.id in sample.ids]
     listener = Listener(aligner, recogniser, cache_dir, load, config)
     clips, wordless = _clips(chosen, language)
-    tested, copies, everything = _with_copies(clips, config)
+    tested, copies, everything = _with_copies(clips, listener, config)
     heard = listener.merge(everything) if merge else listener.hear(everything, on_progress)
     calibration, tallies = _calibrate(tested, copies, heard, listener.identities, config)
     rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in chosen]
@@ -65,7 +65,9 @@ def run_audit(
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = {"num_utterances": len(ledger), "hours": hours}
-    report = _report(rows, strata, tallies, calibration, list(sample.notes), len(utterances) + len(ledger))
+    report = _report(
+        rows, strata, tallies, calibration, [*sample.notes, *listener.notes], len(utterances) + len(ledger)
+    )
     write_json(out_dir / "alignment_report.json", report)
     return report
 
@@ -85,7 +87,7 @@ def hear_shard(
     ids = draw_sample(utterances, config.sample).ids
     clips, _ = _clips((u for u in utterances if u.id in ids), language)
     listener = Listener(aligner, recogniser, cache_dir, load, config)
-    listener.hear(_with_copies(clips, config)[2], on_progress, shard)
+    listener.hear(_with_copies(clips, listener, config)[2], on_progress, shard)
 
 
 def hear_rest(
@@ -127,7 +129,8 @@ def _clips(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], 
         if words.num_verifiable:
             clips.append(
                 Clip(
-                    key=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable, duration_s=u.duration_s
+                    key=u.id, utterance=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable,
+                    duration_s=u.duration_s,
                 )
             )  # fmt: skip
         else:
@@ -135,10 +138,15 @@ def _clips(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], 
     return clips, wordless
 
 
-def _with_copies(clips: Sequence[Clip], config: AuditConfig) -> tuple[list[Clip], dict[str, list[Clip]], list[Clip]]:
+def _with_copies(
+    clips: Sequence[Clip], listener: Listener, config: AuditConfig
+) -> tuple[list[Clip], dict[str, list[Clip]], list[Clip]]:
     """Clips for the self-test, their damaged copies by kind, and all that an audit listens to."""
     tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
-    copies = selftest.copies(tested, config.sample.seed)
+    copies = {
+        kind: [copy for copy in made if listener.can_hear(copy)]
+        for kind, made in selftest.copies(tested, config.sample.seed).items()
+    }
     keys = {clip.key for clip in tested}
     clips = [selftest.with_broken_times(clip) if clip.key in keys else clip for clip in clips]
     return tested, copies, [*clips, *(copy for kind in copies.values() for copy in kind)]

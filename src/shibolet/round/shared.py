@@ -111,10 +111,10 @@ class Round:
 
     def identity(self, model: str) -> str:
         """Content hash of a model by name."""
-        from shibolet.model.load import identity_of, resolve
+        from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
-            self._identities[model] = identity_of(resolve(model))
+            self._identities[model] = listener_identity(model)
         return self._identities[model]
 
     @cached_property
@@ -123,16 +123,16 @@ class Round:
         from shibolet.listen.open import open_aligner
 
         name = self.recipe.audit.aligner
-        return LazyListener(self.identity(name), lambda: open_aligner(name, device=self.device))
+        return LazyListener(self.identity(name), lambda: open_aligner(name, self.recipe.language, device=self.device))
 
     def recogniser(self, name: str) -> LazyListener:
         """A recogniser by name."""
-        from shibolet.listen.open import open_recogniser
+        from shibolet.listen.open import HYPOTHESES, open_recogniser
 
         if name not in self._recognisers:
-            self._recognisers[name] = LazyListener(
-                self.identity(name), lambda: open_recogniser(name, self.recipe.language, device=self.device)
-            )
+            open_it = lambda: open_recogniser(name, self.recipe.language, device=self.device)  # noqa: E731
+            is_file = name.endswith(HYPOTHESES)
+            self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
     def transcriber(self, model: str):
