@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -215,3 +217,36 @@ def test_chunks_hold_every_content_once_and_stay_within_both_limits(clips: list[
     assert max(map(len, chunks)) == 8 and len({len(chunk) for chunk in chunks}) > 1
     copies = [next(chunk for chunk in chunks if i in chunk) for i, clip in enumerate(clips) if clip.change_audio]
     assert sum(len({clips[i].audio for i in chunk}) < len(chunk) for chunk in copies) > 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows() -> None:
+    """A whole corpus is heard on the machine that heard its sample: evidence must not wait in memory."""
+
+    def peak_mib(num_rows: int) -> float:
+        script = Path(__file__).with_name("many_rows.py")
+        done = subprocess.run([sys.executable, script, str(num_rows)], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert peak_mib(20_000) < 1.5 * peak_mib(2_000)
+
+
+class Theirs:
+    """Hypotheses from elsewhere, of all utterances but one."""
+
+    identity = "theirs"
+
+    def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
+        return [None if i == "u2" else Hearing(hypothesis=f"שלום {i}", text_score=None) for i in ids]
+
+
+def test_hypotheses_from_elsewhere_belong_to_utterances_and_to_no_changed_audio(tmp_path: Path, clips) -> None:
+    """A hypothesis is known by its utterance: copies with another text share it, those with other audio have none."""
+    clips = [replace(clip, utterance=clip.key.removeprefix("half/")) for clip in clips[:6]]
+    texted = replace(clips[2], key="swapped/u1", words=("אחר", "לגמרי"))
+    theirs = Listener(Ears(), Theirs(), tmp_path, load, CONFIG)
+    assert [theirs.can_hear(clip) for clip in [*clips, texted]] == [not clip.change_audio for clip in [*clips, texted]]
+    heard = theirs.hear([clip for clip in [*clips, texted] if theirs.can_hear(clip)])
+    assert heard["u2"].failure == "no_hypothesis" and theirs.notes
+    assert heard["swapped/u1"].hypothesis == heard["u1"].hypothesis == "שלום u1"
+    assert heard["u1"].signals.text_score == 0.0

@@ -45,6 +45,15 @@ class Listener:
         self._load, self._config = load, config
         self._folder = cache_dir / hash_json([VERSION, self.identities, config.aligner_max_s])
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results has to know of these listeners."""
+        return [BY_NAME] if self._by_name else []
+
+    def can_hear(self, clip: Clip) -> bool:
+        """Whether the recogniser can say anything of it: a file knows no audio that was changed."""
+        return not (self._by_name and clip.change_audio)
+
     def hear(self, clips: Sequence[Clip], on_progress: Progress | None = None, shard: tuple[int, int] = WHOLE) -> Heard:
         """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
         store = EvidenceStore(self._folder)

@@ -131,7 +131,7 @@ def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iter
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(len(workers), initializer=_share_cores) as pool:
+    with ThreadPoolExecutor(len(workers)) as pool:
 
         def ordered(function: Callable, items: Iterable) -> Iterator:
             ahead: deque[Future] = deque()
@@ -152,13 +152,6 @@ def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iter
             pool.shutdown(wait=True, cancel_futures=True)
             for worker in workers:
                 worker.close()
-
-
-def _share_cores() -> None:
-    """Half of the cores to a thread: two at a time are with a model, and more would make them wait for each other."""
-    import torch  # here and not above: the processes do without
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
 
 
 @contextmanager

@@ -1,9 +1,18 @@
-"""How much audio a listener takes at once."""
+"""How much audio a listener takes at once, and who may compute meanwhile."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from threading import Lock
 
 import numpy as np
 import torch
+
+_CPU = Lock()
+
+
+def forward_lock(device: torch.device) -> AbstractContextManager:
+    """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores."""
+    return _CPU if device.type == "cpu" else Lock()
 
 
 def pack_audio_s(device: torch.device) -> float:

@@ -5,14 +5,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
 from transformers import AutoModelForCTC, AutoProcessor
 
 from shibolet.errors import ModelError
-from shibolet.listen.batches import by_audio, pack_audio_s
+from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
 from shibolet.model.load import dtype_on, identity_of
@@ -82,7 +81,7 @@ class CtcModel:
         # A group norm over time sees padding, mask or not: such a model takes one clip at a time.
         alone = getattr(self._model.config, "feat_extract_norm", None) == "group"
         self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
-        self._forward = Lock()
+        self._forward = forward_lock(self._model.device)
         script = re.compile(f"[{get_language(language).letters}]")
         if not any(script.fullmatch(letter) and self.token_ids(letter) for letter in [*self._vocabulary, *ROMAN]):
             raise ModelError(

@@ -1,13 +1,12 @@
 """The Qwen3 forced aligner with its logits: raw times and distributions, before the repair that hides what is wrong."""
 
 from collections.abc import Sequence
-from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shibolet.listen.batches import by_audio, pack_audio_s
+from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment
 from shibolet.model.features import log_mels, num_audio_tokens
 from shibolet.model.load import LoadedModel
@@ -24,7 +23,7 @@ class QwenAligner:
         self.identity = loaded.identity
         self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
         self._prompt = AlignmentPrompt(loaded.tokenizer)
-        self._forward = Lock()
+        self._forward = forward_lock(loaded.model.device)
 
     @torch.inference_mode()
     def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:

@@ -1,13 +1,12 @@
 """A Qwen3-ASR as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against that."""
 
 from collections.abc import Sequence
-from threading import Lock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from shibolet.listen.batches import by_audio, pack_audio_s
+from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.features import log_mels, num_audio_tokens
@@ -21,12 +20,19 @@ LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 class QwenRecogniser:
     """`Recogniser` over a Qwen3-ASR; a model that was trained on the judged clips has learned their errors too."""
 
-    def __init__(self, loaded: LoadedModel, language: str, max_pack_s: float | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        language: str,
+        *,
+        max_pack_s: float | None = None,
+        transcriber: Transcriber | None = None,
+    ) -> None:
         self.identity = loaded.identity
         self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
         self._prompt = TranscriptionPrompt(loaded.tokenizer, language)
-        self._transcriber = Transcriber(loaded, language)
-        self._forward = Lock()
+        self._transcriber = transcriber or Transcriber(loaded, language)
+        self._forward = forward_lock(loaded.model.device)
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         texts = [" ".join(said) for said in words]

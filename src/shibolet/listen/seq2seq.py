@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
+from shibolet.listen.batches import forward_lock
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import cut_at_pauses
 from shibolet.model.load import dtype_on, identity_of
@@ -32,7 +32,7 @@ class Seq2SeqRecogniser:
         extractor = self._processor.feature_extractor
         self._fixed_s = getattr(extractor, "chunk_length", None)  # Whisper pads everything to it
         self._max_s = self._fixed_s or 30.0
-        self._forward = Lock()
+        self._forward = forward_lock(self._model.device)
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         hypotheses = self.transcribe(clips)
