@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=6000)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, help="CPU threads of torch; else all cores")
+    parser.add_argument("--pack-s", type=float, help="audio of one pack; else the listeners' own")
     parser.add_argument("--chunk", type=int, help="clips heard together; else the audit's own")
     args = parser.parse_args()
     import torch
@@ -183,7 +184,8 @@ def main() -> None:
     settings = {"num_workers": args.workers} | ({"chunk_utterances": args.chunk} if args.chunk else {})
     config = AuditConfig(aligner="-", recogniser="-", **settings)
     where = torch.cuda.get_device_name() if args.device != "cpu" else f"{torch.get_num_threads()} CPU threads"
-    about = {"device": where, "cores": os.cpu_count(), "torch": torch.__version__, "size": args.size}
+    about = {"device": where, "cores": os.cpu_count(), "torch": torch.__version__, "size": args.size,
+             "pack_s": args.pack_s, "chunk": config.chunk_utterances}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         parts = [range(first, min(first + 100, args.clips)) for first in range(0, args.clips, 100)]
@@ -198,7 +200,7 @@ def main() -> None:
                     tiny = args.size == "tiny"
                     aligner = (
                         open_aligner("builtin:aligner", "Hebrew", device=args.device) if tiny
-                        else QwenAligner(random_model("aligner", args.device))
+                        else QwenAligner(random_model("aligner", args.device), args.pack_s)
                     )  # fmt: skip
                 if name in ("score", "greedy", "all") and isinstance(recogniser, NoRecogniser):
                     if args.size == "tiny":
@@ -206,7 +208,7 @@ def main() -> None:
                     else:
                         loaded = random_model("recogniser", args.device)
                         writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-                        recogniser = QwenRecogniser(loaded, "Hebrew", transcriber=writer)
+                        recogniser = QwenRecogniser(loaded, "Hebrew", max_pack_s=args.pack_s, transcriber=writer)
                 ears = {
                     "decode": (NoAligner(), NoRecogniser()), "align": (aligner, NoRecogniser()),
                     "all": (aligner, recogniser),
