@@ -92,6 +92,26 @@ def test_audit_and_gate_end_with_the_verdict(shibolet, verdict, decision, code):
     assert found == code and json.loads(out)["decision"] == decision
 
 
+def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
+    """A shard must not write a verdict, nor wait for the folder's lock; merge must not hear."""
+    verdict("PROCEED", 0)
+    calls = []
+    monkeypatch.setattr(stages, "do_audit", lambda round, **how: calls.append(how) or {"total_samples": 100})
+    monkeypatch.setattr(stages, "do_audit_shard", lambda round, shard: calls.append((round.folder.path.name, shard)))
+    assert shibolet("audit", "demo", "--shard", "2/8", "-o", "shared")[0] == 0
+    assert shibolet("audit", "merge", "demo", "-o", "shared")[0] == 0
+    assert shibolet("audit", "demo", "-o", "shared")[0] == 0
+    assert calls == [("shared", (1, 8)), {"merge": True}, {"merge": False}]
+    for wrong in (
+        ["demo", "--shard", "9/8"],
+        ["demo", "--shard", "0/8"],
+        ["merge", "demo", "--shard", "1/2"],
+        ["a", "b"],
+    ):
+        code, _, err = shibolet("audit", *wrong)
+        assert code == 2 and ("I from 1 to N" in err or "audit takes RECIPE" in err)
+
+
 def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, monkeypatch):
     def fail(error):
         def raises(round):

@@ -55,20 +55,31 @@ def run(
 
 @app.command()
 def audit(
-    recipe: RecipeName,
-    run_dir: RunDir = None,
+    recipe: Annotated[
+        list[str], typer.Argument(metavar="[merge] RECIPE", help="With merge: from what all shards have heard.")
+    ],
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only hear the I-th of N parts, for a job array; then merge.")
+    ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Hear as many more as would settle a CAUTION.")] = False,
+    run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.stages import do_audit, do_gate, extend_audit
+    from shibolet.round.stages import do_audit, do_audit_shard, do_gate, extend_audit
 
-    with _round(recipe, run_dir, changes, json_, dry) as round:
+    if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
+        raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
+    if shard:
+        with _round(recipe[-1], run_dir, changes, json_, dry, shard=True) as round:
+            do_audit_shard(round, _shard(shard))
+        return
+    with _round(recipe[-1], run_dir, changes, json_, dry) as round:
         if extend:
             round.tell(f"audit: extended to {extend_audit(round):,} utterances")
-        report, verdict = do_audit(round), do_gate(round)
+        report, verdict = do_audit(round, merge=recipe[:-1] == ["merge"]), do_gate(round)
     _print_json(report) if json_ else _show({"gate": verdict})
     raise typer.Exit(verdict["exit_code"])
 
@@ -317,11 +328,20 @@ def main() -> None:
 
 @contextmanager
 def _round(
-    recipe: str, run_dir: Path | None, changes: list[str] | None, json_: bool, dry: bool, suffix: str = ""
+    recipe: str,
+    run_dir: Path | None,
+    changes: list[str] | None,
+    json_: bool,
+    dry: bool,
+    suffix: str = "",
+    shard: bool = False,
 ) -> Iterator["Round"]:
-    """The round of a recipe in its folder; with `dry` its plan is printed and the command ends."""
+    """The round of a recipe in its folder; with `dry` its plan is printed and the command ends.
+
+    With `shard` others work in the folder too.
+    """
     from shibolet.recipe import load_recipe, recipe_yaml
-    from shibolet.round.shared import open_round
+    from shibolet.round.shared import open_round, open_shard
     from shibolet.round.stages import make_plan
     from shibolet.terminal import tell, track
 
@@ -336,8 +356,17 @@ def _round(
             typer.echo(recipe_yaml(loaded))
             _show({"plan": planned})
         raise typer.Exit
-    with open_round(loaded, folder, sys.argv[1], tell, track) as round:
+    opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
+    with opened as round:
         yield round
+
+
+def _shard(given: str) -> tuple[int, int]:
+    """`2/8` as (1, 8)."""
+    number, _, count = given.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise RecipeError(f"--shard {given}: expected I/N with I from 1 to N, as in 2/8")
+    return int(number) - 1, int(count)
 
 
 def _run_dir(given: Path | None, name: str) -> Path:

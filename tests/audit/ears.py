@@ -36,7 +36,7 @@ class Ears:
         for first, last in pairwise(edges):
             part = clip[first:last]
             if len(part) > 1600 and np.sqrt(np.mean(part**2)) > 0.02:
-                peak = np.abs(np.fft.rfft(part)).argmax() * 16000 / len(part)
+                peak = max(1, np.abs(np.fft.rfft(part)).argmax()) * 16000 / len(part)
                 found.append((min(TONE_HZ, key=lambda w: abs(np.log(TONE_HZ[w] / peak))), first / 16000))
         return found
 
@@ -59,7 +59,6 @@ class Ears:
         return [
             Alignment(
                 starts_s=0.25 + WORD_S * np.arange(len(said)), ends_s=0.25 + WORD_S * np.arange(1, len(said) + 1),
-                mass=np.full(2 * len(said), 0.9),
             )
             for said in words
         ]  # fmt: skip

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shibolet.audit.clip import Clip
 from shibolet.audit.damage import Clipping, NoSpeech, Original, Part, Pool, Shifted, copies, matrix
-from shibolet.audit.hearing import Clip
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.augment import reverberate
 from shibolet.speech.text import get_language

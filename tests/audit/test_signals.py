@@ -5,13 +5,14 @@ import pytest
 
 from shibolet.audit.signals import letters_found, longest_run_in_order, measure, zero_length_runs
 from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.speech.activity import sound_of
 
 WORDS = ["הילד", "הלך", "לבית", "הספר", "היום", "בבוקר"]
 STARTS = np.arange(6) * 0.4 + 0.2
 
 
 def alignment(starts: np.ndarray = STARTS, length: float = 0.4) -> Alignment:
-    return Alignment(starts_s=starts, ends_s=starts + length, mass=np.full(2 * len(starts), 0.9))
+    return Alignment(starts_s=starts, ends_s=starts + length)
 
 
 def hearing(text: str, score: float = -0.1) -> Hearing:
@@ -21,7 +22,7 @@ def hearing(text: str, score: float = -0.1) -> Hearing:
 
 def signals(said: Alignment, heard: Hearing, words: list[str] = WORDS):
     noise = 0.01 * np.random.default_rng(0).standard_normal(16000 * 3).astype(np.float32)
-    return measure(noise, words, [True] * len(words), said, heard)
+    return measure(sound_of(noise), words, [True] * len(words), said, heard)
 
 
 def test_a_good_clip_has_full_evidence() -> None:
@@ -63,8 +64,8 @@ def test_longest_run_in_order(times: list[int], kept: int) -> None:
 
 
 def test_a_single_zero_length_word_among_others_is_no_run() -> None:
-    one = Alignment(starts_s=np.array([0.0, 1.0, 2.0]), ends_s=np.array([1.0, 1.0, 3.0]), mass=np.ones(6))
-    two = Alignment(starts_s=np.array([0.0, 1.0, 1.0]), ends_s=np.array([1.0, 1.0, 1.0]), mass=np.ones(6))
+    one = Alignment(starts_s=np.array([0.0, 1.0, 2.0]), ends_s=np.array([1.0, 1.0, 3.0]))
+    two = Alignment(starts_s=np.array([0.0, 1.0, 1.0]), ends_s=np.array([1.0, 1.0, 1.0]))
     assert not zero_length_runs(one).any()
     assert zero_length_runs(two).tolist() == [False, True, True]
 

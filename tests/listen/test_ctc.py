@@ -5,9 +5,14 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from shibolet.listen.ctc import viterbi, windows
+from shibolet.listen.ctc import windows
+from shibolet.listen.viterbi import ForcedPath, forced_paths
 
 BLANK = 0
+
+
+def viterbi(logp: np.ndarray, tokens: np.ndarray, blank: int) -> ForcedPath | None:
+    return forced_paths([logp], [tokens], blank)[0]
 
 
 def collapse(path: tuple[int, ...]) -> list[int]:

@@ -22,7 +22,7 @@ class Evenly:
     def align(self, clips, words):
         self.asked += [(len(clip) / 16000, said) for clip, said in zip(clips, words, strict=True)]
         edges = [np.linspace(0, len(clip) / 16000, len(said) + 1) for clip, said in zip(clips, words, strict=True)]
-        return [Alignment(starts_s=e[:-1], ends_s=e[1:], mass=np.ones(2 * len(e) - 2)) for e in edges]
+        return [Alignment(starts_s=e[:-1], ends_s=e[1:]) for e in edges]
 
 
 def clip() -> np.ndarray:
@@ -51,7 +51,7 @@ def test_times_of_pieces_are_put_together() -> None:
     aligner = Evenly()
     found = align_in_pieces(aligner, [clip()], [words], [heard], 4.0)[0]
     assert [word for _, said in aligner.asked for word in said] == words
-    assert len(aligner.asked) == 3 and len(found.starts_s) == 12 and len(found.mass) == 24
+    assert len(aligner.asked) == 3 and len(found.starts_s) == 12
     assert np.abs(found.starts_s - STARTS).max() < 0.6
     assert sum(duration for duration, _ in aligner.asked) == pytest.approx(len(clip()) / 16000, abs=1e-3)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from shibolet.audit.calibration import Calibration
+from shibolet.audit.clip import AudioChange, Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.audit.damage import Noise, Original, Pool, Row, copies, matrix
 from shibolet.audit.detection import UNTOUCHED, Trial, ablation, detection_table, detector_rates, fit_trials, left_out
-from shibolet.audit.hearing import AudioChange, Clip, Evidence, Listener
+from shibolet.audit.hearing import Listener
 from shibolet.errors import DataError
 from shibolet.records.files import read_json, write_json
 from shibolet.records.utterance import Utterance
@@ -106,9 +107,8 @@ def _halves(
     """Clips to fit on and clips to measure on, no recording in both, drawn so that their order does not matter."""
     rules, halves = get_language(language), ([], [])
     for u in sorted(utterances, key=lambda u: _lot(f"{config.seed}/{u.id}")):
-        words, half = rules.to_words(u.text), halves[_half_of(u.cluster)]
-        if words.num_verifiable and len(half) < config.max_utterances // 2:
-            clip = Clip(key=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable)
+        half = halves[_half_of(u.cluster)]
+        if len(half) < config.max_utterances // 2 and (clip := clip_of(u, rules)):
             half.append(Original(clip=clip, recording=u.cluster, speaker=u.speaker))
     for half in halves:
         if len(half) < MIN_CLIPS or len({o.recording for o in half}) < MIN_RECORDINGS:

@@ -42,4 +42,7 @@ class AuditConfig(Config):
     aligner_max_s: float = Field(
         180.0, gt=1
     )  # longer clips are aligned in pieces, cut where the recogniser hears a pause
-    chunk_utterances: int = Field(64, gt=0)  # heard and put on disk together
+    chunk_utterances: int = Field(128, gt=0)  # heard and put on disk together, at most, and
+    chunk_audio_s: float = Field(900.0, gt=0)  # of audio at most
+    num_workers: int | None = Field(None, ge=0)  # processes that decode; None: all cores but two, 0: none
+    decode_timeout_s: float = Field(60.0, gt=0)  # plus a tenth of its duration; a clip that takes longer is a failure

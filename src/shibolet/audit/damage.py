@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from shibolet.audit.hearing import Clip
+from shibolet.audit.clip import Clip
 from shibolet.records.utterance import AudioRef
 from shibolet.scoring.counts import count_words
 from shibolet.speech import audio, augment

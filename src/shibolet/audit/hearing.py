@@ -1,145 +1,160 @@
-"""Listening to clips in chunks that are put on disk as they come; a chunk that is there is not heard again.
+"""Listening to clips in chunks that are put on disk as they come; what was heard before is not heard again.
 
-A clip is an utterance, or a damaged copy of one for the self-test. Chunks are cut from the whole list before anything
-is looked up, so that what was cut off continues with the same batches and ends with the same bytes.
+Chunks are cut from the whole list, less what is in it twice, before anything is looked up, and of each only that is
+heard which was not known when the run began. So a run that was cut off goes on with the same batches and ends with the
+same bytes, and so do several that hear every n-th chunk each. (The last bits of evidence depend on its batch: it keeps
+those of the time when it was first heard.)
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Lock
 
-import numpy as np
-import torch
-
+from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.signals import Signals, measure
-from shibolet.errors import AudioError
+from shibolet.audit.evidence import EvidenceStore, Heard
+from shibolet.audit.workers import AnyWorker, Load, WorkerLost, decode, hash_audio, run_each, weigh, worker_threads
+from shibolet.errors import DataError
 from shibolet.listen.long_audio import align_in_pieces
-from shibolet.listen.protocols import Aligner, Alignment, Hearing, Recogniser
-from shibolet.records.files import hash_json, read_json, write_json
+from shibolet.listen.protocols import Aligner, ByName, Recogniser
+from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 
-VERSION = 6  # of the signals; raising it makes every chunk be heard again
-AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-TimesChange = Callable[[Alignment, float, np.random.Generator], Alignment]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
-    """What is to be heard, and how it is to be changed before or after for the self-test."""
-
-    key: str  # unique; with the content it names the cached evidence
-    audio: AudioRef
-    words: tuple[str, ...]
-    verifiable: tuple[bool, ...]
-    change_audio: AudioChange | None = None
-    change_times: Mapping[str, TimesChange] = field(default_factory=dict)  # kind -> a second evidence, `kind/key`
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """Signals of a clip with what a person wants to see; or why there are none."""
-
-    key: str
-    failure: str | None = None  # a ledger rule: undecodable, too_short, ...
-    detail: str = ""
-    hypothesis: str = ""
-    starts_s: tuple[float, ...] = ()  # of each word, raw
-    ends_s: tuple[float, ...] = ()
-    signals: Signals | None = None
+VERSION = 6  # of the signals; raising it makes everything be heard again
+HASHED_TOGETHER = 256  # files
+WHOLE = (0, 1)
+NOT_IN_FILE = "the file of hypotheses has none of this utterance"
+BY_NAME = (
+    "The hypotheses come from a file: there is no likelihood, and the self-test has no copies of which the audio is "
+    "changed, so it cannot pass."
+)
+Progress = Callable[[int, int], None]
 
 
 class Listener:
     """An aligner and a recogniser with a folder of what they heard before."""
 
     def __init__(
-        self, aligner: Aligner, recogniser: Recogniser, cache_dir: Path, load: Callable, config: AuditConfig
+        self, aligner: Aligner, recogniser: Recogniser | ByName, cache_dir: Path, load: Load, config: AuditConfig
     ) -> None:
         self.identities = (aligner.identity, recogniser.identity)
+        self._by_name = hasattr(recogniser, "look_up")
         self._aligner, self._recogniser = aligner, recogniser
-        self._cache_dir, self._load = cache_dir, load
-        self._hearing, self._aligning = Lock(), Lock()  # two chunks at a time: one is heard while the other is aligned
-        self._chunk, self._max_piece_s = config.chunk_utterances, config.aligner_max_s
+        self._load, self._config = load, config
+        self._folder = cache_dir / hash_json([VERSION, self.identities, config.aligner_max_s])
 
-    def hear(self, clips: Sequence[Clip], on_progress: Callable[[int, int], None] | None = None) -> dict[str, Evidence]:
-        """Evidence by key, for every clip."""
-        found: dict[str, Evidence] = {}
-        # A clip and its copies stand together: those that share their audio have it decoded and heard once.
-        clips = sorted(clips, key=lambda clip: (clip.key.rpartition("/")[2], clip.key))
-        chunks = [clips[first : first + self._chunk] for first in range(0, len(clips), self._chunk)]
-        done = 0
-        with ThreadPoolExecutor(2, initializer=_share_cores) as pool:
-            for chunk, rows in zip(chunks, pool.map(self._chunk_rows, chunks), strict=True):
-                for row in rows:
-                    signals = Signals(**row["signals"]) if row["signals"] else None
-                    found[row["key"]] = Evidence(**{**row, "signals": signals})
-                done += len(chunk)
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results has to know of these listeners."""
+        return [BY_NAME] if self._by_name else []
+
+    def can_hear(self, clip: Clip) -> bool:
+        """Whether the recogniser can say anything of it: a file knows no audio that was changed."""
+        return not (self._by_name and clip.change_audio)
+
+    def hear(self, clips: Sequence[Clip], on_progress: Progress | None = None, shard: tuple[int, int] = WHOLE) -> Heard:
+        """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
+        store = EvidenceStore(self._folder)
+        with worker_threads(self._config.num_workers) as threads:
+            content_ids = self._content_ids(clips, threads)
+            todo = self._unheard(clips, content_ids, store)[shard[0] :: shard[1]]
+            done, total = 0, sum(map(len, todo))
+            jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in todo if chunk)
+            for num_heard in threads(partial(self._hear_chunk, store), jobs):
+                done += num_heard
                 if on_progress:
-                    on_progress(done, len(clips))
-        return found
+                    on_progress(done, total)
+        store.refresh()
+        return Heard(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
 
-    def _chunk_rows(self, chunk: Sequence[Clip]) -> list[dict]:
-        """Evidence of one chunk as it stands on disk, heard first where it is not there."""
-        parts = [[c.key, asdict(c.audio), c.words, sorted(c.change_times)] for c in chunk]
-        path = self._cache_dir / f"{hash_json([VERSION, self.identities, self._max_piece_s, parts])}.json"
-        if not path.exists():
-            write_json(path, [asdict(evidence) for evidence in self._hear_chunk(chunk)])
-        return read_json(path)
+    def merge(self, clips: Sequence[Clip]) -> Heard:
+        """Evidence on every clip, by key, when shards have heard all of them; DataError when they have not."""
+        store = EvidenceStore(self._folder)
+        with worker_threads(self._config.num_workers) as threads:
+            content_ids = self._content_ids(clips, threads)
+        if missing := sum(map(len, self._unheard(clips, content_ids, store))):
+            raise DataError(
+                f"{missing:,} of {len(clips):,} clips have been heard by no shard: start the missing shards again, "
+                f"they go on where they were cut off, and bring the files of all into {self._folder}"
+            )
+        return Heard(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
 
-    def _hear_chunk(self, chunk: Sequence[Clip]) -> list[Evidence]:
-        samples_of: dict[AudioRef, np.ndarray | AudioError] = {}
-        loaded = [self._load_clip(clip, samples_of) for clip in chunk]
-        usable = [(c, s) for c, s in zip(chunk, loaded, strict=True) if isinstance(s, np.ndarray)]
-        clips, samples = [c for c, _ in usable], [s for _, s in usable]
-        words = [list(clip.words) for clip in clips]
-        hearings, alignments = [], []
-        if clips:
-            with self._hearing:
+    def _content_ids(self, clips: Sequence[Clip], threads: Callable) -> list[str]:
+        """What each clip is, by the bytes of its audio, its words and its changes."""
+        # Of one file with many spans the bytes are read once.
+        whole = lambda ref: AudioRef(path=ref.path, row=ref.row, column=ref.column)  # noqa: E731
+        refs = list(dict.fromkeys(whole(clip.audio) for clip in clips))
+        batches = [refs[first : first + HASHED_TOGETHER] for first in range(0, len(refs), HASHED_TOGETHER)]
+        hash_of: dict[AudioRef, str] = {}
+        for batch, hashes in zip(batches, threads(self._hash, batches), strict=True):
+            hash_of.update(zip(batch, hashes, strict=True))
+        ids = [clip.content_id(hash_of[whole(clip.audio)]) for clip in clips]
+        return [hash_json([i, clip.utterance]) for i, clip in zip(ids, clips, strict=True)] if self._by_name else ids
+
+    def _hash(self, worker: AnyWorker, refs: Sequence[AudioRef]) -> list[str]:
+        found = run_each(worker, hash_audio, refs, 10 * self._config.decode_timeout_s)
+        return [hash_json([h.reason, ref.path]) if isinstance(h, WorkerLost) else h for ref, h in zip(refs, found)]
+
+    def _unheard(self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore) -> list[list[int]]:
+        """Of each chunk of the whole list, the places of clips whose evidence is not there."""
+        chunks = _chunks(clips, content_ids, self._config.chunk_utterances, self._config.chunk_audio_s)
+        return [[i for i in chunk if content_ids[i] not in store] for chunk in chunks]
+
+    def _hear_chunk(self, store: EvidenceStore, worker: AnyWorker, jobs: Sequence[tuple[str, Clip]]) -> int:
+        """Hear clips, each with its content id, and put their evidence on disk; how many they were."""
+        clips = [clip for _, clip in jobs]
+        limit_s = self._config.decode_timeout_s + sum(clip.duration_s for clip in clips) / 10
+        decoded = run_each(worker, partial(decode, load=self._load), clips, limit_s)
+        rows = {
+            content_id: {"": found if isinstance(found, Evidence) else _lost(clip, found)}
+            for (content_id, clip), found in zip(jobs, decoded, strict=True)
+            if isinstance(found, Evidence | WorkerLost)
+        }
+        if self._by_name:
+            known = self._recogniser.look_up([clip.utterance for clip in clips])
+            nothing = [(i, clip) for (i, clip), heard in zip(jobs, known, strict=True) if heard is None]
+            rows |= {
+                i: {"": Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)} for i, clip in nothing
+            }
+        usable = [(job, found) for job, found in zip(jobs, decoded, strict=True) if job[0] not in rows]
+        if usable:
+            samples = [samples for _, (samples, _) in usable]
+            words = [list(clip.words) for (_, clip), _ in usable]
+            if self._by_name:
+                hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
+            else:
                 hearings = self._recogniser.hear(samples, words)
-            with self._aligning:
-                alignments = align_in_pieces(self._aligner, samples, words, hearings, self._max_piece_s)
-        found = [s for s in loaded if isinstance(s, Evidence)]
-        for clip, heard, alignment, hearing in zip(clips, samples, alignments, hearings, strict=True):
-            found.append(_evidence(clip.key, clip, heard, alignment, hearing))
-            for kind, change in clip.change_times.items():
-                changed = change(alignment, len(heard) / 16000, _rng(clip))
-                found.append(_evidence(f"{kind}/{clip.key}", clip, heard, changed, hearing))
-        return found
-
-    def _load_clip(self, clip: Clip, samples_of: dict[AudioRef, np.ndarray | AudioError]) -> np.ndarray | Evidence:
-        if clip.audio not in samples_of:
-            try:
-                samples_of[clip.audio] = self._load(clip.audio)
-            except AudioError as error:
-                samples_of[clip.audio] = error
-        samples = samples_of[clip.audio]
-        if isinstance(samples, AudioError):
-            return Evidence(key=clip.key, failure=samples.reason, detail=str(samples))
-        if clip.change_audio:
-            samples = clip.change_audio(samples, _rng(clip))
-        if len(samples) < 1600:
-            return Evidence(key=clip.key, failure="too_short", detail=f"{len(samples) / 16000:.2f} s of audio")
-        return samples
+            alignments = align_in_pieces(self._aligner, samples, words, hearings, self._config.aligner_max_s)
+            found = zip(usable, alignments, hearings, strict=True)
+            material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]
+            weighed = run_each(worker, weigh, material, limit_s)
+            for ((content_id, clip), _), row in zip(usable, weighed, strict=True):
+                rows[content_id] = {"": _lost(clip, row)} if isinstance(row, WorkerLost) else row
+        store.write({content_id: rows[content_id] for content_id, _ in jobs})
+        return len(jobs)
 
 
-def _evidence(key: str, clip: Clip, samples: np.ndarray, alignment: Alignment, hearing: Hearing) -> Evidence:
-    signals = measure(samples, clip.words, clip.verifiable, alignment, hearing)
-    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in signals.to_json().items()}
-    return Evidence(
-        key=key,
-        hypothesis=hearing.hypothesis,
-        starts_s=tuple(round(float(t), 3) for t in alignment.starts_s),
-        ends_s=tuple(round(float(t), 3) for t in alignment.ends_s),
-        signals=replace(signals, **rounded),
-    )
+def _lost(clip: Clip, lost: WorkerLost) -> Evidence:
+    return Evidence(key=clip.key, failure=lost.reason, detail=str(lost))
 
 
-def _share_cores() -> None:
-    """Half of the cores to each of the two threads; more would only make them wait for each other."""
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-
-
-def _rng(clip: Clip) -> np.random.Generator:
-    return np.random.default_rng(int(hash_json(clip.key), 16))
+def _chunks(
+    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float
+) -> Iterator[list[int]]:
+    """Places of clips that are heard together, each content once; those that share their audio stand together."""
+    first_with: dict[AudioRef, int] = {}
+    for i, clip in enumerate(clips):
+        first_with.setdefault(clip.audio, i)
+    seen: set[str] = set()
+    chunk, audio_s = [], 0.0
+    for i in sorted(range(len(clips)), key=lambda i: (first_with[clips[i].audio], i)):
+        if content_ids[i] in seen:
+            continue
+        seen.add(content_ids[i])
+        if chunk and (len(chunk) == max_clips or audio_s + clips[i].duration_s > max_audio_s):
+            yield chunk
+            chunk, audio_s = [], 0.0
+        chunk.append(i)
+        audio_s += clips[i].duration_s
+    if chunk:
+        yield chunk

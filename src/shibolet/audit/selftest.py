@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from shibolet.audit.clip import Clip
 from shibolet.audit.damage import Gain, NoSpeech, Row, Speed, cut_audio, cut_text, other_language, sounding, swapped
-from shibolet.audit.hearing import Clip
 from shibolet.listen.protocols import Alignment
 
 ROWS = (

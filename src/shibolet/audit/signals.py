@@ -10,7 +10,7 @@ import numpy as np
 
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.scoring.counts import count_chars
-from shibolet.speech.activity import bandwidth_hz, estimate_snr_db, speech_spans
+from shibolet.speech.activity import Sound
 
 EDGE_LETTERS = 5  # edge CER looks at this many letters at each end, as NeMo's does
 
@@ -22,7 +22,7 @@ class Signals:
     num_words: int
     num_letters: int
     speech_s: float  # from the first to the last letter heard, or energy where nothing was heard
-    text_score: float  # of the text against the recogniser's free best path, per letter, clipped at -10
+    text_score: float  # of the text against the recogniser's free best path, per letter, clipped at -10; 0: unknown
     worst_word_score: float  # the lowest of the same within one word, clipped at -10
     cer: float  # hypothesis against text, letters only, clipped at 2
     edge_cer: float  # the larger of both ends, clipped at 1
@@ -98,13 +98,12 @@ def zero_length_runs(alignment: Alignment) -> np.ndarray:
 
 
 def measure(
-    samples: np.ndarray, words: Sequence[str], verifiable: Sequence[bool], alignment: Alignment, hearing: Hearing
+    sound: Sound, words: Sequence[str], verifiable: Sequence[bool], alignment: Alignment, hearing: Hearing
 ) -> Signals:
-    """Signals of one utterance: mono float32 samples at 16 kHz, its words, and what the listeners said of both.
+    """Signals of one utterance: what energy says of its audio, its words, and what the listeners said of both.
 
     At least one word is verifiable; the others (digits, another script) count in lengths, not in shares of words.
     """
-    duration_s = len(samples) / 16000
     checked = np.array(verifiable)
     words = [letters_of(word) for word in words]
     num_letters = sum(map(len, words))
@@ -113,8 +112,7 @@ def measure(
     if len(times):
         speech = (float(times[0]), float(times[-1]) + 0.1)
     else:  # a recogniser without times: energy says where speech is
-        spans = speech_spans(samples)
-        speech = (spans[0][0], spans[-1][1]) if spans and heard else (0.0, 0.0)
+        speech = (sound.speech[0][0], sound.speech[-1][1]) if sound.speech and heard else (0.0, 0.0)
         times = np.linspace(*speech, len(heard)) if heard else times
     found = letters_found(words, hearing.hypothesis)
     covered = covered_words(alignment, found, speech)
@@ -133,17 +131,17 @@ def measure(
         num_words=len(words),
         num_letters=num_letters,
         speech_s=speech_s,
-        text_score=max(-10.0, hearing.text_score),
+        text_score=max(-10.0, hearing.text_score) if hearing.text_score is not None else 0.0,
         worst_word_score=max(-10.0, float(hearing.word_scores.min())) if len(hearing.word_scores) else 0.0,
         cer=min(2.0, count_chars(text, heard).errors / num_letters),
         edge_cer=min(1.0, max(edges) / min(EDGE_LETTERS, num_letters)),
         length_ratio=len(heard) / num_letters,
         words_heard=float((found >= 0.5)[checked].mean()),
         coverage=float(covered[checked].mean()),
-        uncovered_head_s=max(0.0, min(first, duration_s) - speech[0]) if speech_s else 0.0,
+        uncovered_head_s=max(0.0, min(first, sound.duration_s) - speech[0]) if speech_s else 0.0,
         uncovered_tail_s=max(0.0, speech[1] - last) if speech_s else 0.0,
         uncovered_frac=float(outside.mean()) if len(outside) else 0.0,
         letters_per_s=num_letters / speech_s if speech_s > 0.05 else 0.0,
-        snr_db=estimate_snr_db(samples),
-        bandwidth_hz=bandwidth_hz(samples),
+        snr_db=sound.snr_db,
+        bandwidth_hz=sound.bandwidth_hz,
     )

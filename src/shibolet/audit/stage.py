@@ -6,7 +6,7 @@ heard is kept in the cache folder, so that thresholds can be changed without lis
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import Calibration, fit
+from shibolet.audit.clip import Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.damage import Original, Pool, copies
-from shibolet.audit.hearing import Clip, Evidence, Listener
+from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import draw_sample
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import Verdict, judge
@@ -42,10 +43,12 @@ def run_audit(
     config: AuditConfig,
     language: str,
     on_progress: Progress | None = None,
+    merge: bool = False,
 ) -> dict:
     """The content of `alignment_report.json`, less the gate's decision; utterances have their domains.
 
-    `out_dir` lies in the run folder; the tables name audio below that folder relative to it.
+    `out_dir` lies in the run folder; the tables name audio below that folder relative to it. With `merge` nothing is
+    heard: shards have heard it all, or it is an error.
     """
     sample = draw_sample(utterances, config.sample)
     chosen = [u for u in utterances if u.id in sample.ids]
@@ -53,14 +56,8 @@ def run_audit(
     given, detector = None, None
     if config.calibration:
         given, detector = read_calibration(config.calibration, listener.identities)
-    tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
-    by_id = {u.id: u for u in chosen}
-    originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
-    copied = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
-    chosen_keys = {clip.key for clip in tested}
-    clips = [selftest.with_broken_times(clip) if clip.key in chosen_keys else clip for clip in clips]
-    everything = [*clips, *(copy for kind in copied.values() for copy in kind)]
-    heard = listener.hear(everything, on_progress)
+    tested, copied, everything = _with_copies(chosen, clips, listener, config, language)
+    heard = listener.merge(everything) if merge else listener.hear(everything, on_progress)
     calibration, tallies = _calibrate(tested, copied, heard, listener.identities, config, given)
     judged = ((u, heard.get(u.id) or wordless[u.id]) for u in chosen)
     rows = [_row(u, evidence, calibration, config, language, out_dir.parent) for u, evidence in judged]
@@ -71,11 +68,29 @@ def run_audit(
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = {"num_utterances": len(ledger), "hours": hours}
-    report = _report(rows, strata, tallies, calibration, list(sample.notes), len(utterances) + len(ledger))
+    report = _report(
+        rows, strata, tallies, calibration, [*sample.notes, *listener.notes], len(utterances) + len(ledger)
+    )
     if detector:
         report["detector"] = detector
     write_json(out_dir / "alignment_report.json", report)
     return report
+
+
+def hear_shard(
+    utterances: Sequence[Utterance],
+    shard: tuple[int, int],
+    *,
+    listener: Listener,
+    config: AuditConfig,
+    language: str,
+    on_progress: Progress | None = None,
+) -> None:
+    """Hear the i-th of n parts of an audit, counted from 0, into the listener's folder: `run_audit` finds it there."""
+    ids = draw_sample(utterances, config.sample).ids
+    chosen = [u for u in utterances if u.id in ids]
+    clips, _ = _clips(chosen, language)
+    listener.hear(_with_copies(chosen, clips, listener, config, language)[2], on_progress, shard)
 
 
 def hear_rest(
@@ -111,12 +126,25 @@ def _clips(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], 
     """What can be listened to, and the evidence on texts without a word that could be checked."""
     rules, clips, wordless = get_language(language), [], {}
     for u in utterances:
-        words = rules.to_words(u.text)
-        if words.num_verifiable:
-            clips.append(Clip(key=u.id, audio=u.audio, words=words.tokens, verifiable=words.verifiable))
+        if clip := clip_of(u, rules):
+            clips.append(clip)
         else:
             wordless[u.id] = Evidence(key=u.id, failure="no_words", detail=f"no {rules.name} word in '{u.text[:60]}'")
     return clips, wordless
+
+
+def _with_copies(
+    utterances: Iterable[Utterance], clips: Sequence[Clip], listener: Listener, config: AuditConfig, language: str
+) -> tuple[list[Clip], dict[str, list[Clip]], list[Clip]]:
+    """Clips for the self-test, their damaged copies by kind, and all that an audit listens to."""
+    tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
+    by_id = {u.id: u for u in utterances}
+    originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
+    made = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
+    copied = {kind: [copy for copy in own if listener.can_hear(copy)] for kind, own in made.items()}
+    keys = {clip.key for clip in tested}
+    clips = [selftest.with_broken_times(clip) if clip.key in keys else clip for clip in clips]
+    return tested, copied, [*clips, *(copy for kind in copied.values() for copy in kind)]
 
 
 def _tested(clips: Sequence[Clip], num_clips: int, seed: int) -> list[Clip]:
@@ -127,7 +155,7 @@ def _tested(clips: Sequence[Clip], num_clips: int, seed: int) -> list[Clip]:
 def _calibrate(
     tested: Sequence[Clip],
     copies: dict[str, list[Clip]],
-    heard: dict[str, Evidence],
+    heard: Mapping[str, Evidence],
     identities: tuple[str, str],
     config: AuditConfig,
     given: Calibration | None,

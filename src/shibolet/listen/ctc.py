@@ -1,5 +1,7 @@
-"""Any CTC model of transformers as a second opinion: what it hears, and the text's best path over the same frames."""
+"""Any CTC model of transformers: what it hears, how well a text explains the same frames, and where its words are."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,55 +11,23 @@ import torch
 from transformers import AutoModelForCTC, AutoProcessor
 
 from shibolet.errors import ModelError
-from shibolet.listen.protocols import Hearing
-from shibolet.model.load import identity_of
+from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
+from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
+from shibolet.model.load import dtype_on, identity_of
+from shibolet.speech.activity import HANGOVER_S, speech_spans
+from shibolet.speech.text import get_language
 
-IMPOSSIBLE = -1e9
 WINDOW_SAMPLES = 10 * 16000
 MARGIN_SAMPLES = 16000
+LAG_CLIPS = 32  # that the lag is measured on
+MAX_LAG_S = 0.5
 
-
-@dataclass(frozen=True, slots=True)
-class ForcedPath:
-    """The likeliest CTC path of a token sequence over T frames."""
-
-    score: float  # log-probability
-    frame_scores: np.ndarray  # [T] log-probability of the symbol taken at each frame
-    token_at: np.ndarray  # [T] index of the token that a frame belongs to: its own, or for a blank the token before
-    on_token: np.ndarray  # [T] whether the frame is the token itself and no blank
-
-
-def viterbi(logp: np.ndarray, tokens: np.ndarray, blank: int) -> ForcedPath | None:
-    """Likeliest alignment of `tokens` [L] to `logp` [T, V] under CTC's rules (Graves et al. 2006, section 4).
-
-    None when T frames cannot hold the tokens (a repeated token needs a blank between).
-    """
-    num_frames, num_states = len(logp), 2 * len(tokens) + 1
-    symbols = np.full(num_states, blank)
-    symbols[1::2] = tokens
-    # A token may be reached from the token before it, skipping the blank, unless both are the same.
-    may_skip = np.zeros(num_states, bool)
-    may_skip[3::2] = tokens[1:] != tokens[:-1]
-    emit = logp[:, symbols]
-    best = np.full(num_states, IMPOSSIBLE)
-    best[:2] = emit[0, :2]
-    came_from = np.zeros((num_frames, num_states), np.int8)
-    for t in range(1, num_frames):
-        one = np.concatenate(([IMPOSSIBLE], best[:-1]))
-        two = np.where(may_skip, np.concatenate(([IMPOSSIBLE, IMPOSSIBLE], best[:-2])), IMPOSSIBLE)
-        options = np.stack([best, one, two])
-        came_from[t] = options.argmax(0)
-        best = options.max(0) + emit[t]
-    state = num_states - 1 if num_states == 1 or best[-1] >= best[-2] else num_states - 2
-    score = float(best[state])
-    if score <= IMPOSSIBLE / 2:
-        return None
-    states = np.empty(num_frames, np.int64)
-    for t in range(num_frames - 1, -1, -1):
-        states[t] = state
-        state -= int(came_from[t, state])
-    frame_scores = emit[np.arange(num_frames), states]
-    return ForcedPath(score, frame_scores, np.maximum((states + 1) // 2 - 1, 0), states % 2 == 1)
+# Latin letters for Hebrew ones, in the manner of uroman, for vocabularies that have no others (MMS aligners). What is
+# neither in the vocabulary nor here (digits, other scripts) is left out: a word of such letters has no span of its own.
+_LATIN = "' b g d h v z h t y k k l m m n n s ' p p ts ts q r sh t".split()
+ROMAN = dict(zip("אבגדהוזחטיךכלםמןנסעףפץצקרשת", _LATIN, strict=True))
+ISO_639_3 = {"he": "heb", "en": "eng"}  # as MMS names its adapters
 
 
 def windows(num_samples: int) -> list[tuple[int, int, int, int]]:
@@ -71,21 +41,105 @@ def windows(num_samples: int) -> list[tuple[int, int, int, int]]:
     return spans
 
 
-class CtcRecogniser:
-    """`Recogniser` over a `...ForCTC` checkpoint; frames are taken as evenly spread over the clip."""
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A clip's emissions and the path of its text through them; frames are taken as evenly spread over the clip."""
 
-    def __init__(self, path: Path, *, device: str = "cpu", batch_clips: int = 16) -> None:
+    logp: np.ndarray  # [T, V]
+    frame_s: float
+    letters: np.ndarray  # [W] number of each word's letters that the model knows
+    path: ForcedPath | None  # None: none of them, or more than frames
+    word_at: np.ndarray  # [T] the word that a frame belongs to
+    on_letter: np.ndarray  # [T] whether it is one of its letters, and no blank or space
+
+    def word_spans_s(self) -> np.ndarray:
+        """Start and end of each word [W, 2], late as a CTC model is; one without a letter is empty, after the last."""
+        frames, spans = np.flatnonzero(self.on_letter), np.zeros((len(self.letters), 2))
+        for index in range(len(spans)):
+            own = frames[self.word_at[frames] == index]
+            spans[index] = (own[0], own[-1] + 1) if len(own) else spans[index - 1, 1] if index else 0
+        return spans * self.frame_s
+
+
+class CtcModel:
+    """A `...ForCTC` checkpoint with its processor."""
+
+    def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
         self.identity = identity_of(path)
-        self._processor = AutoProcessor.from_pretrained(path)
-        self._model = AutoModelForCTC.from_pretrained(path, dtype=torch.float32).to(device).eval()
-        self._device, self._batch_clips = device, batch_clips
+        adapter = _adapter(path, language)
+        sizes = {"ignore_mismatched_sizes": True} if adapter else {}
+        self._processor = AutoProcessor.from_pretrained(path, **adapter)
+        self._model = AutoModelForCTC.from_pretrained(path, dtype=dtype_on(device), **adapter, **sizes)
+        self._model.to(device).eval()
         tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()
         self._letters = {index: token for token, index in self._vocabulary.items()}
-        self._blank = self._model.config.pad_token_id
-        self._space = self._vocabulary.get(getattr(tokenizer, "word_delimiter_token", None) or "|")
-        if self._space is None:
-            raise ModelError(f"the CTC model in {path} has no word delimiter in its vocabulary")
+        self._special = set(tokenizer.all_special_ids)
+        self.blank = self._model.config.pad_token_id
+        # None: an aligner's vocabulary, without a sign between words
+        self.space = self._vocabulary.get(getattr(tokenizer, "word_delimiter_token", None) or "|")
+        # A group norm over time sees padding, mask or not: such a model takes one clip at a time.
+        alone = getattr(self._model.config, "feat_extract_norm", None) == "group"
+        self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
+        self._forward = forward_lock(self._model.device)
+        script = re.compile(f"[{get_language(language).letters}]")
+        if not any(script.fullmatch(letter) and self.token_ids(letter) for letter in [*self._vocabulary, *ROMAN]):
+            raise ModelError(
+                f"the CTC model in {path} knows no letter of {language}, and none that could stand for one"
+            )
+
+    def token_ids(self, word: str) -> list[int]:
+        """Ids of a word's letters, in Latin ones where the vocabulary has no others; unknown ones are left out."""
+        own = [self._token_id(c) for c in word]
+        latin = [[self._token_id(r) for r in ROMAN.get(c, "")] if i is None else [i] for c, i in zip(word, own)]
+        return [i for ids in latin for i in ids if i is not None]
+
+    def _token_id(self, letter: str) -> int | None:
+        ids = (self._vocabulary.get(form) for form in (letter, letter.upper(), letter.lower()))
+        return next((i for i in ids if i is not None and i not in self._special), None)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The words of a collapsed path."""
+        letters = (" " if i == self.space else "" if i in self._special else self._letters[i] for i in map(int, ids))
+        return " ".join("".join(letters).split())
+
+    def speak(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Spoken]:
+        """Emissions of each clip (mono float32, 16 kHz), and the likeliest path of its words through them.
+
+        A word of which the model knows no letter (digits, another script) may be anything: it is said, and unlike it is
+        written. Texts of such words alone have no path.
+        """
+        emitted = self.emissions(clips)
+        any_symbol = emitted[0].shape[1] if emitted else 0  # a column more: whatever is likeliest
+        starred = [np.concatenate([logp, logp.max(-1, keepdims=True)], axis=1) for logp in emitted]
+        tokens: list[list[int]] = []
+        owners: list[np.ndarray] = []  # the word of each token; -1 of a space
+        counts: list[np.ndarray] = []
+        for said in words:
+            own, owner = [], []
+            by_word = [self.token_ids(word) for word in said]
+            for index, letters in enumerate(by_word):
+                letters = letters or [any_symbol]
+                if own and self.space is not None:
+                    own.append(self.space)
+                    owner.append(-1)
+                own += letters
+                owner += [index] * len(letters)
+            tokens.append(own)
+            owners.append(np.array(owner, int))
+            counts.append(np.array([len(letters) for letters in by_word]))
+        fits = [i for i, known in enumerate(counts) if known.any()]
+        paths = forced_paths([starred[i] for i in fits], [tokens[i] for i in fits], self.blank)
+        path_of = dict(zip(fits, paths, strict=True))
+        spoken = []
+        for i, (clip, logp) in enumerate(zip(clips, emitted, strict=True)):
+            path, none = path_of.get(i), np.zeros(0, int)
+            at = owners[i][path.token_at] if path else none
+            # A space, and the blanks after it, belong to the word before.
+            word_at = np.maximum.accumulate(at) if path else none
+            on_letter = path.on_token & (at >= 0) if path else none.astype(bool)
+            spoken.append(Spoken(logp, len(clip) / 16000 / len(logp), counts[i], path, word_at, on_letter))
+        return spoken
 
     def emissions(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Log-probabilities `[T, V]` of each clip; long clips are heard in windows, which bounds memory and time.
@@ -99,12 +153,12 @@ class CtcRecogniser:
             owners += [index] * len(spans)
         order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][0]))
         heard: dict[int, np.ndarray] = {}
-        while len(heard) < len(order):
-            batch = order[len(heard) : len(heard) + self._batch_clips]
+        for first, last in by_audio([pieces[i][0] for i in order], self._max_batch_s):
+            batch = order[first:last]
             for i, logp in zip(batch, self._emit([pieces[i][0] for i in batch]), strict=True):
                 samples, head, tail = pieces[i]
-                first, last = (round(len(logp) * at / len(samples)) for at in (head, len(samples) - tail))
-                heard[i] = logp[first:last]
+                begin, end = (round(len(logp) * at / len(samples)) for at in (head, len(samples) - tail))
+                heard[i] = logp[begin:end]
         by_clip: dict[int, list[np.ndarray]] = {}
         for i, owner in enumerate(owners):
             by_clip.setdefault(owner, []).append(heard[i])
@@ -117,65 +171,101 @@ class CtcRecogniser:
         clips = [np.pad(clip, (0, max(0, 1600 - len(clip)))) for clip in clips]
         inputs = self._processor(
             clips, sampling_rate=16000, padding=True, return_attention_mask=True, return_tensors="pt"
-        ).to(self._device)
-        logits = self._model(**inputs).logits.float().log_softmax(-1).cpu().numpy()
+        )
         lengths = inputs["attention_mask"].sum(-1)
         if "input_values" in inputs:
             lengths = self._model._get_feat_extract_output_lengths(lengths)
-        return [rows[: int(n)] for rows, n in zip(logits, lengths, strict=True)]
+        device, dtype = self._model.device, self._model.dtype
+        given = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in inputs.items()}
+        with self._forward:
+            logits = self._model(**given).logits
+        logp = logits.float().log_softmax(-1).cpu().numpy()
+        return [rows[: int(n)] for rows, n in zip(logp, lengths, strict=True)]
 
-    def token_ids(self, word: str) -> list[int]:
-        """Ids of a word's letters; letters that the model does not know are left out."""
-        known = (
-            self._vocabulary.get(c, self._vocabulary.get(c.upper(), self._vocabulary.get(c.lower()))) for c in word
-        )
-        return [i for i in known if i is not None]
+    def lag_s(self, clips: Sequence[np.ndarray], spoken: Sequence[Spoken]) -> tuple[float, float]:
+        """How late the first letter comes after speech begins, and the last one after it ends, by energy.
+
+        A CTC model is late by about the same everywhere: this is the median over the first clips. (At a start the
+        hangover of energy's spans makes up for a weak onset, at an end it is taken off.)
+        """
+        heads, tails = [], []
+        own = {id(clip): (clip, s) for clip, s in zip(clips, spoken, strict=True)}
+        for clip, s in list(own.values())[:LAG_CLIPS]:
+            frames, spans = np.flatnonzero(s.logp.argmax(-1) != self.blank), speech_spans(clip)
+            if len(frames) and spans:
+                heads.append(frames[0] * s.frame_s - spans[0][0])
+                tails.append((frames[-1] + 1) * s.frame_s - (spans[-1][1] - HANGOVER_S))
+        middle = lambda values: float(np.clip(np.median(values), -MAX_LAG_S, MAX_LAG_S)) if values else 0.0  # noqa: E731
+        return middle(heads), middle(tails)
+
+
+class CtcAligner:
+    """`Aligner` over the path of the words: their letters' times less the model's lag."""
+
+    def __init__(self, model: CtcModel) -> None:
+        self.identity, self._model = model.identity, model
+
+    def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
+        spoken = self._model.speak(clips, words)
+        lag_s = self._model.lag_s(clips, spoken)
+        return [_alignment(s, lag_s, len(clip) / 16000) for s, clip in zip(spoken, clips, strict=True)]
+
+
+def _alignment(spoken: Spoken, lag_s: tuple[float, float], duration_s: float) -> Alignment:
+    num_words = len(spoken.letters)
+    if spoken.path is None:  # no room for the words in this audio, or nothing of them that could be heard
+        return Alignment(starts_s=np.zeros(num_words), ends_s=np.zeros(num_words))
+    spans = spoken.word_spans_s()
+    times = np.clip(spans - lag_s, 0.0, duration_s)
+    return Alignment(
+        starts_s=times[:, 0],
+        # The two lags are measured apart: without letters a word stays empty, with some it is no shorter than a frame.
+        ends_s=np.maximum(times[:, 1], times[:, 0] + np.where(spoken.letters > 0, spoken.frame_s, 0.0)),
+    )
+
+
+class CtcRecogniser:
+    """`Recogniser` over the same path, against the free best one."""
+
+    def __init__(self, model: CtcModel) -> None:
+        self.identity, self._model = model.identity, model
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
-        emitted = self.emissions(clips)
-        return [self.judge(e, len(c) / 16000, w) for e, c, w in zip(emitted, clips, words, strict=True)]
+        spoken = self._model.speak(clips, words)
+        lag_s = self._model.lag_s(clips, spoken)
+        return [self._judge(s, lag_s) for s in spoken]
 
-    def judge(self, logp: np.ndarray, duration_s: float, words: list[str]) -> Hearing:
-        """The hearing of one clip from its emissions; any number of texts can be judged on the same ones."""
+    def _judge(self, spoken: Spoken, lag_s: tuple[float, float]) -> Hearing:
+        model, logp, num_words = self._model, spoken.logp, len(spoken.letters)
         best = logp.argmax(-1)
-        starts = np.flatnonzero((best != self._blank) & np.concatenate(([True], best[1:] != best[:-1])))
-        hypothesis = " ".join(
-            "".join(" " if best[t] == self._space else self._letters[int(best[t])] for t in starts).split()
-        )
-        frame_s = duration_s / len(logp)
-        letter_times = starts[best[starts] != self._space] * frame_s
-        tokens, owner = [], []
-        for index, word in enumerate(words):
-            letters = self.token_ids(word)
-            if tokens and letters:
-                tokens.append(self._space)
-                owner.append(index)
-            tokens += letters
-            owner += [index] * len(letters)
-        path = viterbi(logp, np.array(tokens), self._blank) if tokens else None
-        if path is None:  # more letters than frames, or none that this model knows
+        starts = np.flatnonzero((best != model.blank) & np.concatenate(([True], best[1:] != best[:-1])))
+        hypothesis = model.text_of(best[starts])
+        letter_times_s = starts[best[starts] != model.space] * spoken.frame_s
+        if spoken.path is None:
+            score = IMPOSSIBLE if spoken.letters.any() else 0.0
             return Hearing(
-                hypothesis=hypothesis, text_score=IMPOSSIBLE if tokens else 0.0,
-                word_scores=np.full(len(words), IMPOSSIBLE if tokens else 0.0), letter_times_s=letter_times,
+                hypothesis=hypothesis, text_score=score, word_scores=np.full(num_words, score),
+                letter_times_s=letter_times_s,
             )  # fmt: skip
-        loss = path.frame_scores - logp.max(-1)
-        word_at = np.array(owner)[path.token_at]
-        by_word = np.bincount(word_at, weights=loss, minlength=len(words))
-        on_letter = path.on_token & (np.array(tokens)[path.token_at] != self._space)
-        letters = np.maximum(1, [len(self.token_ids(word)) for word in words])
+        loss, letters = spoken.path.frame_scores - logp.max(-1), np.maximum(1, spoken.letters)
         return Hearing(
             hypothesis=hypothesis,
             text_score=float(loss.sum() / letters.sum()),
-            word_scores=by_word / letters,
-            letter_times_s=letter_times,
-            word_spans_s=_spans(word_at[on_letter], np.flatnonzero(on_letter), len(words)) * frame_s,
+            word_scores=np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters,
+            letter_times_s=letter_times_s,
+            word_spans_s=spoken.word_spans_s() - lag_s,
         )
 
 
-def _spans(words: np.ndarray, frames: np.ndarray, num_words: int) -> np.ndarray:
-    """First and last frame + 1 of each word `[W, 2]`; a word without a letter takes the end of the one before."""
-    spans = np.zeros((num_words, 2))
-    for index in range(num_words):
-        own = frames[words == index]
-        spans[index] = (own[0], own[-1] + 1) if len(own) else spans[index - 1, 1] if index else 0
-    return spans
+def _adapter(path: Path, language: str) -> dict[str, str]:
+    """The arguments that choose a language of a checkpoint with an adapter for each (MMS)."""
+    file = path / "vocab.json"
+    vocabulary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not any(isinstance(value, dict) for value in vocabulary.values()):
+        return {}
+    code = ISO_639_3.get(get_language(language).code)
+    if code not in vocabulary:
+        raise ModelError(
+            f"the CTC model in {path} has adapters for {len(vocabulary)} languages, and none for {language}"
+        )
+    return {"target_lang": code}

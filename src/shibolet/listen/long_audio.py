@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 
 from shibolet.listen.protocols import Aligner, Alignment, Hearing
-from shibolet.speech.activity import speech_spans
 
 
 def align_in_pieces(
@@ -24,7 +23,6 @@ def align_in_pieces(
     for index, (clip, said, hearing) in enumerate(zip(clips, words, hearings, strict=True)):
         cuts, spans = [0, len(said)], hearing.word_spans_s
         if len(clip) / 16000 > max_piece_s and len(spans):
-            spans = spans - recogniser_lag_s(clip, spans)
             cuts = cut_words(spans, max_piece_s)
         for first, last in pairwise(cuts):
             start_s = _boundary(spans, first) if first else 0.0
@@ -38,16 +36,9 @@ def align_in_pieces(
         Alignment(
             starts_s=np.concatenate([a.starts_s + offset for offset, a in own]),
             ends_s=np.concatenate([a.ends_s + offset for offset, a in own]),
-            mass=np.concatenate([a.mass for _, a in own]),
         )
         for own in parts
     ]
-
-
-def recogniser_lag_s(clip: np.ndarray, spans_s: np.ndarray) -> float:
-    """How late a CTC model fires (ours 0.3 s): its first word against the first speech by energy, at most 0.5 s."""
-    spoken = speech_spans(clip)
-    return float(np.clip(spans_s[0, 0] - spoken[0][0], 0.0, 0.5)) if spoken else 0.0
 
 
 def cut_words(spans_s: np.ndarray, max_piece_s: float) -> list[int]:

@@ -1,31 +1,86 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
 import json
+from pathlib import Path
 
 from shibolet.errors import ModelError
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.load import dtype_on, is_legacy, load_aligner, load_recogniser, resolve
+from shibolet.model.load import dtype_on, identity_of, is_legacy, load_aligner, load_recogniser, resolve
+from shibolet.records.files import hash_file
+
+HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
 
 
-def open_aligner(name: str, *, device: str = "cpu") -> Aligner:
-    """A Qwen3 forced aligner in either layout."""
-    from shibolet.listen.qwen_aligner import QwenAligner
+def listener_identity(name: str) -> str:
+    """Content hash of a listener: of its configuration and weights, or of its file of hypotheses."""
+    return hash_file(_hypotheses(name)) if name.endswith(HYPOTHESES) else identity_of(resolve(name))
 
-    return QwenAligner(load_aligner(name, dtype=dtype_on(device), device=device))
+
+def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
+    """A Qwen3 forced aligner in either layout, or any CTC checkpoint of transformers."""
+    path = resolve(name)
+    kind = _kind(path)
+    if kind == "qwen":
+        from shibolet.listen.qwen_aligner import QwenAligner
+
+        return QwenAligner(load_aligner(name, dtype=dtype_on(device), device=device))
+    if kind == "ctc":
+        from shibolet.listen.ctc import CtcAligner, CtcModel
+
+        return CtcAligner(CtcModel(path, language, device=device))
+    raise ModelError(
+        f"aligner '{name}' is {_described(path)}; a Qwen3 forced aligner or a ...ForCTC checkpoint can align"
+    )
 
 
 def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogniser:
-    """A Qwen3-ASR in either layout, or any CTC checkpoint of transformers."""
+    """A Qwen3-ASR in either layout, any CTC or sequence-to-sequence speech recogniser of transformers, or a file."""
+    if name.endswith(HYPOTHESES):
+        from shibolet.listen.hypotheses import HypothesisFile
+
+        return HypothesisFile(_hypotheses(name))
     path = resolve(name)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if is_legacy(config) or config.get("model_type") == "qwen3_asr":
+    kind = _kind(path)
+    if kind == "qwen":
         from shibolet.listen.qwen_recogniser import QwenRecogniser
 
         return QwenRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
-    if any(kind.endswith("ForCTC") for kind in config.get("architectures") or []):
-        from shibolet.listen.ctc import CtcRecogniser
+    if kind == "ctc":
+        from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
-        return CtcRecogniser(path, device=device)
+        return CtcRecogniser(CtcModel(path, language, device=device))
+    if kind == "seq2seq":
+        from shibolet.listen.seq2seq import Seq2SeqRecogniser
+
+        return Seq2SeqRecogniser(path, language, device=device)
     raise ModelError(
-        f"recogniser '{name}' is a {config.get('architectures')}; a Qwen3-ASR or a ...ForCTC checkpoint can listen"
+        f"recogniser '{name}' is {_described(path)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
+        "speech recogniser such as Whisper, or a .jsonl file of hypotheses can listen"
     )
+
+
+def _kind(path: Path) -> str | None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+
+    config = _config(path)
+    if is_legacy(config) or config.get("model_type") == "qwen3_asr":
+        return "qwen"
+    if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
+        return "ctc"
+    return "seq2seq" if config.get("model_type") in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else None
+
+
+def _config(path: Path) -> dict:
+    return json.loads((path / "config.json").read_text(encoding="utf-8"))
+
+
+def _described(path: Path) -> str:
+    config = _config(path)
+    return f"a {config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
+
+
+def _hypotheses(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelError(f"recogniser '{name}': there is no such file of hypotheses")
+    return path

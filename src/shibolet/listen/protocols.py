@@ -13,7 +13,6 @@ class Alignment:
 
     starts_s: np.ndarray  # [W]
     ends_s: np.ndarray  # [W]; may lie before the start: that is evidence too
-    mass: np.ndarray  # [2 W] probability within one class of each raw time, start and end of each word in turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,18 +20,18 @@ class Hearing:
     """What a recogniser heard, and how well the given words explain it."""
 
     hypothesis: str
-    text_score: float  # log-likelihood of the text minus that of the free best path, per letter of the text; at most ~0
-    word_scores: np.ndarray = field(
-        default_factory=lambda: np.zeros(0)
-    )  # [W] the same within each word; empty: unknown
-    letter_times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))  # when the hypothesis's letters were heard
-    word_spans_s: np.ndarray = field(
-        default_factory=lambda: np.zeros((0, 2))
-    )  # [W, 2] of the text's words; empty: unknown
+    # Log-likelihood of the text less that of the free best path, per letter of the text; at most ~0. None: unknown.
+    text_score: float | None
+    # The same within each of W words; empty: unknown.
+    word_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    # When the hypothesis's letters were heard; empty: unknown.
+    letter_times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    # Start and end of the text's words [W, 2]; empty: unknown.
+    word_spans_s: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 class Aligner(Protocol):
-    """Finds words in audio, whether they are there or not."""
+    """Finds words in audio, whether they are there or not; several threads may ask at a time."""
 
     identity: str  # hash of the weights: calibrations and caches are bound to it
 
@@ -42,10 +41,20 @@ class Aligner(Protocol):
 
 
 class Recogniser(Protocol):
-    """A second opinion: says what it hears, and what it thinks of the text."""
+    """A second opinion: says what it hears, and what it thinks of the text; several threads may ask at a time."""
 
     identity: str
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         """Hypothesis for `clips[i]` and the score of `words[i]` (at least one)."""
+        ...
+
+
+class ByName(Protocol):
+    """A recogniser's answers from elsewhere: it knows utterances by their ids, and no changed copies of them."""
+
+    identity: str
+
+    def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
+        """What was heard in each utterance; None where nothing is known of it."""
         ...

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment
-from shibolet.model.features import log_mel, num_audio_tokens
+from shibolet.model.features import log_mels, num_audio_tokens
 from shibolet.model.load import LoadedModel
 from shibolet.model.packed import build_pack, packed_logits
 from shibolet.model.prompt import AlignmentPrompt
@@ -15,41 +17,42 @@ CLASS_S = 0.08  # one time class of the aligner
 
 
 class QwenAligner:
-    """`Aligner` over a Qwen3 forced aligner; clips are packed up to `pack_tokens`."""
+    """`Aligner` over a Qwen3 forced aligner; packs hold so many seconds of audio, or one clip."""
 
-    def __init__(self, loaded: LoadedModel, pack_tokens: int = 4096) -> None:
+    def __init__(self, loaded: LoadedModel, max_pack_s: float | None = None) -> None:
         self.identity = loaded.identity
-        self._loaded, self._pack_tokens = loaded, pack_tokens
+        self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
         self._prompt = AlignmentPrompt(loaded.tokenizer)
+        self._forward = forward_lock(loaded.model.device)
 
+    @torch.inference_mode()
     def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
-        mel_of = {key: log_mel(clip, self._loaded.extractor) for key, clip in {id(c): c for c in clips}.items()}
-        mels = [mel_of[id(clip)] for clip in clips]  # one audio under several texts has its features once
+        found: list[Alignment] = []
+        for first, last in by_audio(clips, self._max_pack_s):
+            found += self._align_pack(clips[first:last], words[first:last])
+        return found
+
+    def _align_pack(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
+        model = self._loaded.model
+        unique = {id(clip): clip for clip in clips}  # one audio under several texts has its features once
+        mel_of = dict(zip(unique, log_mels(list(unique.values()), self._loaded.extractor, model.device), strict=True))
+        mels = [mel_of[id(clip)] for clip in clips]
         sequences = [
             self._prompt.example(num_audio_tokens(mel.shape[1]), said, [0] * (2 * len(said)))
             for mel, said in zip(mels, words, strict=True)
         ]
-        found: list[Alignment] = []
-        while len(found) < len(clips):
-            first, tokens, last = len(found), 0, len(found)
-            while last < len(clips) and (last == first or tokens + len(sequences[last].input_ids) <= self._pack_tokens):
-                tokens += len(sequences[last].input_ids)
-                last += 1
-            found += self._align_pack(clips[first:last], words[first:last], mels[first:last], sequences[first:last])
-        return found
-
-    @torch.inference_mode()
-    def _align_pack(self, clips, words, mels, sequences) -> list[Alignment]:
-        model = self._loaded.model
         pack = build_pack(sequences, mels, self._prompt.audio_id, shift=False).to(model.device)
-        logits = packed_logits(model, pack).float().cpu()
-        found = []
-        for clip, said, rows in zip(clips, words, logits.split([2 * len(w) for w in words]), strict=True):
-            inside = min(rows.shape[1], int(np.ceil(len(clip) / 16000 / CLASS_S)) + 1)
-            probability = rows[:, :inside].softmax(-1)
-            best = probability.argmax(-1)
-            around = (torch.arange(inside)[None] - best[:, None]).abs() <= 1
-            times = best.numpy().reshape(len(said), 2) * CLASS_S
-            mass = (probability * around).sum(-1).numpy()
-            found.append(Alignment(starts_s=times[:, 0], ends_s=times[:, 1], mass=mass))
-        return found
+        # The classes that lie within the audio, and one more for its end.
+        num_classes = torch.tensor([int(np.ceil(len(clip) / 16000 / CLASS_S)) + 1 for clip in clips])
+        counts = [2 * len(said) for said in words]
+        with self._forward:  # packed attention is a state of the model
+            logits = packed_logits(model, pack)
+        classes = raw_classes(logits, num_classes.repeat_interleave(torch.tensor(counts)).to(model.device))
+        times = np.split(classes.cpu().numpy() * CLASS_S, np.cumsum(counts)[:-1])
+        return [Alignment(starts_s=own[0::2], ends_s=own[1::2]) for own in times]
+
+
+def raw_classes(logits: Tensor, num_classes: Tensor) -> Tensor:
+    """Likeliest of the first `num_classes` [L] time classes at each marker, [L]; logits are [L, classes]."""
+    outside = torch.arange(logits.shape[1], device=logits.device) >= num_classes[:, None]
+    return logits.masked_fill(outside, -torch.inf).argmax(-1)

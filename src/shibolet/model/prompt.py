@@ -79,8 +79,8 @@ class AlignmentPrompt:
             raise ValueError(f"{len(words)} words need {2 * len(words)} time classes, got {len(classes)}")
         ids = [self._start] + [self.audio_id] * num_audio_tokens + [self._end]
         labels = [IGNORED] * len(ids)
-        for position, word in enumerate(words):
-            tokens = self._tokenizer(word, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        by_word = self._tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for position, tokens in enumerate(by_word):
             ids += tokens + [self.timestamp_id] * 2
             times = [IGNORED, IGNORED] if classes is None else classes[2 * position : 2 * position + 2]
             labels += [IGNORED] * len(tokens) + times

@@ -131,10 +131,10 @@ class Round:
 
     def identity(self, model: str) -> str:
         """Content hash of a model by name."""
-        from shibolet.model.load import identity_of, resolve
+        from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
-            self._identities[model] = identity_of(resolve(model))
+            self._identities[model] = listener_identity(model)
         return self._identities[model]
 
     @cached_property
@@ -143,16 +143,16 @@ class Round:
         from shibolet.listen.open import open_aligner
 
         name = self.recipe.audit.aligner
-        return LazyListener(self.identity(name), lambda: open_aligner(name, device=self.device))
+        return LazyListener(self.identity(name), lambda: open_aligner(name, self.recipe.language, device=self.device))
 
     def recogniser(self, name: str) -> LazyListener:
         """A recogniser by name."""
-        from shibolet.listen.open import open_recogniser
+        from shibolet.listen.open import HYPOTHESES, open_recogniser
 
         if name not in self._recognisers:
-            self._recognisers[name] = LazyListener(
-                self.identity(name), lambda: open_recogniser(name, self.recipe.language, device=self.device)
-            )
+            open_it = lambda: open_recogniser(name, self.recipe.language, device=self.device)  # noqa: E731
+            is_file = name.endswith(HYPOTHESES)
+            self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
     def transcriber(self, model: str):
@@ -187,6 +187,12 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
         write_recipe(recipe, folder.recipe)
         folder.write_provenance(command, recipe.num_threads)
         yield Round(recipe, folder, tell, track)
+
+
+@contextmanager
+def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
+    """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
+    yield Round(recipe, RunFolder(run_dir), tell, track)
 
 
 def stream_cache() -> Path:

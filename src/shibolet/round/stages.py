@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
-def do_audit(round: Round, *, prepared: bool = False) -> dict:
-    """The content of `alignment_report.json`: of the training data, or of what prepare kept."""
+def do_audit(round: Round, *, prepared: bool = False, merge: bool = False) -> dict:
+    """The content of `alignment_report.json`: of the training data, or of what prepare kept.
+
+    With `merge` the shards of a job array have heard it all, or it is an error.
+    """
     from shibolet.audit.stage import run_audit
 
     recipe, folder = round.recipe, round.folder
     data = round.prepared if prepared else round.data
-    listener = _listener(round, data, prepared)
+    listener = _listener(round, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {
         "data": data.digest,
         "language": recipe.language,
-        "audit": config.model_dump(mode="json"),
+        "audit": config.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
         "calibration": hash_file(config.calibration) if config.calibration else None,
         "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
         "listeners": list(listener.identities),
@@ -49,6 +52,7 @@ def do_audit(round: Round, *, prepared: bool = False) -> dict:
                 config=config,
                 language=recipe.language,
                 on_progress=progress,
+                merge=merge,
             )
         if not prepared:
             report["num_looks"] = 1 + len(_extensions(folder, data))
@@ -56,6 +60,22 @@ def do_audit(round: Round, *, prepared: bool = False) -> dict:
         write_json(path, _decision(path.parent, recipe.gate) | report)
         stage.finish()
     return read_json(path)
+
+
+def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
+    """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
+    from shibolet.audit.stage import hear_shard
+
+    config = _extended(round.recipe.audit, round.folder, round.data)
+    with round.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
+        hear_shard(
+            round.data.utterances,
+            shard,
+            listener=_listener(round),
+            config=config,
+            language=round.recipe.language,
+            on_progress=progress,
+        )
 
 
 def extend_audit(round: Round) -> int:
@@ -91,14 +111,14 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
 DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
-def _listener(round: Round, data: SourceData, prepared: bool = False) -> "Listener":
-    """Who listens; what they heard is kept and known by its place only, so other data have another folder."""
+def _listener(round: Round, prepared: bool = False) -> "Listener":
+    """Who listens, and where what they heard is kept, known by its content."""
     from shibolet.audit.hearing import Listener
     from shibolet.speech.audio import load
 
     audit = round.recipe.audit
     name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
-    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard" / data.digest, load, audit)
+    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard", load, audit)
 
 
 def _decision(audit_dir: Path, config: GateConfig) -> dict:
@@ -121,13 +141,18 @@ def do_hear_rest(round: Round) -> Path:
                 round.data.utterances,
                 audit_dir=round.folder.audit(),
                 out_path=path,
-                listener=_listener(round, round.data),
+                listener=_listener(round),
                 config=round.recipe.audit,
                 language=round.recipe.language,
                 on_progress=progress,
             )
         stage.finish()
     return path
+
+
+def _named(path: Path) -> DataSource:
+    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
+    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
 
 
 def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -> dict:
@@ -137,8 +162,8 @@ def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -
     """
     from shibolet.audit.calibrate import run_calibrate
 
-    data, others = (round.join([_manifest_source(path) for path in paths]) for paths in (clean, foreign))
-    recipe, listener = round.recipe, _listener(round, data)
+    data, others = (round.join([_named(path) for path in paths]) for paths in (clean, foreign))
+    recipe, listener = round.recipe, _listener(round)
     inputs = {
         "data": [data.digest, others.digest],
         "language": recipe.language,
@@ -153,7 +178,7 @@ def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -
                 data.utterances,
                 others.utterances,
                 out_path=round.folder.calibration,
-                name=", ".join(_manifest_source(path).name for path in clean),
+                name=", ".join(_named(path).name for path in clean),
                 listener=listener,
                 config=recipe.calibrate,
                 audit=recipe.audit,
@@ -383,7 +408,7 @@ def evaluate_manifest(
 
     config, device = EvaluateConfig(), best_device()
     with track("read") as progress:
-        utterances, ledger = read_source(_manifest_source(manifest), stream_cache(), progress)
+        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
     loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
     with TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
@@ -398,11 +423,6 @@ def evaluate_manifest(
             ledger=ledger,
             on_progress=progress,
         )
-
-
-def _manifest_source(path: Path) -> DataSource:
-    """A manifest that the command line names, where a recipe would have a source; many are called manifest.jsonl."""
-    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
 
 
 def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int) -> dict:

@@ -4,6 +4,8 @@ Samples are float32 [S] at 16 kHz. Frames are 25 ms every 10 ms; energies are th
 holds most of speech, none of mains hum and little of hiss.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import percentile_filter, uniform_filter1d
 
@@ -32,8 +34,25 @@ SNR_RANGE_DB = (-10.0, 60.0)
 MIN_NOISE_S = 0.1  # of frames outside speech, before their mean counts as the noise
 
 BANDWIDTH_FLOOR_DB = 55.0  # below the strongest bin; a wide-band "s" stays above it, a resampler's stop band does not
-BANDWIDTH_MAX_FRAMES = 3000
 _BLOCK_FRAMES = 6000  # a minute: bounds memory on recordings of hours
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What energy alone says of a clip."""
+
+    duration_s: float
+    speech: tuple[tuple[float, float], ...]  # as `speech_spans`
+    snr_db: float  # as `estimate_snr_db`
+    bandwidth_hz: float  # as `bandwidth_hz`
+
+
+def sound_of(samples: np.ndarray) -> Sound:
+    """All of it from one look at the clip's spectra, which is where the time goes."""
+    duration_s = len(samples) / SAMPLE_RATE_HZ
+    energy_db, spectrum = _energy_db(samples)
+    spans = _spans(energy_db, duration_s)
+    return Sound(duration_s, tuple(spans), _snr_db(energy_db, spans), _bandwidth_hz(spectrum))
 
 
 def speech_spans(samples: np.ndarray) -> list[tuple[float, float]]:
@@ -41,7 +60,7 @@ def speech_spans(samples: np.ndarray) -> list[tuple[float, float]]:
 
     Meant for speech at 5 dB or more above its noise; music and other people's voices count as speech.
     """
-    return _spans(_energy_db(samples), len(samples) / SAMPLE_RATE_HZ)
+    return _spans(_energy_db(samples)[0], len(samples) / SAMPLE_RATE_HZ)
 
 
 def estimate_snr_db(samples: np.ndarray) -> float:
@@ -49,8 +68,18 @@ def estimate_snr_db(samples: np.ndarray) -> float:
 
     Noise is the mean of what lies between spans of speech; where that is too short, the clip's quietest frames.
     """
-    energy_db = _energy_db(samples)
-    spans = _spans(energy_db, len(samples) / SAMPLE_RATE_HZ)
+    return sound_of(samples).snr_db
+
+
+def bandwidth_hz(samples: np.ndarray) -> float:
+    """Highest frequency with energy less than `BANDWIDTH_FLOOR_DB` under the strongest; 0.0 for silence.
+
+    About 4,000 for a telephone band, near 8,000 for speech recorded at 16 kHz.
+    """
+    return sound_of(samples).bandwidth_hz
+
+
+def _snr_db(energy_db: np.ndarray, spans: list[tuple[float, float]]) -> float:
     if not spans:
         return SNR_RANGE_DB[0]
     centre_s = np.arange(len(energy_db)) * HOP_S + FRAME_SAMPLES / 2 / SAMPLE_RATE_HZ
@@ -64,14 +93,8 @@ def estimate_snr_db(samples: np.ndarray) -> float:
     return float(np.clip(10 * np.log10(speech / max(noise, 1e-12)), *SNR_RANGE_DB))
 
 
-def bandwidth_hz(samples: np.ndarray) -> float:
-    """Highest frequency with energy less than `BANDWIDTH_FLOOR_DB` under the strongest; 0.0 for silence.
-
-    About 4,000 for a telephone band, near 8,000 for speech recorded at 16 kHz.
-    """
-    frames = _frames(samples)
-    frames = frames[:: max(1, len(frames) // BANDWIDTH_MAX_FRAMES)]
-    spectrum = uniform_filter1d(_power(frames).mean(axis=0), 7)  # 220 Hz
+def _bandwidth_hz(spectrum: np.ndarray) -> float:
+    spectrum = uniform_filter1d(spectrum, 7)  # 220 Hz
     if spectrum.max() <= 1e-12:
         return 0.0
     highest = np.flatnonzero(spectrum > spectrum.max() * 10 ** (-BANDWIDTH_FLOOR_DB / 10))[-1]
@@ -95,14 +118,17 @@ def _bin_hz(num_bins: int) -> np.ndarray:
     return np.linspace(0, SAMPLE_RATE_HZ / 2, num_bins)
 
 
-def _energy_db(samples: np.ndarray) -> np.ndarray:
-    """Energy in the speech band of each frame, dB relative to full scale, [N]."""
+def _energy_db(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energy in the speech band of each frame, dB relative to full scale, [N], and the mean power spectrum [F]."""
     frames = _frames(samples)
     hz = _bin_hz(257)
     band = (BAND_HZ[0] <= hz) & (hz <= BAND_HZ[1])
-    blocks = (frames[i : i + _BLOCK_FRAMES] for i in range(0, len(frames), _BLOCK_FRAMES))
-    power = np.concatenate([_power(block)[:, band].sum(axis=1) for block in blocks])
-    return 10 * np.log10(np.maximum(power, 1e-12))
+    energy, spectrum = np.empty(len(frames)), np.zeros(257)
+    for first in range(0, len(frames), _BLOCK_FRAMES):
+        power = _power(frames[first : first + _BLOCK_FRAMES])
+        energy[first : first + len(power)] = power[:, band].sum(axis=1)
+        spectrum += power.sum(axis=0)
+    return 10 * np.log10(np.maximum(energy, 1e-12)), spectrum / len(frames)
 
 
 def _spans(energy_db: np.ndarray, duration_s: float) -> list[tuple[float, float]]:

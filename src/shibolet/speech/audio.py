@@ -4,6 +4,7 @@ libsndfile decodes wav, FLAC, Ogg Vorbis and Ogg Opus, PyAV (FFmpeg) what libsnd
 Xing header libsndfile takes an MP3's length from its first frames and stops there, and its seek misses by frames.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -83,6 +84,20 @@ def original_bytes(ref: AudioRef) -> bytes:
             return content
         _require_file(content)
         return content.read_bytes()
+
+
+def content_hash(ref: AudioRef) -> str:
+    """SHA-256 of all encoded bytes that a reference points into, whatever the span; AudioError as in `load`.
+
+    At 2 GB/s it costs a tenth of decoding FLAC, which has to read the same bytes.
+    """
+    with _reading(_name(ref)):
+        content = _content(ref)
+        if isinstance(content, bytes):
+            return hashlib.sha256(content).hexdigest()
+        _require_file(content)
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(ref: AudioRef) -> str:

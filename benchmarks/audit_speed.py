@@ -1,0 +1,229 @@
+"""How much audio an audit hears a second, from FLAC on disk to evidence on disk, pass by pass.
+
+    python benchmarks/audit_speed.py                          random weights in the real sizes, on the GPU
+    python benchmarks/audit_speed.py --size tiny --device cpu --clips 240     the package's own checkpoints
+    python benchmarks/audit_speed.py --only align --device cpu --clips 8      the real aligner on a CPU
+
+decode   decoding, energy, signals and writing; the listeners say nothing
+align    and the forced aligner (0.6B: encoder 24 x 1024, decoder 28 x 1024, 5,000 time classes of 80 ms)
+score    decode, and the recogniser's teacher-forced likelihood (1.7B: encoder 24 x 1024, decoder 28 x 2048)
+greedy   decode, and its greedy hypotheses, which random weights end at 7 tokens a second of audio
+all      both listeners, as an audit runs them
+
+Durations are log-normal, 5.8 s on average, 1 to 15 s; 2 words a second. Prints one JSON object a pass.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+# No torch up here: the processes that decode load this file too.
+from shibolet.audit.config import AuditConfig
+from shibolet.audit.hearing import Clip, Listener
+from shibolet.demo.lexicon import load_lexicon
+from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.records.utterance import AudioRef
+from shibolet.speech.audio import encode_flac, load
+
+if TYPE_CHECKING:
+    from shibolet.listen.qwen_recogniser import QwenRecogniser
+    from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.load import LoadedModel
+
+PASSES = ("decode", "align", "score", "greedy", "all")
+WORDS_PER_S, TOKENS_PER_S = 2.0, 7.0
+# Of Qwen/Qwen3-ForcedAligner-0.6B; the encoder is the default one but for the size that it hands over.
+ALIGNER = {
+    "audio_config": {"model_type": "qwen3_asr_encoder", "output_dim": 1024},
+    "text_config": {
+        "model_type": "qwen3", "vocab_size": 152064, "hidden_size": 1024, "intermediate_size": 3072,
+        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": 65536, "tie_word_embeddings": True,
+    },
+    "num_labels": 5000,
+}  # fmt: skip
+RECOGNISER = {"audio_config": {"model_type": "qwen3_asr_encoder", "output_dim": 2048}}
+
+
+class NoAligner:
+    """Every word at once, at the start."""
+
+    identity = "none"
+
+    def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
+        return [Alignment(starts_s=np.zeros(len(w)), ends_s=np.ones(len(w)), mass=np.ones(2 * len(w))) for w in words]
+
+
+class NoRecogniser:
+    """The text itself, from nothing."""
+
+    identity = "none"
+
+    def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
+        return [Hearing(hypothesis=" ".join(said), text_score=None) for said in words]
+
+
+class OnePass(NoRecogniser):
+    """One half of a Qwen recogniser's work."""
+
+    def __init__(self, recogniser: "QwenRecogniser", transcriber: "Transcriber", name: str) -> None:
+        self.identity = name
+        self._recogniser, self._transcriber, self._name = recogniser, transcriber, name
+
+    def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
+        texts = [" ".join(said) for said in words]
+        if self._name == "greedy":
+            with self._recogniser._forward:
+                return [Hearing(hypothesis=text, text_score=None) for text in self._transcriber.transcribe(clips)]
+        scores = self._recogniser.log_likelihood(clips, texts)
+        return [Hearing(hypothesis=text, text_score=score) for text, score in zip(texts, scores, strict=True)]
+
+
+def random_model(kind: str, device: str) -> "LoadedModel":
+    """A model of the real size with random weights, and the demo's tokenizer: 3 to 4 tokens a word, as many or more."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        Qwen3ASRConfig,
+        Qwen3ASRFeatureExtractor,
+        Qwen3ASRForConditionalGeneration,
+        Qwen3ASRForTokenClassification,
+    )
+
+    from shibolet.model.load import LoadedModel, dtype_on, resolve
+    from shibolet.model.prompt import AUDIO_TOKEN, TIMESTAMP
+
+    cls, settings = {
+        "aligner": (Qwen3ASRForTokenClassification, ALIGNER),
+        "recogniser": (Qwen3ASRForConditionalGeneration, RECOGNISER),
+    }[kind]
+    path = resolve("builtin:round1")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    ids = dict(zip(("audio_token_id", "timestamp_token_id"), tokenizer.convert_tokens_to_ids([AUDIO_TOKEN, TIMESTAMP])))
+    config = Qwen3ASRConfig(**settings, **ids, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype_on(device))
+    with torch.device(device):
+        model = cls._from_config(config, attn_implementation="sdpa").eval()
+    torch.set_default_dtype(torch.float32)
+    return LoadedModel(model.to(device, dtype_on(device)), tokenizer, Qwen3ASRFeatureExtractor(), path, kind)
+
+
+def write_clips(folder: Path, numbers: range) -> list[Clip]:
+    """Bursts of noise as loud and as long as words, one FLAC file each."""
+    words, clips = [entry.spelling for entry in load_lexicon().entries], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        rng = np.random.default_rng(number)
+        duration_s = float(np.clip(rng.lognormal(np.log(5.2), 0.5), 1.0, 15.0))
+        samples = np.cumsum(rng.standard_normal(int(16000 * duration_s)))
+        samples = np.diff(samples - np.convolve(samples, np.ones(32) / 32, "same"), prepend=0.0)
+        loud = np.repeat(rng.uniform(0, 1, len(samples) // 3200 + 1) > 0.25, 3200)[: len(samples)]
+        path = folder / f"{number}.flac"
+        path.write_bytes(encode_flac(0.05 * samples / samples.std() * (loud + 0.01)))
+        said = tuple(random.Random(number).choices(words, k=max(1, round(WORDS_PER_S * duration_s))))
+        clip = Clip(
+            key=f"u{number}", audio=AudioRef(path=str(path)), words=said, verifiable=(True,) * len(said),
+            duration_s=duration_s,
+        )  # fmt: skip
+        clips.append(clip)
+    return clips
+
+
+def measure(name: str, aligner, recogniser, clips: list[Clip], config: AuditConfig, device: str) -> dict:
+    """One pass over clips that nobody has heard, after a small one that loads what is loaded late."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        warm = len(clips) // 10
+        Listener(aligner, recogniser, Path(folder) / "warm", load, config).hear(clips[:warm])
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        heard = Listener(aligner, recogniser, Path(folder) / "timed", load, config).hear(clips[warm:])
+        seconds = time.perf_counter() - started
+        failures = sum(heard[key].failure is not None for key in heard)
+    audio_s = sum(clip.duration_s for clip in clips[warm:])
+    return {
+        "pass": name, "audio_s_per_s": round(audio_s / seconds, 1), "s_per_clip": round(seconds / len(clips[warm:]), 4),
+        "clips": len(clips) - warm, "audio_s": round(audio_s), "seconds": round(seconds, 2), "failures": failures,
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if device != "cpu" else None,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", choices=("real", "tiny"), default="real")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", nargs="+", choices=PASSES, default=PASSES)
+    parser.add_argument("--clips", type=int, default=6000)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; else all cores")
+    parser.add_argument("--pack-s", type=float, help="audio of one pack; else the listeners' own")
+    parser.add_argument("--chunk", type=int, help="clips heard together; else the audit's own")
+    args = parser.parse_args()
+    import torch
+
+    from shibolet.listen.open import open_aligner, open_recogniser
+    from shibolet.listen.qwen_aligner import QwenAligner
+    from shibolet.listen.qwen_recogniser import QwenRecogniser
+    from shibolet.listen.transcribe import Transcriber
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings = {"num_workers": args.workers} | ({"chunk_utterances": args.chunk} if args.chunk else {})
+    config = AuditConfig(aligner="-", recogniser="-", **settings)
+    where = torch.cuda.get_device_name() if args.device != "cpu" else f"{torch.get_num_threads()} CPU threads"
+    about = {"device": where, "cores": os.cpu_count(), "torch": torch.__version__, "size": args.size,
+             "pack_s": args.pack_s, "chunk": config.chunk_utterances}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        parts = [range(first, min(first + 100, args.clips)) for first in range(0, args.clips, 100)]
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            clips = [clip for part in pool.map(write_clips, [Path(folder)] * len(parts), parts) for clip in part]
+        print(f"{len(clips)} clips in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        aligner, recogniser, failed = NoAligner(), NoRecogniser(), False
+        wanted = set(args.only)
+        for name in [name for name in PASSES if name in wanted]:
+            try:
+                if name in ("align", "all") and isinstance(aligner, NoAligner):
+                    tiny = args.size == "tiny"
+                    aligner = (
+                        open_aligner("builtin:aligner", "Hebrew", device=args.device) if tiny
+                        else QwenAligner(random_model("aligner", args.device), args.pack_s)
+                    )  # fmt: skip
+                if name in ("score", "greedy", "all") and isinstance(recogniser, NoRecogniser):
+                    if args.size == "tiny":
+                        recogniser = open_recogniser("builtin:ctc", "Hebrew", device=args.device)
+                    else:
+                        loaded = random_model("recogniser", args.device)
+                        writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
+                        recogniser = QwenRecogniser(loaded, "Hebrew", max_pack_s=args.pack_s, transcriber=writer)
+                ears = {
+                    "decode": (NoAligner(), NoRecogniser()), "align": (aligner, NoRecogniser()),
+                    "all": (aligner, recogniser),
+                }.get(name)  # fmt: skip
+                if ears is None:
+                    one = OnePass(recogniser, writer, name) if args.size == "real" else recogniser
+                    ears = (NoAligner(), one)
+                # Slower passes hear fewer clips.
+                share = {"decode": 1.0, "align": 1.0, "score": 0.5}.get(name, 0.25) if args.size == "real" else 1.0
+                result = measure(name, *ears, clips[: max(10, int(share * len(clips)))], config, args.device)
+            except Exception as error:  # one pass that fails must not take the others' figures with it
+                result, failed = {"pass": name, "error": f"{type(error).__name__}: {error}"[:500]}, True
+            print(json.dumps({**result, **about}), flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Evidence on disk, found by the content that it was heard from: nothing is heard twice, whatever it is called.
+
+A file holds what was heard together: a line with the content ids and where each one's line begins, then those lines. It
+is written whole or not at all and named by its ids, so several processes or machines may fill one folder, and folders
+may be put together with `cp`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from shibolet.audit.clip import Evidence
+from shibolet.errors import DataError
+from shibolet.records.files import hash_json, write_bytes
+
+_OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
+
+
+class EvidenceStore:
+    """Evidence by content id; memory holds about 100 bytes of index for each, the rest stays on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[Path] = []
+        self._place: dict[int, int] = {}
+        self._open: tuple[int, BinaryIO] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in files that have come; where two have the same content the first by name stays."""
+        known = set(self._files)
+        for path in sorted(self._folder.glob("*.jsonl")):
+            if path in known:
+                continue
+            with path.open("rb") as file:
+                head = file.readline()
+                try:
+                    index = json.loads(head)["begins"]
+                except (ValueError, KeyError) as error:
+                    raise DataError(f"{path} is no evidence that shibolet wrote; delete it to hear it again") from error
+                for content_id, begin in index.items():
+                    place = len(self._files) << _OFFSET_BITS | len(head) + begin
+                    self._place.setdefault(int(content_id, 16), place)
+            self._files.append(path)
+
+    def __contains__(self, content_id: str) -> bool:
+        return int(content_id, 16) in self._place
+
+    def write(self, rows: Mapping[str, Mapping[str, Evidence]]) -> None:
+        """Put on disk by content id the evidence as it is, kind "", and under changed times; `refresh` finds it."""
+        lines = [
+            json.dumps({kind: e.to_json() for kind, e in row.items()}, ensure_ascii=False, allow_nan=False).encode()
+            for row in rows.values()
+        ]
+        begins, position = {}, 0
+        for content_id, line in zip(rows, lines, strict=True):
+            begins[content_id] = position
+            position += len(line) + 1
+        head = json.dumps({"begins": begins}).encode()
+        write_bytes(self._folder / f"{hash_json(list(rows))}.jsonl", b"\n".join([head, *lines]) + b"\n")
+
+    def read(self, content_id: str) -> dict[str, dict]:
+        """JSON of the evidence by kind; KeyError where there is none."""
+        place = self._place[int(content_id, 16)]
+        number, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
+        if self._open is None or self._open[0] != number:
+            self.close()
+            self._open = (number, self._files[number].open("rb"))
+        file = self._open[1]
+        file.seek(offset)
+        return json.loads(file.readline())
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+
+class Heard(Mapping[str, Evidence]):
+    """Evidence by a clip's key, read from disk each time; `kind/key` is its evidence under changed times."""
+
+    def __init__(self, store: EvidenceStore, content_ids: Mapping[str, str]) -> None:
+        self._store, self._content_ids = store, content_ids
+
+    def __getitem__(self, key: str) -> Evidence:
+        if key in self._content_ids:
+            return Evidence.from_json(key, self._store.read(self._content_ids[key])[""])
+        kind, _, base = key.partition("/")
+        return Evidence.from_json(key, self._store.read(self._content_ids[base])[kind])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content_ids)
+
+    def __len__(self) -> int:
+        return len(self._content_ids)

@@ -1,0 +1,33 @@
+"""How much audio a listener takes at once, and who may compute meanwhile."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from threading import Lock
+
+import numpy as np
+import torch
+
+_CPU = Lock()
+
+
+def forward_lock(device: torch.device) -> AbstractContextManager:
+    """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores."""
+    return _CPU if device.type == "cpu" else Lock()
+
+
+def pack_audio_s(device: torch.device) -> float:
+    """Seconds of audio of one pack: what fills a GPU's matrix units, or stays within a CPU's caches."""
+    return 600.0 if device.type == "cuda" else 60.0
+
+
+def by_audio(clips: Sequence[np.ndarray], max_s: float) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of runs of clips (mono, 16 kHz) that hold at most `max_s` of audio, or one clip."""
+    first, total_s = 0, 0.0
+    for i, clip in enumerate(clips):
+        length_s = len(clip) / 16000
+        if i > first and total_s + length_s > max_s:
+            yield first, i
+            first, total_s = i, 0.0
+        total_s += length_s
+    if first < len(clips):
+        yield first, len(clips)

@@ -1,0 +1,212 @@
+"""Listeners that are no Qwen: tiny random models of other kinds, saved and opened as a user's would be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Processor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from shibolet.errors import DataError, ModelError
+from shibolet.listen.ctc import CtcAligner, CtcModel, CtcRecogniser
+from shibolet.listen.hypotheses import HypothesisFile
+from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
+from shibolet.listen.seq2seq import Seq2SeqRecogniser
+
+LATIN = "abcdefghijklmnopqrstuvwxyz'"
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [(0.1 * rng.standard_normal(int(16000 * s))).astype(np.float32) for s in (1.3, 0.4, 2.0)]
+
+
+def save_wav2vec2(path: Path, vocabulary: dict, norm: str = "layer", delimiter: str | None = "|") -> Path:
+    torch.manual_seed(0)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    letters = next(iter(vocabulary.values())) if isinstance(next(iter(vocabulary.values())), dict) else vocabulary
+    nested = {"target_lang": next(iter(vocabulary))} if letters is not vocabulary else {}
+    tokenizer = Wav2Vec2CTCTokenizer(
+        str(path / "vocab.json"), unk_token="<pad>", pad_token="<pad>", bos_token=None, eos_token=None,
+        word_delimiter_token=delimiter, **nested,
+    )  # fmt: skip
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
+    Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(path)
+    config = Wav2Vec2Config(
+        vocab_size=len(letters), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer", pad_token_id=0, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    Wav2Vec2ForCTC(config).save_pretrained(path)
+    return path
+
+
+def alphabet(letters: str, *more: str) -> dict[str, int]:
+    return {token: i for i, token in enumerate(["<pad>", *more, *letters])}
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_wav2vec2_hears_the_same_alone_and_among_others(tmp_path: Path, clips: list[np.ndarray], norm: str) -> None:
+    """A group norm over time sees the padding of a batch whatever the mask says."""
+    path = save_wav2vec2(tmp_path / norm, alphabet(LATIN, "|"), norm)
+    model = CtcModel(path, "Hebrew")
+    together = model.emissions(clips)
+    alone = [model.emissions([clip])[0] for clip in clips]
+    assert len({e.shape[0] for e in alone}) == 3 and alone[0].std() > 0
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_hebrew_is_written_in_latin_letters_only_where_there_are_no_others(tmp_path: Path) -> None:
+    latin = CtcModel(save_wav2vec2(tmp_path / "latin", alphabet(LATIN), delimiter=None), "Hebrew")
+    spell = {i: letter for letter, i in alphabet(LATIN).items()}
+    assert "".join(spell[i] for i in latin.token_ids("שלום")) == "shlvm"
+    assert latin.token_ids("12") == [] and latin.space is None
+    hebrew = CtcModel(save_wav2vec2(tmp_path / "hebrew", alphabet("אבגשלום", "|")), "Hebrew")
+    assert len(hebrew.token_ids("שלום")) == 4 and hebrew.token_ids("תקת") == []
+
+
+def test_a_model_without_a_letter_of_the_language_is_refused(tmp_path: Path) -> None:
+    path = save_wav2vec2(tmp_path / "greek", alphabet("αβγδ", "|"))
+    with pytest.raises(ModelError, match="knows no letter of Hebrew"):
+        open_recogniser(str(path), "Hebrew")
+
+
+def test_adapters_for_other_languages_only_are_refused(tmp_path: Path) -> None:
+    path = save_wav2vec2(tmp_path / "mms", {"fra": alphabet(LATIN, "|")})
+    with pytest.raises(ModelError, match="adapters for 1 languages, and none for Hebrew"):
+        open_aligner(str(path), "Hebrew")
+
+
+def test_a_ctc_aligner_answers_for_every_word(tmp_path: Path, clips: list[np.ndarray]) -> None:
+    """Words without a letter, and more letters than frames, must come back as words without evidence."""
+    aligner = open_aligner(str(save_wav2vec2(tmp_path / "latin", alphabet(LATIN, "|"))), "Hebrew")
+    assert isinstance(aligner, CtcAligner)
+    words = [["שלום", "12", "עולם"], ["שלום"] * 40, ["34", "בית"]]
+    found = aligner.align(clips, words)
+    for alignment, said, clip in zip(found, words, clips, strict=True):
+        assert len(alignment.starts_s) == len(alignment.ends_s) == len(said)
+        assert (alignment.starts_s >= 0).all() and (alignment.ends_s <= len(clip) / 16000 + 0.03).all()
+    assert not found[1].ends_s.any()
+    assert found[0].starts_s[0] < found[0].starts_s[1] < found[0].starts_s[2]
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper of two layers with a byte vocabulary and no languages."""
+    path = tmp_path_factory.mktemp("whisper")
+    symbols = [chr(i) for i in range(33, 127)] + [chr(i) for i in range(161, 324)] + ["Ġ"]
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*symbols, *special]))}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=5)
+    WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(path)
+    torch.manual_seed(0)
+    end = vocabulary["<|endoftext|>"]
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), num_mel_bins=16, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_source_positions=250, max_target_positions=64, pad_token_id=end, bos_token_id=end, eos_token_id=end,
+        decoder_start_token_id=vocabulary["<|startoftranscript|>"], suppress_tokens=[], begin_suppress_tokens=[],
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(8)
+    model.save_pretrained(path)
+    return path
+
+
+def test_a_sequence_to_sequence_model_scores_a_text_as_it_would_write_it(
+    whisper: Path, clips: list[np.ndarray]
+) -> None:
+    """Teacher forcing with a prefix, a shift or a padding of its own would score another text than step by step."""
+    recogniser = open_recogniser(str(whisper), "Hebrew")
+    assert isinstance(recogniser, Seq2SeqRecogniser)
+    texts = ["abc de", "x", "fgh ijk lm"]
+    found = recogniser.log_likelihood(clips, texts)
+    model, tokenizer = recogniser._model, recogniser._processor.tokenizer
+    for clip, text, score in zip(clips, texts, found, strict=True):
+        target = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        written, expected = recogniser._prefix(), 0.0
+        for token in target:
+            with torch.no_grad():
+                logits = model(**recogniser._inputs([clip]), decoder_input_ids=torch.tensor([written])).logits[0, -1]
+            expected += float(logits.log_softmax(-1)[token])
+            written = [*written, token]
+        assert score == pytest.approx(expected, rel=1e-4)
+    assert len(set(found)) == 3
+
+
+def test_a_clip_beyond_what_the_model_takes_has_a_text_and_no_score(whisper: Path, clips: list[np.ndarray]) -> None:
+    long = np.concatenate([*clips, *clips])
+    heard = open_recogniser(str(whisper), "Hebrew").hear([clips[0], long], [["שלום"], ["שלום"]])
+    assert heard[0].text_score is not None and heard[1].text_score is None and heard[1].hypothesis
+
+
+def test_hypotheses_from_a_file_are_found_by_id(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.jsonl"
+    rows = [{"id": "a", "hypothesis": "שלום"}, {"id": "b", "hypothesis": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recogniser = open_recogniser(str(path), "Hebrew")
+    assert isinstance(recogniser, HypothesisFile) and recogniser.identity == listener_identity(str(path))
+    found = recogniser.look_up(["b", "a", "c"])
+    assert [h and h.hypothesis for h in found] == ["", "שלום", None] and found[0].text_score is None
+    path.write_text('{"id": 3, "hypothesis": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 1"):
+        open_recogniser(str(path), "Hebrew")
+    with pytest.raises(ModelError, match="no such file"):
+        open_recogniser(str(tmp_path / "none.jsonl"), "Hebrew")
+
+
+def test_what_cannot_listen_is_said_with_its_kind(tmp_path: Path) -> None:
+    """The configuration decides, not the name."""
+    folder = tmp_path / "whisper-ctc-qwen3-asr"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    with pytest.raises(ModelError, match=r"a bert \(BertModel\)"):
+        open_recogniser(str(folder), "Hebrew")
+    with pytest.raises(ModelError, match=r"a bert \(BertModel\)"):
+        open_aligner(str(folder), "Hebrew")
+
+
+def test_the_demo_recogniser_places_and_scores(clips: list[np.ndarray]) -> None:
+    """The package's own CTC checkpoint opens as both, and noise is no speech to it."""
+    recogniser, aligner = open_recogniser("builtin:ctc", "Hebrew"), open_aligner("builtin:ctc", "Hebrew")
+    assert isinstance(recogniser, CtcRecogniser) and recogniser.identity == aligner.identity
+    heard = recogniser.hear(clips[:1], [["שלום", "עולם"]])[0]
+    assert heard.text_score < -3 and heard.word_spans_s.shape == (2, 2)
+    assert aligner.align(clips[:1], [["שלום", "עולם"]])[0].starts_s.shape == (2,)
+
+
+def test_a_word_in_digits_may_sound_like_anything_and_its_neighbours_may_not() -> None:
+    """Half of the texts with a number in digits would be flagged if the spoken number had to be a blank."""
+    vocabulary, rng = {letter: i for i, letter in enumerate("_|אבגד")}, np.random.default_rng(0)
+    logp = np.log(rng.dirichlet(np.full(6, 0.1), 40) + 1e-4)
+    for t, letter in zip(range(0, 40, 4), "אבג|דאב|גד"):
+        logp[t : t + 4] = np.log(1e-4)
+        logp[t : t + 2, vocabulary[letter]] = logp[t + 2 : t + 4, 0] = 0.0
+    model = CtcModel.__new__(CtcModel)
+    model.identity, model.blank, model.space, model._vocabulary, model._special = "", 0, 1, vocabulary, {0}
+    model._letters = {i: letter for letter, i in vocabulary.items()}
+    model.emissions = lambda clips: [logp for _ in clips]
+    score = lambda *words: CtcRecogniser(model)._judge(model.speak([np.zeros(640)], [list(words)])[0], (0.0, 0.0))  # noqa: E731
+    assert score("אבג", "דאב", "גד").text_score > -0.01
+    assert score("אבג", "10", "גד").text_score > -0.01
+    assert score("אבג", "10", "אא").text_score < -1
+    assert score("אבג", "גד").text_score < -1

@@ -1,0 +1,82 @@
+"""Packed listening against one clip at a time, and features in one transform against the library's one by one."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3ASRFeatureExtractor
+
+from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
+from shibolet.listen.batches import by_audio
+from shibolet.listen.qwen_aligner import QwenAligner, raw_classes
+from shibolet.listen.qwen_recogniser import QwenRecogniser
+from shibolet.model.features import log_mel, log_mels
+from shibolet.model.load import LoadedModel
+
+TEXTS = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול", "שלום", "אל הים"]
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    """Noise of six lengths, one under the least that the extractor pads to and one beyond an attention window."""
+    rng = np.random.default_rng(0)
+    return [(0.1 * rng.standard_normal(int(16000 * s))).astype(np.float32) for s in (0.2, 3.1, 8.77, 1.0, 0.50001, 2.5)]
+
+
+def loaded(new) -> LoadedModel:
+    tokenizer = train_tokenizer(TEXTS * 10)
+    model = new(tokenizer, seed=1).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)  # so that what comes out depends on what goes in
+    return LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), None, "random")
+
+
+def test_features_of_many_clips_are_those_of_each(clips: list[np.ndarray]) -> None:
+    """A neighbour's samples at the edge, or the loudest frame of the batch, would change a clip's features."""
+    extractor = Qwen3ASRFeatureExtractor()
+    louder = [clip * 10.0**i for i, clip in enumerate(clips, start=-3)]
+    for clip, own in zip(louder, log_mels(louder, extractor, "cpu"), strict=True):
+        expected = log_mel(clip, extractor)
+        assert own.shape == expected.shape
+        assert torch.allclose(own, expected, atol=2e-5)
+
+
+def test_packed_alignments_are_those_of_each_clip(clips: list[np.ndarray]) -> None:
+    aligner, words = loaded(new_aligner), [text.split() for text in TEXTS]
+    together = QwenAligner(aligner, max_pack_s=10.0).align(clips, words)
+    alone = [QwenAligner(aligner).align([clip], [said])[0] for clip, said in zip(clips, words, strict=True)]
+    assert len({float(a.starts_s[0]) for a in alone}) > 1, "times must differ, or the comparison shows nothing"
+    for packed, single in zip(together, alone, strict=True):
+        assert (packed.starts_s == single.starts_s).all() and (packed.ends_s == single.ends_s).all()
+
+
+def test_packed_likelihoods_are_those_of_each_clip(clips: list[np.ndarray]) -> None:
+    recogniser = loaded(new_recogniser)
+    together = QwenRecogniser(recogniser, "Hebrew", max_pack_s=10.0).log_likelihood(clips, TEXTS)
+    single = QwenRecogniser(recogniser, "Hebrew")
+    alone = [single.log_likelihood([clip], [text])[0] for clip, text in zip(clips, TEXTS, strict=True)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    assert single.log_likelihood(clips[:1], TEXTS[:1]) != single.log_likelihood(clips[1:2], TEXTS[:1])
+
+
+def test_the_greedy_text_is_no_worse_than_another(clips: list[np.ndarray]) -> None:
+    """The score is the text's against the hypothesis's: the hypothesis itself has none to lose."""
+    recogniser = QwenRecogniser(loaded(new_recogniser), "Hebrew")
+    heard = recogniser.hear(clips[1:3], [TEXTS[0].split(), TEXTS[1].split()])
+    own = recogniser.hear(clips[1:3], [h.hypothesis.split(" ") for h in heard])
+    assert all(abs(h.text_score) < 1e-5 for h in own)
+
+
+def test_raw_times_stay_within_the_audio() -> None:
+    logits = torch.full((3, 10), -20.0)
+    logits[0, [0, 1, 9]] = torch.tensor([2.0, 1.0, 9.0])  # the last class lies beyond the audio
+    logits[1, [4, 5, 6, 7]] = 3.0
+    logits[2, 9] = 3.0
+    assert raw_classes(logits, torch.tensor([5, 10, 12])).tolist() == [0, 4, 9]
+
+
+def test_runs_of_clips_stay_within_the_limit() -> None:
+    clips = [np.zeros(int(16000 * s)) for s in (1, 2, 3, 9, 1, 1)]
+    assert list(by_audio(clips, 4.0)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert list(by_audio([], 4.0)) == []
