@@ -55,14 +55,25 @@ def run(
 
 @app.command()
 def audit(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
+    recipe: RecipeName,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    review: Annotated[
+        Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
+    ] = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.stages import do_audit, do_gate
+    from shibolet.round.stages import do_audit, do_audit_page, do_gate
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
-        report, verdict = do_audit(round), do_gate(round)
-    _print_json(report) if json_ else _show({"gate": verdict})
+        report, verdict, page = do_audit(round, review=review), do_gate(round), do_audit_page(round)
+    if json_:
+        _print_json(report)
+    else:
+        _show({"gate": verdict} | ({"review": report["review"]} if review else {}))
+        typer.echo(f"Page: {page}")
     raise typer.Exit(verdict["exit_code"])
 
 
@@ -168,13 +179,15 @@ def compare(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]):
-    """The page of a run folder, from the files that are in it."""
+    """The pages of a run folder, from the files that are in it."""
+    from shibolet.report.audit_page import write_audit_page
     from shibolet.report.page import write_report
     from shibolet.terminal import track
 
     if not (run_dir / "recipe.yaml").is_file():
         raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
     with track("report"):
+        write_audit_page(run_dir)
         write_report(run_dir)
     typer.echo(run_dir / "report.html")
 
