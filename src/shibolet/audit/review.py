@@ -23,6 +23,7 @@ from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, 
 NUM_DRAWN = 240  # over all cells; a person answers about 60 in ten minutes, the first of each cell first
 MIN_ANSWERED = 20  # good or bad, of the flagged and of the passed each; fewer give no rate
 COLUMNS = ("id", "source", "recording", "domain", "text", "failure", "is_low_quality", "suspect")  # read of a row
+VERDICTS = ("good", "bad", "unsure")
 Cell = tuple[str, bool]  # domain, flagged
 
 
@@ -128,7 +129,7 @@ def review(
     result = {
         "num_answered": len(verdicts),
         "num_counted": sum(map(len, counted.values())),
-        "answers": {name: dict(sorted(tally.items())) for name, tally in sorted(tallies.items())},
+        "answers": {name: {v: tally[v] for v in VERDICTS} for name, tally in sorted(tallies.items())},
         "false_discovery_pct": None,
         "false_omission_pct": None,
         "corrected_low_quality_pct": None,

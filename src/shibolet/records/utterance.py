@@ -47,5 +47,5 @@ class Utterance:
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
-        flags = row.get("flags")
-        return cls(**{**row, "audio": AudioRef(**row["audio"]), "flags": None if flags is None else tuple(flags)})
+        audio, flags = AudioRef(**row["audio"]), row.get("flags")
+        return cls(**{**row, "audio": audio, "flags": None if flags is None else tuple(flags)})
