@@ -89,7 +89,8 @@ def write_audit_page(run_dir: Path) -> Path | None:
                 "answers": {row["id"]: answers[row["id"]]["verdict"] for row in entries
                             if answers.get(row["id"], {}).get("text") == row["text"]},
                 "file": f"review-{recipe['name']}.jsonl",
-                "key": hash_json([report["population"], report["review"]["draw"]]),
+                # of the browser's storage: other data, or another text of what was drawn, begins anew
+                "key": hash_json(sorted([row["id"], row["text"]] for row in entries if row["draw"] is not None)),
             }
         ),
         sound=Markup("\n".join(sounds)),  # base64 has nothing to escape
