@@ -3,6 +3,7 @@
 // Text of the data reaches the page as text nodes only.
 {
   const CHUNK = 80; // rows put into the table at a time
+  const NO_ROOM = "No sound on this page: it has room for the worst and for the random draw only.";
   const get = (id) => document.getElementById(id);
   const { rows, suspects, reasons, answers: known, file, key, player_s: playerS } = JSON.parse(get("data").textContent);
   const detail = get("detail"), list = get("list"), body = list.querySelector("tbody"), tool = get("tool");
@@ -18,7 +19,7 @@
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {
-      if (name in element && name !== "list") element[name] = value;
+      if (name in element) element[name] = value;
       else element.setAttribute(name, value);
     }
     element.append(...children.filter((child) => child !== null));
@@ -58,11 +59,12 @@
   function save() {
     const lines = rows.filter((row) => answerOf(row))
       .map((row) => JSON.stringify({ id: row.id, verdict: answerOf(row), text: row.text }) + "\n");
-    const link = make("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/jsonl" })), download: file });
+    const href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+    const link = make("a", { href, download: file });
     document.body.append(link);
     link.click();
     link.remove();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    setTimeout(() => URL.revokeObjectURL(href), 10000);
   }
 
   function warn(sentence) {
@@ -100,7 +102,10 @@
     else if (sort.key) {
       const value = (row) => (sort.key === "answer" ? answerOf(row) : row[sort.key]);
       const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b) * (sort.up ? 1 : -1);
-      shown.sort((a, b) => (value(a) === null) - (value(b) === null) || (value(a) === null ? 0 : order(value(a), value(b))));
+      shown.sort((one, two) => {
+        const [a, b] = [value(one), value(two)];
+        return a === null || b === null ? (a === null) - (b === null) : order(a, b); // what is not known comes last
+      });
     }
     for (const button of list.querySelectorAll("th button")) {
       const is = !isDraw && button.dataset.key === sort.key;
@@ -185,23 +190,31 @@
       detail.replaceChildren(make("p", { className: "quiet" }, "Nothing is listed."));
       return;
     }
-    const verdict = (name, digit) => make("button", { "data-answer": name, "aria-pressed": answerOf(row) === name, onclick: () => answer(name) },
-      name, make("kbd", {}, digit));
-    const place = isDraw ? [`${current + 1} of ${shown.length}`] : [row.domain, row.recording && `recording ${row.recording}`, row.speaker && `speaker ${row.speaker}`];
-    const said = [...place, `${row.seconds.toFixed(1)} s`, row.rest && !isDraw ? "heard after the sample" : null].filter(Boolean);
+    const verdict = (name, digit) => {
+      const properties = { "data-answer": name, "aria-pressed": answerOf(row) === name, onclick: () => answer(name) };
+      return make("button", properties, name, make("kbd", {}, digit));
+    };
+    const place = isDraw ? [`${current + 1} of ${shown.length}`] : [
+      row.domain, row.recording && `recording ${row.recording}`, row.speaker && `speaker ${row.speaker}`,
+      row.rest && "heard after the sample",
+    ];
+    const facts = [...place, `${row.seconds.toFixed(1)} s`].filter(Boolean);
+    const flags = isDraw ? [] : (row.flags ?? []);
     const verdictOn = () => {
       if (!row.low) return "Nothing speaks against this one.";
-      return row.kinds.includes("failed") ? "This could not be heard." : suspects[row.suspect]?.[1] ?? "Something is wrong with this one.";
+      if (row.kinds.includes("failed")) return "This could not be heard.";
+      return suspects[row.suspect]?.[1] ?? "Something is wrong with this one.";
     };
     detail.replaceChildren(
       make("h2", {}, isDraw ? "Is the text what is said?" : verdictOn()),
-      make("p", { className: "meta" }, `${said.join(" \u00b7 ")} \u00b7 `, make("code", {}, row.id), " ",
-        ...(isDraw ? [] : (row.flags ?? []).map((flag) => make("span", { className: "chip" }, `noted: ${flag.replaceAll("_", " ")}`)))),
+      make("p", { className: "meta" }, `${facts.join(" \u00b7 ")} \u00b7 `, make("code", {}, row.id), " ",
+        ...flags.map((flag) => make("span", { className: "chip" }, `noted: ${flag.replaceAll("_", " ")}`))),
       strip(row),
       make("div", { className: "verdicts" },
-        "sound" in row ? make("button", { className: "play", onclick: toggle }, "Play", make("kbd", {}, "space")) : null,
+        "sound" in row
+          ? make("button", { className: "play", onclick: toggle }, "Play", make("kbd", {}, "space")) : null,
         verdict("good", "1"), verdict("bad", "2"), verdict("unsure", "3")),
-      "sound" in row ? "" : make("p", { className: "quiet" }, row.silent ?? "No sound on this page: it has room for the worst and for the random draw only."),
+      "sound" in row ? "" : make("p", { className: "quiet" }, row.silent ?? NO_ROOM),
       speech(row.text || "\u2013"),
       ...(isDraw ? [] : evidence(row)));
   }
@@ -210,8 +223,8 @@
     const words = row.diff.flatMap((word) => {
       if (typeof word === "string") return [word, " "];
       const [written, heard] = word;
-      const parts = [written && make("del", {}, written), written && heard ? " " : null, heard && make("ins", {}, heard)].filter(Boolean);
-      return [written && heard ? make("span", { className: "sub" }, ...parts) : parts[0], " "];
+      const old = written && make("del", {}, written), other = heard && make("ins", {}, heard);
+      return [old && other ? make("span", { className: "sub" }, old, " ", other) : old ?? other, " "];
     });
     const numbers = [
       row.confidence !== null && `probability that the text belongs to the audio ${number(row.confidence, 2)}`,
@@ -221,7 +234,8 @@
     return [
       row.why.length ? make("h3", {}, "Why") : null,
       row.why.length ? make("ul", {}, ...row.why.map((why) => make("li", {}, why))) : null,
-      row.diff.length ? make("h3", {}, "Heard against written: ", make("del", {}, "written only"), " ", make("ins", {}, "heard only")) : null,
+      row.diff.length ? make("h3", {}, "Heard against written: ", make("del", {}, "written only"), " ",
+        make("ins", {}, "heard only")) : null,
       row.diff.length ? speech(...words) : null,
       make("p", { className: "quiet" }, numbers.join(", ")),
     ].filter(Boolean);
@@ -244,8 +258,11 @@
     row.words.forEach((word, i) => {
       const [start, end] = [row.times[2 * i], row.times[2 * i + 1]];
       if (start === undefined || start >= length) return;
-      const button = make("button", { className: "word", title: `${start.toFixed(2)} to ${end.toFixed(2)} s`, onclick: () => play(start, Math.max(end, start + 0.12)) },
-        make("span", { dir: direction, lang: language }, word));
+      const properties = {
+        className: "word", title: `${start.toFixed(2)} to ${end.toFixed(2)} s`,
+        onclick: () => play(start, Math.max(end, start + 0.12)),
+      };
+      const button = make("button", properties, make("span", { dir: direction, lang: language }, word));
       button.style.left = `${(100 * start) / length}%`;
       button.style.width = `${(100 * Math.max(Math.min(end, length) - start, 0)) / length}%`;
       spans.append(button);
@@ -253,7 +270,8 @@
     const cursor = make("div", { className: "cursor", hidden: true });
     box.append(spans, cursor);
     box.style.width = `${Math.max(100, row.words.length * 11)}%`;
-    box.append(make("div", { className: "axis" }, make("span", {}, "0 s"), make("span", {}, `${length.toFixed(1)} s`)));
+    const ends = ["0 s", `${length.toFixed(1)} s`].map((end) => make("span", {}, end));
+    box.append(make("div", { className: "axis" }, ...ends));
     const frame = make("div", { className: "strip-scroll" }, box);
     move = (at) => {
       cursor.hidden = at === null;
@@ -301,7 +319,7 @@
 
   function offer(id, values) {
     const found = [...new Set(values)].filter((value) => value !== null).sort();
-    get(id).append(...found.map((value) => make("option", { value }, id === "suspect" ? labelOf(value) : value.replaceAll("_", " "))));
+    get(id).append(...found.map((value) => make("option", { value }, labelOf(value))));
     if (!found.length) get(id).parentElement.hidden = true;
   }
 
@@ -318,7 +336,7 @@
   offer("suspect", rows.map((row) => row.suspect));
   offer("flag", rows.flatMap((row) => row.flags ?? []));
   if (!rows.some((row) => row.rest)) get("part").parentElement.hidden = true;
-  for (const id of ["low", "suspect", "reason", "domain", "flag", "answer", "part", "sounding"]) get(id).onchange = refresh;
+  for (const control of get("filters").querySelectorAll("select, input")) control.onchange = refresh;
   get("search").oninput = refresh;
   get("all").onclick = () => view(false);
   get("draw").onclick = () => view(true);

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, DataError
 from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
@@ -54,6 +54,8 @@ def write_audit_page(run_dir: Path) -> Path | None:
     if not run.alignment_report().is_file():
         return None
     recipe, report = yaml.safe_load(run.recipe.read_text(encoding="utf-8")), read_json(run.alignment_report())
+    if "review" not in report:
+        raise DataError(f"{run.alignment_report()} is of an earlier version; run 'shibolet audit' again")
     language = get_language(recipe["language"])
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
     draw = {id: place for place, id in enumerate(report["review"]["draw"])}
