@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from shibolet.errors import DataError, RecipeError
@@ -15,6 +16,7 @@ from shibolet.gate import (
     corrected_rate,
     decide,
     gate,
+    level_of_look,
     run_gate,
 )
 from shibolet.records.files import read_json, write_json
@@ -136,15 +138,44 @@ def test_a_tenth_is_on_the_line_and_not_under_it():
 
 @pytest.mark.parametrize(("num_low", "line"), [(85, 10.0), (90, 10.0), (110, 10.0), (140, 15.0), (160, 15.0)])
 def test_as_many_more_clips_as_asked_for_settle_the_verdict(num_low, line):
-    def at(num_heard: int) -> RateEstimate:
+    def at(num_heard: int, look: int = 1) -> RateEstimate:
         low = round(num_heard * num_low / 1000)
         heard = [GateRecord(stratum="a", cluster=None, is_low_quality=i < low, duration_s=5) for i in range(num_heard)]
-        return estimate_rate(heard, {"a": StratumSize(num_utterances=20_000, hours=30)})
+        level = level_of_look(GateConfig(), look)
+        return estimate_rate(heard, {"a": StratumSize(num_utterances=20_000, hours=30)}, level)
 
     before = decide(at(1000), self_test(), 1.0, GateConfig())
     assert before.straddles_pct == (line,)
-    assert decide(at(1000 + before.more_clips_needed), self_test(), 1.0, GateConfig()).straddles_pct == ()
-    assert decide(at(1000 + int(0.85 * before.more_clips_needed)), self_test(), 1.0, GateConfig()).straddles_pct
+    after = [at(1000 + int(share * before.more_clips_needed), look=2) for share in (1.06, 0.85)]
+    assert decide(after[0], self_test(), 1.0, GateConfig(), 2).straddles_pct == ()
+    assert decide(after[1], self_test(), 1.0, GateConfig(), 2).straddles_pct
+
+
+def test_hearing_more_until_the_answer_pleases_does_not_open_the_gate():
+    """Data on the line, extended up to three times while it is CAUTION: at one level for all looks 10% pass."""
+    rng, config, size, num_bad, num_runs = np.random.default_rng(0), GateConfig(), 45_000, 4_500, 1000
+
+    def found(num_low: int, num_heard: int, look: int) -> RateEstimate:
+        level, rate = level_of_look(config, look), num_low / num_heard
+        effective_n = 1 + (num_heard - 1) / (1 - num_heard / size) if num_heard < size else math.inf
+        lower, upper = clopper_pearson(rate, effective_n, level) if num_heard < size else (rate, rate)
+        total = Rate(
+            rate=rate, lower=lower, upper=upper, num_heard=num_heard, num_low_quality=num_low, num_population=size,
+            num_recordings=num_heard, effective_n=effective_n, degrees_of_freedom=num_heard - 1,
+        )  # fmt: skip
+        return RateEstimate(total=total, strata={"a": total}, hours_rate=None, level=level, notes=())
+
+    passed = 0
+    for _ in range(num_runs):
+        heard, low = 300, int(rng.hypergeometric(num_bad, size - num_bad, 300))
+        verdict = decide(found(low, heard, 1), self_test(), 1.0, config, 1)
+        for look in range(2, 5):
+            if more := verdict.more_clips_needed:
+                low += int(rng.hypergeometric(num_bad - low, size - heard - num_bad + low, more))
+                heard += more
+                verdict = decide(found(low, heard, look), self_test(), 1.0, config, look)
+        passed += verdict.decision == "PROCEED"
+    assert 0.01 < passed / num_runs < 0.06
 
 
 def test_a_rate_on_a_line_is_settled_only_by_hearing_everything():
@@ -194,7 +225,7 @@ def test_gate_json(low, settings, decision, exit_code, then):
     found = result["low_quality_pct"]
     assert found["rate"] == pytest.approx(low / 5)
     assert found["lower"] < found["rate"] < found["upper"]
-    assert result["strata"]["kan_clean"] == found
+    assert result["strata"]["kan_clean"] == found | {"decision": decision}
     assert result["corrected_low_quality_pct"] is None and "not available" in result["notes"][-1]
     json.dumps(result, allow_nan=False)
 

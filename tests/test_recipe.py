@@ -115,6 +115,8 @@ def test_paths_start_at_the_recipe_and_those_of_overrides_at_the_current_folder(
     assert recipe.models.round1 == "org/round1"
     assert recipe.data.train[0].manifest == tmp_path / "here/two.jsonl"
     assert recipe.audit.aligner == str(tmp_path / "aligner")
+    table = {"name": "two", "parquet": "shards/*.parquet"}
+    assert load_recipe(small(data={"train": [table]})).data.train[0].parquet == tmp_path / "recipes/shards/*.parquet"
 
 
 def test_a_written_recipe_reads_back_the_same_and_can_move(small, tmp_path):

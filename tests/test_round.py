@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError
 from shibolet.gate import EXIT_CODES, GateConfig
@@ -135,6 +137,19 @@ def test_the_folder_says_what_is_run_before_anything_runs(round):
     assert read_json(round.folder.provenance)[0]["num_threads"] == round.recipe.num_threads
 
 
+def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
+    """Verdicts are known by id alone: one source's must not judge the other's utterances."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sf.write(tmp_path / name / "a.wav", np.zeros(16000), 16000)
+        rows = [{"audio": "a.wav", "text": "שלום", "id": "0"}, {"audio": "b.wav", "text": "שלום", "id": "1"}]
+        write_jsonl(tmp_path / name / "manifest.jsonl", rows)
+    sources = ", ".join(f"{{name: {name}, manifest: {tmp_path / name / 'manifest.jsonl'}}}" for name in ("one", "two"))
+    with open_round(load_recipe("demo", [f"data.train=[{sources}]"]), tmp_path / "run", "run", print) as round:
+        assert [u.id for u in round.data.utterances] == ["one/0", "two/0"]
+        assert [line.id for line in round.data.ledger] == ["one/1", "two/1"]
+
+
 def test_stages_out_of_order_say_what_to_run_first(round):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
         stages.do_gate(round)
@@ -194,8 +209,8 @@ def heard(round, monkeypatch):
         return dict(report)
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
-    listener = SimpleNamespace(identity="x")
-    monkeypatch.setattr(stages, "_listening", lambda *_: {"aligner": listener, "recogniser": listener})
+    listener = SimpleNamespace(identities=("x", "y"))
+    monkeypatch.setattr(stages, "_listener", lambda *_: listener)
     utterances = [
         Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows
     ]

@@ -57,17 +57,20 @@ def run(
 def audit(
     recipe: RecipeName,
     run_dir: RunDir = None,
-    changes: Changes = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Hear as many more as would settle a CAUTION.")] = False,
     review: Annotated[
         Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
     ] = None,
+    changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.stages import do_audit, do_audit_page, do_gate
+    from shibolet.round.stages import do_audit, do_audit_page, do_gate, extend_audit
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
+        if extend:
+            round.tell(f"audit: extended to {extend_audit(round):,} utterances")
         report, verdict, page = do_audit(round, review=review), do_gate(round), do_audit_page(round)
     if json_:
         _print_json(report)
@@ -75,6 +78,33 @@ def audit(
         _show({"gate": verdict} | ({"review": report["review"]} if review else {}))
         typer.echo(f"Page: {page}")
     raise typer.Exit(verdict["exit_code"])
+
+
+@app.command()
+def calibrate(
+    recipe: RecipeName,
+    clean: Annotated[
+        list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips whose text is known to be right.")
+    ],
+    foreign: Annotated[
+        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of another language.")
+    ] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
+    from shibolet.round.stages import do_calibrate
+
+    with _round(recipe, run_dir, changes, json_, dry) as round:
+        result = do_calibrate(round, clean, foreign or [])
+        path = round.folder.calibration
+    if json_:
+        _print_json(result)
+    else:
+        _show({"calibration": result})
+        typer.echo(f"To audit with it: --set audit.calibration={path}")
 
 
 @app.command()

@@ -84,6 +84,9 @@ class AuditReport(_Part):
     num_scored: int = Field(ge=0)  # heard utterances that the instrument could score
     self_test: SelfTestSummary | None = None  # None: it did not run, which is INVALID
     detector: ErrorRates | None = None  # None: the corrected rate is not available
+    num_looks: int = Field(
+        1, ge=1
+    )  # verdicts that were taken on this data, each on a larger sample than the one before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,16 +101,29 @@ class GateDecision:
     literal_point_verdict: Decision  # the specification's: the sample's unweighted rate, without an interval
 
 
+def level_of_look(config: GateConfig, look: int) -> float:
+    """The level of the interval at the first, second, ... look at data of which more is heard until it is settled.
+
+    What may go wrong is halved at each look, so that asking again does not open the gate by itself: of data of which
+    exactly 10% are low quality, extended up to three times, 4% pass; at the same level each time it would be 10%.
+    """
+    return 1 - (1 - config.confidence_level) / 2 ** (look - 1)
+
+
 def decide(
-    estimate: RateEstimate, self_test: SelfTestSummary | None, scored_frac: float, config: GateConfig
+    estimate: RateEstimate,
+    self_test: SelfTestSummary | None,
+    scored_frac: float,
+    config: GateConfig,
+    num_looks: int = 1,
 ) -> GateDecision:
     """The verdict on the interval of the rate; INVALID when the instrument cannot be believed, whatever the rate."""
-    total, level = estimate.total, f"{estimate.level:.0%}"
+    total, level = estimate.total, f"{100 * estimate.level:.4g}%"
     rate, lower, upper, sample = (_pct(x) for x in (total.rate, total.lower, total.upper, total.sample_rate))
     faults = _instrument_faults(self_test, scored_frac, config)
     decision: Decision = "INVALID" if faults else _verdict(lower, upper, config)
     straddles = () if faults else _straddled(lower, upper, config)
-    more = clips_to_settle(total, estimate.level, config) if straddles else None
+    more = clips_to_settle(total, level_of_look(config, num_looks + 1), config) if straddles else None
 
     extent = "all were heard" if total.is_whole else f"{level} interval {lower:.1f} to {upper:.1f}%"
     if straddles:
@@ -120,7 +136,9 @@ def decide(
         }.get(decision, "")
     reasons = faults or [f"{rate:.1f}% of the utterances are low quality ({extent}), {place}."]
     if more is not None:
-        reasons.append(f"Hearing about {more:,} more utterances would settle it if the rate stays what it is.")
+        reasons.append(
+            f"Hearing about {more:,} more utterances would settle it if the rate stays what it is ('audit --extend')."
+        )
     advice = {
         "PROCEED": "Proceed to training.",
         "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch the dev error rate by domain.",
@@ -226,9 +244,9 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DataError(f"alignment_report.json, '{key}': {first['msg']}; run 'shibolet audit' again") from error
-    estimate = estimate_rate(records, audit.strata, config.confidence_level)
+    estimate = estimate_rate(records, audit.strata, level_of_look(config, audit.num_looks))
     total = estimate.total
-    decision = decide(estimate, audit.self_test, audit.num_scored / total.num_heard, config)
+    decision = decide(estimate, audit.self_test, audit.num_scored / total.num_heard, config, audit.num_looks)
     accepted = decision.decision in config.accept
     corrected = None
     note = "Corrected rate: not available (no error rates of the detector from data that are not being judged)."
@@ -250,7 +268,15 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         "sample_low_quality_pct": _pct(total.sample_rate),
         "hours_low_quality_pct": None if estimate.hours_rate is None else _pct(estimate.hours_rate),
         "corrected_low_quality_pct": corrected,
-        "strata": {name: _rate_json(rate) for name, rate in estimate.strata.items()},
+        "strata": {
+            name: {
+                **_rate_json(rate),
+                "decision": "INVALID"
+                if decision.decision == "INVALID"
+                else _verdict(_pct(rate.lower), _pct(rate.upper), config),
+            }
+            for name, rate in estimate.strata.items()
+        },
         "notes": [*estimate.notes, note],
         "config": config.model_dump(mode="json"),
     }

@@ -15,7 +15,7 @@ from typing import Any, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from shibolet.audit.config import AuditConfig
+from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.compare import CompareConfig
 from shibolet.errors import RecipeError
 from shibolet.evaluate.config import EvaluateConfig
@@ -60,6 +60,7 @@ class Recipe(Config):
     models: ModelsConfig
     data: DataConfig
     audit: AuditConfig
+    calibrate: CalibrateConfig = CalibrateConfig()
     gate: GateConfig = GateConfig()
     prepare: PrepareConfig = PrepareConfig()
     train: TrainConfig

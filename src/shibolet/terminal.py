@@ -89,6 +89,22 @@ def show_review(review: dict) -> None:
         OUT.print(note, markup=False)
 
 
+def show_calibration(content: dict) -> None:
+    """What was found of each kind of damage, and what harmless copies were flagged, over all clips."""
+    lines = [line for line in content["table"] if line["by"] == "all"]
+    found = [
+        (line["row"], line["num"], f"{line['auroc']:.3f}", f"{line['auroc_lower']:.3f}-{line['auroc_upper']:.3f}",
+         *(pct(line[f"recall_at_{fa}%"]) for fa in (1, 2, 5)), pct(line["flagged"]))
+        for line in lines if "auroc" in line
+    ]  # fmt: skip
+    header = ["damage", " clips", " AUROC", " 95%", " at 1%", " at 2%", " at 5%", " flagged"]
+    table("Found in recordings that it did not learn from, at a rate of false alarms", header, found)
+    harmless = [(line["row"], line["num"], pct(line["flagged"])) for line in lines if line["harmless"]]
+    table("Good clips and harmless copies", ["", " clips", " flagged"], harmless)
+    rates = content["detector"]
+    OUT.print(f"Sensitivity {pct(rates['sensitivity'])}, specificity {pct(rates['specificity'])}.", markup=False)
+
+
 def show_scores(scores: dict[str, dict[str, dict]]) -> None:
     """WER and CER by model and set."""
     rows = [

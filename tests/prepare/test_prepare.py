@@ -153,7 +153,7 @@ def test_what_was_kept_can_be_read_again_as_a_manifest_as_a_source_and_as_a_data
     for utterance in kept:
         assert utterance.text == rows[utterance.id]["text"] == HEBREW.to_target(utterance.text)
         assert len(load(utterance.audio)) / SAMPLE_RATE_HZ == pytest.approx(utterance.duration_s)
-    again, refused = read_source(DataSource(name="prepared", parquet=str(out / "*.parquet")), tmp_path)
+    again, refused = read_source(DataSource(name="prepared", parquet=out / "*.parquet"), tmp_path)
     assert refused == []
     assert {u.id for u in again} == set(rows)
     files = [str(path) for path in sorted(out.glob("train-*.parquet"))]

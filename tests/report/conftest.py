@@ -100,8 +100,8 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
         "harmless": {"hits": 9, "total": 540}, "untouched": {"hits": 4, "total": 181},
     }  # fmt: skip
     calibration = Calibration(
-        kind="self", identities=("a", "b"), center=(), scale=(), weights=(), intercept=0.0, letters_per_s=(5.0, 20.0),
-        num_clean=181, num_left_out=43,
+        kind="self", identities=("a", "b"), evidence=(), center=(), scale=(), weights=(), intercept=0.0,
+        letters_per_s=(5.0, 20.0), num_clean=181, num_left_out=43,
     )  # fmt: skip
     strata = {domain: {"num_utterances": 330, "hours": 0.3} for domain in DOMAINS}
     strata["unreadable"] = {"num_utterances": 1, "hours": 0.0}

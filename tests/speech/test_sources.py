@@ -324,7 +324,7 @@ def test_local_parquet(tmp_path):
     for number, cells in enumerate([[encoded(1.0), None], [{"bytes": b"junk", "path": None}, encoded(2.0)]]):
         table = pa.table({"audio": cells, "said": ["a", "b"], "start_s": [0.25, 0.0]})
         pq.write_table(table, tmp_path / f"{number}.parquet")
-    source = DataSource(name="mine", parquet=str(tmp_path / "*.parquet"), columns={"text": "said"})
+    source = DataSource(name="mine", parquet=tmp_path / "*.parquet", columns={"text": "said"})
     utterances, ledger = read(source, tmp_path)
     assert [(u.id, u.audio.row, u.duration_s) for u in utterances] == [
         ("mine-000000", 0, 0.75),
@@ -339,7 +339,7 @@ def test_local_parquet(tmp_path):
     with pytest.raises(DataError, match=r"has no column 'said.he'"):
         read(DataSource(name="mine", parquet=source.parquet, columns={"text": "said.he"}), tmp_path)
     with pytest.raises(DataError, match="no file matches"):
-        read(DataSource(name="mine", parquet=str(tmp_path / "*.pq")), tmp_path)
+        read(DataSource(name="mine", parquet=tmp_path / "*.pq"), tmp_path)
     (tmp_path / "0.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(DataError, match=r"table .*0.parquet cannot be read"):
         read(source, tmp_path)

@@ -12,7 +12,8 @@ import numpy as np
 from shibolet.audit.signals import Signals
 
 CLEAN_FAILURES = 0.02  # confidence 0.5 stands where at most this share of clean clips would fail
-EVIDENCE = ("text_score", "worst_word_score", "cer", "edge_cer", "mass", "uncovered_frac", "uncovered_tail_s")
+EVIDENCE = ("text_score", "worst_word_score", "cer", "edge_cer")  # what earned its place, see docs/decisions.md
+CANDIDATES = ("uncovered_frac", "uncovered_head_s", "uncovered_tail_s", "words_heard", "coverage")  # what did not
 KNOWING_NOISE = ("text_score", "worst_word_score", "cer")  # these weigh less the noisier the clip
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
 
@@ -21,8 +22,9 @@ RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind
 class Calibration:
     """A fitted confidence map and the clean range of letters per second, bound to the models that listened."""
 
-    kind: str  # "self", or the name of the calibration file
+    kind: str  # "self", or the name of what it was made of
     identities: tuple[str, ...]  # aligner, recogniser
+    evidence: tuple[str, ...]  # signals that it looks at
     center: tuple[float, ...]  # of each column of `columns`
     scale: tuple[float, ...]
     weights: tuple[float, ...]
@@ -31,35 +33,48 @@ class Calibration:
     num_clean: int  # clips that stood for clean
     num_left_out: int  # clips that were taken for damaged and left out
 
+    def logits(self, signals: Sequence[Signals]) -> np.ndarray:
+        """Log-odds `[n]` that each transcript belongs to its audio."""
+        return (columns(signals, self.evidence) - self.center) / self.scale @ np.array(self.weights) + self.intercept
+
     def confidence(self, signals: Sequence[Signals]) -> np.ndarray:
         """Probability `[n]` that each transcript belongs to its audio."""
-        logit = (columns(signals) - self.center) / self.scale @ np.array(self.weights) + self.intercept
-        return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
+        return 1 / (1 + np.exp(-np.clip(self.logits(signals), -30, 30)))
 
     def to_json(self) -> dict:
         return asdict(self)
 
 
-def columns(signals: Sequence[Signals]) -> np.ndarray:
+def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
     """Evidence, noise, and their products `[n, k]`."""
-    evidence = np.array([[getattr(s, name) for name in EVIDENCE] for s in signals])
+    values = np.array([[getattr(s, name) for name in evidence] for s in signals])
     # 40 dB is as good as silence behind the speech; a band of 4 kHz is a telephone's.
     noise = np.array([[1 - np.clip(s.snr_db, 0, 40) / 40, 1 - min(s.bandwidth_hz, 8000) / 8000] for s in signals])
-    product = evidence[:, [EVIDENCE.index(name) for name in KNOWING_NOISE]] * noise[:, :1]
-    return np.concatenate([evidence, noise, product], axis=1)
+    product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, :1]
+    return np.concatenate([values, noise, product], axis=1)
 
 
-def fit(clean: Sequence[Signals], damaged: Sequence[Signals], identities: tuple[str, ...]) -> Calibration:
-    """A confidence map from untouched clips, most of them good, and damaged copies."""
-    good, bad = columns(clean), columns(damaged)
+def fit(
+    clean: Sequence[Signals],
+    damaged: Sequence[Signals],
+    identities: tuple[str, ...],
+    *,
+    trusted: bool = False,
+    evidence: Sequence[str] = EVIDENCE,
+) -> Calibration:
+    """A confidence map from clips that stand for clean and damaged copies.
+
+    Where the clean ones are not `trusted` to be, those that look damaged are left out and the fit is made again.
+    """
+    good, bad = columns(clean, evidence), columns(damaged, evidence)
     center = np.median(good, axis=0)
     scale = np.maximum(np.concatenate([good, bad]).std(axis=0), 1e-3)
     good, bad = (good - center) / scale, (bad - center) / scale
     kept = np.ones(len(good), bool)
-    for _ in range(4):
+    for _ in range(1 if trusted else 4):
         weights, intercept = _logistic(good[kept], bad)
         logit = good @ weights + intercept
-        kept = logit > 0
+        kept = kept if trusted else logit > 0
         if kept.sum() < len(good) / 2:  # the instrument cannot tell its own copies apart; the self-test will say so
             kept = logit >= np.median(logit)
     # Where clean and damaged lie apart, the line goes between them: on the edge of the clean a breath would decide.
@@ -71,6 +86,7 @@ def fit(clean: Sequence[Signals], damaged: Sequence[Signals], identities: tuple[
     return Calibration(
         kind="self",
         identities=identities,
+        evidence=tuple(evidence),
         center=tuple(center.tolist()),
         scale=tuple(scale.tolist()),
         weights=tuple(weights.tolist()),

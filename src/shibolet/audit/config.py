@@ -1,5 +1,7 @@
 """Settings of the audit stage."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from shibolet.audit.domains import DEFAULT_DOMAIN_RULES, DomainRule
@@ -14,12 +16,21 @@ class SelfTestConfig(Config):
     min_words: int = Field(6, ge=1)  # recall counts clips of at least this many words, where there are ten or more
 
 
+class CalibrateConfig(Config):
+    """How much is heard to make a calibration file from clean clips."""
+
+    max_utterances: int = Field(600, ge=40)  # drawn by a hash of their ids
+    copies_per_row: int = Field(200, ge=20)  # about so many of each kind and level of damage, in each half
+    seed: int = 0
+
+
 class AuditConfig(Config):
     """What listens, to how much, and what counts as low quality."""
 
     aligner: str = "Qwen/Qwen3-ForcedAligner-0.6B"
     recogniser: str  # second opinion: a Qwen3-ASR or any CTC model; decides about wrong text
     second_gate_recogniser: str | None = None  # judges what prepare kept; None: the same again, and the report says so
+    calibration: Path | None = None  # a file of `shibolet calibrate`; None: the judged clips' own copies calibrate
     sample: SampleConfig = SampleConfig()
     domain_rules: tuple[DomainRule, ...] = DEFAULT_DOMAIN_RULES
     selftest: SelfTestConfig = SelfTestConfig()

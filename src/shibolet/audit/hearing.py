@@ -21,7 +21,7 @@ from shibolet.listen.protocols import Aligner, Alignment, Hearing, Recogniser
 from shibolet.records.files import hash_json, read_json, write_json
 from shibolet.records.utterance import AudioRef
 
-VERSION = 5  # of the signals; raising it makes every chunk be heard again
+VERSION = 6  # of the signals; raising it makes every chunk be heard again
 AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 TimesChange = Callable[[Alignment, float, np.random.Generator], Alignment]
 

@@ -81,7 +81,7 @@ def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample
     for utterance in utterances:
         if utterance.id in seen:
             raise DataError(
-                f"utterance id '{utterance.id}' occurs twice (again in '{utterance.source}'); make ids unique"
+                f"utterance id '{utterance.id}' occurs twice, again in '{utterance.source}'; each row needs its own"
             )
         if utterance.domain is None:
             raise ValueError(f"utterance '{utterance.id}' has no domain; call with_domains first")

@@ -4,47 +4,29 @@ Its material are copies of the very clips that are judged: they always have the 
 """
 
 import hashlib
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from shibolet.audit.damage import Gain, NoSpeech, Row, Speed, cut_audio, cut_text, other_language, sounding, swapped
 from shibolet.audit.hearing import Clip
 from shibolet.listen.protocols import Alignment
-from shibolet.speech.augment import change_speed, scale_gain
 
-FITTED = ("swapped", "text_halved", "audio_halved", "silent", "other_text")  # the confidence map learns from these
+ROWS = (
+    Row(kind="swapped", change=swapped("nearest length")),
+    Row(kind="text_halved", change=cut_text(0.5, "either")),
+    Row(kind="audio_halved", change=cut_audio(0.5, "either")),
+    Row(kind="silent", change=sounding(NoSpeech("silence"))),
+    Row(kind="other_text", change=other_language),
+    Row(kind="quieter", harmless=True, change=sounding(Gain(-6.0))),
+    Row(kind="faster", harmless=True, change=sounding(Speed(1.05))),
+    Row(kind="slower", harmless=True, change=sounding(Speed(0.95))),
+)
+FITTED = tuple(row.name for row in ROWS if not row.harmless)  # the confidence map learns from these
+HARMLESS = tuple(row.name for row in ROWS if row.harmless)
 TIMES = ("constant_times", "random_times")  # a broken aligner's answer to an untouched clip
 DAMAGES = (*FITTED, *TIMES)
-HARMLESS = ("quieter", "faster", "slower")
-MIN_DIFFERENT = 0.6  # of the words of a swapped transcript
-
-
-def copies(clips: Sequence[Clip], seed: int) -> dict[str, list[Clip]]:
-    """By kind, a changed copy of each clip, keyed `kind/key`; kinds that a clip is too small for leave it out.
-
-    The kinds of `TIMES` need no copy: `with_broken_times` asks for them beside the clip itself.
-    """
-    rng = random.Random(seed)
-    made: dict[str, list[Clip]] = {kind: [] for kind in (*FITTED, *HARMLESS)}
-    for clip in clips:
-        if other := _other_text(clip, clips, rng):
-            made["swapped"].append(_texted(clip, "swapped", other.words, other.verifiable))
-        if len(clip.words) >= 4:
-            half = len(clip.words) // 2
-            part = slice(half) if rng.random() < 0.5 else slice(half, None)
-            made["text_halved"].append(_texted(clip, "text_halved", clip.words[part], clip.verifiable[part]))
-            made["audio_halved"].append(
-                _changed(clip, "audio_halved", _first_half if rng.random() < 0.5 else _last_half)
-            )
-        shuffled = tuple("".join(rng.sample(word, len(word))) for word in clip.words)
-        made["other_text"].append(_texted(clip, "other_text", shuffled, clip.verifiable))
-        made["silent"].append(_changed(clip, "silent", _silence))
-        made["quieter"].append(_changed(clip, "quieter", lambda samples, _: scale_gain(samples, -6.0)))
-        made["faster"].append(_changed(clip, "faster", lambda samples, _: change_speed(samples, 1.05)))
-        made["slower"].append(_changed(clip, "slower", lambda samples, _: change_speed(samples, 0.95)))
-    return made
 
 
 def summarise(flagged: dict[str, dict[str, bool]], num_words: dict[str, int], min_words: int) -> dict:
@@ -65,37 +47,6 @@ def summarise(flagged: dict[str, dict[str, bool]], num_words: dict[str, int], mi
 def _tally(hits: Iterable[bool]) -> dict[str, int]:
     hits = list(hits)
     return {"hits": sum(hits), "total": len(hits)}
-
-
-def _texted(clip: Clip, kind: str, words: Sequence[str], verifiable: Sequence[bool]) -> Clip:
-    return replace(clip, key=f"{kind}/{clip.key}", words=tuple(words), verifiable=tuple(verifiable))
-
-
-def _changed(clip: Clip, kind: str, change) -> Clip:
-    return replace(clip, key=f"{kind}/{clip.key}", change_audio=change)
-
-
-def _other_text(clip: Clip, clips: Sequence[Clip], rng: random.Random) -> Clip | None:
-    """Another clip, most of whose words are not in this one, of similar length where one of twenty draws is."""
-    drawn = [rng.choice(clips) for _ in range(20)]
-    differing = [
-        other for other in drawn
-        if any(other.verifiable) and sum(w not in clip.words for w in other.words) >= MIN_DIFFERENT * len(other.words)
-    ]  # fmt: skip
-    return min(differing, key=lambda other: abs(len(other.words) - len(clip.words)), default=None)
-
-
-def _first_half(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return samples[: len(samples) // 2]
-
-
-def _last_half(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return samples[len(samples) // 2 :]
-
-
-def _silence(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise 60 dB under full scale, as a microphone gives that nobody speaks into."""
-    return (1e-3 * rng.standard_normal(len(samples))).astype(np.float32)
 
 
 def with_broken_times(clip: Clip) -> Clip:

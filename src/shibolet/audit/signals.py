@@ -29,9 +29,6 @@ class Signals:
     length_ratio: float  # letters heard / letters written
     words_heard: float  # share of words of which half of the letters stand in the hypothesis
     coverage: float  # share of words with evidence, see `covered_words`
-    mass: float  # mean probability of the aligner within one class of its raw times
-    order: float  # share of raw starts, and of ends, on a longest non-decreasing run; without power under 6 words
-    zero_length: float  # share of words in runs of zero length
     uncovered_head_s: float  # letters heard before the first word
     uncovered_tail_s: float  # letters heard after the last word
     uncovered_frac: float  # share of letters heard outside every word, edges included
@@ -143,9 +140,6 @@ def measure(
         length_ratio=len(heard) / num_letters,
         words_heard=float((found >= 0.5)[checked].mean()),
         coverage=float(covered[checked].mean()),
-        mass=float(alignment.mass.mean()),
-        order=float(np.mean([longest_run_in_order(t) for t in (alignment.starts_s, alignment.ends_s)])),
-        zero_length=float(zero_length_runs(alignment).mean()),
         uncovered_head_s=max(0.0, min(first, duration_s) - speech[0]) if speech_s else 0.0,
         uncovered_tail_s=max(0.0, speech[1] - last) if speech_s else 0.0,
         uncovered_frac=float(outside.mean()) if len(outside) else 0.0,

@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shibolet.audit import selftest
+from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import Calibration, fit
 from shibolet.audit.config import AuditConfig
+from shibolet.audit.damage import Original, Pool, copies
 from shibolet.audit.hearing import Clip, Evidence, Listener
 from shibolet.audit.review import human_flags
 from shibolet.audit.sampling import draw_sample
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import Verdict, judge
 from shibolet.errors import DataError
-from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.records.files import read_json, write_bytes, write_json
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
-from shibolet.speech.audio import load
 from shibolet.speech.text import get_language
 
 UNREADABLE = "unreadable"  # the stratum of rows that never became utterances: known whole, all low quality
@@ -39,26 +39,32 @@ def run_audit(
     ledger: Sequence[LedgerLine],
     *,
     out_dir: Path,
-    cache_dir: Path,
+    listener: Listener,
     config: AuditConfig,
     language: str,
-    aligner: Aligner,
-    recogniser: Recogniser,
     on_progress: Progress | None = None,
 ) -> dict:
-    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains."""
+    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains.
+
+    `out_dir` lies in the run folder; the tables name audio below that folder relative to it.
+    """
     sample = draw_sample(utterances, config.sample)
     chosen = [u for u in utterances if u.id in sample.ids]
-    listener = Listener(aligner, recogniser, cache_dir, load, config)
     clips, wordless = _clips(chosen, language)
+    given, detector = None, None
+    if config.calibration:
+        given, detector = read_calibration(config.calibration, listener.identities)
     tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
-    copies = selftest.copies(tested, config.sample.seed)
+    by_id = {u.id: u for u in chosen}
+    originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
+    copied = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
     chosen_keys = {clip.key for clip in tested}
     clips = [selftest.with_broken_times(clip) if clip.key in chosen_keys else clip for clip in clips]
-    everything = [*clips, *(copy for kind in copies.values() for copy in kind)]
+    everything = [*clips, *(copy for kind in copied.values() for copy in kind)]
     heard = listener.hear(everything, on_progress)
-    calibration, tallies = _calibrate(tested, copies, heard, listener.identities, config)
-    rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in chosen]
+    calibration, tallies = _calibrate(tested, copied, heard, listener.identities, config, given)
+    judged = ((u, heard.get(u.id) or wordless[u.id]) for u in chosen)
+    rows = [_row(u, evidence, calibration, config, language, out_dir.parent) for u, evidence in judged]
     rows += [_unreadable_row(line) for line in ledger]
     write_json(out_dir / "calibration.json", calibration.to_json())
     _write_rows(out_dir / "utterances.parquet", rows)
@@ -67,6 +73,8 @@ def run_audit(
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = {"num_utterances": len(ledger), "hours": hours}
     report = _report(rows, strata, tallies, calibration, list(sample.notes), len(utterances) + len(ledger))
+    if detector:
+        report["detector"] = detector
     write_json(out_dir / "alignment_report.json", report)
     return report
 
@@ -76,23 +84,21 @@ def hear_rest(
     *,
     audit_dir: Path,
     out_path: Path,
-    cache_dir: Path,
+    listener: Listener,
     config: AuditConfig,
     language: str,
-    aligner: Aligner,
-    recogniser: Recogniser,
     on_progress: Progress | None = None,
 ) -> int:
     """Judge with the audit's calibration what its sample left out, into a table like its own; how many there were."""
     calibration = Calibration(**read_json(audit_dir / "calibration.json"))
     known = set(pq.read_table(audit_dir / "utterances.parquet", columns=["id"])["id"].to_pylist())
     rest = [u for u in utterances if u.id not in known]
-    listener = Listener(aligner, recogniser, cache_dir, load, config)
     if tuple(calibration.identities) != listener.identities:
         raise DataError(f"the calibration in {audit_dir} was made with other models; run 'shibolet audit' again")
     clips, wordless = _clips(rest, language)
     heard = listener.hear(clips, on_progress)
-    rows = [_row(u, heard.get(u.id) or wordless[u.id], calibration, config, language) for u in rest]
+    judged = ((u, heard.get(u.id) or wordless[u.id]) for u in rest)
+    rows = [_row(u, evidence, calibration, config, language, audit_dir.parent) for u, evidence in judged]
     _write_rows(out_path, rows)
     return len(rest)
 
@@ -125,8 +131,13 @@ def _calibrate(
     heard: dict[str, Evidence],
     identities: tuple[str, str],
     config: AuditConfig,
+    given: Calibration | None,
 ) -> tuple[Calibration, dict | None]:
-    """The confidence map fitted on all tested clips, and the self-test of maps that never saw the clip they judge."""
+    """The confidence map and its self-test.
+
+    A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are two,
+    each of which never saw the half that it judges.
+    """
     untouched = {c.key: heard[c.key].signals for c in tested if heard[c.key].signals}
     if len(untouched) < 10:
         raise DataError(f"only {len(untouched)} clips could be heard; calibration needs 10: is the audio readable?")
@@ -144,13 +155,13 @@ def _calibrate(
         damaged = [s for kind in selftest.FITTED for key, s in changed[kind].items() if key in keys and s]
         return fit([untouched[key] for key in sorted(keys)], damaged, identities)
 
+    calibration = given or fit_on(untouched)
     folds = [[key for key in untouched if selftest.fold_of(key) == fold] for fold in (0, 1)]
-    calibration = fit_on(untouched)
     if min(map(len, folds)) < 5:
         return calibration, None
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     for fold, keys in enumerate(folds):
-        held_out = fit_on(folds[1 - fold])
+        held_out = given or fit_on(folds[1 - fold])
         for kind, signals in {"untouched": untouched, **changed}.items():
             present = [key for key in keys if key in signals]
             for key, verdict in zip(present, _judge_all([signals[k] for k in present], held_out, config), strict=True):
@@ -168,12 +179,14 @@ def _judge_all(
     return [judge(s, float(next(confidence)), calibration, config) if s else None for s in signals]
 
 
-def _row(u: Utterance, evidence: Evidence, calibration: Calibration, config: AuditConfig, language: str) -> dict:
+def _row(
+    u: Utterance, evidence: Evidence, calibration: Calibration, config: AuditConfig, language: str, run_dir: Path
+) -> dict:
     verdict = _judge_all([evidence.signals], calibration, config)[0]
     signals = evidence.signals.to_json() if evidence.signals else dict.fromkeys(Signals.__dataclass_fields__)
     return {
         "id": u.id, "source": u.source, "recording": u.recording, "speaker": u.speaker, "domain": u.domain,
-        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio), "flags": u.flags,
+        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)), "flags": u.flags,
         "failure": evidence.failure,
         "is_low_quality": verdict.low_quality if verdict else True,
         "suspect": verdict.suspect if verdict else None,
@@ -269,6 +282,8 @@ def _report(
 
 
 def _calibration_note(calibration: Calibration) -> str:
+    if calibration.kind != "self":
+        return f"Calibrated on '{calibration.kind}': {calibration.num_clean} clean clips and copies, none of them here."
     return (
         f"Calibrated on the judged data's own clips: {calibration.num_clean} stood for clean, "
         f"{calibration.num_left_out} looked damaged and were left out."

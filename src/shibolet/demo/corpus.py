@@ -39,7 +39,7 @@ OPEN_CATEGORIES = ("noun", "the", "at", "to", "from", "adj", "present", "past", 
 class CorpusConfig(Config):
     """Sizes and difficulty of the demo's data."""
 
-    num_train: int = 660  # utterances of one sentence
+    num_train: int = 800  # utterances of one sentence
     num_long: int = 12  # recordings of 16-30 s that are one utterance each
     num_test: int = 320  # utterances of each test set
     recording_utterances: int = 8  # of one voice and one channel condition

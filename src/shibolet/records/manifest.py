@@ -19,15 +19,14 @@ _SAMPLE_BYTES = 32 * 1024  # of larger ones the head, the middle and the tail
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest at once or not at all; audio inside its folder is named relative to it, so both can be moved."""
-    folder = path.absolute().parent
-    rows = (replace(u, audio=replace(u.audio, path=_relative(u.audio.path, folder))).to_json() for u in utterances)
+    rows = (replace(u, audio=u.audio.from_folder(path.parent)).to_json() for u in utterances)
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     write_bytes(path, lines.encode())
 
 
 def read_manifest(path: Path) -> list[Utterance]:
     """The utterances of a manifest, audio paths absolute; DataError names the line that is not one of ours."""
-    folder, utterances = path.absolute().parent, []
+    utterances = []
     try:
         lines = path.read_bytes().split(b"\n")  # not splitlines: U+2028 may stand inside a text
     except OSError as error:
@@ -41,8 +40,7 @@ def read_manifest(path: Path) -> list[Utterance]:
             raise DataError(
                 f"manifest {path}, line {number} is not an utterance that shibolet wrote: {error}"
             ) from error
-        audio = replace(utterance.audio, path=str(folder / utterance.audio.path))
-        utterances.append(replace(utterance, audio=audio))
+        utterances.append(replace(utterance, audio=utterance.audio.in_folder(path.parent)))
     return utterances
 
 
@@ -61,11 +59,6 @@ def manifest_hash(utterances: Sequence[Utterance]) -> str:
         row = replace(utterance, audio=replace(utterance.audio, path=content_of[utterance.audio.path])).to_json()
         total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return total.hexdigest()[:16]
-
-
-def _relative(path: str, folder: Path) -> str:
-    absolute = Path(path).absolute()
-    return str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
 
 
 def _content_hash(path: str) -> str:

@@ -9,6 +9,8 @@ audit/alignment_report.json     what the audit found, in total and by domain
       audit.html                utterances to listen to and to judge
       calibration.json          what a clean clip looks like to these models
       heard/                    what the models said, so that nothing is heard twice
+      extended.json             how many utterances `audit --extend` has asked for
+calibration.json                what the listeners detect, from `shibolet calibrate`
 gate.json                       the verdict and the interval behind it
 prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
@@ -45,6 +47,7 @@ from shibolet.records.provenance import environment
 _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "audit": (("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"), ()),
     "hear-rest": (("audit/rest.parquet",), ()),
+    "calibrate": (("calibration.json",), ()),
     "gate": (("gate.json",), ()),
     "prepare": (("prepared",), ()),
     "audit-prepared": (("audit-prepared",), ()),
@@ -112,6 +115,14 @@ class RunFolder:
     @property
     def audit_page(self) -> Path:
         return self.audit() / "audit.html"
+
+    @property
+    def audit_extension(self) -> Path:
+        return self.audit() / "extended.json"
+
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.json"
 
     def gate(self, *, prepared: bool = False) -> Path:
         return self.path / ("gate-prepared.json" if prepared else "gate.json")

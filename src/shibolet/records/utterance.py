@@ -1,6 +1,7 @@
 """The nouns of speech: where an utterance's audio lies, what is said in it, who says it, where it comes from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,15 @@ class AudioRef:
             path=self.path, row=self.row, column=self.column,
             start_s=self.start_s + start_s, end_s=self.start_s + end_s,
         )  # fmt: skip
+
+    def from_folder(self, folder: Path) -> "AudioRef":
+        """The same audio as files in `folder` name it: relative when it lies below, so that both can be moved."""
+        path, folder = Path(self.path).absolute(), folder.absolute()
+        return replace(self, path=str(path.relative_to(folder) if path.is_relative_to(folder) else path))
+
+    def in_folder(self, folder: Path) -> "AudioRef":
+        """The reverse of `from_folder`: with an absolute path."""
+        return replace(self, path=str(folder.absolute() / self.path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

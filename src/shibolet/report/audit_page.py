@@ -61,7 +61,7 @@ def write_audit_page(run_dir: Path) -> Path | None:
     draw = {id: place for place, id in enumerate(report["review"]["draw"])}
     shown, num_rows = _chosen(tables, draw)
     entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe["audit"], language, draw) for row in shown])
-    sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown})
+    sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown}, run.path)
     entries.sort(key=_worst_first)
     gate = read_json(run.gate()) if run.gate().is_file() else None
     answers = {line["id"]: line for line in read_jsonl(run.review)} if run.review.is_file() else {}
@@ -180,7 +180,7 @@ def _within(budget_bytes: int, entries: Iterable[dict]) -> list[dict]:
     return [entry for entry, size in zip(entries, sizes) if size <= budget_bytes]
 
 
-def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None]) -> list[str]:
+def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None], run_dir: Path) -> list[str]:
     """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not."""
     heard, size = [], 0.0
     for entry in entries:
@@ -193,7 +193,7 @@ def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None])
         heard.append(entry)
     sounds = []
     with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]])), heard)
+        made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]]).in_folder(run_dir)), heard)
         for entry, (sound, wave, error) in zip(heard, made):
             if error:
                 entry["silent"] = _sentence(error)

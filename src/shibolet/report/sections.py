@@ -6,6 +6,7 @@ Chooses, sorts and lays out; rates and verdicts come from the stages that wrote 
 import base64
 from collections import defaultdict
 from itertools import chain, groupby, pairwise, zip_longest
+from pathlib import Path
 from typing import Any
 
 from shibolet.errors import AudioError
@@ -70,7 +71,7 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
         "review": report["review"],
         "self_test": _self_test(report["self_test"]),
         "num_flagged": len(flagged),
-        "worst": [_with_player(row) for row in _worst(flagged)],
+        "worst": [_with_player(row, run.path) for row in _worst(flagged)],
     }
 
 
@@ -94,7 +95,7 @@ def _worst(flagged: list[dict]) -> list[dict]:
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None][:MAX_WORST]
 
 
-def _with_player(row: dict) -> dict:
+def _with_player(row: dict, run_dir: Path) -> dict:
     """The row with its audio as a data: URI, or with the reason why there is none."""
     if row["audio"] is None:
         return {**row, "no_audio": "the row could not be read"}
@@ -102,7 +103,7 @@ def _with_player(row: dict) -> dict:
     from shibolet.speech.augment import encode
 
     try:
-        samples = audio.load(AudioRef(**row["audio"]))
+        samples = audio.load(AudioRef(**row["audio"]).in_folder(run_dir))
     except AudioError as error:
         return {**row, "audio": None, "no_audio": str(error)}
     mp3 = encode(samples[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)], "mp3", PLAYER_BPS)

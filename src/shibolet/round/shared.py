@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
@@ -55,6 +55,15 @@ class SourceData:
     digest: str
 
 
+def _named_apart(data: SourceData, name: str) -> SourceData:
+    """The same data with ids that no other source has."""
+    return SourceData(
+        [replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances],
+        [replace(line, id=f"{name}/{line.id}") for line in data.ledger],
+        hash_json([name, data.digest]),
+    )
+
+
 @dataclass
 class Round:
     """One recipe in one run folder; data are read once and models loaded once for all stages."""
@@ -70,8 +79,14 @@ class Round:
 
     @cached_property
     def data(self) -> SourceData:
-        """All training sources, one after the other."""
-        parts = [self.read(source) for source in self.recipe.data.train]
+        """All training sources."""
+        return self.join(self.recipe.data.train)
+
+    def join(self, sources: Sequence[DataSource]) -> SourceData:
+        """Sources one after the other; with several, a source's name goes before the ids of its rows."""
+        parts = [self.read(source) for source in sources]
+        if len(parts) > 1:
+            parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
             [utterance for part in parts for utterance in part.utterances],
             [line for part in parts for line in part.ledger],

@@ -1,8 +1,9 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.gate import GateConfig, run_gate
@@ -12,6 +13,10 @@ from shibolet.records.ledger import read_ledger, write_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.round.shared import Round, SourceData, Track, best_device, stream_cache, untracked
 from shibolet.speech.sources import DataSource
+
+if TYPE_CHECKING:
+    from shibolet.audit.config import AuditConfig
+    from shibolet.audit.hearing import Listener
 
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
@@ -29,13 +34,15 @@ def do_audit(round: Round, *, prepared: bool = False, review: Path | None = None
     if review is not None:
         keep_review(review, folder.review, {u.id: u.text for u in data.utterances})
     is_reviewed = not prepared and folder.review.is_file()
-    arguments = _listening(round, data, prepared)
+    listener = _listener(round, data, prepared)
+    config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {
         "data": data.digest,
         "language": recipe.language,
-        "audit": recipe.audit.model_dump(mode="json"),
+        "audit": config.model_dump(mode="json"),
+        "calibration": hash_file(config.calibration) if config.calibration else None,
         "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
-        "listeners": [arguments["aligner"].identity, arguments["recogniser"].identity],
+        "listeners": list(listener.identities),
     }
     if is_reviewed:
         inputs["review"] = hash_file(folder.review)
@@ -43,10 +50,19 @@ def do_audit(round: Round, *, prepared: bool = False, review: Path | None = None
     path = folder.alignment_report(prepared=prepared)
     if not stage.done:
         with round.track("audit") as progress:
-            report = run_audit(data.utterances, data.ledger, out_dir=path.parent, on_progress=progress, **arguments)
+            report = run_audit(
+                data.utterances,
+                data.ledger,
+                out_dir=path.parent,
+                listener=listener,
+                config=config,
+                language=recipe.language,
+                on_progress=progress,
+            )
         if not prepared:
+            report["num_looks"] = 1 + len(_extensions(folder, data))
             report |= _reviewed(folder, report["strata"], recipe)
-            write_json(path, report)  # the gate reads it
+        write_json(path, report)
         write_json(path, _decision(path.parent, recipe.gate) | report)
         stage.finish()
     return read_json(path)
@@ -68,20 +84,47 @@ def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe) -> dict:
     return {"review": reviewed, "detector": dict(sensitivity=rates[0], specificity=rates[1], measured_on=measured_on)}
 
 
+def extend_audit(round: Round) -> int:
+    """Ask for as many more utterances as would settle the gate's CAUTION; how many the next audit hears."""
+    gate = do_gate(round)
+    if not gate["more_clips_needed"]:
+        raise DataError(f"--extend: the gate says {gate['decision']}, and hearing more would settle nothing")
+    heard = gate["low_quality_pct"]["num_heard"] - len(round.data.ledger)
+    wanted = heard + gate["more_clips_needed"]
+    sizes = [*_extensions(round.folder, round.data), wanted]
+    write_json(round.folder.audit_extension, {"data": round.data.digest, "sizes": sizes})
+    return wanted
+
+
+def _extensions(folder: RunFolder, data: SourceData) -> list[int]:
+    """Sizes that `--extend` has asked for on these data, one after the other."""
+    path = folder.audit_extension
+    asked = read_json(path) if path.exists() else {"data": None}
+    return asked["sizes"] if asked["data"] == data.digest else []
+
+
+def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "AuditConfig":
+    """The audit's settings with the sample that `--extend` has asked for; the larger sample contains the smaller."""
+    sizes = _extensions(folder, data)
+    if not sizes:
+        return config
+    size = sizes[-1]
+    limit = config.sample.max_utterances and max(config.sample.max_utterances, size)
+    sample = config.sample.model_copy(update={"min_utterances": size, "max_utterances": limit})
+    return config.model_copy(update={"sample": sample})
+
+
 DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
-def _listening(round: Round, data: SourceData, prepared: bool) -> dict:
-    """Who listens, and where what they heard is kept: known by its place only, so other data have another folder."""
+def _listener(round: Round, data: SourceData, prepared: bool = False) -> "Listener":
+    """Who listens; what they heard is kept and known by its place only, so other data have another folder."""
+    from shibolet.audit.hearing import Listener
+    from shibolet.speech.audio import load
+
     audit = round.recipe.audit
-    recogniser = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
-    return {
-        "cache_dir": round.folder.audit() / "heard" / data.digest,
-        "config": audit,
-        "language": round.recipe.language,
-        "aligner": round.aligner,
-        "recogniser": round.recogniser(recogniser),
-    }
+    name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
+    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard" / data.digest, load, audit)
 
 
 def _decision(audit_dir: Path, config: GateConfig) -> dict:
@@ -106,11 +149,47 @@ def do_hear_rest(round: Round) -> Path:
                 round.data.utterances,
                 audit_dir=round.folder.audit(),
                 out_path=path,
+                listener=_listener(round, round.data),
+                config=round.recipe.audit,
+                language=round.recipe.language,
                 on_progress=progress,
-                **_listening(round, round.data, prepared=False),
             )
         stage.finish()
     return path
+
+
+def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -> dict:
+    """The content of `calibration.json`: what the recipe's listeners detect, measured on clean clips that are damaged.
+
+    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language.
+    """
+    from shibolet.audit.calibrate import run_calibrate
+
+    data, others = (round.join([_manifest_source(path) for path in paths]) for paths in (clean, foreign))
+    recipe, listener = round.recipe, _listener(round, data)
+    inputs = {
+        "data": [data.digest, others.digest],
+        "language": recipe.language,
+        "calibrate": recipe.calibrate.model_dump(mode="json"),
+        "audit": recipe.audit.model_dump(mode="json", exclude={"calibration", "sample"}),
+        "listeners": list(listener.identities),
+    }
+    stage = round.begin("calibrate", inputs)
+    if not stage.done:
+        with round.track("calibrate") as progress:
+            run_calibrate(
+                data.utterances,
+                others.utterances,
+                out_path=round.folder.calibration,
+                name=", ".join(path.stem for path in clean),
+                listener=listener,
+                config=recipe.calibrate,
+                audit=recipe.audit,
+                language=recipe.language,
+                on_progress=progress,
+            )
+        stage.finish()
+    return read_json(round.folder.calibration)
 
 
 def do_gate(round: Round, *, prepared: bool = False) -> dict:
@@ -342,7 +421,7 @@ def evaluate_manifest(
 
     config, device = EvaluateConfig(), best_device()
     with track("read") as progress:
-        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
+        utterances, ledger = read_source(_manifest_source(manifest), stream_cache(), progress)
     loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
     with TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
@@ -357,6 +436,11 @@ def evaluate_manifest(
             ledger=ledger,
             on_progress=progress,
         )
+
+
+def _manifest_source(path: Path) -> DataSource:
+    """A manifest that the command line names, where a recipe would have a source."""
+    return DataSource(name=path.stem, manifest=path)
 
 
 def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int) -> dict:

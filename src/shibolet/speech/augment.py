@@ -64,6 +64,22 @@ def band_limit(samples: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray
     return sosfiltfilt(sections, samples, padlen=min(len(samples) - 1, 400)).astype(np.float32)
 
 
+def reverberate(samples: np.ndarray, rt60_s: float, rng: np.random.Generator) -> np.ndarray:
+    """Speech in a room: the direct sound, and as much power in noise that falls by 60 dB in `rt60_s`.
+
+    Length, place and mean power stay.
+    """
+    from scipy.signal import fftconvolve
+
+    if not len(samples) or not samples.any():
+        return samples
+    num = round(rt60_s * SAMPLE_RATE_HZ)
+    tail = rng.standard_normal(num) * 10 ** (-3 * np.arange(num) / num)
+    room = np.concatenate([[1.0], tail / np.linalg.norm(tail)])
+    wet = fftconvolve(samples, room)[: len(samples)]
+    return (wet * np.sqrt(np.mean(samples.astype(np.float64) ** 2) / np.mean(wet**2))).astype(np.float32)
+
+
 def encode(samples: np.ndarray, codec: Codec, bitrate_bps: int) -> bytes:
     """An Ogg Opus or MP3 file of these samples; the same samples give the same bytes."""
     encoder, container_format, options = CODECS[codec]

@@ -83,7 +83,7 @@ def _probe(content: bytes | Path, name: str) -> AudioInfo | AudioError:
 
 def glob_tables(source: DataSource) -> tuple[Iterable[Path], int]:
     """The files that a source's glob names, sorted, and their number of rows."""
-    paths = [Path(path).absolute() for path in sorted(glob(source.parquet, recursive=True))]
+    paths = [Path(path).absolute() for path in sorted(glob(str(source.parquet), recursive=True))]
     if not paths:
         raise DataError(f"source '{source.name}': no file matches {source.parquet}")
     return paths, sum(open_table(path).num_rows for path in paths)

@@ -56,7 +56,7 @@ class DataSource(Config):
     split: str | None = None  # of the Hub data set, e.g. "train"
     revision: str | None = None  # of the Hub data set: branch, tag or commit
     streaming: bool = False  # read once into shards of our own instead of the `datasets` cache
-    parquet: str | None = None  # path or glob of Parquet or Arrow files, read in place
+    parquet: Path | None = None  # path or glob of Parquet or Arrow files, read in place
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
     max_utterances: int | None = Field(None, gt=0)  # the first usable ones in the order of the files
@@ -107,7 +107,7 @@ def read_source(
         place = str(source.manifest)
         readers.read_manifest_rows(source.manifest, sink, on_progress)
     elif source.parquet is not None:
-        place = source.parquet
+        place = str(source.parquet)
         readers.read_table_rows(*readers.glob_tables(source), sink, on_progress)
     else:
         from shibolet.speech import hub

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from shibolet.speech.text.language import Language
+from shibolet.speech.text.language import Language, punctuated
 
 # Niqqud, cantillation and joiners, all inside words. U+05BE, 05C0, 05C3 and 05C6 have codes among them, but separate.
 _MARKS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\ufb1e\u034f\u200c\u200d]")
@@ -29,6 +29,34 @@ def unmark(text: str) -> str:
     return text.translate(_GERESH)
 
 
+def pointed(text: str) -> str:
+    """A vowel point and an accent under every letter."""
+    return re.sub("([א-ת])", "\\1\u05b8\u0596", text)
+
+
+def joined(text: str) -> str:
+    """Every second pair of words joined by a maqaf."""
+    words = text.split()
+    pairs = [
+        "\u05be".join(words[i : i + 2]) if i % 4 == 0 else " ".join(words[i : i + 2]) for i in range(0, len(words), 2)
+    ]
+    return " ".join(pairs)
+
+
+def defective(text: str) -> str:
+    """Without the first vav or yod inside each word of four letters or more: a shorter spelling of the same word."""
+    return " ".join(
+        re.sub("(?<=^[א-ת])([א-ת]?)[וי](?=[א-ת]{2})", "\\1", word) if len(word) > 3 else word for word in text.split()
+    )
+
+
+def full(text: str) -> str:
+    """With a yod after the first letter of each third word: a longer spelling."""
+    return " ".join(
+        word[0] + "י" + word[1:] if i % 3 == 0 and len(word) > 2 else word for i, word in enumerate(text.split())
+    )
+
+
 def leaderboard_deletions(text: str) -> str:
     """The leaderboard's steps before Whisper's normaliser (ivrit-ai/asr-training, evaluate_model.py)."""
     return _LEADERBOARD_DELETED.sub("", text)
@@ -42,4 +70,7 @@ HEBREW = Language(
     scoring_version="leaderboard-1",
     unmark=unmark,
     prescore=leaderboard_deletions,
-)
+    respellings={
+        "punctuation": punctuated, "niqqud": pointed, "maqaf": joined, "defective": defective, "full": full,
+    },
+)  # fmt: skip

@@ -1,8 +1,8 @@
 """What the program knows of a language: its letters, and its text as target, as words to align, as scoring text."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from shibolet.speech.text.rules import basic, split_words, tidy
 
@@ -29,6 +29,12 @@ def _unchanged(text: str) -> str:
     return text
 
 
+def punctuated(text: str) -> str:
+    """A comma after each third word and a full stop."""
+    words = text.split()
+    return " ".join(word + "," * (i % 3 == 2) for i, word in enumerate(words)) + "."
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
     """A language by its name in the prompt and its ISO code, with versioned rules for its text."""
@@ -40,6 +46,8 @@ class Language:
     scoring_version: str
     unmark: Callable[[str], str] = _unchanged  # the script's own rules for targets and words, before the shared ones
     prescore: Callable[[str], str] = _unchanged  # the script's own rules for scoring, before the shared ones
+    # by name, other ways in which the same words are written: an audit must not mind them
+    respellings: Mapping[str, Callable[[str], str]] = field(default_factory=lambda: {"punctuation": punctuated})
 
     def to_target(self, text: str) -> str:
         """What a model is trained to write."""

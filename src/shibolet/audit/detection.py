@@ -1,0 +1,195 @@
+"""What the audit detects: clips that were damaged on purpose, by kind, domain, noise level and length."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, Calibration, fit
+from shibolet.audit.config import AuditConfig
+from shibolet.audit.signals import Signals
+from shibolet.audit.verdict import judge
+from shibolet.scoring.roc import Scores, auroc, recall_at
+
+UNTOUCHED = "untouched"
+FALSE_ALARMS = (0.01, 0.02, 0.05)
+# The sensitivity that corrects a rate is that over these, in equal parts: the damage that real data are feared to have.
+FEARED = ("swapped:random", "text_head_cut:50%", "text_tail_cut:50%", "audio_head_cut:50%", "audio_tail_cut:50%",
+          "no_speech:silence")  # fmt: skip
+SNR_EDGES_DB = (10, 20, 30)
+LENGTH_EDGES_WORDS = (6, 21)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A clip that was heard: an untouched one, or a copy of it by a row of the matrix."""
+
+    row: str  # UNTOUCHED, or the row's name: "text_tail_cut:25%"
+    harmless: bool
+    recording: str
+    domain: str
+    num_words: int  # of the original
+    signals: Signals | None  # None: it could not be heard, which is a flag by itself
+    num_placed: int = 0  # words that the aligner gave back
+
+
+def fit_trials(trials: Iterable[Trial], identities: tuple[str, ...], evidence: Sequence[str] = EVIDENCE) -> Calibration:
+    """The confidence map of these trials; those that could not be heard teach nothing."""
+    heard = [t for t in trials if t.signals is not None]
+    clean = [t.signals for t in heard if t.harmless]
+    damaged = [t.signals for t in heard if not t.harmless]
+    return fit(clean, damaged, identities, trusted=True, evidence=evidence)
+
+
+def detection_table(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> list[dict]:
+    """A line for each row of the matrix, over all clips and within each domain, noise level and length class.
+
+    AUROC and recall at a rate of false alarms are those of the confidence, against the untouched clips of the same
+    slice (of the same noise level: against the harmless copies too, which is where noise comes from). `flagged` and
+    `flagged_literal` are shares of verdicts: by our definitions, and by the specification's literal ones.
+    """
+    logits, flagged = _judged(trials, calibration, config)
+    lines = []
+    for slice_by, name_of in SLICES.items():
+        slices: dict[str, list[int]] = defaultdict(list)
+        for i, trial in enumerate(trials):
+            slices[name_of(trial)].append(i)
+        for name, members in slices.items():
+            good = [i for i in members if trials[i].row == UNTOUCHED or (slice_by == "snr_db" and trials[i].harmless)]
+            by_row: dict[str, list[int]] = defaultdict(list)
+            for i in members:
+                by_row[trials[i].row].append(i)
+            for row, own in by_row.items():
+                lines.append(
+                    {
+                        "row": row, "harmless": trials[own[0]].harmless, "by": slice_by, "slice": name, "num": len(own),
+                        "flagged": round(float(flagged[own].mean()), 4),
+                        "flagged_literal": round(float(np.mean([is_flagged_literally(trials[i]) for i in own])), 4),
+                        **(_detected(trials, logits, good, own) if good and not trials[own[0]].harmless else {}),
+                    }
+                )  # fmt: skip
+    return lines
+
+
+def _snr(trial: Trial) -> str:
+    return _class(trial.signals.snr_db, SNR_EDGES_DB, " dB") if trial.signals else "not heard"
+
+
+def _class(value: float, edges: Sequence[int], unit: str) -> str:
+    """The class that a value lies in: "under 10 dB", "10 to 20 dB", "30 dB and over"."""
+    if value < edges[0]:
+        return f"under {edges[0]}{unit}"
+    if value >= edges[-1]:
+        return f"{edges[-1]}{unit} and over"
+    place = int(np.searchsorted(edges, value, "right"))
+    return f"{edges[place - 1]} to {edges[place]}{unit}"
+
+
+SLICES: dict[str, Callable[[Trial], str]] = {
+    "all": lambda trial: "all",
+    "domain": lambda trial: trial.domain,
+    "snr_db": _snr,
+    "words": lambda trial: _class(trial.num_words, LENGTH_EDGES_WORDS, " words"),
+}
+
+
+def is_flagged_literally(trial: Trial, min_coverage: float = 0.6, min_confidence: float = 0.5) -> bool:
+    """The specification's verdict: coverage = aligned / expected words, and the aligner has no confidence to be low.
+
+    An aligner gives every word back wherever it may be, so this is the negative control: it cannot fail.
+    """
+    if trial.signals is None:
+        return True
+    coverage, confidence = trial.num_placed / trial.signals.num_words, 1.0
+    return coverage < min_coverage or confidence < min_confidence
+
+
+def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig, name: str) -> dict:
+    """Sensitivity and specificity of the verdict on clips that did not fit the map, each domain in equal parts."""
+    _, flagged = _judged(trials, calibration, config)
+    cells: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for trial, flag in zip(trials, flagged, strict=True):
+        cells[trial.row, trial.domain].append(bool(flag))
+    mean = lambda rows: float(np.mean([np.mean(own) for (row, _), own in cells.items() if row in rows]))  # noqa: E731
+    return {
+        "sensitivity": round(mean(FEARED), 4),
+        "specificity": round(1 - mean((UNTOUCHED,)), 4),
+        "measured_on": f"{name}, the half of its recordings that did not fit the map; damage in equal parts: "
+        + ", ".join(FEARED),
+    }
+
+
+def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
+    """What a map detects of a kind of damage that it never saw: fitted without each kind in turn."""
+    kinds = dict.fromkeys(t.row.partition(":")[0] for t in fitting if not t.harmless)
+    lines = []
+    for kind in kinds:
+        calibration = fit_trials([t for t in fitting if t.row.partition(":")[0] != kind], identities)
+        logits = _logits(held_out, calibration)
+        good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
+        for row in dict.fromkeys(t.row for t in fitting if t.row.partition(":")[0] == kind):
+            own = [i for i, t in enumerate(held_out) if t.row == row]
+            if own:
+                lines.append({"row": row, "num": len(own), **_detected(held_out, logits, good, own)})
+    return lines
+
+
+def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
+    """AUROC by row of all signals in use, of all but one, with one more, of each alone: which earn their place."""
+    good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
+    rows = list(dict.fromkeys(t.row for t in held_out if not t.harmless))
+    members = {row: [i for i, t in enumerate(held_out) if t.row == row] for row in rows}
+
+    def line(name: str, scores: np.ndarray) -> dict:
+        areas = {row: auroc(_scores(held_out, scores, good), _scores(held_out, scores, own)).value
+                 for row, own in members.items()}  # fmt: skip
+        recalls = {row: recall_at(0.02, scores[good], scores[own]) for row, own in members.items()}
+        return {
+            "signals": name,
+            "auroc": {row: round(area, 4) for row, area in areas.items()},
+            "recall_at_2pct": {row: round(recall, 4) for row, recall in recalls.items()},
+            "mean_auroc": round(float(np.mean(list(areas.values()))), 4),
+            "mean_recall_at_2pct": round(float(np.mean(list(recalls.values()))), 4),
+        }
+
+    def fitted(names: Sequence[str]) -> np.ndarray:
+        return _logits(held_out, fit_trials(fitting, identities, names))
+
+    lines = [line("all", fitted(EVIDENCE))]
+    lines += [line(f"all but {name}", fitted([n for n in EVIDENCE if n != name])) for name in EVIDENCE]
+    lines += [line(f"all and {name}", fitted([*EVIDENCE, name])) for name in CANDIDATES]
+    lines += [line(f"{name} alone", fitted([name])) for name in (*EVIDENCE, *CANDIDATES)]
+    return lines
+
+
+def _judged(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Logit of the confidence and whether the verdict is low quality, of each trial."""
+    logits = _logits(trials, calibration)
+    confidence = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    flagged = [
+        t.signals is None or judge(t.signals, float(c), calibration, config).low_quality
+        for t, c in zip(trials, confidence, strict=True)
+    ]
+    return logits, np.array(flagged)
+
+
+def _logits(trials: Sequence[Trial], calibration: Calibration) -> np.ndarray:
+    """Higher is better; what could not be heard is under everything."""
+    heard = [i for i, t in enumerate(trials) if t.signals is not None]
+    logits = np.full(len(trials), -np.inf)
+    logits[heard] = calibration.logits([trials[i].signals for i in heard])
+    return logits
+
+
+def _scores(trials: Sequence[Trial], values: np.ndarray, members: Sequence[int]) -> Scores:
+    return Scores(values[list(members)], [trials[i].recording for i in members])
+
+
+def _detected(trials: Sequence[Trial], logits: np.ndarray, good: Sequence[int], own: Sequence[int]) -> dict:
+    area = auroc(_scores(trials, logits, good), _scores(trials, logits, own))
+    recalls = {f"recall_at_{fa:.0%}": round(recall_at(fa, logits[good], logits[own]), 4) for fa in FALSE_ALARMS}
+    return {
+        "auroc": round(area.value, 4), "auroc_lower": round(area.lower, 4), "auroc_upper": round(area.upper, 4),
+        **recalls,
+    }  # fmt: skip
