@@ -44,6 +44,7 @@ def verdict(monkeypatch):
         monkeypatch.setattr(stages, "do_audit", lambda round, **_: {"total_samples": 100})
         monkeypatch.setattr(stages, "do_gate", lambda round, **_: gate)
         monkeypatch.setattr(stages, "do_report", lambda round: None)
+        monkeypatch.setattr(stages, "do_audit_page", lambda round: round.folder.audit_page)
 
     return say
 

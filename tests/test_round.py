@@ -1,5 +1,7 @@
 """The flow of a round: protects from training on data that the gate stopped, and from work that runs twice or never."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -9,9 +11,10 @@ from shibolet.gate import EXIT_CODES, GateConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.round import stages
 from shibolet.round.flow import run_round
-from shibolet.round.shared import Round, open_round
+from shibolet.round.shared import Round, SourceData, open_round
 
 WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "report"]
 REPAIRED = ["audit", "gate", "prepare", "audit-prepared", "gate-prepared", "train", "evaluate", "compare", "report"]
@@ -220,3 +223,68 @@ def test_what_only_changes_the_time_does_not_train_again():
     assert stages.WITHOUT_EFFECT < settings.keys()
     decides = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
     assert settings.keys() - stages.WITHOUT_EFFECT == decides
+
+
+@pytest.fixture
+def heard(round, monkeypatch):
+    """The round with an audit that is done in no time: 400 utterances, a fifth flagged, a quarter of these good."""
+    from shibolet.audit import stage
+
+    rows = [
+        {"id": f"u{i:03d}", "source": "s", "recording": f"r{i}", "domain": "clean", "text": f"text {i}",
+         "duration_s": 3.0, "is_low_quality": i % 5 == 0, "suspect": "wrong_text" if i % 5 == 0 else None}
+        for i in range(400)
+    ]  # fmt: skip
+    tally, nothing = {"hits": 50, "total": 50}, {"hits": 0, "total": 50}
+    strata = {"clean": {"num_utterances": 4000, "hours": 3.0}}
+    report = {
+        "strata": strata, "num_scored": 400,
+        "self_test": {"damaged": {"swapped": tally, "silent": tally}, "harmless": nothing, "untouched": nothing},
+    }  # fmt: skip
+    calls = []
+
+    def run_audit(utterances, ledger, *, out_dir, **_):
+        calls.append(out_dir)
+        stage._write_rows(out_dir / "utterances.parquet", rows)
+        write_json(out_dir / "calibration.json", {})
+        write_json(out_dir / "alignment_report.json", report)
+        return dict(report)
+
+    monkeypatch.setattr(stage, "run_audit", run_audit)
+    listener = SimpleNamespace(identities=("x", "y"))
+    monkeypatch.setattr(stages, "_listener", lambda *_: listener)
+    utterances = [
+        Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows
+    ]
+    round.data = SourceData(utterances, [], "digest")
+    return SimpleNamespace(round=round, rows={row["id"]: row for row in rows}, calls=calls)
+
+
+def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
+    """Verdicts that a person gave once must not get lost when the audit is asked for again."""
+    round, folder = heard.round, heard.round.folder
+    first = stages.do_audit(round)
+    assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150 and "detector" not in first
+    assert stages.do_gate(round)["corrected_low_quality_pct"] is None
+    answers = [
+        {"id": id, "verdict": "bad" if heard.rows[id]["is_low_quality"] and i % 4 else "good",
+         "text": heard.rows[id]["text"]}
+        for i, id in enumerate(first["review"]["draw"])
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "saved.jsonl", answers)
+    reviewed = stages.do_audit(round, review=tmp_path / "saved.jsonl")
+    assert len(heard.calls) == 2 and reviewed["detector"]["sensitivity"] == 1.0
+    corrected = reviewed["review"]["corrected_low_quality_pct"]
+    gate = stages.do_gate(round)
+    assert gate["low_quality_pct"]["rate"] == 20 and 8 < corrected["lower"] < corrected["rate"] < 18
+    assert gate["corrected_low_quality_pct"]["rate"] == pytest.approx(corrected["rate"], abs=0.1)
+    (tmp_path / "saved.jsonl").unlink()
+    assert stages.do_audit(round) == reviewed and len(heard.calls) == 2
+    assert folder.review.is_file()
+
+
+def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_path):
+    write_jsonl(tmp_path / "saved.jsonl", [{"id": "u000", "verdict": "bad", "text": "another text"}])
+    with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
+        stages.do_audit(heard.round, review=tmp_path / "saved.jsonl")
+    assert heard.calls == [] and not heard.round.folder.review.exists()

@@ -62,13 +62,16 @@ def audit(
         str | None, typer.Option(metavar="I/N", help="Only hear the I-th of N parts, for a job array; then merge.")
     ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Hear as many more as would settle a CAUTION.")] = False,
+    review: Annotated[
+        Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.stages import do_audit, do_audit_shard, do_gate, extend_audit
+    from shibolet.round.stages import do_audit, do_audit_page, do_audit_shard, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
@@ -79,8 +82,13 @@ def audit(
     with _round(recipe[-1], run_dir, changes, json_, dry) as round:
         if extend:
             round.tell(f"audit: extended to {extend_audit(round):,} utterances")
-        report, verdict = do_audit(round, merge=recipe[:-1] == ["merge"]), do_gate(round)
-    _print_json(report) if json_ else _show({"gate": verdict})
+        report = do_audit(round, merge=recipe[:-1] == ["merge"], review=review)
+        verdict, page = do_gate(round), do_audit_page(round)
+    if json_:
+        _print_json(report)
+    else:
+        _show({"gate": verdict} | ({"review": report["review"]} if review else {}))
+        typer.echo(f"Page: {page}")
     raise typer.Exit(verdict["exit_code"])
 
 
@@ -213,13 +221,15 @@ def compare(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]):
-    """The page of a run folder, from the files that are in it."""
+    """The pages of a run folder, from the files that are in it."""
+    from shibolet.report.audit_page import write_audit_page
     from shibolet.report.page import write_report
     from shibolet.terminal import track
 
     if not (run_dir / "recipe.yaml").is_file():
         raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
     with track("report"):
+        write_audit_page(run_dir)
         write_report(run_dir)
     typer.echo(run_dir / "report.html")
 

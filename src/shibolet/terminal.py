@@ -71,6 +71,24 @@ def show_gate(gate: dict, title: str = "Gate") -> None:
     OUT.print(gate["recommendation"], markup=False)
 
 
+def show_review(review: dict) -> None:
+    """What a person's verdicts say of the audit's."""
+    names = {
+        "false_discovery_pct": "good among the flagged",
+        "false_omission_pct": "bad among the passed",
+        "corrected_low_quality_pct": "low quality, corrected",
+    }
+    rows = [
+        (title, f"{rate['rate']:.1f}%", f"{rate['lower']:.1f}-{rate['upper']:.1f}%")
+        for name, title in names.items()
+        if (rate := review[name])
+    ]
+    answered, counted = review["num_answered"], review["num_counted"]
+    table(f"Review: {answered} answered, {counted} of them in the random draw", ["", " rate", " 95%"], rows)
+    for note in review["notes"]:
+        OUT.print(note, markup=False)
+
+
 def show_calibration(content: dict) -> None:
     """What was found of each kind of damage, and what harmless copies were flagged, over all clips."""
     lines = [line for line in content["table"] if line["by"] == "all"]

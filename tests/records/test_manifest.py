@@ -24,6 +24,7 @@ def utterances(tmp_path):
         Utterance(
             id="b", audio=AudioRef(path=str(outside), row=3, column="sound", start_s=0.1, end_s=0.3),
             text="x\u2028y\x85z", duration_s=0.2, source="s", recording="r", speaker="p", domain="d", language="Hebrew",
+            flags=("noisy",),
         ),
     ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import yaml
 
 from shibolet.audit import stage as audit_stage
 from shibolet.audit.calibration import Calibration
+from shibolet.audit.review import review
 from shibolet.compare import CompareConfig, compare
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import read_rows, summarise
@@ -83,6 +84,9 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
                 "confidence": None if i == 7 else confidence,
                 "suspect": suspects[i % 4] if bad or i == 3 else None, "length_mismatch": bad, "failure": None,
                 "reasons": [f"evidence for {coverage:.0%} of 6 words, under 60%"] if bad or i == 3 else [],
+                "words": text.split(), "starts_s": [0.1 * w for w in range(len(text.split()))],
+                "ends_s": [0.1 * w + 0.08 for w in range(len(text.split()))], "snr_db": 20.0,
+                "flags": [["noisy"], [], None][i % 3],
                 "audio": {"path": str(clip(run, i)), "row": None, "column": "audio", "start_s": 0.0, "end_s": None},
             }
         )  # fmt: skip
@@ -96,13 +100,16 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
         "harmless": {"hits": 9, "total": 540}, "untouched": {"hits": 4, "total": 181},
     }  # fmt: skip
     calibration = Calibration(
-        kind="self", identities=("a", "b"), center=(), scale=(), weights=(), intercept=0.0, letters_per_s=(5.0, 20.0),
-        num_clean=181, num_left_out=43,
+        kind="self", identities=("a", "b"), evidence=(), center=(), scale=(), weights=(), intercept=0.0,
+        letters_per_s=(5.0, 20.0), num_clean=181, num_left_out=43,
     )  # fmt: skip
     strata = {domain: {"num_utterances": 330, "hours": 0.3} for domain in DOMAINS}
     strata["unreadable"] = {"num_utterances": 1, "hours": 0.0}
     audit_stage._write_rows(run.audited_utterances(prepared=prepared), rows)
     report = audit_stage._report(rows, strata, tallies, calibration, [], 661)
+    if not prepared:
+        listed = [{"recording": None, "suspect": None, **row} for row in rows]
+        report["review"] = review(listed, strata, {}, 0, 0.95)
     write_json(run.alignment_report(prepared=prepared), report)
 
 

@@ -181,6 +181,17 @@ def test_hours_in_one_row(tmp_path):
     assert len(load(utterance.audio)) == 9.5 * SAMPLE_RATE_HZ
 
 
+def test_flags_are_the_booleans_of_a_struct(manifest, tmp_path):
+    """What people noted is a free check of the audit: nothing noted is not the same as nobody asked."""
+    structs = [
+        {"too_long": True, "noisy": True, "max_logprob": -0.2, "skipped": None}, {"noisy": False}, {"noisy": None},
+        None, ["noisy"], {"duration": 2.0},
+    ]  # fmt: skip
+    path = manifest(*({"audio": "two.wav", "text": "a", "extra": struct} for struct in structs))
+    utterances, _ = read(DataSource(name="mine", manifest=path, columns={"flags": "extra"}), tmp_path)
+    assert [u.flags for u in utterances] == [("noisy", "too_long"), (), None, None, None, None]
+
+
 def test_columns_limit_and_progress(manifest, tmp_path):
     """Other people's names of fields; the limit takes usable rows; progress ends at the total."""
     rows = [{"wav": "two.wav", "extra": {"words": "a", "noisy": n % 2 == 0}} for n in range(600)]
@@ -292,6 +303,7 @@ def test_known_sources(local_hub, tmp_path, id, streaming):
     assert len({u.id for u in utterances}) == len(utterances)
     if id == "ivrit-ai/crowd-transcribe-v5":
         assert [u.id for u in utterances] == ["u1", "u2"]
+        assert [u.flags for u in utterances] == [("noisy",), ()]
     if id == "mozilla-foundation/common_voice_17_0":
         assert [u.speaker for u in utterances] == ["s1", "s2"]
 

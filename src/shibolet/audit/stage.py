@@ -21,6 +21,7 @@ from shibolet.audit.clip import Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.damage import Original, Pool, copies
 from shibolet.audit.hearing import Listener
+from shibolet.audit.review import human_flags
 from shibolet.audit.sampling import draw_sample
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import Verdict, judge
@@ -213,7 +214,7 @@ def _row(
     signals = evidence.signals.to_json() if evidence.signals else dict.fromkeys(Signals.__dataclass_fields__)
     return {
         "id": u.id, "source": u.source, "recording": u.recording, "speaker": u.speaker, "domain": u.domain,
-        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)),
+        "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)), "flags": u.flags,
         "failure": evidence.failure,
         "is_low_quality": verdict.low_quality if verdict else True,
         "suspect": verdict.suspect if verdict else None,
@@ -249,14 +250,15 @@ _AUDIO = pa.struct(
 _TYPES = {
     "num_words": pa.int64(), "num_letters": pa.int64(), "audio": _AUDIO, "is_low_quality": pa.bool_(),
     "length_mismatch": pa.bool_(), "reasons": pa.list_(pa.string()), "words": pa.list_(pa.string()),
-    "starts_s": pa.list_(pa.float64()), "ends_s": pa.list_(pa.float64()),
+    "starts_s": pa.list_(pa.float64()), "ends_s": pa.list_(pa.float64()), "flags": pa.list_(pa.string()),
     **dict.fromkeys(
         ("id", "source", "recording", "speaker", "domain", "text", "failure", "suspect", "hypothesis"), pa.string()
     ),
 }  # fmt: skip
 _COLUMNS = (
-    "id", "source", "recording", "speaker", "domain", "text", "duration_s", "audio", "failure", "is_low_quality",
-    "suspect", "reasons", "coverage", "confidence", "length_mismatch", "hypothesis", "words", "starts_s", "ends_s",
+    "id", "source", "recording", "speaker", "domain", "text", "duration_s", "audio", "flags", "failure",
+    "is_low_quality", "suspect", "reasons", "coverage", "confidence", "length_mismatch", "hypothesis", "words",
+    "starts_s", "ends_s",
     *(name for name in Signals.__dataclass_fields__ if name != "coverage"),
 )  # fmt: skip
 
@@ -298,6 +300,7 @@ def _report(
             kind: sum(row.get("suspect") == kind for row in low)
             for kind in sorted({row["suspect"] for row in low if row.get("suspect")})
         },
+        "human_flags": human_flags(rows),
         "strata": strata,
         "self_test": tallies,
         "calibration": {"kind": calibration.kind, "num_clean": calibration.num_clean,

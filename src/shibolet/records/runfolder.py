@@ -5,6 +5,8 @@ provenance.json                 versions, commit, platform, threads, time of eve
 audit/alignment_report.json     what the audit found, in total and by domain
       utterances.parquet        ... and for each utterance of its sample
       rest.parquet              the same for all others, when prepare hears them
+      review.jsonl              a person's verdicts, once there are any
+      audit.html                utterances to listen to and to judge
       calibration.json          what a clean clip looks like to these models
       heard/                    what the models said, so that nothing is heard twice
       extended.json             how many utterances `audit --extend` has asked for
@@ -105,6 +107,14 @@ class RunFolder:
     @property
     def audited_rest(self) -> Path:
         return self.audit() / "rest.parquet"
+
+    @property
+    def review(self) -> Path:
+        return self.audit() / "review.jsonl"
+
+    @property
+    def audit_page(self) -> Path:
+        return self.audit() / "audit.html"
 
     @property
     def audit_extension(self) -> Path:

@@ -44,6 +44,7 @@ class Utterance:
     speaker: str | None = None
     domain: str | None = None  # None: the recipe's domain rules decide
     language: str | None = None  # name as in the prompt, "Hebrew"
+    flags: tuple[str, ...] | None = None  # what people noted of it: ("noisy",), () for nothing; None: nobody was asked
 
     @property
     def cluster(self) -> str:
@@ -56,4 +57,5 @@ class Utterance:
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
-        return cls(**{**row, "audio": AudioRef(**row["audio"])})
+        audio, flags = AudioRef(**row["audio"]), row.get("flags")
+        return cls(**{**row, "audio": audio, "flags": None if flags is None else tuple(flags)})

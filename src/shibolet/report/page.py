@@ -11,6 +11,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import sections
 from shibolet.report.figures import short
 from shibolet.speech.text import get_language
+from shibolet.speech.text.language import Language
 
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
@@ -43,11 +44,11 @@ def write_report(run_dir: Path) -> Path:
     }
     left_out = {name for name in ("truth", "examples") if not shown[name]}
     left_out |= set() if shown["audit"] else {"selftest", "worst"}
-    page = _environment().get_template("report.html.jinja").render(
+    page = environment().get_template("report.html.jinja").render(
         recipe=recipe,
         recipe_text=recipe_text,
         code=language.code,
-        direction="rtl" if language.code in _RIGHT_TO_LEFT else "ltr",
+        direction=direction_of(language),
         headline=_headline(shown["gate"], shown["compare"]),
         contents=[(id, title) for id, title in _CONTENTS.items() if id not in left_out],
         **shown,
@@ -78,21 +79,31 @@ def _headline(gate: dict | None, compare: dict | None) -> dict:
         return {"title": title, "sentence": compare["sentence"], "tiles": tiles}
     if gate:
         last = gate["verdicts"][-1]
-        titles = {
-            "PROCEED": "The data are fit to train on",
-            "CAUTION": "The data may train, with caution",
-            "STOP": "The data are not fit to train on",
-            "INVALID": "No verdict on the data",
-        }
-        return {"title": titles[last["decision"]], "sentence": last["recommendation"], "tiles": tiles}
+        return {"title": verdict_title(last), "sentence": last["recommendation"], "tiles": tiles}
     return {
-        "title": "No verdict yet",
+        "title": verdict_title(None),
         "sentence": "Neither the gate nor a comparison has run in this folder.",
         "tiles": [],
     }
 
 
-def _environment() -> Environment:
+def verdict_title(gate: dict | None) -> str:
+    """The gate's decision as a headline; `gate` is the content of `gate.json`, None before there is one."""
+    titles = {
+        "PROCEED": "The data are fit to train on",
+        "CAUTION": "The data may train, with caution",
+        "STOP": "The data are not fit to train on",
+        "INVALID": "No verdict on the data",
+    }
+    return titles[gate["decision"]] if gate else "No verdict yet"
+
+
+def direction_of(language: Language) -> str:
+    """How its text runs: rtl or ltr."""
+    return "rtl" if language.code in _RIGHT_TO_LEFT else "ltr"
+
+
+def environment() -> Environment:
     """Templates in which every value is escaped and an unknown name is an error."""
     environment = Environment(
         loader=PackageLoader("shibolet", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

@@ -68,6 +68,7 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
         "coverage_distribution": report["coverage_distribution"],
         "suspects": {**report["suspects"], **report["failures"]},
         "notes": report["notes"],
+        "review": report["review"],
         "self_test": _self_test(report["self_test"]),
         "num_flagged": len(flagged),
         "worst": [_with_player(row, run.path) for row in _worst(flagged)],

@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
-def do_audit(round: Round, *, prepared: bool = False, merge: bool = False) -> dict:
+def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None) -> dict:
     """The content of `alignment_report.json`: of the training data, or of what prepare kept.
 
-    With `merge` the shards of a job array have heard it all, or it is an error.
+    With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
+    the audit's page of the training data; the folder keeps it for later audits.
     """
+    from shibolet.audit.review import keep_review
     from shibolet.audit.stage import run_audit
 
     recipe, folder = round.recipe, round.folder
     data = round.prepared if prepared else round.data
+    if review is not None:
+        keep_review(review, folder.review, {u.id: u.text for u in data.utterances})
+    is_reviewed = not prepared and folder.review.is_file()
     listener = _listener(round, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {
@@ -40,6 +45,8 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False) -> di
         "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
         "listeners": list(listener.identities),
     }
+    if is_reviewed:
+        inputs["review"] = hash_file(folder.review)
     stage = round.begin("audit-prepared" if prepared else "audit", inputs)
     path = folder.alignment_report(prepared=prepared)
     if not stage.done:
@@ -56,6 +63,7 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False) -> di
             )
         if not prepared:
             report["num_looks"] = 1 + len(_extensions(folder, data))
+            report |= _reviewed(folder, report["strata"], recipe)
         write_json(path, report)
         write_json(path, _decision(path.parent, recipe.gate) | report)
         stage.finish()
@@ -76,6 +84,22 @@ def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
             language=round.recipe.language,
             on_progress=progress,
         )
+
+
+def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe) -> dict:
+    """What a person's verdicts say of the audit's; `detector` is there when they suffice for the gate to use them."""
+    import pyarrow.parquet as pq
+
+    from shibolet.audit.review import COLUMNS, read_review, review
+
+    rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
+    answers = read_review(folder.review) if folder.review.is_file() else {}
+    reviewed = review(rows, strata, answers, recipe.audit.sample.seed, recipe.gate.confidence_level)
+    rates = [reviewed["sensitivity"], reviewed["specificity"]]
+    if None in rates or sum(rates) <= 1:
+        return {"review": reviewed}
+    measured_on = f"a person's review of {reviewed['num_counted']} utterances drawn at random"
+    return {"review": reviewed, "detector": dict(sensitivity=rates[0], specificity=rates[1], measured_on=measured_on)}
 
 
 def extend_audit(round: Round) -> int:
@@ -133,7 +157,9 @@ def do_hear_rest(round: Round) -> Path:
     from shibolet.audit.stage import hear_rest
 
     path = round.folder.audited_rest
-    inputs = {"audit": round.folder.digest("audit"), "data": round.data.digest}
+    round.folder.digest("audit")  # there must be one; a person's review of it changes nothing here
+    read = (round.folder.audit() / "calibration.json", round.folder.audited_utterances())
+    inputs = {"audit": [hash_file(path) for path in read], "data": round.data.digest}
     stage = round.begin("hear-rest", inputs)
     if not stage.done:
         with round.track("hear the rest") as progress:
@@ -388,12 +414,22 @@ def do_compare(round: Round) -> dict:
 
 
 def do_report(round: Round) -> Path:
-    """The page of the round as far as it has come."""
+    """The page of the round as far as it has come, and that of its audit."""
     from shibolet.report.page import write_report
 
+    do_audit_page(round)
     with round.track("report"):
         write_report(round.folder.path)
     return round.folder.report
+
+
+def do_audit_page(round: Round) -> Path:
+    """The audit's own page, to listen and to judge."""
+    from shibolet.report.audit_page import write_audit_page
+
+    with round.track("page of the audit"):
+        write_audit_page(round.folder.path)
+    return round.folder.audit_page
 
 
 def evaluate_manifest(

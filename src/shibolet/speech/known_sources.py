@@ -8,7 +8,7 @@ _TEXT_TEST = {"split": "test", "columns": {"text": "text"}, "language": "Hebrew"
 KNOWN_SOURCES: dict[str, dict] = {
     "ivrit-ai/crowd-transcribe-v5": {  # gated; no recording, speaker or domain column
         "split": "train",
-        "columns": {"id": "uuid", "text": "sentence"},
+        "columns": {"id": "uuid", "text": "sentence", "flags": "extra_data"},
         "language": "Hebrew",
     },
     "ivrit-ai/crowd-recital-whisper-training": {

@@ -136,6 +136,7 @@ class RowSink:
             speaker=self._label(row, columns.speaker),
             domain=self._label(row, columns.domain),
             language=_language_name(language),
+            flags=_flags(lookup(row.values, columns.flags)),
         )
 
     def _span(self, row: Row, audio_s: float) -> tuple[AudioRef, float]:
@@ -220,6 +221,13 @@ def _number(row: Row, column: str | None, rule: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # NaN is not less either
         raise BadRow(rule, f"'{column}' is {value!r:.60}, not a number of seconds")
     return float(value)
+
+
+def _flags(noted: Any) -> tuple[str, ...] | None:
+    """Names of a struct's booleans that are true; None where it has none, or there is no struct."""
+    if not isinstance(noted, dict) or not any(isinstance(value, bool) for value in noted.values()):
+        return None
+    return tuple(sorted(name for name, value in noted.items() if value is True))
 
 
 def _language_name(language: str | None) -> str | None:

@@ -34,6 +34,7 @@ class Columns(Config):
     speaker: str | None = "speaker"
     domain: str | None = "domain"  # a boolean column gives its own name where it is true: `extra_data.noisy` -> noisy
     language: str | None = "language"  # name or ISO code
+    flags: str | None = "flags"  # a struct whose booleans are what people noted: {noisy: true, too_long: false}
     start_s: str | None = "start_s"
     end_s: str | None = "end_s"
     duration: str | None = "duration"  # seconds, only looked at for nonsense: the audio's header decides

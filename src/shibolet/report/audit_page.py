@@ -1,0 +1,232 @@
+"""`audit/audit.html`: every utterance that a person may want to hear, worst first, with what speaks against it.
+
+One file without a network: rows as JSON, sound as MP3 beside it, both inert until the page's own script, whose hash is
+all that the page's policy allows, writes them as text. Reads files and computes nothing that another file should hold.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from shibolet.errors import AudioError, DataError
+from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes
+from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import AudioRef
+from shibolet.report.page import direction_of, environment, verdict_title
+from shibolet.scoring.counts import align_words
+from shibolet.speech.text import get_language
+from shibolet.speech.text.language import Language
+
+# Together with 1 MB for everything else the page stays under 25 MB.
+MAX_TEXT_BYTES, MAX_SOUND_BYTES = 7_000_000, 12_000_000
+PLAYER_S, PLAYER_BPS = 30.0, 24_000  # longest sound and its bitrate: 4 kB a second as base64
+WAVE_POINTS = 400  # of an envelope
+MAX_WORDS = 400  # of one utterance
+
+SUSPECTS = {
+    "wrong_text": ("another text", "What is said seems to be another text than the one written."),
+    "text_missing": ("text missing", "More is said than is written."),
+    "text_extra": ("text too long", "More is written than is said."),
+    "audio_cut": ("audio cut", "The audio seems to be cut: words are missing where it begins or ends."),
+    "no_speech": ("no speech", "Hardly any of the text is heard; perhaps nobody speaks."),
+    "other_language": ("other language", "What is said seems to be in another language."),
+}
+REASONS = {
+    "fit": "the text does not fit",
+    "words": "few words found",
+    "length": "the length does not fit",
+    "failed": "could not be heard",
+}
+
+
+def write_audit_page(run_dir: Path) -> Path | None:
+    """Write the page of the audit of a run's training data and return its path; None before there is an audit."""
+    run = RunFolder(run_dir)
+    if not run.alignment_report().is_file():
+        return None
+    recipe, report = yaml.safe_load(run.recipe.read_text(encoding="utf-8")), read_json(run.alignment_report())
+    if "review" not in report:
+        raise DataError(f"{run.alignment_report()} is of an earlier version; run 'shibolet audit' again")
+    language = get_language(recipe["language"])
+    tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
+    draw = {id: place for place, id in enumerate(report["review"]["draw"])}
+    shown, num_rows = _chosen(tables, draw)
+    entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe["audit"], language, draw) for row in shown])
+    sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown}, run.path)
+    entries.sort(key=_worst_first)
+    gate = read_json(run.gate()) if run.gate().is_file() else None
+    answers = {line["id"]: line for line in read_jsonl(run.review)} if run.review.is_file() else {}
+    script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
+    page = environment().get_template("audit.html.jinja").render(
+        recipe=recipe,
+        code=language.code,
+        direction=direction_of(language),
+        gate=gate,
+        title=verdict_title(gate),
+        report=report,
+        review=report["review"],
+        flags=report["human_flags"],
+        num_rows=num_rows,
+        num_shown=len(entries),
+        num_sounds=len(sounds),
+        num_worst=_num_worst(entries),
+        player_s=PLAYER_S,
+        suspects={name: label for name, (label, _) in SUSPECTS.items()},
+        reasons=REASONS,
+        data=_json_block(
+            {
+                "rows": entries,
+                "player_s": PLAYER_S,
+                "suspects": SUSPECTS,
+                "reasons": REASONS,
+                "answers": {row["id"]: answers[row["id"]]["verdict"] for row in entries
+                            if answers.get(row["id"], {}).get("text") == row["text"]},
+                "file": f"review-{recipe['name']}.jsonl",
+                # of the browser's storage: other data, or another text of what was drawn, begins anew
+                "key": hash_json(sorted([row["id"], row["text"]] for row in entries if row["draw"] is not None)),
+            }
+        ),
+        sound=Markup("\n".join(sounds)),  # base64 has nothing to escape
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+    write_bytes(run.audit_page, page.encode())
+    return run.audit_page
+
+
+def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[dict], int]:
+    """Rows in the order in which they are worth their place, and how many there are in all.
+
+    The random draw first, then what is flagged, the least credible first, then what passed, likewise.
+    """
+    import pyarrow.parquet as pq
+
+    keys = []
+    for number, path in enumerate(tables):
+        for row in pq.read_table(path, columns=["id", "is_low_quality", "confidence"]).to_pylist():
+            keys.append((draw.get(row["id"], len(draw)), *_worst_first({**row, "low": row["is_low_quality"]}), number))
+    most = MAX_TEXT_BYTES // 300  # no entry is smaller
+    place = {key[3:]: i for i, key in enumerate(sorted(keys)[:most])}
+    rows: dict[int, dict] = {}
+    for number, path in enumerate(tables):
+        for batch in pq.ParquetFile(path).iter_batches(1000):
+            for i, id in enumerate(batch.column("id").to_pylist()):
+                if (id, number) in place:
+                    rows[place[id, number]] = {**batch.slice(i, 1).to_pylist()[0], "is_rest": number > 0}
+    return [rows[i] for i in sorted(rows)], len(keys)
+
+
+def _worst_first(row: Mapping) -> tuple:
+    """Flagged before passed, the least credible first; what could not be heard after what could."""
+    return not row["low"], 2.0 if row["confidence"] is None else row["confidence"], row["id"]
+
+
+def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
+    """What the page shows of one utterance."""
+    said, heard = language.to_scoring(row["text"]), language.to_scoring(row["hypothesis"])
+    kinds = [
+        kind
+        for kind, holds in {
+            "failed": row["failure"] is not None,
+            "fit": row["confidence"] is not None and row["confidence"] < limits["min_confidence"],
+            "words": row["coverage"] is not None and row["coverage"] < limits["min_coverage"],
+            "length": bool(row["length_mismatch"]),
+        }.items()
+        if holds
+    ]
+    times = [t for span in zip(row["starts_s"], row["ends_s"]) for t in span]
+    return {
+        "id": row["id"], "domain": row["domain"], "recording": row["recording"], "speaker": row["speaker"],
+        "seconds": round(row["duration_s"], 2), "text": row["text"], "low": row["is_low_quality"],
+        "suspect": row["suspect"] or row["failure"], "kinds": kinds,
+        "why": [_sentence(reason) for reason in row["reasons"]],
+        "coverage": _rounded(row["coverage"]), "confidence": _rounded(row["confidence"]),
+        "snr_db": None if row["snr_db"] is None else round(row["snr_db"]),
+        "words": row["words"][:MAX_WORDS], "times": [round(t, 2) for t in times[: 2 * MAX_WORDS]],
+        "diff": [] if row["failure"] else _difference(said, heard)[:MAX_WORDS],
+        "flags": row["flags"], "rest": row["is_rest"], "draw": draw.get(row["id"]),
+    }  # fmt: skip
+
+
+def _difference(said: str, heard: str) -> list:
+    """Words of the text and of what was heard: a word where they agree, else [written or null, heard or null]."""
+    return [word if op == "hit" else [word, other] for op, word, other in align_words(said, heard)]
+
+
+def _sentence(reason: str) -> str:
+    """A reason with a capital and a full stop; one that begins with a file's name keeps it as it is."""
+    if reason.split(" ")[0].isalpha():
+        reason = reason[0].upper() + reason[1:]
+    return reason.rstrip(".") + "."
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _within(budget_bytes: int, entries: Iterable[dict]) -> list[dict]:
+    """As many of the first entries as the page has room for."""
+    entries = list(entries)
+    sizes = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
+    return [entry for entry, size in zip(entries, sizes) if size <= budget_bytes]
+
+
+def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None], run_dir: Path) -> list[str]:
+    """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not."""
+    heard, size = [], 0.0
+    for entry in entries:
+        if audio_of[entry["id"]] is None:
+            entry["silent"] = "The row could not be read."
+            continue
+        size += 1500 + min(entry["seconds"], PLAYER_S) * PLAYER_BPS / 8 * 4 / 3
+        if size > MAX_SOUND_BYTES:
+            break
+        heard.append(entry)
+    sounds = []
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]]).in_folder(run_dir)), heard)
+        for entry, (sound, wave, error) in zip(heard, made):
+            if error:
+                entry["silent"] = _sentence(error)
+            else:
+                entry |= {"sound": len(sounds), "wave": wave}
+                sounds.append(sound)
+    return sounds
+
+
+def _sound(ref: AudioRef) -> tuple[str, str, str]:
+    """MP3 and envelope as base64, or the reason why there is none."""
+    import numpy as np
+
+    from shibolet.speech import audio
+    from shibolet.speech.augment import encode
+
+    try:
+        samples = audio.load(ref)[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)]
+    except AudioError as error:
+        return "", "", str(error)
+    padded = np.pad(np.abs(samples), (0, -len(samples) % WAVE_POINTS))
+    peaks = padded.reshape(WAVE_POINTS, -1).max(axis=1)
+    wave = np.round(255 * peaks / max(float(peaks.max()), 1e-3)).clip(0, 255).astype(np.uint8)
+    mp3 = encode(samples, "mp3", PLAYER_BPS)
+    return base64.b64encode(mp3).decode(), base64.b64encode(wave.tobytes()).decode(), ""
+
+
+def _num_worst(entries: Sequence[Mapping]) -> int:
+    """How many of the worst have sound without a gap, those aside that have none to give."""
+    flagged = [entry for entry in entries if entry["low"] and "silent" not in entry]
+    return next((i for i, entry in enumerate(flagged) if "sound" not in entry), len(flagged))
+
+
+def _json_block(value: Any) -> Markup:
+    """JSON for a script element: no text in it can end the element."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
