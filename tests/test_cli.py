@@ -110,9 +110,10 @@ def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, mon
 
 def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, monkeypatch):
     seen = {}
-    block = {"wer": {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}}
+    wer = {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}
+    block = {"wer": {**wer, "shown": "no difference shown", "sign_flip_p": None}}
     result = {
-        "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [],
+        "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [], "forgetting": {},
         "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
     }  # fmt: skip
     monkeypatch.setattr(stages, "do_evaluate", lambda round, models: seen.update(models))

@@ -31,6 +31,8 @@ def rows(errors: dict[str, float], num: int = 60, seed: int = 0) -> list[ScoredR
                     duration_s=2.0 + i % 20,
                     reference=f"ref {i}",
                     hypothesis="",
+                    said="",
+                    heard="",
                     words=EditCounts(10 - wrong, wrong),
                     chars=EditCounts(50 - wrong, wrong),
                 )

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,15 +119,22 @@ def evaluate(
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL of audio and text; with --model.")
     ] = None,
+    hypotheses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
+        ),
+    ] = None,
     language: Annotated[str, typer.Option(help="Of the manifest.")] = "Hebrew",
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """WER and CER of a recipe's rounds on its sets, or of one model on one manifest."""
-    if (recipe is None) == (model is None or manifest is None):
-        raise RecipeError("evaluate needs a recipe, or both --model and --manifest")
+    """WER and CER on a recipe's sets, of its rounds or of other systems' hypotheses, or of a model on a manifest."""
+    if (recipe is None) == (model is None or manifest is None) or (recipe is None and hypotheses):
+        raise RecipeError("evaluate needs a recipe, or both --model and --manifest; --hypotheses goes with a recipe")
     if recipe is None:
         from shibolet.round.stages import evaluate_manifest
         from shibolet.terminal import track
@@ -138,7 +146,12 @@ def evaluate(
     from shibolet.round.stages import do_evaluate, rounds_of
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
-        scores = do_evaluate(round, rounds_of(round))
+        if hypotheses:
+            from shibolet.round.systems import do_import
+
+            scores = do_import(round, _named_files(hypotheses))
+        else:
+            scores = do_evaluate(round, rounds_of(round))
     _print_json(scores) if json_ else _show({"scores": scores})
 
 
@@ -148,6 +161,10 @@ def compare(
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
     round1: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's Round 1.")] = None,
     round2: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -158,6 +175,15 @@ def compare(
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
+    if system:
+        if round1 or round2 or len(set(system)) != len(system) or len(system) < 2:
+            raise RecipeError("compare --system: name two or more different systems, without --round1 and --round2")
+        from shibolet.round.systems import do_compare_systems
+
+        with _round(recipe or recipe_option, run_dir, changes, json_, dry) as round:
+            compared = do_compare_systems(round, system)
+        _print_json(compared) if json_ else _show({"systems": compared})
+        return
     suffix = "-compare" if round2 else ""  # other models must not displace the scores of the run's own
     with _round(recipe or recipe_option, run_dir, changes, json_, dry, suffix) as round:
         do_evaluate(round, rounds_of(round, round1, round2))
@@ -304,6 +330,17 @@ def _round(
         raise typer.Exit
     with open_round(loaded, folder, sys.argv[1], tell, track) as round:
         yield round
+
+
+def _named_files(given: list[str]) -> dict[str, list[Path]]:
+    """Files by name from NAME=FILE; a name may come several times."""
+    files: dict[str, list[Path]] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not equals or not path or not re.fullmatch(r"[\w.-]+", name):
+            raise RecipeError(f"--hypotheses {one}: write NAME=FILE, the name in letters, digits, '-', '_' and '.'")
+        files.setdefault(name, []).append(Path(path))
+    return files
 
 
 def _run_dir(given: Path | None, name: str) -> Path:

@@ -84,7 +84,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
     """Rounds are compared from these files, in another process."""
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "a")
     evaluate(Parrot(TEXTS), utterances, tmp_path / "b")
-    for name in ("hypotheses.jsonl", "scores.json"):
+    for name in ("hypotheses.jsonl", "listing.txt", "scores.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert read_json(tmp_path / "a/scores.json") == scores
     lines = read_jsonl(tmp_path / "a/hypotheses.jsonl")
@@ -93,7 +93,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
     assert lines[3]["reference"] == TEXTS[3], "a transcript is kept as it came"
     rows = read_rows(tmp_path / "a")
     assert rows == [
-        score_row(u, line["hypothesis"], set="here", normaliser=get_language("he").to_scoring)
+        score_row(u, line["hypothesis"], set="here", normaliser=get_language("he").to_scoring, snr_db=line["snr_db"])
         for u, line in zip(utterances, lines, strict=True)
     ]
     assert summarise(rows, EvaluateConfig().buckets_s, with_intervals=True)["wer"] == scores["wer"]

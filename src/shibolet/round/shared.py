@@ -66,7 +66,7 @@ class Round:
     _sources: dict[str, SourceData] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, LazyListener] = field(default_factory=dict)
-    _transcribers: dict[str, Any] = field(default_factory=dict)
+    _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> SourceData:
@@ -135,21 +135,21 @@ class Round:
             )
         return self._recognisers[name]
 
-    def transcriber(self, model: str):
-        """A transcriber of the recipe's language; only the last one is kept in memory."""
+    def transcriber(self, model: str, language: str):
+        """A transcriber of one language; only the last one is kept in memory."""
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.load import dtype_on, load_recogniser
 
-        if model not in self._transcribers:
+        if (model, language) not in self._transcribers:
             config = self.recipe.evaluate
             self._transcribers.clear()
-            self._transcribers[model] = Transcriber(
+            self._transcribers[model, language] = Transcriber(
                 load_recogniser(model, dtype=dtype_on(self.device), device=self.device),
-                self.recipe.language,
+                language,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
             )
-        return self._transcribers[model]
+        return self._transcribers[model, language]
 
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""
