@@ -122,7 +122,7 @@ def evaluate(
     hypotheses: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=FILE",
+            metavar="NAME[/SET]=FILE",
             help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
         ),
     ] = None,
@@ -332,14 +332,16 @@ def _round(
         yield round
 
 
-def _named_files(given: list[str]) -> dict[str, list[Path]]:
-    """Files by name from NAME=FILE; a name may come several times."""
-    files: dict[str, list[Path]] = {}
+def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:
+    """(set, file) by name from NAME=FILE and NAME/SET=FILE; a name may come several times."""
+    files: dict[str, list[tuple[str | None, Path]]] = {}
     for one in given:
-        name, equals, path = one.partition("=")
-        if not equals or not path or not re.fullmatch(r"[\w.-]+", name):
-            raise RecipeError(f"--hypotheses {one}: write NAME=FILE, the name in letters, digits, '-', '_' and '.'")
-        files.setdefault(name, []).append(Path(path))
+        match = re.fullmatch(r"([\w.-]+)(?:/([\w.-]+))?=(.+)", one)
+        if match is None:
+            raise RecipeError(
+                f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
+            )
+        files.setdefault(match[1], []).append((match[2], Path(match[3])))
     return files
 
 

@@ -8,7 +8,7 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,9 +67,10 @@ def evaluate_set(
 ) -> dict:
     """Transcribe and score a set, write its files into `out_dir`, and return the content of `scores.json`.
 
-    An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; `ledger` names the
-    rows of the set that never became utterances, listed under "unreadable_rows". A result that `out_dir` already holds
-    for the same model identity, data and settings is returned as it is.
+    An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; so are rows of
+    `ledger`, which never became utterances, where their text is known, and the others are listed under
+    "unreadable_rows". A result that `out_dir` already holds for the same model identity, data and settings is returned
+    as it is.
     """
     scored = _ScoredSet(set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger)
     return scored.found() or scored.write(*_hear(transcriber, utterances, config, on_progress))
@@ -124,14 +125,20 @@ class _ScoredSet:
 
     @cached_property
     def unreadable(self) -> list[dict]:
-        return [{"id": line.id, "reason": line.rule, "detail": line.detail} for line in self.ledger]
+        """Rows of which nothing can be counted."""
+        return [_failure(line) for line in self.ledger if line.text is None]
+
+    @cached_property
+    def unheard(self) -> list[LedgerLine]:
+        """Rows whose text is known and whose audio is not: their words count as deleted."""
+        return [line for line in self.ledger if line.text is not None]
 
     @cached_property
     def inputs(self) -> dict:
         return {
             "format": FORMAT,
             "identity": self.identity,
-            "data": hash_json([manifest_hash(self.utterances), self.unreadable]),
+            "data": hash_json([manifest_hash(self.utterances), [asdict(line) for line in self.ledger]]),
             "language": self.language.name,
             "normaliser": self.language.scoring_version,
             "config": self.config.model_dump(mode="json", exclude=NOT_OF_A_SET),
@@ -146,14 +153,14 @@ class _ScoredSet:
         lines = [
             _line(utterance, text, snr_db)
             for utterance, text, snr_db in zip(self.utterances, hypotheses, snrs_db, strict=True)
-        ]
+        ] + [_line(_unheard(line), "", None) for line in self.unheard]
         rows = [_row(line, self.set_name, self.language) for line in lines]
         scores = {
             "model": self.model_name,
             "identity": self.identity,
             "set": self.set_name,
             **describe(rows, self.language, self.config.buckets_s),
-            "failures": failures,
+            "failures": [*failures, *map(_failure, self.unheard)],
             "unreadable_rows": self.unreadable,
             "inputs": self.inputs,
         }
@@ -161,6 +168,15 @@ class _ScoredSet:
         write_bytes(self.out_dir / LISTING, _listing(rows, self.model_name, self.language).encode())
         write_json(self.out_dir / SCORES, scores)  # last: where it is, all are whole
         return scores
+
+
+def _failure(line: LedgerLine) -> dict:
+    return {"id": line.id, "reason": line.rule, "detail": line.detail}
+
+
+def _unheard(line: LedgerLine) -> Utterance:
+    audio, duration_s = AudioRef(path=""), line.duration_s or 0.0
+    return Utterance(id=line.id, audio=audio, text=line.text or "", duration_s=duration_s, source=line.source)
 
 
 def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) -> dict:

@@ -14,23 +14,27 @@ from shibolet.round.stages import ROUND1, ROUND2, language_of, score_set
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
+Files = Sequence[tuple[str | None, Path]]  # of one system: the set that a file is of, None where its content decides
 
-def do_import(round: Round, files: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, dict]]:
+
+def do_import(round: Round, files: Mapping[str, Files]) -> dict[str, dict[str, dict]]:
     """Scores by system and set; a set that a system's files lack is told and not scored."""
-    scores = {}
-    for label, paths in files.items():
+    scores, known = {}, [source.name for source in round.recipe.evaluate.sets]
+    for label, placed in files.items():
         if label in (ROUND1, ROUND2):
             raise RecipeError(f"--hypotheses {label}=...: that name belongs to the recipe's own rounds; take another")
-        opened = [read_hypotheses(path) for path in paths]
-        made_by = {"hypotheses": hash_json([hash_file(path) for path in paths])}
+        if strange := [name for name, _ in placed if name not in (None, *known)]:
+            raise RecipeError(f"--hypotheses {label}/{strange[0]}=...: the recipe's sets are {', '.join(known)}")
+        opened = [(name, read_hypotheses(path)) for name, path in placed]
+        made_by = {"hypotheses": hash_json([[name, hash_file(path)] for name, path in placed])}
         found = {source.name: _score(round, label, source, opened, made_by) for source in round.recipe.evaluate.sets}
         scores[label] = {name: one for name, one in found.items() if one is not None}
         if not scores[label]:
             raise DataError(
-                f"{', '.join(map(str, paths))}: no hypothesis belongs to an utterance of the recipe's sets; the first "
-                f"entries are {', '.join(list(opened[0].entries.values())[:3])}"
+                f"{', '.join(str(path) for _, path in placed)}: no hypothesis belongs to an utterance of the recipe's "
+                f"sets; the first entries are {', '.join(list(opened[0][1].entries.values())[:3])}"
             )
-        for file in opened:
+        for _, file in opened:
             if unused := file.unused:
                 round.tell(
                     f"{file.path}: {len(unused)} of {len(file.entries)} entries belong to no utterance of the recipe's "
@@ -40,12 +44,23 @@ def do_import(round: Round, files: Mapping[str, Sequence[Path]]) -> dict[str, di
 
 
 def _score(
-    round: Round, label: str, source: DataSource, files: Sequence[HypothesisFile], made_by: dict[str, str]
+    round: Round,
+    label: str,
+    source: DataSource,
+    files: Sequence[tuple[str | None, HypothesisFile]],
+    made_by: dict[str, str],
 ) -> dict | None:
     """The scores of a system on one set; None where none of its files has a hypothesis for it."""
     normaliser, texts = get_language(language_of(round, source)).to_scoring, {}
-    for file in files:
-        texts |= file.of_set(source.name, round.read(source).utterances, normaliser)
+    for name, file in files:
+        if name in (None, source.name):
+            found = file.of_set(source.name, round.read(source).utterances, normaliser)
+            if twice := sorted(found.keys() & texts.keys()):
+                raise DataError(
+                    f"{label}: {file.path} and another file both have a hypothesis for utterance '{twice[0]}' of set "
+                    f"'{source.name}'; say which set each is of: --hypotheses {label}/SET=FILE"
+                )
+            texts |= found
     if not texts:
         round.tell(f"{label}: no hypotheses for set '{source.name}', so it is not scored there")
         return None

@@ -46,11 +46,13 @@ class RowSink:
     def full(self) -> bool:
         return self.source.max_utterances is not None and len(self.utterances) >= self.source.max_utterances
 
-    def drop(self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None) -> None:
+    def drop(
+        self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None, text: str | None = None
+    ) -> None:
         detail = detail if where == id else f"{where}: {detail}"
         name = self.source.name
         self.ledger.append(
-            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s)
+            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s, text=text)
         )
 
     def add_unreadable(self, where: str, rule: str, detail: str) -> None:
@@ -65,7 +67,9 @@ class RowSink:
             whole = self._utterance(row, row_id)
         except _BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
-            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s)
+            text = lookup(row.values, self.source.columns.text)
+            is_text = isinstance(text, str) and bool(tidy(text))
+            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s, text.strip() if is_text else None)
             return
         if self.source.format == "plain":
             self.utterances.append(replace(whole, text=without_timestamps(whole.text).strip()))
