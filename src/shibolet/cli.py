@@ -193,7 +193,12 @@ def compare(
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]):
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write its figures there too, each as SVG and CSV.")
+    ] = None,
+):
     """The page of a run folder, from the files that are in it."""
     from shibolet.report.page import write_report
     from shibolet.terminal import track
@@ -202,6 +207,11 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run fo
         raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
     with track("report"):
         write_report(run_dir)
+    if figures is not None:
+        from shibolet.report.export import export_figures
+
+        for path in export_figures(run_dir, figures):
+            typer.echo(path)
     typer.echo(run_dir / "report.html")
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from shibolet.audit import stage as audit_stage
 from shibolet.audit.calibration import Calibration
-from shibolet.compare import CompareConfig, compare
+from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import describe, read_rows
 from shibolet.gate import GateConfig, run_gate
@@ -51,6 +51,7 @@ def write_run(path: Path) -> None:
     write_training(run, rng)
     rows = [write_evaluation(run, label, rng) for label in ("round1", "round2")]
     write_json(run.compare, compare(*rows, CompareConfig(noisy_domain="whatsapp")))
+    write_json(run.systems, compare_systems({"whisper": rows[0], "wav2vec": rows[1]}, CompareConfig()))
     kinds = ("swapped", "text_halved", "audio_cut", "silent", "clean")
     cells = [{"kind": kind, "domain": domain, "utterances": 16 if i < 4 else 264, "flagged": (16, 15, 14, 16, 9)[i]}
              for i, kind in enumerate(kinds) for domain in DOMAINS]  # fmt: skip
