@@ -122,7 +122,9 @@ def test_errors_are_listed_word_by_word_from_right_to_left(html):
     assert section.count('<div class="columns" dir="rtl" lang="he">') == 4 * 8
     assert section.count('<td class="word" dir="rtl" lang="he">') > 40
     for operation, letter in (("sub", "S"), ("del", "D"), ("ins", "I")):
-        assert re.search(f'<span class="{operation}"><span>[^<]+</span><span>[^<]+</span><small>{letter}</small></span>', section)
+        assert re.search(
+            f'<span class="{operation}"><span>[^<]+</span><span>[^<]+</span><small>{letter}</small></span>', section
+        )
 
 
 def test_figures_are_files_of_their_own(run_dir, tmp_path):

@@ -10,6 +10,7 @@ class EvaluationSet(DataSource):
     """A data set with what Round 1 is said to score on it."""
 
     round1_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
+    optional: bool = False  # left out, with a sentence, where it cannot be had
 
 
 class EvaluateConfig(Config):

@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from shibolet.errors import DataError
+from shibolet.evaluate.config import EvaluationSet
 from shibolet.recipe import Recipe, write_recipe
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine
@@ -91,6 +93,20 @@ class Round:
             digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)
         return self._sources[source.name]
+
+    @cached_property
+    def sets(self) -> list[EvaluationSet]:
+        """The recipe's evaluation sets; an optional one that cannot be read is told and left out."""
+        found = []
+        for source in self.recipe.evaluate.sets:
+            if source.optional:
+                try:
+                    self.read(source)
+                except DataError as error:
+                    self.tell(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
+                    continue
+            found.append(source)
+        return found
 
     @cached_property
     def prepared(self) -> SourceData:

@@ -236,7 +236,7 @@ def _audit_summary(folder: RunFolder) -> dict:
 def do_evaluate(round: Round, models: dict[str, str]) -> dict[str, dict[str, dict]]:
     """Scores by model and set; `models` are folders under evaluate/ with the model of each."""
     return {
-        label: {source.name: _evaluate_set(round, label, model, source) for source in round.recipe.evaluate.sets}
+        label: {source.name: _evaluate_set(round, label, model, source) for source in round.sets}
         for label, model in models.items()
     }
 
@@ -299,7 +299,7 @@ def do_compare(round: Round) -> dict:
     from shibolet.evaluate.stage import read_rows
 
     recipe, folder = round.recipe, round.folder
-    sets = [source.name for source in recipe.evaluate.sets]
+    sets = [source.name for source in round.sets]
     if not _by_language(round)[0]:
         raise DataError(f"there is nothing to compare on: the recipe names no evaluate.sets in {recipe.language}")
     inputs = {
@@ -326,7 +326,7 @@ def _by_language(round: Round) -> tuple[list[str], list[str]]:
     """Names of the evaluation sets in the recipe's language, and of those in others."""
     own = get_language(round.recipe.language)
     names: tuple[list[str], list[str]] = [], []
-    for source in round.recipe.evaluate.sets:
+    for source in round.sets:
         names[get_language(language_of(round, source)) is not own].append(source.name)
     return names
 

@@ -19,7 +19,7 @@ Files = Sequence[tuple[str | None, Path]]  # of one system: the set that a file 
 
 def do_import(round: Round, files: Mapping[str, Files]) -> dict[str, dict[str, dict]]:
     """Scores by system and set; a set that a system's files lack is told and not scored."""
-    scores, known = {}, [source.name for source in round.recipe.evaluate.sets]
+    scores, known = {}, [source.name for source in round.sets]
     for label, placed in files.items():
         if label in (ROUND1, ROUND2):
             raise RecipeError(f"--hypotheses {label}=...: that name belongs to the recipe's own rounds; take another")
@@ -27,7 +27,7 @@ def do_import(round: Round, files: Mapping[str, Files]) -> dict[str, dict[str, d
             raise RecipeError(f"--hypotheses {label}/{strange[0]}=...: the recipe's sets are {', '.join(known)}")
         opened = [(name, read_hypotheses(path)) for name, path in placed]
         made_by = {"hypotheses": hash_json([[name, hash_file(path)] for name, path in placed])}
-        found = {source.name: _score(round, label, source, opened, made_by) for source in round.recipe.evaluate.sets}
+        found = {source.name: _score(round, label, source, opened, made_by) for source in round.sets}
         scores[label] = {name: one for name, one in found.items() if one is not None}
         if not scores[label]:
             raise DataError(
@@ -73,7 +73,7 @@ def _score(
 def do_compare_systems(round: Round, names: Sequence[str]) -> dict:
     """The content of `systems.json`: every pair of systems that were scored here, on the sets that all of them have."""
     recipe, folder = round.recipe, round.folder
-    sets = [source.name for source in recipe.evaluate.sets]
+    sets = [source.name for source in round.sets]
     scored = {name: [s for s in sets if folder.finished(f"evaluate/{name}/{s}")] for name in names}
     if lacking := [name for name, found in scored.items() if not found]:
         raise DataError(
