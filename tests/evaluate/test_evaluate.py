@@ -155,6 +155,7 @@ def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
     assert list(scores["by_noise"])[-1] == "unknown" and "by_speaker" in scores and "by_set" not in scores
     listing = (tmp_path / "out/listing.txt").read_text(encoding="utf-8")
     assert listing.count("id: (") == 4 and "leaderboard-1" in listing and "substitution 4" in listing
+    assert f"[{scores['wer']['errors']} / {scores['wer']['words']}, " in listing.splitlines()[0]
     summed = scores["wer"]["words"] - scores["wer"]["substitutions"] - scores["wer"]["deletions"]
     assert listing.endswith(
         f"Sum Scores: (#C #S #D #I) {summed} {scores['wer']['substitutions']} {scores['wer']['deletions']} "

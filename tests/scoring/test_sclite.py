@@ -36,7 +36,7 @@ def least_weight(reference: list[str], hypothesis: list[str]) -> tuple[int, Edit
 
 
 def test_counts_equal_an_independent_dynamic_programme() -> None:
-    pairs, splits_otherwise = random_pairs(2000), 0
+    pairs, splits_otherwise, more = random_pairs(2000), 0, 0
     for reference, hypothesis in pairs:
         weight, expected = least_weight(reference, hypothesis)
         counts = Entry("u", align_weighted(reference, hypothesis)).counts
@@ -45,6 +45,10 @@ def test_counts_equal_an_independent_dynamic_programme() -> None:
         shortest = count_words(" ".join(reference), " ".join(hypothesis))
         assert counts.errors >= shortest.errors
         splits_otherwise += counts != shortest
+        more += counts.errors > shortest.errors
+    print(
+        f"\nsclite's weights against the shortest edit, 2,000 pairs: {splits_otherwise} split otherwise, {more} longer"
+    )
     assert splits_otherwise > 100, "or the two kinds of count are one and need no two names"
 
 

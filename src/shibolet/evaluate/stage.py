@@ -29,7 +29,7 @@ from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
 from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.sclite import Entry, align_weighted, listing
-from shibolet.scoring.slices import Buckets, pool_by_slice
+from shibolet.scoring.slices import Buckets, error_line, pool_by_slice
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
 from shibolet.speech import audio
 from shibolet.speech.activity import estimate_snr_db
@@ -232,9 +232,11 @@ NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the
 
 
 def _listing(rows: Sequence[ScoredRow], model_name: str, language: Language) -> str:
+    words = sum((row.words for row in rows), EditCounts())
     header = (
-        f";; {model_name}; words normalised as {language.scoring_version}; aligned as sclite does it, substitution 4, "
-        f"deletion 3, insertion 3.\n;; WER in {SCORES} is counted by the shortest edit: its total may be lower.\n"
+        f";; {model_name}: {error_line(words)}\n"
+        f";; That is the shortest edit, of words normalised as {language.scoring_version}. The alignments below have\n"
+        ";; sclite's weights (substitution 4, deletion 3, insertion 3): another split, and now and then a larger total.\n"
     )
     return listing((Entry(row.id, align_weighted(row.said.split(), row.heard.split())) for row in rows), header)
 
