@@ -236,7 +236,7 @@ def _listing(rows: Sequence[ScoredRow], model_name: str, language: Language) -> 
     header = (
         f";; {model_name}: {error_line(words)}\n"
         f";; That is the shortest edit, of words normalised as {language.scoring_version}. The alignments below have\n"
-        ";; sclite's weights (substitution 4, deletion 3, insertion 3): another split, and now and then a larger total.\n"
+        ";; sclite's weights (substitution 4, deletion 3, insertion 3): another split, at times a larger total.\n"
     )
     return listing((Entry(row.id, align_weighted(row.said.split(), row.heard.split())) for row in rows), header)
 
