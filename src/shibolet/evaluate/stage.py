@@ -39,6 +39,11 @@ HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 FORMAT = 2  # of these files: older ones are made again
 ROW_FIELDS = ("id", "reference", "hypothesis", "duration_s", "domain", "recording", "speaker", "source")
 NO_HYPOTHESIS = "no_hypothesis"
+NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
+SLICES = {  # breakdown -> its key in scores.json
+    "domains": "by_domain", "buckets": "by_bucket", "lengths": "by_length", "noise": "by_noise",
+    "speakers": "by_speaker", "sets": "by_set",
+}  # fmt: skip
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
@@ -222,13 +227,6 @@ def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bo
             scores[measure]["interval"] = None if estimate.low is None else [estimate.low, estimate.high]
             scores[measure]["recordings"] = estimate.num_clusters
     return scores
-
-
-SLICES = {
-    "domains": "by_domain", "buckets": "by_bucket", "lengths": "by_length", "noise": "by_noise",
-    "speakers": "by_speaker", "sets": "by_set",
-}  # fmt: skip
-NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
 
 
 def _listing(rows: Sequence[ScoredRow], model_name: str, language: Language) -> str:

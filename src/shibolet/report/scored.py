@@ -19,6 +19,7 @@ TITLES = {
 FOLDED = ("lengths", "noise", "speakers")  # tables that open on demand
 IN_FIGURE = ("sets", "domains", "buckets", "lengths", "noise")
 MAX_EACH_EXAMPLE, MAX_LISTED, MAX_FREQUENT = 3, 8, 12
+MAX_SLICES = 40  # rows of a table: a set may have hundreds of speakers
 MAX_EXAMPLE_WORDS = 60  # recordings of minutes are not shown
 
 
@@ -31,14 +32,14 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
     published = {s["name"]: s["round1_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("round1_wer_pct")}
     groups = [
         {
-            "key": key, "title": TITLES[key], "blocks": compared[key], "folded": key in FOLDED,
-            "published": published if key == "sets" else {},
+            "key": key, "title": TITLES[key], "blocks": _largest(compared[key]), "num_left_out": _left_out(compared[key]),
+            "folded": key in FOLDED, "published": published if key == "sets" else {},
         }
         for key in _breakdowns(compared)
     ]  # fmt: skip
     if compared["forgetting"]:
         other = {"key": "forgetting", "title": "Other languages: forgotten?", "blocks": compared["forgetting"]}
-        groups.append({**other, "folded": False, "published": {}})
+        groups.append({**other, "num_left_out": 0, "folded": False, "published": {}})
     changes = [
         Change(name, 100 * before, 100 * after)
         for name, block in compared[lead].items()
@@ -53,6 +54,16 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
         "figure": figures.changes(changes) if changes else None,
         "difference_figure": figures.differences(differences, compared["target"]["points"]) if differences else None,
     }
+
+
+def _largest(blocks: dict) -> dict:
+    """The slices with most utterances, where there are very many, in their order."""
+    by_size = sorted(blocks, key=lambda name: -blocks[name]["utterances"])
+    return {name: block for name, block in blocks.items() if name in set(by_size[:MAX_SLICES])}
+
+
+def _left_out(blocks: dict) -> int:
+    return max(0, len(blocks) - MAX_SLICES)
 
 
 def _breakdowns(compared: dict) -> list[str]:
