@@ -32,8 +32,8 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
     published = {s["name"]: s["round1_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("round1_wer_pct")}
     groups = [
         {
-            "key": key, "title": TITLES[key], "blocks": _largest(compared[key]), "num_left_out": _left_out(compared[key]),
-            "folded": key in FOLDED, "published": published if key == "sets" else {},
+            "key": key, "title": TITLES[key], "folded": key in FOLDED, "published": published if key == "sets" else {},
+            "blocks": _largest(compared[key]), "num_left_out": max(0, len(compared[key]) - MAX_SLICES),
         }
         for key in _breakdowns(compared)
     ]  # fmt: skip
@@ -60,10 +60,6 @@ def _largest(blocks: dict) -> dict:
     """The slices with most utterances, where there are very many, in their order."""
     by_size = sorted(blocks, key=lambda name: -blocks[name]["utterances"])
     return {name: block for name, block in blocks.items() if name in set(by_size[:MAX_SLICES])}
-
-
-def _left_out(blocks: dict) -> int:
-    return max(0, len(blocks) - MAX_SLICES)
 
 
 def _breakdowns(compared: dict) -> list[str]:
