@@ -154,6 +154,7 @@ def test_the_recipes_rule_decides() -> None:
     assert lenient["verdict"] == "keep" and f"ends below {high + 0.1:g} points" in lenient["rule"]
     gain = compare(rows({"clean": 0.3}), rows({"clean": 0.2}, seed=1), CompareConfig(keep_below_points=-20))
     assert gain["verdict"] == "reject" and gain["sentence"].startswith("Round 2 is better")
+    assert "Not kept all the same: keep when" in gain["sentence"] and "Kept all the same" in lenient["sentence"]
 
 
 def test_forgetting_is_said_stays_out_of_the_rest_and_rejects_where_the_recipe_says_so() -> None:

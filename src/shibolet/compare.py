@@ -55,11 +55,14 @@ def compare(
     wer, domains = compared["overall"]["wer"], compared.get("domains", {})
     keep = wer["interval_points"] is not None and wer["interval_points"][1] < config.keep_below_points
     lost = [name for name, block in forgetting.items() if _is_lost(block["wer"], config)]
+    keep, sentence = keep and not lost, compared["sentence"]
+    if keep != (wer["shown"] == BETTER):  # the recipe's rule is not the default one
+        sentence += f" {'Kept' if keep else 'Not kept'} all the same: {_rule(config)}."
     gained = None if wer["delta_points"] is None else -wer["delta_points"]
     reached = gained is not None and gained >= config.target_points
     return {
-        "verdict": "keep" if keep and not lost else "reject",
-        "sentence": compared["sentence"],
+        "verdict": "keep" if keep else "reject",
+        "sentence": sentence,
         "rule": _rule(config),
         "target": {"points": config.target_points, "gained_points": gained, "reached": reached},
         "lead_with": "sets" if reached else "domains",
