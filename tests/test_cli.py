@@ -102,7 +102,8 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
     assert shibolet("audit", "demo", "--shard", "2/8", "-o", "shared")[0] == 0
     assert shibolet("audit", "merge", "demo", "-o", "shared")[0] == 0
     assert shibolet("audit", "demo", "-o", "shared")[0] == 0
-    assert calls == [("shared", (1, 8)), {"merge": True}, {"merge": False}]
+    nobody = {"review": None}
+    assert calls == [("shared", (1, 8)), {"merge": True} | nobody, {"merge": False} | nobody]
     for wrong in (
         ["demo", "--shard", "9/8"],
         ["demo", "--shard", "0/8"],
@@ -131,9 +132,10 @@ def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, mon
 
 def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, monkeypatch):
     seen = {}
-    block = {"wer": {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}}
+    wer = {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}
+    block = {"wer": {**wer, "shown": "no difference shown", "sign_flip_p": None}}
     result = {
-        "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [],
+        "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [], "forgetting": {},
         "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
     }  # fmt: skip
     monkeypatch.setattr(stages, "do_evaluate", lambda round, models: seen.update(models))

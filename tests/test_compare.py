@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shibolet.compare import CompareConfig, compare
+from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.errors import DataError
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.rows import ScoredRow
@@ -31,6 +31,8 @@ def rows(errors: dict[str, float], num: int = 60, seed: int = 0) -> list[ScoredR
                     duration_s=2.0 + i % 20,
                     reference=f"ref {i}",
                     hypothesis="",
+                    said="",
+                    heard="",
                     words=EditCounts(10 - wrong, wrong),
                     chars=EditCounts(50 - wrong, wrong),
                 )
@@ -109,3 +111,84 @@ def test_what_does_not_pair_is_an_error() -> None:
         compare(both, [replace(both[0], words=EditCounts(9)), *both[1:]], CONFIG)
     with pytest.raises(DataError, match="nothing to compare"):
         compare([], [], CONFIG)
+
+
+def spoken(domain: str, wrong: float, num: int = 60, seed: int = 0) -> list[ScoredRow]:
+    """Rows with texts, so that segments have errors too."""
+    rng = random.Random(seed)
+    made = []
+    for row in rows({domain: 0.0}, num):
+        said = [f"w{i}" for i in range(10)]
+        heard = [word if rng.random() > wrong else "x" for word in said]
+        num_wrong = heard.count("x")
+        counts = {"words": EditCounts(10 - num_wrong, num_wrong), "chars": EditCounts(20 - num_wrong, num_wrong)}
+        made.append(replace(row, said=" ".join(said), heard=" ".join(heard), **counts))
+    return made
+
+
+def test_every_test_agrees_on_what_is_clear_and_on_what_is_not() -> None:
+    clear = compare(spoken("clean", 0.3), spoken("clean", 0.1, seed=1), CONFIG)["overall"]["wer"]
+    assert clear["shown"] == "better" and clear["sign_flip_p"] < 0.01
+    assert clear["mapsswe"]["z"] < -4 and clear["mapsswe"]["p"] < 0.001 and clear["mapsswe"]["segments"] > 60
+    assert 0 < clear["detectable_points"] < 20
+    unclear = compare(spoken("clean", 0.2), spoken("clean", 0.2, seed=2), CONFIG)
+    wer = unclear["overall"]["wer"]
+    assert wer["shown"] == "no difference shown" and wer["sign_flip_p"] > 0.05 < wer["mapsswe"]["p"]
+    assert "a difference of" in unclear["sentence"]
+
+
+def test_p_values_of_sets_are_adjusted_for_their_number() -> None:
+    before = [row for i in range(4) for row in rows({f"d{i}": 0.3}, seed=i)]
+    after = [row for i in range(4) for row in rows({f"d{i}": 0.25}, seed=10 + i)]
+    blocks = compare(before, after, CONFIG)["sets"].values()
+    raw, adjusted = ([block["wer"][name] for block in blocks] for name in ("sign_flip_p", "holm_p"))
+    assert min(adjusted) == pytest.approx(min(1, 4 * min(raw)))
+    assert all(one <= other for one, other in zip(raw, adjusted))
+
+
+def test_the_recipes_rule_decides() -> None:
+    before, after = rows({"clean": 0.3}), rows({"clean": 0.3}, seed=1)
+    high = compare(before, after, CONFIG)["overall"]["wer"]["interval_points"][1]
+    assert high > 0
+    lenient = compare(before, after, CompareConfig(bootstrap_samples=1000, keep_below_points=high + 0.1))
+    assert lenient["verdict"] == "keep" and f"ends below {high + 0.1:g} points" in lenient["rule"]
+    gain = compare(rows({"clean": 0.3}), rows({"clean": 0.2}, seed=1), CompareConfig(keep_below_points=-20))
+    assert gain["verdict"] == "reject" and gain["sentence"].startswith("Round 2 is better")
+    assert "Not kept all the same: keep when" in gain["sentence"] and "Kept all the same" in lenient["sentence"]
+
+
+def test_forgetting_is_said_stays_out_of_the_rest_and_rejects_where_the_recipe_says_so() -> None:
+    before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
+    other = rows({"english": 0.1}), rows({"english": 0.3}, seed=1)
+    result = compare(before, after, CONFIG, other_languages=other)
+    assert result["verdict"] == "keep" and list(result["forgetting"]) == ["eval-english"]
+    assert "eval-english" not in result["sets"] and result["overall"]["utterances"] == 60
+    assert any(step.startswith("Forgetting: set 'eval-english'") for step in result["next_steps"])
+    strict = CompareConfig(bootstrap_samples=1000, forget_above_points=1.0)
+    assert compare(before, after, strict, other_languages=other)["verdict"] == "reject"
+    assert compare(before, after, strict, other_languages=(other[1], other[0]))["verdict"] == "keep"
+
+
+def test_slices_of_what_is_not_known_are_left_out() -> None:
+    before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
+    result = compare(before, after, CONFIG)
+    assert "speakers" not in result and "noise" not in result and list(result["lengths"]) == ["10 to 20 words"]
+    known = [[replace(row, speaker=row.cluster[-1], snr_db=8.0) for row in side] for side in (before, after)]
+    result = compare(*known, CONFIG)
+    assert list(result["noise"]) == ["5 to 10 dB"] and len(result["speakers"]) == 10
+
+
+def test_systems_are_compared_each_with_each_under_their_own_names() -> None:
+    systems = {"a": spoken("clean", 0.3), "b": spoken("clean", 0.1, seed=1), "c": spoken("clean", 0.1, seed=2)}
+    result = compare_systems(systems, CONFIG)
+    assert [(pair["first"], pair["second"]) for pair in result["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
+    first, _, last = result["pairs"]
+    assert first["overall"]["wer"]["a"] == result["systems"]["a"]["wer"]
+    assert first["sentence"].startswith("b is better than a: WER -")
+    assert last["sentence"].startswith("No difference shown")
+    assert first["holm_p"] == pytest.approx(3 * first["overall"]["wer"]["sign_flip_p"], rel=0.5)
+    json.dumps(result, allow_nan=False)
+    with pytest.raises(DataError, match="2 of 60 utterances have no score in b"):
+        compare_systems({"a": systems["a"], "b": systems["b"][2:]}, CONFIG)
+    with pytest.raises(DataError, match="two systems, not 1"):
+        compare_systems({"a": systems["a"]}, CONFIG)

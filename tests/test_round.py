@@ -288,3 +288,47 @@ def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_p
     with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
         stages.do_audit(heard.round, review=tmp_path / "saved.jsonl")
     assert heard.calls == [] and not heard.round.folder.review.exists()
+
+
+def test_sets_in_another_language_are_compared_apart(round, monkeypatch):
+    """English pooled into a Hebrew verdict would hide what was forgotten."""
+    english = round.recipe.evaluate.sets[1].model_copy(update={"language": "en"})
+    sets = (round.recipe.evaluate.sets[0], english)
+    round.recipe = round.recipe.model_copy(update={"evaluate": round.recipe.evaluate.model_copy(update={"sets": sets})})
+    for label in ("round1", "round2"):
+        for name in ("clean", "whatsapp"):
+            stage = round.folder.stage(f"evaluate/{label}/{name}", {})
+            write_json(round.folder.scores(label, name), 1)
+            stage.finish()
+    calls = []
+    monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
+    monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
+    stages.do_compare(round)
+    first, second, _, _, other = calls[0]
+    assert (first, second) == (["round1 clean"], ["round2 clean"])
+    assert other == [["round1 whatsapp"], ["round2 whatsapp"]]
+
+
+def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(round, monkeypatch):
+    sets = round.recipe.evaluate.sets
+    told = []
+    round.tell = told.append
+
+    def read(source):
+        raise DataError("gated: ask for access")
+
+    monkeypatch.setattr(round, "read", read)
+    for optional, left in ((True, ["clean"]), (False, ["clean", "whatsapp"])):
+        changed = (sets[0], sets[1].model_copy(update={"optional": optional}))
+        evaluate = round.recipe.evaluate.model_copy(update={"sets": changed})
+        round.recipe = round.recipe.model_copy(update={"evaluate": evaluate})
+        round.__dict__.pop("sets", None)
+        assert [source.name for source in round.sets] == left
+    assert len(told) == 1 and "'whatsapp' is optional" in told[0] and "ask for access" in told[0]
+
+
+def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
+    assert stages._too_much(0.049, {"num_utterances": 200}) == ""
+    # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
+    assert stages._too_much(0.20, {"num_utterances": 200}).endswith("evaluate.dev_utterances=42 would keep to that")
+    assert "dev_utterances=1 " in stages._too_much(0.99, {"num_utterances": 10})

@@ -4,11 +4,12 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from shibolet.recipe import Recipe
+from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 
 SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
@@ -126,7 +127,12 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
             if source.hub is None or Path(source.hub).exists():
                 yield _local_data(what, source)
             else:
-                yield _on_hub(f"{what} ({source.hub})", source.hub, "dataset", "README.md")
+                found = _on_hub(f"{what} ({source.hub})", source.hub, "dataset", "README.md")
+                if found.state == "missing" and source.hub in ELSEWHERE:
+                    found = replace(found, found=f"{found.found}; {ELSEWHERE[source.hub]}")
+                if found.state == "missing" and getattr(source, "optional", False):
+                    found = replace(found, state="note", found=f"{found.found}; optional, so it is left out")
+                yield found
     if not recipe.evaluate.sets:
         yield Finding("evaluate", "note", "the recipe names no evaluate.sets: Round 2 will not be compared")
 

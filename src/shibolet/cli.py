@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,15 +172,22 @@ def evaluate(
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL, TSV or a folder of audio and text; with --model.")
     ] = None,
+    hypotheses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[/SET]=FILE",
+            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
+        ),
+    ] = None,
     language: Annotated[str, typer.Option(help="Of the manifest.")] = "Hebrew",
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """WER and CER of a recipe's rounds on its sets, or of one model on one manifest."""
-    if (recipe is None) == (model is None or manifest is None):
-        raise RecipeError("evaluate needs a recipe, or both --model and --manifest")
+    """WER and CER on a recipe's sets, of its rounds or of other systems' hypotheses, or of a model on a manifest."""
+    if (recipe is None) == (model is None or manifest is None) or (recipe is None and hypotheses):
+        raise RecipeError("evaluate needs a recipe, or both --model and --manifest; --hypotheses goes with a recipe")
     if recipe is None:
         from shibolet.round.stages import evaluate_manifest
         from shibolet.terminal import track
@@ -191,7 +199,12 @@ def evaluate(
     from shibolet.round.stages import do_evaluate, rounds_of
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
-        scores = do_evaluate(round, rounds_of(round))
+        if hypotheses:
+            from shibolet.round.systems import do_import
+
+            scores = do_import(round, _named_files(hypotheses))
+        else:
+            scores = do_evaluate(round, rounds_of(round))
     _print_json(scores) if json_ else _show({"scores": scores})
 
 
@@ -201,6 +214,10 @@ def compare(
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
     round1: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's Round 1.")] = None,
     round2: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -211,6 +228,15 @@ def compare(
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
+    if system:
+        if round1 or round2 or len(set(system)) != len(system) or len(system) < 2:
+            raise RecipeError("compare --system: name two or more different systems, without --round1 and --round2")
+        from shibolet.round.systems import do_compare_systems
+
+        with _round(recipe or recipe_option, run_dir, changes, json_, dry) as round:
+            compared = do_compare_systems(round, system)
+        _print_json(compared) if json_ else _show({"systems": compared})
+        return
     suffix = "-compare" if round2 else ""  # other models must not displace the scores of the run's own
     with _round(recipe or recipe_option, run_dir, changes, json_, dry, suffix) as round:
         do_evaluate(round, rounds_of(round, round1, round2))
@@ -220,7 +246,12 @@ def compare(
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]):
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write its figures there too, each as SVG and CSV.")
+    ] = None,
+):
     """The pages of a run folder, from the files that are in it."""
     from shibolet.report.audit_page import write_audit_page
     from shibolet.report.page import write_report
@@ -231,6 +262,11 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run fo
     with track("report"):
         write_audit_page(run_dir)
         write_report(run_dir)
+    if figures is not None:
+        from shibolet.report.export import export_figures
+
+        for path in export_figures(run_dir, figures):
+            typer.echo(path)
     typer.echo(run_dir / "report.html")
 
 
@@ -377,6 +413,19 @@ def _shard(given: str) -> tuple[int, int]:
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise RecipeError(f"--shard {given}: expected I/N with I from 1 to N, as in 2/8")
     return int(number) - 1, int(count)
+
+
+def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:
+    """(set, file) by name from NAME=FILE and NAME/SET=FILE; a name may come several times."""
+    files: dict[str, list[tuple[str | None, Path]]] = {}
+    for one in given:
+        match = re.fullmatch(r"([\w.-]+)(?:/([\w.-]+))?=(.+)", one)
+        if match is None:
+            raise RecipeError(
+                f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
+            )
+        files.setdefault(match[1], []).append((match[2], Path(match[3])))
+    return files
 
 
 def _run_dir(given: Path | None, name: str) -> Path:

@@ -118,24 +118,41 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
 def show_compare(compared: dict) -> None:
     """Both rounds, what leads first."""
     rows = []
-    order = dict.fromkeys([compared["lead_with"], "sets", "domains", "buckets"])
+    order = dict.fromkeys([compared["lead_with"], "sets", "domains", "buckets", "lengths", "noise"])
     for part in order:
-        rows += [_change(f"{part[:-1]} {name}", block) for name, block in compared[part].items()]
+        rows += [_change(f"{part.removesuffix('s')} {name}", block) for name, block in compared.get(part, {}).items()]
+    rows += [_change(f"other language {name}", block) for name, block in compared["forgetting"].items()]
     rows.append(_change("all", compared["overall"]))
-    table(f"Round 1 against Round 2: {compared['verdict']}", ["", " WER 1", " WER 2", " points", " 95%"], rows)
+    header = ["", " WER 1", " WER 2", " points", " 95%", "", " p (Holm)"]
+    table(f"Round 1 against Round 2: {compared['verdict']}", header, rows)
     for sentence in (compared["sentence"], *compared["next_steps"]):
         OUT.print(sentence, markup=False)
 
 
-def _change(name: str, block: dict) -> tuple[str, ...]:
+def show_systems(compared: dict) -> None:
+    """Systems by themselves, then each against each."""
+    rows = [(name, pct(one["wer"]["rate"]), pct(one["cer"]["rate"])) for name, one in compared["systems"].items()]
+    table("Systems", ["", " WER", " CER"], rows)
+    for pair in compared["pairs"]:
+        names = pair["first"], pair["second"]
+        rows = [_change(name, block, names) for name, block in pair["sets"].items()]
+        rows.append(_change("all", pair["overall"], names))
+        header = ["", f" {names[0]}", f" {names[1]}", " points", " 95%", "", " p (Holm)"]
+        table(f"{names[0]} against {names[1]}", header, rows)
+        OUT.print(pair["sentence"], markup=False)
+
+
+def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2")) -> tuple[str, ...]:
     wer = block["wer"]
-    points, interval = wer["delta_points"], wer["interval_points"]
+    points, interval, p = wer["delta_points"], wer["interval_points"], wer["sign_flip_p"]
+    adjusted = wer.get("holm_p")
     return (
         name,
-        pct(wer["round1"]["rate"]),
-        pct(wer["round2"]["rate"]),
+        *(pct(wer[label]["rate"]) for label in labels),
         "-" if points is None else f"{points:+.1f}",
         "-" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
+        wer["shown"],
+        "-" if p is None else f"{p:.3f}" + ("" if adjusted is None else f" ({adjusted:.3f})"),
     )
 
 

@@ -84,7 +84,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
     """Rounds are compared from these files, in another process."""
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "a")
     evaluate(Parrot(TEXTS), utterances, tmp_path / "b")
-    for name in ("hypotheses.jsonl", "scores.json"):
+    for name in ("hypotheses.jsonl", "listing.txt", "scores.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert read_json(tmp_path / "a/scores.json") == scores
     lines = read_jsonl(tmp_path / "a/hypotheses.jsonl")
@@ -93,7 +93,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
     assert lines[3]["reference"] == TEXTS[3], "a transcript is kept as it came"
     rows = read_rows(tmp_path / "a")
     assert rows == [
-        score_row(u, line["hypothesis"], set="here", normaliser=get_language("he").to_scoring)
+        score_row(u, line["hypothesis"], set="here", normaliser=get_language("he").to_scoring, snr_db=line["snr_db"])
         for u, line in zip(utterances, lines, strict=True)
     ]
     assert summarise(rows, EvaluateConfig().buckets_s, with_intervals=True)["wer"] == scores["wer"]
@@ -131,6 +131,62 @@ def test_rows_that_could_not_be_read_are_named(utterances, tmp_path):
     line = LedgerLine(id="row-7", source="here", stage="read", rule="undecodable", detail="row-7.wav: no samples")
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "out", ledger=[line])
     assert scores["unreadable_rows"] == [{"id": "row-7", "reason": "undecodable", "detail": "row-7.wav: no samples"}]
+
+
+def test_a_row_without_audio_but_with_text_counts_as_deleted(utterances, tmp_path):
+    """A file that is missing must not make the score better."""
+    line = LedgerLine(id="row-7", source="here", stage="read", rule="missing_file", detail="no x.wav", text="אחת שתיים")
+    scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "out", ledger=[line])
+    without = evaluate(Parrot(TEXTS), utterances, tmp_path / "without")
+    assert scores["num_utterances"] == 5 and scores["num_empty_hypotheses"] == 2
+    assert scores["wer"]["deletions"] == without["wer"]["deletions"] + 2
+    assert scores["failures"][-1] == {"id": "row-7", "reason": "missing_file", "detail": "no x.wav"}
+    assert scores["unreadable_rows"] == []
+
+
+def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
+    """The kinds of errors, the other normaliser and the listing are of the same hypotheses as WER."""
+    texts = ["שלום שלום", "מה נשמע היום " + "כן " * 8, "בית ספר.", ""]
+    scores = evaluate(Parrot(texts), utterances, tmp_path / "out")
+    assert scores["frequent_errors"]["substitutions"] == [{"said": "עולם", "heard": "שלום", "times": 1}]
+    assert scores["insertion_tail"]["runaway_ids"] == scores["loops"]["ids"] == ["u1"]
+    assert (scores["normaliser"], scores["as_target"]["normaliser"]) == ("leaderboard-1", "he-target-1")
+    assert scores["as_target"]["wer"]["errors"] > scores["wer"]["errors"], "a full stop is a letter to a target"
+    assert list(scores["by_noise"])[-1] == "unknown" and "by_speaker" in scores and "by_set" not in scores
+    listing = (tmp_path / "out/listing.txt").read_text(encoding="utf-8")
+    assert listing.count("id: (") == 4 and "leaderboard-1" in listing and "substitution 4" in listing
+    assert f"[{scores['wer']['errors']} / {scores['wer']['words']}, " in listing.splitlines()[0]
+    summed = scores["wer"]["words"] - scores["wer"]["substitutions"] - scores["wer"]["deletions"]
+    assert listing.endswith(
+        f"Sum Scores: (#C #S #D #I) {summed} {scores['wer']['substitutions']} {scores['wer']['deletions']} "
+        f"{scores['wer']['insertions']}\n"
+    )
+
+
+def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
+    """A subset that changes would make dev WER move by itself."""
+    encoded = io.BytesIO()
+    sf.write(encoded, np.zeros(RATE, np.float32), RATE, format="FLAC")
+    fields = {"duration_s": 1.0, "domain": None, "recording": None, "speaker": None}
+    rows = [
+        {"id": f"u{i}", "text": TEXTS[0], "audio": {"bytes": encoded.getvalue(), "path": None}, **fields}
+        for i in range(50)
+    ]
+
+    def scored(rows, dev_utterances):
+        seen = []
+        score = dev_scorer(rows, "Hebrew", EvaluateConfig(dev_utterances=dev_utterances))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shibolet.evaluate.stage.Transcriber", lambda *args, **settings: Parrot([TEXTS[0]]))
+            patch.setattr(
+                "shibolet.evaluate.stage.score_row", lambda u, *a, **k: seen.append(u.id) or score_row(u, *a, **k)
+            )
+            assert score(None, None, None)["num_utterances"] == len(seen)
+        return set(seen)
+
+    few = scored(rows, 7)
+    assert len(few) == 7 and scored(rows[::-1], 7) == few and few < scored(rows, 20)
+    assert len(scored(rows, None)) == len(scored(rows, 99)) == 50
 
 
 def test_sets_that_cannot_be_scored_are_refused(utterances, tmp_path):

@@ -10,9 +10,9 @@ import yaml
 from shibolet.audit import stage as audit_stage
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
-from shibolet.compare import CompareConfig, compare
+from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.evaluate.stage import read_rows, summarise
+from shibolet.evaluate.stage import describe, read_rows
 from shibolet.gate import GateConfig, run_gate
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
@@ -52,6 +52,7 @@ def write_run(path: Path) -> None:
     write_training(run, rng)
     rows = [write_evaluation(run, label, rng) for label in ("round1", "round2")]
     write_json(run.compare, compare(*rows, CompareConfig(noisy_domain="whatsapp")))
+    write_json(run.systems, compare_systems({"whisper": rows[0], "wav2vec": rows[1]}, CompareConfig()))
     kinds = ("swapped", "text_halved", "audio_cut", "silent", "clean")
     cells = [{"kind": kind, "domain": domain, "utterances": 16 if i < 4 else 264, "flagged": (16, 15, 14, 16, 9)[i]}
              for i, kind in enumerate(kinds) for domain in DOMAINS]  # fmt: skip
@@ -183,16 +184,19 @@ def write_evaluation(run: RunFolder, label: str, rng: np.random.Generator) -> li
             heard = [word for said_word in said.split() for word in misheard(said_word, wrong, rng)]
             utterance = Utterance(
                 id=f"test-{i:04d}", audio=AudioRef(path=""), text=said, duration_s=2.0 + i % 7, source=name,
-                recording=f"r{i // 8}", domain=name,
+                recording=f"r{i // 8}", domain=name, speaker=f"s{i // 24}",
             )  # fmt: skip
             hypothesis = "" if i == 11 else " ".join(heard)
-            rows.append(score_row(utterance, hypothesis, set=name, normaliser=get_language("he").to_scoring))
+            snr_db = None if i == 11 else 4.0 + i % 32
+            rows.append(
+                score_row(utterance, hypothesis, set=name, normaliser=get_language("he").to_scoring, snr_db=snr_db)
+            )
             kept = ("id", "duration_s", "domain", "recording", "speaker", "source")
             line = {name: getattr(utterance, name) for name in kept}
-            lines.append({**line, "reference": said, "hypothesis": hypothesis})
+            lines.append({**line, "reference": said, "hypothesis": hypothesis, "snr_db": snr_db})
         scores = {
-            "model": label, "identity": "0", "set": name, "language": "Hebrew", "normaliser": "leaderboard-1",
-            **summarise(rows, EvaluateConfig().buckets_s, with_intervals=True), "unreadable_rows": [], "inputs": {},
+            "model": label, "identity": "0", "set": name, "unreadable_rows": [], "inputs": {},
+            **describe(rows, get_language("he"), EvaluateConfig().buckets_s),
             "failures": [{"id": "test-0011", "reason": "undecodable", "detail": "test-0011.ogg: no samples in it"}],
         }  # fmt: skip
         run.evaluation(label, name).mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 from markupsafe import Markup
 
 from shibolet.report import figures
-from shibolet.report.figures import Change, Phase, Rate
+from shibolet.report.figures import Change, Difference, Phase, Rate
 from shibolet.report.svg import NARROW_PX, WIDE_PX, thin_out, ticks
 
 PHASES = [Phase("B", 1, 40), Phase("A", 41, 100)]
@@ -26,6 +26,10 @@ EXAMPLES = {
     "dev": lambda: figures.dev_scores([(20, 30.0), (60, 12.0), (100, 14.0)], PHASES),
     "rates": lambda: figures.rates({"projector": STEPS, "<b>": STEPS[40:]}, PHASES),
     "changes": lambda: figures.changes([Change("clean", 9, 8, "by set"), Change("<b>", 0, 140)]),
+    "differences": lambda: figures.differences(
+        [Difference("a", -9.2, -12, -5.6, "all"), Difference("<b>", -20, -90, 55), Difference("c", 0.2, None, None)], 1
+    ),
+    "no differences": lambda: figures.differences([Difference("a", 0, 0, 0)], 0),
     "no errors": lambda: figures.changes([Change("clean", 0, 0)]),
 }
 
@@ -81,3 +85,14 @@ def test_thinning_a_curve_keeps_its_spikes():
     kept = thin_out(points, 100)
     assert len(kept) <= 102 and (4321.0, 100.0) in kept
     assert kept == sorted(kept)
+
+
+def test_only_a_shown_difference_has_a_full_dot():
+    """Whoever looks at the figure alone must not take noise for a gain."""
+    rows = [Difference("a", -9, -12, -6), Difference("b", -9, -20, 2), Difference("c", -9, None, None)]
+    svg = drawings(figures.differences(rows, 1))[0]
+    assert [dot.get("class") for dot in svg.iter("circle")] == ["point", "ring", "ring"]
+    zero, target = (next(float(line.get("x1")) for line in svg.iter("line") if line.get("class") == name)
+                    for name in ("axis", "limit"))  # fmt: skip
+    ends = [float(line.get("x2")) for line in svg.iter("line") if line.get("class") == "interval"]
+    assert target < zero and max(ends) < zero

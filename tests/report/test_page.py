@@ -5,11 +5,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from shibolet.errors import DataError
 from shibolet.records.files import read_json, write_json
+from shibolet.report.export import export_figures
 from shibolet.report.page import write_report
 
 VOID = {"meta", "link", "br", "img", "input"}
@@ -51,8 +53,8 @@ def test_every_section_of_a_finished_round_is_there(html):
     page = Page(html)
     text = " ".join(page.text)
     ids = [value for tag, name, value in page.attributes if tag == "section" and name == "id"]
-    assert ids == ["gate", "truth", "audit", "selftest", "worst", "prepare", "train", "compare", "scores", "examples",
-                   "provenance"]  # fmt: skip
+    assert ids == ["gate", "truth", "audit", "selftest", "worst", "prepare", "train", "compare", "systems", "scores",
+                   "errors", "examples", "provenance"]  # fmt: skip
     assert "Synthetic" in text and "has not run" not in text
     for said in (
         "STOP",
@@ -63,10 +65,17 @@ def test_every_section_of_a_finished_round_is_there(html):
         "leaderboard-1",
         "9.2%",
         "could hardly fail",
+        "no difference shown",
+        "MAPSSWE",
+        "ends below 0 points",
+        "wav2vec is better than whisper",
+        "he-target-1",
+        "By speaker",
+        "evaluate/round2/whatsapp/listing.txt",
     ):
         assert said in text, said
     alts = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
-    assert len(alts) == 2 * 7 and all(len(alt) > 30 for alt in alts)
+    assert len(alts) == 2 * 8 and all(len(alt) > 30 for alt in alts)
     players = [value for tag, name, value in page.attributes if tag == "audio" and name == "src"]
     assert 10 <= len(players) < 20 and all(src.startswith("data:audio/mpeg;base64,") for src in players)
 
@@ -103,6 +112,42 @@ def test_differences_of_words_are_marked(html):
 
 def test_the_same_folder_gives_the_same_bytes(run_dir, html):
     assert write_report(run_dir).read_text(encoding="utf-8") == html
+
+
+def test_errors_are_listed_word_by_word_from_right_to_left(html):
+    """A listing whose columns run the wrong way round cannot be read by those who know the language."""
+    section = html[html.index('<section id="errors"') : html.index('<section id="examples"')]
+    assert section.count("<details") == 4 and section.count("<details open") == 1
+    assert section.index("round2 on whatsapp") < section.index("round2 on clean") < section.index("round1 on whatsapp")
+    assert section.count('<div class="columns" dir="rtl" lang="he">') == 4 * 8
+    assert section.count('<td class="word" dir="rtl" lang="he">') > 40
+    for operation, letter in (("sub", "S"), ("del", "D"), ("ins", "I")):
+        assert re.search(
+            f'<span class="{operation}"><span>[^<]+</span><span>[^<]+</span><small>{letter}</small></span>', section
+        )
+
+
+def test_figures_are_files_of_their_own(run_dir, tmp_path):
+    """A paper needs the drawing and the numbers behind it, the same that the page shows."""
+    written = export_figures(run_dir, tmp_path)
+    names = [path.name for path in written if path.suffix == ".svg"]
+    assert names == [
+        "gate-overview.svg", "audit-coverage.svg", "audit-confidence.svg", "train-loss.svg", "train-lr.svg",
+        "train-dev.svg", "compare-overview.svg", "compare-difference.svg",
+    ]  # fmt: skip
+    for path in written:
+        if path.suffix == ".svg":
+            drawing = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            assert drawing.tag == "{http://www.w3.org/2000/svg}svg" and "--accent:" in "".join(drawing.itertext())
+        else:
+            assert len(path.read_text(encoding="utf-8").splitlines()) > 2
+    header, first, *_ = (tmp_path / "compare-difference.csv").read_text(encoding="utf-8").splitlines()
+    wer = read_json(run_dir / "compare.json")["overall"]["wer"]
+    assert header == "group,name,delta_wer_points,low_points,high_points"
+    assert first == ",".join(map(str, ["All", "all sets", wer["delta_points"], *wer["interval_points"]]))
+    with pytest.raises(DataError, match="no stage that has a figure"):
+        shutil.copy(run_dir / "recipe.yaml", tmp_path)
+        export_figures(tmp_path, tmp_path)
 
 
 STAGES = ("audit", "gate.json", "gate-prepared.json", "prepared", "train", "evaluate", "compare.json", "truth.json")

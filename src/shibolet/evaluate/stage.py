@@ -1,12 +1,15 @@
 """Stage: what a model hears in a set of recordings, scored, on disk. Which sets and which models is for others to say.
 
 <out_dir>/hypotheses.jsonl  one line an utterance, in the set's order, texts as they came
-          scores.json       WER and CER in all and by slice, what failed, and what both files were made from
+          listing.txt       every utterance word by word, aligned as sclite does it
+          scores.json       WER and CER in all and by slice, kinds of errors, what failed, what all of it was made from
 """
 
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +21,29 @@ from shibolet.errors import AudioError, DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.load import LoadedModel
-from shibolet.records.files import hash_json, read_json, read_jsonl, write_json, write_jsonl
+from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
 from shibolet.scoring.rows import ScoredRow, score_row
-from shibolet.scoring.slices import Buckets, pool_by_slice
+from shibolet.scoring.sclite import Entry, align_weighted, listing
+from shibolet.scoring.slices import Buckets, error_line, pool_by_slice
+from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
 from shibolet.speech import audio
-from shibolet.speech.text import get_language
+from shibolet.speech.activity import estimate_snr_db
+from shibolet.speech.text import Language, get_language
 
-HYPOTHESES, SCORES = "hypotheses.jsonl", "scores.json"
+HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
+FORMAT = 2  # of these files: older ones are made again
 ROW_FIELDS = ("id", "reference", "hypothesis", "duration_s", "domain", "recording", "speaker", "source")
+NO_HYPOTHESIS = "no_hypothesis"
+NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
+SLICES = {  # breakdown -> its key in scores.json
+    "domains": "by_domain", "buckets": "by_bucket", "lengths": "by_length", "noise": "by_noise",
+    "speakers": "by_speaker", "sets": "by_set",
+}  # fmt: skip
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
@@ -56,50 +70,143 @@ def evaluate_set(
     ledger: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
 ) -> dict:
-    """Transcribe and score a set, write both files into `out_dir`, and return the content of `scores.json`.
+    """Transcribe and score a set, write its files into `out_dir`, and return the content of `scores.json`.
 
-    An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; `ledger` names the
-    rows of the set that never became utterances, listed under "unreadable_rows". A result that `out_dir` already holds
-    for the same model identity, data and settings is returned as it is.
+    An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; so are rows of
+    `ledger`, which never became utterances, where their text is known, and the others are listed under
+    "unreadable_rows". A result that `out_dir` already holds for the same model identity, data and settings is returned
+    as it is.
     """
-    if not utterances:
-        raise DataError(f"set '{set_name}' has no utterances")
-    if repeated := [id for id, times in Counter(utterance.id for utterance in utterances).items() if times > 1]:
-        raise DataError(f"set '{set_name}': utterance id '{repeated[0]}' occurs twice; ids must be unique in a set")
-    spoken = get_language(language)
-    unreadable = [{"id": line.id, "reason": line.rule, "detail": line.detail} for line in ledger]
-    inputs = {
-        "identity": identity,
-        "data": hash_json([manifest_hash(utterances), unreadable]),
-        "language": spoken.name,
-        "normaliser": spoken.scoring_version,
-        "config": config.model_dump(mode="json", exclude={"sets"}),
-    }
-    if (out_dir / SCORES).is_file() and (found := read_json(out_dir / SCORES))["inputs"] == inputs:
+    scored = _ScoredSet(set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger)
+    return scored.found() or scored.write(*_hear(transcriber, utterances, config, on_progress))
+
+
+def score_hypotheses(
+    hypotheses: Mapping[str, str],
+    utterances: Sequence[Utterance],
+    *,
+    set_name: str,
+    language: str,
+    config: EvaluateConfig,
+    out_dir: Path,
+    model_name: str,
+    identity: str,
+    ledger: Sequence[LedgerLine] = (),
+    on_progress: Progress | None = None,
+) -> dict:
+    """The same files for hypotheses by utterance id that another system made; one without is a failure, and empty."""
+    scored = _ScoredSet(set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger)
+    if found := scored.found():
         return found
-    hypotheses, failures = _hear(transcriber, utterances, config, on_progress)
-    rows = [
-        score_row(utterance, text, set=set_name, normaliser=spoken.to_scoring)
-        for utterance, text in zip(utterances, hypotheses, strict=True)
-    ]
-    scores = {
-        "model": model_name,
-        "identity": identity,
-        "set": set_name,
-        "language": spoken.name,
-        "normaliser": spoken.scoring_version,
-        **summarise(rows, config.buckets_s, with_intervals=True),
-        "failures": failures,
-        "unreadable_rows": unreadable,
-        "inputs": inputs,
-    }
-    write_jsonl(out_dir / HYPOTHESES, [_line(u, text) for u, text in zip(utterances, hypotheses, strict=True)])
-    write_json(out_dir / SCORES, scores)  # last: where it is, both are whole
-    return scores
+    failures, snrs_db = [], []
+    for number, utterance in enumerate(utterances, 1):
+        if utterance.id not in hypotheses:
+            detail = "the file of hypotheses has none for it"
+            failures.append({"id": utterance.id, "reason": NO_HYPOTHESIS, "detail": detail})
+        snrs_db.append(_snr_db(utterance))
+        if on_progress is not None:
+            on_progress(number, len(utterances))
+    return scored.write([hypotheses.get(utterance.id, "") for utterance in utterances], failures, snrs_db)
+
+
+@dataclass(frozen=True)
+class _ScoredSet:
+    """One system on one set, on disk."""
+
+    set_name: str
+    language: Language
+    config: EvaluateConfig
+    out_dir: Path
+    model_name: str
+    identity: str
+    utterances: Sequence[Utterance]
+    ledger: Sequence[LedgerLine]
+
+    def __post_init__(self) -> None:
+        if not self.utterances:
+            raise DataError(f"set '{self.set_name}' has no utterances")
+        if repeated := [id for id, times in Counter(u.id for u in self.utterances).items() if times > 1]:
+            raise DataError(f"set '{self.set_name}': utterance id '{repeated[0]}' occurs twice; ids must be unique")
+
+    @cached_property
+    def unreadable(self) -> list[dict]:
+        """Rows of which nothing can be counted."""
+        return [_failure(line) for line in self.ledger if line.text is None]
+
+    @cached_property
+    def unheard(self) -> list[LedgerLine]:
+        """Rows whose text is known and whose audio is not: their words count as deleted."""
+        return [line for line in self.ledger if line.text is not None]
+
+    @cached_property
+    def inputs(self) -> dict:
+        return {
+            "format": FORMAT,
+            "identity": self.identity,
+            "data": hash_json([manifest_hash(self.utterances), [asdict(line) for line in self.ledger]]),
+            "language": self.language.name,
+            "normaliser": self.language.scoring_version,
+            "config": self.config.model_dump(mode="json", exclude=NOT_OF_A_SET),
+        }
+
+    def found(self) -> dict | None:
+        """What was written before from the same inputs."""
+        path = self.out_dir / SCORES
+        return found if path.is_file() and (found := read_json(path))["inputs"] == self.inputs else None
+
+    def write(self, hypotheses: Sequence[str], failures: list[dict], snrs_db: Sequence[float | None]) -> dict:
+        lines = [
+            _line(utterance, text, snr_db)
+            for utterance, text, snr_db in zip(self.utterances, hypotheses, snrs_db, strict=True)
+        ] + [_line(_unheard(line), "", None) for line in self.unheard]
+        rows = [_row(line, self.set_name, self.language) for line in lines]
+        scores = {
+            "model": self.model_name,
+            "identity": self.identity,
+            "set": self.set_name,
+            **describe(rows, self.language, self.config.buckets_s),
+            "failures": [*failures, *map(_failure, self.unheard)],
+            "unreadable_rows": self.unreadable,
+            "inputs": self.inputs,
+        }
+        write_jsonl(self.out_dir / HYPOTHESES, lines)
+        write_bytes(self.out_dir / LISTING, _listing(rows, self.model_name, self.language).encode())
+        write_json(self.out_dir / SCORES, scores)  # last: where it is, all are whole
+        return scores
+
+
+def _failure(line: LedgerLine) -> dict:
+    return {"id": line.id, "reason": line.rule, "detail": line.detail}
+
+
+def _unheard(line: LedgerLine) -> Utterance:
+    audio, duration_s = AudioRef(path=""), line.duration_s or 0.0
+    return Utterance(id=line.id, audio=audio, text=line.text or "", duration_s=duration_s, source=line.source)
+
+
+def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) -> dict:
+    """JSON of all that is known of one system on one set: `summarise` with intervals, kinds of errors, normalisers.
+
+    "as_target" are WER and CER by the rules of training targets, where punctuation and quotation marks count.
+    """
+    texts = [(language.to_target(row.reference), language.to_target(row.hypothesis)) for row in rows]
+    words = sum((count_words(*pair) for pair in texts), EditCounts())
+    chars = sum((count_chars(*pair) for pair in texts), EditCounts())
+    return {
+        "language": language.name,
+        "normaliser": language.scoring_version,
+        **summarise(rows, buckets, with_intervals=True),
+        "as_target": {
+            "normaliser": language.target_version, "wer": words.to_json("words"), "cer": chars.to_json("chars"),
+        },
+        "insertion_tail": insertion_tail(rows),
+        "loops": loops(rows),
+        "frequent_errors": frequent_errors(rows),
+    }  # fmt: skip
 
 
 def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bool = False) -> dict:
-    """JSON of WER and CER in all, by domain, by duration bucket, and by set where there are several.
+    """JSON of WER and CER in all, by domain, duration bucket, length, and where known by set, speaker and noise.
 
     With `with_intervals` both carry "interval": [low, high] of the rate at 95% over "recordings", null when there are
     fewer than two.
@@ -108,14 +215,11 @@ def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bo
     scores = {
         "num_utterances": len(rows),
         "num_empty_hypotheses": sum(not row.hypothesis.strip() for row in rows),
-        "duration_s": slices["overall"]["duration_s"],
-        "wer": slices["overall"]["wer"],
-        "cer": slices["overall"]["cer"],
-        "by_domain": slices["domains"],
-        "by_bucket": slices["buckets"],
+        **{name: slices["overall"][name] for name in ("duration_s", "wer", "cer")},
+        **{key: slices[name] for name, key in SLICES.items() if name in slices},
     }
-    if len(slices["sets"]) > 1:
-        scores["by_set"] = slices["sets"]
+    if len(slices["sets"]) == 1:
+        del scores["by_set"]
     if with_intervals:
         clusters = [row.cluster for row in rows]
         for measure, counts in (("wer", [row.words for row in rows]), ("cer", [row.chars for row in rows])):
@@ -123,6 +227,16 @@ def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bo
             scores[measure]["interval"] = None if estimate.low is None else [estimate.low, estimate.high]
             scores[measure]["recordings"] = estimate.num_clusters
     return scores
+
+
+def _listing(rows: Sequence[ScoredRow], model_name: str, language: Language) -> str:
+    words = sum((row.words for row in rows), EditCounts())
+    header = (
+        f";; {model_name}: {error_line(words)}\n"
+        f";; That is the shortest edit, of words normalised as {language.scoring_version}. The alignments below have\n"
+        ";; sclite's weights (substitution 4, deletion 3, insertion 3): another split, at times a larger total.\n"
+    )
+    return listing((Entry(row.id, align_weighted(row.said.split(), row.heard.split())) for row in rows), header)
 
 
 def read_rows(out_dir: Path) -> list[ScoredRow]:
@@ -136,27 +250,28 @@ def read_rows(out_dir: Path) -> list[ScoredRow]:
             f"{out_dir}: scored with normaliser '{scores['normaliser']}', this version has '{spoken.scoring_version}'; "
             "run 'shibolet evaluate' again"
         )
-    return [
-        score_row(
-            Utterance(
-                id=line["id"], audio=AudioRef(path=""), text=line["reference"], duration_s=line["duration_s"],
-                source=line["source"], recording=line["recording"], speaker=line["speaker"], domain=line["domain"],
-            ),
-            line["hypothesis"], set=scores["set"], normaliser=spoken.to_scoring,
-        )
-        for line in read_jsonl(out_dir / HYPOTHESES)
-    ]  # fmt: skip
+    return [_row(line, scores["set"], spoken) for line in read_jsonl(out_dir / HYPOTHESES)]
+
+
+def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRow:
+    """The scored row of a line of `hypotheses.jsonl`."""
+    fields = {name: line[name] for name in ("id", "duration_s", "source", "recording", "speaker", "domain")}
+    utterance = Utterance(audio=AudioRef(path=""), text=line["reference"], **fields)
+    normaliser = language.to_scoring
+    return score_row(utterance, line["hypothesis"], set=set_name, normaliser=normaliser, snr_db=line["snr_db"])
 
 
 def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig) -> DevScorer:
     """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`.
 
-    `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Audio is
-    decoded once, here.
+    `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than
+    `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here.
     """
     spoken = get_language(language)
+    rows = list(rows)
+    chosen = {row["id"] for row in sorted(rows, key=lambda row: hash_json(row["id"]))[: config.dev_utterances]}
     utterances, clips = [], []
-    for row in rows:
+    for row in (row for row in rows if row["id"] in chosen):
         samples, rate_hz = sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
         if rate_hz != audio.SAMPLE_RATE_HZ or samples.ndim != 1:
             raise DataError(f"dev utterance '{row['id']}' is not mono at 16,000 Hz; run 'shibolet prepare' again")
@@ -182,9 +297,10 @@ def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: Evaluat
 
 def _hear(
     transcriber: Hearer, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
-) -> tuple[list[str], list[dict]]:
-    """Hypotheses in the set's order, and the failures; audio of one batch is in memory at a time."""
+) -> tuple[list[str], list[dict], list[float | None]]:
+    """Hypotheses in the set's order, the failures, and the SNRs; audio of one batch is in memory at a time."""
     texts, failures = [""] * len(utterances), {}
+    snrs_db: list[float | None] = [None] * len(utterances)
     order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
     for first in range(0, len(order), config.batch_utterances):
         clips: dict[int, np.ndarray] = {}
@@ -194,6 +310,7 @@ def _hear(
             except AudioError as error:
                 failures[i] = {"id": utterances[i].id, "reason": error.reason, "detail": str(error)}
                 continue
+            snrs_db[i] = round(estimate_snr_db(samples), 1)
             if len(samples) > config.max_piece_s * audio.SAMPLE_RATE_HZ:
                 texts[i] = transcriber.transcribe_long(samples, config.max_piece_s)
             else:
@@ -202,9 +319,17 @@ def _hear(
             texts[i] = text
         if on_progress is not None:
             on_progress(min(first + config.batch_utterances, len(order)), len(order))
-    return texts, [failures[i] for i in sorted(failures)]
+    return texts, [failures[i] for i in sorted(failures)], snrs_db
 
 
-def _line(utterance: Utterance, hypothesis: str) -> dict:
+def _snr_db(utterance: Utterance) -> float | None:
+    """None where the audio cannot be decoded."""
+    try:
+        return round(estimate_snr_db(audio.load(utterance.audio)), 1)
+    except AudioError:
+        return None
+
+
+def _line(utterance: Utterance, hypothesis: str, snr_db: float | None) -> dict:
     values = {**utterance.to_json(), "reference": utterance.text, "hypothesis": hypothesis}
-    return {name: values[name] for name in ROW_FIELDS}
+    return {**{name: values[name] for name in ROW_FIELDS}, "snr_db": snr_db}

@@ -18,6 +18,7 @@ class LedgerLine:
     rule: str  # short and stable: "missing_file", "undecodable", "empty_text", "low_quality:wrong_text", "too_long"
     detail: str = ""  # the sentence for a person, with the number that decided
     duration_s: float | None = None
+    text: str | None = None  # of a row whose audio cannot be read: evaluation counts its words
 
 
 def write_ledger(path: Path, lines: Iterable[LedgerLine]) -> None:

@@ -21,8 +21,10 @@ train/plan.json                 phases, steps, memory
       checkpoints/
       final/                    Round 2: the model that the later stages use
 evaluate/<model>/<set>/hypotheses.jsonl
+                       listing.txt
                        scores.json
 compare.json                    Round 1 against Round 2
+systems.json                    any systems that were scored here, each against each
 publish/
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
@@ -163,6 +165,10 @@ class RunFolder:
     @property
     def compare(self) -> Path:
         return self.path / "compare.json"
+
+    @property
+    def systems(self) -> Path:
+        return self.path / "systems.json"
 
     @property
     def publish(self) -> Path:

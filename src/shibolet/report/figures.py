@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from shibolet.report.svg import HALF_PX, Point, Svg, for_both, scale, thin_out, ticks
+from shibolet.report.svg import HALF_PX, Figure, Point, Svg, for_both, scale, thin_out, ticks
 
 _MOST_POINTS = 700  # of a curve
 _CHAR_PX = 7.2  # width of a character in a figure, about
@@ -33,6 +31,22 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A change of an error rate in points, negative is better, with its interval where there is one."""
+
+    name: str
+    points: float
+    low: float | None
+    high: float | None
+    heading: str = ""  # written above the row
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """Steps `first` to `last` of training."""
 
@@ -41,7 +55,7 @@ class Phase:
     last: int
 
 
-def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Markup:
+def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figure:
     """Rates of low quality with their intervals against the two lines of the gate."""
     most = max(stop_above * 4 / 3, *(row.high for row in rows)) * 1.03
     said = "; ".join(f"{r.name} {r.value:.1f}%, interval {r.low:.1f} to {r.high:.1f}%" for r in rows)
@@ -77,10 +91,11 @@ def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Marku
                 svg.text(x(row.low) - 10, y + 5, value, "value", "end")
         return svg
 
-    return for_both(draw)
+    header = ("name", "low_quality_pct", "low_pct", "high_pct")
+    return for_both(draw, header=header, rows=[(row.name, row.value, row.low, row.high) for row in rows])
 
 
-def histograms(values: Mapping[str, Sequence[float]], limit: float, what: str, bins: int = 20) -> Markup:
+def histograms(values: Mapping[str, Sequence[float]], limit: float, what: str, bins: int = 20) -> Figure:
     """A histogram over [0, 1] for each domain, above one another; what lies under `limit` is marked."""
     under = {name: sum(value < limit for value in rows) / len(rows) for name, rows in values.items()}
     said = "; ".join(f"{name} {under[name]:.0%} of {len(rows)} under {limit:g}" for name, rows in values.items())
@@ -107,10 +122,10 @@ def histograms(values: Mapping[str, Sequence[float]], limit: float, what: str, b
         _axis(svg, x, x(0), ticks(0, 1, 5), bottom, "")
         return svg
 
-    return for_both(draw, HALF_PX)
+    return for_both(draw, HALF_PX, ("domain", what), [(name, value) for name, rows in values.items() for value in rows])
 
 
-def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Markup:
+def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
     """Training loss at each step and its running mean."""
     smooth, mean = [], points[0][1]
     for step, loss in points:
@@ -121,14 +136,14 @@ def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Markup:
     return _curves([(points, "raw"), (smooth, "curve")], phases, f"Training loss: {points[0][1]:.3f} at first, {said}.")
 
 
-def dev_scores(points: Sequence[Point], phases: Sequence[Phase]) -> Markup:
+def dev_scores(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
     """WER on dev in percent at each scored step, the best one marked."""
     step, wer = min(points, key=lambda point: (point[1], -point[0]))
     said = f"WER on dev: {points[0][1]:.1f}% at step {points[0][0]:,}, best {wer:.1f}% at step {step:,}."
     return _curves([(points, "curve")], phases, said, unit="%", marks=points, best=(step, wer))
 
 
-def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Markup:
+def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Figure:
     """Learning rate of each part, one strip a part on a scale of its own; blank where the part is frozen."""
     last = max(phase.last for phase in phases)
     said = "; ".join(f"{part} up to {short(max(lr for _, lr in points))}" for part, points in lr_by_part.items())
@@ -154,10 +169,11 @@ def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) ->
         _axis(svg, x, left, [t for t in ticks(0, last, 6) if t >= 1], bottom, "")
         return svg
 
-    return for_both(draw)
+    rows = [(part, *point) for part, points in lr_by_part.items() for point in points]
+    return for_both(draw, header=("part", "step", "lr"), rows=rows)
 
 
-def changes(rows: Sequence[Change]) -> Markup:
+def changes(rows: Sequence[Change]) -> Figure:
     """Error rates of Round 1 (ring) and Round 2 (dot), a row each."""
     most = max(max(row.before, row.after) for row in rows) * 1.05 or 1.0
     said = "; ".join(f"{row.name} {row.before:.1f} to {row.after:.1f}%" for row in rows)
@@ -189,7 +205,66 @@ def changes(rows: Sequence[Change]) -> Markup:
         _axis(svg, x, x(0), marks, y, "%")
         return svg
 
-    return for_both(draw)
+    header = ("name", "round1_wer_pct", "round2_wer_pct")
+    return for_both(draw, header=header, rows=[(row.name, row.before, row.after) for row in rows])
+
+
+def differences(rows: Sequence[Difference], target_points: float) -> Figure:
+    """What changed in WER, with its interval, against no change and against the target; to the left is better."""
+    said = "; ".join(
+        f"{row.name} {row.points:+.1f} points" + ("" if row.low is None else f", {row.low:+.1f} to {row.high:+.1f}")
+        for row in rows
+    )
+    # A slice of few recordings may have an interval wider than all others together: what shows nothing is cut.
+    sure = [end for row in rows if row.is_shown for end in (row.low, row.high)]
+    widest = 1.5 * max(abs(value) for value in (*sure, *(row.points for row in rows), target_points, 1.0))
+    ends = [end for row in rows for end in (row.low, row.high, row.points) if end is not None]
+    low, high = max(min(*ends, -target_points), -widest), min(max(*ends, 0.0), widest)
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+    def draw(width: float) -> Svg:
+        svg = Svg(width, 0, f"Change in WER, Round 2 minus Round 1: {said}.")
+        left, right, step = (6, 10, 46) if svg.is_narrow else (190, 170, 30)
+        y, placed = 26.0, []
+        for row in rows:
+            y += 26 if row.heading else 0
+            placed.append(y + (28 if svg.is_narrow else 12))
+            y += step
+        svg.height = y + 26
+        x = scale(low, high, left, width - right)
+        svg.rect(x(low), 20, x(0) - x(low), y - 20, "zone gain")
+        marks = [mark for mark in ticks(low, high, 4 if svg.is_narrow else 8) if low <= mark <= high]
+        for mark in marks:
+            svg.line(x(mark), 20, x(mark), y, "grid")
+        svg.line(x(0), 20, x(0), y, "axis")
+        svg.line(x(-target_points), 20, x(-target_points), y, "limit")
+        svg.text(x(0) - 6, 13, "BETTER", "zone-name", "end")
+        svg.text(x(0) + 6, 13, "WORSE", "zone-name")
+        for row, at in zip(rows, placed, strict=True):
+            if row.heading:
+                svg.text(
+                    left if svg.is_narrow else 6, at - (36 if svg.is_narrow else 18), row.heading.upper(), "zone-name"
+                )
+            _row_label(svg, row.name, at)
+            value = f"{row.points:+.1f}"
+            if row.low is not None and row.high is not None:
+                kind = "interval" if row.low > 0 or row.high < 0 else "interval part"
+                svg.line(x(max(row.low, low)), at, x(min(row.high, high)), at, kind)
+                for end in (row.low, row.high):
+                    if low <= end <= high:
+                        svg.line(x(end), at - 5, x(end), at + 5, kind)
+                value += f" ({row.low:+.1f} to {row.high:+.1f})"
+            svg.dot(x(row.points), at, 5, "point" if row.is_shown else "ring")
+            svg.text(width - 10, at - 14 if svg.is_narrow else at + 5, value.replace("-", "\u2212"), "value", "end")
+        _axis(svg, x, left, marks, y, "")
+        return svg
+
+    header = ("group", "name", "delta_wer_points", "low_points", "high_points")
+    groups, table = "", []
+    for row in rows:
+        groups = row.heading or groups
+        table.append((groups, row.name, row.points, row.low, row.high))
+    return for_both(draw, header=header, rows=table)
 
 
 def short(rate: float) -> str:
@@ -205,7 +280,7 @@ def _curves(
     unit: str = "",
     marks: Sequence[Point] = (),
     best: Point | None = None,
-) -> Markup:
+) -> Figure:
     """Lines over steps from 1, values from 0; `curves` are points and the class to draw them with."""
     last = max(phase.last for phase in phases)
     # Half a dozen first steps may lie far above all others: the scale is that of the rest, and what is above is cut.
@@ -231,7 +306,7 @@ def _curves(
         _axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= 1], bottom, "")
         return svg
 
-    return for_both(draw)
+    return for_both(draw, header=("step", "value"), rows=curves[0][0])
 
 
 def _phases(svg: Svg, phases: Sequence[Phase], x: Callable[[float], float], bottom: float) -> None:
@@ -250,4 +325,10 @@ def _row_label(svg: Svg, name: str, y: float, part: str = "") -> None:
 def _axis(svg: Svg, x: Callable[[float], float], start_px: float, marks: Sequence[float], y: float, unit: str) -> None:
     svg.line(start_px, y, svg.width - 10, y, "axis")
     for mark in marks:
-        svg.text(x(mark), y + 18, f"{mark:,g}{unit}", "tick", "middle" if x(mark) < svg.width - 24 else "end")
+        svg.text(
+            x(mark),
+            y + 18,
+            f"{mark:,g}{unit}".replace("-", "\u2212"),
+            "tick",
+            "middle" if x(mark) < svg.width - 24 else "end",
+        )

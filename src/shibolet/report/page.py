@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from shibolet.errors import DataError
 from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
-from shibolet.report import sections
+from shibolet.report import scored, sections
 from shibolet.report.figures import short
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
@@ -16,8 +16,8 @@ from shibolet.speech.text.language import Language
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
-    "prepare": "What trains", "train": "Training", "compare": "Round 1 and 2", "scores": "Scores",
-    "examples": "Examples", "provenance": "How it was made",
+    "prepare": "What trains", "train": "Training", "compare": "Round 1 and 2", "systems": "Other systems",
+    "scores": "Scores", "errors": "Errors", "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
 
 
@@ -37,12 +37,14 @@ def write_report(run_dir: Path) -> Path:
         "audit": sections.audit(run, recipe),
         "prepare": sections.prepare(run),
         "train": sections.train(run),
-        "compare": sections.comparison(run, recipe),
-        "scores": sections.scores(run),
-        "examples": sections.examples(run, language),
+        "compare": scored.comparison(run, recipe),
+        "systems": scored.systems(run),
+        "scores": scored.scores(run),
+        "errors": scored.errors(run, language),
+        "examples": scored.examples(run, language),
         "provenance": sections.provenance(run),
     }
-    left_out = {name for name in ("truth", "examples") if not shown[name]}
+    left_out = {name for name in ("truth", "systems", "errors", "examples") if not shown[name]}
     left_out |= set() if shown["audit"] else {"selftest", "worst"}
     page = environment().get_template("report.html.jinja").render(
         recipe=recipe,
@@ -109,7 +111,7 @@ def environment() -> Environment:
         loader=PackageLoader("shibolet", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count}
+    environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count, "p": _p}
     return environment
 
 
@@ -121,8 +123,12 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "\u2013" if value is None else f"{value:,.{digits}f}"
 
 
-def _signed(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:+.1f}".replace("-", "\u2212")
+def _signed(value: float | None, digits: int = 1) -> str:
+    return "\u2013" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def _p(value: float | None) -> str:
+    return "\u2013" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _count(value: int | None) -> str:

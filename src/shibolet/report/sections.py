@@ -15,13 +15,9 @@ from shibolet.records.ledger import read_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report import figures
-from shibolet.report.figures import Change, Phase, Rate
-from shibolet.scoring.counts import align_words
-from shibolet.speech.text.language import Language
+from shibolet.report.figures import Phase, Rate
 
-ROUND1, ROUND2 = "round1", "round2"  # their folders under evaluate/
-MAX_WORST, MAX_EACH_EXAMPLE = 20, 3
-MAX_EXAMPLE_WORDS = 60  # recordings of minutes are not shown
+MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
 
 
@@ -170,62 +166,6 @@ def train(run: RunFolder) -> dict | None:
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)
         ],
-    }
-
-
-def scores(run: RunFolder) -> list[dict]:
-    """Every `scores.json`, by model and set."""
-    return [read_json(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
-
-
-def comparison(run: RunFolder, recipe: dict) -> dict | None:
-    """Both rounds by set, domain and bucket, in the order in which they should be read."""
-    if not run.compare.is_file():
-        return None
-    compared = read_json(run.compare)
-    titles = {"sets": "By set", "domains": "By domain", "buckets": "By duration"}
-    published = {s["name"]: s["round1_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("round1_wer_pct")}
-    groups = [
-        {"title": titles[key], "blocks": compared[key], "published": published if key == "sets" else {}}
-        for key in sorted(titles, key=lambda key: key != compared["lead_with"])
-    ]
-    rows = []
-    for group in groups:
-        heading = group["title"]
-        for name, block in group["blocks"].items():
-            before, after = block["wer"]["round1"]["rate"], block["wer"]["round2"]["rate"]
-            if before is not None and after is not None:  # a slice of empty references has no rate
-                rows.append(Change(name, 100 * before, 100 * after, heading))
-                heading = ""
-    return {**compared, "groups": groups, "figure": figures.changes(rows) if rows else None}
-
-
-def examples(run: RunFolder, language: Language) -> list[dict]:
-    """Utterances that Round 2 gained and lost most on, of each set that both rounds have."""
-    chosen = []
-    for path in sorted((run.path / "evaluate" / ROUND2).glob("*/hypotheses.jsonl")):
-        before_path = run.hypotheses(ROUND1, path.parent.name)
-        if not before_path.is_file():
-            continue
-        before = {line["id"]: line for line in read_jsonl(before_path)}
-        rows = [_example(path.parent.name, before[line["id"]], line, language) for line in read_jsonl(path)]
-        rows = [row for row in rows if len(row["round1"]) <= MAX_EXAMPLE_WORDS]
-        rows.sort(key=lambda row: (row["errors"][1] - row["errors"][0], row["id"]))
-        better = [{**row, "why": "Better"} for row in rows if row["errors"][1] < row["errors"][0]]
-        worse = [{**row, "why": "Worse"} for row in reversed(rows) if row["errors"][1] > row["errors"][0]]
-        chosen += better[:MAX_EACH_EXAMPLE] + worse[:MAX_EACH_EXAMPLE]
-    return chosen
-
-
-def _example(set_name: str, before: dict, after: dict, language: Language) -> dict:
-    reference = language.to_scoring(after["reference"])
-    aligned = [align_words(reference, language.to_scoring(line["hypothesis"])) for line in (before, after)]
-    return {
-        **after,
-        "set": set_name,
-        "round1": aligned[0],
-        "round2": aligned[1],
-        "errors": [sum(op != "hit" for op, _, _ in words) for words in aligned],
     }
 
 

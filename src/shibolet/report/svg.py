@@ -1,5 +1,7 @@
 """Just enough SVG for the page's figures: shapes with a class, scales, ticks. Colours are the style sheet's."""
 
+import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 
@@ -53,12 +55,40 @@ class Svg:
         self._shapes.append(f'<{tag} class="{cls}" {placed}/>')
 
 
-def for_both(draw: Callable[[float], Svg], wide_px: float = WIDE_PX) -> Markup:
-    """The figure as a screen shows it and as a phone does; the style sheet hides one of them."""
-    return Markup(
-        f'<div class="figure"><div class="wide">{draw(wide_px).render()}</div>'
-        f'<div class="narrow">{draw(NARROW_PX).render()}</div></div>'
+class Figure(Markup):
+    """A figure as the page shows it, with what a file of its own needs: the drawing for a screen, and its numbers."""
+
+    wide: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | float | None]]
+
+    def svg(self, style: str) -> str:
+        """A file of its own: the drawing for a screen with the style sheet inside."""
+        start, end = self.wide.split(">", 1)
+        return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{end}'
+
+    def csv(self) -> str:
+        """Its numbers, a header first."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def for_both(
+    draw: Callable[[float], Svg],
+    wide_px: float = WIDE_PX,
+    header: Sequence[str] = (),
+    rows: Sequence[Sequence[str | float | None]] = (),
+) -> Figure:
+    """The figure as a screen and as a phone shows it; the style sheet hides one of them. `rows` are its numbers."""
+    wide = draw(wide_px).render()
+    figure = Figure(
+        f'<div class="figure"><div class="wide">{wide}</div><div class="narrow">{draw(NARROW_PX).render()}</div></div>'
     )
+    figure.wide, figure.header, figure.rows = wide, header, rows
+    return figure
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

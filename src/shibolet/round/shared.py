@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from shibolet.errors import DataError
+from shibolet.evaluate.config import EvaluationSet
 from shibolet.recipe import Recipe, write_recipe
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
@@ -75,7 +77,7 @@ class Round:
     _sources: dict[str, SourceData] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, LazyListener] = field(default_factory=dict)
-    _transcribers: dict[str, Any] = field(default_factory=dict)
+    _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> SourceData:
@@ -111,6 +113,20 @@ class Round:
             digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)
         return self._sources[source.name]
+
+    @cached_property
+    def sets(self) -> list[EvaluationSet]:
+        """The recipe's evaluation sets; an optional one that cannot be read is told and left out."""
+        found = []
+        for source in self.recipe.evaluate.sets:
+            if source.optional:
+                try:
+                    self.read(source)
+                except DataError as error:
+                    self.tell(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
+                    continue
+            found.append(source)
+        return found
 
     @cached_property
     def prepared(self) -> SourceData:
@@ -155,21 +171,21 @@ class Round:
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
-    def transcriber(self, model: str):
-        """A transcriber of the recipe's language; only the last one is kept in memory."""
+    def transcriber(self, model: str, language: str):
+        """A transcriber of one language; only the last one is kept in memory."""
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.load import dtype_on, load_recogniser
 
-        if model not in self._transcribers:
+        if (model, language) not in self._transcribers:
             config = self.recipe.evaluate
             self._transcribers.clear()
-            self._transcribers[model] = Transcriber(
+            self._transcribers[model, language] = Transcriber(
                 load_recogniser(model, dtype=dtype_on(self.device), device=self.device),
-                self.recipe.language,
+                language,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
             )
-        return self._transcribers[model]
+        return self._transcribers[model, language]
 
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""

@@ -1,5 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from shibolet.records.ledger import read_ledger, write_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.round.shared import Round, SourceData, Track, best_device, stream_cache, untracked
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text import get_language
 
 if TYPE_CHECKING:
     from shibolet.audit.config import AuditConfig
@@ -322,14 +324,32 @@ def _dev_scorer(round: Round) -> Callable | None:
         return None
     rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     score = dev_scorer(rows, round.recipe.language, round.recipe.evaluate)
+    trained_from = time.perf_counter()
 
     def score_and_tell(loaded) -> dict[str, float]:
+        nonlocal trained_from
+        started = time.perf_counter()
         scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
+        ended = time.perf_counter()
+        share = (ended - started) / (ended - trained_from)
+        trained_from = ended
         domains = ", ".join(f"{name} {_pct(part['wer']['rate'])}" for name, part in scores["by_domain"].items())
-        round.tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains})")
+        took = f"{scores['num_utterances']} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
+        round.tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{_too_much(share, scores)}")
         return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
 
     return score_and_tell
+
+
+DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
+
+
+def _too_much(share: float, scores: dict) -> str:
+    """What to change where dev scoring holds training up by more than it may."""
+    if share <= DEV_FRAC_OF_TIME:
+        return ""
+    fitting = int(scores["num_utterances"] * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
+    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={max(fitting, 1)} would keep to that"
 
 
 def _audit_summary(folder: RunFolder) -> dict:
@@ -348,7 +368,7 @@ def _audit_summary(folder: RunFolder) -> dict:
 def do_evaluate(round: Round, models: dict[str, str]) -> dict[str, dict[str, dict]]:
     """Scores by model and set; `models` are folders under evaluate/ with the model of each."""
     return {
-        label: {source.name: _evaluate_set(round, label, model, source) for source in round.recipe.evaluate.sets}
+        label: {source.name: _evaluate_set(round, label, model, source) for source in round.sets}
         for label, model in models.items()
     }
 
@@ -363,25 +383,41 @@ def rounds_of(round: Round, round1: str | None = None, round2: str | None = None
 def _evaluate_set(round: Round, label: str, model: str, source: DataSource) -> dict:
     from shibolet.evaluate.stage import evaluate_set
 
+    language = language_of(round, source)
+    return score_set(
+        round, label, source, {"model": round.identity(model)},
+        lambda data, **settings: evaluate_set(round.transcriber(model, language), data, **settings),
+    )  # fmt: skip
+
+
+def language_of(round: Round, source: DataSource) -> str:
+    """What a set is scored in."""
+    return source.language or round.recipe.language
+
+
+def score_set(round: Round, label: str, source: DataSource, made_by: dict[str, str], score: Callable) -> dict:
+    """The scores of one system on one set; `made_by` is the one input that tells systems apart, and its hash."""
+    from shibolet.evaluate.stage import FORMAT, NOT_OF_A_SET
+
     recipe, folder, data = round.recipe, round.folder, round.read(source)
     inputs = {
-        "model": round.identity(model),
+        "format": FORMAT,
+        **made_by,
         "data": data.digest,
-        "language": recipe.language,
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"sets"}),
+        "language": language_of(round, source),
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_A_SET),
     }
     stage = round.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:
         with round.track(f"{label} on {source.name}") as progress:
-            evaluate_set(
-                round.transcriber(model),
+            score(
                 data.utterances,
                 set_name=source.name,
-                language=recipe.language,
+                language=inputs["language"],
                 config=recipe.evaluate,
                 out_dir=folder.evaluation(label, source.name),
                 model_name=label,
-                identity=inputs["model"],
+                identity=next(iter(made_by.values())),
                 ledger=data.ledger,
                 on_progress=progress,
             )
@@ -395,22 +431,36 @@ def do_compare(round: Round) -> dict:
     from shibolet.evaluate.stage import read_rows
 
     recipe, folder = round.recipe, round.folder
-    sets = [source.name for source in recipe.evaluate.sets]
-    if not sets:
-        raise DataError("there is nothing to compare on: the recipe names no evaluate.sets")
+    sets = [source.name for source in round.sets]
+    if not _by_language(round)[0]:
+        raise DataError(f"there is nothing to compare on: the recipe names no evaluate.sets in {recipe.language}")
     inputs = {
+        "format": COMPARE_FORMAT,
         "scores": [folder.digest(f"evaluate/{label}/{name}") for label in (ROUND1, ROUND2) for name in sets],
         "compare": recipe.compare.model_dump(mode="json"),
         "buckets": recipe.evaluate.model_dump(mode="json")["buckets_s"],
     }
     stage = round.begin("compare", inputs)
     if not stage.done:
-        rows = [
-            [row for name in sets for row in read_rows(folder.evaluation(label, name))] for label in (ROUND1, ROUND2)
-        ]
-        write_json(folder.compare, compare(*rows, recipe.compare, recipe.evaluate.buckets_s))
+        own, other = (
+            [[row for name in some for row in read_rows(folder.evaluation(label, name))] for label in (ROUND1, ROUND2)]
+            for some in _by_language(round)
+        )
+        write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other))
         stage.finish()
     return read_json(folder.compare)
+
+
+COMPARE_FORMAT = 2  # of compare.json
+
+
+def _by_language(round: Round) -> tuple[list[str], list[str]]:
+    """Names of the evaluation sets in the recipe's language, and of those in others."""
+    own = get_language(round.recipe.language)
+    names: tuple[list[str], list[str]] = [], []
+    for source in round.sets:
+        names[get_language(language_of(round, source)) is not own].append(source.name)
+    return names
 
 
 def do_report(round: Round) -> Path:

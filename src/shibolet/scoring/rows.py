@@ -19,8 +19,11 @@ class ScoredRow:
     duration_s: float
     reference: str  # as given, not normalised; so is the hypothesis
     hypothesis: str  # empty where recognition failed: every word is then deleted
+    said: str  # the reference as it was counted: normalised
+    heard: str  # the hypothesis as it was counted
     words: EditCounts
     chars: EditCounts
+    snr_db: float | None = None  # None: nobody looked at the audio
 
     def to_json(self) -> dict:
         """A JSON object; `ScoredRow.from_json` reads it back."""
@@ -31,9 +34,11 @@ class ScoredRow:
         return cls(**{**row, "words": EditCounts(**row["words"]), "chars": EditCounts(**row["chars"])})
 
 
-def score_row(utterance: Utterance, hypothesis: str, *, set: str, normaliser: Callable[[str], str]) -> ScoredRow:
+def score_row(
+    utterance: Utterance, hypothesis: str, *, set: str, normaliser: Callable[[str], str], snr_db: float | None = None
+) -> ScoredRow:
     """The row of one utterance: counts on normalised texts, the texts themselves as they came."""
-    ref, hyp = normaliser(utterance.text), normaliser(hypothesis)
+    said, heard = normaliser(utterance.text), normaliser(hypothesis)
     return ScoredRow(
         id=utterance.id,
         set=set,
@@ -43,6 +48,9 @@ def score_row(utterance: Utterance, hypothesis: str, *, set: str, normaliser: Ca
         duration_s=utterance.duration_s,
         reference=utterance.text,
         hypothesis=hypothesis,
-        words=count_words(ref, hyp),
-        chars=count_chars(ref, hyp),
+        said=said,
+        heard=heard,
+        words=count_words(said, heard),
+        chars=count_chars(said, heard),
+        snr_db=snr_db,
     )

@@ -1,7 +1,9 @@
-"""WER and CER pooled over the utterances of a set, a domain, a duration bucket."""
+"""WER and CER pooled over the utterances of a set, a domain, a duration bucket, a speaker, a length, a noise level."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 from shibolet.scoring.counts import EditCounts
@@ -9,6 +11,9 @@ from shibolet.scoring.rows import ScoredRow
 
 Item = TypeVar("Item")
 Buckets = Sequence[tuple[str, float, float]]
+LENGTHS_WORDS = (1, 5, 10, 20, 50)  # of the reference
+SNRS_DB = (5, 10, 20, 30)  # as speech/activity.py estimates them
+UNKNOWN = "unknown"
 BUCKETS_S: Buckets = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))  # the specification's
 
 
@@ -61,17 +66,53 @@ def slice_keys(buckets: Buckets = BUCKETS_S) -> dict[str, Callable[[ScoredRow], 
     """The ways in which scores are broken down: name of the breakdown -> name of a row's slice in it."""
     return {
         "sets": lambda row: row.set,
-        "domains": lambda row: row.domain or "unknown",
+        "domains": lambda row: row.domain or UNKNOWN,
         "buckets": lambda row: duration_bucket(row.duration_s, buckets),
+        "speakers": lambda row: row.speaker or UNKNOWN,
+        "lengths": lambda row: _bin(row.words.reference_length, LENGTHS_WORDS, "words"),
+        "noise": lambda row: UNKNOWN if row.snr_db is None else _bin(row.snr_db, SNRS_DB, "dB"),
     }
 
 
-def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> dict:
-    """JSON: pooled scores under "overall", and under "sets", "domains" and "buckets" by name."""
-    scores: dict = {"overall": pool(rows).to_json()}
+def slices(
+    items: Sequence[Item], row_of: Callable[[Item], ScoredRow], buckets: Buckets = BUCKETS_S
+) -> dict[str, dict[str, list[Item]]]:
+    """Items by breakdown and slice; a breakdown of which nothing is known is left out.
+
+    Sets, domains and speakers come in order of first appearance, the others from low to high.
+    """
+    ordered = {
+        "buckets": ["shorter", *(name for name, _, _ in buckets), "longer"],
+        "lengths": _bin_names(LENGTHS_WORDS, "words"),
+        "noise": [*_bin_names(SNRS_DB, "dB"), UNKNOWN],
+    }
+    found = {}
     for breakdown, key in slice_keys(buckets).items():
-        scores[breakdown] = {name: pool(members).to_json() for name, members in group(rows, key).items()}
+        groups = group(items, lambda item, key=key: key(row_of(item)))
+        if breakdown in ("speakers", "noise") and list(groups) == [UNKNOWN]:
+            continue
+        names = ordered.get(breakdown, groups)
+        found[breakdown] = {name: groups[name] for name in names if name in groups}
+    return found
+
+
+def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> dict:
+    """JSON: pooled scores under "overall", and under each breakdown of `slices` by name."""
+    scores: dict = {"overall": pool(rows).to_json()}
+    for breakdown, groups in slices(rows, lambda row: row, buckets).items():
+        scores[breakdown] = {name: pool(members).to_json() for name, members in groups.items()}
     return scores
+
+
+def _bin(value: float, edges: Sequence[int], unit: str) -> str:
+    return _bin_names(edges, unit)[sum(value >= edge for edge in edges)]
+
+
+@cache
+def _bin_names(edges: tuple[int, ...], unit: str) -> list[str]:
+    """Half-open bins: with edges (5, 10) "under 5", "5 to 10", "10 and more"."""
+    between = [f"{low} to {high} {unit}" for low, high in pairwise(edges)]
+    return [f"under {edges[0]} {unit}", *between, f"{edges[-1]} {unit} and more"]
 
 
 def error_line(counts: EditCounts, measure: str = "WER") -> str:

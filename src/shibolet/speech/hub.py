@@ -13,6 +13,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from shibolet.errors import DataError
 from shibolet.records.files import hash_json, sync_dir, write_json
+from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 from shibolet.speech.tables import BATCH_ROWS, open_table
 
@@ -70,7 +71,8 @@ def _explained(source: DataSource) -> Iterator[None]:
             advice = (
                 f"does not exist or is private: look at {page}, and run 'hf auth login' or set HF_TOKEN if it is yours"
             )
-        raise DataError(f"{what} {advice}") from error
+        elsewhere = f"; {ELSEWHERE[source.hub]}" if source.hub in ELSEWHERE else ""
+        raise DataError(f"{what} {advice}{elsewhere}") from error
     except ConnectionError as error:
         advice = (
             "cannot be reached and is not in the local cache: fetch it while there is a network (HF_HUB_OFFLINE unset)"

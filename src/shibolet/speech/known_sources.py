@@ -34,3 +34,10 @@ KNOWN_SOURCES: dict[str, dict] = {
     },
     "imvladikon/hebrew_speech_kan": {"split": "validation", "columns": {"text": "sentence"}, "language": "Hebrew"},
 }
+
+ELSEWHERE: dict[str, str] = {  # where a data set can be had when the Hub does not give it
+    "mozilla-foundation/common_voice_17_0": (
+        "Mozilla hands Common Voice out at https://datacollective.mozillafoundation.org: take the Hebrew corpus there "
+        "and name its clips in a manifest"
+    ),
+}

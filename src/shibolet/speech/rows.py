@@ -59,11 +59,13 @@ class RowSink:
     def full(self) -> bool:
         return self.source.max_utterances is not None and len(self.utterances) >= self.source.max_utterances
 
-    def drop(self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None) -> None:
+    def drop(
+        self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None, text: str | None = None
+    ) -> None:
         detail = detail if where == id else f"{where}: {detail}"
         name = self.source.name
         self.ledger.append(
-            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s)
+            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s, text=text)
         )
 
     def add_unreadable(self, where: str, bad: BadRow) -> None:
@@ -81,7 +83,9 @@ class RowSink:
                 self.utterances.append(_speakable(whole))
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
-            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s)
+            text = lookup(row.values, self.source.columns.text)
+            is_text = isinstance(text, str) and bool(tidy(text))
+            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s, text.strip() if is_text else None)
             return
         if self.source.format != "plain":
             self._add_segments(whole, row.where)

@@ -1,0 +1,45 @@
+"""The page's figures as files: an SVG each, and a CSV of its numbers."""
+
+from pathlib import Path
+
+import yaml
+
+from shibolet.errors import DataError
+from shibolet.records.files import write_bytes
+from shibolet.records.runfolder import RunFolder
+from shibolet.report import scored, sections
+from shibolet.report.svg import Figure
+
+
+def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
+    """Write `<section>-<figure>.svg` and `.csv` of what the run folder holds; the paths in order.
+
+    DataError when there is nothing to draw.
+    """
+    from shibolet.report.page import environment
+
+    run = RunFolder(run_dir)
+    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    shown = {
+        "gate": sections.gates(run),
+        "audit": sections.audit(run, recipe),
+        "train": sections.train(run),
+        "compare": scored.comparison(run, recipe),
+    }
+    figures = {
+        f"{section}-{key.removesuffix('figure').rstrip('_') or 'overview'}": value
+        for section, values in shown.items()
+        for key, value in (values or {}).items()
+        if isinstance(value, Figure)
+    }
+    if not figures:
+        raise DataError(f"{run_dir}: no stage that has a figure has run there")
+    templates = environment()
+    colours = templates.get_template("style.css.jinja").render().split("@media")[0]
+    style = colours + templates.get_template("figures.css.jinja").render()
+    written = []
+    for name, figure in figures.items():
+        for suffix, content in ((".svg", figure.svg(style)), (".csv", figure.csv())):
+            write_bytes(out_dir / f"{name}{suffix}", content.encode())
+            written.append(out_dir / f"{name}{suffix}")
+    return written

@@ -1,0 +1,71 @@
+"""Protects the tests of no difference: sign flips against enumeration, MAPSSWE against cases worked by hand, Holm's."""
+
+import math
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from shibolet.scoring.sclite import Entry, align_weighted
+from shibolet.scoring.significance import holm, mapsswe, segment_differences, sign_flip_p
+
+
+def test_sign_flips_are_all_of_them_where_there_are_few() -> None:
+    differences = np.array([3.0, -1, 2, 0, 5, 1])
+    sums = [abs(sum(s * d for s, d in zip(signs, differences))) for signs in product((-1, 1), repeat=6)]
+    assert sign_flip_p(differences) == np.mean(np.array(sums) >= 10)
+    assert sign_flip_p(np.zeros(5)) == 1.0
+
+
+def test_random_sign_flips_agree_with_the_normal_approximation_and_repeat() -> None:
+    differences = np.random.default_rng(1).normal(0.2, 1, 300).round(2)
+    expected = 2 * norm.sf(abs(differences.sum()) / np.sqrt((differences**2).sum()))
+    assert sign_flip_p(differences, samples=40_000) == pytest.approx(expected, rel=0.1)
+    assert sign_flip_p(differences, seed=4) == sign_flip_p(differences, seed=4) != sign_flip_p(differences, seed=5)
+    assert sign_flip_p(differences + 10) == 1 / 10_001  # never 0: it is a share of what was drawn
+
+
+@pytest.mark.parametrize(
+    ("reference", "first", "second", "differences"),
+    [
+        ("א ב ג ד ה ו", "א ב ג ד ה ו", "א ב ג ד ה ו", []),
+        ("א ב ג ד ה ו", "א x ג ד ה x", "א ב ג ד ה ו", [-1, -1]),  # ג ד are right in both and part two segments
+        ("א ב ג ד ה ו", "א x ג x ה ו", "א ב ג ד ה ו", [-2]),  # ג alone parts nothing
+        ("א ב ג ד ה ו", "א x ג ד ה ו", "א ב ג ד ה x", [-1, 1]),
+        ("א ב ג ד ה ו", "א x ג ד ה ו", "א x ג ד ה ו", [0]),  # a segment in which both err alike
+        ("א ב ג ד", "א ב y y ג ד", "א ב ג ד", [-2]),
+        ("א ב ג ד", "א ב ג ד", "א ב ג ד y", [1]),  # words that only the second adds at the end
+        ("", "y", "", [-1]),
+        ("א ב ג ד", "", "א ב ג ד", [-4]),
+    ],
+)
+def test_segments(reference: str, first: str, second: str, differences: list[int]) -> None:
+    assert segment_differences(reference, first, second) == differences
+    assert segment_differences(reference, second, first) == [-d for d in differences]
+
+
+def test_segments_add_up_to_the_errors_of_the_utterance() -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        reference, one, two = (rng.choices("אבגדהו", k=rng.randint(0, 12)) for _ in range(3))
+        errors = [Entry("", align_weighted(reference, heard)).counts.errors for heard in (one, two)]
+        assert sum(segment_differences(*map(" ".join, (reference, one, two)))) == errors[1] - errors[0]
+
+
+def test_mapsswe_is_a_z_test_of_the_segments() -> None:
+    differences = [-1, -1, 0, 1, -2, -1, 0, -1]
+    found = mapsswe(differences)
+    z = np.mean(differences) / (np.std(differences, ddof=1) / math.sqrt(8))
+    assert (found.num_segments, found.z, found.p) == (8, pytest.approx(z), pytest.approx(2 * norm.sf(abs(z))))
+    for flat in ([], [-1], [2, 2, 2]):
+        assert (mapsswe(flat).z, mapsswe(flat).p) == (0.0, 1.0)
+
+
+def test_holm_golden() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    )
+    assert holm({"a": 0.7, "b": 0.6}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
