@@ -95,7 +95,7 @@ def test_prefills_are_bounded(loud, requests, monkeypatch):
 
 
 def test_memory_bounds_the_rows(loud, requests, monkeypatch):
-    monkeypatch.setattr(decoding, "CPU_CACHE_BYTES", 3 * 448 * 2 * 4 * 2 * 32 * 4)  # three rows of 448 positions
+    monkeypatch.setattr(decoding, "CPU_BYTES", 2 * 3 * 448 * 2 * 4 * 2 * 32 * 4)  # three rows of 448 positions
     decoder = GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])
     assert decoder._reserve(400).num_rows == 3
     assert GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])._reserve(100_000).num_rows == 1

@@ -24,8 +24,9 @@ from shibolet.model.prompt import IGNORED, TokenSequence
 
 ONE_TOKEN = "shibolet_one_token"
 CUDA_ROWS, CPU_ROWS = 256, 32  # at most; fewer where memory is short
-CUDA_CACHE_FRAC, CPU_CACHE_BYTES = 0.5, 2 << 30  # of what is free; the rest is for the prefill and the graphs
-PREFILL_FRAMES = 48_000  # mel frames of one prefill: 8 minutes, 3 GB of convolution outputs at the real size
+CPU_BYTES = 4 << 30  # what keys, values and prefills may take where no device says what is free
+CACHE_FRAC, PREFILL_FRAC = 0.5, 0.25  # of that; the rest is for graphs and for others
+PREFILL_FRAMES = 48_000  # mel frames of one prefill at most: 8 minutes, 4 GB of convolution outputs at the real size
 REFILL_FRAC = 0.25  # of the rows must be free before others enter: a prefill of few tokens wastes a GPU
 STEPS = 4  # between two looks at which rows have ended: one wait for the device each
 SEEN_POSITIONS = 64  # a step attends to a multiple of this; there is one graph a multiple
@@ -107,7 +108,7 @@ class GreedyDecoder:
         """Read prompts into rows and write the first token of each."""
         part: dict[int, Request] = {}
         for row, request in requests.items():
-            if part and sum(r.mel.shape[1] for r in part.values()) + request.mel.shape[1] > PREFILL_FRAMES:
+            if part and sum(r.mel.shape[1] for r in part.values()) + request.mel.shape[1] > rows.prefill_frames:
                 self._prefill(rows, part)
                 part = {}
             part[row] = request
@@ -169,7 +170,11 @@ class _Rows:
         config, device = model.config.text_config, model.device
         shape = (config.num_key_value_heads, config.head_dim)
         row_bytes = 2 * config.num_hidden_layers * num_positions * shape[0] * shape[1] * model.dtype.itemsize
-        num_rows = max(1, min(max_rows, _cache_bytes(device) // row_bytes))
+        free_bytes = _free_bytes(device)
+        num_rows = max(1, min(max_rows, int(free_bytes * CACHE_FRAC) // row_bytes))
+        audio = model.config.audio_config  # the first convolution halves both axes; its output, activated, and the next
+        frame_bytes = 3 * audio.downsample_hidden_size * audio.num_mel_bins // 4 * model.dtype.itemsize
+        self.prefill_frames = min(PREFILL_FRAMES, int(free_bytes * PREFILL_FRAC) // frame_bytes)
         zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=device)  # noqa: E731
         # Zeros: what no mask lets through must still be a number.
         self.keys, self.values = (
@@ -227,13 +232,12 @@ class _RowCache:
         return tuple(cache[:, : self.seen].transpose(1, 2) for cache in by_row)
 
 
-def _cache_bytes(device: torch.device) -> int:
-    """Memory that keys and values may take."""
+def _free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses, what the allocator holds back included."""
     if device.type != "cuda":
-        return CPU_CACHE_BYTES
-    free = torch.cuda.mem_get_info(device)[0]
+        return CPU_BYTES
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int((free + held) * CUDA_CACHE_FRAC)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def _attend_one(

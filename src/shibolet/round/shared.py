@@ -135,8 +135,12 @@ class Round:
             )
         return self._recognisers[name]
 
-    def transcriber(self, model: str):
-        """A transcriber of the recipe's language; only the last one is kept in memory."""
+    def transcriber(self, model: str, label: str):
+        """A transcriber of the recipe's language, here or on the server of a label; only the last is kept in memory."""
+        if (server := self.recipe.evaluate.servers.get(label)) is not None:
+            from shibolet.listen.server import ServerEngine
+
+            return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.load import dtype_on, load_recogniser
 
@@ -148,6 +152,8 @@ class Round:
                 self.recipe.language,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
+                beam_size=config.beam_size,
+                length_penalty=config.length_penalty,
             )
         return self._transcribers[model]
 

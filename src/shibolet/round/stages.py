@@ -242,7 +242,7 @@ def _evaluate_set(round: Round, label: str, model: str, source: DataSource) -> d
     if not stage.done:
         with round.track(f"{label} on {source.name}") as progress:
             evaluate_set(
-                round.transcriber(model),
+                round.transcriber(model, label),
                 data.utterances,
                 set_name=source.name,
                 language=recipe.language,
