@@ -38,6 +38,15 @@ def test_without_a_pause_the_parts_are_equal(monkeypatch):
     assert [(end - start) / RATE for start, end in pieces] == [8.0, 8.0, 8.0]
 
 
+def test_without_a_pause_the_cut_lies_in_the_quietest_place_near(monkeypatch):
+    """Protects words of somebody who does not pause."""
+    monkeypatch.setattr(module, "speech_spans", lambda samples: [(0.0, 16.0)])
+    samples = np.random.default_rng(0).standard_normal(16 * RATE).astype(np.float32)
+    samples[int(9.0 * RATE) : int(9.12 * RATE)] *= 0.5
+    samples[int(3.0 * RATE) : int(3.12 * RATE)] *= 0.1  # too far from the middle
+    assert [end / RATE for _, end in cut_at_pauses(samples, 10.0)] == [pytest.approx(9.06, abs=0.02), 16.0]
+
+
 def bursts(num_s: int, seed: int = 0) -> np.ndarray:
     """Noise in bursts of 1 to 6 s, louder and softer twice a second, with pauses of 0.6 to 2 s."""
     rng = np.random.default_rng(seed)

@@ -11,15 +11,12 @@ import numpy as np
 
 from shibolet.errors import AudioError
 from shibolet.listen.engine import Engine
-from shibolet.listen.pieces import BLOCK_S, cut_stream
+from shibolet.listen.pieces import cut_stream
 from shibolet.listen.protocols import Aligner
 from shibolet.listen.word_times import repair_times
-from shibolet.records.utterance import AudioRef
-from shibolet.speech.audio import SAMPLE_RATE_HZ, load, probe
+from shibolet.speech.audio import SAMPLE_RATE_HZ, stream
 from shibolet.speech.text.language import Language
 
-OVERLAP_S = 0.1  # read around a block and dropped, so that a resampler hears what lies beyond its edges
-LAST_S = 1.0  # a rest this short is read with the block before: headers may promise a little more than there is
 WINDOW_S = 1800.0  # of audio in pieces that wait for the engine, 115 MB, however many it takes at once
 
 
@@ -60,8 +57,16 @@ class _Clip:
     """A piece that waits for the engine."""
 
     path: Path
-    start_s: float
+    start_samples: int
     samples: np.ndarray
+
+    @property
+    def start_s(self) -> float:
+        return self.start_samples / SAMPLE_RATE_HZ
+
+    @property
+    def end_s(self) -> float:
+        return (self.start_samples + len(self.samples)) / SAMPLE_RATE_HZ
 
     @property
     def duration_s(self) -> float:
@@ -97,8 +102,8 @@ def hear_recordings(
     for path in paths:
         error = None
         try:
-            for start, samples in cut_stream(read_blocks(path), max_piece_s):
-                waiting.append(_Clip(path, start / SAMPLE_RATE_HZ, samples))
+            for start, samples in cut_stream(stream(path), max_piece_s):
+                waiting.append(_Clip(path, start, samples))
                 num_clips, waiting_s = num_clips + 1, waiting_s + waiting[-1].duration_s
                 if num_clips >= engine.clips_at_once or waiting_s >= WINDOW_S:
                     yield from hear()
@@ -109,28 +114,12 @@ def hear_recordings(
     yield from hear()
 
 
-def read_blocks(path: Path) -> Iterator[np.ndarray]:
-    """The samples of a file, float32 at 16 kHz and mono, `BLOCK_S` at a time; AudioError as in `speech.audio.load`."""
-    whole, start_s = AudioRef(path=str(path)), 0.0
-    duration_s = probe(whole).duration_s
-    while True:
-        is_last = duration_s - start_s <= BLOCK_S + LAST_S
-        before_s = min(start_s, OVERLAP_S)
-        end_s = None if is_last else start_s + BLOCK_S + OVERLAP_S
-        samples = load(AudioRef(path=str(path), start_s=start_s - before_s, end_s=end_s))
-        first = round(before_s * SAMPLE_RATE_HZ)
-        yield samples[first:] if is_last else samples[first : first + round(BLOCK_S * SAMPLE_RATE_HZ)]
-        if is_last:
-            return
-        start_s += BLOCK_S
-
-
 def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language, aligner: Aligner | None) -> list[Piece]:
     written = engine.write([clip.samples for clip in clips])
     spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
     return [
         Piece(
-            start_s=clip.start_s, end_s=clip.start_s + clip.duration_s, text=one.text, ending=one.ending,
+            start_s=clip.start_s, end_s=clip.end_s, text=one.text, ending=one.ending,
             words=tuple(
                 Word(text=word, start_s=clip.start_s + float(start_s), end_s=clip.start_s + float(end_s))
                 for word, (start_s, end_s) in zip(words, times, strict=True)
