@@ -1,6 +1,6 @@
 """Settings of the evaluate stage."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,13 @@ class ServerConfig(Config):
     language_code: str | None = None  # such as he, where the server is to be told; null: the model guesses
 
 
+class ServersConfig(Config):
+    """Which of the two rounds' models are on a server and not run here."""
+
+    round1: ServerConfig | None = None
+    round2: ServerConfig | None = None
+
+
 class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
@@ -32,12 +39,12 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
-    servers: dict[Literal["round1", "round2"], ServerConfig] = Field({})  # which of the two are not run here
+    servers: ServersConfig = ServersConfig()
     buckets_s: tuple[tuple[str, float, float], ...] = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
 
     @model_validator(mode="after")
     def _settings_do_something(self) -> Self:
-        if self.servers and self.beam_size > 1:
+        if self.servers != ServersConfig() and self.beam_size > 1:
             raise RecipeError("evaluate.beam_size: a server decides on its beams; leave out either this or servers")
         if self.length_penalty != 1.0 and self.beam_size == 1:
             raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")

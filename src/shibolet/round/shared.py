@@ -137,7 +137,7 @@ class Round:
 
     def transcriber(self, model: str, label: str):
         """A transcriber of the recipe's language, here or on the server of a label; only the last is kept in memory."""
-        if (server := self.recipe.evaluate.servers.get(label)) is not None:
+        if (server := getattr(self.recipe.evaluate.servers, label, None)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
