@@ -10,6 +10,7 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
+from shibolet.model import decoding
 from shibolet.model.load import LoadedModel
 
 RATE = 16000
@@ -105,7 +106,8 @@ def test_a_loop_is_stopped_counted_and_left_in_the_text(chatty, monkeypatch):
     monkeypatch.setattr(chatty.model.lm_head, "forward", Repeating(word, chatty.model.config.text_config.vocab_size))
     written = transcriber.write([np.zeros(2 * RATE, np.float32)])[0]
     assert written.ending == "loop"
-    assert 25 * 2 < len(written.text) < 25 * 2 + 40, "as much as could be said in two seconds, and a few steps more"
+    more = decoding.LOOP_STEPS * 5 / len(word)  # characters until the next question
+    assert 25 * 2 < len(written.text) <= 25 * 2 + more + 5, "as much as could be said in two seconds, and little more"
     assert set(written.text.split()) == {"שלום"}
 
 

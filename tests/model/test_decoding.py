@@ -95,14 +95,15 @@ def test_prefills_are_bounded(loud, requests, monkeypatch):
 
 
 def test_memory_bounds_the_rows(loud, requests, monkeypatch):
-    monkeypatch.setattr(decoding, "CPU_BYTES", 2 * 3 * 448 * 2 * 4 * 2 * 32 * 4)  # three rows of 448 positions
+    monkeypatch.setattr(decoding, "CPU_BYTES", 2 * 3 * 512 * 2 * 4 * 2 * 32 * 4)  # three rows of 512 positions
     decoder = GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])
     assert decoder._reserve(400).num_rows == 3
     assert GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])._reserve(100_000).num_rows == 1
 
 
-def test_the_caller_may_end_a_row(loud, requests):
+def test_the_caller_may_end_a_row(loud, requests, monkeypatch):
     """The row is free for the next one, and the others go on as if nothing had happened."""
+    monkeypatch.setattr(decoding, "LOOP_STEPS", decoding.STEPS)
     expected = theirs(loud, requests)
     longest = max(range(len(expected)), key=lambda i: len(expected[i][0]))
     found = ours(loud, requests, 3, is_loop=lambda index, ids: index == longest and len(ids) >= 6)

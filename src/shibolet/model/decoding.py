@@ -29,7 +29,9 @@ CACHE_FRAC, PREFILL_FRAC = 0.5, 0.25  # of that; the rest is for graphs and for 
 PREFILL_FRAMES = 48_000  # mel frames of one prefill at most: 8 minutes, 4 GB of convolution outputs at the real size
 REFILL_FRAC = 0.25  # of the rows must be free before others enter: a prefill of few tokens wastes a GPU
 STEPS = 4  # between two looks at which rows have ended: one wait for the device each
+LOOP_STEPS = 32  # between two questions whether a row is in a loop
 SEEN_POSITIONS = 64  # a step attends to a multiple of this; there is one graph a multiple
+ROW_POSITIONS = 256  # a row has a multiple of this, so that few calls ask for longer rows than there are
 
 Ending = Literal["end", "limit", "loop"]  # the model's own end; as many tokens as it may write; the caller's stop
 
@@ -65,12 +67,12 @@ class GreedyDecoder:
         """Index of each request, the ids that follow it (a stop id last, if there is one) and why they end.
 
         `requests` are taken as rows become free; none may need more than `max_positions` for prompt and new tokens.
-        `is_loop` is shown what a row that goes on has written so far, every few steps, and may end it there.
+        `is_loop` is shown what a row has written so far, every `LOOP_STEPS`, and may end it there.
         """
         rows = self._reserve(max_positions)
         waiting = enumerate(requests)
         written_by: dict[int, tuple[int, Request]] = {}  # row -> index and request
-        more = True
+        more, num_steps = True, 0
         while more or written_by:
             free = [row for row in range(rows.num_rows) if row not in written_by]
             if more and (len(free) >= rows.num_rows * REFILL_FRAC or not written_by):
@@ -84,8 +86,12 @@ class GreedyDecoder:
                 seen = min(-(-(ahead + STEPS) // SEEN_POSITIONS) * SEEN_POSITIONS, rows.num_positions)
                 for _ in range(STEPS):
                     self._step(rows, seen)
+                num_steps += STEPS
             rows.look()
+            asks = num_steps % LOOP_STEPS == 0
             for row, (index, _) in list(written_by.items()):
+                if not (rows.ended[row] or asks):
+                    continue
                 ids = rows.ids[row, : rows.written[row]].tolist()
                 if rows.ended[row]:
                     yield index, ids, "end" if ids[-1] in rows.stop_ids else "limit"
@@ -100,7 +106,7 @@ class GreedyDecoder:
         """Rows of at least so many positions; graphs hold the addresses of theirs and go when rows are made anew."""
         if self._rows is None or self._rows.num_positions < max_positions:
             self._rows, self._graphs = None, {}  # free before more is taken
-            positions = -(-max_positions // SEEN_POSITIONS) * SEEN_POSITIONS
+            positions = -(-max_positions // ROW_POSITIONS) * ROW_POSITIONS
             self._rows = _Rows(self._model, self._max_rows, positions, self._stop_ids)
         return self._rows
 
@@ -142,7 +148,7 @@ class GreedyDecoder:
         graph = self._graphs[seen]
         if graph is None:
             graph = self._graphs[seen] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=rows.pool):
+            with torch.cuda.graph(graph, pool=rows.pool, capture_error_mode="thread_local"):  # others may use the GPU
                 self._forward(rows, seen)
         graph.replay()
 
