@@ -156,7 +156,4 @@ def test_a_recipe_names_the_server_of_a_round(server, tmp_path):
     recipe = load_recipe("demo", [f"evaluate.servers.round1.url={address}"])
     with open_round(recipe, tmp_path / "run", "evaluate", lambda sentence: None) as round:
         assert round.transcriber("builtin:round1", "round1").identity == f"org/asr at {address}/v1"
-        here = round.transcriber("builtin:round1", "round2")
-        assert isinstance(here, Transcriber) and round.transcriber("builtin:round1", "round2") is here
-        round.free_models()  # protects training from the memory that listening held
-        assert round.transcriber("builtin:round1", "round2") is not here
+        assert isinstance(round.transcriber("builtin:round1", "round2"), Transcriber)

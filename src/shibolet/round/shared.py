@@ -157,12 +157,6 @@ class Round:
             )
         return self._transcribers[model]
 
-    def free_models(self) -> None:
-        """Let go of every model that is loaded, and of its cache: training plans with the whole device."""
-        self._recognisers.clear()
-        self._transcribers.clear()
-        self.__dict__.pop("aligner", None)
-
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""
         stage = self.folder.stage(name, inputs)

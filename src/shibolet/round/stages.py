@@ -154,7 +154,6 @@ def do_train(round: Round) -> dict:
     }
     stage = round.begin("train", inputs)
     if not stage.done:
-        round.free_models()
         with round.track("train") as progress:
             run_train(
                 prepared_dir=folder.prepared,
