@@ -60,7 +60,8 @@ def test_a_start_loads_nothing_heavy(statement):
 
 
 def test_every_command_has_help(shibolet):
-    for name in "run audit gate prepare train evaluate compare report plan check normalize demo".split():
+    names = "run audit gate prepare train evaluate tune-decoding transcribe compare report plan check normalize demo"
+    for name in names.split():
         code, out, _ = shibolet(name, "--help")
         assert code == 0 and "Usage: shibolet" in out, name
 

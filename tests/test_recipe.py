@@ -141,3 +141,16 @@ def test_cross_checks():
 
 def test_publishing_is_refused_until_it_exists():
     assert "train/final" in refused("hebrew-round2", "publish={to: org/name}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["evaluate.length_penalty=1.2"], "length_penalty does nothing where evaluate.beam_size is 1"),
+        (["evaluate.beam_size=4", "evaluate.servers.round1.url=http://x"], "a server decides on its beams"),
+        (["evaluate.servers.round3.url=http://x"], "did you mean"),
+    ],
+)
+def test_decoding_settings_that_would_do_nothing_are_refused(overrides, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        load_recipe("demo", overrides)

@@ -208,6 +208,78 @@ def evaluate(
     _print_json(scores) if json_ else _show({"scores": scores})
 
 
+@app.command("tune-decoding")
+def tune_decoding(
+    recipe: RecipeName,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several; else 2, 4 and 8.")] = None,
+    length_penalty: Annotated[list[float] | None, typer.Option(help="Repeat; else 0.6, 1 and 1.4.")] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Beam sizes and length penalties against greedy decoding on the dev split, with the cost of each."""
+    from shibolet.round.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
+
+    with _round(recipe, run_dir, changes, json_, dry) as round:
+        tuned = do_tune_decoding(round, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
+    _print_json(tuned) if json_ else _show({"decoding": tuned})
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders of them, or patterns.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; a server's name for its model.")
+    ] = None,
+    format_: Annotated[
+        Literal["txt", "json", "jsonl", "srt", "vtt"], typer.Option("--format", help="txt and jsonl: a line a piece.")
+    ] = "txt",
+    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+    aligner: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A forced aligner: word times in json and subtitles.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A file for each recording, not standard output.")
+    ] = None,
+    beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
+    max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A server that transcribes as OpenAI's does, such as vLLM's.")
+    ] = None,
+    server_language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Told to the server, as 'he'; else its model guesses.")
+    ] = None,
+):
+    """What is said in recordings of any length. Ends with 3 when one of them could not be read."""
+    from shibolet.round.transcribe import find_recordings, open_engine, transcribe_files
+    from shibolet.terminal import tell, track
+
+    if model is None and server is None:
+        raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server is not None and (beam_size > 1 or batch is not None):
+        raise RecipeError("--beam-size and --batch are for a model on this machine: a server decides on its own")
+    if length_penalty != 1.0 and beam_size == 1:
+        raise RecipeError("--length-penalty does nothing without --beam-size")
+    _quiet()
+    settings = {"batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty}
+    failed = transcribe_files(
+        find_recordings(files),
+        lambda: open_engine(model, server, language, server_language, **settings),
+        language,
+        format_,
+        aligner=aligner,
+        out_dir=out,
+        max_piece_s=max_piece_s,
+        tell=tell,
+        track=track,
+    )
+    raise typer.Exit(3 if failed else 0)
+
+
 @app.command()
 def compare(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="The recipe, here or by --recipe.")] = None,

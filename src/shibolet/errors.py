@@ -33,6 +33,12 @@ class ModelError(ShiboletError):
     exit_code = 3
 
 
+class ServerError(ShiboletError):
+    """A transcription server that cannot be reached or refuses."""
+
+    exit_code = 3
+
+
 class CheckpointError(ShiboletError):
     """No checkpoint could be used."""
 

@@ -115,6 +115,27 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
     table("Scores", ["model", "set", " WER", " CER", " errors", " words"], rows)
 
 
+def show_decoding(tuned: dict) -> None:
+    """WER and cost of each setting, and which to take."""
+    interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
+    rows = [
+        (
+            one["beam_size"], f"{one['length_penalty']:g}", f"{one['wer_pct']:.2f}%", f"{one['cer_pct']:.2f}%",
+            f"{one['points']:+.2f}", interval(*one["interval_points"]), f"{one['audio_s_per_s']:g}",
+            f"{one['times_greedy']:.1f}",
+        )
+        for one in tuned["settings"]
+    ]  # fmt: skip
+    header = [" beams", " penalty", " WER", " CER", " points", " 95%", " audio s/s", " times greedy"]
+    table("Decoding, on dev", header, rows)
+    OUT.print(tuned["sentence"], markup=False)
+    chosen = tuned["recommended"]
+    lines = [f"beam_size: {chosen['beam_size']}"] + [f"length_penalty: {chosen['length_penalty']:g}"] * (
+        chosen["beam_size"] > 1
+    )
+    OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
+
+
 def show_compare(compared: dict) -> None:
     """Both rounds, what leads first."""
     rows = []

@@ -70,7 +70,7 @@ def test_round1_hears_clean_speech_and_nothing_else(spoken: list) -> None:
 def test_the_listeners_know_a_wrong_text_and_where_words_are(spoken: list) -> None:
     clips = [speech.samples for speech in spoken]
     words = [[word.word for word in speech.words] for speech in spoken]
-    recogniser, aligner = open_recogniser("builtin:ctc", "Hebrew"), open_aligner("builtin:aligner")
+    recogniser, aligner = open_recogniser("builtin:ctc", "Hebrew"), open_aligner("builtin:aligner", "Hebrew")
     right = [hearing.text_score for hearing in recogniser.hear(clips, words)]
     wrong = [hearing.text_score for hearing in recogniser.hear(clips, words[1:] + words[:1])]
     assert min(right) > max(wrong)

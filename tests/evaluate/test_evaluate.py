@@ -28,6 +28,8 @@ TEXTS = ["שלום עולם", "מה נשמע היום", "בית־ספר", "<scri
 class Parrot:
     """Says, of a clip whose first sample is i / 100, the i-th text; counts what it was asked."""
 
+    clips_at_once = 2
+
     def __init__(self, texts: list[str]) -> None:
         self.texts, self.short, self.long = texts, 0, 0
 
@@ -120,11 +122,11 @@ def test_a_result_is_reused_only_for_the_same_model_data_and_settings(utterances
 def test_long_recordings_go_piece_by_piece_and_progress_reaches_the_end(utterances, tmp_path):
     seen, parrot = [], Parrot(TEXTS)
     evaluate(
-        parrot, utterances, tmp_path / "out", config=EvaluateConfig(batch_utterances=3, max_piece_s=5.0),
+        parrot, utterances, tmp_path / "out", config=EvaluateConfig(max_piece_s=5.0),
         on_progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert (parrot.long, parrot.short) == (1, 2)
-    assert seen == [(3, 4), (4, 4)]
+    assert seen == [(2, 4), (4, 4)]
 
 
 def test_rows_that_could_not_be_read_are_named(utterances, tmp_path):

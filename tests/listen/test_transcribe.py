@@ -1,6 +1,5 @@
 """Transcription: a clip's text does not depend on its neighbours, and long audio is heard whole, once."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
-from shibolet.listen import transcribe as module
-from shibolet.listen.transcribe import Transcriber, cut_at_pauses
+from shibolet.listen.pieces import cut_at_pauses
+from shibolet.listen.transcribe import Transcriber
+from shibolet.model import decoding
 from shibolet.model.load import LoadedModel
 
 RATE = 16000
@@ -59,15 +59,10 @@ def test_runaway_text_is_bounded_by_its_own_duration(chatty):
     assert len(chatty.tokenizer(written[1])["input_ids"]) <= 3
 
 
-def test_silence_is_heard_like_anything_else(chatty, monkeypatch):
+def test_silence_is_heard_like_anything_else(chatty):
     """No shortcut for silent audio: what a model invents there has to be seen."""
-    transcriber = Transcriber(chatty, "Hebrew", max_new_tokens_per_s=4)
-    heard = []
-    monkeypatch.setattr(
-        transcriber, "_generate", lambda clips: heard.extend(len(c) for c in clips) or ["x"] * len(clips)
-    )
-    assert transcriber.transcribe([np.zeros(RATE, np.float32)]) == ["x"]
-    assert heard == [RATE]
+    written = Transcriber(chatty, "Hebrew", max_new_tokens_per_s=4).write([np.zeros(RATE, np.float32)])
+    assert written[0].text and written[0].ending == "limit"
 
 
 def test_special_tokens_are_dropped_and_letters_that_look_like_them_stay(chatty):
@@ -77,33 +72,6 @@ def test_special_tokens_are_dropped_and_letters_that_look_like_them_stay(chatty)
     literal = tokenizer("<b> <asr_text> מה", split_special_tokens=True)["input_ids"]
     audio, asr_text, end = tokenizer.convert_tokens_to_ids(["<|audio_pad|>", "<asr_text>", "<|im_end|>"])
     assert transcriber._text([asr_text, *literal, audio, end, *literal]) == "<b> <asr_text> מה"
-
-
-@pytest.mark.parametrize("duration_s", [0.0, 0.5, 10.0, 10.001, 33.3, 61.7])
-@pytest.mark.parametrize("spans", [[], [(0.0, 400.0)], [(0.2, 4.0), (4.4, 11.0), (11.2, 30.0), (42.0, 55.0)]])
-def test_pieces_are_the_whole_recording_once(duration_s, spans, monkeypatch):
-    """Protects from words lost or doubled at a cut, and from pieces that are longer than the model may take."""
-    spans = [(start, min(end, duration_s)) for start, end in spans if start < duration_s]
-    monkeypatch.setattr(module, "speech_spans", lambda samples: spans)
-    pieces = cut_at_pauses(np.zeros(round(duration_s * RATE), np.float32), max_piece_s=10.0)
-    assert pieces[0][0] == 0 and pieces[-1][1] == round(duration_s * RATE)
-    assert all(left[1] == right[0] for left, right in pairwise(pieces))
-    assert all(end - start <= 10 * RATE for start, end in pieces)
-    assert len(pieces) == 1 or all(end > start for start, end in pieces)
-
-
-def test_cuts_lie_in_the_longest_pause_that_is_not_early(monkeypatch):
-    """A cut inside a word costs two words; a cut after every breath costs context."""
-    spans = [(0.0, 2.0), (4.0, 7.0), (7.4, 9.0), (9.2, 14.0), (14.2, 17.0)]
-    monkeypatch.setattr(module, "speech_spans", lambda samples: spans)
-    pieces = cut_at_pauses(np.zeros(17 * RATE, np.float32), max_piece_s=10.0)
-    assert [end / RATE for _, end in pieces] == [pytest.approx(7.2), 17.0]
-
-
-def test_without_a_pause_the_parts_are_equal(monkeypatch):
-    monkeypatch.setattr(module, "speech_spans", lambda samples: [(0.0, 24.0)])
-    pieces = cut_at_pauses(np.zeros(24 * RATE, np.float32), max_piece_s=10.0)
-    assert [(end - start) / RATE for start, end in pieces] == [8.0, 8.0, 8.0]
 
 
 def test_long_audio_is_its_pieces_joined(chatty):
@@ -116,3 +84,41 @@ def test_long_audio_is_its_pieces_joined(chatty):
     assert len(pieces) >= 3
     texts = [transcriber.transcribe([recording[start:end]])[0] for start, end in pieces]
     assert transcriber.transcribe_long(recording, 6.0) == " ".join(text for text in texts if text)
+
+
+def test_beam_search_takes_its_settings_and_keeps_the_order(chatty):
+    """Protects from a beam size or a length penalty that do nothing, and from results in the order of length."""
+    clips = tones([2.0, 0.6, 4.3, 1.0, 7.0])
+
+    def heard(clips: list[np.ndarray], **settings) -> list[str]:
+        return Transcriber(chatty, "Hebrew", max_new_tokens_per_s=8, **settings).transcribe(clips)
+
+    greedy, beams = heard(clips), heard(clips, beam_size=3)
+    short = heard(clips, beam_size=3, length_penalty=-4.0)
+    assert greedy != beams and sum(map(len, short)) < sum(map(len, beams))
+    assert heard(clips[::-1], beam_size=3) == beams[::-1]
+
+
+def test_a_loop_is_stopped_counted_and_left_in_the_text(chatty, monkeypatch):
+    """Protects from minutes of one word, and from a text that was cut in silence."""
+    word = chatty.tokenizer(" שלום")["input_ids"]
+    transcriber = Transcriber(chatty, "Hebrew", max_new_tokens_per_s=200)
+    monkeypatch.setattr(chatty.model.lm_head, "forward", Repeating(word, chatty.model.config.text_config.vocab_size))
+    written = transcriber.write([np.zeros(2 * RATE, np.float32)])[0]
+    assert written.ending == "loop"
+    more = decoding.LOOP_STEPS * 5 / len(word)  # characters until the next question
+    assert 25 * 2 < len(written.text) <= 25 * 2 + more + 5, "as much as could be said in two seconds, and little more"
+    assert set(written.text.split()) == {"שלום"}
+
+
+class Repeating:
+    """A head that wants a list of tokens again and again."""
+
+    def __init__(self, ids: list[int], num_tokens: int) -> None:
+        self.ids, self.num_tokens, self.step = ids, num_tokens, 0
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*hidden.shape[:-1], self.num_tokens)
+        logits[..., self.ids[self.step % len(self.ids)]] = 1
+        self.step += 1
+        return logits

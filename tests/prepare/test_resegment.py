@@ -8,8 +8,9 @@ import pytest
 from spoken import distance_s, raw_times, record
 
 from shibolet.demo.channel import ChannelConfig, Condition
+from shibolet.listen.word_times import longest_in_order, repair_times
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.resegment import Segment, longest_in_order, owners, repair_times, resegment, text_of
+from shibolet.prepare.resegment import Segment, owners, resegment, text_of
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 

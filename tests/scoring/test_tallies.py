@@ -7,7 +7,7 @@ import pytest
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
-from shibolet.speech.text.repetition import is_loop, times_repeated
+from shibolet.speech.text.repetition import repeats_beyond, times_repeated
 
 
 def row(id: str, reference: str, hypothesis: str) -> ScoredRow:
@@ -70,7 +70,7 @@ def test_times_repeated(text: str, times: int) -> None:
     ],
 )
 def test_what_a_loop_is(hypothesis: str, reference: str, loop: bool) -> None:
-    assert is_loop(hypothesis, reference) is loop
+    assert repeats_beyond(hypothesis, reference) is loop
 
 
 def test_counts_are_of_whole_words() -> None:

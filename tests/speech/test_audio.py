@@ -16,7 +16,7 @@ import soxr
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech import audio
-from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load, original_bytes, probe
+from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load, original_bytes, probe, stream
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 FORMATS = {
@@ -418,3 +418,37 @@ def test_real_recordings(name, rate_hz):
         span = load(ref.cut(0.2, 0.5))
         middle = slice(400, -400)  # a resampler sees another neighbourhood at the edges
         np.testing.assert_allclose(span[middle], samples[3200:8000][middle], atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
+def test_a_stream_is_the_whole_file(tmp_path, suffix, rate_hz):
+    """Protects from samples lost between blocks, and from a click where one resampling meets the next."""
+    path = tmp_path / f"a.{suffix}"
+    channels = np.stack([chirp(10.3, rate_hz), 0.2 * chirp(10.3, rate_hz)[::-1]], axis=1)
+    sf.write(path, channels, rate_hz, **FORMATS[suffix])
+    blocks, whole = list(stream(path, block_s=3.0)), load(AudioRef(path=str(path)))
+    assert len(blocks) >= 4 and max(map(len, blocks)) <= 3.2 * SAMPLE_RATE_HZ
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-5)
+
+
+def test_a_stream_of_what_only_pyav_opens(tmp_path):
+    path = tmp_path / "a.m4a"
+    write_av(path, chirp(7.0), "aac", 16000)
+    whole = load(AudioRef(path=str(path)))
+    np.testing.assert_allclose(np.concatenate(list(stream(path, block_s=2.0))), whole, atol=1e-5)
+
+
+def test_a_stream_that_breaks_off_gives_what_was_before_and_says_so(tmp_path):
+    path = tmp_path / "cut.flac"
+    sf.write(path, chirp(20.0), SAMPLE_RATE_HZ)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    got = []
+    with pytest.raises(AudioError, match=r"cut\.flac"):
+        got.extend(stream(path, block_s=2.0))
+    assert 8 < sum(map(len, got)) / SAMPLE_RATE_HZ < 16
+    with pytest.raises(AudioError, match="no such file"):
+        next(stream(tmp_path / "none.wav"))
+    sf.write(tmp_path / "empty.wav", np.zeros(0, np.float32), SAMPLE_RATE_HZ)
+    with pytest.raises(AudioError, match="no samples"):
+        list(stream(tmp_path / "empty.wav"))

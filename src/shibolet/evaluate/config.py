@@ -1,7 +1,10 @@
 """Settings of the evaluate stage."""
 
-from pydantic import Field
+from typing import Self
 
+from pydantic import Field, model_validator
+
+from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 from shibolet.speech.sources import DataSource
 
@@ -13,12 +16,38 @@ class EvaluationSet(DataSource):
     optional: bool = False  # left out, with a sentence, where it cannot be had
 
 
+class ServerConfig(Config):
+    """A server that transcribes as OpenAI's does, such as vLLM's."""
+
+    url: str  # its root, as http://localhost:8000
+    model: str | None = None  # by the server's name for it; null: the only one that it has
+    language_code: str | None = None  # such as he, where the server is to be told; null: the model guesses
+
+
+class ServersConfig(Config):
+    """Which of the two rounds' models are on a server and not run here."""
+
+    round1: ServerConfig | None = None
+    round2: ServerConfig | None = None
+
+
 class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
     sets: tuple[EvaluationSet, ...] = ()
-    batch_utterances: int = Field(16, gt=0)
+    batch_utterances: int | None = Field(None, gt=0)  # decoded at once, at most; null: as many as memory allows
     max_piece_s: float = Field(30.0, gt=0)  # longer recordings are transcribed in pieces cut at pauses
-    max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a repetition loop
+    max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
+    beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
+    length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
+    servers: ServersConfig = ServersConfig()
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
     buckets_s: tuple[tuple[str, float, float], ...] = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
+
+    @model_validator(mode="after")
+    def _settings_do_something(self) -> Self:
+        if self.servers != ServersConfig() and self.beam_size > 1:
+            raise RecipeError("evaluate.beam_size: a server decides on its beams; leave out either this or servers")
+        if self.length_penalty != 1.0 and self.beam_size == 1:
+            raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
+        return self

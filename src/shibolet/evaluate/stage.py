@@ -52,6 +52,8 @@ DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureE
 class Hearer(Protocol):
     """What evaluation needs of a transcriber."""
 
+    clips_at_once: int
+
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]: ...
 
     def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str: ...
@@ -302,9 +304,10 @@ def _hear(
     texts, failures = [""] * len(utterances), {}
     snrs_db: list[float | None] = [None] * len(utterances)
     order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
-    for first in range(0, len(order), config.batch_utterances):
+    at_once = transcriber.clips_at_once
+    for first in range(0, len(order), at_once):
         clips: dict[int, np.ndarray] = {}
-        for i in order[first : first + config.batch_utterances]:
+        for i in order[first : first + at_once]:
             try:
                 samples = audio.load(utterances[i].audio)
             except AudioError as error:
@@ -318,7 +321,7 @@ def _hear(
         for i, text in zip(clips, transcriber.transcribe(list(clips.values())), strict=True):
             texts[i] = text
         if on_progress is not None:
-            on_progress(min(first + config.batch_utterances, len(order)), len(order))
+            on_progress(min(first + at_once, len(order)), len(order))
     return texts, [failures[i] for i in sorted(failures)], snrs_db
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
 from shibolet.listen.batches import forward_lock
+from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.protocols import Hearing
-from shibolet.listen.transcribe import cut_at_pauses
 from shibolet.model.load import dtype_on, identity_of
 from shibolet.speech.text import get_language
 

@@ -1,115 +1,102 @@
-"""What a Qwen3-ASR hears, greedily: many short utterances in batches, or one recording of any length in pieces.
-
-Shapes: B utterances of a batch, T tokens with padding on the left, F mel bins, M mel frames padded to whole seconds.
-"""
+"""The transcription engine on this machine: a Qwen3-ASR, greedy or with beam search."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from shibolet.model.features import CHUNK_FRAMES, MIN_SAMPLES, log_mel, num_audio_tokens
+from shibolet.listen.engine import Engine, Written
+from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
+from shibolet.model.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
+from shibolet.model.features import MIN_SAMPLES, log_mel, num_audio_tokens, num_mel_frames
 from shibolet.model.load import LoadedModel
 from shibolet.model.prompt import TranscriptionPrompt
-from shibolet.speech.activity import speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+FEATURE_THREADS = 4  # on a GPU's machine: one core makes features of about 1,500 s of audio a second
+MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
 
-class Transcriber:
-    """Greedy transcription in one language, which is given to the model and not guessed by it."""
+
+class Transcriber(Engine):
+    """Transcription in one language, which is given to the model and not guessed by it."""
 
     def __init__(
         self,
         loaded: LoadedModel,
         language: str,
         *,
-        batch_utterances: int = 32,
+        batch_utterances: int | None = None,  # None: as many as memory allows
         max_new_tokens_per_s: float = 25.0,
+        beam_size: int = 1,
+        length_penalty: float = 1.0,
     ) -> None:
+        self.identity = loaded.identity
         self._model, self._extractor, self._tokenizer = loaded.model, loaded.extractor, loaded.tokenizer
         self._prompt = TranscriptionPrompt(loaded.tokenizer, language)
-        self._pad_id = loaded.tokenizer.pad_token_id
-        self._stop_ids = {self._prompt.end_id, self._pad_id}
+        self._stop_ids = {self._prompt.end_id, loaded.tokenizer.pad_token_id}
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
-        self.batch_utterances = batch_utterances
-        self.max_new_tokens_per_s = max_new_tokens_per_s
+        self._on_cuda = loaded.model.device.type == "cuda"
+        self._beam_size, self._length_penalty = beam_size, length_penalty
+        self._max_new_tokens_per_s = max_new_tokens_per_s
+        self.clips_at_once = batch_utterances or max(1, (CUDA_ROWS if self._on_cuda else CPU_ROWS) // beam_size)
+        self._greedy = GreedyDecoder(
+            loaded.model, audio_id=self._prompt.audio_id, stop_ids=self._stop_ids, max_rows=self.clips_at_once
+        )
 
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Text of each clip (mono float32, 16 kHz), in the order given.
-
-        Batches hold clips of similar length, so which clips share one depends on the list alone.
-        """
-        texts = [""] * len(clips)
+    def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
+        """Longest clips first, so that those decoded together are of similar length."""
+        if not clips:
+            return []
         order = sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
-        for first in range(0, len(order), self.batch_utterances):
-            batch = order[first : first + self.batch_utterances]
-            for i, text in zip(batch, self._generate([clips[i] for i in batch]), strict=True):
-                texts[i] = text
-        return texts
+        longest_first = [clips[i] for i in order]
+        write = self._write_greedily if self._beam_size == 1 else self._write_with_beams
+        written: dict[int, Written] = {order[place]: one for place, one in write(longest_first)}
+        return [written[i] for i in range(len(clips))]
 
-    def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str:
-        """Text of a recording of any length, heard in pieces of at most `max_piece_s` cut at pauses."""
-        pieces = cut_at_pauses(samples, max_piece_s)
-        return " ".join(text for text in self.transcribe([samples[start:end] for start, end in pieces]) if text)
+    def _write_greedily(self, clips: list[np.ndarray]) -> Iterator[tuple[int, Written]]:
+        durations_s = [len(clip) / SAMPLE_RATE_HZ for clip in clips]
 
-    @torch.inference_mode()
-    def _generate(self, clips: list[np.ndarray]) -> list[str]:
-        mels = [log_mel(clip, self._extractor) for clip in clips]
-        num_frames = max(mel.shape[1] for mel in mels)
-        num_frames += -num_frames % CHUNK_FRAMES
-        features = torch.stack([F.pad(mel, (0, num_frames - mel.shape[1])) for mel in mels])  # [B, F, M]
-        features_mask = torch.stack([(torch.arange(num_frames) < mel.shape[1]).long() for mel in mels])
-        prompts = [self._prompt.request(num_audio_tokens(mel.shape[1])) for mel in mels]
-        num_tokens = max(len(prompt) for prompt in prompts)
-        input_ids = torch.tensor([[self._pad_id] * (num_tokens - len(p)) + p for p in prompts])  # [B, T]
-        attention_mask = torch.tensor([[0] * (num_tokens - len(p)) + [1] * len(p) for p in prompts])
-        limits = [math.ceil(self.max_new_tokens_per_s * max(len(c), MIN_SAMPLES) / SAMPLE_RATE_HZ) for c in clips]
-        device = self._model.device
-        written = self._model.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            input_features=features.to(device, self._model.dtype),
-            input_features_mask=features_mask.to(device),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max(limits),
-            eos_token_id=sorted(self._stop_ids),
-            pad_token_id=self._pad_id,
-        )[:, num_tokens:]
-        return [self._text(ids[:limit]) for ids, limit in zip(written.tolist(), limits, strict=True)]
+        def loops(index: int, ids: list[int]) -> bool:
+            if len(ids) * MAX_CHARS_PER_TOKEN < LOOP_CHARS_PER_S * durations_s[index]:
+                return False
+            return is_loop(self._text(ids), durations_s[index])
+
+        positions = max(
+            len(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))) + self._limit(clip) for clip in clips
+        )
+        for index, ids, ending in self._greedy.decode(self._requests(clips), positions, loops):
+            text = self._text(ids)
+            yield index, Written(text, "loop" if is_loop(text, durations_s[index]) else ending)
+
+    def _write_with_beams(self, clips: list[np.ndarray]) -> Iterator[tuple[int, Written]]:
+        for first in range(0, len(clips), self.clips_at_once):
+            batch = clips[first : first + self.clips_at_once]
+            found = generate_padded(
+                self._model,
+                list(self._requests(batch)),
+                stop_ids=sorted(self._stop_ids),
+                pad_id=self._tokenizer.pad_token_id,
+                num_beams=self._beam_size,
+                length_penalty=self._length_penalty,
+            )
+            for index, (clip, (ids, ending)) in enumerate(zip(batch, found, strict=True), first):
+                text = self._text(ids)
+                yield index, Written(text, "loop" if is_loop(text, len(clip) / SAMPLE_RATE_HZ) else ending)
+
+    def _requests(self, clips: list[np.ndarray]) -> Iterator[Request]:
+        """Prompts with features; where a GPU decodes, the next ones are made meanwhile."""
+        features = lambda clip: log_mel(clip, self._extractor)  # noqa: E731
+        with ThreadPoolExecutor(FEATURE_THREADS) as pool:
+            mels = pool.map(features, clips) if self._on_cuda else map(features, clips)
+            for clip, mel in zip(clips, mels):
+                yield Request(self._prompt.request(num_audio_tokens(mel.shape[1])), mel, self._limit(clip))
+
+    def _limit(self, clip: np.ndarray) -> int:
+        """Tokens that may be written for a clip."""
+        return math.ceil(self._max_new_tokens_per_s * max(len(clip), MIN_SAMPLES) / SAMPLE_RATE_HZ)
 
     def _text(self, ids: list[int]) -> str:
         """The words before the end of the turn. Letters that look like markup are letters and stay."""
         end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
         return self._tokenizer.decode([i for i in ids[:end] if i not in self._markup_ids]).strip()
-
-
-def cut_at_pauses(samples: np.ndarray, max_piece_s: float) -> list[tuple[int, int]]:
-    """Spans `[start, end)` in samples, none longer than `max_piece_s`, that together are the whole recording.
-
-    A cut lies in the middle of the longest pause of the second half of what may be taken, else of the first half; a
-    stretch without a pause is cut into equal parts.
-    """
-    limit = int(max_piece_s * SAMPLE_RATE_HZ)
-    spans = speech_spans(samples) if len(samples) > limit else []
-    edges = [round(time * SAMPLE_RATE_HZ) for span in spans for time in span] + [len(samples)]
-    pauses = [(begin, end) for begin, end in zip(edges[1::2], edges[2::2], strict=True) if begin < end]
-    pieces, start = [], 0
-    while len(samples) - start > limit:
-        end = _next_cut(pauses, start, limit, len(samples))
-        pieces.append((start, end))
-        start = end
-    return [*pieces, (start, len(samples))]
-
-
-def _next_cut(pauses: list[tuple[int, int]], start: int, limit: int, total: int) -> int:
-    later = [(begin, end) for begin, end in pauses if begin > start]  # speech lies before each of them
-    within = [(begin, min(end, start + limit)) for begin, end in later if begin < start + limit]
-    for earliest in (start + limit // 2, start):
-        if near := [pause for pause in within if sum(pause) // 2 > earliest]:
-            begin, end = max(near, key=lambda pause: pause[1] - pause[0])
-            return (begin + end) // 2
-    stretch = (later[0][0] if later else total) - start
-    return start + math.ceil(stretch / math.ceil(stretch / limit))

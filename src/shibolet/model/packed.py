@@ -9,7 +9,7 @@ tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -90,18 +90,23 @@ def build_pack(sequences: Sequence[TokenSequence], mels: Sequence[Tensor], audio
     )
 
 
-@contextmanager
-def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+def packed_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Within it both towers attend by cumulative lengths."""
+    return attention_as(model, PACKED)
+
+
+@contextmanager
+def attention_as(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Within it both towers attend by the function that is registered under a name."""
     configs = [model.config, model.config.text_config, model.config.audio_config]
     before = [config._attn_implementation for config in configs]
     for config in configs:
-        config._attn_implementation = PACKED
+        config._attn_implementation = name
     try:
         yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+        for config, former in zip(configs, before, strict=True):
+            config._attn_implementation = former
 
 
 def encode_audio(model: PreTrainedModel, pack: Pack) -> Tensor:
@@ -115,15 +120,20 @@ def encode_audio(model: PreTrainedModel, pack: Pack) -> Tensor:
     ).pooler_output
 
 
-def decode_pack(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """Last hidden states `[L, D]` at the positions that need a logit; call within `packed_attention`."""
+def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None) -> Tensor:
+    """Last hidden states `[L, D]` at the positions that need a logit; call within `packed_attention`.
+
+    A `cache` is shown the keys and values of every layer, as transformers' are.
+    """
     embeds = model.get_input_embeddings()(pack.input_ids)
     audio = encode_audio(model, pack)
     embeds = embeds[0].index_copy(0, pack.audio_positions, audio.to(embeds.dtype))[None]
     hidden = model.model.language_model(
         inputs_embeds=embeds,
+        attention_mask={"full_attention": None},  # lengths say it all
         position_ids=pack.position_ids,
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,
         cu_seq_lens_q=pack.cu_seqlens,
         cu_seq_lens_k=pack.cu_seqlens,
         max_length_q=pack.max_seqlen,

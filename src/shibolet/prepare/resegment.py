@@ -5,13 +5,13 @@ not there is no cut, and what cannot be a piece is left out. W words are the ali
 white space cuts it, holds none, one or several of them ("10-12").
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from shibolet.listen.word_times import WordTimes, repair_times
 from shibolet.prepare.config import PrepareConfig
 from shibolet.speech.activity import HANGOVER_S, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
@@ -19,7 +19,6 @@ from shibolet.speech.text.rules import split_words
 
 Spans = Sequence[tuple[float, float]]  # start and end in seconds, in order
 
-JITTER_S = 0.2  # a raw time this far out of order is imprecise, as classes of 80 ms are; beyond it is an error
 NEAR_S = 0.3  # a word may end or start this far from the pause that energy finds
 OWN_SIDE_S = 0.08  # of a word has to lie on its own side of a cut: one class
 MIN_GAP_FRAC = 0.4  # of a pause that the aligner leaves between the two words
@@ -44,27 +43,6 @@ class Segment:
     @property
     def length_s(self) -> float:
         return self.end_s - self.start_s
-
-
-@dataclass(frozen=True, slots=True)
-class WordTimes:
-    """Times of W words in order: none ends before it starts or starts before the one before it ends."""
-
-    starts_s: np.ndarray  # [W]
-    ends_s: np.ndarray  # [W]
-    start_kept: np.ndarray  # [W] bool: within JITTER_S of the aligner's, not interpolated
-    end_kept: np.ndarray  # [W] bool
-
-    @property
-    def middles_s(self) -> np.ndarray:
-        return (self.starts_s + self.ends_s) / 2
-
-    @property
-    def sound(self) -> np.ndarray:
-        """Mask [W] of words with both times kept, outside of runs of zero length (a single one means nothing)."""
-        empty = np.concatenate(([False], self.ends_s <= self.starts_s, [False]))
-        in_run = empty[1:-1] & (empty[:-2] | empty[2:])
-        return self.start_kept & self.end_kept & ~in_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,38 +100,6 @@ def text_of(tokens: Sequence[str], owner: Sequence[int], segment: Segment) -> st
     """A segment's tokens; one without a word belongs to the word before it, at the start of the text to the first."""
     begin = owner[segment.first] if segment.first else 0
     return " ".join(tokens[begin : owner[segment.end] if segment.end < len(owner) else None])
-
-
-def repair_times(starts_s: Sequence[float], ends_s: Sequence[float], duration_s: float) -> WordTimes:
-    """Raw times in order: a longest non-decreasing run stays, near ones move into its gaps, others are interpolated."""
-    raw = np.stack([np.asarray(starts_s, float), np.asarray(ends_s, float)], axis=1).ravel()
-    usable = np.flatnonzero((raw >= 0) & (raw <= duration_s + JITTER_S))  # NaN is in no range
-    run = usable[longest_in_order(raw[usable])]
-    if not len(run):
-        return WordTimes(*np.zeros((2, len(starts_s))), *np.zeros((2, len(starts_s)), bool))
-    places = np.arange(len(raw))
-    low = np.concatenate(([0.0], raw[run]))[np.searchsorted(run, places, side="right")]
-    high = np.concatenate((raw[run], [duration_s]))[np.searchsorted(run, places, side="left")]
-    within = np.clip(raw, low, high)
-    kept = np.abs(raw - within) <= JITTER_S
-    anchors = np.flatnonzero(kept)
-    times = np.interp(places, anchors, np.maximum.accumulate(within[anchors])).clip(0, duration_s)
-    return WordTimes(times[0::2], times[1::2], kept[0::2], kept[1::2])
-
-
-def longest_in_order(times: np.ndarray) -> np.ndarray:
-    """Indices of one longest non-decreasing subsequence."""
-    values: list[float] = []  # the smallest last value of a run of each length, and where it stands
-    places: list[int] = []
-    before = np.full(len(times), -1)
-    for i, time in enumerate(times):
-        length = bisect_right(values, time)
-        before[i] = places[length - 1] if length else -1
-        values[length : length + 1], places[length : length + 1] = [time], [i]
-    run = places[-1:]
-    while run and before[run[-1]] >= 0:
-        run.append(before[run[-1]])
-    return np.array(run[::-1], dtype=int)
 
 
 def trim_edges(

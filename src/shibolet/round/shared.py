@@ -171,8 +171,12 @@ class Round:
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
-    def transcriber(self, model: str, language: str):
-        """A transcriber of one language; only the last one is kept in memory."""
+    def transcriber(self, model: str, label: str, language: str):
+        """A transcriber of one language, here or on the server of a label; only the last is kept in memory."""
+        if (server := getattr(self.recipe.evaluate.servers, label, None)) is not None:
+            from shibolet.listen.server import ServerEngine
+
+            return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.load import dtype_on, load_recogniser
 
@@ -184,6 +188,8 @@ class Round:
                 language,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
+                beam_size=config.beam_size,
+                length_penalty=config.length_penalty,
             )
         return self._transcribers[model, language]
 

@@ -386,7 +386,7 @@ def _evaluate_set(round: Round, label: str, model: str, source: DataSource) -> d
     language = language_of(round, source)
     return score_set(
         round, label, source, {"model": round.identity(model)},
-        lambda data, **settings: evaluate_set(round.transcriber(model, language), data, **settings),
+        lambda data, **settings: evaluate_set(round.transcriber(model, label, language), data, **settings),
     )  # fmt: skip
 
 

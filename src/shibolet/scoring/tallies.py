@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from shibolet.scoring.counts import Operation, align_words
 from shibolet.scoring.rows import ScoredRow
-from shibolet.speech.text.repetition import is_loop
+from shibolet.speech.text.repetition import repeats_beyond
 
 MOST_FREQUENT = 50
 TAIL_FRAC = 0.01  # of the utterances
@@ -57,5 +57,5 @@ def _is_runaway(row: ScoredRow) -> bool:
 
 def loops(rows: Sequence[ScoredRow]) -> dict:
     """Hypotheses that say the same stretch four times or more where the reference does not."""
-    ids = [row.id for row in rows if is_loop(row.heard, row.said)]
+    ids = [row.id for row in rows if repeats_beyond(row.heard, row.said)]
     return {"utterances": len(ids), "rate": len(ids) / len(rows) if rows else None, "ids": ids[:MAX_IDS]}

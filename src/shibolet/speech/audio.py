@@ -68,6 +68,70 @@ def load(ref: AudioRef) -> np.ndarray:
         return _read_sound(sound, ref) if sound is not None else _read_av(encoded, ref)
 
 
+def stream(path: Path, block_s: float = 30.0) -> Iterator[np.ndarray]:
+    """A file's samples as `load` gives them, in blocks: decoded once from its start, without seeking.
+
+    AudioError as in `load`, after the blocks that could be decoded.
+    """
+    with _reading(str(path)):
+        _require_file(path)
+        sound = _open_sound(str(path))
+        rate_hz, expected, blocks = _stream_av(str(path), block_s) if sound is None else _stream_sound(sound, block_s)
+        resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+        decoded = 0
+        for block in blocks:
+            if not np.isfinite(block).all():
+                raise AudioError(f"samples after {decoded / rate_hz:.0f} s are not numbers", "nan_samples")
+            if (peak := float(np.abs(block).max())) > _MAX_PEAK:
+                raise AudioError(f"samples reach {peak:.0f}, expected -1 to 1 (integers stored as floats?)")
+            decoded += len(block)
+            yield block if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(block)
+        if rate_hz != SAMPLE_RATE_HZ:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if decoded < (expected or 1) - _SHORT_READ_S * rate_hz:
+            raise AudioError(
+                f"ends after {decoded / rate_hz:.2f} s of the {expected / rate_hz:.2f} s that it should have"
+            )
+        if not decoded:
+            raise AudioError("no samples in it", "empty_audio")
+
+
+def _stream_sound(sound: sf.SoundFile, block_s: float) -> tuple[int, int, Iterator[np.ndarray]]:
+    """Rate, number of samples by the header, and mono blocks."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        with sound:
+            for block in sound.blocks(round(block_s * sound.samplerate), dtype="float32", always_2d=True):
+                yield block.mean(axis=1)
+
+    return _require_rate(sound.samplerate), sound.frames, blocks()
+
+
+def _stream_av(path: str, block_s: float) -> tuple[int, int | None, Iterator[np.ndarray]]:
+    container = _open_av(path)
+    stream = _audio_stream(container)
+    rate_hz, length_s = _require_rate(stream.codec_context.sample_rate), _length_s(container, stream)
+    expected = None if length_s is None else round(length_s * rate_hz)
+
+    def blocks() -> Iterator[np.ndarray]:
+        with container:
+            to_planar, held, decoded = av.AudioResampler(format="fltp"), [], 0
+            for frame in container.decode(stream):
+                for planar in to_planar.resample(frame):
+                    held.append(planar.to_ndarray().mean(axis=0)[: None if expected is None else expected - decoded])
+                    decoded += len(held[-1])
+                    if expected is not None and decoded >= expected:  # what follows is a codec's padding
+                        yield np.concatenate(held)
+                        return
+                if sum(map(len, held)) >= block_s * rate_hz:
+                    yield np.concatenate(held)
+                    held = []
+            if held:
+                yield np.concatenate(held)
+
+    return rate_hz, expected, blocks()
+
+
 def encode_flac(samples: np.ndarray) -> bytes:
     """16-bit mono FLAC at 16 kHz; same samples, same bytes; what lies outside -1 to 1 is clipped."""
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)

@@ -19,7 +19,7 @@ def times_repeated(words: Sequence[str]) -> int:
     return most
 
 
-def is_loop(hypothesis: str, reference: str = "") -> bool:
+def repeats_beyond(hypothesis: str, reference: str = "") -> bool:
     """Whether the hypothesis repeats a stretch more often than people do, and than the reference does."""
     if _LETTERS.search(hypothesis) and not _LETTERS.search(reference):
         return True

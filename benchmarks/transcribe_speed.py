@@ -1,0 +1,233 @@
+"""Greedy transcription against transformers' `generate`, in one run: seconds of audio written down a second.
+
+    python benchmarks/transcribe_speed.py                     # the 1.7B model, random weights, bf16, the first GPU
+    python benchmarks/transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16 --stock-batch 16
+
+Utterances have a mean of 5.8 s and end after 40 tokens. Prints a JSON object a variant as it goes, the bars last. From
+features: those of all utterances are in memory, on the CPU. From samples: they are made on the way, by four threads.
+"""
+
+import argparse
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import transformers
+from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
+
+from shibolet.model.decoding import GreedyDecoder, Request, generate_padded
+from shibolet.model.features import log_mel, num_audio_tokens
+from shibolet.model.load import load_recogniser
+from shibolet.model.offline import standard_config
+
+NEW_TOKENS = 40
+FEATURE_THREADS = 4
+
+
+def durations(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Seconds, log-normal between 0.5 and 15 with a mean of 5.8, longest first."""
+    drawn = np.clip(rng.lognormal(1.6, 0.6, count), 0.5, 15.0)
+    return np.sort(np.clip(drawn * 5.8 / drawn.mean(), 0.5, 15.0))[::-1]
+
+
+class Speed:
+    """The model, the utterances, and what was measured."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = random_model(self.device) if args.model is None else load_recogniser(args.model).model
+        self.model = self.model.to(self.device).eval()
+        rng, extractor = np.random.default_rng(0), Qwen3ASRFeatureExtractor()
+        self.extractor = extractor
+        self.samples = [
+            (0.1 * rng.standard_normal(round(s * 16000))).astype(np.float32) for s in durations(args.utterances, rng)
+        ]
+        self.audio_s = sum(map(len, self.samples)) / 16000
+        self.audio_id = self.model.config.audio_token_id
+        self.stop_ids = [self.model.config.text_config.vocab_size - 1]  # random weights do not write it
+        with ThreadPoolExecutor(FEATURE_THREADS) as pool:
+            self.features = list(pool.map(lambda clip: log_mel(clip, extractor), self.samples))
+        self.requests = [self.request(mel) for mel in self.features]
+        self.positions = max(map(lambda r: len(r.prompt), self.requests)) + NEW_TOKENS
+        self.ends, self.found = time.monotonic() + args.seconds, {}
+
+    def request(self, mel: torch.Tensor) -> Request:
+        """A prompt of the usual length around the audio."""
+        audio = [self.audio_id] * num_audio_tokens(mel.shape[1])
+        return Request(list(range(9)) + audio + list(range(20, 32)), mel, NEW_TOKENS)
+
+    def requests_from_samples(self) -> Iterator[Request]:
+        with ThreadPoolExecutor(FEATURE_THREADS) as pool:
+            yield from map(self.request, pool.map(lambda clip: log_mel(clip, self.extractor), self.samples))
+
+    def measure(self, name: str, run: Callable[[], dict], **facts) -> None:
+        """Run a variant, if there is time, and print what it took; its failure is printed and ends nothing."""
+        if time.monotonic() > self.ends:
+            show({"variant": name, "skipped": "no time left"})
+            return
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            result = run()
+        except Exception as error:  # one variant of several: the others must still be measured
+            show(
+                {"variant": name, "failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]}
+            )
+            return
+        if self.device == "cuda":
+            result["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        self.found[name] = result
+        show({"variant": name, **facts, **result})
+
+    def clock(self, run: Callable[[], int]) -> float:
+        self.wait()
+        started = time.perf_counter()
+        if run() == 0:
+            raise RuntimeError("nothing was written")
+        self.wait()
+        return time.perf_counter() - started
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def stock(self, batch: int, num_batches: int) -> dict:
+        """`generate` on batches from the middle of the lengths, where the mean of the whole is."""
+        whole = [self.requests[i : i + batch] for i in range(0, len(self.requests) - batch + 1, batch)]
+        step = max(1, len(whole) // num_batches)
+        chosen = whole[step // 2 :: step][:num_batches]
+        run = lambda some: generate_padded(self.model, some, stop_ids=self.stop_ids, pad_id=0)  # noqa: E731
+        run(chosen[0])
+        self.written = {}
+
+        def all_of_them() -> int:
+            for some in chosen:
+                for request, (ids, _) in zip(some, run(some), strict=True):
+                    self.written[id(request)] = ids
+            return sum(map(len, self.written.values()))
+
+        seconds = self.clock(all_of_them)
+        audio_s = sum(r.mel.shape[1] for some in chosen for r in some) / 100
+        return {"seconds": round(seconds, 3), "audio_s": round(audio_s), "audio_s_per_s": round(audio_s / seconds, 1)}
+
+    def ours(self, rows: int, repeats: int = 2) -> dict:
+        decoder = GreedyDecoder(self.model, audio_id=self.audio_id, stop_ids=self.stop_ids, max_rows=rows)
+        written: dict[int, list[int]] = {}
+
+        def run(requests) -> int:
+            written.clear()
+            written.update({index: ids for index, ids, _ in decoder.decode(requests, self.positions)})
+            return sum(map(len, written.values()))
+
+        first = self.clock(lambda: run(self.requests))  # captures the graphs
+        seconds = [self.clock(lambda: run(self.requests)) for _ in range(repeats)]
+        from_samples = self.clock(lambda: run(self.requests_from_samples()))
+        assert len(written) == len(self.requests) and all(len(ids) == NEW_TOKENS for ids in written.values())
+        both = [
+            (ids, self.written[id(self.requests[i])])
+            for i, ids in written.items()
+            if id(self.requests[i]) in self.written
+        ]
+        return {
+            "rows_held": decoder._rows.num_rows,
+            "first_seconds": round(first, 3),
+            "seconds": [round(s, 3) for s in seconds],
+            "audio_s_per_s": round(self.audio_s / min(seconds), 1),
+            "audio_s_per_s_from_samples": round(self.audio_s / from_samples, 1),
+            "same_first_token_as_stock": share(a[0] == b[0] for a, b in both),
+            "same_tokens_as_stock": share(a == b for a, b in both),
+        }
+
+    def parts(self, rows: int) -> dict:
+        """Milliseconds of a prefill of all rows and of one step at a width, by attention kernel."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        middle = len(self.requests) // 2
+        some = self.requests[max(0, middle - rows // 2) :][:rows]
+        result: dict = {"rows": len(some), "audio_s": round(sum(r.mel.shape[1] for r in some) / 100)}
+        for kernel in (None, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH):
+            decoder = GreedyDecoder(self.model, audio_id=self.audio_id, stop_ids=self.stop_ids, max_rows=len(some))
+            name = "default" if kernel is None else kernel.name.lower()
+            try:
+                with torch.inference_mode():
+                    held = decoder._reserve(self.positions)
+                    enter = lambda: decoder._enter(held, dict(enumerate(some))) or 1  # noqa: B023, E731
+                    if kernel is None:
+                        enter()
+                        result["prefill_ms"] = round(1000 * self.clock(enter), 1)
+                    enter()
+                    seen = min(held.num_positions, 192)
+                    with sdpa_kernel(kernel) if kernel is not None else torch.no_grad():
+                        for _ in range(3):
+                            decoder._step(held, seen)
+                    steps = lambda: [decoder._step(held, seen) for _ in range(20)] and 1  # noqa: B023, E731
+                    result[f"step_ms_{name}"] = round(1000 * self.clock(steps) / 20, 3)
+            except RuntimeError as error:  # a kernel that does not take these shapes
+                result[f"step_ms_{name}"] = str(error).splitlines()[0]
+        return result
+
+
+def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
+    """Qwen3-ASR-1.7B's sizes with random weights in bf16."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = Qwen3ASRForConditionalGeneration(standard_config())
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def share(values) -> float | None:
+    values = list(values)
+    return round(sum(values) / len(values), 3) if values else None
+
+
+def show(row: dict) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", help="else the 1.7B model with random weights")
+    parser.add_argument("--utterances", type=int, default=1536)
+    parser.add_argument("--rows", type=int, nargs="+", default=[256, 128, 384, 512])
+    parser.add_argument("--stock-batch", type=int, default=128)
+    parser.add_argument("--stock-batches", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=150.0, help="no variant begins after these")
+    args = parser.parse_args()
+    started = time.monotonic()
+    speed = Speed(args)
+    where = torch.cuda.get_device_name() if speed.device == "cuda" else "cpu"
+    show(
+        {
+            "device": where, "torch": torch.__version__, "transformers": transformers.__version__,
+            "dtype": str(speed.model.dtype), "parameters": sum(p.numel() for p in speed.model.parameters()),
+            "utterances": len(speed.requests), "mean_s": round(speed.audio_s / len(speed.requests), 2),
+            "new_tokens": NEW_TOKENS, "set_up_s": round(time.monotonic() - started, 1),
+        }
+    )  # fmt: skip
+    batch = args.stock_batch
+    speed.written = {}
+    speed.measure("stock", lambda: speed.stock(batch, args.stock_batches), batch=batch)
+    for rows in args.rows:
+        speed.measure(f"ours {rows}", lambda rows=rows: speed.ours(rows), rows=rows)
+    speed.measure("parts", lambda: speed.parts(args.rows[0]))
+    ours = [result for name, result in speed.found.items() if name.startswith("ours")]
+    if ours and "stock" in speed.found:
+        best = max(ours, key=lambda result: result["audio_s_per_s_from_samples"])
+        show(
+            {
+                "times_stock": round(best["audio_s_per_s"] / speed.found["stock"]["audio_s_per_s"], 2),
+                "times_stock_bar": 3,
+                "audio_s_per_s_from_samples": best["audio_s_per_s_from_samples"],
+                "audio_s_per_s_bar": 1500,
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What a transcription engine is: it writes down what is said in clips. Each is a class with `write`."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from shibolet.listen.pieces import cut_stream, in_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The text of a clip and why it ends.
+
+    end    the model had no more to say, as far as can be known
+    limit  it had written as much as it may for the length of the clip
+    loop   it said one thing again and again, more than the clip has room for (`listen/loops.py`); the text has it all
+    """
+
+    text: str
+    ending: Literal["end", "limit", "loop"]
+
+
+class Engine(Protocol):
+    """Writes down what is said in clips (mono float32 at 16 kHz, of at most 30 s), in one language."""
+
+    identity: str  # what made the text: hash of the weights, or the server's name for its model
+    clips_at_once: int  # with fewer in a call it is slower; more change nothing
+
+    @abstractmethod
+    def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
+        """What is said in each clip, in the order given; which clips share a batch depends on the list alone."""
+
+    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Text of each clip."""
+        return [written.text for written in self.write(clips)]
+
+    def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str:
+        """Text of a recording of any length, heard in pieces of at most `max_piece_s` cut at pauses."""
+        pieces = [piece for _, piece in cut_stream(in_blocks(samples), max_piece_s)]
+        return " ".join(text for text in self.transcribe(pieces) if text)

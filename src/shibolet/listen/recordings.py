@@ -1,0 +1,156 @@
+"""Whole recordings through an engine: read in blocks, cut at pauses, written down piece by piece in their order.
+
+What is in memory at a time is a block of one file and the pieces that the engine takes at once, whatever the length.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shibolet.errors import AudioError
+from shibolet.listen.engine import Engine
+from shibolet.listen.pieces import cut_stream
+from shibolet.listen.protocols import Aligner
+from shibolet.listen.word_times import repair_times
+from shibolet.speech.audio import SAMPLE_RATE_HZ, stream
+from shibolet.speech.text.language import Language
+
+WINDOW_S = 1800.0  # of audio in pieces that wait for the engine, 115 MB, however many it takes at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Word:
+    """A word of the text, as it is written there, and when it is said."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A stretch of a recording and what is said in it."""
+
+    start_s: float
+    end_s: float
+    text: str
+    ending: str  # `Written.ending`
+    words: tuple[Word, ...] = ()  # empty without an aligner
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """What has become known of a recording: a piece of it, or with `piece` None, that it has ended, and how."""
+
+    path: Path
+    piece: Piece | None = None
+    error: AudioError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A piece that waits for the engine."""
+
+    path: Path
+    start_samples: int
+    samples: np.ndarray
+
+    @property
+    def start_s(self) -> float:
+        return self.start_samples / SAMPLE_RATE_HZ
+
+    @property
+    def end_s(self) -> float:
+        return (self.start_samples + len(self.samples)) / SAMPLE_RATE_HZ
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+
+def hear_recordings(
+    paths: Iterable[Path],
+    engine: Engine,
+    language: Language,
+    *,
+    aligner: Aligner | None = None,
+    max_piece_s: float = 30.0,
+    on_progress: Callable[[float], None] = lambda audio_s: None,
+) -> Iterator[Heard]:
+    """Pieces of each recording in turn, in their order, and one `Heard` without a piece at the end of each.
+
+    A file that cannot be read, or from some point on, ends with an error; the next ones are heard all the same.
+    """
+    waiting: list[_Clip | Heard] = []
+    num_clips, waiting_s = 0, 0.0
+
+    def hear() -> Iterator[Heard]:
+        clips = [clip for clip in waiting if isinstance(clip, _Clip)]
+        pieces = iter(_pieces(clips, engine, language, aligner))
+        for one in waiting:
+            if isinstance(one, _Clip):
+                yield Heard(path=one.path, piece=next(pieces))
+                on_progress(one.duration_s)
+            else:
+                yield one
+
+    for path in paths:
+        error = None
+        try:
+            for start, samples in cut_stream(stream(path), max_piece_s):
+                waiting.append(_Clip(path, start, samples))
+                num_clips, waiting_s = num_clips + 1, waiting_s + waiting[-1].duration_s
+                if num_clips >= engine.clips_at_once or waiting_s >= WINDOW_S:
+                    yield from hear()
+                    waiting, num_clips, waiting_s = [], 0, 0.0
+        except AudioError as found:
+            error = found
+        waiting.append(Heard(path=path, error=error))
+    yield from hear()
+
+
+def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language, aligner: Aligner | None) -> list[Piece]:
+    written = engine.write([clip.samples for clip in clips])
+    spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
+    return [
+        Piece(
+            start_s=clip.start_s, end_s=clip.end_s, text=one.text, ending=one.ending,
+            words=tuple(
+                Word(text=word, start_s=clip.start_s + float(start_s), end_s=clip.start_s + float(end_s))
+                for word, (start_s, end_s) in zip(words, times, strict=True)
+            ),
+        )
+        for clip, one, words, times in zip(
+            clips, written, spoken, _times(clips, spoken, language, aligner), strict=True
+        )
+    ]  # fmt: skip
+
+
+def _times(
+    clips: Sequence[_Clip], spoken: Sequence[list[str]], language: Language, aligner: Aligner | None
+) -> list[np.ndarray]:
+    """Start and end in seconds of each word of each clip, `[W, 2]`; of a word of mere signs, the end of the one before.
+
+    The aligner is given words without punctuation, "10-12" as two of them.
+    """
+    parts = [[language.to_words(word).tokens for word in words] for words in spoken]
+    said = [[token for tokens in of_clip for token in tokens] for of_clip in parts]
+    heard = [i for i, tokens in enumerate(said) if tokens]
+    found = iter(aligner.align([clips[i].samples for i in heard], [said[i] for i in heard]) if heard else [])
+    times = [np.zeros((len(words), 2)) for words in spoken]
+    for i in heard:
+        alignment = next(found)
+        repaired = repair_times(alignment.starts_s, alignment.ends_s, clips[i].duration_s)
+        at, before_s = 0, 0.0
+        for place, tokens in enumerate(parts[i]):
+            if tokens:
+                times[i][place] = repaired.starts_s[at], repaired.ends_s[at + len(tokens) - 1]
+            else:
+                times[i][place] = before_s
+            at, before_s = at + len(tokens), times[i][place, 1]
+    return times
