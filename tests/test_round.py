@@ -161,5 +161,7 @@ def test_compare_reads_scores_once_and_again_when_they_change(round, monkeypatch
 def test_what_only_changes_the_time_does_not_train_again():
     settings = load_recipe("demo").train.model_dump()
     assert stages.WITHOUT_EFFECT < settings.keys()
-    decides = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
+    decides = {
+        "phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "average_best",
+    }  # fmt: skip
     assert settings.keys() - stages.WITHOUT_EFFECT == decides

@@ -50,7 +50,7 @@ def train(rank: int, world_size: int, port: int, base: Path, prepared: Path, out
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=CONFIG, language="Hebrew", seed=5,
-            score_dev=dev_score, audit_summary={}, num_threads=1,
+            score_dev=dev_score, about={}, num_threads=1,
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)

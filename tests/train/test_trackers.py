@@ -35,7 +35,7 @@ class Broken:
     def __init__(self) -> None:
         self.calls = 0
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
+    def scalars(self, values: dict[str, float], step: int) -> None:
         self.calls += 1
         raise ConnectionError("the service is gone")
 
@@ -44,8 +44,10 @@ class Working:
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        self.seen.append(value)
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        self.seen.append(values["training/loss"])
+
+    def close(self) -> None: ...
 
 
 def test_a_tracker_that_fails_is_reported_once_and_others_go_on(caplog):
@@ -57,6 +59,7 @@ def test_a_tracker_that_fails_is_reported_once_and_others_go_on(caplog):
     trackers = Trackers([lambda: broken, unreachable, lambda: working])
     for step in range(3):
         trackers.scalars({"training/loss": step}, step)
+    trackers.close()
     assert working.seen == [0, 1, 2] and broken.calls == 1
     assert caplog.text.count("the service is gone") == 1 and caplog.text.count("no network") == 1
 
@@ -66,14 +69,15 @@ def test_wandb_asked_for_but_not_installed_names_the_extra(base_dir: Path, prepa
     with pytest.raises(RecipeError, match=r"pip install 'shibolet\[wandb\]'"):
         run_train(
             prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(wandb_project="x"),
-            language="Hebrew", seed=0, score_dev=None, audit_summary={},
+            language="Hebrew", seed=0, score_dev=None, about={},
         )  # fmt: skip
 
 
 def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     run_train(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
-        seed=0, score_dev=lambda loaded: {"wer": 0.5, "cer": 0.25}, audit_summary={"decision": "PROCEED", "rate": 0.04},
+        seed=0, score_dev=lambda loaded: {"wer": 0.5, "cer": 0.25},
+        about={"audit": {"decision": "PROCEED", "rate": 0.04}},
     )  # fmt: skip
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -86,4 +90,4 @@ def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_
     assert scalar["audit/rate"] == [(0, pytest.approx(0.04))]
     texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("training/strategy/text_summary")]
     assert texts[0].startswith("B: trains projector (39,728)") and "encoder.layers[4:6]" in texts[1]
-    assert "PROCEED" in events.Tensors("audit/summary/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "PROCEED" in events.Tensors("about/audit/text_summary")[0].tensor_proto.string_val[0].decode()

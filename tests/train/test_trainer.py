@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_run import make_rows, tiny_config, write_shard
 from transformers import Qwen3ASRForConditionalGeneration
 
-from shibolet.errors import RecipeError, ShiboletError
+from shibolet.errors import RecipeError
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.packed import packed_attention
 from shibolet.model.parts import part_of
@@ -23,7 +23,7 @@ from shibolet.train.trainer import PackedLoss
 
 
 def run(base_dir: Path, prepared_dir: Path, out_dir: Path, config: TrainConfig, **changes) -> dict:
-    arguments = {"language": "Hebrew", "seed": 5, "score_dev": None, "audit_summary": {}, "num_threads": 1} | changes
+    arguments = {"language": "Hebrew", "seed": 5, "score_dev": None, "about": {}, "num_threads": 1} | changes
     return run_train(prepared_dir=prepared_dir, out_dir=out_dir, base=str(base_dir), config=config, **arguments)
 
 
@@ -164,22 +164,6 @@ def test_a_set_smaller_than_a_step_trains_and_the_plan_says_so(base_dir: Path, t
     assert result["steps"] == 2 and result["utterances_seen"] == 10
     plan = json.loads((tmp_path / "train" / "plan.json").read_text())
     assert plan["notes"][0].startswith("the training set (5 utterances) is smaller than a step (64)")
-
-
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(
-    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    plain = PackReader._features
-
-    def poisoned(self: PackReader, example: TrainExample) -> torch.Tensor:
-        mel = plain(self, example)
-        return mel * math.nan if example.id == "u0007" else mel
-
-    monkeypatch.setattr(PackReader, "_features", poisoned)
-    with pytest.raises(ShiboletError, match=r"step \d \(phase B\): loss nan, gradient norm nan"):
-        run(base_dir, prepared_dir, tmp_path, tiny_config(checkpoint_every_steps=1))
-    for path in (tmp_path / "checkpoints").glob("*/masters.safetensors"):
-        assert all(weight.isfinite().all() for weight in load_file(path).values())
 
 
 def test_a_folder_of_another_training_is_refused(base_dir: Path, prepared_dir: Path, tmp_path: Path):

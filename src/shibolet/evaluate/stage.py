@@ -33,6 +33,7 @@ ROW_FIELDS = ("id", "reference", "hypothesis", "duration_s", "domain", "recordin
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
+ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
 class Hearer(Protocol):
@@ -148,11 +149,13 @@ def read_rows(out_dir: Path) -> list[ScoredRow]:
     ]  # fmt: skip
 
 
-def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig) -> DevScorer:
+def dev_scorer(
+    rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
+) -> DevScorer:
     """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`.
 
     `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Audio is
-    decoded once, here.
+    decoded once, here. With `share_out` several processes transcribe a part each, and all have the score.
     """
     spoken = get_language(language)
     utterances, clips = [], []
@@ -171,9 +174,10 @@ def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: Evaluat
             LoadedModel(model, tokenizer, extractor, path=Path(), identity="in training"), spoken.name,
             batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s,
         )  # fmt: skip
+        texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [
             score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
-            for utterance, text in zip(utterances, transcriber.transcribe(clips), strict=True)
+            for utterance, text in zip(utterances, texts, strict=True)
         ]
         return summarise(scored, config.buckets_s)
 
