@@ -6,6 +6,7 @@ whatever became of the packs.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -13,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 _PATIENCE = timedelta(hours=1)  # of a rank for the others; one that dies is noticed by what started it
@@ -24,7 +25,9 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 
 def join_ranks() -> PartialState:
     """This process among its ranks, as its environment says: device, index, number."""
-    return PartialState(timeout=_PATIENCE)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
+    return PartialState(cpu=on_cpu, timeout=_PATIENCE)
 
 
 def gather_rows(values: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ class GradualUnfreezeTrainer:
     def _give_way(self) -> None:
         """Do what the rungs taken so far say."""
         if self.ladder.checkpoints_activations:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.records.ledger([*self.ledger, *self.ladder.left()])
 
     def _step(self, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> dict[str, Any]:
