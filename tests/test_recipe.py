@@ -130,7 +130,7 @@ def test_cross_checks():
     assert lora in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers[15:28]=1e-5")
     assert "thaws 'decoder.layers'" in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers=1e-5")
     rates = "{projector: 1e-4}"
-    assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.1.lr_by_part={rates}")
+    assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")
     assert load_recipe("hebrew-round2", ["train.lora=null", f"train.phases.1.lr_by_part={rates}"]).train.lora is None
     assert "saspeech named twice" in refused("hebrew-round2", "evaluate.sets.0.name=saspeech")
     assert "'a/b' cannot name a folder" in refused("hebrew-round2", "evaluate.sets.0.name=a/b")

@@ -1,5 +1,6 @@
 """A training that goes wrong stops going wrong: nothing that is no number reaches a weight, a bad switch is undone."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -121,6 +122,21 @@ def test_a_batch_that_gives_no_number_is_skipped_and_named(base_dir, prepared_di
     assert all(weight.isfinite().all() for weight in load_file(newest / "masters.safetensors").values())
     taken = {int(t) for name, t in load_file(newest / "moments.safetensors").items() if name.startswith("step/")}
     assert taken == {4, 6 - 3 - sum(step > 3 for step in skipped)}  # updates of what trains in both phases, in A only
+
+
+def test_a_batch_of_a_hundredfold_loss_is_clipped_and_told(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    plain, calls = PackedLoss.forward, itertools.count(1)
+
+    def hundredfold(self: PackedLoss, pack) -> torch.Tensor:
+        return plain(self, pack) * (100 if next(calls) == 4 else 1)  # step 3: one pack a step, after the trial
+
+    monkeypatch.setattr(PackedLoss, "forward", hundredfold)
+    config = tiny_config(pack_tokens=4096, guards=GuardsConfig(window_steps=2))
+    run(base_dir, prepared_dir, tmp_path, config)
+    assert events(tmp_path) == [(3, "outlier")]
+    logged = rows(tmp_path)
+    assert logged[2]["loss"] > 50 * logged[1]["loss"] and logged[2]["grad_norm"] > 10
+    assert max(row["loss"] for row in logged[3:]) < 2 * logged[0]["loss"]
 
 
 def test_skips_in_a_row_roll_back_pass_over_them_and_in_the_end_give_up(base_dir, prepared_dir, tmp_path, monkeypatch):

@@ -110,6 +110,8 @@ class CheckpointStore:
             if _step_of(path) not in steps:
                 (path / _MARKER).unlink()
                 sync_dir(path)
+        for path in self._folders():
+            if not (path / _MARKER).exists():  # those, and what a crash left of earlier ones
                 shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:

@@ -103,6 +103,8 @@ class GradualUnfreezeTrainer:
                     except RollBack as order:
                         carried = self._roll_back(order)
             self._commit()
+            if self.is_main:
+                self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
             self.records.close()
         return self.state
@@ -325,8 +327,12 @@ class GradualUnfreezeTrainer:
         if self.state.phase_ended:
             self.state.phase_end_steps.append(self.state.step)
         self.records.sync()
+        self._checkpoint_s += self.keeper.save(self.state, optimizer, self._kept())
+
+    def _kept(self) -> set[int]:
+        """Steps whose checkpoints stay: the best by dev WER, and the end of each phase."""
         best = [score["step"] for score in self.state.best_of(self.config.average_best or 1)]
-        self._checkpoint_s += self.keeper.save(self.state, optimizer, keep={*best, *self.state.phase_end_steps})
+        return {*best, *self.state.phase_end_steps}
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""
