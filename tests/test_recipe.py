@@ -132,8 +132,9 @@ def test_cross_checks():
     assert lora in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers[15:28]=1e-5")
     assert "thaws 'decoder.layers'" in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers=1e-5")
     rates = "{projector: 1e-4}"
-    assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.1.lr_by_part={rates}")
-    assert load_recipe("hebrew-round2", ["train.lora=null", f"train.phases.1.lr_by_part={rates}"]).train.lora is None
+    assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")
+    without = ["train.lora=null", f"train.phases.0.lr_by_part={rates}"]
+    assert load_recipe("hebrew-round2", without).train.lora is None
     assert "saspeech named twice" in refused("hebrew-round2", "evaluate.sets.0.name=saspeech")
     assert "'a/b' cannot name a folder" in refused("hebrew-round2", "evaluate.sets.0.name=a/b")
     assert "did you mean 'crowd-recital'?" in refused("hebrew-round2", "models.round1_trained_on=[crowd-recitl]")

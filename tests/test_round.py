@@ -12,7 +12,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import stages
+from shibolet.round import rank, stages
 from shibolet.round.flow import run_round
 from shibolet.round.shared import Round, SourceData, open_round
 
@@ -221,7 +221,9 @@ def test_compare_reads_scores_once_and_again_when_they_change(round, monkeypatch
 def test_what_only_changes_the_time_does_not_train_again():
     settings = load_recipe("demo").train.model_dump()
     assert stages.WITHOUT_EFFECT < settings.keys()
-    decides = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
+    decides = {
+        "phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "average_best",
+    }  # fmt: skip
     assert settings.keys() - stages.WITHOUT_EFFECT == decides
 
 
@@ -328,7 +330,7 @@ def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(round, monkeypa
 
 
 def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
-    assert stages._too_much(0.049, {"num_utterances": 200}) == ""
+    assert rank._too_much(0.049, {"num_utterances": 200}) == ""
     # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
-    assert stages._too_much(0.20, {"num_utterances": 200}).endswith("evaluate.dev_utterances=42 would keep to that")
-    assert "dev_utterances=1 " in stages._too_much(0.99, {"num_utterances": 10})
+    assert rank._too_much(0.20, {"num_utterances": 200}).endswith("evaluate.dev_utterances=42 would keep to that")
+    assert "dev_utterances=1 " in rank._too_much(0.99, {"num_utterances": 10})

@@ -34,17 +34,26 @@ RecipeName = Annotated[
 RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+OnlyThrough = Annotated[
+    str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
 
 
 @app.command()
 def run(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    gpus: Gpus = 1, only_through: OnlyThrough = None,
+):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
     from shibolet.round.flow import run_round
+    from shibolet.round.rank import under_torchrun
 
+    if under_torchrun():
+        raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
     with _round(recipe, run_dir, changes, json_, dry) as round:
+        round.gpus, round.only_through = gpus, only_through
         code = run_round(round)
         if json_:
             _print_json({"exit_code": code, **_results(round)})
@@ -147,12 +156,19 @@ def prepare(
 
 @app.command()
 def train(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
-    """Train through the phases on what prepare kept, or go on training."""
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    gpus: Gpus = 1, only_through: OnlyThrough = None,
+):  # fmt: skip
+    """Train through the phases on what prepare kept, or go on training; torchrun may start it too."""
+    from shibolet.round.rank import follow, is_follower
     from shibolet.round.stages import do_train
 
+    if is_follower():
+        _quiet()
+        follow()
+        return
     with _round(recipe, run_dir, changes, json_, dry) as round:
+        round.gpus, round.only_through = gpus, only_through
         result = do_train(round)
         final = round.folder.final
     if json_:

@@ -45,6 +45,24 @@ class CheckpointError(ShiboletError):
     exit_code = 50
 
 
+class DiskError(ShiboletError):
+    """Something could not be written; what was there before is intact."""
+
+    exit_code = 3
+
+
+class OutOfMemory(ShiboletError):
+    """The accelerator's memory does not hold a step, whatever the recipe allows to give up."""
+
+    exit_code = 3
+
+
+class Diverged(ShiboletError):
+    """The training lost its weights again and again, and was stopped."""
+
+    exit_code = 3
+
+
 class Preempted(ShiboletError):
     """A signal ended the run at a step boundary with a checkpoint; the same command continues it."""
 

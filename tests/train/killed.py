@@ -65,7 +65,7 @@ def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None, kil
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=CONFIG, language="Hebrew", seed=5,
-            score_dev=dev_score, audit_summary={}, num_threads=1, on_step=on_step,
+            score_dev=dev_score, about={}, num_threads=1, on_step=on_step,
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)

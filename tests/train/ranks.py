@@ -1,10 +1,13 @@
 """One rank of a training over gloo, in a process of its own; for test_ranks."""
 
 import hashlib
+import itertools
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from killed import PREEMPTED, at_call, dev_score
@@ -12,8 +15,8 @@ from tiny_run import tiny_config
 
 from shibolet.errors import Preempted
 from shibolet.train import stage
-from shibolet.train.config import LoraSettings
-from shibolet.train.trainer import GradualUnfreezeTrainer
+from shibolet.train.config import LoraSettings, TrainConfig
+from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
 
@@ -24,10 +27,26 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def train(rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, terminate_at: int) -> None:
-    """Train as one of `world_size` ranks; the last rank gets a SIGTERM before it ends step `terminate_at` (0: never).
+def failing_at(function: Callable, number: int) -> Callable:
+    """The function, out of memory in its call `number` (from 1)."""
+    calls = itertools.count(1)
 
-    A hash of all weights after each phase goes to `out/rank<rank>`.
+    def wrapped(*args: Any) -> Any:
+        if next(calls) == number:
+            raise torch.OutOfMemoryError("injected")
+        return function(*args)
+
+    return wrapped
+
+
+def train(
+    rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
+    terminate_at: int, out_of_memory_at: int,
+) -> None:  # fmt: skip
+    """Train as one of `world_size` ranks.
+
+    The last rank gets a SIGTERM before it ends step `terminate_at`, and runs out of memory in its pack
+    `out_of_memory_at` (0: never). A hash of all weights after each phase goes to `out/rank<rank>`.
     """
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "ACCELERATE_USE_CPU": "true",
@@ -47,10 +66,12 @@ def train(rank: int, world_size: int, port: int, base: Path, prepared: Path, out
     if terminate_at and rank == world_size - 1:
         after_step = GradualUnfreezeTrainer._after_step
         GradualUnfreezeTrainer._after_step = at_call(after_step, terminate_at, signal.SIGTERM)
+    if out_of_memory_at and rank == world_size - 1:
+        PackedLoss.forward = failing_at(PackedLoss.forward, out_of_memory_at)
     try:
         stage.run_train(
-            prepared_dir=prepared, out_dir=out, base=str(base), config=CONFIG, language="Hebrew", seed=5,
-            score_dev=dev_score, audit_summary={}, num_threads=1,
+            prepared_dir=prepared, out_dir=out, base=str(base), config=config, language="Hebrew", seed=5,
+            score_dev=dev_score, about={}, num_threads=1,
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)

@@ -95,6 +95,13 @@ def test_only_broken_ones_are_an_error_with_its_own_exit_code(store: CheckpointS
         store.at(300)
 
 
+def test_what_a_crash_left_of_an_old_one_goes_too(store: CheckpointStore):
+    (store.root / "step-00000100" / "COMPLETE").unlink()
+    save(store, 300)
+    store.keep_only(())
+    assert [path.name for path in sorted(store.root.iterdir())] == ["step-00000200", "step-00000300"]
+
+
 def test_old_ones_go_and_named_ones_stay(store: CheckpointStore):
     for step in (300, 400, 500):
         save(store, step)

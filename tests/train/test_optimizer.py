@@ -96,7 +96,9 @@ def test_names_that_were_not_carried_start_empty():
     state = optimizer.state_by_name()
     del state["second.weight"]
     _, again = make(torch.float32, carried=state, model=model)
-    assert set(again.state_by_name()) == {"first.weight", "first.bias", "second.bias"}
+    taken = {name: int(tensors["step"]) for name, tensors in again.state_by_name().items()}
+    assert taken == {"first.weight": 2, "first.bias": 2, "second.weight": 0, "second.bias": 2}
+    assert not again.state_by_name()["second.weight"]["exp_avg"].any()
 
 
 def test_a_parameter_without_a_gradient_is_named():

@@ -65,9 +65,10 @@ def test_killed_in_both_phases_and_within_checkpoints(base_dir, prepared_dir, tm
 
 
 @pytest.mark.slow
-def test_killed_at_25_random_points(base_dir, prepared_dir, tmp_path: Path, whole):
-    """Each from the start, so that every point lies where it does in a whole run."""
-    rng = random.Random(0)
+@pytest.mark.parametrize("block", range(4))
+def test_killed_at_100_random_points(base_dir, prepared_dir, tmp_path: Path, whole, block: int):
+    """25 a block, each from the start, so that every point lies where it does in a whole run."""
+    rng = random.Random(block)
     places = {"step": 8, "save_file": 14, "write_json": 10, "replace": 5, "write_bytes": 5, "sync_dir": 5}
     struck = 0
     for number in range(25):

@@ -47,6 +47,7 @@ SLICES = {  # breakdown -> its key in scores.json
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
+ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
 class Hearer(Protocol):
@@ -263,11 +264,14 @@ def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRo
     return score_row(utterance, line["hypothesis"], set=set_name, normaliser=normaliser, snr_db=line["snr_db"])
 
 
-def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig) -> DevScorer:
+def dev_scorer(
+    rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
+) -> DevScorer:
     """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`.
 
     `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than
-    `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here.
+    `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here. With
+    `share_out` several processes transcribe a part each, and all have the score.
     """
     spoken = get_language(language)
     rows = list(rows)
@@ -288,9 +292,10 @@ def dev_scorer(rows: Iterable[Mapping[str, Any]], language: str, config: Evaluat
             LoadedModel(model, tokenizer, extractor, path=Path(), identity="in training"), spoken.name,
             batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s,
         )  # fmt: skip
+        texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [
             score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
-            for utterance, text in zip(utterances, transcriber.transcribe(clips), strict=True)
+            for utterance, text in zip(utterances, texts, strict=True)
         ]
         return summarise(scored, config.buckets_s)
 

@@ -155,7 +155,7 @@ def train(run: RunFolder) -> dict | None:
         for part, lr in row["lr"].items():
             lr_by_part[part].append((row["step"], lr))
     phases = [Phase(name, min(at), max(at)) for name, at in steps.items()]
-    loss = {row["step"]: row["loss"] for row in rows}
+    loss = {row["step"]: row["loss"] for row in rows if row["loss"] is not None}  # skipped steps have none
     dev = read_jsonl(run.train / "dev.jsonl") if (run.train / "dev.jsonl").is_file() else []
     return {
         **shown,
@@ -165,6 +165,7 @@ def train(run: RunFolder) -> dict | None:
         "switches": [
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)
+            if {old.last, new.first} <= loss.keys()
         ],
     }
 

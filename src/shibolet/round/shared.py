@@ -1,5 +1,6 @@
 """What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -74,6 +75,8 @@ class Round:
     folder: RunFolder
     tell: Tell
     track: Track = untracked
+    gpus: int = 1  # processes that train, one a GPU
+    only_through: str | None = None  # the phase whose end is the result of training
     _sources: dict[str, SourceData] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, LazyListener] = field(default_factory=dict)
@@ -192,6 +195,17 @@ class Round:
                 length_penalty=config.length_penalty,
             )
         return self._transcribers[model, language]
+
+    def make_way(self) -> int:
+        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
+        import torch
+
+        self._recognisers.clear()
+        self._transcribers.clear()
+        self.__dict__.pop("aligner", None)
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was not used yet
+        return torch.cuda.device_count()
 
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""

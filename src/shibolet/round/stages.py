@@ -1,12 +1,11 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.gate import GateConfig, run_gate
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
@@ -275,7 +274,8 @@ def do_prepare(round: Round) -> dict:
 
 def do_train(round: Round) -> dict:
     """The content of `train/result.json`; trains, or goes on training, on what prepare kept."""
-    from shibolet.train.stage import run_train
+    from shibolet.round.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
+    from shibolet.train.launch import launch
 
     recipe, folder = round.recipe, round.folder
     settings = recipe.train.model_dump(mode="json")
@@ -287,69 +287,45 @@ def do_train(round: Round) -> dict:
         "seed": recipe.seed,
     }
     stage = round.begin("train", inputs)
-    if not stage.done:
-        with round.track("train") as progress:
-            run_train(
-                prepared_dir=folder.prepared,
-                out_dir=folder.train,
-                base=recipe.models.base,
-                config=recipe.train,
-                language=recipe.language,
-                seed=recipe.seed,
-                score_dev=_dev_scorer(round),
-                audit_summary=_audit_summary(folder),
-                num_threads=recipe.num_threads,
-                on_step=lambda row: progress(row["step"], read_json(folder.plan)["steps"]),
-            )
-        stage.finish()
+    if stage.done and round.only_through is None:
+        if under_torchrun():
+            lead(None, round.tell)
+        return read_json(folder.train / "result.json")
+    job = TrainJob(
+        prepared_dir=folder.prepared,
+        out_dir=folder.train,
+        base=recipe.models.base,
+        train=recipe.train,
+        evaluate=recipe.evaluate,
+        language=recipe.language,
+        seed=recipe.seed,
+        num_threads=recipe.num_threads,
+        about={"audit": _audit_summary(folder), "recipe": recipe.model_dump(mode="json")},
+        only_through=round.only_through,
+    )
+    num_devices = round.make_way()
+    if num_devices and round.gpus > num_devices:
+        raise RecipeError(f"--gpus {round.gpus}: there are {num_devices} GPUs here")
+    with round.track("train") as progress:
+
+        def send(message: str | tuple[int, int]) -> None:
+            round.tell(message) if isinstance(message, str) else progress(*message)
+
+        if under_torchrun():
+            lead(job, send)
+        elif round.gpus > 1:
+            launch(as_rank, job, num_ranks=round.gpus, on_cpu=not num_devices, on_message=send)
+        else:
+            carry_out(job, send)
+    stage.finish()
     return read_json(folder.train / "result.json")
 
 
 # What changes the time that a training takes, and when it is looked at, but not what it is
 WITHOUT_EFFECT = {
     "pack_tokens", "feature_cache_gib", "eval_every_steps", "checkpoint_every_steps", "wandb_project",
-    "price_per_gpu_hour_usd",
+    "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
 }  # fmt: skip
-
-
-def _dev_scorer(round: Round) -> Callable | None:
-    """WER and CER of a model in training on the dev split; each score is told by domain. None: no dev split."""
-    import pyarrow.parquet as pq
-
-    from shibolet.evaluate.stage import dev_scorer
-
-    shards = sorted(round.folder.prepared.glob("dev-*.parquet"))
-    if not shards:
-        round.tell("train: there is no dev split, so the last weights are the result")
-        return None
-    rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
-    score = dev_scorer(rows, round.recipe.language, round.recipe.evaluate)
-    trained_from = time.perf_counter()
-
-    def score_and_tell(loaded) -> dict[str, float]:
-        nonlocal trained_from
-        started = time.perf_counter()
-        scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
-        ended = time.perf_counter()
-        share = (ended - started) / (ended - trained_from)
-        trained_from = ended
-        domains = ", ".join(f"{name} {_pct(part['wer']['rate'])}" for name, part in scores["by_domain"].items())
-        took = f"{scores['num_utterances']} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
-        round.tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{_too_much(share, scores)}")
-        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
-
-    return score_and_tell
-
-
-DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
-
-
-def _too_much(share: float, scores: dict) -> str:
-    """What to change where dev scoring holds training up by more than it may."""
-    if share <= DEV_FRAC_OF_TIME:
-        return ""
-    fitting = int(scores["num_utterances"] * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
-    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={max(fitting, 1)} would keep to that"
 
 
 def _audit_summary(folder: RunFolder) -> dict:
@@ -525,7 +501,3 @@ def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_s
         recipe.train, meta_model(config, recipe.train), None, num_utterances=num_utterances, world_size=world_size
     )
     return {**plan, "model_from": model_from, "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd}
-
-
-def _pct(rate: float | None) -> str:
-    return "n/a" if rate is None else f"{100 * rate:.1f}%"

@@ -8,12 +8,13 @@ The same state gives the same bytes: no times, no pickles.
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from shibolet.errors import CheckpointError
 from shibolet.records.files import hash_file, read_json, sync_dir, write_bytes, write_json
@@ -34,6 +35,10 @@ class Checkpoint:
         file = self.path / f"{name}.safetensors"
         return load_file(file) if file.exists() else {}
 
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter that was trained up to here, float32 where it has a master."""
+        return self.tensors("frozen") | self.tensors("masters")
+
 
 class CheckpointStore:
     """The checkpoints of one training run."""
@@ -42,9 +47,12 @@ class CheckpointStore:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
+    def path(self, step: int) -> Path:
+        return self.root / f"{_PREFIX}{step:08d}"
+
     def save(self, step: int, state: dict, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
         """Commit a checkpoint; a crash at any moment leaves it whole or unmarked."""
-        path = self.root / f"{_PREFIX}{step:08d}"
+        path = self.path(step)
         if (path / _MARKER).exists():
             return path
         partial = self.root / f".{path.name}.partial"
@@ -65,13 +73,15 @@ class CheckpointStore:
         write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
         return path
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; None when none was ever committed.
+    def latest(self, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that verifies, of at most that step; None when none was ever committed.
 
         Broken ones are named in the log; CheckpointError when there are only broken ones.
         """
         broken = []
         for path in sorted(self._folders(), reverse=True):
+            if at_most is not None and _step_of(path) > at_most:
+                continue
             if not (path / _MARKER).exists():
                 LOG.warning("checkpoint %s was not finished and is ignored", path)
                 continue
@@ -88,7 +98,7 @@ class CheckpointStore:
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of a step; CheckpointError when it is not there or broken."""
-        path = self.root / f"{_PREFIX}{step:08d}"
+        path = self.path(step)
         if fault := "not there" if not (path / _MARKER).exists() else _fault(path):
             raise CheckpointError(f"checkpoint {path}: {fault}")
         return Checkpoint(path, read_json(path / _STATE))
@@ -100,6 +110,8 @@ class CheckpointStore:
             if _step_of(path) not in steps:
                 (path / _MARKER).unlink()
                 sync_dir(path)
+        for path in self._folders():
+            if not (path / _MARKER).exists():  # those, and what a crash left of earlier ones
                 shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
@@ -113,6 +125,23 @@ class CheckpointStore:
 
     def _folders(self) -> list[Path]:
         return [path for path in self.root.glob(f"{_PREFIX}*") if path.is_dir()]
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters of the same names."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+
+
+def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
+    """The mean of checkpoints that hold the same parameters, float32; one of them in memory at a time."""
+    mean: dict[str, Tensor] = {}
+    for number, checkpoint in enumerate(checkpoints, start=1):
+        for name, weight in checkpoint.weights().items():
+            mean.setdefault(name, torch.zeros_like(weight, dtype=torch.float32)).lerp_(weight.float(), 1 / number)
+    return mean
 
 
 def _step_of(path: Path) -> int:

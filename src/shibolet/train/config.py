@@ -17,11 +17,14 @@ class PhaseConfig(Config):
     lr_by_part: Mapping[str, float]  # part -> peak learning rate; a part not named here is frozen
     warmup_steps: int = Field(0, ge=0)  # linear from 0, at the start of this phase
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; linear and cosine fall to 0
+    lr_if_diverged: Mapping[str, float] = {}  # part -> peak rate of the one more try after a divergence; empty: no try
 
     @model_validator(mode="after")
     def _trains_something(self) -> "PhaseConfig":
         if not self.lr_by_part:
             raise RecipeError(f"phase '{self.name}' trains nothing: lr_by_part is empty")
+        if unknown := sorted(set(self.lr_if_diverged) - set(self.lr_by_part)):
+            raise RecipeError(f"phase '{self.name}': lr_if_diverged names {unknown}, which lr_by_part does not train")
         return self
 
 
@@ -44,6 +47,26 @@ class OptimizerConfig(Config):
     max_grad_norm: float = Field(1.0, gt=0)  # of the global gradient, over all ranks and packs
 
 
+class GuardsConfig(Config):
+    """When a training is taken back to a checkpoint, and when it is given up."""
+
+    max_skips: int = Field(3, gt=0)  # steps in a row without a finite loss and gradient, before a roll-back
+    max_rollbacks: int = Field(3, ge=0)  # one more ends the run
+    window_steps: int = Field(50, gt=0)  # the rolling median of the loss
+    baseline_steps: int = Field(200, gt=0)  # the median before the switch, over at most this many steps
+    diverged_above: float = Field(2.0, gt=1)  # times the baseline: a divergence at once
+    recovered_below: float = Field(1.1, ge=1)  # times the baseline: the spike of the switch is over ...
+    recover_within_steps: int = Field(400, gt=0)  # ... which it has to be by then
+
+
+class OutOfMemoryConfig(Config):
+    """What may be given up, in this order, when packs cannot be made smaller; what is not named here may not."""
+
+    max_audio_s: float | None = Field(None, gt=0)  # longer utterances leave the training, with a ledger line
+    checkpoint_activations: bool = False  # compute activations again in the backward pass; a third slower
+    decoder_layers: int | None = Field(None, gt=0)  # train only that many of the top decoder layers
+
+
 class TrainConfig(Config):
     """How a phase plan is run."""
 
@@ -59,8 +82,12 @@ class TrainConfig(Config):
     eval_every_steps: int = Field(500, gt=0)  # dev WER and CER; also at the end of each phase
     checkpoint_every_steps: int = Field(500, gt=0)
     patience: int | None = None  # dev evaluations without a better WER before a phase ends early; it never skips one
+    average_best: int | None = Field(None, gt=1)  # also score the average of that many best; the result if it is better
+    guards: GuardsConfig = GuardsConfig()
+    on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory, a rank; 0 decodes every time
     wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb); TensorBoard is always written
+    wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
     price_per_gpu_hour_usd: float | None = None
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from shibolet.errors import ShiboletError
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
+from shibolet.train.ranks import sum_gradients
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -56,10 +57,14 @@ class MasterAdamW:
             if (names := [name for name, weight in group.items() if (weight.ndim >= 2) == decayed])
         ]
         self.inner = torch.optim.AdamW(torch_groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
-        for name, saved in carried.items():
-            if name in self.masters:
-                master = self.masters[name]
-                self.inner.state[master] = {key: saved[key].to(master.device) for key in MOMENTS}
+        for name, master in self.masters.items():
+            # torch would make empty ones in the first step: too late for the trial of memory at the start of a phase
+            saved = carried.get(name) or {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+            self.inner.state[master] = {key: saved[key].to(master.device) for key in MOMENTS}
 
     def set_lr(self, factor: float) -> None:
         """Give every part that share of its peak rate."""
@@ -70,12 +75,26 @@ class MasterAdamW:
         """Rates as the optimizer holds them."""
         return {group["part"]: group["lr"] for group in self.inner.param_groups}
 
-    def collect_gradients(self) -> dict[str, Tensor]:
-        """Move the gradients to the masters, in float32, and return the gradient norm of each part."""
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters by part."""
+        counts = dict.fromkeys(self.peak_lr, 0)
+        for name, weight in self.weights.items():
+            counts[self.part[name]] += weight.numel()
+        return counts
+
+    def collect_gradients(self, *, idle: bool = False) -> dict[str, Tensor]:
+        """Move the gradients, summed over ranks, to the masters, in float32; the gradient norm of each part.
+
+        `idle`: this rank had no work, or did not get through it, and takes part with what it has.
+        """
+        for name, weight in self.weights.items():
+            if weight.grad is None and not idle:
+                raise ShiboletError(f"'{name}' is to be trained but got no gradient; the loss does not depend on it")
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        sum_gradients(self.weights.values())
         by_part: dict[str, list[Tensor]] = {}
         for name, weight in self.weights.items():
-            if weight.grad is None:
-                raise ShiboletError(f"'{name}' is to be trained but got no gradient; the loss does not depend on it")
             master = self.masters[name]
             if master is not weight:
                 master.grad, weight.grad = weight.grad.float(), None
@@ -97,11 +116,10 @@ class MasterAdamW:
             weight.grad = self.masters[name].grad = None
 
     def state_by_name(self) -> dict[str, dict[str, Tensor]]:
-        """Master and moments of each parameter (references, not copies); moments only of those that took a step."""
+        """Master and moments of each parameter (references, not copies)."""
         return {
             name: {"master": master.detach(), **{key: self.inner.state[master][key] for key in MOMENTS}}
             for name, master in self.masters.items()
-            if master in self.inner.state
         }
 
 

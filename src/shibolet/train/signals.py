@@ -6,10 +6,15 @@ from types import FrameType
 
 
 class StopSignals:
-    """Within it the first signal sets `received`; a second one acts as it did before."""
+    """Within it the first signal sets `received`; a second one acts as it did before.
 
-    def __init__(self) -> None:
+    With `deaf` it does nothing: a rank gets the same signal from its launcher and from the scheduler, and who wants it
+    gone at once tells the launcher twice.
+    """
+
+    def __init__(self, *, deaf: bool = False) -> None:
         self.received = False
+        self._deaf = deaf
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -20,7 +25,8 @@ class StopSignals:
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.received = True
-        signal.signal(number, self._before[number])
+        if not self._deaf:
+            signal.signal(number, self._before[number])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

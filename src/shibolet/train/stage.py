@@ -1,29 +1,36 @@
 """The train stage: from prepared shards and a base model to `train/final`, continuing what was cut off.
 
-train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  tensorboard/  checkpoints/  final/  result.json
+train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  tensorboard/  checkpoints/  final/
+        result.json  PREEMPTED (after a signal, until the next start)
 """
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
 
+from shibolet.errors import Preempted, RecipeError
 from shibolet.model.load import LoadedModel, load_recogniser, save_native
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.prompt import TranscriptionPrompt
-from shibolet.records.files import hash_json, read_json, sync_dir, write_json
-from shibolet.records.ledger import write_ledger
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.records.files import hash_json, read_json, sync_dir, write_bytes, write_json
+from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import PackReader, TrainExample, read_examples
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
-from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker
-from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback, load_weights
+from shibolet.train.ranks import join_ranks
+from shibolet.train.records import Records
+from shibolet.train.state import TrainState
+from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
+from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
@@ -38,22 +45,25 @@ def run_train(
     language: str,
     seed: int,
     score_dev: DevScorer | None,
-    audit_summary: dict,
+    about: Mapping[str, Any],
     num_threads: int | None = None,
+    only_through: str | None = None,
     on_step: StepCallback | None = None,
 ) -> dict:
     """Train, or go on training, and write `final/`; the summary that is in `result.json`.
 
-    `score_dev` gives WER and CER of a model on dev; without it the last weights are the result. A training that is
-    finished returns its summary at once. Raises Preempted after a signal, RecipeError when `out_dir` holds another run.
+    Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
+    `about` is what trackers show first: the audit's summary, the recipe. `only_through` names the phase whose last
+    checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result back.
+    A training that is finished returns its summary at once. Raises Preempted after a signal, RecipeError when `out_dir`
+    holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     if num_threads:
         torch.set_num_threads(num_threads)
-    accelerator = Accelerator(
-        mixed_precision="no",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)],
-    )
+    last_phase = phase_index(config, only_through)
+    require_wandb(config.wandb_project)
+    ranks = join_ranks()
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     prompt = TranscriptionPrompt(loaded.tokenizer, language)
     examples, ledger = read_examples(
@@ -63,36 +73,91 @@ def run_train(
     fingerprint = fingerprint_of(loaded, examples, config, language, seed)
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := read_json(result_path))["fingerprint"] == fingerprint:
-        return done
+        if only_through in (None, done["through"]):
+            return done
     add_adapters(loaded.model, config, seed)
-    world_size = accelerator.num_processes
-    if accelerator.is_main_process:
-        write_ledger(out_dir / "ledger.jsonl", ledger)
-        write_json(out_dir / "plan.json", make_plan(config, loaded.model, examples, world_size=world_size))
-    loaded.model.to(accelerator.device)
+    plan = make_plan(config, loaded.model, examples, world_size=ranks.num_processes)
+    if ranks.is_main_process:
+        write_json(out_dir / "plan.json", plan)
+    loaded.model.to(ranks.device)
+    store = CheckpointStore(out_dir / "checkpoints")
     trainer = GradualUnfreezeTrainer(
-        loaded=loaded, examples=examples, config=config, seed=seed, fingerprint=fingerprint, out_dir=out_dir,
-        reader=PackReader(prompt, loaded.extractor, config.feature_cache_gib),
-        score_dev=score_dev, accelerator=accelerator, on_step=on_step,
-        trackers=lambda step: start_trackers(out_dir, config, audit_summary, step),
+        loaded=loaded, examples=examples, ledger=ledger, config=config, seed=seed, fingerprint=fingerprint,
+        reader=PackReader(prompt, loaded.extractor, config.feature_cache_gib), store=store, last_phase=last_phase,
+        score_dev=score_dev, ranks=ranks, on_step=on_step,
+        records=Records(
+            out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan}, step),
+            is_main=ranks.is_main_process,
+        ),
     )  # fmt: skip
-    state = trainer.train()
-    chosen = state.best["step"] if state.best else state.step
+    marker = out_dir / "PREEMPTED"
+    if ranks.is_main_process:
+        marker.unlink(missing_ok=True)
+    try:
+        state = trainer.train()
+    except Preempted as stopped:
+        if ranks.is_main_process:
+            write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
+        raise
+    chosen = choose(trainer, state, config, last_phase)
     result = {
         "fingerprint": fingerprint,
         "steps": state.step,
         "utterances_seen": state.utterances_seen,
-        "chosen_step": chosen,
-        "chosen_by": "dev WER" if state.best else "last step; there was no dev score",
+        "through": config.phases[last_phase].name,
+        "chosen_step": chosen.steps[0],
+        "chosen_by": chosen.reason,
+        "chosen_dev": chosen.dev,
+        "averaged_steps": chosen.steps if len(chosen.steps) > 1 else [],
         "dev": state.dev,
-        "dropped": len(ledger),
+        "events": state.decisions.events,
+        "dropped": len(ledger) + len(trainer.ladder.left()),
         "num_threads": torch.get_num_threads(),
     }
-    if accelerator.is_main_process:
-        write_final(base, config, seed, CheckpointStore(out_dir / "checkpoints"), chosen, out_dir / "final")
+    if ranks.is_main_process:
+        write_final(base, config, seed, average_weights([store.at(step) for step in chosen.steps]), out_dir / "final")
         write_json(result_path, result)
-    accelerator.wait_for_everyone()
+    ranks.wait_for_everyone()
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The checkpoints whose weights, averaged when there are several, are the result."""
+
+    steps: list[int]
+    reason: str
+    dev: dict[str, float] | None  # {"wer", "cer"}
+
+
+def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConfig, last_phase: int) -> Choice:
+    """The best dev WER of the run or the average of the best; the end of `last_phase` where that is not the plan's."""
+    scores = {score["step"]: {name: score[name] for name in ("wer", "cer")} for score in state.dev}
+    if last_phase < len(config.phases) - 1:
+        step = state.phase_end_steps[last_phase]
+        return Choice([step], f"the end of phase {config.phases[last_phase].name}, as asked", scores.get(step))
+    if state.best is None:
+        return Choice([state.step], "last step; there was no dev score", None)
+    best = Choice([state.best["step"]], "dev WER", scores[state.best["step"]])
+    if config.average_best is None:
+        return best
+    # of one phase: other phases train other parameters
+    similar = [score for score in state.best_of(config.average_best) if score["phase"] == state.best["phase"]]
+    if len(similar) == 1:
+        return best
+    steps = [score["step"] for score in similar]
+    averaged = trainer.score_average(steps)
+    if averaged["wer"] >= best.dev["wer"]:
+        return best
+    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", averaged)
+
+
+def phase_index(config: TrainConfig, name: str | None) -> int:
+    """The place of a phase in the plan; the last one's for None."""
+    names = [phase.name for phase in config.phases]
+    if name is not None and name not in names:
+        raise RecipeError(f"there is no phase '{name}' in train.phases; they are {', '.join(names)}")
+    return len(names) - 1 if name is None else names.index(name)
 
 
 def fingerprint_of(
@@ -108,11 +173,11 @@ def fingerprint_of(
     }
 
 
-def write_final(base: str, config: TrainConfig, seed: int, store: CheckpointStore, step: int, path: Path) -> None:
-    """The model of a checkpoint in the native layout: float32 masters, adapters merged in float32, then bfloat16."""
+def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path) -> None:
+    """The trained model in the native layout: float32 masters, adapters merged in float32, then bfloat16."""
     loaded = load_recogniser(base)
     add_adapters(loaded.model, config, seed)
-    load_weights(loaded.model, store.at(step))
+    load_weights(loaded.model, weights)
     if has_lora(loaded.model):
         merge_lora(loaded.model)
     partial = path.with_name(f".{path.name}.partial")
@@ -123,19 +188,15 @@ def write_final(base: str, config: TrainConfig, seed: int, store: CheckpointStor
     sync_dir(path.parent)
 
 
-def start_trackers(out_dir: Path, config: TrainConfig, audit_summary: dict, step: int) -> Trackers:
-    """TensorBoard, and W&B where the recipe names a project; the audit's summary and the settings shown first."""
-    settings = json.loads(config.model_dump_json())
+def start_trackers(out_dir: Path, config: TrainConfig, about: Mapping[str, Any], step: int) -> Trackers:
+    """TensorBoard, and W&B where the recipe names a project; what the run is about is shown first."""
     starters = [lambda: TensorBoardTracker(out_dir / "tensorboard", step)]
     if project := config.wandb_project:
-        starters.append(lambda: WandbTracker(project, out_dir, settings))
+        starters.append(lambda: WandbTracker(project, out_dir, about))
     live = Trackers(starters)
     if step == 0:
-        live.text("audit/summary", _as_markdown(audit_summary), step)
-        live.text("train/settings", _as_markdown(settings), step)
-        live.scalars({f"audit/{k}": v for k, v in audit_summary.items() if type(v) in (int, float)}, step)
+        for name, value in about.items():
+            live.text(f"about/{name}", "```\n" + json.dumps(value, ensure_ascii=False, indent=1) + "\n```", step)
+        audit = about.get("audit", {})
+        live.scalars({f"audit/{k}": v for k, v in audit.items() if type(v) in (int, float)}, step)
     return live
-
-
-def _as_markdown(value: dict) -> str:
-    return "```\n" + json.dumps(value, ensure_ascii=False, indent=1) + "\n```"

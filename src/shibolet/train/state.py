@@ -7,6 +7,29 @@ from shibolet.errors import RecipeError
 
 
 @dataclass(slots=True)
+class Losses:
+    """What the guards remember of the losses; like the weights it goes back with a roll-back."""
+
+    recent: list[float] = field(default_factory=list)  # finite losses of this phase, the last few hundred
+    baseline: float | None = None  # their median before the switch; None: too few to judge by
+    recovered: bool = False  # whether the spike after the switch is over
+    skipped: list[int] = field(default_factory=list)  # the last steps (from 0), without a finite loss and gradient
+
+
+@dataclass(slots=True)
+class Decisions:
+    """What the run decided on its way; a roll-back does not undo it."""
+
+    rollbacks: int = 0
+    left_out: list[int] = field(default_factory=list)  # steps (from 0) that a roll-back found and that are not retaken
+    lowered: list[int] = field(default_factory=list)  # phases in their second try, with `lr_if_diverged`
+    fell_back: bool = False  # given up after the phase that ended last: its weights are the result
+    pack_tokens: int | None = None  # the largest pack that memory holds; None: as the recipe says
+    rungs: list[str] = field(default_factory=list)  # of the memory ladder, beyond smaller packs
+    events: list[dict] = field(default_factory=list)  # {"step", "event", "detail"}: all of the above, told
+
+
+@dataclass(slots=True)
 class TrainState:
     """Position, dev scores and best step so far; the place in the data follows from `step`."""
 
@@ -18,12 +41,23 @@ class TrainState:
     scores_without_gain: int = 0  # dev scores since the phase's last gain
     dev: list[dict] = field(default_factory=list)  # {"step", "phase", "wer", "cer"}
     phase_end_steps: list[int] = field(default_factory=list)
+    losses: Losses = field(default_factory=Losses)
+    decisions: Decisions = field(default_factory=Decisions)
     fingerprint: dict[str, str] = field(default_factory=dict)  # what makes two runs the same run
 
     @property
     def best(self) -> dict | None:
         """The dev score with the lowest WER; of equal ones the latest."""
-        return min(reversed(self.dev), key=lambda score: score["wer"], default=None)
+        return next(iter(self.best_of(1)), None)
+
+    def best_of(self, num: int) -> list[dict]:
+        """That many dev scores, the lowest WER first; of equal ones the latest first."""
+        return sorted(reversed(self.dev), key=lambda score: score["wer"])[:num]
+
+    def next_phase(self, last: int) -> int | None:
+        """The phase to go on with; None when the plan, up to its phase `last`, is through or was given up."""
+        index = self.phase_index + self.phase_ended
+        return None if index > last or (self.phase_ended and self.decisions.fell_back) else index
 
     def enter_phase(self, index: int) -> None:
         self.phase_index, self.step_in_phase, self.phase_ended, self.scores_without_gain = index, 0, False, 0
@@ -50,4 +84,5 @@ class TrainState:
 
     @classmethod
     def from_json(cls, state: dict) -> "TrainState":
-        return cls(**state)
+        nested = {"losses": Losses(**state["losses"]), "decisions": Decisions(**state["decisions"])}
+        return cls(**{**state, **nested})

@@ -1,42 +1,46 @@
 """The training loop: phases outside, steps inside, the same mathematics whatever the ranks and packs.
 
-A step: count targets, forward and backward each pack, all finite?, clip, update, record. What a step does is a function
-of the weights, the moments and its number alone; so a run that was cut off continues bit for bit.
+A step: count targets, forward and backward each pack, did memory hold, all finite?, clip, update, record. What a step
+does is a function of the weights, the moments and its number alone; so a run that was cut off continues bit for bit.
+What watches is in guards.py, what gives way in ladder.py, what remembers in keeper.py.
 """
 
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import Tensor, nn
 
-from shibolet.errors import Preempted, ShiboletError
+from shibolet.errors import Preempted
 from shibolet.model.load import LoadedModel
 from shibolet.model.losses import summed_cross_entropy
 from shibolet.model.packed import Pack, decode_pack, output_head, packed_attention
-from shibolet.records.files import write_jsonl
-from shibolet.train.checkpoint import Checkpoint, CheckpointStore
+from shibolet.records.ledger import LedgerLine
+from shibolet.train import guards
+from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import PackReader, TrainExample
-from shibolet.train.optimizer import MOMENTS, MasterAdamW, assert_optimizer_covers
+from shibolet.train.guards import RollBack
+from shibolet.train.keeper import Keeper, Moments
+from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
+from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import enter_phase
+from shibolet.train.ranks import gather_rows
+from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.signals import StopSignals
 from shibolet.train.state import TrainState
-from shibolet.train.trackers import MetricsFile, Trackers
 
 LOG = logging.getLogger(__name__)
 
-DevScorer = Callable[[LoadedModel], dict[str, float]]  # -> {"wer": ..., "cer": ...}, shares of words and characters
-StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of each step
+DevScorer = Callable[[LoadedModel], dict[str, float]]  # -> {"wer": ..., "cer": ...}, shares; called on every rank
+StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of each step, on the main rank
 
 
 class PackedLoss(nn.Module):
@@ -63,248 +67,275 @@ class GradualUnfreezeTrainer:
         *,
         loaded: LoadedModel,
         examples: Sequence[TrainExample],
+        ledger: Sequence[LedgerLine],
         reader: PackReader,
         config: TrainConfig,
         seed: int,
         fingerprint: dict[str, str],
-        out_dir: Path,
+        last_phase: int,
+        store: CheckpointStore,
         score_dev: DevScorer | None,
-        accelerator: Accelerator,
-        trackers: Callable[[int], Trackers],
+        ranks: PartialState,
+        records: Records,
         on_step: StepCallback | None = None,
     ) -> None:
         self.loaded, self.model, self.examples, self.reader = loaded, loaded.model, examples, reader
-        self.config, self.seed, self.fingerprint, self.out_dir = config, seed, fingerprint, out_dir
-        self.score_dev, self.accelerator, self.on_step = score_dev, accelerator, on_step
-        self.store = CheckpointStore(out_dir / "checkpoints")
+        self.config, self.seed, self.last_phase = config, seed, last_phase
+        self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
+        self.device, self.is_main = ranks.device, ranks.is_main_process
+        self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
+        self.keeper = Keeper(loaded.model, store, fingerprint, is_main=self.is_main)
         self.lengths = [example.num_tokens for example in examples]
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
-        self._make_trackers = trackers
+        self.ladder = MemoryLadder(config, examples, self.state.decisions)
         self._stop_asked = False
-        self._trained_before: set[str] = set()  # parameters of earlier phases, frozen or not by now
-
-    @property
-    def is_main(self) -> bool:
-        return self.accelerator.is_main_process
+        self._checkpoint_s = 0.0  # held up by a checkpoint since the last row
 
     def train(self) -> TrainState:
         """Run what is left of the plan; Preempted after a signal, with a checkpoint."""
         carried = self._resume()
-        self.metrics = MetricsFile(self.out_dir / "metrics.jsonl", self.state.step) if self.is_main else None
-        self.trackers = self._make_trackers(self.state.step) if self.is_main else Trackers()
-        if self.is_main:
-            write_jsonl(self.out_dir / "dev.jsonl", self.state.dev)
         try:
-            with StopSignals() as signals:
-                for index in range(self.state.phase_index, len(self.config.phases)):
-                    carried = self._run_phase(index, carried, signals)
+            with StopSignals(deaf=self.num_ranks > 1) as self.signals:
+                while (index := self.state.next_phase(self.last_phase)) is not None:
+                    try:
+                        carried = self._run_phase(index, carried)
+                    except RollBack as order:
+                        carried = self._roll_back(order)
+            self._commit()
+            if self.is_main:
+                self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
-            self.trackers.close()
-            if self.metrics:
-                self.metrics.close()
+            self.records.close()
         return self.state
 
-    def _resume(self) -> dict[str, dict[str, Tensor]]:
-        """Weights, moments and position of the newest checkpoint; nothing when there is none."""
-        checkpoint = self.store.latest()
-        self.accelerator.wait_for_everyone()
-        if self.is_main:
-            self.store.discard_after(checkpoint.state["step"] if checkpoint else -1)
-        self.accelerator.wait_for_everyone()
-        if checkpoint is None:
-            return {}
-        self.state = TrainState.from_json(checkpoint.state)
-        self.state.require_same_run(self.fingerprint, checkpoint.path)
-        self._trained_before = load_weights(self.model, checkpoint)
-        LOG.info("continuing after step %d from %s", self.state.step, checkpoint.path)
-        moments = checkpoint.tensors("moments")
-        return {
-            name: {"master": master, **{key: moments[f"{key}/{name}"] for key in MOMENTS}}
-            for name, master in checkpoint.tensors("masters").items()
-        }
+    def _resume(self, at_most: int | None = None) -> Moments:
+        self.state, carried = self.keeper.restore(at_most)
+        self.ladder = MemoryLadder(self.config, self.examples, self.state.decisions)
+        self.records.open(self.state)
+        return carried
 
-    def _run_phase(
-        self, index: int, carried: dict[str, dict[str, Tensor]], signals: StopSignals
-    ) -> dict[str, dict[str, Tensor]]:
-        phase = self.config.phases[index]
+    def _roll_back(self, order: RollBack) -> Moments:
+        """Resume where the guards say, with what was decided since."""
+        self._commit()
+        decisions = self.state.decisions
+        carried = self._resume(order.step)
+        self.state.decisions = decisions
+        self.ladder = MemoryLadder(self.config, self.examples, decisions)
+        order.change(decisions)
+        self.records.event(self.state, "roll_back", str(order))
+        return carried
+
+    def _run_phase(self, index: int, carried: Moments) -> Moments:
         if index != self.state.phase_index:
             self.state.enter_phase(index)
-        num_steps = phase_steps(phase, self.steps_per_epoch)
+            guards.enter_phase(self.state.losses, self.config.guards)
+        planned = self.config.phases[index]
+        if index in self.state.decisions.lowered:
+            planned = planned.model_copy(update={"lr_by_part": {**planned.lr_by_part, **planned.lr_if_diverged}})
+        num_steps = phase_steps(planned, self.steps_per_epoch)
+        while True:
+            phase = self.ladder.narrowed(planned)
+            optimizer = self._enter(phase, carried)
+            try:
+                self._try_largest_pack(optimizer, phase)
+                if self.state.step_in_phase == 0:
+                    self.records.phase(self.state, phase.name, optimizer.num_parameters(), self.steps_per_epoch)
+                while not self.state.phase_ended:
+                    row = self._step(optimizer, phase, num_steps)
+                    self._after_step(row, optimizer, phase, num_steps)
+                return optimizer.state_by_name()
+            except Narrowed:
+                carried = optimizer.state_by_name()
+
+    def _enter(self, phase: PhaseConfig, carried: Moments) -> MasterAdamW:
+        """Thaw a phase's parameters, under an optimizer that goes on with their moments."""
         groups = enter_phase(self.model, phase)
         optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
-        self._trained_before |= set(optimizer.weights)
-        self.accelerator.free_memory()  # wrappers of the phase before would stay referenced
-        wrapped = self.accelerator.prepare(PackedLoss(self.model))  # after freezing: DDP looks at requires_grad once
-        self._announce(index, phase, optimizer)
+        self.keeper.will_train(optimizer.weights)
+        self.objective = PackedLoss(self.model)
+        self._give_way()
         self.model.train()
-        while not self.state.phase_ended:
-            row = self._step(wrapped, optimizer, phase, num_steps, signals)
-            self._after_step(row, optimizer, phase, num_steps)
-        return optimizer.state_by_name()
+        return optimizer
 
-    def _announce(self, index: int, phase: PhaseConfig, optimizer: MasterAdamW) -> None:
-        if self.state.step_in_phase:
-            return  # resumed within the phase: announced already
-        counts = {part: sum(w.numel() for n, w in optimizer.weights.items() if optimizer.part[n] == part)
-                  for part in phase.lr_by_part}  # fmt: skip
-        sentence = f"{phase.name}: trains " + ", ".join(f"{part} ({n:,})" for part, n in counts.items())
-        self.trackers.text("training/strategy", sentence, self.state.step)
-        if index:
-            epoch = self.state.step / self.steps_per_epoch
-            self.trackers.scalars({"training/strategy_switch": epoch}, self.state.step)
-        LOG.info("phase %s", sentence)
+    def _try_largest_pack(self, optimizer: MasterAdamW, phase: PhaseConfig) -> None:
+        """Run the largest pack there can be through a step that changes nothing; smaller ones until every rank can."""
+        while True:
+            pack = self.ladder.largest_pack(math.ceil(self.config.utterances_per_step / self.num_ranks))
+            _, failed_tokens, _ = self._run_packs([pack], sum(self.examples[u].num_targets for u in pack))
+            try:
+                optimizer.collect_gradients(idle=failed_tokens > 0)
+            except torch.OutOfMemoryError:
+                failed_tokens = sum(self.lengths[u] for u in pack)
+            optimizer.zero_grad()
+            failed = int(gather_rows(torch.tensor([float(failed_tokens)], device=self.device)).max())
+            if not failed:
+                return
+            self._make_room(failed, phase)
 
-    def _step(
-        self, wrapped: nn.Module, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int, signals: StopSignals
-    ) -> dict[str, Any]:
+    def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
+        """Take the next rung of the memory ladder."""
+        narrow = DECODER_LAYERS in self.state.decisions.rungs
+        self.records.event(self.state, "out_of_memory", self.ladder.climb(failed_tokens, phase))
+        self._give_way()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if not narrow and DECODER_LAYERS in self.state.decisions.rungs:
+            raise Narrowed
+
+    def _give_way(self) -> None:
+        """Do what the rungs taken so far say."""
+        if self.ladder.checkpoints_activations:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.records.ledger([*self.ledger, *self.ladder.left()])
+
+    def _step(self, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> dict[str, Any]:
         """One optimizer step over its utterances; the row of numbers that describes it."""
         started = time.perf_counter()
-        step, config = self.state.step, self.config
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        torch.manual_seed(step_seed(self.seed, step, rank))
-        utterances = step_utterances(
-            step, num_utterances=len(self.examples), utterances_per_step=config.utterances_per_step, seed=self.seed
-        )
-        num_targets = sum(self.examples[u].num_targets for u in utterances)
-        packs = packs_of_rank(
-            utterances, self.lengths, rank=rank, world_size=world_size, pack_tokens=config.pack_tokens
-        )
-        weight = 1.0
-        if not packs:  # gradients are averaged over all ranks: one without work takes part with nothing
-            packs, weight = [[min(utterances, key=lambda u: self.lengths[u])]], 0.0
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        data_s = 0.0
+        while True:
+            utterances = self._utterances()
+            num_targets = sum(self.examples[u].num_targets for u in utterances)
+            packs = packs_of_rank(
+                utterances, self.lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
+            ) if utterances else []  # fmt: skip
+            torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
+            losses, failed_tokens, data_s = self._run_packs(packs, num_targets)
+            loss_sum = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
+            flags = [float(self.signals.received), float(self.keeper.failed), float(failed_tokens)]
+            of_ranks = gather_rows(torch.cat([loss_sum[None], loss_sum.new_tensor(flags)]))  # [ranks, 4]
+            part_norms = optimizer.collect_gradients(idle=failed_tokens > 0 or not packs)
+            by_part = torch.stack(list(part_norms.values()))
+            grad_norm = torch.linalg.vector_norm(by_part)
+            # the one wait for the device in a step
+            numbers = torch.cat([of_ranks.flatten(), grad_norm[None], by_part]).tolist()
+            loss_sums, signals, disks, failures = (numbers[column : 4 * self.num_ranks : 4] for column in range(4))
+            if not any(failures):
+                break
+            optimizer.zero_grad()
+            self._make_room(int(max(failures)), phase)
+        self._stop_asked = any(signals)
+        if any(disks):
+            self._commit()  # raises: the last checkpoint could not be written
+        loss = sum(loss_sums) / num_targets if utterances else None
+        norm, *norms = numbers[4 * self.num_ranks :]
+        skipped = self._fault(loss, norm, packs, losses)
+        if skipped:
+            optimizer.zero_grad()
+        else:
+            optimizer.step(grad_norm)
+        row = step_row(
+            self.state, phase, [self.examples[u] for u in utterances], epoch_steps=self.steps_per_epoch,
+            lr=optimizer.lr_by_part(), loss=loss, grad_norm=norm,
+            grad_norm_by_part=dict(zip(part_norms, norms, strict=True)), skipped=skipped,
+            seconds={"step": time.perf_counter() - started, "data": data_s, "checkpoint": self._checkpoint_s},
+            memory=gpu_memory(self.device),
+        )  # fmt: skip
+        self._checkpoint_s = 0.0
+        return row
+
+    def _utterances(self) -> list[int]:
+        """Those of the next step; none when a roll-back left it out."""
+        if self.state.step in self.state.decisions.left_out:
+            return []
+        drawn = step_utterances(
+            self.state.step, num_utterances=len(self.examples),
+            utterances_per_step=self.config.utterances_per_step, seed=self.seed,
+        )  # fmt: skip
+        return [u for u in drawn if self.ladder.trains(u)]
+
+    def _run_packs(self, packs: list[list[int]], num_targets: int) -> tuple[list[Tensor], int, float]:
+        """Forward and backward of this rank's packs: their losses, and the seconds spent on data.
+
+        In between, the tokens of the pack that memory did not hold, 0 when it held all; no other rank waits meanwhile.
+        """
+        losses, data_s = [], 0.0
         with packed_attention(self.model):
-            for number, chosen in enumerate(packs, start=1):
-                at = time.perf_counter()
-                pack = self.reader.pack([self.examples[u] for u in chosen]).to(self.accelerator.device)
-                data_s += time.perf_counter() - at
-                with nullcontext() if number == len(packs) else self.accelerator.no_sync(wrapped):
-                    loss = wrapped(pack) * weight
-                    (loss * (world_size / num_targets)).backward()  # DDP divides the sum over ranks by their number
-                loss_sum += loss.detach()
-        totals = self.accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(float(signals.received))]), "sum")
-        norms = optimizer.collect_gradients()
-        part_norms = torch.stack(list(norms.values()))
-        grad_norm = torch.linalg.vector_norm(part_norms)
-        numbers = torch.cat([totals, grad_norm[None], part_norms]).tolist()  # the one wait for the device in a step
-        total, signalled, norm, *by_part = numbers
-        loss_value = total / num_targets
-        if not (math.isfinite(loss_value) and math.isfinite(norm)):
-            raise ShiboletError(
-                f"step {step + 1} (phase {phase.name}): loss {loss_value}, gradient norm {norm}; stopped before the "
-                f"weights changed; its utterances begin with {[self.examples[u].id for u in utterances[:3]]}"
-            )
-        optimizer.step(grad_norm)
-        self._stop_asked = signalled > 0
-        audio_s = sum(self.examples[u].duration_s for u in utterances)
-        step_s = time.perf_counter() - started
-        return {
-            "step": step + 1,
-            "phase": phase.name,
-            "phase_index": self.state.phase_index,
-            "step_in_phase": self.state.step_in_phase + 1,
-            "epoch": round((step + 1) / self.steps_per_epoch, 6),
-            "loss": loss_value,
-            "lr": optimizer.lr_by_part(),
-            "grad_norm": norm,
-            "grad_norm_by_part": dict(zip(norms, by_part, strict=True)),
-            "utterances": len(utterances),
-            "audio_s": round(audio_s, 3),
-            "tokens": sum(self.lengths[u] for u in utterances),
-            "targets": num_targets,
-            "timing": {
-                "step_s": round(step_s, 4),
-                "data_s": round(data_s, 4),
-                "utterances_per_s": round(len(utterances) / step_s, 2),
-                "audio_s_per_s": round(audio_s / step_s, 2),
-            },
-        }
+            for chosen in packs:
+                try:
+                    at = time.perf_counter()
+                    pack = self.reader.pack([self.examples[u] for u in chosen]).to(self.device)
+                    data_s += time.perf_counter() - at
+                    loss = self.objective(pack)
+                    (loss / num_targets).backward()
+                    losses.append(loss.detach())
+                except torch.OutOfMemoryError:
+                    return losses, sum(self.lengths[u] for u in chosen), data_s
+        return losses, 0, data_s
+
+    def _fault(self, loss: float | None, norm: float, packs: list[list[int]], losses: list[Tensor]) -> str | None:
+        """Why a step must not change the weights, and which utterances are to blame; None when it may."""
+        if loss is None:
+            return "nothing to train on"
+        if math.isfinite(loss) and math.isfinite(norm):
+            return None
+        for chosen, value in zip(packs, losses, strict=True):
+            if not value.isfinite():
+                ids = [self.examples[u].id for u in chosen]
+                step, lost = self.state.step + 1, value.item()
+                LOG.warning("step %d, rank %d: loss %s in a pack of %s", step, self.rank, lost, ids)
+        return f"loss {loss}, gradient norm {norm}"
 
     def _after_step(self, row: dict[str, Any], optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> None:
-        """Record, score, checkpoint and stop, in that order."""
+        """Record, judge, score, checkpoint and stop, in that order."""
         state, config = self.state, self.config
         state.step += 1
         state.step_in_phase += 1
         state.utterances_seen += row["utterances"]
         state.phase_ended = state.step_in_phase >= num_steps
-        if self.metrics:
-            self.metrics.write(row)
-        self.trackers.scalars(_scalars(row), state.step)
+        self.records.step(row)
+        if row["skipped"]:
+            self.records.event(state, "skipped", row["skipped"])
+        if row["utterances"] and (odd := guards.watch(state, row["loss"], config.phases, config.guards)):
+            self.records.event(state, "outlier", odd)
         improved = False
         if self.score_dev and (state.phase_ended or state.step % config.eval_every_steps == 0):
-            improved = state.add_dev_score(phase.name, self._dev_score())
-            score = state.dev[-1]
+            improved = state.add_dev_score(phase.name, self.dev_score())
             if config.patience is not None and state.scores_without_gain >= config.patience:
                 state.phase_ended = True
-            self.trackers.scalars({"dev/wer": score["wer"], "dev/cer": score["cer"]}, state.step)
-            if self.is_main:
-                write_jsonl(self.out_dir / "dev.jsonl", state.dev)
+            self.records.dev(state)
         if self.on_step and self.is_main:
             self.on_step(row)
         due = state.step % config.checkpoint_every_steps == 0
         if due or improved or state.phase_ended or self._stop_asked:
             self._save(optimizer)
         if self._stop_asked:
+            self._commit()
             raise Preempted(
                 f"stopped by a signal after step {state.step}, with a checkpoint; the same command continues"
             )
 
-    def _dev_score(self) -> dict[str, float]:
-        """WER and CER on dev as the main process finds them, the same on every rank."""
-        values = torch.zeros(2, dtype=torch.float64)
-        if self.is_main:
-            self.model.eval()
-            with torch.no_grad():
-                score = self.score_dev(self.loaded)
-            self.model.train()
-            values = torch.tensor([score["wer"], score["cer"]], dtype=torch.float64)
-        wer, cer = self.accelerator.reduce(values.to(self.accelerator.device), "sum").tolist()
+    def dev_score(self) -> dict[str, float]:
+        """WER and CER on dev as the main rank finds them, the same on every rank."""
+        self.model.eval()
+        with torch.no_grad():
+            score = self.score_dev(self.loaded)
+        self.model.train()
+        found = torch.tensor([score["wer"], score["cer"]], dtype=torch.float64).to(self.device)
+        wer, cer = gather_rows(found)[0].tolist()
         return {"wer": wer, "cer": cer}
 
+    def score_average(self, steps: Sequence[int]) -> dict[str, float]:
+        """WER and CER on dev of the mean of these checkpoints."""
+        self.keeper.load_average(steps)
+        return self.dev_score()
+
     def _save(self, optimizer: MasterAdamW) -> None:
+        self._commit()
         if self.state.phase_ended:
             self.state.phase_end_steps.append(self.state.step)
-        if self.is_main:
-            self.metrics.sync()
-            held = optimizer.state_by_name()
-            weights = dict(self.model.named_parameters())
-            self.store.save(
-                self.state.step,
-                self.state.to_json(self.fingerprint),
-                {
-                    "masters": {name: tensors["master"] for name, tensors in held.items()},
-                    "moments": {f"{key}/{name}": t[key] for name, t in held.items() for key in MOMENTS},
-                    "frozen": {name: weights[name].detach() for name in self._trained_before - set(held)},
-                },
-            )
-            best = [self.state.best["step"]] if self.state.best else []
-            self.store.keep_only({*best, *self.state.phase_end_steps})
-        self.accelerator.wait_for_everyone()
+        self.records.sync()
+        self._checkpoint_s += self.keeper.save(self.state, optimizer, self._kept())
 
+    def _kept(self) -> set[int]:
+        """Steps whose checkpoints stay: the best by dev WER, and the end of each phase."""
+        best = [score["step"] for score in self.state.best_of(self.config.average_best or 1)]
+        return {*best, *self.state.phase_end_steps}
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> set[str]:
-    """Copy a checkpoint's weights into the model; the names that were trained."""
-    parameters = dict(model.named_parameters())
-    saved = checkpoint.tensors("frozen") | checkpoint.tensors("masters")
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            parameters[name].copy_(tensor)
-    return set(saved)
-
-
-def _scalars(row: dict[str, Any]) -> dict[str, float]:
-    """A row under the tags that the trackers show."""
-    return {
-        "training/loss": row["loss"],
-        "training/grad_norm": row["grad_norm"],
-        "training/strategy": row["phase_index"],
-        "training/epoch": row["epoch"],
-        "training/audio_s_per_s": row["timing"]["audio_s_per_s"],
-        **{f"lr/{part}": lr for part, lr in row["lr"].items()},
-        **{f"grad_norm/{part}": norm for part, norm in row["grad_norm_by_part"].items()},
-    }
+    def _commit(self) -> None:
+        """Until the last checkpoint is on disk, on every rank."""
+        for step in self.keeper.commit():
+            if self.config.wandb_artifacts and step in self.state.phase_end_steps:
+                self.records.trackers.folder(f"checkpoint-{step}", self.keeper.store.path(step))

@@ -1,0 +1,167 @@
+"""Training as a job: plain data that any process can carry out, alone, as a rank of ours or as a rank of torchrun."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from shibolet.errors import Preempted
+from shibolet.evaluate.config import EvaluateConfig
+from shibolet.records.config import Config
+from shibolet.records.runfolder import RunFolder
+from shibolet.train.config import TrainConfig
+
+
+class TrainJob(Config):
+    """The arguments of a training."""
+
+    prepared_dir: Path
+    out_dir: Path
+    base: str
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    language: str
+    seed: int
+    num_threads: int | None
+    about: dict[str, Any]  # what trackers show of audit and recipe
+    only_through: str | None = None  # the phase whose end is the result
+
+
+Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
+
+
+def carry_out(job: TrainJob, send: Send) -> None:
+    """Train in this process, alone or with the other ranks, which call it too; only the main rank sends."""
+    from shibolet.records.files import read_json
+    from shibolet.train.ranks import join_ranks
+    from shibolet.train.stage import run_train
+
+    if not join_ranks().is_main_process:
+        send = _nobody
+    run_train(
+        prepared_dir=job.prepared_dir,
+        out_dir=job.out_dir,
+        base=job.base,
+        config=job.train,
+        language=job.language,
+        seed=job.seed,
+        score_dev=_dev_scorer(job, send),
+        about=job.about,
+        num_threads=job.num_threads,
+        only_through=job.only_through,
+        on_step=lambda row: send((row["step"], read_json(job.out_dir / "plan.json")["steps"])),
+    )
+
+
+def _nobody(message: object) -> None:
+    pass
+
+
+def as_rank(job: TrainJob, send: Send) -> None:
+    """Train as a rank that `launch` started.
+
+    The main one holds the folder itself: a launcher that was killed leaves its ranks to write their last checkpoint.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
+    is_main = os.environ["RANK"] == "0"
+    logging.getLogger("shibolet").setLevel(logging.INFO if is_main else logging.WARNING)
+    with RunFolder(job.out_dir).locked() if is_main else nullcontext(), _among_ranks():
+        carry_out(job, send)
+
+
+def under_torchrun() -> bool:
+    """Whether `torchrun` or `accelerate launch` started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_follower() -> bool:
+    """Whether the job comes from another rank."""
+    return under_torchrun() and os.environ.get("RANK", "0") != "0"
+
+
+def follow() -> None:
+    """Take part in the training that the main rank leads, if there is one."""
+    with _among_ranks():
+        if (job := _shared(None)) is not None:
+            carry_out(job, _nobody)
+
+
+def lead(job: TrainJob | None, send: Send) -> None:
+    """Train with the ranks that `follow`; None sends them home."""
+    with _among_ranks():
+        _shared(job)
+        if job is not None:
+            carry_out(job, send)
+
+
+def _shared(job: TrainJob | None) -> TrainJob | None:
+    """The main rank's job, on every rank."""
+    from accelerate.utils import broadcast_object_list
+
+    from shibolet.train.ranks import join_ranks
+
+    join_ranks()
+    return broadcast_object_list([job])[0]
+
+
+@contextmanager
+def _among_ranks() -> Iterator[None]:
+    """Leaves the process group in the end, unless an error broke it."""
+    import torch.distributed as dist
+
+    try:
+        yield
+    except Preempted:  # all ranks agreed on it
+        dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
+    """WER and CER of a model in training on the dev split, each rank hearing its share; None: no dev split."""
+    import pyarrow.parquet as pq
+
+    from shibolet.evaluate.stage import dev_scorer
+    from shibolet.train.ranks import share_out
+
+    shards = sorted(job.prepared_dir.glob("dev-*.parquet"))
+    if not shards:
+        tell("train: there is no dev split, so the last weights are the result")
+        return None
+    rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+    score = dev_scorer(rows, job.language, job.evaluate, share_out)
+    trained_from = time.perf_counter()
+
+    def score_and_tell(loaded) -> dict[str, float]:
+        nonlocal trained_from
+        started = time.perf_counter()
+        scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
+        ended = time.perf_counter()
+        share = (ended - started) / (ended - trained_from)
+        trained_from = ended
+        domains = ", ".join(f"{name} {_pct(part['wer']['rate'])}" for name, part in scores["by_domain"].items())
+        took = f"{scores['num_utterances']} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
+        tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{_too_much(share, scores)}")
+        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
+
+    return score_and_tell
+
+
+DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
+
+
+def _too_much(share: float, scores: dict) -> str:
+    """What to change where dev scoring holds training up by more than it may."""
+    if share <= DEV_FRAC_OF_TIME:
+        return ""
+    fitting = int(scores["num_utterances"] * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
+    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={max(fitting, 1)} would keep to that"
+
+
+def _pct(rate: float | None) -> str:
+    return "n/a" if rate is None else f"{100 * rate:.1f}%"

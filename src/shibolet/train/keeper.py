@@ -1,0 +1,93 @@
+"""A run's weights, moments and position, to checkpoints and back; the main rank writes, every rank reads and waits."""
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from shibolet.errors import DiskError
+from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.optimizer import MOMENTS, MasterAdamW
+from shibolet.train.ranks import any_rank
+from shibolet.train.state import TrainState
+from shibolet.train.writer import CheckpointWriter
+
+LOG = logging.getLogger(__name__)
+
+Moments = dict[str, dict[str, Tensor]]  # parameter -> its master and moments, as `MasterAdamW.state_by_name`
+
+
+class Keeper:
+    """The checkpoints of one model in training."""
+
+    def __init__(self, model: nn.Module, store: CheckpointStore, fingerprint: dict[str, str], *, is_main: bool) -> None:
+        self.store, self._model, self._fingerprint, self._is_main = store, model, fingerprint, is_main
+        self._writer = CheckpointWriter(store)
+        self._untrained: dict[str, Tensor] = {}  # weights as they were before they trained, for a roll-back
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last checkpoint could not be written; `commit` then raises."""
+        return self._writer.failed
+
+    def restore(self, at_most: int | None = None) -> tuple[TrainState, Moments]:
+        """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
+        checkpoint = self.store.latest(at_most)
+        any_rank(False)  # all have looked
+        if self._is_main:
+            self.store.discard_after(checkpoint.state["step"] if checkpoint else -1)
+        any_rank(False)
+        load_weights(self._model, self._untrained)
+        if checkpoint is None:
+            return TrainState(), {}
+        state = TrainState.from_json(checkpoint.state)
+        state.require_same_run(self._fingerprint, checkpoint.path)
+        weights, moments = checkpoint.weights(), checkpoint.tensors("moments")
+        self.will_train(weights)
+        load_weights(self._model, weights)
+        LOG.info("continuing after step %d from %s", state.step, checkpoint.path)
+        return state, {
+            name: {"master": master, **{key: moments[f"{key}/{name}"] for key in MOMENTS}}
+            for name, master in checkpoint.tensors("masters").items()
+        }
+
+    def will_train(self, names: Iterable[str]) -> None:
+        """Remember these weights as they are now, if they never trained before."""
+        weights = dict(self._model.named_parameters())
+        for name in names:
+            if name not in self._untrained:
+                self._untrained[name] = weights[name].detach().cpu().clone()
+
+    def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> float:
+        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted.
+
+        Gives the seconds that the training stood still for it.
+        """
+        if not self._is_main:
+            return 0.0
+        held, weights = optimizer.state_by_name(), dict(self._model.named_parameters())
+        tensors = {
+            "masters": {name: of["master"] for name, of in held.items()},
+            "moments": {f"{key}/{name}": of[key] for name, of in held.items() for key in MOMENTS},
+            "frozen": {name: weights[name].detach() for name in self._untrained.keys() - held.keys()},
+        }
+        return self._writer.submit(state.step, state.to_json(self._fingerprint), tensors, keep)
+
+    def commit(self) -> list[int]:
+        """Wait until the last checkpoint is on disk; steps of those that came to stand there since the last call.
+
+        DiskError on every rank when it could not be written.
+        """
+        failure = None
+        try:
+            self._writer.wait()
+        except DiskError as error:
+            failure = error
+        if any_rank(failure is not None):
+            raise failure or DiskError("the main rank could not write a checkpoint")
+        return self._writer.committed()
+
+    def load_average(self, steps: Sequence[int]) -> None:
+        """Put the mean of these checkpoints into the model."""
+        load_weights(self._model, self._untrained)
+        load_weights(self._model, average_weights([self.store.at(step) for step in steps]))

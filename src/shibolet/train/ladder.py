@@ -1,0 +1,132 @@
+"""What gives way when memory runs out: packs first, which costs time only; then, as the recipe allows, what it names.
+
+packs                    half as large, down to one utterance; the step and its mathematics stay as they are
+max_audio                the longest utterances leave
+checkpoint_activations   activations are computed twice
+decoder_layers           fewer decoder layers train
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from shibolet.errors import OutOfMemory
+from shibolet.records.ledger import LedgerLine
+from shibolet.train.config import PhaseConfig, TrainConfig
+from shibolet.train.data import TrainExample
+from shibolet.train.state import Decisions
+
+MAX_AUDIO, CHECKPOINT, DECODER_LAYERS = RUNGS = ("max_audio", "checkpoint_activations", "decoder_layers")
+
+
+class Narrowed(Exception):
+    """An order to the loop: fewer parameters train from now on: the phase has to be entered anew."""
+
+
+class MemoryLadder:
+    """How large a pack may be and what else gave way; `decisions`, saved with each checkpoint, is all it remembers."""
+
+    def __init__(self, config: TrainConfig, examples: Sequence[TrainExample], decisions: Decisions) -> None:
+        self._examples, self._decisions, self._most = examples, decisions, config.pack_tokens
+        self._config = config.on_out_of_memory
+
+    @property
+    def pack_tokens(self) -> int:
+        return min(self._most, self._decisions.pack_tokens or self._most)
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        return CHECKPOINT in self._decisions.rungs
+
+    def trains(self, utterance: int) -> bool:
+        """Whether an utterance is still trained on."""
+        return (
+            MAX_AUDIO not in self._decisions.rungs or self._examples[utterance].duration_s <= self._config.max_audio_s
+        )
+
+    def left(self) -> list[LedgerLine]:
+        """A line for each utterance that left."""
+        return [
+            LedgerLine(
+                id=example.id, source=example.audio.path, stage="train", rule="too_long:memory",
+                detail=f"{example.duration_s:.2f} s; {self._config.max_audio_s:g} s at most since memory ran out",
+                duration_s=example.duration_s,
+            )
+            for number, example in enumerate(self._examples) if not self.trains(number)
+        ]  # fmt: skip
+
+    def narrowed(self, phase: PhaseConfig) -> PhaseConfig:
+        """The phase with at most `decoder_layers` top layers, once that rung is taken."""
+        if DECODER_LAYERS not in self._decisions.rungs:
+            return phase
+        rates = {_top(part, self._config.decoder_layers): lr for part, lr in phase.lr_by_part.items()}
+        return phase.model_copy(update={"lr_by_part": rates})
+
+    def largest_pack(self, most_utterances: int) -> list[int]:
+        """The fullest pack there can be: the longest utterances that fit, as many as a rank has in a step."""
+        chosen, room = [], self.pack_tokens
+        for utterance in sorted(self._trained(), key=lambda u: (-self._examples[u].num_tokens, u)):
+            if len(chosen) < most_utterances and self._examples[utterance].num_tokens <= room:
+                chosen.append(utterance)
+                room -= self._examples[utterance].num_tokens
+        return chosen
+
+    def climb(self, failed_tokens: int, phase: PhaseConfig) -> str:
+        """Take the next rung after a pack of `failed_tokens` did not fit; the sentence for the log.
+
+        OutOfMemory when the recipe allows nothing more.
+        """
+        longest = max(self._examples[u].num_tokens for u in self._trained())
+        if failed_tokens > longest:
+            self._decisions.pack_tokens = max(longest, failed_tokens // 2)
+            return f"packs of at most {self._decisions.pack_tokens} tokens, {failed_tokens} did not fit"
+        allowed = {
+            MAX_AUDIO: self._config.max_audio_s is not None and self._shorter_than(self._config.max_audio_s, longest),
+            CHECKPOINT: self._config.checkpoint_activations,
+            DECODER_LAYERS: self._config.decoder_layers is not None
+            and any(_top(part, self._config.decoder_layers) != part for part in phase.lr_by_part),
+        }
+        for rung in RUNGS:
+            if allowed[rung] and rung not in self._decisions.rungs:
+                self._decisions.rungs.append(rung)
+                if rung != MAX_AUDIO:
+                    self._decisions.pack_tokens = None  # there is room again
+                return self._sentence(rung)
+        raise OutOfMemory(
+            f"out of memory with a pack of {failed_tokens} tokens, which is one utterance; given up so far:"
+            f" {', '.join(self._decisions.rungs) or 'nothing'}; allow more in train.on_out_of_memory or take a larger "
+            "GPU, and the same command continues from the last checkpoint"
+        )
+
+    def _trained(self) -> list[int]:
+        return [u for u in range(len(self._examples)) if self.trains(u)]
+
+    def _shorter_than(self, max_audio_s: float, longest: int) -> bool:
+        """Whether leaving out long audio makes the longest sequence shorter, and leaves any."""
+        kept = [example.num_tokens for example in self._examples if example.duration_s <= max_audio_s]
+        return bool(kept) and max(kept) < longest
+
+    def _sentence(self, rung: str) -> str:
+        if rung == MAX_AUDIO:
+            return f"audio of at most {self._config.max_audio_s:g} s: {len(self.left())} utterances leave"
+        if rung == CHECKPOINT:
+            return "activations are computed again in the backward pass"
+        return f"only the top {self._config.decoder_layers} decoder layers train"
+
+
+def _top(part: str, num: int) -> str:
+    """`decoder.layers[16:28]` -> `decoder.layers[18:28]` for 10; other parts and shorter spans as they are."""
+    prefix, found, span = part.partition("decoder.layers[")
+    first, _, last = span.rstrip("]").partition(":")
+    if not found or prefix or not last:
+        return part
+    return f"decoder.layers[{max(int(first or 0), int(last) - num)}:{last}]"
+
+
+def gpu_memory(device: torch.device) -> dict[str, float] | None:
+    """The peak since the last call, in GiB and as a share of the device; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"peak_gib": round(peak / 2**30, 3), "peak_pct": round(100 * peak / total, 2)}

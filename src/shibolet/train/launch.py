@@ -1,0 +1,151 @@
+"""Ranks as processes of this machine: started together, told together to stop, ended together when one dies.
+
+What starts them loads no torch and holds no GPU. `torchrun` and `accelerate launch` do the same from outside.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from typing import Any
+
+from shibolet.errors import Preempted, ShiboletError
+
+LOG = logging.getLogger(__name__)
+
+Send = Callable[[Any], None]
+_GRACE_S = 10.0  # for the other ranks to report, once one has failed
+
+
+def launch(
+    work: Callable[[Any, Send], None], job: Any, *, num_ranks: int, on_cpu: bool, on_message: Callable[[Any], None]
+) -> None:
+    """Run `work(job, send)` as `num_ranks` ranks until all have ended; `work` must be importable.
+
+    What a rank sends goes to `on_message`. SIGTERM and SIGINT are passed on as SIGTERM, a second one kills. Raises what
+    the first rank to fail raised, and Preempted when the ranks stopped because they were told to.
+    """
+    context = get_context("spawn")
+    address = ("127.0.0.1", str(_free_port()))
+    pipes: list[Connection] = []
+    ranks = []
+    for rank in range(num_ranks):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_run_rank, args=(work, job, theirs, rank, num_ranks, address, on_cpu))
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        ranks.append(process)
+    stop = _Forwarder(ranks)
+    try:
+        failure = _listen(ranks, pipes, on_message)
+    finally:
+        _kill(ranks)
+        stop.restore()
+    if stop.received and not isinstance(failure, ShiboletError):
+        failure = Preempted("stopped by a signal; the same command continues from the last checkpoint")
+    if failure is not None:
+        raise failure
+
+
+def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], None]) -> Exception | None:
+    """Take messages until every rank has ended, or `_GRACE_S` after one failed; what it failed of."""
+    failure, deadline = None, None
+    open_pipes = dict(zip(pipes, ranks, strict=True))
+    while open_pipes:
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for pipe in connection.wait(list(open_pipes), left_s):
+            try:
+                message = pipe.recv()
+            except EOFError:
+                rank = open_pipes.pop(pipe)
+                rank.join()
+                if rank.exitcode and failure is None:
+                    failure = RuntimeError(f"rank {ranks.index(rank)} ended with {_how(rank.exitcode)}")
+            else:
+                if not isinstance(message, Exception):
+                    on_message(message)
+                elif failure is None:
+                    failure = message
+        if failure is not None and deadline is None:
+            deadline = time.monotonic() + _GRACE_S
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+    return failure
+
+
+class _Forwarder:
+    """Passes signals on to the ranks."""
+
+    def __init__(self, ranks: list) -> None:
+        self.received = False
+        self._ranks, self._before = ranks, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if self.received:
+            _kill(self._ranks)
+            return
+        self.received = True
+        LOG.warning("%s: the ranks stop after this step, with a checkpoint", signal.Signals(number).name)
+        for rank in self._ranks:
+            if rank.is_alive():
+                rank.terminate()
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _kill(ranks: list) -> None:
+    for rank in ranks:
+        if rank.is_alive():
+            rank.kill()
+        rank.join()
+
+
+def _how(exit_code: int) -> str:
+    return f"exit code {exit_code}" if exit_code > 0 else f"{signal.Signals(-exit_code).name}, out of memory perhaps"
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def _run_rank(
+    work: Callable, job: Any, pipe: Connection, rank: int, num_ranks: int, address: tuple[str, str], on_cpu: bool
+) -> None:
+    os.setsid()  # a Ctrl-C reaches the launcher alone, which passes it on once
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": address[0], "MASTER_PORT": address[1],
+        **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
+    }  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    try:
+        work(job, pipe.send)
+    except ShiboletError as error:
+        pipe.send(error)
+        sys.exit(error.exit_code)
+    except Exception:
+        pipe.send(RuntimeError(f"rank {rank} failed:\n{traceback.format_exc()}"))
+        sys.exit(1)
+
+
+def _stop_without_parent() -> None:
+    """End at the next step, with a checkpoint, when the launcher was killed."""
+    connection.wait([parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,136 @@
+"""Memory that runs out costs time, or what the recipe gives up for it; never the run, or its mathematics in silence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_guards import events
+from test_trainer import rows, run, without_dropout
+from tiny_run import PHASE_A, tiny_config
+
+from shibolet.errors import OutOfMemory
+from shibolet.model.packed import Pack, packed_attention
+from shibolet.train.config import OutOfMemoryConfig, PhaseConfig
+from shibolet.train.ladder import MemoryLadder
+from shibolet.train.phases import add_adapters, enter_phase
+from shibolet.train.state import Decisions
+from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, fits: Callable[[PackedLoss, Pack], bool]) -> list[int]:
+    """Make packs that do not fit run out of memory, as CUDA would; their numbers of tokens."""
+    failed = []
+    plain = PackedLoss.forward
+
+    def forward(self: PackedLoss, pack: Pack) -> torch.Tensor:
+        if not fits(self, pack):
+            failed.append(pack.num_tokens)
+            raise torch.OutOfMemoryError("injected")
+        return plain(self, pack)
+
+    monkeypatch.setattr(PackedLoss, "forward", forward)
+    return failed
+
+
+def told(out: Path) -> list[str]:
+    return [json.loads(line)["detail"] for line in (out / "events.jsonl").read_text().splitlines()]
+
+
+def test_the_largest_pack_is_tried_first_and_smaller_packs_change_nothing(
+    base_dir, prepared_dir, tmp_path: Path, monkeypatch
+):
+    config = tiny_config(lora=without_dropout(), pack_tokens=4096)
+    run(base_dir, prepared_dir, tmp_path / "whole", config)
+    failed = limit(monkeypatch, lambda objective, pack: pack.num_tokens <= 150)
+    run(base_dir, prepared_dir, tmp_path / "small", config)
+    assert failed == sorted(failed, reverse=True) and len(failed) < 4  # once in the trial of B, kept for A
+    assert events(tmp_path / "small") == [(0, "out_of_memory")] * len(failed)
+    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "small"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+
+
+def test_out_of_memory_within_a_step_takes_the_same_step_again(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    config = tiny_config(lora=without_dropout(), pack_tokens=4096)
+    run(base_dir, prepared_dir, tmp_path / "whole", config)
+    calls = []
+    failed = limit(monkeypatch, lambda objective, pack: calls.append(pack) or len(calls) != 3)  # one pack a step
+    run(base_dir, prepared_dir, tmp_path / "retried", config)
+    assert len(failed) == 1 and events(tmp_path / "retried") == [(1, "out_of_memory")]
+    state = json.loads((tmp_path / "retried" / "checkpoints" / "step-00000003" / "state.json").read_text())
+    assert state["decisions"]["pack_tokens"] == failed[0] // 2  # a continued run packs as this one would have
+    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "retried"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+def test_every_rung_is_taken_in_order_and_only_where_the_recipe_allows_it(
+    base_dir, prepared_dir, tmp_path: Path, monkeypatch, examples
+):
+    """Each limit falls once the rung before it is taken; the last one never does."""
+    decoder = "decoder.layers[2:4]"
+    trainers = []
+    plain = GradualUnfreezeTrainer._enter
+    monkeypatch.setattr(
+        GradualUnfreezeTrainer, "_enter", lambda self, *args: trainers.append(self) or plain(self, *args)
+    )
+
+    def fits(objective: PackedLoss, pack: Pack) -> bool:
+        layers = objective.model.model.language_model.layers
+        thawed = [number for number, layer in enumerate(layers) if layer.mlp.up_proj.weight.requires_grad]
+        return thawed == [3] and layers[0].gradient_checkpointing and "max_audio" in trainers[-1].state.decisions.rungs
+
+    limit(monkeypatch, fits)
+    allowed = OutOfMemoryConfig(max_audio_s=1.5, checkpoint_activations=True, decoder_layers=1)
+    run(base_dir, prepared_dir, tmp_path / "all", tiny_config(on_out_of_memory=allowed))
+    rungs = [sentence for sentence in told(tmp_path / "all") if not sentence.startswith("packs of at most")]
+    long = [example for example in examples if example.duration_s > 1.5]
+    assert rungs == [
+        f"audio of at most 1.5 s: {len(long)} utterances leave",
+        "activations are computed again in the backward pass",
+        "only the top 1 decoder layers train",
+    ]
+    ledger = [json.loads(line) for line in (tmp_path / "all" / "ledger.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in ledger] == [example.id for example in long] and len(long) > 2
+    assert {line["rule"] for line in ledger} == {"too_long:memory"}
+    logged = rows(tmp_path / "all")
+    assert sum(row["utterances"] for row in logged) == 2 * (22 - len(long))
+    assert all(decoder not in row["lr"] and row["lr"]["decoder.layers[3:4]"] for row in logged)
+
+    with pytest.raises(OutOfMemory, match=r"given up so far: checkpoint_activations; allow more in train\.on_out_of"):
+        only = OutOfMemoryConfig(checkpoint_activations=True)
+        run(base_dir, prepared_dir, tmp_path / "one", tiny_config(on_out_of_memory=only))
+    with pytest.raises(OutOfMemory, match="given up so far: nothing"):
+        run(base_dir, prepared_dir, tmp_path / "none", tiny_config())
+
+
+def test_checkpointed_activations_give_the_same_gradients(loaded, examples, reader):
+    """Through dropout too: the second forward draws what the first one drew."""
+    config = tiny_config()
+    add_adapters(loaded.model, config, seed=0)
+    groups = enter_phase(loaded.model, PhaseConfig(name="A", num_epochs=1, lr_by_part=PHASE_A))
+    loaded.model.train()
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(3)
+        with packed_attention(loaded.model):
+            PackedLoss(loaded.model)(reader.pack(examples[:3])).backward()
+        weights = {name: weight for group in groups.values() for name, weight in group.items()}
+        found.append({name: weight.grad.clone() for name, weight in weights.items()})
+        for weight in weights.values():
+            weight.grad = None
+    assert len(found[0]) > 50
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_the_largest_pack_is_the_fullest_a_rank_can_get(examples):
+    lengths = [example.num_tokens for example in examples]
+    ladder = MemoryLadder(tiny_config(pack_tokens=max(lengths) + min(lengths)), examples, Decisions())
+    largest = ladder.largest_pack(most_utterances=8)
+    assert lengths[largest[0]] == max(lengths) and sum(lengths[u] for u in largest) <= ladder.pack_tokens
+    assert len(largest) == 2
+    assert len(MemoryLadder(tiny_config(pack_tokens=9999), examples, Decisions()).largest_pack(4)) == 4

@@ -1,0 +1,75 @@
+"""Checkpoints are written beside the training, and a disk that is full loses none of those that stand."""
+
+import errno
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_trainer import run
+from tiny_run import tiny_config
+
+from shibolet.errors import DiskError
+from shibolet.train import checkpoint
+from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.writer import CheckpointWriter
+
+
+def test_what_is_written_is_what_was_submitted_whatever_trains_on_meanwhile(tmp_path: Path, monkeypatch):
+    go_on = threading.Event()
+    plain = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args: go_on.wait(10) and plain(*args))
+    writer = CheckpointWriter(CheckpointStore(tmp_path))
+    weight = torch.ones(1000)
+    stalled_s = writer.submit(1, {"step": 1}, {"masters": {"w": weight}}, keep=())
+    weight += 1  # the next step
+    assert stalled_s < 1 and writer.committed() == []
+    go_on.set()
+    writer.wait()
+    assert writer.committed() == [1]
+    assert load_file(tmp_path / "step-00000001" / "masters.safetensors")["w"].equal(torch.ones(1000))
+    copy = next(iter(writer._copies.values()))
+    writer.submit(2, {"step": 2}, {"masters": {"w": weight}}, keep=())
+    writer.wait()
+    assert next(iter(writer._copies.values())) is copy  # page-locked memory is slow to get
+    assert load_file(tmp_path / "step-00000002" / "masters.safetensors")["w"].equal(weight)
+
+
+def test_one_is_in_flight_and_the_next_waits(tmp_path: Path, monkeypatch):
+    plain = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args: time.sleep(0.3) or plain(*args))
+    writer = CheckpointWriter(CheckpointStore(tmp_path))
+    stalls = [writer.submit(step, {"step": step}, {"masters": {"w": torch.ones(3)}}, keep=()) for step in (1, 2)]
+    writer.wait()
+    assert stalls[0] < 0.2 < stalls[1]
+    assert CheckpointStore(tmp_path).latest().state == {"step": 2}
+
+
+@pytest.mark.parametrize("call", ["save_file", "write_json", "hash_file"])
+def test_a_full_disk_ends_with_a_sentence_and_the_old_checkpoints(
+    base_dir, prepared_dir, tmp_path: Path, monkeypatch, call: str
+):
+    calls = []
+    plain = getattr(checkpoint, call)
+    per_checkpoint = {"save_file": 2, "write_json": 2, "hash_file": 4}[call]
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) > 2 * per_checkpoint:  # the third checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*args)
+
+    config = tiny_config(checkpoint_every_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, call, full)
+        with pytest.raises(DiskError, match=r"checkpoint could not be written to .*No space left.*make room and run"):
+            run(base_dir, prepared_dir, tmp_path, config)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.latest().state["step"] == 2 and store.at(1)
+    assert run(base_dir, prepared_dir, tmp_path, config)["steps"] == 6
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        1, 2, 3, 4, 5, 6,
+    ]  # fmt: skip
