@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from shibolet.errors import RecipeError, ShiboletError
 from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.packed import packed_attention
+from shibolet.model.packed import Pack, packed_attention
 from shibolet.model.parts import part_of
 from shibolet.train.config import LoraSettings, TrainConfig
-from shibolet.train.data import PackReader, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.phases import add_adapters, enter_phase
+from shibolet.train.reader import Decoded, PackReader
 from shibolet.train.stage import run_train
 from shibolet.train.trainer import PackedLoss
 
@@ -170,13 +172,13 @@ def test_a_set_smaller_than_a_step_trains_and_the_plan_says_so(base_dir: Path, t
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(
     base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    plain = PackReader._features
+    plain = PackReader._with_features
 
-    def poisoned(self: PackReader, example: TrainExample) -> torch.Tensor:
-        mel = plain(self, example)
-        return mel * math.nan if example.id == "u0007" else mel
+    def poisoned(self: PackReader, decoded: Decoded, chosen: Sequence[TrainExample]) -> Pack:
+        pack = plain(self, decoded, chosen)
+        return replace(pack, features=pack.features * math.nan) if "u0007" in [e.id for e in chosen] else pack
 
-    monkeypatch.setattr(PackReader, "_features", poisoned)
+    monkeypatch.setattr(PackReader, "_with_features", poisoned)
     with pytest.raises(ShiboletError, match=r"step \d \(phase B\): loss nan, gradient norm nan"):
         run(base_dir, prepared_dir, tmp_path, tiny_config(checkpoint_every_steps=1))
     for path in (tmp_path / "checkpoints").glob("*/masters.safetensors"):

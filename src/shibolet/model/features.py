@@ -3,8 +3,8 @@
 `log_mel` is the library's extractor on one utterance. `PackedLogMel` gives the same numbers for a whole pack in one
 transform, on the device that trains.
 
-Shapes: S samples of a pack, F mel bins (128), M mel frames (10 ms), C one-second chunks of frames, U utterances, A audio
-tokens (13 a second).
+Shapes: S samples of a pack, F mel bins (128), M mel frames (10 ms), C one-second chunks of frames, U utterances, A
+audio tokens (13 a second).
 """
 
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ def _swiglu(function: type[torch.autograd.Function]):
 
 @contextmanager
 def fused_rope(model: PreTrainedModel) -> Iterator[None]:
-    """Within it a model with fused kernels rotates queries and keys by one too: transformers calls a global function."""
+    """Within it a model with fused kernels rotates queries and keys by one: transformers calls a global function."""
     if model not in _FUSED:
         yield
         return

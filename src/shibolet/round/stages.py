@@ -173,8 +173,8 @@ def do_train(round: Round) -> dict:
 
 # What changes the time that a training takes, and when it is looked at, but not what it is
 WITHOUT_EFFECT = {
-    "pack_tokens", "feature_cache_gib", "eval_every_steps", "checkpoint_every_steps", "wandb_project",
-    "price_per_gpu_hour_usd",
+    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
+    "wandb_project", "price_per_gpu_hour_usd",
 }  # fmt: skip
 
 

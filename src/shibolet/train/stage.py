@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from shibolet.model.fused import use_fused_kernels
 from shibolet.model.load import LoadedModel, load_recogniser, save_native
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.prompt import TranscriptionPrompt
@@ -18,15 +19,16 @@ from shibolet.records.files import hash_json, read_json, sync_dir, write_json
 from shibolet.records.ledger import write_ledger
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import TrainConfig
-from shibolet.train.data import PackReader, TrainExample, read_examples
+from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
+from shibolet.train.reader import PackReader, worker_count
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker
 from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback, load_weights
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
+_MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "augment"}
 
 
 def run_train(
@@ -70,9 +72,14 @@ def run_train(
         write_ledger(out_dir / "ledger.jsonl", ledger)
         write_json(out_dir / "plan.json", make_plan(config, loaded.model, examples, world_size=world_size))
     loaded.model.to(accelerator.device)
+    use_fused_kernels(loaded.model)
     trainer = GradualUnfreezeTrainer(
         loaded=loaded, examples=examples, config=config, seed=seed, fingerprint=fingerprint, out_dir=out_dir,
-        reader=PackReader(prompt, loaded.extractor, config.feature_cache_gib),
+        reader=PackReader(
+            prompt, loaded.extractor, device=accelerator.device, augment=config.augment, seed=seed,
+            cache_gib=config.feature_cache_gib,
+            num_workers=worker_count(config.num_workers, accelerator.device, world_size),
+        ),
         score_dev=score_dev, accelerator=accelerator, on_step=on_step,
         trackers=lambda step: start_trackers(out_dir, config, audit_summary, step),
     )  # fmt: skip

@@ -24,10 +24,12 @@ from shibolet.model.packed import Pack, decode_pack, output_head, packed_attenti
 from shibolet.records.files import write_jsonl
 from shibolet.train.checkpoint import Checkpoint, CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
-from shibolet.train.data import PackReader, TrainExample
+from shibolet.train.data import TrainExample
+from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.optimizer import MOMENTS, MasterAdamW, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import enter_phase
+from shibolet.train.reader import PackReader, PackRequest
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.signals import StopSignals
 from shibolet.train.state import TrainState
@@ -77,7 +79,6 @@ class GradualUnfreezeTrainer:
         self.config, self.seed, self.fingerprint, self.out_dir = config, seed, fingerprint, out_dir
         self.score_dev, self.accelerator, self.on_step = score_dev, accelerator, on_step
         self.store = CheckpointStore(out_dir / "checkpoints")
-        self.lengths = [example.num_tokens for example in examples]
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
         self._make_trackers = trackers
@@ -100,6 +101,7 @@ class GradualUnfreezeTrainer:
                 for index in range(self.state.phase_index, len(self.config.phases)):
                     carried = self._run_phase(index, carried, signals)
         finally:
+            self.reader.close()
             self.trackers.close()
             if self.metrics:
                 self.metrics.close()
@@ -136,6 +138,7 @@ class GradualUnfreezeTrainer:
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
         self._trained_before |= set(optimizer.weights)
+        self._read_ahead(self.state.step - self.state.step_in_phase + num_steps)
         self.accelerator.free_memory()  # wrappers of the phase before would stay referenced
         wrapped = self.accelerator.prepare(PackedLoss(self.model))  # after freezing: DDP looks at requires_grad once
         self._announce(index, phase, optimizer)
@@ -144,6 +147,35 @@ class GradualUnfreezeTrainer:
             row = self._step(wrapped, optimizer, phase, num_steps, signals)
             self._after_step(row, optimizer, phase, num_steps)
         return optimizer.state_by_name()
+
+    def _read_ahead(self, end: int) -> None:
+        """Let the reader know what comes, up to step `end`, and keep encoder states while no encoder trains."""
+        cache = None
+        if self.config.encoder_cache and encoder_is_frozen(self.model):
+            cache = EncoderCache(
+                self.out_dir / "encoder_cache", self.model, self.examples, step=self.state.step, is_main=self.is_main,
+                wait=self.accelerator.wait_for_everyone,
+            )  # fmt: skip
+        self.reader.encoder_cache = cache
+        self.reader.follow(lambda: (r for step in range(self.state.step, end) for r in self._requests(step)))
+
+    def _utterances(self, step: int) -> list[int]:
+        return step_utterances(
+            step, num_utterances=len(self.examples), utterances_per_step=self.config.utterances_per_step, seed=self.seed
+        )
+
+    def _requests(self, step: int) -> list[PackRequest]:
+        """This rank's packs of a step; none when the step has fewer utterances than there are ranks."""
+        utterances, epoch = self._utterances(step), step // self.steps_per_epoch
+        lengths = dict(zip(utterances, self.reader.lengths([self.examples[u] for u in utterances], epoch), strict=True))
+        packs = packs_of_rank(
+            utterances, lengths, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes,
+            pack_tokens=self.config.pack_tokens,
+        )  # fmt: skip
+        return [
+            PackRequest(step, number, epoch, tuple(self.examples[u] for u in chosen))
+            for number, chosen in enumerate(packs)
+        ]
 
     def _announce(self, index: int, phase: PhaseConfig, optimizer: MasterAdamW) -> None:
         if self.state.step_in_phase:
@@ -162,31 +194,28 @@ class GradualUnfreezeTrainer:
     ) -> dict[str, Any]:
         """One optimizer step over its utterances; the row of numbers that describes it."""
         started = time.perf_counter()
-        step, config = self.state.step, self.config
+        step = self.state.step
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         torch.manual_seed(step_seed(self.seed, step, rank))
-        utterances = step_utterances(
-            step, num_utterances=len(self.examples), utterances_per_step=config.utterances_per_step, seed=self.seed
-        )
+        utterances = self._utterances(step)
         num_targets = sum(self.examples[u].num_targets for u in utterances)
-        packs = packs_of_rank(
-            utterances, self.lengths, rank=rank, world_size=world_size, pack_tokens=config.pack_tokens
-        )
-        weight = 1.0
-        if not packs:  # gradients are averaged over all ranks: one without work takes part with nothing
-            packs, weight = [[min(utterances, key=lambda u: self.lengths[u])]], 0.0
+        requests, weight = self._requests(step), 1.0
+        if not requests:  # gradients are averaged over all ranks: one without work takes part with nothing
+            shortest = min((self.examples[u] for u in utterances), key=lambda example: example.num_tokens)
+            requests, weight = [PackRequest(step, 0, step // self.steps_per_epoch, (shortest,))], 0.0
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
         loss_sum = torch.zeros((), device=self.accelerator.device)
-        data_s = 0.0
+        self.reader.waited_s = 0.0
+        num_tokens = 0
         with packed_attention(self.model):
-            for number, chosen in enumerate(packs, start=1):
-                at = time.perf_counter()
-                pack = self.reader.pack([self.examples[u] for u in chosen]).to(self.accelerator.device)
-                data_s += time.perf_counter() - at
-                with nullcontext() if number == len(packs) else self.accelerator.no_sync(wrapped):
+            for number, pack in enumerate(self.reader.read(self.model, requests), start=1):
+                num_tokens += pack.num_tokens
+                with nullcontext() if number == len(requests) else self.accelerator.no_sync(wrapped):
                     loss = wrapped(pack) * weight
                     (loss * (world_size / num_targets)).backward()  # DDP divides the sum over ranks by their number
                 loss_sum += loss.detach()
+        if self.reader.encoder_cache:
+            self.reader.encoder_cache.write(step + 1)
         totals = self.accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(float(signals.received))]), "sum")
         norms = optimizer.collect_gradients()
         part_norms = torch.stack(list(norms.values()))
@@ -215,11 +244,11 @@ class GradualUnfreezeTrainer:
             "grad_norm_by_part": dict(zip(norms, by_part, strict=True)),
             "utterances": len(utterances),
             "audio_s": round(audio_s, 3),
-            "tokens": sum(self.lengths[u] for u in utterances),
+            "tokens": num_tokens,  # of this rank
             "targets": num_targets,
             "timing": {
                 "step_s": round(step_s, 4),
-                "data_s": round(data_s, 4),
+                "data_s": round(self.reader.waited_s, 4),
                 "utterances_per_s": round(len(utterances) / step_s, 2),
                 "audio_s_per_s": round(audio_s / step_s, 2),
             },
