@@ -96,7 +96,6 @@ class Cost:
             graph |= trains or adapted
             total += 2 * size.tokens * sum(li.base * (1 + graph + trains) + li.adapter * 3 for li in linears)
             total += 4 * size.causal_pairs * text.num_attention_heads * text.head_dim * (1 + 2 * graph)
-        graph |= self._head_trains
         return total + 2 * size.labels * text.hidden_size * text.vocab_size * (1 + graph + self._head_trains)
 
     def kept(self, size: PackSize, encoder: bool = True) -> list[tuple[str, int, int]]:

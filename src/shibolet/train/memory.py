@@ -121,12 +121,13 @@ class PhaseMemory:
         return tensors + sum(self.reserve(tensors).values())
 
     def largest_pack_tokens(self, sizes: Sequence[Sizes], most: int, budget: float) -> int:
-        """The most `pack_tokens` that keep the fullest pack within `budget` bytes; 0 when one utterance does not fit."""
-        low, high = 0, max(sum(sorted((size[0] for size in sizes), reverse=True)[:most]), 1)
+        """The most `pack_tokens` that keep the fullest pack within `budget` bytes; 0: one utterance does not fit."""
+        most_tokens = sum(sorted((size[0] for size in sizes), reverse=True)[:most])
+        low, high = 0, most_tokens
         while low < high:
             middle = (low + high + 1) // 2
             pack = fullest_pack(sizes, middle, most)
-            fits = self.total(pack, several=pack.tokens < high) <= budget
+            fits = self.total(pack, several=pack.tokens < most_tokens) <= budget
             low, high = (middle, high) if fits else (low, middle - 1)
         return low if low >= max(size[0] for size in sizes) else 0
 
