@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft.tuners.lora import LoraLayer
 from real_size import (
     Report,
     Stepper,
@@ -70,6 +71,9 @@ def stock(
         groups = enter_phase(model, everything())
     else:
         add_adapters(model, config, seed=0)
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                del module.forward  # peft's own
         groups = enter_phase(model, next(p for p in config.phases if p.name == phase))
     if checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -160,3 +160,28 @@ def test_features_do_not_depend_on_what_is_kept(examples, prompt, loaded):
     keeps, forgets = PackReader(prompt, extractor, cache_gib=1.0), PackReader(prompt, extractor)
     for _ in range(2):
         assert_same(keeps.pack(examples[:5]), forgets.pack(examples[:5]))
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, examples, prompt, tmp_path: Path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = frozen_model(loaded).to(torch.bfloat16).cuda()
+    here = PackReader(prompt, loaded.extractor, device="cuda")
+    ahead = PackReader(prompt, loaded.extractor, device="cuda", num_workers=2)
+    ahead.encoder_cache = open_cache(tmp_path, model, examples)
+    wanted = requests(examples, 4)
+    ahead.follow(lambda: wanted)
+    try:
+        with packed_attention(model):
+            for step, request in enumerate(wanted):
+                (computed,) = ahead.read(model, [request])
+                ahead.encoder_cache.write(step + 1)
+                fresh = here.pack(request.examples)
+                assert computed.input_ids.equal(fresh.input_ids) and computed.encoded.is_cuda
+                assert computed.encoded.equal(encoder_states(model, fresh))
+            for request in wanted:
+                (kept,) = ahead.read(model, [request])
+                assert kept.encoded.equal(encoder_states(model, here.pack(request.examples)))
+    finally:
+        ahead.close()

@@ -21,6 +21,7 @@ CHUNK_FRAMES = 100  # the convolutions see one second at a time
 TOKENS_PER_CHUNK = 13
 WINDOW_TOKENS = 8 * TOKENS_PER_CHUNK  # the encoder attends within windows of 8 s
 _HALF_WINDOW = 200  # samples; the transform's window is 25 ms
+_FRAME_STEP = 512  # frames of a pack's transform come in multiples of it: a GPU plans each number of them anew
 _MARGIN_FRAMES = 2  # a window of 400 samples reaches 1.5 hops beyond its frame's
 
 
@@ -91,6 +92,7 @@ def lay_samples(
         kept.append(shown)
         owner.append(np.full(num_chunks, number))
         first += num_frames + _MARGIN_FRAMES
+    laid.append(np.zeros(-first % _FRAME_STEP * HOP_SAMPLES, np.float32))
     bins = None
     if masks and any(mask.bins for mask in masks):
         bins = torch.ones(len(clips), num_bins, dtype=torch.bool)

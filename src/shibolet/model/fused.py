@@ -40,14 +40,14 @@ def use_fused_kernels(model: PreTrainedModel) -> bool:
 def _rms_norm(function: type[torch.autograd.Function]):
     def forward(self: nn.Module, hidden: Tensor) -> Tensor:
         # offset 0, the sum of squares in float32 ("llama"), the gradient in place of what came in
-        return function.apply(hidden, self.weight, self.variance_epsilon, 0.0, "llama", True)
+        return function.apply(hidden, self.weight, self.variance_epsilon, 0.0, "llama", True, None)
 
     return forward
 
 
 def _swiglu(function: type[torch.autograd.Function]):
     def forward(self: nn.Module, hidden: Tensor) -> Tensor:
-        return self.down_proj(function.apply(self.gate_proj(hidden), self.up_proj(hidden)))
+        return self.down_proj(function.apply(self.gate_proj(hidden), self.up_proj(hidden), 1.0, 1.0))
 
     return forward
 
@@ -60,7 +60,7 @@ def fused_rope(model: PreTrainedModel) -> Iterator[None]:
         return
     plain = modeling_qwen3.apply_rotary_pos_emb
     rope = _liger().LigerRopeFunction
-    modeling_qwen3.apply_rotary_pos_emb = lambda q, k, cos, sin, unsqueeze_dim=1: rope.apply(q, k, cos, sin)
+    modeling_qwen3.apply_rotary_pos_emb = lambda q, k, cos, sin: rope.apply(q, k, cos, sin, None, 1, None)
     try:
         yield
     finally:

@@ -216,7 +216,9 @@ class GradualUnfreezeTrainer:
                 loss_sum += loss.detach()
         if self.reader.encoder_cache:
             self.reader.encoder_cache.write(step + 1)
-        totals = self.accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(float(signals.received))]), "sum")
+        totals = self.accelerator.reduce(
+            torch.stack([loss_sum, torch.full_like(loss_sum, float(signals.received))]), "sum"
+        )
         norms = optimizer.collect_gradients()
         part_norms = torch.stack(list(norms.values()))
         grad_norm = torch.linalg.vector_norm(part_norms)
