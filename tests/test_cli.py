@@ -69,7 +69,7 @@ def test_every_command_has_help(shibolet):
 def test_usage_and_recipe_errors_end_with_2_and_one_line(shibolet):
     assert shibolet("run")[0] == 2
     assert shibolet("fly")[0] == 2
-    code, out, err = shibolet("plan", "hebrew-round3")
+    code, out, err = shibolet("plan", "hebrew-round22")
     assert (code, out) == (2, "") and err.count("\n") == 1 and "did you mean 'hebrew-round2'?" in err
     code, _, err = shibolet("plan", "hebrew-round2", "--set", "trian.seed=1")
     assert code == 2 and "did you mean 'train'?" in err

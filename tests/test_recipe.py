@@ -8,7 +8,10 @@ import yaml
 from shibolet.errors import RecipeError
 from shibolet.recipe import load_recipe, shipped_recipes, write_recipe
 
-NEEDS = {"hebrew-small": ["data.train.0.manifest=mine.jsonl"]}  # what a shipped recipe must be given
+NEEDS = {  # what a shipped recipe must be given
+    "hebrew-small": ["data.train.0.manifest=mine.jsonl"],
+    "hebrew-round3": ["models.base=builtin:round1", "models.round1=builtin:round1"],
+}
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def refused(path, *overrides: str) -> str:
 
 
 def test_shipped_recipes_load_by_name():
-    assert {"hebrew-round2", "demo", "hebrew-small"} <= shipped_recipes().keys()
+    assert {"hebrew-round2", "hebrew-round3", "demo", "hebrew-small"} <= shipped_recipes().keys()
     for name in shipped_recipes():
         assert load_recipe(name, NEEDS.get(name, ())).name == name
 
@@ -85,7 +88,7 @@ def test_files_that_are_no_recipes(tmp_path):
     assert "not YAML" in refused(tmp_path / "broken.yaml")
     (tmp_path / "twice.yaml").write_text("name: a\nname: b\n")
     assert "key 'name' is given twice" in refused(tmp_path / "twice.yaml")
-    assert "did you mean 'hebrew-round2'?" in refused("hebrew-round3")
+    assert "did you mean 'hebrew-round2'?" in refused("hebrew-round22")
 
 
 def test_overrides_reach_lists_parts_and_missing_places(small):

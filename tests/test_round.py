@@ -223,6 +223,7 @@ def test_what_only_changes_the_time_does_not_train_again():
     assert stages.WITHOUT_EFFECT < settings.keys()
     decides = {
         "phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "average_best",
+        "augment",
     }  # fmt: skip
     assert settings.keys() - stages.WITHOUT_EFFECT == decides
 

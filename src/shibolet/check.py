@@ -51,7 +51,7 @@ def _machine(plan: dict, run_dir: Path) -> Iterator[Finding]:
         have_gib = min(p.total_memory for p in properties) / GIB
         names = ", ".join(f"{p.name} {p.total_memory / GIB:.0f} GiB" for p in properties)
         state = "ok" if have_gib > need_gib else "missing"
-        yield Finding("GPU", state, f"{names}; weights and optimizer need {need_gib:.1f} GiB, activations come on top")
+        yield Finding("GPU", state, f"{names}; {need_gib:.1f} GiB for the fullest pack of the recipe")
     elif weights < SMALL_WEIGHTS:
         yield Finding("GPU", "note", f"none; {weights / 1e6:.0f} million weights train on the CPU")
     else:

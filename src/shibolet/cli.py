@@ -367,15 +367,17 @@ def plan(
         int | None, typer.Option(min=1, help="Size of the training set, before it is prepared.")
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
+    gpu: Annotated[str, typer.Option(help="A100, H100 or H200: what time is predicted for.")] = "A100",
+    gpu_memory_gib: Annotated[float | None, typer.Option(min=1, help="Of one GPU: packs are made to fit.")] = None,
     json_: AsJson = False,
 ):
-    """Steps, trainable parts and memory by phase, from the configuration alone."""
+    """Steps, trainable parts, memory, time and cost by phase, from the configuration alone."""
     from shibolet.recipe import load_recipe
     from shibolet.round.stages import make_plan
 
     _quiet()
     loaded = load_recipe(recipe, changes or [])
-    planned = make_plan(loaded, _run_dir(run_dir, loaded.name), utterances, gpus)
+    planned = make_plan(loaded, _run_dir(run_dir, loaded.name), utterances, gpus, gpu, gpu_memory_gib)
     _print_json(planned) if json_ else _show({"plan": planned})
 
 

@@ -187,13 +187,32 @@ def show_plan(plan: dict) -> None:
         table(title, ["part", " weights", " peak rate"], rows)
         gib, digits = phase["gib"], 1 if phase["gib"]["sum"] >= 1 else 3
         terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in gib.items() if name != "sum" and size)
-        OUT.print(f"GiB: {terms}; sum {gib['sum']:.{digits}f}\n", markup=False)
+        OUT.print(f"GiB: {terms}; sum {gib['sum']:.{digits}f}", markup=False)
+        if phase["margin_gib"] is not None:
+            OUT.print(
+                f"Of {plan['gpu']['memory_gib']:g} GiB: {phase['utilisation_pct']:.0f}%, margin "
+                f"{phase['margin_gib']:.1f} GiB; packs of up to {phase['largest_pack_tokens']:,} tokens fit",
+                markup=False,
+            )
+        hours = "" if phase["hours"] is None else f", {phase['hours']:.1f} h"
+        where = f"{plan['gpu']['number']} x {plan['gpu']['name']}"
+        OUT.print(f"Predicted on {where}: {phase['step_s']:.2f} s a step{hours}\n", markup=False)
     OUT.print(f"Step: {plan['step']['arithmetic']}.", markup=False)
-    OUT.print(f"Not in the sum: {plan['bytes_not_included']}.", markup=False)
+    if plan["encoder_cache_gib"] != 0:
+        size = "not known yet" if plan["encoder_cache_gib"] is None else f"{plan['encoder_cache_gib']:.1f} GiB"
+        OUT.print(f"Disk for the encoder's kept output: {size}.", markup=False)
     for note in (f"Model: {plan['model_from']}.", *plan["notes"]):
         OUT.print(note, markup=False)
-    if plan["price_per_gpu_hour_usd"] is not None:
-        OUT.print(f"Price: ${plan['price_per_gpu_hour_usd']:.2f} a GPU-hour.", markup=False)
+    cost, price = plan["cost"], plan["price_per_gpu_hour_usd"]
+    if cost["usd"] is not None:
+        specified = ", ".join(f"${usd:.0f} ({what})" for what, usd in cost["specified_usd"].items())
+        OUT.print(
+            f"Predicted: {cost['hours']:.1f} h, ${cost['usd']:.2f} at ${price:.2f} a GPU-hour; the specification: "
+            f"{specified}.",
+            markup=False,
+        )
+    elif price is not None:
+        OUT.print(f"Price: ${price:.2f} a GPU-hour.", markup=False)
 
 
 def show_check(findings: Sequence) -> None:

@@ -6,7 +6,8 @@ from tiny_run import make_rows, save_base, write_shard
 
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.prompt import TranscriptionPrompt
-from shibolet.train.data import PackReader, TrainExample, read_examples
+from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.reader import PackReader
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from tiny_run import make_rows, write_shard
 from shibolet.errors import DataError
 from shibolet.model.load import LoadedModel
 from shibolet.model.prompt import TranscriptionPrompt
-from shibolet.train.data import PackReader, TrainExample, read_examples
+from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.reader import PackReader
 
 
 def test_lengths_from_the_table_are_those_of_the_packs(examples: list[TrainExample], reader: PackReader):

@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from test_trainer import rows, run
 from tiny_run import tiny_config
 
 from shibolet.errors import Diverged
+from shibolet.model.packed import Pack
 from shibolet.train import guards
 from shibolet.train.config import GuardsConfig, PhaseConfig
-from shibolet.train.data import PackReader, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.guards import RollBack
+from shibolet.train.reader import Decoded, PackReader
 from shibolet.train.state import TrainState
 from shibolet.train.trainer import PackedLoss
 
@@ -95,13 +98,13 @@ def test_too_few_losses_before_the_switch_are_no_baseline():
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[TrainExample], bool]) -> None:
-    plain = PackReader._features
+    plain = PackReader._with_features
 
-    def poisoned(self: PackReader, example: TrainExample) -> torch.Tensor:
-        mel = plain(self, example)
-        return mel * math.nan if bad(example) else mel
+    def poisoned(self: PackReader, decoded: Decoded, examples: Sequence[TrainExample]) -> Pack:
+        pack = plain(self, decoded, examples)
+        return replace(pack, features=pack.features * math.nan) if any(map(bad, examples)) else pack
 
-    monkeypatch.setattr(PackReader, "_features", poisoned)
+    monkeypatch.setattr(PackReader, "_with_features", poisoned)
 
 
 def events(out: Path) -> list[tuple[int, str]]:

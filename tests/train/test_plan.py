@@ -34,7 +34,7 @@ def test_the_real_model_from_its_configuration_alone():
     assert gib["masters"] == pytest.approx(plan["phases"][1]["trainable"] * 4 / 2**30, abs=1e-3)
     assert gib["moments"] == pytest.approx(2 * gib["masters"], abs=2e-3)
     assert gib["sum"] == pytest.approx(sum(v for k, v in gib.items() if k != "sum"), abs=5e-3)
-    assert plan["notes"] == []
+    assert plan["notes"] == ["no training set yet: utterances of 0.5 to 15 s, 5.8 s on average, are assumed"]
 
 
 def test_a_tied_head_is_said():
@@ -64,3 +64,49 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
     assert plan["training_set"]["utterances"] == 22
     assert plan["step"]["steps_per_epoch"] == 3 and plan["step"]["largest_pack_tokens"] <= config.pack_tokens
     assert plan["notes"] == ["phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak"]
+
+
+def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
+    config = hebrew_round2(price_per_gpu_hour_usd=0.8)
+    model = meta_model(standard_config(), config)
+    tight, roomy = (
+        make_plan(config, model, None, num_utterances=73_579, gpu_memory_gib=gib, world_size=2) for gib in (30, 80)
+    )
+    for one, other in zip(tight["phases"], roomy["phases"], strict=True):
+        assert one["largest_pack_tokens"] < config.pack_tokens < other["largest_pack_tokens"]
+        assert one["gib"]["sum"] <= 30 < other["gib"]["sum"] <= 80  # the recipe's own pack is planned where it fits
+        assert one["gib"]["activations"] < other["gib"]["activations"]
+        assert one["margin_gib"] == pytest.approx(30 - one["gib"]["sum"], abs=2e-3)
+        assert one["utilisation_pct"] == pytest.approx(one["gib"]["sum"] / 0.3, abs=0.1)
+        assert set(one["gib"]) >= {"activations", "logits", "gradients", "context", "nccl", "fragments", "workspace"}
+    assert tight["phases"][1]["gib"]["activations"] > 0
+    cost = roomy["cost"]
+    hours = sum(phase["steps"] * phase["step_s"] for phase in roomy["phases"]) / 3600
+    assert cost["hours"] == pytest.approx(hours, abs=0.02) and cost["usd"] == pytest.approx(
+        cost["hours"] * 1.6, abs=0.02
+    )
+    assert list(cost["specified_usd"].values()) == [77, 38]
+
+
+def test_a_gpu_that_holds_not_one_utterance_is_named():
+    config = hebrew_round2()
+    plan = make_plan(config, meta_model(standard_config(), config), None, gpu_memory_gib=12)
+    assert plan["phases"][0]["largest_pack_tokens"] == 0
+    assert plan["notes"][0] == "phase B: not even a pack of one utterance fits the GPU"
+    assert plan["cost"]["usd"] is None
+    with pytest.raises(RecipeError, match="known are A100, H100, H200"):
+        make_plan(config, meta_model(standard_config(), config), None, gpu="T4")
+
+
+def test_the_encoders_kept_output_costs_disk_and_saves_operations():
+    plans = [
+        make_plan(config, meta_model(standard_config(), config), None, num_utterances=73_579)
+        for config in (hebrew_round2(), hebrew_round2(encoder_cache=True))
+    ]
+    assert [plan["encoder_cache_gib"] for plan in plans] == [
+        0.0,
+        pytest.approx(73_579 * 5.8 * 13 * 2048 / 2**30, rel=0.01),
+    ]
+    assert [phase["encoder_kept"] for phase in plans[1]["phases"]] == [True, False]
+    assert plans[1]["phases"][0]["step_s"] < plans[0]["phases"][0]["step_s"]
+    assert plans[1]["phases"][1]["step_s"] == plans[0]["phases"][1]["step_s"]

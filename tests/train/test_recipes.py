@@ -40,7 +40,7 @@ def test_what_a_phase_names_moves_and_the_rest_is_bit_identical(
     name: str, base_dir: Path, deep_dir: Path, prepared_dir: Path, tmp_path: Path
 ):
     raw = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))  # some want data from the command line
-    base = base_dir if raw["models"]["base"].startswith("builtin:") else deep_dir
+    base = base_dir if raw["models"].get("base", "").startswith("builtin:") else deep_dir
     recipe = TrainConfig.model_validate(raw["train"])
     short = tuple(phase.model_copy(update={"num_epochs": 1, "warmup_steps": 2}) for phase in recipe.phases)
     config = recipe.model_copy(

@@ -16,8 +16,9 @@ from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.packed import packed_attention
 from shibolet.model.parts import part_of
 from shibolet.train.config import LoraSettings, TrainConfig
-from shibolet.train.data import PackReader, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.phases import add_adapters, enter_phase
+from shibolet.train.reader import PackReader
 from shibolet.train.stage import run_train
 from shibolet.train.trainer import PackedLoss
 
@@ -69,7 +70,8 @@ def test_the_first_loss_is_the_mean_over_targets_of_the_stock_model(
             pack = reader.pack([example])
             labels = torch.full_like(pack.input_ids, -100)
             labels[0, pack.keep_positions + 1] = pack.labels
-            out = model(pack.input_ids, pack.features, pack.features_mask, labels=labels)
+            mask = (torch.arange(pack.features.shape[2])[None] < example.num_frames).long()
+            out = model(pack.input_ids, pack.features, mask, labels=labels)
             total += out.loss.item() * example.num_targets
     first = rows(tmp_path)[0]
     assert first["utterances"] == 22 and first["targets"] == sum(e.num_targets for e in examples)

@@ -1,9 +1,14 @@
-"""Log-mel features as Qwen3-ASR takes them, one utterance at a time so that a neighbour in a batch changes nothing.
+"""Log-mel features as Qwen3-ASR takes them; a neighbour changes nothing.
 
-Shapes: F mel bins (128), M mel frames (10 ms), A audio tokens (13 a second).
+`log_mel` is the library's extractor on one utterance. `PackedLogMel` gives the same numbers for a whole pack in one
+transform, on the device that trains.
+
+Shapes: S samples of a pack, F mel bins (128), M mel frames (10 ms), C one-second chunks of frames, U utterances, A
+audio tokens (13 a second).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,6 +20,9 @@ MIN_SAMPLES = 8000  # shorter audio is padded with zeros, as the official packag
 CHUNK_FRAMES = 100  # the convolutions see one second at a time
 TOKENS_PER_CHUNK = 13
 WINDOW_TOKENS = 8 * TOKENS_PER_CHUNK  # the encoder attends within windows of 8 s
+_HALF_WINDOW = 200  # samples; the transform's window is 25 ms
+_FRAME_STEP = 512  # frames of a pack's transform come in multiples of it: a GPU plans each number of them anew
+_MARGIN_FRAMES = 2  # a window of 400 samples reaches 1.5 hops beyond its frame's
 
 
 def num_mel_frames(num_samples: int) -> int:
@@ -36,27 +44,96 @@ def log_mel(samples: np.ndarray, extractor: Qwen3ASRFeatureExtractor) -> torch.T
     return features["input_features"][0]
 
 
+@dataclass(frozen=True, slots=True)
+class PackedSamples:
+    """Utterances laid end to end so that one transform with a hop of 160 covers them all."""
+
+    samples: Tensor  # [S] float32: each utterance mirrored at its ends, in whole hops
+    frame_index: Tensor  # [C * 100], where in the transform's frames a frame of the features stands
+    frame_kept: Tensor  # [C * 100] bool: False where a chunk is padding, or a time mask lies
+    chunk_utterance: Tensor  # [C]
+    bins_kept: Tensor | None = None  # [U, F] bool: False where a frequency mask lies
+
+    def to(self, device: torch.device | str) -> "PackedSamples":
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "PackedSamples":
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change) -> "PackedSamples":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PackedSamples(**{name: tensor if tensor is None else change(tensor) for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class SpecMask:
+    """Stretches of an utterance's features that are set to 0: (first, number) of frames and of mel bins."""
+
+    frames: tuple[tuple[int, int], ...] = ()
+    bins: tuple[tuple[int, int], ...] = ()
+
+
+def lay_samples(
+    clips: Sequence[np.ndarray], masks: Sequence[SpecMask] | None = None, num_bins: int = 128
+) -> PackedSamples:
+    """Mono 16 kHz clips for `PackedLogMel`, with the stretches that it is to blank out."""
+    laid, index, kept, owner, first = [], [], [], [], 0
+    for number, clip in enumerate(clips):
+        clip = np.pad(clip, (0, max(0, MIN_SAMPLES - len(clip))))
+        num_frames = len(clip) // HOP_SAMPLES
+        mirrored = np.pad(clip, _HALF_WINDOW, mode="reflect")
+        laid.append(mirrored[: (num_frames + _MARGIN_FRAMES) * HOP_SAMPLES])
+        num_chunks = -(-num_frames // CHUNK_FRAMES)
+        at = np.arange(num_chunks * CHUNK_FRAMES)
+        shown = at < num_frames
+        for start, length in masks[number].frames if masks else ():
+            shown[start : start + length] = False
+        index.append(first + np.minimum(at, num_frames - 1))
+        kept.append(shown)
+        owner.append(np.full(num_chunks, number))
+        first += num_frames + _MARGIN_FRAMES
+    laid.append(np.zeros(-first % _FRAME_STEP * HOP_SAMPLES, np.float32))
+    bins = None
+    if masks and any(mask.bins for mask in masks):
+        bins = torch.ones(len(clips), num_bins, dtype=torch.bool)
+        for number, mask in enumerate(masks):
+            for start, length in mask.bins:
+                bins[number, start : start + length] = False
+    joined = (torch.from_numpy(np.concatenate(arrays)) for arrays in (laid, index, kept, owner))
+    return PackedSamples(*joined, bins_kept=bins)
+
+
+class PackedLogMel:
+    """Log-mel features of a pack as `log_mel` gives them one by one, each utterance padded to whole chunks."""
+
+    def __init__(self, extractor: Qwen3ASRFeatureExtractor, device: torch.device | str) -> None:
+        self.num_bins = extractor.feature_size
+        self._window = torch.hann_window(2 * _HALF_WINDOW, device=device)
+        self._filters = torch.from_numpy(extractor.mel_filters.T).to(device, torch.float32)  # [F, frequencies]
+
+    def __call__(self, packed: PackedSamples) -> Tensor:
+        """Features `[1, F, C * 100]`, float32, on the device of the samples."""
+        spectrum = torch.stft(
+            packed.samples, 2 * _HALF_WINDOW, HOP_SAMPLES, window=self._window, center=False, return_complex=True
+        )
+        mel = self._filters @ spectrum.abs().square()
+        mel = mel.clamp_(min=1e-10).log10_().index_select(1, packed.frame_index)
+        by_chunk = mel.view(self.num_bins, -1, CHUNK_FRAMES)
+        # A padding frame repeats the utterance's last frame, so it raises no maximum.
+        peak_of_chunk = by_chunk.amax(dim=(0, 2))
+        peak = torch.full_like(peak_of_chunk, -10.0).scatter_reduce_(0, packed.chunk_utterance, peak_of_chunk, "amax")
+        floor = peak.index_select(0, packed.chunk_utterance) - 8.0
+        features = (torch.maximum(by_chunk, floor[None, :, None]) + 4.0).div_(4.0)
+        if packed.bins_kept is not None:
+            features = features * packed.bins_kept.index_select(0, packed.chunk_utterance).T[:, :, None]
+        return (features.view(self.num_bins, -1) * packed.frame_kept)[None]
+
+
 def log_mels(
     clips: Sequence[np.ndarray], extractor: Qwen3ASRFeatureExtractor, device: torch.device | str
 ) -> list[Tensor]:
-    """As `log_mel`, of many clips at once and on a device, where the features stay.
-
-    Clips lie end to end, each with its own reflected edges and on a multiple of the hop: one transform serves all.
-    """
-    padded = [np.pad(clip, (0, max(0, extractor.min_length - len(clip)))) for clip in clips]
-    hop, size = extractor.hop_length, extractor.n_fft
-    num_frames = [len(clip) // hop for clip in padded]
-    # `size / 2` samples are reflected at both ends, and the rest fills up to whole hops.
-    edged = [np.pad(clip, size // 2, mode="reflect") for clip in padded]
-    flat = np.concatenate([np.pad(clip, (0, -len(clip) % hop)) for clip in edged])
-    begins = np.cumsum([0, *(-(-len(clip) // hop) for clip in edged[:-1])])
-    at = np.concatenate([begin + np.arange(n) for begin, n in zip(begins, num_frames, strict=True)])
-    samples = torch.from_numpy(flat.astype(np.float32, copy=False)).to(device)
-    frames = samples.unfold(0, size, hop)[torch.from_numpy(at).to(device)]  # [M of all, size]
-    spectra = torch.fft.rfft(frames * torch.hann_window(size, device=device))
-    filters = torch.from_numpy(extractor.mel_filters).to(device, torch.float32)  # [bins, F]
-    mel = (spectra.real**2 + spectra.imag**2) @ filters
-    features = []
-    for own in mel.clamp(min=1e-10).log10().split(num_frames):
-        features.append(((torch.maximum(own, own.max() - 8.0) + 4.0) / 4.0).T)
-    return features
+    """As `log_mel`, of many clips in one transform, on a device, where the features stay."""
+    features = PackedLogMel(extractor, device)(lay_samples(clips, num_bins=extractor.feature_size).to(device))[0]
+    num_frames = [num_mel_frames(len(clip)) for clip in clips]
+    chunks = features.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
+    return [own[:, :frames] for own, frames in zip(chunks, num_frames, strict=True)]

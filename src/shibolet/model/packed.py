@@ -4,13 +4,18 @@ An attention function under a name that contains "flash" makes both towers take 
 are kept apart by cumulative lengths. The name is set for the time of a forward only: `generate`, `save_pretrained` and
 a reload know nothing of it.
 
+Nothing here waits for the device: what the model would ask the device for (which positions are padding, how long the
+longest segment is) is known from lengths when a pack is built.
+
 Shapes: T tokens of a pack, U utterances, L label positions, C one-second chunks of mel frames, F mel bins, A audio
-tokens.
+tokens, E encoder dim.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +23,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import flash_attention_mask
 
-from shibolet.model.features import CHUNK_FRAMES, WINDOW_TOKENS, num_audio_tokens
+from shibolet.model.features import CHUNK_FRAMES, TOKENS_PER_CHUNK, WINDOW_TOKENS, num_audio_tokens
+from shibolet.model.fused import fused_rope
 from shibolet.model.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"
+CONV_CHUNKS = 128  # seconds of audio in the convolutions at once: their first output takes 3 MB a second in bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +39,24 @@ class Pack:
     position_ids: Tensor  # [1, T], from 0 in each utterance
     cu_seqlens: Tensor  # [U + 1] int32
     max_seqlen: int
-    features: Tensor  # [1, F, C * 100], each utterance padded to whole chunks
-    features_mask: Tensor  # [1, C * 100]
     audio_cu_seqlens: Tensor  # [windows + 1] int32: attention windows of 8 s within each utterance
     audio_max_seqlen: int
+    audio_kept: Tensor  # [A], which of the convolutions' C * 13 outputs are no padding
     audio_positions: Tensor  # [A], where in T the audio tokens stand
     keep_positions: Tensor  # [L], where in T a logit is needed: one before each label, or the markers of the aligner
     labels: Tensor  # [L]
+    features: Tensor | None = None  # [1, F, C * 100], each utterance padded to whole chunks
+    encoded: Tensor | None = None  # [A, E], `encoder_states` computed before; features are then not needed
 
     def to(self, device: torch.device | str) -> "Pack":
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Pack":
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change) -> "Pack":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pack(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()})
+        return Pack(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     @property
     def num_tokens(self) -> int:
@@ -54,36 +68,41 @@ class Pack:
 
 
 def build_pack(sequences: Sequence[TokenSequence], mels: Sequence[Tensor], audio_id: int, *, shift: bool) -> Pack:
-    """Lay utterances end to end.
+    """Lay utterances with features `[F, M_u]` end to end; `shift` as in `lay_out`."""
+    padded = [F.pad(mel, (0, -mel.shape[1] % CHUNK_FRAMES)) for mel in mels]
+    pack = lay_out(sequences, [mel.shape[1] for mel in mels], audio_id, shift=shift)
+    return replace(pack, features=torch.cat(padded, dim=1)[None])
 
-    `mels` are `[F, M_u]`. With `shift` (next-token prediction) the logit that predicts a label stands one position
-    before it; without (token classification) it stands at the label itself.
+
+def lay_out(sequences: Sequence[TokenSequence], num_frames: Sequence[int], audio_id: int, *, shift: bool) -> Pack:
+    """A pack without its audio.
+
+    With `shift` (next-token prediction) the logit that predicts a label stands one position before it; without (token
+    classification) it stands at the label itself.
     """
     ids = [torch.tensor(s.input_ids) for s in sequences]
     lengths = [len(i) for i in ids]
     input_ids = torch.cat(ids)
     labels = torch.cat([torch.tensor(s.labels) for s in sequences])
     at = (labels != IGNORED).nonzero().squeeze(-1)
-    windows = [0]
-    for mel in mels:
-        left = num_audio_tokens(mel.shape[1])
-        while left > 0:
-            windows.append(min(left, WINDOW_TOKENS))
-            left -= WINDOW_TOKENS
+    windows, kept, num_chunks = [0], [], 0
+    for frames in num_frames:
+        num_tokens = num_audio_tokens(frames)
+        windows += [WINDOW_TOKENS] * (num_tokens // WINDOW_TOKENS)
+        windows += [rest] if (rest := num_tokens % WINDOW_TOKENS) else []
+        kept.append(num_chunks * TOKENS_PER_CHUNK + torch.arange(num_tokens))
+        num_chunks += -(-frames // CHUNK_FRAMES)
     audio_positions = (input_ids == audio_id).nonzero().squeeze(-1)
     if len(audio_positions) != sum(windows):
         raise ValueError(f"{len(audio_positions)} audio placeholders for {sum(windows)} audio tokens")
-    padded = [F.pad(mel, (0, -mel.shape[1] % CHUNK_FRAMES)) for mel in mels]
-    masks = [F.pad(torch.ones(mel.shape[1], dtype=torch.long), (0, -mel.shape[1] % CHUNK_FRAMES)) for mel in mels]
     return Pack(
         input_ids=input_ids[None],
         position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32),
         max_seqlen=max(lengths),
-        features=torch.cat(padded, dim=1)[None],
-        features_mask=torch.cat(masks)[None],
         audio_cu_seqlens=torch.tensor(windows).cumsum(0, dtype=torch.int32),
         audio_max_seqlen=max(windows),
+        audio_kept=torch.cat(kept),
         audio_positions=audio_positions,
         keep_positions=at - 1 if shift else at,
         labels=labels[at],
@@ -91,7 +110,7 @@ def build_pack(sequences: Sequence[TokenSequence], mels: Sequence[Tensor], audio
 
 
 def packed_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within it both towers attend by cumulative lengths."""
+    """Within it both towers attend by cumulative lengths; a backward that recomputes belongs inside too."""
     return attention_as(model, PACKED)
 
 
@@ -103,21 +122,37 @@ def attention_as(model: PreTrainedModel, name: str) -> Iterator[None]:
     for config in configs:
         config._attn_implementation = name
     try:
-        yield
+        with fused_rope(model):
+            yield
     finally:
         for config, former in zip(configs, before, strict=True):
             config._attn_implementation = former
 
 
-def encode_audio(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """Projected audio tokens `[A, D]` of a pack; call within `packed_attention`."""
-    return model.model.get_audio_features(
-        pack.features.to(model.dtype),
-        pack.features_mask,
-        cu_seqlens=pack.audio_cu_seqlens,
-        max_seqlen=pack.audio_max_seqlen,
-        return_dict=True,
-    ).pooler_output
+def encoder_states(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """The encoder's output before its last norm, `[A, E]`; call within `packed_attention`.
+
+    What the whole encoder computes: the last norm belongs to the projector, which trains in every phase.
+    """
+    tower = model.model.audio_tower
+    hidden = _convolve(tower, pack.features.to(model.dtype)).index_select(0, pack.audio_kept)
+    for layer in tower.layers:
+        hidden = layer(hidden, pack.audio_cu_seqlens, max_seqlen=pack.audio_max_seqlen)[0]
+    return hidden
+
+
+def _convolve(tower: nn.Module, features: Tensor) -> Tensor:
+    """Outputs `[C * 13, E]` of the convolutions on one-second chunks, positions added, padding included."""
+    chunks = features.view(features.shape[1], -1, CHUNK_FRAMES).transpose(0, 1)[:, None]  # [C, 1, F, 100]
+    position = tower.positional_embedding.positional_embedding[:TOKENS_PER_CHUNK].to(features.dtype)
+    layout = torch.channels_last if features.is_cuda else torch.contiguous_format  # what cuDNN computes in
+    outputs = []
+    for hidden in chunks.split(CONV_CHUNKS):
+        for conv in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+            weight = conv.weight.contiguous(memory_format=layout)
+            hidden = F.gelu(F.conv2d(hidden, weight, conv.bias, conv.stride, conv.padding))
+        outputs.append((tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2)) + position).flatten(0, 1))
+    return torch.cat(outputs)
 
 
 def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None) -> Tensor:
@@ -125,12 +160,13 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
 
     A `cache` is shown the keys and values of every layer, as transformers' are.
     """
+    encoded = encoder_states(model, pack) if pack.encoded is None else pack.encoded
+    audio = model.model.multi_modal_projector(model.model.audio_tower.ln_post(encoded))
     embeds = model.get_input_embeddings()(pack.input_ids)
-    audio = encode_audio(model, pack)
     embeds = embeds[0].index_copy(0, pack.audio_positions, audio.to(embeds.dtype))[None]
     hidden = model.model.language_model(
         inputs_embeds=embeds,
-        attention_mask={"full_attention": None},  # lengths say it all
+        attention_mask={"full_attention": None},  # given, so that the model does not look for packs on the device
         position_ids=pack.position_ids,
         past_key_values=cache,
         use_cache=cache is not None,
@@ -171,27 +207,32 @@ def _attend(
     if attention_mask is not None or dropout:
         raise ValueError("packed attention takes neither a mask nor dropout")
     causal = module.is_causal if is_causal is None else is_causal
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
-    if (
-        query.is_cuda and half is not None
-    ):  # the kernel takes 16 bits only; fp32 goes segment by segment, exact and slow
+    if query.is_cuda and half is not None:  # the kernel takes 16 bits only; fp32 goes by segment, exact and slow
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (x[0].transpose(0, 1).to(half) for x in (query, key, value))  # [T, N, H]
         window = (-1, 0) if causal else (-1, -1)
         out = varlen_attn(
-            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window
-        )
+            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            scale=scaling, window_size=window, **_grouped_query(),
+        )  # fmt: skip
         return out[None], None
     lengths = cu_seq_lens_q.diff().tolist()
+    grouped = query.shape[1] != key.shape[1]
     parts = [
-        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal)
+        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
         for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+@cache
+def _grouped_query() -> dict[str, bool]:
+    """How this torch is told that keys have fewer heads than queries: 2.13 by an argument, 2.11 by the shapes alone."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def _autocast_dtype() -> torch.dtype | None:

@@ -323,8 +323,8 @@ def do_train(round: Round) -> dict:
 
 # What changes the time that a training takes, and when it is looked at, but not what it is
 WITHOUT_EFFECT = {
-    "pack_tokens", "feature_cache_gib", "eval_every_steps", "checkpoint_every_steps", "wandb_project",
-    "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
+    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
 }  # fmt: skip
 
 
@@ -487,7 +487,10 @@ def evaluate_manifest(
         )
 
 
-def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int) -> dict:
+def make_plan(
+    recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int, gpu: str = "A100",
+    gpu_memory_gib: float | None = None,
+) -> dict:  # fmt: skip
     """The training plan, from the configuration alone; the training set's size from prepared data, or as given."""
     from shibolet.model.offline import offline_config
     from shibolet.train.plan import make_plan, meta_model
@@ -498,6 +501,7 @@ def make_plan(recipe: Recipe, run_dir: Path, num_utterances: int | None, world_s
         num_utterances = sum(pq.read_metadata(shard).num_rows for shard in shards)
     config, model_from = offline_config(recipe.models.base)
     plan = make_plan(
-        recipe.train, meta_model(config, recipe.train), None, num_utterances=num_utterances, world_size=world_size
-    )
+        recipe.train, meta_model(config, recipe.train), None, num_utterances=num_utterances, world_size=world_size,
+        gpu=gpu, gpu_memory_gib=gpu_memory_gib,
+    )  # fmt: skip
     return {**plan, "model_from": model_from, "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd}

@@ -67,6 +67,57 @@ class OutOfMemoryConfig(Config):
     decoder_layers: int | None = Field(None, gt=0)  # train only that many of the top decoder layers
 
 
+class NoiseConfig(Config):
+    """Noise at a ratio of mean powers drawn evenly from a range."""
+
+    share: float = Field(0.3, ge=0, le=1)  # of the utterances of an epoch
+    snr_db: tuple[float, float] = (5.0, 30.0)
+    kinds: tuple[Literal["white", "pink", "babble"], ...] = Field(("white", "pink", "babble"), min_length=1)
+
+
+class CodecConfig(Config):
+    """A lossy channel; telephone is G.711's band, 300 to 3,400 Hz."""
+
+    share: float = Field(0.3, ge=0, le=1)  # of the utterances of an epoch
+    channels: tuple[Literal["opus", "mp3", "telephone"], ...] = Field(("opus", "mp3", "telephone"), min_length=1)
+    bitrate_kbps: tuple[float, float] = (8.0, 32.0)  # of Opus and MP3, drawn evenly
+
+
+class SpecAugmentConfig(Config):
+    """Stretches of the features set to 0 (Park et al. 2019), after all else."""
+
+    share: float = Field(1.0, ge=0, le=1)  # of the utterances of an epoch
+    num_time_masks: int = Field(2, ge=0)
+    max_time_frac: float = Field(0.05, gt=0, lt=1)  # of the utterance, each; the length is drawn evenly
+    num_bin_masks: int = Field(2, ge=0)
+    max_bins: int = Field(27, gt=0)  # of 128 mel bins, each
+
+
+class AugmentConfig(Config):
+    """What training hears and nobody else does, drawn from (seed, epoch, utterance id); what is left out is off."""
+
+    speeds: tuple[float, ...] = ()  # factors, one drawn for each utterance; 1.0 leaves it as it is
+    noise: NoiseConfig | None = None
+    codec: CodecConfig | None = None  # after the noise: what a messenger does to a noisy room
+    spec_augment: SpecAugmentConfig | None = None
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> "AugmentConfig":
+        if not (self.speeds or self.noise or self.codec or self.spec_augment):
+            raise RecipeError("train.augment turns nothing on; leave it out")
+        if bad := [factor for factor in self.speeds if not 0.5 <= factor <= 2]:
+            raise RecipeError(f"train.augment.speeds: {bad[0]} is outside 0.5 to 2")
+        for name, span in (("noise.snr_db", self.noise and self.noise.snr_db),
+                           ("codec.bitrate_kbps", self.codec and self.codec.bitrate_kbps)):  # fmt: skip
+            if span and span[0] > span[1]:
+                raise RecipeError(f"train.augment.{name}: {span[0]:g} is above {span[1]:g}; the lower end comes first")
+        if self.codec and self.codec.bitrate_kbps[0] < 6:
+            raise RecipeError(
+                f"train.augment.codec.bitrate_kbps: Opus needs 6, the range starts at {self.codec.bitrate_kbps[0]:g}"
+            )
+        return self
+
+
 class TrainConfig(Config):
     """How a phase plan is run."""
 
@@ -85,10 +136,22 @@ class TrainConfig(Config):
     average_best: int | None = Field(None, gt=1)  # also score the average of that many best; the result if it is better
     guards: GuardsConfig = GuardsConfig()
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
-    feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory, a rank; 0 decodes every time
+    augment: AugmentConfig | None = None  # of training audio only, never of dev
+    num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: with a GPU its share of cores less 1
+    feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
+    encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice
     wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb); TensorBoard is always written
     wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
     price_per_gpu_hour_usd: float | None = None
+
+    @model_validator(mode="after")
+    def _cache_holds(self) -> "TrainConfig":
+        if self.encoder_cache and self.augment:
+            raise RecipeError(
+                "train.encoder_cache keeps what the encoder made of an utterance, and train.augment gives it other "
+                "audio in every epoch; turn one of them off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _phases_named_once(self) -> "TrainConfig":

@@ -1,25 +1,18 @@
-"""Training utterances: lengths from the tables first, audio decoded when a pack is built.
+"""Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
-Shapes: F mel bins, M mel frames.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from torch import Tensor
-from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError
-from shibolet.model.features import log_mel, num_audio_tokens, num_mel_frames
-from shibolet.model.packed import Pack, build_pack
+from shibolet.model.features import num_audio_tokens, num_mel_frames
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
-from shibolet.speech.audio import SAMPLE_RATE_HZ, load
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 
-_FRAME_TOLERANCE = 5  # mel frames (50 ms) by which decoded audio may differ from the table's duration
+FRAME_TOLERANCE = 5  # mel frames (50 ms) by which decoded audio may differ from the table's duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +26,10 @@ class TrainExample:
     num_frames: int  # mel frames
     num_tokens: int  # of the whole sequence: prompt, audio and target
     num_targets: int  # labels
+
+    def tokens_with(self, num_frames: int) -> int:
+        """Length of the sequence when its audio has so many mel frames."""
+        return self.num_tokens + num_audio_tokens(num_frames) - num_audio_tokens(self.num_frames)
 
 
 def read_examples(
@@ -77,40 +74,3 @@ def read_examples(
         reasons = "; ".join(f"'{line.id}': {line.detail}" for line in ledger[:3])
         raise DataError(f"{prepared_dir}: none of {len(ledger)} {split} utterances can be trained on ({reasons})")
     return examples, ledger
-
-
-class PackReader:
-    """Packs of utterances: audio decoded once and its features kept while they fit the budget."""
-
-    def __init__(self, prompt: TranscriptionPrompt, extractor: Qwen3ASRFeatureExtractor, cache_gib: float) -> None:
-        self._prompt, self._extractor = prompt, extractor
-        self._budget_bytes = int(cache_gib * 2**30)
-        self._cache: dict[str, Tensor] = {}
-
-    def pack(self, examples: Sequence[TrainExample]) -> Pack:
-        """The utterances laid end to end, labels on their targets."""
-        mels = [self._features(example) for example in examples]
-        sequences = [
-            self._prompt.example(num_audio_tokens(mel.shape[1]), example.text)
-            for mel, example in zip(mels, examples, strict=True)
-        ]
-        pack = build_pack(sequences, mels, self._prompt.audio_id, shift=True)
-        if len(pack.labels) != sum(example.num_targets for example in examples):
-            raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
-        return pack
-
-    def _features(self, example: TrainExample) -> Tensor:
-        """Log-mel `[F, M]` of an utterance."""
-        if example.id in self._cache:
-            return self._cache[example.id]
-        mel = log_mel(load(example.audio), self._extractor)
-        if abs(mel.shape[1] - example.num_frames) > _FRAME_TOLERANCE:
-            raise DataError(
-                f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has "
-                f"{mel.shape[1] / 100:.2f} s ({example.audio.path} row {example.audio.row}); run 'shibolet prepare'"
-            )
-        num_bytes = mel.numel() * mel.element_size()
-        if num_bytes <= self._budget_bytes:
-            self._budget_bytes -= num_bytes
-            self._cache[example.id] = mel
-        return mel

@@ -105,10 +105,10 @@ class MasterAdamW:
         """Scale gradients so that their global norm is at most `max_grad_norm`, update, and clear them."""
         clip_grads_with_norm_(self.masters.values(), self.max_grad_norm, grad_norm)
         self.inner.step()
+        narrow = [name for name, weight in self.weights.items() if self.masters[name] is not weight]
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                if self.masters[name] is not weight:
-                    weight.copy_(self.masters[name])
+            if narrow:
+                torch._foreach_copy_([self.weights[n] for n in narrow], [self.masters[n] for n in narrow])
         self.zero_grad()
 
     def zero_grad(self) -> None:

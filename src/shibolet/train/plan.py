@@ -1,23 +1,37 @@
-"""What a training will do, before it does it: steps, parts and their parameters, rates, bytes.
+"""What a training will do, before it does it: steps, parts and their parameters, rates, bytes, hours, dollars.
 
 Works from the configuration alone: `meta_model` has shapes and no weights.
 """
 
 from collections.abc import Sequence
+from statistics import mean
 
 import torch
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.losses import LOSS_CHUNK_POSITIONS
-from shibolet.model.parts import is_tied
+from shibolet.model.cost import Cost
+from shibolet.model.parts import is_tied, part_of
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.encoder_cache import cache_bytes
+from shibolet.train.memory import (
+    GIB,
+    MEAN_S,
+    PhaseMemory,
+    Sizes,
+    assumed_sizes,
+    fullest_pack,
+    gpu_named,
+    sizes_of,
+)
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import add_adapters, phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
 
 _WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
-_GIB = 2**30
+SPECIFIED_USD = {"8 x A100, 12 h": 77.0, "2 x A100": 38.0}
+_ASSUMED_UTTERANCES = 4096  # drawn where there is no training set yet
+_TIMED_STEPS = 16  # steps whose predicted times are averaged
 
 
 def meta_model(model_config: Qwen3ASRConfig, config: TrainConfig) -> PreTrainedModel:
@@ -35,15 +49,22 @@ def make_plan(
     *,
     num_utterances: int | None = None,
     world_size: int = 1,
+    gpu: str = "A100",
+    gpu_memory_gib: float | None = None,
 ) -> dict:
     """The plan as plain data; `model` has its adapters and may be on the meta device.
 
-    Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None.
+    Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
+    and utterances of 0.5 to 15 s are assumed. With `gpu_memory_gib` packs are planned as small as they have to be.
     """
     count = len(examples) if examples else num_utterances
     per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
     packs = _packs(config, examples, world_size) if examples else None
-    phases = [_phase(phase, config, model, per_epoch, packs, world_size) for phase in config.phases]
+    sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
+    phases = []
+    for phase in config.phases:
+        described, memory = _phase(phase, config, model, per_epoch, world_size)
+        phases.append(described | _needs(config, memory, sizes, described["steps"], gpu, gpu_memory_gib))
     return {
         "training_set": _training_set(examples, count),
         "step": {
@@ -65,8 +86,10 @@ def make_plan(
             "masters": "float32" if config.precision == "bf16" else "the weights themselves",
             "moments": "float32",
         },
-        "bytes_not_included": "activations, CUDA context, allocator reserve, NCCL buffers, prefetched packs",
-        "notes": _notes(config, model, count, phases),
+        "gpu": {"name": gpu, "memory_gib": gpu_memory_gib, "number": world_size},
+        "cost": _cost(config, phases, world_size),
+        "encoder_cache_gib": _cache_gib(config, model, examples, count),
+        "notes": [*_notes(config, model, count, phases), *_assumptions(examples)],
     }
 
 
@@ -109,9 +132,8 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 
 def _phase(
-    phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, packs: dict | None,
-    world_size: int,
-) -> dict:  # fmt: skip
+    phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, world_size: int
+) -> tuple[dict, PhaseMemory]:
     groups = phase_groups(model, phase)
     parts = [
         {"part": part, "parameters": sum(weight.numel() for weight in group.values()), "tensors": len(group),
@@ -121,7 +143,13 @@ def _phase(
     total = sum(weight.numel() for weight in model.parameters())
     trainable = sum(part["parameters"] for part in parts)
     steps = phase_steps(phase, per_epoch) if per_epoch else None
-    return {
+    names = [name for group in groups.values() for name in group]
+    memory = PhaseMemory(
+        cost=Cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
+        width=_WEIGHT_BYTES[config.precision], world_size=world_size,
+        encoder_kept=config.encoder_cache and not any(part_of(name)[0].startswith("encoder.") for name in names),
+    )  # fmt: skip
+    described = {
         "name": phase.name,
         "epochs": phase.num_epochs,
         "steps": steps,
@@ -132,27 +160,66 @@ def _phase(
         "trainable": trainable,
         "trainable_pct": round(100 * trainable / total, 2),
         "frozen": total - trainable,
-        "gib": _gib(config, model, total, trainable, packs, world_size),
+    }
+    return described, memory
+
+
+def _needs(
+    config: TrainConfig, memory: PhaseMemory, sizes: Sequence[Sizes], steps: int | None, gpu: str, gib: float | None
+) -> dict:
+    """Bytes by purpose with the fullest pack there can be, the largest pack that fits, and the time of a step."""
+    most = -(-config.utterances_per_step // memory.world_size)  # utterances of a rank
+    fits = None if gib is None else memory.largest_pack_tokens(sizes, most, gib * GIB)
+    pack_tokens = config.pack_tokens if fits is None else min(config.pack_tokens, fits)
+    longest = max(size[0] for size in sizes)
+    pack = fullest_pack(sizes, max(pack_tokens, longest), most)
+    several = pack.tokens < sum(sorted((size[0] for size in sizes), reverse=True)[:most])
+    tensors = memory.peak(pack, several)
+    terms = tensors | memory.reserve(sum(tensors.values()))
+    total = sum(terms.values()) / GIB
+    steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
+    step_s = mean(
+        memory.step_s(utterances, max(pack_tokens, longest), gpu_named(gpu)) for utterances in steps_of[:_TIMED_STEPS]
+    )
+    return {
+        "gib": {name: round(size / GIB, 3) for name, size in terms.items()} | {"sum": round(total, 3)},
+        "peak_tensors_gib": round(sum(tensors.values()) / GIB, 3),
+        "fullest_pack_tokens": pack.tokens,
+        "largest_pack_tokens": fits,  # 0: not even one utterance
+        "margin_gib": None if gib is None else round(gib - total, 3),
+        "utilisation_pct": None if gib is None else round(100 * total / gib, 1),
+        "encoder_kept": memory.encoder_kept,
+        "step_s": round(step_s, 4),
+        "hours": round(steps * step_s / 3600, 3) if steps else None,
     }
 
 
-def _gib(
-    config: TrainConfig, model: PreTrainedModel, total: int, trainable: int, packs: dict | None, world_size: int
-) -> dict[str, float]:
-    """Memory by purpose, in GiB: what follows from shapes and precision alone."""
-    width = _WEIGHT_BYTES[config.precision]
-    positions = min(LOSS_CHUNK_POSITIONS, packs["largest_pack_tokens"] if packs else config.pack_tokens)
-    terms = {
-        "weights": total * width,
-        "masters": trainable * 4 if width == 2 else 0,
-        "moments": trainable * 8,
-        "gradients": trainable * 4,  # bf16 while they add up, float32 in the update
-        "gradient_buckets": trainable * width if world_size > 1 else 0,
-        # at most, of one chunk: logits, their float32 copy, and a gradient of each
-        "logits": positions * model.config.text_config.vocab_size * 2 * (width + 4),
+def _cost(config: TrainConfig, phases: list[dict], world_size: int) -> dict:
+    """Predicted hours and dollars of the whole run beside the specification's."""
+    hours = sum(phase["hours"] for phase in phases) if all(phase["hours"] is not None for phase in phases) else None
+    price = config.price_per_gpu_hour_usd
+    known = hours is not None and price is not None
+    return {
+        "hours": None if hours is None else round(hours, 2),
+        "usd": round(hours * world_size * price, 2) if known else None,
+        "specified_usd": SPECIFIED_USD,
     }
-    gib = {name: round(size / _GIB, 3) for name, size in terms.items()}
-    return gib | {"sum": round(sum(terms.values()) / _GIB, 3)}
+
+
+def _cache_gib(
+    config: TrainConfig, model: PreTrainedModel, examples: Sequence[TrainExample] | None, count: int | None
+) -> float | None:
+    """Disk that the encoder's kept output takes; 0 without it, None while the training set is not known."""
+    dim, width = model.config.audio_config.d_model, _WEIGHT_BYTES[config.precision]
+    if not config.encoder_cache or examples:
+        return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
+    return round(count * MEAN_S * 13 * dim * width / GIB, 2) if count else None
+
+
+def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
+    if examples:
+        return []
+    return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
 def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phases: list[dict]) -> list[str]:
@@ -164,6 +231,8 @@ def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phase
             "is a whole epoch"
         )
     for phase in phases:
+        if phase["largest_pack_tokens"] == 0:
+            notes.append(f"phase {phase['name']}: not even a pack of one utterance fits the GPU")
         if phase["steps"] and phase["warmup_steps"] > phase["steps"]:
             notes.append(
                 f"phase {phase['name']}: its warm-up of {phase['warmup_steps']} steps is longer than its "

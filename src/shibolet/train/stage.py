@@ -16,24 +16,26 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
+from shibolet.model.fused import use_fused_kernels
 from shibolet.model.load import LoadedModel, load_recogniser, save_native
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.records.files import hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
-from shibolet.train.data import PackReader, TrainExample, read_examples
+from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import join_ranks
+from shibolet.train.reader import PackReader, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
 from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience"}
+_MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "augment"}
 
 
 def run_train(
@@ -80,11 +82,16 @@ def run_train(
     if ranks.is_main_process:
         write_json(out_dir / "plan.json", plan)
     loaded.model.to(ranks.device)
+    use_fused_kernels(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
+    reader = PackReader(
+        prompt, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
+        cache_gib=config.feature_cache_gib,
+        num_workers=worker_count(config.num_workers, ranks.device, ranks.num_processes),
+    )  # fmt: skip
     trainer = GradualUnfreezeTrainer(
         loaded=loaded, examples=examples, ledger=ledger, config=config, seed=seed, fingerprint=fingerprint,
-        reader=PackReader(prompt, loaded.extractor, config.feature_cache_gib), store=store, last_phase=last_phase,
-        score_dev=score_dev, ranks=ranks, on_step=on_step,
+        reader=reader, store=store, last_phase=last_phase, score_dev=score_dev, ranks=ranks, on_step=on_step,
         records=Records(
             out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan}, step),
             is_main=ranks.is_main_process,

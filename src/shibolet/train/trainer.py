@@ -8,7 +8,7 @@ What watches is in guards.py, what gives way in ladder.py, what remembers in kee
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
-from shibolet.train.data import PackReader, TrainExample
+from shibolet.train.data import TrainExample
+from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.guards import RollBack
 from shibolet.train.keeper import Keeper, Moments
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
@@ -32,6 +33,7 @@ from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import enter_phase
 from shibolet.train.ranks import gather_rows
+from shibolet.train.reader import PackReader, PackRequest
 from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.signals import StopSignals
@@ -83,9 +85,8 @@ class GradualUnfreezeTrainer:
         self.config, self.seed, self.last_phase = config, seed, last_phase
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
         self.device, self.is_main = ranks.device, ranks.is_main_process
-        self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
+        self.rank, self.num_ranks, self.wait = ranks.process_index, ranks.num_processes, ranks.wait_for_everyone
         self.keeper = Keeper(loaded.model, store, fingerprint, is_main=self.is_main)
-        self.lengths = [example.num_tokens for example in examples]
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
         self.ladder = MemoryLadder(config, examples, self.state.decisions)
@@ -106,6 +107,7 @@ class GradualUnfreezeTrainer:
             if self.is_main:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
+            self.reader.close()
             self.records.close()
         return self.state
 
@@ -136,7 +138,7 @@ class GradualUnfreezeTrainer:
         num_steps = phase_steps(planned, self.steps_per_epoch)
         while True:
             phase = self.ladder.narrowed(planned)
-            optimizer = self._enter(phase, carried)
+            optimizer = self._enter(phase, carried, self.state.step - self.state.step_in_phase + num_steps)
             try:
                 self._try_largest_pack(optimizer, phase)
                 if self.state.step_in_phase == 0:
@@ -148,8 +150,8 @@ class GradualUnfreezeTrainer:
             except Narrowed:
                 carried = optimizer.state_by_name()
 
-    def _enter(self, phase: PhaseConfig, carried: Moments) -> MasterAdamW:
-        """Thaw a phase's parameters, under an optimizer that goes on with their moments."""
+    def _enter(self, phase: PhaseConfig, carried: Moments, end: int) -> MasterAdamW:
+        """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         groups = enter_phase(self.model, phase)
         optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         assert_optimizer_covers(self.model, optimizer)
@@ -157,23 +159,62 @@ class GradualUnfreezeTrainer:
         self.keeper.will_train(optimizer.weights)
         self.objective = PackedLoss(self.model)
         self._give_way()
+        self._read_ahead(end)
         self.model.train()
         return optimizer
 
     def _try_largest_pack(self, optimizer: MasterAdamW, phase: PhaseConfig) -> None:
         """Run the largest pack there can be through a step that changes nothing; smaller ones until every rank can."""
+        most = math.ceil(self.config.utterances_per_step / self.num_ranks)
         while True:
-            pack = self.ladder.largest_pack(math.ceil(self.config.utterances_per_step / self.num_ranks))
-            _, failed_tokens, _ = self._run_packs([pack], sum(self.examples[u].num_targets for u in pack))
+            chosen = tuple(self.examples[u] for u in self.ladder.largest_pack(most))
+            request = PackRequest(self.state.step, 0, self.state.step // self.steps_per_epoch, chosen)
+            # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
+            packs = (self.reader.pack(r.examples, r.epoch) for r in [request])
+            _, failed_tokens = self._run_packs([request], packs, sum(example.num_targets for example in chosen))
             try:
                 optimizer.collect_gradients(idle=failed_tokens > 0)
             except torch.OutOfMemoryError:
-                failed_tokens = sum(self.lengths[u] for u in pack)
+                failed_tokens = request.num_tokens
             optimizer.zero_grad()
             failed = int(gather_rows(torch.tensor([float(failed_tokens)], device=self.device)).max())
             if not failed:
                 return
             self._make_room(failed, phase)
+
+    def _read_ahead(self, end: int) -> None:
+        """Let the reader know what comes, up to step `end`, and keep encoder states while no encoder trains."""
+        cache = None
+        if self.config.encoder_cache and encoder_is_frozen(self.model):
+            cache = EncoderCache(
+                self.keeper.store.root.parent / "encoder_cache", self.model, self.examples, step=self.state.step,
+                is_main=self.is_main, wait=self.wait,
+            )  # fmt: skip
+        self.reader.encoder_cache = cache
+        self.reader.follow(lambda: (r for step in range(self.state.step, end) for r in self._requests(step)))
+
+    def _utterances(self, step: int) -> list[int]:
+        """Those of a step; none when a roll-back left it out."""
+        if step in self.state.decisions.left_out:
+            return []
+        drawn = step_utterances(
+            step, num_utterances=len(self.examples), utterances_per_step=self.config.utterances_per_step, seed=self.seed
+        )
+        return [u for u in drawn if self.ladder.trains(u)]
+
+    def _requests(self, step: int) -> list[PackRequest]:
+        """This rank's packs of a step; none when the step has fewer utterances than there are ranks."""
+        utterances, epoch = self._utterances(step), step // self.steps_per_epoch
+        if not utterances:
+            return []
+        lengths = dict(zip(utterances, self.reader.lengths([self.examples[u] for u in utterances], epoch), strict=True))
+        packs = packs_of_rank(
+            utterances, lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
+        )
+        return [
+            PackRequest(step, number, epoch, tuple(self.examples[u] for u in chosen))
+            for number, chosen in enumerate(packs)
+        ]
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
         """Take the next rung of the memory ladder."""
@@ -196,17 +237,15 @@ class GradualUnfreezeTrainer:
         started = time.perf_counter()
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
         while True:
-            utterances = self._utterances()
+            utterances, requests = self._utterances(self.state.step), self._requests(self.state.step)
             num_targets = sum(self.examples[u].num_targets for u in utterances)
-            packs = packs_of_rank(
-                utterances, self.lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
-            ) if utterances else []  # fmt: skip
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
-            losses, failed_tokens, data_s = self._run_packs(packs, num_targets)
+            losses, failed_tokens = self._run_packs(requests, self.reader.read(self.model, requests), num_targets)
             loss_sum = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
             flags = [float(self.signals.received), float(self.keeper.failed), float(failed_tokens)]
-            of_ranks = gather_rows(torch.cat([loss_sum[None], loss_sum.new_tensor(flags)]))  # [ranks, 4]
-            part_norms = optimizer.collect_gradients(idle=failed_tokens > 0 or not packs)
+            own = torch.stack([loss_sum, *(torch.full_like(loss_sum, flag) for flag in flags)])
+            of_ranks = gather_rows(own)  # [ranks, 4]
+            part_norms = optimizer.collect_gradients(idle=failed_tokens > 0 or not requests)
             by_part = torch.stack(list(part_norms.values()))
             grad_norm = torch.linalg.vector_norm(by_part)
             # the one wait for the device in a step
@@ -221,59 +260,54 @@ class GradualUnfreezeTrainer:
             self._commit()  # raises: the last checkpoint could not be written
         loss = sum(loss_sums) / num_targets if utterances else None
         norm, *norms = numbers[4 * self.num_ranks :]
-        skipped = self._fault(loss, norm, packs, losses)
+        skipped = self._fault(loss, norm, requests, losses)
         if skipped:
             optimizer.zero_grad()
         else:
             optimizer.step(grad_norm)
+        if self.reader.encoder_cache:
+            self.reader.encoder_cache.write(self.state.step + 1)
         row = step_row(
             self.state, phase, [self.examples[u] for u in utterances], epoch_steps=self.steps_per_epoch,
             lr=optimizer.lr_by_part(), loss=loss, grad_norm=norm,
             grad_norm_by_part=dict(zip(part_norms, norms, strict=True)), skipped=skipped,
-            seconds={"step": time.perf_counter() - started, "data": data_s, "checkpoint": self._checkpoint_s},
+            seconds={
+                "step": time.perf_counter() - started, "data": self.reader.waited_s, "checkpoint": self._checkpoint_s,
+            },
             memory=gpu_memory(self.device),
         )  # fmt: skip
         self._checkpoint_s = 0.0
         return row
 
-    def _utterances(self) -> list[int]:
-        """Those of the next step; none when a roll-back left it out."""
-        if self.state.step in self.state.decisions.left_out:
-            return []
-        drawn = step_utterances(
-            self.state.step, num_utterances=len(self.examples),
-            utterances_per_step=self.config.utterances_per_step, seed=self.seed,
-        )  # fmt: skip
-        return [u for u in drawn if self.ladder.trains(u)]
+    def _run_packs(
+        self, requests: Sequence[PackRequest], packs: Iterator[Pack], num_targets: int
+    ) -> tuple[list[Tensor], int]:
+        """Forward and backward of this rank's packs: their losses.
 
-    def _run_packs(self, packs: list[list[int]], num_targets: int) -> tuple[list[Tensor], int, float]:
-        """Forward and backward of this rank's packs: their losses, and the seconds spent on data.
-
-        In between, the tokens of the pack that memory did not hold, 0 when it held all; no other rank waits meanwhile.
+        And the tokens of the pack that memory did not hold, 0 when it held all; no other rank waits meanwhile.
         """
-        losses, data_s = [], 0.0
+        losses = []
         with packed_attention(self.model):
-            for chosen in packs:
+            for request in requests:
                 try:
-                    at = time.perf_counter()
-                    pack = self.reader.pack([self.examples[u] for u in chosen]).to(self.device)
-                    data_s += time.perf_counter() - at
-                    loss = self.objective(pack)
+                    loss = self.objective(next(packs))
                     (loss / num_targets).backward()
                     losses.append(loss.detach())
                 except torch.OutOfMemoryError:
-                    return losses, sum(self.lengths[u] for u in chosen), data_s
-        return losses, 0, data_s
+                    return losses, request.num_tokens
+        return losses, 0
 
-    def _fault(self, loss: float | None, norm: float, packs: list[list[int]], losses: list[Tensor]) -> str | None:
+    def _fault(
+        self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]
+    ) -> str | None:
         """Why a step must not change the weights, and which utterances are to blame; None when it may."""
         if loss is None:
             return "nothing to train on"
         if math.isfinite(loss) and math.isfinite(norm):
             return None
-        for chosen, value in zip(packs, losses, strict=True):
+        for request, value in zip(requests, losses, strict=True):
             if not value.isfinite():
-                ids = [self.examples[u].id for u in chosen]
+                ids = [example.id for example in request.examples]
                 step, lost = self.state.step + 1, value.item()
                 LOG.warning("step %d, rank %d: loss %s in a pack of %s", step, self.rank, lost, ids)
         return f"loss {loss}, gradient norm {norm}"

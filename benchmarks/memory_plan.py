@@ -1,0 +1,65 @@
+"""The memory plan against measurement: peak bytes of a step in the 1.7B size, phases B and A, three pack sizes.
+
+    python benchmarks/memory_plan.py --out memory_plan.json
+
+Ends with 1 when a prediction is off by more than 7%.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from real_size import Report, Stepper, best_device, free, machine, mean_batches, new_model, new_pack, recipe_config
+
+from shibolet.model.cost import PackSize
+from shibolet.train.memory import GIB, PhaseMemory
+
+TOLERANCE_PCT = 7.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--utterances", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    device, report, worst = best_device(), Report(args.out), 0.0
+    report.add(**machine())
+    for phase in recipe_config().phases:
+        free()
+        model = new_model(device, args.tiny)
+        stepper = Stepper(model, recipe_config(), phase)
+        memory = PhaseMemory(
+            cost=stepper.cost, parameters=sum(p.numel() for p in model.parameters()), trainable=stepper.trainable,
+            width=2, world_size=1, encoder_kept=False,
+        )  # fmt: skip
+        for utterances, several in [*((n, False) for n in args.utterances), (args.utterances[0], True)]:
+            (batch,) = mean_batches(1, utterances, seed=2)
+            packs = [new_pack(model, batch, device, seed=n, cached=False) for n in range(1 + several)]
+            for _ in range(2):
+                stepper(packs)
+            free()
+            stepper(packs)
+            predicted = memory.peak(PackSize.of(batch), several)
+            row = {"phase": phase.name, "utterances": utterances, "packs": len(packs),
+                   "predicted_gib": round(sum(predicted.values()) / GIB, 3),
+                   "terms_gib": {name: round(size / GIB, 3) for name, size in predicted.items()}}  # fmt: skip
+            if device.type == "cuda":
+                tensors = (getattr(pack, name) for pack in packs for name in pack.__slots__)
+                packs_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+                measured = torch.cuda.max_memory_allocated() - packs_bytes
+                free_bytes, total = torch.cuda.mem_get_info()
+                error = 100 * (sum(predicted.values()) / measured - 1)
+                worst = max(worst, abs(error))
+                row |= {
+                    "measured_gib": round(measured / GIB, 3),
+                    "error_pct": round(error, 2),
+                    "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 3),
+                    "outside_allocator_gib": round((total - free_bytes - torch.cuda.memory_reserved()) / GIB, 3),
+                }
+            report.add(**row)
+    return int(worst > TOLERANCE_PCT)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""What happens to a training utterance in an epoch, drawn from (seed, epoch, utterance id) and nothing else.
+
+So a resume, another number of workers, of ranks or of packs hears the same; each effect has a stream of its own, so
+turning one on leaves the others' draws alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from shibolet.model.features import SpecMask
+from shibolet.speech import augment as channel
+from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+
+_SPEED, _NOISE, _CODEC, _SPEC = range(4)
+_TELEPHONE_HZ = (300.0, 3400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """The draws of one utterance in one epoch."""
+
+    config: AugmentConfig
+    seed: int
+    epoch: int
+    utterance_id: str
+
+    @property
+    def speed(self) -> float:
+        """The factor by which the utterance is faster; known before its audio is, because it decides the length."""
+        speeds = self.config.speeds
+        return float(speeds[self._rng(_SPEED).integers(len(speeds))]) if speeds else 1.0
+
+    def num_samples(self, num_samples: int) -> int:
+        """Samples that are left of so many."""
+        return round(num_samples / self.speed)
+
+    def apply(self, samples: np.ndarray) -> np.ndarray:
+        """The samples as this epoch hears them, `num_samples` of them."""
+        if self.speed != 1.0:
+            wanted = self.num_samples(len(samples))
+            samples = channel.change_speed(samples, self.speed)[:wanted]
+            samples = np.pad(samples, (0, wanted - len(samples)))
+        if self.config.noise:
+            samples = _noisy(samples, self.config.noise, self._rng(_NOISE))
+        if self.config.codec:
+            samples = _coded(samples, self.config.codec, self._rng(_CODEC))
+        return samples
+
+    def mask(self, num_frames: int, num_bins: int) -> SpecMask:
+        """What is blanked out of the features."""
+        if self.config.spec_augment is None:
+            return SpecMask()
+        return _masked(num_frames, num_bins, self.config.spec_augment, self._rng(_SPEC))
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        name = int.from_bytes(hashlib.sha256(self.utterance_id.encode()).digest()[:8], "little")
+        return np.random.default_rng([self.seed, self.epoch, name, stream])
+
+
+def _noisy(samples: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() >= config.share:
+        return samples
+    kind = config.kinds[rng.integers(len(config.kinds))]
+    return channel.add_noise(samples, rng.uniform(*config.snr_db), kind, rng)
+
+
+def _coded(samples: np.ndarray, config: CodecConfig, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() >= config.share:
+        return samples
+    name = config.channels[rng.integers(len(config.channels))]
+    if name == "telephone":
+        return channel.band_limit(samples, *_TELEPHONE_HZ)
+    return channel.through_codec(samples, name, round(1000 * rng.uniform(*config.bitrate_kbps)))
+
+
+def _masked(num_frames: int, num_bins: int, config: SpecAugmentConfig, rng: np.random.Generator) -> SpecMask:
+    if rng.random() >= config.share:
+        return SpecMask()
+
+    def stretch(size: int, longest: int) -> tuple[int, int]:
+        length = int(rng.integers(longest + 1))
+        return int(rng.integers(size - length + 1)), length
+
+    longest = int(config.max_time_frac * num_frames)
+    return SpecMask(
+        frames=tuple(stretch(num_frames, longest) for _ in range(config.num_time_masks)),
+        bins=tuple(stretch(num_bins, min(config.max_bins, num_bins)) for _ in range(config.num_bin_masks)),
+    )

@@ -1,0 +1,150 @@
+"""The frozen encoder's output on disk, one stretch an utterance, while the whole encoder is frozen.
+
+    encoder_cache/<key>/  states.bin (the model's dtype), entries.bin, meta.json
+
+The key is a hash of the encoder's weights and of the utterances and the files they are in. Files are memory-mapped and
+never synced: they outlive a killed process, not a machine, so a cache of another boot is started anew. An entry knows
+the step that wrote it; a run that continues from an earlier step forgets later ones and so takes the same path again.
+
+Shapes: A audio tokens, E encoder dim, N utterances.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from shibolet.errors import RecipeError
+from shibolet.model.features import num_audio_tokens
+from shibolet.model.parts import part_of
+from shibolet.records.files import hash_json, read_json, write_json
+from shibolet.train.data import FRAME_TOLERANCE, TrainExample
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def encoder_is_frozen(model: PreTrainedModel) -> bool:
+    """Whether nothing before the encoder's last norm trains."""
+    return not any(p.requires_grad for p in _encoder_weights(model).values())
+
+
+def cache_bytes(examples: Sequence[TrainExample], dim: int, width: int) -> int:
+    """Disk that a cache takes, at most; `width` bytes a number."""
+    return sum(_tokens(example) for example in examples) * dim * width
+
+
+class EncoderCache:
+    """States `[A, E]` of utterances that were encoded before, shared by the ranks of a machine."""
+
+    def __init__(
+        self,
+        root: Path,
+        model: PreTrainedModel,
+        examples: Sequence[TrainExample],
+        *,
+        step: int,
+        is_main: bool,
+        wait: Callable[[], None],
+    ) -> None:
+        """Open the cache under `root` that fits, or start one; `wait` returns once every rank has called it."""
+        dim, dtype = model.config.audio_config.d_model, model.dtype
+        spans, total = {}, 0
+        for index, example in enumerate(examples):
+            spans[example.id] = (index, total)
+            total += _tokens(example)
+        self._spans = spans
+        folder = root / _key(model, examples)
+        if is_main:
+            _start(root, folder, total * dim * dtype.itemsize)
+        wait()
+        self._states = torch.from_file(str(folder / "states.bin"), shared=True, size=total * dim, dtype=dtype)
+        self._states = self._states.view(total, dim)
+        # [N, 2]: the step (from 1) that wrote the entry, 0 for none, and its mel frames
+        entries = torch.from_file(str(folder / "entries.bin"), shared=True, size=2 * len(examples), dtype=torch.int64)
+        self._entries = entries.view(len(examples), 2)
+        if is_main:
+            self._entries[self._entries[:, 0] > step] = 0
+        wait()
+        self._held: list[tuple[Sequence[TrainExample], Sequence[int], Tensor, torch.cuda.Event | None]] = []
+
+    def holds(self, examples: Sequence[TrainExample]) -> bool:
+        """Whether every utterance was encoded in an earlier step."""
+        return all(self._entries[self._spans[example.id][0], 0] for example in examples)
+
+    def read(self, examples: Sequence[TrainExample]) -> tuple[Tensor, list[int]]:
+        """States `[A, E]` of utterances laid end to end, pinned where there is a GPU, and their mel frames."""
+        frames, pieces = [], []
+        for example in examples:
+            index, start = self._spans[example.id]
+            frames.append(int(self._entries[index, 1]))
+            pieces.append(self._states[start : start + num_audio_tokens(frames[-1])])
+        size = (sum(map(len, pieces)), self._states.shape[1])
+        states = torch.empty(size, dtype=self._states.dtype, pin_memory=torch.cuda.is_available())
+        return torch.cat(pieces, out=states), frames
+
+    def hold(self, examples: Sequence[TrainExample], num_frames: Sequence[int], states: Tensor) -> None:
+        """Take states on their way from the device; `write` waits for them."""
+        event = None
+        if states.is_cuda:
+            copied = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
+            copied.copy_(states, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            states = copied
+        self._held.append((examples, num_frames, states, event))
+
+    def write(self, step: int) -> None:
+        """Write what step `step` (from 1) held; before ranks meet, so that all see it after."""
+        for examples, num_frames, states, event in self._held:
+            if event is not None:
+                event.synchronize()  # long past: the backward pass is queued behind it
+            sizes = [num_audio_tokens(frames) for frames in num_frames]
+            for example, frames, piece in zip(examples, num_frames, states.split(sizes), strict=True):
+                index, start = self._spans[example.id]
+                if not self._entries[index, 0]:
+                    self._states[start : start + len(piece)] = piece
+                    self._entries[index, 1] = frames
+                    self._entries[index, 0] = step
+        self._held.clear()
+
+
+def _tokens(example: TrainExample) -> int:
+    return (
+        num_audio_tokens(example.num_frames + FRAME_TOLERANCE) + 1
+    )  # a second's 13 tokens are no multiple of 8 frames
+
+
+def _encoder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: weight for name, weight in named if part_of(name)[0] in ("encoder.conv", "encoder.layers")}
+
+
+def _key(model: PreTrainedModel, examples: Sequence[TrainExample]) -> str:
+    digest = hashlib.sha256()
+    for name, weight in _encoder_weights(model).items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    shards = {path: Path(path).stat() for path in sorted({example.audio.path for example in examples})}
+    data = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in shards.items()]
+    return hash_json([digest.hexdigest(), str(model.dtype), data, [[e.id, e.num_frames] for e in examples]])
+
+
+def _start(root: Path, folder: Path, num_bytes: int) -> None:
+    """Make the folder if there is none that still holds; caches of other weights or data are deleted."""
+    boot = _BOOT.read_text().strip() if _BOOT.exists() else None  # without one no cache outlives its process
+    meta = folder / "meta.json"
+    if boot and meta.exists() and read_json(meta) == {"boot": boot}:
+        return
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    if (free := shutil.disk_usage(root).free) < num_bytes:
+        raise RecipeError(
+            f"train.encoder_cache needs {num_bytes / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} GiB are free; "
+            "make room or turn it off"
+        )
+    folder.mkdir()
+    write_json(meta, {"boot": boot})

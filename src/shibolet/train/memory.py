@@ -1,0 +1,154 @@
+"""Memory and time of a phase before it runs: what stays, what a pack adds, what is set aside, how long a step takes.
+
+Arithmetic over `model.cost`; every constant that is not arithmetic stands here, with where it is from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shibolet.errors import RecipeError
+from shibolet.model.cost import Cost, PackSize
+from shibolet.model.features import num_audio_tokens
+from shibolet.train.data import TrainExample
+from shibolet.train.packing import divide, packs_of
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a step's time is predicted from; rates by datasheet, dense."""
+
+    bf16_tflops: float
+    memory_tb_s: float
+
+
+GPUS = {"A100": Gpu(312, 1.555), "H100": Gpu(989, 3.35), "H200": Gpu(989, 4.8)}
+# Share of the datasheet's rate that the model's operations reach: 2,182 s of audio a second of phase B on an H200, 128
+# utterances a pack (the prototype; benchmarks/train_speed.py measures it anew). Other GPUs are projected with it.
+MODEL_SHARE = 0.40
+COPY_SHARE = 0.9  # of the datasheet's bandwidth, by a device-to-device copy on an H200
+
+# Beside what tensors take.
+CONTEXT_GIB = 0.6  # CUDA context and loaded kernels
+WORKSPACE_GIB = 0.13  # cuBLAS and cuDNN
+NCCL_GIB = 0.8  # buffers, with more than one rank
+FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
+
+# The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
+MEAN_S, MIN_S, MAX_S, TOKENS_PER_S = 5.8, 0.5, 15.0, 6.0
+_FRAME_TOKENS, _TARGET_FRAME_TOKENS = 15, 4  # of the prompt around the audio; of the target around its text
+
+Sizes = tuple[int, int, int]  # tokens, mel frames and labels of an utterance
+
+
+def sizes_of(examples: Sequence[TrainExample]) -> list[Sizes]:
+    return [(example.num_tokens, example.num_frames, example.num_targets) for example in examples]
+
+
+def assumed_sizes(num: int, seed: int = 0) -> list[Sizes]:
+    """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average, 6 tokens a second."""
+    durations_s = MIN_S + (MAX_S - MIN_S) * np.random.default_rng(seed).beta(1.5, 2.604, num)  # mean of 5.8
+    sizes = []
+    for duration_s in durations_s:
+        frames, labels = int(100 * duration_s), _TARGET_FRAME_TOKENS + round(TOKENS_PER_S * duration_s)
+        sizes.append((_FRAME_TOKENS + num_audio_tokens(frames) + labels, frames, labels))
+    return sizes
+
+
+def fullest_pack(sizes: Sequence[Sizes], pack_tokens: int, most: int) -> PackSize:
+    """The pack that takes most memory: the longest utterances that fit, at most so many."""
+    chosen, room = [], pack_tokens
+    for size in sorted(sizes, reverse=True):
+        if len(chosen) < most and size[0] <= room:
+            chosen.append(size)
+            room -= size[0]
+    return PackSize.of(chosen)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseMemory:
+    """The memory of a rank in a phase."""
+
+    cost: Cost
+    parameters: int
+    trainable: int
+    width: int  # bytes of a weight
+    world_size: int
+    encoder_kept: bool  # states come from the cache
+
+    @property
+    def lasting(self) -> dict[str, int]:
+        """Bytes that a whole phase holds."""
+        mixed = self.width < 4
+        return {
+            "weights": self.parameters * self.width,
+            "masters": self.trainable * 4 * mixed,
+            "moments": self.trainable * 8,
+            "gradient_buckets": self.trainable * self.width * (self.world_size > 1),
+        }
+
+    def peak(self, pack: PackSize, several: bool) -> dict[str, int]:
+        """Bytes at the moment of a step that takes most, by purpose; `several`: gradients of an earlier pack wait."""
+        held = self.trainable * self.width if several else 0
+        parts = self.cost.kept(pack, encoder=not self.encoder_kept)
+        kept = sum(stays for _, stays, _ in parts)
+        stays, logits = self.cost.loss_bytes(pack)
+        moments = [{"gradients": held, "activations": kept, "logits": logits + stays}]
+        grown = 0
+        for _, stays_of_part, passing in reversed(parts):
+            moments.append({"gradients": max(held, grown), "activations": kept + passing, "logits": stays})
+            kept -= stays_of_part
+            grown = min(self.trainable * self.width, grown + self.trainable * self.width // len(parts))
+        moments.append({"gradients": self.trainable * 4, "activations": 0, "logits": 0})  # in float32, for the update
+        worst = max(moments, key=lambda moment: sum(moment.values()))
+        return self.lasting | worst
+
+    def reserve(self, tensors: int) -> dict[str, int]:
+        """Bytes that no tensor takes."""
+        nccl = NCCL_GIB if self.world_size > 1 else 0.0
+        return {
+            "context": int(CONTEXT_GIB * GIB),
+            "workspace": int(WORKSPACE_GIB * GIB),
+            "nccl": int(nccl * GIB),
+            "fragments": int(FRAGMENT_FRAC * tensors),
+        }
+
+    def total(self, pack: PackSize, several: bool) -> int:
+        tensors = sum(self.peak(pack, several).values())
+        return tensors + sum(self.reserve(tensors).values())
+
+    def largest_pack_tokens(self, sizes: Sequence[Sizes], most: int, budget: float) -> int:
+        """The most `pack_tokens` that keep the fullest pack within `budget` bytes; 0: one utterance does not fit."""
+        most_tokens = sum(sorted((size[0] for size in sizes), reverse=True)[:most])
+        low, high = 0, most_tokens
+        while low < high:
+            middle = (low + high + 1) // 2
+            pack = fullest_pack(sizes, middle, most)
+            fits = self.total(pack, several=pack.tokens < most_tokens) <= budget
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low if low >= max(size[0] for size in sizes) else 0
+
+    def step_s(self, utterances: Sequence[Sizes], pack_tokens: int, gpu: Gpu) -> float:
+        """Predicted time of a step of these utterances: the busiest rank's operations, then the update's bytes."""
+        lengths = [size[0] for size in utterances]
+        shares = divide(range(len(lengths)), lengths, self.world_size)
+        operations = max(
+            sum(
+                self.cost.operations(PackSize.of(utterances[u] for u in pack), encoder=not self.encoder_kept)
+                for pack in packs_of(share, lengths, pack_tokens)
+            )
+            for share in shares
+            if share
+        )
+        # The update reads and writes weight, master and moments, and reads, widens, measures and scales the gradient.
+        update = self.trainable * ((2 * 4 * 3 if self.width < 4 else 2 * 4 * 2) + 2 * self.width + 5 * 4)
+        return operations / (gpu.bf16_tflops * 1e12 * MODEL_SHARE) + update / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
+
+
+def gpu_named(name: str) -> Gpu:
+    if name not in GPUS:
+        raise RecipeError(f"GPU '{name}' is not known; known are {', '.join(GPUS)}")
+    return GPUS[name]

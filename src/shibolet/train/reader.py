@@ -1,0 +1,285 @@
+"""From utterances to packs on the device: decoding and augmentation in worker processes, features where training is.
+
+What a pack holds follows from its utterances, the seed and the epoch; workers and reading ahead only change when.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
+
+from shibolet.errors import DataError
+from shibolet.model.features import (
+    CHUNK_FRAMES,
+    PackedLogMel,
+    PackedSamples,
+    SpecMask,
+    lay_samples,
+    num_audio_tokens,
+    num_mel_frames,
+)
+from shibolet.model.packed import Pack, encoder_states, lay_out
+from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.speech.audio import SAMPLE_RATE_HZ, load
+from shibolet.train.augment import Augmentation
+from shibolet.train.config import AugmentConfig
+from shibolet.train.data import FRAME_TOLERANCE, TrainExample
+from shibolet.train.encoder_cache import EncoderCache
+
+_AHEAD = 2  # packs that each worker has ready or in work
+
+
+@dataclass(frozen=True, slots=True)
+class PackRequest:
+    """The utterances of a pack, where in the training it comes, and the epoch that hears them."""
+
+    step: int  # from 0
+    number: int  # of the pack within the step, from 0
+    epoch: int
+    examples: tuple[TrainExample, ...]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.step, self.number
+
+    @property
+    def num_tokens(self) -> int:
+        """As long as the utterances are without augmentation."""
+        return sum(example.num_tokens for example in self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A pack without features, and what they are made from; None where features are kept already."""
+
+    pack: Pack
+    num_frames: tuple[int, ...]  # of each utterance, as decoded
+    samples: PackedSamples | None
+
+    def pin_memory(self) -> "Decoded":
+        return Decoded(self.pack.pin_memory(), self.num_frames, self.samples and self.samples.pin_memory())
+
+
+class Decoder(Dataset):
+    """Decodes, augments and lays out; a copy of it lives in each worker."""
+
+    def __init__(self, prompt: TranscriptionPrompt, augment: AugmentConfig | None, seed: int, num_bins: int) -> None:
+        self.prompt, self._augment, self._seed, self._num_bins = prompt, augment, seed, num_bins
+
+    def __getitem__(self, request: PackRequest) -> Decoded:
+        clips = [self.clip(example, request.epoch) for example in request.examples]
+        frames = tuple(num_mel_frames(len(clip)) for clip in clips)
+        drawn = [self.augmentation(example, request.epoch) for example in request.examples]
+        masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, frames, strict=True)]
+        return Decoded(self.lay_out(request.examples, frames), frames, lay_samples(clips, masks, self._num_bins))
+
+    def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
+        return Augmentation(self._augment, self._seed, epoch, example.id) if self._augment else None
+
+    def num_frames(self, example: TrainExample, epoch: int) -> int:
+        """Mel frames of an utterance as the epoch hears it, by the table's duration."""
+        drawn = self.augmentation(example, epoch)
+        if drawn is None or drawn.speed == 1.0:
+            return example.num_frames
+        return num_mel_frames(drawn.num_samples(round(example.duration_s * SAMPLE_RATE_HZ)))
+
+    def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
+        """The samples of an utterance as the epoch hears them."""
+        samples = load(example.audio)
+        if abs(num_mel_frames(len(samples)) - example.num_frames) > FRAME_TOLERANCE:
+            raise DataError(
+                f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has "
+                f"{len(samples) / SAMPLE_RATE_HZ:.2f} s ({example.audio.path} row {example.audio.row}); run "
+                "'shibolet prepare'"
+            )
+        drawn = self.augmentation(example, epoch)
+        return drawn.apply(samples) if drawn else samples
+
+    def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
+        sequences = [
+            self.prompt.example(num_audio_tokens(frames), example.text)
+            for example, frames in zip(examples, num_frames, strict=True)
+        ]
+        pack = lay_out(sequences, num_frames, self.prompt.audio_id, shift=True)
+        if len(pack.labels) != sum(example.num_targets for example in examples):
+            raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
+        return pack
+
+
+class PackReader:
+    """Packs of a rank, in the order they are asked for, read ahead by workers where it is known what comes next."""
+
+    def __init__(
+        self,
+        prompt: TranscriptionPrompt,
+        extractor: Qwen3ASRFeatureExtractor,
+        *,
+        device: torch.device | str = "cpu",
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        cache_gib: float = 0.0,
+        num_workers: int = 0,
+    ) -> None:
+        """`cache_gib` of features are kept where this process decodes and nothing is augmented."""
+        self._device = torch.device(device)
+        self._log_mel = PackedLogMel(extractor, self._device)
+        self._decoder = Decoder(prompt, augment, seed, extractor.feature_size)
+        self._keeps = not (augment or num_workers)
+        self._left_bytes = int(cache_gib * 2**30)
+        self._kept: dict[str, Tensor] = {}  # utterance id -> features [F, whole chunks of frames]
+        self._frames: dict[str, int] = {}
+        self._ahead = _ReadAhead(self._decoder, num_workers, self._device.type == "cuda") if num_workers else None
+        self.encoder_cache: EncoderCache | None = None
+        self.waited_s = 0.0  # for workers, or decoding here; the caller sets it back
+
+    def lengths(self, examples: Sequence[TrainExample], epoch: int) -> list[int]:
+        """Tokens of each sequence as the epoch hears it."""
+        return [example.tokens_with(self._decoder.num_frames(example, epoch)) for example in examples]
+
+    def follow(self, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
+        """Read ahead in this order from now on; what comes before the pack that is asked for is passed over."""
+        if self._ahead:
+            self._ahead.follow(lambda: (request for request in upcoming() if not self._is_encoded(request)))
+
+    def read(self, model: PreTrainedModel, requests: Sequence[PackRequest]) -> Iterator[Pack]:
+        """The packs on the device, one by one, with features or encoder states; within `packed_attention`."""
+        for request in requests:
+            started = time.perf_counter()
+            if self._is_encoded(request):
+                states, num_frames = self.encoder_cache.read(request.examples)
+                pack = self._decoder.lay_out(request.examples, num_frames)
+                self.waited_s += time.perf_counter() - started
+                yield replace(pack.to(self._device), encoded=states.to(self._device, non_blocking=True))
+                continue
+            decoded = self._decoded(request)
+            self.waited_s += time.perf_counter() - started
+            pack = self._with_features(decoded, request.examples)
+            if self.encoder_cache:
+                with torch.no_grad():
+                    pack = replace(pack, encoded=encoder_states(model, pack), features=None)
+                self.encoder_cache.hold(request.examples, decoded.num_frames, pack.encoded)
+            yield pack
+
+    def pack(self, examples: Sequence[TrainExample], epoch: int = 0) -> Pack:
+        """One pack with features, decoded here and now."""
+        return self._with_features(self._decode(PackRequest(0, 0, epoch, tuple(examples))), examples)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._ahead:
+            self._ahead.close()
+
+    def _is_encoded(self, request: PackRequest) -> bool:
+        return self.encoder_cache is not None and self.encoder_cache.holds(request.examples)
+
+    def _decoded(self, request: PackRequest) -> Decoded:
+        return self._ahead.take(request) if self._ahead else self._decode(request)
+
+    def _decode(self, request: PackRequest) -> Decoded:
+        if self._keeps and all(example.id in self._kept for example in request.examples):
+            frames = tuple(self._frames[example.id] for example in request.examples)
+            return Decoded(self._decoder.lay_out(request.examples, frames), frames, None)
+        return self._decoder[request]
+
+    def _with_features(self, decoded: Decoded, examples: Sequence[TrainExample]) -> Pack:
+        pack = decoded.pack.to(self._device)
+        if decoded.samples is None:
+            return replace(pack, features=torch.cat([self._kept[e.id] for e in examples], dim=1)[None].to(self._device))
+        features = self._log_mel(decoded.samples.to(self._device))
+        if self._keeps:
+            self._keep(examples, decoded.num_frames, features[0].cpu())
+        return replace(pack, features=features)
+
+    def _keep(self, examples: Sequence[TrainExample], num_frames: Sequence[int], features: Tensor) -> None:
+        pieces = features.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
+        for example, frames, piece in zip(examples, num_frames, pieces, strict=True):
+            num_bytes = piece.numel() * piece.element_size()
+            if example.id not in self._kept and num_bytes <= self._left_bytes:
+                self._left_bytes -= num_bytes
+                self._kept[example.id], self._frames[example.id] = piece.clone(), frames
+
+
+class _ReadAhead:
+    """A torch DataLoader over requests; starts over whenever another pack is asked for than the next in its order."""
+
+    def __init__(self, decoder: Decoder, num_workers: int, pin_memory: bool) -> None:
+        self._order = _Order()
+        self._loader = DataLoader(
+            decoder,
+            batch_size=None,
+            sampler=self._order,
+            num_workers=num_workers,
+            prefetch_factor=_AHEAD,
+            persistent_workers=True,
+            pin_memory=pin_memory,
+            collate_fn=_as_it_is,
+            worker_init_fn=_one_thread,
+            multiprocessing_context="forkserver",  # this process has threads and a CUDA context
+            generator=torch.Generator(),  # its own: the default one's numbers are dropout's
+        )
+        self._items: Iterator[Decoded] | None = None
+
+    def follow(self, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
+        self._order.upcoming = upcoming
+        self._items = None
+
+    def take(self, request: PackRequest) -> Decoded:
+        while self._items is not None and self._order.sent and self._order.sent[0] != request:
+            # What the encoder cache holds by now is not asked for any more.
+            if request not in self._order.sent:
+                self._items = None
+                break
+            self._order.sent.popleft()
+            next(self._items)
+        if self._items is None:
+            self._order.sent.clear()
+            self._order.first = request
+            self._items = iter(self._loader)
+        decoded = next(self._items)
+        self._order.sent.popleft()
+        return decoded
+
+    def close(self) -> None:
+        self._items = None
+        if self._loader._iterator is not None:
+            self._loader._iterator._shutdown_workers()
+            self._loader._iterator = None
+
+
+class _Order(Sampler):
+    """The request that was asked for, then what is known to follow it."""
+
+    def __init__(self) -> None:
+        self.first: PackRequest | None = None
+        self.upcoming: Callable[[], Iterable[PackRequest]] = tuple
+        self.sent: deque[PackRequest] = deque()  # given to workers and not yet taken
+
+    def __iter__(self) -> Iterator[PackRequest]:
+        later = (request for request in self.upcoming() if request.place > self.first.place)
+        for request in chain([self.first], later):
+            self.sent.append(request)
+            yield request
+
+
+def worker_count(asked: int | None, device: torch.device, world_size: int) -> int:
+    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one, or none."""
+    if asked is not None:
+        return asked
+    return max(1, len(os.sched_getaffinity(0)) // world_size - 1) if device.type == "cuda" else 0
+
+
+def _as_it_is(decoded: Decoded) -> Decoded:
+    return decoded
+
+
+def _one_thread(worker: int) -> None:
+    pa.set_cpu_count(1)  # torch sets its own

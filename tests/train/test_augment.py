@@ -1,0 +1,96 @@
+"""An utterance sounds the same in an epoch whoever reads it, and as the recipe says."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from tiny_run import tiny_config
+
+from shibolet.errors import RecipeError
+from shibolet.train.augment import Augmentation
+from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+from shibolet.train.reader import PackReader
+
+FULL = AugmentConfig(
+    speeds=(0.9, 1.0, 1.1), noise=NoiseConfig(share=1.0), codec=CodecConfig(share=1.0), spec_augment=SpecAugmentConfig()
+)
+TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 16_000)).astype(np.float32)
+
+
+def drawn(name: str = "a", config: AugmentConfig = FULL, seed: int = 0, epoch: int = 0) -> Augmentation:
+    return Augmentation(config, seed, epoch, name)
+
+
+def test_draws_follow_from_seed_epoch_and_id_alone():
+    first = drawn().apply(TONE)
+    assert first.dtype == np.float32 and np.array_equal(first, drawn().apply(TONE))
+    for other in (drawn("b"), drawn(seed=1), drawn(epoch=1)):
+        assert not np.array_equal(first, other.apply(TONE))
+    assert drawn().mask(500, 128) == drawn().mask(500, 128) != drawn(epoch=1).mask(500, 128)
+
+
+def test_one_effect_leaves_the_draws_of_another_alone():
+    alone = AugmentConfig(noise=NoiseConfig(share=0.5))
+    both = AugmentConfig(noise=NoiseConfig(share=0.5), spec_augment=SpecAugmentConfig())
+    for name in map(str, range(20)):
+        assert np.array_equal(drawn(name, alone).apply(TONE), drawn(name, both).apply(TONE))
+
+
+def test_the_length_is_known_before_the_audio_is():
+    lengths = set()
+    for name in map(str, range(12)):
+        samples = drawn(name).apply(TONE)
+        assert len(samples) == drawn(name).num_samples(len(TONE))
+        lengths.add(len(samples))
+    assert lengths == {round(24_000 / 0.9), 24_000, round(24_000 / 1.1)}
+
+
+def test_shares_ratios_and_bands_are_those_of_the_recipe():
+    noise = AugmentConfig(noise=NoiseConfig(share=0.3, snr_db=(10, 20)))
+    snrs = []
+    for name in map(str, range(400)):
+        difference = drawn(name, noise).apply(TONE) - TONE
+        if difference.any():
+            snrs.append(10 * np.log10(np.mean(TONE**2) / np.mean(difference**2)))
+    assert 0.22 < len(snrs) / 400 < 0.38
+    assert 9.9 < min(snrs) < 11 and 19 < max(snrs) < 20.1
+    telephone = AugmentConfig(codec=CodecConfig(share=1.0, channels=("telephone",)))
+    white = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+    power = np.abs(np.fft.rfft(drawn(config=telephone).apply(white))) ** 2
+    assert power[np.fft.rfftfreq(32_000, 1 / 16_000) > 5000].sum() < 1e-4 * power.sum()
+
+
+@pytest.mark.parametrize("name", ["opus", "mp3"])
+def test_codecs_take_every_bitrate_of_their_range(name: str):
+    config = AugmentConfig(codec=CodecConfig(share=1.0, channels=(name,), bitrate_kbps=(6.0, 40.0)))
+    for number in range(8):
+        samples = drawn(str(number), config).apply(TONE)
+        assert len(samples) == len(TONE) and 0.5 < np.mean(samples**2) / np.mean(TONE**2) < 1.5
+
+
+def test_masks_stay_inside_and_within_their_size():
+    sizes = Counter()
+    for name in map(str, range(200)):
+        mask = drawn(name).mask(300, 128)
+        assert len(mask.frames) == len(mask.bins) == 2
+        assert all(0 <= start and length <= 15 and start + length <= 300 for start, length in mask.frames)
+        assert all(0 <= start and length <= 27 and start + length <= 128 for start, length in mask.bins)
+        sizes.update(length for _, length in mask.frames)
+    assert set(sizes) == set(range(16))
+
+
+def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt, loaded):
+    reader = PackReader(prompt, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
+    for epoch in range(2):
+        for example, length in zip(examples, reader.lengths(examples, epoch), strict=True):
+            assert reader.pack([example], epoch).num_tokens == length != example.num_tokens
+    assert reader.lengths(examples, 0) != reader.lengths(examples, 1)
+
+
+def test_what_cannot_be_meant_is_refused():
+    for bad in (
+        {}, {"speeds": (0.1,)}, {"noise": {"snr_db": (20, 5)}}, {"codec": {"bitrate_kbps": (2, 8)}},
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match=r"train\.augment"):
+            AugmentConfig.model_validate(bad)
+    assert tiny_config().augment is None

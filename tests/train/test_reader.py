@@ -1,0 +1,187 @@
+"""What is read does not depend on who decodes it, and the encoder's kept output is the encoder's output."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import PHASE_A, PHASE_B, tiny_config
+from transformers import Qwen3ASRFeatureExtractor
+
+from shibolet.errors import DataError, RecipeError
+from shibolet.model.load import LoadedModel
+from shibolet.model.packed import Pack, encoder_states, packed_attention
+from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.train import encoder_cache
+from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
+from shibolet.train.data import TrainExample
+from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
+from shibolet.train.phases import add_adapters, enter_phase
+from shibolet.train.reader import PackReader, PackRequest
+from shibolet.train.stage import run_train
+
+AUGMENT = AugmentConfig(speeds=(0.9, 1.0, 1.1), noise=NoiseConfig(share=0.5), spec_augment=SpecAugmentConfig())
+
+
+def requests(examples: list[TrainExample], size: int, epoch: int = 0) -> list[PackRequest]:
+    return [
+        PackRequest(step, 0, epoch, tuple(examples[at : at + size]))
+        for step, at in enumerate(range(0, len(examples), size))
+    ]
+
+
+def assert_same(one: Pack, other: Pack) -> None:
+    for field in dataclasses.fields(Pack):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        assert a.equal(b) if isinstance(a, torch.Tensor) else a == b, field.name
+
+
+def rows(out_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", [None, AUGMENT])
+def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: LoadedModel, augment):
+    here = PackReader(prompt, loaded.extractor, augment=augment, seed=3)
+    ahead = PackReader(prompt, loaded.extractor, augment=augment, seed=3, num_workers=2)
+    wanted = requests(examples, 4, epoch=1)
+    ahead.follow(lambda: wanted)
+    try:
+        # in order, a pack that nobody foresaw, back to an earlier one, and on from there
+        order = [*wanted[:2], PackRequest(2, 0, 1, tuple(examples[3:5])), wanted[1], *wanted[2:]]
+        for request in order:
+            (pack,), (expected,) = ahead.read(loaded.model, [request]), here.read(loaded.model, [request])
+            assert_same(pack, expected)
+    finally:
+        ahead.close()
+    assert ahead.waited_s > 0
+
+
+@pytest.mark.slow
+def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
+    reader = PackReader(prompt, loaded.extractor, num_workers=1)
+    broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)
+    with pytest.raises(DataError, match="utterance 'u0000': the table says"):
+        list(reader.read(loaded.model, [PackRequest(0, 0, 0, (broken,))]))
+    reader.close()
+
+
+def frozen_model(loaded: LoadedModel):
+    config = tiny_config()
+    add_adapters(loaded.model, config, seed=0)
+    enter_phase(loaded.model, config.phases[0])
+    assert encoder_is_frozen(loaded.model)
+    return loaded.model
+
+
+def open_cache(root: Path, model, examples, step: int = 0) -> EncoderCache:
+    return EncoderCache(root, model, examples, step=step, is_main=True, wait=lambda: None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_states_are_those_of_the_encoder(loaded: LoadedModel, examples, reader: PackReader, tmp_path: Path, dtype):
+    model = frozen_model(loaded).to(dtype)
+    reader.encoder_cache = open_cache(tmp_path, model, examples)
+    first, other_mix = requests(examples[:6], 3), requests([examples[i] for i in (5, 0, 3)], 3)
+    with packed_attention(model):
+        for step, request in enumerate(first):
+            (computed,) = reader.read(model, [request])
+            reader.encoder_cache.write(step + 1)
+            (kept,) = reader.read(model, [request])
+            fresh = reader.pack(request.examples)
+            assert kept.features is None and kept.encoded.dtype == dtype
+            assert kept.encoded.equal(computed.encoded) and kept.encoded.equal(encoder_states(model, fresh))
+        (mixed,) = reader.read(model, other_mix)
+        fresh = encoder_states(model, reader.pack(other_mix[0].examples))
+    assert mixed.features is None  # from three packs that were encoded with others
+    torch.testing.assert_close(mixed.encoded, fresh, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
+    assert not reader.encoder_cache.holds(examples[5:7])
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "boot"])
+def test_a_cache_is_bound_to_weights_data_boot_and_step(loaded, examples, reader, tmp_path, monkeypatch, change: str):
+    model = frozen_model(loaded)
+    tmp_path = tmp_path / "cache"
+
+    def holds(step: int = 1) -> bool:
+        return open_cache(tmp_path, model, examples, step).holds(examples[:2])
+
+    reader.encoder_cache = open_cache(tmp_path, model, examples)
+    with packed_attention(model):
+        (computed,) = reader.read(model, [PackRequest(0, 0, 0, tuple(examples[:2]))])
+    reader.encoder_cache.write(1)
+    assert holds()
+    assert not holds(step=0)  # a run that goes on from before forgets what came later, and for good
+    assert not holds()
+    reader.encoder_cache = open_cache(tmp_path, model, examples)
+    reader.encoder_cache.hold(examples[:2], [e.num_frames for e in examples[:2]], computed.encoded)
+    reader.encoder_cache.write(1)
+    assert holds()
+    if change == "weights":
+        model.model.audio_tower.layers[2].fc1.bias.data += 1
+    elif change == "data":
+        examples[4] = dataclasses.replace(examples[4], num_frames=7)
+    elif change == "boot":
+        monkeypatch.setattr(encoder_cache, "_BOOT", tmp_path.parent / "boot")
+        (tmp_path.parent / "boot").write_text("another")
+    assert not holds() and len(list(tmp_path.glob("*/states.bin"))) == 1
+
+
+def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch):
+    phases = (
+        PhaseConfig(name="B", num_epochs=3, lr_by_part=PHASE_B),
+        PhaseConfig(name="A", num_epochs=1, lr_by_part=PHASE_A),
+    )
+    encoded = []
+    plain = encoder_states
+    monkeypatch.setattr("shibolet.train.reader.encoder_states", lambda *a: encoded.append(1) or plain(*a))
+    for name in ("with", "without"):
+        config = tiny_config(phases=phases, encoder_cache=name == "with", pack_tokens=4096)  # a pack a step
+        run_train(
+            prepared_dir=prepared_dir, out_dir=tmp_path / name, base=str(base_dir), config=config, language="Hebrew",
+            seed=5, score_dev=None, about={}, num_threads=1,
+        )  # fmt: skip
+    cached, fresh = rows(tmp_path / "with"), rows(tmp_path / "without")
+    assert len(cached) == len(fresh) == 12
+    assert len(encoded) == 3  # in the first epoch of B, and never again
+    for a, b in zip(cached, fresh, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), a["step"]
+
+
+def test_a_cache_of_augmented_audio_is_refused():
+    with pytest.raises(RecipeError, match="turn one of them off"):
+        TrainConfig(phases=tiny_config().phases, encoder_cache=True, augment=AUGMENT)
+
+
+def test_features_do_not_depend_on_what_is_kept(examples, prompt, loaded):
+    extractor = Qwen3ASRFeatureExtractor()
+    keeps, forgets = PackReader(prompt, extractor, cache_gib=1.0), PackReader(prompt, extractor)
+    for _ in range(2):
+        assert_same(keeps.pack(examples[:5]), forgets.pack(examples[:5]))
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, examples, prompt, tmp_path: Path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = frozen_model(loaded).to(torch.bfloat16).cuda()
+    here = PackReader(prompt, loaded.extractor, device="cuda")
+    ahead = PackReader(prompt, loaded.extractor, device="cuda", num_workers=2)
+    ahead.encoder_cache = open_cache(tmp_path, model, examples)
+    wanted = requests(examples, 4)
+    ahead.follow(lambda: wanted)
+    try:
+        with packed_attention(model):
+            for step, request in enumerate(wanted):
+                (computed,) = ahead.read(model, [request])
+                ahead.encoder_cache.write(step + 1)
+                fresh = here.pack(request.examples)
+                assert computed.input_ids.equal(fresh.input_ids) and computed.encoded.is_cuda
+                assert computed.encoded.equal(encoder_states(model, fresh))
+            for request in wanted:
+                (kept,) = ahead.read(model, [request])
+                assert kept.encoded.equal(encoder_states(model, here.pack(request.examples)))
+    finally:
+        ahead.close()
