@@ -83,7 +83,7 @@ class CtcModel:
         self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
         self._forward = forward_lock(self._model.device)
         script = re.compile(f"[{get_language(language).letters}]")
-        # False: it can align the language's words in Latin letters, but writes nothing that could be compared with them.
+        # False: it can align the words in Latin letters, but writes nothing that could be compared with them.
         self.writes_script = any(script.fullmatch(letter) for letter in self._vocabulary)
         if not self.writes_script and not any(script.fullmatch(c) and self.token_ids(c) for c in ROMAN):
             raise ModelError(
