@@ -76,6 +76,8 @@ def test_hebrew_is_written_in_latin_letters_only_where_there_are_no_others(tmp_p
     spell = {i: letter for letter, i in alphabet(LATIN).items()}
     assert "".join(spell[i] for i in latin.token_ids("שלום")) == "shlvm"
     assert latin.token_ids("12") == [] and latin.space is None
+    with pytest.raises(ModelError, match="can be the aligner, but not the recogniser"):
+        open_recogniser(str(tmp_path / "latin"), "Hebrew")
     hebrew = CtcModel(save_wav2vec2(tmp_path / "hebrew", alphabet("אבגשלום", "|")), "Hebrew")
     assert len(hebrew.token_ids("שלום")) == 4 and hebrew.token_ids("תקת") == []
 

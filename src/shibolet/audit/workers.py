@@ -28,7 +28,7 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.activity import Sound, sound_of
 from shibolet.speech.audio import content_hash
 
-MAX_WORKERS = 14  # 830 s of audio a second each: more than any model takes
+MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]

@@ -83,7 +83,9 @@ class CtcModel:
         self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
         self._forward = forward_lock(self._model.device)
         script = re.compile(f"[{get_language(language).letters}]")
-        if not any(script.fullmatch(letter) and self.token_ids(letter) for letter in [*self._vocabulary, *ROMAN]):
+        # False: it can align the words in Latin letters, but writes nothing that could be compared with them.
+        self.writes_script = any(script.fullmatch(letter) for letter in self._vocabulary)
+        if not self.writes_script and not any(script.fullmatch(c) and self.token_ids(c) for c in ROMAN):
             raise ModelError(
                 f"the CTC model in {path} knows no letter of {language}, and none that could stand for one"
             )
@@ -228,6 +230,8 @@ class CtcRecogniser:
     """`Recogniser` over the same path, against the free best one."""
 
     def __init__(self, model: CtcModel) -> None:
+        if not model.writes_script:
+            raise ModelError("this CTC model writes Latin letters: it can be the aligner, but not the recogniser")
         self.identity, self._model = model.identity, model
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
