@@ -206,6 +206,7 @@ def test_a_word_in_digits_may_sound_like_anything_and_its_neighbours_may_not() -
     model = CtcModel.__new__(CtcModel)
     model.identity, model.blank, model.space, model._vocabulary, model._special = "", 0, 1, vocabulary, {0}
     model._letters = {i: letter for letter, i in vocabulary.items()}
+    model.writes_script = True
     model.emissions = lambda clips: [logp for _ in clips]
     score = lambda *words: CtcRecogniser(model)._judge(model.speak([np.zeros(640)], [list(words)])[0], (0.0, 0.0))  # noqa: E731
     assert score("אבג", "דאב", "גד").text_score > -0.01
