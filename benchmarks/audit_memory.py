@@ -73,7 +73,7 @@ class Stub:
         from shibolet.listen.protocols import Alignment
 
         edges = [np.linspace(0, len(clip) / 16000, len(said) + 1) for clip, said in zip(clips, words)]
-        return [Alignment(starts_s=e[:-1], ends_s=e[1:], mass=np.full(2 * len(e) - 2, 0.9)) for e in edges]
+        return [Alignment(starts_s=e[:-1], ends_s=e[1:]) for e in edges]
 
 
 def peak_mib() -> float:

@@ -61,7 +61,7 @@ class NoAligner:
     identity = "none"
 
     def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
-        return [Alignment(starts_s=np.zeros(len(w)), ends_s=np.ones(len(w)), mass=np.ones(2 * len(w))) for w in words]
+        return [Alignment(starts_s=np.zeros(len(w)), ends_s=np.ones(len(w))) for w in words]
 
 
 class NoRecogniser:

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --gpus 1 2 4 --seconds 20 --out scaling.json
 
-A process a GPU, DDP over NCCL as in training. `--tiny` tries it over gloo without a GPU.
+A process a GPU, gradients summed over NCCL as in training. `--tiny` tries it over gloo without a GPU.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from real_size import (
     recipe_config,
     timed,
 )
-from torch.nn.parallel import DistributedDataParallel
 
 from shibolet.train.packing import divide
 
@@ -52,8 +51,6 @@ def run(rank: int, world_size: int, phase, args: argparse.Namespace) -> dict:
     device = best_device(rank)
     model = new_model(device, args.tiny)
     stepper = Stepper(model, recipe_config(), phase)
-    if world_size > 1:
-        stepper.loss = DistributedDataParallel(stepper.loss)
     packs, batches = [], mean_batches(NUM_BATCHES, args.utterances * world_size, seed=1)
     for number, batch in enumerate(batches):
         mine = divide(range(len(batch)), [tokens for tokens, _, _ in batch], world_size)[rank]
