@@ -1,6 +1,5 @@
 """Both layouts are read into the same model; what is not one, or not whole, is refused with the reason."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,44 +10,19 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve, save_native
+from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve
 from shibolet.model.packed import build_pack, packed_logits
 from shibolet.model.parts import is_tied, untie_head
 from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.save import convert, save_model
 
 
-def to_legacy(native: Path, legacy: Path, *, aligner: bool = False) -> Path:
-    """Rewrite a native folder in the layout of the qwen-asr package: its names, its configuration."""
-    legacy.mkdir()
-    renamed = {"thinker.lm_head.weight": torch.zeros(384, 128)} if not aligner else {}  # if tied, nobody reads it
-    for name, weight in load_file(native / "model.safetensors").items():
-        for new, old in (
-            ("model.multi_modal_projector.linear_1.", "audio_tower.proj1."),
-            ("model.multi_modal_projector.linear_2.", "audio_tower.proj2."),
-            ("model.audio_tower.", "audio_tower."),
-            ("model.language_model.", "model."),
-            ("score.", "lm_head."),
-        ):
-            if name.startswith(new):
-                name = old + name.removeprefix(new)
-                break
-        renamed[f"thinker.{name}"] = weight
-    save_file(renamed, legacy / "model.safetensors")
-    config = json.loads((native / "config.json").read_text())
-    rope = config["text_config"].pop("rope_parameters")
-    audio = config["audio_config"] | {"model_type": "qwen3_asr_audio_encoder"}
-    text = config["text_config"] | {
-        "model_type": "qwen3_asr_text",
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": {"interleaved": True, "mrope_interleaved": True, "mrope_section": [8, 4, 4]},
-    }
-    thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"],
-               "model_type": "qwen3_asr_thinker", "tie_word_embeddings": config["tie_word_embeddings"]}  # fmt: skip
-    if aligner:
-        thinker["classify_num"] = len(config["id2label"])
-    (legacy / "config.json").write_text(json.dumps({"model_type": "qwen3_asr", "thinker_config": thinker}))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (legacy / name).write_bytes((native / name).read_bytes())
+def to_legacy(native: Path, legacy: Path) -> Path:
+    """The native folder in the layout of the qwen-asr package, its tied head stored as well, as some do."""
+    convert(str(native), legacy, "legacy")
+    weights = load_file(legacy / "model.safetensors")
+    if "thinker.lm_head.weight" not in weights:
+        save_file({**weights, "thinker.lm_head.weight": torch.zeros(384, 128)}, legacy / "model.safetensors")
     return legacy
 
 
@@ -70,7 +44,7 @@ def test_a_recogniser_is_the_same_in_both_layouts(tied: bool, recogniser, tokeni
         untie_head(recogniser)
         torch.nn.init.normal_(recogniser.lm_head.weight, std=0.02)
     path = tmp_path / "native"
-    save_native(LoadedModel(recogniser, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
+    save_model(LoadedModel(recogniser, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
     native = load_recogniser(str(path))
     legacy = load_recogniser(str(to_legacy(path, tmp_path / "legacy")))
     assert is_tied(native.model) == is_tied(legacy.model) == tied
@@ -83,8 +57,8 @@ def test_a_recogniser_is_the_same_in_both_layouts(tied: bool, recogniser, tokeni
 
 def test_an_aligner_is_the_same_in_both_layouts(tokenizer, clips, tmp_path: Path):
     model, path = tiny.new_aligner(tokenizer, seed=4).eval(), tmp_path / "native"
-    save_native(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
-    legacy = load_aligner(str(to_legacy(path, tmp_path / "legacy", aligner=True)))
+    save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
+    legacy = load_aligner(str(to_legacy(path, tmp_path / "legacy")))
     assert legacy.model.config.num_labels == tiny.NUM_TIME_CLASSES
     assert logits(load_aligner(str(path)), clips[1], aligner=True).equal(logits(legacy, clips[1], aligner=True))
     for folder in ("native", "legacy"):
@@ -100,7 +74,7 @@ def test_a_recogniser_is_not_taken_for_an_aligner(native_dir: Path, tmp_path: Pa
 
 def test_the_native_layout_written_from_a_legacy_one_is_whole(native_dir: Path, clips, tmp_path: Path):
     legacy = load_recogniser(str(to_legacy(native_dir, tmp_path / "legacy")))
-    save_native(legacy, tmp_path / "again", torch.float32)
+    save_model(legacy, tmp_path / "again", torch.float32)
     assert logits(load_recogniser(str(tmp_path / "again")), clips[1]).equal(logits(legacy, clips[1]))
 
 

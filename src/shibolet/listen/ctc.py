@@ -77,7 +77,7 @@ class CtcRecogniser:
     def __init__(self, path: Path, *, device: str = "cpu", batch_clips: int = 16) -> None:
         self.identity = identity_of(path)
         self._processor = AutoProcessor.from_pretrained(path)
-        self._model = AutoModelForCTC.from_pretrained(path, dtype=torch.float32).to(device).eval()
+        self._model = AutoModelForCTC.from_pretrained(path, dtype=torch.float32, use_safetensors=True).to(device).eval()
         self._device, self._batch_clips = device, batch_clips
         tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from shibolet.model.load import LoadedModel, load_recogniser, save_native
+from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.save import save_model
 from shibolet.records.files import hash_json, read_json, sync_dir, write_json
 from shibolet.records.ledger import write_ledger
 from shibolet.train.checkpoint import CheckpointStore
@@ -118,7 +119,7 @@ def write_final(base: str, config: TrainConfig, seed: int, store: CheckpointStor
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
-    save_native(loaded, partial)
+    save_model(loaded, partial)
     os.replace(partial, path)
     sync_dir(path.parent)
 
