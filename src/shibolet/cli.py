@@ -216,6 +216,23 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    layout: Annotated[Literal["native", "legacy"], typer.Option(help="transformers' own, or qwen-asr's and vLLM's.")],
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")
+    ] = None,
+):
+    """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
+    from shibolet.model.save import convert as convert_model
+
+    _quiet()
+    convert_model(source, out, layout, language or [])
+    typer.echo(out)
+
+
+@app.command()
 def normalize(
     as_: Annotated[
         Literal["target", "leaderboard"], typer.Option("--as", help="What a model writes, or what scores compare.")

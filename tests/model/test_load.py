@@ -1,5 +1,7 @@
 """Both layouts are read into the same model; what is not one, or not whole, is refused with the reason."""
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
+from shibolet.listen.open import open_recogniser
 from shibolet.model.features import log_mel, num_audio_tokens
 from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve
 from shibolet.model.packed import build_pack, packed_logits
@@ -97,6 +100,84 @@ def test_folders_that_are_no_such_model(tmp_path: Path, native_dir: Path):
         load_recogniser(str(native_dir))
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(ModelError, match="is a 'whisper', not a Qwen3-ASR"):
+        load_recogniser(str(tmp_path))
+
+
+@pytest.fixture
+def sharded_dir(native_dir: Path, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr("shibolet.model.save.SHARD_SIZE", "3MB")
+    convert(str(native_dir), tmp_path / "sharded", "native")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    return tmp_path / "sharded"
+
+
+def test_half_a_download_is_named(sharded_dir: Path):
+    first, *_, last = sorted(sharded_dir.glob("*.safetensors"))
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=f"{last.name} is not whole"):
+        load_recogniser(str(sharded_dir))
+    last.unlink()
+    with pytest.raises(ModelError, match=f"half a download: 1 of .* {last.name}"):
+        load_recogniser(str(sharded_dir))
+    (sharded_dir / "model.safetensors.index.json").unlink()
+    with pytest.raises(ModelError, match=f"{first.name} is one of several, but .*index.json is missing"):
+        load_recogniser(str(sharded_dir))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "is not whole or no safetensors file"),
+        ("config.json", '{"model_type": "qwen3_asr", "audio', r"config\.json is not whole"),
+        ("config.json", "[]", "holds no mapping"),
+        ("tokenizer.json", '{"version": "1.0", "added', r"tokenizer\.json is not whole"),
+        ("tokenizer.json", None, "has no tokenizer"),
+    ],
+)
+def test_files_that_are_not_whole_are_named(native_dir: Path, name: str, content: str | None, sentence: str):
+    (native_dir / name).unlink() if content is None else (native_dir / name).write_text(content)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        load_recogniser(str(native_dir))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_size_are_named(native_dir: Path):
+    config = json.loads((native_dir / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 64
+    (native_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"mlp\..* has shape \[320, 128\], its configuration says \[64, 128\]"):
+        load_recogniser(str(native_dir))
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["recogniser", "ctc"])
+def test_a_pickle_is_refused_and_never_opened(kind: str, native_dir: Path, tmp_path: Path):
+    (native_dir / "model.safetensors").unlink()
+    if kind == "ctc":
+        (native_dir / "config.json").write_text('{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}')
+    (native_dir / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "opened")))
+    load = load_recogniser if kind == "recogniser" else lambda name: open_recogniser(name, "Hebrew")
+    for name in (native_dir, native_dir / "pytorch_model.bin"):
+        with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle, which can run code"):
+            load(str(name))
+    assert not (tmp_path / "opened").exists()
+    pickle.loads((native_dir / "pytorch_model.bin").read_bytes())
+    assert (tmp_path / "opened").exists()  # it would have gone off
+
+
+def test_an_adapter_alone_is_no_model(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter alone"):
         load_recogniser(str(tmp_path))
 
 
