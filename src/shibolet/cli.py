@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -216,6 +217,30 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 
 @app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
+    to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
+    layout: Annotated[Literal["native", "legacy"] | None, typer.Option(help="Else publish.layout.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Else publish.private.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
+    upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
+):
+    """Export a kept round, read it again in a fresh process, write its card, upload it; the same command goes on."""
+    from shibolet.publish.config import REPOSITORY, PublishConfig
+    from shibolet.round.publish import do_publish
+
+    with _finished_round(run_dir) as round:
+        given = {"to": to, "layout": layout, "private": private}
+        given = {key: value for key, value in given.items() if value is not None}
+        settings = round.recipe.publish.model_dump() if round.recipe.publish else {}
+        if "to" not in settings | given:
+            raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
+        if to is not None and not re.fullmatch(REPOSITORY, to):
+            raise RecipeError(f"--to {to}: write it as org/name")
+        typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
+
+
+@app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
@@ -320,6 +345,20 @@ def _round(
             _show({"plan": planned})
         raise typer.Exit
     with open_round(loaded, folder, sys.argv[1], tell, track) as round:
+        yield round
+
+
+@contextmanager
+def _finished_round(run_dir: Path) -> Iterator["Round"]:
+    """The round of a run folder, by the recipe that lies in it."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.shared import open_round
+    from shibolet.terminal import tell, track
+
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    _quiet()
+    with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as round:
         yield round
 
 

@@ -151,6 +151,15 @@ class Round:
             )
         return self._transcribers[model]
 
+    def release_models(self) -> None:
+        """Let go of what is loaded, for another process to load a model."""
+        import torch
+
+        self._transcribers.clear()
+        self._recognisers.clear()
+        self.__dict__.pop("aligner", None)
+        torch.cuda.empty_cache()
+
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""
         stage = self.folder.stage(name, inputs)

@@ -4,7 +4,7 @@ Usage: python reference.py FOLDER OUT.json, after `tiny_models.py FOLDER`.
 
 The encoder attends within windows of 8 s. qwen-asr hands them to flash attention as `cu_seq_lens` and leaves them out
 without it: its eager and SDPA encoders attend over the whole clip (a method builds the mask, nobody calls it). The
-windows are what the configuration asks for and flash attention computes, so an attention that keeps them is put in here.
+windows are what the configuration asks for and flash attention computes: an attention that keeps them is put in here.
 """
 
 import json
