@@ -1,6 +1,7 @@
 """What must not leave with an export: tokens, and paths of the machine that it was made on."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import get_token
@@ -13,7 +14,7 @@ _BLOCK_BYTES, _OVERLAP_BYTES = 1 << 24, 1 << 12
 
 def refuse_leaks(export: Path, *places: Path) -> None:
     """DataError when a file of the export holds a Hub token, this user's home, or the absolute path of a place."""
-    secrets = {str(path.absolute()) for path in (Path.home(), export, *places)} - {"/"}
+    secrets = {f"{Path.home()}/", *(str(path.absolute()) for path in (export, *places))} - {"//"}
     needles = [secret.encode() for secret in sorted(secrets | {get_token() or ""} - {""})]
     for file in sorted(path for path in export.rglob("*") if path.is_file()):
         for block in _blocks(file):
@@ -25,9 +26,12 @@ def refuse_leaks(export: Path, *places: Path) -> None:
                 raise DataError(f"{file} holds {what} and is not published; take it out of what the file is made from")
 
 
-def _blocks(file: Path):
-    """The file in pieces that overlap, so that nothing is cut in two."""
+def _blocks(file: Path) -> Iterator[bytes]:
+    """The file in pieces that overlap, so that nothing is cut in two; of weights only the header is text."""
     with file.open("rb") as handle:
+        if file.suffix == ".safetensors":
+            yield handle.read(int.from_bytes(handle.read(8), "little"))
+            return
         tail = b""
         while block := handle.read(_BLOCK_BYTES):
             yield tail + block
