@@ -217,6 +217,19 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 
 @app.command()
+def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
+    """Download the models and data sets of a recipe; the same command goes on. Ends with 3 where one cannot be had."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.fetch import fetch_recipe
+    from shibolet.terminal import track
+
+    _quiet()
+    found = fetch_recipe(load_recipe(recipe, changes or []), track)
+    _print_json(found) if json_ else _show({"fetch": found})
+    raise typer.Exit(3 if found["missing"] else 0)
+
+
+@app.command()
 def publish(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
     to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
@@ -238,6 +251,24 @@ def publish(
         if to is not None and not re.fullmatch(REPOSITORY, to):
             raise RecipeError(f"--to {to}: write it as org/name")
         typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
+
+
+@app.command("export-data")
+def export_data(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    format_: Annotated[
+        Literal["datasets", "lhotse", "nemo", "verdicts"],
+        typer.Option("--format", help="What prepare kept, for these programs; or the audit's verdicts as Parquet."),
+    ] = "datasets",
+):
+    """The audited, repaired data for other programs, or what the audit said of each utterance."""
+    from shibolet.publish.data import export_data as export
+
+    with _finished_round(run_dir) as round:
+        round.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
+        counts = export(round.folder, out, format_)
+    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
 @app.command()

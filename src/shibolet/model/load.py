@@ -123,16 +123,18 @@ def weight_files(name: str, path: Path) -> list[Path]:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except GatedRepoError as error:
-        raise ModelError(f"model '{name}' is gated: ask for access at https://huggingface.co/{name}") from error
+        page = f"https://huggingface.co/{name}"
+        raise ModelError(f"model '{name}' is gated: ask for access at {page}, then run 'hf auth login'") from error
     except LocalEntryNotFoundError as error:
         raise ModelError(f"model '{name}' is not in the local cache and the Hub cannot be reached") from error
-    except (RepositoryNotFoundError, HfHubHTTPError, ValueError) as error:
-        raise ModelError(f"model '{name}' is neither a folder here nor a model on the Hub: {error}") from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"model '{name}' is neither a folder here nor to be had from the Hub: {reason}") from error
 
 
 def identity_of(path: Path) -> str:
