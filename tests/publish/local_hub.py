@@ -1,4 +1,4 @@
-"""A Hub on this machine: the endpoints that huggingface_hub calls for an upload, a record of them, and a plug to pull.
+"""A Hub on this machine: the endpoints that huggingface_hub calls, a record of them, and a plug to pull.
 
 Large files arrive by LFS, or by Xet into a folder (`local://`), as hf_xet's own client stores them.
 """
@@ -22,6 +22,7 @@ class LocalHub:
     def __init__(self, xet_store: Path) -> None:
         self.repos: dict[str, dict] = {}  # id -> {"private": bool, "files": {path: bytes, or sha256 of a large file}}
         self.large: dict[str, bytes] = {}  # LFS objects by sha256
+        self.gated: set[str] = set()
         self.requests: list[str] = []  # "POST /api/repos/create", those that were answered
         self.headers: list[dict] = []
         self.cut: int | None = None
@@ -46,14 +47,15 @@ class LocalHub:
                     self.close_connection = True
                     self.connection.close()
                     return
-                content = json.dumps(answer).encode()
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                if self.command != "HEAD":
+                    self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = handle_one
+            do_GET = do_HEAD = do_POST = do_PUT = handle_one
 
             def log_message(self, *args) -> None:
                 pass
@@ -82,6 +84,17 @@ class LocalHub:
             return 200, {}, {}
         if match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/.]+)\.git/info/lfs/objects/batch", place):
             return 200, {"transfer": "basic", "objects": [self._lfs(item) for item in json.loads(body)["objects"]]}, {}
+        if match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/\w+/(.+)", place):
+            if match[1] in self.gated:
+                return 403, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"}
+            content = self.repos.get(match[1], {"files": {}})["files"].get(match[2])
+            if content is None:
+                return 404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound"}
+            return (
+                200,
+                content,
+                {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self._sha(match[1])},
+            )
         match = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([\w-]+))?(/.*)?", place)
         if match is None or match[2] not in self.repos:
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
@@ -106,7 +119,11 @@ class LocalHub:
                 elif line["key"] == "deletedFile":
                     files.pop(value["path"])
             return 200, {"commitUrl": f"{self.url}/{id}/commit/{'1' * 40}", "commitOid": "1" * 40}, {}
-        return 200, {"id": id, "sha": "1" * 40, "siblings": []}, {}
+        return 200, {"id": id, "sha": self._sha(id), "siblings": [{"rfilename": name} for name in sorted(files)]}, {}
+
+    def _sha(self, id: str) -> str:
+        """The commit, which is another one when a file is another one."""
+        return hashlib.sha1(repr(sorted(self.repos[id]["files"].items())).encode()).hexdigest()
 
     def _lfs(self, item: dict) -> dict:
         there = {"upload": {"href": f"{self.url}/objects/{item['oid']}", "header": {}}}
