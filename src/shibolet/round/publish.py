@@ -58,7 +58,7 @@ def export_round(round: Round, config: PublishConfig, *, force: bool = False) ->
     folder.publish.mkdir()
     with round.track("export"):
         convert(str(folder.final), model, config.layout, [round.recipe.language])
-    round.release_models()
+    round.make_way()
     with round.track("read again in a fresh process"):
         reproduced = reproduce(round, model, ROUND2)
     write_json(folder.publish / "reproduced.json", reproduced)

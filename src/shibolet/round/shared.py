@@ -1,5 +1,6 @@
 """What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -151,14 +152,16 @@ class Round:
             )
         return self._transcribers[model]
 
-    def release_models(self) -> None:
-        """Let go of what is loaded, for another process to load a model."""
+    def make_way(self) -> int:
+        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
         import torch
 
-        self._transcribers.clear()
         self._recognisers.clear()
+        self._transcribers.clear()
         self.__dict__.pop("aligner", None)
-        torch.cuda.empty_cache()
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was not used yet
+        return torch.cuda.device_count()
 
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""
