@@ -59,8 +59,8 @@ def test_a_start_loads_nothing_heavy(statement):
 
 
 def test_every_command_has_help(shibolet):
-    commands = "run audit gate prepare train evaluate compare report plan check fetch publish export-data convert"
-    for name in f"{commands} normalize demo".split():
+    commands = "run audit gate prepare train evaluate compare report plan check normalize demo"
+    for name in f"{commands} fetch publish convert export-adapter export-data".split():
         code, out, _ = shibolet(name, "--help")
         assert code == 0 and "Usage: shibolet" in out, name
 
@@ -171,6 +171,8 @@ def test_publish_and_export_data_want_a_run_folder_with_something_in_it(shibolet
     code, _, err = shibolet("publish", "runs/demo", "--to", "org/name")
     assert code == 3 and "stage 'compare' is not done" in err
     assert shibolet("publish", "runs/demo")[0] == 2 and shibolet("publish", "runs/demo", "--to", "name")[0] == 2
+    code, _, err = shibolet("export-adapter", "runs/demo", "out")
+    assert code == 3 and "stage 'train' is not done" in err
     code, _, err = shibolet("export-data", "runs/demo", "out")
     assert code == 3 and "stage 'prepare' is not done" in err
 

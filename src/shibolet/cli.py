@@ -253,6 +253,19 @@ def publish(
         typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
 
 
+@app.command("export-adapter")
+def export_adapter(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that has trained.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+):
+    """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
+    from shibolet.round.publish import export_adapter as export
+
+    with _finished_round(run_dir) as round:
+        export(round, out)
+    typer.echo(out)
+
+
 @app.command("export-data")
 def export_data(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],

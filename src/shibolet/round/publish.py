@@ -1,8 +1,9 @@
 """Publishing a kept round: export, proof in a fresh process, model card, upload; and the command that goes on."""
 
 import shutil
+from pathlib import Path
 
-from shibolet.errors import Rejected, UploadError
+from shibolet.errors import DataError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
 from shibolet.records.files import read_json, write_bytes, write_json
 from shibolet.round.shared import Round
@@ -29,6 +30,21 @@ def do_publish(round: Round, config: PublishConfig, *, force: bool = False, uplo
         options = f"--to {config.to} --layout {config.layout} {'--private' if config.private else '--public'}"
         command = f"shibolet publish {round.folder.path} {options}{' --force' if force else ''}"
         raise UploadError(f"{error}; the export is whole in {model}. To go on: {command}") from error
+
+
+def export_adapter(round: Round, path: Path) -> None:
+    """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
+    from shibolet.model.offline import is_local
+    from shibolet.train.checkpoint import CheckpointStore
+    from shibolet.train.stage import write_adapter
+
+    if path.exists():
+        raise DataError(f"'{path}' exists; name a new folder for the adapter")
+    round.folder.digest("train")  # there must be one
+    step = read_json(round.folder.train / "result.json")["chosen_step"]
+    recipe, base = round.recipe, round.recipe.models.base
+    store = CheckpointStore(round.folder.checkpoints)
+    write_adapter(base, recipe.train, recipe.seed, store, step, path, None if is_local(base) else base)
 
 
 def export_round(round: Round, config: PublishConfig, *, force: bool = False) -> None:

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.lora import has_lora, merge_lora
+from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.model.save import save_model
 from shibolet.records.files import hash_json, read_json, sync_dir, write_json
@@ -122,6 +122,16 @@ def write_final(base: str, config: TrainConfig, seed: int, store: CheckpointStor
     save_model(loaded, partial)
     os.replace(partial, path)
     sync_dir(path.parent)
+
+
+def write_adapter(
+    base: str, config: TrainConfig, seed: int, store: CheckpointStore, step: int, path: Path, base_id: str | None
+) -> None:
+    """The adapters of a checkpoint, not merged, with what was trained whole beside them; bfloat16, for peft."""
+    loaded = load_recogniser(base)
+    add_adapters(loaded.model, config, seed)
+    trained = load_weights(loaded.model, store.at(step))
+    save_lora(loaded.model, trained, path, base_id, torch.bfloat16)
 
 
 def start_trackers(out_dir: Path, config: TrainConfig, audit_summary: dict, step: int) -> Trackers:
