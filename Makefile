@@ -1,13 +1,14 @@
 # make setup      .venv with the tested versions, once
 # make test       the tests (minutes); test-all has the slow ones too
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
+# make golden     the logits of qwen-asr's own classes that tests/model/test_golden.py compares with; an environment apart
 # make lint       formatting and style
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test test-all demo lint
+.PHONY: setup test test-all demo golden lint
 
 setup: $(READY)
 
@@ -26,6 +27,17 @@ test-all: $(READY)
 
 demo: $(READY)
 	$(BIN)/shibolet demo
+
+# qwen-asr pins transformers 4: it never shares an environment with ours.
+build/golden-venv/.ready:
+	$(PYTHON) -m venv build/golden-venv
+	build/golden-venv/bin/pip install --quiet --disable-pip-version-check torch --constraint constraints.txt
+	build/golden-venv/bin/pip install --quiet --disable-pip-version-check qwen-asr==0.0.6
+	touch $@
+
+golden: $(READY) build/golden-venv/.ready
+	$(BIN)/python tests/model/golden/tiny_models.py build/golden
+	build/golden-venv/bin/python tests/model/golden/reference.py build/golden tests/model/golden/qwen_asr.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

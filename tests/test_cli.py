@@ -60,8 +60,8 @@ def test_a_start_loads_nothing_heavy(statement):
 
 
 def test_every_command_has_help(shibolet):
-    names = "run audit gate prepare train evaluate tune-decoding transcribe compare report plan check normalize demo"
-    for name in names.split():
+    names = "run audit calibrate gate prepare train evaluate tune-decoding transcribe compare report plan check"
+    for name in f"{names} normalize demo fetch publish convert export-adapter export-data".split():
         code, out, _ = shibolet(name, "--help")
         assert code == 0 and "Usage: shibolet" in out, name
 
@@ -176,6 +176,28 @@ def test_check_names_what_is_missing_and_ends_with_3(shibolet, monkeypatch, tmp_
     (tmp_path / "mine.jsonl").write_text('{"audio": "a.wav", "text": "x"}\n')
     _, out, _ = shibolet("check", "hebrew-small", "--set", "data.train.0.manifest=mine.jsonl")
     assert "1 rows" in out
+
+
+def test_convert_writes_the_other_layout_and_nothing_over_it(shibolet, tmp_path):
+    assert shibolet("convert", "builtin:round1", "legacy", "--layout", "legacy", "--language", "Hebrew")[0] == 0
+    assert "Hebrew" in json.loads((tmp_path / "legacy" / "config.json").read_text())["support_languages"]
+    code, _, err = shibolet("convert", "builtin:round1", "legacy", "--layout", "legacy")
+    assert code == 3 and "exists; name a new folder" in err
+    code, _, err = shibolet("convert", "builtin:ctc", "other", "--layout", "legacy")
+    assert code == 3 and "not a Qwen3-ASR" in err and not (tmp_path / "other").exists()
+
+
+def test_publish_and_export_data_want_a_run_folder_with_something_in_it(shibolet, tmp_path):
+    assert shibolet("publish", "nowhere", "--to", "org/name")[0] == 2
+    assert shibolet("export-data", "nowhere", "out")[0] == 2
+    assert shibolet("gate", "demo")[0] == 3  # a run folder without an audit
+    code, _, err = shibolet("publish", "runs/demo", "--to", "org/name")
+    assert code == 3 and "stage 'compare' is not done" in err
+    assert shibolet("publish", "runs/demo")[0] == 2 and shibolet("publish", "runs/demo", "--to", "name")[0] == 2
+    code, _, err = shibolet("export-adapter", "runs/demo", "out")
+    assert code == 3 and "stage 'train' is not done" in err
+    code, _, err = shibolet("export-data", "runs/demo", "out")
+    assert code == 3 and "stage 'prepare' is not done" in err
 
 
 def test_normalize_filters_lines():

@@ -143,10 +143,6 @@ def test_cross_checks():
     assert "did you mean 'crowd-recital'?" in refused("hebrew-round2", "models.round1_trained_on=[crowd-recitl]")
 
 
-def test_publishing_is_refused_until_it_exists():
-    assert "train/final" in refused("hebrew-round2", "publish={to: org/name}")
-
-
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -158,3 +154,8 @@ def test_publishing_is_refused_until_it_exists():
 def test_decoding_settings_that_would_do_nothing_are_refused(overrides, sentence):
     with pytest.raises(RecipeError, match=sentence):
         load_recipe("demo", overrides)
+
+
+def test_a_repository_is_an_organisation_and_a_name():
+    assert load_recipe("hebrew-round2", ["publish={to: org/name}"]).publish.private
+    assert "publish.to" in refused("hebrew-round2", "publish={to: name}")

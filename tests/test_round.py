@@ -12,7 +12,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import rank, stages
+from shibolet.round import publish, rank, stages
 from shibolet.round.flow import run_round
 from shibolet.round.shared import Round, SourceData, open_round
 
@@ -41,6 +41,9 @@ def play(monkeypatch, tmp_path):
             return {"verdict": compared, "sentence": "Better."}
 
         verdicts = {"gate": raw, "gate-prepared": prepared}
+        monkeypatch.setattr(
+            publish, "do_publish", lambda round, config: done.append(f"publish to {config.to}") or "page"
+        )
         for name in ("audit", "prepare", "train", "evaluate", "report"):
             monkeypatch.setattr(stages, f"do_{name}", note(name))
         monkeypatch.setattr(stages, "do_gate", gate)
@@ -99,6 +102,15 @@ def test_an_invalid_instrument_can_be_accepted_in_the_recipe(play):
 
 def test_reject_ends_with_40_after_the_page(play):
     assert play("PROCEED", compared="reject")[:2] == (EXIT_REJECT, WHOLE)
+
+
+def test_only_a_kept_round_whose_recipe_names_a_target_is_published(play):
+    target = ["publish={to: org/name}"]
+    assert play("PROCEED")[1] == WHOLE
+    assert play("PROCEED", overrides=target)[:2] == (0, [*WHOLE, "publish to org/name"])
+    assert play("PROCEED", compared="reject", overrides=target)[:2] == (EXIT_REJECT, WHOLE)
+    assert "publish to org/name" not in play("STOP", overrides=[*target, "gate.on_stop=stop"])[1]
+    assert "publish to org/name" not in play("PROCEED", overrides=[*target, "evaluate.sets=[]"])[1]
 
 
 def test_without_evaluation_sets_the_round_ends_after_training_and_says_so(play):

@@ -397,6 +397,91 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 
 @app.command()
+def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
+    """Download the models and data sets of a recipe; the same command goes on. Ends with 3 where one cannot be had."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.fetch import fetch_recipe
+    from shibolet.terminal import track
+
+    _quiet()
+    found = fetch_recipe(load_recipe(recipe, changes or []), track)
+    _print_json(found) if json_ else _show({"fetch": found})
+    raise typer.Exit(3 if found["missing"] else 0)
+
+
+@app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
+    to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
+    layout: Annotated[Literal["native", "legacy"] | None, typer.Option(help="Else publish.layout.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Else publish.private.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
+    upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
+):
+    """Export a kept round, read it again in a fresh process, write its card, upload it; the same command goes on."""
+    from shibolet.publish.config import REPOSITORY, PublishConfig
+    from shibolet.round.publish import do_publish
+
+    with _finished_round(run_dir) as round:
+        given = {"to": to, "layout": layout, "private": private}
+        given = {key: value for key, value in given.items() if value is not None}
+        settings = round.recipe.publish.model_dump() if round.recipe.publish else {}
+        if "to" not in settings | given:
+            raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
+        if to is not None and not re.fullmatch(REPOSITORY, to):
+            raise RecipeError(f"--to {to}: write it as org/name")
+        typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
+
+
+@app.command("export-adapter")
+def export_adapter(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that has trained.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+):
+    """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
+    from shibolet.round.publish import export_adapter as export
+
+    with _finished_round(run_dir) as round:
+        export(round, out)
+    typer.echo(out)
+
+
+@app.command("export-data")
+def export_data(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    format_: Annotated[
+        Literal["datasets", "lhotse", "nemo", "verdicts"],
+        typer.Option("--format", help="What prepare kept, for these programs; or the audit's verdicts as Parquet."),
+    ] = "datasets",
+):
+    """The audited, repaired data for other programs, or what the audit said of each utterance."""
+    from shibolet.publish.data import export_data as export
+
+    with _finished_round(run_dir) as round:
+        round.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
+        counts = export(round.folder, out, format_)
+    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    layout: Annotated[Literal["native", "legacy"], typer.Option(help="transformers' own, or qwen-asr's and vLLM's.")],
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")
+    ] = None,
+):
+    """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
+    from shibolet.model.save import convert as convert_model
+
+    _quiet()
+    convert_model(source, out, layout, language or [])
+    typer.echo(out)
+
+
+@app.command()
 def normalize(
     as_: Annotated[
         Literal["target", "leaderboard"], typer.Option("--as", help="What a model writes, or what scores compare.")
@@ -494,6 +579,20 @@ def _round(
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as round:
+        yield round
+
+
+@contextmanager
+def _finished_round(run_dir: Path) -> Iterator["Round"]:
+    """The round of a run folder, by the recipe that lies in it."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.shared import open_round
+    from shibolet.terminal import tell, track
+
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    _quiet()
+    with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as round:
         yield round
 
 

@@ -63,13 +63,25 @@ class Diverged(ShiboletError):
     exit_code = 3
 
 
+class UploadError(ShiboletError):
+    """What was exported is whole on this machine, but not on the Hub; the message has the command that goes on."""
+
+    exit_code = 60
+
+
 class Preempted(ShiboletError):
     """A signal ended the run at a step boundary with a checkpoint; the same command continues it."""
 
     exit_code = 75
 
 
+class Rejected(ShiboletError):
+    """The comparison says reject, and what was asked for needs a round that is kept."""
+
+    exit_code = 40
+
+
 EXIT_CAUTION = 10
 EXIT_STOP = 20
 EXIT_INVALID = 30
-EXIT_REJECT = 40
+EXIT_REJECT = Rejected.exit_code

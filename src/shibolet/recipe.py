@@ -21,6 +21,7 @@ from shibolet.errors import RecipeError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.gate import GateConfig
 from shibolet.prepare.config import PrepareConfig
+from shibolet.publish.config import PublishConfig
 from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
 from shibolet.speech.sources import DataSource
@@ -43,13 +44,6 @@ class DataConfig(Config):
     train: tuple[DataSource, ...] = Field(min_length=1)
 
 
-class PublishConfig(Config):
-    """Where a kept Round 2 goes; nothing is uploaded without this."""
-
-    to: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  # organisation/name on the Hub
-    private: bool = True
-
-
 class Recipe(Config):
     """One round, from data to verdict."""
 
@@ -66,7 +60,7 @@ class Recipe(Config):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
-    publish: PublishConfig | None = None
+    publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -82,15 +76,6 @@ class Recipe(Config):
                 raise RecipeError(
                     f"models.round1_trained_on: '{name}' is no source of data.train{_nearest(name, known)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_published_yet(self) -> Self:
-        if self.publish is not None:
-            raise RecipeError(
-                "publish: this version uploads nothing; leave it out, and take the model of a kept round from "
-                "train/final of its run folder"
-            )
         return self
 
     @model_validator(mode="after")

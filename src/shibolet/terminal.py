@@ -215,6 +215,14 @@ def show_plan(plan: dict) -> None:
         OUT.print(f"Price: ${price:.2f} a GPU-hour.", markup=False)
 
 
+def show_fetch(found: dict) -> None:
+    """What is on this machine now, and what could not be had."""
+    rows = [(state, name, "") for state in ("fetched", "local") for name in found[state]]
+    table("Fetch", ["", "what", "why"], rows + [("missing", name, why) for name, why in found["missing"].items()])
+    if not found["missing"]:
+        OUT.print("From now on HF_HUB_OFFLINE=1 will do.", markup=False)
+
+
 def show_check(findings: Sequence) -> None:
     """What a recipe needs and whether it is there."""
     rows = [(finding.state, finding.what, finding.found) for finding in findings]

@@ -6,7 +6,8 @@ import torch
 from transformers import Qwen2Tokenizer, Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.model.load import LoadedModel, save_native
+from shibolet.model.load import LoadedModel
+from shibolet.model.save import save_model
 
 SENTENCES = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול על השולחן"]
 
@@ -36,7 +37,7 @@ def native_dir(recogniser, tokenizer: Qwen2Tokenizer, tmp_path: Path) -> Path:
     """A tiny recogniser in the native layout, float32."""
     path = tmp_path / "native"
     extractor = Qwen3ASRFeatureExtractor()
-    save_native(LoadedModel(recogniser, tokenizer, extractor, path, ""), path, dtype=torch.float32)
+    save_model(LoadedModel(recogniser, tokenizer, extractor, path, ""), path, dtype=torch.float32)
     return path
 
 

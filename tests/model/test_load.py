@@ -1,6 +1,7 @@
 """Both layouts are read into the same model; what is not one, or not whole, is refused with the reason."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,45 +11,21 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
+from shibolet.listen.open import open_recogniser
 from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve, save_native
+from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve
 from shibolet.model.packed import build_pack, packed_logits
 from shibolet.model.parts import is_tied, untie_head
 from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.save import convert, save_model
 
 
-def to_legacy(native: Path, legacy: Path, *, aligner: bool = False) -> Path:
-    """Rewrite a native folder in the layout of the qwen-asr package: its names, its configuration."""
-    legacy.mkdir()
-    renamed = {"thinker.lm_head.weight": torch.zeros(384, 128)} if not aligner else {}  # if tied, nobody reads it
-    for name, weight in load_file(native / "model.safetensors").items():
-        for new, old in (
-            ("model.multi_modal_projector.linear_1.", "audio_tower.proj1."),
-            ("model.multi_modal_projector.linear_2.", "audio_tower.proj2."),
-            ("model.audio_tower.", "audio_tower."),
-            ("model.language_model.", "model."),
-            ("score.", "lm_head."),
-        ):
-            if name.startswith(new):
-                name = old + name.removeprefix(new)
-                break
-        renamed[f"thinker.{name}"] = weight
-    save_file(renamed, legacy / "model.safetensors")
-    config = json.loads((native / "config.json").read_text())
-    rope = config["text_config"].pop("rope_parameters")
-    audio = config["audio_config"] | {"model_type": "qwen3_asr_audio_encoder"}
-    text = config["text_config"] | {
-        "model_type": "qwen3_asr_text",
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": {"interleaved": True, "mrope_interleaved": True, "mrope_section": [8, 4, 4]},
-    }
-    thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"],
-               "model_type": "qwen3_asr_thinker", "tie_word_embeddings": config["tie_word_embeddings"]}  # fmt: skip
-    if aligner:
-        thinker["classify_num"] = len(config["id2label"])
-    (legacy / "config.json").write_text(json.dumps({"model_type": "qwen3_asr", "thinker_config": thinker}))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (legacy / name).write_bytes((native / name).read_bytes())
+def to_legacy(native: Path, legacy: Path) -> Path:
+    """The native folder in the layout of the qwen-asr package, its tied head stored as well, as some do."""
+    convert(str(native), legacy, "legacy")
+    weights = load_file(legacy / "model.safetensors")
+    if "thinker.lm_head.weight" not in weights:
+        save_file({**weights, "thinker.lm_head.weight": torch.zeros(384, 128)}, legacy / "model.safetensors")
     return legacy
 
 
@@ -70,7 +47,7 @@ def test_a_recogniser_is_the_same_in_both_layouts(tied: bool, recogniser, tokeni
         untie_head(recogniser)
         torch.nn.init.normal_(recogniser.lm_head.weight, std=0.02)
     path = tmp_path / "native"
-    save_native(LoadedModel(recogniser, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
+    save_model(LoadedModel(recogniser, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
     native = load_recogniser(str(path))
     legacy = load_recogniser(str(to_legacy(path, tmp_path / "legacy")))
     assert is_tied(native.model) == is_tied(legacy.model) == tied
@@ -83,8 +60,8 @@ def test_a_recogniser_is_the_same_in_both_layouts(tied: bool, recogniser, tokeni
 
 def test_an_aligner_is_the_same_in_both_layouts(tokenizer, clips, tmp_path: Path):
     model, path = tiny.new_aligner(tokenizer, seed=4).eval(), tmp_path / "native"
-    save_native(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
-    legacy = load_aligner(str(to_legacy(path, tmp_path / "legacy", aligner=True)))
+    save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32)
+    legacy = load_aligner(str(to_legacy(path, tmp_path / "legacy")))
     assert legacy.model.config.num_labels == tiny.NUM_TIME_CLASSES
     assert logits(load_aligner(str(path)), clips[1], aligner=True).equal(logits(legacy, clips[1], aligner=True))
     for folder in ("native", "legacy"):
@@ -100,7 +77,7 @@ def test_a_recogniser_is_not_taken_for_an_aligner(native_dir: Path, tmp_path: Pa
 
 def test_the_native_layout_written_from_a_legacy_one_is_whole(native_dir: Path, clips, tmp_path: Path):
     legacy = load_recogniser(str(to_legacy(native_dir, tmp_path / "legacy")))
-    save_native(legacy, tmp_path / "again", torch.float32)
+    save_model(legacy, tmp_path / "again", torch.float32)
     assert logits(load_recogniser(str(tmp_path / "again")), clips[1]).equal(logits(legacy, clips[1]))
 
 
@@ -123,6 +100,84 @@ def test_folders_that_are_no_such_model(tmp_path: Path, native_dir: Path):
         load_recogniser(str(native_dir))
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(ModelError, match="is a 'whisper', not a Qwen3-ASR"):
+        load_recogniser(str(tmp_path))
+
+
+@pytest.fixture
+def sharded_dir(native_dir: Path, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr("shibolet.model.save.SHARD_SIZE", "3MB")
+    convert(str(native_dir), tmp_path / "sharded", "native")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    return tmp_path / "sharded"
+
+
+def test_half_a_download_is_named(sharded_dir: Path):
+    first, *_, last = sorted(sharded_dir.glob("*.safetensors"))
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=f"{last.name} is not whole"):
+        load_recogniser(str(sharded_dir))
+    last.unlink()
+    with pytest.raises(ModelError, match=f"half a download: 1 of .* {last.name}"):
+        load_recogniser(str(sharded_dir))
+    (sharded_dir / "model.safetensors.index.json").unlink()
+    with pytest.raises(ModelError, match=f"{first.name} is one of several, but .*index.json is missing"):
+        load_recogniser(str(sharded_dir))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "is not whole or no safetensors file"),
+        ("config.json", '{"model_type": "qwen3_asr", "audio', r"config\.json is not whole"),
+        ("config.json", "[]", "holds no mapping"),
+        ("tokenizer.json", '{"version": "1.0", "added', r"tokenizer\.json is not whole"),
+        ("tokenizer.json", None, "has no tokenizer"),
+    ],
+)
+def test_files_that_are_not_whole_are_named(native_dir: Path, name: str, content: str | None, sentence: str):
+    (native_dir / name).unlink() if content is None else (native_dir / name).write_text(content)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        load_recogniser(str(native_dir))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_size_are_named(native_dir: Path):
+    config = json.loads((native_dir / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 64
+    (native_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"mlp\..* has shape \[320, 128\], its configuration says \[64, 128\]"):
+        load_recogniser(str(native_dir))
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["recogniser", "ctc"])
+def test_a_pickle_is_refused_and_never_opened(kind: str, native_dir: Path, tmp_path: Path):
+    (native_dir / "model.safetensors").unlink()
+    if kind == "ctc":
+        (native_dir / "config.json").write_text('{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}')
+    (native_dir / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "opened")))
+    load = load_recogniser if kind == "recogniser" else lambda name: open_recogniser(name, "Hebrew")
+    for name in (native_dir, native_dir / "pytorch_model.bin"):
+        with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle, which can run code"):
+            load(str(name))
+    assert not (tmp_path / "opened").exists()
+    pickle.loads((native_dir / "pytorch_model.bin").read_bytes())
+    assert (tmp_path / "opened").exists()  # it would have gone off
+
+
+def test_an_adapter_alone_is_no_model(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter alone"):
         load_recogniser(str(tmp_path))
 
 

@@ -4,13 +4,18 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
+from peft import PeftModel
 from transformers import Qwen3ASRFeatureExtractor
 
+from shibolet.errors import ModelError
 from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora
+from shibolet.model.load import LoadedModel, load_recogniser
+from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
 from shibolet.model.packed import build_pack, packed_logits
-from shibolet.model.parts import part_of, select
+from shibolet.model.parts import part_of, select, untie_head
 from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.save import save_model
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -111,3 +116,47 @@ def test_output_and_gradients_are_those_of_peft(recogniser, rate: float, monkeyp
     assert seen[0][2].any() and seen[0][3].any()
     for ours, theirs in zip(*seen, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_alone_on_its_base_is_the_trained_model(recogniser, tokenizer, clips, tmp_path):
+    """What was trained whole beside the adapters comes with them, a head of its own too."""
+    save_model(
+        LoadedModel(recogniser, tokenizer, Qwen3ASRFeatureExtractor(), tmp_path, ""), tmp_path / "base", torch.float32
+    )
+    untie_head(recogniser)
+    attach(recogniser)
+    whole = {
+        **select(recogniser, "projector"),
+        **select(recogniser, "decoder.layers[3:4]"),
+        **select(recogniser, "head"),
+    }
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in [*adapters(recogniser).values(), *whole.values()]:
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    save_lora(recogniser, [*whole, *adapters(recogniser)], tmp_path / "adapter", "org/base", torch.float32)
+    base = load_recogniser(str(tmp_path / "base")).model
+    frozen = {name: weight.clone() for name, weight in base.named_parameters()}
+    put_on = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert put_on.peft_config["default"].base_model_name_or_path == "org/base"
+    mel = log_mel(clips[1], Qwen3ASRFeatureExtractor())
+    prompt = TranscriptionPrompt(tokenizer, "Hebrew")
+    ids = torch.tensor([prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם").input_ids])
+    inputs = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "input_features": F.pad(mel, (0, 30))[None],
+        "input_features_mask": (torch.arange(200) < 170).long()[None],
+    }  # fmt: skip
+    with torch.no_grad():
+        expected, found = recogniser.eval()(**inputs).logits, put_on(**inputs).logits
+        plain = load_recogniser(str(tmp_path / "base")).model(**inputs).logits
+    assert (found - expected).abs().max() < 1e-5 and (plain - expected).abs().max() > 0.1
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size < 0.5 * 4 * sum(weight.numel() for weight in frozen.values())
+
+
+def test_what_an_adapter_cannot_carry_is_refused(recogniser, tmp_path):
+    with pytest.raises(ModelError, match="carries no adapters"):
+        save_lora(recogniser, [], tmp_path / "none", None, torch.float32)
+    attach(recogniser)
+    with pytest.raises(ModelError, match="embeddings that are the head too"):
+        save_lora(recogniser, [*select(recogniser, "head")], tmp_path / "tied", None, torch.float32)

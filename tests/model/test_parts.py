@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, Qwen3ASRForConditionalGeneration
 
 from shibolet.demo import tiny
 from shibolet.errors import RecipeError
-from shibolet.model.load import legacy_config
+from shibolet.model.layouts import native_config
 from shibolet.model.offline import standard_config
 from shibolet.model.parts import freeze_all_but, part_of, partition, select, trainable_names, untie_head
 
@@ -54,7 +54,7 @@ def test_our_shapes_are_those_of_the_published_configuration(real):
         pytest.skip("no folder 'shared' beside the repository")
     config = json.loads((REAL / "config.json").read_text())
     with torch.device("meta"):
-        legacy = Qwen3ASRForConditionalGeneration(legacy_config(config, AutoTokenizer.from_pretrained(REAL)))
+        legacy = Qwen3ASRForConditionalGeneration(native_config(config, AutoTokenizer.from_pretrained(REAL)))
     shapes = [{name: weight.shape for name, weight in model.named_parameters()} for model in (real, legacy)]
     assert shapes[0] == shapes[1]
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
-from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.model.features import num_audio_tokens
+from shibolet.model.layouts import template_of
 from shibolet.model.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"
@@ -36,12 +36,20 @@ def test_hebrew_costs_about_two_tokens_a_word(real):
 
 
 def test_the_prompt_is_that_of_the_native_processor(tokenizer, clips):
-    processor = tiny.asr_processor(tokenizer)
+    processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, template_of("native", aligner=False))
     prompt = TranscriptionPrompt(tokenizer, "English")  # the processor refuses Hebrew
     request = processor.apply_transcription_request(audio=clips[1], language="English", return_tensors="pt")
     assert request["input_ids"][0].tolist() == prompt.request(num_audio_tokens(170))
     with pytest.raises(ValueError):
         processor.apply_transcription_request(audio=clips[1], language="Hebrew")
+
+
+def test_the_aligners_prompt_is_that_of_the_native_processor(tokenizer, clips):
+    processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, template_of("native", aligner=True))
+    inputs, words = processor.prepare_forced_aligner_inputs(clips[1], "שלום עולם", return_tensors="pt")
+    assert words == [["שלום", "עולם"]]
+    expected = AlignmentPrompt(tokenizer).example(num_audio_tokens(170), words[0]).input_ids
+    assert inputs["input_ids"][0].tolist() == expected
 
 
 def test_labels_stand_on_the_target_and_nowhere_else(tokenizer):

@@ -9,7 +9,8 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.model.load import LoadedModel, save_native
+from shibolet.model.load import LoadedModel
+from shibolet.model.save import save_model
 from shibolet.speech.audio import encode_flac
 from shibolet.train.config import LoraSettings, OptimizerConfig, PhaseConfig, TrainConfig
 
@@ -72,5 +73,5 @@ def save_base(path: Path) -> Path:
     rng = np.random.default_rng(0)
     tokenizer = tiny.train_tokenizer([sentence(rng) for _ in range(200)])
     model = tiny.new_recogniser(tokenizer, seed=0)
-    save_native(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, dtype=torch.float32)
+    save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, dtype=torch.float32)
     return path

@@ -21,16 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Qwen2Tokenizer
+from transformers import Qwen2Tokenizer, Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.demo.channel import ChannelConfig, clean, whatsapp
 from shibolet.demo.corpus import round1_requests
 from shibolet.demo.synth import Speech, read_shard, synthesise
 from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.load import LoadedModel, save_native
+from shibolet.model.load import LoadedModel
 from shibolet.model.packed import Pack, build_pack, decode_pack, output_head, packed_attention
 from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.save import save_model
 from shibolet.records.files import write_bytes, write_json
 from shibolet.speech.augment import band_limit
 
@@ -84,7 +85,7 @@ def _make_shard(job: tuple[Path, Path, int, int]) -> None:
     shard, path, index, seed = job
     torch.set_num_threads(1)
     rng = np.random.default_rng([seed, index])
-    mel, stacked = tiny.Qwen3ASRFeatureExtractor(), tiny.SeamlessM4TFeatureExtractor()
+    mel, stacked = Qwen3ASRFeatureExtractor(), tiny.SeamlessM4TFeatureExtractor()
     clips: dict[str, list[Clip]] = {name: [] for name in SETTINGS}
     for samples, words, times in _join(read_shard(shard), 3, rng):
         audio = clean(samples, rng, ROUND1_ROOMS)
@@ -325,8 +326,7 @@ def build(
         processor.save_pretrained(path)
         model.to(torch.bfloat16).save_pretrained(path)
     else:
-        tiny.asr_processor(tokenizer).save_pretrained(path)
-        save_native(LoadedModel(model, tokenizer, tiny.Qwen3ASRFeatureExtractor(), path, ""), path)
+        save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path)
     record = {
         "settings": asdict(settings), "num_utterances": num_utterances, "num_clips": len(clips), "seed": seed,
         "hours": round(sum(clip.features.shape[-1 if name != "ctc" else 0] for clip in clips)

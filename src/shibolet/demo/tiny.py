@@ -10,10 +10,8 @@ from tokenizers.models import BPE
 from transformers import (
     Qwen2Tokenizer,
     Qwen3ASRConfig,
-    Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRForTokenClassification,
-    Qwen3ASRProcessor,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
     Wav2Vec2BertForCTC,
@@ -26,19 +24,6 @@ from shibolet.model.prompt import ASR_TEXT, AUDIO_END, AUDIO_START, AUDIO_TOKEN,
 VOCAB_SIZE = 384  # 256 bytes, the Hebrew letters and common pairs, and the special tokens
 NUM_TIME_CLASSES = 500  # of 80 ms: 40 s
 LETTERS = "אבגדהוזחטיךכלםמןנסעףפץצקרשת"  # the CTC recogniser's alphabet, beside the space
-
-# The prompt of `TranscriptionPrompt`, for the processor's `apply_transcription_request`.
-CHAT_TEMPLATE = (
-    "{%- set ns = namespace(system='', audio='', answer='') -%}"
-    "{%- for m in messages -%}"
-    "{%- for c in ([{'type': 'text', 'text': m.content}] if m.content is string else m.content) -%}"
-    "{%- if m.role == 'system' -%}{%- set ns.system = ns.system + c.text -%}"
-    "{%- elif m.role == 'assistant' -%}{%- set ns.answer = ns.answer + c.text -%}"
-    "{%- elif c.type == 'audio' -%}{%- set ns.audio = ns.audio + '<|audio_start|><|audio_pad|><|audio_end|>' -%}"
-    "{%- endif -%}{%- endfor -%}{%- endfor -%}"
-    "{{- '<|im_start|>system\n' + ns.system + '<|im_end|>\n<|im_start|>user\n' + ns.audio + '<|im_end|>\n' -}}"
-    "{{- '<|im_start|>assistant\n' + ns.answer -}}"
-)
 
 
 def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
@@ -61,12 +46,6 @@ def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     )
     tokenizer.add_tokens(special, special_tokens=True)
     return tokenizer
-
-
-def asr_processor(tokenizer: Qwen2Tokenizer) -> Qwen3ASRProcessor:
-    return Qwen3ASRProcessor(
-        feature_extractor=Qwen3ASRFeatureExtractor(), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE
-    )
 
 
 def _config(tokenizer: Qwen2Tokenizer, **kwargs) -> Qwen3ASRConfig:

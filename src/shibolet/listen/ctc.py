@@ -69,7 +69,9 @@ class CtcModel:
         adapter = _adapter(path, language)
         sizes = {"ignore_mismatched_sizes": True} if adapter else {}
         self._processor = AutoProcessor.from_pretrained(path, **adapter)
-        self._model = AutoModelForCTC.from_pretrained(path, dtype=dtype_on(device), **adapter, **sizes)
+        self._model = AutoModelForCTC.from_pretrained(
+            path, dtype=dtype_on(device), use_safetensors=True, **adapter, **sizes
+        )
         self._model.to(device).eval()
         tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()

@@ -1,11 +1,11 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
-import json
 from pathlib import Path
 
 from shibolet.errors import ModelError
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.load import dtype_on, identity_of, is_legacy, load_aligner, load_recogniser, resolve
+from shibolet.model.layouts import is_legacy
+from shibolet.model.load import dtype_on, identity_of, load_aligner, load_recogniser, read_config, resolve, weight_files
 from shibolet.records.files import hash_file
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
@@ -18,8 +18,8 @@ def listener_identity(name: str) -> str:
 
 def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
     """A Qwen3 forced aligner in either layout, or any CTC checkpoint of transformers."""
-    path = resolve(name)
-    kind = _kind(path)
+    path, config = read_config(name)
+    kind = _kind(config)
     if kind == "qwen":
         from shibolet.listen.qwen_aligner import QwenAligner
 
@@ -27,9 +27,10 @@ def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
     if kind == "ctc":
         from shibolet.listen.ctc import CtcAligner, CtcModel
 
+        weight_files(name, path)
         return CtcAligner(CtcModel(path, language, device=device))
     raise ModelError(
-        f"aligner '{name}' is {_described(path)}; a Qwen3 forced aligner or a ...ForCTC checkpoint can align"
+        f"aligner '{name}' is {_described(config)}; a Qwen3 forced aligner or a ...ForCTC checkpoint can align"
     )
 
 
@@ -39,8 +40,8 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         from shibolet.listen.hypotheses import HypothesisFile
 
         return HypothesisFile(_hypotheses(name))
-    path = resolve(name)
-    kind = _kind(path)
+    path, config = read_config(name)
+    kind = _kind(config)
     if kind == "qwen":
         from shibolet.listen.qwen_recogniser import QwenRecogniser
 
@@ -48,21 +49,22 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
     if kind == "ctc":
         from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
+        weight_files(name, path)
         return CtcRecogniser(CtcModel(path, language, device=device))
     if kind == "seq2seq":
         from shibolet.listen.seq2seq import Seq2SeqRecogniser
 
+        weight_files(name, path)
         return Seq2SeqRecogniser(path, language, device=device)
     raise ModelError(
-        f"recogniser '{name}' is {_described(path)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
+        f"recogniser '{name}' is {_described(config)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
         "speech recogniser such as Whisper, or a .jsonl file of hypotheses can listen"
     )
 
 
-def _kind(path: Path) -> str | None:
+def _kind(config: dict) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    config = _config(path)
     if is_legacy(config) or config.get("model_type") == "qwen3_asr":
         return "qwen"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
@@ -70,12 +72,7 @@ def _kind(path: Path) -> str | None:
     return "seq2seq" if config.get("model_type") in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else None
 
 
-def _config(path: Path) -> dict:
-    return json.loads((path / "config.json").read_text(encoding="utf-8"))
-
-
-def _described(path: Path) -> str:
-    config = _config(path)
+def _described(config: dict) -> str:
     return f"a {config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
 
 

@@ -1,17 +1,18 @@
-"""Reading Qwen3-ASR and its forced aligner in either layout, and writing the native one.
+"""Reading Qwen3-ASR and its forced aligner in either layout (`layouts`); what is neither, or not whole, is refused.
 
-native   `Qwen/Qwen3-ASR-1.7B-hf`: transformers' own names and configuration
-legacy   `Qwen/Qwen3-ASR-1.7B` and every fine-tune made with the qwen-asr package: names begin with `thinker.`
+Weights are read from safetensors only: a pickle can run code when it is opened, and is never opened here.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -24,10 +25,12 @@ from transformers import (
 )
 
 from shibolet.errors import ModelError
-from shibolet.model.parts import is_tied
-from shibolet.model.prompt import TIMESTAMP
+from shibolet.model.layouts import is_aligner, is_legacy, native_config, native_name
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
+FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a Hub model; the card for its licence
+INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +57,84 @@ def resolve(name: str) -> Path:
         path = Path(name).expanduser()
     else:
         path = _from_hub(name)
+    if path.suffix in _PICKLES and path.is_file():
+        raise ModelError(f"model '{name}': {_pickle_advice(path)}")
     if not (path / "config.json").is_file():
-        raise ModelError(f"model '{name}': no config.json in {path}; expected a Hub id or a folder of a saved model")
+        adapter = (path / "adapter_config.json").is_file()
+        raise ModelError(
+            f"model '{name}': {path} holds an adapter alone; merge it into its base first"
+            if adapter
+            else f"model '{name}': no config.json in {path}; expected a Hub id or a folder of a saved model"
+        )
     return path
+
+
+def _pickle_advice(path: Path) -> str:
+    return (
+        f"{path.name} is a pickle, which can run code when it is opened; take the safetensors, or convert it where you "
+        "trust it"
+    )
+
+
+def read_config(name: str) -> tuple[Path, dict]:
+    """The folder of a model and its `config.json`."""
+    path = resolve(name)
+    return path, _read_json(name, path / "config.json")
+
+
+def _read_json(name: str, path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model '{name}': {path} is not whole ({error}); download or save the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"model '{name}': {path} holds no mapping of keys to values")
+    return value
+
+
+def weight_files(name: str, path: Path) -> list[Path]:
+    """The safetensors files of a model folder, each of the size that its header says; ModelError otherwise."""
+    index = path / INDEX
+    if index.is_file():
+        found = sorted({path / shard for shard in _read_json(name, index)["weight_map"].values()})
+    else:
+        found = sorted(path.glob("*.safetensors"))
+        if found and (shard := next((file for file in found if "-of-" in file.stem), None)):
+            raise ModelError(f"model '{name}': {shard.name} is one of several, but {INDEX} is missing in {path}")
+    if missing := [file.name for file in found if not file.is_file()]:
+        raise ModelError(
+            f"model '{name}': half a download: {len(missing)} of {len(found)} files of weights are missing in {path}, "
+            f"the first is {missing[0]}"
+        )
+    if not found:
+        pickles = sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
+        advice = f": {_pickle_advice(pickles[0])}" if pickles else ""
+        raise ModelError(f"model '{name}': {path} has a configuration but no .safetensors weights{advice}")
+    for file in found:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(
+                f"model '{name}': {file} is not whole or no safetensors file ({error}); download or save it again"
+            ) from error
+    return found
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(name, allow_patterns=FILES))
     except GatedRepoError as error:
-        raise ModelError(f"model '{name}' is gated: ask for access at https://huggingface.co/{name}") from error
+        page = f"https://huggingface.co/{name}"
+        raise ModelError(f"model '{name}' is gated: ask for access at {page}, then run 'hf auth login'") from error
     except LocalEntryNotFoundError as error:
         raise ModelError(f"model '{name}' is not in the local cache and the Hub cannot be reached") from error
-    except (RepositoryNotFoundError, HfHubHTTPError, ValueError) as error:
-        raise ModelError(f"model '{name}' is neither a folder here nor a model on the Hub: {error}") from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"model '{name}' is neither a folder here nor to be had from the Hub: {reason}") from error
 
 
 def identity_of(path: Path) -> str:
@@ -84,8 +148,75 @@ def identity_of(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_legacy(config: dict) -> bool:
-    return "thinker_config" in config
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A Qwen3-ASR or a forced aligner on disk, its weights not yet read."""
+
+    path: Path
+    config: dict  # config.json as it stands there
+    native: Qwen3ASRConfig
+    tokenizer: PreTrainedTokenizerBase
+    aligner: bool
+
+    @property
+    def legacy(self) -> bool:
+        return is_legacy(self.config)
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        return Qwen3ASRForTokenClassification if self.aligner else Qwen3ASRForConditionalGeneration
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """Every weight by its native name, as stored."""
+        return self._each_weight(lambda handle, key: handle.get_tensor(key))
+
+    def check_weights(self) -> None:
+        """ModelError when the weights' names and shapes are not those of the configuration; only headers are read."""
+        shapes = self._each_weight(lambda handle, key: list(handle.get_slice(key).get_shape()))
+        with torch.device("meta"):
+            expected = {name: list(weight.shape) for name, weight in self.model_class(self.native).named_parameters()}
+        missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+        if missing or unexpected:
+            raise ModelError(
+                f"model '{self.path}': {len(missing)} weights missing (first: {missing[:3]}) and {len(unexpected)} not "
+                f"of this model (first: {unexpected[:3]}); is the download whole, and the right kind of model?"
+            )
+        for name, shape in expected.items():
+            if shapes[name] != shape:
+                raise ModelError(
+                    f"model '{self.path}': weight '{name}' has shape {shapes[name]}, its configuration says {shape}"
+                )
+
+    def _each_weight(self, read: Callable[[Any, str], Any]) -> dict[str, Any]:
+        found = {}
+        for file in weight_files(str(self.path), self.path):
+            with safe_open(file, "pt") as handle:
+                for key in handle.keys():
+                    name = native_name(key, aligner=self.aligner) if self.legacy else key
+                    found[name] = read(handle, key)
+        if self.native.tie_word_embeddings and not self.aligner:
+            found.pop("lm_head.weight", None)  # written by some, read by nobody
+        return found
+
+
+def open_folder(name: str) -> ModelFolder:
+    """A model's folder, checked but its weights not yet read; ModelError for what is no Qwen3-ASR, or not whole."""
+    path, config = read_config(name)
+    if not is_legacy(config) and config.get("model_type") != "qwen3_asr":
+        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
+    weight_files(name, path)
+    if (path / "tokenizer.json").is_file():
+        _read_json(name, path / "tokenizer.json")
+    elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
+        raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        native = native_config(config, tokenizer) if is_legacy(config) else Qwen3ASRConfig.from_pretrained(path)
+    except KeyError as error:
+        raise ModelError(f"model '{name}': config.json in {path} has no {error}; is it whole?") from error
+    folder = ModelFolder(path, config, native, tokenizer, is_aligner(config))
+    folder.check_weights()
+    return folder
 
 
 def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
@@ -99,116 +230,13 @@ def load_aligner(name: str, *, dtype: torch.dtype = torch.float32, device: str =
 
 
 def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str) -> LoadedModel:
-    path = resolve(name)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if not is_legacy(config) and config.get("model_type") != "qwen3_asr":
-        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"model '{name}': {path} has a configuration but no .safetensors weights")
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if is_legacy(config):
-        model = _load_legacy(path, config, cls, tokenizer, dtype)
-    else:
-        model, info = cls.from_pretrained(path, dtype=dtype, output_loading_info=True, attn_implementation="sdpa")
-        _refuse_holes(name, info["missing_keys"], info["unexpected_keys"])
+    folder = open_folder(name)
+    if folder.model_class is not cls:
+        kind = "a forced aligner" if folder.aligner else "a recogniser"
+        raise ModelError(f"model '{name}' is {kind} ({folder.path}); the other kind was asked for")
+    source = {"config": folder.native, "state_dict": folder.read_weights()} if folder.legacy else {}
+    model = cls.from_pretrained(
+        None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    )
     extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
-    return LoadedModel(model.to(device).eval(), tokenizer, extractor, path, identity_of(path))
-
-
-def _refuse_holes(name: str, missing: set[str], unexpected: set[str]) -> None:
-    if missing or unexpected:
-        raise ModelError(
-            f"model '{name}': {len(missing)} weights missing (first: {sorted(missing)[:3]}) and {len(unexpected)} "
-            f"not of this model (first: {sorted(unexpected)[:3]}); is the download whole, and the right kind of model?"
-        )
-
-
-def legacy_name(name: str) -> str:
-    """The native name of a legacy weight: `thinker.audio_tower.ln_post.bias` -> `model.audio_tower.ln_post.bias`."""
-    name = name.removeprefix("thinker.")
-    for old, new in (
-        ("audio_tower.proj1.", "model.multi_modal_projector.linear_1."),
-        ("audio_tower.proj2.", "model.multi_modal_projector.linear_2."),
-        ("audio_tower.", "model.audio_tower."),
-        ("model.", "model.language_model."),
-    ):
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name  # lm_head
-
-
-def legacy_config(config: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen3ASRConfig:
-    """The native configuration of a legacy `config.json`.
-
-    Its interleaved m-rope equals plain rope wherever the three positions are equal, as they are for audio and text.
-    """
-    thinker = config["thinker_config"]
-    audio, text = thinker["audio_config"], thinker["text_config"]
-    audio_keys = (
-        "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins", "n_window",
-        "n_window_infer", "output_dim", "downsample_hidden_size", "activation_function", "scale_embedding",
-    )  # fmt: skip
-    text_keys = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "attention_bias",
-    )  # fmt: skip
-    tied = thinker.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
-    aligner = thinker.get("classify_num")
-    timestamp = tokenizer.convert_tokens_to_ids(TIMESTAMP)
-    return Qwen3ASRConfig(
-        audio_config={"model_type": "qwen3_asr_encoder", **{k: audio[k] for k in audio_keys if k in audio}},
-        text_config={
-            "model_type": "qwen3",
-            **{k: text[k] for k in text_keys if k in text},
-            "rope_parameters": {"rope_type": "default", "rope_theta": float(text.get("rope_theta", 1_000_000))},
-            "tie_word_embeddings": tied,
-        },
-        audio_token_id=thinker["audio_token_id"],
-        pad_token_id=config.get("pad_token_id", tokenizer.pad_token_id),
-        eos_token_id=config.get("eos_token_id", tokenizer.eos_token_id),
-        tie_word_embeddings=tied,
-        **({"timestamp_token_id": timestamp} if timestamp is not None else {}),
-        **({"num_labels": aligner} if aligner else {}),
-    )
-
-
-def _load_legacy(
-    path: Path, config: dict, cls: type[PreTrainedModel], tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
-) -> PreTrainedModel:
-    native = legacy_config(config, tokenizer)
-    aligner = cls is Qwen3ASRForTokenClassification
-    if aligner != bool(config["thinker_config"].get("classify_num")):
-        kind = "a recogniser" if aligner else "a forced aligner"
-        raise ModelError(f"the model in {path} is {kind}; the other kind was asked for")
-    weights: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, "pt") as handle:
-            for key in handle.keys():
-                weights[legacy_name(key)] = handle.get_tensor(key)
-    if aligner:
-        weights = {k.replace("lm_head.", "score."): v for k, v in weights.items()}
-    elif native.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)  # written by some, read by nobody
-    model, info = cls.from_pretrained(
-        None, config=native, state_dict=weights, dtype=dtype, output_loading_info=True, attn_implementation="sdpa"
-    )
-    _refuse_holes(str(path), info["missing_keys"], info["unexpected_keys"])
-    return model
-
-
-def save_native(loaded: LoadedModel, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write weights, configuration, tokenizer and feature extractor as transformers reads them."""
-    path.mkdir(parents=True, exist_ok=True)
-    state = {name: weight.to(dtype) for name, weight in loaded.model.state_dict().items()}
-    if is_tied(loaded.model):
-        state.pop("lm_head.weight")
-    loaded.model.save_pretrained(path, state_dict=state)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))  # of the model, not of the file
-    for part in (config, config["audio_config"], config["text_config"]):
-        part["dtype"] = str(dtype).removeprefix("torch.")
-    (path / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    loaded.tokenizer.save_pretrained(path)
-    loaded.extractor.save_pretrained(path)
-    for name in ("chat_template.jinja", "processor_config.json", "preprocessor_config.json", "generation_config.json"):
-        if (loaded.path / name).is_file() and not is_legacy(json.loads((loaded.path / "config.json").read_text())):
-            (path / name).write_bytes((loaded.path / name).read_bytes())
+    return LoadedModel(model.to(device).eval(), folder.tokenizer, extractor, folder.path, identity_of(folder.path))

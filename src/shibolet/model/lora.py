@@ -5,15 +5,19 @@ cached.
 """
 
 import re
+from collections.abc import Collection
+from pathlib import Path
 from types import MethodType
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shibolet.model.parts import num_layers_of, part_of, select
+from shibolet.errors import ModelError
+from shibolet.model.parts import is_tied, num_layers_of, part_of, select
 
 
 def attach_lora(
@@ -104,10 +108,39 @@ def merge_lora(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(parent), child, base)
 
 
+def save_lora(
+    model: PreTrainedModel, trained: Collection[str], path: Path, base: str | None, dtype: torch.dtype
+) -> None:
+    """Write the adapters, and whole every module of `trained` weights, for `PeftModel.from_pretrained` on the base.
+
+    `base` is the Hub id that the adapter names, if there is one. ModelError when the model carries no adapters, or when
+    a matrix was trained that is embeddings and head at once, which peft would untie.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    if not layers:
+        raise ModelError("this model carries no adapters; take the whole of it")
+    whole = {name for name in trained if part_of(name)[0] != "lora"}
+    if is_tied(model) and any(part_of(name)[0] == "embeddings" for name in whole):
+        raise ModelError(
+            "embeddings that are the head too were trained: an adapter cannot carry them, take the whole model"
+        )
+    one = next(iter(layers.values()))
+    path.mkdir(parents=True)
+    LoraConfig(
+        r=one.r["default"], lora_alpha=one.lora_alpha["default"], lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        target_modules=sorted(layers), modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
+        base_model_name_or_path=base, inference_mode=True,
+    ).save_pretrained(path)  # fmt: skip
+    state = {f"base_model.model.{name.replace('.default', '')}": weight for name, weight in model.state_dict().items()
+             if part_of(name)[0] == "lora" or name in whole}  # fmt: skip
+    tensors = {name: weight.to(dtype).contiguous() for name, weight in state.items()}
+    save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
 def check_lora_frozen(model: PreTrainedModel, part: str) -> list[int]:
     """Layers of a decoder part that carry adapters; thawing one is a recipe error."""
     carrying = lora_layers(model)
     return sorted({layer for name in select(model, part) if (layer := part_of(name)[1]) in carrying})
 
 
-__all__ = ["attach_lora", "check_lora_frozen", "has_lora", "lora_layers", "merge_lora", "num_layers_of"]
+__all__ = ["attach_lora", "check_lora_frozen", "has_lora", "lora_layers", "merge_lora", "num_layers_of", "save_lora"]

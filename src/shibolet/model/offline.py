@@ -7,7 +7,8 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer, Qwen3ASRConfig
 
 from shibolet.errors import ModelError
-from shibolet.model.load import BUILTIN, is_legacy, legacy_config, resolve
+from shibolet.model.layouts import is_legacy, native_config
+from shibolet.model.load import BUILTIN, resolve
 
 
 def offline_config(name: str) -> tuple[Qwen3ASRConfig, str]:
@@ -24,7 +25,7 @@ def offline_config(name: str) -> tuple[Qwen3ASRConfig, str]:
         path = Path(cached).parent
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if is_legacy(config):
-        return legacy_config(config, AutoTokenizer.from_pretrained(path)), f"{name} (legacy layout)"
+        return native_config(config, AutoTokenizer.from_pretrained(path)), f"{name} (legacy layout)"
     if config.get("model_type") != "qwen3_asr":
         raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
     return Qwen3ASRConfig.from_pretrained(path), name

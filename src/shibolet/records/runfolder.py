@@ -25,7 +25,8 @@ evaluate/<model>/<set>/hypotheses.jsonl
                        scores.json
 compare.json                    Round 1 against Round 2
 systems.json                    any systems that were scored here, each against each
-publish/
+publish/model/                  the repository as it is uploaded: weights, processor, card
+       reproduced.json          which hypotheses a fresh process repeated from it
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
 .aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
@@ -56,7 +57,7 @@ _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gate-prepared": (("gate-prepared.json",), ()),
     "train": (("train/plan.json", "train/result.json", "train/final"), ("train",)),
     "compare": (("compare.json",), ()),
-    "publish": (("publish",), ()),
+    "publish": (("publish/model", "publish/reproduced.json"), ("publish",)),
     "report": (("report.html",), ()),
 }
 

@@ -1,14 +1,16 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.round import stages
+from shibolet.round import publish, stages
 from shibolet.round.shared import Round
 
 
 def run_round(round: Round) -> int:
-    """The round as far as its verdicts let it go, and its page; the exit code."""
+    """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     code = run_stages(round)
-    stages.do_report(round)
+    stages.do_report(round)  # the page is there, whatever becomes of the upload
+    if round.recipe.publish and code == 0 and round.recipe.evaluate.sets:
+        round.tell(f"published: {publish.do_publish(round, round.recipe.publish)}")
     return code
 
 
@@ -47,14 +49,17 @@ def run_stages(round: Round) -> int:
     stages.do_evaluate(round, stages.rounds_of(round))
     compared = stages.do_compare(round)
     round.tell(f"compare: {compared['verdict']}. {compared['sentence']}")
-    return 0 if compared["verdict"] == "keep" else EXIT_REJECT
+    if compared["verdict"] == "keep":
+        return 0
+    _retire(round, "publish")
+    return EXIT_REJECT
 
 
 REPAIR = ("audit-prepared", "gate-prepared")
 
 
 def _after_gates(round: Round) -> list[str]:
-    return ["train", *round.folder.evaluated(stages.ROUND2), "compare"]
+    return ["train", *round.folder.evaluated(stages.ROUND2), "compare", "publish"]
 
 
 def _retire(round: Round, *names: str) -> None:

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from datasets import Audio, load_dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.table import embed_table_storage
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
 from shibolet.errors import DataError
 from shibolet.records.files import hash_json, sync_dir, write_json
@@ -27,6 +28,12 @@ def hub_tables(source: DataSource, cache_dir: Path) -> tuple[Iterator[Path], int
     with _explained(source):
         data = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     return iter([Path(file["filename"]) for file in data.cache_files]), data.num_rows
+
+
+def fetch_card(source: DataSource) -> None:
+    """Put the data set's card, which states its licence, into the Hub's cache; a set may have none."""
+    with _explained(source), suppress(EntryNotFoundError):
+        hf_hub_download(source.hub, "README.md", repo_type="dataset", revision=source.revision)
 
 
 def _stream_shards(source: DataSource, cache_dir: Path) -> Iterator[Path]:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
 from shibolet.model.fused import use_fused_kernels
-from shibolet.model.load import LoadedModel, load_recogniser, save_native
-from shibolet.model.lora import has_lora, merge_lora
+from shibolet.model.load import LoadedModel, load_recogniser
+from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.save import save_model
 from shibolet.records.files import hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
@@ -190,9 +191,19 @@ def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str,
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
-    save_native(loaded, partial)
+    save_model(loaded, partial)
     os.replace(partial, path)
     sync_dir(path.parent)
+
+
+def write_adapter(
+    base: str, config: TrainConfig, seed: int, store: CheckpointStore, step: int, path: Path, base_id: str | None
+) -> None:
+    """The adapters of a checkpoint, not merged, with what was trained whole beside them; bfloat16, for peft."""
+    loaded = load_recogniser(base)
+    add_adapters(loaded.model, config, seed)
+    trained = load_weights(loaded.model, store.at(step))
+    save_lora(loaded.model, trained, path, base_id, torch.bfloat16)
 
 
 def start_trackers(out_dir: Path, config: TrainConfig, about: Mapping[str, Any], step: int) -> Trackers:

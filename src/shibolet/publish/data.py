@@ -1,0 +1,184 @@
+"""What prepare kept, as other programs read it, and the audit's verdicts as one table; nothing is decoded again.
+
+datasets   data/<split>-00000-of-00002.parquet with the audio inside, and a card: `datasets.load_dataset(folder)`
+lhotse     <split>_recordings.jsonl.gz, <split>_supervisions.jsonl.gz and audio/<split>/*.flac
+nemo       <split>_manifest.jsonl and audio/<split>/*.flac
+verdicts   verdicts.parquet: a row for each utterance that the audit heard, with what it was judged by
+"""
+
+import gzip
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile as sf
+from huggingface_hub import DatasetCardData
+
+from shibolet.errors import DataError
+from shibolet.publish.leaks import refuse_leaks
+from shibolet.records.files import read_json, write_bytes
+from shibolet.records.runfolder import RunFolder
+from shibolet.speech.tables import read_batches
+from shibolet.speech.text import get_language
+
+Format = Literal["datasets", "lhotse", "nemo", "verdicts"]
+SPLITS = ("train", "dev")
+
+
+def export_data(run: RunFolder, out: Path, format: Format) -> dict[str, int]:
+    """Write the new folder `out`, whole or not at all; rows by split. DataError when `out` exists or names a path."""
+    if out.exists():
+        raise DataError(f"'{out}' exists; name a new folder for the exported data")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    counts = _WRITERS[format](run, partial)
+    refuse_leaks(partial, out, run.path)
+    os.replace(partial, out)
+    return counts
+
+
+def _shards(run: RunFolder, split: str) -> list[Path]:
+    return sorted(run.prepared.glob(f"{split}-*.parquet"))
+
+
+def _write_datasets(run: RunFolder, out: Path) -> dict[str, int]:
+    (out / "data").mkdir()
+    counts = {}
+    for split in SPLITS:
+        shards = _shards(run, split)
+        for i, shard in enumerate(shards):
+            shutil.copyfile(shard, out / "data" / f"{split}-{i:05d}-of-{len(shards):05d}.parquet")
+        if shards:
+            counts[split] = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    write_bytes(out / "README.md", _card(run, counts).encode())
+    return counts
+
+
+def _card(run: RunFolder, counts: dict[str, int]) -> str:
+    """A data set card that tells `datasets` where the splits are, from `summary.json`."""
+    summary = read_json(run.prepared / "summary.json")
+    language = get_language(summary["language"])
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]
+    data = DatasetCardData(
+        language=language.code,
+        task_categories=["automatic-speech-recognition"],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+    dropped, all_in = summary["utterances"]["dropped"], summary["utterances"]["in"]
+    rows = "".join(f"| {split} | {counts[split]} | {summary[split]['hours']} |\n" for split in counts)
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# {language.name} speech, audited\n\n"
+        "Kept by `shibolet prepare`: what the audit found wrong is left out, what was too long is cut at words, each\n"
+        "piece with its own text. `origin_id`, `origin_start_s` and `origin_end_s` say where in its source it lay.\n\n"
+        f"| split | utterances | hours |\n|---|---|---|\n{rows}\n"
+        f"{dropped} of {all_in} utterances were dropped. The licences of the sources bind this copy too.\n"
+    )
+
+
+def _audio_rows(run: RunFolder, out: Path, split: str) -> Iterator[tuple[dict, str, sf._SoundFileInfo]]:
+    """Each row of a split with its audio written to a file: the row, the file's relative path, its header."""
+    (out / "audio" / split).mkdir(parents=True)
+    number = 0
+    for shard in _shards(run, split):
+        for rows in read_batches(shard, pq.read_schema(shard).names):
+            for row in rows:
+                path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
+                flac = row.pop("audio")["bytes"]
+                (out / path).write_bytes(flac)
+                yield row, path, sf.info(io.BytesIO(flac))
+                number += 1
+
+
+def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
+    counts = {}
+    for split in SPLITS:
+        recordings, supervisions = [], []
+        for row, path, info in _audio_rows(run, out, split):
+            recordings.append(
+                {
+                    "id": row["id"],
+                    "sources": [{"type": "file", "channels": [0], "source": path}],
+                    "sampling_rate": info.samplerate,
+                    "num_samples": info.frames,
+                    "duration": info.frames / info.samplerate,
+                    "channel_ids": [0],
+                }
+            )
+            custom = {key: row[key] for key in ("source", "domain", "recording", "origin_id") if row[key] is not None}
+            supervision = {
+                "id": row["id"], "recording_id": row["id"], "start": 0.0, "duration": info.frames / info.samplerate,
+                "channel": 0, "text": row["text"], "language": row["language"], "speaker": row["speaker"],
+                "custom": custom,
+            }  # fmt: skip
+            supervisions.append({key: value for key, value in supervision.items() if value is not None})
+        _write_jsonl_gz(out / f"{split}_recordings.jsonl.gz", recordings)
+        _write_jsonl_gz(out / f"{split}_supervisions.jsonl.gz", supervisions)
+        counts[split] = len(recordings)
+    return counts
+
+
+def _write_nemo(run: RunFolder, out: Path) -> dict[str, int]:
+    counts = {}
+    for split in SPLITS:
+        lines = []
+        for row, path, info in _audio_rows(run, out, split):
+            code = get_language(row["language"]).code if row["language"] else None
+            line = {
+                "audio_filepath": path, "duration": info.frames / info.samplerate, "text": row["text"], "lang": code,
+                "speaker": row["speaker"], "id": row["id"],
+            }  # fmt: skip
+            lines.append({key: value for key, value in line.items() if value is not None})
+        write_bytes(out / f"{split}_manifest.jsonl", b"".join(_lines(lines)))
+        counts[split] = len(lines)
+    return counts
+
+
+def _write_verdicts(run: RunFolder, out: Path) -> dict[str, int]:
+    """The audit's tables in one, `pass` saying which; the audio's place is named by file, not by folder."""
+    named = {
+        "sample": run.audited_utterances(),
+        "rest": run.audited_rest,
+        "kept": run.audited_utterances(prepared=True),
+    }
+    tables, counts = [], {}
+    for name, path in named.items():
+        if not path.is_file():
+            continue
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in rows:
+            place = row["audio"] and row["audio"]["path"]
+            if place:
+                row["audio"]["path"] = Path(place).name
+                folder = f"{Path(place).parent}{os.sep}"
+                row["reasons"] = [reason.replace(folder, "") for reason in row["reasons"]]
+        table = pa.Table.from_pylist(rows, schema=table.schema)
+        tables.append(table.append_column("pass", pa.array([name] * len(rows), pa.string())))
+        counts[name] = len(rows)
+    if not tables:
+        raise DataError(f"{run.path}: nothing was audited here yet; run 'shibolet audit'")
+    pq.write_table(pa.concat_tables(tables, promote_options="default"), out / "verdicts.parquet")
+    return counts
+
+
+def _lines(rows: Iterable[dict]) -> Iterator[bytes]:
+    return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def _write_jsonl_gz(path: Path, rows: Iterable[dict]) -> None:
+    write_bytes(path, gzip.compress(b"".join(_lines(rows)), mtime=0))  # the same rows, the same bytes
+
+
+_WRITERS: dict[str, Callable[[RunFolder, Path], dict[str, int]]] = {
+    "datasets": _write_datasets,
+    "lhotse": _write_lhotse,
+    "nemo": _write_nemo,
+    "verdicts": _write_verdicts,
+}

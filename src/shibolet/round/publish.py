@@ -1,0 +1,84 @@
+"""Publishing a kept round: export, proof in a fresh process, model card, upload; and the command that goes on."""
+
+import shutil
+from pathlib import Path
+
+from shibolet.errors import DataError, Rejected, UploadError
+from shibolet.publish.config import PublishConfig
+from shibolet.records.files import read_json, write_bytes, write_json
+from shibolet.round.shared import Round
+from shibolet.round.stages import ROUND2
+
+README = "README.md"
+
+
+def do_publish(round: Round, config: PublishConfig, *, force: bool = False, upload: bool = True) -> str:
+    """The page of the commit, or the folder of the export when nothing is to be uploaded.
+
+    Rejected when the comparison does not keep the round and `force` does not insist; UploadError leaves the export.
+    """
+    export_round(round, config, force=force)
+    model = round.folder.publish / "model"
+    if not upload:
+        return str(model)
+    from shibolet.publish.upload import upload_folder
+
+    try:
+        with round.track(f"upload to {config.to}"):
+            return upload_folder(model, config.to, private=config.private, message=f"Round 2 of {round.recipe.name}")
+    except UploadError as error:
+        options = f"--to {config.to} --layout {config.layout} {'--private' if config.private else '--public'}"
+        command = f"shibolet publish {round.folder.path} {options}{' --force' if force else ''}"
+        raise UploadError(f"{error}; the export is whole in {model}. To go on: {command}") from error
+
+
+def export_adapter(round: Round, path: Path) -> None:
+    """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
+    from shibolet.model.offline import is_local
+    from shibolet.train.checkpoint import CheckpointStore
+    from shibolet.train.stage import write_adapter
+
+    if path.exists():
+        raise DataError(f"'{path}' exists; name a new folder for the adapter")
+    round.folder.digest("train")  # there must be one
+    step = read_json(round.folder.train / "result.json")["chosen_step"]
+    recipe, base = round.recipe, round.recipe.models.base
+    store = CheckpointStore(round.folder.checkpoints)
+    write_adapter(base, recipe.train, recipe.seed, store, step, path, None if is_local(base) else base)
+
+
+def export_round(round: Round, config: PublishConfig, *, force: bool = False) -> None:
+    """Fill `publish/model`, unless it was made from the same files before."""
+    folder = round.folder
+    compared_as = folder.digest("compare")  # there must be one
+    compared = read_json(folder.compare)
+    if compared["verdict"] != "keep" and not force:
+        raise Rejected(f"not published: {compared['sentence']} --force publishes it all the same, and the card says so")
+    inputs = {
+        "train": folder.digest("train"),
+        "prepare": folder.digest("prepare"),
+        "gate": folder.digest("gate"),
+        "compare": compared_as,
+        "publish": config.model_dump(mode="json", exclude={"private"}),
+    }
+    stage = round.begin("publish", inputs)
+    if stage.done:
+        return
+    from shibolet.model.save import convert
+    from shibolet.publish.card import model_card
+    from shibolet.publish.leaks import refuse_leaks
+    from shibolet.round.reproduce import reproduce
+
+    model = folder.publish / "model"
+    shutil.rmtree(folder.publish, ignore_errors=True)
+    folder.publish.mkdir()
+    with round.track("export"):
+        convert(str(folder.final), model, config.layout, [round.recipe.language])
+    round.make_way()
+    with round.track("read again in a fresh process"):
+        reproduced = reproduce(round, model, ROUND2)
+    write_json(folder.publish / "reproduced.json", reproduced)
+    card = model_card(folder, round.recipe.model_dump(mode="json"), config, reproduced)
+    write_bytes(model / README, card.encode())
+    refuse_leaks(model, folder.path)
+    stage.finish()

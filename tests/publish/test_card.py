@@ -1,0 +1,144 @@
+"""The model card says what the files say, and nothing of the machine it was written on."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shibolet.errors import DataError
+from shibolet.publish.card import model_card
+from shibolet.publish.config import PublishConfig
+from shibolet.publish.leaks import refuse_leaks
+from shibolet.recipe import load_recipe
+from shibolet.records.files import read_json, write_json
+from shibolet.records.runfolder import RunFolder
+
+_spec = importlib.util.spec_from_file_location("a_run", Path(__file__).parents[1] / "report" / "conftest.py")
+a_run = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(a_run)
+
+CONFIG = PublishConfig(to="org/name", licenses={"synthetic": "cc0-1.0"})
+REPRODUCED = {"hypotheses": 32, "ids": {}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    a_run.write_run(path)
+    write_json(path / "train" / "result.json", {"chosen_step": 240, "steps": 286, "chosen_by": "dev WER"})
+    return path
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> RunFolder:
+    shutil.copytree(finished, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def card_of(run: RunFolder, *overrides: str, config: PublishConfig = CONFIG) -> str:
+    return model_card(run, load_recipe("demo", overrides).model_dump(mode="json"), config, REPRODUCED)
+
+
+def pct(rate: float) -> str:
+    return f"{round(100 * rate, 2)}"
+
+
+def test_every_number_of_the_results_is_that_of_the_files(run):
+    card, compared = card_of(run), read_json(run.compare)
+    tables = card.partition("## Results")[2].partition("## Use")[0]
+    rows = [line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+    expected = []
+    for blocks in ({"all": compared["overall"]}, compared["sets"], compared["domains"]):
+        for name, block in blocks.items():
+            wer, cer = block["wer"], block["cer"]
+            low, high = wer["interval_points"]
+            expected.append(
+                f"| {name} | {block['utterances']} | {block['recordings']} | {pct(wer['round1']['rate'])} | "
+                f"{pct(wer['round2']['rate'])} | {wer['delta_points']:+.2f} | {low:+.2f} to {high:+.2f} | "
+                f"{pct(cer['round1']['rate'])} | {pct(cer['round2']['rate'])} |"
+            )
+    expected.append("| set | utterances | WER | 95% interval | CER | 95% interval | not decoded |")
+    for name in a_run.DOMAINS:
+        score = read_json(run.scores("round2", name))
+        (wl, wh), (cl, ch) = score["wer"]["interval"], score["cer"]["interval"]
+        expected.append(
+            f"| {name} | {score['num_utterances']} | {pct(score['wer']['rate'])} | {pct(wl)} to {pct(wh)} | "
+            f"{pct(score['cer']['rate'])} | {pct(cl)} to {pct(ch)} | {len(score['failures'])} |"
+        )
+    assert rows == expected and len(rows) == 8
+
+
+def test_data_gate_and_training_are_those_of_the_files(run):
+    card, prepared = card_of(run), read_json(run.prepared / "summary.json")
+    assert f"{prepared['train']['utterances']} utterances, {prepared['train']['hours']} h, trained the model" in card
+    for rule, left in prepared["dropped_by_rule"].items():
+        assert f"| {rule} | {left['utterances']} | {left['hours']} |" in card
+    for name, prepared_too in (("raw data", False), ("what was kept", True)):
+        gate = read_json(run.gate(prepared=prepared_too))
+        rate = {key: round(gate["low_quality_pct"][key], 2) for key in ("rate", "lower", "upper")}
+        assert f"| {name} | {gate['decision']} | {rate['rate']} | {rate['lower']} to {rate['upper']} |" in card
+    assert "Step 240 of 286, chosen by dev WER." in card and "repeated 32 of 32 hypotheses" in card
+    assert "| synthetic | cc0-1.0 |" in card
+
+
+def test_the_hubs_metadata_has_the_same_results(run):
+    data = yaml.safe_load(card_of(run).split("---\n")[1])
+    assert data["language"] == "he" and "base_model" not in data
+    results = data["model-index"][0]["results"]
+    values = {(result["dataset"]["name"], m["type"]): m["value"] for result in results for m in result["metrics"]}
+    assert values == {
+        (name, measure): round(100 * read_json(run.scores("round2", name))[measure]["rate"], 2)
+        for name in a_run.DOMAINS
+        for measure in ("wer", "cer")
+    }
+
+
+def test_a_number_that_changes_in_a_file_changes_on_the_card(run):
+    before, compared = card_of(run), read_json(run.compare)
+    compared["overall"]["wer"]["round2"]["rate"] = 0.98765
+    write_json(run.compare, compared)
+    assert "98.77" not in before and "98.77" in card_of(run)
+
+
+def test_limits_and_a_forced_publication_are_said(run):
+    compared = read_json(run.compare)
+    write_json(run.compare, {**compared, "verdict": "reject", "next_steps": ["Do this next."]})
+    gate = read_json(run.gate())
+    write_json(run.gate(), {**gate, "decision": "INVALID"})
+    card = card_of(run)
+    assert "says **reject**; it was published all the same" in card and "- Do this next." in card
+    assert "failed its own test (INVALID)" in card
+
+
+def test_each_layout_says_how_it_is_read(run):
+    assert "qwen_asr" not in card_of(run)
+    assert "from qwen_asr import Qwen3ASRModel" in card_of(run, config=PublishConfig(to="org/name", layout="legacy"))
+
+
+def test_hub_ids_are_linked_and_local_paths_are_not_shown(run, tmp_path):
+    base = tmp_path / "private" / "my-base"
+    card = card_of(
+        run, f"models.base={base}", "models.round1=OzLabs/Qwen3-ASR-Hebrew-1.7B",
+        "data.train.0={name: crowd, hub: org/crowd, split: train}",
+    )  # fmt: skip
+    assert "my-base" in card and str(tmp_path) not in card
+    assert "[OzLabs/Qwen3-ASR-Hebrew-1.7B](https://huggingface.co/OzLabs/Qwen3-ASR-Hebrew-1.7B)" in card
+    assert "[org/crowd](https://huggingface.co/datasets/org/crowd) | not stated here; see its page |" in card
+    assert yaml.safe_load(card.split("---\n")[1])["datasets"] == ["org/crowd"]
+    assert not re.search(r"(?<![\w.:/)])/(?:home|root|tmp|data|Users)/", card)
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "Ab3" * 11, "{place}/corpus/a.wav"])
+def test_an_export_with_a_token_or_a_path_is_refused(secret, tmp_path):
+    place, export = tmp_path / "run", tmp_path / "export"
+    export.mkdir()
+    (export / "weights.bin").write_bytes(bytes(range(256)) * 70_000)
+    refuse_leaks(export, place)
+    with (export / "weights.bin").open("r+b") as file:  # across the border of two blocks that are read
+        file.seek((1 << 24) - 10)
+        file.write(secret.format(place=place).encode())
+    with pytest.raises(DataError, match=r"weights\.bin holds a (path of this machine|Hub token)"):
+        refuse_leaks(export, place)
