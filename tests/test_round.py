@@ -243,7 +243,7 @@ def test_what_only_changes_the_time_does_not_train_again():
 @pytest.fixture
 def heard(round, monkeypatch):
     """The round with an audit that is done in no time: 400 utterances, a fifth flagged, a quarter of these good."""
-    from shibolet.audit import stage
+    from shibolet.audit import stage, table
 
     rows = [
         {"id": f"u{i:03d}", "source": "s", "recording": f"r{i}", "domain": "clean", "text": f"text {i}",
@@ -260,7 +260,7 @@ def heard(round, monkeypatch):
 
     def run_audit(utterances, ledger, *, out_dir, **_):
         calls.append(out_dir)
-        stage._write_rows(out_dir / "utterances.parquet", rows)
+        table.write_rows(out_dir / "utterances.parquet", rows)
         write_json(out_dir / "calibration.json", {})
         write_json(out_dir / "alignment_report.json", report)
         return dict(report)

@@ -10,7 +10,8 @@ from ears import Deaf, Ears, Shouting
 from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
-from shibolet.audit.stage import UNREADABLE, hear_rest, read_verdicts, run_audit
+from shibolet.audit.stage import hear_rest, run_audit
+from shibolet.audit.table import UNREADABLE, read_verdicts
 from shibolet.errors import DataError
 from shibolet.gate import GateConfig, run_gate
 from shibolet.records.ledger import LedgerLine

@@ -7,9 +7,10 @@ import pytest
 import soundfile as sf
 import yaml
 
-from shibolet.audit import stage as audit_stage
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
+from shibolet.audit.summary import summarise
+from shibolet.audit.table import unreadable_row, write_rows
 from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import describe, read_rows
@@ -91,7 +92,7 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
                 "audio": {"path": str(clip(run, i)), "row": None, "column": "audio", "start_s": 0.0, "end_s": None},
             }
         )  # fmt: skip
-    rows.append(audit_stage._unreadable_row(LedgerLine(
+    rows.append(unreadable_row(LedgerLine(
         id="train-0560", source="synthetic", stage="read", rule="undecodable", detail="audio/0560.ogg: no samples in it"
     )))  # fmt: skip
     kinds = {"swapped": 180, "text_halved": 168, "audio_halved": 171, "silent": 180, "random_times": 110}
@@ -106,8 +107,11 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
     )  # fmt: skip
     strata = {domain: {"num_utterances": 330, "hours": 0.3} for domain in DOMAINS}
     strata["unreadable"] = {"num_utterances": 1, "hours": 0.0}
-    audit_stage._write_rows(run.audited_utterances(prepared=prepared), rows)
-    report = audit_stage._report(rows, strata, tallies, calibration, [], 661)
+    write_rows(run.audited_utterances(prepared=prepared), rows)
+    report = summarise(
+        run.audited_utterances(prepared=prepared), strata=strata, self_test=tallies, calibration=calibration, notes=[],
+        population=661,
+    )  # fmt: skip
     if not prepared:
         listed = [{"recording": None, "suspect": None, **row} for row in rows]
         report["review"] = review(listed, strata, {}, 0, 0.95)

@@ -236,7 +236,7 @@ def do_prepare(round: Round) -> dict:
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
-    from shibolet.audit.stage import read_verdicts
+    from shibolet.audit.table import read_verdicts
     from shibolet.prepare.stage import LEDGER, SUMMARY, run_prepare
 
     recipe, folder = round.recipe, round.folder
