@@ -58,7 +58,7 @@ def test_a_fifth_of_the_test_words_are_in_no_training_text(seed):
 
 def test_sizes_domains_and_recordings():
     config, planned = CorpusConfig(), plan(3, CorpusConfig())
-    assert Counter(u.split for u in planned) == {"train": 672, "test_clean": 320, "test_whatsapp": 320}
+    assert Counter(u.split for u in planned) == {"train": 812, "test_clean": 320, "test_whatsapp": 320}
     train = [u for u in planned if u.split == "train"]
     by_domain = Counter(u.domain for u in train)
     assert abs(by_domain["clean"] - by_domain["whatsapp"]) <= 2 * config.recording_utterances

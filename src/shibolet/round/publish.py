@@ -35,16 +35,17 @@ def do_publish(round: Round, config: PublishConfig, *, force: bool = False, uplo
 def export_adapter(round: Round, path: Path) -> None:
     """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
     from shibolet.model.offline import is_local
-    from shibolet.train.checkpoint import CheckpointStore
+    from shibolet.train.checkpoint import CheckpointStore, average_weights
     from shibolet.train.stage import write_adapter
 
     if path.exists():
         raise DataError(f"'{path}' exists; name a new folder for the adapter")
     round.folder.digest("train")  # there must be one
-    step = read_json(round.folder.train / "result.json")["chosen_step"]
+    result, store = read_json(round.folder.train / "result.json"), CheckpointStore(round.folder.checkpoints)
+    steps = result["averaged_steps"] or [result["chosen_step"]]
+    weights = average_weights([store.at(step) for step in steps])
     recipe, base = round.recipe, round.recipe.models.base
-    store = CheckpointStore(round.folder.checkpoints)
-    write_adapter(base, recipe.train, recipe.seed, store, step, path, None if is_local(base) else base)
+    write_adapter(base, recipe.train, recipe.seed, weights, path, None if is_local(base) else base)
 
 
 def export_round(round: Round, config: PublishConfig, *, force: bool = False) -> None:

@@ -16,18 +16,21 @@ from shibolet.records.files import read_json, read_jsonl, write_json
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
 from shibolet.round.shared import Round
+from shibolet.round.stages import language_of
 
 NUM_HYPOTHESES = 20  # at least, over all sets
 
 
 def reproduce(round: Round, model: Path, label: str) -> dict:
     """What was repeated of the evaluation of `label`: hypotheses in all and ids by set; ModelError when one differs."""
-    config, expected, requests = round.recipe.evaluate, {}, []
+    expected, requests = {}, []
     with TemporaryDirectory() as scratch:
-        for source in config.sets:
+        for source in round.sets:
+            language = language_of(round, source)
+            together = round.transcriber(str(model), label, language).clips_at_once
             said = {row["id"]: row["hypothesis"] for row in read_jsonl(round.folder.hypotheses(label, source.name))}
             utterances = round.read(source).utterances
-            chosen = whole_batches(utterances, config.batch_utterances, math.ceil(NUM_HYPOTHESES / len(config.sets)))
+            chosen = whole_batches(utterances, together, math.ceil(NUM_HYPOTHESES / len(round.sets)))
             if missing := [utterance.id for utterance in chosen if utterance.id not in said]:
                 raise ModelError(
                     f"set '{source.name}' has changed since it was scored: '{missing[0]}' has no hypothesis there; run "
@@ -36,7 +39,9 @@ def reproduce(round: Round, model: Path, label: str) -> dict:
             expected[source.name] = {utterance.id: said[utterance.id] for utterance in chosen}
             manifest = Path(scratch) / f"{source.name}.jsonl"
             write_manifest(manifest, chosen)
-            requests.append({"set": source.name, "manifest": str(manifest), "out": str(Path(scratch) / source.name)})
+            out = str(Path(scratch) / source.name)
+            entry = {"set": source.name, "manifest": str(manifest), "out": out, "language": language}
+            requests.append(entry | {"together": together})
         request = Path(scratch) / "request.json"
         recipe = str(round.folder.recipe.absolute())
         write_json(request, {"recipe": recipe, "model": str(model.absolute()), "sets": requests})
@@ -94,20 +99,19 @@ def _transcribe(request: dict) -> None:
     from shibolet.records.runfolder import RunFolder
 
     recipe = load_recipe(request["recipe"])
-    round, model = (
-        Round(recipe, RunFolder(Path(request["recipe"]).parent), tell=lambda sentence: None),
-        request["model"],
-    )
     for entry in request["sets"]:
+        config = recipe.evaluate.model_copy(update={"batch_utterances": entry["together"]})
+        once = recipe.model_copy(update={"evaluate": config})
+        round = Round(once, RunFolder(Path(request["recipe"]).parent), tell=lambda sentence: None)
         evaluate_set(
-            round.transcriber(model),
+            round.transcriber(request["model"], "export", entry["language"]),
             read_manifest(Path(entry["manifest"])),
             set_name=entry["set"],
-            language=recipe.language,
-            config=recipe.evaluate,
+            language=entry["language"],
+            config=config,
             out_dir=Path(entry["out"]),
             model_name="export",
-            identity=round.identity(model),
+            identity=round.identity(request["model"]),
         )
 
 
