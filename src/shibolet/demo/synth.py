@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -95,26 +96,33 @@ class SpeechRequest:
     voice: Voice
 
 
+@cache
+def _start_espeak() -> tuple[ctypes.CDLL, int, Path]:
+    """The library, its sample rate and the folder of its voice variants; started once.
+
+    A second start frees the phoneme tables that it still points into, and whether they can still be read is chance.
+    """
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise RecipeError(MISSING_EXTRA) from error
+    data_dir = Path(espeakng_loader.get_data_path())
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    rate_hz = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_dir).encode(), INITIALIZE_PHONEME_EVENTS)
+    if rate_hz <= 0:
+        raise ShiboletError(f"espeak-ng did not start with its data in {data_dir}: reinstall espeakng-loader")
+    return library, rate_hz, data_dir / "voices" / "!v"
+
+
 class Speaker:
     """espeak-ng in this process; it has one global state, so use one at a time."""
 
     def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise RecipeError(MISSING_EXTRA) from error
-        data_dir = Path(espeakng_loader.get_data_path())
-        self.variants_dir = data_dir / "voices" / "!v"
+        self._library, self._rate_hz, self.variants_dir = _start_espeak()
         self._lexicon = load_lexicon()
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._chunks: list[np.ndarray] = []
         self._events: list[tuple[int, int, str]] = []  # type, sample, phoneme
         self._callback = _Callback(self._collect)  # espeak keeps the pointer only: the object must outlive it
-        self._rate_hz = self._library.espeak_Initialize(
-            AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_dir).encode(), INITIALIZE_PHONEME_EVENTS
-        )
-        if self._rate_hz <= 0:
-            raise ShiboletError(f"espeak-ng did not start with its data in {data_dir}: reinstall espeakng-loader")
         self._library.espeak_SetSynthCallback(self._callback)
         # espeak seeds its breath and flutter with the time of day.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(0))
