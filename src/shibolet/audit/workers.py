@@ -53,9 +53,10 @@ class Worker:
     def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
         """What `function(*args)` returns there; raises what it raises, or WorkerLost."""
         if self._pool is None:
-            with _one_thread():
+            with _one_thread():  # until the process is there, not until it answers: several start at a time
                 self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
-                self._pid = self._pool.submit(os.getpid).result()
+                started = self._pool.submit(os.getpid)
+            self._pid = started.result()
         try:
             return self._pool.submit(function, *args).result(timeout_s)
         except BrokenProcessPool:
