@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from shibolet import cli, errors
-from shibolet.round import flow, stages
+from shibolet.round import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "matplotlib", "av")
 
@@ -41,10 +41,10 @@ def verdict(monkeypatch):
             "decision": decision, "exit_code": exit_code, "next": "stop", "recommendation": "Look at it.",
             "reasons": ["a reason"], "strata": {"clean": rate}, "low_quality_pct": rate,
         }  # fmt: skip
-        monkeypatch.setattr(stages, "do_audit", lambda round, **_: {"total_samples": 100})
-        monkeypatch.setattr(stages, "do_gate", lambda round, **_: gate)
+        monkeypatch.setattr(auditing, "do_audit", lambda round, **_: {"total_samples": 100})
+        monkeypatch.setattr(auditing, "do_gate", lambda round, **_: gate)
         monkeypatch.setattr(stages, "do_report", lambda round: None)
-        monkeypatch.setattr(stages, "do_audit_page", lambda round: round.folder.audit_page)
+        monkeypatch.setattr(auditing, "do_audit_page", lambda round: round.folder.audit_page)
 
     return say
 
@@ -98,8 +98,8 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
     """A shard must not write a verdict, nor wait for the folder's lock; merge must not hear."""
     verdict("PROCEED", 0)
     calls = []
-    monkeypatch.setattr(stages, "do_audit", lambda round, **how: calls.append(how) or {"total_samples": 100})
-    monkeypatch.setattr(stages, "do_audit_shard", lambda round, shard: calls.append((round.folder.path.name, shard)))
+    monkeypatch.setattr(auditing, "do_audit", lambda round, **how: calls.append(how) or {"total_samples": 100})
+    monkeypatch.setattr(auditing, "do_audit_shard", lambda round, shard: calls.append((round.folder.path.name, shard)))
     assert shibolet("audit", "demo", "--shard", "2/8", "-o", "shared")[0] == 0
     assert shibolet("audit", "merge", "demo", "-o", "shared")[0] == 0
     assert shibolet("audit", "demo", "-o", "shared")[0] == 0

@@ -12,7 +12,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import publish, rank, stages
+from shibolet.round import auditing, publish, rank, stages
 from shibolet.round.flow import run_round
 from shibolet.round.shared import Round, SourceData, open_round
 
@@ -45,8 +45,8 @@ def play(monkeypatch, tmp_path):
             publish, "do_publish", lambda round, config: done.append(f"publish to {config.to}") or "page"
         )
         for name in ("audit", "prepare", "train", "evaluate", "report"):
-            monkeypatch.setattr(stages, f"do_{name}", note(name))
-        monkeypatch.setattr(stages, "do_gate", gate)
+            monkeypatch.setattr(auditing if name == "audit" else stages, f"do_{name}", note(name))
+        monkeypatch.setattr(auditing, "do_gate", gate)
         monkeypatch.setattr(stages, "do_compare", compare)
         monkeypatch.setattr(stages, "rounds_of", lambda round: {})
         with open_round(recipe, tmp_path / "run", "run", told.append) as round:
@@ -183,7 +183,7 @@ def test_texts_in_another_script_end_the_audit_before_a_model_is_touched(
     monkeypatch.setattr(Round, "identity", lambda self, model: touched.append(model) or 1 / 0)
     with open_round(recipe, tmp_path / "run", "audit", print) as round:
         with pytest.raises(DataError if is_refused else ZeroDivisionError) as caught:
-            stages.do_audit(round)
+            auditing.do_audit(round)
     assert bool(touched) != is_refused
     if is_refused:
         assert f"words are in {language} letters" in str(caught.value) and text[:40] in str(caught.value)
@@ -206,7 +206,7 @@ def test_rows_left_out_are_told_by_reason(tmp_path):
 
 def test_stages_out_of_order_say_what_to_run_first(round):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
-        stages.do_gate(round)
+        auditing.do_gate(round)
     with pytest.raises(DataError, match="stage 'evaluate/round1/clean' is not done"):
         stages.do_compare(round)
 
@@ -267,7 +267,7 @@ def heard(round, monkeypatch):
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
     listener = SimpleNamespace(identities=("x", "y"))
-    monkeypatch.setattr(stages, "_listener", lambda *_: listener)
+    monkeypatch.setattr(auditing, "_listener", lambda *_: listener)
     utterances = [
         Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows
     ]
@@ -278,30 +278,30 @@ def heard(round, monkeypatch):
 def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     """Verdicts that a person gave once must not get lost when the audit is asked for again."""
     round, folder = heard.round, heard.round.folder
-    first = stages.do_audit(round)
+    first = auditing.do_audit(round)
     assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150 and "detector" not in first
-    assert stages.do_gate(round)["corrected_low_quality_pct"] is None
+    assert auditing.do_gate(round)["corrected_low_quality_pct"] is None
     answers = [
         {"id": id, "verdict": "bad" if heard.rows[id]["is_low_quality"] and i % 4 else "good",
          "text": heard.rows[id]["text"]}
         for i, id in enumerate(first["review"]["draw"])
     ]  # fmt: skip
     write_jsonl(tmp_path / "saved.jsonl", answers)
-    reviewed = stages.do_audit(round, review=tmp_path / "saved.jsonl")
+    reviewed = auditing.do_audit(round, review=tmp_path / "saved.jsonl")
     assert len(heard.calls) == 2 and reviewed["detector"]["sensitivity"] == 1.0
     corrected = reviewed["review"]["corrected_low_quality_pct"]
-    gate = stages.do_gate(round)
+    gate = auditing.do_gate(round)
     assert gate["low_quality_pct"]["rate"] == 20 and 8 < corrected["lower"] < corrected["rate"] < 18
     assert gate["corrected_low_quality_pct"]["rate"] == pytest.approx(corrected["rate"], abs=0.1)
     (tmp_path / "saved.jsonl").unlink()
-    assert stages.do_audit(round) == reviewed and len(heard.calls) == 2
+    assert auditing.do_audit(round) == reviewed and len(heard.calls) == 2
     assert folder.review.is_file()
 
 
 def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_path):
     write_jsonl(tmp_path / "saved.jsonl", [{"id": "u000", "verdict": "bad", "text": "another text"}])
     with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
-        stages.do_audit(heard.round, review=tmp_path / "saved.jsonl")
+        auditing.do_audit(heard.round, review=tmp_path / "saved.jsonl")
     assert heard.calls == [] and not heard.round.folder.review.exists()
 
 

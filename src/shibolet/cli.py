@@ -81,7 +81,7 @@ def audit(
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.stages import do_audit, do_audit_page, do_audit_shard, do_gate, extend_audit
+    from shibolet.round.auditing import do_audit, do_audit_page, do_audit_shard, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
@@ -117,7 +117,7 @@ def calibrate(
     dry: DryRun = False,
 ):
     """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
-    from shibolet.round.stages import do_calibrate
+    from shibolet.round.auditing import do_calibrate
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
         result = do_calibrate(round, clean, foreign or [])
@@ -134,7 +134,7 @@ def gate(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
 ):
     """PROCEED (0), CAUTION (10), STOP (20) or INVALID (30), from an audit that is there."""
-    from shibolet.round.stages import do_gate
+    from shibolet.round.auditing import do_gate
 
     with _round(recipe, run_dir, changes, json_, dry) as round:
         verdict = do_gate(round)

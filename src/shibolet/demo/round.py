@@ -9,7 +9,7 @@ from shibolet.demo.truth import open_truth
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
-from shibolet.round import stages
+from shibolet.round import auditing, stages
 from shibolet.round.flow import run_stages
 from shibolet.round.shared import Round, Tell, Track, open_round, untracked
 from shibolet.terminal import OUT, pct, show_compare, show_gate, show_gate_prepared, table
@@ -53,8 +53,8 @@ def train_on_raw_data(round: Round) -> dict:
             elif source.is_file():
                 (raw_dir / done).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, raw_dir / done)
-        stages.do_audit(raw)
-        stages.do_gate(raw)
+        auditing.do_audit(raw)
+        auditing.do_gate(raw)
         stages.do_prepare(raw)
         stages.do_train(raw)
         stages.do_evaluate(raw, stages.rounds_of(raw))

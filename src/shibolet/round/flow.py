@@ -1,7 +1,7 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.round import publish, stages
+from shibolet.round import auditing, publish, stages
 from shibolet.round.shared import Round
 
 
@@ -22,8 +22,8 @@ def run_stages(round: Round) -> int:
     STOP     ends; `gate.on_stop: repair` prepares, audits what was kept and goes on when that gate lets it
     INVALID  ends; `gate.accept: [INVALID]` goes on, drops only what cannot be decoded, and every later artefact says so
     """
-    stages.do_audit(round)
-    gate = stages.do_gate(round)
+    auditing.do_audit(round)
+    gate = auditing.do_gate(round)
     round.tell(f"gate: {gate['decision']}. {gate['recommendation']}")
     if gate["next"] == "stop":
         _retire(round, "prepare", *REPAIR, *_after_gates(round))
@@ -33,8 +33,8 @@ def run_stages(round: Round) -> int:
         round.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
     stages.do_prepare(round)
     if gate["next"] == "repair":
-        stages.do_audit(round, prepared=True)
-        repaired = stages.do_gate(round, prepared=True)
+        auditing.do_audit(round, prepared=True)
+        repaired = auditing.do_gate(round, prepared=True)
         round.tell(f"gate on what was kept: {repaired['decision']}. {repaired['recommendation']}")
         if repaired["next"] != "continue":
             _retire(round, *_after_gates(round))

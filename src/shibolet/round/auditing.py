@@ -1,0 +1,236 @@
+"""Auditing in a round: hearing, the gate, and what people ask of them: more clips, a review, a calibration, shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from shibolet.errors import DataError
+from shibolet.gate import GateConfig, run_gate
+from shibolet.recipe import Recipe
+from shibolet.records.files import hash_file, read_json, write_json
+from shibolet.records.runfolder import RunFolder
+from shibolet.round.shared import Round, SourceData
+from shibolet.speech.sources import DataSource
+
+if TYPE_CHECKING:
+    from shibolet.audit.config import AuditConfig
+    from shibolet.audit.hearing import Listener
+
+
+def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None) -> dict:
+    """The content of `alignment_report.json`: of the training data, or of what prepare kept.
+
+    With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
+    the audit's page of the training data; the folder keeps it for later audits.
+    """
+    from shibolet.audit.review import keep_review
+    from shibolet.audit.stage import run_audit
+
+    recipe, folder = round.recipe, round.folder
+    data = round.prepared if prepared else round.data
+    if review is not None:
+        keep_review(review, folder.review, {u.id: u.text for u in data.utterances})
+    is_reviewed = not prepared and folder.review.is_file()
+    listener = _listener(round, prepared)
+    config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
+    inputs = {
+        "data": data.digest,
+        "language": recipe.language,
+        "audit": config.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
+        "calibration": hash_file(config.calibration) if config.calibration else None,
+        "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
+        "listeners": list(listener.identities),
+    }
+    if is_reviewed:
+        inputs["review"] = hash_file(folder.review)
+    stage = round.begin("audit-prepared" if prepared else "audit", inputs)
+    path = folder.alignment_report(prepared=prepared)
+    if not stage.done:
+        with round.track("audit") as progress:
+            report = run_audit(
+                data.utterances,
+                data.ledger,
+                out_dir=path.parent,
+                listener=listener,
+                config=config,
+                language=recipe.language,
+                on_progress=progress,
+                merge=merge,
+            )
+        if not prepared:
+            report["num_looks"] = 1 + len(_extensions(folder, data))
+            report |= _reviewed(folder, report["strata"], recipe)
+        write_json(path, report)
+        write_json(path, _decision(path.parent, recipe.gate) | report)
+        stage.finish()
+    return read_json(path)
+
+
+def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
+    """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
+    from shibolet.audit.stage import hear_shard
+
+    config = _extended(round.recipe.audit, round.folder, round.data)
+    with round.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
+        hear_shard(
+            round.data.utterances,
+            shard,
+            listener=_listener(round),
+            config=config,
+            language=round.recipe.language,
+            on_progress=progress,
+        )
+
+
+def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe) -> dict:
+    """What a person's verdicts say of the audit's; `detector` is there when they suffice for the gate to use them."""
+    import pyarrow.parquet as pq
+
+    from shibolet.audit.review import COLUMNS, read_review, review
+
+    rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
+    answers = read_review(folder.review) if folder.review.is_file() else {}
+    reviewed = review(rows, strata, answers, recipe.audit.sample.seed, recipe.gate.confidence_level)
+    rates = [reviewed["sensitivity"], reviewed["specificity"]]
+    if None in rates or sum(rates) <= 1:
+        return {"review": reviewed}
+    measured_on = f"a person's review of {reviewed['num_counted']} utterances drawn at random"
+    return {"review": reviewed, "detector": dict(sensitivity=rates[0], specificity=rates[1], measured_on=measured_on)}
+
+
+def extend_audit(round: Round) -> int:
+    """Ask for as many more utterances as would settle the gate's CAUTION; how many the next audit hears."""
+    gate = do_gate(round)
+    if not gate["more_clips_needed"]:
+        raise DataError(f"--extend: the gate says {gate['decision']}, and hearing more would settle nothing")
+    heard = gate["low_quality_pct"]["num_heard"] - len(round.data.ledger)
+    wanted = heard + gate["more_clips_needed"]
+    sizes = [*_extensions(round.folder, round.data), wanted]
+    write_json(round.folder.audit_extension, {"data": round.data.digest, "sizes": sizes})
+    return wanted
+
+
+def _extensions(folder: RunFolder, data: SourceData) -> list[int]:
+    """Sizes that `--extend` has asked for on these data, one after the other."""
+    path = folder.audit_extension
+    asked = read_json(path) if path.exists() else {"data": None}
+    return asked["sizes"] if asked["data"] == data.digest else []
+
+
+def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "AuditConfig":
+    """The audit's settings with the sample that `--extend` has asked for; the larger sample contains the smaller."""
+    sizes = _extensions(folder, data)
+    if not sizes:
+        return config
+    size = sizes[-1]
+    limit = config.sample.max_utterances and max(config.sample.max_utterances, size)
+    sample = config.sample.model_copy(update={"min_utterances": size, "max_utterances": limit})
+    return config.model_copy(update={"sample": sample})
+
+
+DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
+
+
+def _listener(round: Round, prepared: bool = False) -> "Listener":
+    """Who listens, and where what they heard is kept, known by its content."""
+    from shibolet.audit.hearing import Listener
+    from shibolet.speech.audio import load
+
+    audit = round.recipe.audit
+    name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
+    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard", load, audit)
+
+
+def _decision(audit_dir: Path, config: GateConfig) -> dict:
+    """What the report says of the gate when it is written; `gate.json` is the verdict in force."""
+    with TemporaryDirectory() as scratch:
+        verdict = run_gate(audit_dir, Path(scratch) / "gate.json", config)
+    return {"decision": verdict["decision"], "recommendation": verdict["recommendation"]}
+
+
+def do_hear_rest(round: Round) -> Path:
+    """The table of verdicts on what the audit's sample left out; its calibration decides."""
+    from shibolet.audit.stage import hear_rest
+
+    path = round.folder.audited_rest
+    round.folder.digest("audit")  # there must be one; a person's review of it changes nothing here
+    read = (round.folder.audit() / "calibration.json", round.folder.audited_utterances())
+    inputs = {"audit": [hash_file(path) for path in read], "data": round.data.digest}
+    stage = round.begin("hear-rest", inputs)
+    if not stage.done:
+        with round.track("hear the rest") as progress:
+            hear_rest(
+                round.data.utterances,
+                audit_dir=round.folder.audit(),
+                out_path=path,
+                listener=_listener(round),
+                config=round.recipe.audit,
+                language=round.recipe.language,
+                on_progress=progress,
+            )
+        stage.finish()
+    return path
+
+
+def _named(path: Path) -> DataSource:
+    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
+    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
+
+
+def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -> dict:
+    """The content of `calibration.json`: what the recipe's listeners detect, measured on clean clips that are damaged.
+
+    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language.
+    """
+    from shibolet.audit.calibrate import run_calibrate
+
+    data, others = (round.join([_named(path) for path in paths]) for paths in (clean, foreign))
+    recipe, listener = round.recipe, _listener(round)
+    inputs = {
+        "data": [data.digest, others.digest],
+        "language": recipe.language,
+        "calibrate": recipe.calibrate.model_dump(mode="json"),
+        "audit": recipe.audit.model_dump(mode="json", exclude={"calibration", "sample"}),
+        "listeners": list(listener.identities),
+    }
+    stage = round.begin("calibrate", inputs)
+    if not stage.done:
+        with round.track("calibrate") as progress:
+            run_calibrate(
+                data.utterances,
+                others.utterances,
+                out_path=round.folder.calibration,
+                name=", ".join(_named(path).name for path in clean),
+                listener=listener,
+                config=recipe.calibrate,
+                audit=recipe.audit,
+                language=recipe.language,
+                on_progress=progress,
+            )
+        stage.finish()
+    return read_json(round.folder.calibration)
+
+
+def do_gate(round: Round, *, prepared: bool = False) -> dict:
+    """The content of `gate.json`: the verdict on the raw data, or on what prepare kept."""
+    name = "gate-prepared" if prepared else "gate"
+    inputs = {
+        "audit": round.folder.digest("audit-prepared" if prepared else "audit"),
+        "gate": round.recipe.gate.model_dump(mode="json"),
+    }
+    stage = round.begin(name, inputs)
+    path = round.folder.gate(prepared=prepared)
+    if not stage.done:
+        run_gate(round.folder.audit(prepared=prepared), path, round.recipe.gate)
+        stage.finish()
+    return read_json(path)
+
+
+def do_audit_page(round: Round) -> Path:
+    """The audit's own page, to listen and to judge."""
+    from shibolet.report.audit_page import write_audit_page
+
+    with round.track("page of the audit"):
+        write_audit_page(round.folder.path)
+    return round.folder.audit_page
