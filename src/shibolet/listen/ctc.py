@@ -85,12 +85,12 @@ class CtcModel:
         self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
         self._forward = forward_lock(self._model.device)
         script = re.compile(f"[{get_language(language).letters}]")
-        # False: it can align the words in Latin letters, but writes nothing that could be compared with them.
-        self.writes_script = any(script.fullmatch(letter) for letter in self._vocabulary)
-        if not self.writes_script and not any(script.fullmatch(c) and self.token_ids(c) for c in ROMAN):
-            raise ModelError(
-                f"the CTC model in {path} knows no letter of {language}, and none that could stand for one"
-            )
+        writes_script = any(script.fullmatch(letter) for letter in self._vocabulary)
+        # It can align the words in Latin letters, but writes nothing that could be compared with them.
+        self.romanises = not writes_script and any(script.fullmatch(c) and self.token_ids(c) for c in ROMAN)
+        # Neither: as a recogniser it is deaf, which an audit's self-test has to find out by itself.
+        self.knows_script = writes_script or self.romanises
+        self.name = f"the CTC model in {path}"
 
     def token_ids(self, word: str) -> list[int]:
         """Ids of a word's letters, in Latin ones where the vocabulary has no others; unknown ones are left out."""
@@ -207,6 +207,8 @@ class CtcAligner:
     """`Aligner` over the path of the words: their letters' times less the model's lag."""
 
     def __init__(self, model: CtcModel) -> None:
+        if not model.knows_script:
+            raise ModelError(f"{model.name} knows no letter of the language, and none that could stand for one")
         self.identity, self._model = model.identity, model
 
     def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
@@ -232,8 +234,8 @@ class CtcRecogniser:
     """`Recogniser` over the same path, against the free best one."""
 
     def __init__(self, model: CtcModel) -> None:
-        if not model.writes_script:
-            raise ModelError("this CTC model writes Latin letters: it can be the aligner, but not the recogniser")
+        if model.romanises:
+            raise ModelError(f"{model.name} writes Latin letters: it can be the aligner, but not the recogniser")
         self.identity, self._model = model.identity, model
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
