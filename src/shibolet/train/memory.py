@@ -87,7 +87,6 @@ class PhaseMemory:
             "weights": self.parameters * self.width,
             "masters": self.trainable * 4 * mixed,
             "moments": self.trainable * 8,
-            "gradient_buckets": self.trainable * self.width * (self.world_size > 1),
         }
 
     def peak(self, pack: PackSize, several: bool) -> dict[str, int]:
