@@ -18,7 +18,6 @@ FALSE_ALARMS = (0.01, 0.02, 0.05)
 FEARED = ("swapped:random", "text_head_cut:50%", "text_tail_cut:50%", "audio_head_cut:50%", "audio_tail_cut:50%",
           "no_speech:silence")  # fmt: skip
 SNR_EDGES_DB = (10, 20, 30)
-LENGTH_EDGES_WORDS = (6, 21)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,24 +72,25 @@ def detection_table(trials: Sequence[Trial], calibration: Calibration, config: A
 
 
 def _snr(trial: Trial) -> str:
-    return _class(trial.signals.snr_db, SNR_EDGES_DB, " dB") if trial.signals else "not heard"
+    if trial.signals is None:
+        return "not heard"
+    place = int(np.searchsorted(SNR_EDGES_DB, trial.signals.snr_db, "right"))
+    if place == 0:
+        return f"under {SNR_EDGES_DB[0]} dB"
+    if place == len(SNR_EDGES_DB):
+        return f"{SNR_EDGES_DB[-1]} dB and over"
+    return f"{SNR_EDGES_DB[place - 1]} to {SNR_EDGES_DB[place]} dB"
 
 
-def _class(value: float, edges: Sequence[int], unit: str) -> str:
-    """The class that a value lies in: "under 10 dB", "10 to 20 dB", "30 dB and over"."""
-    if value < edges[0]:
-        return f"under {edges[0]}{unit}"
-    if value >= edges[-1]:
-        return f"{edges[-1]}{unit} and over"
-    place = int(np.searchsorted(edges, value, "right"))
-    return f"{edges[place - 1]} to {edges[place]}{unit}"
+def _length(num_words: int) -> str:
+    return "under 6 words" if num_words < 6 else "6 to 20 words" if num_words <= 20 else "over 20 words"
 
 
 SLICES: dict[str, Callable[[Trial], str]] = {
     "all": lambda trial: "all",
     "domain": lambda trial: trial.domain,
     "snr_db": _snr,
-    "words": lambda trial: _class(trial.num_words, LENGTH_EDGES_WORDS, " words"),
+    "words": lambda trial: _length(trial.num_words),
 }
 
 
