@@ -1,7 +1,9 @@
 """What is to be heard, and what was: plain data that the audit's processes hand to each other. No torch."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from shibolet.speech.text.language import Language
 
 AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 TimesChange = Callable[[Alignment, float, np.random.Generator], Alignment]
+_NONE: Mapping[str, TimesChange] = {}  # one for all clips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +33,8 @@ class Clip:
     verifiable: tuple[bool, ...]
     duration_s: float = 0.0  # as the data say, to plan with
     change_audio: AudioChange | None = None
-    change_times: Mapping[str, TimesChange] = field(default_factory=dict)  # kind -> a second evidence, `kind/key`
+    # kind -> a second evidence, `kind/key`
+    change_times: Mapping[str, TimesChange] = field(default_factory=lambda: _NONE)
 
     def content_id(self, audio_hash: str) -> str:
         """Hash of all that its evidence depends on, but for the listeners: never of names, places or times of files."""
@@ -48,10 +52,16 @@ def clip_of(u: Utterance, language: Language) -> Clip | None:
         key=u.id,
         utterance=u.id,
         audio=u.audio,
-        words=words.tokens,
-        verifiable=words.verifiable,
+        words=tuple(map(sys.intern, words.tokens)),  # a corpus has few different words, each many times
+        verifiable=_shared(words.verifiable),
         duration_s=u.duration_s,
     )
+
+
+@lru_cache(4096)
+def _shared(verifiable: tuple[bool, ...]) -> tuple[bool, ...]:
+    """The same object for equal values: most clips have nothing but True."""
+    return verifiable
 
 
 def _name(change: Callable | None) -> str | None:
