@@ -15,6 +15,7 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.round import auditing, publish, rank, stages
 from shibolet.round.flow import run_round
 from shibolet.round.shared import Round, SourceData, open_round
+from shibolet.train.config import WITHOUT_EFFECT
 
 WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "report"]
 REPAIRED = ["audit", "gate", "prepare", "audit-prepared", "gate-prepared", "train", "evaluate", "compare", "report"]
@@ -232,12 +233,12 @@ def test_compare_reads_scores_once_and_again_when_they_change(round, monkeypatch
 
 def test_what_only_changes_the_time_does_not_train_again():
     settings = load_recipe("demo").train.model_dump()
-    assert stages.WITHOUT_EFFECT < settings.keys()
+    assert WITHOUT_EFFECT < settings.keys()
     decides = {
         "phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "average_best",
         "augment",
     }  # fmt: skip
-    assert settings.keys() - stages.WITHOUT_EFFECT == decides
+    assert settings.keys() - WITHOUT_EFFECT == decides
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from shibolet.round import auditing
 from shibolet.round.shared import Round, Track, best_device, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
+from shibolet.train.config import WITHOUT_EFFECT
 
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
@@ -105,13 +106,6 @@ def do_train(round: Round) -> dict:
             carry_out(job, send)
     stage.finish()
     return read_json(folder.train / "result.json")
-
-
-# What changes the time that a training takes, and when it is looked at, but not what it is
-WITHOUT_EFFECT = {
-    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
-    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
-}  # fmt: skip
 
 
 def _audit_summary(folder: RunFolder) -> dict:

@@ -118,6 +118,14 @@ class AugmentConfig(Config):
         return self
 
 
+# Settings of `TrainConfig` that change how long a training takes, when it is looked at and what follows when it goes
+# wrong, but not what it is.
+WITHOUT_EFFECT = frozenset({
+    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
+    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+})  # fmt: skip
+
+
 class TrainConfig(Config):
     """How a phase plan is run."""
 

@@ -23,7 +23,7 @@ from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.model.save import save_model
 from shibolet.records.files import hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
-from shibolet.train.config import TrainConfig
+from shibolet.train.config import WITHOUT_EFFECT, TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
@@ -36,7 +36,7 @@ from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, 
 from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_MATHEMATICS = {"phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "augment"}
+_AFTERWARDS = {"average_best"}  # looks at checkpoints that are there
 
 
 def run_train(
@@ -175,7 +175,7 @@ def fingerprint_of(
     return {
         "base model": loaded.identity,
         "training data": hash_json([[e.id, e.text, e.num_frames] for e in examples]),
-        "train settings": hash_json(json.loads(config.model_dump_json(include=_MATHEMATICS))),
+        "train settings": hash_json(json.loads(config.model_dump_json(exclude=WITHOUT_EFFECT | _AFTERWARDS))),
         "language": language,
         "seed": str(seed),
     }
