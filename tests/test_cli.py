@@ -7,28 +7,17 @@ import sys
 import pytest
 import yaml
 
-from shibolet import cli, errors
+from shibolet import errors
 from shibolet.round import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "matplotlib", "av")
 
 
 @pytest.fixture
-def shibolet(monkeypatch, capsys, tmp_path):
+def shibolet(run_cli, monkeypatch, tmp_path):
     """Runs a command in this process, in an empty folder; gives (exit code, standard output, error output)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shibolet", *args])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return run_cli
 
 
 @pytest.fixture

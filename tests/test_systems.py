@@ -1,21 +1,19 @@
 """Foreign systems from the command line: scored from files, compared under their names, nothing left out in silence."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import soundfile as sf
 import yaml
 
-from shibolet import cli
 from shibolet.recipe import find_recipe
 
 SAID = ["שלום עולם טוב", "מה נשמע היום", "בית ספר גדול", "ילד קטן רץ", "אמא קנתה לחם", "הים כחול מאוד"]
 
 
 @pytest.fixture
-def shibolet(monkeypatch, capsys, tmp_path):
+def shibolet(run_cli, tmp_path):
     """Runs a command on a recipe of two sets of the same six sentences, each of them a recording."""
     sets = []
     for name in ("clean", "noisy"):
@@ -29,19 +27,8 @@ def shibolet(monkeypatch, capsys, tmp_path):
     recipe = yaml.safe_load(find_recipe("demo").read_text(encoding="utf-8"))
     recipe["evaluate"]["sets"] = sets
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-
-    def run(command: str, *args: str) -> tuple[int, str, str]:
-        argv = ["shibolet", command, str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run"), *args]
-        monkeypatch.setattr(sys, "argv", argv)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    target = (str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run"))
+    return lambda command, *args: run_cli(command, *target, *args)
 
 
 def jsonl(path, rows: dict[str, str]) -> str:

@@ -1,14 +1,12 @@
 """`shibolet transcribe`: a result or one sentence for any audio, in order, and the exit code that says so."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-from shibolet import cli
 from shibolet.listen.engine import Engine, Written
 from shibolet.round import transcribe as module
 
@@ -16,21 +14,10 @@ RATE = 16000
 
 
 @pytest.fixture
-def shibolet(monkeypatch, capsys, tmp_path):
+def shibolet(run_cli, monkeypatch, tmp_path):
     """Runs the command in a folder of its own; gives (exit code, standard output, error output)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shibolet", "transcribe", *args])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return lambda *args: run_cli("transcribe", *args)
 
 
 @pytest.fixture
