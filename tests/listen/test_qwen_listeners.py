@@ -9,7 +9,7 @@ from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
 from shibolet.listen.batches import by_audio
 from shibolet.listen.qwen_aligner import QwenAligner, raw_classes
 from shibolet.listen.qwen_recogniser import QwenRecogniser
-from shibolet.model.features import log_mel, log_mels
+from shibolet.model.features import PackedLogMel, log_mel, log_mels
 from shibolet.model.load import LoadedModel
 
 TEXTS = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול", "שלום", "אל הים"]
@@ -36,7 +36,7 @@ def test_features_of_many_clips_are_those_of_each(clips: list[np.ndarray]) -> No
     """A neighbour's samples at the edge, or the loudest frame of the batch, would change a clip's features."""
     extractor = Qwen3ASRFeatureExtractor()
     louder = [clip * 10.0**i for i, clip in enumerate(clips, start=-3)]
-    for clip, own in zip(louder, log_mels(louder, extractor, "cpu"), strict=True):
+    for clip, own in zip(louder, log_mels(louder, PackedLogMel(extractor, "cpu")), strict=True):
         expected = log_mel(clip, extractor)
         assert own.shape == expected.shape
         assert torch.allclose(own, expected, atol=2e-5)

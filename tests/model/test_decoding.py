@@ -6,7 +6,7 @@ import torch
 
 from shibolet.model import decoding
 from shibolet.model.decoding import GreedyDecoder, Request, generate_padded
-from shibolet.model.features import log_mel, num_audio_tokens
+from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.prompt import TranscriptionPrompt
 
@@ -30,8 +30,8 @@ def requests(loud) -> list[Request]:
     for i, duration_s in enumerate(DURATIONS_S):
         noise = rng.standard_normal(round(duration_s * 16000))
         samples = (0.1 * noise * np.sin(np.arange(len(noise)) * (0.002 + 0.03 * i))).astype(np.float32)
-        mel = log_mel(samples, loud.extractor)
-        made.append(Request(prompt.request(num_audio_tokens(mel.shape[1])), mel, 8 + 5 * (i % 7)))
+        num_audio = num_audio_tokens(num_mel_frames(len(samples)))
+        made.append(Request(prompt.request(num_audio), samples, 8 + 5 * (i % 7)))
     return made
 
 
@@ -42,6 +42,7 @@ def stops(loaded: LoadedModel) -> list[int]:
 def ours(loaded: LoadedModel, requests: list[Request], rows: int, is_loop=None) -> list[tuple[list[int], str]]:
     decoder = GreedyDecoder(
         loaded.model,
+        PackedLogMel(loaded.extractor, loaded.model.device),
         audio_id=loaded.tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
         stop_ids=stops(loaded),
         max_rows=rows,
@@ -54,7 +55,10 @@ def ours(loaded: LoadedModel, requests: list[Request], rows: int, is_loop=None) 
 
 
 def theirs(loaded: LoadedModel, requests: list[Request]) -> list[tuple[list[int], str]]:
-    return generate_padded(loaded.model, requests, stop_ids=stops(loaded), pad_id=loaded.tokenizer.pad_token_id)
+    features = PackedLogMel(loaded.extractor, loaded.model.device)
+    return generate_padded(
+        loaded.model, features, requests, stop_ids=stops(loaded), pad_id=loaded.tokenizer.pad_token_id
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3, 12, 32])
@@ -69,7 +73,11 @@ def test_tokens_are_those_of_generate(loud, requests, rows):
 def test_a_decoder_is_used_again(loud, requests):
     """Protects from what a call that was given up, or a longer one, leaves in the rows."""
     decoder = GreedyDecoder(
-        loud.model, audio_id=loud.tokenizer.convert_tokens_to_ids("<|audio_pad|>"), stop_ids=stops(loud), max_rows=4
+        loud.model,
+        PackedLogMel(loud.extractor, "cpu"),
+        audio_id=loud.tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        stop_ids=stops(loud),
+        max_rows=4,
     )
     collect = lambda some, positions: {i: ids for i, ids, _ in decoder.decode(some, positions)}  # noqa: E731
     short = collect(requests[:2], 128)
@@ -83,12 +91,13 @@ def test_a_decoder_is_used_again(loud, requests):
 def test_prefills_are_bounded(loud, requests, monkeypatch):
     """Protects from one prefill of all the audio that a long list begins with."""
     sizes = []
-    build = decoding.build_pack
-    monkeypatch.setattr(
-        decoding,
-        "build_pack",
-        lambda s, mels, *a, **k: sizes.append(sum(m.shape[1] for m in mels)) or build(s, mels, *a, **k),
-    )
+    build = decoding.pack_clips
+
+    def counted(sequences, clips, *args, **named):
+        sizes.append(sum(num_mel_frames(len(clip)) for clip in clips))
+        return build(sequences, clips, *args, **named)
+
+    monkeypatch.setattr(decoding, "pack_clips", counted)
     monkeypatch.setattr(decoding, "PREFILL_FRAMES", 1000)
     assert ours(loud, requests, 12) == theirs(loud, requests)
     assert len(sizes) > 4 and sum(size > 1000 for size in sizes) == 1  # the clip of 17 s alone
@@ -96,9 +105,9 @@ def test_prefills_are_bounded(loud, requests, monkeypatch):
 
 def test_memory_bounds_the_rows(loud, requests, monkeypatch):
     monkeypatch.setattr(decoding, "CPU_BYTES", 2 * 3 * 512 * 2 * 4 * 2 * 32 * 4)  # three rows of 512 positions
-    decoder = GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])
+    decoder = GreedyDecoder(loud.model, PackedLogMel(loud.extractor, "cpu"), audio_id=0, stop_ids=[1])
     assert decoder._reserve(400).num_rows == 3
-    assert GreedyDecoder(loud.model, audio_id=0, stop_ids=[1])._reserve(100_000).num_rows == 1
+    assert decoder._reserve(100_000).num_rows == 1
 
 
 def test_the_caller_may_end_a_row(loud, requests, monkeypatch):
@@ -115,7 +124,7 @@ def test_the_caller_may_end_a_row(loud, requests, monkeypatch):
 def test_the_lowest_id_wins_a_tie(loud, requests, monkeypatch):
     vocab = loud.model.config.text_config.vocab_size
     monkeypatch.setattr(loud.model.lm_head, "forward", lambda hidden: torch.zeros(*hidden.shape[:-1], vocab))
-    some = [Request(request.prompt, request.mel, 3) for request in requests[:2]]
+    some = [Request(request.prompt, request.samples, 3) for request in requests[:2]]
     assert ours(loud, some, 2) == theirs(loud, some) == [([0, 0, 0], "limit")] * 2
 
 

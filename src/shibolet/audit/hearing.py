@@ -9,6 +9,7 @@ those of the time when it was first heard.)
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
@@ -41,6 +42,7 @@ class Listener:
         self._by_name = hasattr(recogniser, "look_up")
         self._aligner, self._recogniser = aligner, recogniser
         self._load, self._config = load, config
+        self._turns = BoundedSemaphore(2)  # one chunk is prepared while the models have the other
         self._folder = cache_dir / hash_json([VERSION, self.identities, config.aligner_max_s])
 
     @property
@@ -120,11 +122,12 @@ class Listener:
         if usable:
             samples = [samples for _, (samples, _) in usable]
             words = [list(clip.words) for (_, clip), _ in usable]
-            if self._by_name:
-                hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
-            else:
-                hearings = self._recogniser.hear(samples, words)
-            alignments = align_in_pieces(self._aligner, samples, words, hearings, self._config.aligner_max_s)
+            with self._turns:
+                if self._by_name:
+                    hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
+                else:
+                    hearings = self._recogniser.hear(samples, words)
+                alignments = align_in_pieces(self._aligner, samples, words, hearings, self._config.aligner_max_s)
             found = zip(usable, alignments, hearings, strict=True)
             material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]
             weighed = run_each(worker, weigh, material, limit_s)

@@ -6,13 +6,16 @@ second and stays small.
 
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from queue import LifoQueue
 from threading import Lock, Thread
 from typing import Any
@@ -47,40 +50,103 @@ class Worker:
     """A process that runs functions of modules, one after the other; it starts at the first, and again when lost."""
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        self._pid = 0
+        self._process: multiprocessing.Process | None = None
+        self._channel: Channel | None = None
 
     def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
         """What `function(*args)` returns there; raises what it raises, or WorkerLost."""
-        if self._pool is None:
-            with _one_thread():  # until the process is there, not until it answers: several start at a time
-                self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
-                started = self._pool.submit(os.getpid)
-            self._pid = started.result()
+        if self._process is None:
+            self._start()
         try:
-            return self._pool.submit(function, *args).result(timeout_s)
-        except BrokenProcessPool:
-            lost = WorkerLost("decoder_crashed", "the process that decoded it crashed")
-        except TimeoutError:
+            self._channel.send((function, args))
+            if self._channel.wait(timeout_s):
+                succeeded, result = self._channel.receive()
+                if succeeded:
+                    return result
+                raise result
             lost = WorkerLost("decoder_hung", f"not decoded after {timeout_s:.0f} s")
+        except (EOFError, ConnectionError):
+            lost = WorkerLost("decoder_crashed", "the process that decoded it crashed")
         self.close()
         raise lost
 
+    def _start(self) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        with _one_thread():
+            self._process.start()
+        theirs.close()  # or its end would not be the end of what we read
+        self._channel = Channel(ours)
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        if self._pool is not None:
-            try:
-                os.kill(self._pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._channel.close()
+            self._process = self._channel = None
 
 
-def _begin() -> None:
-    """What a process does first: leave Ctrl-C to its parent, and end when that ends, in whatever way."""
+class Channel:
+    """Objects between two processes; arrays pass beside the pickles, one call of the system each.
+
+    An executor reads its results in steps of 64 KB, for each of which it waits until no other thread runs Python: with
+    several hundred megabytes of samples a second, the thread that launches kernels then waits too.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._socket.setblocking(True)
+
+    def send(self, item: Any) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
+        views = [buffer.raw() for buffer in buffers]
+        self._connection.send([len(view) for view in views])
+        self._connection.send_bytes(head)
+        for view in views:
+            self._socket.sendall(view)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something has come in that time, be it the other side's end."""
+        return self._connection.poll(timeout_s)
+
+    def receive(self) -> Any:
+        """The next object; EOFError when the other side has ended."""
+        sizes = self._connection.recv()
+        head = self._connection.recv_bytes()
+        buffers = [np.empty(size, np.uint8) for size in sizes]
+        for buffer in buffers:
+            filled = 0
+            while filled < len(buffer):  # a signal may cut a call short
+                got = self._socket.recv_into(buffer[filled:], 0, socket.MSG_WAITALL)
+                if not got:
+                    raise EOFError
+                filled += got
+        return pickle.loads(head, buffers=buffers)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._connection.close()
+
+
+def _serve(connection: Connection) -> None:
+    """What a process does: leave Ctrl-C to its parent, end when that ends, and run what comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
+    channel = Channel(connection)
+    while True:
+        function, args = channel.receive()
+        try:
+            answer = True, function(*args)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            answer = False, error
+        try:
+            channel.send(answer)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:  # raised before anything is on its way
+            channel.send((False, TypeError(f"{answer[1]!r:.200} cannot be sent: {error}")))
 
 
 def _end_with_parent() -> None:

@@ -17,7 +17,7 @@ def forward_lock(device: torch.device) -> AbstractContextManager:
 
 def pack_audio_s(device: torch.device) -> float:
     """Seconds of audio of one pack: what fills a GPU's matrix units, or stays within a CPU's caches."""
-    return 600.0 if device.type == "cuda" else 60.0
+    return 900.0 if device.type == "cuda" else 60.0
 
 
 def by_audio(clips: Sequence[np.ndarray], max_s: float) -> Iterator[tuple[int, int]]:

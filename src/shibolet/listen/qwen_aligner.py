@@ -8,9 +8,9 @@ from torch import Tensor
 
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment
-from shibolet.model.features import log_mels, num_audio_tokens
+from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.load import LoadedModel
-from shibolet.model.packed import build_pack, packed_logits
+from shibolet.model.packed import pack_clips, packed_logits
 from shibolet.model.prompt import AlignmentPrompt
 
 CLASS_S = 0.08  # one time class of the aligner
@@ -23,6 +23,7 @@ class QwenAligner:
         self.identity = loaded.identity
         self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
         self._prompt = AlignmentPrompt(loaded.tokenizer)
+        self._features = PackedLogMel(loaded.extractor, loaded.model.device)
         self._forward = forward_lock(loaded.model.device)
 
     @torch.inference_mode()
@@ -34,14 +35,11 @@ class QwenAligner:
 
     def _align_pack(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
         model = self._loaded.model
-        unique = {id(clip): clip for clip in clips}  # one audio under several texts has its features once
-        mel_of = dict(zip(unique, log_mels(list(unique.values()), self._loaded.extractor, model.device), strict=True))
-        mels = [mel_of[id(clip)] for clip in clips]
         sequences = [
-            self._prompt.example(num_audio_tokens(mel.shape[1]), said, [0] * (2 * len(said)))
-            for mel, said in zip(mels, words, strict=True)
+            self._prompt.example(num_audio_tokens(num_mel_frames(len(clip))), said, [0] * (2 * len(said)))
+            for clip, said in zip(clips, words, strict=True)
         ]
-        pack = build_pack(sequences, mels, self._prompt.audio_id, shift=False).to(model.device)
+        pack = pack_clips(sequences, clips, self._features, self._prompt.audio_id, shift=False)
         # The classes that lie within the audio, and one more for its end.
         num_classes = torch.tensor([int(np.ceil(len(clip) / 16000 / CLASS_S)) + 1 for clip in clips])
         counts = [2 * len(said) for said in words]

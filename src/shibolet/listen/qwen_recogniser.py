@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.features import log_mels, num_audio_tokens
+from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.load import LoadedModel
-from shibolet.model.packed import build_pack, packed_logits
+from shibolet.model.packed import pack_clips, packed_logits
 from shibolet.model.prompt import TranscriptionPrompt
 
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
@@ -31,6 +31,7 @@ class QwenRecogniser:
         self.identity = loaded.identity
         self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
         self._prompt = TranscriptionPrompt(loaded.tokenizer, language)
+        self._features = PackedLogMel(loaded.extractor, loaded.model.device)
         self._transcriber = transcriber or Transcriber(loaded, language)
         self._forward = forward_lock(loaded.model.device)
 
@@ -52,16 +53,15 @@ class QwenRecogniser:
         """Of each text, language prefix and end of turn included, given its clip."""
         model, found = self._loaded.model, []
         for first, last in by_audio(clips, self._max_pack_s):
-            mels = log_mels(clips[first:last], self._loaded.extractor, model.device)
             sequences = [
-                self._prompt.example(num_audio_tokens(mel.shape[1]), text)
-                for mel, text in zip(mels, texts[first:last], strict=True)
+                self._prompt.example(num_audio_tokens(num_mel_frames(len(clip))), text)
+                for clip, text in zip(clips[first:last], texts[first:last], strict=True)
             ]
-            pack = build_pack(sequences, mels, self._prompt.audio_id, shift=True).to(model.device)
+            pack = pack_clips(sequences, clips[first:last], self._features, self._prompt.audio_id, shift=True)
             counts = [sum(label >= 0 for label in sequence.labels) for sequence in sequences]
             with self._forward:  # packed attention is a state of the model
                 logits = packed_logits(model, pack)
             rows = zip(logits.split(LOGIT_ROWS), pack.labels.split(LOGIT_ROWS), strict=True)
             loss = torch.cat([F.cross_entropy(part.float(), labels, reduction="none") for part, labels in rows])
-            found += [-float(part.sum()) for part in loss.cpu().split(counts)]
+            found += (-np.add.reduceat(loss.cpu().numpy(), np.cumsum([0, *counts[:-1]]))).tolist()
         return found

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.model.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
-from shibolet.model.features import MIN_SAMPLES, log_mel, num_audio_tokens, num_mel_frames
+from shibolet.model.features import MIN_SAMPLES, PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.load import LoadedModel
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
-FEATURE_THREADS = 4  # on a GPU's machine: one core makes features of about 1,500 s of audio a second
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
 
 
@@ -32,16 +30,22 @@ class Transcriber(Engine):
         length_penalty: float = 1.0,
     ) -> None:
         self.identity = loaded.identity
-        self._model, self._extractor, self._tokenizer = loaded.model, loaded.extractor, loaded.tokenizer
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._features = PackedLogMel(loaded.extractor, loaded.model.device)
         self._prompt = TranscriptionPrompt(loaded.tokenizer, language)
         self._stop_ids = {self._prompt.end_id, loaded.tokenizer.pad_token_id}
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
-        self._on_cuda = loaded.model.device.type == "cuda"
         self._beam_size, self._length_penalty = beam_size, length_penalty
         self._max_new_tokens_per_s = max_new_tokens_per_s
-        self.clips_at_once = batch_utterances or max(1, (CUDA_ROWS if self._on_cuda else CPU_ROWS) // beam_size)
+        self.clips_at_once = batch_utterances or max(
+            1, (CUDA_ROWS if loaded.model.device.type == "cuda" else CPU_ROWS) // beam_size
+        )
         self._greedy = GreedyDecoder(
-            loaded.model, audio_id=self._prompt.audio_id, stop_ids=self._stop_ids, max_rows=self.clips_at_once
+            loaded.model,
+            self._features,
+            audio_id=self._prompt.audio_id,
+            stop_ids=self._stop_ids,
+            max_rows=self.clips_at_once,
         )
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
@@ -74,6 +78,7 @@ class Transcriber(Engine):
             batch = clips[first : first + self.clips_at_once]
             found = generate_padded(
                 self._model,
+                self._features,
                 list(self._requests(batch)),
                 stop_ids=sorted(self._stop_ids),
                 pad_id=self._tokenizer.pad_token_id,
@@ -85,12 +90,9 @@ class Transcriber(Engine):
                 yield index, Written(text, "loop" if is_loop(text, len(clip) / SAMPLE_RATE_HZ) else ending)
 
     def _requests(self, clips: list[np.ndarray]) -> Iterator[Request]:
-        """Prompts with features; where a GPU decodes, the next ones are made meanwhile."""
-        features = lambda clip: log_mel(clip, self._extractor)  # noqa: E731
-        with ThreadPoolExecutor(FEATURE_THREADS) as pool:
-            mels = pool.map(features, clips) if self._on_cuda else map(features, clips)
-            for clip, mel in zip(clips, mels):
-                yield Request(self._prompt.request(num_audio_tokens(mel.shape[1])), mel, self._limit(clip))
+        for clip in clips:
+            prompt = self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))
+            yield Request(prompt, clip, self._limit(clip))
 
     def _limit(self, clip: np.ndarray) -> int:
         """Tokens that may be written for a clip."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from shibolet.model.features import CHUNK_FRAMES
-from shibolet.model.packed import attention_as, build_pack, decode_pack, output_head, packed_attention
+from shibolet.model.features import CHUNK_FRAMES, PackedLogMel, log_mels, num_mel_frames
+from shibolet.model.packed import attention_as, decode_pack, output_head, pack_clips, packed_attention
 from shibolet.model.prompt import IGNORED, TokenSequence
 
 ONE_TOKEN = "shibolet_one_token"
@@ -41,7 +42,7 @@ class Request:
     """A prompt with its audio, and how many tokens may follow."""
 
     prompt: list[int]
-    mel: Tensor  # [F, M]
+    samples: np.ndarray  # [S], mono at 16 kHz
     max_new_tokens: int
 
 
@@ -49,9 +50,15 @@ class GreedyDecoder:
     """Token ids that follow prompts; rows and graphs are kept from one call to the next."""
 
     def __init__(
-        self, model: PreTrainedModel, *, audio_id: int, stop_ids: Sequence[int], max_rows: int | None = None
+        self,
+        model: PreTrainedModel,
+        features: PackedLogMel,
+        *,
+        audio_id: int,
+        stop_ids: Sequence[int],
+        max_rows: int | None = None,
     ) -> None:
-        self._model, self._audio_id, self._device = model, audio_id, model.device
+        self._model, self._features, self._audio_id, self._device = model, features, audio_id, model.device
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
         self._max_rows = max_rows or (CUDA_ROWS if self._device.type == "cuda" else CPU_ROWS)
         self._rows: _Rows | None = None
@@ -114,7 +121,7 @@ class GreedyDecoder:
         """Read prompts into rows and write the first token of each."""
         part: dict[int, Request] = {}
         for row, request in requests.items():
-            if part and sum(r.mel.shape[1] for r in part.values()) + request.mel.shape[1] > rows.prefill_frames:
+            if part and sum(map(_frames, part.values())) + _frames(request) > rows.prefill_frames:
                 self._prefill(rows, part)
                 part = {}
             part[row] = request
@@ -124,7 +131,8 @@ class GreedyDecoder:
     def _prefill(self, rows: "_Rows", requests: dict[int, Request]) -> None:
         prompts = [request.prompt for request in requests.values()]
         sequences = [TokenSequence(prompt, [IGNORED] * (len(prompt) - 1) + [0]) for prompt in prompts]
-        pack = build_pack(sequences, [r.mel for r in requests.values()], self._audio_id, shift=False).to(self._device)
+        clips = [request.samples for request in requests.values()]
+        pack = pack_clips(sequences, clips, self._features, self._audio_id, shift=False)
         starts = torch.tensor([row * rows.num_positions for row in requests]).repeat_interleave(
             torch.tensor([len(prompt) for prompt in prompts])
         )
@@ -238,6 +246,10 @@ class _RowCache:
         return tuple(cache[:, : self.seen].transpose(1, 2) for cache in by_row)
 
 
+def _frames(request: Request) -> int:
+    return num_mel_frames(len(request.samples))
+
+
 def _free_bytes(device: torch.device) -> int:
     """Memory of the device that nobody uses, what the allocator holds back included."""
     if device.type != "cuda":
@@ -262,6 +274,7 @@ AttentionInterface.register(ONE_TOKEN, _attend_one)
 @torch.inference_mode()
 def generate_padded(
     model: PreTrainedModel,
+    features: PackedLogMel,
     requests: Sequence[Request],
     *,
     stop_ids: Sequence[int],
@@ -273,7 +286,7 @@ def generate_padded(
 
     A finished beam counts as its log-probability over its length to the power of `length_penalty`.
     """
-    mels, prompts = [r.mel for r in requests], [r.prompt for r in requests]
+    mels, prompts = log_mels([r.samples for r in requests], features), [r.prompt for r in requests]
     num_frames = max(mel.shape[1] for mel in mels)
     num_frames += -num_frames % CHUNK_FRAMES
     num_tokens = max(map(len, prompts))

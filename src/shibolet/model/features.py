@@ -77,12 +77,19 @@ def lay_samples(
     clips: Sequence[np.ndarray], masks: Sequence[SpecMask] | None = None, num_bins: int = 128
 ) -> PackedSamples:
     """Mono 16 kHz clips for `PackedLogMel`, with the stretches that it is to blank out."""
-    laid, index, kept, owner, first = [], [], [], [], 0
-    for number, clip in enumerate(clips):
-        clip = np.pad(clip, (0, max(0, MIN_SAMPLES - len(clip))))
-        num_frames = len(clip) // HOP_SAMPLES
-        mirrored = np.pad(clip, _HALF_WINDOW, mode="reflect")
-        laid.append(mirrored[: (num_frames + _MARGIN_FRAMES) * HOP_SAMPLES])
+    frames_of = [num_mel_frames(len(clip)) for clip in clips]
+    total_frames = sum(frames_of) + _MARGIN_FRAMES * len(clips)
+    laid = np.zeros((total_frames + -total_frames % _FRAME_STEP) * HOP_SAMPLES, np.float32)
+    index, kept, owner, first = [], [], [], 0
+    for number, (clip, num_frames) in enumerate(zip(clips, frames_of, strict=True)):
+        place = laid[first * HOP_SAMPLES : (first + num_frames + _MARGIN_FRAMES) * HOP_SAMPLES]
+        if len(clip) < MIN_SAMPLES:
+            clip = np.pad(clip, (0, MIN_SAMPLES - len(clip)))
+        place[:_HALF_WINDOW] = clip[_HALF_WINDOW:0:-1]
+        after = min(len(clip), len(place) - _HALF_WINDOW)
+        place[_HALF_WINDOW : _HALF_WINDOW + after] = clip[:after]
+        mirrored = len(place) - _HALF_WINDOW - after  # up to half a window; the rest of a hop has been cut off
+        place[len(place) - mirrored :] = clip[-2 : -2 - mirrored : -1]
         num_chunks = -(-num_frames // CHUNK_FRAMES)
         at = np.arange(num_chunks * CHUNK_FRAMES)
         shown = at < num_frames
@@ -92,27 +99,27 @@ def lay_samples(
         kept.append(shown)
         owner.append(np.full(num_chunks, number))
         first += num_frames + _MARGIN_FRAMES
-    laid.append(np.zeros(-first % _FRAME_STEP * HOP_SAMPLES, np.float32))
     bins = None
     if masks and any(mask.bins for mask in masks):
         bins = torch.ones(len(clips), num_bins, dtype=torch.bool)
         for number, mask in enumerate(masks):
             for start, length in mask.bins:
                 bins[number, start : start + length] = False
-    joined = (torch.from_numpy(np.concatenate(arrays)) for arrays in (laid, index, kept, owner))
-    return PackedSamples(*joined, bins_kept=bins)
+    joined = (torch.from_numpy(np.concatenate(arrays)) for arrays in (index, kept, owner))
+    return PackedSamples(torch.from_numpy(laid), *joined, bins_kept=bins)
 
 
 class PackedLogMel:
     """Log-mel features of a pack as `log_mel` gives them one by one, each utterance padded to whole chunks."""
 
     def __init__(self, extractor: Qwen3ASRFeatureExtractor, device: torch.device | str) -> None:
-        self.num_bins = extractor.feature_size
+        self.num_bins, self.device = extractor.feature_size, torch.device(device)
         self._window = torch.hann_window(2 * _HALF_WINDOW, device=device)
         self._filters = torch.from_numpy(extractor.mel_filters.T).to(device, torch.float32)  # [F, frequencies]
 
     def __call__(self, packed: PackedSamples) -> Tensor:
-        """Features `[1, F, C * 100]`, float32, on the device of the samples."""
+        """Features `[1, F, C * 100]`, float32, on its device."""
+        packed = packed.to(self.device)
         spectrum = torch.stft(
             packed.samples, 2 * _HALF_WINDOW, HOP_SAMPLES, window=self._window, center=False, return_complex=True
         )
@@ -129,11 +136,9 @@ class PackedLogMel:
         return (features.view(self.num_bins, -1) * packed.frame_kept)[None]
 
 
-def log_mels(
-    clips: Sequence[np.ndarray], extractor: Qwen3ASRFeatureExtractor, device: torch.device | str
-) -> list[Tensor]:
-    """As `log_mel`, of many clips in one transform, on a device, where the features stay."""
-    features = PackedLogMel(extractor, device)(lay_samples(clips, num_bins=extractor.feature_size).to(device))[0]
+def log_mels(clips: Sequence[np.ndarray], features: PackedLogMel) -> list[Tensor]:
+    """As `log_mel`, of many clips in one transform, on its device, where they stay."""
+    made = features(lay_samples(clips, num_bins=features.num_bins))[0]
     num_frames = [num_mel_frames(len(clip)) for clip in clips]
-    chunks = features.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
+    chunks = made.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
     return [own[:, :frames] for own, frames in zip(chunks, num_frames, strict=True)]

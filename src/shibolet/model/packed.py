@@ -17,13 +17,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import flash_attention_mask
 
-from shibolet.model.features import CHUNK_FRAMES, TOKENS_PER_CHUNK, WINDOW_TOKENS, num_audio_tokens
+from shibolet.model.features import (
+    CHUNK_FRAMES,
+    TOKENS_PER_CHUNK,
+    WINDOW_TOKENS,
+    PackedLogMel,
+    lay_samples,
+    num_audio_tokens,
+    num_mel_frames,
+)
 from shibolet.model.fused import fused_rope
 from shibolet.model.prompt import IGNORED, TokenSequence
 
@@ -72,6 +81,20 @@ def build_pack(sequences: Sequence[TokenSequence], mels: Sequence[Tensor], audio
     padded = [F.pad(mel, (0, -mel.shape[1] % CHUNK_FRAMES)) for mel in mels]
     pack = lay_out(sequences, [mel.shape[1] for mel in mels], audio_id, shift=shift)
     return replace(pack, features=torch.cat(padded, dim=1)[None])
+
+
+def pack_clips(
+    sequences: Sequence[TokenSequence],
+    clips: Sequence[np.ndarray],
+    features: PackedLogMel,
+    audio_id: int,
+    *,
+    shift: bool,
+) -> Pack:
+    """As `build_pack`, of mono 16 kHz clips, whose features are made in one transform where it computes."""
+    num_frames = [num_mel_frames(len(clip)) for clip in clips]
+    pack = lay_out(sequences, num_frames, audio_id, shift=shift).to(features.device)
+    return replace(pack, features=features(lay_samples(clips)))
 
 
 def lay_out(sequences: Sequence[TokenSequence], num_frames: Sequence[int], audio_id: int, *, shift: bool) -> Pack:

@@ -194,7 +194,7 @@ class PackReader:
         pack = decoded.pack.to(self._device)
         if decoded.samples is None:
             return replace(pack, features=torch.cat([self._kept[e.id] for e in examples], dim=1)[None].to(self._device))
-        features = self._log_mel(decoded.samples.to(self._device))
+        features = self._log_mel(decoded.samples)
         if self._keeps:
             self._keep(examples, decoded.num_frames, features[0].cpu())
         return replace(pack, features=features)
