@@ -3,73 +3,20 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
-from tiny_run import PHASE_A, PHASE_B, make_rows, save_base, write_shard
+from train_command import SHIBOLET, TORCHRUN, end, prepared, rows, save_recipe, train, wait_for
 
 from shibolet.records.runfolder import RunFolder
-
-RECIPE = {
-    "name": "tiny",
-    "num_threads": 1,
-    "data": {"train": [{"name": "noise", "manifest": "none.jsonl"}]},
-    "audit": {"aligner": "builtin:aligner", "recogniser": "builtin:ctc"},
-    "train": {
-        "phases": [
-            {"name": "B", "num_epochs": 3, "lr_by_part": PHASE_B, "warmup_steps": 2},
-            {"name": "A", "num_epochs": 3, "lr_by_part": PHASE_A},
-        ],
-        "lora": {"part": "decoder.layers[0:2]", "rank": 4, "alpha": 8, "dropout": 0.0},
-        "utterances_per_step": 8,
-        "pack_tokens": 256,
-        "precision": "fp32",
-        "eval_every_steps": 100,
-        "checkpoint_every_steps": 100,
-    },
-    "evaluate": {"max_new_tokens_per_s": 3.0},
-}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "shibolet.cli", "train"]
-SHIBOLET = [sys.executable, "-m", "shibolet.cli", "train"]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("command")
-    base = str(save_base(folder / "base"))
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, "models": {"base": base, "round1": base}}))
-    return path
-
-
-def prepared(path: Path, **changes) -> Path:
-    """A run folder as prepare leaves it."""
-    stage = RunFolder(path).stage("prepare", {})
-    rows = [row | changes for row in make_rows(25, seed=1)]
-    write_shard(path / "prepared" / "train-00000.parquet", rows[:22])
-    write_shard(path / "prepared" / "dev-00000.parquet", rows[22:])
-    stage.finish()
-    return path
-
-
-def train(command: list[str], recipe: Path, run: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen([*command, str(recipe), "-o", str(run), *options], stderr=subprocess.PIPE, text=True)
-
-
-def end(process: subprocess.Popen) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=180)
-    return process.returncode, errors
-
-
-def rows(run: Path) -> list[dict]:
-    path = run / "train" / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return save_recipe(tmp_path_factory.mktemp("command"))
 
 
 @pytest.mark.slow
@@ -79,8 +26,7 @@ def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path)
     result = json.loads((one / "train" / "result.json").read_text())
 
     launched = train(SHIBOLET, recipe, two, "--gpus", "2")
-    while len(rows(two)) < 2 and launched.poll() is None:
-        time.sleep(0.05)
+    wait_for(lambda: len(rows(two)) >= 2, launched)
     os.kill(launched.pid, signal.SIGTERM)
     code, errors = end(launched)
     assert code == 75, errors

@@ -1,24 +1,68 @@
-"""One rank of a training over gloo, in a process of its own; for test_ranks."""
+"""A training as several ranks, each in a process of its own, over gloo or NCCL; for test_ranks and test_two_gpus."""
 
+import faulthandler
 import hashlib
 import itertools
+import json
+import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from killed import PREEMPTED, at_call, dev_score
 from tiny_run import tiny_config
+from torch import Tensor
 
 from shibolet.errors import Preempted
 from shibolet.train import stage
 from shibolet.train.config import LoraSettings, TrainConfig
+from shibolet.train.ranks import join_ranks
 from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
+FORK = multiprocessing.get_context("forkserver")
+
+
+def train(
+    world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = CONFIG, *, terminate_at: int = 0,
+    out_of_memory_at: int = 0, on_cpu: bool = True, within_s: float = 180.0,
+) -> list[int]:  # fmt: skip
+    """Train as `world_size` ranks; their exit codes. Ranks that take longer say where they are, and are killed.
+
+    The last rank gets a SIGTERM before it ends step `terminate_at`, and runs out of memory in its pack
+    `out_of_memory_at` (0: never).
+    """
+    out.mkdir(exist_ok=True)
+    port = free_port()
+    processes = [
+        FORK.Process(
+            target=_train_as_rank,
+            args=(rank, world_size, port, base, prepared, out, config, terminate_at, out_of_memory_at, on_cpu),
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + within_s
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    hanging = [rank for rank, process in enumerate(processes) if process.exitcode is None]
+    for rank in hanging:
+        os.kill(processes[rank].pid, signal.SIGABRT)  # faulthandler writes its stacks
+        processes[rank].join(5)
+        processes[rank].kill()
+    assert not hanging, f"ranks {hanging} have not ended in {within_s:.0f} s"
+    return [process.exitcode for process in processes]
+
+
+def phases(out: Path, rank: int) -> list[dict]:
+    """A rank at the end of each phase: its backend and device, and a hash of its weights, masters and moments."""
+    return [json.loads(line) for line in (out / f"rank{rank}.jsonl").read_text().splitlines()]
 
 
 def free_port() -> int:
@@ -39,27 +83,33 @@ def failing_at(function: Callable, number: int) -> Callable:
     return wrapped
 
 
-def train(
-    rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
-    terminate_at: int, out_of_memory_at: int,
-) -> None:  # fmt: skip
-    """Train as one of `world_size` ranks.
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
-    The last rank gets a SIGTERM before it ends step `terminate_at`, and runs out of memory in its pack
-    `out_of_memory_at` (0: never). A hash of all weights after each phase goes to `out/rank<rank>`.
-    """
+
+def _train_as_rank(
+    rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
+    terminate_at: int, out_of_memory_at: int, on_cpu: bool,
+) -> None:  # fmt: skip
+    faulthandler.enable()
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
     }  # fmt: skip
     torch.set_num_threads(1)
     run_phase = GradualUnfreezeTrainer._run_phase
 
     def hashed(self: GradualUnfreezeTrainer, *args):
         carried = run_phase(self, *args)
-        digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in self.model.parameters()))
-        with (out / f"rank{rank}").open("a") as file:
-            file.write(digest.hexdigest() + "\n")
+        held = [tensor for state in carried.values() for tensor in state.values()]
+        digest = _digest([*self.model.parameters(), *held])
+        joined = join_ranks()
+        with (out / f"rank{rank}.jsonl").open("a") as file:
+            line = {"backend": joined.backend, "device": str(joined.device), "num_held": len(held), "digest": digest}
+            file.write(json.dumps(line) + "\n")
         return carried
 
     GradualUnfreezeTrainer._run_phase = hashed
@@ -75,3 +125,4 @@ def train(
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)
+    join_ranks().destroy_process_group()

@@ -1,39 +1,13 @@
 """Two ranks are one training: the same losses, the same weights on both, a stop that both hear of."""
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import ranks
 from killed import PREEMPTED
+from ranks import train
 from tiny_run import make_rows, write_shard
-
-from shibolet.train.config import TrainConfig
-
-FORK = multiprocessing.get_context("forkserver")
-
-
-def train(
-    world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = ranks.CONFIG, terminate_at: int = 0,
-    out_of_memory_at: int = 0,
-) -> list[int]:  # fmt: skip
-    """Exit codes of the ranks."""
-    out.mkdir(exist_ok=True)
-    port = ranks.free_port()
-    processes = [
-        FORK.Process(
-            target=ranks.train,
-            args=(rank, world_size, port, base, prepared, out, config, terminate_at, out_of_memory_at),
-        )
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(180)
-    assert all(process.exitcode is not None for process in processes), "a rank hangs"
-    return [process.exitcode for process in processes]
 
 
 def rows(out: Path) -> list[dict]:
@@ -75,8 +49,8 @@ def test_ranks_packs_and_memory_change_nothing_over_20_steps(base_dir: Path, tmp
     events = [json.loads(line) for line in (tmp_path / "memory" / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["out_of_memory"]  # in one rank, agreed on by both
     for name in ("ranks", "memory"):
-        hashes = [(tmp_path / name / f"rank{rank}").read_text().split() for rank in (0, 1)]
-        assert len(hashes[0]) == 2 and hashes[0] == hashes[1]  # after B and after A, the newly thawed layers included
+        held = [[phase["digest"] for phase in ranks.phases(tmp_path / name, rank)] for rank in (0, 1)]
+        assert len(held[0]) == 2 and held[0] == held[1]  # after B and after A, the newly thawed layers included
 
 
 @pytest.mark.slow

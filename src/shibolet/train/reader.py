@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from multiprocessing import get_context
 
 import numpy as np
 import pyarrow as pa
@@ -105,10 +106,8 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        sequences = [
-            self.prompt.example(num_audio_tokens(frames), example.text)
-            for example, frames in zip(examples, num_frames, strict=True)
-        ]
+        texts = [example.text for example in examples]
+        sequences = self.prompt.examples(list(map(num_audio_tokens, num_frames)), texts)
         pack = lay_out(sequences, num_frames, self.prompt.audio_id, shift=True)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
@@ -213,6 +212,8 @@ class _ReadAhead:
 
     def __init__(self, decoder: Decoder, num_workers: int, pin_memory: bool) -> None:
         self._order = _Order()
+        context = get_context("forkserver")  # this process has threads and a CUDA context
+        context.set_forkserver_preload([__name__])  # torch is imported once and not by each worker
         self._loader = DataLoader(
             decoder,
             batch_size=None,
@@ -223,7 +224,7 @@ class _ReadAhead:
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
             worker_init_fn=_one_thread,
-            multiprocessing_context="forkserver",  # this process has threads and a CUDA context
+            multiprocessing_context=context,
             generator=torch.Generator(),  # its own: the default one's numbers are dropout's
         )
         self._items: Iterator[Decoded] | None = None
