@@ -100,6 +100,7 @@ def random_model(kind: str, device: str) -> "LoadedModel":
         Qwen3ASRForTokenClassification,
     )
 
+    from shibolet.model.fused import fuse_decoder
     from shibolet.model.load import LoadedModel, dtype_on, resolve
     from shibolet.model.prompt import AUDIO_TOKEN, TIMESTAMP
 
@@ -116,6 +117,8 @@ def random_model(kind: str, device: str) -> "LoadedModel":
     with torch.device(device):
         model = cls._from_config(config, attn_implementation="sdpa").eval()
     torch.set_default_dtype(torch.float32)
+    if device != "cpu":
+        fuse_decoder(model)
     return LoadedModel(model.to(device, dtype_on(device)), tokenizer, Qwen3ASRFeatureExtractor(), path, kind)
 
 
@@ -181,7 +184,8 @@ def main() -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    settings = {"num_workers": args.workers} | ({"chunk_utterances": args.chunk} if args.chunk else {})
+    chunk = {"chunk_utterances": args.chunk, "chunk_audio_s": 7.0 * args.chunk} if args.chunk else {}
+    settings = {"num_workers": args.workers} | chunk
     config = AuditConfig(aligner="-", recogniser="-", **settings)
     where = torch.cuda.get_device_name() if args.device != "cpu" else f"{torch.get_num_threads()} CPU threads"
     about = {"device": where, "cores": os.cpu_count(), "torch": torch.__version__, "size": args.size,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.model.features import num_audio_tokens, num_mel_frames
-from shibolet.model.fused import use_fused_kernels
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.packed import packed_attention
 from shibolet.model.prompt import TranscriptionPrompt
@@ -85,7 +85,7 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> list
     phase = PhaseConfig(name="all", num_epochs=1, lr_by_part=dict.fromkeys(ALL_PARTS, LR))
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:
-        use_fused_kernels(model)
+        fuse_decoder(model)
     loss_of_pack, losses = PackedLoss(model), []
     for step in range(args.steps):
         utterances = step_utterances(step, num_utterances=len(examples), utterances_per_step=args.utterances, seed=seed)

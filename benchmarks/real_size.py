@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditional
 
 from shibolet.model.cost import Cost, PackSize
 from shibolet.model.features import num_audio_tokens
-from shibolet.model.fused import use_fused_kernels
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.offline import standard_config
 from shibolet.model.packed import Pack, lay_out, packed_attention
 from shibolet.model.prompt import IGNORED, TokenSequence
@@ -103,7 +103,7 @@ class Stepper:
         groups = enter_phase(model, phase)
         self.optimizer = MasterAdamW(groups, phase.lr_by_part, config.optimizer)
         self.optimizer.set_lr(1e-3)
-        use_fused_kernels(model)
+        fuse_decoder(model)
         self.loss: nn.Module = PackedLoss(model)
         names = [name for group in groups.values() for name in group]
         self.cost = Cost(model, names, model.dtype.itemsize)

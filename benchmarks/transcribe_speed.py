@@ -20,6 +20,7 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 
 from shibolet.model.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.load import load_recogniser
 from shibolet.model.offline import standard_config
 
@@ -171,6 +172,8 @@ def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
     with torch.device(device):
         model = Qwen3ASRForConditionalGeneration(standard_config())
     torch.set_default_dtype(torch.float32)
+    if device != "cpu":
+        fuse_decoder(model)
     return model
 
 

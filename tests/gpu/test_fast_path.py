@@ -11,7 +11,8 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.model.cost import PackSize
 from shibolet.model.features import PackedLogMel, lay_samples, log_mel, num_audio_tokens
-from shibolet.model.fused import cross_entropy_, use_fused_kernels
+from shibolet.model.fused import fuse_decoder
+from shibolet.model.kernels import cross_entropy_
 from shibolet.model.lora import attach_lora
 from shibolet.model.losses import summed_cross_entropy
 from shibolet.model.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
@@ -81,7 +82,7 @@ def test_fused_bf16_is_as_near_to_float32_as_plain_bf16(model, pack, adapters: b
     exact = loss_and_gradients(model, pack)
     plain = loss_and_gradients(copy.deepcopy(model).bfloat16(), pack)  # on the CPU: no fused kernel
     fused_model = copy.deepcopy(model).bfloat16().cuda()
-    assert use_fused_kernels(fused_model)
+    fuse_decoder(fused_model)
     fused = loss_and_gradients(fused_model, pack)
     assert fused[0] == pytest.approx(exact[0], rel=2e-2)
     assert error(fused[1], exact[1]) < 1.5 * error(plain[1], exact[1]) + 1e-3
@@ -94,7 +95,7 @@ def test_fused_bf16_is_as_near_to_float32_as_plain_bf16(model, pack, adapters: b
 def test_float32_on_the_gpu_is_float32(model, pack):
     exact = loss_and_gradients(model, pack)
     on_gpu = copy.deepcopy(model).cuda()
-    use_fused_kernels(on_gpu)
+    fuse_decoder(on_gpu)
     with torch.backends.cudnn.flags(allow_tf32=False):
         found = loss_and_gradients(on_gpu, pack)
     assert found[0] == pytest.approx(exact[0], rel=1e-5)
@@ -120,10 +121,10 @@ def test_a_step_waits_for_the_device_nowhere(model, pack):
     model = model.bfloat16().cuda()
     untie_head(model)
     model.get_input_embeddings().weight.requires_grad_(False)  # as in every shipped recipe
-    use_fused_kernels(model)
+    fuse_decoder(model)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimizer = MasterAdamW({"all": weights}, {"all": 1e-3}, OptimizerConfig())
-    assert optimizer.inner.defaults["fused"] and all(m.dtype == torch.float32 for m in optimizer.masters.values())
+    assert all(m.dtype == torch.float32 for m in optimizer.masters.values())
     optimizer.set_lr(1.0)
     loss, on_gpu = PackedLoss(model), pack.to("cuda")
 

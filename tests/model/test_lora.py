@@ -93,31 +93,6 @@ def test_the_merge_is_computed_in_float32(recogniser):
     assert (weight == expected.float().bfloat16()).float().mean() > 0.999  # rounded once, at the end
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_output_and_gradients_are_those_of_peft(recogniser, rate: float, monkeypatch: pytest.MonkeyPatch):
-    attach(recogniser, dropout=rate)
-    layer = recogniser.model.language_model.layers[0].self_attn.q_proj.train()
-    torch.manual_seed(0)
-    hidden = torch.randn(1, 7, 128)
-    torch.nn.init.normal_(layer.lora_B["default"].weight)
-    mask = torch.rand(7, 128) > rate
-    # peft drops by torch.nn.Dropout, here by native_dropout: both get the same draw
-    keep = lambda x: x * mask.view(x.shape) / (1 - rate)  # noqa: E731
-    monkeypatch.setattr(torch, "native_dropout", lambda x, p, train: (keep(x), mask.view(x.shape)))
-    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: keep(x))
-    seen = []
-    for forward in (layer.forward, type(layer).forward.__get__(layer)):
-        x = hidden.clone().requires_grad_()
-        recogniser.zero_grad()
-        out = forward(x)
-        (out * torch.arange(128)).sum().backward()
-        grads = [layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
-        seen.append([out.detach(), x.grad, *(g.clone() for g in grads)])
-    assert seen[0][2].any() and seen[0][3].any()
-    for ours, theirs in zip(*seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
 def test_an_adapter_alone_on_its_base_is_the_trained_model(recogniser, tokenizer, clips, tmp_path):
     """What was trained whole beside the adapters comes with them, a head of its own too."""
     save_model(

@@ -17,6 +17,11 @@ from shibolet.records.files import hash_json, write_bytes
 _OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
 
 
+def to_line(row: Mapping[str, Evidence]) -> bytes:
+    """JSON of one content's evidence as it is, kind "", and under changed times."""
+    return json.dumps({kind: e.to_json() for kind, e in row.items()}, ensure_ascii=False, allow_nan=False).encode()
+
+
 class EvidenceStore:
     """Evidence by content id; memory holds about 100 bytes of index for each, the rest stays on disk."""
 
@@ -47,18 +52,14 @@ class EvidenceStore:
     def __contains__(self, content_id: str) -> bool:
         return int(content_id, 16) in self._place
 
-    def write(self, rows: Mapping[str, Mapping[str, Evidence]]) -> None:
-        """Put on disk by content id the evidence as it is, kind "", and under changed times; `refresh` finds it."""
-        lines = [
-            json.dumps({kind: e.to_json() for kind, e in row.items()}, ensure_ascii=False, allow_nan=False).encode()
-            for row in rows.values()
-        ]
+    def write(self, lines: Mapping[str, bytes]) -> None:
+        """Put lines that `to_line` made on disk by content id; `refresh` finds them."""
         begins, position = {}, 0
-        for content_id, line in zip(rows, lines, strict=True):
+        for content_id, line in lines.items():
             begins[content_id] = position
             position += len(line) + 1
         head = json.dumps({"begins": begins}).encode()
-        write_bytes(self._folder / f"{hash_json(list(rows))}.jsonl", b"\n".join([head, *lines]) + b"\n")
+        write_bytes(self._folder / f"{hash_json(list(lines))}.jsonl", b"\n".join([head, *lines.values()]) + b"\n")
 
     def read(self, content_id: str) -> dict[str, dict]:
         """JSON of the evidence by kind; KeyError where there is none."""

@@ -13,7 +13,7 @@ from threading import BoundedSemaphore
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.evidence import EvidenceStore, Heard
+from shibolet.audit.evidence import EvidenceStore, Heard, to_line
 from shibolet.audit.workers import AnyWorker, Load, WorkerLost, decode, hash_audio, run_each, weigh, worker_threads
 from shibolet.errors import DataError
 from shibolet.listen.long_audio import align_in_pieces
@@ -107,18 +107,18 @@ class Listener:
         clips = [clip for _, clip in jobs]
         limit_s = self._config.decode_timeout_s + sum(clip.duration_s for clip in clips) / 10
         decoded = run_each(worker, partial(decode, load=self._load), clips, limit_s)
-        rows = {
-            content_id: {"": found if isinstance(found, Evidence) else _lost(clip, found)}
+        lines = {
+            content_id: _failed(found if isinstance(found, Evidence) else _lost(clip, found))
             for (content_id, clip), found in zip(jobs, decoded, strict=True)
             if isinstance(found, Evidence | WorkerLost)
         }
         if self._by_name:
             known = self._recogniser.look_up([clip.utterance for clip in clips])
             nothing = [(i, clip) for (i, clip), heard in zip(jobs, known, strict=True) if heard is None]
-            rows |= {
-                i: {"": Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)} for i, clip in nothing
+            lines |= {
+                i: _failed(Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)) for i, clip in nothing
             }
-        usable = [(job, found) for job, found in zip(jobs, decoded, strict=True) if job[0] not in rows]
+        usable = [(job, found) for job, found in zip(jobs, decoded, strict=True) if job[0] not in lines]
         if usable:
             samples = [samples for _, (samples, _) in usable]
             words = [list(clip.words) for (_, clip), _ in usable]
@@ -131,10 +131,14 @@ class Listener:
             found = zip(usable, alignments, hearings, strict=True)
             material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]
             weighed = run_each(worker, weigh, material, limit_s)
-            for ((content_id, clip), _), row in zip(usable, weighed, strict=True):
-                rows[content_id] = {"": _lost(clip, row)} if isinstance(row, WorkerLost) else row
-        store.write({content_id: rows[content_id] for content_id, _ in jobs})
+            for ((content_id, clip), _), line in zip(usable, weighed, strict=True):
+                lines[content_id] = _failed(_lost(clip, line)) if isinstance(line, WorkerLost) else line
+        store.write({content_id: lines[content_id] for content_id, _ in jobs})
         return len(jobs)
+
+
+def _failed(evidence: Evidence) -> bytes:
+    return to_line({"": evidence})
 
 
 def _lost(clip: Clip, lost: WorkerLost) -> Evidence:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from shibolet.audit.clip import Clip, Evidence
+from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
 from shibolet.errors import AudioError
 from shibolet.listen.protocols import Alignment, Hearing
@@ -274,14 +275,14 @@ def _decode(clip: Clip, load: Load, samples_of: dict[AudioRef, Decoded | AudioEr
     return samples, sound
 
 
-def weigh(jobs: Sequence[tuple[Clip, Sound, Alignment, Hearing]]) -> list[dict[str, Evidence]]:
-    """Evidence of each clip by kind: "" as it is, and under each change of its times."""
+def weigh(jobs: Sequence[tuple[Clip, Sound, Alignment, Hearing]]) -> list[bytes]:
+    """The line of each clip for the store: its evidence as it is, kind "", and under each change of its times."""
     found = []
     for clip, sound, alignment, hearing in jobs:
         row = {"": _evidence(clip, sound, alignment, hearing)}
         for kind, change in clip.change_times.items():
             row[kind] = _evidence(clip, sound, change(alignment, sound.duration_s, _rng(clip)), hearing)
-        found.append(row)
+        found.append(to_line(row))
     return found
 
 

@@ -35,10 +35,8 @@ class QwenAligner:
 
     def _align_pack(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
         model = self._loaded.model
-        sequences = [
-            self._prompt.example(num_audio_tokens(num_mel_frames(len(clip))), said, [0] * (2 * len(said)))
-            for clip, said in zip(clips, words, strict=True)
-        ]
+        nums_audio = [num_audio_tokens(num_mel_frames(len(clip))) for clip in clips]
+        sequences = self._prompt.examples(nums_audio, words, [[0] * (2 * len(said)) for said in words])
         pack = pack_clips(sequences, clips, self._features, self._prompt.audio_id, shift=False)
         # The classes that lie within the audio, and one more for its end.
         num_classes = torch.tensor([int(np.ceil(len(clip) / 16000 / CLASS_S)) + 1 for clip in clips])

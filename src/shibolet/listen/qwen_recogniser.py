@@ -53,10 +53,8 @@ class QwenRecogniser:
         """Of each text, language prefix and end of turn included, given its clip."""
         model, found = self._loaded.model, []
         for first, last in by_audio(clips, self._max_pack_s):
-            sequences = [
-                self._prompt.example(num_audio_tokens(num_mel_frames(len(clip))), text)
-                for clip, text in zip(clips[first:last], texts[first:last], strict=True)
-            ]
+            nums_audio = [num_audio_tokens(num_mel_frames(len(clip))) for clip in clips[first:last]]
+            sequences = self._prompt.examples(nums_audio, texts[first:last])
             pack = pack_clips(sequences, clips[first:last], self._features, self._prompt.audio_id, shift=True)
             counts = [sum(label >= 0 for label in sequence.labels) for sequence in sequences]
             with self._forward:  # packed attention is a state of the model

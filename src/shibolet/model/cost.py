@@ -1,8 +1,8 @@
 """What a pack costs: multiply-adds of the model and bytes that wait for the backward pass, from shapes alone.
 
 Operations are those of the mathematics: two a multiply-add, attention over pairs that see each other, nothing that is
-computed twice. Bytes are an explicit list of the tensors that autograd keeps under packed attention and fused kernels
-(`model.fused`, `model.lora`); each line of a list names what it stands for.
+computed twice. Bytes are an explicit list of the tensors that autograd keeps under packed attention and in fused layers
+(`model.fused`); each line of a list names what it stands for.
 
 Shapes: T tokens, A audio tokens, L label positions, C one-second chunks.
 """
@@ -133,12 +133,12 @@ class Cost:
             if not graph:
                 continue
             row = 2 * (d * w + _STAT)  # inputs of both norms: the residual stream
-            row += (queries + keys) * w + (heads + key_heads) * _STAT  # inputs of the norms of queries and keys
+            row += (queries + keys) * w  # inputs of the norms of queries and keys
             row += 2 * (queries + keys) * w + heads * _STAT  # queries, keys, values, output
             row += 2 * inner * w  # gate and up
-            row += (2 * d + inner) * w if trains else 0  # inputs of q/k/v, of gate and up, of down
+            row += 2 * d * w if trains else 0  # inputs of q/k/v, of gate and up; down's is made again
             row += d * w if any(linears[i].rank for i in range(3)) else 0  # input of adapted q/k/v; o's is attention's
-            row += sum(a.inputs + a.rank * w for a in adapters)  # a mask of bytes and the narrow product
+            row += sum(a.rank * w for a in adapters)  # the narrow products; a mask is made again from its seed
             parts.append(("decoder.layers", size.tokens * row, size.tokens * (inner + 3 * d) * w))
         if graph:
             parts.append(("decoder.norm", size.tokens * (d * w + _STAT), size.tokens * d * w))

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from shibolet.errors import ModelError
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.layouts import is_aligner, is_legacy, native_config, native_name
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
@@ -239,4 +240,7 @@ def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str
         None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
     )
     extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
-    return LoadedModel(model.to(device).eval(), folder.tokenizer, extractor, folder.path, identity_of(folder.path))
+    model = model.to(device)
+    if model.device.type == "cuda":
+        fuse_decoder(model)
+    return LoadedModel(model.eval(), folder.tokenizer, extractor, folder.path, identity_of(folder.path))

@@ -1,4 +1,4 @@
-"""Low-rank adapters on attention projections of decoder layers: placed by peft, computed and merged back here.
+"""Low-rank adapters on attention projections of decoder layers: placed by peft, merged back and saved here.
 
 The pattern is anchored: names alone would also hit the encoder, where servers skip adapters and its output could not be
 cached.
@@ -7,13 +7,11 @@ cached.
 import re
 from collections.abc import Collection
 from pathlib import Path
-from types import MethodType
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.errors import ModelError
@@ -36,54 +34,9 @@ def attach_lora(
     inject_adapter_in_model(config, model)
     torch.random.set_rng_state(state)
     model.train(model.training)  # new modules start in training mode, their dropout on
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.forward = MethodType(_forward, module)
     for name, parameter in model.named_parameters():
         if part_of(name)[0] == "lora":
             parameter.data = parameter.data.to(model.dtype)
-
-
-def _forward(layer: LoraLayer, hidden: Tensor) -> Tensor:
-    """What peft's forward gives, for one adapter that is never merged or disabled while it trains."""
-    dropout = layer.lora_dropout["default"]
-    rate = dropout.p if layer.training and isinstance(dropout, torch.nn.Dropout) else 0.0
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return _AdaptedLinear.apply(hidden, layer.get_base_layer().weight, a, b, layer.scaling["default"], rate)
-
-
-class _AdaptedLinear(torch.autograd.Function):
-    """`x W^T + s dropout(x) A^T B^T` with a frozen W, in two passes over the output instead of peft's four.
-
-    What is dropped is kept as a mask of one byte a value; the dropped input is made again from it.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float) -> Tensor:
-        flat = hidden.flatten(0, -2)
-        dropped, mask = torch.native_dropout(flat, rate, True) if rate else (flat, None)
-        low = dropped @ a.t()
-        ctx.save_for_backward(flat, mask, low, weight, a, b)
-        ctx.scaling, ctx.keep = scaling, 1 / (1 - rate)
-        return (flat @ weight.t()).addmm_(low, b.t(), alpha=scaling).view(*hidden.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        flat, mask, low, weight, a, b = ctx.saved_tensors
-        grad = upstream.flatten(0, -2)
-        grad_low = (grad @ b).mul_(ctx.scaling)
-        grad_b = (grad.t() @ low).mul_(ctx.scaling)
-        drop = lambda x: x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, ctx.keep)  # noqa: E731
-        grad_a = grad_low.t() @ drop(flat)
-        grad_hidden = None
-        if ctx.needs_input_grad[0]:
-            grad_hidden = grad @ weight
-            if mask is None:
-                grad_hidden.addmm_(grad_low, a)
-            else:
-                grad_hidden.add_(drop(grad_low @ a))
-            grad_hidden = grad_hidden.view(*upstream.shape[:-1], -1)
-        return grad_hidden, None, grad_a, grad_b, None, None
 
 
 def lora_layers(model: PreTrainedModel) -> set[int]:

@@ -6,7 +6,7 @@ Shapes: L label positions, D model dim, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from shibolet.model.fused import cross_entropy_
+from shibolet.model.kernels import cross_entropy_
 
 LOSS_CHUNK_POSITIONS = 2048  # logits of 2,048 positions are 0.6 GB in bf16 at the real vocabulary of 151,936
 

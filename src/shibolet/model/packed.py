@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -33,7 +34,6 @@ from shibolet.model.features import (
     num_audio_tokens,
     num_mel_frames,
 )
-from shibolet.model.fused import fused_rope
 from shibolet.model.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"
@@ -103,33 +103,36 @@ def lay_out(sequences: Sequence[TokenSequence], num_frames: Sequence[int], audio
     With `shift` (next-token prediction) the logit that predicts a label stands one position before it; without (token
     classification) it stands at the label itself.
     """
-    ids = [torch.tensor(s.input_ids) for s in sequences]
-    lengths = [len(i) for i in ids]
-    input_ids = torch.cat(ids)
-    labels = torch.cat([torch.tensor(s.labels) for s in sequences])
+    lengths = torch.tensor([len(sequence.input_ids) for sequence in sequences])
+    input_ids = torch.tensor(list(chain.from_iterable(sequence.input_ids for sequence in sequences)))
+    labels = torch.tensor(list(chain.from_iterable(sequence.labels for sequence in sequences)))
     at = (labels != IGNORED).nonzero().squeeze(-1)
-    windows, kept, num_chunks = [0], [], 0
-    for frames in num_frames:
-        num_tokens = num_audio_tokens(frames)
-        windows += [WINDOW_TOKENS] * (num_tokens // WINDOW_TOKENS)
-        windows += [rest] if (rest := num_tokens % WINDOW_TOKENS) else []
-        kept.append(num_chunks * TOKENS_PER_CHUNK + torch.arange(num_tokens))
-        num_chunks += -(-frames // CHUNK_FRAMES)
+    nums_audio, windows = list(map(num_audio_tokens, num_frames)), [0]
+    for num_audio in nums_audio:
+        windows += [WINDOW_TOKENS] * (num_audio // WINDOW_TOKENS)
+        windows += [rest] if (rest := num_audio % WINDOW_TOKENS) else []
+    num_chunks = torch.tensor([-(-frames // CHUNK_FRAMES) for frames in num_frames])
     audio_positions = (input_ids == audio_id).nonzero().squeeze(-1)
     if len(audio_positions) != sum(windows):
         raise ValueError(f"{len(audio_positions)} audio placeholders for {sum(windows)} audio tokens")
     return Pack(
         input_ids=input_ids[None],
-        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32),
-        max_seqlen=max(lengths),
+        position_ids=_count_from(torch.zeros_like(lengths), lengths)[None],
+        cu_seqlens=F.pad(lengths, (1, 0)).cumsum(0, dtype=torch.int32),
+        max_seqlen=int(lengths.max()),
         audio_cu_seqlens=torch.tensor(windows).cumsum(0, dtype=torch.int32),
         audio_max_seqlen=max(windows),
-        audio_kept=torch.cat(kept),
+        audio_kept=_count_from((num_chunks.cumsum(0) - num_chunks) * TOKENS_PER_CHUNK, torch.tensor(nums_audio)),
         audio_positions=audio_positions,
         keep_positions=at - 1 if shift else at,
         labels=labels[at],
     )
+
+
+def _count_from(starts: Tensor, lengths: Tensor) -> Tensor:
+    """`lengths[u]` numbers from `starts[u]` upwards, of each utterance in turn."""
+    before = lengths.cumsum(0) - lengths
+    return torch.arange(int(lengths.sum())) + (starts - before).repeat_interleave(lengths)
 
 
 def packed_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -145,8 +148,7 @@ def attention_as(model: PreTrainedModel, name: str) -> Iterator[None]:
     for config in configs:
         config._attn_implementation = name
     try:
-        with fused_rope(model):
-            yield
+        yield
     finally:
         for config, former in zip(configs, before, strict=True):
             config._attn_implementation = former
@@ -171,11 +173,26 @@ def _convolve(tower: nn.Module, features: Tensor) -> Tensor:
     layout = torch.channels_last if features.is_cuda else torch.contiguous_format  # what cuDNN computes in
     outputs = []
     for hidden in chunks.split(CONV_CHUNKS):
-        for conv in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+        hidden = F.gelu(_first_convolution(tower.conv2d1, hidden))
+        for conv in (tower.conv2d2, tower.conv2d3):
             weight = conv.weight.contiguous(memory_format=layout)
             hidden = F.gelu(F.conv2d(hidden, weight, conv.bias, conv.stride, conv.padding))
         outputs.append((tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2)) + position).flatten(0, 1))
     return torch.cat(outputs)
+
+
+def _first_convolution(conv: nn.Conv2d, chunks: Tensor) -> Tensor:
+    """`conv` (3 x 3, stride 2) of chunks `[C, 1, F, 100]`; on CUDA as a product, its outputs laid channels last.
+
+    cuDNN computes one input channel in the other layout, and the next convolution would copy 3 MB a second of audio.
+    """
+    if not chunks.is_cuda:
+        return F.conv2d(chunks, conv.weight, conv.bias, conv.stride, conv.padding)
+    windows = F.pad(chunks[:, 0], (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)  # [C, F / 2, 50, 3, 3]
+    aligned = (0, 16 - 9)  # matrix units take 8 numbers at a time
+    rows = F.pad(windows.reshape(-1, 9), aligned)
+    outputs = F.linear(rows, F.pad(conv.weight.flatten(1), aligned), conv.bias)
+    return outputs.view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None) -> Tensor:
@@ -234,7 +251,8 @@ def _attend(
     if query.is_cuda and half is not None:  # the kernel takes 16 bits only; fp32 goes by segment, exact and slow
         from torch.nn.attention.varlen import varlen_attn
 
-        q, k, v = (x[0].transpose(0, 1).to(half) for x in (query, key, value))  # [T, N, H]
+        # [T, N, H]; the gradient of an index would be laid out anew, that of a squeeze is not
+        q, k, v = (x.squeeze(0).transpose(0, 1).to(half) for x in (query, key, value))
         window = (-1, 0) if causal else (-1, -1)
         out = varlen_attn(
             q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,

@@ -4,7 +4,9 @@ Built from text instead of the processor: it refuses languages outside its list,
 the loss (facts: huggingface/transformers before 5.15 and after). The aligner's prompt has no chat frame.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -44,9 +46,16 @@ class TranscriptionPrompt:
 
         A label stands where its token stands; the loss shifts by one.
         """
-        prompt = self._before + [self.audio_id] * num_audio_tokens + self._after
-        target = self._prefix + self.encode_text(text) + [self.end_id]
-        return TokenSequence(prompt + target, [IGNORED] * len(prompt) + target)
+        return self.examples([num_audio_tokens], [text])[0]
+
+    def examples(self, nums_audio_tokens: Sequence[int], texts: Sequence[str]) -> list[TokenSequence]:
+        """`example` of several texts, which the tokenizer takes at once."""
+        made = []
+        for num_audio_tokens, ids in zip(nums_audio_tokens, _encode(self._tokenizer, texts), strict=True):
+            prompt = self._before + [self.audio_id] * num_audio_tokens + self._after
+            target = self._prefix + ids + [self.end_id]
+            made.append(TokenSequence(prompt + target, [IGNORED] * len(prompt) + target))
+        return made
 
     def num_tokens(self, num_audio_tokens: int, text: str) -> int:
         """Length of `example(...)`."""
@@ -61,7 +70,7 @@ class TranscriptionPrompt:
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of a transcript; markup in it stays text and never becomes a special token."""
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return _encode(self._tokenizer, [text])[0]
 
 
 class AlignmentPrompt:
@@ -75,16 +84,32 @@ class AlignmentPrompt:
 
     def example(self, num_audio_tokens: int, words: list[str], classes: list[int] | None = None) -> TokenSequence:
         """The sequence of `words`; `classes` are 2 x len(words) time classes, start and end of each word in turn."""
-        if classes is not None and len(classes) != 2 * len(words):
-            raise ValueError(f"{len(words)} words need {2 * len(words)} time classes, got {len(classes)}")
-        ids = [self._start] + [self.audio_id] * num_audio_tokens + [self._end]
-        labels = [IGNORED] * len(ids)
-        by_word = self._tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        for position, tokens in enumerate(by_word):
-            ids += tokens + [self.timestamp_id] * 2
-            times = [IGNORED, IGNORED] if classes is None else classes[2 * position : 2 * position + 2]
-            labels += [IGNORED] * len(tokens) + times
-        return TokenSequence(ids, labels)
+        return self.examples([num_audio_tokens], [words], [classes])[0]
+
+    def examples(
+        self,
+        nums_audio_tokens: Sequence[int],
+        words: Sequence[list[str]],
+        classes: Sequence[list[int] | None],
+    ) -> list[TokenSequence]:
+        """`example` of several clips, whose words the tokenizer takes at once."""
+        ids_of_words, made = iter(_encode(self._tokenizer, list(chain.from_iterable(words)))), []
+        for num_audio_tokens, said, times in zip(nums_audio_tokens, words, classes, strict=True):
+            if times is not None and len(times) != 2 * len(said):
+                raise ValueError(f"{len(said)} words need {2 * len(said)} time classes, got {len(times)}")
+            ids = [self._start] + [self.audio_id] * num_audio_tokens + [self._end]
+            labels = [IGNORED] * len(ids)
+            for position, tokens in enumerate(islice(ids_of_words, len(said))):
+                ids += tokens + [self.timestamp_id] * 2
+                of_word = [IGNORED, IGNORED] if times is None else times[2 * position : 2 * position + 2]
+                labels += [IGNORED] * len(tokens) + of_word
+            made.append(TokenSequence(ids, labels))
+        return made
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of each text, its markup split into letters."""
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -101,7 +101,7 @@ class PhaseMemory:
             moments.append({"gradients": max(held, grown), "activations": kept + passing, "logits": stays})
             kept -= stays_of_part
             grown = min(self.trainable * self.width, grown + self.trainable * self.width // len(parts))
-        moments.append({"gradients": self.trainable * 4, "activations": 0, "logits": 0})  # in float32, for the update
+        moments.append({"gradients": self.trainable * self.width, "activations": 0, "logits": 0})  # for the update
         worst = max(moments, key=lambda moment: sum(moment.values()))
         return self.lasting | worst
 
@@ -142,8 +142,8 @@ class PhaseMemory:
             for share in shares
             if share
         )
-        # The update reads and writes weight, master and moments, and reads, widens, measures and scales the gradient.
-        update = self.trainable * ((2 * 4 * 3 if self.width < 4 else 2 * 4 * 2) + 2 * self.width + 5 * 4)
+        # The update reads and writes master and moments, writes the weight, and reads the gradient after its norm did.
+        update = self.trainable * (2 * 4 * 3 + (self.width if self.width < 4 else 0) + 2 * self.width)
         return operations / (gpu.bf16_tflops * 1e12 * MODEL_SHARE) + update / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
 
 

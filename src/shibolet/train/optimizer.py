@@ -5,12 +5,13 @@ weight is its own master.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from shibolet.errors import ShiboletError
+from shibolet.model.kernels import adamw_
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.ranks import sum_gradients
@@ -18,8 +19,18 @@ from shibolet.train.ranks import sum_gradients
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+@dataclass(slots=True)
+class _Group:
+    """Parameters of a part that share a learning rate and a weight decay."""
+
+    part: str
+    names: list[str]
+    weight_decay: float
+    lr: float
+
+
 class MasterAdamW:
-    """torch's AdamW over float32 masters, with one learning rate a part."""
+    """AdamW (Loshchilov and Hutter 2019) over float32 masters, with one learning rate a part."""
 
     def __init__(
         self,
@@ -32,48 +43,38 @@ class MasterAdamW:
 
         Its tensors are taken over, not copied; names that it lacks start empty, its learning rates do not exist.
         """
-        self.peak_lr = dict(lr_by_part)
-        self.max_grad_norm = config.max_grad_norm
+        self.peak_lr, self._config = dict(lr_by_part), config
         self.weights = {name: weight for group in groups.values() for name, weight in group.items()}
         self.part = {name: part for part, group in groups.items() for name in group}
-        carried = carried or {}
-        self.masters: dict[str, Tensor] = {}
-        for name, weight in self.weights.items():
-            if weight.dtype == torch.float32:
-                self.masters[name] = weight
-            elif name in carried:
-                self.masters[name] = carried[name]["master"].to(weight.device)
-            else:
-                self.masters[name] = weight.detach().float()
-        torch_groups = [
-            {
-                "params": [self.masters[name] for name in names],
-                "part": part,
-                "lr": self.peak_lr[part],
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
+        self.groups = [
+            _Group(part, names, config.weight_decay if decayed else 0.0, self.peak_lr[part])
             for part, group in groups.items()
             for decayed in (True, False)
             if (names := [name for name, weight in group.items() if (weight.ndim >= 2) == decayed])
         ]
-        self.inner = torch.optim.AdamW(torch_groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
-        for name, master in self.masters.items():
-            # torch would make empty ones in the first step: too late for the trial of memory at the start of a phase
-            saved = carried.get(name) or {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
+        self.masters: dict[str, Tensor] = {}
+        self._moments: dict[str, dict[str, Tensor]] = {}
+        for name, weight in self.weights.items():
+            saved = (carried or {}).get(name)
+            if weight.dtype == torch.float32:
+                self.masters[name] = weight
+            else:
+                self.masters[name] = saved["master"].to(weight.device) if saved else weight.detach().float()
+            empty = torch.zeros_like(self.masters[name]) if saved is None else None
+            self._moments[name] = {
+                "step": saved["step"].cpu() if saved else torch.zeros((), dtype=torch.float32),
+                "exp_avg": saved["exp_avg"].to(weight.device) if saved else empty,
+                "exp_avg_sq": saved["exp_avg_sq"].to(weight.device) if saved else empty.clone(),
             }
-            self.inner.state[master] = {key: saved[key].to(master.device) for key in MOMENTS}
 
     def set_lr(self, factor: float) -> None:
         """Give every part that share of its peak rate."""
-        for group in self.inner.param_groups:
-            group["lr"] = self.peak_lr[group["part"]] * factor
+        for group in self.groups:
+            group.lr = self.peak_lr[group.part] * factor
 
     def lr_by_part(self) -> dict[str, float]:
-        """Rates as the optimizer holds them."""
-        return {group["part"]: group["lr"] for group in self.inner.param_groups}
+        """Rates as the next step takes them."""
+        return {group.part: group.lr for group in self.groups}
 
     def num_parameters(self) -> dict[str, int]:
         """Parameters by part."""
@@ -83,7 +84,7 @@ class MasterAdamW:
         return counts
 
     def collect_gradients(self, *, idle: bool = False) -> dict[str, Tensor]:
-        """Move the gradients, summed over ranks, to the masters, in float32; the gradient norm of each part.
+        """Sum the gradients over ranks; their norm in each part, float32.
 
         `idle`: this rank had no work, or did not get through it, and takes part with what it has.
         """
@@ -95,42 +96,46 @@ class MasterAdamW:
         sum_gradients(self.weights.values())
         by_part: dict[str, list[Tensor]] = {}
         for name, weight in self.weights.items():
-            master = self.masters[name]
-            if master is not weight:
-                master.grad, weight.grad = weight.grad.float(), None
-            by_part.setdefault(self.part[name], []).append(master.grad)
-        return {part: get_total_norm(gradients) for part, gradients in by_part.items()}
+            by_part.setdefault(self.part[name], []).append(weight.grad)
+        return {
+            part: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+            for part, gradients in by_part.items()
+        }
 
     def step(self, grad_norm: Tensor) -> None:
         """Scale gradients so that their global norm is at most `max_grad_norm`, update, and clear them."""
-        clip_grads_with_norm_(self.masters.values(), self.max_grad_norm, grad_norm)
-        self.inner.step()
-        narrow = [name for name, weight in self.weights.items() if self.masters[name] is not weight]
-        with torch.no_grad():
-            if narrow:
-                torch._foreach_copy_([self.weights[n] for n in narrow], [self.masters[n] for n in narrow])
+        scale = (self._config.max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0)
+        for group in self.groups:
+            moments = [self._moments[name] for name in group.names]
+            adamw_(
+                [self.weights[name].detach() for name in group.names],
+                [self.masters[name].detach() for name in group.names],
+                [self.weights[name].grad for name in group.names],
+                *([of[key] for of in moments] for key in MOMENTS),
+                scale=scale,
+                lr=group.lr,
+                betas=self._config.betas,
+                eps=self._config.eps,
+                weight_decay=group.weight_decay,
+            )
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        for name, weight in self.weights.items():
-            weight.grad = self.masters[name].grad = None
+        for weight in self.weights.values():
+            weight.grad = None
 
     def state_by_name(self) -> dict[str, dict[str, Tensor]]:
         """Master and moments of each parameter (references, not copies)."""
-        return {
-            name: {"master": master.detach(), **{key: self.inner.state[master][key] for key in MOMENTS}}
-            for name, master in self.masters.items()
-        }
+        return {name: {"master": master.detach(), **self._moments[name]} for name, master in self.masters.items()}
 
 
 def assert_optimizer_covers(model: nn.Module, optimizer: MasterAdamW) -> None:
     """ShiboletError unless the optimizer's groups are exactly the trainable parameters, each once."""
     trainable = trainable_names(model)
-    held = [id(weight) for group in optimizer.inner.param_groups for weight in group["params"]]
-    expected = [id(master) for master in optimizer.masters.values()]
+    held = sorted(name for group in optimizer.groups for name in group.names)
     named = dict(model.named_parameters())
     stale = [name for name, weight in optimizer.weights.items() if named.get(name) is not weight]
-    if set(optimizer.weights) != trainable or sorted(held) != sorted(expected) or stale:
+    if set(optimizer.weights) != trainable or held != sorted(trainable) or stale:
         raise ShiboletError(
             f"the optimizer holds {len(optimizer.weights)} parameters and the model trains {len(trainable)}; "
             f"differing: {sorted(set(optimizer.weights) ^ trainable)[:3]}, replaced since: {stale[:3]}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
-from shibolet.model.fused import use_fused_kernels
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.model.prompt import TranscriptionPrompt
@@ -83,7 +83,7 @@ def run_train(
     if ranks.is_main_process:
         write_json(out_dir / "plan.json", plan)
     loaded.model.to(ranks.device)
-    use_fused_kernels(loaded.model)
+    fuse_decoder(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
     reader = PackReader(
         prompt, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,

@@ -276,7 +276,7 @@ class GradualUnfreezeTrainer:
             },
             memory=gpu_memory(self.device),
         )  # fmt: skip
-        self._checkpoint_s = 0.0
+        self._checkpoint_s = self.reader.waited_s = 0.0
         return row
 
     def _run_packs(

@@ -1,0 +1,364 @@
+"""The passes of `model.kernels` on CUDA, one program a row or a few; all arithmetic in float32.
+
+Loads and stores are in the tensors' own precision, and what transformers rounds in between (a normalised value before
+its weight, a gate before its product) is rounded here too. `TRITON_INTERPRET=1` runs them on a CPU, slowly, for tests.
+
+Shapes: T rows, D model dim, N heads, H head dim, V vocabulary.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
+_FLAT_BLOCK, _VOCAB_BLOCK = 2048, 8192
+_ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 64, 64, 64
+
+
+@triton.jit
+def _rms_norm(x, add, weight, y, total, rstd, dim, eps, HAS_ADD: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    at = row * dim + column
+    h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_ADD:
+        h = (h + tl.load(add + at, mask=inside, other=0.0).to(tl.float32)).to(total.dtype.element_ty)
+        tl.store(total + at, h, mask=inside)
+        h = h.to(tl.float32)
+    r = 1 / tl.sqrt(tl.sum(h * h) / dim + eps)
+    tl.store(rstd + row, r)
+    normed = (h * r).to(y.dtype.element_ty).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, normed * w, mask=inside)
+
+
+@triton.jit
+def _rms_norm_backward(
+    dy, x, weight, rstd, add, dx, dw, num_rows, dim, HAS_ADD: tl.constexpr, HAS_DW: tl.constexpr, BLOCK: tl.constexpr
+):
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    summed = tl.zeros((BLOCK,), tl.float32)
+    for row in range(tl.program_id(0).to(tl.int64), num_rows, tl.num_programs(0)):
+        at = row * dim + column
+        g = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        r = tl.load(rstd + row)
+        normed = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * r
+        if HAS_DW:
+            summed += g * normed
+        g *= w
+        g = r * (g - normed * (tl.sum(g * normed) / dim))
+        if HAS_ADD:
+            g += tl.load(add + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + at, g, mask=inside)
+    if HAS_DW:
+        tl.store(dw + tl.program_id(0) * dim + column, summed, mask=inside)
+
+
+@triton.jit
+def _halves(x, at, inside, HALF: tl.constexpr):
+    low = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
+    return low, high
+
+
+@triton.jit
+def _norm_rope(x, weight, cos, sin, y, num_heads, eps, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
+    inside = (head < num_heads) & (column < HALF)
+    at = (row * num_heads + head) * 2 * HALF + column
+    low, high = _halves(x, at, inside, HALF)
+    r = 1 / tl.sqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * HALF) + eps)[:, None]
+    kind = y.dtype.element_ty
+    w_low, w_high = _halves(weight, column, column < HALF, HALF)
+    low = ((low * r).to(kind).to(tl.float32) * w_low).to(kind).to(tl.float32)
+    high = ((high * r).to(kind).to(tl.float32) * w_high).to(kind).to(tl.float32)
+    c_low, c_high = _halves(cos, row * 2 * HALF + column, column < HALF, HALF)
+    s_low, s_high = _halves(sin, row * 2 * HALF + column, column < HALF, HALF)
+    tl.store(y + at, low * c_low - high * s_low, mask=inside)
+    tl.store(y + at + HALF, high * c_high + low * s_high, mask=inside)
+
+
+@triton.jit
+def _norm_rope_backward(
+    dy, x, weight, cos, sin, dx, dw, num_rows, num_heads, eps,
+    HAS_DW: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
+    inside = (head < num_heads) & (column < HALF)
+    w_low, w_high = _halves(weight, column, column < HALF, HALF)
+    sum_low, sum_high = tl.zeros((HEADS, BLOCK), tl.float32), tl.zeros((HEADS, BLOCK), tl.float32)
+    for row in range(tl.program_id(0).to(tl.int64), num_rows, tl.num_programs(0)):
+        c_low, c_high = _halves(cos, row * 2 * HALF + column, column < HALF, HALF)
+        s_low, s_high = _halves(sin, row * 2 * HALF + column, column < HALF, HALF)
+        at = (row * num_heads + head) * 2 * HALF + column
+        low, high = _halves(dy, at, inside, HALF)
+        g_low, g_high = low * c_low + high * s_high, high * c_high - low * s_low
+        x_low, x_high = _halves(x, at, inside, HALF)
+        r = 1 / tl.sqrt((tl.sum(x_low * x_low, 1) + tl.sum(x_high * x_high, 1)) / (2 * HALF) + eps)[:, None]
+        x_low *= r
+        x_high *= r
+        if HAS_DW:
+            sum_low += g_low * x_low
+            sum_high += g_high * x_high
+        g_low *= w_low
+        g_high *= w_high
+        mean = ((tl.sum(g_low * x_low, 1) + tl.sum(g_high * x_high, 1)) / (2 * HALF))[:, None]
+        tl.store(dx + at, r * (g_low - x_low * mean), mask=inside)
+        tl.store(dx + at + HALF, r * (g_high - x_high * mean), mask=inside)
+    if HAS_DW:
+        own = dw + tl.program_id(0) * 2 * HALF + tl.arange(0, BLOCK)
+        tl.store(own, tl.sum(sum_low, 0), mask=tl.arange(0, BLOCK) < HALF)
+        tl.store(own + HALF, tl.sum(sum_high, 0), mask=tl.arange(0, BLOCK) < HALF)
+
+
+@triton.jit
+def _swiglu(gate, up, product, numel, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numel
+    g = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    silu = (g * tl.sigmoid(g)).to(product.dtype.element_ty).to(tl.float32)
+    tl.store(product + at, silu * u, mask=inside)
+
+
+@triton.jit
+def _swiglu_backward(dproduct, gate, up, numel, HAS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numel
+    d = tl.load(dproduct + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    s = tl.sigmoid(g)
+    silu = g * s
+    tl.store(gate + at, d * u * (s + silu * (1 - s)), mask=inside)
+    tl.store(up + at, d * silu, mask=inside)
+    if HAS_PRODUCT:
+        tl.store(dproduct + at, silu.to(gate.dtype.element_ty).to(tl.float32) * u, mask=inside)
+
+
+@triton.jit
+def _cross_entropy(logits, labels, losses, vocab, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    own = logits + row * vocab
+    label = tl.load(labels + row)
+    wanted = tl.load(own + label).to(tl.float32)  # before the sums, whose barriers keep it ahead of the stores below
+    highest, summed = -float("inf"), 0.0
+    for first in range(0, vocab, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        x = tl.load(own + column, mask=column < vocab, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(highest, tl.max(x))
+        summed = summed * tl.exp(highest - higher) + tl.sum(tl.exp(x - higher))
+        highest = higher
+    tl.store(losses + row, highest + tl.log(summed) - wanted)
+    for first in range(0, vocab, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        x = tl.load(own + column, mask=column < vocab, other=-float("inf")).to(tl.float32)
+        gradient = tl.exp(x - highest) / summed - tl.where(column == label, 1.0, 0.0)
+        tl.store(own + column, gradient, mask=column < vocab)
+
+
+@triton.jit
+def _dropped(x, at, inside, noise, rate):
+    """What is left of a tile, not scaled yet."""
+    tile = tl.load(x + at, mask=inside, other=0.0)
+    return tl.where(noise >= rate, tile, tl.zeros_like(tile))
+
+
+@triton.jit
+def _drop_and_project(
+    x, a, low, seed, num_rows, dim, rank, rate, ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr
+):
+    row, r = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64), tl.arange(0, RANK)
+    summed = tl.zeros((ROWS, RANK), tl.float32)
+    for first in range(0, dim, 4 * COLUMNS):
+        column = first + tl.arange(0, COLUMNS)
+        # A draw gives four numbers: one for the same place in each of four neighbouring tiles.
+        noise0, noise1, noise2, noise3 = tl.rand4x(seed, row[:, None] * dim + column[None, :], n_rounds=7)
+        for quarter in tl.static_range(4):
+            noise = noise0 if quarter == 0 else noise1 if quarter == 1 else noise2 if quarter == 2 else noise3
+            own = column + quarter * COLUMNS
+            inside = (row[:, None] < num_rows) & (own[None, :] < dim)
+            tile = _dropped(x, row[:, None] * dim + own[None, :], inside, noise, rate)
+            weight = tl.load(
+                a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
+            )
+            summed += tl.dot(tile, tl.trans(weight), input_precision="ieee")
+    tl.store(
+        low + row[:, None] * rank + r[None, :],
+        summed / (1 - rate),
+        mask=(row[:, None] < num_rows) & (r[None, :] < rank),
+    )
+
+
+@triton.jit
+def _drop_and_project_backward(
+    dlow, x, a, dx, da, seed, num_rows, dim, rank, rate,
+    ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    r, column = tl.arange(0, RANK), tl.program_id(1) * 4 * COLUMNS + tl.arange(0, COLUMNS)
+    sum0, sum1 = tl.zeros((RANK, COLUMNS), tl.float32), tl.zeros((RANK, COLUMNS), tl.float32)
+    sum2, sum3 = tl.zeros((RANK, COLUMNS), tl.float32), tl.zeros((RANK, COLUMNS), tl.float32)
+    for first in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+        row = (first + tl.arange(0, ROWS)).to(tl.int64)
+        within = (row[:, None] < num_rows) & (r[None, :] < rank)
+        g = tl.load(dlow + row[:, None] * rank + r[None, :], mask=within, other=0.0)
+        noise0, noise1, noise2, noise3 = tl.rand4x(seed, row[:, None] * dim + column[None, :], n_rounds=7)
+        for quarter in tl.static_range(4):
+            noise = noise0 if quarter == 0 else noise1 if quarter == 1 else noise2 if quarter == 2 else noise3
+            own = column + quarter * COLUMNS
+            inside = (row[:, None] < num_rows) & (own[None, :] < dim)
+            at = row[:, None] * dim + own[None, :]
+            product = tl.dot(tl.trans(g), _dropped(x, at, inside, noise, rate), input_precision="ieee")
+            if quarter == 0:
+                sum0 += product
+            elif quarter == 1:
+                sum1 += product
+            elif quarter == 2:
+                sum2 += product
+            else:
+                sum3 += product
+            weight = tl.load(
+                a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
+            )
+            back = tl.dot(g, weight, input_precision="ieee") / (1 - rate)
+            before = tl.load(dx + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx + at, before + tl.where(noise >= rate, back, 0.0), mask=inside)
+    for quarter in tl.static_range(4):
+        summed = sum0 if quarter == 0 else sum1 if quarter == 1 else sum2 if quarter == 2 else sum3
+        own = column + quarter * COLUMNS
+        at = (tl.program_id(0) * rank + r[:, None]) * dim + own[None, :]
+        tl.store(da + at, summed / (1 - rate), mask=(r[:, None] < rank) & (own[None, :] < dim))
+
+
+@triton.jit
+def _adamw(
+    weight, master, gradient, exp_avg, exp_avg_sq, scale, numel, lr, beta1, beta2, eps, weight_decay, correction1,
+    correction2, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numel
+    g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32) * tl.load(scale)
+    w = tl.load(master + at, mask=inside, other=0.0)
+    m = tl.load(exp_avg + at, mask=inside, other=0.0)
+    v = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
+    w -= lr * weight_decay * w
+    m += (1 - beta1) * (g - m)
+    v = beta2 * v + (1 - beta2) * g * g
+    w -= lr / correction1 * m / (tl.sqrt(v) / tl.sqrt(correction2) + eps)
+    tl.store(master + at, w, mask=inside)
+    tl.store(exp_avg + at, m, mask=inside)
+    tl.store(exp_avg_sq + at, v, mask=inside)
+    if NARROW:
+        tl.store(weight + at, w, mask=inside)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, add: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    rows, dim = x.shape
+    y, total = torch.empty_like(x), x if add is None else torch.empty_like(x)
+    rstd = torch.empty(rows, dtype=torch.float32, device=x.device)
+    _rms_norm[(rows,)](
+        x, add, weight, y, total, rstd, dim, eps, HAS_ADD=add is not None, BLOCK=_power(dim), num_warps=_warps(dim)
+    )
+    return y, total, rstd
+
+
+def rms_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, add: Tensor | None, wants_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    rows, dim = x.shape
+    programs, dx = min(rows, _ROW_PROGRAMS), torch.empty_like(dy)
+    dw = torch.empty(programs, dim, dtype=torch.float32, device=x.device) if wants_weight else None
+    _rms_norm_backward[(programs,)](
+        dy, x, weight, rstd, add, dx, dw, rows, dim, HAS_ADD=add is not None, HAS_DW=wants_weight, BLOCK=_power(dim),
+        num_warps=_warps(dim),
+    )  # fmt: skip
+    return dx, dw.sum(0).to(weight.dtype) if wants_weight else None
+
+
+def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    rows, heads, dim = x.shape
+    y = torch.empty_like(x)
+    _norm_rope[(rows,)](
+        x, weight, cos, sin, y, heads, eps, HALF=dim // 2, HEADS=_power(heads), BLOCK=_power(dim // 2), num_warps=4
+    )
+    return y
+
+
+def norm_rope_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, wants_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    rows, heads, dim = x.shape
+    programs, dx = min(rows, _ROW_PROGRAMS), torch.empty_like(dy)
+    dw = torch.empty(programs, dim, dtype=torch.float32, device=x.device) if wants_weight else None
+    _norm_rope_backward[(programs,)](
+        dy, x, weight, cos, sin, dx, dw, rows, heads, eps, HAS_DW=wants_weight, HALF=dim // 2, HEADS=_power(heads),
+        BLOCK=_power(dim // 2), num_warps=4,
+    )  # fmt: skip
+    return dx, dw.sum(0).to(weight.dtype) if wants_weight else None
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    product = torch.empty_like(gate)
+    _swiglu[(triton.cdiv(gate.numel(), _FLAT_BLOCK),)](gate, up, product, gate.numel(), BLOCK=_FLAT_BLOCK, num_warps=8)
+    return product
+
+
+def swiglu_backward_(dproduct: Tensor, gate: Tensor, up: Tensor, wants_product: bool) -> None:
+    _swiglu_backward[(triton.cdiv(gate.numel(), _FLAT_BLOCK),)](
+        dproduct, gate, up, gate.numel(), HAS_PRODUCT=wants_product, BLOCK=_FLAT_BLOCK, num_warps=8
+    )
+
+
+def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
+    vocab = logits.shape[1]
+    block = min(_VOCAB_BLOCK, _power(vocab))
+    _cross_entropy[(len(labels),)](logits, labels, losses, vocab, BLOCK=block, num_warps=16 if block > 4096 else 4)
+    return losses
+
+
+def drop_and_project(x: Tensor, a: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    (rows, dim), rank = x.shape, len(a)
+    draw = torch.randint(1 << 31, ())
+    low = torch.empty(rows, rank, dtype=x.dtype, device=x.device)
+    _drop_and_project[(triton.cdiv(rows, _ADAPTER_ROWS),)](
+        x, a, low, int(draw), rows, dim, rank, rate, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
+        COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
+    )  # fmt: skip
+    return low, draw
+
+
+def drop_and_project_backward_(dlow: Tensor, x: Tensor, a: Tensor, rate: float, draw: Tensor, dx: Tensor) -> Tensor:
+    (rows, dim), rank = x.shape, len(a)
+    programs = min(triton.cdiv(rows, _ADAPTER_ROWS), _ADAPTER_PROGRAMS)
+    da = torch.empty(programs, rank, dim, dtype=torch.float32, device=x.device)
+    _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
+        dlow, x, a, dx, da, int(draw), rows, dim, rank, rate, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
+        COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
+    )  # fmt: skip
+    return da.sum(0).to(a.dtype)
+
+
+def adamw_(
+    weight: Tensor, master: Tensor, gradient: Tensor, step: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, scale: Tensor,
+    lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    taken, numel = int(step), weight.numel()
+    _adamw[(triton.cdiv(numel, _FLAT_BLOCK),)](
+        weight, master, gradient, exp_avg, exp_avg_sq, scale, numel, lr, *betas, eps, weight_decay,
+        1 - betas[0] ** taken, 1 - betas[1] ** taken, NARROW=weight.dtype != master.dtype, BLOCK=_FLAT_BLOCK,
+        num_warps=8,
+    )  # fmt: skip
+
+
+def _power(number: int) -> int:
+    return triton.next_power_of_2(number)
+
+
+def _warps(dim: int) -> int:
+    return min(8, max(1, _power(dim) // 256))

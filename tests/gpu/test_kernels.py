@@ -1,0 +1,147 @@
+"""Triton's passes give what torch's operations give; without a GPU they run where TRITON_INTERPRET=1 says so."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton comes with torch for CUDA")
+from shibolet.model import kernels, triton_kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1", reason="no CUDA device"),
+]
+KINDS = [torch.float32, torch.bfloat16]
+ROWS, EPS = 37, 1e-6
+
+
+def numbers(*shape: int, kind: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(kind)
+
+
+def compare(function: str, kind: torch.dtype, *args, inputs: int, **named) -> None:
+    """Results, and what became of the first `inputs` arguments, of both versions from the same numbers."""
+    plain = [a.clone() if isinstance(a, Tensor) else a for a in args]
+    expected = getattr(kernels, function)(*plain, **named)
+    ours = [a.to(DEVICE, copy=True) if isinstance(a, Tensor) else a for a in args]
+    named = {name: a.to(DEVICE) if isinstance(a, Tensor) else a for name, a in named.items()}
+    found = getattr(triton_kernels, function)(*ours, **named)
+    pairs = zip((*as_tuple(found), *ours[:inputs]), (*as_tuple(expected), *plain[:inputs]), strict=True)
+    num_compared = 0
+    for a, b in pairs:
+        assert (a is None) == (b is None)
+        if a is not None:
+            tolerance = 1e-5 if b.dtype == torch.float32 and kind == torch.float32 else 2e-2
+            torch.testing.assert_close(a.cpu(), b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+            num_compared += 1
+    assert num_compared
+
+
+def as_tuple(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [48, 2048])
+@pytest.mark.parametrize("added", [False, True])
+def test_norm(kind: torch.dtype, dim: int, added: bool):
+    x, weight = numbers(ROWS, dim, kind=kind), numbers(dim, kind=kind, seed=1)
+    add = numbers(ROWS, dim, kind=kind, seed=2) if added else None
+    compare("rms_norm", kind, x, weight, EPS, add, inputs=1)
+    _, total, rstd = kernels.rms_norm(x, weight, EPS, add)
+    for wants_weight in (False, True):
+        dy = numbers(ROWS, dim, kind=kind, seed=3)
+        compare("rms_norm_backward", kind, dy, total, weight, rstd, inputs=0, add=add, wants_weight=wants_weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("heads, dim", [(3, 24), (16, 128)])
+def test_norm_and_rotation_of_heads(kind: torch.dtype, heads: int, dim: int):
+    x, weight = numbers(ROWS, heads, dim, kind=kind), numbers(dim, kind=kind, seed=1)
+    angle = numbers(ROWS, dim // 2, kind=torch.float32, seed=2).repeat(1, 2)
+    cos, sin = angle.cos().to(kind), angle.sin().to(kind)
+    compare("norm_rope", kind, x, weight, cos, sin, EPS, inputs=0)
+    for wants_weight in (False, True):
+        dy = numbers(ROWS, heads, dim, kind=kind, seed=3)
+        compare("norm_rope_backward", kind, dy, x, weight, cos, sin, EPS, inputs=0, wants_weight=wants_weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wants_product", [False, True])
+def test_swiglu(kind: torch.dtype, wants_product: bool):
+    gate, up = 3 * numbers(ROWS, 200, kind=kind), numbers(ROWS, 200, kind=kind, seed=1)
+    compare("swiglu", kind, gate, up, inputs=0)
+    dproduct = numbers(ROWS, 200, kind=kind, seed=2)
+    if not wants_product:  # it then holds what nobody reads
+        ours = [x.to(DEVICE, copy=True) for x in (dproduct, gate, up)]
+        triton_kernels.swiglu_backward_(*ours, wants_product=False)
+        assert ours[0].cpu().equal(dproduct)
+    compare("swiglu_backward_", kind, dproduct, gate, up, inputs=3, wants_product=wants_product)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vocab", [384, 20_000])
+def test_cross_entropy(kind: torch.dtype, vocab: int):
+    labels = torch.randint(vocab, (ROWS,), generator=torch.Generator().manual_seed(1))
+    compare("cross_entropy_", kind, 3 * numbers(ROWS, vocab, kind=kind), labels, inputs=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank, dim", [(4, 48), (16, 320)])
+def test_dropout_before_an_adapter(kind: torch.dtype, rank: int, dim: int):
+    """The mask that a draw gives, read off by adapters that hand single inputs through, is the one of both passes."""
+    if DEVICE == "cpu" and kind == torch.bfloat16:
+        pytest.skip("the interpreter multiplies no bfloat16 matrices")
+    rate, rows = 0.3, 200
+    x, dlow = numbers(rows, dim, kind=kind), numbers(rows, rank, kind=kind, seed=1)
+    a, before = numbers(rank, dim, kind=kind, seed=2), numbers(rows, dim, kind=kind, seed=3)
+    mask = torch.zeros(rows, dim, dtype=torch.bool)
+    for first in range(0, dim, rank):
+        torch.manual_seed(7)
+        through = torch.eye(dim, dtype=kind)[first : first + rank].to(DEVICE)
+        low, _ = triton_kernels.drop_and_project(torch.ones(rows, dim, dtype=kind, device=DEVICE), through, rate)
+        mask[:, first : first + rank] = low.cpu() != 0
+    assert mask.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
+    assert mask.float().mean(0).std() < 0.06 and mask.float().mean(1).std() < 0.12  # no row, no column is favoured
+    torch.manual_seed(7)
+    low, draw = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate)
+    dropped = x.double() * mask / (1 - rate)
+    dx = before.to(DEVICE, copy=True)
+    da = triton_kernels.drop_and_project_backward_(dlow.to(DEVICE), x.to(DEVICE), a.to(DEVICE), rate, draw, dx)
+    for found, expected in (
+        (low, dropped @ a.double().t()),
+        (da, dlow.double().t() @ dropped),
+        (dx, before.double() + (dlow.double() @ a.double()) * mask / (1 - rate)),
+    ):
+        error = (found.cpu().double() - expected).norm() / expected.norm()
+        assert error < (1e-5 if kind == torch.float32 else 5e-3)
+    torch.manual_seed(8)
+    other, _ = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate)
+    assert not other.equal(low)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adamw(kind: torch.dtype):
+    shape, seen = (37, 65), []
+    for device, module in (("cpu", kernels), (DEVICE, triton_kernels)):
+        master = numbers(*shape, kind=torch.float32).to(device)
+        weight = master.to(kind) if kind != torch.float32 else master
+        step, exp_avg, exp_avg_sq = torch.zeros(()), torch.zeros_like(master), torch.zeros_like(master)
+        for number in range(3):
+            gradient = numbers(*shape, kind=kind, seed=number).to(device)
+            settings = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+            scale = torch.tensor(0.5, device=device)
+            if module is kernels:
+                kernels.adamw_([weight], [master], [gradient], [step], [exp_avg], [exp_avg_sq], scale=scale, **settings)
+            else:
+                step += 1
+                triton_kernels.adamw_(weight, master, gradient, step, exp_avg, exp_avg_sq, scale, *settings.values())
+        seen.append([x.cpu() for x in (master, weight, exp_avg, exp_avg_sq)])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(
+            ours.float(), theirs.float(), rtol=1e-5 if ours.dtype == torch.float32 else 1e-2, atol=1e-6
+        )
