@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("real", "tiny"), default="real")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="+", choices=PASSES, default=PASSES)
-    parser.add_argument("--clips", type=int, default=6000)
+    parser.add_argument("--clips", type=int, default=16000)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, help="CPU threads of torch; else all cores")
     parser.add_argument("--pack-s", type=float, help="audio of one pack; else the listeners' own")
@@ -221,7 +221,7 @@ def main() -> None:
                     one = OnePass(recogniser, writer, name) if args.size == "real" else recogniser
                     ears = (NoAligner(), one)
                 # Slower passes hear fewer clips.
-                share = {"decode": 1.0, "align": 1.0, "score": 0.5}.get(name, 0.25) if args.size == "real" else 1.0
+                share = {"decode": 1.0, "align": 1.0, "score": 0.5}.get(name, 0.15) if args.size == "real" else 1.0
                 result = measure(name, *ears, clips[: max(10, int(share * len(clips)))], config, args.device)
             except Exception as error:  # one pass that fails must not take the others' figures with it
                 result, failed = {"pass": name, "error": f"{type(error).__name__}: {error}"[:500]}, True

@@ -1,5 +1,6 @@
 """What the training benchmarks share: Qwen3-ASR-1.7B with random weights, utterances as assumed, a step as trained."""
 
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -147,24 +148,37 @@ def synchronize() -> None:
 
 
 def timed(step: Callable[[int], float], *, warm_up: int, seconds: float, most: int = 100_000) -> list[float]:
-    """Seconds of each step after the warm-up, until they add up to `seconds`; at least two steps."""
+    """Seconds of each step after the warm-up, until they add up to `seconds`; at least two steps.
+
+    As in training a step's update may run into the next step; the device is waited for at both ends only.
+    """
     for number in range(warm_up):
         step(number)
-    times: list[float] = []
+    gc.collect()
+    gc.freeze()  # as a training does: what is there stays, and need not be looked through again
+    synchronize()
+    times, last = [], time.perf_counter()
     while (sum(times) < seconds or len(times) < 2) and len(times) < most:
-        synchronize()
-        started = time.perf_counter()
         step(warm_up + len(times))
-        synchronize()
-        times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - last)
+        last += times[-1]
+    synchronize()
+    times[-1] += time.perf_counter() - last
     return times
 
 
 def matmul_ceiling_tflops(device: torch.device, size: int = 8192) -> float:
     """The median rate of bf16 products of random matrices."""
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    times = timed(lambda _: float((a @ b)[0, 0]), warm_up=5, seconds=1.0 if device.type == "cuda" else 0.1, most=200)
-    return 2 * size**3 / float(np.median(times)) / 1e12
+    at_once = 20 if device.type == "cuda" else 1
+
+    def products(_: int) -> float:
+        for _ in range(at_once):
+            product = a @ b
+        return float(product[0, 0])
+
+    times = timed(products, warm_up=2, seconds=1.0 if device.type == "cuda" else 0.1, most=200)
+    return at_once * 2 * size**3 / float(np.median(times)) / 1e12
 
 
 def best_device(index: int = 0) -> torch.device:
@@ -194,8 +208,7 @@ class Report:
 
 def free(*_: object) -> None:
     """Give back what the last variant held."""
-    import gc
-
+    gc.unfreeze()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -183,7 +183,7 @@ class Written:
 
     step: int
     waited_s: float  # until the one before was on disk
-    held_s: float = 0.0  # until it was copied: `checkpoint_s` of the next row
+    held_s: float = 0.0  # until it was copied
     started: float = math.inf
     ended: float = math.inf
     gib: float = 0.0
@@ -271,10 +271,10 @@ class Account:
         for before, step in zip(self.steps[:-1], self.steps[1:], strict=True):
             held = step.row["timing"]["checkpoint_s"]
             for_earlier = waited.get(before.row["step"], 0.0)
-            parts["checkpoint_held"] += held
+            parts["checkpoint_held"] += held - for_earlier
             parts["checkpoint_before_it"] += for_earlier
             switches = before.row["phase_index"] != step.row["phase_index"]
-            parts["phase_switch" if switches else "rest"] += step.started - before.ended - held - for_earlier
+            parts["phase_switch" if switches else "rest"] += step.started - before.ended - held
         return {
             "steps_at_their_median": at_median,
             "steps_over_it": sum(step.seconds for step in self.steps) - at_median,

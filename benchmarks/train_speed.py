@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from real_size import (
     Report,
     Stepper,
@@ -71,9 +70,6 @@ def stock(
         groups = enter_phase(model, everything())
     else:
         add_adapters(model, config, seed=0)
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                del module.forward  # peft's own
         groups = enter_phase(model, next(p for p in config.phases if p.name == phase))
     if checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -114,6 +110,8 @@ VARIANTS: dict[str, Callable[[argparse.Namespace], Measured]] = {
     "c: phase A, 64 utterances": lambda a: ours(a, "A", 64),
     "c: phase B, 64 utterances in 2 packs": lambda a: ours(a, "B", 64, packs=2),
     "c: phase A, 64 utterances in 2 packs": lambda a: ours(a, "A", 64, packs=2),
+    "c: phase B, 8 utterances": lambda a: ours(a, "B", 8),
+    "c: phase A, 8 utterances": lambda a: ours(a, "A", 8),
     "c: phase B cached, 256 utterances": lambda a: ours(a, "B", 256, cached=True),
 }
 
@@ -137,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="timed, a variant")
     parser.add_argument("--warm-up", type=int, default=5, help="steps before the clock")
-    parser.add_argument("--only", default="", help="variants whose names contain this")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants whose names contain one of these")
     parser.add_argument("--tiny", action="store_true", help="small weights, to try it without a GPU")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -146,7 +144,7 @@ def main() -> None:
     ceiling = matmul_ceiling_tflops(args.device, 512 if args.tiny else 8192)
     report.add(**machine(), matmul_ceiling_tflops=round(ceiling, 1))
     for name, variant in VARIANTS.items():
-        if args.only not in name:
+        if not any(part in name for part in args.only):
             continue
         free()
         started = time.perf_counter()

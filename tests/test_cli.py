@@ -1,13 +1,16 @@
 """The command line: protects from slow starts, wrong exit codes, tracebacks that say nothing, and noise in JSON."""
 
+import errno
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
+from rich.console import Console
 
-from shibolet import errors
+from shibolet import errors, recipe
 from shibolet.round import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "matplotlib", "av")
@@ -28,7 +31,10 @@ def verdict(monkeypatch):
         rate = {"rate": 12.0, "lower": 9.0, "upper": 16.0, "num_low_quality": 12, "num_heard": 100}
         gate = {
             "decision": decision, "exit_code": exit_code, "next": "stop", "recommendation": "Look at it.",
-            "reasons": ["a reason"], "strata": {"clean": rate}, "low_quality_pct": rate,
+            "reasons": ["a reason"], "strata": {"clean": rate}, "low_quality_pct": rate, "level_pct": 95.0,
+            "warnings": ["It would be otherwise."], "literal_point_verdict": "CAUTION", "sample_low_quality_pct": 12.0,
+            "hours_low_quality_pct": 11.5, "corrected_low_quality_pct": None, "corrected_from": "no error rates",
+            "num_scored": 97, "failures": {"nan_samples": 1, "undecodable": 2}, "notes": ["[whatsapp] is thin."],
         }  # fmt: skip
         monkeypatch.setattr(auditing, "do_audit", lambda round, **_: {"total_samples": 100})
         monkeypatch.setattr(auditing, "do_gate", lambda round, **_: gate)
@@ -74,6 +80,37 @@ def test_data_and_model_errors_end_with_3(shibolet, tmp_path):
     assert code == 3 and err.splitlines()[-1].startswith("shibolet: source 'manifest'")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x.json"),
+            "runs/x.json could not be written: No space l",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "a file could not be written: Disk quota exceeded"),
+        (Exception("I/O error: No space left on device (os error 28)"), "a file could not be written: I/O error: No s"),
+    ],
+)
+def test_a_full_disk_ends_with_3_and_one_line(shibolet, monkeypatch, error, said):
+    def full(*args):
+        raise error
+
+    monkeypatch.setattr(recipe, "load_recipe", full)
+    code, _, err = shibolet("plan", "demo")
+    assert (
+        code == 3 and err.startswith(f"shibolet: {said}") and err.endswith("make room and run the same command again\n")
+    )
+
+
+def test_an_error_of_another_kind_is_no_full_disk(shibolet, monkeypatch):
+    def denied(*args):
+        raise PermissionError(errno.EACCES, "Permission denied", "runs")
+
+    monkeypatch.setattr(recipe, "load_recipe", denied)
+    with pytest.raises(PermissionError):
+        shibolet("plan", "demo")
+
+
 @pytest.mark.parametrize(("decision", "code"), [("PROCEED", 0), ("CAUTION", 10), ("STOP", 20), ("INVALID", 30)])
 def test_audit_and_gate_end_with_the_verdict(shibolet, verdict, decision, code):
     verdict(decision, code)
@@ -81,6 +118,27 @@ def test_audit_and_gate_end_with_the_verdict(shibolet, verdict, decision, code):
     assert found == code and decision in out
     found, out, _ = shibolet("gate", "demo", "--json")
     assert found == code and json.loads(out)["decision"] == decision
+
+
+def test_what_stands_beside_a_verdict_is_told_in_80_columns(shibolet, verdict):
+    verdict("CAUTION", 10)
+    _, out, _ = shibolet("gate", "demo")
+    for said in (
+        "warning        It would be otherwise.",
+        "point verdict  CAUTION (12.0% of the sample as it is)",
+        "by hours       11.5%",
+        "corrected      not available: no error rates",
+        "not scored     3 of 100: undecodable 2, nan_samples 1",
+        "note           [whatsapp] is thin.",
+    ):
+        assert said in out, said
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_corrected_rate_that_cannot_be_known_ends_before_anything_is_heard(shibolet):
+    code, _, err = shibolet("audit", "demo", "--set", "gate.rate=corrected")
+    assert code == 3 and err.splitlines()[-1].startswith("shibolet: gate.rate: corrected needs error rates")
+    assert shibolet("audit", "demo", "--set", "gate.rate=true")[0] == 2
 
 
 def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
@@ -127,11 +185,12 @@ def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, mon
     result = {
         "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [], "forgetting": {},
         "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
+        "overlaps": {"clean": {"note": "Two voices are known."}},
     }  # fmt: skip
     monkeypatch.setattr(stages, "do_evaluate", lambda round, models: seen.update(models))
     monkeypatch.setattr(stages, "do_compare", lambda round: result)
     code, out, _ = shibolet("compare", "--round1", "org/one", "--round2", "org/two", "--recipe", "demo")
-    assert code == 40 and "reject" in out and "+10.0" in out
+    assert code == 40 and "reject" in out and "+10.0" in out and "Two voices are known." in out
     assert seen == {"round1": "org/one", "round2": "org/two"}
     code, _, err = shibolet("compare", "demo")
     assert code == 3 and "stage 'train' is not done" in err
@@ -155,6 +214,25 @@ def test_plan_counts_the_real_parts(shibolet):
     assert code == 0 and plan["steps"] == 5 * 1150 and "not on this machine" in plan["model_from"]
     sizes = {part["part"]: part["parameters"] for part in plan["phases"][1]["parts"]}
     assert sizes["encoder.layers[16:24]"] == 100_769_792 and sizes["head"] == 311_164_928
+
+
+def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shibolet, monkeypatch):
+    """Who decides about a rented GPU reads this page, before there are any data."""
+    monkeypatch.setattr("shibolet.terminal.OUT", Console(highlight=False, width=80))
+    code, out, _ = shibolet("plan", "hebrew-round2", "--gpu-memory-gib", "40")
+    said = " ".join(out.split())
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    for part in (
+        "training set 73,579 utterances, the specification's number, since nothing is prepared in runs/hebrew-round2",
+        "precision bf16 weights and compute, masters float32, moments float32",
+        "head untied",
+        "$77 (8 x A100, 12 h), $38 (2 x A100)",
+        "at $0.80 a GPU-hour",
+    ):
+        assert part in said, part
+    assert re.search(r"cost (\d+\.\d h|\d+ min) on 1 x A100, \$\d+\.\d\d at", said)
+    _, out, _ = shibolet("plan", "demo")
+    assert "$77" in out and "names no price" in " ".join(out.split())
 
 
 def test_check_names_what_is_missing_and_ends_with_3(shibolet, monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ def rows(errors: dict[str, float], num: int = 60, seed: int = 0) -> list[ScoredR
                     id=f"u{i}",
                     set=f"eval-{domain}",
                     domain=domain,
-                    cluster=f"eval-{domain}/r{i // 3}",
+                    recording=f"{domain}-{i // 3}",
                     speaker=None,
                     duration_s=2.0 + i % 20,
                     reference=f"ref {i}",
@@ -54,7 +54,7 @@ def test_a_clear_gain_is_kept_and_reported_in_points() -> None:
     assert result["target"]["reached"] and result["sentence"].startswith("Round 2 is better")
     assert list(result["sets"]) == ["eval-clean", "eval-whatsapp_noisy"]
     assert sum(block["utterances"] for block in result["buckets"].values()) == result["overall"]["utterances"] == 120
-    assert result["overall"]["recordings"] == 40
+    assert (result["overall"]["groups"], result["overall"]["counted"]) == (40, "40 recordings")
     assert result["overall"]["cer"]["round1"]["chars"] == 6000
     json.dumps(result, allow_nan=False)
 
@@ -93,8 +93,85 @@ def test_same_input_same_bytes_in_any_order_of_round_2() -> None:
 def test_one_recording_cannot_be_judged() -> None:
     before, after = rows({"clean": 0.5}, num=3), rows({"clean": 0.0}, num=3)
     result = compare(before, after, CONFIG)
-    assert result["verdict"] == "reject" and result["sentence"].startswith("No interval")
+    assert result["verdict"] == "reject" and "no interval over 1 recording: it takes 3" in result["sentence"]
     assert result["overall"]["wer"]["interval_points"] is None
+
+
+def spoken_by(domain_rows: list[ScoredRow], recordings: int | None, speakers: int | None) -> list[ScoredRow]:
+    """The same rows in so many recordings, of so many speakers; None: not known."""
+    return [
+        replace(
+            row,
+            recording=None if recordings is None else f"r{i % recordings}",
+            speaker=None if speakers is None else f"s{i % speakers}",
+        )
+        for i, row in enumerate(domain_rows)
+    ]
+
+
+def test_many_clips_of_one_speaker_show_nothing_of_others() -> None:
+    """46 clips of one person are one voice, however many files they are in."""
+    for recordings in (None, 46):
+        sides = [spoken_by(side, recordings, 1) for side in (rows({"c": 0.5}, num=46), rows({"c": 0.1}, num=46))]
+        result = compare(*sides, CONFIG)
+        wer = result["overall"]["wer"]
+        assert (result["verdict"], result["overall"]["groups"]) == ("reject", 1)
+        assert (wer["shown"], wer["interval_points"], wer["sign_flip_p"]) == ("no difference shown", None, None)
+        assert result["sentence"].startswith("No difference shown: WER -")
+        assert ", and no interval over 1 " in result["sentence"] and "it takes 3 at least" in result["sentence"]
+        assert result["rule"].endswith("without an interval: not kept")
+    two = [spoken_by(side, None, 2) for side in (rows({"c": 0.5}, num=46), rows({"c": 0.1}, num=46))]
+    assert compare(*two, CONFIG)["verdict"] == "reject"
+
+
+def test_recordings_of_one_speaker_are_one_group_in_all_sets() -> None:
+    before, after = (spoken_by(rows({"a": rate, "b": rate}, seed=seed), 24, 8) for rate, seed in ((0.5, 0), (0.2, 1)))
+    result = compare(before, after, CONFIG)
+    assert result["overall"]["groups"] == result["sets"]["eval-a"]["groups"] == 8
+    words = "8 groups of recordings and speakers"
+    assert words in result["sentence"] and words in result["method"]["interval"] and result["method"]["caveat"] is None
+    assert result["verdict"] == "keep"
+
+
+def test_where_nothing_is_known_the_sentence_says_so() -> None:
+    before, after = (spoken_by(rows({"a": rate}, seed=seed), None, None) for rate, seed in ((0.5, 0), (0.2, 1)))
+    result = compare(before, after, CONFIG)
+    caveat = "ecordings and speakers unknown: utterances counted as independent, so the interval may be too narrow"
+    assert result["verdict"] == "keep" and "over 60 utterances. R" + caveat + "." in result["sentence"]
+    assert result["method"]["caveat"] == "r" + caveat
+    systems = compare_systems({"a": before, "b": after}, CONFIG)["pairs"][0]
+    assert caveat in systems["sentence"] and "over 60 utterances" in systems["method"]["interval"]
+
+
+def shared(num: int, set: str = "eval-clean", note: str | None = None) -> dict:
+    sentence = f"{num} of 60 utterances of set '{set}' are in the training data." if num else None
+    return {"utterances": num, "of": 60, "ids": [], "sentence": sentence, "note": note}
+
+
+def test_a_set_that_was_trained_on_is_not_kept_unless_the_recipe_says_so() -> None:
+    sides = rows({"clean": 0.3, "new": 0.3}), rows({"clean": 0.1, "new": 0.1}, seed=1)
+    overlaps = {"eval-clean": shared(12), "eval-new": shared(0, "eval-new", note="Two voices are known.")}
+    result = compare(*sides, CONFIG, overlaps=overlaps)
+    assert result["verdict"] == "reject" and result["overall"]["wer"]["shown"] == "better"
+    assert overlaps["eval-clean"]["sentence"] in result["sentence"]
+    assert (
+        "Not kept all the same" in result["sentence"] and "no set shares audio with the training data" in result["rule"]
+    )
+    assert any("'eval-clean' cannot show" in step and "accept_overlap" in step for step in result["next_steps"])
+    assert result["overlaps"] == overlaps
+    accepting = CompareConfig(bootstrap_samples=1000, accept_overlap=("eval-clean",))
+    accepted = compare(*sides, accepting, overlaps=overlaps)
+    assert accepted["verdict"] == "keep" and overlaps["eval-clean"]["sentence"] in accepted["sentence"]
+    assert "no set but eval-clean shares audio" in accepted["rule"] and accepted["next_steps"] == []
+    assert compare(*sides, CONFIG, overlaps={"eval-new": overlaps["eval-new"]})["verdict"] == "keep", "a note only"
+    pair = compare_systems({"a": sides[0], "b": sides[1]}, CONFIG, overlaps_by_system={"b": overlaps})["pairs"][0]
+    assert pair["sentence"].endswith(f"b: {overlaps['eval-clean']['sentence']}")
+
+
+def test_another_language_that_was_trained_on_does_not_keep_the_round_back() -> None:
+    own, other = (rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)), (rows({"en": 0.1}), rows({"en": 0.1}, seed=1))
+    result = compare(*own, CONFIG, other_languages=other, overlaps={"eval-en": shared(60, "eval-en")})
+    assert result["verdict"] == "keep" and result["overlaps"]["eval-en"]["utterances"] == 60
 
 
 def test_what_does_not_pair_is_an_error() -> None:
@@ -173,7 +250,7 @@ def test_slices_of_what_is_not_known_are_left_out() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
     result = compare(before, after, CONFIG)
     assert "speakers" not in result and "noise" not in result and list(result["lengths"]) == ["10 to 20 words"]
-    known = [[replace(row, speaker=row.cluster[-1], snr_db=8.0) for row in side] for side in (before, after)]
+    known = [[replace(row, speaker=row.recording[-1], snr_db=8.0) for row in side] for side in (before, after)]
     result = compare(*known, CONFIG)
     assert list(result["noise"]) == ["5 to 10 dB"] and len(result["speakers"]) == 10
 

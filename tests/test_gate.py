@@ -8,6 +8,7 @@ import pytest
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.gate import (
+    Corrected,
     ErrorRates,
     GateConfig,
     SelfTestSummary,
@@ -200,7 +201,14 @@ def test_a_guessing_detector_corrects_nothing():
 
 def report(**changes) -> dict:
     strata = {"kan_clean": {"num_utterances": 5000, "hours": 8.0, "ids": ["other readers' keys are ignored"]}}
-    return {"strata": strata, "num_scored": 500, "self_test": SOUND, "calibration": "self"} | changes
+    calibration = {"kind": "self", "num_clean": 181, "num_left_out": 43, "models": ["a", "b"]}
+    return {
+        "strata": strata,
+        "num_scored": 500,
+        "self_test": SOUND,
+        "calibration": calibration,
+        "failures": {},
+    } | changes
 
 
 def verdicts(low: int, total: int = 500) -> list[GateRecord]:
@@ -226,7 +234,8 @@ def test_gate_json(low, settings, decision, exit_code, then):
     assert found["rate"] == pytest.approx(low / 5)
     assert found["lower"] < found["rate"] < found["upper"]
     assert result["strata"]["kan_clean"] == found | {"decision": decision}
-    assert result["corrected_low_quality_pct"] is None and "not available" in result["notes"][-1]
+    assert result["corrected_low_quality_pct"] is None and "no error rates" in result["corrected_from"]
+    assert result["notes"][-1].startswith("Calibration: self. 181 of the judged clips stood for clean")
     json.dumps(result, allow_nan=False)
 
 
@@ -245,10 +254,82 @@ def test_the_corrected_rate_needs_error_rates_from_other_data():
     errors = {"sensitivity": 0.9, "specificity": 0.95, "measured_on": "FLEURS"}
     result = gate(report(detector=errors), verdicts(50), GateConfig())
     assert result["corrected_low_quality_pct"]["rate"] == pytest.approx(100 * (0.10 - 0.05) / 0.85)
-    assert "FLEURS" in result["notes"][-1]
+    assert "FLEURS" in result["corrected_from"]
 
 
-@pytest.mark.parametrize("missing", ["strata", "num_scored"])
+# The detector flags 12% where 5% are bad: two verdicts, of which the recipe chooses one.
+ERRORS = {"sensitivity": 0.9, "specificity": 0.92, "measured_on": "FLEURS"}
+ANSWERED = {"num_counted": 90, "corrected_low_quality_pct": {"rate": 4.8, "lower": 1.9, "upper": 9.1}}
+
+
+@pytest.mark.parametrize(("known", "from_"), [({"detector": ERRORS}, "FLEURS"), ({"review": ANSWERED}, "review of 90")])
+def test_the_recipe_chooses_the_rate_and_the_other_one_warns(known, from_):
+    strata = {"kan_clean": {"num_utterances": 50_000, "hours": 80.0}}
+    made = report(strata=strata, num_scored=2500, **known)
+    by_rate = {rate: gate(made, verdicts(300, 2500), GateConfig(rate=rate)) for rate in ("apparent", "corrected")}
+    assert {rate: result["decision"] for rate, result in by_rate.items()} == {
+        "apparent": "CAUTION", "corrected": "PROCEED",
+    }  # fmt: skip
+    assert by_rate["apparent"]["corrected_low_quality_pct"] == by_rate["corrected"]["corrected_low_quality_pct"]
+    assert by_rate["apparent"]["warnings"][0].startswith("By the corrected rate, 4.")
+    assert by_rate["apparent"]["warnings"][0].endswith("it would be PROCEED: the apparent rate decides (gate.rate).")
+    assert by_rate["corrected"]["warnings"][0].startswith("By the apparent rate, 12.0% (")
+    assert "corrected for the detector's errors" in by_rate["corrected"]["recommendation"]
+    assert from_ in by_rate["corrected"]["corrected_from"]
+    agreed = gate(made, verdicts(200, 2500), GateConfig())
+    assert (agreed["decision"], agreed["warnings"]) == ("PROCEED", ())
+
+
+def test_a_reviews_own_interval_is_the_corrected_one_and_more_clips_would_not_settle_it():
+    """The person heard a sample too: sensitivity and specificity taken as exact would hide that."""
+    wide = {"num_counted": 60, "corrected_low_quality_pct": {"rate": 6.0, "lower": 1.0, "upper": 14.0}}
+    result = gate(report(review=wide, detector=ERRORS), verdicts(50), GateConfig(rate="corrected"))
+    assert result["corrected_low_quality_pct"] == pytest.approx({"rate": 6.0, "lower": 1.0, "upper": 14.0})
+    assert (result["decision"], result["straddles_pct"], result["more_clips_needed"]) == ("CAUTION", (10.0,), None)
+    assert "More answers in the random draw" in result["recommendation"]
+
+
+def test_as_many_clips_as_asked_for_settle_a_corrected_verdict():
+    errors = ErrorRates.model_validate(ERRORS)
+    population = {"a": StratumSize(num_utterances=60_000, hours=1)}
+
+    def at(num_heard: int, look: int):
+        heard = [GateRecord(stratum="a", cluster=None, is_low_quality=i < 0.15 * num_heard, duration_s=5)
+                 for i in range(num_heard)]  # fmt: skip
+        found = estimate_rate(heard, population, level_of_look(GateConfig(), look))
+        ends = {name: corrected_rate(getattr(found.total, name), errors) for name in ("rate", "lower", "upper")}
+        config, known = GateConfig(rate="corrected"), Corrected(**ends, errors=errors)
+        return decide(found, self_test(), 1.0, config, look, corrected=known)
+
+    before = at(600, 1)
+    assert before.straddles_pct == (10.0,)
+    assert at(600 + int(1.06 * before.more_clips_needed), 2).straddles_pct == ()
+    assert at(600 + int(0.85 * before.more_clips_needed), 2).straddles_pct == (10.0,)
+
+
+def test_a_corrected_rate_that_is_not_known_is_an_error_and_no_verdict():
+    unanswered = {"num_counted": 3, "corrected_low_quality_pct": None}
+    with pytest.raises(DataError, match=r"gate\.rate: corrected, but nothing is known"):
+        gate(report(review=unanswered), verdicts(10), GateConfig(rate="corrected"))
+
+
+def test_broken_files_are_not_laid_to_the_instrument():
+    """A person who reads 'the instrument' changes the model and not the files."""
+    failures = {"nan_samples": 40, "undecodable": 90}
+    result = gate(report(num_scored=370, failures=failures), verdicts(140), GateConfig())
+    assert result["decision"] == "INVALID"
+    assert result["recommendation"] == (
+        "No verdict: too little of the data could be scored. "
+        "Only 74.0% of the utterances heard could be scored (>= 80%): undecodable 90, nan_samples 40."
+    )
+    assert result["failures"] == failures and result["num_scored"] == 370
+    both = gate(report(num_scored=370, failures=failures, self_test=None), verdicts(140), GateConfig())
+    assert "could be scored and the instrument cannot be believed" in both["recommendation"]
+    deaf = gate(report(self_test=None), verdicts(140), GateConfig())["recommendation"]
+    assert deaf == "No verdict: the instrument cannot be believed on this data. The self-test did not run."
+
+
+@pytest.mark.parametrize("missing", ["strata", "num_scored", "failures", "calibration"])
 def test_a_report_without_what_the_gate_needs_is_an_error(missing):
     broken = report()
     del broken[missing]

@@ -159,3 +159,10 @@ def test_decoding_settings_that_would_do_nothing_are_refused(overrides, sentence
 def test_a_repository_is_an_organisation_and_a_name():
     assert load_recipe("hebrew-round2", ["publish={to: org/name}"]).publish.private
     assert "publish.to" in refused("hebrew-round2", "publish={to: name}")
+
+
+def test_an_overlap_is_accepted_of_a_set_that_there_is():
+    assert load_recipe("demo", ["compare.accept_overlap=[clean]"]).compare.accept_overlap == ("clean",)
+    assert "'claen' is no set of evaluate.sets; did you mean 'clean'?" in refused(
+        "demo", "compare.accept_overlap=[claen]"
+    )

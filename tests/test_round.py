@@ -1,13 +1,17 @@
 """The flow of a round: protects from training on data that the gate stopped, and from work that runs twice or never."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError
 from shibolet.gate import EXIT_CODES, GateConfig
+from shibolet.prepare.pieces import Piece
+from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
@@ -15,6 +19,7 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.round import auditing, publish, rank, stages
 from shibolet.round.flow import run_round
 from shibolet.round.shared import Round, SourceData, open_round
+from shibolet.speech.audio import encode_flac
 from shibolet.train.config import WITHOUT_EFFECT
 
 WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "report"]
@@ -220,7 +225,7 @@ def test_compare_reads_scores_once_and_again_when_they_change(round, monkeypatch
     def score(label: str, value: int) -> None:
         for name in ("clean", "whatsapp"):
             stage = round.folder.stage(f"evaluate/{label}/{name}", {"value": value})
-            write_json(round.folder.scores(label, name), value)
+            write_json(round.folder.scores(label, name), {"value": value})
             stage.finish()
 
     score("round1", 1), score("round2", 2)
@@ -254,7 +259,8 @@ def heard(round, monkeypatch):
     tally, nothing = {"hits": 50, "total": 50}, {"hits": 0, "total": 50}
     strata = {"clean": {"num_utterances": 4000, "hours": 3.0}}
     report = {
-        "strata": strata, "num_scored": 400,
+        "strata": strata, "num_scored": 400, "failures": {},
+        "calibration": {"kind": "self", "num_clean": 50, "num_left_out": 0},
         "self_test": {"damaged": {"swapped": tally, "silent": tally}, "harmless": nothing, "untouched": nothing},
     }  # fmt: skip
     calls = []
@@ -297,6 +303,10 @@ def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     (tmp_path / "saved.jsonl").unlink()
     assert auditing.do_audit(round) == reviewed and len(heard.calls) == 2
     assert folder.review.is_file()
+    assert gate["decision"] == "STOP" and "it would be CAUTION" in gate["warnings"][0]
+    corrected_rate = round.recipe.gate.model_copy(update={"rate": "corrected"})
+    round.recipe = round.recipe.model_copy(update={"gate": corrected_rate})
+    assert auditing.do_audit(round)["decision"] == "CAUTION" == auditing.do_gate(round)["decision"]
 
 
 def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_path):
@@ -314,13 +324,13 @@ def test_sets_in_another_language_are_compared_apart(round, monkeypatch):
     for label in ("round1", "round2"):
         for name in ("clean", "whatsapp"):
             stage = round.folder.stage(f"evaluate/{label}/{name}", {})
-            write_json(round.folder.scores(label, name), 1)
+            write_json(round.folder.scores(label, name), {})
             stage.finish()
     calls = []
     monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     stages.do_compare(round)
-    first, second, _, _, other = calls[0]
+    first, second, _, _, other, _ = calls[0]
     assert (first, second) == (["round1 clean"], ["round2 clean"])
     assert other == [["round1 whatsapp"], ["round2 whatsapp"]]
 
@@ -348,3 +358,95 @@ def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
     # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
     assert rank._too_much(0.20, {"num_utterances": 200}).endswith("evaluate.dev_utterances=42 would keep to that")
     assert "dev_utterances=1 " in rank._too_much(0.99, {"num_utterances": 10})
+
+
+class Says:
+    """Hears, of a clip whose first sample is i / 100, the i-th text, or nothing."""
+
+    clips_at_once = 4
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def transcribe(self, clips):
+        return [self.texts[int(100 * clip[0] + 0.5)] if self.texts else "" for clip in clips]
+
+
+def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
+    """Of what it was trained on a model knows the words: such a WER says nothing of other speech."""
+    texts = [
+        f"{word} {other}" for word in ("שלום", "ילד", "בית", "ספר") for other in ("טוב", "גדול", "קטן", "חדש", "ישן")
+    ]
+    for name, numbers in (("seen", range(12)), ("new", range(12, 20))):
+        rows = []
+        for i in numbers:
+            sf.write(tmp_path / f"{i}.wav", np.full(16000, i / 100, np.float32), 16000, subtype="FLOAT")
+            rows.append(
+                {"audio": f"{i}.wav", "text": texts[i], "id": f"u{i}", "recording": f"r{i}", "speaker": f"s{i}"}
+            )
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    changes = [
+        f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false",
+        "evaluate.sets=[" + ", ".join(f"{{name: {n}, manifest: {tmp_path}/{n}.jsonl}}" for n in ("seen", "new")) + "]",
+    ]  # fmt: skip
+    told = []
+    monkeypatch.setattr(Round, "identity", lambda self, model: f"hash of {Path(model).name}")
+    monkeypatch.setattr(Round, "transcriber", lambda self, model, label, _: Says(texts if label == "round2" else []))
+
+    def compared(*more: str) -> dict:
+        with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as round:
+            if not round.folder.finished("train"):
+                gate = round.folder.stage("gate", {})
+                write_json(round.folder.gate(), {"decision": "PROCEED"})
+                write_json(round.folder.audited_utterances(), [])
+                gate.finish()
+                monkeypatch.setattr("shibolet.audit.table.read_verdicts", lambda tables: {})
+                stages.do_prepare(round)
+                train = round.folder.stage("train", {})
+                round.folder.final.mkdir(parents=True)
+                train.finish()
+            stages.do_evaluate(round, stages.rounds_of(round))
+            return stages.do_compare(round)
+
+    result = compared()
+    num_trained = pq.read_metadata(tmp_path / "run/prepared/train-00000.parquet").num_rows
+    assert 6 <= num_trained < 12
+    sentence = f"{num_trained} of 12 utterances of set 'seen' are in the training data."
+    assert result["overall"]["wer"]["shown"] == "better" and result["verdict"] == "reject"
+    assert sentence in result["sentence"] and "over 20 groups of recordings and speakers" in result["sentence"]
+    assert f"evaluate: {sentence}" in told
+    scores = read_json(tmp_path / "run/evaluate/round2/seen/scores.json")
+    assert scores["overlap"]["utterances"] == num_trained and scores["overlap"]["speakers"] == [num_trained, 12]
+    assert read_json(tmp_path / "run/evaluate/round2/new/scores.json")["overlap"]["utterances"] == 0
+    assert read_json(tmp_path / "run/evaluate/round1/seen/scores.json")["overlap"] is None, (
+        "nobody knows Round 1's data"
+    )
+    assert compared("compare.accept_overlap=[seen]")["verdict"] == "keep"
+
+
+def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
+    """Before that it says what it assumes, so that nobody takes hours of other data for their own."""
+    recipe, run_dir = load_recipe("demo"), tmp_path / "run"
+    assumed = stages.make_plan(recipe, run_dir, None, 1)
+    assert assumed["training_set"] == {"utterances": 73_579}
+    assert assumed["training_set_from"].startswith(
+        f"the specification's number, since nothing is prepared in {run_dir}"
+    )
+    writer = ShardWriter(run_dir / "prepared", "train", 1000)
+    (run_dir / "prepared").mkdir(parents=True)
+    for i in range(40):
+        flac = encode_flac(np.full(8000 + 400 * i, 0.1, np.float32))
+        utterance = Utterance(
+            id=f"u{i}", audio=AudioRef(path=""), text="שלום עולם", duration_s=0.5 + 0.025 * i, source="here"
+        )
+        writer.add(Piece(utterance, flac, utterance.id, (0.0, utterance.duration_s), "0", 0.0))
+    writer.close()
+    plan = stages.make_plan(recipe, run_dir, None, 1)
+    assert plan["training_set"]["utterances"] == 40 and plan["step"]["steps_per_epoch"] == 3
+    assert plan["training_set"]["audio_h"] == pytest.approx(sum(0.5 + 0.025 * i for i in range(40)) / 3600, abs=1e-4)
+    assert plan["training_set_from"] == f"prepared in {run_dir / 'prepared'}, with their lengths"
+    away = recipe.model_copy(update={"models": recipe.models.model_copy(update={"base": "org/away"})})
+    plan = stages.make_plan(away, run_dir, None, 1)
+    assert plan["training_set"] == {"utterances": 40}
+    assert "the tokenizer of org/away is not on this machine, so lengths are assumed" in plan["training_set_from"]
+    assert stages.make_plan(recipe, run_dir, 1000, 1)["training_set_from"] == "as given; lengths are assumed"

@@ -57,6 +57,7 @@ def test_two_foreign_systems_are_scored_and_compared(shibolet, tmp_path):
     assert code == 0 and "not all of one, two have scores on clean" in err
     (pair,) = json.loads(out)["pairs"]
     assert list(pair["sets"]) == ["noisy"] and pair["sentence"].startswith("two is worse than one: WER +66.67 points")
+    assert "over 6 recordings" in pair["sentence"] and "6 recordings" in pair["method"]["interval"]
     assert json.loads((tmp_path / "run/systems.json").read_text())["pairs"] == [pair]
     code, out, _ = shibolet("compare", "--system", "one", "--system", "two")
     assert "two is worse than one" in out and "+66.7" in out

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from shibolet.errors import EXIT_REJECT, RecipeError, ShiboletError
+from shibolet.records.files import disk_errors
 
 if TYPE_CHECKING:
     from shibolet.round.shared import Round
@@ -539,7 +540,8 @@ def demo_build(
 def main() -> None:
     """Run a command; what the user can mend is one sentence and an exit code, anything else a traceback."""
     try:
-        app(prog_name="shibolet")
+        with disk_errors():
+            app(prog_name="shibolet")
     except ShiboletError as error:
         print(f"shibolet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

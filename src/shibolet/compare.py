@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import Field
 
 from shibolet.errors import DataError
 from shibolet.records.config import Config
+from shibolet.records.groups import Counted, count_groups
 from shibolet.scoring.counts import EditCounts
-from shibolet.scoring.rows import ScoredRow
+from shibolet.scoring.rows import ScoredRow, groups_of
 from shibolet.scoring.slices import BUCKETS_S, Buckets, group, slices
 
 Labels = tuple[str, str]  # keys of the two systems in a block
+Overlaps = Mapping[str, Mapping]  # set -> what `evaluate.overlap` found
 
 ROUNDS: Labels = ("round1", "round2")
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
@@ -24,6 +27,7 @@ class CompareConfig(Config):
 
     keep_below_points: float = 0.0  # keep when the interval of the difference in WER ends below; 0: shown to be better
     forget_above_points: float | None = None  # reject when a set in another language is shown to lose more; null: said
+    accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
     target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
     bootstrap_samples: int = Field(10_000, ge=100)  # and sign flips
     seed: int = 0
@@ -36,6 +40,7 @@ class Pair(NamedTuple):
     first: ScoredRow
     second: ScoredRow
     segments: list[int]  # errors of the second less those of the first in each segment of MAPSSWE
+    group: str  # of recordings and speakers, among all the pairs that are compared
 
 
 def compare(
@@ -44,18 +49,23 @@ def compare(
     config: CompareConfig,
     buckets: Buckets = BUCKETS_S,
     other_languages: tuple[Sequence[ScoredRow], Sequence[ScoredRow]] = ((), ()),
+    overlaps: Overlaps = MappingProxyType({}),
 ) -> dict:
     """JSON: "verdict" keep or reject with its "sentence", "target", "next_steps", what `compare_pair` gives, and under
     "forgetting" the sets in other languages, which are no part of the rest.
 
-    Raises DataError where the two do not pair.
+    `overlaps` is what each set shares with Round 2's training data, where that is known. Raises DataError where the two
+    do not pair.
     """
     compared = compare_pair(round1, round2, config, buckets, ROUNDS, ("Round 1", "Round 2"))
     forgetting = _forgetting(*other_languages, config)
     wer, domains = compared["overall"]["wer"], compared.get("domains", {})
     keep = wer["interval_points"] is not None and wer["interval_points"][1] < config.keep_below_points
     lost = [name for name, block in forgetting.items() if _is_lost(block["wer"], config)]
-    keep, sentence = keep and not lost, compared["sentence"]
+    trained_on = [name for name in compared["sets"] if name in overlaps and overlaps[name]["utterances"]]
+    refused = [name for name in trained_on if name not in config.accept_overlap]
+    keep = keep and not lost and not refused
+    sentence = " ".join([compared["sentence"], *(overlaps[name]["sentence"] for name in trained_on)])
     if keep != (wer["shown"] == BETTER):  # the recipe's rule is not the default one
         sentence += f" {'Kept' if keep else 'Not kept'} all the same: {_rule(config)}."
     gained = None if wer["delta_points"] is None else -wer["delta_points"]
@@ -66,18 +76,25 @@ def compare(
         "rule": _rule(config),
         "target": {"points": config.target_points, "gained_points": gained, "reached": reached},
         "lead_with": "sets" if reached else "domains",
-        "next_steps": [*_next_steps(gained, wer, domains, config), *_forgotten(forgetting, lost)],
+        "next_steps": [
+            *_next_steps(gained, wer, domains, config), *_forgotten(forgetting, lost), *_untangle(refused),
+        ],
         "forgetting": forgetting,
+        "overlaps": dict(overlaps),
         **{key: value for key, value in compared.items() if key != "sentence"},
-    }
+    }  # fmt: skip
 
 
 def compare_systems(
-    rows_by_system: Mapping[str, Sequence[ScoredRow]], config: CompareConfig, buckets: Buckets = BUCKETS_S
+    rows_by_system: Mapping[str, Sequence[ScoredRow]],
+    config: CompareConfig,
+    buckets: Buckets = BUCKETS_S,
+    overlaps_by_system: Mapping[str, Overlaps] = MappingProxyType({}),
 ) -> dict:
     """JSON: WER and CER of each of two or more systems, and every pair of them compared, second minus first.
 
-    "holm_p" of a pair is its sign-flip p on all utterances, adjusted for the number of pairs.
+    "holm_p" of a pair is its sign-flip p on all utterances, adjusted for the number of pairs. What a system's training
+    data share with the sets, where they are known, is in "overlaps" and in the sentences of its pairs.
     """
     from shibolet.scoring.significance import holm  # numpy: kept out of `shibolet --help`
 
@@ -91,11 +108,25 @@ def compare_systems(
     adjusted = holm({names: p for names, p in tested.items() if p is not None})
     return {
         "systems": {name: {measure: _sum(rows, measure) for measure in UNITS} for name, rows in rows_by_system.items()},
+        "overlaps": {name: dict(overlaps) for name, overlaps in overlaps_by_system.items()},
         "pairs": [
-            {"first": names[0], "second": names[1], "holm_p": adjusted.get(names), **pair}
+            {
+                "first": names[0], "second": names[1], "holm_p": adjusted.get(names), **pair,
+                "sentence": " ".join([pair["sentence"], *_trained_on(names, overlaps_by_system)]),
+            }
             for names, pair in pairs.items()
         ],
-    }
+    }  # fmt: skip
+
+
+def _trained_on(names: Labels, overlaps_by_system: Mapping[str, Overlaps]) -> list[str]:
+    """A sentence for each set that is in a system's training data."""
+    return [
+        f"{name}: {overlap['sentence']}"
+        for name in names
+        for overlap in overlaps_by_system.get(name, {}).values()
+        if overlap["utterances"]
+    ]
 
 
 def compare_pair(
@@ -113,6 +144,7 @@ def compare_pair(
     """
     titles = titles or labels
     pairs = _pair(first, second, titles)
+    counted = _counted(pairs)
     overall = _block(pairs, config, labels)
     breakdowns = {
         breakdown: {name: _block(members, config, labels) for name, members in groups.items()}
@@ -120,14 +152,15 @@ def compare_pair(
     }
     _adjust(breakdowns["sets"])
     return {
-        "sentence": _sentence(overall["wer"], titles),
+        "sentence": _sentence(overall["wer"], titles, counted),
         "overall": overall,
         **breakdowns,
         "method": {
-            "interval": "paired bootstrap over recordings, Student t, 95%",
+            "interval": f"paired bootstrap over {counted.words}, Student t, 95%",
+            "caveat": counted.caveat,
             "bootstrap_samples": config.bootstrap_samples,
             "seed": config.seed,
-            "sign_flip": "two-sided, signs of recordings",
+            "sign_flip": "two-sided, signs of what the bootstrap draws",
             "mapsswe": "segments between two words that both have right, alignment 4/3/3, two-sided normal",
             "holm": "sign-flip p over sets",
             "detectable": "true difference that would be shown in 80% of such sets",
@@ -149,8 +182,8 @@ def _pair(first: Sequence[ScoredRow], second: Sequence[ScoredRow], titles: Label
                 f"{len(missing)} of {len(have)} utterances have no score in {name}: {', '.join(missing[:3])}"
                 f"{', ...' if len(missing) > 3 else ''}; evaluate both on the same sets"
             )
-    pairs = []
-    for key, one in one_by_id.items():
+    pairs, groups = [], groups_of(one_by_id.values())
+    for (key, one), of_group in zip(one_by_id.items(), groups, strict=True):
         two = two_by_id[key]
         lengths = [(row.words.reference_length, row.chars.reference_length) for row in (one, two)]
         if one.reference != two.reference or lengths[0] != lengths[1]:
@@ -158,7 +191,7 @@ def _pair(first: Sequence[ScoredRow], second: Sequence[ScoredRow], titles: Label
                 f"utterance '{one.id}' of set '{one.set}' has another reference in {titles[1]} ((words, characters) "
                 f"{lengths[0]} and {lengths[1]}); score both with the same data and normaliser"
             )
-        pairs.append(Pair(one, two, segment_differences(one.said, one.heard, two.heard)))
+        pairs.append(Pair(one, two, segment_differences(one.said, one.heard, two.heard), of_group))
     return pairs
 
 
@@ -185,16 +218,17 @@ def _block(pairs: list[Pair], config: CompareConfig, labels: Labels) -> dict:
 
     from shibolet.scoring import intervals, significance
 
-    clusters = [pair.first.cluster for pair in pairs]
+    counted, clusters = _counted(pairs), [pair.group for pair in pairs]
     counts = {measure: [_counts(side, measure) for side in zip(*(pair[:2] for pair in pairs))] for measure in UNITS}
     changes = np.stack([intervals.differences(*counts[measure]) for measure in UNITS], axis=1)  # [U, 2]
     lengths = np.stack([intervals.lengths(counts[measure][0]) for measure in UNITS], axis=1)
     drawing = {"samples": config.bootstrap_samples, "seed": config.seed}
     estimates = intervals.ratio_intervals(changes, lengths, clusters, **drawing)
-    by_recording = intervals.cluster_sums(changes, clusters)
+    by_group = intervals.cluster_sums(changes, clusters)
     block: dict = {
         "utterances": len(pairs),
-        "recordings": len(set(clusters)),
+        "groups": counted.number,
+        "counted": counted.words,
         "duration_s": round(sum(pair.first.duration_s for pair in pairs), 3),
     }
     for i, (measure, unit) in enumerate(UNITS.items()):
@@ -209,11 +243,15 @@ def _block(pairs: list[Pair], config: CompareConfig, labels: Labels) -> dict:
             "interval_points": interval,
             "shown": _shown(interval),
             "probability_of_improvement": estimate.below_zero_frac,
-            "sign_flip_p": None if interval is None else significance.sign_flip_p(by_recording[:, i], **drawing),
+            "sign_flip_p": None if interval is None else significance.sign_flip_p(by_group[:, i], **drawing),
             "detectable_points": _points(estimate.detectable),
         }
     block["wer"]["mapsswe"] = significance.mapsswe([change for pair in pairs for change in pair.segments]).to_json()
     return block
+
+
+def _counted(pairs: Sequence[Pair]) -> Counted:
+    return count_groups((pair.first for pair in pairs), [pair.group for pair in pairs])
 
 
 def _adjust(blocks: dict[str, dict]) -> None:
@@ -237,24 +275,35 @@ def _shown(interval_points: list[float] | None) -> str:
     return BETTER if interval_points[1] < 0 else WORSE
 
 
-def _sentence(wer: dict, titles: Labels) -> str:
+def _sentence(wer: dict, titles: Labels, counted: Counted) -> str:
+    from shibolet.scoring.intervals import MIN_GROUPS
+
+    if wer["delta_points"] is None:
+        return f"{_capital(NOT_SHOWN)}: the references have no words."
+    what = f"WER {wer['delta_points']:+.2f} points"
     if wer["interval_points"] is None:
-        return "No interval: fewer than two recordings with words in the reference, so no difference can be shown."
+        return f"{_capital(NOT_SHOWN)}: {what}, and no interval over {counted.words}: it takes {MIN_GROUPS} at least."
     low, high = wer["interval_points"]
-    what = f"WER {wer['delta_points']:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
+    what += f", 95% interval {low:+.2f} to {high:+.2f} over {counted.words}"
+    caveat = "" if counted.caveat is None else f" {_capital(counted.caveat)}."
     if wer["shown"] != NOT_SHOWN:
-        return f"{titles[1]} is {wer['shown']}{'' if titles[0] == 'Round 1' else f' than {titles[0]}'}: {what}."
+        return f"{titles[1]} is {wer['shown']}{'' if titles[0] == 'Round 1' else f' than {titles[0]}'}: {what}.{caveat}"
     smallest = wer["detectable_points"]
     seen = "" if smallest is None else f"; of these utterances a difference of {smallest:.2f} points could be seen"
-    return f"No difference shown: {what}{seen}."
+    return f"{_capital(NOT_SHOWN)}: {what}{seen}.{caveat}"
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _rule(config: CompareConfig) -> str:
     """The verdict's condition in words."""
     rule = f"keep when the 95% interval of the difference in WER ends below {config.keep_below_points:g} points"
     if config.forget_above_points is not None:
-        rule += f" and no other language is shown to lose more than {config.forget_above_points:g} points"
-    return rule
+        rule += f", no other language is shown to lose more than {config.forget_above_points:g} points"
+    but = f" but {', '.join(config.accept_overlap)}" if config.accept_overlap else ""
+    return f"{rule} and no set{but} shares audio with the training data; without an interval: not kept"
 
 
 def _forgetting(round1: Sequence[ScoredRow], round2: Sequence[ScoredRow], config: CompareConfig) -> dict[str, dict]:
@@ -278,6 +327,15 @@ def _forgotten(forgetting: dict[str, dict], lost: Sequence[str]) -> list[str]:
         f"{', more than the recipe allows' if name in lost else ''}; train on some of it too, or for less long."
         for name, block in forgetting.items()
         if block["wer"]["shown"] == WORSE
+    ]
+
+
+def _untangle(refused: Sequence[str]) -> list[str]:
+    """What to do about sets that were trained on."""
+    return [
+        f"Set '{name}' cannot show what Round 2 does with speech it has not seen: take what it shares with the "
+        "training data out of one of the two, or name it in compare.accept_overlap."
+        for name in refused
     ]
 
 

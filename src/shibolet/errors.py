@@ -20,11 +20,11 @@ class DataError(ShiboletError):
 
 
 class AudioError(DataError):
-    """One recording that cannot be decoded; `reason` is the ledger's rule for it."""
+    """One recording that cannot be decoded; `reason` is the ledger's rule, `detail` the message without the place."""
 
-    def __init__(self, message: str, reason: str = "undecodable") -> None:
+    def __init__(self, message: str, reason: str = "undecodable", detail: str | None = None) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.detail = reason, message if detail is None else detail
 
 
 class ModelError(ShiboletError):

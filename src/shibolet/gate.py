@@ -26,6 +26,7 @@ class GateConfig(Config):
 
     proceed_below_pct: float = Field(10.0, ge=0, le=100)  # the whole interval under this: PROCEED
     stop_above_pct: float = Field(15.0, ge=0, le=100)  # the whole interval over this: STOP
+    rate: Literal["apparent", "corrected"] = "apparent"  # held against the lines: the detector's, or less its errors
     confidence_level: float = Field(0.95, gt=0, lt=1)  # of the two-sided interval
     min_scored_frac: float = Field(0.80, ge=0, le=1)  # share of the heard utterances that the instrument could score
     selftest_kinds: tuple[str, ...] = ("swapped", "silent")  # kinds of damage that must be found
@@ -77,16 +78,52 @@ class ErrorRates(_Part):
     measured_on: str
 
 
+class Interval(_Part):
+    """A rate and its interval, in percent."""
+
+    rate: float
+    lower: float
+    upper: float
+
+
+class ReviewSummary(_Part):
+    """What a person's verdicts come to."""
+
+    num_counted: int = Field(ge=0)  # in the random draw
+    corrected_low_quality_pct: Interval | None  # None: too few answers
+
+
+class CalibrationSummary(_Part):
+    """What the confidence map was made of."""
+
+    kind: str  # "self", or the name of clean data
+    num_clean: int
+    num_left_out: int
+
+
 class AuditReport(_Part):
     """The part of `alignment_report.json` that the gate reads."""
 
     strata: dict[str, StratumSize]  # of the population, before anything was drawn or filtered
     num_scored: int = Field(ge=0)  # heard utterances that the instrument could score
+    failures: dict[str, int]  # why the others could not be scored -> how many
+    calibration: CalibrationSummary
     self_test: SelfTestSummary | None = None  # None: it did not run, which is INVALID
-    detector: ErrorRates | None = None  # None: the corrected rate is not available
+    detector: ErrorRates | None = None  # None: not known
+    review: ReviewSummary | None = None
     num_looks: int = Field(
         1, ge=1
     )  # verdicts that were taken on this data, each on a larger sample than the one before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corrected:
+    """The rate behind the detector's errors with its interval, fractions of 1."""
+
+    rate: float
+    lower: float
+    upper: float
+    errors: ErrorRates | None  # taken as exact; None: from a review, whose own sampling error is in the interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +133,7 @@ class GateDecision:
     decision: Decision
     recommendation: str
     reasons: tuple[str, ...]  # sentences
+    warnings: tuple[str, ...]  # sentences: what speaks against this decision
     straddles_pct: tuple[float, ...]  # lines of the gate inside the interval
     more_clips_needed: int | None  # about so many more would leave no line inside; None: nothing to settle
     literal_point_verdict: Decision  # the specification's: the sample's unweighted rate, without an interval
@@ -116,16 +154,33 @@ def decide(
     scored_frac: float,
     config: GateConfig,
     num_looks: int = 1,
+    *,
+    corrected: Corrected | None = None,
+    failures: Mapping[str, int] | None = None,
 ) -> GateDecision:
-    """The verdict on the interval of the rate; INVALID when the instrument cannot be believed, whatever the rate."""
-    total, level = estimate.total, f"{100 * estimate.level:.4g}%"
-    rate, lower, upper, sample = (_pct(x) for x in (total.rate, total.lower, total.upper, total.sample_rate))
-    faults = _instrument_faults(self_test, scored_frac, config)
+    """The verdict on the interval of the rate; INVALID when there is too little to judge or the instrument is deaf.
+
+    `failures` says why utterances could not be scored. DataError when the corrected rate shall decide and is not known.
+    """
+    total, level, sample = estimate.total, f"{100 * estimate.level:.4g}%", _pct(estimate.total.sample_rate)
+    judged: Rate | Corrected | None = total if config.rate == "apparent" else corrected
+    if judged is None:
+        raise DataError(
+            "gate.rate: corrected, but nothing is known of the detector's errors on data that are not being judged; "
+            "give audit.calibration or answers to the random draw ('audit --review FILE'), or set gate.rate: apparent"
+        )
+    rate, lower, upper = (_pct(x) for x in (judged.rate, judged.lower, judged.upper))
+    unscored, deaf = _scoring_faults(scored_frac, failures or {}, config), _instrument_faults(self_test, config)
+    faults = [*unscored, *deaf]
     decision: Decision = "INVALID" if faults else _verdict(lower, upper, config)
     straddles = () if faults else _straddled(lower, upper, config)
-    more = clips_to_settle(total, level_of_look(config, num_looks + 1), config) if straddles else None
+    is_reviewed = isinstance(judged, Corrected) and judged.errors is None
+    more = None
+    if straddles and not is_reviewed:
+        errors = judged.errors if isinstance(judged, Corrected) else None
+        more = clips_to_settle(total, level_of_look(config, num_looks + 1), config, errors)
 
-    extent = "all were heard" if total.is_whole else f"{level} interval {lower:.1f} to {upper:.1f}%"
+    extent = "all were heard" if lower == upper else f"{level} interval {lower:.1f} to {upper:.1f}%"
     if straddles:
         place = f"which straddles the line of {' and that of '.join(f'{line:g}%' for line in straddles)}"
     else:
@@ -134,21 +189,30 @@ def decide(
             "CAUTION": f"between the lines of {config.proceed_below_pct:g} and {config.stop_above_pct:g}%",
             "STOP": f"over the line of {config.stop_above_pct:g}%",
         }.get(decision, "")
-    reasons = faults or [f"{rate:.1f}% of the utterances are low quality ({extent}), {place}."]
+    how = "low quality" if config.rate == "apparent" else "low quality, corrected for the detector's errors"
+    reasons = faults or [f"{rate:.1f}% of the utterances are {how} ({extent}), {place}."]
     if more is not None:
         reasons.append(
             f"Hearing about {more:,} more utterances would settle it if the rate stays what it is ('audit --extend')."
         )
+    elif straddles and is_reviewed:
+        reasons.append("More answers in the random draw would narrow it ('audit --review FILE').")
     advice = {
         "PROCEED": "Proceed to training.",
         "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch the dev error rate by domain.",
         "STOP": "Do not train on this data yet: filter or resegment it first.",
-        "INVALID": "No verdict: the instrument cannot be believed on this data.",
+        "INVALID": "No verdict: "
+        + " and ".join(
+            ["too little of the data could be scored"] * bool(unscored)
+            + ["the instrument cannot be believed on this data"] * bool(deaf)
+        )
+        + ".",
     }[decision]
     return GateDecision(
         decision=decision,
         recommendation=" ".join([advice, *reasons]),
         reasons=tuple(reasons),
+        warnings=() if faults else _warnings(decision, total, corrected, config),
         straddles_pct=straddles,
         more_clips_needed=more,
         literal_point_verdict=_verdict(sample, sample, config),
@@ -168,18 +232,43 @@ def _straddled(lower_pct: float, upper_pct: float, config: GateConfig) -> tuple[
     return tuple(line for line, straddled in is_straddled.items() if straddled)
 
 
-def _instrument_faults(self_test: SelfTestSummary | None, scored_frac: float, config: GateConfig) -> list[str]:
+def _warnings(decision: Decision, apparent: Rate, corrected: Corrected | None, config: GateConfig) -> tuple[str, ...]:
+    """Says when the rate that did not decide would have decided otherwise."""
+    if corrected is None:
+        return ()
+    name, other = ("corrected", corrected) if config.rate == "apparent" else ("apparent", apparent)
+    rate, lower, upper = (_pct(x) for x in (other.rate, other.lower, other.upper))
+    if (otherwise := _verdict(lower, upper, config)) == decision:
+        return ()
+    return (
+        f"By the {name} rate, {rate:.1f}% ({lower:.1f} to {upper:.1f}%), it would be {otherwise}: "
+        f"the {config.rate} rate decides (gate.rate).",
+    )
+
+
+def _scoring_faults(scored_frac: float, failures: Mapping[str, int], config: GateConfig) -> list[str]:
+    """Says when too little could be scored, and why by reason: that is the data's fault and not the instrument's."""
+    if scored_frac >= config.min_scored_frac:
+        return []
+    counts = f": {counts_of(failures)}" if failures else ""
+    return [
+        f"Only {scored_frac:.1%} of the utterances heard could be scored (>= {config.min_scored_frac:.0%}){counts}."
+    ]
+
+
+def counts_of(failures: Mapping[str, int]) -> str:
+    """Reasons with their numbers, the most frequent first: "undecodable 12, nan_samples 2"."""
+    return ", ".join(f"{name} {num:,}" for name, num in sorted(failures.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _instrument_faults(self_test: SelfTestSummary | None, config: GateConfig) -> list[str]:
     """Why the verdicts on utterances cannot be believed, in sentences; empty when they can."""
-    faults = []
-    if not scored_frac >= config.min_scored_frac:
-        faults.append(
-            f"Only {scored_frac:.1%} of the utterances heard could be scored (>= {config.min_scored_frac:.0%})."
-        )
     if self_test is None:
-        return [*faults, "The self-test did not run."]
+        return ["The self-test did not run."]
+    faults: list[str] = []
     harmless, untouched = self_test.harmless, self_test.untouched
     if not untouched.total or not harmless.total:
-        return [*faults, "The self-test had no untouched clip or no harmless copy to judge."]
+        return ["The self-test had no untouched clip or no harmless copy to judge."]
     for kind in config.selftest_kinds:
         found = self_test.damaged.get(kind, Tally(hits=0, total=0))
         if not found.total:
@@ -202,8 +291,10 @@ def _instrument_faults(self_test: SelfTestSummary | None, scored_frac: float, co
     return faults
 
 
-def clips_to_settle(rate: Rate, level: float, config: GateConfig) -> int:
+def clips_to_settle(rate: Rate, level: float, config: GateConfig, errors: ErrorRates | None = None) -> int:
     """About how many more utterances leave no line of the gate inside the interval, if the rate stays what it is.
+
+    With `errors` it is the interval of the corrected rate.
 
     The variance of n utterances of N goes as 1/n - 1/N: with all of them heard, every rate is settled.
     """
@@ -213,8 +304,9 @@ def clips_to_settle(rate: Rate, level: float, config: GateConfig) -> int:
         if num == population:
             return True
         gain = (1 / heard - 1 / population) / (1 / num - 1 / population)
-        lower, upper = clopper_pearson(rate.rate, 1 + (rate.effective_n - 1) * gain, level)
-        return not _straddled(_pct(lower), _pct(upper), config)
+        ends = clopper_pearson(rate.rate, 1 + (rate.effective_n - 1) * gain, level)
+        lower, upper = (_pct(corrected_rate(end, errors) if errors else end) for end in ends)
+        return not _straddled(lower, upper, config)
 
     unsettled, settled = heard, population
     while settled - unsettled > 1:
@@ -246,14 +338,20 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         raise DataError(f"alignment_report.json, '{key}': {first['msg']}; run 'shibolet audit' again") from error
     estimate = estimate_rate(records, audit.strata, level_of_look(config, audit.num_looks))
     total = estimate.total
-    decision = decide(estimate, audit.self_test, audit.num_scored / total.num_heard, config, audit.num_looks)
+    corrected, why = _corrected(audit, total)
+    decision = decide(
+        estimate,
+        audit.self_test,
+        audit.num_scored / total.num_heard,
+        config,
+        audit.num_looks,
+        corrected=corrected,
+        failures=audit.failures,
+    )
     accepted = decision.decision in config.accept
-    corrected = None
-    note = "Corrected rate: not available (no error rates of the detector from data that are not being judged)."
-    if audit.detector is not None:
-        ends = {"rate": total.rate, "lower": total.lower, "upper": total.upper}
-        corrected = {name: _pct(corrected_rate(end, audit.detector)) for name, end in ends.items()}
-        note = f"Corrected rate: the detector's error rates on {audit.detector.measured_on} are taken as exact."
+    notes = [*estimate.notes, _calibration_note(audit.calibration)]
+    if config.rate == "corrected":
+        notes.append("The verdicts by domain are on apparent rates.")
     return {
         **asdict(decision),
         "exit_code": EXIT_CODES[decision.decision],
@@ -264,10 +362,15 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
             "STOP": config.on_stop,
             "INVALID": "continue" if accepted else "stop",
         }[decision.decision],
+        "level_pct": _pct(estimate.level),
         "low_quality_pct": _rate_json(total),
         "sample_low_quality_pct": _pct(total.sample_rate),
         "hours_low_quality_pct": None if estimate.hours_rate is None else _pct(estimate.hours_rate),
-        "corrected_low_quality_pct": corrected,
+        "corrected_low_quality_pct": corrected
+        and {name: _pct(getattr(corrected, name)) for name in ("rate", "lower", "upper")},
+        "corrected_from": why,
+        "num_scored": audit.num_scored,
+        "failures": audit.failures,
         "strata": {
             name: {
                 **_rate_json(rate),
@@ -277,9 +380,31 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
             }
             for name, rate in estimate.strata.items()
         },
-        "notes": [*estimate.notes, note],
+        "notes": notes,
         "config": config.model_dump(mode="json"),
     }
+
+
+def _corrected(audit: AuditReport, total: Rate) -> tuple[Corrected | None, str]:
+    """The corrected rate, and what it is known from, or why it is not known."""
+    if audit.review and (found := audit.review.corrected_low_quality_pct):
+        known = Corrected(rate=found.rate / 100, lower=found.lower / 100, upper=found.upper / 100, errors=None)
+        return known, f"from a person's review of {audit.review.num_counted:,} utterances drawn at random"
+    if audit.detector:
+        ends = {"rate": total.rate, "lower": total.lower, "upper": total.upper}
+        known = {name: corrected_rate(end, audit.detector) for name, end in ends.items()}
+        why = f"the detector's error rates on {audit.detector.measured_on} are taken as exact"
+        return Corrected(**known, errors=audit.detector), why
+    return None, "no error rates of the detector from data that are not being judged"
+
+
+def _calibration_note(calibration: CalibrationSummary) -> str:
+    if calibration.kind != "self":
+        return f"Calibrated on '{calibration.kind}': {calibration.num_clean:,} clean clips and copies, none from here."
+    return (
+        f"Calibration: self. {calibration.num_clean:,} of the judged clips stood for clean, "
+        f"{calibration.num_left_out:,} looked damaged and were left out; 'shibolet calibrate' on clean clips is better."
+    )
 
 
 def run_gate(audit_dir: Path, gate_path: Path, config: GateConfig) -> dict:

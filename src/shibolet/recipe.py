@@ -76,6 +76,10 @@ class Recipe(Config):
                 raise RecipeError(
                     f"models.round1_trained_on: '{name}' is no source of data.train{_nearest(name, known)}"
                 )
+        known = [source.name for source in self.evaluate.sets]
+        for name in self.compare.accept_overlap:
+            if name not in known:
+                raise RecipeError(f"compare.accept_overlap: '{name}' is no set of evaluate.sets{_nearest(name, known)}")
         return self
 
     @model_validator(mode="after")

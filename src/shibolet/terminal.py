@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from shibolet.gate import counts_of
 
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -47,6 +50,16 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     OUT.print(grid)
 
 
+def facts(lines: Sequence[tuple[str, str]]) -> None:
+    """Names, and beside each what is to be said, folded to the width of the terminal."""
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, said in lines:
+        grid.add_row(name, escape(said))
+    OUT.print(grid)
+
+
 def pct(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.1f}%"
 
@@ -56,7 +69,7 @@ def show_gate_prepared(gate: dict) -> None:
 
 
 def show_gate(gate: dict, title: str = "Gate") -> None:
-    """The verdict and the rate behind it, by domain."""
+    """The verdict and the rate behind it, by domain, and what else must be known of it."""
     rows = [
         (
             name,
@@ -67,8 +80,29 @@ def show_gate(gate: dict, title: str = "Gate") -> None:
         )
         for name, rate in [*gate["strata"].items(), ("all", gate["low_quality_pct"])]
     ]
-    table(f"{title}: {gate['decision']}", ["domain", " low quality", " 95%", " flagged", " heard"], rows)
+    level = f" {gate['level_pct']:.4g}%"
+    table(f"{title}: {gate['decision']}", ["domain", " low quality", level, " flagged", " heard"], rows)
     OUT.print(gate["recommendation"], markup=False)
+    facts(_beside(gate))
+
+
+def _beside(gate: dict) -> list[tuple[str, str]]:
+    """What stands beside a verdict: other ways to take it, what could not be scored, warnings and notes."""
+    literal = f"{gate['literal_point_verdict']} ({gate['sample_low_quality_pct']:.1f}% of the sample as it is)"
+    hours, corrected = gate["hours_low_quality_pct"], gate["corrected_low_quality_pct"]
+    known = "not available"
+    if corrected:
+        known = f"{corrected['rate']:.1f}% ({corrected['lower']:.1f} to {corrected['upper']:.1f}%)"
+    lines = [
+        *(("warning", warning) for warning in gate["warnings"]),
+        ("point verdict", literal),
+        ("by hours", "not known" if hours is None else f"{hours:.1f}%"),
+        ("corrected", f"{known}: {gate['corrected_from']}"),
+    ]
+    if gate["failures"]:
+        heard = gate["low_quality_pct"]["num_heard"]
+        lines.append(("not scored", f"{heard - gate['num_scored']:,} of {heard:,}: {counts_of(gate['failures'])}"))
+    return lines + [("note", note) for note in gate["notes"]]
 
 
 def show_review(review: dict) -> None:
@@ -113,6 +147,10 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
         for name, one in sets.items()
     ]
     table("Scores", ["model", "set", " WER", " CER", " errors", " words"], rows)
+    for model, sets in scores.items():
+        for overlap in (one["overlap"] for one in sets.values() if one["overlap"]):
+            for said in filter(None, (overlap["sentence"], overlap["note"])):
+                OUT.print(f"{model}: {said}", markup=False)
 
 
 def show_decoding(tuned: dict) -> None:
@@ -146,7 +184,8 @@ def show_compare(compared: dict) -> None:
     rows.append(_change("all", compared["overall"]))
     header = ["", " WER 1", " WER 2", " points", " 95%", "", " p (Holm)"]
     table(f"Round 1 against Round 2: {compared['verdict']}", header, rows)
-    for sentence in (compared["sentence"], *compared["next_steps"]):
+    notes = [overlap["note"] for overlap in compared["overlaps"].values() if overlap["note"]]
+    for sentence in (compared["sentence"], *compared["next_steps"], *notes):
         OUT.print(sentence, markup=False)
 
 
@@ -178,41 +217,55 @@ def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2
 
 
 def show_plan(plan: dict) -> None:
-    """Steps, parts and bytes by phase."""
+    """Steps, parts, bytes and hours by phase, then what they are of and what they cost."""
+    where = f"{plan['gpu']['number']} x {plan['gpu']['name']}"
     for phase in plan["phases"]:
         rows = [(part["part"], f"{part['parameters']:,}", f"{part['peak_lr']:g}") for part in phase["parts"]]
         rows.append(("all that trains", f"{phase['trainable']:,}", f"{phase['trainable_pct']:.1f}%"))
-        steps = f"{phase['steps']:,} steps" if phase["steps"] else "steps not known yet"
-        title = f"Phase {phase['name']}: {phase['epochs']:g} epochs, {steps}, warm-up {phase['warmup_steps']}"
-        table(title, ["part", " weights", " peak rate"], rows)
-        gib, digits = phase["gib"], 1 if phase["gib"]["sum"] >= 1 else 3
-        terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in gib.items() if name != "sum" and size)
-        OUT.print(f"GiB: {terms}; sum {gib['sum']:.{digits}f}", markup=False)
-        if phase["margin_gib"] is not None:
-            OUT.print(
-                f"Of {plan['gpu']['memory_gib']:g} GiB: {phase['utilisation_pct']:.0f}%, margin "
-                f"{phase['margin_gib']:.1f} GiB; packs of up to {phase['largest_pack_tokens']:,} tokens fit",
-                markup=False,
-            )
-        hours = "" if phase["hours"] is None else f", {phase['hours']:.1f} h"
-        where = f"{plan['gpu']['number']} x {plan['gpu']['name']}"
-        OUT.print(f"Predicted on {where}: {phase['step_s']:.2f} s a step{hours}\n", markup=False)
-    OUT.print(f"Step: {plan['step']['arithmetic']}.", markup=False)
-    if plan["encoder_cache_gib"] != 0:
-        size = "not known yet" if plan["encoder_cache_gib"] is None else f"{plan['encoder_cache_gib']:.1f} GiB"
-        OUT.print(f"Disk for the encoder's kept output: {size}.", markup=False)
-    for note in (f"Model: {plan['model_from']}.", *plan["notes"]):
-        OUT.print(note, markup=False)
+        length = f"{phase['epochs']:g} epochs, {phase['steps']:,} steps, warm-up {phase['warmup_steps']}"
+        table(f"Phase {phase['name']}: {length}", ["part", " weights", " peak rate"], rows)
+        took = f"{phase['step_s']:.2f} s a step, {_hours(phase['hours'])} ({where})"
+        facts([*_memory_of(phase, plan["gpu"]["memory_gib"]), ("time", took)])
+        OUT.print()
+    precision = plan["precision"]
+    kept = f"masters {precision['masters']}, moments {precision['moments']}"
+    lines = [
+        ("training set", f"{plan['training_set']['utterances']:,} utterances, {plan['training_set_from']}"),
+        ("step", plan["step"]["arithmetic"]),
+        ("precision", f"{precision['weights_and_compute']} weights and compute, {kept}"),
+        ("head", plan["model"]["head"]),
+        ("model", plan["model_from"]),
+    ]
+    if cache_gib := plan["encoder_cache_gib"]:
+        lines.append(("disk", f"{cache_gib:.1f} GiB for the encoder's kept output"))
+    lines += [("cost", _cost_of(plan, where)), ("specified", _specified(plan["cost"]["specified_usd"]))]
+    facts(lines + [("note", note) for note in plan["notes"]])
+
+
+def _memory_of(phase: dict, gpu_gib: float | None) -> list[tuple[str, str]]:
+    gib, digits = phase["gib"], 1 if phase["gib"]["sum"] >= 1 else 3
+    terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in gib.items() if name != "sum" and size)
+    lines = [("GiB", f"{gib['sum']:.{digits}f}: {terms}")]
+    if gpu_gib is None:
+        return lines
+    room = f"{phase['utilisation_pct']:.0f}% of {gpu_gib:g} GiB, margin {phase['margin_gib']:.1f} GiB"
+    return [*lines, ("room", f"{room}; packs of up to {phase['largest_pack_tokens']:,} tokens fit")]
+
+
+def _cost_of(plan: dict, where: str) -> str:
     cost, price = plan["cost"], plan["price_per_gpu_hour_usd"]
-    if cost["usd"] is not None:
-        specified = ", ".join(f"${usd:.0f} ({what})" for what, usd in cost["specified_usd"].items())
-        OUT.print(
-            f"Predicted: {cost['hours']:.1f} h, ${cost['usd']:.2f} at ${price:.2f} a GPU-hour; the specification: "
-            f"{specified}.",
-            markup=False,
-        )
-    elif price is not None:
-        OUT.print(f"Price: ${price:.2f} a GPU-hour.", markup=False)
+    hours = f"{_hours(cost['hours'])} on {where}"
+    if price is None:
+        return f"{hours}; the recipe names no price (train.price_per_gpu_hour_usd)"
+    return f"{hours}, ${cost['usd']:.2f} at ${price:.2f} a GPU-hour: predicted, of the training steps alone"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+
+def _specified(usd_by_machine: dict[str, float]) -> str:
+    return ", ".join(f"${usd:.0f} ({what})" for what, usd in usd_by_machine.items())
 
 
 def show_fetch(found: dict) -> None:

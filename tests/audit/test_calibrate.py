@@ -1,12 +1,17 @@
 """Calibration: what a sound, a deaf and a shouting listener are said to detect; its file bound to the models."""
 
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
+import numpy as np
 import pytest
 from ears import Deaf, Ears, Shouting
 
+from shibolet.audit import detection
 from shibolet.audit.calibrate import read_calibration, run_calibrate
 from shibolet.audit.config import AuditConfig, CalibrateConfig, SelfTestConfig
+from shibolet.audit.damage import matrix
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import run_audit
@@ -80,6 +85,42 @@ def test_a_kind_that_was_left_out_of_the_fit_is_found_all_the_same(sound):
     _, content = sound
     swapped = [found for found in content["left_out"] if found["row"] == "swapped:random"]
     assert swapped and swapped[0]["auroc"] > 0.95
+
+
+def test_no_twin_of_what_was_left_out_stays_in_the_fit(monkeypatch):
+    """A map that has seen tails cut off knows heads that are cut off: that would not show that it generalises."""
+    twins = [("text_head_cut:25%", "text_tail_cut:50%, 5 dB"), ("audio_head_cut:25%", "audio_tail_cut:25%"),
+             ("words_dropped:40%", "run_dropped:40%"), ("words_inserted:40%",)]  # fmt: skip
+    rows = [detection.UNTOUCHED, *(row for pair in twins for row in pair)]
+    trials = [
+        detection.Trial(row=row, harmless=row == detection.UNTOUCHED, recording="r", domain="d", num_words=6,
+                        signals=None)
+        for row in rows
+    ]  # fmt: skip
+    fitted = []
+    monkeypatch.setattr(detection, "fit_trials", lambda kept, identities: fitted.append({t.row for t in kept}))
+    monkeypatch.setattr(detection, "_logits", lambda trials, calibration: np.zeros(len(trials)))
+    lines = detection.left_out(trials, trials, ())
+    assert {line["row"] for line in lines} == set(rows[1:]) and len(fitted) == 3  # texts cut and dropped are one family
+    for pair in twins:
+        assert all(set(pair) <= kept or not set(pair) & kept for kept in fitted)
+        assert any(not set(pair) & kept for kept in fitted)
+
+
+def test_the_benchmark_holds_every_harmless_row_against_a_bar():
+    """Bars that look at noise alone are met while reverberation is flagged."""
+    spec = spec_from_file_location("audit_detection", Path(__file__).parents[2] / "benchmarks" / "audit_detection.py")
+    benchmark = module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    harmless = [row.name for row in matrix("Hebrew") if row.harmless]
+    lines = [{"row": name, "harmless": True, "slice": "clean", "num": 20, "flagged": 0.0} for name in harmless]
+    assert len(lines) > 20 and benchmark.uncovered(lines) == []
+    for line in lines:
+        others = [other | {"flagged": 0.06 if other is line else 0.0} for other in lines]
+        missed = {name for name, one in benchmark.bars(others).items() if name in benchmark.AT_MOST and not one["met"]}
+        expected = missed - {"untouched_flagged", "literal_flags_of_swapped"}  # no line here
+        assert bool(expected) == (line["row"] not in benchmark.NOT_UNDERSTOOD), line["row"]
+    assert benchmark.uncovered([{"row": "whispered:1", "harmless": True}]) == ["whispered:1"]
 
 
 def test_an_audit_of_other_data_uses_the_file_and_corrects_the_rate(sound, corpus, tmp_path):

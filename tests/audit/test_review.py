@@ -8,6 +8,7 @@ import pytest
 
 from shibolet.audit.review import (
     MIN_ANSWERED,
+    NUM_DRAWN,
     Answer,
     draw_cells,
     human_flags,
@@ -16,6 +17,7 @@ from shibolet.audit.review import (
     read_review,
     review,
 )
+from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
 from shibolet.gate import ErrorRates, corrected_rate
 
@@ -142,12 +144,27 @@ def test_an_answer_left_out_ends_the_random_sample_of_its_cell_and_unsure_does_n
     assert result["num_counted"] == total and f"1 of {total} in the draw are unsure" in result["notes"][0]
 
 
+def test_a_sample_that_grows_loses_no_answer_and_says_nothing_untrue():
+    """`--extend` hears more of each domain in the order of the sample's lots; a person has answered 60 before."""
+    rows, truth = heard(np.random.default_rng(8))
+    rows.sort(key=lambda row: lot(0, row["id"]))
+    order = in_turns(draw_cells(rows[:300], 0), 0)
+    answers = answers_to(order[:60], truth)
+    before = review(rows[:300], STRATA, answers, 0, 0.95)
+    assert before["num_counted"] == 60 and before["notes"] == []
+    after = review(rows, STRATA, answers, 0, 0.95)
+    assert after["num_counted"] == 60 and after["notes"] == []
+    assert after["false_discovery_pct"] and len(after["draw"]) == NUM_DRAWN
+    for cell, ids in draw_cells(rows[:300], 0).items():
+        assert draw_cells(rows, 0)[cell][: len(ids)] == ids
+
+
 def test_the_draw_hangs_on_ids_alone_and_gives_each_cell_its_turn():
     rows, _ = heard(np.random.default_rng(6))
     cells = draw_cells(rows, 0)
     assert draw_cells(rows[::-1], 0) == cells and draw_cells(rows, 1) != cells
-    assert {cell: len(ids) for cell, ids in cells.items()}[("noisy", True)] in range(30, 61)
     order = in_turns(cells, 0)
+    assert len(order) == NUM_DRAWN and len(set(order) & set(cells["noisy", True])) in range(60, 100)
     cell_of = {id: cell for cell, ids in cells.items() for id in ids}
     assert all({cell_of[id] for id in order[i : i + 4]} == set(cells) for i in range(0, 40, 4))
     assert len({tuple(cell_of[id] for id in order[i : i + 4]) for i in range(0, 40, 4)}) > 4  # not in one order
@@ -170,6 +187,7 @@ def test_files_that_are_no_review_are_refused(tmp_path):
     lines = [{"id": "a", "verdict": "bad", "text": "x\u2028y"}, {"id": "a", "verdict": "good", "text": "x\u2028y"}]
     path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
     keep_review(path, kept, {"a": "x\u2028y"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as an editor on Windows saves it
     assert read_review(kept)["a"].verdict == "good"
     with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
         keep_review(path, kept, {"a": "other", "b": "x\u2028y"})

@@ -52,10 +52,11 @@ def test_order_of_the_input_does_not_matter_and_the_seed_does():
     ],
 )
 def test_a_larger_sample_contains_the_smaller_one(sizes):
-    utterances, smaller = corpus(**sizes), frozenset()
+    utterances, smaller = corpus(**sizes), ()
     for number in range(1, len(utterances) + 1, 7):
-        larger = draw_sample(utterances, SampleConfig(max_utterances=number, min_utterances=number)).ids
-        assert len(larger) == number and smaller <= larger
+        sample = draw_sample(utterances, SampleConfig(max_utterances=number, min_utterances=number))
+        larger = sample.in_order
+        assert len(larger) == number == len(sample.ids) and larger[: len(smaller)] == smaller
         smaller = larger
     assert smaller
 

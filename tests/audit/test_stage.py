@@ -12,11 +12,13 @@ from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import hear_rest, run_audit
 from shibolet.audit.table import UNREADABLE, read_verdicts
+from shibolet.audit.verdict import is_foreign
 from shibolet.errors import DataError
 from shibolet.gate import GateConfig, run_gate
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
+from shibolet.speech.text import get_language
 
 
 def config(sample_frac: float = 1.0, num_clips: int = 60) -> AuditConfig:
@@ -74,11 +76,13 @@ def test_unreadable_rows_count_as_low_quality_and_are_in_the_denominator(tmp_pat
 def test_audio_that_breaks_while_listening_is_a_failure_with_its_reason(tmp_path: Path, corpus) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
-    bad = [replace(corpus[20], audio=AudioRef(path=str(broken))), replace(corpus[21], text="hello 123")]
-    report = audit(tmp_path, [*corpus[:20], *bad, *corpus[22:]], Ears())
+    bad = [replace(corpus[20], audio=AudioRef(path=str(broken))), replace(corpus[21], text="hello 123"),
+           replace(corpus[22], text="one two three four five six seven שלום")]  # fmt: skip
+    report = audit(tmp_path, [*corpus[:20], *bad, *corpus[23:]], Ears())
     rows = read_verdicts([tmp_path / "audit" / "utterances.parquet"])
     assert rows["u020"]["failure"] == "undecodable" and rows["u020"]["is_low_quality"]
     assert rows["u021"]["failure"] == "no_words"
+    assert rows["u022"]["is_low_quality"] and rows["u022"]["suspect"] == "other_language"
     assert report["num_scored"] == 158
 
 
@@ -104,6 +108,24 @@ def test_the_rest_is_judged_by_the_same_calibration(tmp_path: Path, corpus) -> N
     both = read_verdicts([tmp_path / "audit" / "utterances.parquet", tmp_path / "rest.parquet"])
     assert both.keys() == {u.id for u in corpus}
     assert pq.read_schema(tmp_path / "rest.parquet") == pq.read_schema(tmp_path / "audit" / "utterances.parquet")
+
+
+def test_another_script_is_told_and_another_language_in_the_same_script_is_not() -> None:
+    """A label that nothing can show would be a promise; what the letters show is said."""
+    hebrew = get_language("Hebrew")
+    assert is_foreign("the quick brown fox שלום", hebrew) and is_foreign("привет мир", hebrew)
+    for text in ("שלום לכולם", "שלום 10 20 30 40", "10 20", "", "שלום לכם hello"):
+        assert not is_foreign(text, hebrew), text
+
+
+def test_a_larger_sample_changes_no_verdict_on_what_was_heard(tmp_path: Path, corpus) -> None:
+    """Or a review of the smaller one is about verdicts that nobody gave."""
+    before, after = [], []
+    for sample_frac, kept in ((0.5, before), (0.9, after)):
+        audit(tmp_path, corpus, Ears(), config(sample_frac=sample_frac))
+        kept += read_verdicts([tmp_path / "audit" / "utterances.parquet"]).items()
+    assert len(before) == 80 and len(after) == 144
+    assert dict(before).items() <= dict(after).items()
 
 
 def test_audio_in_the_run_folder_is_named_relative_to_it(tmp_path: Path, corpus) -> None:

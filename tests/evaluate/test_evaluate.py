@@ -1,6 +1,7 @@
 """Evaluation: every utterance is in the score, files are whole and repeatable, and training sees the same numbers."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.evaluate.stage import dev_scorer, evaluate_set, read_rows, summarise
+from shibolet.evaluate.stage import dev_scorer, evaluate_set, read_overlap, read_rows, summarise
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.load import LoadedModel
-from shibolet.records.files import read_json, read_jsonl
+from shibolet.records.files import read_json, read_jsonl, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import score_row
@@ -75,11 +76,14 @@ def test_what_cannot_be_decoded_counts_as_deleted(utterances, tmp_path):
     # Two words of the broken file: `<script>` and `</script>` are markup to the leaderboard, "alert(1)" keeps "alert".
     assert scores["wer"]["errors"] == scores["wer"]["deletions"] == 2
     assert scores["wer"]["words"] == 2 + 3 + 2 + 2
-    assert [(failure["id"], failure["reason"]) for failure in scores["failures"]] == [("u3", "undecodable")]
+    assert scores["failures"] == [{
+        "id": "u3", "reason": "undecodable",
+        "detail": "not audio that can be read (Invalid data found when processing input)",
+    }]  # fmt: skip
     assert scores["by_domain"]["clean"]["wer"]["errors"] == 0
     assert scores["by_domain"]["noisy"]["wer"]["errors"] == 2
     assert {name: part["utterances"] for name, part in scores["by_bucket"].items()} == {"short": 3, "medium": 1}
-    assert scores["wer"]["recordings"] == 2 and scores["normaliser"] == "leaderboard-1"
+    assert scores["wer"]["groups"] == 1 and scores["normaliser"] == "leaderboard-1"
 
 
 def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_path):
@@ -99,6 +103,49 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
         for u, line in zip(utterances, lines, strict=True)
     ]
     assert summarise(rows, EvaluateConfig().buckets_s, with_intervals=True)["wer"] == scores["wer"]
+
+
+def test_rows_on_disk_know_recording_and_speaker_and_older_ones_are_read_without(utterances, tmp_path):
+    """Without them every interval would count clips of one voice as independent."""
+    spoken = [replace(u, recording=f"r{i}", speaker=f"s{i}") for i, u in enumerate(utterances)]
+    line = LedgerLine(
+        id="row-7", source="here", stage="read", rule="missing_file", text="אחת", recording="r0", speaker="s9"
+    )
+    scores = evaluate(Parrot(TEXTS), spoken, tmp_path / "out", ledger=[line])
+    rows = read_rows(tmp_path / "out")
+    assert [(row.recording, row.speaker) for row in rows] == [*((f"r{i}", f"s{i}") for i in range(4)), ("r0", "s9")]
+    assert (scores["counted"], scores["caveat"]) == ("4 groups of recordings and speakers", None)
+    assert scores["wer"]["groups"] == 4 and scores["wer"]["interval"]
+    lines = read_jsonl(tmp_path / "out/hypotheses.jsonl")
+    for line in lines:
+        for name in ("recording", "speaker", "source", "snr_db"):
+            del line[name]
+    write_jsonl(tmp_path / "out/hypotheses.jsonl", lines)
+    old = read_rows(tmp_path / "out")
+    assert [row.words for row in old] == [row.words for row in rows]
+    assert {(row.recording, row.speaker) for row in old} == {(None, None)}
+    unknown = summarise(old, EvaluateConfig().buckets_s, with_intervals=True)
+    assert unknown["counted"] == "5 utterances" and "counted as independent" in unknown["caveat"]
+
+
+def test_utterances_in_one_file_are_of_one_recording(utterances, tmp_path):
+    whole = utterances[1]
+    spans = [
+        replace(whole, id=f"p{i}", audio=replace(whole.audio, start_s=i, end_s=i + 1), duration_s=1.0, recording=None,
+                speaker=None) for i in range(3)
+    ]  # fmt: skip
+    apart = replace(utterances[0], recording=None, speaker=None)
+    scores = evaluate(Parrot(TEXTS), [*spans, apart], tmp_path / "out")
+    assert [row.recording for row in read_rows(tmp_path / "out")] == ["1.wav"] * 3 + [None]
+    assert scores["wer"]["groups"] == 2 and scores["wer"]["interval"] is None
+
+
+def test_what_was_trained_on_is_in_the_scores_and_makes_them_anew(utterances, tmp_path):
+    evaluate(Parrot(TEXTS), utterances, tmp_path / "out")
+    assert read_overlap(tmp_path / "out") is None
+    again, overlap = Parrot(TEXTS), {"utterances": 1, "of": 4, "sentence": "1 of 4.", "note": None}
+    assert evaluate(again, utterances, tmp_path / "out", overlap=overlap)["overlap"] == overlap
+    assert again.short == 3 and read_overlap(tmp_path / "out") == overlap
 
 
 def test_a_result_is_reused_only_for_the_same_model_data_and_settings(utterances, tmp_path):

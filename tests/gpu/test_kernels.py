@@ -126,22 +126,24 @@ def test_dropout_before_an_adapter(kind: torch.dtype, rank: int, dim: int):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adamw(kind: torch.dtype):
-    shape, seen = (37, 65), []
-    for device, module in (("cpu", kernels), (DEVICE, triton_kernels)):
-        master = numbers(*shape, kind=torch.float32).to(device)
-        weight = master.to(kind) if kind != torch.float32 else master
-        step, exp_avg, exp_avg_sq = torch.zeros(()), torch.zeros_like(master), torch.zeros_like(master)
+    """Several tensors at once, of lengths that are no multiple of anything, one of them two steps ahead."""
+    shapes, seen = [(37, 65), (5000,), (3,)], []
+    for device in ("cpu", DEVICE):
+        masters = [numbers(*shape, kind=torch.float32).to(device) for shape in shapes]
+        weights = [master.to(kind) if kind != torch.float32 else master for master in masters]
+        steps = [torch.tensor(float(ahead)) for ahead in (0, 2, 0)]
+        exp_avgs, exp_avg_sqs = ([torch.zeros_like(master) for master in masters] for _ in range(2))
         for number in range(3):
-            gradient = numbers(*shape, kind=kind, seed=number).to(device)
+            gradients = [numbers(*shape, kind=kind, seed=number).to(device) for shape in shapes]
             settings = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+            tensors = (weights, masters, gradients, steps, exp_avgs, exp_avg_sqs)
             scale = torch.tensor(0.5, device=device)
-            if module is kernels:
-                kernels.adamw_([weight], [master], [gradient], [step], [exp_avg], [exp_avg_sq], scale=scale, **settings)
+            if len(seen) == 0:
+                kernels.adamw_(*tensors, scale=scale, **settings)
             else:
-                step += 1
-                triton_kernels.adamw_(weight, master, gradient, step, exp_avg, exp_avg_sq, scale, *settings.values())
-        seen.append([x.cpu() for x in (master, weight, exp_avg, exp_avg_sq)])
+                torch._foreach_add_(steps, 1)
+                triton_kernels.adamw_(*tensors, scale, *settings.values())
+        seen.append([x.cpu() for x in (*masters, *weights, *exp_avgs, *exp_avg_sqs)])
     for ours, theirs in zip(*seen, strict=True):
-        torch.testing.assert_close(
-            ours.float(), theirs.float(), rtol=1e-5 if ours.dtype == torch.float32 else 1e-2, atol=1e-6
-        )
+        tolerance = 1e-5 if ours.dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=tolerance, atol=1e-6)

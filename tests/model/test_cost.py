@@ -7,6 +7,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.model.cost import Cost, PackSize
 from shibolet.model.features import log_mel, num_audio_tokens
+from shibolet.model.fused import fuse_decoder
 from shibolet.model.lora import attach_lora
 from shibolet.model.losses import summed_cross_entropy
 from shibolet.model.packed import build_pack, decode_pack, output_head, packed_attention
@@ -37,6 +38,7 @@ def test_multiply_adds_are_those_that_torch_counts(recogniser, tokenizer, clips,
         )  # fmt: skip
     groups = partition(recogniser, parts)
     freeze_all_but(recogniser, groups)
+    fuse_decoder(recogniser)
     with (
         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter,
         packed_attention(recogniser),

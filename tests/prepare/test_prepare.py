@@ -1,7 +1,7 @@
 """Protects the training set from what the audit condemned and from lost or doubled words, and the books from gaps."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,16 @@ from spoken import raw_times, record
 
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.pieces import reviewed
 from shibolet.prepare.stage import run_prepare
+from shibolet.recipe import load_recipe
+from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.ledger import read_ledger
 from shibolet.records.manifest import read_manifest
+from shibolet.records.review import Answer
 from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.round import stages
+from shibolet.round.shared import open_round
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.sources import DataSource, read_source
 from shibolet.speech.text import get_language
@@ -46,8 +52,8 @@ class Corpus:
         starts_s, ends_s = raw_times(times[: len(tokens)], self.rng, outlier_frac=0)
         self.verdicts[id] = {
             "id": id, "source": utterance.source, "text": utterance.text, "failure": None, "is_low_quality": False,
-            "suspect": None, "reasons": [], "hypothesis": " ".join(words), "words": list(tokens), "starts_s": starts_s,
-            "ends_s": ends_s, **dict(verdict),
+            "suspect": None, "reasons": [], "coverage": 1.0, "hypothesis": " ".join(words), "words": list(tokens),
+            "starts_s": starts_s, "ends_s": ends_s, **dict(verdict),
         }  # fmt: skip
 
     def prepare(self, out_dir: Path, verdicts=None, **settings) -> dict:
@@ -224,7 +230,7 @@ def test_an_audit_of_another_text_is_refused(corpus, tmp_path):
 
 def test_nothing_left_is_an_error_with_the_first_reasons(corpus, tmp_path):
     for verdict in corpus.verdicts.values():
-        verdict |= {"is_low_quality": True, "suspect": "no_speech", "reasons": ["nothing was heard"]}
+        verdict |= {"is_low_quality": True, "suspect": "no_speech", "reasons": ["nothing was heard"], "hypothesis": ""}
     with pytest.raises(
         DataError, match=r"nothing is left to train on of 39 .*'good-0': low_quality:no_speech, nothing was"
     ):
@@ -249,3 +255,101 @@ def test_a_part_of_a_long_utterance_that_cannot_be_cut_is_lost_and_the_rest_stay
     words = corpus.utterances[-1].text.split()
     assert " ".join(row["text"] for row in pieces).split() == words[:12] + words[82:]
     assert summary["cut"] == {"utterances": 1, "pieces": len(pieces)}
+
+
+FLAGGED = {"is_low_quality": True, "suspect": "wrong_text", "reasons": ["0.1 under 0.5"]}
+
+
+def good_ones(folder: Path, seed: int) -> Corpus:
+    folder.mkdir()
+    corpus = Corpus(folder, seed)
+    for i in range(4):
+        corpus.add(f"good-{i}", [6])
+    return corpus
+
+
+def test_of_a_flagged_long_recording_the_good_pieces_stay(tmp_path):
+    """One wrong sentence of twelve condemned the other eleven, or came into training with them."""
+    corpus = good_ones(tmp_path / "data", seed=4)
+    corpus.add("half-right", [6] * 12, verdict=FLAGGED)
+    corpus.add("all-wrong", [6] * 12, verdict={**FLAGGED, "hypothesis": "גגגגגג " * 60})
+    corpus.add("short", [6], verdict=FLAGGED)
+    half = corpus.verdicts["half-right"]
+    heard = half["hypothesis"].split()
+    half["hypothesis"] = " ".join([*heard[:30], *["גגגג"] * 6, *heard[36:]])
+    summary = corpus.prepare(tmp_path / "out", dev_frac=0.01, max_duration_s=8)
+    ledger = {line.id: line for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert summary["dropped_by_rule"]["low_quality:wrong_text"]["utterances"] == 2
+    assert ledger["all-wrong"].detail == ledger["short"].detail == "0.1 under 0.5"
+    (lost,) = [line for line in ledger.values() if line.rule == "part:not_heard"]
+    assert lost.detail == "0 of 6 words were heard"
+    pieces = [row for row in rows_of(tmp_path / "out") if row["origin_id"] == "half-right"]
+    words = corpus.utterances[-3].text.split()
+    assert " ".join(row["text"] for row in pieces).split() == words[:30] + words[36:]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_speech_at_an_edge_that_the_text_lacks_is_trimmed_and_the_rest_stays(tmp_path, kept):
+    """The audit flags it as a whole; where the extra speech lies within the text, it goes as a whole."""
+    corpus = good_ones(tmp_path / "data", seed=5)
+    phrases = [5, 4] if kept else [3, 2, 4]
+    corpus.add("two", phrases, pause_s=(0.5, 0.6), verdict={**FLAGGED, "suspect": "text_missing"})
+    verdict, words = corpus.verdicts["two"], corpus.utterances[-1].text.split()
+    said = [0, 1, 2, 3, 4] if kept else [0, 1, 2, 5, 6, 7, 8]
+    corpus.utterances[-1] = replace(corpus.utterances[-1], text=" ".join(words[i] for i in said))
+    for name in ("words", "starts_s", "ends_s"):
+        verdict[name] = [verdict[name][i] for i in said]
+    corpus.prepare(tmp_path / "out", dev_frac=0.01)
+    (line,) = [line for line in read_ledger(tmp_path / "out" / "ledger.jsonl") if line.id == "two"]
+    rows = [row for row in rows_of(tmp_path / "out") if row["id"] == "two"]
+    if not kept:
+        assert (line.rule, rows) == ("low_quality:text_missing", [])
+        return
+    (row,) = rows
+    assert line.rule == "trimmed"
+    assert row["text"].split() == words[:5]
+    assert verdict["ends_s"][-1] - 0.08 <= row["origin_end_s"] <= verdict["ends_s"][-1] + 0.5  # the next phrase's start
+
+
+def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
+    """'bad' keeps out what passed and 'good' brings back what was flagged, when they are about the text at hand."""
+    text_of = {u.id: u.text for u in corpus.utterances}
+    said = {"good-0": "bad", "good-1": "unsure", "wrong": "good", "broken": "good", "long-0": "bad"}
+    answers = {id: Answer(id=id, verdict=verdict, text=text_of[id]) for id, verdict in said.items()}
+    answers["good-2"] = Answer(id="good-2", verdict="bad", text="משהו אחר")
+    answers["gone"] = Answer(id="gone", verdict="bad", text="משהו")
+    corpus.verdicts["no-hebrew"] |= {"is_low_quality": True}
+    answers["no-hebrew"] = Answer(id="no-hebrew", verdict="good", text=text_of["no-hebrew"])
+    summary = corpus.prepare(tmp_path / "out", verdicts=reviewed(corpus.verdicts, answers))
+    ledger = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert summary["dropped_by_rule"]["review:bad"]["utterances"] == 2
+    assert ledger["good-0"] == ledger["long-0"] == "review:bad"
+    assert ledger["no-hebrew"] == "no_words"
+    ids = {row["id"] for row in rows_of(tmp_path / "out")}
+    assert {"good-1", "good-2", "wrong"} < ids
+    corpus.prepare(tmp_path / "b", verdicts=reviewed(corpus.verdicts, answers), drop_low_quality=False)
+    assert {line.id for line in read_ledger(tmp_path / "b" / "ledger.jsonl") if line.rule == "review:bad"} == {
+        "good-0", "long-0",
+    }  # fmt: skip
+
+
+def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch):
+    rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    monkeypatch.setattr("shibolet.audit.table.read_verdicts", lambda tables: corpus.verdicts)
+    changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
+
+    def prepared() -> set[str]:
+        with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as round:
+            if not round.folder.finished("gate"):
+                gate = round.folder.stage("gate", {})
+                write_json(round.folder.gate(), {"decision": "PROCEED"})
+                write_json(round.folder.audited_utterances(), [])
+                gate.finish()
+            stages.do_prepare(round)
+            return {row["id"] for row in rows_of(round.folder.prepared)}
+
+    assert "good-0" in prepared()
+    answer = Answer(id="good-0", verdict="bad", text=corpus.utterances[0].text)
+    write_jsonl(tmp_path / "run" / "audit" / "review.jsonl", [answer.model_dump()])
+    assert "good-0" not in prepared()

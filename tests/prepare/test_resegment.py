@@ -19,7 +19,8 @@ CONFIG = PrepareConfig()
 
 def cut(samples, words, raw, config=CONFIG, hypothesis=None):
     text = " ".join(words)
-    return resegment(samples, text, *raw, text if hypothesis is None else hypothesis, config)
+    said = get_language("he").to_words(text)
+    return resegment(samples, text, said, *raw, text if hypothesis is None else hypothesis, config)
 
 
 def assert_owns_every_word_once(segments, num_words):
@@ -246,8 +247,44 @@ def test_no_cut_inside_a_token_of_two_words():
     joined = " ".join(words[:18]) + "-" + " ".join(words[18:])  # the third pause is inside "a-b"
     assert len(owners(joined.split())) == len(words)
     config = PrepareConfig(max_duration_s=4.0)
-    segments = resegment(samples, joined, *raw_times(times, rng, outlier_frac=0), joined, config)
+    segments = resegment(
+        samples, joined, get_language("he").to_words(joined), *raw_times(times, rng, outlier_frac=0), joined, config
+    )
     assert_owns_every_word_once(segments, len(words))
     firsts = [segment.first for segment in segments]
     assert 18 not in firsts
     assert 12 in firsts and 24 in firsts
+
+
+@pytest.mark.parametrize("at", [0, 4, 11])
+def test_words_that_were_not_heard_go_with_their_own_audio_and_no_other(at):
+    """A forced aligner puts a wrong sentence on the speech that is there as well as a right one."""
+    rng = np.random.default_rng(15)
+    samples, words, times = record([6] * 12, rng)
+    heard = [*words[: 6 * at], *["גגגג"] * 6, *words[6 * at + 6 :]]
+    segments = cut(samples, words, raw_times(times, rng, outlier_frac=0), hypothesis=" ".join(heard))
+    assert_owns_every_word_once(segments, len(words))
+    assert [(s.first, s.end, s.rule) for s in segments if s.rule] == [(6 * at, 6 * at + 6, "not_heard")]
+
+
+def test_speech_that_the_text_does_not_have_goes_with_the_piece_that_it_lies_in():
+    rng = np.random.default_rng(16)
+    samples, words, times = record([6] * 12, rng)
+    own = [i for i in range(72) if not 30 <= i < 36]
+    raw = raw_times([times[i] for i in own], rng, outlier_frac=0)
+    segments = cut(samples, [words[i] for i in own], raw, hypothesis=" ".join(words))
+    assert {s.rule for s in segments if s.rule} == {"text_missing"}
+    kept = [s for s in segments if s.rule is None]
+    assert sum(s.end - s.first for s in kept) >= 66 - 12
+    for segment in kept:
+        assert segment.end_s <= times[30][0] or segment.start_s >= times[35][1]
+
+
+def test_a_misheard_word_or_two_and_words_that_cannot_be_checked_cost_nothing():
+    rng = np.random.default_rng(17)
+    samples, words, times = record([2] * 24, rng, pause_s=(0.4, 0.9))
+    words[10:14] = ["10", "20", "30", "40"]
+    heard = [*words[:20], "גגגג", "גגגג", *words[22:]]
+    segments = cut(samples, words, raw_times(times, rng, outlier_frac=0), hypothesis=" ".join(heard[:10] + heard[14:]))
+    assert_owns_every_word_once(segments, len(words))
+    assert [s.rule for s in segments if s.rule] == []

@@ -56,7 +56,7 @@ def test_every_number_of_the_results_is_that_of_the_files(run):
             wer, cer = block["wer"], block["cer"]
             low, high = wer["interval_points"]
             expected.append(
-                f"| {name} | {block['utterances']} | {block['recordings']} | {pct(wer['round1']['rate'])} | "
+                f"| {name} | {block['utterances']} | {block['groups']} | {pct(wer['round1']['rate'])} | "
                 f"{pct(wer['round2']['rate'])} | {wer['delta_points']:+.2f} | {low:+.2f} to {high:+.2f} | "
                 f"{pct(cer['round1']['rate'])} | {pct(cer['round2']['rate'])} |"
             )

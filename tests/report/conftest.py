@@ -28,6 +28,14 @@ DOMAINS = ("clean", "whatsapp")
 PHASES = {"B": ["projector", "decoder.layers[2:4]", "head", "lora"],
           "A": ["projector", "encoder.layers[2:6]", "decoder.layers[2:4]", "head", "lora"]}  # fmt: skip
 
+OVERLAPS = {
+    "clean": {"utterances": 3, "of": 120, "ids": ["test-0000", "test-0001", "test-0002"], "recordings": [1, 15],
+              "speakers": [1, 5], "note": None,
+              "sentence": "3 of 120 utterances of set 'clean' are in the training data."},
+    "whatsapp": {"utterances": 0, "of": 120, "ids": [], "recordings": [0, 15], "speakers": [2, 5], "sentence": None,
+                 "note": "Set 'whatsapp' shares names with the training data: 2 of 5 speakers."},
+}  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory) -> Path:
@@ -52,7 +60,7 @@ def write_run(path: Path) -> None:
     write_prepared(run)
     write_training(run, rng)
     rows = [write_evaluation(run, label, rng) for label in ("round1", "round2")]
-    write_json(run.compare, compare(*rows, CompareConfig(noisy_domain="whatsapp")))
+    write_json(run.compare, compare(*rows, CompareConfig(noisy_domain="whatsapp"), overlaps=OVERLAPS))
     write_json(run.systems, compare_systems({"whisper": rows[0], "wav2vec": rows[1]}, CompareConfig()))
     kinds = ("swapped", "text_halved", "audio_cut", "silent", "clean")
     cells = [{"kind": kind, "domain": domain, "utterances": 16 if i < 4 else 264, "flagged": (16, 15, 14, 16, 9)[i]}
@@ -98,7 +106,7 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
     kinds = {"swapped": 180, "text_halved": 168, "audio_halved": 171, "silent": 180, "random_times": 110}
     damaged = {kind: {"hits": hits, "total": 181} for kind, hits in kinds.items()}
     tallies = {
-        "damaged": damaged | {"other_text": {"hits": 0, "total": 0}},
+        "damaged": damaged | {"shuffled_letters": {"hits": 0, "total": 0}},
         "harmless": {"hits": 9, "total": 540}, "untouched": {"hits": 4, "total": 181},
     }  # fmt: skip
     calibration = Calibration(
@@ -200,6 +208,7 @@ def write_evaluation(run: RunFolder, label: str, rng: np.random.Generator) -> li
             lines.append({**line, "reference": said, "hypothesis": hypothesis, "snr_db": snr_db})
         scores = {
             "model": label, "identity": "0", "set": name, "unreadable_rows": [], "inputs": {},
+            "overlap": OVERLAPS[name] if label == "round2" else None,
             **describe(rows, get_language("he"), EvaluateConfig().buckets_s),
             "failures": [{"id": "test-0011", "reason": "undecodable", "detail": "test-0011.ogg: no samples in it"}],
         }  # fmt: skip

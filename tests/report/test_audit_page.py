@@ -10,12 +10,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import av
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 
+from shibolet.gate import GateConfig, run_gate
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.report import audit_page as module
 from shibolet.report.audit_page import write_audit_page
+from shibolet.speech import augment
 
 HOSTILE = "<script>alert('x')</script> שלום & \"ברכה\""
 
@@ -133,6 +138,26 @@ def test_the_same_folder_gives_the_same_bytes(run_dir, tmp_path, monkeypatch):
     assert write_audit_page(copy).read_bytes() == first
 
 
+def test_the_next_page_encodes_only_what_is_new(run_dir, tmp_path, monkeypatch):
+    """A review of 2,500 utterances must not wait a minute for sounds that are there."""
+    encoded = []
+    monkeypatch.setattr(augment, "encode", lambda samples, *_, **__: encoded.append(len(samples)) or b"mp3")
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    (copy / "audit" / "sounds.jsonl").unlink(missing_ok=True)
+    first, num_first = write_audit_page(copy).read_bytes(), len(encoded)
+    assert 0 < num_first and write_audit_page(copy).read_bytes() == first and len(encoded) == num_first
+    changed = copy / "clips" / "0.wav"
+    sf.write(changed, np.zeros(8000), 16000)
+    rows = pq.read_table(copy / "audit" / "utterances.parquet")
+    moved = [row | {"path": "clips/0.wav"} if row and row["path"].endswith("/0.wav") else row
+             for row in rows["audio"].to_pylist()]  # fmt: skip
+    assert moved != rows["audio"].to_pylist()
+    column = rows.schema.get_field_index("audio")
+    rows = rows.set_column(column, rows.schema.field(column), [pa.array(moved, rows.schema.field(column).type)])
+    pq.write_table(rows, copy / "audit" / "utterances.parquet")
+    assert write_audit_page(copy).read_bytes() != first and set(encoded[num_first:]) == {8000}
+
+
 def test_a_review_and_the_rest_come_into_the_page(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_SOUND_BYTES", 0)
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
@@ -152,16 +177,34 @@ def test_a_review_and_the_rest_come_into_the_page(run_dir, tmp_path, monkeypatch
         "sensitivity": 0.91, "specificity": 0.97, "notes": ["A note <of> it."],
     }  # fmt: skip
     write_json(copy / "audit/alignment_report.json", report)
+    run_gate(copy / "audit", copy / "gate.json", GateConfig())
     page = Page(write_audit_page(copy).read_text(encoding="utf-8"))
     assert page.data["answers"] == {ids[0]: "bad"}
     assert sum(row["rest"] for row in page.rows) == 20 and "581 of 581 utterances" in page.text
-    for said in ("corrected by review", "8.1 to 17.0%", "91.0%", "A note <of> it.", "80 verdicts, 70 of them"):
+    for said in ("Corrected by review", "8.1 to 17.0%", "91.0%", "A note <of> it.", "80 verdicts, 70 of them"):
         assert said in page.text, said
 
 
 def test_flags_of_the_data_stand_against_verdicts(page):
     assert "What people noted of the data" in page.text and "noisy" in page.text
     assert {tuple(row["flags"]) for row in page.rows if row["flags"] is not None} == {("noisy",), ()}
+
+
+def test_what_stands_beside_the_verdict_is_on_the_page(run_dir, page):
+    """A rate alone hides that the instrument calibrated itself, that files are broken, what its sample alone says."""
+    gate = read_json(run_dir / "gate.json")
+    assert gate["literal_point_verdict"] == "STOP" and gate["failures"] == {"undecodable": 1}
+    tiles = " ".join(page.text.split())
+    for said in (
+        f"Point verdict STOP{gate['sample_low_quality_pct']:.1f}% of the sample as it is",
+        f"By hours {gate['hours_low_quality_pct']:.1f}%",
+        "Corrected –",
+        "not available, no error rates of the detector",
+        "could not be scored",
+        "cannot be decoded 1.",
+        "Calibration: self. 181 of the judged clips",
+    ):
+        assert said.replace(" ", "") in tiles.replace(" ", ""), said
 
 
 def test_before_an_audit_there_is_no_page(run_dir, tmp_path):

@@ -71,6 +71,10 @@ def test_every_section_of_a_finished_round_is_there(html):
         "wav2vec is better than whisper",
         "he-target-1",
         "By speaker",
+        "over 5 groups of recordings and speakers",
+        "3 of 120 utterances of set 'clean' are in the training data.",
+        "Set 'whatsapp' shares names with the training data: 2 of 5 speakers.",
+        "no set shares audio with the training data; without an interval: not kept",
         "evaluate/round2/whatsapp/listing.txt",
     ):
         assert said in text, said
@@ -78,6 +82,13 @@ def test_every_section_of_a_finished_round_is_there(html):
     assert len(alts) == 2 * 8 and all(len(alt) > 30 for alt in alts)
     players = [value for tag, name, value in page.attributes if tag == "audio" and name == "src"]
     assert 10 <= len(players) < 20 and all(src.startswith("data:audio/mpeg;base64,") for src in players)
+
+
+def test_what_could_not_be_scored_is_said_in_words_apart_from_what_is_suspected(html):
+    """A broken file is suspected of nothing, and a code is no reason for a person."""
+    suspected = re.search(r"<p>Suspected: ([^<]*)</p>", html)[1]
+    assert "another text " in suspected and "decoded" not in suspected and "_" not in suspected
+    assert "<p>Not scored: cannot be decoded 1.</p>" in html
 
 
 def test_text_from_data_stays_text(html):

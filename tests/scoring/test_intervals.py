@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.intervals import (
+    MIN_GROUPS,
     cluster_sums,
     difference_interval,
     rate_interval,
@@ -100,6 +101,8 @@ def test_systems_that_agree_show_no_difference() -> None:
 def test_too_little_to_resample() -> None:
     alone = rate_interval([edits(1, 10), edits(3, 10)], ["r", "r"])
     assert (alone.value, alone.low, alone.high, alone.num_clusters) == (0.2, None, None, 1)
+    two = rate_interval([edits(1, 10), edits(3, 10)], ["r", "s"])
+    assert (two.value, two.low, two.high, two.num_clusters) == (0.2, None, None, 2)
     wordless = rate_interval([edits(2, 0), edits(0, 0)], ["a", "b"])
     assert (wordless.value, wordless.low) == (None, None)
     assert rate_interval([], []).value is None
@@ -123,11 +126,25 @@ def test_type_i_error() -> None:
     assert by_utterance > 0.10
 
 
+def test_type_i_error_of_few_groups(monkeypatch) -> None:
+    """Three short groups hold the level; two do not, since both often have the same difference by chance."""
+    assert MIN_GROUPS == 3
+    monkeypatch.setattr("shibolet.scoring.intervals.MIN_GROUPS", 2)
+    shares = {}
+    for k in (2, 3, 4, 5, 6, 8):
+        rng, shape = np.random.default_rng(k), (k, 3000)
+        changes = rng.binomial(5, 0.15, shape).astype(float) - rng.binomial(5, 0.15, shape)
+        found = ratio_intervals(changes, np.full(shape, 5.0), [str(i) for i in range(k)], samples=500)
+        shares[k] = float(np.mean([not estimate.low <= 0 <= estimate.high for estimate in found]))
+    print("\ntype-I error by number of groups:", ", ".join(f"{k}: {share:.1%}" for k, share in shares.items()))
+    assert shares.pop(2) > 0.10 and max(shares.values()) <= 0.06
+
+
 @pytest.mark.parametrize("num_recordings", [40, 400, 2000])
 def test_ten_thousand_draws_take_well_under_a_second(num_recordings: int) -> None:
     changes = np.random.default_rng(0).integers(-3, 4, (num_recordings, 2)).astype(float)
     clusters = [str(i) for i in range(num_recordings)]
-    ratio_intervals(changes[:2], np.ones((2, 2)), clusters[:2], samples=100)  # scipy loads
+    ratio_intervals(changes[:3], np.ones((3, 2)), clusters[:3], samples=100)  # scipy loads
     start = time.process_time()
     ratio_intervals(changes, np.full(changes.shape, 20.0), clusters)
     assert time.process_time() - start < 1  # about 0.3 s at 2,000

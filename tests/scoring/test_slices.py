@@ -39,7 +39,7 @@ def test_a_row_counts_normalised_text_and_keeps_the_given_one() -> None:
     scored = row("a", 'בֵּית־סֵפֶר, צה"ל!', "בית ספר צהל")
     assert scored.words == EditCounts(hits=3)
     assert scored.reference == 'בֵּית־סֵפֶר, צה"ל!'
-    assert (scored.cluster, scored.domain, scored.set) == ("s/r", "clean", "d1")
+    assert (scored.recording, scored.domain, scored.set) == ("r", "clean", "d1")
     assert ScoredRow.from_json(scored.to_json()) == scored
 
 

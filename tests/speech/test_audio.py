@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 
 import av
@@ -242,6 +243,20 @@ def test_broken_files_have_reasons(tmp_path):
         assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["broken.mp3", "broken.wav"])
+def test_what_is_no_audio_is_said_in_one_sentence_with_the_path_once(tmp_path, name):
+    """A ledger is read by people: FFmpeg's numbers and a second path are noise there."""
+    path = tmp_path / name
+    path.write_bytes(b"this is no audio at all" * 50)
+    detail = "not audio that can be read (Invalid data found when processing input)"
+    for read in (load, probe):
+        with pytest.raises(AudioError) as caught:
+            read(AudioRef(path=str(path)))
+        assert (str(caught.value), caught.value.detail) == (f"{path}: {detail}", detail)
+        assert str(caught.value.__cause__) == detail  # what the audit writes down
+        assert pickle.loads(pickle.dumps(caught.value)).detail == detail  # it comes out of processes that read
+
+
 def claiming(content: bytes, length: int) -> bytes:
     """A wav or FLAC whose header claims another length: bytes of wav data, samples of FLAC."""
     changed = bytearray(content)
@@ -277,6 +292,7 @@ def test_headers_that_lie_about_the_length(tmp_path, table_of, in_memory):
         with pytest.raises(AudioError) as caught:
             load(ref)
         assert caught.value.reason == "undecodable"
+        assert f"the header says {num_samples / SAMPLE_RATE_HZ:.2f} s, samples end at 2.00 s" in str(caught.value)
 
 
 def test_many_channels_and_loud_floats(tmp_path):

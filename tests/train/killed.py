@@ -15,7 +15,7 @@ from tiny_run import PHASE_A, PHASE_B, tiny_config
 from shibolet.errors import Preempted
 from shibolet.model.load import LoadedModel
 from shibolet.train import checkpoint, stage
-from shibolet.train.config import PhaseConfig
+from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig
 
 PREEMPTED = 75
 CONFIG = tiny_config(
@@ -25,6 +25,12 @@ CONFIG = tiny_config(
         PhaseConfig(name="A", num_epochs=1.5, lr_by_part={p: lr for p, lr in PHASE_A.items() if p != "head"}),
     ),
     eval_every_steps=3,
+    augment=AugmentConfig(
+        speeds=(0.9, 1.1),
+        noise=NoiseConfig(share=0.5, kinds=("white",)),
+        codec=CodecConfig(share=0.5, channels=("opus", "telephone")),
+        spec_augment=SpecAugmentConfig(),
+    ),
 )
 
 

@@ -19,33 +19,30 @@ from tiny_run import tiny_config
 from torch import Tensor
 
 from shibolet.errors import Preempted
-from shibolet.train import stage
+from shibolet.train import ranks, stage
 from shibolet.train.config import LoraSettings, TrainConfig
+from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.ranks import join_ranks
 from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
 FORK = multiprocessing.get_context("forkserver")
+BUCKET_NUMEL = 100_000  # on CPUs: many buckets a sum, and weights that take two
 
 
 def train(
     world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = CONFIG, *, terminate_at: int = 0,
-    out_of_memory_at: int = 0, on_cpu: bool = True, within_s: float = 180.0,
+    out_of_memory_at: int = 0, no_room_at: tuple[int, ...] = (), on_cpu: bool = True, within_s: float = 180.0,
 ) -> list[int]:  # fmt: skip
     """Train as `world_size` ranks; their exit codes. Ranks that take longer say where they are, and are killed.
 
     The last rank gets a SIGTERM before it ends step `terminate_at`, and runs out of memory in its pack
-    `out_of_memory_at` (0: never).
+    `out_of_memory_at` (0: never), and as it makes room for the sums of gradients `no_room_at`.
     """
     out.mkdir(exist_ok=True)
     port = free_port()
-    processes = [
-        FORK.Process(
-            target=_train_as_rank,
-            args=(rank, world_size, port, base, prepared, out, config, terminate_at, out_of_memory_at, on_cpu),
-        )
-        for rank in range(world_size)
-    ]
+    job = (world_size, port, base, prepared, out, config, terminate_at, out_of_memory_at, no_room_at, on_cpu)
+    processes = [FORK.Process(target=_train_as_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + within_s
@@ -71,14 +68,14 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def failing_at(function: Callable, number: int) -> Callable:
-    """The function, out of memory in its call `number` (from 1)."""
+def failing_at(function: Callable, *numbers: int) -> Callable:
+    """The function, out of memory in its calls `numbers` (from 1)."""
     calls = itertools.count(1)
 
-    def wrapped(*args: Any) -> Any:
-        if next(calls) == number:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) in numbers:
             raise torch.OutOfMemoryError("injected")
-        return function(*args)
+        return function(*args, **kwargs)
 
     return wrapped
 
@@ -92,7 +89,7 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 def _train_as_rank(
     rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
-    terminate_at: int, out_of_memory_at: int, on_cpu: bool,
+    terminate_at: int, out_of_memory_at: int, no_room_at: tuple[int, ...], on_cpu: bool,
 ) -> None:  # fmt: skip
     faulthandler.enable()
     os.environ |= {
@@ -118,6 +115,10 @@ def _train_as_rank(
         GradualUnfreezeTrainer._after_step = at_call(after_step, terminate_at, signal.SIGTERM)
     if out_of_memory_at and rank == world_size - 1:
         PackedLoss.forward = failing_at(PackedLoss.forward, out_of_memory_at)
+    if rank == world_size - 1:
+        MasterAdamW.allocate_sum = failing_at(MasterAdamW.allocate_sum, *no_room_at)
+    if on_cpu:
+        ranks._BUCKET_NUMEL = BUCKET_NUMEL
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=config, language="Hebrew", seed=5,

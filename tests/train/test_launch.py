@@ -1,16 +1,17 @@
 """Ranks live and die together: protects from a rank that waits for a dead one, and from a stop that nobody hears."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from shibolet.errors import DataError, Preempted
+from shibolet.errors import DataError, DiskError, Preempted
 from shibolet.train.launch import launch
 
 
@@ -31,13 +32,24 @@ def die_alone(number: int, send) -> None:
     time.sleep(60)
 
 
-def until_told(job, send) -> None:
-    """What a training does with a signal, without the training."""
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+def until_told(folder: Path, send) -> None:
+    """What a training does with a signal, without the training: who gets it tells the others, here by a file."""
+    told = folder / "told"
+    signal.signal(signal.SIGTERM, lambda *_: told.touch())
     send(os.getpid())
-    assert told.wait(60)
+    deadline = time.monotonic() + 60
+    while not told.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     send("checkpoint")
+    raise Preempted("stopped")
+
+
+def stop_one_slowly(seconds: float, send) -> None:
+    """Rank 0 has a checkpoint to commit."""
+    if os.environ["RANK"] == "0":
+        time.sleep(seconds)
+        send("checkpoint")
     raise Preempted("stopped")
 
 
@@ -57,38 +69,62 @@ def test_the_first_failure_is_the_one_that_is_raised(monkeypatch):
         start(fail_alone, DataError("'x' cannot be read"))
     with pytest.raises(RuntimeError, match=r"(?s)rank 1 failed:.*ZeroDivisionError: a defect"):
         start(fail_alone, ZeroDivisionError("a defect"))
+    with pytest.raises(DiskError, match="x could not be written: no room; make room and run the same command again"):
+        start(fail_alone, OSError(errno.ENOSPC, "no room", "x"))
     with pytest.raises(RuntimeError, match="rank 1 ended with SIGKILL, out of memory perhaps"):
         start(die_alone, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"rank 1 ended with SIGUSR1$"):
+        start(die_alone, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_is_stopped_outside_its_loop_is_a_stop(monkeypatch, caplog, number: signal.Signals):
+    """While it loads, say; the others wait for it in vain."""
+    monkeypatch.setattr("shibolet.train.launch._GRACE_S", 0.2)
+    with pytest.raises(Preempted, match=f"rank 1 was stopped by {number.name}; the same command continues"):
+        start(die_alone, number)
+    assert caplog.messages == ["rank 0 has not ended by itself and is killed"]
+
+
+def test_a_rank_that_stops_as_agreed_has_time_for_its_checkpoint(monkeypatch, caplog):
+    monkeypatch.setattr("shibolet.train.launch._GRACE_S", 0.1)
+    heard = []
+    with pytest.raises(Preempted, match="stopped"):
+        start(stop_one_slowly, 1.0, heard.append)
+    assert heard == ["checkpoint"] and not caplog.messages
+    monkeypatch.setattr("shibolet.train.launch._PREEMPTED_GRACE_S", 0.1)
+    with pytest.raises(Preempted, match="stopped"):
+        start(stop_one_slowly, 60.0)
+    assert caplog.messages == ["rank 0 has not ended by itself and is killed"]
 
 
 @pytest.mark.parametrize("to", ["launcher", "one rank"])
-def test_a_signal_stops_all_with_a_checkpoint(to: str):
+def test_a_signal_stops_all_with_a_checkpoint(to: str, tmp_path: Path):
     heard = []
 
     def on_message(message) -> None:
         heard.append(message)
         pids = [pid for pid in heard if isinstance(pid, int)]
         if len(pids) == 2 and len(heard) == 2:
-            for pid in [os.getpid()] if to == "launcher" else pids:  # a training tells the other ranks itself
-                os.kill(pid, signal.SIGTERM)
+            os.kill(os.getpid() if to == "launcher" else pids[0], signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted):
-        start(until_told, None, on_message)
+        start(until_told, tmp_path, on_message)
     assert heard[2:] == ["checkpoint"] * 2
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ranks_stop_when_the_launcher_is_killed(tmp_path):
+def test_ranks_stop_when_the_launcher_is_killed(tmp_path: Path):
     """Its ranks are in sessions of their own, so nobody else would tell them."""
     script = tmp_path / "launcher.py"
     script.write_text(
         textwrap.dedent(f"""
-        import sys
+        import pathlib, sys
         sys.path.insert(0, {str(os.path.dirname(__file__))!r})
         from test_launch import start, until_told
         if __name__ == "__main__":
-            start(until_told, None, lambda message: print(message, flush=True))
+            start(until_told, pathlib.Path({str(tmp_path)!r}), lambda message: print(message, flush=True))
         """)
     )
     launcher = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)

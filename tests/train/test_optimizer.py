@@ -106,7 +106,7 @@ def test_a_parameter_without_a_gradient_is_named():
     model, optimizer = make(torch.float32)
     model.first(torch.ones(1, 8)).sum().backward()
     with pytest.raises(ShiboletError, match=r"'second\.weight' is to be trained but got no gradient"):
-        optimizer.collect_gradients()
+        optimizer.allocate_sum()
 
 
 def test_groups_must_be_the_trainable_set():

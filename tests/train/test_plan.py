@@ -6,6 +6,7 @@ from tiny_run import tiny_config
 from shibolet.errors import RecipeError
 from shibolet.model.offline import standard_config
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
+from shibolet.train.memory import assumed_sizes
 from shibolet.train.plan import make_plan, meta_model
 
 B = {"projector": 2e-4, "decoder.layers[16:28]": 5e-5, "head": 1e-4, "lora": 2e-4}
@@ -67,7 +68,7 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
 
 
 def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
-    config = hebrew_round2(price_per_gpu_hour_usd=0.8)
+    config = hebrew_round2(price_per_gpu_hour_usd=0.8, pack_tokens=8192)
     model = meta_model(standard_config(), config)
     tight, roomy = (
         make_plan(config, model, None, num_utterances=73_579, gpu_memory_gib=gib, world_size=2) for gib in (30, 80)
@@ -86,6 +87,28 @@ def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
         cost["hours"] * 1.6, abs=0.02
     )
     assert list(cost["specified_usd"].values()) == [77, 38]
+
+
+def test_without_a_length_of_packs_they_are_as_large_as_fit_in_every_phase():
+    config = hebrew_round2()
+    model = meta_model(standard_config(), config)
+    small, large = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (40, 141))
+    fits = [phase["largest_pack_tokens"] for phase in small["phases"]]
+    assert small["step"]["pack_tokens"] == min(fits) == fits[1] < fits[0]
+    mean_tokens = sum(size[0] for size in assumed_sizes(4096)) / 64
+    assert min(fits) > mean_tokens  # a step of 64 utterances is one pack in 40 GiB, as a rule
+    assert all(phase["gib"]["sum"] <= 40 for phase in small["phases"])
+    longest = sorted((size[0] for size in assumed_sizes(4096)), reverse=True)[:64]
+    assert large["step"]["pack_tokens"] == sum(longest)  # and always in 141 GiB
+
+
+def test_a_pack_takes_its_launches_however_small_it_is():
+    config = hebrew_round2()
+    model = meta_model(standard_config(), config)
+    small, large = (make_plan(config, model, None, gpu="H200", gpu_memory_gib=gib) for gib in (24, 141))
+    assert small["step"]["pack_tokens"] < 3500
+    for one, other in zip(small["phases"], large["phases"], strict=True):
+        assert one["step_s"] > 1.3 * other["step_s"]
 
 
 def test_a_gpu_that_holds_not_one_utterance_is_named():

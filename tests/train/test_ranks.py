@@ -15,10 +15,10 @@ def rows(out: Path) -> list[dict]:
 
 
 def same(one: Path, other: Path, rel: float) -> None:
-    """The same losses and clipped gradient norms, step by step."""
+    """The same losses and gradient norms, step by step."""
     for a, b in zip(rows(one), rows(other), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=rel), b["step"]
-        assert min(b["grad_norm"], 1) == pytest.approx(min(a["grad_norm"], 1), rel=rel), b["step"]
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=rel), b["step"]
 
 
 @pytest.mark.slow
@@ -36,19 +36,20 @@ def test_ranks_packs_and_memory_change_nothing_over_20_steps(base_dir: Path, tmp
     )  # fmt: skip
     whole = ranks.CONFIG.model_copy(update={"phases": phases, "pack_tokens": 4096})
     quarters = whole.model_copy(update={"pack_tokens": 150})
-    for name, world_size, config, out_of_memory_at in (
-        ("one", 1, whole, 0), ("packs", 1, quarters, 0), ("ranks", 2, whole, 0), ("memory", 2, whole, 5),
+    for name, world_size, config, failures in (
+        ("one", 1, whole, {}), ("packs", 1, quarters, {}), ("ranks", 2, whole, {}),
+        ("memory", 2, whole, {"out_of_memory_at": 5}),
+        ("sum", 2, whole, {"no_room_at": (1, 5)}),  # for the first bucket; for zeros, in the rank that has no utterance
     ):  # fmt: skip
-        codes = train(
-            world_size, base_dir, tmp_path / "prepared", tmp_path / name, config, out_of_memory_at=out_of_memory_at
-        )
+        codes = train(world_size, base_dir, tmp_path / "prepared", tmp_path / name, config, **failures)
         assert codes == [0] * world_size
     assert [row["utterances"] for row in rows(tmp_path / "ranks")] == [8, 8, 1] * 7
-    for name in ("packs", "ranks", "memory"):
+    for name in ("packs", "ranks", "memory", "sum"):
         same(tmp_path / "one", tmp_path / name, rel=1e-5)
-    events = [json.loads(line) for line in (tmp_path / "memory" / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["out_of_memory"]  # in one rank, agreed on by both
-    for name in ("ranks", "memory"):
+    for name, steps in (("memory", [4]), ("sum", [0, 2])):  # in one rank, agreed on by both
+        events = [json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
+        assert [(event["step"], event["event"]) for event in events] == [(step, "out_of_memory") for step in steps]
+    for name in ("ranks", "memory", "sum"):
         held = [[phase["digest"] for phase in ranks.phases(tmp_path / name, rank)] for rank in (0, 1)]
         assert len(held[0]) == 2 and held[0] == held[1]  # after B and after A, the newly thawed layers included
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import killed
@@ -17,6 +18,8 @@ KILLS = [
     ("step", 1), ("step", 3), ("step", 2), ("save_file", 2), ("write_json", 2), ("replace", 1), ("write_bytes", 1),
     ("sync_dir", 1), ("write_final", 1),
 ]  # fmt: skip
+
+PLACES = {"step": 8, "save_file": 14, "write_json": 10, "replace": 5, "write_bytes": 5, "sync_dir": 5}  # calls in a run
 
 
 def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None = None, kill: int = signal.SIGKILL) -> int:
@@ -53,15 +56,40 @@ def check_killed(base: Path, prepared: Path, out: Path, kills: list[tuple[str, i
     """Kill one process after the other in one folder, let the last one finish; how many kills struck."""
     struck = sum(train(base, prepared, out, at) == -signal.SIGKILL for at in kills)
     assert train(base, prepared, out) == 0
+    check_same(out, whole)
+    return struck
+
+
+def check_same(out: Path, whole: dict) -> None:
     found = outcome(out)
     assert found["metrics"] == whole["metrics"]
     assert set(found) == set(whole)
     assert not [name for name in whole if found[name] != whole[name]]
-    return struck
 
 
 def test_killed_in_both_phases_and_within_checkpoints(base_dir, prepared_dir, tmp_path: Path, whole):
     assert check_killed(base_dir, prepared_dir, tmp_path, KILLS, whole) == len(KILLS)
+
+
+def test_killed_at_25_random_points(base_dir, prepared_dir, tmp_path: Path, whole):
+    """One kill after the other until a training gets through; then another training, two at a time."""
+
+    def struck(seed: int, wanted: int) -> int:
+        rng, kills, folders = random.Random(seed), 0, 0
+        while kills < wanted:
+            place = rng.choice(list(PLACES))
+            at = place, rng.randint(1, PLACES[place] // 2)  # further on by what the ones before got done
+            out = tmp_path / f"{seed}-{folders}"
+            if (code := train(base_dir, prepared_dir, out, at)) == -signal.SIGKILL:
+                kills += 1
+                continue
+            assert code == 0
+            check_same(out, whole)
+            folders += 1
+        return kills + check_killed(base_dir, prepared_dir, out, [], whole)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sum(threads.map(struck, (0, 1), (12, 13))) == 25
 
 
 @pytest.mark.slow
@@ -69,12 +97,11 @@ def test_killed_in_both_phases_and_within_checkpoints(base_dir, prepared_dir, tm
 def test_killed_at_100_random_points(base_dir, prepared_dir, tmp_path: Path, whole, block: int):
     """25 a block, each from the start, so that every point lies where it does in a whole run."""
     rng = random.Random(block)
-    places = {"step": 8, "save_file": 14, "write_json": 10, "replace": 5, "write_bytes": 5, "sync_dir": 5}
     struck = 0
     for number in range(25):
-        place = rng.choice(list(places))
+        place = rng.choice(list(PLACES))
         struck += check_killed(
-            base_dir, prepared_dir, tmp_path / str(number), [(place, rng.randint(1, places[place]))], whole
+            base_dir, prepared_dir, tmp_path / str(number), [(place, rng.randint(1, PLACES[place]))], whole
         )
     assert struck == 25
 

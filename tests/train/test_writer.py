@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_trainer import run
+from test_trainer import rows, run
 from tiny_run import tiny_config
 
 from shibolet.errors import DiskError
-from shibolet.train import checkpoint
+from shibolet.train import checkpoint, stage
 from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.trackers import MetricsFile
 from shibolet.train.writer import CheckpointWriter
 
 
@@ -48,6 +50,17 @@ def test_one_is_in_flight_and_the_next_waits(tmp_path: Path, monkeypatch):
     assert CheckpointStore(tmp_path).latest().state == {"step": 2}
 
 
+def test_the_metrics_have_all_the_time_that_the_loop_stood_still(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    """For the checkpoint before, the record and the copy."""
+    for kind, name in ((CheckpointWriter, "wait"), (MetricsFile, "sync"), (CheckpointWriter, "submit")):
+        plain = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *args, plain=plain: time.sleep(0.1) or plain(*args))
+    run(base_dir, prepared_dir, tmp_path, tiny_config(checkpoint_every_steps=1))
+    stood_s = [row["timing"]["checkpoint_s"] for row in rows(tmp_path)]
+    assert stood_s[0] == 0 and len(stood_s) == 6
+    assert min(stood_s[1:]) > 0.4  # it waits in `submit` too
+
+
 @pytest.mark.parametrize("call", ["save_file", "write_json", "hash_file"])
 def test_a_full_disk_ends_with_a_sentence_and_the_old_checkpoints(
     base_dir, prepared_dir, tmp_path: Path, monkeypatch, call: str
@@ -73,3 +86,24 @@ def test_a_full_disk_ends_with_a_sentence_and_the_old_checkpoints(
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1, 2, 3, 4, 5, 6,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded", "final/tokenizer.json"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_too_full_for_the_result_is_a_sentence_and_not_a_defect(
+    base_dir, prepared_dir, tmp_path: Path, monkeypatch, error
+):
+    def full(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "save_model", full)
+        where = getattr(error, "filename", None) or tmp_path / "final"
+        with pytest.raises(DiskError, match=f"^{where} could not be written: .*; make room and run the same command"):
+            run(base_dir, prepared_dir, tmp_path, tiny_config())
+    assert run(base_dir, prepared_dir, tmp_path, tiny_config())["steps"] == 6 and (tmp_path / "final").exists()

@@ -28,7 +28,7 @@ FITTED = (
     *(f"swapped:{which}" for which in ("random", "same speaker", "nearest length")),
     *(f"{what}_{side}_cut:{x}" for what in ("text", "audio") for side in ("head", "tail") for x in ("25%", "50%")),
     *(f"{what}:40%" for what in ("words_dropped", "run_dropped", "words_inserted", "words_substituted")),
-    "shifted:2 s", "other_language:text", "other_language:audio",
+    "shifted:2 s", "shuffled_letters", "other_language:audio",
     *(f"no_speech:{what}" for what in ("silence", "noise", "tones")),
 )  # fmt: skip
 NOT_UNDERSTOOD = ("pink_noise:0 dB", "babble_noise:0 dB")  # harmless, but a listener may well hear another text

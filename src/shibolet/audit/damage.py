@@ -306,8 +306,8 @@ def _any_word(pool: Pool, rng: random.Random) -> str:
     return rng.choice(rng.choice(pool.originals).words)
 
 
-def other_language(original: Original, pool: Pool, rng: random.Random) -> Clip | None:
-    """Words of the same letters that are none: what another language in the same script looks like."""
+def shuffle_letters(original: Original, pool: Pool, rng: random.Random) -> Clip | None:
+    """Each word with its letters in another order: as long and as likely letters, and no text of any language."""
     return texted(original.clip, ["".join(rng.sample(word, len(word))) for word in original.words])
 
 
@@ -349,7 +349,7 @@ def matrix(language: str) -> list[Row]:
                 level = "1 word" if share is None else pct(share)
                 rows.append(Row(kind=kind, level=level, change=edited(share, edit)))
     rows += [Row(kind="shifted", level=f"{s:g} s", change=shifted(s)) for s in (0.5, 1.0, 2.0, 5.0)]
-    rows += [Row(kind="other_language", level="text", change=other_language),
+    rows += [Row(kind="shuffled_letters", change=shuffle_letters),
              Row(kind="other_language", level="audio", change=foreign_audio)]  # fmt: skip
     rows += [Row(kind="no_speech", level=w, change=sounding(NoSpeech(w))) for w in ("silence", "noise", "tones")]
     sounds: dict[tuple[str, str], object] = {

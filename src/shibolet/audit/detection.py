@@ -18,6 +18,13 @@ FALSE_ALARMS = (0.01, 0.02, 0.05)
 FEARED = ("swapped:random", "text_head_cut:50%", "text_tail_cut:50%", "audio_head_cut:50%", "audio_tail_cut:50%",
           "no_speech:silence")  # fmt: skip
 SNR_EDGES_DB = (10, 20, 30)
+# Kinds that do the same to a listener: a map that has seen one has seen the others. Other kinds stand alone.
+FAMILIES = {
+    "another text": ("swapped", "shuffled_letters", "other_language"),
+    "text missing": ("text_head_cut", "text_tail_cut", "words_dropped", "run_dropped"),
+    "audio cut": ("audio_head_cut", "audio_tail_cut", "shifted"),
+}
+HYPOTHESIS = ("cer", "edge_cer")  # signals that need no likelihood
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,22 +128,27 @@ def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: Au
 
 
 def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
-    """What a map detects of a kind of damage that it never saw: fitted without each kind in turn."""
-    kinds = dict.fromkeys(t.row.partition(":")[0] for t in fitting if not t.harmless)
+    """What a map detects of damage that it never saw: fitted without each family of kinds in turn."""
+    good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
     lines = []
-    for kind in kinds:
-        calibration = fit_trials([t for t in fitting if t.row.partition(":")[0] != kind], identities)
+    for family in dict.fromkeys(family_of(t.row) for t in fitting if not t.harmless):
+        calibration = fit_trials([t for t in fitting if family_of(t.row) != family], identities)
         logits = _logits(held_out, calibration)
-        good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
-        for row in dict.fromkeys(t.row for t in fitting if t.row.partition(":")[0] == kind):
+        for row in dict.fromkeys(t.row for t in fitting if family_of(t.row) == family):
             own = [i for i, t in enumerate(held_out) if t.row == row]
             if own:
-                lines.append({"row": row, "num": len(own), **_detected(held_out, logits, good, own)})
+                lines.append({"row": row, "family": family, "num": len(own), **_detected(held_out, logits, good, own)})
     return lines
 
 
+def family_of(row: str) -> str:
+    """What a row of the matrix does to a listener; its kind where no other kind does the same."""
+    kind = row.partition(":")[0]
+    return next((family for family, kinds in FAMILIES.items() if kind in kinds), kind)
+
+
 def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
-    """AUROC by row of all signals in use, of all but one, with one more, of each alone: which earn their place."""
+    """AUROC by row of all signals in use, of all but some, with one more, of each alone: which earn their place."""
     good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
     rows = list(dict.fromkeys(t.row for t in held_out if not t.harmless))
     members = {row: [i for i, t in enumerate(held_out) if t.row == row] for row in rows}
@@ -157,7 +169,8 @@ def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tu
         return _logits(held_out, fit_trials(fitting, identities, names))
 
     lines = [line("all", fitted(EVIDENCE))]
-    lines += [line(f"all but {name}", fitted([n for n in EVIDENCE if n != name])) for name in EVIDENCE]
+    for names in (*((name,) for name in EVIDENCE), HYPOTHESIS):
+        lines.append(line(f"all but {' and '.join(names)}", fitted([n for n in EVIDENCE if n not in names])))
     lines += [line(f"all and {name}", fitted([*EVIDENCE, name])) for name in CANDIDATES]
     lines += [line(f"{name} alone", fitted([name])) for name in (*EVIDENCE, *CANDIDATES)]
     return lines

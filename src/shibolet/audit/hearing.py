@@ -16,12 +16,12 @@ from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, Heard, to_line
 from shibolet.audit.workers import AnyWorker, Load, WorkerLost, decode, hash_audio, run_each, weigh, worker_threads
 from shibolet.errors import DataError
-from shibolet.listen.long_audio import align_in_pieces
+from shibolet.listen.long_audio import align
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 
-VERSION = 6  # of the signals; raising it makes everything be heard again
+VERSION = 7  # of the signals; raising it makes everything be heard again
 HASHED_TOGETHER = 256  # files
 WHOLE = (0, 1)
 NOT_IN_FILE = "the file of hypotheses has none of this utterance"
@@ -127,7 +127,7 @@ class Listener:
                     hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
                 else:
                     hearings = self._recogniser.hear(samples, words)
-                alignments = align_in_pieces(self._aligner, samples, words, hearings, self._config.aligner_max_s)
+                alignments = align(self._aligner, samples, words, hearings, self._config.aligner_max_s)
             found = zip(usable, alignments, hearings, strict=True)
             material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]
             weighed = run_each(worker, weigh, material, limit_s)

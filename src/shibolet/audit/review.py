@@ -1,40 +1,30 @@
 """What people say against what the audit says: flags that came with the data, and verdicts saved from the page.
 
 Only a random draw can estimate what the audit gets wrong. Within each domain the flagged and the passed are drawn
-apart, in an order that depends on ids alone, and of each such cell the answered beginning counts: whoever stops early
-leaves a smaller random sample, not another one. Verdicts outside of it, as on the worst, are counted and estimate
-nothing.
+apart, in the order in which the audit's sample takes them, and of each such cell the answered beginning counts:
+whoever stops early leaves a smaller random sample, not another one, and a sample that grows adds to its end. Verdicts
+outside of it, as on the worst, are counted and estimate nothing.
 """
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
 from shibolet.records.files import write_jsonl
+from shibolet.records.review import Answer
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, estimate_rate, korn_graubard
 
-NUM_DRAWN = 240  # over all cells; a person answers about 60 in ten minutes, the first of each cell first
+NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 20  # good or bad, of the flagged and of the passed each; fewer give no rate
 COLUMNS = ("id", "source", "recording", "domain", "text", "failure", "is_low_quality", "suspect")  # read of a row
 VERDICTS = ("good", "bad", "unsure")
 Cell = tuple[str, bool]  # domain, flagged
-
-
-class Answer(BaseModel):
-    """A person's verdict on one utterance, as the page saves it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str
-    verdict: Literal["good", "bad", "unsure"]
-    text: str  # that was judged: a verdict on another text of the same id does not count
 
 
 def human_flags(rows: Iterable[Mapping]) -> dict | None:
@@ -63,7 +53,7 @@ def read_review(path: Path) -> dict[str, Answer]:
     """Answers by utterance id; of two on the same utterance the later. DataError names the line that is none."""
     answers = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand inside a text
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"review {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -91,23 +81,21 @@ def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> None
 
 
 def draw_cells(rows: Iterable[Mapping], seed: int) -> dict[Cell, list[str]]:
-    """By cell the ids of a random sample in its order; what could not be heard is not there: nobody need judge it."""
+    """By cell its ids in random order; what could not be heard is not there: nobody need judge it.
+
+    A sample of a stratum grows in the order of its lots, so what is heard later comes after what was answered.
+    """
     cells: dict[Cell, list[str]] = defaultdict(list)
     for row in rows:
         if not row["failure"]:
             cells[row["domain"], row["is_low_quality"]].append(row["id"])
-    size = math.ceil(NUM_DRAWN / max(len(cells), 1))
-    return {cell: sorted(cells[cell], key=lambda id: _lot(seed, id))[:size] for cell in sorted(cells)}
+    return {cell: sorted(cells[cell], key=lambda id: lot(seed, id)) for cell in sorted(cells)}
 
 
 def in_turns(cells: Mapping[Cell, Sequence[str]], seed: int) -> list[str]:
-    """The drawn ids, the first of each cell before the second of any; a turn is shuffled, so it gives no cell away."""
-    turns = [(turn, _lot(seed + 1, id), id) for ids in cells.values() for turn, id in enumerate(ids)]
-    return [id for _, _, id in sorted(turns)]
-
-
-def _lot(seed: int, id: str) -> bytes:
-    return hashlib.sha256(f"review/{seed}/{id}".encode()).digest()
+    """The ids to judge, the first of each cell before the second of any; a turn is shuffled and gives no cell away."""
+    turns = [(turn, lot(seed + 1, id), id) for ids in cells.values() for turn, id in enumerate(ids)]
+    return [id for _, _, id in sorted(turns)[:NUM_DRAWN]]
 
 
 def review(
@@ -252,8 +240,8 @@ def _notes(
     num_counted = sum(map(len, counted.values()))
     if chosen := len(verdicts) - num_counted:
         notes.append(
-            f"{chosen} verdicts are on utterances that the person chose, or that come after one left out of the random "
-            "draw: they are counted, and no rate is taken from them."
+            f"{chosen} verdicts are on utterances that the person chose, or that come after one of the random draw "
+            "that has no answer: they are counted, and no rate is taken from them."
         )
     if unsure := num_counted - sum(map(len, sure.values())):
         notes.append(f"{unsure} of {num_counted} in the draw are unsure and left out, as if they were like the others.")

@@ -6,8 +6,8 @@ Knows nothing of verdicts: the gate weights what was heard back to the populatio
 import hashlib
 import heapq
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,6 +64,7 @@ class Sample:
     """The utterances to hear, by stratum, and what a reader must know about how they were drawn."""
 
     strata: dict[str, Stratum]
+    in_order: tuple[str, ...]  # ids over all strata: a larger sample of the same data begins with a smaller one
     notes: tuple[str, ...]  # sentences
 
     @cached_property
@@ -94,20 +95,28 @@ def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample
     sizes = {name: len(durations[name]) for name in sorted(durations)}
     num_drawn = config.num_utterances(len(seen))
     shares = _shares(sizes, config.shares)
-    places = allocate(sizes, shares, num_drawn)
+    turns = list(_turns(sizes, shares, num_drawn))
+    places = Counter(turns)
     strata = {
         name: Stratum(
             num_utterances=size,
             hours=math.fsum(durations[name].values()) / 3600,
-            ids=tuple(heapq.nsmallest(places[name], durations[name], key=lambda id: _lot(config.seed, id))),
+            ids=tuple(heapq.nsmallest(places[name], durations[name], key=lambda id: lot(config.seed, id))),
         )
         for name, size in sizes.items()
     }
-    return Sample(strata=strata, notes=tuple(_notes(sizes, shares, num_drawn, config)))
+    ids = {name: iter(stratum.ids) for name, stratum in strata.items()}
+    in_order = tuple(next(ids[name]) for name in turns)
+    return Sample(strata=strata, in_order=in_order, notes=tuple(_notes(sizes, shares, num_drawn, config)))
 
 
 def allocate(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many of `total` utterances each stratum gives: in proportion to `shares`, never more than its size.
+    """How many of `total` utterances each stratum gives: in proportion to `shares`, never more than its size."""
+    return {**dict.fromkeys(sizes, 0), **Counter(_turns(sizes, shares, total))}
+
+
+def _turns(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) -> Iterator[str]:
+    """The stratum that gives the first place, the second, ...
 
     Places go one by one to the stratum that is furthest behind (Sainte-Lague's divisors 1, 3, 5, ...; largest
     remainders would take places back as the total grows), after the first two of each; a full stratum drops out.
@@ -118,9 +127,9 @@ def allocate(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) 
     for _ in range(min(total, sum(sizes.values()))):
         _, _, name = heapq.heappop(queue)
         places[name] += 1
+        yield name
         if places[name] < sizes[name]:
             heapq.heappush(queue, (places[name] >= MIN_PER_STRATUM, (2 * places[name] + 1) / shares[name], name))
-    return places
 
 
 def _shares(sizes: Mapping[str, int], named: Mapping[str, float]) -> dict[str, float]:
@@ -132,7 +141,8 @@ def _shares(sizes: Mapping[str, int], named: Mapping[str, float]) -> dict[str, f
     return unnamed | {name: share * rest for name, share in present.items()}
 
 
-def _lot(seed: int, id: str) -> bytes:
+def lot(seed: int, id: str) -> bytes:
+    """The place of an utterance in every random order of a sample; the smallest are drawn."""
     return hashlib.sha256(f"{seed}/{id}".encode()).digest()
 
 

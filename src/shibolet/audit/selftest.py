@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from shibolet.audit.clip import Clip
-from shibolet.audit.damage import Gain, NoSpeech, Row, Speed, cut_audio, cut_text, other_language, sounding, swapped
+from shibolet.audit.damage import Gain, NoSpeech, Row, Speed, cut_audio, cut_text, shuffle_letters, sounding, swapped
 from shibolet.listen.protocols import Alignment
 
 ROWS = (
@@ -18,7 +18,7 @@ ROWS = (
     Row(kind="text_halved", change=cut_text(0.5, "either")),
     Row(kind="audio_halved", change=cut_audio(0.5, "either")),
     Row(kind="silent", change=sounding(NoSpeech("silence"))),
-    Row(kind="other_text", change=other_language),
+    Row(kind="shuffled_letters", change=shuffle_letters),
     Row(kind="quieter", harmless=True, change=sounding(Gain(-6.0))),
     Row(kind="faster", harmless=True, change=sounding(Speed(1.05))),
     Row(kind="slower", harmless=True, change=sounding(Speed(0.95))),

@@ -11,6 +11,7 @@ import numpy as np
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.scoring.counts import count_chars
 from shibolet.speech.activity import Sound
+from shibolet.speech.text.rules import letters_of
 
 EDGE_LETTERS = 5  # edge CER looks at this many letters at each end, as NeMo's does
 
@@ -70,11 +71,6 @@ def letters_found(words: list[str], hypothesis: str) -> np.ndarray:
             hit[chunk.ref_start_idx : chunk.ref_end_idx] = True
     ends = np.cumsum([len(word) for word in words])
     return np.array([hit[end - len(w) : end].mean() if w else 0.0 for w, end in zip(words, ends, strict=True)])
-
-
-def letters_of(text: str) -> str:
-    """Letters and digits, lower case; gershayim inside a word, spaces and punctuation are not compared."""
-    return "".join(char for char in text.lower() if char.isalnum())
 
 
 def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, float]) -> np.ndarray:

@@ -4,7 +4,6 @@ Writes `alignment_report.json`, `utterances.parquet` (one row for each utterance
 heard is kept in the cache folder, so that thresholds can be changed without listening again.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -19,7 +18,7 @@ from shibolet.audit.clip import Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.damage import Original, Pool, copies
 from shibolet.audit.hearing import Listener
-from shibolet.audit.sampling import draw_sample
+from shibolet.audit.sampling import Sample, draw_sample
 from shibolet.audit.signals import Signals
 from shibolet.audit.summary import summarise
 from shibolet.audit.table import UNREADABLE, judge_all, row_of, unreadable_row, write_rows
@@ -54,7 +53,7 @@ def run_audit(
     given, detector = None, None
     if config.calibration:
         given, detector = read_calibration(config.calibration, listener.identities)
-    tested, copied, everything = _with_copies(chosen, clips, listener, config, language)
+    tested, copied, everything = _with_copies(chosen, clips, sample, listener, config, language)
     heard = listener.merge(everything) if merge else listener.hear(everything, on_progress)
     calibration, tallies = _calibrate(tested, copied, heard, listener.identities, config, given)
     judged = ((u, wordless.get(u.id) or heard[u.id]) for u in chosen)
@@ -89,10 +88,10 @@ def hear_shard(
     on_progress: Progress | None = None,
 ) -> None:
     """Hear the i-th of n parts of an audit, counted from 0, into the listener's folder: `run_audit` finds it there."""
-    ids = draw_sample(utterances, config.sample).ids
-    chosen = [u for u in utterances if u.id in ids]
+    sample = draw_sample(utterances, config.sample)
+    chosen = [u for u in utterances if u.id in sample.ids]
     clips, _ = _clips(chosen, language)
-    listener.hear(_with_copies(chosen, clips, listener, config, language)[2], on_progress, shard)
+    listener.hear(_with_copies(chosen, clips, sample, listener, config, language)[2], on_progress, shard)
 
 
 def hear_rest(
@@ -130,10 +129,15 @@ def _clips(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], 
 
 
 def _with_copies(
-    utterances: Iterable[Utterance], clips: Sequence[Clip], listener: Listener, config: AuditConfig, language: str
+    utterances: Iterable[Utterance],
+    clips: Sequence[Clip],
+    sample: Sample,
+    listener: Listener,
+    config: AuditConfig,
+    language: str,
 ) -> tuple[list[Clip], dict[str, list[Clip]], list[Clip]]:
     """Clips for the self-test, their damaged copies by kind, and all that an audit listens to."""
-    tested = _tested(clips, config.selftest.num_clips, config.sample.seed)
+    tested = _tested(clips, sample, config.selftest.num_clips)
     by_id = {u.id: u for u in utterances}
     originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
     made = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
@@ -143,9 +147,10 @@ def _with_copies(
     return tested, copied, [*clips, *(copy for kind in copied.values() for copy in kind)]
 
 
-def _tested(clips: Sequence[Clip], num_clips: int, seed: int) -> list[Clip]:
-    """Clips for the self-test: a fixed draw, the same for the same clips in any order."""
-    return sorted(clips, key=lambda c: hashlib.sha256(f"selftest/{seed}/{c.key}".encode()).digest())[:num_clips]
+def _tested(clips: Sequence[Clip], sample: Sample, num_clips: int) -> list[Clip]:
+    """Clips for the self-test: the first of the sample, so that hearing more changes no verdict on what was heard."""
+    by_id = {clip.key: clip for clip in clips}
+    return [by_id[id] for id in sample.in_order if id in by_id][:num_clips]
 
 
 def _calibrate(

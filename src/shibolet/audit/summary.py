@@ -11,7 +11,7 @@ from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import human_flags
 from shibolet.audit.table import read_columns
 
-_TEXTS = ("domain", "recording", "failure", "suspect")
+_TEXTS = ("domain", "failure", "suspect")
 _NUMBERS = ("is_low_quality", "length_mismatch", "coverage", "confidence")
 Columns = dict[str, np.ndarray]
 
@@ -32,9 +32,6 @@ def summarise(
     points = (
         {f"p{p}": round(float(np.percentile(coverage, p)), 4) for p in (10, 25, 50, 75, 90)} if scored.any() else {}
     )
-    notes = [*notes, _calibration_note(calibration)]
-    if any(recording is None for recording in columns["recording"][scored]):
-        notes.append("Utterances without a recording key count as independent of each other.")
     return {
         "low_quality_percentage": round(100 * int(low.sum()) / total, 2) if total else 0.0,
         "low_quality_count": int(low.sum()),
@@ -53,7 +50,7 @@ def summarise(
         "self_test": self_test,
         "calibration": {"kind": calibration.kind, "num_clean": calibration.num_clean,
                         "num_left_out": calibration.num_left_out, "models": list(calibration.identities)},
-        "notes": notes,
+        "notes": list(notes),
     }  # fmt: skip
 
 
@@ -67,15 +64,6 @@ def _flagged(table: Path) -> list[dict]:
     if pq.read_table(table, columns=["flags"])["flags"].null_count == pq.read_metadata(table).num_rows:
         return []
     return pq.read_table(table, columns=["flags", "is_low_quality", "suspect", "failure"]).to_pylist()
-
-
-def _calibration_note(calibration: Calibration) -> str:
-    if calibration.kind != "self":
-        return f"Calibrated on '{calibration.kind}': {calibration.num_clean} clean clips and copies, none of them here."
-    return (
-        f"Calibrated on the judged data's own clips: {calibration.num_clean} stood for clean, "
-        f"{calibration.num_left_out} looked damaged and were left out."
-    )
 
 
 def _domain(columns: Columns) -> dict:

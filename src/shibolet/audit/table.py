@@ -16,7 +16,7 @@ from shibolet.audit.calibration import Calibration
 from shibolet.audit.clip import Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.signals import Signals
-from shibolet.audit.verdict import Verdict, judge
+from shibolet.audit.verdict import Verdict, is_foreign, judge
 from shibolet.records.files import writing
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
@@ -53,20 +53,21 @@ def row_of(
     u: Utterance, evidence: Evidence, calibration: Calibration, config: AuditConfig, language: str, run_dir: Path
 ) -> dict:
     """What the table says of an utterance; audio below `run_dir` is named relative to it."""
-    verdict = judge_all([evidence.signals], calibration, config)[0]
+    verdict, rules = judge_all([evidence.signals], calibration, config)[0], get_language(language)
+    foreign = is_foreign(u.text, rules) or is_foreign(evidence.hypothesis, rules)
     signals = evidence.signals.to_json() if evidence.signals else dict.fromkeys(Signals.__dataclass_fields__)
     return {
         "id": u.id, "source": u.source, "recording": u.recording, "speaker": u.speaker, "domain": u.domain,
         "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)), "flags": u.flags,
         "failure": evidence.failure,
         "is_low_quality": verdict.low_quality if verdict else True,
-        "suspect": verdict.suspect if verdict else None,
+        "suspect": ("other_language" if verdict.suspect and foreign else verdict.suspect) if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [evidence.detail],
         "coverage": verdict.coverage if verdict else None,
         "confidence": round(verdict.confidence, 5) if verdict else None,
         "length_mismatch": verdict.length_mismatch if verdict else None,
         "hypothesis": evidence.hypothesis,
-        "words": list(get_language(language).to_words(u.text).tokens) if evidence.signals else [],
+        "words": list(rules.to_words(u.text).tokens) if evidence.signals else [],
         "starts_s": list(evidence.starts_s), "ends_s": list(evidence.ends_s),
         **{name: value for name, value in signals.items() if name != "coverage"},
     }  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.signals import Signals
+from shibolet.speech.text.language import Language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +16,7 @@ class Verdict:
     coverage: float
     confidence: float
     length_mismatch: bool
-    suspect: str | None  # wrong_text, text_missing, text_extra, audio_cut, no_speech; None when nothing is wrong
+    suspect: str | None  # wrong_text, text_missing, text_extra, audio_cut, no_speech, other_language; None: not low
     reasons: tuple[str, ...]  # sentences with the number that decided
 
 
@@ -65,3 +66,13 @@ def suspect(signals: Signals) -> str:
         # Words are missing from the audio: when it is cut, speech runs to the very edge.
         return "audio_cut" if signals.edge_cer > 0.5 else "text_extra"
     return "wrong_text"
+
+
+def is_foreign(text: str, language: Language) -> bool:
+    """Whether most of its words are in letters of another script; words without a letter are of no language.
+
+    Only the script tells: French in place of English, or English that was heard as Hebrew letters, is a wrong text.
+    """
+    words = language.to_words(text)
+    own = [ok for token, ok in zip(words.tokens, words.verifiable, strict=True) if any(map(str.isalpha, token))]
+    return sum(own) < len(own) / 2

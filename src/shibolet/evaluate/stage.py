@@ -8,7 +8,7 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +22,13 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.load import LoadedModel
 from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from shibolet.records.groups import count_groups
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
-from shibolet.scoring.rows import ScoredRow, score_row
+from shibolet.scoring.rows import ScoredRow, groups_of, score_row
 from shibolet.scoring.sclite import Entry, align_weighted, listing
 from shibolet.scoring.slices import Buckets, error_line, pool_by_slice
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
@@ -36,7 +37,7 @@ from shibolet.speech.activity import estimate_snr_db
 from shibolet.speech.text import Language, get_language
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
-FORMAT = 2  # of these files: older ones are made again
+FORMAT = 3  # of these files: older ones are made again
 ROW_FIELDS = ("id", "reference", "hypothesis", "duration_s", "domain", "recording", "speaker", "source")
 NO_HYPOTHESIS = "no_hypothesis"
 NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
@@ -71,16 +72,19 @@ def evaluate_set(
     model_name: str,
     identity: str,
     ledger: Sequence[LedgerLine] = (),
+    overlap: dict | None = None,
     on_progress: Progress | None = None,
 ) -> dict:
     """Transcribe and score a set, write its files into `out_dir`, and return the content of `scores.json`.
 
     An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; so are rows of
     `ledger`, which never became utterances, where their text is known, and the others are listed under
-    "unreadable_rows". A result that `out_dir` already holds for the same model identity, data and settings is returned
-    as it is.
+    "unreadable_rows". `overlap` is what the set shares with the model's training data, None where these are not known.
+    A result that `out_dir` already holds for the same model identity, data and settings is returned as it is.
     """
-    scored = _ScoredSet(set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger)
+    scored = _ScoredSet(
+        set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger, overlap
+    )
     return scored.found() or scored.write(*_hear(transcriber, utterances, config, on_progress))
 
 
@@ -124,6 +128,7 @@ class _ScoredSet:
     identity: str
     utterances: Sequence[Utterance]
     ledger: Sequence[LedgerLine]
+    overlap: dict | None = None
 
     def __post_init__(self) -> None:
         if not self.utterances:
@@ -150,6 +155,7 @@ class _ScoredSet:
             "language": self.language.name,
             "normaliser": self.language.scoring_version,
             "config": self.config.model_dump(mode="json", exclude=NOT_OF_A_SET),
+            "overlap": None if self.overlap is None else hash_json(self.overlap),
         }
 
     def found(self) -> dict | None:
@@ -160,7 +166,7 @@ class _ScoredSet:
     def write(self, hypotheses: Sequence[str], failures: list[dict], snrs_db: Sequence[float | None]) -> dict:
         lines = [
             _line(utterance, text, snr_db)
-            for utterance, text, snr_db in zip(self.utterances, hypotheses, snrs_db, strict=True)
+            for utterance, text, snr_db in zip(_with_files(self.utterances), hypotheses, snrs_db, strict=True)
         ] + [_line(_unheard(line), "", None) for line in self.unheard]
         rows = [_row(line, self.set_name, self.language) for line in lines]
         scores = {
@@ -170,6 +176,7 @@ class _ScoredSet:
             **describe(rows, self.language, self.config.buckets_s),
             "failures": [*failures, *map(_failure, self.unheard)],
             "unreadable_rows": self.unreadable,
+            "overlap": self.overlap,
             "inputs": self.inputs,
         }
         write_jsonl(self.out_dir / HYPOTHESES, lines)
@@ -183,8 +190,22 @@ def _failure(line: LedgerLine) -> dict:
 
 
 def _unheard(line: LedgerLine) -> Utterance:
-    audio, duration_s = AudioRef(path=""), line.duration_s or 0.0
-    return Utterance(id=line.id, audio=audio, text=line.text or "", duration_s=duration_s, source=line.source)
+    return Utterance(
+        id=line.id, audio=AudioRef(path=""), text=line.text or "", duration_s=line.duration_s or 0.0,
+        source=line.source, recording=line.recording, speaker=line.speaker,
+    )  # fmt: skip
+
+
+def _with_files(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """The same, with a file that several of them lie in as the recording of those whose own is not known."""
+    place = lambda u: (u.audio.path, u.audio.row)  # noqa: E731
+    times = Counter(map(place, utterances))
+    return [
+        replace(u, recording=Path(u.audio.path).name + ("" if u.audio.row is None else f" row {u.audio.row}"))
+        if u.recording is None and times[place(u)] > 1
+        else u
+        for u in utterances
+    ]
 
 
 def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) -> dict:
@@ -211,8 +232,8 @@ def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) ->
 def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bool = False) -> dict:
     """JSON of WER and CER in all, by domain, duration bucket, length, and where known by set, speaker and noise.
 
-    With `with_intervals` both carry "interval": [low, high] of the rate at 95% over "recordings", null when there are
-    fewer than two.
+    With `with_intervals` both carry "interval": [low, high] of the rate at 95%, null when there are too few "groups" of
+    recordings and speakers; "counted" says what these are, "caveat" why an interval may be too narrow.
     """
     slices = pool_by_slice(rows, buckets)
     scores = {
@@ -224,11 +245,13 @@ def summarise(rows: Sequence[ScoredRow], buckets: Buckets, *, with_intervals: bo
     if len(slices["sets"]) == 1:
         del scores["by_set"]
     if with_intervals:
-        clusters = [row.cluster for row in rows]
+        groups = groups_of(rows)
+        counted = count_groups(rows, groups)
+        scores |= {"counted": counted.words, "caveat": counted.caveat}
         for measure, counts in (("wer", [row.words for row in rows]), ("cer", [row.chars for row in rows])):
-            estimate = rate_interval(counts, clusters)
+            estimate = rate_interval(counts, groups)
             scores[measure]["interval"] = None if estimate.low is None else [estimate.low, estimate.high]
-            scores[measure]["recordings"] = estimate.num_clusters
+            scores[measure]["groups"] = counted.number
     return scores
 
 
@@ -240,6 +263,11 @@ def _listing(rows: Sequence[ScoredRow], model_name: str, language: Language) -> 
         ";; sclite's weights (substitution 4, deletion 3, insertion 3): another split, at times a larger total.\n"
     )
     return listing((Entry(row.id, align_weighted(row.said.split(), row.heard.split())) for row in rows), header)
+
+
+def read_overlap(out_dir: Path) -> dict | None:
+    """What an evaluated set shares with the model's training data; None where that is not known."""
+    return read_json(out_dir / SCORES).get("overlap")
 
 
 def read_rows(out_dir: Path) -> list[ScoredRow]:
@@ -257,11 +285,12 @@ def read_rows(out_dir: Path) -> list[ScoredRow]:
 
 
 def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRow:
-    """The scored row of a line of `hypotheses.jsonl`."""
-    fields = {name: line[name] for name in ("id", "duration_s", "source", "recording", "speaker", "domain")}
+    """The scored row of a line of `hypotheses.jsonl`, whichever version wrote it."""
+    fields = {name: line[name] for name in ("id", "duration_s", "domain")}
+    fields |= {"source": line.get("source", set_name)} | {name: line.get(name) for name in ("recording", "speaker")}
     utterance = Utterance(audio=AudioRef(path=""), text=line["reference"], **fields)
     normaliser = language.to_scoring
-    return score_row(utterance, line["hypothesis"], set=set_name, normaliser=normaliser, snr_db=line["snr_db"])
+    return score_row(utterance, line["hypothesis"], set=set_name, normaliser=normaliser, snr_db=line.get("snr_db"))
 
 
 def dev_scorer(
@@ -316,7 +345,7 @@ def _hear(
             try:
                 samples = audio.load(utterances[i].audio)
             except AudioError as error:
-                failures[i] = {"id": utterances[i].id, "reason": error.reason, "detail": str(error)}
+                failures[i] = {"id": utterances[i].id, "reason": error.reason, "detail": error.detail}
                 continue
             snrs_db[i] = round(estimate_snr_db(samples), 1)
             if len(samples) > config.max_piece_s * audio.SAMPLE_RATE_HZ:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ WINDOW_SAMPLES = 10 * 16000
 MARGIN_SAMPLES = 16000
 LAG_CLIPS = 32  # that the lag is measured on
 MAX_LAG_S = 0.5
+LAG_PAUSE_S = 0.4  # a pause that the letters on both sides are told apart by
 
 # Latin letters for Hebrew ones, in the manner of uroman, for vocabularies that have no others (MMS aligners). What is
 # neither in the vocabulary nor here (digits, other scripts) is left out: a word of such letters has no span of its own.
@@ -52,13 +54,19 @@ class Spoken:
     word_at: np.ndarray  # [T] the word that a frame belongs to
     on_letter: np.ndarray  # [T] whether it is one of its letters, and no blank or space
 
-    def word_spans_s(self) -> np.ndarray:
-        """Start and end of each word [W, 2], late as a CTC model is; one without a letter is empty, after the last."""
+    def word_spans_s(self, lag_s: tuple[float, float]) -> np.ndarray:
+        """Start and end of each word [W, 2] in order, less the model's lag; one without a letter is empty."""
         frames, spans = np.flatnonzero(self.on_letter), np.zeros((len(self.letters), 2))
         for index in range(len(spans)):
             own = frames[self.word_at[frames] == index]
             spans[index] = (own[0], own[-1] + 1) if len(own) else spans[index - 1, 1] if index else 0
-        return spans * self.frame_s
+        starts_s, ends_s = (spans * self.frame_s - lag_s).T
+        # The two lags are measured apart: without letters a word stays empty, with some it is no shorter than a frame,
+        # and none goes on into the next.
+        starts_s = np.maximum.accumulate(starts_s)
+        ends_s = np.maximum(ends_s, starts_s + self.frame_s)
+        ends_s = np.where(self.letters > 0, np.minimum(ends_s, np.append(starts_s[1:], np.inf)), starts_s)
+        return np.stack([starts_s, ends_s], axis=1)
 
 
 class CtcModel:
@@ -189,16 +197,25 @@ class CtcModel:
     def lag_s(self, clips: Sequence[np.ndarray], spoken: Sequence[Spoken]) -> tuple[float, float]:
         """How late the first letter comes after speech begins, and the last one after it ends, by energy.
 
-        A CTC model is late by about the same everywhere: this is the median over the first clips. (At a start the
-        hangover of energy's spans makes up for a weak onset, at an end it is taken off.)
+        A CTC model is late by about the same everywhere: this is the median over the edges and the long pauses of the
+        first clips. (At a start the hangover of energy's spans makes up for a weak onset, at an end it is taken off.)
         """
         heads, tails = [], []
         own = {id(clip): (clip, s) for clip, s in zip(clips, spoken, strict=True)}
         for clip, s in list(own.values())[:LAG_CLIPS]:
-            frames, spans = np.flatnonzero(s.logp.argmax(-1) != self.blank), speech_spans(clip)
-            if len(frames) and spans:
-                heads.append(frames[0] * s.frame_s - spans[0][0])
-                tails.append((frames[-1] + 1) * s.frame_s - (spans[-1][1] - HANGOVER_S))
+            best = s.logp.argmax(-1)
+            letters_s = np.flatnonzero((best != self.blank) & (best != self.space)) * s.frame_s
+            spans = speech_spans(clip)
+            pauses = [(0.0, 0.0), *((end_s, start_s) for (_, end_s), (start_s, _) in pairwise(spans)), (np.inf, np.inf)]
+            for (start_s, end_s), before, after in zip(spans, pauses, pauses[1:]):
+                # A letter before the middle of a pause is a late one of the word before it.
+                heard = letters_s[(letters_s >= sum(before) / 2) & (letters_s < sum(after) / 2)]
+                if not len(heard):
+                    continue
+                if before[1] == 0 or before[1] - before[0] >= LAG_PAUSE_S:
+                    heads.append(heard[0] - start_s)
+                if after[0] == np.inf or after[1] - after[0] >= LAG_PAUSE_S:
+                    tails.append(heard[-1] + s.frame_s - (end_s - HANGOVER_S))
         middle = lambda values: float(np.clip(np.median(values), -MAX_LAG_S, MAX_LAG_S)) if values else 0.0  # noqa: E731
         return middle(heads), middle(tails)
 
@@ -218,16 +235,10 @@ class CtcAligner:
 
 
 def _alignment(spoken: Spoken, lag_s: tuple[float, float], duration_s: float) -> Alignment:
-    num_words = len(spoken.letters)
     if spoken.path is None:  # no room for the words in this audio, or nothing of them that could be heard
-        return Alignment(starts_s=np.zeros(num_words), ends_s=np.zeros(num_words))
-    spans = spoken.word_spans_s()
-    times = np.clip(spans - lag_s, 0.0, duration_s)
-    return Alignment(
-        starts_s=times[:, 0],
-        # The two lags are measured apart: without letters a word stays empty, with some it is no shorter than a frame.
-        ends_s=np.maximum(times[:, 1], times[:, 0] + np.where(spoken.letters > 0, spoken.frame_s, 0.0)),
-    )
+        return Alignment(starts_s=np.zeros(len(spoken.letters)), ends_s=np.zeros(len(spoken.letters)))
+    starts_s, ends_s = np.clip(spoken.word_spans_s(lag_s), 0.0, duration_s).T
+    return Alignment(starts_s=starts_s, ends_s=ends_s)
 
 
 class CtcRecogniser:
@@ -261,7 +272,7 @@ class CtcRecogniser:
             text_score=float(loss.sum() / letters.sum()),
             word_scores=np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters,
             letter_times_s=letter_times_s,
-            word_spans_s=spoken.word_spans_s() - lag_s,
+            word_spans_s=spoken.word_spans_s(lag_s),
         )
 
 

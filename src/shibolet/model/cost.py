@@ -17,6 +17,7 @@ from shibolet.model.features import CHUNK_FRAMES, WINDOW_TOKENS, num_audio_token
 from shibolet.model.losses import LOSS_CHUNK_POSITIONS
 from shibolet.model.parts import part_of
 
+_BEFORE_ATTENTION = 3  # of a layer's projections: q, k, v
 _STAT = 4  # bytes of a float32 a row: a norm's deviation, attention's log-sum of a head
 
 
@@ -94,7 +95,9 @@ class Cost:
         for layer, linears in enumerate(self._linears):
             trains, adapted = layer in self._decoder_trains, any(linear.rank for linear in linears)
             graph |= trains or adapted
-            total += 2 * size.tokens * sum(li.base * (1 + graph + trains) + li.adapter * 3 for li in linears)
+            each = [li.base * (1 + graph + trains) + li.adapter * 3 for li in linears]
+            rows = self._rows_after_attention(size, layer)
+            total += 2 * (size.tokens * sum(each[:_BEFORE_ATTENTION]) + rows * sum(each[_BEFORE_ATTENTION:]))
             total += 4 * size.causal_pairs * text.num_attention_heads * text.head_dim * (1 + 2 * graph)
         return total + 2 * size.labels * text.hidden_size * text.vocab_size * (1 + graph + self._head_trains)
 
@@ -132,17 +135,25 @@ class Cost:
             graph |= trains or bool(adapters)
             if not graph:
                 continue
-            row = 2 * (d * w + _STAT)  # inputs of both norms: the residual stream
+            row = d * w + _STAT  # input of the first norm: the residual stream
             row += (queries + keys) * w  # inputs of the norms of queries and keys
             row += 2 * (queries + keys) * w + heads * _STAT  # queries, keys, values, output
-            row += 2 * inner * w  # gate and up
-            row += 2 * d * w if trains else 0  # inputs of q/k/v, of gate and up; down's is made again
-            row += d * w if any(linears[i].rank for i in range(3)) else 0  # input of adapted q/k/v; o's is attention's
+            adapted = any(linear.rank for linear in linears[:_BEFORE_ATTENTION])
+            row += d * w if trains or adapted else 0  # input of q/k/v; that of o is attention's output
             row += sum(a.rank * w for a in adapters)  # the narrow products; a mask is made again from its seed
-            parts.append(("decoder.layers", size.tokens * row, size.tokens * (inner + 3 * d) * w))
+            after = d * w + _STAT + 2 * inner * w  # input of the second norm, gate and up
+            after += d * w if trains else 0  # input of gate and up; down's is made again
+            rows = self._rows_after_attention(size, layer)
+            parts.append(
+                ("decoder.layers", size.tokens * row + rows * after, size.tokens * 2 * d * w + rows * (inner + d) * w)
+            )
         if graph:
-            parts.append(("decoder.norm", size.tokens * (d * w + _STAT), size.tokens * d * w))
+            parts.append(("decoder.norm", size.labels * (d * w + _STAT), size.labels * d * w))
         return parts
+
+    def _rows_after_attention(self, size: PackSize, layer: int) -> int:
+        """Rows that a decoder layer goes on with: of the last one only those that get a logit."""
+        return size.labels if layer == len(self._linears) - 1 else size.tokens
 
     def loss_bytes(self, size: PackSize) -> tuple[int, int]:
         """Bytes while the loss is computed: its gradients, which stay, and one chunk of logits, which goes."""

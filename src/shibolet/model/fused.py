@@ -39,6 +39,11 @@ def fuse_decoder(model: PreTrainedModel) -> None:
     decoder.norm.forward = MethodType(_last_norm, decoder.norm)
 
 
+def is_fused(model: PreTrainedModel) -> bool:
+    """Whether `fuse_decoder` has been there: the decoder then takes `kept_rows`."""
+    return getattr(model.model.language_model.layers[-1].forward, "__func__", None) is _layer
+
+
 def _layer(
     self: Qwen3DecoderLayer,
     hidden_states: Tensor,  # [B, T, D]
@@ -47,6 +52,7 @@ def _layer(
     past_key_values: object | None = None,
     use_cache: bool | None = False,
     position_embeddings: tuple[Tensor, Tensor] | None = None,  # [B, T, H] each
+    kept_rows: Tensor | None = None,  # [L] of B = 1: those that the last layer gives, `[1, L, D]`
     **kwargs,
 ) -> Tensor:
     attention, mlp, shape = self.self_attn, self.mlp, hidden_states.shape
@@ -66,11 +72,14 @@ def _layer(
         attention, query, key, value, attention_mask, dropout=0.0, scaling=attention.scaling,
         sliding_window=attention.sliding_window, **kwargs,
     )  # fmt: skip
+    attended = attended.reshape(len(hidden), -1)
+    if kept_rows is not None and attention.layer_idx == attention.config.num_hidden_layers - 1:
+        attended, hidden = attended.index_select(0, kept_rows), hidden.index_select(0, kept_rows)
     o, norm = _projection(attention.o_proj), self.post_attention_layernorm
     return _AfterAttention.apply(
-        attended.reshape(len(hidden), -1), hidden, norm.weight, norm.variance_epsilon, o.how, mlp.gate_proj.weight,
+        attended, hidden, norm.weight, norm.variance_epsilon, o.how, mlp.gate_proj.weight,
         mlp.up_proj.weight, mlp.down_proj.weight, *o.weights,
-    ).view(shape)  # fmt: skip
+    ).view(len(hidden_states), -1, shape[-1])  # fmt: skip
 
 
 def _last_norm(self: nn.Module, hidden_states: Tensor) -> Tensor:

@@ -140,8 +140,8 @@ def adamw_(
     """
     if weights[0].is_cuda:
         torch._foreach_add_(list(steps), 1)
-        for tensors in zip(weights, masters, gradients, steps, exp_avgs, exp_avg_sqs, strict=True):
-            _triton().adamw_(*tensors, scale, lr, betas, eps, weight_decay)
+        gradients = [gradient.contiguous() for gradient in gradients]
+        _triton().adamw_(weights, masters, gradients, steps, exp_avgs, exp_avg_sqs, scale, lr, betas, eps, weight_decay)
         return
     adamw(
         masters, [gradient.float() * scale for gradient in gradients], exp_avgs, exp_avg_sqs, [], steps, fused=True,

@@ -34,9 +34,11 @@ from shibolet.model.features import (
     num_audio_tokens,
     num_mel_frames,
 )
+from shibolet.model.fused import is_fused
 from shibolet.model.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"
+_CHUNK_STEP = 32
 CONV_CHUNKS = 128  # seconds of audio in the convolutions at once: their first output takes 3 MB a second in bf16
 
 
@@ -172,13 +174,16 @@ def _convolve(tower: nn.Module, features: Tensor) -> Tensor:
     position = tower.positional_embedding.positional_embedding[:TOKENS_PER_CHUNK].to(features.dtype)
     layout = torch.channels_last if features.is_cuda else torch.contiguous_format  # what cuDNN computes in
     outputs = []
+    num_chunks = len(chunks)
+    if features.is_cuda:  # cuDNN plans each number of chunks anew
+        chunks = F.pad(chunks, (0, 0, 0, 0, 0, 0, 0, -num_chunks % _CHUNK_STEP))
     for hidden in chunks.split(CONV_CHUNKS):
         hidden = F.gelu(_first_convolution(tower.conv2d1, hidden))
         for conv in (tower.conv2d2, tower.conv2d3):
             weight = conv.weight.contiguous(memory_format=layout)
             hidden = F.gelu(F.conv2d(hidden, weight, conv.bias, conv.stride, conv.padding))
         outputs.append((tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2)) + position).flatten(0, 1))
-    return torch.cat(outputs)
+    return torch.cat(outputs)[: num_chunks * TOKENS_PER_CHUNK]
 
 
 def _first_convolution(conv: nn.Conv2d, chunks: Tensor) -> Tensor:
@@ -204,6 +209,7 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
     audio = model.model.multi_modal_projector(model.model.audio_tower.ln_post(encoded))
     embeds = model.get_input_embeddings()(pack.input_ids)
     embeds = embeds[0].index_copy(0, pack.audio_positions, audio.to(embeds.dtype))[None]
+    kept = {"kept_rows": pack.keep_positions} if is_fused(model) else {}  # its last layer computes no others
     hidden = model.model.language_model(
         inputs_embeds=embeds,
         attention_mask={"full_attention": None},  # given, so that the model does not look for packs on the device
@@ -214,8 +220,9 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
         cu_seq_lens_k=pack.cu_seqlens,
         max_length_q=pack.max_seqlen,
         max_length_k=pack.max_seqlen,
-    ).last_hidden_state
-    return hidden[0].index_select(0, pack.keep_positions)
+        **kept,
+    ).last_hidden_state[0]
+    return hidden if kept else hidden.index_select(0, pack.keep_positions)
 
 
 def packed_logits(model: PreTrainedModel, pack: Pack) -> Tensor:

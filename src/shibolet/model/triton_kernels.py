@@ -6,6 +6,9 @@ its weight, a gate before its product) is rounded here too. `TRITON_INTERPRET=1`
 Shapes: T rows, D model dim, N heads, H head dim, V vocabulary.
 """
 
+from collections.abc import Sequence
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -13,7 +16,7 @@ from torch import Tensor
 
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
 _FLAT_BLOCK, _VOCAB_BLOCK = 2048, 8192
-_ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 64, 64, 64
+_ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 32, 64, 64
 
 
 @triton.jit
@@ -163,57 +166,56 @@ def _cross_entropy(logits, labels, losses, vocab, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _dropped(x, at, inside, noise, rate):
-    """What is left of a tile, not scaled yet."""
-    tile = tl.load(x + at, mask=inside, other=0.0)
-    return tl.where(noise >= rate, tile, tl.zeros_like(tile))
-
-
-@triton.jit
 def _drop_and_project(
-    x, a, low, seed, num_rows, dim, rank, rate, ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr
+    x,
+    a,
+    low,
+    seed,
+    threshold,
+    scale,
+    num_rows,
+    dim,
+    rank,
+    ROWS: tl.constexpr,
+    RANK: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    row, r = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64), tl.arange(0, RANK)
+    row, r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None], tl.arange(0, RANK)
     summed = tl.zeros((ROWS, RANK), tl.float32)
     for first in range(0, dim, 4 * COLUMNS):
         column = first + tl.arange(0, COLUMNS)
         # A draw gives four numbers: one for the same place in each of four neighbouring tiles.
-        noise0, noise1, noise2, noise3 = tl.rand4x(seed, row[:, None] * dim + column[None, :], n_rounds=7)
+        draws = tl.randint4x(seed, row * dim + column[None, :], n_rounds=7)
         for quarter in tl.static_range(4):
-            noise = noise0 if quarter == 0 else noise1 if quarter == 1 else noise2 if quarter == 2 else noise3
             own = column + quarter * COLUMNS
-            inside = (row[:, None] < num_rows) & (own[None, :] < dim)
-            tile = _dropped(x, row[:, None] * dim + own[None, :], inside, noise, rate)
+            inside = (row < num_rows) & (own[None, :] < dim)
+            tile = tl.load(x + row * dim + own[None, :], mask=inside, other=0.0)
+            tile = tl.where(draws[quarter].to(tl.uint32, bitcast=True) >= threshold, tile, tl.zeros_like(tile))
             weight = tl.load(
                 a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
             )
             summed += tl.dot(tile, tl.trans(weight), input_precision="ieee")
-    tl.store(
-        low + row[:, None] * rank + r[None, :],
-        summed / (1 - rate),
-        mask=(row[:, None] < num_rows) & (r[None, :] < rank),
-    )
+    tl.store(low + row * rank + r[None, :], summed * scale, mask=(row < num_rows) & (r[None, :] < rank))
 
 
 @triton.jit
 def _drop_and_project_backward(
-    dlow, x, a, dx, da, seed, num_rows, dim, rank, rate,
+    dlow, x, a, dx, da, seed, threshold, scale, num_rows, dim, rank,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     r, column = tl.arange(0, RANK), tl.program_id(1) * 4 * COLUMNS + tl.arange(0, COLUMNS)
-    sum0, sum1 = tl.zeros((RANK, COLUMNS), tl.float32), tl.zeros((RANK, COLUMNS), tl.float32)
-    sum2, sum3 = tl.zeros((RANK, COLUMNS), tl.float32), tl.zeros((RANK, COLUMNS), tl.float32)
+    sum0, sum1 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
+    sum2, sum3 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
     for first in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
-        row = (first + tl.arange(0, ROWS)).to(tl.int64)
-        within = (row[:, None] < num_rows) & (r[None, :] < rank)
-        g = tl.load(dlow + row[:, None] * rank + r[None, :], mask=within, other=0.0)
-        noise0, noise1, noise2, noise3 = tl.rand4x(seed, row[:, None] * dim + column[None, :], n_rounds=7)
+        row = first + tl.arange(0, ROWS)[:, None]
+        g = tl.load(dlow + row * rank + r[None, :], mask=(row < num_rows) & (r[None, :] < rank), other=0.0)
+        draws = tl.randint4x(seed, row * dim + column[None, :], n_rounds=7)
         for quarter in tl.static_range(4):
-            noise = noise0 if quarter == 0 else noise1 if quarter == 1 else noise2 if quarter == 2 else noise3
             own = column + quarter * COLUMNS
-            inside = (row[:, None] < num_rows) & (own[None, :] < dim)
-            at = row[:, None] * dim + own[None, :]
-            product = tl.dot(tl.trans(g), _dropped(x, at, inside, noise, rate), input_precision="ieee")
+            inside, at = (row < num_rows) & (own[None, :] < dim), row * dim + own[None, :]
+            kept = draws[quarter].to(tl.uint32, bitcast=True) >= threshold
+            tile = tl.load(x + at, mask=inside, other=0.0)
+            product = tl.dot(tl.trans(tl.where(kept, tile, tl.zeros_like(tile))), g, input_precision="ieee")
             if quarter == 0:
                 sum0 += product
             elif quarter == 1:
@@ -225,27 +227,50 @@ def _drop_and_project_backward(
             weight = tl.load(
                 a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
             )
-            back = tl.dot(g, weight, input_precision="ieee") / (1 - rate)
+            back = tl.dot(g, weight, input_precision="ieee") * scale
             before = tl.load(dx + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dx + at, before + tl.where(noise >= rate, back, 0.0), mask=inside)
+            tl.store(dx + at, before + tl.where(kept, back, 0.0), mask=inside)
     for quarter in tl.static_range(4):
         summed = sum0 if quarter == 0 else sum1 if quarter == 1 else sum2 if quarter == 2 else sum3
         own = column + quarter * COLUMNS
-        at = (tl.program_id(0) * rank + r[:, None]) * dim + own[None, :]
-        tl.store(da + at, summed / (1 - rate), mask=(r[:, None] < rank) & (own[None, :] < dim))
+        at = (tl.program_id(0) * rank + r[None, :]) * dim + own[:, None]
+        tl.store(da + at, summed * scale, mask=(r[None, :] < rank) & (own[:, None] < dim))
+
+
+@triton.jit
+def _address(addresses, tensor, which: tl.constexpr, KIND: tl.constexpr, ALIGNED: tl.constexpr):
+    return tl.multiple_of(tl.load(addresses + 6 * tensor + which).to(tl.pointer_type(KIND)), ALIGNED)
 
 
 @triton.jit
 def _adamw(
-    weight, master, gradient, exp_avg, exp_avg_sq, scale, numel, lr, beta1, beta2, eps, weight_decay, correction1,
-    correction2, NARROW: tl.constexpr, BLOCK: tl.constexpr,
+    addresses, corrections, owner, begin, scale, lr, beta1, beta2, eps, weight_decay,
+    KIND: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < numel
-    g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32) * tl.load(scale)
-    w = tl.load(master + at, mask=inside, other=0.0)
-    m = tl.load(exp_avg + at, mask=inside, other=0.0)
-    v = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
+    tensor = tl.load(owner + tl.program_id(0))
+    weight = _address(addresses, tensor, 0, KIND, ALIGNED)
+    gradient = _address(addresses, tensor, 1, KIND, ALIGNED)
+    master = _address(addresses, tensor, 2, tl.float32, ALIGNED)
+    exp_avg = _address(addresses, tensor, 3, tl.float32, ALIGNED)
+    exp_avg_sq = _address(addresses, tensor, 4, tl.float32, ALIGNED)
+    first = tl.load(begin + tl.program_id(0)).to(tl.int64) * BLOCK
+    at, numel = first + tl.arange(0, BLOCK), tl.load(addresses + 6 * tensor + 5)
+    correction1, correction2 = tl.load(corrections + 2 * tensor), tl.load(corrections + 2 * tensor + 1)
+    where, how = (weight, gradient, master, exp_avg, exp_avg_sq), (lr, beta1, beta2, eps, weight_decay)
+    if first + BLOCK <= numel:  # without a mask loads are of 16 bytes
+        _adamw_block(where, at, None, tl.load(scale), how, correction1, correction2, KIND)
+    else:
+        _adamw_block(where, at, at < numel, tl.load(scale), how, correction1, correction2, KIND)
+
+
+@triton.jit
+def _adamw_block(where, at, inside, scale, how, correction1, correction2, KIND: tl.constexpr):
+    weight, gradient, master, exp_avg, exp_avg_sq = where
+    lr, beta1, beta2, eps, weight_decay = how
+    g = tl.load(gradient + at, mask=inside).to(tl.float32) * scale
+    w = tl.load(master + at, mask=inside)
+    m = tl.load(exp_avg + at, mask=inside)
+    v = tl.load(exp_avg_sq + at, mask=inside)
     w -= lr * weight_decay * w
     m += (1 - beta1) * (g - m)
     v = beta2 * v + (1 - beta2) * g * g
@@ -253,7 +278,7 @@ def _adamw(
     tl.store(master + at, w, mask=inside)
     tl.store(exp_avg + at, m, mask=inside)
     tl.store(exp_avg_sq + at, v, mask=inside)
-    if NARROW:
+    if KIND != tl.float32:
         tl.store(weight + at, w, mask=inside)
 
 
@@ -327,7 +352,7 @@ def drop_and_project(x: Tensor, a: Tensor, rate: float) -> tuple[Tensor, Tensor]
     draw = torch.randint(1 << 31, ())
     low = torch.empty(rows, rank, dtype=x.dtype, device=x.device)
     _drop_and_project[(triton.cdiv(rows, _ADAPTER_ROWS),)](
-        x, a, low, int(draw), rows, dim, rank, rate, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
+        x, a, low, int(draw), *_dropping(rate), rows, dim, rank, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
         COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
     )  # fmt: skip
     return low, draw
@@ -338,22 +363,55 @@ def drop_and_project_backward_(dlow: Tensor, x: Tensor, a: Tensor, rate: float, 
     programs = min(triton.cdiv(rows, _ADAPTER_ROWS), _ADAPTER_PROGRAMS)
     da = torch.empty(programs, rank, dim, dtype=torch.float32, device=x.device)
     _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
-        dlow, x, a, dx, da, int(draw), rows, dim, rank, rate, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
-        COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
+        dlow, x, a, dx, da, int(draw), *_dropping(rate), rows, dim, rank, ROWS=_ADAPTER_ROWS,
+        RANK=max(16, _power(rank)), COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
     )  # fmt: skip
     return da.sum(0).to(a.dtype)
 
 
 def adamw_(
-    weight: Tensor, master: Tensor, gradient: Tensor, step: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, scale: Tensor,
-    lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-) -> None:  # fmt: skip
-    taken, numel = int(step), weight.numel()
-    _adamw[(triton.cdiv(numel, _FLAT_BLOCK),)](
-        weight, master, gradient, exp_avg, exp_avg_sq, scale, numel, lr, *betas, eps, weight_decay,
-        1 - betas[0] ** taken, 1 - betas[1] ** taken, NARROW=weight.dtype != master.dtype, BLOCK=_FLAT_BLOCK,
+    weights: Sequence[Tensor],
+    masters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    scale: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One launch for all tensors, whose addresses go to the device first: a launch each would take the host longer."""
+    device, kind = weights[0].device, weights[0].dtype
+    together = zip(weights, gradients, masters, exp_avgs, exp_avg_sqs, strict=True)
+    addresses = [[*(tensor.data_ptr() for tensor in tensors), tensors[0].numel()] for tensors in together]
+    corrections = [[1 - beta ** int(step) for beta in betas] for step in steps]
+    owner, begin = _blocks(tuple(row[-1] for row in addresses), device)
+    _adamw[(len(owner),)](
+        _to_device(torch.tensor(addresses), device), _to_device(torch.tensor(corrections), device), owner, begin, scale,
+        lr, *betas, eps, weight_decay, KIND=tl.bfloat16 if kind == torch.bfloat16 else tl.float32,
+        ALIGNED=16 if all(address % 16 == 0 for row in addresses for address in row[:-1]) else 4, BLOCK=_FLAT_BLOCK,
         num_warps=8,
     )  # fmt: skip
+
+
+@cache
+def _blocks(numels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tensor of each program, and the number of its block within that."""
+    counts = torch.tensor([triton.cdiv(numel, _FLAT_BLOCK) for numel in numels])
+    owner = torch.arange(len(numels)).repeat_interleave(counts)
+    begin = torch.arange(len(owner)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return tuple(_to_device(numbers.to(torch.int32), device) for numbers in (owner, begin))
+
+
+def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+
+
+def _dropping(rate: float) -> tuple[int, float]:
+    """What a draw of 32 bits must reach to be kept, and what the kept is multiplied by."""
+    return round(rate * 2**32), 1 / (1 - rate)
 
 
 def _power(number: int) -> int:

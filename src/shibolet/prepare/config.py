@@ -15,6 +15,7 @@ class PrepareConfig(Config):
     max_duration_s: float = Field(15.0, gt=0)  # longer ones are cut at aligned words and pauses
     min_pause_s: float = Field(0.25, ge=0.25)  # a cut wants a pause of this between words; no shorter one is looked for
     min_evidence: float = Field(0.6, ge=0, le=1)  # share of a piece's words that were aligned in order and to speech
+    min_heard: float = Field(0.6, ge=0, le=1)  # share of its words of which the recogniser heard half of the letters
     edge_margin_s: float = Field(0.2, ge=0)  # audio kept beside the first and the last word where it is trimmed or cut
     max_letters_per_s: float = Field(30.0, gt=0)  # a text with more cannot be said in its audio and is dropped
     # False (an INVALID instrument): neither verdicts nor word times are believed. Nothing is trimmed or cut, and only

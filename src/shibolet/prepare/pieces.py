@@ -1,19 +1,23 @@
 """One utterance: refused with a ledger line, or decoded, trimmed, cut and encoded again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.resegment import Segment, owners, resegment, text_of
 from shibolet.records.ledger import LedgerLine
-from shibolet.records.utterance import Utterance
+from shibolet.records.review import Answer
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
 
-Verdict = Mapping  # a row of the audit's utterances.parquet; VERDICT_COLUMNS are used
+Verdict = Mapping  # a row of the audit's utterances.parquet; VERDICT_COLUMNS are used, and "review" where there is one
+HashOf = Callable[[AudioRef], str]  # of all encoded bytes
+MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
 VERDICT_COLUMNS = (
-    "id", "source", "failure", "is_low_quality", "suspect", "reasons", "hypothesis", "words", "starts_s", "ends_s",
+    "id", "source", "failure", "is_low_quality", "suspect", "reasons", "coverage", "hypothesis", "words", "starts_s",
+    "ends_s",
 )  # fmt: skip
 
 
@@ -25,6 +29,8 @@ class Piece:
     flac: bytes
     origin_id: str  # of the whole
     span_s: tuple[float, float]  # in the whole
+    origin_sha256: str  # of the encoded audio that the whole lies in
+    origin_offset_s: float  # where in it the whole begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +43,26 @@ class Outcome:
     is_cut: bool = False
 
 
-def refuse(utterance: Utterance, verdict: Verdict | None, language: Language) -> Outcome | None:
+def reviewed(verdicts: Mapping[str, Verdict], answers: Mapping[str, Answer]) -> dict[str, Verdict]:
+    """Verdicts by id with what a person said of the same text; 'good' takes low quality back, but no failure."""
+    rows = dict(verdicts)
+    for id, answer in answers.items():
+        row = rows.get(id)
+        if row is None or row["text"] != answer.text or answer.verdict == "unsure":
+            continue
+        is_low = row["is_low_quality"] and (answer.verdict == "bad" or row["failure"] is not None)
+        rows[id] = {**row, "review": answer.verdict, "is_low_quality": is_low}
+    return rows
+
+
+def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig) -> Outcome | None:
     """Why an utterance is dropped by what is known without its audio; None when nothing speaks against it.
 
     DataError when the verdict is about another text.
     """
     words = language.to_words(utterance.text).tokens
+    if verdict and verdict.get("review") == "bad":
+        return drop(utterance, "review:bad", "a person who listened to it found it bad")
     if verdict and verdict["failure"]:
         return drop(utterance, verdict["failure"], "; ".join(verdict["reasons"] or ()))
     if not words:
@@ -53,9 +73,19 @@ def refuse(utterance: Utterance, verdict: Verdict | None, language: Language) ->
             f"{len(verdict['starts_s'])} places, its text has {len(words)} ('{' '.join(words)[:40]}'); run "
             "'shibolet audit' again"
         )
-    if verdict and verdict["is_low_quality"]:
-        return drop(utterance, f"low_quality:{verdict['suspect']}", "; ".join(verdict["reasons"] or ()))
+    if verdict and verdict["is_low_quality"] and not _may_hold_good(utterance, verdict, config):
+        return _condemned(utterance, verdict)
     return None
+
+
+def _may_hold_good(utterance: Utterance, verdict: Verdict, config: PrepareConfig) -> bool:
+    """Whether a part of what the audit flagged may be right: of a long one, or between edges that the text lacks."""
+    is_within = verdict["suspect"] == "text_missing" and verdict["coverage"] >= MIN_COVERAGE
+    return utterance.duration_s > config.max_duration_s or is_within
+
+
+def _condemned(utterance: Utterance, verdict: Verdict, duration_s: float | None = None) -> Outcome:
+    return drop(utterance, f"low_quality:{verdict['suspect']}", "; ".join(verdict["reasons"] or ()), duration_s)
 
 
 def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None = None) -> Outcome:
@@ -65,18 +95,23 @@ def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None 
 
 
 def make_pieces(
-    utterance: Utterance, name: str, verdict: Verdict | None, language: Language, config: PrepareConfig
+    utterance: Utterance, name: str, verdict: Verdict | None, language: Language, config: PrepareConfig, hash_of: HashOf
 ) -> Outcome:
     """The utterance as FLAC, trimmed, and in pieces where it is long; `name` is its id among all that is prepared."""
     try:
         samples = load(utterance.audio)
+        origin_sha256 = hash_of(replace(utterance.audio, start_s=0.0, end_s=None))
     except AudioError as error:
         return drop(utterance, error.reason, str(error))
     duration_s = len(samples) / SAMPLE_RATE_HZ
     text = language.to_target(utterance.text)
-    tokens, owner = text.split(), owners(text.split())
+    tokens, owner, said = text.split(), owners(text.split()), language.to_words(utterance.text)
+    is_flagged = bool(verdict and verdict["is_low_quality"])
     if verdict:
-        found = resegment(samples, text, verdict["starts_s"], verdict["ends_s"], verdict["hypothesis"], config)
+        times_s, hypothesis = (verdict["starts_s"], verdict["ends_s"]), verdict["hypothesis"] or ""
+        if verdict.get("review") == "good":
+            hypothesis = None
+        found = resegment(samples, text, said, *times_s, hypothesis, config, is_flagged=is_flagged)
     else:
         found = [Segment(0, len(owner), 0.0, duration_s)]
     pieces, lines = [], []
@@ -91,7 +126,10 @@ def make_pieces(
             continue
         piece = replace(utterance, id=segment_id, text=piece_text, duration_s=length_s, language=language.name)
         span_s = (first / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ)
-        pieces.append(Piece(piece, encode_flac(samples[first:end]), utterance.id, span_s))
+        flac = encode_flac(samples[first:end])
+        pieces.append(Piece(piece, flac, utterance.id, span_s, origin_sha256, utterance.audio.start_s))
+    if not pieces and is_flagged:
+        return _condemned(utterance, verdict, duration_s)
     if not pieces:
         worst = max(lines, key=lambda line: line.duration_s)
         return drop(utterance, worst.rule.removeprefix("part:"), worst.detail, duration_s)

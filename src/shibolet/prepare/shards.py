@@ -1,5 +1,6 @@
 """Prepared utterances as Parquet that `datasets` reads with an Audio column; each shard is whole or absent."""
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.tables import BATCH_ROWS
 
 _OF_UTTERANCE = ("id", "text", "duration_s", "domain", "recording", "speaker", "language", "source")
+_OF_PIECE = ("origin_id", "origin_sha256", "origin_offset_s")
 SCHEMA = Features(
     {
         "id": Value("string"),
@@ -29,6 +31,9 @@ SCHEMA = Features(
         "origin_id": Value("string"),  # the utterance of the source that this is all or a piece of,
         "origin_start_s": Value("float64"),  # and where in it
         "origin_end_s": Value("float64"),
+        "sha256": Value("string"),  # of the FLAC
+        "origin_sha256": Value("string"),  # of the source's encoded audio, whole,
+        "origin_offset_s": Value("float64"),  # and where the utterance begins in it
     }
 ).arrow_schema
 
@@ -50,8 +55,9 @@ class ShardWriter:
             self._writer = pq.ParquetWriter(self._partial, SCHEMA)
             self._num_rows = 0
         row = {name: getattr(piece.utterance, name) for name in _OF_UTTERANCE}
-        row |= {"audio": {"bytes": piece.flac, "path": None}, "origin_id": piece.origin_id}
-        self._rows.append({**row, "origin_start_s": piece.span_s[0], "origin_end_s": piece.span_s[1]})
+        row |= {"audio": {"bytes": piece.flac, "path": None}, "sha256": hashlib.sha256(piece.flac).hexdigest()}
+        row |= {"origin_start_s": piece.span_s[0], "origin_end_s": piece.span_s[1]}
+        self._rows.append(row | {name: getattr(piece, name) for name in _OF_PIECE})
         placed = replace(piece.utterance, audio=AudioRef(path=str(self.paths[-1]), row=self._num_rows))
         self._num_rows += 1
         if len(self._rows) == BATCH_ROWS or self._num_rows == self._shard_utterances:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shibolet.prepare.config import PrepareConfig
+from shibolet.records.groups import Key, connected, keys_of
 from shibolet.records.utterance import Utterance
 
 Part = Literal["train", "dev", "surplus"]  # surplus: of a group held out, beyond max_dev_utterances
@@ -47,46 +48,25 @@ def split(utterances: Sequence[Utterance], config: PrepareConfig, seed: int) -> 
 def _grouped(utterances: Sequence[Utterance]) -> tuple[str, list[str]]:
     """The key that was used and the group of each utterance.
 
-    Two utterances that share a speaker, or a recording, or a file are in one group. The same name in two sources counts
-    as the same: to take two speakers for one costs nothing, to take one for two leaks.
+    Two utterances that share a speaker, or a recording, or a file are in one group.
     """
     for by in ("speaker", "recording", "file"):
-        groups = _connected([_keys(utterance, by) for utterance in utterances])
+        groups = connected([_keys(utterance, by) for utterance in utterances])
         names = {getattr(utterance, by) for utterance in utterances} - {None} if by != "file" else groups
         if min(len(names), len(set(groups))) >= MIN_GROUPS:
             return by, groups
     return "utterance", [f"{utterance.source}/{utterance.id}" for utterance in utterances]
 
 
-def _keys(utterance: Utterance, by: str) -> list[tuple[int, str]]:
-    """What an utterance may share with others, and itself. The first in order names the group.
+def _keys(utterance: Utterance, by: str) -> list[Key]:
+    """What an utterance may share with others, and itself.
 
     A file comes last: its path changes when data are moved, and the hash of a group's name must not.
     """
-    keys = [(2, f"{utterance.source}/{utterance.id}"), (3, f"{utterance.audio.path} {utterance.audio.row}")]
-    if utterance.recording is not None and by != "file":
-        keys.append((1, f"recording {utterance.recording}"))
-    if utterance.speaker is not None and by == "speaker":
-        keys.append((0, f"speaker {utterance.speaker}"))
-    return keys
-
-
-def _connected(keys: Sequence[Sequence[tuple[int, str]]]) -> list[str]:
-    """For each list of keys the name of the first key, in order, among all that it is connected with."""
-    parent: dict[tuple[int, str], tuple[int, str]] = {}
-
-    def root(key: tuple[int, str]) -> tuple[int, str]:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for given in keys:
-        for key in given:
-            first, second = sorted((root(given[0]), root(key)))
-            parent[second] = first
-    return [root(given[0])[1] for given in keys]
+    recording = utterance.recording if by != "file" else None
+    speaker = utterance.speaker if by == "speaker" else None
+    own = f"{utterance.source}/{utterance.id}"
+    return [*keys_of(own, recording, speaker), (3, f"{utterance.audio.path} {utterance.audio.row}")]
 
 
 def _deal(utterances: Sequence[Utterance], groups: Sequence[str], share: float, seed: int) -> set[str]:

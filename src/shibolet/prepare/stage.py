@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,11 +26,13 @@ from shibolet.records.files import write_json
 from shibolet.records.ledger import write_ledger
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
+from shibolet.speech.audio import content_hash
 from shibolet.speech.text import get_language
 
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
 NUM_THREADS = min(8, os.cpu_count() or 1)
+CACHED_HASHES = 4096  # of files that several utterances lie in
 CHUNK_UTTERANCES = 4 * NUM_THREADS  # whose encoded audio is in memory together
 
 FindVerdict = Callable[[Utterance], Verdict | None]
@@ -52,17 +55,18 @@ def run_prepare(
     DataError when there are such and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
-    find = _finder(verdicts) if config.drop_low_quality else lambda utterance: None
+    find = _finder(verdicts, config)
     notes = _notes_on_hearing(utterances, find, config)
     tally = Tally()
     fit: list[Utterance] = []
     for utterance in utterances:
-        if refused := refuse(utterance, find(utterance), spoken):
+        if refused := refuse(utterance, find(utterance), spoken, config):
             tally.add(refused)
         else:
             fit.append(utterance)
     dealt = split(fit, config, seed)
 
+    hash_of = lru_cache(CACHED_HASHES)(content_hash)
     times_of = Counter(utterance.id for utterance in utterances)  # ids are unique within a source
 
     def make(utterance: Utterance, part: str) -> Outcome:
@@ -70,7 +74,7 @@ def run_prepare(
             detail = f"of a group held out for dev, which has its {config.max_dev_utterances:,} utterances without it"
             return drop(utterance, "dev_surplus", detail)
         name = utterance.id if times_of[utterance.id] == 1 else f"{utterance.source}/{utterance.id}"
-        return make_pieces(utterance, name, find(utterance), spoken, config)
+        return make_pieces(utterance, name, find(utterance), spoken, config, hash_of)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / SUMMARY).unlink(missing_ok=True)
@@ -107,8 +111,12 @@ def run_prepare(
     return summary
 
 
-def _finder(verdicts: Mapping[str, Verdict] | Path) -> FindVerdict:
-    """The audit's row for an utterance, or None."""
+def _finder(verdicts: Mapping[str, Verdict] | Path, config: PrepareConfig) -> FindVerdict:
+    """The audit's row for an utterance, or None; where the audit is not believed, only what a person found bad."""
+    if not config.drop_low_quality:
+        known = {} if isinstance(verdicts, Path) else verdicts
+        bad = {id: row for id, row in known.items() if row.get("review") == "bad"}
+        return lambda utterance: bad.get(utterance.id)
     if not isinstance(verdicts, Path):
         return lambda utterance: verdicts.get(utterance.id)
     table = pq.read_table(verdicts, columns=list(VERDICT_COLUMNS))

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, synced, renamed; and hashes of content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,16 +9,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shibolet.errors import DiskError, ShiboletError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_errors(path: Path | None = None) -> Iterator[None]:
+    """DiskError for what a full disk or a spent quota raises; it names the file, or `path` where the error has none."""
+    try:
+        yield
+    except ShiboletError:
+        raise
+    except Exception as error:  # of several kinds: safetensors and tokenizers pass on Rust's text alone
+        if getattr(error, "errno", None) not in _FULL and not any(f"(os error {no})" in str(error) for no in _FULL):
+            raise
+        where, why = getattr(error, "filename", None) or path, getattr(error, "strerror", None) or error
+        raise DiskError(
+            f"{where or 'a file'} could not be written: {why}; make room and run the same command again"
+        ) from error
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, of which a reader, or a crash at any moment, sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:  # what writes to an open file knows no name
+            error.filename = str(path)
+        raise
     os.replace(partial, path)
     sync_dir(path.parent)
 

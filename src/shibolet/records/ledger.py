@@ -19,6 +19,8 @@ class LedgerLine:
     detail: str = ""  # the sentence for a person, with the number that decided
     duration_s: float | None = None
     text: str | None = None  # of a row whose audio cannot be read: evaluation counts its words
+    recording: str | None = None  # of such a row, where they are known
+    speaker: str | None = None
 
 
 def write_ledger(path: Path, lines: Iterable[LedgerLine]) -> None:

@@ -7,6 +7,7 @@ audit/alignment_report.json     what the audit found, in total and by domain
       rest.parquet              the same for all others, when prepare hears them
       review.jsonl              a person's verdicts, once there are any
       audit.html                utterances to listen to and to judge
+      sounds.jsonl              what it plays, so that nothing is encoded twice
       calibration.json          what a clean clip looks like to these models
       heard/                    what the models said, so that nothing is heard twice
       extended.json             how many utterances `audit --extend` has asked for
@@ -114,6 +115,10 @@ class RunFolder:
     @property
     def review(self) -> Path:
         return self.audit() / "review.jsonl"
+
+    @property
+    def sounds(self) -> Path:
+        return self.audit() / "sounds.jsonl"
 
     @property
     def audit_page(self) -> Path:

@@ -40,7 +40,7 @@ class Utterance:
     text: str  # as given, less the official "language X<asr_text>" prefix and Whisper's <|t|> tokens
     duration_s: float
     source: str  # the recipe's name of the data set
-    recording: str | None = None  # None: unknown, the utterance then counts as its own recording
+    recording: str | None = None  # None: unknown
     speaker: str | None = None
     domain: str | None = None  # None: the recipe's domain rules decide
     language: str | None = None  # name as in the prompt, "Hebrew"
@@ -48,7 +48,7 @@ class Utterance:
 
     @property
     def cluster(self) -> str:
-        """The unit whose utterances share their fate in statistics."""
+        """The recording, or the utterance itself where it is unknown; `groups` joins speakers too."""
         return f"{self.source}/{self.recording if self.recording is not None else self.id}"
 
     def to_json(self) -> dict:

@@ -5,11 +5,13 @@
   const CHUNK = 80; // rows put into the table at a time
   const NO_ROOM = "No sound on this page: it has room for the worst and for the random draw only.";
   const get = (id) => document.getElementById(id);
-  const { rows, suspects, reasons, answers: known, file, key, player_s: playerS } = JSON.parse(get("data").textContent);
+  const { rows, suspects, reasons, answers: known, file, player_s: playerS } = JSON.parse(get("data").textContent);
   const detail = get("detail"), list = get("list"), body = list.querySelector("tbody"), tool = get("tool");
   const direction = detail.dataset.dir, language = detail.dataset.lang;
-  const stored = `shibolet-review-${key}`;
-  const answers = new Map(Object.entries({ ...known, ...recall() })); // id -> good, bad, unsure; null: taken back
+  const stored = `shibolet-${file}`;
+  const kept = recall(); // of this browser, by id: a verdict and the text that was judged; a larger sample keeps it
+  const answers = new Map(Object.entries(known)); // id -> good, bad, unsure; null: taken back
+  for (const { id, text } of rows) if (kept[id]?.text === text) answers.set(id, kept[id].verdict);
   const player = new Audio();
   let sounds = null; // base64 by line, split at the first play
   let shown = [], filled = 0, current = -1; // rows as filtered and sorted; how many of them are in the table
@@ -45,8 +47,9 @@
     const row = shown[current];
     if (!row) return;
     answers.set(row.id, verdict);
+    kept[row.id] = { verdict, text: row.text };
     try {
-      localStorage.setItem(stored, JSON.stringify(Object.fromEntries(answers)));
+      localStorage.setItem(stored, JSON.stringify(kept));
     } catch {
       warn("This browser keeps nothing for this page: save the verdicts before you close it.");
     }
@@ -202,7 +205,6 @@
     const flags = isDraw ? [] : (row.flags ?? []);
     const verdictOn = () => {
       if (!row.low) return "Nothing speaks against this one.";
-      if (row.kinds.includes("failed")) return "This could not be heard.";
       return suspects[row.suspect]?.[1] ?? "Something is wrong with this one.";
     };
     detail.replaceChildren(

@@ -10,6 +10,7 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.figures import short
+from shibolet.report.wording import in_words
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
@@ -112,6 +113,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count, "p": _p}
+    environment.filters["in_words"] = in_words
+    environment.filters["capital"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     return environment
 
 

@@ -50,6 +50,7 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
     differences = _differences({"All": {"all sets": compared["overall"]}} | in_figure)
     return {
         **compared,
+        "notes": [overlap["note"] for overlap in compared["overlaps"].values() if overlap["note"]],
         "groups": groups,
         "figure": figures.changes(changes) if changes else None,
         "difference_figure": figures.differences(differences, compared["target"]["points"]) if differences else None,
@@ -90,8 +91,9 @@ def systems(run: RunFolder) -> dict | None:
 
 
 def scores(run: RunFolder) -> list[dict]:
-    """Every `scores.json`, by model and set."""
-    return [read_json(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
+    """Every `scores.json`, by model and set, with (set, what its intervals are over, caveat) under "over"."""
+    found = [read_json(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
+    return [{**one, "over": (one["set"], one["counted"], one["caveat"])} for one in found]
 
 
 def errors(run: RunFolder, language: Language) -> list[dict]:

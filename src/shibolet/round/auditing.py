@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
-from shibolet.gate import GateConfig, run_gate
+from shibolet.gate import GateConfig, level_of_look, run_gate
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.runfolder import RunFolder
@@ -28,6 +28,13 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, revie
     from shibolet.audit.stage import run_audit
 
     recipe, folder = round.recipe, round.folder
+    if _gate_config(round, prepared).rate == "corrected" and not (
+        recipe.audit.calibration or review or folder.review.is_file()
+    ):
+        raise DataError(
+            "gate.rate: corrected needs error rates of the detector: give audit.calibration, or audit with gate.rate: "
+            "apparent first, answer the random draw of audit.html and come back with --review FILE"
+        )
     data = round.prepared if prepared else round.data
     if review is not None:
         keep_review(review, folder.review, {u.id: u.text for u in data.utterances})
@@ -60,9 +67,9 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, revie
             )
         if not prepared:
             report["num_looks"] = 1 + len(_extensions(folder, data))
-            report |= _reviewed(folder, report["strata"], recipe)
+            report |= _reviewed(folder, report["strata"], recipe, report["num_looks"])
         write_json(path, report)
-        write_json(path, _decision(path.parent, recipe.gate) | report)
+        write_json(path, _decision(path.parent, _gate_config(round, prepared)) | report)
         stage.finish()
     return read_json(path)
 
@@ -83,7 +90,7 @@ def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
         )
 
 
-def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe) -> dict:
+def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -> dict:
     """What a person's verdicts say of the audit's; `detector` is there when they suffice for the gate to use them."""
     import pyarrow.parquet as pq
 
@@ -91,7 +98,8 @@ def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe) -> dict:
 
     rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
     answers = read_review(folder.review) if folder.review.is_file() else {}
-    reviewed = review(rows, strata, answers, recipe.audit.sample.seed, recipe.gate.confidence_level)
+    level = level_of_look(recipe.gate, num_looks)
+    reviewed = review(rows, strata, answers, recipe.audit.sample.seed, level)
     rates = [reviewed["sensitivity"], reviewed["specificity"]]
     if None in rates or sum(rates) <= 1:
         return {"review": reviewed}
@@ -140,6 +148,15 @@ def _listener(round: Round, prepared: bool = False) -> "Listener":
     audit = round.recipe.audit
     name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
     return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard", load, audit)
+
+
+def _gate_config(round: Round, prepared: bool) -> GateConfig:
+    """The gate's settings; what prepare kept is judged by its apparent rate when only a review corrects.
+
+    A person's verdicts on the raw data say nothing of the detector's errors on what it let pass.
+    """
+    gate, audit = round.recipe.gate, round.recipe.audit
+    return gate.model_copy(update={"rate": "apparent"}) if prepared and not audit.calibration else gate
 
 
 def _decision(audit_dir: Path, config: GateConfig) -> dict:
@@ -222,7 +239,7 @@ def do_gate(round: Round, *, prepared: bool = False) -> dict:
     stage = round.begin(name, inputs)
     path = round.folder.gate(prepared=prepared)
     if not stage.done:
-        run_gate(round.folder.audit(prepared=prepared), path, round.recipe.gate)
+        run_gate(round.folder.audit(prepared=prepared), path, _gate_config(round, prepared))
         stage.finish()
     return read_json(path)
 

@@ -19,6 +19,8 @@ from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
 from shibolet.speech.sources import DataSource, require_script
 
+MANIFEST = "manifest.jsonl"  # of what prepare kept
+
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
 Tell = Callable[[str], None]  # a sentence for the user
 Track = Callable[[str], AbstractContextManager[Progress]]  # a progress bar with this title, while the context is open
@@ -81,6 +83,7 @@ class Round:
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, LazyListener] = field(default_factory=dict)
     _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _trained_on: dict[Path, Any] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> SourceData:
@@ -136,7 +139,7 @@ class Round:
         """What prepare kept, both splits."""
         from shibolet.records.manifest import manifest_hash, read_manifest
 
-        utterances = read_manifest(self.folder.prepared / "manifest.jsonl")
+        utterances = read_manifest(self.folder.prepared / MANIFEST)
         return SourceData(utterances, [], manifest_hash(utterances))
 
     @cached_property
@@ -196,6 +199,20 @@ class Round:
             )
         return self._transcribers[model, language]
 
+    def overlap(self, source: DataSource, prepared: Path) -> dict | None:
+        """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
+        from shibolet.evaluate.overlap import overlap, read_trained_on
+
+        if prepared not in self._trained_on:
+            self._trained_on[prepared] = read_trained_on(prepared)
+        if (trained := self._trained_on[prepared]) is None:
+            self.tell(f"{source.name}: not compared with {prepared}, which an older version wrote without hashes")
+            return None
+        found = overlap(self.read(source).utterances, trained, source.name)
+        for sentence in filter(None, (found["sentence"], found["note"])):
+            self.tell(f"evaluate: {sentence}")
+        return found
+
     def make_way(self) -> int:
         """Let go of every loaded model, before training needs the memory; the number of GPUs."""
         import torch
@@ -229,6 +246,13 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
 def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
     """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
     yield Round(recipe, RunFolder(run_dir), tell, track)
+
+
+def prepared_of(model: str) -> Path | None:
+    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
+    path = Path(model).absolute()
+    run = RunFolder(path.parent.parent)
+    return run.prepared if path == run.final and (run.prepared / MANIFEST).is_file() else None
 
 
 def stream_cache() -> Path:

@@ -1,6 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,8 +9,9 @@ from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.ledger import read_ledger, write_ledger
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import Utterance
 from shibolet.round import auditing
-from shibolet.round.shared import Round, Track, best_device, stream_cache, untracked
+from shibolet.round.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 from shibolet.train.config import WITHOUT_EFFECT
@@ -23,7 +24,9 @@ def do_prepare(round: Round) -> dict:
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
+    from shibolet.audit.review import read_review
     from shibolet.audit.table import read_verdicts
+    from shibolet.prepare.pieces import reviewed
     from shibolet.prepare.stage import LEDGER, SUMMARY, run_prepare
 
     recipe, folder = round.recipe, round.folder
@@ -41,12 +44,15 @@ def do_prepare(round: Round) -> dict:
         "language": recipe.language,
         "seed": recipe.seed,
     }
+    answers = {}
+    if folder.review.is_file():
+        inputs["review"], answers = hash_file(folder.review), read_review(folder.review)
     stage = round.begin("prepare", inputs)
     if not stage.done:
         with round.track("prepare") as progress:
             run_prepare(
                 round.data.utterances,
-                read_verdicts(tables),
+                reviewed(read_verdicts(tables), answers),
                 config=config,
                 language=recipe.language,
                 seed=recipe.seed,
@@ -139,11 +145,16 @@ def rounds_of(round: Round, round1: str | None = None, round2: str | None = None
 def _evaluate_set(round: Round, label: str, model: str, source: DataSource) -> dict:
     from shibolet.evaluate.stage import evaluate_set
 
-    language = language_of(round, source)
-    return score_set(
-        round, label, source, {"model": round.identity(model)},
-        lambda data, **settings: evaluate_set(round.transcriber(model, label, language), data, **settings),
-    )  # fmt: skip
+    language, prepared = language_of(round, source), prepared_of(model)
+    made_by = {"model": round.identity(model)}
+    if prepared is not None:
+        made_by["trained_on"] = hash_file(prepared / MANIFEST)
+
+    def score(data: Sequence[Utterance], **settings) -> dict:
+        overlap = None if prepared is None else round.overlap(source, prepared)
+        return evaluate_set(round.transcriber(model, label, language), data, overlap=overlap, **settings)
+
+    return score_set(round, label, source, made_by, score)
 
 
 def language_of(round: Round, source: DataSource) -> str:
@@ -152,7 +163,7 @@ def language_of(round: Round, source: DataSource) -> str:
 
 
 def score_set(round: Round, label: str, source: DataSource, made_by: dict[str, str], score: Callable) -> dict:
-    """The scores of one system on one set; `made_by` is the one input that tells systems apart, and its hash."""
+    """The scores of one system on one set; `made_by` are the inputs that tell systems apart, first what it is."""
     from shibolet.evaluate.stage import FORMAT, NOT_OF_A_SET
 
     recipe, folder, data = round.recipe, round.folder, round.read(source)
@@ -184,7 +195,7 @@ def score_set(round: Round, label: str, source: DataSource, made_by: dict[str, s
 def do_compare(round: Round) -> dict:
     """The content of `compare.json`: Round 1 against Round 2 on the recipe's sets."""
     from shibolet.compare import compare
-    from shibolet.evaluate.stage import read_rows
+    from shibolet.evaluate.stage import read_overlap, read_rows
 
     recipe, folder = round.recipe, round.folder
     sets = [source.name for source in round.sets]
@@ -202,12 +213,14 @@ def do_compare(round: Round) -> dict:
             [[row for name in some for row in read_rows(folder.evaluation(label, name))] for label in (ROUND1, ROUND2)]
             for some in _by_language(round)
         )
-        write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other))
+        overlaps = {name: read_overlap(folder.evaluation(ROUND2, name)) for name in sets}
+        known = {name: overlap for name, overlap in overlaps.items() if overlap is not None}
+        write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other, known))
         stage.finish()
     return read_json(folder.compare)
 
 
-COMPARE_FORMAT = 2  # of compare.json
+COMPARE_FORMAT = 3  # of compare.json
 
 
 def _by_language(round: Round) -> tuple[list[str], list[str]]:
@@ -234,6 +247,7 @@ def evaluate_manifest(
 ) -> dict:
     """The scores of one model on one manifest; both files go to `out_dir`, or nowhere."""
     from shibolet.evaluate.config import EvaluateConfig
+    from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.load import dtype_on, load_recogniser
@@ -242,6 +256,7 @@ def evaluate_manifest(
     config, device = EvaluateConfig(), best_device()
     with track("read") as progress:
         utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
+    trained = None if (prepared := prepared_of(model)) is None else read_trained_on(prepared)
     loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
     with TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
@@ -254,25 +269,77 @@ def evaluate_manifest(
             model_name=model,
             identity=loaded.identity,
             ledger=ledger,
+            overlap=None if trained is None else overlap(utterances, trained, manifest.stem),
             on_progress=progress,
         )
+
+
+SPECIFIED_UTTERANCES = 73_579  # of the specification's training set
 
 
 def make_plan(
     recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int, gpu: str = "A100",
     gpu_memory_gib: float | None = None,
 ) -> dict:  # fmt: skip
-    """The training plan, from the configuration alone; the training set's size from prepared data, or as given."""
+    """The training plan, from the configuration and no weights, of what the run folder has prepared.
+
+    Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
+    "training_set_from" says which.
+    """
     from shibolet.model.offline import offline_config
     from shibolet.train.plan import make_plan, meta_model
 
-    if num_utterances is None and (shards := sorted(RunFolder(run_dir).prepared.glob("train-*.parquet"))):
-        import pyarrow.parquet as pq
-
-        num_utterances = sum(pq.read_metadata(shard).num_rows for shard in shards)
     config, model_from = offline_config(recipe.models.base)
+    examples, training_set_from = None, "as given; lengths are assumed"
+    if num_utterances is None:
+        prepared = RunFolder(run_dir).prepared
+        if not any(prepared.glob("train-*.parquet")):
+            num_utterances = SPECIFIED_UTTERANCES
+            training_set_from = (
+                f"the specification's number, since nothing is prepared in {run_dir}; lengths are assumed "
+                "(--utterances N for another number)"
+            )
+        else:
+            examples, num_utterances, training_set_from = _prepared_examples(
+                recipe, prepared, config.text_config.max_position_embeddings
+            )
     plan = make_plan(
-        recipe.train, meta_model(config, recipe.train), None, num_utterances=num_utterances, world_size=world_size,
-        gpu=gpu, gpu_memory_gib=gpu_memory_gib,
+        recipe.train, meta_model(config, recipe.train), examples, num_utterances=num_utterances,
+        world_size=world_size, gpu=gpu, gpu_memory_gib=gpu_memory_gib,
     )  # fmt: skip
-    return {**plan, "model_from": model_from, "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd}
+    return {
+        **plan, "training_set_from": training_set_from, "model_from": model_from,
+        "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd,
+    }  # fmt: skip
+
+
+def _prepared_examples(recipe: Recipe, prepared: Path, max_tokens: int) -> tuple[list | None, int, str]:
+    """Prepared utterances with their lengths, or None; their number; where it is from, and why there are no lengths."""
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer
+
+    from shibolet.model.prompt import TranscriptionPrompt
+    from shibolet.train.data import read_examples
+
+    number = sum(pq.read_metadata(shard).num_rows for shard in prepared.glob("train-*.parquet"))
+    if (folder := _tokenizer_folder(recipe.models.base)) is None:
+        why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
+        return None, number, f"prepared in {prepared}; {why}"
+    prompt = TranscriptionPrompt(AutoTokenizer.from_pretrained(folder), recipe.language)
+    examples, _ = read_examples(prepared, "train", prompt, max_tokens)
+    return examples, len(examples), f"prepared in {prepared}, with their lengths"
+
+
+def _tokenizer_folder(model: str) -> Path | None:
+    """Where a model's tokenizer lies, without a network; None where it does not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from shibolet.model.load import resolve
+    from shibolet.model.offline import is_local
+
+    cached = None if is_local(model) else try_to_load_from_cache(model, "config.json")
+    folder = resolve(model) if is_local(model) else Path(cached).parent if isinstance(cached, str) else None
+    enough = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    if folder is None or not any(all((folder / name).is_file() for name in names) for names in enough):
+        return None
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from shibolet.compare import compare_systems
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.imported import HypothesisFile, read_hypotheses
-from shibolet.evaluate.stage import NO_HYPOTHESIS, read_rows, score_hypotheses
+from shibolet.evaluate.stage import NO_HYPOTHESIS, read_overlap, read_rows, score_hypotheses
 from shibolet.records.files import hash_file, hash_json, read_json, write_json
 from shibolet.round.shared import Round
 from shibolet.round.stages import ROUND1, ROUND2, language_of, score_set
@@ -88,5 +88,9 @@ def do_compare_systems(round: Round, names: Sequence[str]) -> dict:
     rows = {
         name: [row for set_name in common for row in read_rows(folder.evaluation(name, set_name))] for name in names
     }
-    write_json(folder.systems, compare_systems(rows, recipe.compare, recipe.evaluate.buckets_s))
+    overlaps = {
+        name: {set_name: overlap for set_name in common if (overlap := read_overlap(folder.evaluation(name, set_name)))}
+        for name in names
+    }
+    write_json(folder.systems, compare_systems(rows, recipe.compare, recipe.evaluate.buckets_s, overlaps))
     return read_json(folder.systems)

@@ -25,7 +25,7 @@ def do_tune_decoding(
     """The content of `tune-decoding/decoding.json`: a row a setting and which to put into the recipe.
 
     `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
-    of its difference in WER, over recordings, lies below 0.
+    of its difference in WER, over recordings and speakers, lies below 0.
     """
     if min(beam_sizes, default=0) < 1:
         raise RecipeError(f"beam sizes start at 1, not {min(beam_sizes, default='none')}")
@@ -55,6 +55,7 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.load import dtype_on, load_recogniser
     from shibolet.scoring.intervals import difference_interval
+    from shibolet.scoring.rows import groups_of
 
     dev = [u for u in round.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
     if not dev:
@@ -84,9 +85,7 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
             )
             rows = read_rows(Path(scratch))
         greedy = greedy or rows
-        change = difference_interval(
-            [row.words for row in greedy], [row.words for row in rows], [row.cluster for row in rows]
-        )
+        change = difference_interval([row.words for row in greedy], [row.words for row in rows], groups_of(rows))
         found.append(
             {
                 "beam_size": beam_size, "length_penalty": length_penalty,
@@ -127,7 +126,14 @@ def _recommend(rows: Sequence[dict]) -> dict:
     high = best["interval_points"][1]
     if best is greedy:
         sentence = "No setting has a lower WER than greedy decoding."
-    elif high is None or high >= 0:
+    elif high is None:
+        sentence = (
+            f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
+            f"the lowest WER, {best['points']:+.2f} points, but dev has too few recordings and speakers for an "
+            "interval. Stay with greedy decoding."
+        )
+        best = greedy
+    elif high >= 0:
         sentence = (
             f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
             f"the lowest WER, {best['points']:+.2f} points, but its interval includes 0. Stay with greedy decoding."

@@ -1,9 +1,10 @@
-"""How far a rate, or the difference of two rates on the same utterances, could move with other recordings.
+"""How far a rate, or the difference of two rates on the same utterances, could move with other recordings and speakers.
 
-Utterances of one recording share their fate, so recordings are what is resampled (Bisani and Ney, 2004, with whole
-recordings). Percentile intervals of that bootstrap reject a true null in 6.5-7.4% of cases at 40 speakers. Here the
-bootstrap gives the standard error and Student's t the width, with Kish's effective number of recordings in place of
-their number, for recordings of unequal length: about 5% (tests/scoring/test_intervals.py simulates it).
+Utterances of one recording or speaker share their fate, so groups of them (`records.groups`) are what is resampled
+(Bisani and Ney, 2004, with whole groups). Percentile intervals of that bootstrap reject a true null in 6.5-7.4% of
+cases at 40 speakers. Here the bootstrap gives the standard error and Student's t the width, with Kish's effective
+number of groups in place of their number, for groups of unequal length: about 5% (tests/scoring/test_intervals.py
+simulates it).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import numpy as np
 from shibolet.scoring.counts import EditCounts
 
 LEVEL = 0.95
+# Of groups. Two often have the same difference by chance, and then no variance: they reject up to 12% of true nulls.
+MIN_GROUPS = 3
 POWER = 0.80  # of the smallest difference that a set could show
 _CHUNK_DRAWS = 4_000_000  # draws held at once: 32 MB an array
 
@@ -23,7 +26,7 @@ class Estimate:
     """A rate or a difference of rates (1.0 = as many errors as reference words) and its interval."""
 
     value: float | None  # None: no reference words
-    low: float | None  # None: fewer than two recordings, nothing to resample
+    low: float | None  # None: fewer than MIN_GROUPS groups
     high: float | None
     num_clusters: int
     below_zero_frac: float | None  # resampled values under zero, ties half: of a difference, probability of improvement
@@ -33,7 +36,7 @@ class Estimate:
 def rate_interval(
     counts: Sequence[EditCounts], clusters: Sequence[str], *, samples: int = 10_000, seed: int = 0, level: float = LEVEL
 ) -> Estimate:
-    """The pooled error rate of one system; `clusters` names the recording of each utterance."""
+    """The pooled error rate of one system; `clusters` names the group of each utterance."""
     errors = np.array([count.errors for count in counts], dtype=float)
     (estimate,) = ratio_intervals(
         errors[:, None], lengths(counts)[:, None], clusters, samples=samples, seed=seed, level=level
@@ -71,7 +74,7 @@ def differences(first: Sequence[EditCounts], second: Sequence[EditCounts]) -> np
 
 
 def cluster_sums(values: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
-    """[K, ...] sums of `values` [U, ...] by recording, recordings in order of their names."""
+    """[K, ...] sums of `values` [U, ...] by group, groups in order of their names."""
     names, member_of = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     sums = np.zeros((len(names), *values.shape[1:]))
     np.add.at(sums, member_of, values)
@@ -96,7 +99,7 @@ def ratio_intervals(
     tops, bottoms = cluster_sums(numerators, clusters), cluster_sums(denominators, clusters)  # [K, M]
     k, m = tops.shape
     total, length = tops.sum(axis=0), bottoms.sum(axis=0)
-    if k < 2:
+    if k < MIN_GROUPS:
         return [Estimate(float(t / n) if n else None, None, None, k, None, None) for t, n in zip(total, length)]
 
     resampled = resample(np.concatenate([tops, bottoms], axis=1), samples, seed)
@@ -118,7 +121,7 @@ def ratio_intervals(
 
 
 def resample(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """[samples, C]: column sums over K recordings drawn with replacement, from `sums` [K, C]."""
+    """[samples, C]: column sums over K groups drawn with replacement, from `sums` [K, C]."""
     rng = np.random.default_rng(seed)
     k = len(sums)
     chunk_samples = max(1, _CHUNK_DRAWS // k)

@@ -1,8 +1,9 @@
 """One scored utterance, the row that slices, comparisons and listings are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+from shibolet.records.groups import connected, keys_of
 from shibolet.records.utterance import Utterance
 from shibolet.scoring.counts import EditCounts, count_chars, count_words
 
@@ -14,7 +15,7 @@ class ScoredRow:
     id: str
     set: str
     domain: str | None
-    cluster: str  # the recording: utterances of one share their fate in intervals
+    recording: str | None
     speaker: str | None
     duration_s: float
     reference: str  # as given, not normalised; so is the hypothesis
@@ -43,7 +44,7 @@ def score_row(
         id=utterance.id,
         set=set,
         domain=utterance.domain,
-        cluster=utterance.cluster,
+        recording=utterance.recording,
         speaker=utterance.speaker,
         duration_s=utterance.duration_s,
         reference=utterance.text,
@@ -54,3 +55,8 @@ def score_row(
         chars=count_chars(said, heard),
         snr_db=snr_db,
     )
+
+
+def groups_of(rows: Iterable[ScoredRow]) -> list[str]:
+    """The group of each row: rows of one speaker, or of one recording, share their fate in intervals."""
+    return connected([keys_of(f"{row.set}/{row.id}", row.recording, row.speaker) for row in rows])

@@ -1,6 +1,6 @@
 """Tests of no difference between two systems on the same utterances, and what to do when there are several of them.
 
-Sign flips: were both systems alike, each recording's difference could as well have had the other sign.
+Sign flips: were both systems alike, each group's difference could as well have had the other sign.
 MAPSSWE (Gillick and Cox, 1989; Pallett et al., 1990) as in NIST's sc_stats: utterances are cut where both systems have
 two words right, and the errors of the segments between are compared by a normal test. It takes segments for
 independent, which those of one speaker are not: beside the bootstrap it is there for comparison with published figures.
@@ -20,7 +20,7 @@ _CHUNK_FLIPS = 4_000_000
 
 
 def sign_flip_p(differences: np.ndarray, *, samples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of a sum of differences [K], one a recording; every pattern of signs where there are no more."""
+    """Two-sided p of a sum of differences [K], one a group; every pattern of signs where there are no more."""
     k = len(differences)
     observed = abs(differences.sum())
     if 2**k <= samples:

@@ -65,7 +65,13 @@ def load(ref: AudioRef) -> np.ndarray:
     with _reading(_name(ref)):
         encoded = _encoded(_content(ref))
         sound = _open_sound(encoded)
-        return _read_sound(sound, ref) if sound is not None else _read_av(encoded, ref)
+        if sound is None:
+            return _read_av(encoded, ref)
+        try:
+            return _read_sound(sound, ref)
+        except sf.LibsndfileError:
+            _require_length(encoded, sound.frames / sound.samplerate)
+            raise
 
 
 def stream(path: Path, block_s: float = 30.0) -> Iterator[np.ndarray]:
@@ -170,13 +176,25 @@ def _name(ref: AudioRef) -> str:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turns what the two decoders raise into AudioError."""
+    """Turns what the two decoders raise into AudioError; its cause is an AudioError too, without the name."""
     try:
         yield
+        return
     except AudioError as error:
-        raise AudioError(f"{name}: {error}", error.reason) from error
+        bare = error
     except (sf.SoundFileError, av.FFmpegError, OSError) as error:
-        raise AudioError(f"{name}: {error}") from error
+        bare = AudioError(_why(error))
+        bare.__cause__ = error
+    raise AudioError(f"{name}: {bare}", bare.reason, str(bare)) from bare
+
+
+def _why(error: Exception) -> str:
+    """One sentence, without the decoder's number and the path that it repeats."""
+    if isinstance(error, sf.LibsndfileError):
+        return f"not audio that can be read ({error.error_string.rstrip('.')})"
+    what = getattr(error, "strerror", None) or str(error)
+    is_decoder = isinstance(error, sf.SoundFileError | av.FFmpegError)
+    return f"{'not audio that can be read' if is_decoder else 'cannot be read'} ({what})"
 
 
 def _content(ref: AudioRef) -> bytes | Path:
@@ -361,6 +379,15 @@ def _require_rate(rate_hz: int) -> int:
     if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
         raise AudioError(f"sample rate {rate_hz:,} Hz, expected {_RATES_HZ[0]:,} to {_RATES_HZ[1]:,}")
     return rate_hz
+
+
+def _require_length(encoded: Encoded, header_s: float) -> None:
+    """AudioError when what is there ends before the header says; counts packets without decoding them."""
+    with _open_av(encoded) as container:
+        stream = _audio_stream(container)
+        length_s = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
+    if length_s < header_s - _SHORT_READ_S:
+        raise AudioError(f"the header says {header_s:.2f} s, samples end at {length_s:.2f} s")
 
 
 def _require_span(start_s: float, length_s: float) -> None:

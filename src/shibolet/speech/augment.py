@@ -80,13 +80,13 @@ def reverberate(samples: np.ndarray, rt60_s: float, rng: np.random.Generator) ->
     return (wet * np.sqrt(np.mean(samples.astype(np.float64) ** 2) / np.mean(wet**2))).astype(np.float32)
 
 
-def encode(samples: np.ndarray, codec: Codec, bitrate_bps: int) -> bytes:
-    """An Ogg Opus or MP3 file of these samples; the same samples give the same bytes."""
+def encode(samples: np.ndarray, codec: Codec, bitrate_bps: int, **settings: str) -> bytes:
+    """An Ogg Opus or MP3 file of these samples, with settings of the encoder; the same samples give the same bytes."""
     encoder, container_format, options = CODECS[codec]
     buffer = io.BytesIO()
     # bitexact: ffmpeg's Ogg writer otherwise draws the stream's serial number at random.
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(encoder, rate=SAMPLE_RATE_HZ, layout="mono", options=options)
+        stream = container.add_stream(encoder, rate=SAMPLE_RATE_HZ, layout="mono", options=options | settings)
         stream.bit_rate = bitrate_bps
         frame = av.AudioFrame.from_ndarray(_to_int16(samples)[None], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ

@@ -51,11 +51,12 @@ def _probe_file(path: str) -> tuple[AudioRef, AudioInfo | AudioError]:
     return AudioRef(path=path), _probe(Path(path), path)
 
 
-def _probe(content: bytes | Path, name: str) -> AudioInfo | AudioError:
+def _probe(content: bytes | Path, name: str | None) -> AudioInfo | AudioError:
+    """What the header says, or why it cannot be read; bytes have no name beside their row's."""
     try:
-        return probe_encoded(content, name)
+        return probe_encoded(content, name or "the audio")
     except AudioError as error:
-        return error
+        return error if name else AudioError(error.detail, error.reason)
 
 
 def glob_tables(source: DataSource) -> tuple[Iterable[Path], int]:
@@ -94,7 +95,7 @@ def _probe_cell(path: Path, row: int, values: dict, column: str) -> tuple[AudioR
         return ref, error
     if isinstance(content, Path):
         ref = AudioRef(path=str(content))
-    return ref, _probe(content, "the audio")
+    return ref, _probe(content, str(content) if isinstance(content, Path) else None)
 
 
 def _columns_of(path: Path, source: DataSource) -> list[str]:

@@ -60,12 +60,13 @@ class RowSink:
         return self.source.max_utterances is not None and len(self.utterances) >= self.source.max_utterances
 
     def drop(
-        self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None, text: str | None = None
+        self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None, **known: str | None
     ) -> None:
+        """Count a row, or a part of one, that leaves; `known` are its text, recording and speaker."""
         detail = detail if where == id else f"{where}: {detail}"
         name = self.source.name
         self.ledger.append(
-            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s, text=text)
+            LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s, **known)
         )
 
     def add_unreadable(self, where: str, bad: BadRow) -> None:
@@ -83,9 +84,14 @@ class RowSink:
                 self.utterances.append(_speakable(whole))
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
-            text = lookup(row.values, self.source.columns.text)
-            is_text = isinstance(text, str) and bool(tidy(text))
-            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s, text.strip() if is_text else None)
+            columns = self.source.columns
+            text = lookup(row.values, columns.text)
+            known = {
+                "text": text.strip() if isinstance(text, str) and tidy(text) else None,
+                "recording": self._label(row, columns.recording),
+                "speaker": self._label(row, columns.speaker),
+            }
+            self.drop(row_id, row.where, bad.rule, bad.detail, audio_s, **known)
             return
         if self.source.format != "plain":
             self._add_segments(whole, row.where)

@@ -31,11 +31,21 @@ class PhaseConfig(Config):
 class LoraSettings(Config):
     """Low-rank adapters on decoder layers that stay frozen in every phase."""
 
-    part: str = "decoder.layers[0:16]"
+    part: str = "decoder.layers[0:16]"  # of the decoder: servers skip an encoder's adapters
     rank: int = Field(16, gt=0)
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj"], ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _sits_on_the_decoder(self) -> "LoraSettings":
+        if not self.part.startswith("decoder.layers"):
+            raise RecipeError(
+                f"train.lora.part: '{self.part}' is no span of decoder layers, such as decoder.layers[0:16]"
+            )
+        return self
 
 
 class OptimizerConfig(Config):
@@ -136,7 +146,7 @@ class TrainConfig(Config):
     lora: LoraSettings | None = LoraSettings()
     optimizer: OptimizerConfig = OptimizerConfig()
     utterances_per_step: int = Field(64, gt=0)  # over all ranks, whatever the hardware
-    pack_tokens: int = Field(8192, gt=0)  # longest pack in decoder tokens; the memory plan may lower it, never the step
+    pack_tokens: int | None = Field(None, gt=0)  # longest pack in decoder tokens; null: what the GPU's memory holds
     precision: Literal["bf16", "fp32"] = "bf16"  # weights and compute; masters and moments are fp32 either way
     eval_every_steps: int = Field(500, gt=0)  # dev WER and CER; also at the end of each phase
     checkpoint_every_steps: int = Field(500, gt=0)

@@ -58,20 +58,17 @@ class Keeper:
             if name not in self._untrained:
                 self._untrained[name] = weights[name].detach().cpu().clone()
 
-    def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> float:
-        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted.
-
-        Gives the seconds that the training stood still for it.
-        """
+    def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> None:
+        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted."""
         if not self._is_main:
-            return 0.0
+            return
         held, weights = optimizer.state_by_name(), dict(self._model.named_parameters())
         tensors = {
             "masters": {name: of["master"] for name, of in held.items()},
             "moments": {f"{key}/{name}": of[key] for name, of in held.items() for key in MOMENTS},
             "frozen": {name: weights[name].detach() for name in self._untrained.keys() - held.keys()},
         }
-        return self._writer.submit(state.step, state.to_json(self._fingerprint), tensors, keep)
+        self._writer.submit(state.step, state.to_json(self._fingerprint), tensors, keep)
 
     def commit(self) -> list[int]:
         """Wait until the last checkpoint is on disk; steps of those that came to stand there since the last call.

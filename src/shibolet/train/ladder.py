@@ -123,6 +123,11 @@ def _top(part: str, num: int) -> str:
     return f"decoder.layers[{max(int(first or 0), int(last) - num)}:{last}]"
 
 
+def gpu_memory_gib(device: torch.device) -> float | None:
+    """The memory of a GPU; None on a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None
+
+
 def gpu_memory(device: torch.device) -> dict[str, float] | None:
     """The peak since the last call, in GiB and as a share of the device; None on a CPU."""
     if device.type != "cuda":

@@ -17,11 +17,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from shibolet.errors import Preempted, ShiboletError
+from shibolet.records.files import disk_errors
 
 LOG = logging.getLogger(__name__)
 
 Send = Callable[[Any], None]
 _GRACE_S = 10.0  # for the other ranks to report, once one has failed
+_PREEMPTED_GRACE_S = 180.0  # to commit a checkpoint and close trackers, once one reports a stop that all agreed on
 
 
 def launch(
@@ -56,8 +58,8 @@ def launch(
 
 
 def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], None]) -> Exception | None:
-    """Take messages until every rank has ended, or `_GRACE_S` after one failed; what it failed of."""
-    failure, deadline = None, None
+    """Take messages until every rank has ended, or for a while after one failed; what it failed of."""
+    failure, grace_s, deadline = None, _GRACE_S, None
     open_pipes = dict(zip(pipes, ranks, strict=True))
     while open_pipes:
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -68,14 +70,15 @@ def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], No
                 rank = open_pipes.pop(pipe)
                 rank.join()
                 if rank.exitcode and failure is None:
-                    failure = RuntimeError(f"rank {ranks.index(rank)} ended with {_how(rank.exitcode)}")
+                    failure = _death(ranks.index(rank), rank.exitcode)
             else:
                 if not isinstance(message, Exception):
                     on_message(message)
                 elif failure is None:
                     failure = message
+                    grace_s = _PREEMPTED_GRACE_S if isinstance(message, Preempted) else _GRACE_S
         if failure is not None and deadline is None:
-            deadline = time.monotonic() + _GRACE_S
+            deadline = time.monotonic() + grace_s
         if deadline is not None and time.monotonic() >= deadline:
             break
     return failure
@@ -107,14 +110,21 @@ class _Forwarder:
 
 
 def _kill(ranks: list) -> None:
-    for rank in ranks:
+    for number, rank in enumerate(ranks):
         if rank.is_alive():
+            LOG.warning("rank %d has not ended by itself and is killed", number)
             rank.kill()
         rank.join()
 
 
-def _how(exit_code: int) -> str:
-    return f"exit code {exit_code}" if exit_code > 0 else f"{signal.Signals(-exit_code).name}, out of memory perhaps"
+def _death(rank: int, exit_code: int) -> Exception:
+    """What a rank died of that said nothing: a signal to stop does so outside the training loop."""
+    if exit_code > 0:
+        return RuntimeError(f"rank {rank} ended with exit code {exit_code}")
+    name = signal.Signals(-exit_code).name
+    if -exit_code in (signal.SIGTERM, signal.SIGINT):
+        return Preempted(f"rank {rank} was stopped by {name}; the same command continues from the last checkpoint")
+    return RuntimeError(f"rank {rank} ended with {name}" + ", out of memory perhaps" * (name == "SIGKILL"))
 
 
 def _free_port() -> int:
@@ -127,6 +137,7 @@ def _run_rank(
     work: Callable, job: Any, pipe: Connection, rank: int, num_ranks: int, address: tuple[str, str], on_cpu: bool
 ) -> None:
     os.setsid()  # a Ctrl-C reaches the launcher alone, which passes it on once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop it ends a rank as SIGTERM does
     threading.Thread(target=_stop_without_parent, daemon=True).start()
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
@@ -136,7 +147,8 @@ def _run_rank(
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
-        work(job, pipe.send)
+        with disk_errors():
+            work(job, pipe.send)
     except ShiboletError as error:
         pipe.send(error)
         sys.exit(error.exit_code)

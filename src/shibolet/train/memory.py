@@ -26,15 +26,19 @@ class Gpu:
 
 
 GPUS = {"A100": Gpu(312, 1.555), "H100": Gpu(989, 3.35), "H200": Gpu(989, 4.8)}
-# Share of the datasheet's rate that the model's operations reach: 2,182 s of audio a second of phase B on an H200, 128
-# utterances a pack (the prototype; benchmarks/train_speed.py measures it anew). Other GPUs are projected with it.
-MODEL_SHARE = 0.40
+# Share of the datasheet's rate that the model's operations reach: 0.42 to 0.47 with 64 to 128 utterances a pack on an
+# H200 (benchmarks/train_speed.py). Other GPUs are projected with it.
+MODEL_SHARE = 0.45
 COPY_SHARE = 0.9  # of the datasheet's bandwidth, by a device-to-device copy on an H200
+
+# Of a pack, however small: its kernels cannot be launched faster (benchmarks/train_speed.py, 8 utterances).
+PACK_S = 0.1
+PACK_TOKENS = 8192  # of a pack where no memory bounds it: no GPU is known, or there is none
 
 # Beside what tensors take.
 CONTEXT_GIB = 0.6  # CUDA context and loaded kernels
 WORKSPACE_GIB = 0.13  # cuBLAS and cuDNN
-NCCL_GIB = 0.8  # buffers, with more than one rank
+NCCL_GIB = 0.8  # buffers and the bucket of the sum of gradients, with more than one rank
 FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
@@ -131,12 +135,17 @@ class PhaseMemory:
         return low if low >= max(size[0] for size in sizes) else 0
 
     def step_s(self, utterances: Sequence[Sizes], pack_tokens: int, gpu: Gpu) -> float:
-        """Predicted time of a step of these utterances: the busiest rank's operations, then the update's bytes."""
+        """Predicted time of a step of these utterances: the busiest rank's packs, then the update's bytes."""
         lengths = [size[0] for size in utterances]
         shares = divide(range(len(lengths)), lengths, self.world_size)
-        operations = max(
+        rate = gpu.bf16_tflops * 1e12 * MODEL_SHARE
+        packs_s = max(
             sum(
-                self.cost.operations(PackSize.of(utterances[u] for u in pack), encoder=not self.encoder_kept)
+                max(
+                    PACK_S,
+                    self.cost.operations(PackSize.of(utterances[u] for u in pack), encoder=not self.encoder_kept)
+                    / rate,
+                )
                 for pack in packs_of(share, lengths, pack_tokens)
             )
             for share in shares
@@ -144,7 +153,7 @@ class PhaseMemory:
         )
         # The update reads and writes master and moments, writes the weight, and reads the gradient after its norm did.
         update = self.trainable * (2 * 4 * 3 + (self.width if self.width < 4 else 0) + 2 * self.width)
-        return operations / (gpu.bf16_tflops * 1e12 * MODEL_SHARE) + update / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
+        return packs_s + update / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
 
 
 def gpu_named(name: str) -> Gpu:

@@ -14,7 +14,7 @@ from shibolet.errors import ShiboletError
 from shibolet.model.kernels import adamw_
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
-from shibolet.train.ranks import sum_gradients
+from shibolet.train.ranks import new_bucket, sum_gradients
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -54,6 +54,7 @@ class MasterAdamW:
         ]
         self.masters: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Tensor]] = {}
+        self._bucket: Tensor | None = None
         for name, weight in self.weights.items():
             saved = (carried or {}).get(name)
             if weight.dtype == torch.float32:
@@ -83,17 +84,24 @@ class MasterAdamW:
             counts[self.part[name]] += weight.numel()
         return counts
 
-    def collect_gradients(self, *, idle: bool = False) -> dict[str, Tensor]:
-        """Sum the gradients over ranks; their norm in each part, float32.
-
-        `idle`: this rank had no work, or did not get through it, and takes part with what it has.
-        """
+    def allocate_sum(self, *, idle: bool = False) -> None:
+        """Get all the memory that `collect_gradients` needs; `idle`: this rank had no work, its gradients are 0."""
         for name, weight in self.weights.items():
             if weight.grad is None and not idle:
                 raise ShiboletError(f"'{name}' is to be trained but got no gradient; the loss does not depend on it")
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        sum_gradients(self.weights.values())
+        if self._bucket is None:
+            self._bucket = new_bucket(self.weights.values())
+
+    def collect_gradients(self, *, failed: bool = False) -> dict[str, Tensor]:
+        """Sum the gradients over ranks; their norm in each part, float32.
+
+        `failed`: this rank lacks some, and takes part so that no other waits for it; it has no norms.
+        """
+        sum_gradients(self.weights.values(), self._bucket)
+        if failed:
+            return {}
         by_part: dict[str, list[Tensor]] = {}
         for name, weight in self.weights.items():
             by_part.setdefault(self.part[name], []).append(weight.grad)

@@ -9,7 +9,7 @@ from statistics import mean
 import torch
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.cost import Cost
+from shibolet.model.cost import Cost, PackSize
 from shibolet.model.parts import is_tied, part_of
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
@@ -17,6 +17,7 @@ from shibolet.train.encoder_cache import cache_bytes
 from shibolet.train.memory import (
     GIB,
     MEAN_S,
+    PACK_TOKENS,
     PhaseMemory,
     Sizes,
     assumed_sizes,
@@ -31,6 +32,7 @@ from shibolet.train.schedule import lr_factor, phase_steps
 _WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
 SPECIFIED_USD = {"8 x A100, 12 h": 77.0, "2 x A100": 38.0}
 _ASSUMED_UTTERANCES = 4096  # drawn where there is no training set yet
+_FILLED_FRAC = 0.95  # of the GPU, by the largest pack; above it a training warns
 _TIMED_STEPS = 16  # steps whose predicted times are averaged
 
 
@@ -55,16 +57,27 @@ def make_plan(
     """The plan as plain data; `model` has its adapters and may be on the meta device.
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
-    and utterances of 0.5 to 15 s are assumed. With `gpu_memory_gib` packs are planned as small as they have to be.
+    and utterances of 0.5 to 15 s are assumed. With `gpu_memory_gib` packs are planned as large as fit in every phase,
+    or as small as they have to be where the recipe gives `pack_tokens`.
     """
     count = len(examples) if examples else num_utterances
     per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
-    packs = _packs(config, examples, world_size) if examples else None
     sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
+    described = [_phase(phase, config, model, per_epoch, world_size) for phase in config.phases]
+    most, longest = -(-config.utterances_per_step // world_size), max(size[0] for size in sizes)
+    fits = [
+        gpu_memory_gib and memory.largest_pack_tokens(sizes, most, gpu_memory_gib * GIB * _FILLED_FRAC)
+        for _, memory in described
+    ]  # 0: not even one utterance; None: no GPU is known
+    pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
+    steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
     phases = []
-    for phase in config.phases:
-        described, memory = _phase(phase, config, model, per_epoch, world_size)
-        phases.append(described | _needs(config, memory, sizes, described["steps"], gpu, gpu_memory_gib))
+    for (phase, memory), fit in zip(described, fits, strict=True):
+        own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
+        needs = _memory(memory, fullest_pack(sizes, own_tokens, most), sizes, most, gpu_memory_gib)
+        step_s = mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS])
+        hours = round(phase["steps"] * step_s / 3600, 3) if phase["steps"] else None
+        phases.append({**phase, **needs, "largest_pack_tokens": fit, "step_s": round(step_s, 4), "hours": hours})
     return {
         "training_set": _training_set(examples, count),
         "step": {
@@ -72,9 +85,9 @@ def make_plan(
             "steps_per_epoch": per_epoch,
             "arithmetic": _arithmetic(count, config.utterances_per_step),
             "world_size": world_size,
-            "pack_tokens": config.pack_tokens,
+            "pack_tokens": pack_tokens,
         }
-        | (packs or {}),
+        | (_packs(config, examples, world_size, pack_tokens) if examples else {}),
         "phases": phases,
         "steps": sum(phase["steps"] for phase in phases) if per_epoch else None,
         "model": {
@@ -112,7 +125,7 @@ def _arithmetic(count: int | None, per_step: int) -> str:
     return f"{count:,} utterances = {full:,} x {per_step} + {rest} -> {full + bool(rest):,} steps an epoch"
 
 
-def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: int) -> dict:
+def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: int, pack_tokens: int) -> dict:
     """How the steps of an epoch, in one of its orders, fall into packs."""
     lengths = [example.num_tokens for example in examples]
     sizes = [
@@ -120,7 +133,7 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
             step_utterances(
                 step, num_utterances=len(examples), utterances_per_step=config.utterances_per_step, seed=0
             ),
-            lengths, rank=rank, world_size=world_size, pack_tokens=config.pack_tokens,
+            lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,
         )]
         for step in range(steps_per_epoch(len(examples), config.utterances_per_step))
         for rank in range(world_size)
@@ -164,33 +177,19 @@ def _phase(
     return described, memory
 
 
-def _needs(
-    config: TrainConfig, memory: PhaseMemory, sizes: Sequence[Sizes], steps: int | None, gpu: str, gib: float | None
-) -> dict:
-    """Bytes by purpose with the fullest pack there can be, the largest pack that fits, and the time of a step."""
-    most = -(-config.utterances_per_step // memory.world_size)  # utterances of a rank
-    fits = None if gib is None else memory.largest_pack_tokens(sizes, most, gib * GIB)
-    pack_tokens = config.pack_tokens if fits is None else min(config.pack_tokens, fits)
-    longest = max(size[0] for size in sizes)
-    pack = fullest_pack(sizes, max(pack_tokens, longest), most)
+def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: int, gib: float | None) -> dict:
+    """Bytes by purpose with the fullest pack there can be, and what is left of the GPU's."""
     several = pack.tokens < sum(sorted((size[0] for size in sizes), reverse=True)[:most])
     tensors = memory.peak(pack, several)
     terms = tensors | memory.reserve(sum(tensors.values()))
     total = sum(terms.values()) / GIB
-    steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
-    step_s = mean(
-        memory.step_s(utterances, max(pack_tokens, longest), gpu_named(gpu)) for utterances in steps_of[:_TIMED_STEPS]
-    )
     return {
         "gib": {name: round(size / GIB, 3) for name, size in terms.items()} | {"sum": round(total, 3)},
         "peak_tensors_gib": round(sum(tensors.values()) / GIB, 3),
         "fullest_pack_tokens": pack.tokens,
-        "largest_pack_tokens": fits,  # 0: not even one utterance
         "margin_gib": None if gib is None else round(gib - total, 3),
         "utilisation_pct": None if gib is None else round(100 * total / gib, 1),
         "encoder_kept": memory.encoder_kept,
-        "step_s": round(step_s, 4),
-        "hours": round(steps * step_s / 3600, 3) if steps else None,
     }
 
 

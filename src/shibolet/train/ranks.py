@@ -18,7 +18,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 _PATIENCE = timedelta(hours=1)  # of a rank for the others; one that dies is noticed by what started it
-_BUCKET_NUMEL = 1 << 26  # 128 MB of bf16 at a time, instead of a second copy of all gradients
+_BUCKET_NUMEL = 1 << 26  # 128 MB of bf16, kept for all sums, instead of a second copy of all gradients
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
@@ -44,19 +44,36 @@ def any_rank(flag: bool) -> bool:
     return bool(gather_rows(torch.tensor([float(flag)], device=PartialState().device)).any())
 
 
-def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Add each gradient up over all ranks, in place."""
+def new_bucket(weights: Iterable[nn.Parameter]) -> Tensor | None:
+    """The memory that `sum_gradients` works in; None where there is one rank."""
+    if not dist.is_initialized():
+        return None
+    weights = list(weights)
+    return weights[0].new_empty(min(_BUCKET_NUMEL, sum(weight.numel() for weight in weights)))
+
+
+def sum_gradients(weights: Iterable[nn.Parameter], bucket: Tensor | None) -> None:
+    """Add each gradient up over all ranks, in place; a rank that failed in here would leave the others waiting.
+
+    So nothing is allocated, and a rank that lacks gradients takes part with what lies in the bucket: the sum is void.
+    """
     if not dist.is_initialized():
         return
     weights = list(weights)
-    numel = itertools.accumulate(weight.numel() for weight in weights)
-    buckets = itertools.groupby(zip(weights, numel, strict=True), key=lambda item: item[1] // _BUCKET_NUMEL)
-    for _, bucket in buckets:
-        gradients = [weight.grad for weight, _ in bucket]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    complete = all(weight.grad is not None for weight in weights)
+    half = _BUCKET_NUMEL // 2  # pieces of at most that, and ends within the same half: no bucket overflows
+    tensors = [weight.grad if complete else weight.detach() for weight in weights]  # else for their sizes
+    pieces = [piece for tensor in tensors for piece in tensor.view(-1).split(half)]
+    ends = itertools.accumulate(len(piece) for piece in pieces)
+    for _, group in itertools.groupby(zip(pieces, ends, strict=True), key=lambda item: item[1] // half):
+        gradients = [piece for piece, _ in group]
+        flat = bucket[: sum(len(piece) for piece in gradients)]
+        totals = flat.split([len(piece) for piece in gradients])
+        if complete:
+            torch._foreach_copy_(totals, gradients)
         dist.all_reduce(flat)
-        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
+        if complete:
+            torch._foreach_copy_(gradients, totals)
 
 
 def share_out(work: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item]) -> list[Made]:

@@ -21,10 +21,11 @@ from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.model.save import save_model
-from shibolet.records.files import hash_json, read_json, sync_dir, write_bytes, write_json
+from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import WITHOUT_EFFECT, TrainConfig
 from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.ladder import gpu_memory_gib
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
@@ -72,14 +73,17 @@ def run_train(
     examples, ledger = read_examples(
         prepared_dir, "train", prompt, loaded.model.config.text_config.max_position_embeddings
     )
-    check_fit([e.id for e in examples], [e.num_tokens for e in examples], config.pack_tokens)
     fingerprint = fingerprint_of(loaded, examples, config, language, seed)
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := read_json(result_path))["fingerprint"] == fingerprint:
         if only_through in (None, done["through"]):
             return done
     add_adapters(loaded.model, config, seed)
-    plan = make_plan(config, loaded.model, examples, world_size=ranks.num_processes)
+    plan = make_plan(
+        config, loaded.model, examples, world_size=ranks.num_processes, gpu_memory_gib=gpu_memory_gib(ranks.device)
+    )
+    config = config.model_copy(update={"pack_tokens": plan["step"]["pack_tokens"]})
+    check_fit([e.id for e in examples], [e.num_tokens for e in examples], config.pack_tokens)
     if ranks.is_main_process:
         write_json(out_dir / "plan.json", plan)
     loaded.model.to(ranks.device)
@@ -191,9 +195,10 @@ def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str,
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
-    save_model(loaded, partial)
-    os.replace(partial, path)
-    sync_dir(path.parent)
+    with disk_errors(path):
+        save_model(loaded, partial)
+        os.replace(partial, path)
+        sync_dir(path.parent)
 
 
 def write_adapter(

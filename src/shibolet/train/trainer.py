@@ -5,6 +5,7 @@ does is a function of the weights, the moments and its number alone; so a run th
 What watches is in guards.py, what gives way in ladder.py, what remembers in keeper.py.
 """
 
+import gc
 import logging
 import math
 import time
@@ -91,7 +92,7 @@ class GradualUnfreezeTrainer:
         self.state = TrainState()
         self.ladder = MemoryLadder(config, examples, self.state.decisions)
         self._stop_asked = False
-        self._checkpoint_s = 0.0  # held up by a checkpoint since the last row
+        self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
     def train(self) -> TrainState:
         """Run what is left of the plan; Preempted after a signal, with a checkpoint."""
@@ -107,6 +108,7 @@ class GradualUnfreezeTrainer:
             if self.is_main:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
+            gc.unfreeze()
             self.reader.close()
             self.records.close()
         return self.state
@@ -141,6 +143,8 @@ class GradualUnfreezeTrainer:
             optimizer = self._enter(phase, carried, self.state.step - self.state.step_in_phase + num_steps)
             try:
                 self._try_largest_pack(optimizer, phase)
+                gc.collect()
+                gc.freeze()  # what is there now stays: looking through it for garbage stops the launches
                 if self.state.step_in_phase == 0:
                     self.records.phase(self.state, phase.name, optimizer.num_parameters(), self.steps_per_epoch)
                 while not self.state.phase_ended:
@@ -152,6 +156,7 @@ class GradualUnfreezeTrainer:
 
     def _enter(self, phase: PhaseConfig, carried: Moments, end: int) -> MasterAdamW:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
+        gc.unfreeze()
         groups = enter_phase(self.model, phase)
         optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         assert_optimizer_covers(self.model, optimizer)
@@ -171,13 +176,12 @@ class GradualUnfreezeTrainer:
             request = PackRequest(self.state.step, 0, self.state.step // self.steps_per_epoch, chosen)
             # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
             packs = (self.reader.pack(r.examples, r.epoch) for r in [request])
-            _, failed_tokens = self._run_packs([request], packs, sum(example.num_targets for example in chosen))
-            try:
-                optimizer.collect_gradients(idle=failed_tokens > 0)
-            except torch.OutOfMemoryError:
-                failed_tokens = request.num_tokens
-            optimizer.zero_grad()
+            num_targets = sum(example.num_targets for example in chosen)
+            _, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
             failed = int(gather_rows(torch.tensor([float(failed_tokens)], device=self.device)).max())
+            if not failed:
+                optimizer.collect_gradients()
+            optimizer.zero_grad()
             if not failed:
                 return
             self._make_room(failed, phase)
@@ -240,13 +244,14 @@ class GradualUnfreezeTrainer:
             utterances, requests = self._utterances(self.state.step), self._requests(self.state.step)
             num_targets = sum(self.examples[u].num_targets for u in utterances)
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
-            losses, failed_tokens = self._run_packs(requests, self.reader.read(self.model, requests), num_targets)
+            packs = self.reader.read(self.model, requests)
+            losses, failed_tokens = self._run_packs(optimizer, requests, packs, num_targets)
             loss_sum = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
             flags = [float(self.signals.received), float(self.keeper.failed), float(failed_tokens)]
             own = torch.stack([loss_sum, *(torch.full_like(loss_sum, flag) for flag in flags)])
             of_ranks = gather_rows(own)  # [ranks, 4]
-            part_norms = optimizer.collect_gradients(idle=failed_tokens > 0 or not requests)
-            by_part = torch.stack(list(part_norms.values()))
+            part_norms = optimizer.collect_gradients(failed=failed_tokens > 0)
+            by_part = torch.stack(list(part_norms.values())) if part_norms else own.new_zeros(0)
             grad_norm = torch.linalg.vector_norm(by_part)
             # the one wait for the device in a step
             numbers = torch.cat([of_ranks.flatten(), grad_norm[None], by_part]).tolist()
@@ -280,21 +285,25 @@ class GradualUnfreezeTrainer:
         return row
 
     def _run_packs(
-        self, requests: Sequence[PackRequest], packs: Iterator[Pack], num_targets: int
+        self, optimizer: MasterAdamW, requests: Sequence[PackRequest], packs: Iterator[Pack], num_targets: int
     ) -> tuple[list[Tensor], int]:
-        """Forward and backward of this rank's packs: their losses.
+        """Forward and backward of this rank's packs, and room for the sum of their gradients: the losses.
 
-        And the tokens of the pack that memory did not hold, 0 when it held all; no other rank waits meanwhile.
+        And the tokens of the pack that memory did not hold, or of the largest when there is no room for the sum; 0 when
+        it held all. No other rank waits meanwhile.
         """
         losses = []
-        with packed_attention(self.model):
-            for request in requests:
-                try:
+        try:
+            with packed_attention(self.model):
+                for request in requests:
+                    failing = request.num_tokens
                     loss = self.objective(next(packs))
                     (loss / num_targets).backward()
                     losses.append(loss.detach())
-                except torch.OutOfMemoryError:
-                    return losses, request.num_tokens
+            failing = max((request.num_tokens for request in requests), default=self.ladder.pack_tokens)
+            optimizer.allocate_sum(idle=not requests)
+        except torch.OutOfMemoryError:
+            return losses, failing
         return losses, 0
 
     def _fault(
@@ -357,11 +366,13 @@ class GradualUnfreezeTrainer:
         return self.dev_score()
 
     def _save(self, optimizer: MasterAdamW) -> None:
+        started = time.perf_counter()
         self._commit()
         if self.state.phase_ended:
             self.state.phase_end_steps.append(self.state.step)
         self.records.sync()
-        self._checkpoint_s += self.keeper.save(self.state, optimizer, self._kept())
+        self.keeper.save(self.state, optimizer, self._kept())
+        self._checkpoint_s += time.perf_counter() - started
 
     def _kept(self) -> set[int]:
         """Steps whose checkpoints stay: the best by dev WER, and the end of each phase."""

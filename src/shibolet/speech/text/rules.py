@@ -62,3 +62,8 @@ def basic(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     text = "".join(" " if unicodedata.category(char)[0] in "MSP" else char for char in text)
     return re.sub(r"\s+", " ", text.lower())
+
+
+def letters_of(text: str) -> str:
+    """Letters and digits, lower case; gershayim inside a word, spaces and punctuation are not compared."""
+    return "".join(char for char in text.lower() if char.isalnum())

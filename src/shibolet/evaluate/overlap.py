@@ -1,0 +1,96 @@
+"""What an evaluation set shares with the data that a model was trained on: audio by content, people by name.
+
+Content is the encoded bytes, the source's or the prepared ones: a copy that was encoded once more is not found.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from shibolet.errors import AudioError
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.speech.audio import content_hash
+
+SHARED_FRAC = 0.5  # of the shorter span; less is a margin at a cut
+MAX_IDS = 20
+_COLUMNS = ("recording", "speaker", "sha256", "origin_sha256", "origin_offset_s", "origin_start_s", "origin_end_s")
+_CACHED_HASHES = 4096  # of files that several utterances lie in
+
+Span = tuple[float, float]  # start and end in s
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """The audio and the names in a training set."""
+
+    spans: Mapping[str, Sequence[Span]]  # content hash -> what of that audio was trained on
+    recordings: frozenset[str]
+    speakers: frozenset[str]
+
+
+def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
+    """What `prepare` kept to train on; None where it is not there, or written by a version that kept no hashes."""
+    shards = sorted(prepared_dir.glob("train-*.parquet"))
+    if not shards or any(not set(_COLUMNS) <= set(pq.read_schema(shard).names) for shard in shards):
+        return None
+    spans: dict[str, list[Span]] = defaultdict(list)
+    names: dict[str, set[str]] = {"recording": set(), "speaker": set()}
+    for shard in shards:
+        for row in pq.read_table(shard, columns=list(_COLUMNS)).to_pylist():
+            start_s, end_s = (row["origin_offset_s"] + row[name] for name in ("origin_start_s", "origin_end_s"))
+            spans[row["origin_sha256"]].append((start_s, end_s))
+            spans[row["sha256"]].append((0.0, end_s - start_s))
+            for kind, found in names.items():
+                if row[kind] is not None:
+                    found.add(row[kind])
+    return TrainedOn(spans, frozenset(names["recording"]), frozenset(names["speaker"]))
+
+
+def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> dict:
+    """JSON: how many "utterances" of a set were trained on, their "ids", and [shared, known] of the names.
+
+    "sentence" says the first where there are any, "note" the second, where the first does not say it already.
+    """
+    hash_of = lru_cache(_CACHED_HASHES)(_hash)
+    shared = [u for u in utterances if _is_shared(u, trained.spans.get(hash_of(_whole(u.audio)), ()))]
+    names = {}
+    for kind, known in (("recording", trained.recordings), ("speaker", trained.speakers)):
+        found = {name for u in utterances if (name := getattr(u, kind)) is not None}
+        names[f"{kind}s"] = [len(found & known), len(found)]
+    by_name = [f"{some} of {all} {kind}" for kind, (some, all) in names.items() if some]
+    return {
+        "utterances": len(shared),
+        "of": len(utterances),
+        "ids": [u.id for u in shared[:MAX_IDS]],
+        **names,
+        "sentence": f"{len(shared):,} of {len(utterances):,} utterances of set '{set_name}' are in the training data."
+        if shared
+        else None,
+        "note": f"Set '{set_name}' shares names with the training data: {', '.join(by_name)}."
+        if by_name and len(shared) < len(utterances)
+        else None,
+    }
+
+
+def _whole(ref: AudioRef) -> AudioRef:
+    return replace(ref, start_s=0.0, end_s=None)
+
+
+def _hash(ref: AudioRef) -> str:
+    """Empty for what cannot be read, which is no training data either."""
+    try:
+        return content_hash(ref)
+    except AudioError:
+        return ""
+
+
+def _is_shared(utterance: Utterance, spans: Sequence[Span]) -> bool:
+    start_s, length_s = utterance.audio.start_s, utterance.duration_s
+    return any(
+        min(start_s + length_s, end_s) - max(start_s, trained_s) >= SHARED_FRAC * min(length_s, end_s - trained_s)
+        for trained_s, end_s in spans
+    )

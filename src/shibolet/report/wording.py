@@ -1,0 +1,42 @@
+"""What suspect types, reasons and failures of the audit are called where people read them."""
+
+SUSPECTS = {
+    "wrong_text": ("another text", "What is said seems to be another text than the one written."),
+    "text_missing": ("text missing", "More is said than is written."),
+    "text_extra": ("text too long", "More is written than is said."),
+    "audio_cut": ("audio cut", "The audio seems to be cut: words are missing where it begins or ends."),
+    "no_speech": ("no speech", "Hardly any of the text is heard; perhaps nobody speaks."),
+    "other_language": ("other language", "What is written, or what was heard, is mostly in another script."),
+}
+FAILURES = {  # why an utterance could not be scored; of the codes that are not here, their words will do
+    "bad_duration": "impossible length",
+    "bad_span": "impossible start or end",
+    "decoder_crashed": "the decoder crashed",
+    "decoder_hung": "decoding took too long",
+    "empty_audio": "no samples in it",
+    "markup": "markup in the text",
+    "missing_audio": "no audio in the row",
+    "missing_file": "file missing",
+    "nan_samples": "samples that are no numbers",
+    "no_hypothesis": "not in the file of hypotheses",
+    "no_words": "no word that could be checked",
+    "not_a_file": "a folder or a pipe",
+    "out_of_range": "samples out of range",
+    "span_beyond_audio": "starts after the audio ends",
+    "text_not_string": "text missing in the row",
+    "too_long": "over an hour long",
+    "too_short": "too short to score",
+    "undecodable": "cannot be decoded",
+}
+REASONS = {
+    "fit": "the text does not fit",
+    "words": "few words found",
+    "length": "the length does not fit",
+    "failed": "could not be heard",
+}
+NOT_HEARD = "This could not be heard."
+
+
+def in_words(code: str) -> str:
+    """A suspect type or a failure's reason in words."""
+    return SUSPECTS[code][0] if code in SUSPECTS else FAILURES.get(code, code.replace("_", " "))
