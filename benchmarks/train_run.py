@@ -157,7 +157,8 @@ class Step:
 class Watch:
     """What the loop calls as it goes: dev scoring, timed, and the steps."""
 
-    def __init__(self, prepared_dir: Path, dev_utterances: int) -> None:
+    def __init__(self, prepared_dir: Path, dev_utterances: int, report: Report) -> None:
+        self._report = report
         shard = pq.read_table(prepared_dir / "dev-00000.parquet").to_pylist()
         changes = {"max_new_tokens_per_s": DEV_TOKENS_PER_S, "dev_utterances": dev_utterances}
         evaluate = load_recipe("hebrew-round2").evaluate.model_copy(update=changes)
@@ -170,6 +171,8 @@ class Watch:
         started = time.perf_counter()
         scores = self._score(loaded.model, loaded.tokenizer, loaded.extractor)
         self._dev_s = time.perf_counter() - started
+        self._report.add(dev_after_step=len(self.steps) + 1, utterances=scores["num_utterances"],
+                         dev_s=round(self._dev_s, 2))  # fmt: skip
         return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
 
     def on_step(self, row: dict[str, Any]) -> None:
@@ -192,9 +195,9 @@ class Written:
 class TimedWriter(CheckpointWriter):
     """The loop's writer, and what each checkpoint took."""
 
-    def __init__(self, store: CheckpointStore, checkpoints: list[Written]) -> None:
+    def __init__(self, store: CheckpointStore, checkpoints: list[Written], report: Report) -> None:
         super().__init__(store)
-        self._checkpoints, self._waited_s = checkpoints, 0.0
+        self._checkpoints, self._waited_s, self._report = checkpoints, 0.0, report
 
     def submit(self, step: int, *args) -> float:
         self._checkpoints.append(Written(step, self._waited_s))
@@ -213,6 +216,9 @@ class TimedWriter(CheckpointWriter):
         super()._write(step, *args)
         written.ended = time.perf_counter()
         written.gib = gib_of(self._store.path(step))
+        self._report.add(checkpoint_of_step=step, gib=written.gib, held_s=round(written.held_s, 3),
+                         waited_for_the_one_before_s=round(written.waited_s, 3),
+                         background_s=round(written.ended - written.started, 2))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -404,8 +410,9 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
     write_shards(folder / "prepared", TranscriptionPrompt(tokenizer, LANGUAGE), rows=args.utterances * per_epoch,
                  clips=args.clips, dev=args.dev_utterances)  # fmt: skip
     clock.append(time.perf_counter())
-    watch, checkpoints = Watch(folder / "prepared", args.dev_utterances), []
-    with patch.object(keeper, "CheckpointWriter", lambda store: TimedWriter(store, checkpoints)):
+    report.add(writing_weights_s=round(clock[1] - clock[0], 2), writing_clips_s=round(clock[2] - clock[1], 2))
+    watch, checkpoints = Watch(folder / "prepared", args.dev_utterances, report), []
+    with patch.object(keeper, "CheckpointWriter", lambda store: TimedWriter(store, checkpoints, report)):
         result = run_train(
             prepared_dir=folder / "prepared", out_dir=folder / "train", base=str(folder / "base"), config=config,
             language=LANGUAGE, seed=0, score_dev=watch.score_dev, about={}, on_step=watch.on_step,
@@ -417,18 +424,11 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
     report.add(training_set=plan["training_set"], step=plan["step"], encoder_cache_gib=plan["encoder_cache_gib"],
                shards_gib=gib_of(folder / "prepared"), weights_gib=gib_of(folder / "base"))  # fmt: skip
     report.add(set_up_s={
-        "writing_weights": round(clock[1] - clock[0], 2), "writing_clips": round(clock[2] - clock[1], 2),
         "loading_and_first_pack": round(account.steps[0].started - clock[2], 2),
         "last_checkpoint_and_final": round(ended - account.steps[-1].ended, 2),
     })  # fmt: skip
     for kind, steps in sorted(account.by_kind().items(), key=lambda item: item[1][0].row["step"]):
         report.add(**of_kind(account, kind, steps))
-    for written in checkpoints:
-        report.add(checkpoint_of_step=written.step, gib=written.gib, held_s=round(written.held_s, 3),
-                   waited_for_the_one_before_s=round(written.waited_s, 3),
-                   background_s=round(written.ended - written.started, 2))  # fmt: skip
-    dev = [step for step in account.steps if step.dev_s]
-    report.add(dev_utterances=args.dev_utterances, dev_s={step.row["step"]: round(step.dev_s, 2) for step in dev})
     planned = {phase["name"]: phase["peak_tensors_gib"] for phase in plan["phases"]}
     report.add(peak_gib=account.peaks_gib(), planned_tensors_gib=planned,
                host_peak_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2))  # fmt: skip
