@@ -118,6 +118,7 @@ class Stepper:
                 loss = self.loss(pack)
                 (loss / num_targets).backward()
                 total += loss.detach()
+        self.optimizer.allocate_sum()
         norms = torch.stack(list(self.optimizer.collect_gradients().values()))
         norm = torch.linalg.vector_norm(norms)
         loss_value, *_ = torch.stack([total / num_targets, norm]).tolist()  # the wait of a step
