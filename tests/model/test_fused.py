@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ASRFeatureExtractor
 
+from shibolet.errors import ModelError
 from shibolet.model.decoding import GreedyDecoder, Request
 from shibolet.model.features import PackedLogMel, log_mel, num_audio_tokens, num_mel_frames
 from shibolet.model.fused import fuse_decoder
@@ -104,3 +105,9 @@ def test_no_attention_but_the_packed_one_is_disturbed(recogniser, tokenizer, cli
         decoder = GreedyDecoder(model, features, audio_id=audio_id, stop_ids=[-1])
         (answer,) = decoder.decode([Request(prompt, clips[1], 12)], len(prompt) + 12)
         assert answer[1] == written[0][len(prompt) :]
+
+
+def test_layers_of_another_model_are_refused(recogniser):
+    recogniser.config.text_config.attention_bias = True
+    with pytest.raises(ModelError, match="attention_bias True"):
+        fuse_decoder(recogniser)

@@ -1,9 +1,8 @@
 """Decoder layers with their own backward pass, put into the transformers model by name; its modules and weights stay.
 
 A layer is two functions around its attention, each of matrix products and the passes of `model.kernels`. They keep for
-the backward pass what it needs and no more (`model.cost` counts it), add gradients up within the products, and cost a
-tenth of the launches that autograd's step by step differentiation does. Every attention function serves: packed,
-one token at a time, `generate`'s.
+the backward pass what it needs and no more (`model.cost` counts it) and add gradients up within the products. Every
+attention function serves: packed, one token at a time, `generate`'s.
 
 Shapes: B sequences of T tokens, rows R = B * T, D model dim, F inner dim, N heads, H head dim.
 """
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, eager_attention_forward
 
+from shibolet.errors import ModelError
 from shibolet.model.kernels import (
     drop_and_project,
     drop_and_project_backward_,
@@ -32,7 +32,16 @@ from shibolet.model.kernels import (
 
 
 def fuse_decoder(model: PreTrainedModel) -> None:
-    """Put the functions of this module into the layers of the decoder and into its last norm."""
+    """Put the functions of this module into the layers of the decoder and into its last norm.
+
+    ModelError where its layers are none of Qwen3-ASR's: with biases, or another gate than SwiGLU's.
+    """
+    config = model.config.text_config
+    if config.attention_bias or config.hidden_act != "silu":
+        raise ModelError(
+            f"a decoder with attention_bias {config.attention_bias} and hidden_act '{config.hidden_act}' is none of "
+            "Qwen3-ASR's; it cannot be trained here"
+        )
     decoder = model.model.language_model
     for layer in decoder.layers:
         layer.forward = MethodType(_layer, layer)
