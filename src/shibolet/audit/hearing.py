@@ -84,13 +84,12 @@ class Listener:
     def _content_ids(self, clips: Sequence[Clip], threads: Callable) -> list[str]:
         """What each clip is, by the bytes of its audio, its words and its changes."""
         # Of one file with many spans the bytes are read once.
-        whole = lambda ref: AudioRef(path=ref.path, row=ref.row, column=ref.column)  # noqa: E731
-        refs = list(dict.fromkeys(whole(clip.audio) for clip in clips))
+        refs = list(dict.fromkeys(clip.audio.whole() for clip in clips))
         batches = [refs[first : first + HASHED_TOGETHER] for first in range(0, len(refs), HASHED_TOGETHER)]
         hash_of: dict[AudioRef, str] = {}
         for batch, hashes in zip(batches, threads(self._hash, batches), strict=True):
             hash_of.update(zip(batch, hashes, strict=True))
-        ids = [clip.content_id(hash_of[whole(clip.audio)]) for clip in clips]
+        ids = [clip.content_id(hash_of[clip.audio.whole()]) for clip in clips]
         return [hash_json([i, clip.utterance]) for i, clip in zip(ids, clips, strict=True)] if self._by_name else ids
 
     def _hash(self, worker: AnyWorker, refs: Sequence[AudioRef]) -> list[str]:

@@ -5,7 +5,7 @@ Content is the encoded bytes, the source's or the prepared ones: a copy that was
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) 
     "sentence" says the first where there are any, "note" the second, where the first does not say it already.
     """
     hash_of = lru_cache(_CACHED_HASHES)(_hash)
-    shared = [u for u in utterances if _is_shared(u, trained.spans.get(hash_of(_whole(u.audio)), ()))]
+    shared = [u for u in utterances if _is_shared(u, trained.spans.get(hash_of(u.audio.whole()), ()))]
     names = {}
     for kind, known in (("recording", trained.recordings), ("speaker", trained.speakers)):
         found = {name for u in utterances if (name := getattr(u, kind)) is not None}
@@ -74,10 +74,6 @@ def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) 
         if by_name and len(shared) < len(utterances)
         else None,
     }
-
-
-def _whole(ref: AudioRef) -> AudioRef:
-    return replace(ref, start_s=0.0, end_s=None)
 
 
 def _hash(ref: AudioRef) -> str:

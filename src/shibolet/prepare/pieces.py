@@ -100,7 +100,7 @@ def make_pieces(
     """The utterance as FLAC, trimmed, and in pieces where it is long; `name` is its id among all that is prepared."""
     try:
         samples = load(utterance.audio)
-        origin_sha256 = hash_of(replace(utterance.audio, start_s=0.0, end_s=None))
+        origin_sha256 = hash_of(utterance.audio.whole())
     except AudioError as error:
         return drop(utterance, error.reason, str(error))
     duration_s = len(samples) / SAMPLE_RATE_HZ

@@ -21,6 +21,10 @@ class AudioRef:
             start_s=self.start_s + start_s, end_s=self.start_s + end_s,
         )  # fmt: skip
 
+    def whole(self) -> "AudioRef":
+        """All of the audio that this is a span of."""
+        return replace(self, start_s=0.0, end_s=None)
+
     def from_folder(self, folder: Path) -> "AudioRef":
         """The same audio as files in `folder` name it: relative when it lies below, so that both can be moved."""
         path, folder = Path(self.path).absolute(), folder.absolute()
