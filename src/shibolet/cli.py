@@ -526,15 +526,17 @@ def demo_build(
     name: Annotated[Literal["round1", "aligner", "ctc"], typer.Argument(help="Which of the three.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint goes.")],
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where the speech goes.")],
-    utterances: Annotated[int, typer.Option(min=100)] = 28_000,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     device: str = "cpu",
     workers: Annotated[int, typer.Option(min=1)] = 2,
+    max_minutes: Annotated[float | None, typer.Option(min=0.1, help="Of training; fewer steps if need be.")] = None,
 ):
-    """Train one of the tiny checkpoints from nothing."""
-    from shibolet.demo.build import build
+    """Train one of the tiny checkpoints from nothing, as the shipped one was."""
+    from dataclasses import replace
 
-    build(name, out, work, num_utterances=utterances, seed=seed, device=device, num_workers=workers)
+    from shibolet.demo.build import SETTINGS, build
+
+    build(replace(SETTINGS[name], max_minutes=max_minutes), out, work, seed=seed, device=device, num_workers=workers)
 
 
 def main() -> None:

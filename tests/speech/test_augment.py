@@ -99,3 +99,11 @@ def test_speed_of_zero_is_an_error():
 def test_gain_clips_at_full_scale():
     assert augment.scale_gain(np.array([0.1, -0.9], np.float32), 20) == pytest.approx([1.0, -1.0])
     assert augment.scale_gain(np.array([0.1], np.float32), -20) == pytest.approx([0.01])
+
+
+def test_clipping_cuts_off_the_share_that_is_loudest():
+    samples = (np.arange(1000, dtype=np.float32) - 500) / 1000
+    clipped = augment.clip_loudest(samples, 0.05)
+    assert np.sum(clipped != samples) == pytest.approx(50, abs=2) and np.abs(clipped).max() == pytest.approx(0.475)
+    assert np.array_equal(clipped[100:900], samples[100:900])
+    assert len(augment.clip_loudest(samples[:0], 0.05)) == 0

@@ -141,8 +141,7 @@ class Clipping:
     frac: float
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        limit = max(float(np.quantile(np.abs(samples), 1 - self.frac)), 1e-4) if len(samples) else 1.0
-        return np.clip(samples, -limit, limit)
+        return augment.clip_loudest(samples, self.frac)
 
 
 @dataclass(frozen=True, slots=True)

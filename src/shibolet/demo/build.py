@@ -1,8 +1,8 @@
 """Training the tiny checkpoints from nothing: `shibolet demo build`.
 
-Round 1 hears clean speech only; the forced aligner and the CTC recogniser, which listen, hear noise and Opus too. The
-loss for Round 1 and the aligner has an auxiliary CTC term on the encoder that starts learning early; its head is
-thrown away.
+Round 1 hears clean speech only; the forced aligner and the CTC recogniser, which listen, hear rooms, noise, Opus and
+overloaded inputs too. The loss for Round 1 and the aligner has an auxiliary CTC term on the encoder that starts
+learning early; its head is thrown away.
 """
 
 import json
@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,18 @@ from shibolet.demo.corpus import round1_requests
 from shibolet.demo.synth import Speech, read_shard, synthesise
 from shibolet.model.features import log_mel, num_audio_tokens
 from shibolet.model.load import LoadedModel
-from shibolet.model.packed import Pack, build_pack, decode_pack, output_head, packed_attention
+from shibolet.model.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
 from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.model.save import save_model
 from shibolet.records.files import write_bytes, write_json
-from shibolet.speech.augment import band_limit
+from shibolet.speech.augment import band_limit, clip_loudest, reverberate
 
 CLASS_S = 0.08
 # Clean speech in many rooms and through many microphones: no codec, no telephone band, little noise.
 ROUND1_ROOMS = ChannelConfig(clean_snr_db=(18.0, 50.0), clean_gain_db=(-6.0, 6.0))
 NOISY_FRAC = 0.6  # of the listeners' clips go through the channel
+REVERB_FRAC, RT60_S = 0.4, (0.1, 0.8)  # were spoken in a room that long
+OVERLOAD_FRAC, CLIPPED = 0.2, (0.001, 0.08)  # have that share of their samples cut off
 LANGUAGE = "Hebrew"
 # Wider than the demo's own: a listener that has not heard a condition condemns good clips in it.
 LISTENERS_CHANNEL = ChannelConfig(snr_db=(0.0, 25.0), bitrates_bps=(6000, 8000, 10000, 12000, 16000, 24000))
@@ -49,6 +51,7 @@ class BuildSettings:
     """One training from nothing; the values are those of the shipped files."""
 
     name: str  # round1, aligner, ctc
+    num_utterances: int  # of speech that is made
     num_steps: int
     batch: int = 128
     peak_lr: float = 1.5e-3
@@ -58,9 +61,9 @@ class BuildSettings:
 
 
 SETTINGS = {
-    "round1": BuildSettings(name="round1", num_steps=3885),
-    "aligner": BuildSettings(name="aligner", num_steps=3793),
-    "ctc": BuildSettings(name="ctc", num_steps=2995),
+    "round1": BuildSettings(name="round1", num_utterances=28_000, num_steps=3885),
+    "aligner": BuildSettings(name="aligner", num_utterances=36_000, num_steps=4668),
+    "ctc": BuildSettings(name="ctc", num_utterances=36_000, num_steps=5285),
 }
 
 
@@ -93,12 +96,20 @@ def _make_shard(job: tuple[Path, Path, int, int]) -> None:
             audio = band_limit(audio, rng.uniform(20, 150), rng.uniform(4500, 7800))
         clips["round1"].append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
     for samples, words, times in _join(read_shard(shard), 8, rng):
-        noisy = rng.random() < NOISY_FRAC
-        audio = whatsapp(samples, rng, LISTENERS_CHANNEL) if noisy else clean(samples, rng)
+        audio = for_listeners(samples, rng)
         clips["aligner"].append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
         features = stacked(audio, sampling_rate=16000, return_tensors="np")["input_features"][0]
         clips["ctc"].append(Clip(features.astype(np.float16), words, times))
     write_bytes(path, pickle.dumps(clips))
+
+
+def for_listeners(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Speech as a listener has to bear it: in a room, through a channel, into an overloaded input; same length."""
+    if rng.random() < REVERB_FRAC:
+        samples = reverberate(samples, rng.uniform(*RT60_S), rng)
+    noisy = rng.random() < NOISY_FRAC
+    samples = whatsapp(samples, rng, LISTENERS_CHANNEL) if noisy else clean(samples, rng)
+    return clip_loudest(samples, rng.uniform(*CLIPPED)) if rng.random() < OVERLOAD_FRAC else samples
 
 
 def _join(speeches: list[Speech], most: int, rng: np.random.Generator) -> Iterator[tuple]:
@@ -214,17 +225,13 @@ class QwenTask:
         pack, lengths, texts = batch
         pack = pack.to(self.model.device)
         with packed_attention(self.model):
-            encoded: list[Tensor] = []
-            hook = self.model.model.audio_tower.register_forward_hook(
-                lambda *a: encoded.append(a[-1].last_hidden_state)
-            )
-            logits = output_head(self.model)(decode_pack(self.model, pack)).float()
-            hook.remove()
+            encoded = encoder_states(self.model, pack)
+            logits = output_head(self.model)(decode_pack(self.model, replace(pack, encoded=encoded))).float()
         main = F.cross_entropy(logits, pack.labels)
         if self.kind != "round1":  # a time one class off is nearly right
             beside = [(pack.labels + shift).clamp(0, tiny.NUM_TIME_CLASSES - 1) for shift in (-1, 1)]
             main = 0.8 * main + 0.1 * sum(F.cross_entropy(logits, labels) for labels in beside)
-        return main, self._head(encoded[0], lengths, texts)
+        return main, self._head(self.model.model.audio_tower.ln_post(encoded), lengths, texts)
 
 
 class CtcTask:
@@ -300,15 +307,10 @@ def _read(path: Path) -> dict[str, list[Clip]]:
     return pickle.loads(path.read_bytes())  # written by make_features in this folder
 
 
-def build(
-    name: str, out_dir: Path, work_dir: Path, *, num_utterances: int, seed: int, device: str, num_workers: int,
-    max_minutes: float | None = None, num_steps: int | None = None,
-) -> dict:  # fmt: skip
+def build(settings: BuildSettings, out_dir: Path, work_dir: Path, *, seed: int, device: str, num_workers: int) -> dict:
     """Train one checkpoint from nothing and write it with a record of how; the record is returned."""
-    settings = SETTINGS[name]
-    changes = {k: v for k, v in (("max_minutes", max_minutes), ("num_steps", num_steps)) if v is not None}
-    settings = BuildSettings(**{**asdict(settings), **changes})
-    synthesise(round1_requests(seed, num_utterances), work_dir / "speech", num_workers)
+    name = settings.name
+    synthesise(round1_requests(seed, settings.num_utterances), work_dir / "speech", num_workers)
     shards = sorted((work_dir / "speech").glob("speech-*.npz"))  # named by content: a fixed order
     make_features(shards, work_dir / "features", seed, num_workers)
     clips = [clip for path in sorted((work_dir / "features").glob("*.pickle")) for clip in _read(path)[name]]
@@ -328,7 +330,7 @@ def build(
     else:
         save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path)
     record = {
-        "settings": asdict(settings), "num_utterances": num_utterances, "num_clips": len(clips), "seed": seed,
+        "settings": asdict(settings), "num_clips": len(clips), "seed": seed,
         "hours": round(sum(clip.features.shape[-1 if name != "ctc" else 0] for clip in clips)
                        / (360000 if name != "ctc" else 180000), 2),
         "parameters": sum(p.numel() for p in model.parameters()), **done,

@@ -120,5 +120,11 @@ def scale_gain(samples: np.ndarray, gain_db: float) -> np.ndarray:
     return np.clip(samples * 10 ** (gain_db / 20), -1, 1).astype(np.float32)
 
 
+def clip_loudest(samples: np.ndarray, frac: float) -> np.ndarray:
+    """An overloaded input: this share of the samples, the loudest, is cut off at the level of the next."""
+    limit = max(float(np.quantile(np.abs(samples), 1 - frac)), 1e-4) if len(samples) else 1.0
+    return np.clip(samples, -limit, limit)
+
+
 def _to_int16(samples: np.ndarray) -> np.ndarray:
     return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
