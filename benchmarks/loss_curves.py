@@ -33,6 +33,7 @@ from shibolet.train.packing import step_utterances
 from shibolet.train.phases import enter_phase
 from shibolet.train.reader import PackReader
 from shibolet.train.trainer import PackedLoss
+from shibolet.train.update import update
 
 LR = 3e-4
 WINDOW = 20
@@ -99,9 +100,7 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> list
         else:
             loss = plain_loss(loaded, reader, chosen)
             (loss / num_targets).backward()
-        norms = torch.stack(list(optimizer.collect_gradients().values()))
-        optimizer.step(torch.linalg.vector_norm(norms))
-        losses.append(loss.item() / num_targets)
+        losses.append(update(optimizer, [loss.detach()]).loss_sum / num_targets)
     return losses
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from shibolet.train.memory import Sizes, assumed_sizes
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.trainer import PackedLoss
+from shibolet.train.update import update
 
 ALL_PARTS = {"encoder.conv": 1e-5, "encoder.layers": 1e-5, "projector": 1e-5, "embeddings": 1e-5,
              "decoder.layers": 1e-5, "decoder.norm": 1e-5}  # fmt: skip
@@ -95,7 +97,7 @@ def _fields(pack: Pack) -> dict[str, Any]:
 
 
 class Stepper:
-    """A training step as `GradualUnfreezeTrainer` takes it: packs, one wait for the numbers, the update."""
+    """A training step as `GradualUnfreezeTrainer` takes it: packs, the update, one wait for the numbers."""
 
     def __init__(self, model: PreTrainedModel, config: TrainConfig, phase: PhaseConfig, adapters: bool = True) -> None:
         self.model = model
@@ -112,18 +114,14 @@ class Stepper:
 
     def __call__(self, packs: Sequence[Pack]) -> float:
         num_targets = sum(len(pack.labels) for pack in packs)
-        total = torch.zeros((), device=self.model.device)
+        losses = []
         with packed_attention(self.model):
-            for pack in packs:
+            for number, pack in enumerate(packs, start=1):
                 loss = self.loss(pack)
-                (loss / num_targets).backward()
-                total += loss.detach()
-        self.optimizer.allocate_sum()
-        norms = torch.stack(list(self.optimizer.collect_gradients().values()))
-        norm = torch.linalg.vector_norm(norms)
-        loss_value, *_ = torch.stack([total / num_targets, norm]).tolist()  # the wait of a step
-        self.optimizer.step(norm)
-        return loss_value
+                with self.optimizer.sum.early() if number == len(packs) else nullcontext():
+                    (loss / num_targets).backward()
+                losses.append(loss.detach())
+        return update(self.optimizer, losses).loss_sum / num_targets
 
     def operations(self, sizes: Sequence[Sizes], cached: bool) -> int:
         return self.cost.operations(PackSize.of(sizes), encoder=not cached)

@@ -137,12 +137,13 @@ def test_adamw(kind: torch.dtype):
             gradients = [numbers(*shape, kind=kind, seed=number).to(device) for shape in shapes]
             settings = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
             tensors = (weights, masters, gradients, steps, exp_avgs, exp_avg_sqs)
-            scale = torch.tensor(0.5, device=device)
-            if len(seen) == 0:
-                kernels.adamw_(*tensors, scale=scale, **settings)
-            else:
-                torch._foreach_add_(steps, 1)
-                triton_kernels.adamw_(*tensors, scale, *settings.values())
+            torch._foreach_add_(steps, 1)
+            for factor in (0.5, torch.nan):  # the second is refused
+                scale = torch.tensor(factor, device=device)
+                if len(seen) == 0:
+                    kernels.adamw_(*tensors, scale=scale, **settings)
+                else:
+                    triton_kernels.adamw_(*tensors, scale, *settings.values())
         seen.append([x.cpu() for x in (*masters, *weights, *exp_avgs, *exp_avg_sqs)])
     for ours, theirs in zip(*seen, strict=True):
         tolerance = 1e-5 if ours.dtype == torch.float32 else 1e-2

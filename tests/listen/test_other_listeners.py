@@ -195,7 +195,7 @@ def test_the_demo_recogniser_places_and_scores(clips: list[np.ndarray]) -> None:
     recogniser, aligner = open_recogniser("builtin:ctc", "Hebrew"), open_aligner("builtin:ctc", "Hebrew")
     assert isinstance(recogniser, CtcRecogniser) and recogniser.identity == aligner.identity
     heard = recogniser.hear(clips[:1], [["שלום", "עולם"]])[0]
-    assert heard.text_score < -3 and heard.word_spans_s.shape == (2, 2)
+    assert heard.text_score < -2 and heard.word_spans_s.shape == (2, 2)
     assert aligner.align(clips[:1], [["שלום", "עולם"]])[0].starts_s.shape == (2,)
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,31 @@ from shibolet.errors import Preempted
 from shibolet.train import ranks, stage
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.optimizer import MasterAdamW
-from shibolet.train.ranks import join_ranks
+from shibolet.train.ranks import GradientSum, join_ranks
 from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
+FAILING = {
+    "forward": (PackedLoss, "forward"),
+    "backward": (GradientSum, "_arrive"),  # sums of the gradients before it have begun
+    "zeros": (MasterAdamW, "assert_gradients"),  # of a rank that has no utterance
+}
 FORK = multiprocessing.get_context("forkserver")
-BUCKET_NUMEL = 100_000  # on CPUs: many buckets a sum, and weights that take two
+LARGE_NUMEL, PIECE_NUMEL = 1_500, 4_000  # on CPUs: weights that are summed alone, some in pieces, and groups of others
 
 
 def train(
     world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = CONFIG, *, terminate_at: int = 0,
-    out_of_memory_at: int = 0, no_room_at: tuple[int, ...] = (), on_cpu: bool = True, within_s: float = 180.0,
+    failing: Mapping[str, int] | None = None, on_cpu: bool = True, within_s: float = 180.0,
 ) -> list[int]:  # fmt: skip
     """Train as `world_size` ranks; their exit codes. Ranks that take longer say where they are, and are killed.
 
-    The last rank gets a SIGTERM before it ends step `terminate_at`, and runs out of memory in its pack
-    `out_of_memory_at` (0: never), and as it makes room for the sums of gradients `no_room_at`.
+    The last rank gets a SIGTERM before it ends step `terminate_at` (0: never), and runs out of memory in calls of
+    functions of `FAILING`, each given by its number from 1.
     """
     out.mkdir(exist_ok=True)
     port = free_port()
-    job = (world_size, port, base, prepared, out, config, terminate_at, out_of_memory_at, no_room_at, on_cpu)
+    job = (world_size, port, base, prepared, out, config, terminate_at, failing or {}, on_cpu)
     processes = [FORK.Process(target=_train_as_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
@@ -58,7 +63,10 @@ def train(
 
 
 def phases(out: Path, rank: int) -> list[dict]:
-    """A rank at the end of each phase: its backend and device, and a hash of its weights, masters and moments."""
+    """A rank at the end of each phase: its backend and device, and a hash of its weights, masters and moments.
+
+    And of how many weights the sum over ranks began within a backward pass.
+    """
     return [json.loads(line) for line in (out / f"rank{rank}.jsonl").read_text().splitlines()]
 
 
@@ -89,7 +97,7 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 def _train_as_rank(
     rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
-    terminate_at: int, out_of_memory_at: int, no_room_at: tuple[int, ...], on_cpu: bool,
+    terminate_at: int, failing: Mapping[str, int], on_cpu: bool,
 ) -> None:  # fmt: skip
     faulthandler.enable()
     os.environ |= {
@@ -97,7 +105,7 @@ def _train_as_rank(
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
     }  # fmt: skip
     torch.set_num_threads(1)
-    run_phase = GradualUnfreezeTrainer._run_phase
+    run_phase, begun = GradualUnfreezeTrainer._run_phase, set()
 
     def hashed(self: GradualUnfreezeTrainer, *args):
         carried = run_phase(self, *args)
@@ -105,7 +113,10 @@ def _train_as_rank(
         digest = _digest([*self.model.parameters(), *held])
         joined = join_ranks()
         with (out / f"rank{rank}.jsonl").open("a") as file:
-            line = {"backend": joined.backend, "device": str(joined.device), "num_held": len(held), "digest": digest}
+            line = {
+                "backend": joined.backend, "device": str(joined.device), "num_held": len(held), "digest": digest,
+                "begun_early": max(begun),
+            }  # fmt: skip
             file.write(json.dumps(line) + "\n")
         return carried
 
@@ -113,12 +124,19 @@ def _train_as_rank(
     if terminate_at and rank == world_size - 1:
         after_step = GradualUnfreezeTrainer._after_step
         GradualUnfreezeTrainer._after_step = at_call(after_step, terminate_at, signal.SIGTERM)
-    if out_of_memory_at and rank == world_size - 1:
-        PackedLoss.forward = failing_at(PackedLoss.forward, out_of_memory_at)
-    if rank == world_size - 1:
-        MasterAdamW.allocate_sum = failing_at(MasterAdamW.allocate_sum, *no_room_at)
+    for name, number in failing.items():
+        if rank == world_size - 1:
+            owner, method = FAILING[name]
+            setattr(owner, method, failing_at(getattr(owner, method), number))
     if on_cpu:
-        ranks._BUCKET_NUMEL = BUCKET_NUMEL
+        ranks._LARGE_NUMEL, ranks._PIECE_NUMEL = LARGE_NUMEL, PIECE_NUMEL
+    finish = GradientSum.finish
+
+    def counted(self: GradientSum, **kwargs):
+        begun.add(self._begun)
+        finish(self, **kwargs)
+
+    GradientSum.finish = counted
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=config, language="Hebrew", seed=5,

@@ -7,6 +7,7 @@ from torch import nn
 from shibolet.errors import ShiboletError
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
+from shibolet.train.update import update
 
 
 class Small(nn.Module):
@@ -106,7 +107,7 @@ def test_a_parameter_without_a_gradient_is_named():
     model, optimizer = make(torch.float32)
     model.first(torch.ones(1, 8)).sum().backward()
     with pytest.raises(ShiboletError, match=r"'second\.weight' is to be trained but got no gradient"):
-        optimizer.allocate_sum()
+        optimizer.assert_gradients()
 
 
 def test_groups_must_be_the_trainable_set():
@@ -119,3 +120,29 @@ def test_groups_must_be_the_trainable_set():
     model.second.bias = nn.Parameter(model.second.bias.detach().clone())  # same name, another tensor
     with pytest.raises(ShiboletError, match=r"replaced since: \['second.bias'\]"):
         assert_optimizer_covers(model, optimizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_refused_step_changes_nothing(dtype: torch.dtype):
+    plain, reference = make(dtype)
+    take_steps(plain, reference, 0, 3)
+    model, optimizer = make(dtype)
+    take_steps(model, optimizer, 0, 2)
+    for losses, gradient in (([torch.tensor(torch.inf)], 1.0), ([torch.tensor(1.0)], torch.nan)):
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, gradient)
+        told = update(optimizer, losses, flags=(False, True))
+        assert not told.done and told.flags == (False, True) and not told.failed_tokens
+        assert all(weight.grad is None for weight in model.parameters())
+    take_steps(model, optimizer, 2, 3)
+    for ours, theirs in zip(optimizer.state_by_name().values(), reference.state_by_name().values()):
+        assert all(ours[key].equal(theirs[key]) for key in ours)
+
+
+def test_a_step_without_gradients_waits_for_no_update():
+    model, optimizer = make(torch.float32)
+    before = model.first.weight.detach().clone()
+    told = update(optimizer, [], failed_tokens=77)
+    assert not told.done and told.failed_tokens == 77 and told.grad_norm_by_part == {}
+    take_steps(model, optimizer, 0, 1)
+    assert optimizer.state_by_name()["first.weight"]["step"] == 1 and not model.first.weight.equal(before)

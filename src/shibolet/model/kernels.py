@@ -136,16 +136,19 @@ def adamw_(
 ) -> None:
     """A step of AdamW with gradients times `scale`: float32 masters first, each weight is its master rounded.
 
-    `steps` are numbers on the CPU; a weight may be its own master.
+    `steps` are the numbers of this step, from 1, on the CPU; a weight may be its own master. A `scale` of NaN changes
+    nothing.
     """
     if weights[0].is_cuda:
-        torch._foreach_add_(list(steps), 1)
         gradients = [gradient.contiguous() for gradient in gradients]
         _triton().adamw_(weights, masters, gradients, steps, exp_avgs, exp_avg_sqs, scale, lr, betas, eps, weight_decay)
         return
+    if scale.isnan():
+        return
     adamw(
-        masters, [gradient.float() * scale for gradient in gradients], exp_avgs, exp_avg_sqs, [], steps, fused=True,
-        amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=weight_decay, eps=eps, maximize=False,
+        masters, [gradient.float() * scale for gradient in gradients], exp_avgs, exp_avg_sqs, [],
+        [step - 1 for step in steps], fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr,
+        weight_decay=weight_decay, eps=eps, maximize=False,
     )  # fmt: skip
     for weight, master in zip(weights, masters, strict=True):
         if weight.dtype != master.dtype:

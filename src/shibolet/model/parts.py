@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from shibolet.errors import RecipeError
 
-_PATTERNS = [
+_PATTERNS = [  # in the order of the forward pass, after the adapters
     (re.compile(r"\.lora_[AB]\."), "lora"),
     (re.compile(r"^model\.audio_tower\.(?:conv2d[123]|conv_out)\."), "encoder.conv"),
     (re.compile(r"^model\.audio_tower\.layers\.(\d+)\."), "encoder.layers"),
@@ -70,7 +70,7 @@ def select(model: PreTrainedModel, part: str) -> dict[str, nn.Parameter]:
 
 
 def partition(model: PreTrainedModel, parts: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
-    """Parameters by part; RecipeError when two parts share one."""
+    """Parameters by part, in the order of the forward pass; RecipeError when two parts share one."""
     chosen: dict[str, dict[str, nn.Parameter]] = {}
     owner: dict[str, str] = {}
     for part in parts:
@@ -79,7 +79,9 @@ def partition(model: PreTrainedModel, parts: Iterable[str]) -> dict[str, dict[st
             if name in owner:
                 raise RecipeError(f"parts '{owner[name]}' and '{part}' both hold '{name}'; each parameter has one rate")
             owner[name] = part
-    return chosen
+    order = [part for _, part in _PATTERNS]
+    place = lambda name: (order.index(part_of(name)[0]), part_of(name)[1] or 0)  # noqa: E731
+    return dict(sorted(chosen.items(), key=lambda item: place(next(iter(item[1])))))
 
 
 def num_layers_of(model: PreTrainedModel) -> dict[str, int]:

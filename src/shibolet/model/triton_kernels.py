@@ -247,6 +247,9 @@ def _adamw(
     addresses, corrections, owner, begin, scale, lr, beta1, beta2, eps, weight_decay,
     KIND: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    factor = tl.load(scale)
+    if factor != factor:  # NaN: the step is refused
+        return
     tensor = tl.load(owner + tl.program_id(0))
     weight = _address(addresses, tensor, 0, KIND, ALIGNED)
     gradient = _address(addresses, tensor, 1, KIND, ALIGNED)
@@ -258,9 +261,9 @@ def _adamw(
     correction1, correction2 = tl.load(corrections + 2 * tensor), tl.load(corrections + 2 * tensor + 1)
     where, how = (weight, gradient, master, exp_avg, exp_avg_sq), (lr, beta1, beta2, eps, weight_decay)
     if first + BLOCK <= numel:  # without a mask loads are of 16 bytes
-        _adamw_block(where, at, None, tl.load(scale), how, correction1, correction2, KIND)
+        _adamw_block(where, at, None, factor, how, correction1, correction2, KIND)
     else:
-        _adamw_block(where, at, at < numel, tl.load(scale), how, correction1, correction2, KIND)
+        _adamw_block(where, at, at < numel, factor, how, correction1, correction2, KIND)
 
 
 @triton.jit

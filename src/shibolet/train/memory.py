@@ -38,7 +38,7 @@ PACK_TOKENS = 8192  # of a pack where no memory bounds it: no GPU is known, or t
 # Beside what tensors take.
 CONTEXT_GIB = 0.6  # CUDA context and loaded kernels
 WORKSPACE_GIB = 0.13  # cuBLAS and cuDNN
-NCCL_GIB = 0.8  # buffers and the bucket of the sum of gradients, with more than one rank
+NCCL_GIB = 0.8  # buffers and what is kept for the sum of gradients, with more than one rank
 FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).

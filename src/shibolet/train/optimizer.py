@@ -14,7 +14,7 @@ from shibolet.errors import ShiboletError
 from shibolet.model.kernels import adamw_
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
-from shibolet.train.ranks import new_bucket, sum_gradients
+from shibolet.train.ranks import GradientSum
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -39,8 +39,9 @@ class MasterAdamW:
         config: OptimizerConfig,
         carried: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
-        """`carried` is `state_by_name()` of the phase before or of a checkpoint whose weights are in the model already.
+        """`groups` are in the order of the forward pass, so that their sums over ranks begin early.
 
+        `carried` is `state_by_name()` of the phase before or of a checkpoint whose weights are in the model already.
         Its tensors are taken over, not copied; names that it lacks start empty, its learning rates do not exist.
         """
         self.peak_lr, self._config = dict(lr_by_part), config
@@ -54,7 +55,7 @@ class MasterAdamW:
         ]
         self.masters: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Tensor]] = {}
-        self._bucket: Tensor | None = None
+        self.sum = GradientSum(reversed(self.weights.values()))
         for name, weight in self.weights.items():
             saved = (carried or {}).get(name)
             if weight.dtype == torch.float32:
@@ -67,6 +68,10 @@ class MasterAdamW:
                 "exp_avg": saved["exp_avg"].to(weight.device) if saved else empty,
                 "exp_avg_sq": saved["exp_avg_sq"].to(weight.device) if saved else empty.clone(),
             }
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.weights.values())).device
 
     def set_lr(self, factor: float) -> None:
         """Give every part that share of its peak rate."""
@@ -84,22 +89,20 @@ class MasterAdamW:
             counts[self.part[name]] += weight.numel()
         return counts
 
-    def allocate_sum(self, *, idle: bool = False) -> None:
-        """Get all the memory that `collect_gradients` needs; `idle`: this rank had no work, its gradients are 0."""
+    def assert_gradients(self, *, idle: bool = False) -> None:
+        """ShiboletError where one is missing; `idle`: this rank had no work, its gradients are 0."""
         for name, weight in self.weights.items():
             if weight.grad is None and not idle:
                 raise ShiboletError(f"'{name}' is to be trained but got no gradient; the loss does not depend on it")
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        if self._bucket is None:
-            self._bucket = new_bucket(self.weights.values())
 
     def collect_gradients(self, *, failed: bool = False) -> dict[str, Tensor]:
         """Sum the gradients over ranks; their norm in each part, float32.
 
         `failed`: this rank lacks some, and takes part so that no other waits for it; it has no norms.
         """
-        sum_gradients(self.weights.values(), self._bucket)
+        self.sum.finish(void=failed)
         if failed:
             return {}
         by_part: dict[str, list[Tensor]] = {}
@@ -110,11 +113,17 @@ class MasterAdamW:
             for part, gradients in by_part.items()
         }
 
-    def step(self, grad_norm: Tensor) -> None:
-        """Scale gradients so that their global norm is at most `max_grad_norm`, update, and clear them."""
+    def step(self, grad_norm: Tensor, refused: Tensor | None = None) -> None:
+        """Scale gradients so that their global norm is at most `max_grad_norm`, update, and clear them.
+
+        Where `refused` turns out true on the device nothing changes but the count: `uncount_step` then.
+        """
         scale = (self._config.max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0)
+        if refused is not None:
+            scale = torch.where(refused, torch.nan, scale)
         for group in self.groups:
             moments = [self._moments[name] for name in group.names]
+            torch._foreach_add_([of["step"] for of in moments], 1)
             adamw_(
                 [self.weights[name].detach() for name in group.names],
                 [self.masters[name].detach() for name in group.names],
@@ -127,6 +136,10 @@ class MasterAdamW:
                 weight_decay=group.weight_decay,
             )
         self.zero_grad()
+
+    def uncount_step(self) -> None:
+        """The last step was refused."""
+        torch._foreach_sub_([of["step"] for of in self._moments.values()], 1)
 
     def zero_grad(self) -> None:
         for weight in self.weights.values():

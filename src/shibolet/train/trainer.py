@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.signals import StopSignals
 from shibolet.train.state import TrainState
+from shibolet.train.update import update
 
 LOG = logging.getLogger(__name__)
 
@@ -178,9 +180,8 @@ class GradualUnfreezeTrainer:
             packs = (self.reader.pack(r.examples, r.epoch) for r in [request])
             num_targets = sum(example.num_targets for example in chosen)
             _, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
+            optimizer.collect_gradients(failed=failed_tokens > 0)
             failed = int(gather_rows(torch.tensor([float(failed_tokens)], device=self.device)).max())
-            if not failed:
-                optimizer.collect_gradients()
             optimizer.zero_grad()
             if not failed:
                 return
@@ -246,36 +247,24 @@ class GradualUnfreezeTrainer:
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
             packs = self.reader.read(self.model, requests)
             losses, failed_tokens = self._run_packs(optimizer, requests, packs, num_targets)
-            loss_sum = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
-            flags = [float(self.signals.received), float(self.keeper.failed), float(failed_tokens)]
-            own = torch.stack([loss_sum, *(torch.full_like(loss_sum, flag) for flag in flags)])
-            of_ranks = gather_rows(own)  # [ranks, 4]
-            part_norms = optimizer.collect_gradients(failed=failed_tokens > 0)
-            by_part = torch.stack(list(part_norms.values())) if part_norms else own.new_zeros(0)
-            grad_norm = torch.linalg.vector_norm(by_part)
-            # the one wait for the device in a step
-            numbers = torch.cat([of_ranks.flatten(), grad_norm[None], by_part]).tolist()
-            loss_sums, signals, disks, failures = (numbers[column : 4 * self.num_ranks : 4] for column in range(4))
-            if not any(failures):
+            told = update(
+                optimizer, losses, failed_tokens=failed_tokens, is_empty=not utterances,
+                flags=(self.signals.received, self.keeper.failed),
+            )  # fmt: skip
+            if not told.failed_tokens:
                 break
-            optimizer.zero_grad()
-            self._make_room(int(max(failures)), phase)
-        self._stop_asked = any(signals)
-        if any(disks):
+            self._make_room(told.failed_tokens, phase)
+        self._stop_asked, disk_failed = told.flags
+        if disk_failed:
             self._commit()  # raises: the last checkpoint could not be written
-        loss = sum(loss_sums) / num_targets if utterances else None
-        norm, *norms = numbers[4 * self.num_ranks :]
-        skipped = self._fault(loss, norm, requests, losses)
-        if skipped:
-            optimizer.zero_grad()
-        else:
-            optimizer.step(grad_norm)
+        loss = told.loss_sum / num_targets if utterances else None
+        skipped = None if told.done else self._fault(loss, told.grad_norm, requests, losses)
         if self.reader.encoder_cache:
             self.reader.encoder_cache.write(self.state.step + 1)
         row = step_row(
             self.state, phase, [self.examples[u] for u in utterances], epoch_steps=self.steps_per_epoch,
-            lr=optimizer.lr_by_part(), loss=loss, grad_norm=norm,
-            grad_norm_by_part=dict(zip(part_norms, norms, strict=True)), skipped=skipped,
+            lr=optimizer.lr_by_part(), loss=loss, grad_norm=told.grad_norm, grad_norm_by_part=told.grad_norm_by_part,
+            skipped=skipped,
             seconds={
                 "step": time.perf_counter() - started, "data": self.reader.waited_s, "checkpoint": self._checkpoint_s,
             },
@@ -287,33 +276,28 @@ class GradualUnfreezeTrainer:
     def _run_packs(
         self, optimizer: MasterAdamW, requests: Sequence[PackRequest], packs: Iterator[Pack], num_targets: int
     ) -> tuple[list[Tensor], int]:
-        """Forward and backward of this rank's packs, and room for the sum of their gradients: the losses.
+        """Forward and backward of this rank's packs: the losses, and the tokens of the pack that memory did not hold.
 
-        And the tokens of the pack that memory did not hold, or of the largest when there is no room for the sum; 0 when
-        it held all. No other rank waits meanwhile.
+        0 when it held all. Sums of gradients over ranks begin with the last backward pass.
         """
-        losses = []
+        losses, failing = [], self.ladder.pack_tokens
         try:
             with packed_attention(self.model):
-                for request in requests:
+                for number, request in enumerate(requests, start=1):
                     failing = request.num_tokens
                     loss = self.objective(next(packs))
-                    (loss / num_targets).backward()
+                    with optimizer.sum.early() if number == len(requests) else nullcontext():
+                        (loss / num_targets).backward()
                     losses.append(loss.detach())
-            failing = max((request.num_tokens for request in requests), default=self.ladder.pack_tokens)
-            optimizer.allocate_sum(idle=not requests)
+            optimizer.assert_gradients(idle=not requests)
         except torch.OutOfMemoryError:
             return losses, failing
         return losses, 0
 
-    def _fault(
-        self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]
-    ) -> str | None:
-        """Why a step must not change the weights, and which utterances are to blame; None when it may."""
+    def _fault(self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]) -> str:
+        """Why a step has not changed the weights; the log says which utterances are to blame."""
         if loss is None:
             return "nothing to train on"
-        if math.isfinite(loss) and math.isfinite(norm):
-            return None
         for request, value in zip(requests, losses, strict=True):
             if not value.isfinite():
                 ids = [example.id for example in request.examples]

@@ -1,0 +1,74 @@
+"""From the gradients of the ranks' packs to new weights, and the numbers that the host gets to know.
+
+The host waits for the numbers and not for the update: that runs on while the host prepares the next step. So the device
+decides whether there is one: not where a rank ran out of memory, nor where loss or gradients are not finite.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shibolet.train.optimizer import MasterAdamW
+from shibolet.train.ranks import gather_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """What became of a step, the same on every rank."""
+
+    done: bool  # the weights have changed
+    failed_tokens: int  # of the largest pack that some rank's memory did not hold; 0: all were held
+    loss_sum: float
+    grad_norm: float  # before clipping
+    grad_norm_by_part: dict[str, float]
+    flags: tuple[bool, ...]  # whether any rank's was set
+
+
+def update(
+    optimizer: MasterAdamW, losses: Sequence[Tensor], *, failed_tokens: int = 0, is_empty: bool = False,
+    flags: Sequence[bool] = (),
+) -> Update:  # fmt: skip
+    """Sum gradients over ranks, clip and step, and clear them; `losses` are the summed losses of this rank's packs.
+
+    `failed_tokens` as in `Update`, of this rank; `is_empty`: no rank has anything to train on.
+    """
+    norm_by_part = optimizer.collect_gradients(failed=failed_tokens > 0)
+    loss_sum = torch.stack([torch.zeros((), device=optimizer.device), *losses]).sum()
+    own = torch.stack([loss_sum, *(torch.full_like(loss_sum, float(number)) for number in (failed_tokens, *flags))])
+    of_ranks = gather_rows(own)
+    by_part = torch.stack(list(norm_by_part.values())) if norm_by_part else own[:0]
+    grad_norm = torch.linalg.vector_norm(by_part)
+    refused = ~(of_ranks[:, 0].sum() + grad_norm).isfinite() | of_ranks[:, 1].any()
+    read = _to_host(torch.cat([refused[None], grad_norm[None], by_part, of_ranks.flatten()]))
+    stepped = not failed_tokens and not is_empty
+    if stepped:
+        optimizer.step(grad_norm, refused)
+    else:
+        optimizer.zero_grad()
+    was_refused, norm, *rest = read()  # the one wait for the device in a step
+    if stepped and was_refused:
+        optimizer.uncount_step()
+    norms, rows = rest[: len(by_part)], rest[len(by_part) :]
+    losses_of, failed_of, *flags_of = (rows[column :: len(own)] for column in range(len(own)))
+    return Update(
+        done=stepped and not was_refused, failed_tokens=int(max(failed_of)), loss_sum=sum(losses_of), grad_norm=norm,
+        grad_norm_by_part=dict(zip(norm_by_part, norms, strict=True)), flags=tuple(map(any, flags_of)),
+    )  # fmt: skip
+
+
+def _to_host(numbers: Tensor) -> Callable[[], list[float]]:
+    """Start a copy; the answer waits for it, and not for what the device was given since."""
+    if not numbers.is_cuda:
+        return numbers.tolist
+    copied = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copied.copy_(numbers, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def read() -> list[float]:
+        event.synchronize()
+        return copied.tolist()
+
+    return read
