@@ -91,36 +91,42 @@ def test_cross_entropy(kind: torch.dtype, vocab: int):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rank, dim", [(4, 48), (16, 320)])
+def test_scale(kind: torch.dtype):
+    compare("scale_", kind, numbers(ROWS, 77, kind=kind), torch.tensor(1 / 3), inputs=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank, dim", [(4, 48), (16, 320), (80, 96)])
 def test_dropout_before_an_adapter(kind: torch.dtype, rank: int, dim: int):
     """The mask that a draw gives, read off by adapters that hand single inputs through, is the one of both passes."""
     if DEVICE == "cpu" and kind == torch.bfloat16:
         pytest.skip("the interpreter multiplies no bfloat16 matrices")
-    rate, rows = 0.3, 200
+    rate, scaling, rows = 0.3, 2.0, 200
     x, dlow = numbers(rows, dim, kind=kind), numbers(rows, rank, kind=kind, seed=1)
     a, before = numbers(rank, dim, kind=kind, seed=2), numbers(rows, dim, kind=kind, seed=3)
     mask = torch.zeros(rows, dim, dtype=torch.bool)
     for first in range(0, dim, rank):
         torch.manual_seed(7)
         through = torch.eye(dim, dtype=kind)[first : first + rank].to(DEVICE)
-        low, _ = triton_kernels.drop_and_project(torch.ones(rows, dim, dtype=kind, device=DEVICE), through, rate)
+        low, _ = triton_kernels.drop_and_project(torch.ones(rows, dim, dtype=kind, device=DEVICE), through, rate, 1.0)
         mask[:, first : first + rank] = low.cpu() != 0
     assert mask.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
     assert mask.float().mean(0).std() < 0.06 and mask.float().mean(1).std() < 0.12  # no row, no column is favoured
     torch.manual_seed(7)
-    low, draw = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate)
-    dropped = x.double() * mask / (1 - rate)
+    low, draw = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate, scaling)
+    grown = scaling / (1 - rate)
+    dropped = x.double() * mask * grown
     dx = before.to(DEVICE, copy=True)
-    da = triton_kernels.drop_and_project_backward_(dlow.to(DEVICE), x.to(DEVICE), a.to(DEVICE), rate, draw, dx)
+    da = triton_kernels.drop_and_project_backward_(dlow.to(DEVICE), x.to(DEVICE), a.to(DEVICE), rate, scaling, draw, dx)
     for found, expected in (
         (low, dropped @ a.double().t()),
         (da, dlow.double().t() @ dropped),
-        (dx, before.double() + (dlow.double() @ a.double()) * mask / (1 - rate)),
+        (dx, before.double() + (dlow.double() @ a.double()) * mask * grown),
     ):
         error = (found.cpu().double() - expected).norm() / expected.norm()
         assert error < (1e-5 if kind == torch.float32 else 5e-3)
     torch.manual_seed(8)
-    other, _ = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate)
+    other, _ = triton_kernels.drop_and_project(x.to(DEVICE), a.to(DEVICE), rate, scaling)
     assert not other.equal(low)
 
 

@@ -8,7 +8,6 @@ Shapes: B sequences of T tokens, rows R = B * T, D model dim, F inner dim, N hea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import MethodType
 from typing import NamedTuple
 
@@ -67,11 +66,11 @@ def _layer(
     attention, mlp, shape = self.self_attn, self.mlp, hidden_states.shape
     heads = (*shape[:2], -1, attention.head_dim)
     cos, sin = (x.expand(*shape[:2], -1).reshape(-1, attention.head_dim) for x in position_embeddings)
-    q, k, v = (_projection(module) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
+    inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
     eps = (self.input_layernorm.variance_epsilon, attention.q_norm.variance_epsilon)
     query, key, value, hidden = _BeforeAttention.apply(
         hidden_states.reshape(-1, shape[-1]), self.input_layernorm.weight, attention.q_norm.weight,
-        attention.k_norm.weight, cos, sin, eps, (q.how, k.how, v.how), *q.weights, *k.weights, *v.weights,
+        attention.k_norm.weight, cos, sin, eps, _adapting(inputs), *(w for module in inputs for w in _map(module)),
     )  # fmt: skip
     query, key, value = (x.view(heads).transpose(1, 2) for x in (query, key, value))
     if past_key_values is not None:
@@ -84,10 +83,10 @@ def _layer(
     attended = attended.reshape(len(hidden), -1)
     if kept_rows is not None and attention.layer_idx == attention.config.num_hidden_layers - 1:
         attended, hidden = attended.index_select(0, kept_rows), hidden.index_select(0, kept_rows)
-    o, norm = _projection(attention.o_proj), self.post_attention_layernorm
+    norm = self.post_attention_layernorm
     return _AfterAttention.apply(
-        attended, hidden, norm.weight, norm.variance_epsilon, o.how, mlp.gate_proj.weight,
-        mlp.up_proj.weight, mlp.down_proj.weight, *o.weights,
+        attended, hidden, norm.weight, norm.variance_epsilon, _adapting([attention.o_proj]),
+        mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, *_map(attention.o_proj),
     ).view(len(hidden_states), -1, shape[-1])  # fmt: skip
 
 
@@ -97,95 +96,110 @@ def _last_norm(self: nn.Module, hidden_states: Tensor) -> Tensor:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Adapting:
+class _Adapting(NamedTuple):
     """How an adapter is added: `scaling * B A dropout(x)`."""
 
-    scaling: float
     dropout: float
+    scaling: float
 
 
-class _Projection(NamedTuple):
-    weights: tuple[Tensor, Tensor | None, Tensor | None]  # W [out, in], A [rank, in], B [out, rank]
-    how: _Adapting | None  # None: there is no adapter
-
-
-def _projection(module: nn.Module) -> _Projection:
+def _map(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None]:
     if not hasattr(module, "lora_A"):
-        return _Projection((module.weight, None, None), None)
-    dropout = module.lora_dropout["default"]
-    rate = dropout.p if module.training and isinstance(dropout, nn.Dropout) else 0.0
-    weights = (module.get_base_layer().weight, module.lora_A["default"].weight, module.lora_B["default"].weight)
-    return _Projection(weights, _Adapting(module.scaling["default"], rate))
+        return module.weight, None, None
+    return module.get_base_layer().weight, module.lora_A["default"].weight, module.lora_B["default"].weight
 
 
-Kept = tuple[Tensor | None, Tensor | None]  # of an adapter: the draw of its dropout, and A dropout(x)
+def _adapting(modules: Sequence[nn.Module]) -> _Adapting | None:
+    """How the adapters of projections of one input are added; None: there are none."""
+    found = set()
+    for module in modules:
+        if hasattr(module, "lora_A"):
+            dropout = module.lora_dropout["default"]
+            rate = dropout.p if module.training and isinstance(dropout, nn.Dropout) else 0.0
+            found.add(_Adapting(rate, module.scaling["default"]))
+    if len(found) > 1:
+        raise ModelError(f"adapters of one layer's q, k and v differ in dropout or scaling: {sorted(found)}")
+    return found.pop() if found else None
 
 
-def project(x: Tensor, weights: Sequence[Tensor | None], how: _Adapting | None) -> tuple[Tensor, Kept]:
-    """`x W^T` `[R, out]` with what an adapter adds, as peft's layer."""
-    weight, a, b = weights
-    y = x @ weight.t()
+def _threes(weights: Sequence[Tensor | None]) -> list[Sequence[Tensor | None]]:
+    return [weights[first : first + 3] for first in range(0, len(weights), 3)]
+
+
+Map = Sequence[Tensor | None]  # W [out, in], and of its adapter A [rank, in] and B [out, rank], if it has one
+Kept = tuple[Tensor | None, Tensor | None]  # of adapters: the draw of their dropout, and scaling * A dropout(x)
+
+
+def project(x: Tensor, maps: Sequence[Map], how: _Adapting | None) -> tuple[list[Tensor], Kept]:
+    """`x W^T` `[R, out]` of each map with what its adapter adds, as peft's layers, but for one dropout of x for all."""
+    ys = [x @ weight.t() for weight, _, _ in maps]
     if how is None:
-        return y, (None, None)
-    low, draw = drop_and_project(x, a, how.dropout) if how.dropout else (x @ a.t(), None)
-    return y.addmm_(low, b.t(), alpha=how.scaling), (draw, low)
+        return ys, (None, None)
+    adapted = [(y, a, b) for y, (_, a, b) in zip(ys, maps, strict=True) if a is not None]
+    together = _stacked([a for _, a, _ in adapted])
+    low, draw = drop_and_project(x, together, *how) if how.dropout else ((x @ together.t()).mul_(how.scaling), None)
+    ranks = [len(a) for _, a, _ in adapted]
+    for (y, _, b), own in zip(adapted, low.split(ranks, dim=1), strict=True):
+        y.addmm_(own, b.t())
+    return ys, (draw, low)
 
 
 def project_backward(
-    dy: Tensor,
+    dys: Sequence[Tensor],
     x: Tensor | None,
-    weights: Sequence[Tensor | None],
+    maps: Sequence[Map],
     how: _Adapting | None,
     kept: Kept,
-    wants_weight: bool,
-    dx: Tensor | None = None,
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Gradients of `x`, added to `dx` where that is given, and of W (where it is wanted), A and B."""
-    (weight, a, b), (draw, low) = weights, kept
-    dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
-    dweight = dy.t() @ x if wants_weight else None
-    if how is None:
-        return dx, (dweight, None, None)
-    dlow = (dy @ b).mul_(how.scaling)
-    db = (dy.t() @ low).mul_(how.scaling)
-    if draw is None:
-        return dx.addmm_(dlow, a), (dweight, dlow.t() @ x, db)
-    return dx, (dweight, drop_and_project_backward_(dlow, x, a, how.dropout, draw, dx), db)
+    wants_weight: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of `x`, and of W (where it is wanted), A and B of each map in turn."""
+    dx = dys[0] @ maps[0][0]
+    for dy, (weight, _, _) in zip(dys[1:], maps[1:], strict=True):
+        dx.addmm_(dy, weight)
+    found = [[dy.t() @ x if wanted else None, None, None] for dy, wanted in zip(dys, wants_weight, strict=True)]
+    if how is not None:
+        (draw, low), adapted = kept, [i for i, (_, a, _) in enumerate(maps) if a is not None]
+        ranks, together = [len(maps[i][1]) for i in adapted], _stacked([maps[i][1] for i in adapted])
+        dlow = torch.cat([dys[i] @ maps[i][2] for i in adapted], dim=1)
+        if draw is None:
+            dlow.mul_(how.scaling)
+            dx.addmm_(dlow, together)
+            da = dlow.t() @ x
+        else:
+            da = drop_and_project_backward_(dlow, x, together, *how, draw, dx)
+        for i, own, own_da in zip(adapted, low.split(ranks, dim=1), da.split(ranks), strict=True):
+            found[i][1:] = own_da, dys[i].t() @ own
+    return dx, [gradient for of_map in found for gradient in of_map]
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
 
 
 class _BeforeAttention(torch.autograd.Function):
     """Norm, projections, norms of the heads and rotation; the residual stream passes through to meet its gradient."""
 
     @staticmethod
-    def forward(ctx, hidden, norm, q_norm, k_norm, cos, sin, eps, hows, *weights):
+    def forward(ctx, hidden, norm, q_norm, k_norm, cos, sin, eps, how, *weights):
         normed, _, rstd = rms_norm(hidden, norm, eps[0])
-        (q, k, v), kept = zip(*(project(normed, weights[3 * i : 3 * i + 3], hows[i]) for i in range(3)), strict=True)
+        (q, k, v), kept = project(normed, _threes(weights), how)
         q, k, v = (x.view(len(x), -1, len(q_norm)) for x in (q, k, v))
         query, key = norm_rope(q, q_norm, cos, sin, eps[1]), norm_rope(k, k_norm, cos, sin, eps[1])
-        ctx.eps, ctx.hows = eps[1], hows
+        ctx.eps, ctx.how = eps[1], how
         if not any(ctx.needs_input_grad[8:]):
             normed = None
-        ctx.save_for_backward(
-            hidden, norm, q_norm, k_norm, cos, sin, normed, rstd, q, k, *weights, *(x for pair in kept for x in pair)
-        )
+        ctx.save_for_backward(hidden, norm, q_norm, k_norm, cos, sin, normed, rstd, q, k, *weights, *kept)
         return query, key, v, hidden
 
     @staticmethod
     def backward(ctx, dquery, dkey, dvalue, dhidden):
-        hidden, norm, q_norm, k_norm, cos, sin, normed, rstd, q, k, *rest = ctx.saved_tensors
+        hidden, norm, q_norm, k_norm, cos, sin, normed, rstd, q, k, *weights, draw, low = ctx.saved_tensors
         wants = ctx.needs_input_grad
         heads = (cos, sin, ctx.eps)
         dq, dq_norm = norm_rope_backward(dquery.contiguous(), q, q_norm, *heads, wants_weight=wants[2])
         dk, dk_norm = norm_rope_backward(dkey.contiguous(), k, k_norm, *heads, wants_weight=wants[3])
-        dnormed, dweights = None, []
-        for i, dy in enumerate((dq, dk, dvalue)):
-            of = slice(3 * i, 3 * i + 3)
-            dnormed, found = project_backward(
-                dy.reshape(len(dy), -1), normed, rest[of], ctx.hows[i], rest[9 + 2 * i : 11 + 2 * i],
-                wants[8 + 3 * i], dnormed,
-            )  # fmt: skip
-            dweights += found
+        dys = [dy.reshape(len(dy), -1) for dy in (dq, dk, dvalue)]
+        dnormed, dweights = project_backward(dys, normed, _threes(weights), ctx.how, (draw, low), wants[8::3])
         dx, dnorm = rms_norm_backward(dnormed, hidden, norm, rstd, add=dhidden, wants_weight=wants[1])
         return dx, dnorm, dq_norm, dk_norm, None, None, None, None, *dweights
 
@@ -195,7 +209,7 @@ class _AfterAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, attended, hidden, norm, eps, how, gate, up, down, *o):
-        projected, (draw, low) = project(attended, o, how)
+        (projected,), (draw, low) = project(attended, [o], how)
         normed, middle, rstd = rms_norm(projected, norm, eps, add=hidden)
         gated, raised = normed @ gate.t(), normed @ up.t()
         ctx.how = how
@@ -218,7 +232,7 @@ class _AfterAttention(torch.autograd.Function):
         dup = raised.t() @ normed if wants[6] else None
         dnormed = (gated @ gate).addmm_(raised, up)
         dhidden, dnorm = rms_norm_backward(dnormed, middle, norm, rstd, add=dout, wants_weight=wants[2])
-        dattended, do = project_backward(dhidden, attended, o, ctx.how, (draw, low), wants[8])
+        dattended, do = project_backward([dhidden], attended, [o], ctx.how, (draw, low), wants[8:9])
         return dattended, dhidden, dnorm, None, None, dgate, dup, ddown, *do
 
 

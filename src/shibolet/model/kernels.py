@@ -100,24 +100,34 @@ def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
-def drop_and_project(x: Tensor, a: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """`dropout(x) A^T` `[T, rank]` of an adapter's A `[rank, D]`, and the draw that its backward pass needs.
+def scale_(x: Tensor, factor: Tensor) -> None:
+    """`x` times a float32 factor, in place."""
+    if x.is_cuda:
+        _triton().scale_(x, factor)
+    else:
+        x.mul_(factor)
+
+
+def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple[Tensor, Tensor]:
+    """`scaling * dropout(x) A^T` `[T, rank]` of an adapter's A `[rank, D]`, and the draw that its backward pass needs.
 
     On CUDA the draw is a seed from torch's generator, from which the mask is made again; elsewhere the mask itself.
     """
     if x.is_cuda:
-        return _triton().drop_and_project(x, a, rate)
+        return _triton().drop_and_project(x, a, rate, scaling)
     dropped, mask = torch.native_dropout(x, rate, True)
-    return dropped @ a.t(), mask
+    return (dropped @ a.t()).mul_(scaling), mask
 
 
-def drop_and_project_backward_(dlow: Tensor, x: Tensor, a: Tensor, rate: float, draw: Tensor, dx: Tensor) -> Tensor:
+def drop_and_project_backward_(
+    dlow: Tensor, x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor, dx: Tensor
+) -> Tensor:
     """The gradient of A; that of `x` is added to `dx`."""
     if x.is_cuda:
-        return _triton().drop_and_project_backward_(dlow, x, a, rate, draw, dx)
+        return _triton().drop_and_project_backward_(dlow, x, a, rate, scaling, draw, dx)
     drop = lambda y: torch.ops.aten.native_dropout_backward(y, draw, 1 / (1 - rate))  # noqa: E731
-    dx.add_(drop(dlow @ a))
-    return dlow.t() @ drop(x)
+    dx.add_(drop(dlow @ a), alpha=scaling)
+    return (dlow.t() @ drop(x)).mul_(scaling)
 
 
 def adamw_(

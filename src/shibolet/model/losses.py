@@ -6,7 +6,7 @@ Shapes: L label positions, D model dim, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from shibolet.model.kernels import cross_entropy_
+from shibolet.model.kernels import cross_entropy_, scale_
 
 LOSS_CHUNK_POSITIONS = 2048  # logits of 2,048 positions are 0.6 GB in bf16 at the real vocabulary of 151,936
 
@@ -50,5 +50,5 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx.gradients = None  # scaled in place: a second backward would scale them again
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
-                gradient.mul_(upstream)
+                scale_(gradient, upstream)
         return grad_hidden, grad_weight, None, None

@@ -16,7 +16,9 @@ from torch import Tensor
 
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
 _FLAT_BLOCK, _VOCAB_BLOCK = 2048, 8192
+_SUM_PARTS, _SUM_BLOCK = 64, 16
 _ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 32, 64, 64
+_MOST_RANKS = 64  # of adapters in one launch: their sums have to fit registers
 
 
 @triton.jit
@@ -166,75 +168,106 @@ def _cross_entropy(logits, labels, losses, vocab, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _scale(x, factor, numel, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    scaled = tl.load(x + at, mask=at < numel).to(tl.float32) * tl.load(factor)
+    tl.store(x + at, scaled, mask=at < numel)
+
+
+@triton.jit
+def _draw(seed, row, column, dim):
+    """Random numbers of 32 bits for four tiles `column` apart: the low halves are for one tile of rows, the high halves
+    for the next."""
+    return tl.randint4x(seed, row * dim + column[None, :], n_rounds=7)
+
+
+@triton.jit
+def _is_kept(drawn, half: tl.constexpr, threshold):
+    return ((drawn.to(tl.uint32, bitcast=True) >> (16 * half)) & 0xFFFF) >= threshold
+
+
+@triton.jit
+def _adapter_tile(a, r, column, rank, dim):
+    return tl.load(
+        a + r[:, None] * dim + column[None, :], mask=(r[:, None] < rank) & (column[None, :] < dim), other=0.0
+    )
+
+
+@triton.jit
 def _drop_and_project(
-    x,
-    a,
-    low,
-    seed,
-    threshold,
-    scale,
-    num_rows,
-    dim,
-    rank,
-    ROWS: tl.constexpr,
-    RANK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    row, r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None], tl.arange(0, RANK)
-    summed = tl.zeros((ROWS, RANK), tl.float32)
+    x, a, low, seed, threshold, scale, num_rows, dim, rank, low_stride,
+    ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row, r = tl.program_id(0) * 2 * ROWS + tl.arange(0, ROWS)[:, None], tl.arange(0, RANK)
+    sum0, sum1 = tl.zeros((ROWS, RANK), tl.float32), tl.zeros((ROWS, RANK), tl.float32)
     for first in range(0, dim, 4 * COLUMNS):
         column = first + tl.arange(0, COLUMNS)
-        # A draw gives four numbers: one for the same place in each of four neighbouring tiles.
-        draws = tl.randint4x(seed, row * dim + column[None, :], n_rounds=7)
+        draws = _draw(seed, row, column, dim)
         for quarter in tl.static_range(4):
             own = column + quarter * COLUMNS
-            inside = (row < num_rows) & (own[None, :] < dim)
-            tile = tl.load(x + row * dim + own[None, :], mask=inside, other=0.0)
-            tile = tl.where(draws[quarter].to(tl.uint32, bitcast=True) >= threshold, tile, tl.zeros_like(tile))
-            weight = tl.load(
-                a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
-            )
-            summed += tl.dot(tile, tl.trans(weight), input_precision="ieee")
-    tl.store(low + row * rank + r[None, :], summed * scale, mask=(row < num_rows) & (r[None, :] < rank))
+            weight = tl.trans(_adapter_tile(a, r, own, rank, dim))
+            for half in tl.static_range(2):
+                at = row + half * ROWS
+                tile = tl.load(x + at * dim + own[None, :], mask=(at < num_rows) & (own[None, :] < dim), other=0.0)
+                tile = tl.where(_is_kept(draws[quarter], half, threshold), tile, tl.zeros_like(tile))
+                product = tl.dot(tile, weight, input_precision="ieee")
+                if half == 0:
+                    sum0 += product
+                else:
+                    sum1 += product
+    tl.store(low + row * low_stride + r[None, :], sum0 * scale, mask=(row < num_rows) & (r[None, :] < rank))
+    row += ROWS
+    tl.store(low + row * low_stride + r[None, :], sum1 * scale, mask=(row < num_rows) & (r[None, :] < rank))
 
 
 @triton.jit
 def _drop_and_project_backward(
-    dlow, x, a, dx, da, seed, threshold, scale, num_rows, dim, rank,
+    dlow, x, a, dx, da, seed, threshold, scale, num_rows, dim, rank, low_stride,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     r, column = tl.arange(0, RANK), tl.program_id(1) * 4 * COLUMNS + tl.arange(0, COLUMNS)
     sum0, sum1 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
     sum2, sum3 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
-    for first in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+    for first in range(tl.program_id(0) * 2 * ROWS, num_rows, tl.num_programs(0) * 2 * ROWS):
         row = first + tl.arange(0, ROWS)[:, None]
-        g = tl.load(dlow + row * rank + r[None, :], mask=(row < num_rows) & (r[None, :] < rank), other=0.0)
-        draws = tl.randint4x(seed, row * dim + column[None, :], n_rounds=7)
-        for quarter in tl.static_range(4):
-            own = column + quarter * COLUMNS
-            inside, at = (row < num_rows) & (own[None, :] < dim), row * dim + own[None, :]
-            kept = draws[quarter].to(tl.uint32, bitcast=True) >= threshold
-            tile = tl.load(x + at, mask=inside, other=0.0)
-            product = tl.dot(tl.trans(tl.where(kept, tile, tl.zeros_like(tile))), g, input_precision="ieee")
-            if quarter == 0:
-                sum0 += product
-            elif quarter == 1:
-                sum1 += product
-            elif quarter == 2:
-                sum2 += product
-            else:
-                sum3 += product
-            weight = tl.load(
-                a + r[:, None] * dim + own[None, :], mask=(r[:, None] < rank) & (own[None, :] < dim), other=0.0
+        draws = _draw(seed, row, column, dim)
+        for half in tl.static_range(2):
+            own_row = row + half * ROWS
+            g = tl.load(
+                dlow + own_row * low_stride + r[None, :], mask=(own_row < num_rows) & (r[None, :] < rank), other=0.0
             )
-            back = tl.dot(g, weight, input_precision="ieee") * scale
-            before = tl.load(dx + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dx + at, before + tl.where(kept, back, 0.0), mask=inside)
+            for quarter in tl.static_range(4):
+                own = column + quarter * COLUMNS
+                inside, at = (own_row < num_rows) & (own[None, :] < dim), own_row * dim + own[None, :]
+                kept = _is_kept(draws[quarter], half, threshold)
+                tile = tl.load(x + at, mask=inside, other=0.0)
+                product = tl.dot(tl.trans(tl.where(kept, tile, tl.zeros_like(tile))), g, input_precision="ieee")
+                if quarter == 0:
+                    sum0 += product
+                elif quarter == 1:
+                    sum1 += product
+                elif quarter == 2:
+                    sum2 += product
+                else:
+                    sum3 += product
+                back = tl.dot(g, _adapter_tile(a, r, own, rank, dim), input_precision="ieee") * scale
+                before = tl.load(dx + at, mask=inside, other=0.0).to(tl.float32)
+                tl.store(dx + at, before + tl.where(kept, back, 0.0), mask=inside)
     for quarter in tl.static_range(4):
         summed = sum0 if quarter == 0 else sum1 if quarter == 1 else sum2 if quarter == 2 else sum3
         own = column + quarter * COLUMNS
         at = (tl.program_id(0) * rank + r[None, :]) * dim + own[:, None]
         tl.store(da + at, summed * scale, mask=(r[None, :] < rank) & (own[:, None] < dim))
+
+
+@triton.jit
+def _sum_parts(parts, total, num_parts, numel, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    part, at = tl.arange(0, PARTS)[:, None], tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    summed = tl.zeros((PARTS, BLOCK), tl.float32)
+    for first in range(0, num_parts, PARTS):
+        inside = (first + part < num_parts) & (at[None, :] < numel)
+        summed += tl.load(parts + (first + part) * numel + at[None, :], mask=inside, other=0.0)
+    tl.store(total + at, tl.sum(summed, 0), mask=at < numel)
 
 
 @triton.jit
@@ -305,7 +338,7 @@ def rms_norm_backward(
         dy, x, weight, rstd, add, dx, dw, rows, dim, HAS_ADD=add is not None, HAS_DW=wants_weight, BLOCK=_power(dim),
         num_warps=_warps(dim),
     )  # fmt: skip
-    return dx, dw.sum(0).to(weight.dtype) if wants_weight else None
+    return dx, _sum(dw, weight.dtype) if wants_weight else None
 
 
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
@@ -327,7 +360,7 @@ def norm_rope_backward(
         dy, x, weight, cos, sin, dx, dw, rows, heads, eps, HAS_DW=wants_weight, HALF=dim // 2, HEADS=_power(heads),
         BLOCK=_power(dim // 2), num_warps=4,
     )  # fmt: skip
-    return dx, dw.sum(0).to(weight.dtype) if wants_weight else None
+    return dx, _sum(dw, weight.dtype) if wants_weight else None
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -350,26 +383,35 @@ def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
-def drop_and_project(x: Tensor, a: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    (rows, dim), rank = x.shape, len(a)
+def scale_(x: Tensor, factor: Tensor) -> None:
+    _scale[(triton.cdiv(x.numel(), _FLAT_BLOCK),)](x, factor, x.numel(), BLOCK=_FLAT_BLOCK, num_warps=8)
+
+
+def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple[Tensor, Tensor]:
+    rows, dim = x.shape
     draw = torch.randint(1 << 31, ())
-    low = torch.empty(rows, rank, dtype=x.dtype, device=x.device)
-    _drop_and_project[(triton.cdiv(rows, _ADAPTER_ROWS),)](
-        x, a, low, int(draw), *_dropping(rate), rows, dim, rank, ROWS=_ADAPTER_ROWS, RANK=max(16, _power(rank)),
-        COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
-    )  # fmt: skip
+    low = torch.empty(rows, len(a), dtype=x.dtype, device=x.device)
+    for own_a, own_low in zip(a.split(_MOST_RANKS), low.split(_MOST_RANKS, dim=1), strict=True):
+        _drop_and_project[(triton.cdiv(rows, 2 * _ADAPTER_ROWS),)](
+            x, own_a, own_low, int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
+            **_adapter_tiles(len(own_a)),
+        )  # fmt: skip
     return low, draw
 
 
-def drop_and_project_backward_(dlow: Tensor, x: Tensor, a: Tensor, rate: float, draw: Tensor, dx: Tensor) -> Tensor:
-    (rows, dim), rank = x.shape, len(a)
-    programs = min(triton.cdiv(rows, _ADAPTER_ROWS), _ADAPTER_PROGRAMS)
-    da = torch.empty(programs, rank, dim, dtype=torch.float32, device=x.device)
-    _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
-        dlow, x, a, dx, da, int(draw), *_dropping(rate), rows, dim, rank, ROWS=_ADAPTER_ROWS,
-        RANK=max(16, _power(rank)), COLUMNS=_ADAPTER_COLUMNS, num_warps=4,
-    )  # fmt: skip
-    return da.sum(0).to(a.dtype)
+def drop_and_project_backward_(
+    dlow: Tensor, x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor, dx: Tensor
+) -> Tensor:
+    rows, dim = x.shape
+    programs = min(triton.cdiv(rows, 2 * _ADAPTER_ROWS), _ADAPTER_PROGRAMS)
+    da = []
+    for own_a, own_dlow in zip(a.split(_MOST_RANKS), dlow.split(_MOST_RANKS, dim=1), strict=True):
+        da.append(torch.empty(programs, *own_a.shape, dtype=torch.float32, device=x.device))
+        _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
+            own_dlow, x, own_a, dx, da[-1], int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
+            **_adapter_tiles(len(own_a)),
+        )  # fmt: skip
+    return torch.cat([_sum(parts, a.dtype) for parts in da]) if len(da) > 1 else _sum(da[0], a.dtype)
 
 
 def adamw_(
@@ -412,9 +454,23 @@ def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
 
-def _dropping(rate: float) -> tuple[int, float]:
-    """What a draw of 32 bits must reach to be kept, and what the kept is multiplied by."""
-    return round(rate * 2**32), 1 / (1 - rate)
+def _dropping(rate: float, scaling: float) -> tuple[int, float]:
+    """What a draw of 16 bits must reach to be kept, and what the kept is multiplied by."""
+    return round(rate * 2**16), scaling / (1 - rate)
+
+
+def _adapter_tiles(rank: int) -> dict[str, int]:
+    padded = max(16, _power(rank))
+    return {"ROWS": _ADAPTER_ROWS, "COLUMNS": _ADAPTER_COLUMNS, "RANK": padded, "num_warps": 4 if padded == 16 else 8}
+
+
+def _sum(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum `[...]` of parts `[P, ...]`, added up in float32, in one launch."""
+    total = torch.empty(parts.shape[1:], dtype=dtype, device=parts.device)
+    _sum_parts[(triton.cdiv(total.numel(), _SUM_BLOCK),)](
+        parts, total, len(parts), total.numel(), PARTS=_SUM_PARTS, BLOCK=_SUM_BLOCK, num_warps=4
+    )
+    return total
 
 
 def _power(number: int) -> int:
