@@ -11,13 +11,12 @@ import socket
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from accelerate import PartialState
 from real_size import (
     Report,
     Stepper,
     audio_s,
-    best_device,
     machine,
     mean_batches,
     new_model,
@@ -27,33 +26,33 @@ from real_size import (
     timed,
 )
 
+from shibolet.train.config import PhaseConfig
 from shibolet.train.packing import divide
+from shibolet.train.ranks import gather_rows, join_ranks
 
 NUM_BATCHES = 3
 
 
 def rank_main(rank: int, world_size: int, port: int, args: argparse.Namespace, answers) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(rank)
-    dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world_size)
-    try:
-        for phase in recipe_config().phases:
-            row = run(rank, world_size, phase, args)
-            if rank == 0:
-                answers.put({"phase": phase.name, **row})
-    finally:
-        dist.destroy_process_group()
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    ranks = join_ranks()
+    for phase in recipe_config().phases:
+        row = run(ranks, phase, args)
+        if rank == 0:
+            answers.put({"phase": phase.name, **row})
+    ranks.destroy_process_group()
 
 
-def run(rank: int, world_size: int, phase, args: argparse.Namespace) -> dict:
-    device = best_device(rank)
+def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> dict:
+    world_size, device = ranks.num_processes, ranks.device
     model = new_model(device, args.tiny)
     stepper = Stepper(model, recipe_config(), phase)
     packs, batches = [], mean_batches(NUM_BATCHES, args.utterances * world_size, seed=1)
     for number, batch in enumerate(batches):
-        mine = divide(range(len(batch)), [tokens for tokens, _, _ in batch], world_size)[rank]
+        mine = divide(range(len(batch)), [tokens for tokens, _, _ in batch], world_size)[ranks.process_index]
         packs.append([new_pack(model, [batch[u] for u in mine], device, seed=number, cached=False)])
 
     def step(number: int) -> float:
@@ -61,9 +60,8 @@ def run(rank: int, world_size: int, phase, args: argparse.Namespace) -> dict:
         return 0.0
 
     counted = timed(step, warm_up=5, seconds=0.0, most=6)  # every rank has to take the same number of steps
-    length = torch.tensor(max(6, int(args.seconds / (sum(counted) / len(counted)))), device=device)
-    dist.broadcast(length, 0)
-    times = timed(step, warm_up=0, seconds=1e9, most=int(length))
+    enough = torch.tensor([args.seconds / (sum(counted) / len(counted))], device=device)
+    times = timed(step, warm_up=0, seconds=1e9, most=max(6, int(gather_rows(enough).max())))
     seconds = sum(audio_s(batches[n % NUM_BATCHES]) for n in range(len(times)))
     return {
         "gpus": world_size, "utterances": args.utterances * world_size, "steps": len(times), "peak_gib": peak_gib(),

@@ -394,7 +394,7 @@ def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple
     for own_a, own_low in zip(a.split(_MOST_RANKS), low.split(_MOST_RANKS, dim=1), strict=True):
         _drop_and_project[(triton.cdiv(rows, 2 * _ADAPTER_ROWS),)](
             x, own_a, own_low, int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
-            **_adapter_tiles(len(own_a)),
+            **_adapter_tiles(own_a),
         )  # fmt: skip
     return low, draw
 
@@ -409,7 +409,7 @@ def drop_and_project_backward_(
         da.append(torch.empty(programs, *own_a.shape, dtype=torch.float32, device=x.device))
         _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
             own_dlow, x, own_a, dx, da[-1], int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
-            **_adapter_tiles(len(own_a)),
+            **_adapter_tiles(own_a),
         )  # fmt: skip
     return torch.cat([_sum(parts, a.dtype) for parts in da]) if len(da) > 1 else _sum(da[0], a.dtype)
 
@@ -459,9 +459,13 @@ def _dropping(rate: float, scaling: float) -> tuple[int, float]:
     return round(rate * 2**16), scaling / (1 - rate)
 
 
-def _adapter_tiles(rank: int) -> dict[str, int]:
-    padded = max(16, _power(rank))
-    return {"ROWS": _ADAPTER_ROWS, "COLUMNS": _ADAPTER_COLUMNS, "RANK": padded, "num_warps": 4 if padded == 16 else 8}
+def _adapter_tiles(a: Tensor) -> dict[str, int]:
+    """Tiles of at most 112 KB in shared memory, as an A100 has it too (163 KB)."""
+    padded = max(16, _power(len(a)))
+    return {
+        "ROWS": _ADAPTER_ROWS, "COLUMNS": _ADAPTER_COLUMNS, "RANK": padded, "num_warps": 4 if padded == 16 else 8,
+        "num_stages": 2 if a.dtype.itemsize == 2 else 1,
+    }  # fmt: skip
 
 
 def _sum(parts: Tensor, dtype: torch.dtype) -> Tensor:

@@ -26,6 +26,8 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 
 def join_ranks() -> PartialState:
     """This process among its ranks, as its environment says: device, index, number."""
+    # Sums begin while the backward pass goes on: at its priority they would wait until its products leave room.
+    os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
     return PartialState(cpu=on_cpu, timeout=_PATIENCE)
