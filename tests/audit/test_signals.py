@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shibolet.audit.signals import letters_found, longest_run_in_order, measure, zero_length_runs
+from shibolet.audit.signals import longest_run_in_order, measure, zero_length_runs
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.speech.activity import sound_of
 
@@ -68,8 +68,3 @@ def test_a_single_zero_length_word_among_others_is_no_run() -> None:
     two = Alignment(starts_s=np.array([0.0, 1.0, 1.0]), ends_s=np.array([1.0, 1.0, 1.0]))
     assert not zero_length_runs(one).any()
     assert zero_length_runs(two).tolist() == [False, True, True]
-
-
-def test_letters_found_by_word() -> None:
-    assert letters_found(["אב", "גדה"], "אבגד").tolist() == pytest.approx([1.0, 2 / 3])
-    assert letters_found(["אב"], "").tolist() == [0.0]

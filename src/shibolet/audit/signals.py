@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from shibolet.listen.letters import HEARD_SHARE, lay_letters
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.scoring.counts import count_chars
 from shibolet.speech.activity import Sound
@@ -58,21 +59,6 @@ def longest_run_in_order(times: np.ndarray) -> np.ndarray:
     return kept
 
 
-def letters_found(words: list[str], hypothesis: str) -> np.ndarray:
-    """Share of each word's letters that an alignment of text and hypothesis finds, `[W]`."""
-    from jiwer import process_characters
-
-    text, heard = "".join(words), letters_of(hypothesis)
-    if not heard:
-        return np.zeros(len(words))
-    hit = np.zeros(len(text), bool)
-    for chunk in process_characters(text, heard).alignments[0]:
-        if chunk.type == "equal":
-            hit[chunk.ref_start_idx : chunk.ref_end_idx] = True
-    ends = np.cumsum([len(word) for word in words])
-    return np.array([hit[end - len(w) : end].mean() if w else 0.0 for w, end in zip(words, ends, strict=True)])
-
-
 def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, float]) -> np.ndarray:
     """Mask `[W]` of words with evidence.
 
@@ -83,7 +69,7 @@ def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, 
     starts, ends = alignment.starts_s, alignment.ends_s
     in_order = longest_run_in_order(starts) & longest_run_in_order(ends)
     on_speech = (ends >= speech[0] - 0.2) & (starts <= speech[1] + 0.2)
-    return in_order & ~zero_length_runs(alignment) & on_speech & (found >= 0.5)
+    return in_order & ~zero_length_runs(alignment) & on_speech & (found >= HEARD_SHARE)
 
 
 def zero_length_runs(alignment: Alignment) -> np.ndarray:
@@ -110,7 +96,7 @@ def measure(
     else:  # a recogniser without times: energy says where speech is
         speech = (sound.speech[0][0], sound.speech[-1][1]) if sound.speech and heard else (0.0, 0.0)
         times = np.linspace(*speech, len(heard)) if heard else times
-    found = letters_found(words, hearing.hypothesis)
+    found = lay_letters(words, hearing.hypothesis).share_found
     covered = covered_words(alignment, found, speech)
     first, last = float(alignment.starts_s.min()), float(max(alignment.ends_s.max(), alignment.starts_s.max()))
     # A letter counts as outside when it is 0.25 s away: classes are 80 ms wide and CTC fires late.
@@ -132,7 +118,7 @@ def measure(
         cer=min(2.0, count_chars(text, heard).errors / num_letters),
         edge_cer=min(1.0, max(edges) / min(EDGE_LETTERS, num_letters)),
         length_ratio=len(heard) / num_letters,
-        words_heard=float((found >= 0.5)[checked].mean()),
+        words_heard=float((found >= HEARD_SHARE)[checked].mean()),
         coverage=float(covered[checked].mean()),
         uncovered_head_s=max(0.0, min(first, sound.duration_s) - speech[0]) if speech_s else 0.0,
         uncovered_tail_s=max(0.0, speech[1] - last) if speech_s else 0.0,
