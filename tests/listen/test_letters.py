@@ -17,3 +17,10 @@ def test_where_heard_letters_belong():
     assert laid.is_found.tolist() == [True, True, True, False]
     assert laid.owner.tolist() == [0, 0, 1, 1]
     assert lay_letters([], "אב").written_at.tolist() == [-1, -1]
+
+
+def test_letters_heard_where_a_word_stands():
+    assert lay_letters(["אב", "10", "גד"], "אב עשרה גד").num_heard.tolist() == [4, 4, 2]  # beside "אב" too, if need be
+    assert lay_letters(["10"], "עשרה").num_heard.tolist() == [4]
+    assert lay_letters(["10"], "").num_heard.tolist() == [0]
+    assert lay_letters(["אב"], "אבג").num_heard.tolist() == [3]

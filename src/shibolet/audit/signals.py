@@ -22,7 +22,7 @@ class Signals:
     """Raw signals of one utterance of W words; rates are fractions, times are seconds."""
 
     num_words: int
-    num_letters: int
+    num_letters: int  # written; for words that cannot be checked those heard in their place, where they are more
     speech_s: float  # from the first to the last letter heard, or energy where nothing was heard
     text_score: float  # of the text against the recogniser's free best path, per letter, clipped at -10; 0: unknown
     worst_word_score: float  # the lowest of the same within one word, clipped at -10
@@ -88,7 +88,6 @@ def measure(
     """
     checked = np.array(verifiable)
     words = [letters_of(word) for word in words]
-    num_letters = sum(map(len, words))
     heard = letters_of(hearing.hypothesis)
     times = hearing.letter_times_s
     if len(times):
@@ -96,7 +95,10 @@ def measure(
     else:  # a recogniser without times: energy says where speech is
         speech = (sound.speech[0][0], sound.speech[-1][1]) if sound.speech and heard else (0.0, 0.0)
         times = np.linspace(*speech, len(heard)) if heard else times
-    found = lay_letters(words, hearing.hypothesis).share_found
+    laid = lay_letters(words, hearing.hypothesis)
+    found = laid.share_found
+    # A word that cannot be checked, such as digits, may have been said with any number of letters.
+    num_letters = int(np.where(checked, laid.num_letters, np.maximum(laid.num_letters, laid.num_heard)).sum())
     covered = covered_words(alignment, found, speech)
     first, last = float(alignment.starts_s.min()), float(max(alignment.ends_s.max(), alignment.starts_s.max()))
     # A letter counts as outside when it is 0.25 s away: classes are 80 ms wide and CTC fires late.

@@ -31,6 +31,18 @@ class LaidLetters:
         """Share `[W]` of each word's letters that was heard; 0 where it has none."""
         return np.bincount(self.owner, self.is_found, len(self.num_letters)) / np.maximum(self.num_letters, 1)
 
+    @property
+    def num_heard(self) -> np.ndarray:
+        """Letters `[W]` heard where each word stands: for its own, and beside them those that the text lacks."""
+        count, places = len(self.written_at), np.arange(len(self.written_at))
+        known = self.written_at >= 0
+        before = np.maximum.accumulate(np.where(known, places, -1))
+        after = np.minimum.accumulate(np.where(known, places, count)[::-1])[::-1]
+        word = np.append(np.where(known, self.owner[self.written_at] if known.any() else -1, -1), -1)  # -1: beside none
+        first, second = word[before], word[after]
+        found = np.concatenate([first[first >= 0], second[(second >= 0) & (second != first)]])
+        return np.bincount(found, minlength=len(self.num_letters))
+
 
 def lay_letters(words: Sequence[str], hypothesis: str) -> LaidLetters:
     """The alignment of fewest edits; what is no letter does not count."""
