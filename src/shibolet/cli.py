@@ -639,8 +639,9 @@ def _results(round: "Round") -> dict[str, Any]:
     from shibolet.records.files import read_json
 
     folder = round.folder
-    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True), "compare": folder.compare}
-    return {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
+    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
 
 
 def _show(results: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from shibolet.errors import DataError
 from shibolet.records.config import Config
 from shibolet.records.groups import Counted, count_groups
+from shibolet.records.runfolder import COMPARE_FORMAT
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.rows import ScoredRow, groups_of
 from shibolet.scoring.slices import BUCKETS_S, Buckets, group, slices
@@ -71,6 +72,7 @@ def compare(
     gained = None if wer["delta_points"] is None else -wer["delta_points"]
     reached = gained is not None and gained >= config.target_points
     return {
+        "format": COMPARE_FORMAT,
         "verdict": "keep" if keep else "reject",
         "sentence": sentence,
         "rule": _rule(config),

@@ -184,6 +184,15 @@ def test_a_run_that_has_just_begun(run_dir, tmp_path):
         write_report(tmp_path / "nowhere")
 
 
+def test_a_comparison_of_another_version_is_told_from_a_defect(run_dir, tmp_path):
+    copy = copy_run(run_dir, tmp_path)
+    old = read_json(copy / "compare.json")
+    del old["format"]
+    write_json(copy / "compare.json", old)
+    with pytest.raises(DataError, match=r"compare\.json was written by another version .* 'shibolet compare .*' makes"):
+        write_report(copy)
+
+
 def test_a_stop_leads_the_page(run_dir, tmp_path):
     copy = copy_run(run_dir, tmp_path)
     for name in ("compare.json", "gate-prepared.json"):

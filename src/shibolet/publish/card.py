@@ -17,7 +17,7 @@ NOT_STATED = "not stated"
 
 def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
     """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
-    compared = read_json(run.compare)
+    compared = run.read_compare()
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
     scores = {source["name"]: read_json(run.scores(ROUND2, source["name"])) for source in recipe["evaluate"]["sets"]}

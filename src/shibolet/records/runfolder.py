@@ -47,6 +47,7 @@ from shibolet.errors import DataError
 from shibolet.records.files import hash_file, hash_json, read_json, sync_dir, write_json
 from shibolet.records.provenance import environment
 
+COMPARE_FORMAT = 4  # of compare.json
 # stage -> what it makes, and what else goes when its inputs change; `evaluate/<model>/<set>` makes that folder
 _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "audit": (("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"), ()),
@@ -171,6 +172,16 @@ class RunFolder:
     @property
     def compare(self) -> Path:
         return self.path / "compare.json"
+
+    def read_compare(self) -> dict:
+        """The content of `compare.json`; DataError when another version of shibolet wrote it."""
+        content = read_json(self.compare)
+        if content.get("format") != COMPARE_FORMAT:
+            raise DataError(
+                f"{self.compare} was written by another version of shibolet; "
+                f"'shibolet compare {self.path / 'recipe.yaml'} -o {self.path}' makes it anew from the scores"
+            )
+        return content
 
     @property
     def systems(self) -> Path:

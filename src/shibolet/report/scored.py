@@ -27,7 +27,7 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
     """Both rounds by slice, in the order in which they should be read."""
     if not run.compare.is_file():
         return None
-    compared = read_json(run.compare)
+    compared = run.read_compare()
     lead = compared["lead_with"]
     published = {s["name"]: s["round1_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("round1_wer_pct")}
     groups = [

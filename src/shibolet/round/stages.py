@@ -8,7 +8,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.ledger import read_ledger, write_ledger
-from shibolet.records.runfolder import RunFolder
+from shibolet.records.runfolder import COMPARE_FORMAT, RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.round import auditing
 from shibolet.round.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
@@ -218,9 +218,6 @@ def do_compare(round: Round) -> dict:
         write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other, known))
         stage.finish()
     return read_json(folder.compare)
-
-
-COMPARE_FORMAT = 3  # of compare.json
 
 
 def _by_language(round: Round) -> tuple[list[str], list[str]]:
