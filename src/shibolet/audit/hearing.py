@@ -21,7 +21,7 @@ from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 
-VERSION = 7  # of the signals; raising it makes everything be heard again
+VERSION = 8  # of the signals; raising it makes everything be heard again
 HASHED_TOGETHER = 256  # files
 WHOLE = (0, 1)
 NOT_IN_FILE = "the file of hypotheses has none of this utterance"
