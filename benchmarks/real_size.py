@@ -4,7 +4,6 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ class Stepper:
         with packed_attention(self.model):
             for number, pack in enumerate(packs, start=1):
                 loss = self.loss(pack)
-                with self.optimizer.sum.early() if number == len(packs) else nullcontext():
+                with self.optimizer.sum.early(is_last=number == len(packs)):
                     (loss / num_targets).backward()
                 losses.append(loss.detach())
         return update(self.optimizer, losses).loss_sum / num_targets

@@ -52,7 +52,7 @@ def rank_main(rank: int, world_size: int, port: int, args: argparse.Namespace, a
 class LateSum(GradientSum):
     """All of it after the backward pass."""
 
-    def early(self) -> AbstractContextManager[None]:
+    def early(self, is_last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
 

@@ -57,7 +57,7 @@ class GradientSum:
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:
         """`weights` in about the order in which a backward pass makes their gradients."""
-        self._is_alone = not dist.is_initialized()
+        weights, self._is_alone = list(weights), not dist.is_initialized()
         self._large: list[nn.Parameter] = []
         self._small: list[list[nn.Parameter]] = [[]]  # summed together
         for weight in weights:
@@ -72,12 +72,12 @@ class GradientSum:
         self._works: list[dist.Work] = []
         if not self._is_alone:
             longest = max(_PIECE_NUMEL if self._large else 0, *map(_numel, self._small))
-            self._spare = next(iter([*self._large, *self._small[0]])).new_empty(longest)
+            self._spare = weights[0].new_empty(longest)
 
     @contextmanager
-    def early(self) -> Iterator[None]:
-        """Around the last backward pass of a step: sums begin as soon as gradients are there."""
-        weights = [] if self._is_alone else self._large
+    def early(self, is_last: bool) -> Iterator[None]:
+        """Around a backward pass: in the last one of a step sums begin as soon as gradients are there."""
+        weights = self._large if is_last and not self._is_alone else []
         arrivals = [partial(self._arrive, place) for place in range(len(weights))]
         hooks = [w.register_post_accumulate_grad_hook(a) for w, a in zip(weights, arrivals, strict=True)]
         try:

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -179,13 +178,11 @@ class GradualUnfreezeTrainer:
             # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
             packs = (self.reader.pack(r.examples, r.epoch) for r in [request])
             num_targets = sum(example.num_targets for example in chosen)
-            _, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
-            optimizer.collect_gradients(failed=failed_tokens > 0)
-            failed = int(gather_rows(torch.tensor([float(failed_tokens)], device=self.device)).max())
-            optimizer.zero_grad()
-            if not failed:
+            losses, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
+            told = update(optimizer, losses, failed_tokens=failed_tokens, dry=True)
+            if not told.failed_tokens:
                 return
-            self._make_room(failed, phase)
+            self._make_room(told.failed_tokens, phase)
 
     def _read_ahead(self, end: int) -> None:
         """Let the reader know what comes, up to step `end`, and keep encoder states while no encoder trains."""
@@ -248,7 +245,7 @@ class GradualUnfreezeTrainer:
             packs = self.reader.read(self.model, requests)
             losses, failed_tokens = self._run_packs(optimizer, requests, packs, num_targets)
             told = update(
-                optimizer, losses, failed_tokens=failed_tokens, is_empty=not utterances,
+                optimizer, losses, failed_tokens=failed_tokens, dry=not utterances,
                 flags=(self.signals.received, self.keeper.failed),
             )  # fmt: skip
             if not told.failed_tokens:
@@ -286,7 +283,7 @@ class GradualUnfreezeTrainer:
                 for number, request in enumerate(requests, start=1):
                     failing = request.num_tokens
                     loss = self.objective(next(packs))
-                    with optimizer.sum.early() if number == len(requests) else nullcontext():
+                    with optimizer.sum.early(is_last=number == len(requests)):
                         (loss / num_targets).backward()
                     losses.append(loss.detach())
             optimizer.assert_gradients(idle=not requests)

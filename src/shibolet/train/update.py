@@ -27,12 +27,12 @@ class Update:
 
 
 def update(
-    optimizer: MasterAdamW, losses: Sequence[Tensor], *, failed_tokens: int = 0, is_empty: bool = False,
+    optimizer: MasterAdamW, losses: Sequence[Tensor], *, failed_tokens: int = 0, dry: bool = False,
     flags: Sequence[bool] = (),
 ) -> Update:  # fmt: skip
     """Sum gradients over ranks, clip and step, and clear them; `losses` are the summed losses of this rank's packs.
 
-    `failed_tokens` as in `Update`, of this rank; `is_empty`: no rank has anything to train on.
+    `failed_tokens` as in `Update`, of this rank; `dry`: no step, as it was a trial or no rank has anything to train on.
     """
     norm_by_part = optimizer.collect_gradients(failed=failed_tokens > 0)
     loss_sum = torch.stack([torch.zeros((), device=optimizer.device), *losses]).sum()
@@ -42,7 +42,7 @@ def update(
     grad_norm = torch.linalg.vector_norm(by_part)
     refused = ~(of_ranks[:, 0].sum() + grad_norm).isfinite() | of_ranks[:, 1].any()
     read = _to_host(torch.cat([refused[None], grad_norm[None], by_part, of_ranks.flatten()]))
-    stepped = not failed_tokens and not is_empty
+    stepped = not failed_tokens and not dry
     if stepped:
         optimizer.step(grad_norm, refused)
     else:
