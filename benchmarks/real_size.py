@@ -4,6 +4,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,10 @@ class Stepper:
         if adapters:
             add_adapters(model, config, seed=0)
         groups = enter_phase(model, phase)
-        self.optimizer = MasterAdamW(groups, phase.lr_by_part, config.optimizer)
+        self.new_optimizer = partial(MasterAdamW, groups, phase.lr_by_part, config.optimizer)
+        self.optimizer = self.new_optimizer()
         self.optimizer.set_lr(1e-3)
+        self.waited_s = 0.0  # of the host for the device, in all steps
         fuse_decoder(model)
         self.loss: nn.Module = PackedLoss(model)
         names = [name for group in groups.values() for name in group]
@@ -117,10 +120,12 @@ class Stepper:
         with packed_attention(self.model):
             for number, pack in enumerate(packs, start=1):
                 loss = self.loss(pack)
-                with self.optimizer.sum.early(is_last=number == len(packs)):
+                with self.optimizer.shards.early(is_last=number == len(packs)):
                     (loss / num_targets).backward()
                 losses.append(loss.detach())
-        return update(self.optimizer, losses).loss_sum / num_targets
+        told = update(self.optimizer, losses)
+        self.waited_s += told.waited_s
+        return told.loss_sum / num_targets
 
     def operations(self, sizes: Sequence[Sizes], cached: bool) -> int:
         return self.cost.operations(PackSize.of(sizes), encoder=not cached)

@@ -2,8 +2,10 @@
 
     python benchmarks/scaling.py --gpus 1 2 4 --seconds 20 --out scaling.json
 
-A process a GPU, gradients summed over NCCL as in training. `--sums early late none` also sums them after the backward
-pass, and not at all: what unequal GPUs and one host for all of them cost. `--tiny` tries it over gloo without a GPU.
+A process a GPU, each updating its share, gradients and weights exchanged as in training. `--exchange training late
+none` also exchanges all gradients after the backward pass, and nothing at all: what unequal GPUs and one host for all
+of them cost. A rate is the median of turns; where the host waits for the device for next to nothing, the host is what
+was measured. `--tiny` tries it over gloo without a GPU.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.multiprocessing as mp
@@ -20,6 +23,7 @@ from real_size import (
     Report,
     Stepper,
     audio_s,
+    free,
     machine,
     mean_batches,
     new_model,
@@ -29,9 +33,11 @@ from real_size import (
     timed,
 )
 
+from shibolet.train import shards
 from shibolet.train.config import PhaseConfig
 from shibolet.train.packing import divide
-from shibolet.train.ranks import GradientSum, gather_rows, join_ranks
+from shibolet.train.ranks import gather_rows, join_ranks
+from shibolet.train.shards import Shards
 
 NUM_BATCHES = 3
 
@@ -46,24 +52,28 @@ def rank_main(rank: int, world_size: int, port: int, args: argparse.Namespace, a
         for row in run(ranks, phase, args):
             if rank == 0:
                 answers.put({"phase": phase.name, **row})
+        free()
     ranks.destroy_process_group()
 
 
-class LateSum(GradientSum):
-    """All of it after the backward pass."""
+class Late(Shards):
+    """All gradients after the backward pass."""
 
     def early(self, is_last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
 
-class NoSum(LateSum):
-    """Ranks wait for each other once a step and share nothing."""
+class Nothing(Late):
+    """Ranks wait for each other once a step, update their shares and exchange nothing."""
 
     def finish(self, *, void: bool) -> None:
         pass
 
+    def spread(self, blocks: range) -> None:
+        pass
 
-SUMS = {"early": GradientSum, "late": LateSum, "none": NoSum}
+
+EXCHANGES = {"training": Shards, "late": Late, "none": Nothing}
 
 
 def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> Iterator[dict]:
@@ -79,15 +89,25 @@ def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> It
         stepper(packs[number % NUM_BATCHES])
         return 0.0
 
-    for how in args.sums:
-        stepper.optimizer.sum = SUMS[how](reversed(stepper.optimizer.weights.values()))
-        counted = timed(step, warm_up=5, seconds=0.0, most=6)  # every rank has to take the same number of steps
-        enough = torch.tensor([args.seconds / (sum(counted) / len(counted))], device=device)
-        times = timed(step, warm_up=0, seconds=1e9, most=max(6, int(gather_rows(enough).max())))
-        seconds = sum(audio_s(batches[n % NUM_BATCHES]) for n in range(len(times)))
+    found = {how: [] for how in (args.exchange if world_size > 1 else ["one GPU"])}
+    for turn in range(args.turns):
+        for how, rows in found.items():
+            shards.Shards = EXCHANGES.get(how, Shards)
+            stepper.optimizer = stepper.new_optimizer(stepper.optimizer)
+            stepper.optimizer.set_lr(1e-3)
+            counted = timed(step, warm_up=2 if turn else 6, seconds=0.0, most=3)
+            enough = torch.tensor([args.seconds / args.turns / (sum(counted) / len(counted))], device=device)
+            most = max(NUM_BATCHES, int(gather_rows(enough).max()))  # the same on every rank
+            waited_s = stepper.waited_s
+            times = timed(step, warm_up=0, seconds=1e9, most=most)
+            seconds = sum(audio_s(batches[number % NUM_BATCHES]) for number in range(most))
+            rows.append((seconds / sum(times), (stepper.waited_s - waited_s) / most))
+    for how, rows in found.items():
+        rates, waits_s = zip(*rows, strict=True)
         yield {
-            "gpus": world_size, "sums": how, "utterances": args.utterances * world_size, "steps": len(times),
-            "peak_gib": peak_gib(), "audio_s_per_s": round(seconds / sum(times), 1),
+            "gpus": world_size, "exchange": how, "utterances": args.utterances * world_size, "peak_gib": peak_gib(),
+            "audio_s_per_s": round(median(rates), 1), "turns": [round(rate) for rate in rates],
+            "host_waits_ms": [round(1000 * wait_s, 1) for wait_s in waits_s],
         }  # fmt: skip
 
 
@@ -95,8 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--utterances", type=int, default=64, help="of a GPU and step")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--sums", nargs="+", default=["early"], choices=SUMS)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a row, in all its turns")
+    parser.add_argument("--turns", type=int, default=4, help="of each row; rows of as many GPUs take turns")
+    parser.add_argument("--exchange", nargs="+", default=["training"], choices=EXCHANGES)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

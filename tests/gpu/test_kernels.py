@@ -137,13 +137,12 @@ def test_adamw(kind: torch.dtype):
     for device in ("cpu", DEVICE):
         masters = [numbers(*shape, kind=torch.float32).to(device) for shape in shapes]
         weights = [master.to(kind) if kind != torch.float32 else master for master in masters]
-        steps = [torch.tensor(float(ahead)) for ahead in (0, 2, 0)]
         exp_avgs, exp_avg_sqs = ([torch.zeros_like(master) for master in masters] for _ in range(2))
         for number in range(3):
             gradients = [numbers(*shape, kind=kind, seed=number).to(device) for shape in shapes]
             settings = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+            steps = [number + 1 + ahead for ahead in (0, 2, 0)]
             tensors = (weights, masters, gradients, steps, exp_avgs, exp_avg_sqs)
-            torch._foreach_add_(steps, 1)
             for factor in (0.5, torch.nan):  # the second is refused
                 scale = torch.tensor(factor, device=device)
                 if len(seen) == 0:

@@ -19,20 +19,19 @@ from tiny_run import tiny_config
 from torch import Tensor
 
 from shibolet.errors import Preempted
-from shibolet.train import ranks, stage
+from shibolet.train import shards, stage
 from shibolet.train.config import LoraSettings, TrainConfig
-from shibolet.train.optimizer import MasterAdamW
-from shibolet.train.ranks import GradientSum, join_ranks
+from shibolet.train.ranks import join_ranks
+from shibolet.train.shards import Shards
 from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
 FAILING = {
     "forward": (PackedLoss, "forward"),
-    "backward": (GradientSum, "_arrive"),  # sums of the gradients before it have begun
-    "zeros": (MasterAdamW, "assert_gradients"),  # of a rank that has no utterance
+    "backward": (Shards, "_arrive"),  # sums of the gradients before it have begun
 }
 FORK = multiprocessing.get_context("forkserver")
-LARGE_NUMEL, PIECE_NUMEL = 1_500, 4_000  # on CPUs: weights that are summed alone, some in pieces, and groups of others
+BLOCK_NUMEL = 4_096  # on CPUs: several weights in a block, and weights in several blocks
 
 
 def train(
@@ -65,7 +64,7 @@ def train(
 def phases(out: Path, rank: int) -> list[dict]:
     """A rank at the end of each phase: its backend and device, and a hash of its weights, masters and moments.
 
-    And of how many weights the sum over ranks began within a backward pass.
+    And of how many blocks the sum over ranks began within a backward pass.
     """
     return [json.loads(line) for line in (out / f"rank{rank}.jsonl").read_text().splitlines()]
 
@@ -108,17 +107,17 @@ def _train_as_rank(
     run_phase, begun = GradualUnfreezeTrainer._run_phase, set()
 
     def hashed(self: GradualUnfreezeTrainer, *args):
-        carried = run_phase(self, *args)
-        held = [tensor for state in carried.values() for tensor in state.values()]
+        optimizer = run_phase(self, *args)
+        held = [tensor for name in sorted(optimizer.weights) for tensor in optimizer.state(name).values()]
         digest = _digest([*self.model.parameters(), *held])
         joined = join_ranks()
         with (out / f"rank{rank}.jsonl").open("a") as file:
             line = {
                 "backend": joined.backend, "device": str(joined.device), "num_held": len(held), "digest": digest,
-                "begun_early": max(begun),
+                "begun_early": max(begun, default=0),
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")
-        return carried
+        return optimizer
 
     GradualUnfreezeTrainer._run_phase = hashed
     if terminate_at and rank == world_size - 1:
@@ -129,14 +128,14 @@ def _train_as_rank(
             owner, method = FAILING[name]
             setattr(owner, method, failing_at(getattr(owner, method), number))
     if on_cpu:
-        ranks._LARGE_NUMEL, ranks._PIECE_NUMEL = LARGE_NUMEL, PIECE_NUMEL
-    finish = GradientSum.finish
+        shards.BLOCK_NUMEL = BLOCK_NUMEL
+    finish = Shards.finish
 
-    def counted(self: GradientSum, **kwargs):
-        begun.add(self._begun)
+    def counted(self: Shards, **kwargs):
+        begun.add(len(self._works))
         finish(self, **kwargs)
 
-    GradientSum.finish = counted
+    Shards.finish = counted
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=config, language="Hebrew", seed=5,

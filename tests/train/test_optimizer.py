@@ -25,6 +25,10 @@ def make(dtype: torch.dtype, lr: float = 1e-2, carried=None, model=None, **confi
     return model, MasterAdamW(groups, {"a": lr, "b": 2 * lr}, OptimizerConfig(**config), carried)
 
 
+def states(optimizer: MasterAdamW) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: optimizer.state(name) for name in optimizer.weights}
+
+
 def take_steps(model: Small, optimizer: MasterAdamW, first: int, last: int) -> None:
     for step in range(first, last):
         data = torch.randn(16, 8, generator=torch.Generator().manual_seed(step)).to(model.first.weight.dtype)
@@ -60,7 +64,7 @@ def test_bfloat16_weights_have_float32_masters_and_moments():
     model, optimizer = make(torch.bfloat16, lr=1e-6)
     before = model.first.weight.detach().clone()
     take_steps(model, optimizer, 0, 3)
-    state = optimizer.state_by_name()["first.weight"]
+    state = states(optimizer)["first.weight"]
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert model.first.weight.dtype == torch.bfloat16 and model.first.weight.equal(state["master"].bfloat16())
     assert not state["master"].equal(before.float())  # a step too small for bfloat16 is kept in the master
@@ -83,24 +87,24 @@ def test_state_carried_by_name_continues_bit_for_bit_at_the_new_rates(dtype: tor
     take_steps(whole, optimizer, 0, 4)
     model, first = make(dtype)
     take_steps(model, first, 0, 2)
-    state = {name: {k: t.clone() for k, t in saved.items()} for name, saved in first.state_by_name().items()}
+    state = {name: {k: t.clone() for k, t in saved.items()} for name, saved in states(first).items()}
     _, second = make(dtype, carried=state, model=model)
     take_steps(model, second, 2, 4)
     for ours, theirs in zip(model.parameters(), whole.parameters()):
         assert ours.equal(theirs)
-    _, third = make(dtype, lr=5e-5, carried=second.state_by_name(), model=model)
+    _, third = make(dtype, lr=5e-5, carried=states(second), model=model)
     assert third.lr_by_part() == {"a": 5e-5, "b": 1e-4}  # never the saved ones
 
 
 def test_names_that_were_not_carried_start_empty():
     model, optimizer = make(torch.float32)
     take_steps(model, optimizer, 0, 2)
-    state = optimizer.state_by_name()
+    state = states(optimizer)
     del state["second.weight"]
     _, again = make(torch.float32, carried=state, model=model)
-    taken = {name: int(tensors["step"]) for name, tensors in again.state_by_name().items()}
+    taken = {name: int(tensors["step"]) for name, tensors in states(again).items()}
     assert taken == {"first.weight": 2, "first.bias": 2, "second.weight": 0, "second.bias": 2}
-    assert not again.state_by_name()["second.weight"]["exp_avg"].any()
+    assert not states(again)["second.weight"]["exp_avg"].any()
 
 
 def test_a_parameter_without_a_gradient_is_named():
@@ -135,7 +139,7 @@ def test_a_refused_step_changes_nothing(dtype: torch.dtype):
         assert not told.done and told.flags == (False, True) and not told.failed_tokens
         assert all(weight.grad is None for weight in model.parameters())
     take_steps(model, optimizer, 2, 3)
-    for ours, theirs in zip(optimizer.state_by_name().values(), reference.state_by_name().values()):
+    for ours, theirs in zip(states(optimizer).values(), states(reference).values()):
         assert all(ours[key].equal(theirs[key]) for key in ours)
 
 
@@ -143,6 +147,6 @@ def test_a_step_without_gradients_waits_for_no_update():
     model, optimizer = make(torch.float32)
     before = model.first.weight.detach().clone()
     told = update(optimizer, [], failed_tokens=77)
-    assert not told.done and told.failed_tokens == 77 and told.grad_norm_by_part == {}
+    assert not told.done and told.failed_tokens == 77 and not any(told.grad_norm_by_part.values())
     take_steps(model, optimizer, 0, 1)
-    assert optimizer.state_by_name()["first.weight"]["step"] == 1 and not model.first.weight.equal(before)
+    assert states(optimizer)["first.weight"]["step"] == 1 and not model.first.weight.equal(before)

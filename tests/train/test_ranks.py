@@ -38,18 +38,17 @@ def test_ranks_packs_and_memory_change_nothing_over_20_steps(base_dir: Path, tmp
     quarters = whole.model_copy(update={"pack_tokens": 150})
     for name, world_size, config, failures in (
         ("one", 1, whole, {}), ("packs", 1, quarters, {}), ("ranks", 2, whole, {}),
-        ("forward", 2, whole, {"forward": 5}), ("backward", 2, whole, {"backward": 100}),
-        ("zeros", 2, whole, {"zeros": 4}),
+        ("forward", 2, whole, {"forward": 5}), ("backward", 2, whole, {"backward": 290}),
     ):  # fmt: skip
         codes = train(world_size, base_dir, tmp_path / "prepared", tmp_path / name, config, failing=failures)
         assert codes == [0] * world_size
     assert [row["utterances"] for row in rows(tmp_path / "ranks")] == [8, 8, 1] * 7
-    for name in ("packs", "ranks", "forward", "backward", "zeros"):
+    for name in ("packs", "ranks", "forward", "backward"):
         same(tmp_path / "one", tmp_path / name, rel=1e-5)
-    for name, steps in (("forward", [4]), ("backward", [6]), ("zeros", [2])):  # in one rank, agreed on by both
+    for name, steps in (("forward", [4]), ("backward", [7])):  # in one rank, agreed on by both
         events = [json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
         assert [(event["step"], event["event"]) for event in events] == [(step, "out_of_memory") for step in steps]
-    for name in ("ranks", "forward", "backward", "zeros"):
+    for name in ("ranks", "forward", "backward"):
         assert all(phase["begun_early"] > 10 for rank in (0, 1) for phase in ranks.phases(tmp_path / name, rank))
         held = [[phase["digest"] for phase in ranks.phases(tmp_path / name, rank)] for rank in (0, 1)]
         assert len(held[0]) == 2 and held[0] == held[1]  # after B and after A, the newly thawed layers included

@@ -26,7 +26,7 @@ def test_what_is_written_is_what_was_submitted_whatever_trains_on_meanwhile(tmp_
     monkeypatch.setattr(checkpoint, "save_file", lambda *args: go_on.wait(10) and plain(*args))
     writer = CheckpointWriter(CheckpointStore(tmp_path))
     weight = torch.ones(1000)
-    stalled_s = writer.submit(1, {"step": 1}, {"masters": {"w": weight}}, keep=())
+    stalled_s = writer.submit(1, {"step": 1}, [("masters", "w", weight)], keep=())
     weight += 1  # the next step
     assert stalled_s < 1 and writer.committed() == []
     go_on.set()
@@ -34,7 +34,7 @@ def test_what_is_written_is_what_was_submitted_whatever_trains_on_meanwhile(tmp_
     assert writer.committed() == [1]
     assert load_file(tmp_path / "step-00000001" / "masters.safetensors")["w"].equal(torch.ones(1000))
     copy = next(iter(writer._copies.values()))
-    writer.submit(2, {"step": 2}, {"masters": {"w": weight}}, keep=())
+    writer.submit(2, {"step": 2}, [("masters", "w", weight)], keep=())
     writer.wait()
     assert next(iter(writer._copies.values())) is copy  # page-locked memory is slow to get
     assert load_file(tmp_path / "step-00000002" / "masters.safetensors")["w"].equal(weight)
@@ -44,7 +44,7 @@ def test_one_is_in_flight_and_the_next_waits(tmp_path: Path, monkeypatch):
     plain = checkpoint.save_file
     monkeypatch.setattr(checkpoint, "save_file", lambda *args: time.sleep(0.3) or plain(*args))
     writer = CheckpointWriter(CheckpointStore(tmp_path))
-    stalls = [writer.submit(step, {"step": step}, {"masters": {"w": torch.ones(3)}}, keep=()) for step in (1, 2)]
+    stalls = [writer.submit(step, {"step": step}, [("masters", "w", torch.ones(3))], keep=()) for step in (1, 2)]
     writer.wait()
     assert stalls[0] < 0.2 < stalls[1]
     assert CheckpointStore(tmp_path).latest().state == {"step": 2}

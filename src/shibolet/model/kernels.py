@@ -134,7 +134,7 @@ def adamw_(
     weights: Sequence[Tensor],
     masters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    steps: Sequence[Tensor],
+    steps: Sequence[int],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
     *,
@@ -146,7 +146,7 @@ def adamw_(
 ) -> None:
     """A step of AdamW with gradients times `scale`: float32 masters first, each weight is its master rounded.
 
-    `steps` are the numbers of this step, from 1, on the CPU; a weight may be its own master. A `scale` of NaN changes
+    `steps` are the numbers of this step, from 1; a weight may be its own master. A `scale` of NaN changes
     nothing.
     """
     if weights[0].is_cuda:
@@ -157,7 +157,7 @@ def adamw_(
         return
     adamw(
         masters, [gradient.float() * scale for gradient in gradients], exp_avgs, exp_avg_sqs, [],
-        [step - 1 for step in steps], fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr,
+        [torch.tensor(step - 1.0) for step in steps], fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr,
         weight_decay=weight_decay, eps=eps, maximize=False,
     )  # fmt: skip
     for weight, master in zip(weights, masters, strict=True):

@@ -418,7 +418,7 @@ def adamw_(
     weights: Sequence[Tensor],
     masters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    steps: Sequence[Tensor],
+    steps: Sequence[int],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
     scale: Tensor,
@@ -431,7 +431,7 @@ def adamw_(
     device, kind = weights[0].device, weights[0].dtype
     together = zip(weights, gradients, masters, exp_avgs, exp_avg_sqs, strict=True)
     addresses = [[*(tensor.data_ptr() for tensor in tensors), tensors[0].numel()] for tensors in together]
-    corrections = [[1 - beta ** int(step) for beta in betas] for step in steps]
+    corrections = [[1 - beta**step for beta in betas] for step in steps]
     owner, begin = _blocks(tuple(row[-1] for row in addresses), device)
     _adamw[(len(owner),)](
         _to_device(torch.tensor(addresses), device), _to_device(torch.tensor(corrections), device), owner, begin, scale,

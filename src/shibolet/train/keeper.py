@@ -1,7 +1,7 @@
 """A run's weights, moments and position, to checkpoints and back; the main rank writes, every rank reads and waits."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from shibolet.train.writer import CheckpointWriter
 
 LOG = logging.getLogger(__name__)
 
-Moments = dict[str, dict[str, Tensor]]  # parameter -> its master and moments, as `MasterAdamW.state_by_name`
+States = dict[str, dict[str, Tensor]]  # parameter -> its master and moments, as `MasterAdamW.state`
 
 
 class Keeper:
@@ -30,7 +30,7 @@ class Keeper:
         """Whether the last checkpoint could not be written; `commit` then raises."""
         return self._writer.failed
 
-    def restore(self, at_most: int | None = None) -> tuple[TrainState, Moments]:
+    def restore(self, at_most: int | None = None) -> tuple[TrainState, States]:
         """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
         checkpoint = self.store.latest(at_most)
         any_rank(False)  # all have looked
@@ -59,16 +59,28 @@ class Keeper:
                 self._untrained[name] = weights[name].detach().cpu().clone()
 
     def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> None:
-        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted."""
-        if not self._is_main:
-            return
-        held, weights = optimizer.state_by_name(), dict(self._model.named_parameters())
-        tensors = {
-            "masters": {name: of["master"] for name, of in held.items()},
-            "moments": {f"{key}/{name}": of[key] for name, of in held.items() for key in MOMENTS},
-            "frozen": {name: weights[name].detach() for name in self._untrained.keys() - held.keys()},
-        }
-        self._writer.submit(state.step, state.to_json(self._fingerprint), tensors, keep)
+        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted.
+
+        Every rank calls it, as every rank holds a part; the main one writes.
+        """
+        tensors = self._tensors(optimizer)
+        if self._is_main:
+            self._writer.submit(state.step, state.to_json(self._fingerprint), tensors, keep)
+        else:
+            for _ in tensors:
+                pass
+
+    def _tensors(self, optimizer: MasterAdamW) -> Iterator[tuple[str, str, Tensor]]:
+        """File, name and values of what a checkpoint holds."""
+        weights = dict(self._model.named_parameters())
+        for name in sorted(self._untrained):
+            if name not in optimizer.weights:
+                yield "frozen", name, weights[name].detach()
+                continue
+            state = optimizer.state(name)
+            yield "masters", name, state["master"].detach()
+            for key in MOMENTS:
+                yield "moments", f"{key}/{name}", state[key]
 
     def commit(self) -> list[int]:
         """Wait until the last checkpoint is on disk; steps of those that came to stand there since the last call.

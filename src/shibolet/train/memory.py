@@ -13,6 +13,7 @@ from shibolet.model.cost import Cost, PackSize
 from shibolet.model.features import num_audio_tokens
 from shibolet.train.data import TrainExample
 from shibolet.train.packing import divide, packs_of
+from shibolet.train.shards import BLOCK_NUMEL, SLOTS
 
 GIB = 2**30
 
@@ -38,7 +39,7 @@ PACK_TOKENS = 8192  # of a pack where no memory bounds it: no GPU is known, or t
 # Beside what tensors take.
 CONTEXT_GIB = 0.6  # CUDA context and loaded kernels
 WORKSPACE_GIB = 0.13  # cuBLAS and cuDNN
-NCCL_GIB = 0.8  # buffers and what is kept for the sum of gradients, with more than one rank
+NCCL_GIB = 0.8  # its buffers, with more than one rank
 FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
@@ -86,16 +87,26 @@ class PhaseMemory:
     @property
     def lasting(self) -> dict[str, int]:
         """Bytes that a whole phase holds."""
-        mixed = self.width < 4
-        return {
+        own, mixed = -(-self.trainable // self.world_size), self.width < 4
+        lasting = {
             "weights": self.parameters * self.width,
-            "masters": self.trainable * 4 * mixed,
-            "moments": self.trainable * 8,
+            "masters": own * 4 * mixed,
+            "moments": own * 8,
         }
+        if self.world_size > 1:
+            lasting["exchange"] = (own + self._exchanged) * self.width
+        return lasting
+
+    @property
+    def _exchanged(self) -> int:
+        """Numbers that are on their way to other ranks at once."""
+        return min(self.trainable, SLOTS * BLOCK_NUMEL)
 
     def peak(self, pack: PackSize, several: bool) -> dict[str, int]:
         """Bytes at the moment of a step that takes most, by purpose; `several`: gradients of an earlier pack wait."""
-        held = self.trainable * self.width if several else 0
+        whole = self.trainable * self.width
+        made = whole if self.world_size == 1 else self._exchanged * self.width  # other ranks' leave within the pass
+        held = whole if several else 0
         parts = self.cost.kept(pack, encoder=not self.encoder_kept)
         kept = sum(stays for _, stays, _ in parts)
         stays, logits = self.cost.loss_bytes(pack)
@@ -104,8 +115,8 @@ class PhaseMemory:
         for _, stays_of_part, passing in reversed(parts):
             moments.append({"gradients": max(held, grown), "activations": kept + passing, "logits": stays})
             kept -= stays_of_part
-            grown = min(self.trainable * self.width, grown + self.trainable * self.width // len(parts))
-        moments.append({"gradients": self.trainable * self.width, "activations": 0, "logits": 0})  # for the update
+            grown = min(made, grown + whole // len(parts))
+        moments.append({"gradients": made, "activations": 0, "logits": 0})  # for the update
         worst = max(moments, key=lambda moment: sum(moment.values()))
         return self.lasting | worst
 
@@ -153,7 +164,7 @@ class PhaseMemory:
         )
         # The update reads and writes master and moments, writes the weight, and reads the gradient after its norm did.
         update = self.trainable * (2 * 4 * 3 + (self.width if self.width < 4 else 0) + 2 * self.width)
-        return packs_s + update / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
+        return packs_s + update / self.world_size / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
 
 
 def gpu_named(name: str) -> Gpu:

@@ -4,8 +4,9 @@ A bfloat16 weight has a float32 master here: an update of 1e-5 of a weight would
 weight is its own master.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from shibolet.errors import ShiboletError
 from shibolet.model.kernels import adamw_
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
-from shibolet.train.ranks import GradientSum
+from shibolet.train.shards import Piece, Whole, divide_among_ranks
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_TENSORS = ("master", "exp_avg", "exp_avg_sq")
+
+Carried = Union[MutableMapping[str, Mapping[str, Tensor]], "MasterAdamW"]  # of a weight: its master and moments
 
 
 @dataclass(slots=True)
@@ -29,20 +33,35 @@ class _Group:
     lr: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Pieces of weights in a group that are updated together."""
+
+    group: _Group
+    pieces: list[Piece]
+    weights: list[Tensor]
+    masters: list[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+
+
 class MasterAdamW:
-    """AdamW (Loshchilov and Hutter 2019) over float32 masters, with one learning rate a part."""
+    """AdamW (Loshchilov and Hutter 2019) over float32 masters, with one learning rate a part.
+
+    With several ranks each holds masters and moments of its share alone (`shards`), and all make the same calls.
+    """
 
     def __init__(
         self,
         groups: Mapping[str, Mapping[str, nn.Parameter]],
         lr_by_part: Mapping[str, float],
         config: OptimizerConfig,
-        carried: Mapping[str, Mapping[str, Tensor]] | None = None,
+        carried: Carried | None = None,
     ) -> None:
         """`groups` are in the order of the forward pass, so that their sums over ranks begin early.
 
-        `carried` is `state_by_name()` of the phase before or of a checkpoint whose weights are in the model already.
-        Its tensors are taken over, not copied; names that it lacks start empty, its learning rates do not exist.
+        `carried` is the optimizer of the phase before, or the states in a checkpoint whose weights are in the model
+        already. What goes on is taken out of it; what it lacks starts empty, its learning rates do not exist.
         """
         self.peak_lr, self._config = dict(lr_by_part), config
         self.weights = {name: weight for group in groups.values() for name, weight in group.items()}
@@ -53,21 +72,42 @@ class MasterAdamW:
             for decayed in (True, False)
             if (names := [name for name, weight in group.items() if (weight.ndim >= 2) == decayed])
         ]
-        self.masters: dict[str, Tensor] = {}
-        self._moments: dict[str, dict[str, Tensor]] = {}
-        self.sum = GradientSum(reversed(self.weights.values()))
+        self.shards = divide_among_ranks(self.weights)
+        self._pieces: dict[str, list[Piece]] = {name: [] for name in self.weights}
+        for piece in self.shards.pieces:
+            self._pieces[piece.name].append(piece)
+        self._steps: dict[str, int] = {}
+        self._states: dict[Piece, dict[str, Tensor]] = {}
         for name, weight in self.weights.items():
-            saved = (carried or {}).get(name)
-            if weight.dtype == torch.float32:
-                self.masters[name] = weight
-            else:
-                self.masters[name] = saved["master"].to(weight.device) if saved else weight.detach().float()
-            empty = torch.zeros_like(self.masters[name]) if saved is None else None
-            self._moments[name] = {
-                "step": saved["step"].cpu() if saved else torch.zeros((), dtype=torch.float32),
-                "exp_avg": saved["exp_avg"].to(weight.device) if saved else empty,
-                "exp_avg_sq": saved["exp_avg_sq"].to(weight.device) if saved else empty.clone(),
-            }
+            saved = carried.pop(name, None) if carried is not None else None
+            self._steps[name] = int(saved["step"]) if saved else 0
+            for piece in self._pieces[name]:
+                self._states[piece] = self._state(piece, weight, saved)
+        self._rounds = [(blocks, list(self._batches(blocks))) for blocks in self.shards.rounds]
+
+    def _state(self, piece: Piece, weight: nn.Parameter, saved: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Master and moments of a piece, of those of the whole weight or new ones."""
+
+        def cut(whole: Tensor) -> Tensor:
+            own = whole.view(-1)[piece.start : piece.stop]
+            return (own if own.numel() == whole.numel() else own.clone()).to(weight.device)
+
+        own = self.shards.weight(piece)
+        if weight.dtype == torch.float32:
+            master = own
+        else:
+            master = cut(saved["master"]) if saved else own.float()
+        return {"master": master} | {
+            key: cut(saved[key]) if saved else torch.zeros_like(master) for key in ("exp_avg", "exp_avg_sq")
+        }
+
+    def _batches(self, blocks: range) -> Iterator[_Batch]:
+        """What this rank updates of those blocks."""
+        for group in self.groups:
+            pieces = [piece for name in group.names for piece in self._pieces[name] if piece.block in blocks]
+            if pieces:
+                of_key = ([self._states[piece][key] for piece in pieces] for key in _TENSORS)
+                yield _Batch(group, pieces, [self.shards.weight(piece) for piece in pieces], *of_key)
 
     @property
     def device(self) -> torch.device:
@@ -89,27 +129,25 @@ class MasterAdamW:
             counts[self.part[name]] += weight.numel()
         return counts
 
-    def assert_gradients(self, *, idle: bool = False) -> None:
-        """ShiboletError where one is missing; `idle`: this rank had no work, its gradients are 0."""
+    def assert_gradients(self) -> None:
+        """ShiboletError where one is missing."""
         for name, weight in self.weights.items():
-            if weight.grad is None and not idle:
+            if weight.grad is None and not self.shards.was_sent(name):
                 raise ShiboletError(f"'{name}' is to be trained but got no gradient; the loss does not depend on it")
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
 
     def collect_gradients(self, *, failed: bool = False) -> dict[str, Tensor]:
-        """Sum the gradients over ranks; their norm in each part, float32.
+        """Sum the gradients over ranks; the norm of this rank's share in each part, float32.
 
-        `failed`: this rank lacks some, and takes part so that no other waits for it; it has no norms.
+        `failed`: this rank lacks some, and takes part so that no other waits for it. One without packs has zeros.
         """
-        self.sum.finish(void=failed)
-        if failed:
-            return {}
-        by_part: dict[str, list[Tensor]] = {}
-        for name, weight in self.weights.items():
-            by_part.setdefault(self.part[name], []).append(weight.grad)
+        self.shards.finish(void=failed)
+        by_part: dict[str, list[Tensor]] = {part: [] for part in self.part.values()}
+        for piece in [] if failed else self.shards.pieces:
+            by_part[self.part[piece.name]].append(self.shards.gradient(piece))
         return {
             part: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+            if gradients
+            else torch.zeros((), device=self.device)
             for part, gradients in by_part.items()
         }
 
@@ -121,33 +159,71 @@ class MasterAdamW:
         scale = (self._config.max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0)
         if refused is not None:
             scale = torch.where(refused, torch.nan, scale)
-        for group in self.groups:
-            moments = [self._moments[name] for name in group.names]
-            torch._foreach_add_([of["step"] for of in moments], 1)
-            adamw_(
-                [self.weights[name].detach() for name in group.names],
-                [self.masters[name].detach() for name in group.names],
-                [self.weights[name].grad for name in group.names],
-                *([of[key] for of in moments] for key in MOMENTS),
-                scale=scale,
-                lr=group.lr,
-                betas=self._config.betas,
-                eps=self._config.eps,
-                weight_decay=group.weight_decay,
-            )
+        self._count(1)
+        for blocks, batches in self._rounds:
+            for batch in batches:
+                self._update(batch, scale)
+            self.shards.spread(blocks)
+        self.shards.arrive()
         self.zero_grad()
+
+    def stand_by(self) -> None:
+        """Change nothing while other ranks call `step`, which turns out to be refused."""
+        for blocks in self.shards.rounds:
+            self.shards.spread(blocks)
+        self.shards.arrive()
+        self.zero_grad()
+
+    def _update(self, batch: _Batch, scale: Tensor) -> None:
+        adamw_(
+            batch.weights,
+            batch.masters,
+            [self.shards.gradient(piece) for piece in batch.pieces],
+            [self._steps[piece.name] for piece in batch.pieces],
+            batch.exp_avgs,
+            batch.exp_avg_sqs,
+            scale=scale,
+            lr=batch.group.lr,
+            betas=self._config.betas,
+            eps=self._config.eps,
+            weight_decay=batch.group.weight_decay,
+        )
 
     def uncount_step(self) -> None:
         """The last step was refused."""
-        torch._foreach_sub_([of["step"] for of in self._moments.values()], 1)
+        self._count(-1)
+
+    def _count(self, steps: int) -> None:
+        for name in self._steps:
+            self._steps[name] += steps
 
     def zero_grad(self) -> None:
         for weight in self.weights.values():
             weight.grad = None
 
-    def state_by_name(self) -> dict[str, dict[str, Tensor]]:
-        """Master and moments of each parameter (references, not copies)."""
-        return {name: {"master": master.detach(), **self._moments[name]} for name, master in self.masters.items()}
+    def state(self, name: str) -> dict[str, Tensor]:
+        """Master and moments of a weight, whole; with one rank references, not copies."""
+        pieces = self._pieces[name]
+        of_ranks = {
+            key: self.shards.whole(name, [(piece, self._states[piece][key]) for piece in pieces]) for key in _TENSORS
+        }
+        return {**of_ranks, "step": torch.tensor(float(self._steps[name]))}
+
+    def pop(self, name: str, default: None = None) -> dict[str, Tensor] | None:
+        """`state(name)`, which this optimizer then no longer holds; nothing when it never did."""
+        if name not in self._pieces:
+            return default
+        found = self.state(name)
+        self._rounds.clear()
+        for piece in self._pieces.pop(name):
+            del self._states[piece]
+        return found
+
+    def clear(self) -> None:
+        """Hold nothing any more."""
+        self.shards = Whole({})
+        for held in (self.weights, self._pieces, self._states, self._rounds):
+            held.clear()
 
 
 def assert_optimizer_covers(model: nn.Module, optimizer: MasterAdamW) -> None:

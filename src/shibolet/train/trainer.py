@@ -28,15 +28,16 @@ from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.guards import RollBack
-from shibolet.train.keeper import Keeper, Moments
+from shibolet.train.keeper import Keeper, States
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
-from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
+from shibolet.train.optimizer import Carried, MasterAdamW, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import enter_phase
 from shibolet.train.ranks import gather_rows
 from shibolet.train.reader import PackReader, PackRequest
 from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
+from shibolet.train.shards import give_homes
 from shibolet.train.signals import StopSignals
 from shibolet.train.state import TrainState
 from shibolet.train.update import update
@@ -114,13 +115,13 @@ class GradualUnfreezeTrainer:
             self.records.close()
         return self.state
 
-    def _resume(self, at_most: int | None = None) -> Moments:
+    def _resume(self, at_most: int | None = None) -> States:
         self.state, carried = self.keeper.restore(at_most)
         self.ladder = MemoryLadder(self.config, self.examples, self.state.decisions)
         self.records.open(self.state)
         return carried
 
-    def _roll_back(self, order: RollBack) -> Moments:
+    def _roll_back(self, order: RollBack) -> States:
         """Resume where the guards say, with what was decided since."""
         self._commit()
         decisions = self.state.decisions
@@ -131,7 +132,7 @@ class GradualUnfreezeTrainer:
         self.records.event(self.state, "roll_back", str(order))
         return carried
 
-    def _run_phase(self, index: int, carried: Moments) -> Moments:
+    def _run_phase(self, index: int, carried: Carried) -> MasterAdamW:
         if index != self.state.phase_index:
             self.state.enter_phase(index)
             guards.enter_phase(self.state.losses, self.config.guards)
@@ -151,17 +152,18 @@ class GradualUnfreezeTrainer:
                 while not self.state.phase_ended:
                     row = self._step(optimizer, phase, num_steps)
                     self._after_step(row, optimizer, phase, num_steps)
-                return optimizer.state_by_name()
+                return optimizer
             except Narrowed:
-                carried = optimizer.state_by_name()
+                carried = optimizer
 
-    def _enter(self, phase: PhaseConfig, carried: Moments, end: int) -> MasterAdamW:
+    def _enter(self, phase: PhaseConfig, carried: Carried, end: int) -> MasterAdamW:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
         groups = enter_phase(self.model, phase)
         optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
+        give_homes(self.model)
         self.keeper.will_train(optimizer.weights)
         self.objective = PackedLoss(self.model)
         self._give_way()
@@ -263,7 +265,8 @@ class GradualUnfreezeTrainer:
             lr=optimizer.lr_by_part(), loss=loss, grad_norm=told.grad_norm, grad_norm_by_part=told.grad_norm_by_part,
             skipped=skipped,
             seconds={
-                "step": time.perf_counter() - started, "data": self.reader.waited_s, "checkpoint": self._checkpoint_s,
+                "step": time.perf_counter() - started, "data": self.reader.waited_s, "device": told.waited_s,
+                "checkpoint": self._checkpoint_s,
             },
             memory=gpu_memory(self.device),
         )  # fmt: skip
@@ -283,10 +286,11 @@ class GradualUnfreezeTrainer:
                 for number, request in enumerate(requests, start=1):
                     failing = request.num_tokens
                     loss = self.objective(next(packs))
-                    with optimizer.sum.early(is_last=number == len(requests)):
+                    with optimizer.shards.early(is_last=number == len(requests)):
                         (loss / num_targets).backward()
                     losses.append(loss.detach())
-            optimizer.assert_gradients(idle=not requests)
+            if requests:
+                optimizer.assert_gradients()
         except torch.OutOfMemoryError:
             return losses, failing
         return losses, 0

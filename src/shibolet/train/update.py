@@ -4,6 +4,7 @@ The host waits for the numbers and not for the update: that runs on while the ho
 decides whether there is one: not where a rank ran out of memory, nor where loss or gradients are not finite.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Update:
     grad_norm: float  # before clipping
     grad_norm_by_part: dict[str, float]
     flags: tuple[bool, ...]  # whether any rank's was set
+    waited_s: float  # of the host for the device; near 0 where the host is the slower one
 
 
 def update(
@@ -36,25 +38,30 @@ def update(
     """
     norm_by_part = optimizer.collect_gradients(failed=failed_tokens > 0)
     loss_sum = torch.stack([torch.zeros((), device=optimizer.device), *losses]).sum()
-    own = torch.stack([loss_sum, *(torch.full_like(loss_sum, float(number)) for number in (failed_tokens, *flags))])
-    of_ranks = gather_rows(own)
-    by_part = torch.stack(list(norm_by_part.values())) if norm_by_part else own[:0]
+    numbers = [loss_sum, *(torch.full_like(loss_sum, float(number)) for number in (failed_tokens, *flags))]
+    of_ranks = gather_rows(torch.stack([*numbers, *norm_by_part.values()]))
+    by_part = torch.linalg.vector_norm(of_ranks[:, len(numbers) :], dim=0)
     grad_norm = torch.linalg.vector_norm(by_part)
     refused = ~(of_ranks[:, 0].sum() + grad_norm).isfinite() | of_ranks[:, 1].any()
-    read = _to_host(torch.cat([refused[None], grad_norm[None], by_part, of_ranks.flatten()]))
+    read = _to_host(torch.cat([refused[None], grad_norm[None], by_part, of_ranks[:, : len(numbers)].flatten()]))
     stepped = not failed_tokens and not dry
     if stepped:
         optimizer.step(grad_norm, refused)
-    else:
+    elif dry:
         optimizer.zero_grad()
+    else:
+        optimizer.stand_by()
+    began_s = time.perf_counter()
     was_refused, norm, *rest = read()  # the one wait for the device in a step
+    waited_s = time.perf_counter() - began_s
     if stepped and was_refused:
         optimizer.uncount_step()
     norms, rows = rest[: len(by_part)], rest[len(by_part) :]
-    losses_of, failed_of, *flags_of = (rows[column :: len(own)] for column in range(len(own)))
+    losses_of, failed_of, *flags_of = (rows[column :: len(numbers)] for column in range(len(numbers)))
     return Update(
         done=stepped and not was_refused, failed_tokens=int(max(failed_of)), loss_sum=sum(losses_of), grad_norm=norm,
         grad_norm_by_part=dict(zip(norm_by_part, norms, strict=True)), flags=tuple(map(any, flags_of)),
+        waited_s=waited_s,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Checkpoints written beside the training: the loop waits for a copy in host memory, a thread for the disk."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from threading import Thread
 
 import torch
@@ -31,18 +31,18 @@ class CheckpointWriter:
         return self._failure is not None
 
     def submit(
-        self, step: int, state: dict, tensors: Mapping[str, Mapping[str, Tensor]], keep: Collection[int]
+        self, step: int, state: dict, tensors: Iterable[tuple[str, str, Tensor]], keep: Collection[int]
     ) -> float:
-        """Copy the tensors and commit them in the background; then delete all but `keep` and the newest.
+        """Copy the tensors, each with its file and name, and commit them in the background.
 
-        Gives the seconds that the caller was held up. Raises what went wrong with the checkpoint before.
+        Then all but `keep` and the newest are deleted. Gives the seconds that the caller was held up. Raises what went
+        wrong with the checkpoint before.
         """
         started = time.perf_counter()
         self.wait()
-        copied = {
-            file: {name: self._copy(f"{file}/{name}", tensor) for name, tensor in named.items()}
-            for file, named in tensors.items()
-        }
+        copied: dict[str, dict[str, Tensor]] = {}
+        for file, name, tensor in tensors:
+            copied.setdefault(file, {})[name] = self._copy(f"{file}/{name}", tensor)
         self._copies = {f"{file}/{name}": copy for file, named in copied.items() for name, copy in named.items()}
         if torch.cuda.is_available():
             torch.cuda.synchronize()
