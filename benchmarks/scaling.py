@@ -95,17 +95,18 @@ def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> It
             shards.Shards = EXCHANGES.get(how, Shards)
             stepper.optimizer = stepper.new_optimizer(stepper.optimizer)
             stepper.optimizer.set_lr(1e-3)
+            free()  # peaks begin anew
             counted = timed(step, warm_up=2 if turn else 6, seconds=0.0, most=3)
             enough = torch.tensor([args.seconds / args.turns / (sum(counted) / len(counted))], device=device)
             most = max(NUM_BATCHES, int(gather_rows(enough).max()))  # the same on every rank
             waited_s = stepper.waited_s
             times = timed(step, warm_up=0, seconds=1e9, most=most)
             seconds = sum(audio_s(batches[number % NUM_BATCHES]) for number in range(most))
-            rows.append((seconds / sum(times), (stepper.waited_s - waited_s) / most))
+            rows.append((seconds / sum(times), (stepper.waited_s - waited_s) / most, peak_gib()))
     for how, rows in found.items():
-        rates, waits_s = zip(*rows, strict=True)
+        rates, waits_s, peaks = zip(*rows, strict=True)
         yield {
-            "gpus": world_size, "exchange": how, "utterances": args.utterances * world_size, "peak_gib": peak_gib(),
+            "gpus": world_size, "exchange": how, "utterances": args.utterances * world_size, "peak_gib": peaks[-1],
             "audio_s_per_s": round(median(rates), 1), "turns": [round(rate) for rate in rates],
             "host_waits_ms": [round(1000 * wait_s, 1) for wait_s in waits_s],
         }  # fmt: skip

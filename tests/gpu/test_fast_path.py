@@ -125,7 +125,7 @@ def test_a_step_waits_for_the_device_nowhere(model, pack):
     fuse_decoder(model)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimizer = MasterAdamW({"all": weights}, {"all": 1e-3}, OptimizerConfig())
-    assert all(optimizer.state(name)["master"].dtype == torch.float32 for name in weights)
+    assert all(dict(optimizer.state(name))["master"].dtype == torch.float32 for name in weights)
     optimizer.set_lr(1.0)
     loss, on_gpu = PackedLoss(model), pack.to("cuda")
 
@@ -156,7 +156,7 @@ def test_masters_on_the_gpu_are_those_of_the_cpu():
             weight.grad = gradient.bfloat16().to(device)
             norms = optimizer.collect_gradients()
             optimizer.step(norms["a"])
-        seen.append((optimizer.state("w")["master"].cpu(), weight.detach().cpu()))
+        seen.append((dict(optimizer.state("w"))["master"].cpu(), weight.detach().cpu()))
     torch.testing.assert_close(seen[1][0], seen[0][0], rtol=1e-5, atol=1e-6)
     assert (seen[1][1] == seen[0][1]).float().mean() > 0.999
 

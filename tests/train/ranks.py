@@ -108,7 +108,7 @@ def _train_as_rank(
 
     def hashed(self: GradualUnfreezeTrainer, *args):
         optimizer = run_phase(self, *args)
-        held = [tensor for name in sorted(optimizer.weights) for tensor in optimizer.state(name).values()]
+        held = [tensor for name in sorted(optimizer.weights) for _, tensor in optimizer.state(name)]
         digest = _digest([*self.model.parameters(), *held])
         joined = join_ranks()
         with (out / f"rank{rank}.jsonl").open("a") as file:

@@ -26,7 +26,7 @@ def make(dtype: torch.dtype, lr: float = 1e-2, carried=None, model=None, **confi
 
 
 def states(optimizer: MasterAdamW) -> dict[str, dict[str, torch.Tensor]]:
-    return {name: optimizer.state(name) for name in optimizer.weights}
+    return {name: dict(optimizer.state(name)) for name in optimizer.weights}
 
 
 def take_steps(model: Small, optimizer: MasterAdamW, first: int, last: int) -> None:

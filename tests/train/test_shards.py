@@ -47,15 +47,26 @@ def steps(weights: dict[str, nn.Parameter], ranks: list[int], failing: int | Non
         optimizer.set_lr(1.0)
         for step in range(3 * phase, 3 * phase + 3):
             for fails in (True, False) if step in (1, 4) and failing is not None else (False,):
+                failed = fails and failing in ranks
                 for number, rank in enumerate(ranks, start=1):
                     with optimizer.shards.early(is_last=number == len(ranks)):
                         if not (step == 2 and rank == 1):  # that rank has nothing to train on
-                            loss_of(weights, names, step, rank).backward()
-                failed = fails and failing in ranks
+                            chosen = names[len(names) // 2 :] if failed else names  # and here it gets no further
+                            loss_of(weights, chosen, step, rank).backward()
                 told = update(optimizer, [torch.ones(()) for _ in ranks], failed_tokens=9 * failed)
                 assert told.done is not fails and told.failed_tokens == 9 * fails
         carried = optimizer
     return optimizer
+
+
+def noted(collective: Callable, calls: list[tuple[str, int]]) -> Callable:
+    """The collective, which also says what it was asked for."""
+
+    def call(*args, **kwargs):
+        calls.append((collective.__name__, args[-1].numel()))
+        return collective(*args, **kwargs)
+
+    return call
 
 
 def as_rank(rank: int, port: int, out: Path) -> None:
@@ -63,11 +74,20 @@ def as_rank(rank: int, port: int, out: Path) -> None:
     torch.set_num_threads(1)
     shards.BLOCK_NUMEL = 600  # so that weights share blocks and blocks share weights
     dist.init_process_group("gloo")
+    calls: list[tuple[str, int]] = []
+    for owner, name in (
+        (dist, "all_gather"),
+        (dist, "all_reduce"),
+        (shards, "_all_gather"),
+        (shards, "_reduce_scatter"),
+    ):
+        setattr(owner, name, noted(getattr(owner, name), calls))
     for dtype in DTYPES:
         weights = new_weights(dtype)
         optimizer = steps(weights, [rank], failing=2)
         held = sum(piece.stop - piece.start for piece in optimizer.shards.pieces)
-        found = {"weights": weights, "states": {name: optimizer.state(name) for name in FULL}, "held": held}
+        states = {name: dict(optimizer.state(name)) for name in FULL}
+        found = {"weights": weights, "states": states, "held": held, "calls": calls}
         torch.save(found, out / f"{dtype}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -93,11 +113,13 @@ def test_shares_add_up_to_the_training_of_one_rank(of_ranks: Path, dtype: torch.
     found_by = [torch.load(of_ranks / f"{dtype}-{rank}.pt", weights_only=False) for rank in range(RANKS)]
     total = sum(weight.numel() for weight in weights.values())
     assert sum(found["held"] for found in found_by) == total and max(f["held"] for f in found_by) < total / 2
+    assert len(found_by[0]["calls"]) > 50
     for found in found_by:
+        assert found["calls"] == found_by[0]["calls"]  # or ranks would wait for each other for good
         for name in FULL:
             assert found["weights"][name].equal(found_by[0]["weights"][name])
             torch.testing.assert_close(found["weights"][name], weights[name], rtol=1e-5, atol=1e-6)
-            for key, tensor in alone.state(name).items():
+            for key, tensor in alone.state(name):
                 torch.testing.assert_close(found["states"][name][key], tensor, rtol=1e-5, atol=1e-6)
 
 

@@ -7,14 +7,12 @@ from torch import Tensor, nn
 
 from shibolet.errors import DiskError
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
-from shibolet.train.optimizer import MOMENTS, MasterAdamW
+from shibolet.train.optimizer import MOMENTS, MasterAdamW, States
 from shibolet.train.ranks import any_rank
 from shibolet.train.state import TrainState
 from shibolet.train.writer import CheckpointWriter
 
 LOG = logging.getLogger(__name__)
-
-States = dict[str, dict[str, Tensor]]  # parameter -> its master and moments, as `MasterAdamW.state`
 
 
 class Keeper:
@@ -77,10 +75,8 @@ class Keeper:
             if name not in optimizer.weights:
                 yield "frozen", name, weights[name].detach()
                 continue
-            state = optimizer.state(name)
-            yield "masters", name, state["master"].detach()
-            for key in MOMENTS:
-                yield "moments", f"{key}/{name}", state[key]
+            for key, tensor in optimizer.state(name):
+                yield ("masters", name, tensor) if key == "master" else ("moments", f"{key}/{name}", tensor)
 
     def commit(self) -> list[int]:
         """Wait until the last checkpoint is on disk; steps of those that came to stand there since the last call.

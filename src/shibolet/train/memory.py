@@ -100,7 +100,7 @@ class PhaseMemory:
     @property
     def _exchanged(self) -> int:
         """Numbers that are on their way to other ranks at once."""
-        return min(self.trainable, SLOTS * BLOCK_NUMEL)
+        return SLOTS * BLOCK_NUMEL if self.trainable > BLOCK_NUMEL else self.trainable
 
     def peak(self, pack: PackSize, several: bool) -> dict[str, int]:
         """Bytes at the moment of a step that takes most, by purpose; `several`: gradients of an earlier pack wait."""

@@ -4,8 +4,9 @@ A bfloat16 weight has a float32 master here: an update of 1e-5 of a weight would
 weight is its own master.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Union
 
 import torch
@@ -20,7 +21,8 @@ from shibolet.train.shards import Piece, Whole, divide_among_ranks
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _TENSORS = ("master", "exp_avg", "exp_avg_sq")
 
-Carried = Union[MutableMapping[str, Mapping[str, Tensor]], "MasterAdamW"]  # of a weight: its master and moments
+States = MutableMapping[str, Mapping[str, Tensor]]  # of each weight: its step, master and moments, whole
+Carried = Union[States, "MasterAdamW"]
 
 
 @dataclass(slots=True)
@@ -72,34 +74,37 @@ class MasterAdamW:
             for decayed in (True, False)
             if (names := [name for name, weight in group.items() if (weight.ndim >= 2) == decayed])
         ]
+        if isinstance(carried, MasterAdamW):
+            carried.shards.release()
         self.shards = divide_among_ranks(self.weights)
         self._pieces: dict[str, list[Piece]] = {name: [] for name in self.weights}
         for piece in self.shards.pieces:
             self._pieces[piece.name].append(piece)
-        self._steps: dict[str, int] = {}
-        self._states: dict[Piece, dict[str, Tensor]] = {}
-        for name, weight in self.weights.items():
+        self._steps = dict.fromkeys(self.weights, 0)
+        self._states: dict[Piece, dict[str, Tensor]] = {piece: {} for piece in self.shards.pieces}
+        for name in self.weights:
             saved = carried.pop(name, None) if carried is not None else None
-            self._steps[name] = int(saved["step"]) if saved else 0
-            for piece in self._pieces[name]:
-                self._states[piece] = self._state(piece, weight, saved)
+            self._start(name)
+            for key, whole in saved.items() if isinstance(saved, Mapping) else saved or ():
+                self._take_over(name, key, whole)
         self._rounds = [(blocks, list(self._batches(blocks))) for blocks in self.shards.rounds]
 
-    def _state(self, piece: Piece, weight: nn.Parameter, saved: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Master and moments of a piece, of those of the whole weight or new ones."""
+    def _start(self, name: str) -> None:
+        """Masters of a weight's pieces from the weight, moments at zero."""
+        for piece in self._pieces[name]:
+            master = self.shards.weight(piece).float()  # of a float32 weight itself
+            moments = {key: torch.zeros_like(master) for key in ("exp_avg", "exp_avg_sq")}
+            self._states[piece] = {"master": master, **moments}
 
-        def cut(whole: Tensor) -> Tensor:
-            own = whole.view(-1)[piece.start : piece.stop]
-            return (own if own.numel() == whole.numel() else own.clone()).to(weight.device)
-
-        own = self.shards.weight(piece)
-        if weight.dtype == torch.float32:
-            master = own
-        else:
-            master = cut(saved["master"]) if saved else own.float()
-        return {"master": master} | {
-            key: cut(saved[key]) if saved else torch.zeros_like(master) for key in ("exp_avg", "exp_avg_sq")
-        }
+    def _take_over(self, name: str, key: str, whole: Tensor) -> None:
+        weight = self.weights[name]
+        if key == "step":
+            self._steps[name] = int(whole)
+        elif key != "master" or weight.dtype != torch.float32:
+            for piece in self._pieces[name]:
+                own = whole.view(-1)[piece.start : piece.stop]
+                own = own if own.numel() == whole.numel() else own.clone()  # and not keep the whole for it
+                self._states[piece][key] = own.to(weight.device)
 
     def _batches(self, blocks: range) -> Iterator[_Batch]:
         """What this rank updates of those blocks."""
@@ -160,16 +165,16 @@ class MasterAdamW:
         if refused is not None:
             scale = torch.where(refused, torch.nan, scale)
         self._count(1)
-        for blocks, batches in self._rounds:
-            for batch in batches:
-                self._update(batch, scale)
-            self.shards.spread(blocks)
-        self.shards.arrive()
-        self.zero_grad()
+        self._spread(partial(self._update, scale=scale))
 
     def stand_by(self) -> None:
         """Change nothing while other ranks call `step`, which turns out to be refused."""
-        for blocks in self.shards.rounds:
+        self._spread(lambda _: None)
+
+    def _spread(self, change: Callable[[_Batch], None]) -> None:
+        for blocks, batches in self._rounds:
+            for batch in batches:
+                change(batch)
             self.shards.spread(blocks)
         self.shards.arrive()
         self.zero_grad()
@@ -201,23 +206,28 @@ class MasterAdamW:
         for weight in self.weights.values():
             weight.grad = None
 
-    def state(self, name: str) -> dict[str, Tensor]:
-        """Master and moments of a weight, whole; with one rank references, not copies."""
-        pieces = self._pieces[name]
-        of_ranks = {
-            key: self.shards.whole(name, [(piece, self._states[piece][key]) for piece in pieces]) for key in _TENSORS
-        }
-        return {**of_ranks, "step": torch.tensor(float(self._steps[name]))}
+    def state(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """Step, master and moments of a weight, whole; with one rank references, not copies.
 
-    def pop(self, name: str, default: None = None) -> dict[str, Tensor] | None:
-        """`state(name)`, which this optimizer then no longer holds; nothing when it never did."""
-        if name not in self._pieces:
-            return default
-        found = self.state(name)
+        One after the other, as with several ranks each is made of theirs; so all have to ask for all.
+        """
+        weight = self.weights[name]
+        yield "step", torch.tensor(float(self._steps[name]))
+        for key in _TENSORS:
+            if key == "master" and weight.dtype == torch.float32:
+                yield key, weight.detach()
+            else:
+                yield key, self.shards.whole(name, [(piece, self._states[piece][key]) for piece in self._pieces[name]])
+
+    def pop(self, name: str, default: None = None) -> Iterator[tuple[str, Tensor]] | None:
+        """`state(name)`, which this optimizer then no longer holds: it takes no more steps. Nothing if it never did."""
+        return self._pop(name) if name in self._pieces else default
+
+    def _pop(self, name: str) -> Iterator[tuple[str, Tensor]]:
         self._rounds.clear()
+        yield from self.state(name)
         for piece in self._pieces.pop(name):
             del self._states[piece]
-        return found
 
     def clear(self) -> None:
         """Hold nothing any more."""

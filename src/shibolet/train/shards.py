@@ -93,6 +93,9 @@ class Whole:
     def arrive(self) -> None:
         """Until all weights are here."""
 
+    def release(self) -> None:
+        """Keep no memory but the weights': there will be no further step."""
+
 
 class Shards(Whole):
     """Several ranks. A rank that failed in here would leave the others waiting, so all memory is got beforehand."""
@@ -114,7 +117,7 @@ class Shards(Whole):
         self._blocks = flat.split(size)
         self._shares = [block.chunk(ranks)[rank] for block in self._blocks]
         self._sums = [torch.zeros_like(share) for share in self._shares]
-        slots = [torch.zeros_like(self._blocks[0]) for _ in range(SLOTS)]
+        slots = [torch.zeros_like(self._blocks[0]) for _ in self._blocks[:SLOTS]]
         self._to_send = [slots[number % SLOTS][: len(block)] for number, block in enumerate(self._blocks)]
         numbers, at_once = range(len(self._blocks)), -(-len(self._blocks) // _ROUNDS)
         self.rounds = [numbers[at : at + at_once] for at in numbers[::at_once]]
@@ -214,6 +217,11 @@ class Shards(Whole):
         for work in self._spreading:
             work.wait()
         self._spreading = []
+
+    def release(self) -> None:
+        self._blocks = ()
+        for held in (self._shares, self._sums, self._to_send, self._members, self._gradients):
+            held.clear()
 
 
 def divide_among_ranks(weights: Mapping[str, nn.Parameter]) -> Whole:

@@ -28,9 +28,9 @@ from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.guards import RollBack
-from shibolet.train.keeper import Keeper, States
+from shibolet.train.keeper import Keeper
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
-from shibolet.train.optimizer import Carried, MasterAdamW, assert_optimizer_covers
+from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import enter_phase
 from shibolet.train.ranks import gather_rows
