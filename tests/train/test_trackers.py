@@ -197,6 +197,9 @@ def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_
     assert scalar["training/strategy_switch"] == [(3, 1.0)]  # after step 3, which ended the first epoch
     assert [step for step, _ in scalar["training/loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in scalar["lr/encoder.layers[4:6]"]] == [4, 5, 6]
+    step_s, waits_s = (dict(scalar[f"timing/{name}_s"]) for name in ("step", "data"))
+    assert all(0 <= waits_s[step] < step_s[step] for step in range(1, 7))
+    assert [step for step, _ in scalar["timing/device_s"]] == [1, 2, 3, 4, 5, 6]
     assert scalar["dev/wer"] == [(2, 0.5), (3, 0.5), (4, 0.5), (6, 0.5)]
     assert scalar["audit/rate"] == [(0, pytest.approx(0.04))]
     texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("training/strategy/text_summary")]

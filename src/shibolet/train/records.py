@@ -133,9 +133,9 @@ def scalars_of(row: dict[str, Any]) -> dict[str, float]:
         "training/grad_norm": row["grad_norm"],
         "training/strategy": row["phase_index"],
         "training/epoch": row["epoch"],
-        "training/audio_s_per_s": row["timing"]["audio_s_per_s"],
         **{f"lr/{part}": lr for part, lr in row["lr"].items()},
         **{f"grad_norm/{part}": norm for part, norm in row["grad_norm_by_part"].items()},
+        **{f"timing/{name}": value for name, value in row["timing"].items()},
         **{f"memory/{name}": value for name, value in row.get("memory", {}).items()},
     }
     return {tag: value for tag, value in values.items() if value is not None}
