@@ -1,7 +1,6 @@
 """Ranks that each update a share do what one rank does with the sum of their gradients."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,10 +69,9 @@ def noted(collective: Callable, calls: list[tuple[str, int]]) -> Callable:
 
 
 def as_rank(rank: int, port: int, out: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     shards.BLOCK_NUMEL = 600  # so that weights share blocks and blocks share weights
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     calls: list[tuple[str, int]] = []
     for owner, name in (
         (dist, "all_gather"),
@@ -123,37 +121,31 @@ def test_shares_add_up_to_the_training_of_one_rank(of_ranks: Path, dtype: torch.
                 torch.testing.assert_close(found["states"][name][key], tensor, rtol=1e-5, atol=1e-6)
 
 
-def as_only_rank(check: Callable[[], None]) -> None:
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    dist.init_process_group("gloo")
-    try:
-        check()
-    finally:
-        dist.destroy_process_group()
+@pytest.fixture
+def _only_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("_only_rank")
 def test_one_rank_moves_no_weight():
-    def check() -> None:
-        weights = new_weights(torch.bfloat16)
-        before = {name: weight.data_ptr() for name, weight in weights.items()}
-        divide_among_ranks(weights)
-        assert {name: weight.data_ptr() for name, weight in weights.items()} == before
-
-    as_only_rank(check)
+    weights = new_weights(torch.bfloat16)
+    before = {name: weight.data_ptr() for name, weight in weights.items()}
+    divide_among_ranks(weights)
+    assert {name: weight.data_ptr() for name, weight in weights.items()} == before
 
 
+@pytest.mark.usefixtures("_only_rank")
 def test_weights_share_memory_while_they_train_and_no_longer():
-    def check() -> None:
-        model = nn.ParameterDict(new_weights(torch.float32))
-        shards.Shards(dict(model.items()))
-        values = {name: weight.detach().clone() for name, weight in model.items()}
-        model["wide"].requires_grad_(False)
-        give_homes(model)
-        alone = {name for name, weight in model.items() if weight.untyped_storage().nbytes() == weight.nbytes}
-        assert alone == {"wide"}
-        assert all(weight.equal(values[name]) for name, weight in model.items())
-        mixed = {**model, "wide": nn.Parameter(torch.ones(2, dtype=torch.bfloat16))}
-        with pytest.raises(ShiboletError, match=r"of one precision; these are \['torch.bfloat16', 'torch.float32'\]"):
-            shards.Shards(mixed)
-
-    as_only_rank(check)
+    model = nn.ParameterDict(new_weights(torch.float32))
+    shards.Shards(dict(model.items()))
+    values = {name: weight.detach().clone() for name, weight in model.items()}
+    model["wide"].requires_grad_(False)
+    give_homes(model)
+    alone = {name for name, weight in model.items() if weight.untyped_storage().nbytes() == weight.nbytes}
+    assert alone == {"wide"}
+    assert all(weight.equal(values[name]) for name, weight in model.items())
+    mixed = {**model, "wide": nn.Parameter(torch.ones(2, dtype=torch.bfloat16))}
+    with pytest.raises(ShiboletError, match=r"of one precision; these are \['torch.bfloat16', 'torch.float32'\]"):
+        shards.Shards(mixed)

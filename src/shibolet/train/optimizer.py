@@ -4,7 +4,7 @@ A bfloat16 weight has a float32 master here: an update of 1e-5 of a weight would
 weight is its own master.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Union
@@ -16,7 +16,7 @@ from shibolet.errors import ShiboletError
 from shibolet.model.kernels import adamw_
 from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
-from shibolet.train.shards import Piece, Whole, divide_among_ranks
+from shibolet.train.shards import Piece, divide_among_ranks
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _TENSORS = ("master", "exp_avg", "exp_avg_sq")
@@ -75,7 +75,7 @@ class MasterAdamW:
             if (names := [name for name, weight in group.items() if (weight.ndim >= 2) == decayed])
         ]
         if isinstance(carried, MasterAdamW):
-            carried.shards.release()
+            carried.retire()
         self.shards = divide_among_ranks(self.weights)
         self._pieces: dict[str, list[Piece]] = {name: [] for name in self.weights}
         for piece in self.shards.pieces:
@@ -83,9 +83,8 @@ class MasterAdamW:
         self._steps = dict.fromkeys(self.weights, 0)
         self._states: dict[Piece, dict[str, Tensor]] = {piece: {} for piece in self.shards.pieces}
         for name in self.weights:
-            saved = carried.pop(name, None) if carried is not None else None
             self._start(name)
-            for key, whole in saved.items() if isinstance(saved, Mapping) else saved or ():
+            for key, whole in _taken_out(carried, name):
                 self._take_over(name, key, whole)
         self._rounds = [(blocks, list(self._batches(blocks))) for blocks in self.shards.rounds]
 
@@ -219,21 +218,29 @@ class MasterAdamW:
             else:
                 yield key, self.shards.whole(name, [(piece, self._states[piece][key]) for piece in self._pieces[name]])
 
-    def pop(self, name: str, default: None = None) -> Iterator[tuple[str, Tensor]] | None:
-        """`state(name)`, which this optimizer then no longer holds: it takes no more steps. Nothing if it never did."""
-        return self._pop(name) if name in self._pieces else default
-
-    def _pop(self, name: str) -> Iterator[tuple[str, Tensor]]:
+    def retire(self) -> None:
+        """Take no more steps, and hold the states alone."""
         self._rounds.clear()
-        yield from self.state(name)
-        for piece in self._pieces.pop(name):
-            del self._states[piece]
+        self.shards.release()
+
+    def pop(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """`state(name)`, which a retired optimizer then no longer holds; nothing if it never did."""
+        if name in self._pieces:
+            yield from self.state(name)
+            for piece in self._pieces.pop(name):
+                del self._states[piece]
 
     def clear(self) -> None:
-        """Hold nothing any more."""
-        self.shards = Whole({})
-        for held in (self.weights, self._pieces, self._states, self._rounds):
-            held.clear()
+        """Let go of the states that are left."""
+        self._pieces.clear()
+        self._states.clear()
+
+
+def _taken_out(carried: Carried | None, name: str) -> Iterable[tuple[str, Tensor]]:
+    """The state of a weight, which `carried` then no longer holds; nothing where it has none."""
+    if isinstance(carried, MasterAdamW):
+        return carried.pop(name)
+    return carried.pop(name, {}).items() if carried else ()
 
 
 def assert_optimizer_covers(model: nn.Module, optimizer: MasterAdamW) -> None:
