@@ -19,6 +19,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, eager_at
 
 from shibolet.errors import ModelError
 from shibolet.model.kernels import (
+    attend,
     drop_and_project,
     drop_and_project_backward_,
     norm_rope,
@@ -72,14 +73,20 @@ def _layer(
         hidden_states.reshape(-1, shape[-1]), self.input_layernorm.weight, attention.q_norm.weight,
         attention.k_norm.weight, cos, sin, eps, _adapting(inputs), *(w for module in inputs for w in _map(module)),
     )  # fmt: skip
-    query, key, value = (x.view(heads).transpose(1, 2) for x in (query, key, value))
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, attention.layer_idx)
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
-    attended, _ = attend(
-        attention, query, key, value, attention_mask, dropout=0.0, scaling=attention.scaling,
-        sliding_window=attention.sliding_window, **kwargs,
-    )  # fmt: skip
+    segments = kwargs.get("cu_seq_lens_q")
+    if segments is not None and past_key_values is None:
+        attended = attend(
+            query, key, value, segments, kwargs["max_length_q"], causal=attention.is_causal, scaling=attention.scaling
+        )
+    else:
+        query, key, value = (x.view(heads).transpose(1, 2) for x in (query, key, value))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, attention.layer_idx)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+        attended, _ = function(
+            attention, query, key, value, attention_mask, dropout=0.0, scaling=attention.scaling,
+            sliding_window=attention.sliding_window, **kwargs,
+        )  # fmt: skip
     attended = attended.reshape(len(hidden), -1)
     if kept_rows is not None and attention.layer_idx == attention.config.num_hidden_layers - 1:
         attended, hidden = attended.index_select(0, kept_rows), hidden.index_select(0, kept_rows)

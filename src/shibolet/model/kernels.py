@@ -69,6 +69,34 @@ def _norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple
     return rstd * (dnormed - normed * (dnormed * normed).mean(-1, keepdim=True)), dw
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, causal: bool, scaling: float
+) -> Tensor:
+    """Attention of heads `[T, N, H]` within each segment between `cu_seqlens` `[segments + 1]`, int32.
+
+    Keys and values may have fewer heads, each for a group of the queries'. On CUDA torch's FlashAttention 2, called as
+    `varlen_attn` calls it, whose wrappers take the host three times as long. It takes 16 bits only: float32, where
+    autocast does not round it, goes segment by segment everywhere, exact and slow.
+    """
+    half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
+    if query.is_cuda and half is not None:
+        q, k, v = (x.to(half) for x in (query, key, value))
+        return torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, causal, False, scale=scaling
+        )[0]
+    lengths, grouped = cu_seqlens.diff().tolist(), query.shape[1] != key.shape[1]
+    by_segment = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value))
+    parts = [
+        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
+        for q, k, v in zip(*by_segment, strict=True)
+    ]
+    return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) * up`, `[T, F]`."""
     return _triton().swiglu(gate, up) if gate.is_cuda else F.silu(gate) * up

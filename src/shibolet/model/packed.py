@@ -11,11 +11,9 @@ Shapes: T tokens of a pack, U utterances, L label positions, C one-second chunks
 tokens, E encoder dim.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -35,6 +33,7 @@ from shibolet.model.features import (
     num_mel_frames,
 )
 from shibolet.model.fused import is_fused
+from shibolet.model.kernels import attend
 from shibolet.model.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"
@@ -254,37 +253,9 @@ def _attend(
     if attention_mask is not None or dropout:
         raise ValueError("packed attention takes neither a mask nor dropout")
     causal = module.is_causal if is_causal is None else is_causal
-    half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
-    if query.is_cuda and half is not None:  # the kernel takes 16 bits only; fp32 goes by segment, exact and slow
-        from torch.nn.attention.varlen import varlen_attn
-
-        # [T, N, H]; the gradient of an index would be laid out anew, that of a squeeze is not
-        q, k, v = (x.squeeze(0).transpose(0, 1).to(half) for x in (query, key, value))
-        window = (-1, 0) if causal else (-1, -1)
-        out = varlen_attn(
-            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-            scale=scaling, window_size=window, **_grouped_query(),
-        )  # fmt: skip
-        return out[None], None
-    lengths = cu_seq_lens_q.diff().tolist()
-    grouped = query.shape[1] != key.shape[1]
-    parts = [
-        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
-        for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-@cache
-def _grouped_query() -> dict[str, bool]:
-    """How this torch is told that keys have fewer heads than queries: 2.13 by an argument, 2.11 by the shapes alone."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-
-
-def _autocast_dtype() -> torch.dtype | None:
-    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    # The gradient of an index would be laid out anew, that of a squeeze is not.
+    heads = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    return attend(*heads, cu_seq_lens_q, max_length_q, causal=causal, scaling=scaling)[None], None
 
 
 AttentionInterface.register(PACKED, _attend)

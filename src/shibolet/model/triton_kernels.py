@@ -2,6 +2,7 @@
 
 Loads and stores are in the tensors' own precision, and what transformers rounds in between (a normalised value before
 its weight, a gate before its product) is rounded here too. `TRITON_INTERPRET=1` runs them on a CPU, slowly, for tests.
+Numbers that change from step to step are not specialised on, so that a kernel is compiled in the first one alone.
 
 Shapes: T rows, D model dim, N heads, H head dim, V vocabulary.
 """
@@ -39,7 +40,7 @@ def _rms_norm(x, add, weight, y, total, rstd, dim, eps, HAS_ADD: tl.constexpr, B
     tl.store(y + at, normed * w, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _rms_norm_backward(
     dy, x, weight, rstd, add, dx, dw, num_rows, dim, HAS_ADD: tl.constexpr, HAS_DW: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -88,7 +89,7 @@ def _norm_rope(x, weight, cos, sin, y, num_heads, eps, HALF: tl.constexpr, HEADS
     tl.store(y + at + HALF, high * c_high + low * s_high, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _norm_rope_backward(
     dy, x, weight, cos, sin, dx, dw, num_rows, num_heads, eps,
     HAS_DW: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
@@ -193,7 +194,7 @@ def _adapter_tile(a, r, column, rank, dim):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "num_rows"])
 def _drop_and_project(
     x, a, low, seed, threshold, scale, num_rows, dim, rank, low_stride,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
@@ -220,7 +221,7 @@ def _drop_and_project(
     tl.store(low + row * low_stride + r[None, :], sum1 * scale, mask=(row < num_rows) & (r[None, :] < rank))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "num_rows"])
 def _drop_and_project_backward(
     dlow, x, a, dx, da, seed, threshold, scale, num_rows, dim, rank, low_stride,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
@@ -260,7 +261,7 @@ def _drop_and_project_backward(
         tl.store(da + at, summed * scale, mask=(r[None, :] < rank) & (own[:, None] < dim))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _sum_parts(parts, total, num_parts, numel, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     part, at = tl.arange(0, PARTS)[:, None], tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     summed = tl.zeros((PARTS, BLOCK), tl.float32)
