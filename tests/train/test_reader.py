@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,19 @@ def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: 
     assert len(encoded) == 3  # in the first epoch of B, and never again
     for a, b in zip(cached, fresh, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), a["step"]
+
+
+def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, prepared_dir: Path, tmp_path: Path):
+    config = tiny_config(phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part=PHASE_B),), num_workers=1)
+    torch.set_num_threads(64)
+    try:
+        result = run_train(
+            prepared_dir=prepared_dir, out_dir=tmp_path / "out", base=str(base_dir), config=config, language="Hebrew",
+            seed=5, score_dev=None, about={},
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(1)
+    assert result["num_threads"] == max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def test_a_cache_of_augmented_audio_is_refused():

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 
 import numpy as np
 import pyarrow as pa
@@ -214,6 +214,7 @@ class _ReadAhead:
         self._order = _Order()
         context = get_context("forkserver")  # this process has threads and a CUDA context
         context.set_forkserver_preload([__name__])  # torch is imported once and not by each worker
+        forkserver.ensure_running()  # and from now on, while this process has other things to do
         self._loader = DataLoader(
             decoder,
             batch_size=None,
@@ -275,7 +276,19 @@ def worker_count(asked: int | None, device: torch.device, world_size: int) -> in
     """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one, or none."""
     if asked is not None:
         return asked
-    return max(1, len(os.sched_getaffinity(0)) // world_size - 1) if device.type == "cuda" else 0
+    return max(1, _cores_of_a_rank(world_size) - 1) if device.type == "cuda" else 0
+
+
+def threads_beside(num_workers: int, world_size: int) -> int:
+    """CPU threads of torch in a rank: what its decoding processes leave of its share of the cores.
+
+    With more of them every parallel loop waits for the one that has no core just then.
+    """
+    return max(1, _cores_of_a_rank(world_size) - num_workers)
+
+
+def _cores_of_a_rank(world_size: int) -> int:
+    return len(os.sched_getaffinity(0)) // world_size
 
 
 def _as_it_is(decoded: Decoded) -> Decoded:

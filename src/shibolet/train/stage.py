@@ -30,7 +30,7 @@ from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import join_ranks
-from shibolet.train.reader import PackReader, worker_count
+from shibolet.train.reader import PackReader, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
@@ -89,10 +89,12 @@ def run_train(
     loaded.model.to(ranks.device)
     fuse_decoder(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
+    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
+    if num_workers and not num_threads:
+        torch.set_num_threads(threads_beside(num_workers, ranks.num_processes))
     reader = PackReader(
         prompt, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
-        cache_gib=config.feature_cache_gib,
-        num_workers=worker_count(config.num_workers, ranks.device, ranks.num_processes),
+        cache_gib=config.feature_cache_gib, num_workers=num_workers,
     )  # fmt: skip
     trainer = GradualUnfreezeTrainer(
         loaded=loaded, examples=examples, ledger=ledger, config=config, seed=seed, fingerprint=fingerprint,
