@@ -103,7 +103,7 @@ def main() -> None:
         for augment in (None, ROUND_3):
             for workers in args.workers:
                 free()
-                reader = PackReader(prompt, Qwen3ASRFeatureExtractor(), device=device, augment=augment,
+                reader = PackReader(prompt.frame, Qwen3ASRFeatureExtractor(), device=device, augment=augment,
                                     num_workers=workers)  # fmt: skip
                 reader.follow(lambda: iter(requests))
                 try:

@@ -8,6 +8,7 @@ the same utterances in the same steps. Ends with 1 when the paths differ by more
 """
 
 import argparse
+from array import array
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,11 +46,12 @@ def read_corpus(folder: Path, prompt: TranscriptionPrompt) -> list[TrainExample]
         audio = AudioRef(path=str(folder / "train" / row["audio"]))
         duration_s = probe(audio).duration_s
         frames = num_mel_frames(round(16000 * duration_s))
-        tokens = prompt.num_tokens(num_audio_tokens(frames), row["text"])
+        (text_ids,) = prompt.encode([row["text"]])
         examples.append(
             TrainExample(
-                id=row["id"], audio=audio, text=row["text"], duration_s=duration_s, num_frames=frames,
-                num_tokens=tokens, num_targets=prompt.num_targets(row["text"]),
+                id=row["id"], audio=audio, text=row["text"], text_ids=array("i", text_ids), duration_s=duration_s,
+                num_frames=frames, num_tokens=prompt.frame.num_tokens(num_audio_tokens(frames), len(text_ids)),
+                num_targets=prompt.frame.num_targets(len(text_ids)),
             )
         )  # fmt: skip
     return examples
@@ -82,7 +84,7 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> list
     loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device=str(device))
     model, prompt = loaded.model.train(), TranscriptionPrompt(loaded.tokenizer, "Hebrew")
     examples = read_corpus(folder, prompt)
-    reader = PackReader(prompt, loaded.extractor, device=device, cache_gib=2.0)
+    reader = PackReader(prompt.frame, loaded.extractor, device=device, cache_gib=2.0)
     phase = PhaseConfig(name="all", num_epochs=1, lr_by_part=dict.fromkeys(ALL_PARTS, LR))
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:

@@ -81,7 +81,7 @@ def write_texts(sizes: Sequence[Sizes], prompt: TranscriptionPrompt, seed: int) 
     rng, words, texts = np.random.default_rng(seed), [entry.spelling for entry in load_lexicon().entries], []
     for _, _, labels in sizes:
         text = str(rng.choice(words))
-        while prompt.num_targets(text) < labels - 1:
+        while prompt.frame.num_targets(len(prompt.encode([text])[0])) < labels - 1:
             text += f" {rng.choice(words)}"
         texts.append(text)
     return texts

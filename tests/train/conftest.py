@@ -47,4 +47,4 @@ def examples(prepared_dir: Path, prompt: TranscriptionPrompt) -> list[TrainExamp
 
 @pytest.fixture
 def reader(loaded: LoadedModel, prompt: TranscriptionPrompt) -> PackReader:
-    return PackReader(prompt, loaded.extractor, cache_gib=1.0)
+    return PackReader(prompt.frame, loaded.extractor, cache_gib=1.0)

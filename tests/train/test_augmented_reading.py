@@ -80,7 +80,7 @@ def test_masks_stay_inside_and_within_their_size():
 
 
 def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt, loaded):
-    reader = PackReader(prompt, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
+    reader = PackReader(prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
     for epoch in range(2):
         for example, length in zip(examples, reader.lengths(examples, epoch), strict=True):
             assert reader.pack([example], epoch).num_tokens == length != example.num_tokens

@@ -65,7 +65,7 @@ def test_audio_of_another_length_than_the_table_says_is_named(tmp_path: Path, pr
 
 
 def test_features_are_the_same_with_and_without_the_cache(examples, reader: PackReader, loaded, prompt):
-    without = PackReader(prompt, loaded.extractor, cache_gib=0)
+    without = PackReader(prompt.frame, loaded.extractor, cache_gib=0)
     first = reader.pack(examples[:4]).features
     assert reader.pack(examples[:4]).features.equal(first)
     assert without.pack(examples[:4]).features.equal(first)

@@ -45,8 +45,8 @@ def rows(out_dir: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: LoadedModel, augment):
-    here = PackReader(prompt, loaded.extractor, augment=augment, seed=3)
-    ahead = PackReader(prompt, loaded.extractor, augment=augment, seed=3, num_workers=2)
+    here = PackReader(prompt.frame, loaded.extractor, augment=augment, seed=3)
+    ahead = PackReader(prompt.frame, loaded.extractor, augment=augment, seed=3, num_workers=2)
     wanted = requests(examples, 4, epoch=1)
     ahead.follow(lambda: wanted)
     try:
@@ -62,7 +62,7 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
 
 @pytest.mark.slow
 def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
-    reader = PackReader(prompt, loaded.extractor, num_workers=1)
+    reader = PackReader(prompt.frame, loaded.extractor, num_workers=1)
     broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)
     with pytest.raises(DataError, match="utterance 'u0000': the table says"):
         list(reader.read(loaded.model, [PackRequest(0, 0, 0, (broken,))]))
@@ -171,7 +171,7 @@ def test_a_cache_of_augmented_audio_is_refused():
 
 def test_features_do_not_depend_on_what_is_kept(examples, prompt, loaded):
     extractor = Qwen3ASRFeatureExtractor()
-    keeps, forgets = PackReader(prompt, extractor, cache_gib=1.0), PackReader(prompt, extractor)
+    keeps, forgets = PackReader(prompt.frame, extractor, cache_gib=1.0), PackReader(prompt.frame, extractor)
     for _ in range(2):
         assert_same(keeps.pack(examples[:5]), forgets.pack(examples[:5]))
 
@@ -181,8 +181,8 @@ def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     model = frozen_model(loaded).to(torch.bfloat16).cuda()
-    here = PackReader(prompt, loaded.extractor, device="cuda")
-    ahead = PackReader(prompt, loaded.extractor, device="cuda", num_workers=2)
+    here = PackReader(prompt.frame, loaded.extractor, device="cuda")
+    ahead = PackReader(prompt.frame, loaded.extractor, device="cuda", num_workers=2)
     ahead.encoder_cache = open_cache(tmp_path, model, examples)
     wanted = requests(examples, 4)
     ahead.follow(lambda: wanted)

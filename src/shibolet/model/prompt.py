@@ -25,6 +25,38 @@ class TokenSequence:
     labels: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class TranscriptionFrame:
+    """The token ids around the audio and the text of an utterance; a process that has it needs no tokenizer."""
+
+    before: list[int]  # up to the audio
+    after: list[int]  # from there to the target
+    prefix: list[int]  # of the target: `language X<asr_text>`
+    audio_id: int
+    end_id: int  # closes the target
+
+    def request(self, num_audio_tokens: int) -> list[int]:
+        """Token ids up to where the model writes the transcript, the language given."""
+        return self.before + [self.audio_id] * num_audio_tokens + self.after + self.prefix
+
+    def sequence(self, num_audio_tokens: int, text_ids: Sequence[int]) -> TokenSequence:
+        """The whole sequence with labels on `language X<asr_text>TEXT<|im_end|>` and nowhere else.
+
+        A label stands where its token stands; the loss shifts by one.
+        """
+        prompt = self.before + [self.audio_id] * num_audio_tokens + self.after
+        target = [*self.prefix, *text_ids, self.end_id]
+        return TokenSequence(prompt + target, [IGNORED] * len(prompt) + target)
+
+    def num_tokens(self, num_audio_tokens: int, num_text: int) -> int:
+        """Length of the sequence of a text of `num_text` tokens."""
+        return len(self.before) + num_audio_tokens + len(self.after) + self.num_targets(num_text)
+
+    def num_targets(self, num_text: int) -> int:
+        """Its labels: prefix, text and end of turn."""
+        return len(self.prefix) + num_text + 1
+
+
 class TranscriptionPrompt:
     """`system, user <audio>, assistant "language X<asr_text>"` around an utterance."""
 
@@ -33,44 +65,29 @@ class TranscriptionPrompt:
         self.audio_id = token_id(tokenizer, AUDIO_TOKEN)
         self.end_id = token_id(tokenizer, END_OF_TURN)
         encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-        self._before = encode(f"<|im_start|>system\n{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}")
-        self._after = encode(f"{AUDIO_END}{END_OF_TURN}\n<|im_start|>assistant\n")
-        self._prefix = encode(f"language {language}{ASR_TEXT}")
+        self.frame = TranscriptionFrame(
+            before=encode(f"<|im_start|>system\n{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}"),
+            after=encode(f"{AUDIO_END}{END_OF_TURN}\n<|im_start|>assistant\n"),
+            prefix=encode(f"language {language}{ASR_TEXT}"),
+            audio_id=self.audio_id,
+            end_id=self.end_id,
+        )
 
     def request(self, num_audio_tokens: int) -> list[int]:
-        """Token ids up to where the model writes the transcript, the language given."""
-        return self._before + [self.audio_id] * num_audio_tokens + self._after + self._prefix
+        """`TranscriptionFrame.request`."""
+        return self.frame.request(num_audio_tokens)
 
     def example(self, num_audio_tokens: int, text: str) -> TokenSequence:
-        """The whole sequence with labels on `language X<asr_text>TEXT<|im_end|>` and nowhere else.
-
-        A label stands where its token stands; the loss shifts by one.
-        """
+        """`TranscriptionFrame.sequence` of a text."""
         return self.examples([num_audio_tokens], [text])[0]
 
     def examples(self, nums_audio_tokens: Sequence[int], texts: Sequence[str]) -> list[TokenSequence]:
         """`example` of several texts, which the tokenizer takes at once."""
-        made = []
-        for num_audio_tokens, ids in zip(nums_audio_tokens, _encode(self._tokenizer, texts), strict=True):
-            prompt = self._before + [self.audio_id] * num_audio_tokens + self._after
-            target = self._prefix + ids + [self.end_id]
-            made.append(TokenSequence(prompt + target, [IGNORED] * len(prompt) + target))
-        return made
+        return [self.frame.sequence(n, ids) for n, ids in zip(nums_audio_tokens, self.encode(texts), strict=True)]
 
-    def num_tokens(self, num_audio_tokens: int, text: str) -> int:
-        """Length of `example(...)`."""
-        return len(self._before) + num_audio_tokens + len(self._after) + len(self._prefix) + self.num_text(text) + 1
-
-    def num_targets(self, text: str) -> int:
-        """Labels of `example(...)`: prefix, text and end of turn."""
-        return len(self._prefix) + self.num_text(text) + 1
-
-    def num_text(self, text: str) -> int:
-        return len(self.encode_text(text))
-
-    def encode_text(self, text: str) -> list[int]:
-        """Tokens of a transcript; markup in it stays text and never becomes a special token."""
-        return _encode(self._tokenizer, [text])[0]
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each transcript; markup in it stays text and never becomes a special token."""
+        return _encode(self._tokenizer, texts)
 
 
 class AlignmentPrompt:

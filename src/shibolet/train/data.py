@@ -1,5 +1,6 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class TrainExample:
     id: str
     audio: AudioRef
     text: str
+    text_ids: array  # its tokens, int32
     duration_s: float
     num_frames: int  # mel frames
     num_tokens: int  # of the whole sequence: prompt, audio and target
@@ -45,10 +47,11 @@ def read_examples(
     examples, ledger = [], []
     for shard in shards:
         table = pq.read_table(shard, columns=["id", "text", "duration_s"]).to_pylist()
-        for row, line in enumerate(table):
+        tokens = prompt.encode([line["text"] for line in table]) if table else []
+        for row, (line, text_ids) in enumerate(zip(table, tokens, strict=True)):
             num_frames = num_mel_frames(round(line["duration_s"] * SAMPLE_RATE_HZ))
-            num_targets = prompt.num_targets(line["text"])
-            num_tokens = prompt.num_tokens(num_audio_tokens(num_frames), line["text"])
+            num_targets = prompt.frame.num_targets(len(text_ids))
+            num_tokens = prompt.frame.num_tokens(num_audio_tokens(num_frames), len(text_ids))
             rule = detail = ""
             if not line["text"].strip():
                 rule, detail = "empty_text", "the target is empty"
@@ -66,8 +69,8 @@ def read_examples(
             examples.append(
                 TrainExample(
                     id=line["id"], audio=AudioRef(path=str(shard), row=row), text=line["text"],
-                    duration_s=line["duration_s"], num_frames=num_frames, num_tokens=num_tokens,
-                    num_targets=num_targets,
+                    text_ids=array("i", text_ids), duration_s=line["duration_s"], num_frames=num_frames,
+                    num_tokens=num_tokens, num_targets=num_targets,
                 )
             )  # fmt: skip
     if not examples:

@@ -29,7 +29,7 @@ from shibolet.model.features import (
     num_mel_frames,
 )
 from shibolet.model.packed import Pack, encoder_states, lay_out
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.prompt import TranscriptionFrame
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
@@ -73,8 +73,8 @@ class Decoded:
 class Decoder(Dataset):
     """Decodes, augments and lays out; a copy of it lives in each worker."""
 
-    def __init__(self, prompt: TranscriptionPrompt, augment: AugmentConfig | None, seed: int, num_bins: int) -> None:
-        self.prompt, self._augment, self._seed, self._num_bins = prompt, augment, seed, num_bins
+    def __init__(self, frame: TranscriptionFrame, augment: AugmentConfig | None, seed: int, num_bins: int) -> None:
+        self._frame, self._augment, self._seed, self._num_bins = frame, augment, seed, num_bins
 
     def __getitem__(self, request: PackRequest) -> Decoded:
         clips = [self.clip(example, request.epoch) for example in request.examples]
@@ -106,9 +106,11 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        texts = [example.text for example in examples]
-        sequences = self.prompt.examples(list(map(num_audio_tokens, num_frames)), texts)
-        pack = lay_out(sequences, num_frames, self.prompt.audio_id, shift=True)
+        sequences = [
+            self._frame.sequence(num_audio_tokens(frames), example.text_ids)
+            for example, frames in zip(examples, num_frames, strict=True)
+        ]
+        pack = lay_out(sequences, num_frames, self._frame.audio_id, shift=True)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         return pack
@@ -119,7 +121,7 @@ class PackReader:
 
     def __init__(
         self,
-        prompt: TranscriptionPrompt,
+        frame: TranscriptionFrame,
         extractor: Qwen3ASRFeatureExtractor,
         *,
         device: torch.device | str = "cpu",
@@ -131,7 +133,7 @@ class PackReader:
         """`cache_gib` of features are kept where this process decodes and nothing is augmented."""
         self._device = torch.device(device)
         self._log_mel = PackedLogMel(extractor, self._device)
-        self._decoder = Decoder(prompt, augment, seed, extractor.feature_size)
+        self._decoder = Decoder(frame, augment, seed, extractor.feature_size)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features [F, whole chunks of frames]

@@ -93,7 +93,7 @@ def run_train(
     if num_workers and not num_threads:
         torch.set_num_threads(threads_beside(num_workers, ranks.num_processes))
     reader = PackReader(
-        prompt, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
+        prompt.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers,
     )  # fmt: skip
     trainer = GradualUnfreezeTrainer(
