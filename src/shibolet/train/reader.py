@@ -282,7 +282,7 @@ def worker_count(asked: int | None, device: torch.device, world_size: int) -> in
 
 
 def threads_beside(num_workers: int, world_size: int) -> int:
-    """CPU threads of torch in a rank: what its decoding processes leave of its share of the cores.
+    """The most CPU threads of torch in a rank: what its decoding processes leave of its share of the cores.
 
     With more of them every parallel loop waits for the one that has no core just then.
     """

@@ -91,7 +91,7 @@ def run_train(
     store = CheckpointStore(out_dir / "checkpoints")
     num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
     if num_workers and not num_threads:
-        torch.set_num_threads(threads_beside(num_workers, ranks.num_processes))
+        torch.set_num_threads(min(torch.get_num_threads(), threads_beside(num_workers, ranks.num_processes)))
     reader = PackReader(
         prompt.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers,
