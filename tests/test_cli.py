@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from shibolet import errors, recipe
+from shibolet import errors, recipe, terminal
 from shibolet.round import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "matplotlib", "av")
@@ -72,6 +72,28 @@ def test_usage_and_recipe_errors_end_with_2_and_one_line(shibolet):
     assert shibolet("evaluate", "--model", "builtin:round1")[0] == 2
     assert shibolet("compare")[0] == 2
     assert shibolet("report", "nowhere")[0] == 2
+
+
+def test_an_interrupt_is_one_sentence(shibolet, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shibolet.recipe.load_recipe", interrupted)
+    code, _, err = shibolet("plan", "hebrew-round2")
+    assert (code, err.splitlines()[-1]) == (130, "shibolet: interrupted; the same command goes on from what is done")
+
+
+def test_what_an_evaluation_could_not_hear_is_said_with_the_scores(capsys):
+    rate = {"rate": 0.1, "errors": 1, "words": 10}
+    scores = {
+        "wer": rate, "cer": rate, "overlap": None, "num_utterances": 40,
+        "failures": [{"id": "u7", "reason": "undecodable", "detail": "u7.wav is empty"}],
+        "unreadable_rows": [{"id": "line-9", "reason": "not_json", "detail": "line 9: not JSON"}],
+    }  # fmt: skip
+    terminal.show_scores({"mine": {"held": scores}})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mine: 1 of 40 clips of held could not be heard: all their words count as errors; the first is 'u7'" in said
+    assert "mine: 1 rows of held could not be read at all and count nowhere; the first: line 9: not JSON" in said
 
 
 def test_data_and_model_errors_end_with_3(shibolet, tmp_path):

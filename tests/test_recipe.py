@@ -63,7 +63,10 @@ def test_shipped_recipes_load_by_name():
         ("prepare=3", "prepare: should be a mapping of keys to values, not '3'"),
         ("seed", "write it as key=value"),
         ("seed=[", "the value is not YAML"),
-        ("train.phases.7.name=C", "'7' is no place in a list of 1"),
+        ("train.phases.7.name=C", "'7' is no place in a list of 1; count from 0"),
+        ("train.phases.B.num_epochs=3", "'B' is no place in a list of 1; 'B' is number 0"),
+        ("data.train.0.manifst=x", "did you mean 'data.train.0.manifest'?"),  # and no word of an empty list
+        ("data.train=[]", "'data.train' is empty; it takes 1 or more"),
         ("name.first=x", "'name' is text in the recipe and has nothing below it"),
     ],
 )

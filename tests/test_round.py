@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
-from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError
+from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
 from shibolet.gate import EXIT_CODES, GateConfig
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
@@ -32,7 +32,10 @@ def play(monkeypatch, tmp_path):
 
     def run(raw: str, prepared: str = "PROCEED", compared: str = "keep", overrides=()) -> tuple[int, list[str], str]:
         done, told = [], []
-        recipe = load_recipe("demo", overrides)
+        there = [f"evaluate.sets.{n}.manifest={tmp_path / name}.jsonl" for n, name in enumerate(("clean", "whatsapp"))]
+        for path in (tmp_path / "clean.jsonl", tmp_path / "whatsapp.jsonl"):
+            path.touch()
+        recipe = load_recipe("demo", [*there, *overrides])
 
         def gate(round, *, prepared=False):
             name = "gate-prepared" if prepared else "gate"
@@ -123,6 +126,33 @@ def test_without_evaluation_sets_the_round_ends_after_training_and_says_so(play)
     code, done, told = play("PROCEED", overrides=["evaluate.sets=[]"])
     assert (code, done) == (0, ["audit", "gate", "prepare", "train", "report"])
     assert "names no evaluate.sets" in told
+
+
+def test_without_evaluation_sets_an_earlier_comparison_is_not_this_rounds(play, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    names = ["train", "evaluate/round1/clean", "evaluate/round2/clean", "compare", "publish"]
+    for name in names:
+        folder.stage(name, {}).finish()
+    _, _, told = play("PROCEED", overrides=["evaluate.sets=[]"])
+    assert [name for name in names if folder.finished(name)] == ["train"]
+    assert "put aside" in told and "compare" in told
+
+
+def test_a_set_that_is_not_there_ends_the_round_before_anything_is_heard(play):
+    with pytest.raises(DataError, match=r"'clean' has no manifest .*nowhere\.jsonl; nothing was started"):
+        play("PROCEED", overrides=["evaluate.sets.0.manifest=nowhere.jsonl"])
+
+
+def test_the_demos_folder_takes_no_other_round(tmp_path):
+    demo, other = load_recipe("demo"), load_recipe("hebrew-round2")
+    for first, second in ((demo, other), (other, demo)):
+        path = tmp_path / first.name
+        for _ in range(2):
+            with open_round(first, path, "run", print):
+                pass
+        with pytest.raises(RecipeError, match=f"holds the round '{first.name}', this is '{second.name}'"):
+            with open_round(second, path, "run", print):
+                pass
 
 
 def test_results_of_an_earlier_start_do_not_outlive_a_gate_that_closes(play, tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shibolet.errors import EXIT_REJECT, RecipeError, ShiboletError
+from shibolet.errors import EXIT_INTERRUPTED, EXIT_REJECT, RecipeError, ShiboletError
 from shibolet.records.files import disk_errors
 
 if TYPE_CHECKING:
@@ -547,6 +547,10 @@ def main() -> None:
     except ShiboletError as error:
         print(f"shibolet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            print("shibolet: interrupted; the same command goes on from what is done", file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -85,3 +85,4 @@ EXIT_CAUTION = 10
 EXIT_STOP = 20
 EXIT_INVALID = 30
 EXIT_REJECT = Rejected.exit_code
+EXIT_INTERRUPTED = 130  # as shells say it of Ctrl-C

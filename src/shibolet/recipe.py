@@ -135,7 +135,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise RecipeError(f"{path}: {error}") from error
     except ValidationError as error:
         changed = [override.partition("=")[0] for override in overrides]
-        raise RecipeError("\n".join(_sentence(problem, path, changed) for problem in error.errors())) from error
+        raise RecipeError("\n".join(_sentence(problem, path, changed) for problem in _told(error))) from error
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -161,6 +161,11 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe in full, paths relative to its new place, so that `load_recipe` reads the same recipe there."""
     plain = _moved(recipe.model_dump(mode="json"), Recipe, path.parent.resolve())
     write_bytes(path, yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
+
+
+def name_of(path: Path) -> str:
+    """The name of a recipe that `write_recipe` wrote."""
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader)["name"]
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -262,7 +267,9 @@ def _enter(place: dict | list, key: str, kind: Any, override: str) -> dict | lis
 
 def _index(place: list, key: str, override: str) -> int:
     if not key.isdigit() or int(key) > len(place):
-        raise RecipeError(f"--set {override}: '{key}' is no place in a list of {len(place)}; count from 0")
+        names = [item.get("name") if isinstance(item, dict) else None for item in place]
+        hint = f"'{key}' is number {names.index(key)}" if key in names else "count from 0"
+        raise RecipeError(f"--set {override}: '{key}' is no place in a list of {len(place)}; {hint}")
     return int(key)
 
 
@@ -313,6 +320,13 @@ def _all_keys(kind: Any = Recipe, prefix: str = "") -> Iterator[str]:
             yield from _all_keys(get_args(option)[0], f"{prefix}0.")
 
 
+def _told(error: ValidationError) -> list[Mapping]:
+    """pydantic's errors, without the one that a list is empty because each of its entries has an error of its own."""
+    problems = error.errors()
+    within = lambda loc: any(p["loc"][: len(loc)] == loc and len(p["loc"]) > len(loc) for p in problems)  # noqa: E731
+    return [problem for problem in problems if problem["type"] != "too_short" or not within(problem["loc"])]
+
+
 def _sentence(problem: Mapping, path: Path, changed: Sequence[str]) -> str:
     """One of pydantic's errors, for a person; `changed` are the keys that the command line gave."""
     location = [key for key in problem["loc"] if key != "[key]"]
@@ -322,6 +336,8 @@ def _sentence(problem: Mapping, path: Path, changed: Sequence[str]) -> str:
         return f"{where}: unknown key '{dotted}'{_suggest_key(location)}"
     if problem["type"] == "missing":
         return f"{where}: key '{dotted}' is missing"
+    if problem["type"] == "too_short":
+        return f"{where}: '{dotted}' is empty; it takes {problem['ctx']['min_length']} or more"
     if problem["type"] == "model_type":
         return f"{where}: {dotted}: should be a mapping of keys to values, not {_kind(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -148,9 +148,25 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
     ]
     table("Scores", ["model", "set", " WER", " CER", " errors", " words"], rows)
     for model, sets in scores.items():
+        for name, one in sets.items():
+            for sentence in _unheard(name, one):
+                OUT.print(f"{model}: {sentence}", markup=False)
         for overlap in (one["overlap"] for one in sets.values() if one["overlap"]):
             for said in filter(None, (overlap["sentence"], overlap["note"])):
                 OUT.print(f"{model}: {said}", markup=False)
+
+
+def _unheard(name: str, scores: dict) -> Iterator[str]:
+    """What was asked of a set and not heard."""
+    if failures := scores["failures"]:
+        first, asked = failures[0], scores["num_utterances"]
+        yield (
+            f"{len(failures):,} of {asked:,} clips of {name} could not be heard: all their words count as errors; "
+            f"the first is '{first['id']}': {first['detail'] or first['reason']}"
+        )
+    if unread := scores["unreadable_rows"]:
+        first = unread[0]
+        yield f"{len(unread):,} rows of {name} could not be read at all and count nowhere; the first: {first['detail']}"
 
 
 def show_decoding(tuned: dict) -> None:

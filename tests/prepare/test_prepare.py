@@ -16,7 +16,7 @@ from shibolet.prepare.pieces import reviewed
 from shibolet.prepare.stage import run_prepare
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_json, write_jsonl
-from shibolet.records.ledger import read_ledger
+from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.manifest import read_manifest
 from shibolet.records.review import Answer
 from shibolet.records.utterance import AudioRef, Utterance
@@ -56,10 +56,12 @@ class Corpus:
             "starts_s": starts_s, "ends_s": ends_s, **dict(verdict),
         }  # fmt: skip
 
-    def prepare(self, out_dir: Path, verdicts=None, **settings) -> dict:
+    def prepare(self, out_dir: Path, verdicts=None, unread=(), **settings) -> dict:
         config = PrepareConfig(**{"dev_frac": 0.1, **settings})
         verdicts = self.verdicts if verdicts is None else verdicts
-        return run_prepare(self.utterances, verdicts, config=config, language="he", seed=1, out_dir=out_dir)
+        return run_prepare(
+            self.utterances, verdicts, config=config, language="he", seed=1, out_dir=out_dir, unread=unread
+        )
 
 
 @pytest.fixture
@@ -135,6 +137,16 @@ def test_pieces_of_a_long_utterance_own_its_words_and_its_audio(corpus, tmp_path
             samples = load(AudioRef(path=str(tmp_path / "piece.flac")))
             assert np.abs(samples - whole[first:end]).max() < 1e-4
         assert len({row["speaker"] for row in pieces}) == 1
+
+
+def test_rows_that_were_never_read_are_in_the_books_and_apart(corpus, tmp_path):
+    lines = [LedgerLine(id=f"line-{n}", source="mine", stage="read", rule=rule, detail=f"line {n}: not there")
+             for n, rule in enumerate(["missing_file", "missing_file", "not_json"])]  # fmt: skip
+    summary = corpus.prepare(tmp_path / "out", unread=lines)
+    assert summary["unread"] == {"missing_file": 2, "not_json": 1}
+    assert summary["utterances"]["in"] == len(corpus.utterances)
+    assert read_ledger(tmp_path / "out" / "ledger.jsonl")[:3] == lines
+    assert corpus.prepare(tmp_path / "again")["unread"] == {}
 
 
 def test_edges_are_trimmed_and_the_ledger_says_by_how_much(corpus, tmp_path):

@@ -106,7 +106,7 @@ BAD_ROWS = {
     "bad_span ": {"audio": "two.wav", "text": "a", "start_s": -1.0},
     "bad_span  ": {"audio": "two.wav", "text": "a", "start_s": "0"},
     "bad_span   ": {"audio": "two.wav", "text": "a", "start_s": 2.0},
-    "span_beyond_audio": {"audio": "two.wav", "text": "a", "end_s": 2.2},
+    "span_beyond_audio": {"audio": "two.wav", "text": "a", "end_s": 2.6},
     "span_beyond_audio ": {"audio": "two.wav", "text": "a", "start_s": 2.0, "end_s": 2.05},
     "not_json": '{"audio": "two.wav", "text"',
     "not_json ": '["two.wav", "a"]',

@@ -23,7 +23,7 @@ from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import split
 from shibolet.prepare.tally import Tally
 from shibolet.records.files import write_json
-from shibolet.records.ledger import write_ledger
+from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
 from shibolet.speech.audio import content_hash
@@ -47,11 +47,13 @@ def run_prepare(
     language: str,
     seed: int,
     out_dir: Path,
+    unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
 ) -> dict:
     """Write `out_dir` and return the content of `summary.json`; the same input gives the same bytes.
 
     `verdicts` are the audit's rows by utterance id, or the table of them; an utterance without one was not heard.
+    `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     DataError when there are such and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
@@ -94,7 +96,7 @@ def run_prepare(
     for writer in writers.values():
         writer.close()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])
-    write_ledger(out_dir / LEDGER, tally.lines)
+    write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if not writers["train"].paths:
         reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
         raise DataError(
@@ -104,7 +106,8 @@ def run_prepare(
     if not writers["dev"].paths:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     made_by = {"language": spoken.name, "normaliser": spoken.target_version, "seed": seed, "split_by": dealt.by}
-    summary = {**tally.summary(len(utterances)), **made_by, "notes": notes + dealt.notes}
+    counts = {**tally.summary(len(utterances)), "unread": count_by_rule(unread)}
+    summary = {**counts, **made_by, "notes": notes + dealt.notes}
     for name in SPLITS:
         summary[name]["groups"] = len({group for group, part in zip(dealt.groups, dealt.parts) if part == name})
     write_json(out_dir / SUMMARY, summary)

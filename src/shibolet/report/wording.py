@@ -22,7 +22,7 @@ FAILURES = {  # why an utterance could not be scored; of the codes that are not 
     "no_words": "no word that could be checked",
     "not_a_file": "a folder or a pipe",
     "out_of_range": "samples out of range",
-    "span_beyond_audio": "starts after the audio ends",
+    "span_beyond_audio": "ends after the audio",
     "text_not_string": "text missing in the row",
     "too_long": "over an hour long",
     "too_short": "too short to score",

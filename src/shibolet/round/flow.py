@@ -7,6 +7,7 @@ from shibolet.round.shared import Round
 
 def run_round(round: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
+    round.require_sets()
     code = run_stages(round)
     stages.do_report(round)  # the page is there, whatever becomes of the upload
     if round.recipe.publish and code == 0 and round.recipe.evaluate.sets:
@@ -26,7 +27,7 @@ def run_stages(round: Round) -> int:
     gate = auditing.do_gate(round)
     round.tell(f"gate: {gate['decision']}. {gate['recommendation']}")
     if gate["next"] == "stop":
-        _retire(round, "prepare", *REPAIR, *_after_gates(round))
+        round.retire("prepare", *REPAIR, *_after_gates(round))
         round.tell(_way_on(gate["decision"]))
         return gate["exit_code"]
     if gate["decision"] == "INVALID":
@@ -37,13 +38,14 @@ def run_stages(round: Round) -> int:
         repaired = auditing.do_gate(round, prepared=True)
         round.tell(f"gate on what was kept: {repaired['decision']}. {repaired['recommendation']}")
         if repaired["next"] != "continue":
-            _retire(round, *_after_gates(round))
+            round.retire(*_after_gates(round))
             round.tell("the gate is closed after repair too: prepared/ledger.jsonl says what was dropped and why")
             return repaired["exit_code"]
     else:
-        _retire(round, *REPAIR)
+        round.retire(*REPAIR)
     stages.do_train(round)
     if not round.recipe.evaluate.sets:
+        round.retire(*round.folder.evaluated(stages.ROUND1), *stages.after_training(round))
         round.tell("evaluate, compare: the recipe names no evaluate.sets")
         return 0
     stages.do_evaluate(round, stages.rounds_of(round))
@@ -51,7 +53,7 @@ def run_stages(round: Round) -> int:
     round.tell(f"compare: {compared['verdict']}. {compared['sentence']}")
     if compared["verdict"] == "keep":
         return 0
-    _retire(round, "publish")
+    round.retire("publish")
     return EXIT_REJECT
 
 
@@ -59,13 +61,7 @@ REPAIR = ("audit-prepared", "gate-prepared")
 
 
 def _after_gates(round: Round) -> list[str]:
-    return ["train", *round.folder.evaluated(stages.ROUND2), "compare", "publish"]
-
-
-def _retire(round: Round, *names: str) -> None:
-    """What an earlier start made beyond the point where this one ends must not pass as its result."""
-    if retired := round.folder.retire(*names):
-        round.tell(f"put aside, since this round does not reach it: {', '.join(retired)}")
+    return ["train", *stages.after_training(round)]
 
 
 def _way_on(decision: str) -> str:

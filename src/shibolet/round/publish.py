@@ -51,6 +51,10 @@ def export_adapter(round: Round, path: Path) -> None:
 def export_round(round: Round, config: PublishConfig, *, force: bool = False) -> None:
     """Fill `publish/model`, unless it was made from the same files before."""
     folder = round.folder
+    if not round.recipe.evaluate.sets:
+        raise DataError(
+            f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
+        )
     compared_as = folder.digest("compare")  # there must be one
     compared = read_json(folder.compare)
     if compared["verdict"] != "keep" and not force:

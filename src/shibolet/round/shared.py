@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluationSet
-from shibolet.recipe import Recipe, write_recipe
+from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
@@ -20,6 +20,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.speech.sources import DataSource, require_script
 
 MANIFEST = "manifest.jsonl"  # of what prepare kept
+DEMO = "demo"  # the recipe of `shibolet demo`
 
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
 Tell = Callable[[str], None]  # a sentence for the user
@@ -134,6 +135,14 @@ class Round:
             found.append(source)
         return found
 
+    def require_sets(self) -> None:
+        """DataError where a manifest to evaluate on is not there: known now, not once the training is paid for."""
+        for source in self.recipe.evaluate.sets:
+            if source.manifest is not None and not source.optional and not source.manifest.exists():
+                raise DataError(
+                    f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
+                )
+
     @cached_property
     def prepared(self) -> SourceData:
         """What prepare kept, both splits."""
@@ -224,6 +233,11 @@ class Round:
         torch.cuda.empty_cache()  # nothing where CUDA was not used yet
         return torch.cuda.device_count()
 
+    def retire(self, *names: str, why: str = "this round does not reach it") -> None:
+        """Put aside what an earlier start made and what must not pass as the result of this one."""
+        if retired := self.folder.retire(*names):
+            self.tell(f"put aside, since {why}: {', '.join(retired)}")
+
     def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
         """The stage, and a sentence to the user when there is one to say."""
         stage = self.folder.stage(name, inputs)
@@ -237,9 +251,19 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
     """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
     folder = RunFolder(run_dir)
     with folder.locked():
+        _keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         folder.write_provenance(command, recipe.num_threads)
         yield Round(recipe, folder, tell, track)
+
+
+def _keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
+    """The demo's folder holds its corpus and the truth about it, which are nothing of other data."""
+    before = name_of(folder.recipe) if folder.recipe.is_file() else recipe.name
+    if before != recipe.name and DEMO in (before, recipe.name):
+        raise RecipeError(
+            f"{folder.path} holds the round '{before}', this is '{recipe.name}'; name another folder with -o"
+        )
 
 
 @contextmanager

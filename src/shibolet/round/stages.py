@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
-from shibolet.records.ledger import read_ledger, write_ledger
 from shibolet.records.runfolder import COMPARE_FORMAT, RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.round import auditing
@@ -27,7 +26,7 @@ def do_prepare(round: Round) -> dict:
     from shibolet.audit.review import read_review
     from shibolet.audit.table import read_verdicts
     from shibolet.prepare.pieces import reviewed
-    from shibolet.prepare.stage import LEDGER, SUMMARY, run_prepare
+    from shibolet.prepare.stage import SUMMARY, run_prepare
 
     recipe, folder = round.recipe, round.folder
     config = recipe.prepare
@@ -57,10 +56,9 @@ def do_prepare(round: Round) -> dict:
                 language=recipe.language,
                 seed=recipe.seed,
                 out_dir=folder.prepared,
+                unread=round.data.ledger,
                 on_progress=progress,
             )
-        # Rows that never became utterances left too, before any of the others.
-        write_ledger(folder.prepared / LEDGER, [*round.data.ledger, *read_ledger(folder.prepared / LEDGER)])
         stage.finish()
     return read_json(folder.prepared / SUMMARY)
 
@@ -84,6 +82,7 @@ def do_train(round: Round) -> dict:
         if under_torchrun():
             lead(None, round.tell)
         return read_json(folder.train / "result.json")
+    round.retire(*after_training(round), why="it is of another training")
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
@@ -112,6 +111,11 @@ def do_train(round: Round) -> dict:
             carry_out(job, send)
     stage.finish()
     return read_json(folder.train / "result.json")
+
+
+def after_training(round: Round) -> list[str]:
+    """Stages that speak of the trained model."""
+    return [*round.folder.evaluated(ROUND2), "compare", "publish"]
 
 
 def _audit_summary(folder: RunFolder) -> dict:

@@ -17,7 +17,7 @@ MAX_DURATION_S = 24 * 3600.0  # longer is taken for a broken header
 MAX_UTTERANCE_S = 3600.0  # is decoded and heard in one piece: 230 MB of samples; longer needs spans
 MAX_CHARS_PER_S = 100  # nobody speaks a third of it; an aligner's memory grows with both text and audio
 MAX_REPEATED_FRAC = 0.01  # of ids: a few are slips, more say that the column holds something else
-END_TOLERANCE_S = 0.1  # an end this far beyond the audio is rounding and is moved to the audio's end
+END_TOLERANCE_S = 0.5  # an end this far beyond the audio, as of a rounded duration, is moved to the audio's end
 
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
