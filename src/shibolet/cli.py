@@ -16,6 +16,7 @@ from shibolet.errors import EXIT_INTERRUPTED, EXIT_REJECT, RecipeError, Shibolet
 from shibolet.records.files import disk_errors
 
 if TYPE_CHECKING:
+    from shibolet.records.runfolder import RunFolder
     from shibolet.round.shared import Round
 
 app = typer.Typer(
@@ -60,6 +61,8 @@ def run(
             _print_json({"exit_code": code, **_results(round)})
         else:
             _show(_results(round))
+            if round.folder.finished("train"):
+                typer.echo(_trained(round.folder))
             typer.echo(f"Page: {round.folder.report}")
     raise typer.Exit(code)
 
@@ -171,11 +174,10 @@ def train(
     with _round(recipe, run_dir, changes, json_, dry) as round:
         round.gpus, round.only_through = gpus, only_through
         result = do_train(round)
-        final = round.folder.final
     if json_:
         _print_json(result)
     else:
-        typer.echo(f"{result['steps']} steps; step {result['chosen_step']} chosen by {result['chosen_by']}: {final}")
+        typer.echo(_trained(round.folder))
 
 
 @app.command()
@@ -646,6 +648,16 @@ def _results(round: "Round") -> dict[str, Any]:
     paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
     results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
     return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
+
+
+def _trained(folder: "RunFolder") -> str:
+    """Where the trained model lies and why it is that one."""
+    from shibolet.records.files import read_json
+    from shibolet.terminal import pct
+
+    result = read_json(folder.train / "result.json")
+    dev = f"; dev WER {pct(result['chosen_dev']['wer'])}" if result["chosen_dev"] else ""
+    return f"Model: {folder.final} (step {result['chosen_step']} of {result['steps']}, by {result['chosen_by']}{dev})"
 
 
 def _show(results: dict[str, Any]) -> None:

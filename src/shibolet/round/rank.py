@@ -153,6 +153,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
 
 
 DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
+FEWEST_DEV = 30  # utterances; no checkpoint should be chosen on fewer to save time
 
 
 def _too_much(share: float, scores: dict) -> str:
@@ -160,7 +161,9 @@ def _too_much(share: float, scores: dict) -> str:
     if share <= DEV_FRAC_OF_TIME:
         return ""
     fitting = int(scores["num_utterances"] * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
-    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={max(fitting, 1)} would keep to that"
+    if fitting < FEWEST_DEV:
+        return ""
+    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={fitting} would keep to that"
 
 
 def _pct(rate: float | None) -> str:

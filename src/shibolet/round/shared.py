@@ -115,7 +115,8 @@ class Round:
                 utterances, ledger = read_source(source, stream_cache(), progress)
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
-                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}")
+                first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
+                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
             utterances = with_domains(utterances, self.recipe.audit.domain_rules)
             digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)
