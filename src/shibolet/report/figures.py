@@ -72,10 +72,13 @@ def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figur
             if x(high) - x(low) > _CHAR_PX * len(name):
                 svg.text((x(low) + x(high)) / 2, 14, name.upper(), "zone-name", "middle")
         limits = (proceed_below, stop_above)
-        apart = [t for t in ticks(0, most, 6) if all(abs(t - limit) > 0.08 * most for limit in limits)]
-        _axis(svg, x, x(0), [*apart, *limits], bottom, "%")
-        for line in limits:
+        are_close = x(stop_above) - x(proceed_below) < 5 * _CHAR_PX  # then one stands before its line, one behind it
+        room = (0.16 if are_close else 0.08) * most
+        apart = [t for t in ticks(0, most, 6) if all(abs(t - limit) > room for limit in limits)]
+        _axis(svg, x, x(0), apart, bottom, "%")
+        for line, side in zip(limits, ("end", "start"), strict=True):
             svg.line(x(line), 22, x(line), bottom, "limit")
+            svg.text(x(line), bottom + 18, f"{line:g}%", "tick", side if are_close else "middle")
         for i, row in enumerate(rows):
             y = 36 + step * i + (30 if svg.is_narrow else 14)
             part = " part" if row.is_part else ""

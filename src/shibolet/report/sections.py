@@ -134,7 +134,7 @@ def prepare(run: RunFolder) -> dict | None:
         for effect in ("dropped", "changed")
         for rule, amount in summary[f"{effect}_by_rule"].items()
     ]
-    return {**summary, "rules": rules}
+    return {"unread": {}, **summary, "rules": rules}  # rounds before 2026-11-26 did not count what was never read
 
 
 def train(run: RunFolder) -> dict | None:
