@@ -55,6 +55,7 @@ def test_shipped_recipes_load_by_name():
     [
         ("train.phasess=1", "unknown key 'train.phasess'; did you mean 'train.phases'?"),
         ("train.phases.0.num_epoch=1", "did you mean 'train.phases.0.num_epochs'?"),
+        ("train.lr_by_part.head=1", "unknown key 'train.lr_by_part'"),
         ("pack_tokens=1", "unknown key 'pack_tokens'; did you mean 'train.pack_tokens'?"),
         ("gate.zzz=1", "unknown key 'gate.zzz'; known here: proceed_below_pct"),
         ("seed=many", "seed: should be a valid integer"),

@@ -331,8 +331,11 @@ def _sentence(problem: Mapping, path: Path, changed: Sequence[str]) -> str:
     """One of pydantic's errors, for a person; `changed` are the keys that the command line gave."""
     location = [key for key in problem["loc"] if key != "[key]"]
     dotted = ".".join(map(str, location))
-    where = "--set" if any(f"{dotted}.".startswith(f"{key}.") for key in changed) else str(path)
-    if problem["type"] == "extra_forbidden":
+    is_unknown = problem["type"] == "extra_forbidden"  # and so is all that stands below it
+    within = lambda key, other: f"{key}.".startswith(f"{other}.")  # noqa: E731
+    is_given = any(within(dotted, key) or (is_unknown and within(key, dotted)) for key in changed)
+    where = "--set" if is_given else str(path)
+    if is_unknown:
         return f"{where}: unknown key '{dotted}'{_suggest_key(location)}"
     if problem["type"] == "missing":
         return f"{where}: key '{dotted}' is missing"

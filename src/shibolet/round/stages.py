@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.runfolder import COMPARE_FORMAT, RunFolder
@@ -133,6 +133,8 @@ def _audit_summary(folder: RunFolder) -> dict:
 
 def do_evaluate(round: Round, models: dict[str, str]) -> dict[str, dict[str, dict]]:
     """Scores by model and set; `models` are folders under evaluate/ with the model of each."""
+    if not round.sets:
+        raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
     return {
         label: {source.name: _evaluate_set(round, label, model, source) for source in round.sets}
         for label, model in models.items()
@@ -204,7 +206,7 @@ def do_compare(round: Round) -> dict:
     recipe, folder = round.recipe, round.folder
     sets = [source.name for source in round.sets]
     if not _by_language(round)[0]:
-        raise DataError(f"there is nothing to compare on: the recipe names no evaluate.sets in {recipe.language}")
+        raise RecipeError(f"there is nothing to compare on: name one or more evaluate.sets in {recipe.language}")
     inputs = {
         "format": COMPARE_FORMAT,
         "scores": [folder.digest(f"evaluate/{label}/{name}") for label in (ROUND1, ROUND2) for name in sets],
