@@ -80,7 +80,10 @@ def test_an_interrupt_is_one_sentence(shibolet, monkeypatch):
 
     monkeypatch.setattr("shibolet.recipe.load_recipe", interrupted)
     code, _, err = shibolet("plan", "hebrew-round2")
-    assert (code, err.splitlines()[-1]) == (130, "shibolet: interrupted; the same command goes on from what is done")
+    assert (code, err.splitlines()[-1]) == (
+        130,
+        "shibolet: interrupted; a round goes on with the same command",
+    )
 
 
 def test_what_an_evaluation_could_not_hear_is_said_with_the_scores(capsys):

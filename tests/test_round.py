@@ -227,19 +227,39 @@ def test_texts_in_another_script_end_the_audit_before_a_model_is_touched(
 
 def test_a_comparison_does_not_outlive_the_training_it_speaks_of(tmp_path, monkeypatch):
     def trained(job, send):
-        job.out_dir.mkdir(parents=True, exist_ok=True)
+        if job.only_through == "C":
+            raise RecipeError("there is no phase 'C'")
+        (job.out_dir / "final").mkdir(parents=True, exist_ok=True)
+        (job.out_dir / "final" / "weights").write_text(f"{job.seed} {job.only_through}")
         write_json(job.out_dir / "result.json", {"steps": 1})
 
+    def identity(model: str) -> str:
+        weights = Path(model, "weights")
+        return weights.read_text() if weights.exists() else model
+
     monkeypatch.setattr(rank, "carry_out", trained)
+    monkeypatch.setattr("shibolet.listen.open.listener_identity", identity)
     names, told = ["evaluate/round1/clean", "evaluate/round2/clean", "compare", "publish"], []
-    for seed, left in ((1, []), (1, names), (2, ["evaluate/round1/clean"])):
+
+    def left_after(seed: int, only_through: str | None = None) -> list[str]:
         with open_round(load_recipe("demo", [f"seed={seed}"]), tmp_path / "run", "train", told.append) as round:
             round.folder.stage("prepare", {}).finish()
-            stages.do_train(round)
-            assert [name for name in names if round.folder.finished(name)] == left
+            round.only_through = only_through
+            try:
+                stages.do_train(round)
+            except RecipeError:
+                pass
+            left = [name for name in names if round.folder.finished(name)]
             for name in names:
-                round.folder.stage(name, {}).finish()
+                round.folder.stage(name, {"model": identity(str(round.folder.final))}).finish()
+        return left
+
+    round1 = names[:1]
+    assert [left_after(1), left_after(1), left_after(2)] == [[], names, round1]
     assert "put aside, since it is of another training: evaluate/round2/clean, compare, publish" in told[-1]
+    assert left_after(1) == round1  # taken back, but not with the verdict of the other
+    assert left_after(1, "C") == names  # nothing was trained
+    assert [left_after(1, "B"), left_after(1, "B")] == [round1, names]
 
 
 def test_rows_left_out_are_told_by_reason(tmp_path):

@@ -163,9 +163,13 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     write_bytes(path, yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
 
 
-def name_of(path: Path) -> str:
-    """The name of a recipe that `write_recipe` wrote."""
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader)["name"]
+def name_of(path: Path) -> str | None:
+    """The name of a recipe that `write_recipe` wrote; None of what something else wrote."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return raw.get("name") if isinstance(raw, dict) else None
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -158,7 +158,7 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
 
 def _unheard(name: str, scores: dict) -> Iterator[str]:
     """What was asked of a set and not heard."""
-    if failures := scores["failures"]:
+    if failures := [one for one in scores["failures"] if one["reason"] != "no_hypothesis"]:  # that is told on import
         first, asked = failures[0], scores["num_utterances"]
         yield (
             f"{len(failures):,} of {asked:,} clips of {name} could not be heard: all their words count as errors; "

@@ -11,7 +11,7 @@ from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.round import auditing, stages
 from shibolet.round.flow import run_stages
-from shibolet.round.shared import Round, Tell, Track, open_round, untracked
+from shibolet.round.shared import Round, Tell, Track, keep_the_demo_apart, open_round, untracked
 from shibolet.terminal import OUT, pct, show_compare, show_gate, show_gate_prepared, table
 
 TRUTH = "truth.json"
@@ -22,9 +22,10 @@ def run_demo(
 ) -> tuple[int, dict]:
     """The exit code of the round and what came of it: verdicts, truth, comparison; `out_dir` is the run folder."""
     corpus_dir = out_dir / "corpus"
+    recipe = demo_recipe(corpus_dir, seed, changes)
+    keep_the_demo_apart(recipe, RunFolder(out_dir))
     with track("speak") as progress:
         build_corpus(corpus_dir, seed, on_progress=progress)
-    recipe = demo_recipe(corpus_dir, seed, changes)
     with open_round(recipe, out_dir, "demo", tell, track) as round:
         code = run_stages(round)
         truth = open_truth(corpus_dir, round.folder)

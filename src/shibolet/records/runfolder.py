@@ -252,6 +252,10 @@ class RunFolder:
             raise DataError(f"{self.path}: stage '{name}' is not done; run it first, or `shibolet run` for all of them")
         return hash_json(value["outputs"])
 
+    def inputs(self, name: str) -> dict[str, Any]:
+        """What a stage that was begun or finished here is made from."""
+        return read_json(self._marker(name))["inputs"]
+
     def finished(self, name: str) -> bool:
         """Whether a stage was ever finished here, whatever has changed since."""
         marker = self._marker(name)

@@ -252,14 +252,14 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
     """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
     folder = RunFolder(run_dir)
     with folder.locked():
-        _keep_the_demo_apart(recipe, folder)
+        keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         folder.write_provenance(command, recipe.num_threads)
         yield Round(recipe, folder, tell, track)
 
 
-def _keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
-    """The demo's folder holds its corpus and the truth about it, which are nothing of other data."""
+def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
+    """RecipeError where one of two rounds in a folder is the demo, whose corpus and truth say nothing of other data."""
     before = name_of(folder.recipe) if folder.recipe.is_file() else recipe.name
     if before != recipe.name and DEMO in (before, recipe.name):
         raise RecipeError(

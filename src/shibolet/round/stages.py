@@ -78,11 +78,11 @@ def do_train(round: Round) -> dict:
         "seed": recipe.seed,
     }
     stage = round.begin("train", inputs)
+    _retire_of_others(round)
     if stage.done and round.only_through is None:
         if under_torchrun():
             lead(None, round.tell)
         return read_json(folder.train / "result.json")
-    round.retire(*after_training(round), why="it is of another training")
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
@@ -110,12 +110,25 @@ def do_train(round: Round) -> dict:
         else:
             carry_out(job, send)
     stage.finish()
+    _retire_of_others(round)
     return read_json(folder.train / "result.json")
 
 
 def after_training(round: Round) -> list[str]:
     """Stages that speak of the trained model."""
     return [*round.folder.evaluated(ROUND2), "compare", "publish"]
+
+
+def _retire_of_others(round: Round) -> None:
+    """Put scores and verdict aside where the model that they speak of is not the one that is there."""
+    from shibolet.listen.open import listener_identity
+
+    folder = round.folder
+    if not (scored := folder.evaluated(ROUND2)):
+        return
+    model = listener_identity(str(folder.final.absolute())) if folder.final.is_dir() else None
+    if any(folder.inputs(name).get("model") != model for name in scored):
+        round.retire(*after_training(round), why="it is of another training")
 
 
 def _audit_summary(folder: RunFolder) -> dict:

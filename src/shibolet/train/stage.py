@@ -90,8 +90,9 @@ def run_train(
     fuse_decoder(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
     num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
+    threads_before = threads = torch.get_num_threads()
     if num_workers and not num_threads:
-        torch.set_num_threads(min(torch.get_num_threads(), threads_beside(num_workers, ranks.num_processes)))
+        threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     reader = PackReader(
         prompt.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers,
@@ -108,11 +109,14 @@ def run_train(
     if ranks.is_main_process:
         marker.unlink(missing_ok=True)
     try:
+        torch.set_num_threads(threads)
         state = trainer.train()
     except Preempted as stopped:
         if ranks.is_main_process:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
         raise
+    finally:
+        torch.set_num_threads(threads_before)
     chosen = choose(trainer, state, config, last_phase)
     result = {
         "fingerprint": fingerprint,
@@ -126,7 +130,7 @@ def run_train(
         "dev": state.dev,
         "events": state.decisions.events,
         "dropped": len(ledger) + len(trainer.ladder.left()),
-        "num_threads": torch.get_num_threads(),
+        "num_threads": threads,
     }
     if ranks.is_main_process:
         write_final(base, config, seed, average_weights([store.at(step) for step in chosen.steps]), out_dir / "final")
