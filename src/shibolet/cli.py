@@ -551,9 +551,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:
-            print(
-                "shibolet: interrupted; a round goes on with the same command", file=sys.stderr
-            )
+            print("shibolet: interrupted; a round goes on with the same command", file=sys.stderr)
         raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
