@@ -158,7 +158,9 @@ def show_scores(scores: dict[str, dict[str, dict]]) -> None:
 
 def _unheard(name: str, scores: dict) -> Iterator[str]:
     """What was asked of a set and not heard."""
-    if failures := [one for one in scores["failures"] if one["reason"] != "no_hypothesis"]:  # that is told on import
+    from shibolet.evaluate.stage import NO_HYPOTHESIS  # told when hypotheses are imported
+
+    if failures := [one for one in scores["failures"] if one["reason"] != NO_HYPOTHESIS]:
         first, asked = failures[0], scores["num_utterances"]
         yield (
             f"{len(failures):,} of {asked:,} clips of {name} could not be heard: all their words count as errors; "

@@ -65,7 +65,6 @@ def _layer(
     **kwargs,
 ) -> Tensor:
     attention, mlp, shape = self.self_attn, self.mlp, hidden_states.shape
-    heads = (*shape[:2], -1, attention.head_dim)
     cos, sin = (x.expand(*shape[:2], -1).reshape(-1, attention.head_dim) for x in position_embeddings)
     inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
     eps = (self.input_layernorm.variance_epsilon, attention.q_norm.variance_epsilon)
@@ -79,6 +78,7 @@ def _layer(
             query, key, value, segments, kwargs["max_length_q"], causal=attention.is_causal, scaling=attention.scaling
         )
     else:
+        heads = (*shape[:2], -1, attention.head_dim)
         query, key, value = (x.view(heads).transpose(1, 2) for x in (query, key, value))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, attention.layer_idx)

@@ -169,6 +169,10 @@ class Round:
             self._identities[model] = listener_identity(model)
         return self._identities[model]
 
+    def forget(self, model: str) -> None:
+        """A model was written anew under this name."""
+        self._identities.pop(model, None)
+
     @cached_property
     def aligner(self) -> LazyListener:
         """The audit's aligner."""

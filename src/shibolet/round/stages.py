@@ -110,6 +110,7 @@ def do_train(round: Round) -> dict:
         else:
             carry_out(job, send)
     stage.finish()
+    round.forget(str(folder.final.absolute()))
     _retire_of_others(round)
     return read_json(folder.train / "result.json")
 
@@ -121,12 +122,10 @@ def after_training(round: Round) -> list[str]:
 
 def _retire_of_others(round: Round) -> None:
     """Put scores and verdict aside where the model that they speak of is not the one that is there."""
-    from shibolet.listen.open import listener_identity
-
     folder = round.folder
     if not (scored := folder.evaluated(ROUND2)):
         return
-    model = listener_identity(str(folder.final.absolute())) if folder.final.is_dir() else None
+    model = round.identity(str(folder.final.absolute())) if folder.final.is_dir() else None
     if any(folder.inputs(name).get("model") != model for name in scored):
         round.retire(*after_training(round), why="it is of another training")
 
