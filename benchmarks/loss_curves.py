@@ -1,15 +1,18 @@
-"""Loss curves of the fast and the plain path over 200 steps in bf16 on synthetic Hebrew speech, from builtin:round1.
+"""Loss curves and speed of the fast and the plain path over 200 steps on synthetic Hebrew speech, from builtin:round1.
 
     python benchmarks/loss_curves.py --steps 200 --out loss_curves.json
+    python benchmarks/loss_curves.py --steps 40 --dtype float32        # on a CPU: is the fast path slower?
 
 Plain: padded batches, stock attention, all logits in float32. Both paths train everything with float32 masters and see
-the same utterances in the same steps. Ends with 1 when the paths differ by more than two seeds of the plain path do
-(of the mean over 20 steps, at its worst). Needs the extra `demo`.
+the same utterances in the same steps; a step's time has no reading in it. Ends with 1 when the paths differ by more
+than two seeds of the plain path do (of the mean over 20 steps, at its worst). Needs the extra `demo`.
 """
 
 import argparse
+import time
 from array import array
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -22,7 +25,7 @@ from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.model.features import num_audio_tokens, num_mel_frames
 from shibolet.model.fused import fuse_decoder
 from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.packed import packed_attention
+from shibolet.model.packed import Pack, packed_attention
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.records.files import read_jsonl
 from shibolet.records.utterance import AudioRef
@@ -57,9 +60,8 @@ def read_corpus(folder: Path, prompt: TranscriptionPrompt) -> list[TrainExample]
     return examples
 
 
-def plain_loss(loaded: LoadedModel, reader: PackReader, chosen: list[TrainExample]) -> Tensor:
-    """The summed loss of padded utterances through the unmodified model."""
-    packs = [reader.pack([example]) for example in chosen]
+def plain_loss(loaded: LoadedModel, packs: list[Pack]) -> Tensor:
+    """The summed loss of utterances, one a pack, padded to one batch through the unmodified model."""
     longest, most = max(p.num_tokens for p in packs), max(p.features.shape[2] for p in packs)
     device = packs[0].input_ids.device
     ids = torch.zeros(len(packs), longest, dtype=torch.long, device=device)
@@ -79,9 +81,10 @@ def plain_loss(loaded: LoadedModel, reader: PackReader, chosen: list[TrainExampl
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
 
 
-def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> list[float]:
+def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> tuple[list[float], float]:
+    """The loss of each step in nats a token, and the median of their seconds."""
     device = best_device()
-    loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device=str(device))
+    loaded = load_recogniser("builtin:round1", dtype=getattr(torch, args.dtype), device=str(device))
     model, prompt = loaded.model.train(), TranscriptionPrompt(loaded.tokenizer, "Hebrew")
     examples = read_corpus(folder, prompt)
     reader = PackReader(prompt.frame, loaded.extractor, device=device, cache_gib=2.0)
@@ -89,21 +92,26 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> list
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:
         fuse_decoder(model)
-    loss_of_pack, losses = PackedLoss(model), []
+    loss_of_pack, losses, seconds = PackedLoss(model), [], []
     for step in range(args.steps):
         utterances = step_utterances(step, num_utterances=len(examples), utterances_per_step=args.utterances, seed=seed)
         chosen = [examples[u] for u in utterances]
         num_targets = sum(example.num_targets for example in chosen)
         optimizer.set_lr(min(1.0, (step + 1) / 20))
+        packs = [reader.pack(chosen)] if fast else [reader.pack([example]) for example in chosen]
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
         if fast:
             with packed_attention(model):
-                loss = loss_of_pack(reader.pack(chosen))
+                loss = loss_of_pack(packs[0])
                 (loss / num_targets).backward()
         else:
-            loss = plain_loss(loaded, reader, chosen)
+            loss = plain_loss(loaded, packs)
             (loss / num_targets).backward()
-        losses.append(update(optimizer, [loss.detach()]).loss_sum / num_targets)
-    return losses
+        losses.append(update(optimizer, [loss.detach()]).loss_sum / num_targets)  # waits for the device
+        seconds.append(time.perf_counter() - begun)
+    return losses, median(seconds)
 
 
 def smooth(losses: list[float]) -> np.ndarray:
@@ -115,6 +123,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--utterances", type=int, default=16, help="a step")
     parser.add_argument("--num-train", type=int, default=660)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     report = Report(args.out)
@@ -125,8 +134,10 @@ def main() -> int:
         build_corpus(folder, seed=11, config=config)
         curves = {}
         for name, fast, seed in (("plain, seed 0", False, 0), ("fast, seed 0", True, 0), ("plain, seed 1", False, 1)):
-            curves[name] = curve(folder, fast, seed, args)
-            report.add(curve=name, first=curves[name][0], last_20=float(smooth(curves[name])[-1]))
+            curves[name], step_s = curve(folder, fast, seed, args)
+            report.add(
+                curve=name, first=curves[name][0], last_20=float(smooth(curves[name])[-1]), step_s=round(step_s, 4)
+            )
     plain, fast, other = (smooth(losses) for losses in curves.values())
     between_paths, between_seeds = np.abs(fast - plain), np.abs(other - plain)
     report.add(
