@@ -79,6 +79,7 @@ def test_an_interrupt_is_one_sentence(shibolet, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("shibolet.recipe.load_recipe", interrupted)
+    monkeypatch.setattr("os._exit", sys.exit)
     code, _, err = shibolet("plan", "hebrew-round2")
     assert (code, err.splitlines()[-1]) == (
         130,

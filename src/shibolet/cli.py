@@ -551,7 +551,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:
-            print("shibolet: interrupted; a round goes on with the same command", file=sys.stderr)
+            print("shibolet: interrupted; a round goes on with the same command", file=sys.stderr, flush=True)
+            os._exit(
+                EXIT_INTERRUPTED
+            )  # threads that listen would finish what they have first; what is written is whole
         raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

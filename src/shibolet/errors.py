@@ -1,5 +1,8 @@
 """What can go wrong, and the exit code each kind ends a command with."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class ShiboletError(Exception):
     """Something the user can mend; the message says what, where and what to do."""
@@ -86,3 +89,9 @@ EXIT_STOP = 20
 EXIT_INVALID = 30
 EXIT_REJECT = Rejected.exit_code
 EXIT_INTERRUPTED = 130  # as shells say it of Ctrl-C
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a name that is not known: the nearest of those that are, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

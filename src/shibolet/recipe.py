@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.compare import CompareConfig
-from shibolet.errors import RecipeError
+from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.gate import GateConfig
 from shibolet.prepare.config import PrepareConfig
@@ -25,6 +25,7 @@ from shibolet.publish.config import PublishConfig
 from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text import get_language
 from shibolet.train.config import TrainConfig
 
 
@@ -74,12 +75,20 @@ class Recipe(Config):
         for name in self.models.round1_trained_on:
             if name not in known:
                 raise RecipeError(
-                    f"models.round1_trained_on: '{name}' is no source of data.train{_nearest(name, known)}"
+                    f"models.round1_trained_on: '{name}' is no source of data.train{did_you_mean(name, known)}"
                 )
         known = [source.name for source in self.evaluate.sets]
         for name in self.compare.accept_overlap:
             if name not in known:
-                raise RecipeError(f"compare.accept_overlap: '{name}' is no set of evaluate.sets{_nearest(name, known)}")
+                raise RecipeError(
+                    f"compare.accept_overlap: '{name}' is no set of evaluate.sets{did_you_mean(name, known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _languages_are_known(self) -> Self:
+        for language in (self.language, *(source.language for source in self.evaluate.sets if source.language)):
+            get_language(language)
         return self
 
     @model_validator(mode="after")
@@ -153,7 +162,7 @@ def find_recipe(path_or_name: str | Path) -> Path:
         return shipped[str(path_or_name)]
     raise RecipeError(
         f"recipe '{path_or_name}' is neither a file here nor one of {', '.join(shipped)}"
-        f"{_nearest(str(path_or_name), list(shipped))}"
+        f"{did_you_mean(str(path_or_name), list(shipped))}"
     )
 
 
@@ -365,11 +374,6 @@ def _suggest_key(location: Sequence[str | int]) -> str:
     if near := difflib.get_close_matches(str(key), leaves, n=1, cutoff=0.8):
         return f"; did you mean '{everywhere[leaves.index(near[0])]}'?"
     return f"; known here: {', '.join(known)}"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _kind(value: Any) -> str:

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import soundfile as sf
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener, _chunks
-from shibolet.audit.workers import Worker, WorkerLost
+from shibolet.audit.workers import AnyWorker, Worker, WorkerLost, worker_threads
 from shibolet.errors import DataError
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.utterance import AudioRef
@@ -253,3 +254,22 @@ def test_hypotheses_from_elsewhere_belong_to_utterances_and_to_no_changed_audio(
     assert heard["u2"].failure == "no_hypothesis" and theirs.notes
     assert heard["swapped/u1"].hypothesis == heard["u1"].hypothesis == "שלום u1"
     assert heard["u1"].signals.text_score == 0.0
+
+
+def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
+    running, left, ended = Event(), Event(), Event()
+
+    def busy(worker: AnyWorker, item: int) -> None:
+        running.set()
+        if left.wait(30):
+            ended.set()
+
+    def until_interrupted() -> Iterator[int]:
+        yield 0
+        assert running.wait(30)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), worker_threads(0) as threads:
+        list(threads(busy, until_interrupted()))
+    left.set()
+    assert ended.wait(30), "the interrupt waited until the listening was over"

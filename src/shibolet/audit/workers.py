@@ -74,7 +74,7 @@ class Worker:
     def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
-        with _one_thread():
+        with _one_thread(), _deaf_to_interrupts():
             self._process.start()
         theirs.close()  # or its end would not be the end of what we read
         self._channel = Channel(ours)
@@ -138,7 +138,10 @@ def _serve(connection: Connection) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     channel = Channel(connection)
     while True:
-        function, args = channel.receive()
+        try:
+            function, args = channel.receive()
+        except (EOFError, ConnectionError):  # the parent has ended
+            return
         try:
             answer = True, function(*args)
         except Exception as error:
@@ -183,7 +186,8 @@ def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iter
     """A `map(function, items)` over `function(worker, item)` that keeps the order and runs little ahead of its reader.
 
     Each thread owns a process, so one item is with the models while others are decoded; with 0 they decode themselves.
-    None is all cores but two, which feed the models.
+    None is all cores but two, which feed the models. A KeyboardInterrupt does not wait for what is with the models:
+    threads and processes are left to the end of this process.
     """
     if num_workers is None:
         num_workers = max(2, min(MAX_WORKERS, (os.cpu_count() or 1) - 2))
@@ -199,27 +203,30 @@ def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iter
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(len(workers)) as pool:
+    pool, waits = ThreadPoolExecutor(len(workers)), True
 
-        def ordered(function: Callable, items: Iterable) -> Iterator:
-            ahead: deque[Future] = deque()
-            try:
-                for item in items:
-                    ahead.append(pool.submit(with_worker, function, item))
-                    if len(ahead) > 2 * len(workers):
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
-
+    def ordered(function: Callable, items: Iterable) -> Iterator:
+        ahead: deque[Future] = deque()
         try:
-            yield ordered
+            for item in items:
+                ahead.append(pool.submit(with_worker, function, item))
+                if len(ahead) > 2 * len(workers):
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for worker in workers:
-                worker.close()
+            for future in ahead:
+                future.cancel()
+
+    try:
+        yield ordered
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        pool.shutdown(wait=waits, cancel_futures=True)
+        for worker in workers if waits else ():  # a running thread would take the end of its process for a crash
+            worker.close()
 
 
 @contextmanager
@@ -236,6 +243,16 @@ def _one_thread() -> Iterator[None]:
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started within ignores Ctrl-C from its first instruction on, not only once `_serve` is reached."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def hash_audio(refs: Sequence[AudioRef]) -> list[str]:

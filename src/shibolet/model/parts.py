@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 from transformers import PreTrainedModel
 
-from shibolet.errors import RecipeError
+from shibolet.errors import RecipeError, did_you_mean
 
 _PATTERNS = [  # in the order of the forward pass, after the adapters
     (re.compile(r"\.lora_[AB]\."), "lora"),
@@ -65,7 +65,9 @@ def select(model: PreTrainedModel, part: str) -> dict[str, nn.Parameter]:
             chosen[name] = parameter
     if not chosen:
         known = sorted({part for _, part in _PATTERNS})
-        raise RecipeError(f"part '{part}' names no parameter of this model; parts are {', '.join(known)}")
+        raise RecipeError(
+            f"part '{part}' names no parameter of this model; parts are {', '.join(known)}{did_you_mean(part, known)}"
+        )
     return chosen
 
 
