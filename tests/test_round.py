@@ -153,6 +153,8 @@ def test_the_demos_folder_takes_no_other_round(tmp_path):
         with pytest.raises(RecipeError, match=f"holds the round '{first.name}', this is '{second.name}'"):
             with open_round(second, path, "run", print):
                 pass
+        with pytest.raises(RecipeError, match="holds the round"), open_shard(second, path, print):
+            pass
 
 
 def test_results_of_an_earlier_start_do_not_outlive_a_gate_that_closes(play, tmp_path):

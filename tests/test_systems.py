@@ -61,6 +61,11 @@ def test_two_foreign_systems_are_scored_and_compared(shibolet, tmp_path):
     assert json.loads((tmp_path / "run/systems.json").read_text())["pairs"] == [pair]
     code, out, _ = shibolet("compare", "--system", "one", "--system", "two")
     assert "two is worse than one" in out and "+66.7" in out
+    code, out, _ = shibolet("compare", "--system", "two", "--system", "one")
+    assert "one is better than two" in out, "the order is the order of the names"
+    again = jsonl(tmp_path / "again.jsonl", good)
+    _, _, err = shibolet("evaluate", "--hypotheses", f"one={again}")
+    assert "put aside, since one is scored anew: systems" in err and not (tmp_path / "run/systems.json").exists()
 
 
 def test_what_does_not_fit_is_said_in_a_sentence(shibolet, tmp_path):

@@ -59,6 +59,7 @@ _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gate-prepared": (("gate-prepared.json",), ()),
     "train": (("train/plan.json", "train/result.json", "train/final"), ("train",)),
     "compare": (("compare.json",), ()),
+    "systems": (("systems.json",), ()),
     "publish": (("publish/model", "publish/reproduced.json"), ("publish",)),
     "report": (("report.html",), ()),
 }
@@ -244,6 +245,10 @@ class RunFolder:
         """Stages that scored a model."""
         markers = (self.path / ".stages" / "evaluate" / model).glob("*.json")
         return sorted(f"evaluate/{model}/{path.stem}" for path in markers)
+
+    def compares(self, model: str) -> bool:
+        """Whether `systems.json` speaks of a model."""
+        return self.finished("systems") and model in self.inputs("systems")["systems"]
 
     def digest(self, name: str) -> str:
         """Hash of what a finished stage made: an input of the stages after it."""

@@ -274,7 +274,9 @@ def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
 @contextmanager
 def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
     """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
-    yield Round(recipe, RunFolder(run_dir), tell, track)
+    folder = RunFolder(run_dir)
+    keep_the_demo_apart(recipe, folder)
+    yield Round(recipe, folder, tell, track)
 
 
 def prepared_of(model: str) -> Path | None:

@@ -117,7 +117,8 @@ def do_train(round: Round) -> dict:
 
 def after_training(round: Round) -> list[str]:
     """Stages that speak of the trained model."""
-    return [*round.folder.evaluated(ROUND2), "compare", "publish"]
+    systems = ["systems"] if round.folder.compares(ROUND2) else []
+    return [*round.folder.evaluated(ROUND2), "compare", *systems, "publish"]
 
 
 def _retire_of_others(round: Round) -> None:
@@ -194,6 +195,8 @@ def score_set(round: Round, label: str, source: DataSource, made_by: dict[str, s
     }
     stage = round.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:
+        if folder.compares(label):
+            round.retire("systems", why=f"{label} is scored anew")
         with round.track(f"{label} on {source.name}") as progress:
             score(
                 data.utterances,
@@ -219,13 +222,8 @@ def do_compare(round: Round) -> dict:
     sets = [source.name for source in round.sets]
     if not _by_language(round)[0]:
         raise RecipeError(f"there is nothing to compare on: name one or more evaluate.sets in {recipe.language}")
-    inputs = {
-        "format": COMPARE_FORMAT,
-        "scores": [folder.digest(f"evaluate/{label}/{name}") for label in (ROUND1, ROUND2) for name in sets],
-        "compare": recipe.compare.model_dump(mode="json"),
-        "buckets": recipe.evaluate.model_dump(mode="json")["buckets_s"],
-    }
-    stage = round.begin("compare", inputs)
+    scores = [folder.digest(f"evaluate/{label}/{name}") for label in (ROUND1, ROUND2) for name in sets]
+    stage = round.begin("compare", {"scores": scores, **compared_with(round)})
     if not stage.done:
         own, other = (
             [[row for name in some for row in read_rows(folder.evaluation(label, name))] for label in (ROUND1, ROUND2)]
@@ -236,6 +234,15 @@ def do_compare(round: Round) -> dict:
         write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other, known))
         stage.finish()
     return read_json(folder.compare)
+
+
+def compared_with(round: Round) -> dict:
+    """What a comparison is made with, beside the scores."""
+    return {
+        "format": COMPARE_FORMAT,
+        "compare": round.recipe.compare.model_dump(mode="json"),
+        "buckets": round.recipe.evaluate.model_dump(mode="json")["buckets_s"],
+    }
 
 
 def _by_language(round: Round) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from shibolet.evaluate.imported import HypothesisFile, read_hypotheses
 from shibolet.evaluate.stage import NO_HYPOTHESIS, read_overlap, read_rows, score_hypotheses
 from shibolet.records.files import hash_file, hash_json, read_json, write_json
 from shibolet.round.shared import Round
-from shibolet.round.stages import ROUND1, ROUND2, language_of, score_set
+from shibolet.round.stages import ROUND1, ROUND2, compared_with, language_of, score_set
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -85,6 +85,10 @@ def do_compare_systems(round: Round, names: Sequence[str]) -> dict:
         round.tell(f"compare: not all of {', '.join(names)} have scores on {', '.join(left_out)}, so they are left out")
     if not common:
         raise DataError(f"{', '.join(names)} have no set in common")
+    scores = [[folder.digest(f"evaluate/{name}/{set_name}") for set_name in common] for name in names]
+    stage = round.begin("systems", {"systems": list(names), "scores": scores, **compared_with(round)})
+    if stage.done:
+        return read_json(folder.systems)
     rows = {
         name: [row for set_name in common for row in read_rows(folder.evaluation(name, set_name))] for name in names
     }
@@ -93,4 +97,5 @@ def do_compare_systems(round: Round, names: Sequence[str]) -> dict:
         for name in names
     }
     write_json(folder.systems, compare_systems(rows, recipe.compare, recipe.evaluate.buckets_s, overlaps))
+    stage.finish()
     return read_json(folder.systems)
