@@ -18,7 +18,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.round import auditing, publish, rank, stages
 from shibolet.round.flow import run_round
-from shibolet.round.shared import Round, SourceData, open_round
+from shibolet.round.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
 from shibolet.train.config import WITHOUT_EFFECT
 

@@ -63,7 +63,7 @@ class Tally(_Part):
 
 
 class SelfTestSummary(_Part):
-    """What the instrument said to damaged, harmless and untouched copies of clips with 6 words or more."""
+    """What the instrument said to damaged, harmless and untouched copies of the judged clips."""
 
     damaged: dict[str, Tally]  # kind of damage -> flagged copies
     harmless: Tally  # harmless copies (gain, speed) with another verdict than their original
@@ -272,7 +272,7 @@ def _instrument_faults(self_test: SelfTestSummary | None, config: GateConfig) ->
     for kind in config.selftest_kinds:
         found = self_test.damaged.get(kind, Tally(hits=0, total=0))
         if not found.total:
-            faults.append(f"The self-test had no '{kind}' clip of 6 words or more to find.")
+            faults.append(f"The self-test could make no '{kind}' copy of these clips, so it shows nothing of them.")
         elif found.frac < config.min_selftest_recall:
             faults.append(
                 f"The self-test found {found.hits} of {found.total} '{kind}' clips "

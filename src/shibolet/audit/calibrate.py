@@ -113,8 +113,9 @@ def _halves(
     for half in halves:
         if len(half) < MIN_CLIPS or len({o.recording for o in half}) < MIN_RECORDINGS:
             raise DataError(
-                f"'{name}' is too small to calibrate on: half of it has {len(half)} clips of "
-                f"{len({o.recording for o in half})} recordings, {MIN_CLIPS} of {MIN_RECORDINGS} are the least"
+                f"'{name}' is too small to calibrate on: its recordings are halved, to fit on one half and measure on "
+                f"the other, and one has {len(half)} clips of {len({o.recording for o in half})} recordings; it takes "
+                f"{MIN_CLIPS} of {MIN_RECORDINGS}. Add clean clips, or audit without audit.calibration"
             )
     return halves
 
