@@ -1,0 +1,69 @@
+"""The command line: one command a stage, `run` for the whole round. Wiring only; heavy packages load in commands."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from shibolet.cli import beforehand, demo, models, rounds, scores
+from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
+from shibolet.records.files import disk_errors
+
+COMMANDS = {
+    "A round, and its stages": (
+        rounds.run, rounds.audit, rounds.calibrate, rounds.gate, rounds.prepare, rounds.train, scores.evaluate,
+        scores.compare, rounds.report,
+    ),
+    "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch),
+    "What it has made": (models.publish, models.export_adapter, models.export_data, scores.tune_decoding),
+    "Models and text": (models.transcribe, models.convert, models.normalize),
+}  # fmt: skip
+
+app = typer.Typer(
+    help="Audit speech data, fine-tune Qwen3-ASR by gradual unfreezing, score it against the round before.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shibolet {version('shibolet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def shibolet(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it and exit.")
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(demo.app, name="demo", rich_help_panel="To see it work")
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one sentence and an exit code, anything else a traceback."""
+    try:
+        with disk_errors():
+            app(prog_name="shibolet")
+    except ShiboletError as error:
+        print(f"shibolet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            print("shibolet: interrupted; a round goes on with the same command", file=sys.stderr, flush=True)
+            os._exit(
+                EXIT_INTERRUPTED
+            )  # threads that listen would finish what they have first; what is written is whole
+        raise
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,55 @@
+"""Commands before a round: what it takes, whether it is there, and getting it."""
+
+from typing import Annotated
+
+import typer
+
+from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder, show
+
+
+def plan(
+    recipe: RecipeName,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    utterances: Annotated[
+        int | None, typer.Option(min=1, help="Size of the training set, before it is prepared.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
+    gpu: Annotated[str, typer.Option(help="A100, H100 or H200: what time is predicted for.")] = "A100",
+    gpu_memory_gib: Annotated[float | None, typer.Option(min=1, help="Of one GPU: packs are made to fit.")] = None,
+    json_: AsJson = False,
+):
+    """Steps, trainable parts, memory, time and cost by phase, from the configuration alone."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.stages import make_plan
+
+    quiet()
+    loaded = load_recipe(recipe, changes or [])
+    planned = make_plan(loaded, run_folder(run_dir, loaded.name), utterances, gpus, gpu, gpu_memory_gib)
+    answer(json_, plan=planned)
+
+
+def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
+    """Whether GPU, memory, disk, token, models and data are there, before anything is paid for. Ends with 3 if not."""
+    from shibolet.check import check_recipe
+    from shibolet.recipe import load_recipe
+    from shibolet.terminal import track
+
+    quiet()
+    loaded = load_recipe(recipe, changes or [])
+    with track("check"):
+        findings = check_recipe(loaded, run_folder(run_dir, loaded.name))
+    print_json([finding.to_json() for finding in findings]) if json_ else show({"check": findings})
+    raise typer.Exit(3 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
+    """Download the models and data sets of a recipe; the same command goes on. Ends with 3 where one cannot be had."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.fetch import fetch_recipe
+    from shibolet.terminal import track
+
+    quiet()
+    found = fetch_recipe(load_recipe(recipe, changes or []), track)
+    answer(json_, fetch=found)
+    raise typer.Exit(3 if found["missing"] else 0)

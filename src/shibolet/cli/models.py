@@ -1,0 +1,148 @@
+"""Commands for what a round has made, and for models and text on their own."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from shibolet.cli.options import finished_round, quiet
+from shibolet.errors import RecipeError
+
+
+def publish(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
+    to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
+    layout: Annotated[Literal["native", "legacy"] | None, typer.Option(help="Else publish.layout.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Else publish.private.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
+    upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
+):
+    """Export a kept round, read it again in a fresh process, write its card, upload it; the same command goes on."""
+    from shibolet.publish.config import REPOSITORY, PublishConfig
+    from shibolet.round.publish import do_publish
+
+    with finished_round(run_dir) as round:
+        given = {"to": to, "layout": layout, "private": private}
+        given = {key: value for key, value in given.items() if value is not None}
+        settings = round.recipe.publish.model_dump() if round.recipe.publish else {}
+        if "to" not in settings | given:
+            raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
+        if to is not None and not re.fullmatch(REPOSITORY, to):
+            raise RecipeError(f"--to {to}: write it as org/name")
+        typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
+
+
+def export_adapter(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that has trained.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+):
+    """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
+    from shibolet.round.publish import export_adapter as export
+
+    with finished_round(run_dir) as round:
+        export(round, out)
+    typer.echo(out)
+
+
+def export_data(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    format_: Annotated[
+        Literal["datasets", "lhotse", "nemo", "verdicts"],
+        typer.Option("--format", help="What prepare kept, for these programs; or the audit's verdicts as Parquet."),
+    ] = "datasets",
+):
+    """The audited, repaired data for other programs, or what the audit said of each utterance."""
+    from shibolet.publish.data import export_data as export
+
+    with finished_round(run_dir) as round:
+        round.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
+        counts = export(round.folder, out, format_)
+    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    layout: Annotated[Literal["native", "legacy"], typer.Option(help="transformers' own, or qwen-asr's and vLLM's.")],
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")
+    ] = None,
+):
+    """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
+    from shibolet.model.save import convert as convert_model
+
+    quiet()
+    convert_model(source, out, layout, language or [])
+    typer.echo(out)
+
+
+def transcribe(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders of them, or patterns.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; a server's name for its model.")
+    ] = None,
+    format_: Annotated[
+        Literal["txt", "json", "jsonl", "srt", "vtt"], typer.Option("--format", help="txt and jsonl: a line a piece.")
+    ] = "txt",
+    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+    aligner: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A forced aligner: word times in json and subtitles.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A file for each recording, not standard output.")
+    ] = None,
+    beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
+    max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A server that transcribes as OpenAI's does, such as vLLM's.")
+    ] = None,
+    server_language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Told to the server, as 'he'; else its model guesses.")
+    ] = None,
+):
+    """What is said in recordings of any length. Ends with 3 when one of them could not be read."""
+    from shibolet.round.transcribe import find_recordings, open_engine, transcribe_files
+    from shibolet.terminal import tell, track
+
+    if model is None and server is None:
+        raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server is not None and (beam_size > 1 or batch is not None):
+        raise RecipeError("--beam-size and --batch are for a model on this machine: a server decides on its own")
+    if length_penalty != 1.0 and beam_size == 1:
+        raise RecipeError("--length-penalty does nothing without --beam-size")
+    quiet()
+    settings = {"batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty}
+    failed = transcribe_files(
+        find_recordings(files),
+        lambda: open_engine(model, server, language, server_language, **settings),
+        language,
+        format_,
+        aligner=aligner,
+        out_dir=out,
+        max_piece_s=max_piece_s,
+        tell=tell,
+        track=track,
+    )
+    raise typer.Exit(3 if failed else 0)
+
+
+def normalize(
+    as_: Annotated[
+        Literal["target", "leaderboard"], typer.Option("--as", help="What a model writes, or what scores compare.")
+    ],
+    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+):
+    """Normalise the lines of standard input."""
+    from shibolet.speech.text import normalise
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"line {number} of standard input is not UTF-8: {error.reason}") from error
+        sys.stdout.buffer.write(f"{normalise(text.rstrip(chr(10)), as_, language)}\n".encode())

@@ -1,0 +1,108 @@
+"""What commands share: options, the round of a recipe in its folder, results for a person or as JSON."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shibolet.errors import RecipeError
+
+if TYPE_CHECKING:
+    from shibolet.round.shared import Round
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of the package.")
+]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+OnlyThrough = Annotated[
+    str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
+
+
+@contextmanager
+def round_of(
+    recipe: str,
+    run_dir: Path | None,
+    changes: list[str] | None,
+    json_: bool,
+    dry: bool,
+    suffix: str = "",
+    shard: bool = False,
+) -> Iterator["Round"]:
+    """The round of a recipe in its folder; with `dry` its plan is printed and the command ends.
+
+    With `shard` others work in the folder too.
+    """
+    from shibolet.recipe import load_recipe, recipe_yaml
+    from shibolet.round.shared import open_round, open_shard
+    from shibolet.round.stages import make_plan
+    from shibolet.terminal import tell, track
+
+    quiet()
+    loaded = load_recipe(recipe, changes or [])
+    folder = run_folder(run_dir, loaded.name + suffix)
+    if dry:
+        planned = make_plan(loaded, folder, None, 1)
+        if json_:
+            print_json({"recipe": loaded.model_dump(mode="json"), "plan": planned})
+        else:
+            typer.echo(recipe_yaml(loaded))
+            show({"plan": planned})
+        raise typer.Exit
+    opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
+    with opened as round:
+        yield round
+
+
+@contextmanager
+def finished_round(run_dir: Path) -> Iterator["Round"]:
+    """The round of a run folder, by the recipe that lies in it."""
+    from shibolet.recipe import load_recipe
+    from shibolet.round.shared import open_round
+    from shibolet.terminal import tell, track
+
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    quiet()
+    with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as round:
+        yield round
+
+
+def run_folder(given: Path | None, name: str) -> Path:
+    return given or Path("runs") / name
+
+
+def quiet() -> None:
+    """Our own log on the error output; of other packages, errors only."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
+    logging.getLogger("shibolet").setLevel(logging.INFO)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Tables for a person."""
+    from shibolet import terminal
+
+    for name, value in results.items():
+        getattr(terminal, f"show_{name}")(value)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def answer(json_: bool, **result: Any) -> None:
+    """One result: as JSON, or by its name as tables for a person."""
+    print_json(*result.values()) if json_ else show(result)

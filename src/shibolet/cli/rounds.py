@@ -1,0 +1,209 @@
+"""Commands of a round: the whole of it, and its stages one by one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shibolet.cli.options import (
+    AsJson,
+    Changes,
+    DryRun,
+    Gpus,
+    OnlyThrough,
+    RecipeName,
+    RunDir,
+    answer,
+    print_json,
+    quiet,
+    round_of,
+    show,
+)
+from shibolet.errors import RecipeError
+
+if TYPE_CHECKING:
+    from shibolet.records.runfolder import RunFolder
+    from shibolet.round.shared import Round
+
+
+def run(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    gpus: Gpus = 1, only_through: OnlyThrough = None,
+):  # fmt: skip
+    """The whole round, from audit to report; the same command goes on where it was cut off."""
+    from shibolet.round.flow import run_round
+    from shibolet.round.rank import under_torchrun
+
+    if under_torchrun():
+        raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        round.gpus, round.only_through = gpus, only_through
+        code = run_round(round)
+        if json_:
+            print_json({"exit_code": code, **_results(round)})
+        else:
+            show(_results(round))
+            if round.folder.finished("train"):
+                typer.echo(_trained(round.folder))
+            typer.echo(f"Page: {round.folder.report}")
+    raise typer.Exit(code)
+
+
+def audit(
+    recipe: Annotated[
+        list[str], typer.Argument(metavar="[merge] RECIPE", help="With merge: from what all shards have heard.")
+    ],
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only hear the I-th of N parts, for a job array; then merge.")
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Hear as many more as would settle a CAUTION.")] = False,
+    review: Annotated[
+        Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
+    ] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
+    from shibolet.round.auditing import do_audit, do_audit_page, do_audit_shard, do_gate, extend_audit
+
+    if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
+        raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
+    if shard:
+        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True) as round:
+            do_audit_shard(round, _shard(shard))
+        return
+    with round_of(recipe[-1], run_dir, changes, json_, dry) as round:
+        if extend:
+            round.tell(f"audit: extended to {extend_audit(round):,} utterances")
+        report = do_audit(round, merge=recipe[:-1] == ["merge"], review=review)
+        verdict, page = do_gate(round), do_audit_page(round)
+    if json_:
+        print_json(report)
+    else:
+        show({"gate": verdict} | ({"review": report["review"]} if review else {}))
+        typer.echo(f"Page: {page}")
+    raise typer.Exit(verdict["exit_code"])
+
+
+def calibrate(
+    recipe: RecipeName,
+    clean: Annotated[
+        list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips whose text is known to be right.")
+    ],
+    foreign: Annotated[
+        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of another language.")
+    ] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
+    from shibolet.round.auditing import do_calibrate
+
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        result = do_calibrate(round, clean, foreign or [])
+        path = round.folder.calibration
+    if json_:
+        print_json(result)
+    else:
+        show({"calibration": result})
+        typer.echo(f"To audit with it: --set audit.calibration={path}")
+
+
+def gate(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
+):
+    """PROCEED (0), CAUTION (10), STOP (20) or INVALID (30), from an audit that is there."""
+    from shibolet.round.auditing import do_gate
+
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        verdict = do_gate(round)
+    answer(json_, gate=verdict)
+    raise typer.Exit(verdict["exit_code"])
+
+
+def prepare(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
+):
+    """Hear the rest, drop what is wrong, cut what is long, split; shards and a ledger."""
+    from shibolet.round.stages import do_prepare
+
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        summary = do_prepare(round)
+    print_json(summary)
+
+
+def train(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    gpus: Gpus = 1, only_through: OnlyThrough = None,
+):  # fmt: skip
+    """Train through the phases on what prepare kept, or go on training; torchrun may start it too."""
+    from shibolet.round.rank import follow, is_follower
+    from shibolet.round.stages import do_train
+
+    if is_follower():
+        quiet()
+        follow()
+        return
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        round.gpus, round.only_through = gpus, only_through
+        result = do_train(round)
+    if json_:
+        print_json(result)
+    else:
+        typer.echo(_trained(round.folder))
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write its figures there too, each as SVG and CSV.")
+    ] = None,
+):
+    """The pages of a run folder, from the files that are in it."""
+    from shibolet.report.audit_page import write_audit_page
+    from shibolet.report.page import write_report
+    from shibolet.terminal import track
+
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    with track("report"):
+        write_audit_page(run_dir)
+        write_report(run_dir)
+    if figures is not None:
+        from shibolet.report.export import export_figures
+
+        for path in export_figures(run_dir, figures):
+            typer.echo(path)
+    typer.echo(run_dir / "report.html")
+
+
+def _shard(given: str) -> tuple[int, int]:
+    """`2/8` as (1, 8)."""
+    number, _, count = given.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise RecipeError(f"--shard {given}: expected I/N with I from 1 to N, as in 2/8")
+    return int(number) - 1, int(count)
+
+
+def _results(round: "Round") -> dict[str, Any]:
+    """What a round has come to, from its files."""
+    from shibolet.records.files import read_json
+
+    folder = round.folder
+    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
+    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
+
+
+def _trained(folder: "RunFolder") -> str:
+    """Where the trained model lies and why it is that one."""
+    from shibolet.records.files import read_json
+    from shibolet.terminal import pct
+
+    result = read_json(folder.train / "result.json")
+    dev = f"; dev WER {pct(result['chosen_dev']['wer'])}" if result["chosen_dev"] else ""
+    return f"Model: {folder.final} (step {result['chosen_step']} of {result['steps']}, by {result['chosen_by']}{dev})"

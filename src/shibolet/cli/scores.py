@@ -1,0 +1,123 @@
+"""Commands that score: models, hypotheses of other systems, one against another, and ways to decode."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, RunDir, answer, print_json, quiet, round_of, show
+from shibolet.errors import EXIT_REJECT, RecipeError
+
+
+def evaluate(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Scores both rounds on the recipe's sets.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSONL, TSV or a folder of audio and text; with --model.")
+    ] = None,
+    hypotheses: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[/SET]=FILE",
+            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
+        ),
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of the manifest.")] = "Hebrew",
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """WER and CER on a recipe's sets, of its rounds or of other systems' hypotheses, or of a model on a manifest."""
+    if (recipe is None) == (model is None or manifest is None) or (recipe is None and hypotheses):
+        raise RecipeError("evaluate needs a recipe, or both --model and --manifest; --hypotheses goes with a recipe")
+    if recipe is None:
+        from shibolet.round.stages import evaluate_manifest
+        from shibolet.terminal import track
+
+        quiet()
+        scores = evaluate_manifest(model, manifest, language, run_dir, track)
+        print_json(scores) if json_ else show({"scores": {model: {manifest.name: scores}}})
+        return
+    from shibolet.round.stages import do_evaluate, rounds_of
+
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        if hypotheses:
+            from shibolet.round.systems import do_import
+
+            scores = do_import(round, _named_files(hypotheses))
+        else:
+            scores = do_evaluate(round, rounds_of(round))
+    answer(json_, scores=scores)
+
+
+def compare(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="The recipe, here or by --recipe.")] = None,
+    recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
+    round1: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's Round 1.")] = None,
+    round2: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
+    ] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Round 1 against Round 2, paired, with intervals; scores what is not scored yet. Ends with 40 on reject."""
+    from shibolet.round.stages import do_compare, do_evaluate, rounds_of
+
+    if (recipe is None) == (recipe_option is None):
+        raise RecipeError("compare needs one recipe: it names the sets")
+    if system:
+        if round1 or round2 or len(set(system)) != len(system) or len(system) < 2:
+            raise RecipeError("compare --system: name two or more different systems, without --round1 and --round2")
+        from shibolet.round.systems import do_compare_systems
+
+        with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as round:
+            compared = do_compare_systems(round, system)
+        answer(json_, systems=compared)
+        return
+    suffix = "-compare" if round2 else ""  # other models must not displace the scores of the run's own
+    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, suffix) as round:
+        do_evaluate(round, rounds_of(round, round1, round2))
+        compared = do_compare(round)
+    answer(json_, compare=compared)
+    raise typer.Exit(0 if compared["verdict"] == "keep" else EXIT_REJECT)
+
+
+def tune_decoding(
+    recipe: RecipeName,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several; else 2, 4 and 8.")] = None,
+    length_penalty: Annotated[list[float] | None, typer.Option(help="Repeat; else 0.6, 1 and 1.4.")] = None,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """Beam sizes and length penalties against greedy decoding on the dev split, with the cost of each."""
+    from shibolet.round.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
+
+    with round_of(recipe, run_dir, changes, json_, dry) as round:
+        tuned = do_tune_decoding(round, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
+    answer(json_, decoding=tuned)
+
+
+def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:
+    """(set, file) by name from NAME=FILE and NAME/SET=FILE; a name may come several times."""
+    files: dict[str, list[tuple[str | None, Path]]] = {}
+    for one in given:
+        match = re.fullmatch(r"([\w.-]+)(?:/([\w.-]+))?=(.+)", one)
+        if match is None:
+            raise RecipeError(
+                f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
+            )
+        files.setdefault(match[1], []).append((match[2], Path(match[3])))
+    return files
