@@ -337,16 +337,17 @@ def test_a_report_without_what_the_gate_needs_is_an_error(missing):
         gate(broken, verdicts(10), GateConfig())
 
 
-@pytest.mark.parametrize(("recording", "num_recordings"), [("same", 1), (None, 500)])
-def test_run_gate_reads_the_audit_and_writes_the_verdict(tmp_path, recording, num_recordings):
+@pytest.mark.parametrize(("recording", "speakers", "num_recordings"), [("same", 4, 1), (None, 4, 4), (None, None, 500)])
+def test_run_gate_reads_the_audit_and_writes_the_verdict(tmp_path, recording, speakers, num_recordings):
     import pyarrow
     import pyarrow.parquet
 
     rows = [
-        {"domain": "kan_clean", "source": "set", "recording": recording, "is_low_quality": i < 10, "duration_s": 5.0}
+        {"domain": "kan_clean", "source": "set", "recording": recording, "is_low_quality": i < 10, "duration_s": 5.0,
+         "speaker": speakers and f"voice {i % speakers}"}
         for i in range(500)
-    ]
-    schema = pyarrow.schema({"domain": "string", "source": "string", "recording": "string",
+    ]  # fmt: skip
+    schema = pyarrow.schema({"domain": "string", "source": "string", "recording": "string", "speaker": "string",
                              "is_low_quality": "bool", "duration_s": "double"})  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), tmp_path / "utterances.parquet")
     write_json(tmp_path / "alignment_report.json", report())

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_STOP, DataError, RecipeError
 from shibolet.records.config import Config
 from shibolet.records.files import read_json, write_json
+from shibolet.records.groups import cluster_of
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, clopper_pearson, estimate_rate
 
 Decision = Literal["PROCEED", "CAUTION", "STOP", "INVALID"]
@@ -180,7 +181,7 @@ def decide(
         errors = judged.errors if isinstance(judged, Corrected) else None
         more = clips_to_settle(total, level_of_look(config, num_looks + 1), config, errors)
 
-    extent = "all were heard" if lower == upper else f"{level} interval {lower:.1f} to {upper:.1f}%"
+    extent = "all were heard" if total.is_whole and lower == upper else f"{level} interval {lower:.1f} to {upper:.1f}%"
     if straddles:
         place = f"which straddles the line of {' and that of '.join(f'{line:g}%' for line in straddles)}"
     else:
@@ -410,17 +411,17 @@ def _calibration_note(calibration: CalibrationSummary) -> str:
 def run_gate(audit_dir: Path, gate_path: Path, config: GateConfig) -> dict:
     """Read the audit's files, write `gate.json` and return its content.
 
-    `utterances.parquet` has one row for each utterance heard; the columns `domain`, `source`, `recording` (null: not
-    known), `is_low_quality` and `duration_s` are read.
+    `utterances.parquet` has one row for each utterance heard; the columns `domain`, `source`, `recording` and `speaker`
+    (null: not known), `is_low_quality` and `duration_s` are read.
     """
     import pyarrow.parquet
 
-    columns = ["domain", "source", "recording", "is_low_quality", "duration_s"]
+    columns = ["domain", "source", "recording", "speaker", "is_low_quality", "duration_s"]
     rows = pyarrow.parquet.read_table(audit_dir / "utterances.parquet", columns=columns).to_pylist()
     records = [
         GateRecord(
             stratum=row["domain"],
-            cluster=None if row["recording"] is None else f"{row['source']}/{row['recording']}",
+            cluster=cluster_of(row["source"], row["recording"], row["speaker"]),
             is_low_quality=row["is_low_quality"],
             duration_s=row["duration_s"],
         )

@@ -20,6 +20,7 @@ from shibolet.compare import CompareConfig
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.gate import GateConfig
+from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
 from shibolet.publish.config import PublishConfig
 from shibolet.records.config import Config
@@ -94,12 +95,14 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _adapted_layers_stay_frozen(self) -> Self:
         lora = self.train.lora
+        adapted = LayerSpan.parse(lora.part) if lora else None
         for phase in self.train.phases if lora else ():
             for part in phase.lr_by_part:
-                if shared := _shared_layers(part, lora.part):
+                span = LayerSpan.parse(part)
+                if span and adapted and (layer := span.shared_with(adapted)) is not None:
                     raise RecipeError(
                         f"phase '{phase.name}' thaws '{part}', but train.lora puts adapters on '{lora.part}': both "
-                        f"hold layer {shared.start}, and a layer is either trained or adapted"
+                        f"hold layer {layer}, and a layer is either trained or adapted"
                     )
             if "lora" not in phase.lr_by_part:
                 raise RecipeError(
@@ -107,19 +110,6 @@ class Recipe(Config):
                     "rate in its lr_by_part, or set train.lora to null"
                 )
         return self
-
-
-_LAYERS = re.compile(r"(encoder|decoder)\.layers(?:\[(\d*):(\d*)\])?")
-
-
-def _shared_layers(one: str, other: str) -> range | None:
-    """Layers that two parts both hold; None when they hold none in common."""
-    first, second = _LAYERS.fullmatch(one), _LAYERS.fullmatch(other)
-    if first is None or second is None or first[1] != second[1]:
-        return None
-    start = max(int(first[2] or 0), int(second[2] or 0))
-    stop = min(int(first[3] or 10_000), int(second[3] or 10_000))
-    return range(start, stop) or None
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

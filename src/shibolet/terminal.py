@@ -171,6 +171,24 @@ def _unheard(name: str, scores: dict) -> Iterator[str]:
         yield f"{len(unread):,} rows of {name} could not be read at all and count nowhere; the first: {first['detail']}"
 
 
+def show_prepare(summary: dict) -> None:
+    """What left and by which rule, then what is kept."""
+    rows = [
+        (rule, effect, f"{amount['utterances']:,}", f"{60 * amount['hours']:.1f}")
+        for effect, rules in (("dropped", summary["dropped_by_rule"]), ("kept in part", summary["changed_by_rule"]))
+        for rule, amount in rules.items()
+    ]
+    if rows:
+        table("Prepare", ["rule", "", " utterances", " minutes"], rows)
+    given, hours = summary["utterances"], summary["hours"]
+    lines = [("kept", f"{given['kept']:,} of {given['in']:,} utterances, {hours['kept']:.2f} of {hours['in']:.2f} h")]
+    if unread := sum(summary["unread"].values()):
+        lines.append(("unread", f"{unread:,} rows never became utterances; prepared/ledger.jsonl has them first"))
+    for name in ("train", "dev"):
+        lines.append((name, f"{summary[name]['utterances']:,} utterances, {summary[name]['hours']:.2f} h"))
+    facts([*lines, *(("note", note) for note in summary["notes"])])
+
+
 def show_decoding(tuned: dict) -> None:
     """WER and cost of each setting, and which to take."""
     interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
@@ -182,7 +200,8 @@ def show_decoding(tuned: dict) -> None:
         )
         for one in tuned["settings"]
     ]  # fmt: skip
-    header = [" beams", " penalty", " WER", " CER", " points", " 95%", " audio s/s", " times greedy"]
+    level = f" {tuned['level_pct']:.3g}%"
+    header = [" beams", " penalty", " WER", " CER", " points", level, " audio s/s", " times greedy"]
     table("Decoding, on dev", header, rows)
     OUT.print(tuned["sentence"], markup=False)
     chosen = tuned["recommended"]

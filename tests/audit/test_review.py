@@ -34,7 +34,7 @@ def heard(rng: np.random.Generator, num: int = 1000, clips_a_recording: int = 1)
         domain = ("clean", "noisy")[i % 2]
         flagged = bool(rng.random() < FLAGGED[domain])
         row = {"id": f"u{i:04d}", "source": "s", "recording": f"r{i // clips_a_recording}", "domain": domain,
-               "text": f"text {i}", "failure": None, "is_low_quality": flagged,
+               "speaker": None, "text": f"text {i}", "failure": None, "is_low_quality": flagged,
                "suspect": "wrong_text" if flagged else None}  # fmt: skip
         rows.append(row)
         truth[row["id"]] = "bad" if rng.random() < TRUTH[domain, flagged] else "good"

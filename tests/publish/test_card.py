@@ -96,6 +96,11 @@ def test_the_hubs_metadata_has_the_same_results(run):
     }
 
 
+def test_an_optional_set_that_could_not_be_had_is_left_out(run):
+    more = "evaluate.sets.2={name: fleurs, hub: google/fleurs, optional: true}"
+    assert "fleurs" not in card_of(run, more).partition("## Results")[2].partition("## Use")[0]
+
+
 def test_a_number_that_changes_in_a_file_changes_on_the_card(run):
     before, compared = card_of(run), read_json(run.compare)
     compared["overall"]["wer"]["round2"]["rate"] = 0.98765

@@ -152,10 +152,13 @@ def test_notes_name_thin_strata_and_missing_recordings():
         {"a": size(1000), "b": size(300), "c": size(400)},
     )
     notes = "\n".join(estimate.notes)
-    assert "not known for 100 of 160" in notes and "'a' is thin" not in notes
+    assert "is known of 100 of 160" in notes and "'a' is thin" not in notes
     assert "'b' is thin: 20 utterances of 20 recordings speak for 300" in notes
     assert "'c' is thin: 40 utterances of 1 recordings speak for 400" in notes
-    assert "No recording is known" in estimate_rate(records("a", 5, 100, None), {"a": size(1000)}).notes[0]
+    assert (
+        "Neither recording nor speaker is known of all 100 utterances"
+        in estimate_rate(records("a", 5, 100, None), {"a": size(1000)}).notes[0]
+    )
     assert estimate_rate(records("a", 5, 100), {"a": size(1000)}).notes == ()
 
 

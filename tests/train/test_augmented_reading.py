@@ -9,6 +9,7 @@ from tiny_run import tiny_config
 from shibolet.errors import RecipeError
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+from shibolet.train.data import samples_at
 from shibolet.train.reader import PackReader
 
 FULL = AugmentConfig(
@@ -30,17 +31,25 @@ def test_draws_follow_from_seed_epoch_and_id_alone():
 
 
 def test_one_effect_leaves_the_draws_of_another_alone():
-    alone = AugmentConfig(noise=NoiseConfig(share=0.5))
-    both = AugmentConfig(noise=NoiseConfig(share=0.5), spec_augment=SpecAugmentConfig())
-    for name in map(str, range(20)):
-        assert np.array_equal(drawn(name, alone).apply(TONE), drawn(name, both).apply(TONE))
+    """With streams that are shared, the noise would follow the speed, and both the mask."""
+    noise, mask = NoiseConfig(share=0.5), SpecAugmentConfig()
+    alone, fast = AugmentConfig(noise=noise), AugmentConfig(noise=noise, speeds=(1.0, 1.0), spec_augment=mask)
+    fates = Counter()
+    for name in map(str, range(60)):
+        assert np.array_equal(drawn(name, alone).apply(TONE), drawn(name, fast).apply(TONE))
+        assert drawn(name, fast).mask(300, 128) == drawn(name, AugmentConfig(spec_augment=mask)).mask(300, 128)
+        speed = drawn(name, AugmentConfig(speeds=(0.9, 1.1))).speed
+        noisy = not np.array_equal(drawn(name, alone).apply(TONE), TONE)
+        first = drawn(name, fast).mask(300, 128).frames[0][0] < 143
+        fates[speed, noisy, first] += 1
+    assert len(fates) == 8, "of three effects each is there with and without the others"
 
 
 def test_the_length_is_known_before_the_audio_is():
     lengths = set()
     for name in map(str, range(12)):
         samples = drawn(name).apply(TONE)
-        assert len(samples) == drawn(name).num_samples(len(TONE))
+        assert len(samples) == samples_at(drawn(name).speed, len(TONE))
         lengths.add(len(samples))
     assert lengths == {round(24_000 / 0.9), 24_000, round(24_000 / 1.1)}
 
@@ -85,6 +94,12 @@ def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt
         for example, length in zip(examples, reader.lengths(examples, epoch), strict=True):
             assert reader.pack([example], epoch).num_tokens == length != example.num_tokens
     assert reader.lengths(examples, 0) != reader.lengths(examples, 1)
+
+
+def test_the_longest_pack_has_every_utterance_at_the_slowest_speed(examples, prompt, loaded):
+    reader = PackReader(prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
+    for example in examples[:3]:
+        assert reader.longest_pack([example]).num_tokens == example.tokens_at(0.8) > example.num_tokens
 
 
 def test_what_cannot_be_meant_is_refused():

@@ -10,9 +10,9 @@ from test_guards import events
 from test_trainer import rows, run, without_dropout
 from tiny_run import PHASE_A, tiny_config
 
-from shibolet.errors import OutOfMemory
+from shibolet.errors import OutOfMemory, RecipeError
 from shibolet.model.packed import Pack, packed_attention
-from shibolet.train.config import OutOfMemoryConfig, PhaseConfig
+from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.state import Decisions
@@ -105,6 +105,26 @@ def test_every_rung_is_taken_in_order_and_only_where_the_recipe_allows_it(
         run(base_dir, prepared_dir, tmp_path / "none", tiny_config())
 
 
+def test_slow_speech_is_longer_and_fits_its_packs_all_the_same(base_dir, prepared_dir, tmp_path, examples, monkeypatch):
+    """One utterance a pack is the last step of the ladder, of its length at the slowest speed."""
+    slow = tiny_config(lora=without_dropout(), augment=AugmentConfig(speeds=(0.5,)), pack_tokens=4096)
+    longest = max(example.tokens_at(0.5) for example in examples)
+    failed = limit(monkeypatch, lambda objective, pack: pack.num_tokens <= longest)
+    run(base_dir, prepared_dir, tmp_path / "out", slow)
+    assert failed and f"packs of at most {longest} tokens" in told(tmp_path / "out")[-1]
+    with pytest.raises(RecipeError, match="raise it to"):
+        run(base_dir, prepared_dir, tmp_path / "no", slow.model_copy(update={"pack_tokens": longest - 1}))
+
+
+@pytest.mark.parametrize("part", ["decoder.layers[1:4]", "decoder.layers[1:]", "decoder.layers"])
+def test_the_top_decoder_layers_are_found_however_the_recipe_names_them(examples, part):
+    config = tiny_config(pack_tokens=4096, on_out_of_memory=OutOfMemoryConfig(decoder_layers=2))
+    decisions = Decisions(rungs=["decoder_layers"])
+    phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={part: 1e-4, "encoder.layers[0:1]": 1e-4})
+    narrowed = MemoryLadder(config, examples, decisions, 4).narrowed(phase)
+    assert narrowed.lr_by_part == {"decoder.layers[2:4]": 1e-4, "encoder.layers[0:1]": 1e-4}
+
+
 def test_checkpointed_activations_give_the_same_gradients(loaded, examples, reader):
     """Through dropout too: the second forward draws what the first one drew."""
     config = tiny_config()
@@ -129,8 +149,8 @@ def test_checkpointed_activations_give_the_same_gradients(loaded, examples, read
 
 def test_the_largest_pack_is_the_fullest_a_rank_can_get(examples):
     lengths = [example.num_tokens for example in examples]
-    ladder = MemoryLadder(tiny_config(pack_tokens=max(lengths) + min(lengths)), examples, Decisions())
+    ladder = MemoryLadder(tiny_config(pack_tokens=max(lengths) + min(lengths)), examples, Decisions(), 4)
     largest = ladder.largest_pack(most_utterances=8)
     assert lengths[largest[0]] == max(lengths) and sum(lengths[u] for u in largest) <= ladder.pack_tokens
     assert len(largest) == 2
-    assert len(MemoryLadder(tiny_config(pack_tokens=9999), examples, Decisions()).largest_pack(4)) == 4
+    assert len(MemoryLadder(tiny_config(pack_tokens=9999), examples, Decisions(), 4).largest_pack(4)) == 4

@@ -74,3 +74,9 @@ def test_an_utterance_longer_than_a_pack_is_named_before_training():
     with pytest.raises(RecipeError, match=r"'b' has 300 tokens but train.pack_tokens is 256"):
         check_fit(["a", "b", "c"], [256, 300, 20], 256)
     check_fit(["a", "c"], [256, 20], 256)
+
+
+def test_an_utterance_that_no_pack_holds_is_an_error_and_no_endless_search():
+    with pytest.raises(ValueError, match="an utterance of 108 tokens in packs of 100"):
+        packs_of([0], [108], 100)
+    assert packs_of([], [108], 100) == []

@@ -236,3 +236,11 @@ def test_an_average_is_the_result_only_when_it_is_better(
     else:
         assert result["averaged_steps"] == [] and result["chosen_by"] == "dev WER"
         assert final.equal(masters[0].bfloat16())
+
+
+def test_scores_that_an_average_may_take_have_checkpoints(base_dir: Path, prepared_dir: Path, tmp_path: Path):
+    """Though none of them but the first was the best when it was made, or due."""
+    score = FallingWer((0.3, 0.4, 0.5, 0.35, 0.36, 0.37, 0.2))
+    config = tiny_config(average_best=3, eval_every_steps=1, checkpoint_every_steps=100)
+    result = run(base_dir, prepared_dir, tmp_path, config, score_dev=score)
+    assert result["chosen_step"] in (1, 4) and score.calls >= 6

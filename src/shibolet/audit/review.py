@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
 from shibolet.records.files import write_jsonl
+from shibolet.records.groups import cluster_of
 from shibolet.records.review import Answer
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, estimate_rate, korn_graubard
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 20  # good or bad, of the flagged and of the passed each; fewer give no rate
-COLUMNS = ("id", "source", "recording", "domain", "text", "failure", "is_low_quality", "suspect")  # read of a row
+COLUMNS = ("id", "source", "recording", "speaker", "domain", "text", "failure", "is_low_quality", "suspect")  # read of a row
 VERDICTS = ("good", "bad", "unsure")
 Cell = tuple[str, bool]  # domain, flagged
 
@@ -207,7 +208,7 @@ def _sampled_twice(rate: Rate, apparent: Rate, slope: float, level: float) -> tu
 
 
 def _record(row: Mapping, stratum: str, is_low_quality: bool) -> GateRecord:
-    cluster = None if row["recording"] is None else f"{row['source']}/{row['recording']}"
+    cluster = cluster_of(row["source"], row["recording"], row["speaker"])
     return GateRecord(stratum=stratum, cluster=cluster, is_low_quality=is_low_quality, duration_s=0.0)
 
 

@@ -111,6 +111,8 @@ def transcribe(
 
     if model is None and server is None:
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server_language is not None and server is None:
+        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
     if server is not None and (beam_size > 1 or batch is not None):
         raise RecipeError("--beam-size and --batch are for a model on this machine: a server decides on its own")
     if length_penalty != 1.0 and beam_size == 1:

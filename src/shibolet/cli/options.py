@@ -39,7 +39,7 @@ def round_of(
     suffix: str = "",
     shard: bool = False,
 ) -> Iterator["Round"]:
-    """The round of a recipe in its folder; with `dry` its plan is printed and the command ends.
+    """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
     With `shard` others work in the folder too.
     """
@@ -50,7 +50,7 @@ def round_of(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    folder = run_folder(run_dir, loaded.name + suffix)
+    folder = run_folder(run_dir, loaded.name, suffix)
     if dry:
         planned = make_plan(loaded, folder, None, 1)
         if json_:
@@ -78,8 +78,10 @@ def finished_round(run_dir: Path) -> Iterator["Round"]:
         yield round
 
 
-def run_folder(given: Path | None, name: str) -> Path:
-    return given or Path("runs") / name
+def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:
+    """The folder that was given, or that of the recipe's name; the suffix names one beside it."""
+    path = given or Path("runs") / name
+    return path.with_name(path.name + suffix) if suffix else path
 
 
 def quiet() -> None:

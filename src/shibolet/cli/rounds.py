@@ -70,6 +70,8 @@ def audit(
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
+    if shard and (extend or review or json_):
+        raise RecipeError("audit --shard only hears; --extend, --review and --json go with the audit or its merge")
     if shard:
         with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True) as round:
             do_audit_shard(round, _shard(shard))
@@ -133,7 +135,7 @@ def prepare(
 
     with round_of(recipe, run_dir, changes, json_, dry) as round:
         summary = do_prepare(round)
-    print_json(summary)
+    answer(json_, prepare=summary)
 
 
 def train(

@@ -9,6 +9,8 @@ import typer
 from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, RunDir, answer, print_json, quiet, round_of, show
 from shibolet.errors import EXIT_REJECT, RecipeError
 
+BESIDE = "-compare"  # added to the run folder's name, so that other models displace no score or verdict of its own
+
 
 def evaluate(
     recipe: Annotated[
@@ -27,21 +29,23 @@ def evaluate(
             help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
         ),
     ] = None,
-    language: Annotated[str, typer.Option(help="Of the manifest.")] = "Hebrew",
+    language: Annotated[str | None, typer.Option(help="Of the manifest; else Hebrew.")] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
     """WER and CER on a recipe's sets, of its rounds or of other systems' hypotheses, or of a model on a manifest."""
-    if (recipe is None) == (model is None or manifest is None) or (recipe is None and hypotheses):
-        raise RecipeError("evaluate needs a recipe, or both --model and --manifest; --hypotheses goes with a recipe")
+    if (recipe is None and (model is None or manifest is None)) or (recipe and (model or manifest or language)):
+        raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
+    if recipe is None and hypotheses:
+        raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
         from shibolet.round.stages import evaluate_manifest
         from shibolet.terminal import track
 
         quiet()
-        scores = evaluate_manifest(model, manifest, language, run_dir, track)
+        scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
         print_json(scores) if json_ else show({"scores": {model: {manifest.name: scores}}})
         return
     from shibolet.round.stages import do_evaluate, rounds_of
@@ -84,8 +88,11 @@ def compare(
             compared = do_compare_systems(round, system)
         answer(json_, systems=compared)
         return
-    suffix = "-compare" if round2 else ""  # other models must not displace the scores of the run's own
-    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, suffix) as round:
+    others = bool(round1 or round2)
+    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as round:
+        if others:
+            round2 = round2 or _trained_beside(round.folder.path)
+            round.tell(f"compare: other models than the round's own are scored and compared in {round.folder.path}")
         do_evaluate(round, rounds_of(round, round1, round2))
         compared = do_compare(round)
     answer(json_, compare=compared)
@@ -108,6 +115,15 @@ def tune_decoding(
     with round_of(recipe, run_dir, changes, json_, dry) as round:
         tuned = do_tune_decoding(round, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
     answer(json_, decoding=tuned)
+
+
+def _trained_beside(folder: Path) -> str:
+    """What was trained in the run folder that this one stands beside."""
+    from shibolet.records.runfolder import RunFolder
+
+    own = RunFolder(folder.with_name(folder.name.removesuffix(BESIDE)))
+    own.digest("train")  # there must be one
+    return str(own.final.absolute())
 
 
 def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from shibolet.errors import RecipeError, did_you_mean
+from shibolet.model.spans import LayerSpan
 
 _PATTERNS = [  # in the order of the forward pass, after the adapters
     (re.compile(r"\.lora_[AB]\."), "lora"),
@@ -28,7 +29,6 @@ _PATTERNS = [  # in the order of the forward pass, after the adapters
     (re.compile(r"^model\.language_model\.norm\."), "decoder.norm"),
     (re.compile(r"^(?:lm_head|score)\."), "head"),
 ]
-_SPAN = re.compile(r"^(encoder|decoder)\.layers(?:\[(\d*):(\d*)\])?$")
 
 
 def part_of(parameter_name: str) -> tuple[str, int | None]:
@@ -49,19 +49,18 @@ def select(model: PreTrainedModel, part: str) -> dict[str, nn.Parameter]:
 
     Every model of the two classes can be asked, on the meta device too.
     """
-    wanted, first, last = part, 0, None
-    if span := _SPAN.match(part):
-        wanted = f"{span[1]}.layers"
-        first, last = int(span[2] or 0), int(span[3]) if span[3] else None
-        num_layers = num_layers_of(model)[span[1]]
-        if (last is not None and last > num_layers) or first >= (num_layers if last is None else last):
-            raise RecipeError(f"part '{part}': this model's {span[1]} has layers 0 to {num_layers - 1}")
+    wanted = part
+    if span := LayerSpan.parse(part):
+        wanted = f"{span.tower}.layers"
+        num_layers = num_layers_of(model)[span.tower]
+        if (span.last or 0) > num_layers or span.first >= (num_layers if span.last is None else span.last):
+            raise RecipeError(f"part '{part}': this model's {span.tower} has layers 0 to {num_layers - 1}")
     if part == "head" and is_tied(model):
         wanted = "embeddings"
     chosen = {}
     for name, parameter in model.named_parameters():
         kind, layer = part_of(name)
-        if kind == wanted and (layer is None or (first <= layer and (last is None or layer < last))):
+        if kind == wanted and (span is None or layer in span):
             chosen[name] = parameter
     if not chosen:
         known = sorted({part for _, part in _PATTERNS})

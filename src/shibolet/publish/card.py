@@ -20,7 +20,8 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
     compared = run.read_compare()
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
-    scores = {source["name"]: read_json(run.scores(ROUND2, source["name"])) for source in recipe["evaluate"]["sets"]}
+    paths = {source["name"]: run.scores(ROUND2, source["name"]) for source in recipe["evaluate"]["sets"]}
+    scores = {name: read_json(path) for name, path in paths.items() if path.is_file()}  # an optional set may be missing
     base = _named(recipe["models"]["base"], config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
@@ -55,7 +56,7 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
             dataset_name=source["name"], dataset_split=source["split"], metric_type=measure,
             metric_value=_pct(scores[source["name"]][measure]["rate"]),
         )
-        for source in recipe["evaluate"]["sets"]
+        for source in recipe["evaluate"]["sets"] if source["name"] in scores
         for measure in ("wer", "cer")
         if scores[source["name"]][measure]["rate"] is not None and not _is_path(source["hub"])
     ]  # fmt: skip

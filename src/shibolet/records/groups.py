@@ -31,6 +31,13 @@ def keys_of(own: str, recording: str | None, speaker: str | None) -> list[Key]:
     return keys
 
 
+def cluster_of(source: str, recording: str | None, speaker: str | None) -> str | None:
+    """What shares its fate in an audit: a recording; of unknown recordings a speaker; None where neither is known."""
+    if recording is not None:
+        return f"{source}/{recording}"
+    return None if speaker is None else f"{source}/speaker {speaker}"
+
+
 def connected(keys: Sequence[Sequence[Key]]) -> list[str]:
     """For each list of keys the name of the first key, in order, among all that it is connected with."""
     parent: dict[Key, Key] = {}

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from shibolet.records.groups import cluster_of
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioRef:
@@ -52,8 +54,8 @@ class Utterance:
 
     @property
     def cluster(self) -> str:
-        """The recording, or the utterance itself where it is unknown; `groups` joins speakers too."""
-        return f"{self.source}/{self.recording if self.recording is not None else self.id}"
+        """What shares its fate in an audit, or the utterance itself; scores count `groups.connected`."""
+        return cluster_of(self.source, self.recording, self.speaker) or f"{self.source}/{self.id}"
 
     def to_json(self) -> dict:
         """A flat JSON object; `Utterance.from_json` reads it back."""

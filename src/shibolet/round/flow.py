@@ -10,7 +10,7 @@ def run_round(round: Round) -> int:
     round.require_sets()
     code = run_stages(round)
     stages.do_report(round)  # the page is there, whatever becomes of the upload
-    if round.recipe.publish and code == 0 and round.recipe.evaluate.sets:
+    if round.recipe.publish and code == 0 and round.sets:
         round.tell(f"published: {publish.do_publish(round, round.recipe.publish)}")
     return code
 
@@ -44,9 +44,9 @@ def run_stages(round: Round) -> int:
     else:
         round.retire(*REPAIR)
     stages.do_train(round)
-    if not round.recipe.evaluate.sets:
+    if not round.sets:
         round.retire(*round.folder.evaluated(stages.ROUND1), *stages.after_training(round))
-        round.tell("evaluate, compare: the recipe names no evaluate.sets")
+        round.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
     stages.do_evaluate(round, stages.rounds_of(round))
     compared = stages.do_compare(round)

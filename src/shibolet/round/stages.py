@@ -13,7 +13,6 @@ from shibolet.round import auditing
 from shibolet.round.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
-from shibolet.train.config import WITHOUT_EFFECT
 
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
@@ -69,11 +68,10 @@ def do_train(round: Round) -> dict:
     from shibolet.train.launch import launch
 
     recipe, folder = round.recipe, round.folder
-    settings = recipe.train.model_dump(mode="json")
     inputs = {
         "base": round.identity(recipe.models.base),
         "prepared": folder.digest("prepare"),
-        "train": {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT},
+        "train": recipe.train.identity(),
         "language": recipe.language,
         "seed": recipe.seed,
     }

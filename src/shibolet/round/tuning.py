@@ -12,7 +12,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.records.files import read_json, write_json
 from shibolet.round.shared import Round
 
-STAGE, TABLE = "tune-decoding", "decoding.json"
+STAGE, TABLE, FORMAT = "tune-decoding", "decoding.json", 2
 BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
 
 
@@ -25,7 +25,8 @@ def do_tune_decoding(
     """The content of `tune-decoding/decoding.json`: a row a setting and which to put into the recipe.
 
     `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
-    of its difference in WER, over recordings and speakers, lies below 0.
+    of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
+    together with 95% (Bonferroni): the best of many looks better than it is.
     """
     if min(beam_sizes, default=0) < 1:
         raise RecipeError(f"beam sizes start at 1, not {min(beam_sizes, default='none')}")
@@ -35,6 +36,7 @@ def do_tune_decoding(
         model = str(folder.final.absolute())
     grid = [(1, 1.0), *((beams, p) for beams in sorted(set(beam_sizes) - {1}) for p in sorted(set(length_penalties)))]
     inputs = {
+        "format": FORMAT,
         "prepared": folder.digest("prepare"),
         "model": round.identity(model),
         "language": recipe.language,
@@ -45,7 +47,8 @@ def do_tune_decoding(
     out_dir = folder.path / STAGE
     if not stage.done:
         rows = _measure(round, model, grid)
-        write_json(out_dir / TABLE, {"model": model, "settings": rows, **_recommend(rows)})
+        level_pct = 100 * _level(len(grid))
+        write_json(out_dir / TABLE, {"model": model, "level_pct": level_pct, "settings": rows, **_recommend(rows)})
         stage.finish()
     return read_json(out_dir / TABLE)
 
@@ -85,7 +88,9 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
             )
             rows = read_rows(Path(scratch))
         greedy = greedy or rows
-        change = difference_interval([row.words for row in greedy], [row.words for row in rows], groups_of(rows))
+        change = difference_interval(
+            [row.words for row in greedy], [row.words for row in rows], groups_of(rows), level=_level(len(grid))
+        )
         found.append(
             {
                 "beam_size": beam_size, "length_penalty": length_penalty,
@@ -96,6 +101,11 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
             }
         )  # fmt: skip
     return found
+
+
+def _level(num_settings: int) -> float:
+    """Of one interval, so that those of all settings but greedy decoding hold together with 95%."""
+    return 1 - 0.05 / max(1, num_settings - 1)
 
 
 class _Clock(Engine):
@@ -142,8 +152,8 @@ def _recommend(rows: Sequence[dict]) -> dict:
     else:
         sentence = (
             f"Beam size {best['beam_size']} with length penalty {best['length_penalty']:g} changes WER by "
-            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long. It was chosen "
-            f"among {len(rows)} settings, so expect a little less elsewhere."
+            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long. It is the best of "
+            f"{len(rows)} settings, so expect a little less elsewhere."
         )
     chosen = {"beam_size": best["beam_size"], "length_penalty": best["length_penalty"]}
     return {"recommended": chosen, "sentence": sentence}

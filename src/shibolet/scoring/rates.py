@@ -27,7 +27,7 @@ class GateRecord:
     """The verdict on one utterance that was heard; a failure (undecodable, no words) is low quality."""
 
     stratum: str
-    cluster: str | None  # the recording; None: unknown, the utterance then counts as its own
+    cluster: str | None  # the recording, or else the speaker; None: unknown, the utterance then counts as its own
     is_low_quality: bool
     duration_s: float
 
@@ -212,9 +212,9 @@ def _notes(heard: Mapping[str, Sequence[GateRecord]], population: Mapping[str, S
     notes = [f"Heard whole, so without sampling error: {', '.join(whole)}."] if whole else []
     unknown = sum(record.cluster is None for records in heard.values() for record in records)
     if unknown:
-        which = "No recording is known" if unknown == num_heard else f"The recording is not known for {unknown:,}"
+        which = f"Neither recording nor speaker is known of {'all' if unknown == num_heard else f'{unknown:,} of'}"
         notes.append(
-            f"{which} of {num_heard:,} utterances heard: these count as independent, and the interval is too narrow if "
+            f"{which} {num_heard:,} utterances heard: these count as independent, and the interval is too narrow if "
             "they are not."
         )
     for name in (name for name in population if name not in whole):

@@ -12,6 +12,7 @@ import numpy as np
 from shibolet.model.features import SpecMask
 from shibolet.speech import augment as channel
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+from shibolet.train.data import samples_at
 
 _SPEED, _NOISE, _CODEC, _SPEC = range(4)
 _TELEPHONE_HZ = (300.0, 3400.0)
@@ -32,15 +33,11 @@ class Augmentation:
         speeds = self.config.speeds
         return float(speeds[self._rng(_SPEED).integers(len(speeds))]) if speeds else 1.0
 
-    def num_samples(self, num_samples: int) -> int:
-        """Samples that are left of so many."""
-        return round(num_samples / self.speed)
-
     def apply(self, samples: np.ndarray) -> np.ndarray:
-        """The samples as this epoch hears them, `num_samples` of them."""
-        if self.speed != 1.0:
-            wanted = self.num_samples(len(samples))
-            samples = channel.change_speed(samples, self.speed)[:wanted]
+        """The samples as this epoch hears them, `samples_at(speed)` of them."""
+        if (speed := self.speed) != 1.0:
+            wanted = samples_at(speed, len(samples))
+            samples = channel.change_speed(samples, speed)[:wanted]
             samples = np.pad(samples, (0, wanted - len(samples)))
         if self.config.noise:
             samples = _noisy(samples, self.config.noise, self._rng(_NOISE))

@@ -1,11 +1,12 @@
 """Settings of the train stage: phases, adapters, optimizer, memory, schedule of evaluation and checkpoints."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from shibolet.errors import RecipeError
+from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
 
 
@@ -41,7 +42,7 @@ class LoraSettings(Config):
 
     @model_validator(mode="after")
     def _sits_on_the_decoder(self) -> "LoraSettings":
-        if not self.part.startswith("decoder.layers"):
+        if (span := LayerSpan.parse(self.part)) is None or span.tower != "decoder":
             raise RecipeError(
                 f"train.lora.part: '{self.part}' is no span of decoder layers, such as decoder.layers[0:16]"
             )
@@ -111,6 +112,10 @@ class AugmentConfig(Config):
     codec: CodecConfig | None = None  # after the noise: what a messenger does to a noisy room
     spec_augment: SpecAugmentConfig | None = None
 
+    @property
+    def slowest_speed(self) -> float:
+        return min(self.speeds, default=1.0)
+
     @model_validator(mode="after")
     def _can_be_meant(self) -> "AugmentConfig":
         if not (self.speeds or self.noise or self.codec or self.spec_augment):
@@ -128,9 +133,9 @@ class AugmentConfig(Config):
         return self
 
 
-# Settings of `TrainConfig` that change how long a training takes, when it is looked at and what follows when it goes
-# wrong, but not what it is.
-WITHOUT_EFFECT = frozenset({
+# Settings of `TrainConfig` that may differ from one start of a training to the next: how long it takes, when it is
+# looked at, and what follows from now on when it goes wrong.
+FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
     "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
 })  # fmt: skip
@@ -161,6 +166,15 @@ class TrainConfig(Config):
     wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb); TensorBoard is always written
     wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
     price_per_gpu_hour_usd: float | None = None
+
+    @property
+    def slowest_speed(self) -> float:
+        """The factor at which training hears an utterance longest."""
+        return self.augment.slowest_speed if self.augment else 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that make two trainings the same one, as plain data."""
+        return self.model_dump(mode="json", exclude=FREE_TO_CHANGE)
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":

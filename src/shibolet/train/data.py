@@ -16,6 +16,11 @@ from shibolet.speech.audio import SAMPLE_RATE_HZ
 FRAME_TOLERANCE = 5  # mel frames (50 ms) by which decoded audio may differ from the table's duration
 
 
+def samples_at(speed: float, num_samples: int) -> int:
+    """Samples that are left of so many when they are played that much faster."""
+    return round(num_samples / speed)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainExample:
     """One utterance as a step needs it, known without decoding its audio."""
@@ -29,9 +34,15 @@ class TrainExample:
     num_tokens: int  # of the whole sequence: prompt, audio and target
     num_targets: int  # labels
 
-    def tokens_with(self, num_frames: int) -> int:
-        """Length of the sequence when its audio has so many mel frames."""
-        return self.num_tokens + num_audio_tokens(num_frames) - num_audio_tokens(self.num_frames)
+    def frames_at(self, speed: float) -> int:
+        """Mel frames of the audio that much faster, by the table's duration."""
+        if speed == 1.0:
+            return self.num_frames
+        return num_mel_frames(samples_at(speed, round(self.duration_s * SAMPLE_RATE_HZ)))
+
+    def tokens_at(self, speed: float) -> int:
+        """Length of the sequence with the audio that much faster."""
+        return self.num_tokens + num_audio_tokens(self.frames_at(speed)) - num_audio_tokens(self.num_frames)
 
 
 def read_examples(

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import torch
 
 from shibolet.errors import OutOfMemory
+from shibolet.model.spans import LayerSpan
 from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.packing import fullest
 from shibolet.train.state import Decisions
 
 MAX_AUDIO, CHECKPOINT, DECODER_LAYERS = RUNGS = ("max_audio", "checkpoint_activations", "decoder_layers")
@@ -26,9 +28,12 @@ class Narrowed(Exception):
 class MemoryLadder:
     """How large a pack may be and what else gave way; `decisions`, saved with each checkpoint, is all it remembers."""
 
-    def __init__(self, config: TrainConfig, examples: Sequence[TrainExample], decisions: Decisions) -> None:
+    def __init__(
+        self, config: TrainConfig, examples: Sequence[TrainExample], decisions: Decisions, num_decoder_layers: int
+    ) -> None:
         self._examples, self._decisions, self._most = examples, decisions, config.pack_tokens
-        self._config = config.on_out_of_memory
+        self._config, self._num_decoder_layers = config.on_out_of_memory, num_decoder_layers
+        self._lengths = [example.tokens_at(config.slowest_speed) for example in examples]  # as long as any epoch has it
 
     @property
     def pack_tokens(self) -> int:
@@ -59,24 +64,19 @@ class MemoryLadder:
         """The phase with at most `decoder_layers` top layers, once that rung is taken."""
         if DECODER_LAYERS not in self._decisions.rungs:
             return phase
-        rates = {_top(part, self._config.decoder_layers): lr for part, lr in phase.lr_by_part.items()}
-        return phase.model_copy(update={"lr_by_part": rates})
+        return phase.model_copy(update={"lr_by_part": {self._top(part): lr for part, lr in phase.lr_by_part.items()}})
 
     def largest_pack(self, most_utterances: int) -> list[int]:
-        """The fullest pack there can be: the longest utterances that fit, as many as a rank has in a step."""
-        chosen, room = [], self.pack_tokens
-        for utterance in sorted(self._trained(), key=lambda u: (-self._examples[u].num_tokens, u)):
-            if len(chosen) < most_utterances and self._examples[utterance].num_tokens <= room:
-                chosen.append(utterance)
-                room -= self._examples[utterance].num_tokens
-        return chosen
+        """The fullest pack there can be of as many utterances as a rank has in a step."""
+        trained = self._trained()
+        return [trained[i] for i in fullest([self._lengths[u] for u in trained], self.pack_tokens, most_utterances)]
 
     def climb(self, failed_tokens: int, phase: PhaseConfig) -> str:
         """Take the next rung after a pack of `failed_tokens` did not fit; the sentence for the log.
 
         OutOfMemory when the recipe allows nothing more.
         """
-        longest = max(self._examples[u].num_tokens for u in self._trained())
+        longest = max(self._lengths[u] for u in self._trained())
         if failed_tokens > longest:
             self._decisions.pack_tokens = max(longest, failed_tokens // 2)
             return f"packs of at most {self._decisions.pack_tokens} tokens, {failed_tokens} did not fit"
@@ -84,7 +84,7 @@ class MemoryLadder:
             MAX_AUDIO: self._config.max_audio_s is not None and self._shorter_than(self._config.max_audio_s, longest),
             CHECKPOINT: self._config.checkpoint_activations,
             DECODER_LAYERS: self._config.decoder_layers is not None
-            and any(_top(part, self._config.decoder_layers) != part for part in phase.lr_by_part),
+            and any(self._top(part) != part for part in phase.lr_by_part),
         }
         for rung in RUNGS:
             if allowed[rung] and rung not in self._decisions.rungs:
@@ -103,8 +103,16 @@ class MemoryLadder:
 
     def _shorter_than(self, max_audio_s: float, longest: int) -> bool:
         """Whether leaving out long audio makes the longest sequence shorter, and leaves any."""
-        kept = [example.num_tokens for example in self._examples if example.duration_s <= max_audio_s]
+        kept = [n for n, example in zip(self._lengths, self._examples) if example.duration_s <= max_audio_s]
         return bool(kept) and max(kept) < longest
+
+    def _top(self, part: str) -> str:
+        """`decoder.layers[16:28]` -> `decoder.layers[18:28]` for 10; other parts and shorter spans as they are."""
+        span = LayerSpan.parse(part)
+        if span is None or span.tower != "decoder":
+            return part
+        top = span.top(self._config.decoder_layers, self._num_decoder_layers)
+        return part if top.first == span.first else str(top)
 
     def _sentence(self, rung: str) -> str:
         if rung == MAX_AUDIO:
@@ -112,15 +120,6 @@ class MemoryLadder:
         if rung == CHECKPOINT:
             return "activations are computed again in the backward pass"
         return f"only the top {self._config.decoder_layers} decoder layers train"
-
-
-def _top(part: str, num: int) -> str:
-    """`decoder.layers[16:28]` -> `decoder.layers[18:28]` for 10; other parts and shorter spans as they are."""
-    prefix, found, span = part.partition("decoder.layers[")
-    first, _, last = span.rstrip("]").partition(":")
-    if not found or prefix or not last:
-        return part
-    return f"decoder.layers[{max(int(first or 0), int(last) - num)}:{last}]"
 
 
 def gpu_memory_gib(device: torch.device) -> float | None:

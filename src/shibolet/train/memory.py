@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from shibolet.errors import RecipeError
 from shibolet.model.cost import Cost, PackSize
 from shibolet.model.features import num_audio_tokens
 from shibolet.train.data import TrainExample
-from shibolet.train.packing import divide, packs_of
+from shibolet.train.packing import divide, fullest, packs_of
 from shibolet.train.shards import BLOCK_NUMEL, SLOTS
 
 GIB = 2**30
@@ -49,8 +50,9 @@ _FRAME_TOKENS, _TARGET_FRAME_TOKENS = 15, 4  # of the prompt around the audio; o
 Sizes = tuple[int, int, int]  # tokens, mel frames and labels of an utterance
 
 
-def sizes_of(examples: Sequence[TrainExample]) -> list[Sizes]:
-    return [(example.num_tokens, example.num_frames, example.num_targets) for example in examples]
+def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes]:
+    """The sizes of utterances with their audio that much faster."""
+    return [(e.tokens_at(speed), e.frames_at(speed), e.num_targets) for e in examples]
 
 
 def assumed_sizes(num: int, seed: int = 0) -> list[Sizes]:
@@ -64,13 +66,8 @@ def assumed_sizes(num: int, seed: int = 0) -> list[Sizes]:
 
 
 def fullest_pack(sizes: Sequence[Sizes], pack_tokens: int, most: int) -> PackSize:
-    """The pack that takes most memory: the longest utterances that fit, at most so many."""
-    chosen, room = [], pack_tokens
-    for size in sorted(sizes, reverse=True):
-        if len(chosen) < most and size[0] <= room:
-            chosen.append(size)
-            room -= size[0]
-    return PackSize.of(chosen)
+    """The pack that takes most memory."""
+    return PackSize.of(sizes[u] for u in fullest([tokens for tokens, _, _ in sizes], pack_tokens, most))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +162,14 @@ class PhaseMemory:
         # The update reads and writes master and moments, writes the weight, and reads the gradient after its norm did.
         update = self.trainable * (2 * 4 * 3 + (self.width if self.width < 4 else 0) + 2 * self.width)
         return packs_s + update / self.world_size / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
+
+
+def known_gpu(device: torch.device) -> str | None:
+    """Which of `GPUS` a device is; None for another one or a CPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((known for known in GPUS if known in name), None)
 
 
 def gpu_named(name: str) -> Gpu:

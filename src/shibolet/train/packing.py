@@ -40,13 +40,25 @@ def divide(utterances: Sequence[int], lengths: Sequence[int], num_bins: int) -> 
 
 
 def packs_of(utterances: Sequence[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
-    """As few packs of nearly equal length as keep each within `pack_tokens`."""
-    num_packs = math.ceil(sum(lengths[u] for u in utterances) / pack_tokens)
-    while True:
+    """As few packs of nearly equal length as keep each within `pack_tokens`, which no utterance alone may exceed."""
+    fewest = math.ceil(sum(lengths[u] for u in utterances) / pack_tokens)
+    for num_packs in range(fewest, len(utterances) + 1):
         packs = divide(utterances, lengths, num_packs)
         if all(sum(lengths[u] for u in pack) <= pack_tokens for pack in packs):
             return packs
-        num_packs += 1
+    if not utterances:
+        return []
+    raise ValueError(f"an utterance of {max(lengths[u] for u in utterances)} tokens in packs of {pack_tokens}")
+
+
+def fullest(lengths: Sequence[int], pack_tokens: int, most: int) -> list[int]:
+    """The fullest pack there can be: the longest that fit, at most so many; of equal ones the first."""
+    chosen, room = [], pack_tokens
+    for utterance in sorted(range(len(lengths)), key=lambda u: (-lengths[u], u)):
+        if len(chosen) < most and lengths[utterance] <= room:
+            chosen.append(utterance)
+            room -= lengths[utterance]
+    return chosen
 
 
 def packs_of_rank(

@@ -51,22 +51,24 @@ def make_plan(
     *,
     num_utterances: int | None = None,
     world_size: int = 1,
-    gpu: str = "A100",
+    gpu: str | None = "A100",
     gpu_memory_gib: float | None = None,
 ) -> dict:
     """The plan as plain data; `model` has its adapters and may be on the meta device.
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
-    and utterances of 0.5 to 15 s are assumed. With `gpu_memory_gib` packs are planned as large as fit in every phase,
+    and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
+    `gpu_memory_gib` packs are planned as large as fit in every phase,
     or as small as they have to be where the recipe gives `pack_tokens`.
     """
     count = len(examples) if examples else num_utterances
     per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
     sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
+    longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     described = [_phase(phase, config, model, per_epoch, world_size) for phase in config.phases]
-    most, longest = -(-config.utterances_per_step // world_size), max(size[0] for size in sizes)
+    most, longest = -(-config.utterances_per_step // world_size), max(size[0] for size in longest_sizes)
     fits = [
-        gpu_memory_gib and memory.largest_pack_tokens(sizes, most, gpu_memory_gib * GIB * _FILLED_FRAC)
+        gpu_memory_gib and memory.largest_pack_tokens(longest_sizes, most, gpu_memory_gib * GIB * _FILLED_FRAC)
         for _, memory in described
     ]  # 0: not even one utterance; None: no GPU is known
     pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
@@ -74,10 +76,12 @@ def make_plan(
     phases = []
     for (phase, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        needs = _memory(memory, fullest_pack(sizes, own_tokens, most), sizes, most, gpu_memory_gib)
-        step_s = mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS])
-        hours = round(phase["steps"] * step_s / 3600, 3) if phase["steps"] else None
-        phases.append({**phase, **needs, "largest_pack_tokens": fit, "step_s": round(step_s, 4), "hours": hours})
+        needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gpu_memory_gib)
+        step_s = hours = None
+        if gpu is not None:
+            step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
+            hours = round(phase["steps"] * step_s / 3600, 3) if phase["steps"] else None
+        phases.append({**phase, **needs, "largest_pack_tokens": fit, "step_s": step_s, "hours": hours})
     return {
         "training_set": _training_set(examples, count),
         "step": {

@@ -52,11 +52,6 @@ class PackRequest:
     def place(self) -> tuple[int, int]:
         return self.step, self.number
 
-    @property
-    def num_tokens(self) -> int:
-        """As long as the utterances are without augmentation."""
-        return sum(example.num_tokens for example in self.examples)
-
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -86,12 +81,10 @@ class Decoder(Dataset):
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
         return Augmentation(self._augment, self._seed, epoch, example.id) if self._augment else None
 
-    def num_frames(self, example: TrainExample, epoch: int) -> int:
-        """Mel frames of an utterance as the epoch hears it, by the table's duration."""
+    def speed(self, example: TrainExample, epoch: int) -> float:
+        """The factor by which the epoch hears an utterance faster."""
         drawn = self.augmentation(example, epoch)
-        if drawn is None or drawn.speed == 1.0:
-            return example.num_frames
-        return num_mel_frames(drawn.num_samples(round(example.duration_s * SAMPLE_RATE_HZ)))
+        return drawn.speed if drawn else 1.0
 
     def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
         """The samples of an utterance as the epoch hears them."""
@@ -134,6 +127,8 @@ class PackReader:
         self._device = torch.device(device)
         self._log_mel = PackedLogMel(extractor, self._device)
         self._decoder = Decoder(frame, augment, seed, extractor.feature_size)
+        slowest = augment.model_copy(update={"speeds": (augment.slowest_speed,)}) if augment else None
+        self._slowest = Decoder(frame, slowest, seed, extractor.feature_size)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features [F, whole chunks of frames]
@@ -144,7 +139,7 @@ class PackReader:
 
     def lengths(self, examples: Sequence[TrainExample], epoch: int) -> list[int]:
         """Tokens of each sequence as the epoch hears it."""
-        return [example.tokens_with(self._decoder.num_frames(example, epoch)) for example in examples]
+        return [example.tokens_at(self._decoder.speed(example, epoch)) for example in examples]
 
     def follow(self, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
         """Read ahead in this order from now on; what comes before the pack that is asked for is passed over."""
@@ -173,6 +168,10 @@ class PackReader:
     def pack(self, examples: Sequence[TrainExample], epoch: int = 0) -> Pack:
         """One pack with features, decoded here and now."""
         return self._with_features(self._decode(PackRequest(0, 0, epoch, tuple(examples))), examples)
+
+    def longest_pack(self, examples: Sequence[TrainExample]) -> Pack:
+        """One pack of these utterances at the slowest speed there is, decoded here and now."""
+        return self._with_features(self._slowest[PackRequest(0, 0, 0, tuple(examples))], examples)
 
     def close(self) -> None:
         """End the workers."""

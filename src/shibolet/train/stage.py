@@ -23,9 +23,10 @@ from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.model.save import save_model
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
-from shibolet.train.config import WITHOUT_EFFECT, TrainConfig
+from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.ladder import gpu_memory_gib
+from shibolet.train.memory import known_gpu
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters
 from shibolet.train.plan import make_plan
@@ -37,7 +38,6 @@ from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, 
 from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_AFTERWARDS = {"average_best"}  # looks at checkpoints that are there
 
 
 def run_train(
@@ -80,10 +80,11 @@ def run_train(
             return done
     add_adapters(loaded.model, config, seed)
     plan = make_plan(
-        config, loaded.model, examples, world_size=ranks.num_processes, gpu_memory_gib=gpu_memory_gib(ranks.device)
-    )
+        config, loaded.model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
+        gpu_memory_gib=gpu_memory_gib(ranks.device),
+    )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan["step"]["pack_tokens"]})
-    check_fit([e.id for e in examples], [e.num_tokens for e in examples], config.pack_tokens)
+    check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
     if ranks.is_main_process:
         write_json(out_dir / "plan.json", plan)
     loaded.model.to(ranks.device)
@@ -152,8 +153,11 @@ def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConf
     """The best dev WER of the run or the average of the best; the end of `last_phase` where that is not the plan's."""
     scores = {score["step"]: {name: score[name] for name in ("wer", "cer")} for score in state.dev}
     if last_phase < len(config.phases) - 1:
-        step = state.phase_end_steps[last_phase]
-        return Choice([step], f"the end of phase {config.phases[last_phase].name}, as asked", scores.get(step))
+        ended = min(last_phase, len(state.phase_end_steps) - 1)
+        asked, name = config.phases[last_phase].name, config.phases[ended].name
+        why = "as asked" if ended == last_phase else f"since {asked} diverged and was given up"
+        step = state.phase_end_steps[ended]
+        return Choice([step], f"the end of phase {name}, {why}", scores.get(step))
     if state.best is None:
         return Choice([state.step], "last step; there was no dev score", None)
     best = Choice([state.best["step"]], "dev WER", scores[state.best["step"]])
@@ -181,11 +185,11 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
 def fingerprint_of(
     loaded: LoadedModel, examples: list[TrainExample], config: TrainConfig, language: str, seed: int
 ) -> dict[str, str]:
-    """What makes two runs the same run: all that decides a weight, and nothing else (ranks, packs, intervals)."""
+    """What makes two runs the same: what decides a weight while nothing goes wrong (not ranks, packs, intervals)."""
     return {
         "base model": loaded.identity,
         "training data": hash_json([[e.id, e.text, e.num_frames] for e in examples]),
-        "train settings": hash_json(json.loads(config.model_dump_json(exclude=WITHOUT_EFFECT | _AFTERWARDS))),
+        "train settings": hash_json(config.identity()),
         "language": language,
         "seed": str(seed),
     }

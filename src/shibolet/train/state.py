@@ -62,13 +62,12 @@ class TrainState:
     def enter_phase(self, index: int) -> None:
         self.phase_index, self.step_in_phase, self.phase_ended, self.scores_without_gain = index, 0, False, 0
 
-    def add_dev_score(self, phase: str, score: dict[str, float]) -> bool:
-        """Record a score of this step; whether it is the best so far."""
+    def add_dev_score(self, phase: str, score: dict[str, float]) -> None:
+        """Record a score of this step."""
         before = self.best
         self.dev.append({"step": self.step, "phase": phase, **score})
         gained = before is None or score["wer"] < before["wer"]
         self.scores_without_gain = 0 if gained else self.scores_without_gain + 1
-        return self.best["step"] == self.step
 
     def require_same_run(self, fingerprint: dict[str, str], path: Path) -> None:
         """RecipeError when the checkpoint belongs to another model, data set, seed or recipe."""

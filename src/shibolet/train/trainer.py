@@ -21,6 +21,7 @@ from shibolet.errors import Preempted
 from shibolet.model.load import LoadedModel
 from shibolet.model.losses import summed_cross_entropy
 from shibolet.model.packed import Pack, decode_pack, output_head, packed_attention
+from shibolet.model.parts import num_layers_of
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore
@@ -92,7 +93,7 @@ class GradualUnfreezeTrainer:
         self.keeper = Keeper(loaded.model, store, fingerprint, is_main=self.is_main)
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
-        self.ladder = MemoryLadder(config, examples, self.state.decisions)
+        self.ladder = self._new_ladder()
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
@@ -117,9 +118,12 @@ class GradualUnfreezeTrainer:
 
     def _resume(self, at_most: int | None = None) -> States:
         self.state, carried = self.keeper.restore(at_most)
-        self.ladder = MemoryLadder(self.config, self.examples, self.state.decisions)
+        self.ladder = self._new_ladder()
         self.records.open(self.state)
         return carried
+
+    def _new_ladder(self) -> MemoryLadder:
+        return MemoryLadder(self.config, self.examples, self.state.decisions, num_layers_of(self.model)["decoder"])
 
     def _roll_back(self, order: RollBack) -> States:
         """Resume where the guards say, with what was decided since."""
@@ -127,7 +131,7 @@ class GradualUnfreezeTrainer:
         decisions = self.state.decisions
         carried = self._resume(order.step)
         self.state.decisions = decisions
-        self.ladder = MemoryLadder(self.config, self.examples, decisions)
+        self.ladder = self._new_ladder()
         order.change(decisions)
         self.records.event(self.state, "roll_back", str(order))
         return carried
@@ -178,7 +182,7 @@ class GradualUnfreezeTrainer:
             chosen = tuple(self.examples[u] for u in self.ladder.largest_pack(most))
             request = PackRequest(self.state.step, 0, self.state.step // self.steps_per_epoch, chosen)
             # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
-            packs = (self.reader.pack(r.examples, r.epoch) for r in [request])
+            packs = (self.reader.longest_pack(r.examples) for r in [request])
             num_targets = sum(example.num_targets for example in chosen)
             losses, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
             told = update(optimizer, losses, failed_tokens=failed_tokens, dry=True)
@@ -284,7 +288,7 @@ class GradualUnfreezeTrainer:
         try:
             with packed_attention(self.model):
                 for number, request in enumerate(requests, start=1):
-                    failing = request.num_tokens
+                    failing = sum(e.tokens_at(self.config.slowest_speed) for e in request.examples)
                     loss = self.objective(next(packs))
                     with optimizer.shards.early(is_last=number == len(requests)):
                         (loss / num_targets).backward()
@@ -318,16 +322,17 @@ class GradualUnfreezeTrainer:
             self.records.event(state, "skipped", row["skipped"])
         if row["utterances"] and (odd := guards.watch(state, row["loss"], config.phases, config.guards)):
             self.records.event(state, "outlier", odd)
-        improved = False
+        wanted = False
         if self.score_dev and (state.phase_ended or state.step % config.eval_every_steps == 0):
-            improved = state.add_dev_score(phase.name, self.dev_score())
+            state.add_dev_score(phase.name, self.dev_score())
+            wanted = state.step in self._best_steps()  # it may be the result, or part of its average
             if config.patience is not None and state.scores_without_gain >= config.patience:
                 state.phase_ended = True
             self.records.dev(state)
         if self.on_step and self.is_main:
             self.on_step(row)
         due = state.step % config.checkpoint_every_steps == 0
-        if due or improved or state.phase_ended or self._stop_asked:
+        if due or wanted or state.phase_ended or self._stop_asked:
             self._save(optimizer)
         if self._stop_asked:
             self._commit()
@@ -361,8 +366,10 @@ class GradualUnfreezeTrainer:
 
     def _kept(self) -> set[int]:
         """Steps whose checkpoints stay: the best by dev WER, and the end of each phase."""
-        best = [score["step"] for score in self.state.best_of(self.config.average_best or 1)]
-        return {*best, *self.state.phase_end_steps}
+        return {*self._best_steps(), *self.state.phase_end_steps}
+
+    def _best_steps(self) -> set[int]:
+        return {score["step"] for score in self.state.best_of(self.config.average_best or 1)}
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""
