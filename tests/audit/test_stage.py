@@ -11,7 +11,7 @@ from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import hear_rest, run_audit
-from shibolet.audit.table import UNREADABLE, read_verdicts
+from shibolet.audit.table import UNREADABLE
 from shibolet.audit.verdict import is_foreign
 from shibolet.errors import DataError
 from shibolet.gate import GateConfig, run_gate
@@ -40,13 +40,17 @@ def listener(tmp_path: Path, ears: Ears, settings: AuditConfig) -> Listener:
     return Listener(Ears(), ears, tmp_path / "heard", load, settings)
 
 
+def read_rows(tables: list[Path]) -> dict[str, dict]:
+    return {row["id"]: row for table in tables for row in pq.read_table(table).to_pylist()}
+
+
 def decision(tmp_path: Path) -> str:
     return run_gate(tmp_path / "audit", tmp_path / "gate.json", GateConfig())["decision"]
 
 
 def test_wrong_texts_are_found_and_good_ones_left_alone(tmp_path: Path, corpus: list) -> None:
     report = audit(tmp_path, corpus, Ears())
-    rows = read_verdicts([tmp_path / "audit" / "utterances.parquet"])
+    rows = read_rows([tmp_path / "audit" / "utterances.parquet"])
     flagged = {id for id, row in rows.items() if row["is_low_quality"]}
     assert {f"u{i:03d}" for i in range(10)} <= flagged
     assert len(flagged) <= 10 + 7  # 5% of 150
@@ -79,7 +83,7 @@ def test_audio_that_breaks_while_listening_is_a_failure_with_its_reason(tmp_path
     bad = [replace(corpus[20], audio=AudioRef(path=str(broken))), replace(corpus[21], text="hello 123"),
            replace(corpus[22], text="one two three four five six seven שלום")]  # fmt: skip
     report = audit(tmp_path, [*corpus[:20], *bad, *corpus[23:]], Ears())
-    rows = read_verdicts([tmp_path / "audit" / "utterances.parquet"])
+    rows = read_rows([tmp_path / "audit" / "utterances.parquet"])
     assert rows["u020"]["failure"] == "undecodable" and rows["u020"]["is_low_quality"]
     assert rows["u021"]["failure"] == "no_words"
     assert rows["u022"]["is_low_quality"] and rows["u022"]["suspect"] == "other_language"
@@ -105,7 +109,7 @@ def test_the_rest_is_judged_by_the_same_calibration(tmp_path: Path, corpus) -> N
         listener=listener(tmp_path, Ears(), settings), config=settings, language="Hebrew",
     )  # fmt: skip
     assert num_rest == 80
-    both = read_verdicts([tmp_path / "audit" / "utterances.parquet", tmp_path / "rest.parquet"])
+    both = read_rows([tmp_path / "audit" / "utterances.parquet", tmp_path / "rest.parquet"])
     assert both.keys() == {u.id for u in corpus}
     assert pq.read_schema(tmp_path / "rest.parquet") == pq.read_schema(tmp_path / "audit" / "utterances.parquet")
 
@@ -123,7 +127,7 @@ def test_a_larger_sample_changes_no_verdict_on_what_was_heard(tmp_path: Path, co
     before, after = [], []
     for sample_frac, kept in ((0.5, before), (0.9, after)):
         audit(tmp_path, corpus, Ears(), config(sample_frac=sample_frac))
-        kept += read_verdicts([tmp_path / "audit" / "utterances.parquet"]).items()
+        kept += read_rows([tmp_path / "audit" / "utterances.parquet"]).items()
     assert len(before) == 80 and len(after) == 144
     assert dict(before).items() <= dict(after).items()
 
@@ -133,7 +137,7 @@ def test_audio_in_the_run_folder_is_named_relative_to_it(tmp_path: Path, corpus)
     inside.parent.mkdir()
     inside.write_bytes(Path(corpus[0].audio.path).read_bytes())
     audit(tmp_path, [replace(corpus[0], audio=AudioRef(path=str(inside))), *corpus[1:]], Ears())
-    rows = read_verdicts([tmp_path / "audit" / "utterances.parquet"])
+    rows = read_rows([tmp_path / "audit" / "utterances.parquet"])
     assert rows["u000"]["audio"]["path"] == "corpus/u000.wav"  # so that a moved run folder has the same bytes
     assert rows["u001"]["audio"]["path"] == corpus[1].audio.path
 

@@ -5,11 +5,12 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from shibolet.errors import AudioError
-from shibolet.listen.formats import FORMATS, Writer, cues
+from shibolet.listen.formats import Format, Writer, cues
 from shibolet.listen.recordings import Heard, Piece, Word
 
 A, B = Path("a.wav"), Path("b.wav")
@@ -92,7 +93,7 @@ def test_a_long_cue_stands_in_two_lines_of_about_the_same_length():
     assert [len(line.split()) for line in lines] == [5, 5]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", get_args(Format))
 def test_every_format_has_every_word(format):
     text = re.sub("&lt;", "<", write(format)).replace("&gt;", ">").replace("&amp;", "&")
     assert "שלום <i>עולם</i> & כולם" in text and "סוף" in text

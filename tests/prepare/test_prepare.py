@@ -5,15 +5,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from spoken import raw_times, record
 
+from shibolet.audit.table import write_rows
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.pieces import reviewed
 from shibolet.prepare.stage import run_prepare
+from shibolet.prepare.verdicts import AuditedRows, reviewed
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, read_ledger
@@ -193,19 +193,16 @@ def test_the_same_input_gives_the_same_bytes_and_shards_of_an_earlier_run_go(cor
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_verdicts_come_from_the_audits_table_by_source_and_id(corpus, tmp_path):
-    """Two sources may use the same ids: each gets its own verdict, and neither hides the other."""
-    twin = replace(corpus.utterances[0], source="other", speaker="s0")
-    corpus.utterances.append(twin)
-    verdict = {**corpus.verdicts[twin.id], "source": "other", "is_low_quality": True, "suspect": "no_speech"}
-    table = tmp_path / "utterances.parquet"
-    pq.write_table(pa.Table.from_pylist([*corpus.verdicts.values(), verdict]), table)
-    summary = corpus.prepare(tmp_path / "a", verdicts=table)
-    assert summary["utterances"] == {"in": 40, "kept": 33, "dropped": 7}
-    assert summary["dropped_by_rule"]["low_quality:no_speech"]["utterances"] == 1
-    pq.write_table(pa.Table.from_pylist([*corpus.verdicts.values(), {**verdict, "is_low_quality": False}]), table)
-    corpus.prepare(tmp_path / "b", verdicts=table)
-    assert {"crowd/good-0", "other/good-0"} < {row["id"] for row in rows_of(tmp_path / "b")}
+def test_verdicts_come_from_the_audits_tables_a_row_at_a_time(corpus, tmp_path):
+    rows = list(corpus.verdicts.values())
+    tables = [tmp_path / "utterances.parquet", tmp_path / "rest.parquet"]
+    for table, some in zip(tables, (rows[:7], rows[7:]), strict=True):
+        write_rows(table, some)
+    verdicts = AuditedRows(tables, {})
+    assert set(verdicts) == set(corpus.verdicts) and verdicts.get("nobody") is None
+    corpus.prepare(tmp_path / "a"), corpus.prepare(tmp_path / "b", verdicts=verdicts)
+    assert (tmp_path / "a" / "ledger.jsonl").read_bytes() == (tmp_path / "b" / "ledger.jsonl").read_bytes()
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
 
 
 def test_unheard_utterances_stop_the_stage_or_pass_the_cheap_checks(corpus, tmp_path):
@@ -332,23 +329,23 @@ def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
     answers["gone"] = Answer(id="gone", verdict="bad", text="משהו")
     corpus.verdicts["no-hebrew"] |= {"is_low_quality": True}
     answers["no-hebrew"] = Answer(id="no-hebrew", verdict="good", text=text_of["no-hebrew"])
-    summary = corpus.prepare(tmp_path / "out", verdicts=reviewed(corpus.verdicts, answers))
+    verdicts = {id: reviewed(row, answers.get(id)) for id, row in corpus.verdicts.items()}
+    summary = corpus.prepare(tmp_path / "out", verdicts=verdicts)
     ledger = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
     assert summary["dropped_by_rule"]["review:bad"]["utterances"] == 2
     assert ledger["good-0"] == ledger["long-0"] == "review:bad"
     assert ledger["no-hebrew"] == "no_words"
     ids = {row["id"] for row in rows_of(tmp_path / "out")}
     assert {"good-1", "good-2", "wrong"} < ids
-    corpus.prepare(tmp_path / "b", verdicts=reviewed(corpus.verdicts, answers), drop_low_quality=False)
+    corpus.prepare(tmp_path / "b", verdicts=verdicts, drop_low_quality=False)
     assert {line.id for line in read_ledger(tmp_path / "b" / "ledger.jsonl") if line.rule == "review:bad"} == {
         "good-0", "long-0",
     }  # fmt: skip
 
 
-def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch):
+def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
     rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
     write_jsonl(tmp_path / "data.jsonl", rows)
-    monkeypatch.setattr("shibolet.audit.table.read_verdicts", lambda tables: corpus.verdicts)
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
 
     def prepared() -> set[str]:
@@ -356,7 +353,7 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch)
             if not round.folder.finished("gate"):
                 gate = round.folder.stage("gate", {})
                 write_json(round.folder.gate(), {"decision": "PROCEED"})
-                write_json(round.folder.audited_utterances(), [])
+                write_rows(round.folder.audited_utterances(), corpus.verdicts.values())
                 gate.finish()
             stages.do_prepare(round)
             return {row["id"] for row in rows_of(round.folder.prepared)}

@@ -9,6 +9,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError, Rejected, UploadError
+from shibolet.evaluate.stage import batches_of
 from shibolet.model.load import LoadedModel, load_recogniser
 from shibolet.model.save import save_model
 from shibolet.publish.config import PublishConfig
@@ -140,8 +141,7 @@ def test_whole_batches_are_those_that_the_evaluation_had():
     ]
 
     def batches(members: list[Utterance]) -> list[list[str]]:
-        order = sorted(range(len(members)), key=lambda i: (-members[i].duration_s, i))
-        return [[members[i].id for i in order[first : first + 8]] for first in range(0, len(order), 8)]
+        return [[members[i].id for i in places] for places in batches_of(members, 8)]
 
     for wanted in (1, 5, 20, 90, 500):
         chosen = whole_batches(utterances, 8, wanted)

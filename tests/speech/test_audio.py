@@ -1,5 +1,6 @@
 """Audio: what is decoded is the right samples of the right span, and what cannot be decoded says why."""
 
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import soxr
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech import audio
-from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load, original_bytes, probe, stream
+from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load, probe, stream
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 FORMATS = {
@@ -179,10 +180,10 @@ def test_rows_of_tables(table_of, tmp_path, suffix):
         ref = AudioRef(path=str(path), row=row)
         assert probe(ref).duration_s == pytest.approx(1 + row / 10)
         assert len(load(ref)) == round((1 + row / 10) * SAMPLE_RATE_HZ)
-        assert original_bytes(ref) == encoded[row]
+        assert content_hash(ref) == hashlib.sha256(encoded[row]).hexdigest()
         span = load(ref.cut(0.5, 0.7))
         np.testing.assert_array_equal(span, load(ref)[8000:11200])
-    assert original_bytes(AudioRef(path=str(path), row=5)) == (tmp_path / "beside.wav").read_bytes()
+    assert content_hash(AudioRef(path=str(path), row=5)) == content_hash(AudioRef(path=str(tmp_path / "beside.wav")))
     with pytest.raises(DataError, match="has 6 rows, row 6"):
         load(AudioRef(path=str(path), row=6))
     with pytest.raises(DataError, match="no column 'sound'; it has n, audio"):

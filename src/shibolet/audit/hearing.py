@@ -2,8 +2,8 @@
 
 Chunks are cut from the whole list, less what is in it twice, before anything is looked up, and of each only that is
 heard which was not known when the run began. So a run that was cut off goes on with the same batches and ends with the
-same bytes, and so do several that hear every n-th chunk each. (The last bits of evidence depend on its batch: it keeps
-those of the time when it was first heard.)
+same bytes, and so do several that hear every n-th chunk each. (The last bits of evidence depend on its batch, and a
+CTC aligner's times on the lag that it shows in its chunk: evidence stays as it was when it was first heard.)
 """
 
 from collections.abc import Callable, Iterator, Sequence

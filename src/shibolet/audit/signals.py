@@ -10,6 +10,7 @@ import numpy as np
 
 from shibolet.listen.letters import HEARD_SHARE, lay_letters
 from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.listen.word_times import longest_in_order
 from shibolet.scoring.counts import count_chars
 from shibolet.speech.activity import Sound
 from shibolet.speech.text.rules import letters_of
@@ -42,23 +43,6 @@ class Signals:
         return asdict(self)
 
 
-def longest_run_in_order(times: np.ndarray) -> np.ndarray:
-    """Mask `[n]` of one longest non-decreasing subsequence."""
-    tails: list[int] = []
-    before = np.full(len(times), -1)
-    for i, time in enumerate(times):
-        position = int(np.searchsorted([times[j] for j in tails], time, side="right"))
-        if position > 0:
-            before[i] = tails[position - 1]
-        tails[position : position + 1] = [i]
-    kept = np.zeros(len(times), bool)
-    i = tails[-1] if tails else -1
-    while i >= 0:
-        kept[i] = True
-        i = before[i]
-    return kept
-
-
 def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, float]) -> np.ndarray:
     """Mask `[W]` of words with evidence.
 
@@ -67,9 +51,10 @@ def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, 
     letters were heard.
     """
     starts, ends = alignment.starts_s, alignment.ends_s
-    in_order = longest_run_in_order(starts) & longest_run_in_order(ends)
+    in_order = np.zeros((2, len(starts)), bool)
+    in_order[0, longest_in_order(starts)] = in_order[1, longest_in_order(ends)] = True
     on_speech = (ends >= speech[0] - 0.2) & (starts <= speech[1] + 0.2)
-    return in_order & ~zero_length_runs(alignment) & on_speech & (found >= HEARD_SHARE)
+    return in_order.all(axis=0) & ~zero_length_runs(alignment) & on_speech & (found >= HEARD_SHARE)
 
 
 def zero_length_runs(alignment: Alignment) -> np.ndarray:

@@ -98,11 +98,6 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def read_verdicts(paths: Iterable[Path]) -> dict[str, dict]:
-    """Rows of `utterances.parquet` tables by utterance id."""
-    return {row["id"]: row for path in paths for row in pq.read_table(path).to_pylist()}
-
-
 def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of a table: text as objects that equal ones share, None where missing; numbers, NaN where missing."""
     table = pq.read_table(path, columns=list(names), read_dictionary=list(names))

@@ -337,11 +337,10 @@ def _hear(
     """Hypotheses in the set's order, the failures, and the SNRs; audio of one batch is in memory at a time."""
     texts, failures = [""] * len(utterances), {}
     snrs_db: list[float | None] = [None] * len(utterances)
-    order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
-    at_once = transcriber.clips_at_once
-    for first in range(0, len(order), at_once):
+    done = 0
+    for batch in batches_of(utterances, transcriber.clips_at_once):
         clips: dict[int, np.ndarray] = {}
-        for i in order[first : first + at_once]:
+        for i in batch:
             try:
                 samples = audio.load(utterances[i].audio)
             except AudioError as error:
@@ -354,9 +353,16 @@ def _hear(
                 clips[i] = samples
         for i, text in zip(clips, transcriber.transcribe(list(clips.values())), strict=True):
             texts[i] = text
+        done += len(batch)
         if on_progress is not None:
-            on_progress(min(first + at_once, len(order)), len(order))
+            on_progress(done, len(utterances))
     return texts, [failures[i] for i in sorted(failures)], snrs_db
+
+
+def batches_of(utterances: Sequence[Utterance], at_once: int) -> list[list[int]]:
+    """Places of utterances heard together, the longest first: who shares a batch changes the last bits of a logit."""
+    order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
+    return [order[first : first + at_once] for first in range(0, len(order), at_once)]
 
 
 def _snr_db(utterance: Utterance) -> float | None:

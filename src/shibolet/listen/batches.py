@@ -7,6 +7,8 @@ from threading import Lock
 import numpy as np
 import torch
 
+from shibolet.speech.audio import SAMPLE_RATE_HZ
+
 _CPU = Lock()
 
 
@@ -24,7 +26,7 @@ def by_audio(clips: Sequence[np.ndarray], max_s: float) -> Iterator[tuple[int, i
     """First and last + 1 of runs of clips (mono, 16 kHz) that hold at most `max_s` of audio, or one clip."""
     first, total_s = 0, 0.0
     for i, clip in enumerate(clips):
-        length_s = len(clip) / 16000
+        length_s = len(clip) / SAMPLE_RATE_HZ
         if i > first and total_s + length_s > max_s:
             yield first, i
             first, total_s = i, 0.0

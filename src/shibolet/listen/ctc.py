@@ -17,10 +17,11 @@ from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
 from shibolet.model.load import dtype_on, identity_of
 from shibolet.speech.activity import HANGOVER_S, speech_spans
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
-WINDOW_SAMPLES = 10 * 16000
-MARGIN_SAMPLES = 16000
+WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ
+MARGIN_SAMPLES = SAMPLE_RATE_HZ
 LAG_CLIPS = 32  # that the lag is measured on
 MAX_LAG_S = 0.5
 LAG_PAUSE_S = 0.4  # a pause that the letters on both sides are told apart by
@@ -150,7 +151,7 @@ class CtcModel:
             # A space, and the blanks after it, belong to the word before.
             word_at = np.maximum.accumulate(at) if path else none
             on_letter = path.on_token & (at >= 0) if path else none.astype(bool)
-            spoken.append(Spoken(logp, len(clip) / 16000 / len(logp), counts[i], path, word_at, on_letter))
+            spoken.append(Spoken(logp, len(clip) / SAMPLE_RATE_HZ / len(logp), counts[i], path, word_at, on_letter))
         return spoken
 
     def emissions(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -182,7 +183,7 @@ class CtcModel:
         # A tenth of a second is the least that every feature extractor takes.
         clips = [np.pad(clip, (0, max(0, 1600 - len(clip)))) for clip in clips]
         inputs = self._processor(
-            clips, sampling_rate=16000, padding=True, return_attention_mask=True, return_tensors="pt"
+            clips, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_attention_mask=True, return_tensors="pt"
         )
         lengths = inputs["attention_mask"].sum(-1)
         if "input_values" in inputs:
@@ -231,7 +232,7 @@ class CtcAligner:
     def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
         spoken = self._model.speak(clips, words)
         lag_s = self._model.lag_s(clips, spoken)
-        return [_alignment(s, lag_s, len(clip) / 16000) for s, clip in zip(spoken, clips, strict=True)]
+        return [_alignment(s, lag_s, len(clip) / SAMPLE_RATE_HZ) for s, clip in zip(spoken, clips, strict=True)]
 
 
 def _alignment(spoken: Spoken, lag_s: tuple[float, float], duration_s: float) -> Alignment:

@@ -8,7 +8,6 @@ from typing import Literal, TextIO
 from shibolet.listen.recordings import Heard, Piece, Word
 
 Format = Literal["txt", "json", "jsonl", "srt", "vtt"]
-FORMATS: tuple[Format, ...] = ("txt", "json", "jsonl", "srt", "vtt")
 
 CUE_CHARS = 84  # two lines of 42, as broadcasters have it
 CUE_S = 6.0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shibolet.listen.protocols import Aligner, Alignment, Hearing
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 
 def align(
@@ -15,7 +16,7 @@ def align(
     max_clip_s: float,
 ) -> list[Alignment]:
     """Alignments of mono 16 kHz clips; one of over `max_clip_s` takes the recogniser's word times, if it gives any."""
-    durations_s = [len(clip) / 16000 for clip in clips]
+    durations_s = [len(clip) / SAMPLE_RATE_HZ for clip in clips]
     is_heard = [d > max_clip_s and len(h.word_spans_s) > 0 for d, h in zip(durations_s, hearings, strict=True)]
     short = [i for i, heard in enumerate(is_heard) if not heard]
     aligned = iter(aligner.align([clips[i] for i in short], [words[i] for i in short]) if short else ())

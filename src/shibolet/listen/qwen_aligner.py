@@ -12,6 +12,7 @@ from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_fram
 from shibolet.model.load import LoadedModel
 from shibolet.model.packed import pack_clips, packed_logits
 from shibolet.model.prompt import AlignmentPrompt
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 CLASS_S = 0.08  # one time class of the aligner
 
@@ -39,7 +40,7 @@ class QwenAligner:
         sequences = self._prompt.examples(nums_audio, words, [[0] * (2 * len(said)) for said in words])
         pack = pack_clips(sequences, clips, self._features, self._prompt.audio_id, shift=False)
         # The classes that lie within the audio, and one more for its end.
-        num_classes = torch.tensor([int(np.ceil(len(clip) / 16000 / CLASS_S)) + 1 for clip in clips])
+        num_classes = torch.tensor([int(np.ceil(len(clip) / SAMPLE_RATE_HZ / CLASS_S)) + 1 for clip in clips])
         counts = [2 * len(said) for said in words]
         with self._forward:  # packed attention is a state of the model
             logits = packed_logits(model, pack)

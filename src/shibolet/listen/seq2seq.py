@@ -12,6 +12,7 @@ from shibolet.listen.batches import forward_lock
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.protocols import Hearing
 from shibolet.model.load import dtype_on, identity_of
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
 TOKENS_PER_S = 12.0  # of what a model may write; a loop ends there
@@ -36,7 +37,7 @@ class Seq2SeqRecogniser:
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         hypotheses = self.transcribe(clips)
-        short = [i for i, clip in enumerate(clips) if len(clip) <= self._max_s * 16000]
+        short = [i for i, clip in enumerate(clips) if len(clip) <= self._max_s * SAMPLE_RATE_HZ]
         own = [clips[i] for i in short]
         given = dict(zip(short, self.log_likelihood(own, [" ".join(words[i]) for i in short]), strict=True))
         free = dict(zip(short, self.log_likelihood(own, [hypotheses[i] for i in short]), strict=True))
@@ -76,14 +77,14 @@ class Seq2SeqRecogniser:
     def _inputs(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
         padding = "max_length" if self._fixed_s else True
         inputs = self._processor.feature_extractor(
-            clips, sampling_rate=16000, padding=padding, return_attention_mask=True, return_tensors="pt"
+            clips, sampling_rate=SAMPLE_RATE_HZ, padding=padding, return_attention_mask=True, return_tensors="pt"
         )
         device, dtype = self._model.device, self._model.dtype
         return {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in inputs.items()}
 
     @torch.inference_mode()
     def _generate(self, clips: list[np.ndarray]) -> list[str]:
-        longest_s = max(len(clip) for clip in clips) / 16000
+        longest_s = max(len(clip) for clip in clips) / SAMPLE_RATE_HZ
         spoken = {"language": self._language, "task": "transcribe"} if self._is_multilingual else {}
         limit = min(int(TOKENS_PER_S * longest_s) + 8, self._model.config.max_target_positions // 2)
         with self._forward:

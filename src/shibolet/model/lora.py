@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from shibolet.errors import ModelError
-from shibolet.model.parts import is_tied, num_layers_of, part_of, select
+from shibolet.model.parts import is_tied, part_of, select
 
 
 def attach_lora(
@@ -96,4 +96,4 @@ def check_lora_frozen(model: PreTrainedModel, part: str) -> list[int]:
     return sorted({layer for name in select(model, part) if (layer := part_of(name)[1]) in carrying})
 
 
-__all__ = ["attach_lora", "check_lora_frozen", "has_lora", "lora_layers", "merge_lora", "num_layers_of", "save_lora"]
+__all__ = ["attach_lora", "check_lora_frozen", "has_lora", "lora_layers", "merge_lora", "save_lora"]

@@ -1,24 +1,19 @@
 """One utterance: refused with a ledger line, or decoded, trimmed, cut and encoded again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.resegment import Segment, owners, resegment, text_of
+from shibolet.prepare.verdicts import Verdict
 from shibolet.records.ledger import LedgerLine
-from shibolet.records.review import Answer
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
 
-Verdict = Mapping  # a row of the audit's utterances.parquet; VERDICT_COLUMNS are used, and "review" where there is one
 HashOf = Callable[[AudioRef], str]  # of all encoded bytes
 MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
-VERDICT_COLUMNS = (
-    "id", "source", "failure", "is_low_quality", "suspect", "reasons", "coverage", "hypothesis", "words", "starts_s",
-    "ends_s",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +36,6 @@ class Outcome:
     pieces: tuple[Piece, ...]
     lines: tuple[LedgerLine, ...]  # their durations and those of the pieces are together `duration_s`
     is_cut: bool = False
-
-
-def reviewed(verdicts: Mapping[str, Verdict], answers: Mapping[str, Answer]) -> dict[str, Verdict]:
-    """Verdicts by id with what a person said of the same text; 'good' takes low quality back, but no failure."""
-    rows = dict(verdicts)
-    for id, answer in answers.items():
-        row = rows.get(id)
-        if row is None or row["text"] != answer.text or answer.verdict == "unsure":
-            continue
-        is_low = row["is_low_quality"] and (answer.verdict == "bad" or row["failure"] is not None)
-        rows[id] = {**row, "review": answer.verdict, "is_low_quality": is_low}
-    return rows
 
 
 def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig) -> Outcome | None:
@@ -95,9 +78,9 @@ def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None 
 
 
 def make_pieces(
-    utterance: Utterance, name: str, verdict: Verdict | None, language: Language, config: PrepareConfig, hash_of: HashOf
+    utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig, hash_of: HashOf
 ) -> Outcome:
-    """The utterance as FLAC, trimmed, and in pieces where it is long; `name` is its id among all that is prepared."""
+    """The utterance as FLAC, trimmed, and in pieces where it is long."""
     try:
         samples = load(utterance.audio)
         origin_sha256 = hash_of(utterance.audio.whole())
@@ -116,7 +99,7 @@ def make_pieces(
         found = [Segment(0, len(owner), 0.0, duration_s)]
     pieces, lines = [], []
     for number, segment in enumerate(found):
-        segment_id = name if len(found) == 1 else f"{name}-p{number:02d}"
+        segment_id = utterance.id if len(found) == 1 else f"{utterance.id}-p{number:02d}"
         piece_text = text_of(tokens, owner, segment)
         segment = _checked(segment, piece_text, config)
         first, end = round(segment.start_s * SAMPLE_RATE_HZ), round(segment.end_s * SAMPLE_RATE_HZ)

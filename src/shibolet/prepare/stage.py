@@ -8,20 +8,18 @@
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.pieces import VERDICT_COLUMNS, Outcome, Verdict, drop, make_pieces, refuse
+from shibolet.prepare.pieces import Outcome, drop, make_pieces, refuse
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import split
 from shibolet.prepare.tally import Tally
+from shibolet.prepare.verdicts import Verdict
 from shibolet.records.files import write_json
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.manifest import write_manifest
@@ -41,7 +39,7 @@ Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 def run_prepare(
     utterances: Sequence[Utterance],
-    verdicts: Mapping[str, Verdict] | Path,
+    verdicts: Mapping[str, Verdict],
     *,
     config: PrepareConfig,
     language: str,
@@ -52,7 +50,7 @@ def run_prepare(
 ) -> dict:
     """Write `out_dir` and return the content of `summary.json`; the same input gives the same bytes.
 
-    `verdicts` are the audit's rows by utterance id, or the table of them; an utterance without one was not heard.
+    Ids of utterances differ. `verdicts` are the audit's rows by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     DataError when there are such and the configuration wants none, or when nothing is left to train on.
     """
@@ -69,14 +67,12 @@ def run_prepare(
     dealt = split(fit, config, seed)
 
     hash_of = lru_cache(CACHED_HASHES)(content_hash)
-    times_of = Counter(utterance.id for utterance in utterances)  # ids are unique within a source
 
     def make(utterance: Utterance, part: str) -> Outcome:
         if part == "surplus":
             detail = f"of a group held out for dev, which has its {config.max_dev_utterances:,} utterances without it"
             return drop(utterance, "dev_surplus", detail)
-        name = utterance.id if times_of[utterance.id] == 1 else f"{utterance.source}/{utterance.id}"
-        return make_pieces(utterance, name, find(utterance), spoken, config, hash_of)
+        return make_pieces(utterance, find(utterance), spoken, config, hash_of)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / SUMMARY).unlink(missing_ok=True)
@@ -114,21 +110,12 @@ def run_prepare(
     return summary
 
 
-def _finder(verdicts: Mapping[str, Verdict] | Path, config: PrepareConfig) -> FindVerdict:
+def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdict:
     """The audit's row for an utterance, or None; where the audit is not believed, only what a person found bad."""
-    if not config.drop_low_quality:
-        known = {} if isinstance(verdicts, Path) else verdicts
-        bad = {id: row for id, row in known.items() if row.get("review") == "bad"}
-        return lambda utterance: bad.get(utterance.id)
-    if not isinstance(verdicts, Path):
-        return lambda utterance: verdicts.get(utterance.id)
-    table = pq.read_table(verdicts, columns=list(VERDICT_COLUMNS))
-    keys = zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)
-    row_of = {key: row for row, key in enumerate(keys)}
 
     def find(utterance: Utterance) -> Verdict | None:
-        row = row_of.get((utterance.source, utterance.id))
-        return None if row is None else table.slice(row, 1).to_pylist()[0]  # a row at a time: lists are large in Python
+        row = verdicts.get(utterance.id)
+        return row if row and (config.drop_low_quality or row.get("review") == "bad") else None
 
     return find
 

@@ -61,7 +61,6 @@ _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "compare": (("compare.json",), ()),
     "systems": (("systems.json",), ()),
     "publish": (("publish/model", "publish/reproduced.json"), ("publish",)),
-    "report": (("report.html",), ()),
 }
 
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from shibolet.errors import DataError, Rejected, UploadError
+from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
 from shibolet.records.files import read_json, write_bytes, write_json
 from shibolet.round.shared import Round
@@ -54,6 +54,11 @@ def export_round(round: Round, config: PublishConfig, *, force: bool = False) ->
     if not round.recipe.evaluate.sets:
         raise DataError(
             f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
+        )
+    if round.server(ROUND2):
+        raise RecipeError(
+            "not published: evaluate.servers.round2 had a server write the hypotheses, and an export must repeat them "
+            "word for word, to be shown to be what was scored; leave that key out and compare again"
         )
     compared_as = folder.digest("compare")  # there must be one
     compared = read_json(folder.compare)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shibolet.errors import ModelError
+from shibolet.evaluate.stage import batches_of, evaluate_set
 from shibolet.records.files import read_json, read_jsonl, write_json
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
@@ -63,10 +64,9 @@ def reproduce(round: Round, model: Path, label: str) -> dict:
 def whole_batches(utterances: Sequence[Utterance], batch_utterances: int, num_wanted: int) -> list[Utterance]:
     """At least `num_wanted` utterances (or all), in their order: whole batches of an evaluation, from short and long.
 
-    An evaluation sorts by length and cuts batches; of whole ones alone it makes the same batches again.
+    Of whole batches alone an evaluation makes the same ones again.
     """
-    order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
-    batches = [order[first : first + batch_utterances] for first in range(0, len(order), batch_utterances)]
+    batches = batches_of(utterances, batch_utterances)
     spread = sorted(range(len(batches)), key=lambda i: (_reversed_bits(i, len(batches)), i))
     chosen: list[int] = []
     for index in spread:
@@ -94,7 +94,6 @@ def _run(request: Path) -> None:
 
 
 def _transcribe(request: dict) -> None:
-    from shibolet.evaluate.stage import evaluate_set
     from shibolet.recipe import load_recipe
     from shibolet.records.runfolder import RunFolder
 

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.evaluate.config import EvaluationSet
+from shibolet.evaluate.config import EvaluationSet, ServerConfig
 from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
@@ -191,9 +191,13 @@ class Round:
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
+    def server(self, label: str) -> ServerConfig | None:
+        """Where a model of this label is transcribed with; None: here."""
+        return getattr(self.recipe.evaluate.servers, label, None)
+
     def transcriber(self, model: str, label: str, language: str):
         """A transcriber of one language, here or on the server of a label; only the last is kept in memory."""
-        if (server := getattr(self.recipe.evaluate.servers, label, None)) is not None:
+        if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)

@@ -23,9 +23,8 @@ def do_prepare(round: Round) -> dict:
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
     from shibolet.audit.review import read_review
-    from shibolet.audit.table import read_verdicts
-    from shibolet.prepare.pieces import reviewed
     from shibolet.prepare.stage import SUMMARY, run_prepare
+    from shibolet.prepare.verdicts import AuditedRows
 
     recipe, folder = round.recipe, round.folder
     config = recipe.prepare
@@ -50,7 +49,7 @@ def do_prepare(round: Round) -> dict:
         with round.track("prepare") as progress:
             run_prepare(
                 round.data.utterances,
-                reviewed(read_verdicts(tables), answers),
+                AuditedRows(tables, answers),
                 config=config,
                 language=recipe.language,
                 seed=recipe.seed,
@@ -169,7 +168,10 @@ def _evaluate_set(round: Round, label: str, model: str, source: DataSource) -> d
 
     def score(data: Sequence[Utterance], **settings) -> dict:
         overlap = None if prepared is None else round.overlap(source, prepared)
-        return evaluate_set(round.transcriber(model, label, language), data, overlap=overlap, **settings)
+        engine = round.transcriber(model, label, language)
+        if round.server(label):
+            settings["identity"] = engine.identity  # that a server has this model is the recipe's word
+        return evaluate_set(engine, data, overlap=overlap, **settings)
 
     return score_set(round, label, source, made_by, score)
 

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from shibolet.errors import AudioError, RecipeError
 from shibolet.round.shared import Tell, Track, best_device, untracked
+from shibolet.speech.audio import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
     from shibolet.listen.formats import Format, Writer
     from shibolet.listen.recordings import Heard
-
-AUDIO_SUFFIXES = {
-    ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".wma", ".aif", ".aiff", ".mkv", ".mov",
-}  # fmt: skip
 
 
 def find_recordings(names: Sequence[str]) -> list[Path]:

@@ -23,6 +23,10 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech import tables
 
 SAMPLE_RATE_HZ = 16000
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .webm .mka .mkv .mov .aif .aiff .au .caf .wma .amr .3gp .sph .w64"
+    .split()
+)  # fmt: skip
 
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile answers about 2**63 frames for a FLAC stream whose header gives no length
 _RATES_HZ = (4000, 384_000)  # outside, the header is broken, and resampling from 1 Hz would fill the memory
@@ -144,16 +148,6 @@ def encode_flac(samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     sf.write(file, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     return file.getvalue()
-
-
-def original_bytes(ref: AudioRef) -> bytes:
-    """The encoded audio as it lies in the file or the table; the whole of it, whatever the span."""
-    with _reading(_name(ref)):
-        content = _content(ref)
-        if isinstance(content, bytes):
-            return content
-        _require_file(content)
-        return content.read_bytes()
 
 
 def content_hash(ref: AudioRef) -> str:

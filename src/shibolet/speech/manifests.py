@@ -18,6 +18,7 @@ from typing import Any
 
 from shibolet.errors import DataError
 from shibolet.speech import lhotse
+from shibolet.speech.audio import AUDIO_SUFFIXES
 from shibolet.speech.rows import BadRow
 from shibolet.speech.sources import DataSource
 
@@ -26,10 +27,6 @@ KNOWN = (
     "supervisions with their recordings beside them), each also as .gz; TSV with a header, Common Voice's too; a "
     "folder of audio with a .txt beside each file. Parquet and Arrow files go under `parquet`"
 )
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .aac .webm .mka .mkv .mov .aif .aiff .au .caf .wma .amr .3gp .sph .w64"
-    .split()
-)  # fmt: skip
 HEAD_LINES = 100  # looked at to tell what a file is: the first lines may be broken
 MAX_LINE_BYTES = 16 * 2**20  # a longer line, or .txt, is not read
 

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError, DataError
 
-SUFFIXES = (".parquet", ".arrow")
 BATCH_ROWS = 64  # 30 s slices are about 0.2 MB encoded: a batch stays near 10 MB
 
 
