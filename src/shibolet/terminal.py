@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shibolet.compare import NOT_SHOWN
 from shibolet.gate import counts_of
 
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -182,7 +183,7 @@ def show_prepare(summary: dict) -> None:
         table("Prepare", ["rule", "", " utterances", " minutes"], rows)
     given, hours = summary["utterances"], summary["hours"]
     lines = [("kept", f"{given['kept']:,} of {given['in']:,} utterances, {hours['kept']:.2f} of {hours['in']:.2f} h")]
-    if unread := sum(summary["unread"].values()):
+    if unread := sum(summary.get("unread", {}).values()):
         lines.append(("unread", f"{unread:,} rows never became utterances; prepared/ledger.jsonl has them first"))
     for name in ("train", "dev"):
         lines.append((name, f"{summary[name]['utterances']:,} utterances, {summary[name]['hours']:.2f} h"))
@@ -248,7 +249,7 @@ def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2
         *(pct(wer[label]["rate"]) for label in labels),
         "-" if points is None else f"{points:+.1f}",
         "-" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
-        wer["shown"],
+        "not shown" if wer["shown"] == NOT_SHOWN else wer["shown"],
         "-" if p is None else f"{p:.3f}" + ("" if adjusted is None else f" ({adjusted:.3f})"),
     )
 

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from shibolet.errors import Preempted
+from shibolet.errors import OutOfMemory, Preempted
 from shibolet.model.load import LoadedModel
 from shibolet.model.losses import summed_cross_entropy
 from shibolet.model.packed import Pack, decode_pack, output_head, packed_attention
@@ -164,7 +164,13 @@ class GradualUnfreezeTrainer:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
         groups = enter_phase(self.model, phase)
-        optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
+        try:
+            optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"phase {phase.name}: the GPU does not hold the model with masters and moments of what trains, before "
+                "any utterance; 'shibolet plan' says how much they take: train fewer parts, or use more or larger GPUs"
+            ) from error
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
         give_homes(self.model)
