@@ -21,7 +21,7 @@ from transformers import (
 
 from shibolet.errors import DataError, ModelError
 from shibolet.listen.ctc import CtcAligner, CtcModel, CtcRecogniser
-from shibolet.listen.hypotheses import HypothesisFile
+from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.listen.seq2seq import Seq2SeqRecogniser
 
@@ -169,7 +169,7 @@ def test_hypotheses_from_a_file_are_found_by_id(tmp_path: Path) -> None:
     rows = [{"id": "a", "hypothesis": "שלום"}, {"id": "b", "hypothesis": ""}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recogniser = open_recogniser(str(path), "Hebrew")
-    assert isinstance(recogniser, HypothesisFile) and recogniser.identity == listener_identity(str(path))
+    assert isinstance(recogniser, RecordedHypotheses) and recogniser.identity == listener_identity(str(path))
     found = recogniser.look_up(["b", "a", "c"])
     assert [h and h.hypothesis for h in found] == ["", "שלום", None] and found[0].text_score is None
     path.write_text('{"id": 3, "hypothesis": "x"}\n', encoding="utf-8")

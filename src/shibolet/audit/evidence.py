@@ -78,7 +78,7 @@ class EvidenceStore:
             self._open = None
 
 
-class Heard(Mapping[str, Evidence]):
+class HeardClips(Mapping[str, Evidence]):
     """Evidence by a clip's key, read from disk each time; `kind/key` is its evidence under changed times."""
 
     def __init__(self, store: EvidenceStore, content_ids: Mapping[str, str]) -> None:

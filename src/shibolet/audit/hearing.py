@@ -13,7 +13,7 @@ from threading import BoundedSemaphore
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.evidence import EvidenceStore, Heard, to_line
+from shibolet.audit.evidence import EvidenceStore, HeardClips, to_line
 from shibolet.audit.workers import AnyWorker, Load, WorkerLost, decode, hash_audio, run_each, weigh, worker_threads
 from shibolet.errors import DataError
 from shibolet.listen.long_audio import align
@@ -54,7 +54,9 @@ class Listener:
         """Whether the recogniser can say anything of it: a file knows no audio that was changed."""
         return not (self._by_name and clip.change_audio)
 
-    def hear(self, clips: Sequence[Clip], on_progress: Progress | None = None, shard: tuple[int, int] = WHOLE) -> Heard:
+    def hear(
+        self, clips: Sequence[Clip], on_progress: Progress | None = None, shard: tuple[int, int] = WHOLE
+    ) -> HeardClips:
         """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
         store = EvidenceStore(self._folder)
         with worker_threads(self._config.num_workers) as threads:
@@ -67,9 +69,9 @@ class Listener:
                 if on_progress:
                     on_progress(done, total)
         store.refresh()
-        return Heard(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
+        return HeardClips(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
 
-    def merge(self, clips: Sequence[Clip]) -> Heard:
+    def merge(self, clips: Sequence[Clip]) -> HeardClips:
         """Evidence on every clip, by key, when shards have heard all of them; DataError when they have not."""
         store = EvidenceStore(self._folder)
         with worker_threads(self._config.num_workers) as threads:
@@ -79,7 +81,7 @@ class Listener:
                 f"{missing:,} of {len(clips):,} clips have been heard by no shard: start the missing shards again, "
                 f"they go on where they were cut off, and bring the files of all into {self._folder}"
             )
-        return Heard(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
+        return HeardClips(store, {clip.key: content_id for clip, content_id in zip(clips, content_ids, strict=True)})
 
     def _content_ids(self, clips: Sequence[Clip], threads: Callable) -> list[str]:
         """What each clip is, by the bytes of its audio, its words and its changes."""
@@ -106,42 +108,33 @@ class Listener:
         clips = [clip for _, clip in jobs]
         limit_s = self._config.decode_timeout_s + sum(clip.duration_s for clip in clips) / 10
         decoded = run_each(worker, partial(decode, load=self._load), clips, limit_s)
-        lines = {
-            content_id: _failed(found if isinstance(found, Evidence) else _lost(clip, found))
-            for (content_id, clip), found in zip(jobs, decoded, strict=True)
-            if isinstance(found, Evidence | WorkerLost)
-        }
-        if self._by_name:
-            known = self._recogniser.look_up([clip.utterance for clip in clips])
-            nothing = [(i, clip) for (i, clip), heard in zip(jobs, known, strict=True) if heard is None]
-            lines |= {
-                i: _failed(Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)) for i, clip in nothing
-            }
-        usable = [(job, found) for job, found in zip(jobs, decoded, strict=True) if job[0] not in lines]
-        if usable:
-            samples = [samples for _, (samples, _) in usable]
-            words = [list(clip.words) for (_, clip), _ in usable]
+        known = self._recogniser.look_up([clip.utterance for clip in clips]) if self._by_name else None
+        lines: list[bytes | None] = [
+            _failure(clip, found, not_in_file=known is not None and known[i] is None)
+            for i, (clip, found) in enumerate(zip(clips, decoded, strict=True))
+        ]
+        if usable := [i for i, line in enumerate(lines) if line is None]:
+            samples, words = [decoded[i][0] for i in usable], [list(clips[i].words) for i in usable]
             with self._turns:
-                if self._by_name:
-                    hearings = self._recogniser.look_up([clip.utterance for (_, clip), _ in usable])
-                else:
-                    hearings = self._recogniser.hear(samples, words)
+                hearings = [known[i] for i in usable] if known else self._recogniser.hear(samples, words)
                 alignments = align(self._aligner, samples, words, hearings, self._config.aligner_max_s)
-            found = zip(usable, alignments, hearings, strict=True)
-            material = [(clip, sound, alignment, heard) for ((_, clip), (_, sound)), alignment, heard in found]
-            weighed = run_each(worker, weigh, material, limit_s)
-            for ((content_id, clip), _), line in zip(usable, weighed, strict=True):
-                lines[content_id] = _failed(_lost(clip, line)) if isinstance(line, WorkerLost) else line
-        store.write({content_id: lines[content_id] for content_id, _ in jobs})
+            material = [
+                (clips[i], decoded[i][1], alignment, hearing)
+                for i, alignment, hearing in zip(usable, alignments, hearings, strict=True)
+            ]
+            for i, line in zip(usable, run_each(worker, weigh, material, limit_s), strict=True):
+                lines[i] = _failure(clips[i], line) or line
+        store.write({content_id: line for (content_id, _), line in zip(jobs, lines, strict=True)})
         return len(jobs)
 
 
-def _failed(evidence: Evidence) -> bytes:
-    return to_line({"": evidence})
-
-
-def _lost(clip: Clip, lost: WorkerLost) -> Evidence:
-    return Evidence(key=clip.key, failure=lost.reason, detail=str(lost))
+def _failure(clip: Clip, found: object, not_in_file: bool = False) -> bytes | None:
+    """The line of a clip that could not be heard; None for what a worker has `found`."""
+    if isinstance(found, WorkerLost):
+        found = Evidence(key=clip.key, failure=found.reason, detail=str(found))
+    elif not isinstance(found, Evidence) and not_in_file:
+        found = Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE)
+    return to_line({"": found}) if isinstance(found, Evidence) else None
 
 
 def _chunks(

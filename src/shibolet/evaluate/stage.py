@@ -47,7 +47,7 @@ SLICES = {  # breakdown -> its key in scores.json
 }  # fmt: skip
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
-DevScorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
+ScoreDev = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
@@ -295,7 +295,7 @@ def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRo
 
 def dev_scorer(
     rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
-) -> DevScorer:
+) -> ScoreDev:
     """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`.
 
     `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than

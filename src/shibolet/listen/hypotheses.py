@@ -8,7 +8,7 @@ from shibolet.listen.protocols import Hearing
 from shibolet.records.files import hash_file, read_jsonl
 
 
-class HypothesisFile:
+class RecordedHypotheses:
     """`ByName`: it knows utterances by their ids and hears nothing, so it has no likelihood and no times."""
 
     def __init__(self, path: Path) -> None:

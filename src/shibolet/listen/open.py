@@ -37,9 +37,9 @@ def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
 def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogniser:
     """A Qwen3-ASR in either layout, any CTC or sequence-to-sequence speech recogniser of transformers, or a file."""
     if name.endswith(HYPOTHESES):
-        from shibolet.listen.hypotheses import HypothesisFile
+        from shibolet.listen.hypotheses import RecordedHypotheses
 
-        return HypothesisFile(_hypotheses(name))
+        return RecordedHypotheses(_hypotheses(name))
     path, config = read_config(name)
     kind = _kind(config)
     if kind == "qwen":

@@ -14,7 +14,7 @@ from shibolet.listen.word_times import WordTimes
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LaidHypothesis:
     """What was heard of a text, and beside it."""
 
     num_letters: np.ndarray  # [W] written
@@ -28,7 +28,7 @@ class Heard:
 
 def lay_along(
     words: Sequence[str], verifiable: Sequence[bool], times: WordTimes, hypothesis: str, speech_s: tuple[float, float]
-) -> Heard:
+) -> LaidHypothesis:
     """A letter that the text has too lies where its word does, others between those beside them, from the first speech
     to the last."""
     laid = lay_letters(words, hypothesis)
@@ -43,4 +43,4 @@ def lay_along(
         np.arange(num_heard), [-1, *known, num_heard], [first_s, *np.maximum.accumulate(known_s), last_s]
     )
     is_heard = (laid.share_found >= HEARD_SHARE) | ~np.array(verifiable, bool)
-    return Heard(laid.num_letters, is_heard, letter_times_s)
+    return LaidHypothesis(laid.num_letters, is_heard, letter_times_s)

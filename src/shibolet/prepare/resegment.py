@@ -14,7 +14,7 @@ import numpy as np
 
 from shibolet.listen.word_times import WordTimes, repair_times
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.heard import Heard, lay_along
+from shibolet.prepare.heard import LaidHypothesis, lay_along
 from shibolet.scoring.counts import count_chars
 from shibolet.speech.activity import HANGOVER_S, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
@@ -247,7 +247,7 @@ def choose_pieces(uncut: Sequence[Segment], cuts: Sequence[Cut], config: Prepare
     return segments[::-1]
 
 
-def _judge_text(segment: Segment, heard: Heard | None, config: PrepareConfig) -> Segment:
+def _judge_text(segment: Segment, heard: LaidHypothesis | None, config: PrepareConfig) -> Segment:
     """The segment, with a reason where the recogniser did not hear its words, or much more than them."""
     if heard is None:
         return segment
