@@ -56,6 +56,9 @@ def _is_runaway(row: ScoredRow) -> bool:
 
 
 def loops(rows: Sequence[ScoredRow]) -> dict:
-    """Hypotheses that say the same stretch four times or more where the reference does not."""
+    """Hypotheses that say the same stretch four times or more where the reference does not.
+
+    An engine without a reference judges by the room that the audio has (`listen/loops.py`); here the reference knows.
+    """
     ids = [row.id for row in rows if repeats_beyond(row.heard, row.said)]
     return {"utterances": len(ids), "rate": len(ids) / len(rows) if rows else None, "ids": ids[:MAX_IDS]}
