@@ -138,6 +138,10 @@ def test_cross_checks():
     lora = "phase 'A' thaws 'decoder.layers[15:28]', but train.lora puts adapters on 'decoder.layers[0:16]'"
     assert lora in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers[15:28]=1e-5")
     assert "thaws 'decoder.layers'" in refused("hebrew-round2", "train.phases.1.lr_by_part.decoder.layers=1e-5")
+    for rate in ("-1e-3", "0", ".nan", "1e4"):
+        assert "lr_by_part.head" in refused("hebrew-round2", f"train.phases.0.lr_by_part.head={rate}")
+    assert "'hebrw' is not known" in refused("hebrew-round2", "language=hebrw")
+    assert "'a' goes from 5 to 1 s" in refused("hebrew-round2", "evaluate.buckets_s=[[a, 5, 1]]")
     rates = "{projector: 1e-4}"
     assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")
     without = ["train.lora=null", f"train.phases.0.lr_by_part={rates}"]

@@ -12,6 +12,7 @@ from rich.table import Table
 from shibolet.compare import NOT_SHOWN
 from shibolet.gate import counts_of
 
+LINE_S = 60.0  # between lines of progress in a log
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
@@ -22,11 +23,18 @@ def tell(sentence: str) -> None:
 
 @contextmanager
 def track(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is fed with (done, in all), 0 in all being not known; away from a terminal, two lines."""
+    """A progress bar that is fed with (done, in all), 0: not known; away from a terminal, a line a minute."""
     if not ERR.is_terminal:
         tell(f"{title} ...")
-        started = time.monotonic()
-        yield lambda done, total: None
+        started = last = time.monotonic()
+
+        def say(done: int, total: int) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last >= LINE_S:
+                last = now
+                tell(f"{title}: {done:,}{f' of {total:,}' if total else ''} after {now - started:.0f} s")
+
+        yield say
         tell(f"{title}: {time.monotonic() - started:.0f} s")
         return
     columns = (
@@ -276,7 +284,9 @@ def show_plan(plan: dict) -> None:
     ]
     if cache_gib := plan["encoder_cache_gib"]:
         lines.append(("disk", f"{cache_gib:.1f} GiB for the encoder's kept output"))
-    lines += [("cost", _cost_of(plan, where)), ("specified", _specified(plan["cost"]["specified_usd"]))]
+    lines.append(("cost", _cost_of(plan, where)))
+    if specified := plan["cost"]["specified_usd"]:
+        lines.append(("specified", _specified(specified)))
     facts(lines + [("note", note) for note in plan["notes"]])
 
 

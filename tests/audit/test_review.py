@@ -182,6 +182,18 @@ def test_answers_about_other_texts_and_other_utterances_do_not_count():
     assert "1 verdicts are about another text" in notes and "1 verdicts are about utterances outside" in notes
 
 
+def test_reviews_add_up_and_the_later_answer_counts(tmp_path):
+    path, kept, texts = tmp_path / "saved.jsonl", tmp_path / "review.jsonl", {"a": "x", "b": "y"}
+    for said, told in (
+        ({"a": "bad", "b": "bad"}, "2 answers to 0"),
+        ({"a": "good"}, "1 answers to 2 that were there, 1"),
+    ):
+        lines = [json.dumps({"id": id, "verdict": verdict, "text": texts[id]}) for id, verdict in said.items()]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        assert told in keep_review(path, kept, texts)
+    assert {id: answer.verdict for id, answer in read_review(kept).items()} == {"a": "good", "b": "bad"}
+
+
 def test_files_that_are_no_review_are_refused(tmp_path):
     path, kept = tmp_path / "review.jsonl", tmp_path / "audit" / "review.jsonl"
     lines = [{"id": "a", "verdict": "bad", "text": "x\u2028y"}, {"id": "a", "verdict": "good", "text": "x\u2028y"}]

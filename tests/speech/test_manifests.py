@@ -180,6 +180,18 @@ def test_tsv_of_our_columns(tmp_path):
     assert rules(ledger) == [("a.wav@y", "bad_span")]
 
 
+@pytest.mark.parametrize(("key", "column"), [("start", "start_s"), ("end", "end_s"), ("spekaer", "speaker")])
+def test_a_span_or_speaker_under_another_name_is_asked_about(tmp_path, key, column):
+    """Without it the row would be the whole file, or anybody's."""
+    write_audio(tmp_path / "a.wav")
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({"audio": "a.wav", "text": "שלום", key: 0.5, "note": "kept"}), encoding="utf-8")
+    with pytest.raises(DataError, match=f"has '{key}', which is not read, and no '{column}': name it in the recipe"):
+        read(path)
+    for columns in ({column: key}, {column: None}):
+        assert read(path, columns=columns)[0]
+
+
 def test_folder(tmp_path):
     """Each audio file with its .txt, in order of names; what lacks either half is named, links go in no circles."""
     folder = tmp_path / "corpus"

@@ -63,6 +63,7 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
     )
     plan = make_plan(config, loaded.model, examples, world_size=2)
     assert plan["training_set"]["utterances"] == 22
+    assert plan["cost"]["specified_usd"] is None, "it is of the specification's data"
     assert plan["step"]["steps_per_epoch"] == 3 and plan["step"]["largest_pack_tokens"] <= config.pack_tokens
     assert plan["notes"] == ["phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak"]
 

@@ -74,21 +74,30 @@ def read_review(path: Path) -> dict[str, Answer]:
             answer = Answer.model_validate_json(line)
         except ValidationError as error:
             raise DataError(
-                f"review {path}, line {number}: {error.errors()[0]['msg']}; give the file that audit.html saved"
+                f"review {path}, line {number}: {'.'.join(map(str, error.errors()[0]['loc']))}: "
+                f"{error.errors()[0]['msg']}; give the file that audit.html saved, or lines like "
+                '{"id": "...", "verdict": "good, bad or unsure", "text": "that was judged"}'
             ) from error
         answers[answer.id] = answer
     return answers
 
 
-def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> None:
-    """Put a saved review into the run folder; DataError when none of it is about these utterances."""
+def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> str:
+    """Add a saved review to what the run folder has of them; a sentence about both.
+
+    Of two answers on an utterance the new one counts. DataError when none is about these utterances.
+    """
     answers = read_review(path)
     if not any(text_of.get(answer.id) == answer.text for answer in answers.values()):
         raise DataError(
             f"review {path}: none of its {len(answers)} verdicts is about an utterance of this data set; "
             "give the file that this run's audit.html saved"
         )
-    write_jsonl(kept_path, [answers[id].model_dump() for id in sorted(answers)])
+    before = read_review(kept_path) if kept_path.is_file() else {}
+    replaced = sum(id in before and before[id] != answer for id, answer in answers.items())
+    both = before | answers
+    write_jsonl(kept_path, [both[id].model_dump() for id in sorted(both)])
+    return f"review: {len(answers):,} answers to {len(before):,} that were there, {replaced:,} of them changed"
 
 
 def draw_cells(rows: Iterable[Mapping], seed: int) -> dict[Cell, list[str]]:

@@ -48,6 +48,9 @@ class EvaluateConfig(Config):
     def _settings_do_something(self) -> Self:
         if self.servers != ServersConfig() and self.beam_size > 1:
             raise RecipeError("evaluate.beam_size: a server decides on its beams; leave out either this or servers")
+        for name, low, high in self.buckets_s:
+            if not 0 <= low < high:
+                raise RecipeError(f"evaluate.buckets_s: '{name}' goes from {low:g} to {high:g} s")
         if self.length_penalty != 1.0 and self.beam_size == 1:
             raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
         return self

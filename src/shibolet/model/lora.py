@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from shibolet.errors import ModelError
 from shibolet.model.parts import is_tied, part_of, select
+from shibolet.records.files import make_folder
 
 
 def attach_lora(
@@ -78,7 +79,7 @@ def save_lora(
             "embeddings that are the head too were trained: an adapter cannot carry them, take the whole model"
         )
     one = next(iter(layers.values()))
-    path.mkdir(parents=True)
+    make_folder(path)
     LoraConfig(
         r=one.r["default"], lora_alpha=one.lora_alpha["default"], lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
         target_modules=sorted(layers), modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,

@@ -31,7 +31,7 @@ from shibolet.model.layouts import (
 )
 from shibolet.model.load import LoadedModel, open_folder
 from shibolet.model.parts import is_tied
-from shibolet.records.files import read_json, write_bytes, write_json
+from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 
 SHARD_SIZE = "2GB"
 TIMESTAMP_MS = 80  # width of an aligner's time classes, in both layouts' processors
@@ -78,7 +78,7 @@ def _write(
     aligner: bool,
     languages: Sequence[str],
 ) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     origin = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     same_layout = is_legacy(origin) == (layout == "legacy")
     config = type(config).from_dict(config.to_dict())  # of the model, not of the file

@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCardData
 
 from shibolet.errors import DataError
 from shibolet.publish.leaks import refuse_leaks
-from shibolet.records.files import read_json, write_bytes
+from shibolet.records.files import make_folder, read_json, write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.tables import read_batches
 from shibolet.speech.text import get_language
@@ -37,7 +37,7 @@ def export_data(run: RunFolder, out: Path, format: Format) -> dict[str, int]:
         raise DataError(f"'{out}' exists; name a new folder for the exported data")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     counts = _WRITERS[format](run, partial)
     refuse_leaks(partial, out, run.path)
     os.replace(partial, out)

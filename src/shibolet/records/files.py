@@ -30,10 +30,20 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder, and those above it, where there is none; DiskError where there cannot be one."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise DiskError(f"{path} cannot be a folder to write to ({error.strerror}); name another place") from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, of which a reader, or a crash at any moment, sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:

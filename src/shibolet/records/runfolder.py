@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shibolet.errors import DataError
-from shibolet.records.files import hash_file, hash_json, read_json, sync_dir, write_json
+from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, write_json
 from shibolet.records.provenance import environment
 
 COMPARE_FORMAT = 4  # of compare.json
@@ -198,7 +198,7 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; DataError when another one writes there."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,9 +35,13 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, revie
             "gate.rate: corrected needs error rates of the detector: give audit.calibration, or audit with gate.rate: "
             "apparent first, answer the random draw of audit.html and come back with --review FILE"
         )
+    if recipe.audit.calibration and not recipe.audit.calibration.is_file():
+        raise DataError(
+            f"audit.calibration: there is no file {recipe.audit.calibration}; 'shibolet calibrate' makes one"
+        )
     data = round.prepared if prepared else round.data
     if review is not None:
-        keep_review(review, folder.review, {u.id: u.text for u in data.utterances})
+        round.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
     is_reviewed = not prepared and folder.review.is_file()
     listener = _listener(round, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)

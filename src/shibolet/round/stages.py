@@ -296,9 +296,6 @@ def evaluate_manifest(
         )
 
 
-SPECIFIED_UTTERANCES = 73_579  # of the specification's training set
-
-
 def make_plan(
     recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int, gpu: str = "A100",
     gpu_memory_gib: float | None = None,
@@ -309,13 +306,15 @@ def make_plan(
     "training_set_from" says which.
     """
     from shibolet.model.offline import offline_config
-    from shibolet.train.plan import make_plan, meta_model
+    from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
 
     config, model_from = offline_config(recipe.models.base)
     examples, training_set_from = None, "as given; lengths are assumed"
     if num_utterances is None:
         prepared = RunFolder(run_dir).prepared
-        if not any(prepared.glob("train-*.parquet")):
+        if not any(prepared.glob("train-*.parquet")) and (num_utterances := _rows_of_manifests(recipe)):
+            training_set_from = f"rows of the manifests, since nothing is prepared in {run_dir}; lengths are assumed"
+        elif not any(prepared.glob("train-*.parquet")):
             num_utterances = SPECIFIED_UTTERANCES
             training_set_from = (
                 f"the specification's number, since nothing is prepared in {run_dir}; lengths are assumed "
@@ -333,6 +332,16 @@ def make_plan(
         **plan, "training_set_from": training_set_from, "model_from": model_from,
         "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd,
     }  # fmt: skip
+
+
+def _rows_of_manifests(recipe: Recipe) -> int | None:
+    """Rows of the training data before the audit; None where they are not all manifests that are here."""
+    from shibolet.speech.manifests import open_manifest
+
+    sources = recipe.data.train
+    if any(source.manifest is None or not source.manifest.exists() for source in sources):
+        return None
+    return sum(min(sum(1 for _ in open_manifest(s).rows), s.max_utterances or 10**12) for s in sources)
 
 
 def _prepared_examples(recipe: Recipe, prepared: Path, max_tokens: int) -> tuple[list | None, int, str]:

@@ -3,12 +3,13 @@
 import glob
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shibolet.errors import AudioError, RecipeError
+from shibolet.records.files import make_folder
 from shibolet.round.shared import Tell, Track, best_device, untracked
 from shibolet.speech.audio import AUDIO_SUFFIXES
 
@@ -18,21 +19,25 @@ if TYPE_CHECKING:
     from shibolet.listen.recordings import Heard
 
 
-def find_recordings(names: Sequence[str]) -> list[Path]:
-    """Files in the order of the names, each once: a file as it is, a folder's audio files, the matches of a pattern."""
-    found: dict[Path, None] = {}
+def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
+    """Files in the order of the names, each once: a file as it is, a folder's audio files, the matches of a pattern.
+
+    Beside each what its transcript is called, without a suffix: below a folder with the folders in between.
+    """
+    found: dict[Path, Path] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
             some = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            called = {p: p.relative_to(path).with_suffix("") for p in some}
         elif not path.exists() and glob.has_magic(name):
-            some = sorted(map(Path, glob.glob(name, recursive=True)))
+            called = {p: Path(p.stem) for p in sorted(map(Path, glob.glob(name, recursive=True)))}
         else:
-            some = [path]
-        if not some:
+            called = {path: Path(path.stem)}
+        if not called:
             raise RecipeError(f"'{name}' holds no audio file")
-        found |= dict.fromkeys(some)
-    return list(found)
+        found |= called
+    return found
 
 
 def open_engine(
@@ -51,7 +56,7 @@ def open_engine(
 
 
 def transcribe_files(
-    paths: Sequence[Path],
+    recordings: Mapping[Path, Path],
     make_engine: Callable[[], "Engine"],
     language: str,
     format: "Format",
@@ -62,7 +67,7 @@ def transcribe_files(
     tell: Tell,
     track: Track = untracked,
 ) -> int:
-    """How many recordings failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
+    """How many of `find_recordings` failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
 
     A sentence is told about each recording that fails, and about those where the model looped or came to no end.
     """
@@ -71,7 +76,9 @@ def transcribe_files(
     from shibolet.speech.text import get_language
 
     spoken, failed, endings = get_language(language), 0, Counter()
-    targets = _targets(paths, out_dir, format)
+    paths, targets = list(recordings), _targets(recordings, out_dir, format)
+    if format in ("srt", "vtt") and aligner is None:
+        tell(f"{format} without --aligner: a cue is a whole piece, of up to {max_piece_s:g} s")
     engine = make_engine()
     listener = None if aligner is None else open_aligner(aligner, language, device=best_device())
     with _Outputs(targets, format) as outputs, track(f"transcribe {len(paths)} recordings") as progress:
@@ -119,17 +126,18 @@ def _total_s(paths: Sequence[Path]) -> float:
     return total_s
 
 
-def _targets(paths: Sequence[Path], out_dir: Path | None, format: "Format") -> dict[Path, Path | None]:
+def _targets(recordings: Mapping[Path, Path], out_dir: Path | None, format: "Format") -> dict[Path, Path | None]:
     """Where each recording's transcript goes; None: standard output."""
     if out_dir is None:
-        if len(paths) > 1 and format in ("srt", "vtt"):
-            raise RecipeError(f"{len(paths)} recordings as {format} need a folder: --out DIR")
-        return dict.fromkeys(paths)
-    targets = {path: out_dir / f"{path.stem}.{format}" for path in paths}
+        if len(recordings) > 1 and format in ("srt", "vtt"):
+            raise RecipeError(f"{len(recordings)} recordings as {format} need a folder: --out DIR")
+        return dict.fromkeys(recordings)
+    targets = {path: out_dir / f"{name}.{format}" for path, name in recordings.items()}
     times = Counter(targets.values())
     for path, target in targets.items():
         if times[target] > 1:
-            raise RecipeError(f"'{path}' and another recording would both be written to '{target}'; run them apart")
+            others = ", ".join(f"'{other}'" for other, its in targets.items() if its == target and other != path)
+            raise RecipeError(f"'{path}' and {others} would both be written to '{target}'; run them apart")
     return targets
 
 
@@ -151,6 +159,8 @@ class _Outputs:
 
     def add(self, heard: "Heard") -> None:
         target = self._targets[heard.path]
+        if target is not None and heard.error is not None and target not in self._writers:
+            return  # nothing of it could be read: no empty file
         if target not in self._writers:
             self._writers[target] = self._open(target)
         self._writers[target].add(heard)
@@ -163,6 +173,6 @@ class _Outputs:
 
         out: TextIO = sys.stdout if self._stdout.isatty() else self._stdout
         if target is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             out = self._files.enter_context(target.open("w", encoding="utf-8"))
         return Writer(out, self._format, with_names=target is None and len(self._targets) > 1)

@@ -4,11 +4,12 @@ Ours, NeMo's and Lhotse's JSONL (also gzipped), TSV, Common Voice, and folders o
 A row keeps its own fields beside ours, so that `columns` can name them. No audio is looked at here.
 """
 
+import difflib
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,8 @@ def open_manifest(source: DataSource) -> Manifest:
             f"source '{source.name}': {path} is no manifest that is known: {_shown(first, fields)}; {KNOWN}"
         )
     convert, is_foreign = found or (_as_it_is, False)
+    if convert is _as_it_is:
+        _refuse_near_misses({key for row in fields for key in row}, source, path)
     # Lhotse's and NeMo's paths often start where the data were prepared: at a folder above the manifest's.
     folders = [path.parent, *path.parent.parents] if is_foreign else [path.parent]
     rows = _guarded(_json_rows(convert, path), source)
@@ -96,6 +99,20 @@ def _json_format(row: Fields, source: DataSource, path: Path) -> tuple[Convert, 
     return None
 
 
+def _refuse_near_misses(keys: Collection[str], source: DataSource, path: Path) -> None:
+    """DataError where spans or speakers seem to stand under a name that nothing reads: without them data are others."""
+    columns = source.columns.model_dump()
+    missing = {columns[field]: field for field in ("start_s", "end_s", "speaker", "recording")}
+    missing = {column: field for column, field in missing.items() if column and column not in keys}
+    for key in sorted(set(keys) - set(columns.values())):
+        if near := difflib.get_close_matches(key, missing, n=1, cutoff=0.75):
+            field = missing[near[0]]
+            raise DataError(
+                f"source '{source.name}': {path} has '{key}', which is not read, and no '{near[0]}': name it in the "
+                f"recipe, `columns: {{{field}: {key}}}`, or say that there is none, `columns: {{{field}: null}}`"
+            )
+
+
 def _as_it_is(row: Fields) -> Iterator[Fields]:
     yield row
 
@@ -111,6 +128,7 @@ def _nemo(row: Fields) -> Iterator[Fields]:
 def _tsv_format(header: list[str], source: DataSource, path: Path) -> Convert:
     columns = source.columns
     if columns.audio in header and columns.text in header:
+        _refuse_near_misses(header, source, path)
         seconds = [name for name in (columns.start_s, columns.end_s, columns.duration) if name in header]
         return partial(_tsv, seconds)
     if {"path", "sentence"} <= set(header):

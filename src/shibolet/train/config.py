@@ -1,7 +1,7 @@
 """Settings of the train stage: phases, adapters, optimizer, memory, schedule of evaluation and checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,16 +9,18 @@ from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
 
+Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
+
 
 class PhaseConfig(Config):
     """A stretch of training in which a fixed set of model parts is trainable."""
 
     name: str  # "B", "A": shown in every tracker
     num_epochs: float = Field(gt=0)  # passes over the training set
-    lr_by_part: Mapping[str, float]  # part -> peak learning rate; a part not named here is frozen
+    lr_by_part: Mapping[str, Rate]  # part -> peak learning rate; a part not named here is frozen
     warmup_steps: int = Field(0, ge=0)  # linear from 0, at the start of this phase
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; linear and cosine fall to 0
-    lr_if_diverged: Mapping[str, float] = {}  # part -> peak rate of the one more try after a divergence; empty: no try
+    lr_if_diverged: Mapping[str, Rate] = {}  # part -> peak rate of the one more try after a divergence; empty: no try
 
     @model_validator(mode="after")
     def _trains_something(self) -> "PhaseConfig":

@@ -173,6 +173,6 @@ def known_gpu(device: torch.device) -> str | None:
 
 
 def gpu_named(name: str) -> Gpu:
-    if name not in GPUS:
+    if name.upper() not in GPUS:
         raise RecipeError(f"GPU '{name}' is not known; known are {', '.join(GPUS)}")
-    return GPUS[name]
+    return GPUS[name.upper()]
