@@ -132,7 +132,9 @@ def _from_hub(name: str) -> Path:
         page = f"https://huggingface.co/{name}"
         raise ModelError(f"model '{name}' is gated: ask for access at {page}, then run 'hf auth login'") from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(f"model '{name}' is not in the local cache and the Hub cannot be reached") from error
+        raise ModelError(
+            f"model '{name}' is no folder here, not in the local cache, and the Hub cannot be reached"
+        ) from error
     except (HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"model '{name}' is neither a folder here nor to be had from the Hub: {reason}") from error

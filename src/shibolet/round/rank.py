@@ -135,10 +135,10 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         return None
     rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
-    trained_from = time.perf_counter()
+    trained_from, advised = time.perf_counter(), False
 
     def score_and_tell(loaded) -> dict[str, float]:
-        nonlocal trained_from
+        nonlocal trained_from, advised
         started = time.perf_counter()
         scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
         ended = time.perf_counter()
@@ -146,7 +146,9 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         trained_from = ended
         domains = ", ".join(f"{name} {_pct(part['wer']['rate'])}" for name, part in scores["by_domain"].items())
         took = f"{scores['num_utterances']} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
-        tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{_too_much(share, scores)}")
+        advice = "" if advised else _too_much(share, scores)
+        advised = advised or bool(advice)  # once is enough: the number differs each time
+        tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{advice}")
         return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
 
     return score_and_tell
