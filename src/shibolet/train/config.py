@@ -9,7 +9,7 @@ from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
 
-Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
 
 
 class PhaseConfig(Config):
