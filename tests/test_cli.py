@@ -74,6 +74,25 @@ def test_usage_and_recipe_errors_end_with_2_and_one_line(shibolet):
     assert shibolet("report", "nowhere")[0] == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate demo --language English", "evaluate demo --model builtin:round1", "audit demo --shard 1/2 --extend",
+        "audit demo --shard 1/2 --json", "transcribe a.wav --model builtin:round1 --server-language he",
+    ],
+)  # fmt: skip
+def test_options_that_would_do_nothing_are_refused(shibolet, words):
+    code, out, err = shibolet(*words.split())
+    assert (code, out) == (2, "") and "--" in err
+
+
+def test_other_models_are_compared_beside_the_round(shibolet, tmp_path):
+    """In its own folder their verdict would be what `publish` goes by."""
+    code, _, err = shibolet("compare", "demo", "--round1", "builtin:round1", "-o", "run")
+    assert code == 3 and "run: stage 'train' is not done" in err
+    assert (tmp_path / "run-compare").is_dir() and not (tmp_path / "run").exists()
+
+
 def test_an_interrupt_is_one_sentence(shibolet, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -356,6 +356,14 @@ def test_run_gate_reads_the_audit_and_writes_the_verdict(tmp_path, recording, sp
     assert result["low_quality_pct"]["num_recordings"] == num_recordings
 
 
+def test_a_corrected_rate_of_nothing_is_still_of_a_sample():
+    """Rogan and Gladen's formula takes both ends of a low rate to 0."""
+    rates = ErrorRates(sensitivity=0.9, specificity=0.9, measured_on="clean data")
+    corrected = Corrected(rate=0.0, lower=0.0, upper=0.0, errors=rates)
+    decision = decide(estimate(1.0, 2.0, 4.0), self_test(), 1.0, GateConfig(rate="corrected"), corrected=corrected)
+    assert "all were heard" not in decision.recommendation and "interval 0.0 to 0.0%" in decision.recommendation
+
+
 def test_lines_in_the_wrong_order_are_refused():
     with pytest.raises(RecipeError, match="swap"):
         GateConfig(proceed_below_pct=20)
