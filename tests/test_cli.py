@@ -74,6 +74,14 @@ def test_usage_and_recipe_errors_end_with_2_and_one_line(shibolet):
     assert shibolet("report", "nowhere")[0] == 2
 
 
+def test_a_check_lists_a_manifest_that_cannot_be_read_with_all_the_rest(shibolet, tmp_path):
+    (tmp_path / "m.jsonl").write_text("not a manifest\n")
+    code, out, _ = shibolet("check", "demo", "--set", "data.train.0.manifest=m.jsonl", "--json")
+    found = {one["what"]: one["state"] for one in json.loads(out)}
+    assert code == 3 and found["train: synthetic"] == "missing"
+    assert found["base, round1: builtin:round1"] == "ok" and found["GPU, memory, disk"] == "note"
+
+
 @pytest.mark.parametrize(
     "words",
     [

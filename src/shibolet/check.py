@@ -31,11 +31,15 @@ class Finding:
 
 def check_recipe(recipe: Recipe, run_dir: Path) -> list[Finding]:
     """A finding for each thing that the recipe needs; `missing` ones stop a run."""
+    from shibolet.errors import DataError
     from shibolet.round.stages import make_plan
 
     models = list(_models(recipe))
     if models[0].state == "ok" or not _is_here(recipe.models.base):
-        machine = _machine(make_plan(recipe, run_dir, None, 1), run_dir)
+        try:
+            machine = list(_machine(make_plan(recipe, run_dir, None, 1), run_dir))
+        except DataError:  # told of its source below
+            machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
     else:
         machine = [Finding("GPU, memory, disk", "note", "known when the base model is there")]
     return [*machine, _token(), *models, *_data(recipe)]
@@ -150,11 +154,10 @@ def _local_data(what: str, source: DataSource) -> Finding:
 
 def _local_manifest(what: str, source: DataSource) -> Finding:
     from shibolet.errors import DataError
-    from shibolet.speech.manifests import open_manifest
+    from shibolet.speech.manifests import count_rows
 
     try:
-        manifest = open_manifest(source)
-        num_rows = manifest.num_rows or sum(1 for _ in manifest.rows)
+        num_rows = count_rows(source)
     except DataError as error:
         return Finding(what, "missing", str(error))
     return Finding(what, "ok", f"{num_rows:,} rows")

@@ -1,5 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -312,9 +313,10 @@ def make_plan(
     examples, training_set_from = None, "as given; lengths are assumed"
     if num_utterances is None:
         prepared = RunFolder(run_dir).prepared
-        if not any(prepared.glob("train-*.parquet")) and (num_utterances := _rows_of_manifests(recipe)):
+        is_prepared = any(prepared.glob("train-*.parquet"))
+        if not is_prepared and (num_utterances := _rows_of_manifests(recipe)):
             training_set_from = f"rows of the manifests, since nothing is prepared in {run_dir}; lengths are assumed"
-        elif not any(prepared.glob("train-*.parquet")):
+        elif not is_prepared:
             num_utterances = SPECIFIED_UTTERANCES
             training_set_from = (
                 f"the specification's number, since nothing is prepared in {run_dir}; lengths are assumed "
@@ -336,12 +338,12 @@ def make_plan(
 
 def _rows_of_manifests(recipe: Recipe) -> int | None:
     """Rows of the training data before the audit; None where they are not all manifests that are here."""
-    from shibolet.speech.manifests import open_manifest
+    from shibolet.speech.manifests import count_rows
 
     sources = recipe.data.train
     if any(source.manifest is None or not source.manifest.exists() for source in sources):
         return None
-    return sum(min(sum(1 for _ in open_manifest(s).rows), s.max_utterances or 10**12) for s in sources)
+    return sum(min(count_rows(source), source.max_utterances or math.inf) for source in sources)
 
 
 def _prepared_examples(recipe: Recipe, prepared: Path, max_tokens: int) -> tuple[list | None, int, str]:
