@@ -23,17 +23,9 @@ from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, 
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 20  # good or bad, of the flagged and of the passed each; fewer give no rate
-COLUMNS = (
-    "id",
-    "source",
-    "recording",
-    "speaker",
-    "domain",
-    "text",
-    "failure",
-    "is_low_quality",
-    "suspect",
-)  # read here
+COLUMNS = (  # that are read of a row
+    "id", "source", "recording", "speaker", "domain", "text", "failure", "is_low_quality", "suspect",
+)  # fmt: skip
 VERDICTS = ("good", "bad", "unsure")
 Cell = tuple[str, bool]  # domain, flagged
 

@@ -61,9 +61,8 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:
             print("shibolet: interrupted; a round goes on with the same command", file=sys.stderr, flush=True)
-            os._exit(
-                EXIT_INTERRUPTED
-            )  # threads that listen would finish what they have first; what is written is whole
+            # Threads that listen would finish what they have first; what is written is whole.
+            os._exit(EXIT_INTERRUPTED)
         raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, RunDir, answer, print_json, quiet, round_of, show
+from shibolet.cli.options import (
+    AsJson,
+    Changes,
+    DryRun,
+    RecipeName,
+    RunDir,
+    answer,
+    print_json,
+    quiet,
+    round_of,
+    run_folder,
+    show,
+)
 from shibolet.errors import EXIT_REJECT, RecipeError
 
 BESIDE = "-compare"  # added to the run folder's name, so that other models displace no score or verdict of its own
@@ -91,7 +103,7 @@ def compare(
     others = bool(round1 or round2)
     with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as round:
         if others:
-            round2 = round2 or _trained_beside(round.folder.path)
+            round2 = round2 or _trained_in(run_folder(run_dir, round.recipe.name))
             round.tell(f"compare: other models than the round's own are scored and compared in {round.folder.path}")
         do_evaluate(round, rounds_of(round, round1, round2))
         compared = do_compare(round)
@@ -117,13 +129,13 @@ def tune_decoding(
     answer(json_, decoding=tuned)
 
 
-def _trained_beside(folder: Path) -> str:
-    """What was trained in the run folder that this one stands beside."""
+def _trained_in(run_dir: Path) -> str:
+    """The model that a run folder has trained."""
     from shibolet.records.runfolder import RunFolder
 
-    own = RunFolder(folder.with_name(folder.name.removesuffix(BESIDE)))
-    own.digest("train")  # there must be one
-    return str(own.final.absolute())
+    folder = RunFolder(run_dir)
+    folder.digest("train")  # there must be one
+    return str(folder.final.absolute())
 
 
 def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:

@@ -56,7 +56,7 @@ def run_prepare(
     """
     spoken = get_language(language)
     find = _finder(verdicts, config)
-    notes = _notes_on_hearing(utterances, find, config)
+    notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
     fit: list[Utterance] = []
     for utterance in utterances:
@@ -120,13 +120,15 @@ def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdi
     return find
 
 
-def _notes_on_hearing(utterances: Sequence[Utterance], find: FindVerdict, config: PrepareConfig) -> list[str]:
+def _notes_on_hearing(
+    utterances: Sequence[Utterance], verdicts: Mapping[str, Verdict], config: PrepareConfig
+) -> list[str]:
     """What the summary says of utterances that nobody heard, or that nobody could judge."""
     if not config.drop_low_quality:
         return [
             "the audit was not believed (drop_low_quality: false): nothing was dropped for its quality, trimmed or cut"
         ]
-    unheard = [utterance for utterance in utterances if find(utterance) is None]
+    unheard = [utterance for utterance in utterances if utterance.id not in verdicts]
     if not unheard:
         return []
     if config.unheard == "audit":

@@ -26,6 +26,9 @@ class AuditedRows(Mapping[str, Verdict]):
     def __getitem__(self, id: str) -> Verdict:
         return reviewed(self._table.slice(self._place_of[id], 1).to_pylist()[0], self._answers.get(id))
 
+    def __contains__(self, id: object) -> bool:
+        return id in self._place_of
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._place_of)
 

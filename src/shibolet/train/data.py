@@ -42,6 +42,8 @@ class TrainExample:
 
     def tokens_at(self, speed: float) -> int:
         """Length of the sequence with the audio that much faster."""
+        if speed == 1.0:
+            return self.num_tokens
         return self.num_tokens + num_audio_tokens(self.frames_at(speed)) - num_audio_tokens(self.num_frames)
 
 

@@ -104,8 +104,7 @@ def make_plan(
             "moments": "float32",
         },
         "gpu": {"name": gpu, "memory_gib": gpu_memory_gib, "number": world_size},
-        "cost": _cost(config, phases, world_size)
-        | {"specified_usd": SPECIFIED_USD if count == SPECIFIED_UTTERANCES else None},
+        "cost": _cost(config, phases, world_size, count),
         "encoder_cache_gib": _cache_gib(config, model, examples, count),
         "notes": [*_notes(config, model, count, phases), *_assumptions(examples)],
     }
@@ -198,14 +197,15 @@ def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: i
     }
 
 
-def _cost(config: TrainConfig, phases: list[dict], world_size: int) -> dict:
-    """Predicted hours and dollars of the whole run."""
+def _cost(config: TrainConfig, phases: list[dict], world_size: int, count: int | None) -> dict:
+    """Predicted hours and dollars of the whole run, beside the specification's where it is of as much data."""
     hours = sum(phase["hours"] for phase in phases) if all(phase["hours"] is not None for phase in phases) else None
     price = config.price_per_gpu_hour_usd
     known = hours is not None and price is not None
     return {
         "hours": None if hours is None else round(hours, 2),
         "usd": round(hours * world_size * price, 2) if known else None,
+        "specified_usd": SPECIFIED_USD if count == SPECIFIED_UTTERANCES else None,
     }
 
 

@@ -127,7 +127,7 @@ class PackReader:
         self._device = torch.device(device)
         self._log_mel = PackedLogMel(extractor, self._device)
         self._decoder = Decoder(frame, augment, seed, extractor.feature_size)
-        slowest = augment.model_copy(update={"speeds": (augment.slowest_speed,)}) if augment else None
+        slowest = augment and augment.model_copy(update={"speeds": (augment.slowest_speed,)})
         self._slowest = Decoder(frame, slowest, seed, extractor.feature_size)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
@@ -171,6 +171,8 @@ class PackReader:
 
     def longest_pack(self, examples: Sequence[TrainExample]) -> Pack:
         """One pack of these utterances at the slowest speed there is, decoded here and now."""
+        if self._keeps:  # nothing is augmented: what was decoded before serves
+            return self.pack(examples)
         return self._with_features(self._slowest[PackRequest(0, 0, 0, tuple(examples))], examples)
 
     def close(self) -> None:

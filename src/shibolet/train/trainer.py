@@ -290,11 +290,11 @@ class GradualUnfreezeTrainer:
 
         0 when it held all. Sums of gradients over ranks begin with the last backward pass.
         """
-        losses, failing = [], self.ladder.pack_tokens
+        losses, examples = [], ()
         try:
             with packed_attention(self.model):
                 for number, request in enumerate(requests, start=1):
-                    failing = sum(e.tokens_at(self.config.slowest_speed) for e in request.examples)
+                    examples = request.examples
                     loss = self.objective(next(packs))
                     with optimizer.shards.early(is_last=number == len(requests)):
                         (loss / num_targets).backward()
@@ -302,7 +302,7 @@ class GradualUnfreezeTrainer:
             if requests:
                 optimizer.assert_gradients()
         except torch.OutOfMemoryError:
-            return losses, failing
+            return losses, sum(example.tokens_at(self.config.slowest_speed) for example in examples)
         return losses, 0
 
     def _fault(self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]) -> str:
