@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import finished_round, quiet
+from shibolet.cli.options import FinishedRun, NewFolder, finished_round, quiet
 from shibolet.errors import RecipeError
 
 
@@ -36,7 +36,7 @@ def publish(
 
 def export_adapter(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that has trained.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    out: NewFolder,
 ):
     """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
     from shibolet.round.publish import export_adapter as export
@@ -47,8 +47,8 @@ def export_adapter(
 
 
 def export_data(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    run_dir: FinishedRun,
+    out: NewFolder,
     format_: Annotated[
         Literal["datasets", "lhotse", "nemo", "verdicts"],
         typer.Option("--format", help="What prepare kept, for these programs; or the audit's verdicts as Parquet."),
@@ -65,7 +65,7 @@ def export_data(
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    out: NewFolder,
     layout: Annotated[Literal["native", "legacy"], typer.Option(help="transformers' own, or qwen-asr's and vLLM's.")],
     language: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")

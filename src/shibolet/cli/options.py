@@ -27,6 +27,8 @@ OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
 
 
 @contextmanager
@@ -71,11 +73,16 @@ def finished_round(run_dir: Path) -> Iterator["Round"]:
     from shibolet.round.shared import open_round
     from shibolet.terminal import tell, track
 
-    if not (run_dir / "recipe.yaml").is_file():
-        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    require_run(run_dir)
     quiet()
     with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as round:
         yield round
+
+
+def require_run(run_dir: Path) -> None:
+    """RecipeError for what is no run folder."""
+    if not (run_dir / "recipe.yaml").is_file():
+        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
 
 
 def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:

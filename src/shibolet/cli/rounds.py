@@ -9,6 +9,7 @@ from shibolet.cli.options import (
     AsJson,
     Changes,
     DryRun,
+    FinishedRun,
     Gpus,
     OnlyThrough,
     RecipeName,
@@ -16,6 +17,7 @@ from shibolet.cli.options import (
     answer,
     print_json,
     quiet,
+    require_run,
     round_of,
     show,
 )
@@ -160,7 +162,7 @@ def train(
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_dir: FinishedRun,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write its figures there too, each as SVG and CSV.")
     ] = None,
@@ -170,8 +172,7 @@ def report(
     from shibolet.report.page import write_report
     from shibolet.terminal import track
 
-    if not (run_dir / "recipe.yaml").is_file():
-        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+    require_run(run_dir)
     with track("report"):
         write_audit_page(run_dir)
         write_report(run_dir)

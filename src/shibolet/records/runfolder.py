@@ -245,10 +245,6 @@ class RunFolder:
         markers = (self.path / ".stages" / "evaluate" / model).glob("*.json")
         return sorted(f"evaluate/{model}/{path.stem}" for path in markers)
 
-    def compares(self, model: str) -> bool:
-        """Whether `systems.json` speaks of a model."""
-        return self.finished("systems") and model in self.inputs("systems")["systems"]
-
     def digest(self, name: str) -> str:
         """Hash of what a finished stage made: an input of the stages after it."""
         marker = self._marker(name)

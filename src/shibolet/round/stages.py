@@ -115,8 +115,13 @@ def do_train(round: Round) -> dict:
 
 def after_training(round: Round) -> list[str]:
     """Stages that speak of the trained model."""
-    systems = ["systems"] if round.folder.compares(ROUND2) else []
-    return [*round.folder.evaluated(ROUND2), "compare", *systems, "publish"]
+    return [*round.folder.evaluated(ROUND2), "compare", *_systems_with(round, ROUND2), "publish"]
+
+
+def _systems_with(round: Round, label: str) -> list[str]:
+    """The comparison of systems, where it has this one."""
+    folder = round.folder
+    return ["systems"] if folder.finished("systems") and label in folder.inputs("systems")["systems"] else []
 
 
 def _retire_of_others(round: Round) -> None:
@@ -196,8 +201,7 @@ def score_set(round: Round, label: str, source: DataSource, made_by: dict[str, s
     }
     stage = round.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:
-        if folder.compares(label):
-            round.retire("systems", why=f"{label} is scored anew")
+        round.retire(*_systems_with(round, label), why=f"{label} is scored anew")
         with round.track(f"{label} on {source.name}") as progress:
             score(
                 data.utterances,

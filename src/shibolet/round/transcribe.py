@@ -28,8 +28,11 @@ def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-            called = {p: p.relative_to(path).with_suffix("") for p in some}
+            called = {
+                p: p.relative_to(path).with_suffix("")
+                for p in sorted(path.rglob("*"))
+                if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
+            }
         elif not path.exists() and glob.has_magic(name):
             called = {p: Path(p.stem) for p in sorted(map(Path, glob.glob(name, recursive=True)))}
         else:
