@@ -89,7 +89,8 @@ def audit(manifest: Path) -> dict:
     from shibolet.audit.hearing import Listener
     from shibolet.audit.sampling import SampleConfig
     from shibolet.audit.stage import run_audit
-    from shibolet.gate import GateConfig, run_gate
+    from shibolet.gate.config import GateConfig
+    from shibolet.gate.stage import run_gate
     from shibolet.records.manifest import manifest_hash
     from shibolet.speech.audio import load
     from shibolet.speech.sources import DataSource, read_source

@@ -7,19 +7,10 @@ import numpy as np
 import pytest
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.gate import (
-    Corrected,
-    ErrorRates,
-    GateConfig,
-    SelfTestSummary,
-    Tally,
-    clips_to_settle,
-    corrected_rate,
-    decide,
-    gate,
-    level_of_look,
-    run_gate,
-)
+from shibolet.gate.config import GateConfig
+from shibolet.gate.decision import Corrected, clips_to_settle, corrected_rate, decide, level_of_look
+from shibolet.gate.report import ErrorRates, SelfTestSummary, Tally
+from shibolet.gate.stage import gate, run_gate
 from shibolet.records.files import read_json, write_json
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, clopper_pearson, estimate_rate
 
@@ -113,8 +104,55 @@ def test_a_detector_that_flags_everything_or_nothing_is_invalid(flagged):
 
 
 def test_a_bad_data_set_is_a_stop_and_not_an_invalid_instrument():
+    bad = self_test(untouched={"hits": 40, "total": 100})
+    assert decide(estimate(35, 40, 45), bad, 1.0, GateConfig()).decision == "STOP"
+
+
+def test_more_than_four_in_ten_flagged_takes_somebody_who_says_that_the_texts_are_wrong():
+    """Or a recogniser that does not understand the speech ends as STOP, and good data are thrown away."""
     bad = self_test(untouched={"hits": 70, "total": 100})
-    assert decide(estimate(65, 70, 75), bad, 1.0, GateConfig()).decision == "STOP"
+    alone = decide(estimate(65, 70, 75), bad, 1.0, GateConfig())
+    assert alone.decision == "INVALID"
+    for part in (
+        "70% of the clips as they are",
+        "so many texts are wrong",
+        "does not understand",
+        "--review",
+        "calibrate",
+    ):
+        assert part in alone.recommendation
+    assert decide(estimate(65, 70, 75), bad, 1.0, GateConfig(), texts_are_wrong=True).decision == "STOP"
+    reviewed = {"num_counted": 60, "corrected_low_quality_pct": {"rate": 68.0, "lower": 55.0, "upper": 80.0}}
+    summary = bad.model_dump()
+    assert gate(report(self_test=summary), verdicts(700), GateConfig())["decision"] == "INVALID"
+    assert gate(report(self_test=summary, review=reviewed), verdicts(700), GateConfig())["decision"] == "STOP"
+    given = {"kind": "fleurs", "num_clean": 400, "num_left_out": 0}
+    assert gate(report(self_test=summary, calibration=given), verdicts(700), GateConfig())["decision"] == "STOP"
+
+
+def test_an_instrument_that_is_deaf_in_one_domain_is_invalid():
+    """Pooled with a domain that it understands, it would pass."""
+    fine = {"damaged": {"swapped": {"hits": 60, "total": 60}, "silent": {"hits": 60, "total": 60}},
+            "harmless": {"hits": 1, "total": 180}, "untouched": {"hits": 2, "total": 60}}  # fmt: skip
+    deaf = fine | {"damaged": fine["damaged"] | {"swapped": {"hits": 40, "total": 60}}}
+    flags_all = fine | {"untouched": {"hits": 59, "total": 60}}
+    for other, said in ((deaf, "In domain 'b': The self-test found 40 of 60"), (flags_all, "In domain 'b': The instr")):
+        result = decide(estimate(1, 2, 3), self_test(domains={"a": fine, "b": other}), 1.0, GateConfig())
+        assert result.decision == "INVALID" and said in result.recommendation
+    assert decide(estimate(1, 2, 3), self_test(domains={"a": fine, "b": fine}), 1.0, GateConfig()).decision == "PROCEED"
+    small = fine | {"damaged": {"swapped": {"hits": 18, "total": 21}, "silent": {"hits": 21, "total": 21}}}
+    assert decide(estimate(1, 2, 3), self_test(domains={"a": small}), 1.0, GateConfig()).decision == "PROCEED"
+
+
+def test_hypotheses_from_a_file_are_held_to_damage_on_the_text_side_and_say_so():
+    tallies = {"damaged": {"swapped": {"hits": 99, "total": 100}, "text_halved": {"hits": 95, "total": 100}},
+               "harmless": {"hits": 0, "total": 0}, "untouched": {"hits": 5, "total": 100}}  # fmt: skip
+    given = report(self_test=tallies, judged_by="text side only")
+    found = gate(given, verdicts(30), GateConfig())
+    assert found["decision"] == "PROCEED" and found["judged_by"] == "text side only"
+    assert "by the text side only" in found["recommendation"] and any("--export-copies" in n for n in found["notes"])
+    half = tallies | {"damaged": tallies["damaged"] | {"text_halved": {"hits": 80, "total": 100}}}
+    assert gate(given | {"self_test": half}, verdicts(30), GateConfig())["decision"] == "INVALID"
 
 
 def test_the_literal_verdict_reads_the_unweighted_sample():

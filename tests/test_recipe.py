@@ -174,3 +174,21 @@ def test_an_overlap_is_accepted_of_a_set_that_there_is():
     assert "'claen' is no set of evaluate.sets; did you mean 'clean'?" in refused(
         "demo", "compare.accept_overlap=[claen]"
     )
+
+
+def test_an_audit_takes_no_model_to_train_and_no_training(small, tmp_path):
+    """Whoever only wants to know what his data are worth must not invent the rest of a round."""
+    recipe = load_recipe(small(models=None, train=None, audit={"recogniser": "builtin:ctc", "aligner": "none"}))
+    assert recipe.models is recipe.train is None and recipe.model_names() == {"recogniser": "builtin:ctc"}
+    recipe.require("audit")
+    with pytest.raises(RecipeError, match=r"has no section 'models' and no section 'train': .* not used for 'train'"):
+        recipe.require("train", "models", "train")
+    write_recipe(recipe, tmp_path / "recipes" / "run" / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipes" / "run" / "recipe.yaml") == recipe
+    load_recipe(small()).require("train", "models", "train")
+    assert load_recipe(small()).model_names()["round1"] == "builtin:round1"
+
+
+@pytest.mark.parametrize("written", ["none", "None", "null", "~"])
+def test_no_aligner_is_written_in_words_or_as_null(small, written):
+    assert load_recipe(small(), [f"audit.aligner={written}"]).audit.aligner is None

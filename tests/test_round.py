@@ -10,7 +10,7 @@ import soundfile as sf
 
 from shibolet.audit.table import write_rows
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
-from shibolet.gate import EXIT_CODES, GateConfig
+from shibolet.gate.config import EXIT_CODES, GateConfig
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
@@ -328,7 +328,7 @@ def heard(round, monkeypatch):
     tally, nothing = {"hits": 50, "total": 50}, {"hits": 0, "total": 50}
     strata = {"clean": {"num_utterances": 4000, "hours": 3.0}}
     report = {
-        "strata": strata, "num_scored": 400, "failures": {},
+        "strata": strata, "num_scored": 400, "failures": {}, "notes": [],
         "calibration": {"kind": "self", "num_clean": 50, "num_left_out": 0},
         "self_test": {"damaged": {"swapped": tally, "silent": tally}, "harmless": nothing, "untouched": nothing},
     }  # fmt: skip
@@ -342,7 +342,7 @@ def heard(round, monkeypatch):
         return dict(report)
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
-    listener = SimpleNamespace(identities=("x", "y"))
+    listener = SimpleNamespace(identities=("x", "y"), num_lost=0)
     monkeypatch.setattr(auditing, "_listener", lambda *_: listener)
     utterances = [
         Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows

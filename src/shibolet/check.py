@@ -3,8 +3,9 @@
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from shibolet.speech.sources import DataSource
 
 SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
 CHECKPOINTS = 5  # at most on disk at once: two last, the best, one a phase
+HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be a Qwen3-ASR
 GIB = 2**30
 
 
@@ -35,7 +37,9 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> list[Finding]:
     from shibolet.round.stages import make_plan
 
     models = list(_models(recipe))
-    if models[0].state == "ok" or not _is_here(recipe.models.base):
+    if not (recipe.models and recipe.train):
+        machine = [Finding("GPU, memory, disk", "note", "this recipe trains nothing")]
+    elif models[0].state == "ok" or not _is_here(recipe.models.base):
         try:
             machine = list(_machine(make_plan(recipe, run_dir, None, 1), run_dir))
         except DataError:  # told of its source below
@@ -90,13 +94,28 @@ def _token() -> Finding:
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:
-    models, audit = recipe.models, recipe.audit
-    roles = {"base": models.base, "round1": models.round1, "aligner": audit.aligner, "recogniser": audit.recogniser}
-    if audit.second_gate_recogniser:
-        roles["second_gate_recogniser"] = audit.second_gate_recogniser
+    from shibolet.listen.open import HYPOTHESES
+
+    roles = recipe.model_names()
     for name in dict.fromkeys(roles.values()):
-        what = f"{', '.join(role for role, value in roles.items() if value == name)}: {name}"
-        yield _local_model(what, name) or _on_hub(what, name, "model", "config.json")
+        own = [role for role, value in roles.items() if value == name]
+        what, only_hears = f"{', '.join(own)}: {name}", HEARING.issuperset(own)
+        if only_hears and name.endswith(HYPOTHESES):
+            yield _hypotheses(what, name, recipe.language)
+        else:
+            yield _local_model(what, name, only_hears) or _hub_model(what, name, only_hears)
+
+
+def _hypotheses(what: str, name: str, language: str) -> Finding:
+    """A finding for a file that stands in for a recogniser."""
+    from shibolet.errors import DataError, ModelError
+    from shibolet.listen.open import open_recogniser
+
+    try:
+        open_recogniser(name, language)
+    except (ModelError, DataError) as error:
+        return Finding(what, "missing", str(error))
+    return Finding(what, "ok", "a file of hypotheses")
 
 
 def _is_here(model: str) -> bool:
@@ -105,7 +124,7 @@ def _is_here(model: str) -> bool:
     return is_local(model)
 
 
-def _local_model(what: str, name: str) -> Finding | None:
+def _local_model(what: str, name: str, only_hears: bool) -> Finding | None:
     """A finding for a model on disk; None for a Hub id."""
     from shibolet.errors import ModelError
     from shibolet.model.load import resolve
@@ -116,12 +135,54 @@ def _local_model(what: str, name: str) -> Finding | None:
         path = resolve(name)
     except ModelError as error:
         return Finding(what, "missing", str(error))
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+    if only_hears and _is_ctranslate2(sizes):
+        return _with_extra(Finding(what, "ok", "a Whisper in CTranslate2's format"))
+    weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     return (
         Finding(what, "ok", f"{weights / 2**20:.1f} MiB")
         if weights
         else Finding(what, "missing", "no .safetensors there")
     )
+
+
+def _hub_model(what: str, name: str, only_hears: bool) -> Finding:
+    """A finding for a model on the Hub or in its cache."""
+    found = _on_hub(what, name, "model", "config.json")
+    is_asked = only_hears and found.state == "ok" and not _has_ctranslate2()
+    return _with_extra(found) if is_asked and _is_ctranslate2(_files_on_hub(name)) else found
+
+
+def _files_on_hub(name: str) -> list[str]:
+    """What a model's repository holds, in the cache or else on the Hub; nothing where that cannot be asked."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
+    if isinstance(config := try_to_load_from_cache(name, "config.json"), str):
+        return os.listdir(os.path.dirname(config))
+    try:
+        return HfApi().list_repo_files(name)
+    except (HTTPError, OSError):
+        return []
+
+
+def _is_ctranslate2(files: Iterable[str]) -> bool:
+    """Whether a model with these files has CTranslate2's weights and no others that can be read."""
+    from shibolet.model.load import CTRANSLATE2_WEIGHTS
+
+    return CTRANSLATE2_WEIGHTS in (files := set(files)) and not any(file.endswith(".safetensors") for file in files)
+
+
+def _has_ctranslate2() -> bool:
+    return find_spec("ctranslate2") is not None
+
+
+def _with_extra(found: Finding) -> Finding:
+    """The finding for a model in CTranslate2's format, or that the package is missing which reads it."""
+    if _has_ctranslate2():
+        return found
+    advice = "it is in CTranslate2's format, which needs a package more: pip install 'shibolet[faster-whisper]'"
+    return replace(found, state="missing", found=advice)
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
@@ -137,7 +198,7 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
                 if found.state == "missing" and getattr(source, "optional", False):
                     found = replace(found, state="note", found=f"{found.found}; optional, so it is left out")
                 yield found
-    if not recipe.evaluate.sets:
+    if recipe.models and recipe.train and not recipe.evaluate.sets:
         yield Finding("evaluate", "note", "the recipe names no evaluate.sets: Round 2 will not be compared")
 
 

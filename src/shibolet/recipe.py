@@ -19,7 +19,7 @@ from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.compare import CompareConfig
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.gate import GateConfig
+from shibolet.gate.config import GateConfig
 from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
 from shibolet.publish.config import PublishConfig
@@ -53,16 +53,30 @@ class Recipe(Config):
     language: str = "Hebrew"  # as in the prompt
     seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch; results differ in bits between counts
-    models: ModelsConfig
+    models: ModelsConfig | None = None  # an audit alone needs neither models
     data: DataConfig
     audit: AuditConfig
     calibrate: CalibrateConfig = CalibrateConfig()
     gate: GateConfig = GateConfig()
     prepare: PrepareConfig = PrepareConfig()
-    train: TrainConfig
+    train: TrainConfig | None = None  # ... nor training
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
     publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
+
+    def model_names(self) -> dict[str, str]:
+        """By role, the models that the recipe names."""
+        roles = {"base": self.models.base, "round1": self.models.round1} if self.models else {}
+        roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        return {role: name for role, name in roles.items() if name}
+
+    def require(self, command: str, *sections: str) -> None:
+        """RecipeError where a section is missing that a command cannot do without."""
+        if missing := [name for name in sections if getattr(self, name) is None]:
+            raise RecipeError(
+                f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
+                f"audited, but not used for '{command}'; hebrew-round2 shows what to write"
+            )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -73,7 +87,7 @@ class Recipe(Config):
             if bad := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
                 raise RecipeError(f"{key}: '{bad[0]}' cannot name a folder; use letters, digits, '-', '_' and '.'")
         known = [source.name for source in self.data.train]
-        for name in self.models.round1_trained_on:
+        for name in self.models.round1_trained_on if self.models else ():
             if name not in known:
                 raise RecipeError(
                     f"models.round1_trained_on: '{name}' is no source of data.train{did_you_mean(name, known)}"
@@ -94,7 +108,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _adapted_layers_stay_frozen(self) -> Self:
-        lora = self.train.lora
+        lora = self.train.lora if self.train else None
         adapted = LayerSpan.parse(lora.part) if lora else None
         for phase in self.train.phases if lora else ():
             for part in phase.lr_by_part:

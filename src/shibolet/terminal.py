@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shibolet.compare import NOT_SHOWN
-from shibolet.gate import counts_of
+from shibolet.gate.decision import counts_of
+from shibolet.report.wording import NUMBER_AWARE
 
 LINE_S = 60.0  # between lines of progress in a log
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -83,7 +84,7 @@ def show_gate(gate: dict, title: str = "Gate") -> None:
         (
             name,
             f"{rate['rate']:.1f}%",
-            f"{rate['lower']:.1f}-{rate['upper']:.1f}%",
+            f"{rate['lower']:.1f}-{rate['upper']:.1f}%" if rate["lower"] < rate["upper"] else "all heard",
             rate["num_low_quality"],
             rate["num_heard"],
         )
@@ -149,13 +150,23 @@ def show_calibration(content: dict) -> None:
 
 
 def show_scores(scores: dict[str, dict[str, dict]]) -> None:
-    """WER and CER by model and set."""
+    """WER and CER by model and set, and WER with numbers compared as they are said where that is known."""
     rows = [
-        (model, name, pct(one["wer"]["rate"]), pct(one["cer"]["rate"]), one["wer"]["errors"], one["wer"]["words"])
+        (
+            model,
+            name,
+            pct(one["wer"]["rate"]),
+            pct((aware := one.get("number_aware")) and aware["wer"]["rate"]),
+            pct(one["cer"]["rate"]),
+            one["wer"]["errors"],
+            one["wer"]["words"],
+        )
         for model, sets in scores.items()
         for name, one in sets.items()
     ]
-    table("Scores", ["model", "set", " WER", " CER", " errors", " words"], rows)
+    table("Scores", ["model", "set", " WER", " number-aware", " CER", " errors", " words"], rows)
+    if any(one.get("number_aware") for sets in scores.values() for one in sets.values()):
+        OUT.print(NUMBER_AWARE, markup=False)
     for model, sets in scores.items():
         for name, one in sets.items():
             for sentence in _unheard(name, one):

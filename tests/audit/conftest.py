@@ -1,10 +1,13 @@
-"""Utterances whose words are tones."""
+"""Utterances whose words are tones, and clips of noise."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile as sf
-from ears import VOCABULARY, samples_of
+from ears import VOCABULARY, half, samples_of
 
+from shibolet.audit.clip import Clip
 from shibolet.records.utterance import AudioRef, Utterance
 
 
@@ -25,3 +28,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
             )
         )  # fmt: skip
     return utterances
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    """40 clips of 0.2 to 2.2 s, no two of one length, and a copy of every fifth with half of its audio."""
+    folder, rng, made = tmp_path_factory.mktemp("clips"), np.random.default_rng(0), []
+    for i in range(40):
+        samples = (0.1 * rng.standard_normal(3200 + 797 * i)).astype(np.float32)
+        sf.write(folder / f"{i}.wav", samples, 16000)
+        clip = Clip(
+            key=f"u{i}", utterance=f"u{i}", audio=AudioRef(path=str(folder / f"{i}.wav")), words=("שלום", "עולם"),
+            verifiable=(True, True), duration_s=len(samples) / 16000,
+        )  # fmt: skip
+        made.append(clip)
+        if i % 5 == 0:
+            made.append(replace(clip, key=f"half/u{i}", change_audio=half))
+    return made

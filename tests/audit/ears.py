@@ -1,6 +1,7 @@
-"""Listeners that are known to be good, deaf or gullible, over words that are tones."""
+"""Listeners that are known to be good, deaf or gullible, over words that are tones; changes that tests know."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -82,3 +83,47 @@ class Shouting(Ears):
 
     def hear(self, clips, words):
         return [replace(h, hypothesis="קר", text_score=-9.0) for h in super().hear(clips, words)]
+
+
+class Swayed:
+    """A listener whose score depends on who shares the batch, as a half-precision model's last bits do."""
+
+    identity = "swayed"
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
+        self.heard += [len(clip) for clip in clips]
+        together = sum(map(len, clips)) % 9973 / 1e4
+        return [Hearing(hypothesis=" ".join(said), text_score=-together) for said in words]
+
+    def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
+        return [
+            Alignment(starts_s=np.zeros(len(w)), ends_s=np.full(len(w), len(c) % 97 / 97))
+            for c, w in zip(clips, words, strict=True)
+        ]
+
+
+def half(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return samples[: len(samples) // 2]
+
+
+@dataclass(frozen=True)
+class Louder:
+    gain: float
+
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.clip(self.gain * samples + 1e-3 * rng.standard_normal(len(samples)), -1, 1).astype(np.float32)
+
+
+class InFile:
+    """Hypotheses from elsewhere: what a recogniser that makes no mistakes wrote of these ids."""
+
+    identity = "in a file"
+
+    def __init__(self, said: dict[str, str]) -> None:
+        self.said = said
+
+    def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
+        return [Hearing(hypothesis=self.said[id], text_score=None) if id in self.said else None for id in ids]

@@ -54,7 +54,7 @@ def main(num_rows: int) -> None:
         sf.write(path, np.zeros(16000), 16000)
         config = AuditConfig(aligner="-", recogniser="-", num_workers=0)
         rows = Rows(str(path), num_rows)
-        heard = Listener(Stub(), Stub(), Path(folder) / "heard", load_nothing, config).hear(rows)
+        heard = Listener(Stub(), Stub(), Path(folder) / "heard", load_nothing, config, "Hebrew").hear(rows)
         assert sum(heard[key].signals.num_words for key in heard) == 4 * num_rows
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

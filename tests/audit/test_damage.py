@@ -1,16 +1,31 @@
 """Protects the matrix of damage: copies that are damaged as they say, harmless ones that are not, chance repeats."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile as sf
 
 from shibolet.audit.clip import Clip
-from shibolet.audit.damage import Clipping, NoSpeech, Original, Part, Pool, Shifted, copies, matrix
+from shibolet.audit.damage import (
+    BABBLE_VOICES,
+    Babble,
+    Clipping,
+    NoSpeech,
+    Original,
+    Part,
+    Pool,
+    Row,
+    Shifted,
+    babbled,
+    copies,
+    matrix,
+)
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.augment import reverberate
 from shibolet.speech.text import get_language
 
-WORDS = "הילד הלך הביתה אחרי הצהריים וראה כלב גדול ליד הדלת הירוקה של השכנים בבוקר ילדה שמחה קנתה לחם טרי".split()
+WORDS = "הילד הלך הביתה אחרי הצהריים וראה כלב גדול ליד הדלת הירוקה של השכנים בבוקר ילדה שמחה קנתה לחם טרי שלושה".split()
 
 
 def original(i: int, num_words: int = 8, recording: int | None = None) -> Original:
@@ -120,3 +135,67 @@ def test_audio_changes(tmp_path):
 def test_changes_are_values_so_that_what_was_heard_can_be_kept_under_them():
     changes = [clip.change_audio for clips in made([original(i) for i in range(8)]).values() for clip in clips]
     assert any(changes) and not any(" at 0x" in repr(change) for change in changes)
+
+
+def test_a_number_that_is_spelled_out_is_written_in_digits_and_every_word_can_be_checked(originals):
+    """Digits in place of any other word would be another text, and no harmless copy."""
+    found = made(originals)["spelling:digits"]
+    with_number = [o for o in originals if "שלושה" in o.words]
+    assert len(found) == len(with_number) and 0 < len(found) < len(originals)
+    for clip, own in zip(found, with_number, strict=True):
+        assert clip.words == tuple("3" if word == "שלושה" else word for word in own.words) and all(clip.verifiable)
+
+
+BABBLED = [Row(kind="in_babble", harmless=True, change=babbled(10.0))]
+
+
+def test_babble_is_other_speakers_of_the_data_and_never_the_clip_s_own(originals):
+    """A speaker behind himself says words that belong to the clip's voice."""
+    found = copies(BABBLED, originals, Pool(originals, "Hebrew"), seed=0)["in_babble"]
+    speaker_of = {o.clip.key: o.speaker for o in originals}
+    assert len(found) == len(originals)
+    for clip in found:
+        key, others = clip.key.removeprefix("in_babble/"), clip.change_audio.others
+        assert len(set(others)) == BABBLE_VOICES and speaker_of[key] not in {speaker_of[other] for other in others}
+        assert [ref.path for ref in clip.change_audio.voices] == [f"{other[1:]}.wav" for other in others]
+    unknown = [Original(clip=o.clip, recording=o.recording, speaker=None) for o in originals]
+    for clip in copies(BABBLED, unknown, Pool(unknown, "Hebrew"), seed=0)["in_babble"]:
+        assert clip.key.removeprefix("in_babble/") not in clip.change_audio.others
+    alone = [Original(clip=o.clip, recording=o.recording, speaker="one") for o in originals]
+    assert copies(BABBLED, alone, Pool(alone, "Hebrew"), seed=0)["in_babble"] == []
+
+
+def test_babble_lies_ten_decibels_under_the_clip_and_depends_on_its_chance(tmp_path):
+    rng, refs = np.random.default_rng(1), []
+    for i, gain in enumerate((0.5, 0.01)):  # one voice is 34 dB over the other: both have to be there
+        sf.write(tmp_path / f"{i}.wav", gain * rng.uniform(-1, 1, 8000 + 4000 * i), 16000)
+        refs.append(AudioRef(path=str(tmp_path / f"{i}.wav")))
+    samples = (0.1 * rng.standard_normal(24000)).astype(np.float32)
+
+    def behind(voices, seed=2) -> np.ndarray:
+        change = Babble(tuple("abc"[: len(voices)]), 10.0, tuple(voices))
+        mixed = change(samples, np.random.default_rng(seed))
+        assert len(mixed) == len(samples) and mixed.dtype == np.float32
+        return (mixed - samples).astype(np.float64)
+
+    both = behind(refs)
+    for added in (both, behind(refs[:1]), behind(refs[1:])):
+        assert 10 * np.log10(np.mean(samples.astype(np.float64) ** 2) / np.mean(added**2)) == pytest.approx(
+            10, abs=0.05
+        )
+    assert np.array_equal(both, behind(refs)) and not np.allclose(both, behind(refs, seed=3), atol=1e-3)
+    gone = AudioRef(path=str(tmp_path / "gone.wav"))
+    assert np.array_equal(behind([*refs, gone]), both), "a file that cannot be read is that clip's fault alone"
+    assert not behind([gone]).any()
+
+
+def test_what_was_heard_in_babble_is_known_wherever_the_voices_lie(originals):
+    """The same data in another folder would be heard again, or two kinds of babble would pass as one."""
+    [first, *rest] = copies(BABBLED, originals, Pool(originals, "Hebrew"), seed=0)["in_babble"]
+    babble = first.change_audio
+    moved = Babble(babble.others, 10.0, tuple(AudioRef(path=f"/elsewhere/{ref.path}") for ref in babble.voices))
+    ids = [replace(first, change_audio=change).content_id("a") for change in (babble, moved)]
+    assert ids[0] == ids[1] and ".wav" not in repr(babble)
+    for other in (Babble(babble.others, 5.0, babble.voices), Babble(babble.others[::-1], 10.0, babble.voices), None):
+        assert replace(first, change_audio=other).content_id("a") != ids[0]
+    assert len({repr(clip.change_audio) for clip in rest}) > 1

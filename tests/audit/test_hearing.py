@@ -1,90 +1,29 @@
-"""Hearing: nothing twice, the same bytes whatever was cut off or shared out, and workers that die or hang."""
+"""Hearing: nothing twice, the same bytes whatever was cut off or shared out, the same window for all of it."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
-import soundfile as sf
+from ears import InFile, Louder, Swayed, half
 
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener, _chunks
-from shibolet.audit.workers import AnyWorker, Worker, WorkerLost, worker_threads
+from shibolet.audit.workers import Worker, decode
 from shibolet.errors import DataError
-from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
-
-RATE = 16000
-
-
-class Ears:
-    """A listener whose score depends on who shares the batch, as a half-precision model's last bits do."""
-
-    identity = "ears"
-
-    def __init__(self) -> None:
-        self.heard: list[int] = []
-
-    def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
-        self.heard += [len(clip) for clip in clips]
-        together = sum(map(len, clips)) % 9973 / 1e4
-        return [Hearing(hypothesis=" ".join(said), text_score=-together) for said in words]
-
-    def align(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
-        return [
-            Alignment(starts_s=np.zeros(len(w)), ends_s=np.full(len(w), len(c) % 97 / 97))
-            for c, w in zip(clips, words, strict=True)
-        ]
-
-
-def half(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return samples[: len(samples) // 2]
-
-
-@dataclass(frozen=True)
-class Louder:
-    gain: float
-
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.clip(self.gain * samples + 1e-3 * rng.standard_normal(len(samples)), -1, 1).astype(np.float32)
-
-
-def shifted(alignment: Alignment, duration_s: float, rng: np.random.Generator) -> Alignment:
-    return replace(alignment, starts_s=alignment.starts_s + rng.uniform())
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
-    """40 clips of 0.2 to 2.2 s, no two of one length; a copy of every fifth and other times of every seventh."""
-    folder, rng, made = tmp_path_factory.mktemp("clips"), np.random.default_rng(0), []
-    for i in range(40):
-        samples = (0.1 * rng.standard_normal(3200 + 797 * i)).astype(np.float32)
-        sf.write(folder / f"{i}.wav", samples, RATE)
-        clip = Clip(
-            key=f"u{i}", audio=AudioRef(path=str(folder / f"{i}.wav")), words=("שלום", "עולם"),
-            verifiable=(True, True), duration_s=len(samples) / RATE,
-            change_times={"shifted": shifted} if i % 7 == 0 else {},
-        )  # fmt: skip
-        made.append(clip)
-        if i % 5 == 0:
-            made.append(replace(clip, key=f"half/u{i}", change_audio=half, change_times={}))
-    return made
-
 
 CONFIG = AuditConfig(aligner="ears", recogniser="ears", chunk_utterances=8, num_workers=0)
 
 
-def listener(folder: Path, ears: Ears, **settings) -> Listener:
-    return Listener(ears, ears, folder, load, CONFIG.model_copy(update=settings))
+def listener(folder: Path, ears: Swayed, **settings) -> Listener:
+    return Listener(ears, ears, folder, load, CONFIG.model_copy(update=settings), "Hebrew")
 
 
 def evidence(heard) -> dict:
@@ -93,11 +32,11 @@ def evidence(heard) -> dict:
 
 def test_a_run_that_was_cut_off_ends_with_the_same_evidence(tmp_path: Path, clips: list[Clip]) -> None:
     """A batch that is put together from what is left over has other neighbours, and with them other last bits."""
-    whole = evidence(listener(tmp_path / "a", Ears()).hear(clips))
+    whole = evidence(listener(tmp_path / "a", Swayed()).hear(clips))
     assert len({e.signals.text_score for e in whole.values()}) > 3, "scores must depend on the batch, or this is empty"
     calls = iter(range(3))
 
-    class Stopped(Ears):
+    class Stopped(Swayed):
         def hear(self, clips, words):
             if next(calls, None) is None:
                 raise KeyboardInterrupt
@@ -105,21 +44,21 @@ def test_a_run_that_was_cut_off_ends_with_the_same_evidence(tmp_path: Path, clip
 
     with pytest.raises(KeyboardInterrupt):
         listener(tmp_path / "b", Stopped()).hear(clips)
-    rest = Ears()
+    rest = Swayed()
     assert evidence(listener(tmp_path / "b", rest).hear(clips)) == whole
     assert 0 < len(rest.heard) < len(clips)
 
 
 def test_nothing_is_heard_twice_whatever_it_is_called(tmp_path: Path, clips: list[Clip]) -> None:
     """Another order, other names, other folders and other times of files are the same content."""
-    whole = evidence(listener(tmp_path, Ears()).hear(clips))
+    whole = evidence(listener(tmp_path, Swayed()).hear(clips))
     moved = []
     for clip in clips[::-1]:
         path = tmp_path / "moved" / Path(clip.audio.path).name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(Path(clip.audio.path).read_bytes())
         moved.append(replace(clip, key=clip.key + "-again", audio=AudioRef(path=str(path))))
-    again = Ears()
+    again = Swayed()
     found = listener(tmp_path, again).hear(moved)
     assert again.heard == []
     assert {key: replace(found[key + "-again"], key=key) for key in whole} == whole
@@ -135,7 +74,7 @@ def test_content_is_audio_span_words_and_changes(clips: list[Clip]) -> None:
         replace(clip, words=("שלום",)), replace(clip, audio=clip.audio.cut(0.0, 0.1)),
         replace(clip, verifiable=(True, False)), replace(clip, change_audio=half),
         replace(clip, change_audio=Louder(1.5)),
-        replace(clip, change_audio=Louder(1.6)), replace(clip, change_times={}),
+        replace(clip, change_audio=Louder(1.6)),
     ]  # fmt: skip
     ids = [c.content_id("a") for c in [clip, *other]] + [clip.content_id("b")]
     assert len(set(ids)) == len(ids)
@@ -145,7 +84,7 @@ def test_content_is_audio_span_words_and_changes(clips: list[Clip]) -> None:
 
 
 def test_the_same_content_twice_is_heard_once_and_found_by_both_names(tmp_path: Path, clips: list[Clip]) -> None:
-    ears = Ears()
+    ears = Swayed()
     heard = listener(tmp_path, ears).hear([*clips, replace(clips[3], key="twin")])
     assert len(ears.heard) == len(clips)
     assert replace(heard["twin"], key=clips[3].key) == heard[clips[3].key]
@@ -153,14 +92,14 @@ def test_the_same_content_twice_is_heard_once_and_found_by_both_names(tmp_path: 
 
 def test_shards_merge_to_one_run(tmp_path: Path, clips: list[Clip]) -> None:
     """A part that is missing must not pass as an audit."""
-    whole = evidence(listener(tmp_path / "one", Ears()).hear(clips))
-    parts = [Ears(), Ears(), Ears()]
+    whole = evidence(listener(tmp_path / "one", Swayed()).hear(clips))
+    parts = [Swayed(), Swayed(), Swayed()]
     for i in (2, 0):
         listener(tmp_path / "many", parts[i]).hear(clips, shard=(i, 3))
     with pytest.raises(DataError, match="heard by no shard"):
-        listener(tmp_path / "many", Ears()).merge(clips)
+        listener(tmp_path / "many", Swayed()).merge(clips)
     listener(tmp_path / "many", parts[1]).hear(clips, shard=(1, 3))
-    assert evidence(listener(tmp_path / "many", Ears()).merge(clips)) == whole
+    assert evidence(listener(tmp_path / "many", Swayed()).merge(clips)) == whole
     assert all(part.heard for part in parts)
     assert sum(len(part.heard) for part in parts) == len(clips)
 
@@ -170,47 +109,11 @@ def test_processes_find_what_one_process_finds(tmp_path: Path, clips: list[Clip]
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
     clips = [*clips[:9], replace(clips[9], key="bad", audio=AudioRef(path=str(broken))), *clips[10:]]
-    one = evidence(listener(tmp_path / "one", Ears()).hear(clips))
-    two = evidence(listener(tmp_path / "two", Ears(), num_workers=2).hear(clips))
+    one = evidence(listener(tmp_path / "one", Swayed()).hear(clips))
+    two = evidence(listener(tmp_path / "two", Swayed(), num_workers=2).hear(clips))
     assert one == two and one["bad"].failure == "undecodable"
     files = [sorted(path.read_bytes() for path in (tmp_path / name).rglob("*.jsonl")) for name in ("one", "two")]
     assert files[0] == files[1]
-
-
-def test_evidence_under_changed_times_is_beside_its_clip(tmp_path: Path, clips: list[Clip]) -> None:
-    heard = listener(tmp_path, Ears()).hear(clips)
-    assert heard["shifted/u7"].starts_s != heard["u7"].starts_s and heard["shifted/u7"].key == "shifted/u7"
-    assert "shifted/u8" not in heard and heard.get("nothing") is None
-
-
-def load_or_die(ref: AudioRef) -> np.ndarray:
-    """A decoder that crashes on one file and never returns from another."""
-    if ref.path.endswith("/3.wav"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if ref.path.endswith("/4.wav"):
-        time.sleep(600)
-    return load(ref)
-
-
-def test_a_decoder_that_crashes_or_hangs_costs_one_clip_each(tmp_path: Path, clips: list[Clip]) -> None:
-    """One file of a hundred thousand must neither end an audit nor hold it up, nor take its neighbours with it."""
-    config = CONFIG.model_copy(update={"num_workers": 1, "decode_timeout_s": 2.5})
-    heard = Listener(Ears(), Ears(), tmp_path, load_or_die, config).hear(clips[:8])
-    failures = {key: e.failure for key, e in evidence(heard).items() if e.failure}
-    assert failures == {"u3": "decoder_crashed", "u4": "decoder_hung"}
-
-
-def test_a_worker_raises_what_its_function_raises() -> None:
-    """A defect of ours has to look like one, and not like bad audio."""
-    worker = Worker()
-    try:
-        with pytest.raises(ZeroDivisionError):
-            worker.run(divmod, 1, 0, timeout_s=60)
-        with pytest.raises(WorkerLost):
-            worker.run(os._exit, 3, timeout_s=60)
-        assert worker.run(divmod, 7, 2, timeout_s=60) == (3, 1)
-    finally:
-        worker.close()
 
 
 def test_chunks_hold_every_content_once_and_stay_within_both_limits(clips: list[Clip]) -> None:
@@ -221,6 +124,70 @@ def test_chunks_hold_every_content_once_and_stay_within_both_limits(clips: list[
     assert max(map(len, chunks)) == 8 and len({len(chunk) for chunk in chunks}) > 1
     copies = [next(chunk for chunk in chunks if i in chunk) for i, clip in enumerate(clips) if clip.change_audio]
     assert sum(len({clips[i].audio for i in chunk}) < len(chunk) for chunk in copies) > 0
+
+
+class Counting(Swayed):
+    """Notes every array that it is given, once a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrays: list[bytes] = []
+        self.calls: list[int] = []
+
+    def hear(self, clips, words):
+        distinct = {id(clip): clip for clip in clips}
+        self.arrays += [clip.tobytes() for clip in distinct.values()]
+        self.calls.append(len(clips))
+        return super().hear(clips, words)
+
+
+def with_texts(clips: Sequence[Clip], num: int) -> list[Clip]:
+    """The clips and `num` copies of each with other words: row by row, as the matrix of damage makes them."""
+    return [*clips, *(replace(c, key=f"{n}/{c.key}", words=("מילה", "א" * (n + 1))) for n in range(num) for c in clips)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_sound_is_heard_once_however_many_texts_it_has(tmp_path: Path, clips, num_workers: int) -> None:
+    """A listener knows the same audio by the identity of its array: in another chunk it would encode it again."""
+    noisy = [
+        replace(clip, key=f"louder/{clip.key}", change_audio=Louder(1.5)) for clip in clips if not clip.change_audio
+    ]
+    everything = with_texts([*clips, *noisy], 5)
+    ears = Counting()
+    heard = listener(tmp_path, ears, num_workers=num_workers).hear(everything)
+    assert len(heard) == len(everything) == sum(ears.calls) > 8 * len(ears.calls) / 2
+    assert len(ears.calls) > 10, "one chunk would prove nothing"
+    assert len(ears.arrays) == len(set(ears.arrays)) == len(clips) + len(noisy)
+
+
+def test_a_change_sounds_the_same_under_every_text_and_is_one_array_from_another_process(clips: list[Clip]) -> None:
+    """Noise that depends on the words would be another sound for each text, and heard as often."""
+    noisy = [replace(clip, change_audio=Louder(1.5)) for clip in clips[2:4]]
+    texted = [replace(clip, key=f"texted/{clip.key}", words=("מילה",), verifiable=(True,)) for clip in noisy]
+    worker = Worker()
+    try:
+        found = worker.run(decode, [*noisy, *texted, clips[2], clips[2]], load, timeout_s=600)
+    finally:
+        worker.close()
+    samples = [array for array, _ in found]
+    assert samples[0] is samples[2] and samples[1] is samples[3] and samples[4] is samples[5]
+    assert np.array_equal(samples[0], decode([texted[0]], load)[0][0])
+    noise = [
+        after - 1.5 * before for after, before in zip(samples[:2], (samples[4], load(clips[3].audio)), strict=True)
+    ]
+    assert np.abs(noise[0]).max() > 1e-3 and not np.allclose(noise[0][:3000], noise[1][:3000], atol=1e-4)
+
+
+def test_only_the_texts_of_one_sound_exceed_a_chunk(clips: list[Clip]) -> None:
+    everything = with_texts(clips, 11)
+    ids = [clip.content_id(clip.audio.path) for clip in everything]
+    chunks = list(_chunks(everything, ids, 8, 900.0))
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(everything)))
+    sounds = [{(everything[i].audio, everything[i].change_audio) for i in chunk} for chunk in chunks]
+    assert len(chunks) == len(clips) and all(len(chunk) == 12 for chunk in chunks)
+    assert all(len(own) == 1 for own in sounds)
+    near = [{everything[i].audio for i in chunk} for chunk in chunks]
+    assert sum(a == b for a, b in pairwise(near)) == sum(bool(c.change_audio) for c in clips)
 
 
 @pytest.mark.slow
@@ -235,41 +202,99 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     assert peak_mib(20_000) < 1.5 * peak_mib(2_000)
 
 
-class Theirs:
-    """Hypotheses from elsewhere, of all utterances but one."""
-
-    identity = "theirs"
-
-    def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
-        return [None if i == "u2" else Hearing(hypothesis=f"שלום {i}", text_score=None) for i in ids]
-
-
 def test_hypotheses_from_elsewhere_belong_to_utterances_and_to_no_changed_audio(tmp_path: Path, clips) -> None:
     """A hypothesis is known by its utterance: copies with another text share it, those with other audio have none."""
-    clips = [replace(clip, utterance=clip.key.removeprefix("half/")) for clip in clips[:6]]
-    texted = replace(clips[2], key="swapped/u1", words=("אחר", "לגמרי"))
-    theirs = Listener(Ears(), Theirs(), tmp_path, load, CONFIG)
-    assert [theirs.can_hear(clip) for clip in [*clips, texted]] == [not clip.change_audio for clip in [*clips, texted]]
-    heard = theirs.hear([clip for clip in [*clips, texted] if theirs.can_hear(clip)])
-    assert heard["u2"].failure == "no_hypothesis" and theirs.notes
+    everything = [*clips[:6], replace(clips[2], key="swapped/u1", words=("אחר", "לגמרי"))]
+    said = {clip.utterance: f"שלום {clip.utterance}" for clip in everything if clip.utterance != "u2"}
+    theirs = Listener(Swayed(), InFile(said), tmp_path, load, CONFIG, "Hebrew")
+    assert [theirs.can_hear(clip) for clip in everything] == [not clip.change_audio for clip in everything]
+    assert not all(map(theirs.can_hear, everything))
+    heard = theirs.hear([clip for clip in everything if theirs.can_hear(clip)])
+    assert heard["u2"].failure == "no_hypothesis" and heard["u2"].signals is None
     assert heard["swapped/u1"].hypothesis == heard["u1"].hypothesis == "שלום u1"
-    assert heard["u1"].signals.text_score == 0.0
+    assert heard["u1"].signals.text_score is heard["u1"].signals.text_logp is None
 
 
-def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
-    running, left, ended = Event(), Event(), Event()
+def test_a_hypothesis_of_a_copy_with_changed_audio_is_known_by_the_copy_s_own_name(tmp_path: Path, clips) -> None:
+    """Under its original's name it would have the original's hypothesis, and no damage to audio could be found."""
+    copies = [clip for clip in clips if clip.change_audio]
+    assert len(copies) > 3
+    said = {clip.key: f"שלום {clip.key}" for clip in clips if clip.key != copies[1].key}
+    theirs = Listener(None, InFile(said), tmp_path, load, CONFIG, "Hebrew")
+    assert [theirs.can_hear(copy) for copy in copies] == [copy is not copies[1] for copy in copies]
+    heard = theirs.hear([clip for clip in clips if theirs.can_hear(clip)])
+    assert {key: e.hypothesis for key, e in evidence(heard).items()} == said
 
-    def busy(worker: AnyWorker, item: int) -> None:
-        running.set()
-        if left.wait(30):
-            ended.set()
 
-    def until_interrupted() -> Iterator[int]:
-        yield 0
-        assert running.wait(30)
-        raise KeyboardInterrupt
+def test_without_an_aligner_words_have_the_recogniser_s_times_or_none(tmp_path: Path, clips: list[Clip]) -> None:
+    """An aligner that is left out must leave coverage unknown, not full, and must not be asked for."""
 
-    with pytest.raises(KeyboardInterrupt), worker_threads(0) as threads:
-        list(threads(busy, until_interrupted()))
-    left.set()
-    assert ended.wait(30), "the interrupt waited until the listening was over"
+    class Timed(Swayed):
+        def hear(self, clips, words):
+            spans = np.array([[-0.5, 0.1], [0.1, 9.0]])  # a recogniser's times may lie outside of the clip
+            return [replace(hearing, word_spans_s=spans) for hearing in super().hear(clips, words)]
+
+        def align(self, clips, words):
+            raise AssertionError("asked for an alignment")
+
+    for ears, spans in ((Timed(), [(0.0, 0.1), (0.1, 0.2)]), (Swayed(), [])):
+        alone = Listener(None, ears, tmp_path / type(ears).__name__, load, CONFIG, "Hebrew")
+        assert alone.identities == ("swayed",)
+        found = alone.hear(clips[:1])["u0"]
+        assert found.signals.coverage is None and found.signals.cer == 0.0
+        assert list(zip(found.starts_s, found.ends_s, strict=True)) == spans
+    assert listener(tmp_path / "aligned", Swayed()).hear(clips[:1])["u0"].signals.coverage is not None
+
+
+class Windowed(Swayed):
+    """Can hear with several windows; notes what it is tried on and what it is set to."""
+
+    identity = "windowed"
+
+    def __init__(self, good: float = 10.0) -> None:
+        super().__init__()
+        self.good, self.tried_on, self.set_to = good, [], []
+
+    def choose_window(self, clips, words):
+        self.tried_on.append([(clip.tobytes(), *said) for clip, said in zip(clips, words, strict=True)])
+        return self.good
+
+    def set_window(self, seconds):
+        self.set_to.append(seconds)
+
+
+def test_a_window_is_chosen_once_and_kept(tmp_path: Path, clips: list[Clip]) -> None:
+    """Shards, later runs and the rest of the data must be heard in the way that the first run chose."""
+    first, second, shard, other = Windowed(), Windowed(good=30.0), Windowed(good=30.0), Windowed()
+    whole = evidence(listener(tmp_path / "one", first).hear(clips))
+    [trial] = first.tried_on
+    assert len(trial) == len(set(trial)) == 24 and first.set_to == [10.0]
+    originals = {load(clip.audio).tobytes() for clip in clips if not clip.change_audio}
+    assert {samples for samples, *_ in trial} <= originals, "a damaged copy says nothing of a window"
+    assert evidence(listener(tmp_path / "one", second).hear(clips)) == whole
+    assert second.tried_on == second.heard == [] and second.set_to == [10.0]
+    listener(tmp_path / "many", other).hear(clips[::-1], shard=(0, 2))
+    assert other.tried_on == [trial], "the trial hangs on what the clips are and not on their order"
+    listener(tmp_path / "many", shard).hear(clips[::-1], shard=(1, 2))
+    assert shard.tried_on == [] and shard.set_to == [10.0] and shard.heard
+    assert evidence(listener(tmp_path / "many", Windowed(good=30.0)).merge(clips[::-1])).keys() == whole.keys()
+
+
+def test_another_window_is_another_evidence_and_one_that_is_given_is_not_tried(tmp_path: Path, clips) -> None:
+    listener(tmp_path, Windowed()).hear(clips[:8])
+    given = Windowed()
+    listener(tmp_path, given, window_s=20.0).hear(clips[:8])
+    assert given.tried_on == [] and given.set_to == [20.0] and len(given.heard) == 8
+    known = Windowed()
+    listener(tmp_path, known, window_s=10.0).hear(clips[:8])
+    assert known.heard == [], "the same window is the same evidence, whoever chose it"
+
+
+def test_clips_that_cannot_be_decoded_choose_no_window(tmp_path: Path, clips: list[Clip]) -> None:
+    """A first run on a broken disk must not decide how everything after it is heard."""
+    gone = [replace(clip, audio=AudioRef(path=str(tmp_path / f"{clip.key}.wav"))) for clip in clips[:3]]
+    ears = Windowed()
+    assert all(e.failure for e in evidence(listener(tmp_path / "heard", ears).hear(gone)).values())
+    assert ears.tried_on == [] and not list((tmp_path / "heard").glob("window-*"))
+    listener(tmp_path / "heard", ears).hear(clips[:3])
+    assert len(ears.tried_on) == 1 and ears.set_to == [10.0]

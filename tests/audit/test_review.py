@@ -19,7 +19,8 @@ from shibolet.audit.review import (
 )
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
-from shibolet.gate import ErrorRates, corrected_rate
+from shibolet.gate.decision import corrected_rate
+from shibolet.gate.report import ErrorRates
 
 SIZES = {"clean": 4000, "noisy": 1000}  # of the population; the sample takes as many of each
 TRUTH = {("clean", False): 0.02, ("clean", True): 0.8, ("noisy", False): 0.1, ("noisy", True): 0.6}  # share that is bad

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ears import Deaf, Ears, Shouting
@@ -10,11 +11,13 @@ from ears import Deaf, Ears, Shouting
 from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
-from shibolet.audit.stage import hear_rest, run_audit
+from shibolet.audit.stage import NO_ALIGNER, hear_rest, run_audit
 from shibolet.audit.table import UNREADABLE
 from shibolet.audit.verdict import is_foreign
 from shibolet.errors import DataError
-from shibolet.gate import GateConfig, run_gate
+from shibolet.gate.config import GateConfig
+from shibolet.gate.stage import run_gate
+from shibolet.records.files import read_json, write_json
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
@@ -37,15 +40,26 @@ def audit(tmp_path: Path, utterances, ears, settings=None, ledger=()) -> dict:
 
 
 def listener(tmp_path: Path, ears: Ears, settings: AuditConfig) -> Listener:
-    return Listener(Ears(), ears, tmp_path / "heard", load, settings)
+    return Listener(Ears() if settings.aligner else None, ears, tmp_path / "heard", load, settings, "Hebrew")
 
 
 def read_rows(tables: list[Path]) -> dict[str, dict]:
     return {row["id"]: row for table in tables for row in pq.read_table(table).to_pylist()}
 
 
+def verdict(tmp_path: Path) -> dict:
+    return run_gate(tmp_path / "audit", tmp_path / "gate.json", GateConfig())
+
+
 def decision(tmp_path: Path) -> str:
-    return run_gate(tmp_path / "audit", tmp_path / "gate.json", GateConfig())["decision"]
+    return verdict(tmp_path)["decision"]
+
+
+def with_wrong_texts(utterances: list, frac: float) -> list:
+    """This share of the utterances has the text of another."""
+    texts, places = [u.text for u in utterances], np.random.default_rng(0).permutation(len(utterances))
+    wrong = set(places[: round(frac * len(utterances))].tolist())
+    return [replace(u, text=texts[(i + 37) % len(texts)]) if i in wrong else u for i, u in enumerate(utterances)]
 
 
 def test_wrong_texts_are_found_and_good_ones_left_alone(tmp_path: Path, corpus: list) -> None:
@@ -60,13 +74,53 @@ def test_wrong_texts_are_found_and_good_ones_left_alone(tmp_path: Path, corpus: 
 
 
 def test_a_recogniser_that_believes_everything_is_invalid(tmp_path: Path, corpus: list) -> None:
-    audit(tmp_path, corpus, Deaf())
-    assert decision(tmp_path) == "INVALID"
+    report = audit(tmp_path, corpus, Deaf())
+    assert report["low_quality_count"] < 10, "it flags nothing, so only the self-test can tell"
+    found = verdict(tmp_path)
+    assert found["decision"] == "INVALID" and "of 60 'swapped' clips" in found["recommendation"]
 
 
 def test_a_recogniser_that_believes_nothing_is_invalid(tmp_path: Path, corpus: list) -> None:
     audit(tmp_path, corpus, Shouting())
-    assert decision(tmp_path) == "INVALID"
+    found = verdict(tmp_path)
+    assert found["decision"] == "INVALID" and "the instrument cannot be believed" in found["recommendation"]
+
+
+def test_data_of_which_a_quarter_is_wrong_are_a_stop_and_of_which_most_are_wrong_no_verdict(tmp_path, corpus) -> None:
+    """Clips that stand for good must not be the wrong ones, or the worst data would pass."""
+    report = audit(tmp_path / "quarter", with_wrong_texts(corpus[10:], 0.25), Ears())
+    assert decision(tmp_path / "quarter") == "STOP"
+    assert report["calibration"]["num_left_out"] >= 10 and report["low_quality_count"] >= 37
+    audit(tmp_path / "most", with_wrong_texts(corpus[10:], 0.7), Ears())
+    assert decision(tmp_path / "most") == "INVALID"
+
+
+def test_most_texts_wrong_is_a_stop_where_a_calibration_from_elsewhere_says_so(tmp_path, corpus) -> None:
+    """The judged clips' own copies cannot tell bad texts from speech that is not understood; clean clips can."""
+    clean, judged = [u for u in corpus[10:] if int(u.recording[1:]) % 2], corpus[10:]
+    made = config()
+    audit(tmp_path / "clean", clean, Ears(), made)
+    calibration = read_json(tmp_path / "clean" / "audit" / "calibration.json") | {"kind": "clean"}
+    detector = {"sensitivity": 1.0, "specificity": 0.95, "measured_on": "clean"}
+    write_json(tmp_path / "calibration.json", {"calibration": calibration, "detector": detector})
+    settings = made.model_copy(update={"calibration": tmp_path / "calibration.json"})
+    audit(tmp_path / "bad", with_wrong_texts(judged, 0.7), Ears(), settings)
+    found = verdict(tmp_path / "bad")
+    assert found["decision"] == "STOP" and 60 < found["low_quality_pct"]["rate"] < 80
+
+
+def test_an_audit_without_an_aligner_decides_all_the_same_and_says_what_it_does_not_know(tmp_path, corpus) -> None:
+    """Coverage that nobody measured must not be in the table as full, nor in the calibration."""
+    settings = config().model_copy(update={"aligner": None})
+    report = audit(tmp_path, corpus, Ears(), settings)
+    rows = read_rows([tmp_path / "audit" / "utterances.parquet"])
+    assert {row["coverage"] for row in rows.values()} == {None}
+    assert report["coverage_distribution"] == {} and report["domain_statistics"]["kan_clean"]["mean_coverage"] is None
+    assert report["calibration"]["models"] == ["ears"] and NO_ALIGNER in report["notes"]
+    flagged = {id for id, row in rows.items() if row["is_low_quality"]}
+    assert {f"u{i:03d}" for i in range(10)} <= flagged and len(flagged) <= 10 + 7
+    assert report["judged_by"] == "text and audio" and decision(tmp_path) in ("PROCEED", "CAUTION")
+    assert NO_ALIGNER not in audit(tmp_path / "aligned", corpus, Ears())["notes"]
 
 
 def test_unreadable_rows_count_as_low_quality_and_are_in_the_denominator(tmp_path: Path, corpus) -> None:
@@ -80,7 +134,7 @@ def test_unreadable_rows_count_as_low_quality_and_are_in_the_denominator(tmp_pat
 def test_audio_that_breaks_while_listening_is_a_failure_with_its_reason(tmp_path: Path, corpus) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
-    bad = [replace(corpus[20], audio=AudioRef(path=str(broken))), replace(corpus[21], text="hello 123"),
+    bad = [replace(corpus[20], audio=AudioRef(path=str(broken))), replace(corpus[21], text="hello www3"),
            replace(corpus[22], text="one two three four five six seven שלום")]  # fmt: skip
     report = audit(tmp_path, [*corpus[:20], *bad, *corpus[23:]], Ears())
     rows = read_rows([tmp_path / "audit" / "utterances.parquet"])

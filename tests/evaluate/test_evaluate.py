@@ -212,6 +212,21 @@ def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
     )
 
 
+def test_numbers_in_digits_change_the_number_aware_rate_and_nothing_beside_it(utterances, tmp_path):
+    """The leaderboard's figures would no longer compare with those of others."""
+    spelled = [replace(u, text="call two six eight") for u in utterances[:3]]
+    said = ["call two six eight", "call two six eight", "Call 268."]
+    scores = evaluate(Parrot(said), spelled, tmp_path / "out", language="English")
+    assert scores["wer"]["errors"] == 3 and scores["by_domain"]["clean"]["wer"]["errors"] == 3
+    aware = scores["number_aware"]
+    assert aware["wer"] == {
+        "errors": 0, "words": 12, "rate": 0.0, "substitutions": 0, "deletions": 0, "insertions": 0
+    }  # fmt: skip
+    assert aware["by_domain"].keys() == {"clean", "noisy"}
+    heard = evaluate(Parrot(TEXTS), utterances, tmp_path / "words")
+    assert heard["number_aware"]["wer"]["rate"] == heard["wer"]["rate"] > 0, "no number, no difference"
+
+
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
     """A subset that changes would make dev WER move by itself."""
     encoded = io.BytesIO()

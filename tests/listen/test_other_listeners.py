@@ -1,5 +1,6 @@
 """Listeners that are no Qwen: tiny random models of other kinds, saved and opened as a user's would be."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -143,19 +144,55 @@ def test_a_sequence_to_sequence_model_scores_a_text_as_it_would_write_it(
     """Teacher forcing with a prefix, a shift or a padding of its own would score another text than step by step."""
     recogniser = open_recogniser(str(whisper), "Hebrew")
     assert isinstance(recogniser, Seq2SeqRecogniser)
-    texts = ["abc de", "x", "fgh ijk lm"]
-    found = recogniser.log_likelihood(clips, texts)
-    model, tokenizer = recogniser._model, recogniser._processor.tokenizer
-    for clip, text, score in zip(clips, texts, found, strict=True):
-        target = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        written, expected = recogniser._prefix(), 0.0
-        for token in target:
+    texts = [recogniser._tokens(text) for text in ("abc de", "x", "fgh ijk lm")]
+    found = recogniser._force(recogniser._encode(clips, 5.0), [0, 1, 2], texts)
+    for clip, text, logps in zip(clips, texts, found, strict=True):
+        written, expected, alone = list(recogniser._prefix), [], recogniser._encode([clip], 5.0)
+        for token in [*text, recogniser._end]:
             with torch.no_grad():
-                logits = model(**recogniser._inputs([clip]), decoder_input_ids=torch.tensor([written])).logits[0, -1]
-            expected += float(logits.log_softmax(-1)[token])
-            written = [*written, token]
-        assert score == pytest.approx(expected, rel=1e-4)
-    assert len(set(found)) == 3
+                logits = recogniser._model(**alone.rows([0]), decoder_input_ids=torch.tensor([written])).logits[0, -1]
+            expected.append(float(logits.log_softmax(-1)[token]))
+            written.append(token)
+        np.testing.assert_allclose(logps, expected, rtol=1e-3)
+    assert len({float(logps.sum()) for logps in found}) == 3
+
+
+def test_an_audio_under_several_texts_is_encoded_once_and_scored_for_each(
+    whisper: Path, clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser, encoded = open_recogniser(str(whisper), "English"), []
+    encode = recogniser._encode
+    monkeypatch.setattr(recogniser, "_encode", lambda own, s: encoded.extend(map(id, own)) or encode(own, s))
+    words = [["abc"], ["x"], ["de"], ["abc", "zz"]]
+    heard = recogniser.hear([*clips, clips[0]], words)
+    assert sorted(encoded) == sorted(map(id, clips))
+    assert heard[3].hypothesis == heard[0].hypothesis and heard[3].text_logp != heard[0].text_logp
+    assert all(h.text_score <= 0 and h.worst_score <= h.text_logp for h in heard)
+    alone = open_recogniser(str(whisper), "English").hear([clips[1]], [words[1]])[0]
+    assert alone.hypothesis == heard[1].hypothesis and alone.text_logp == pytest.approx(heard[1].text_logp, rel=1e-3)
+
+
+def test_a_row_ends_by_its_own_limit_and_not_by_its_batch_s(whisper: Path, clips: list[np.ndarray]) -> None:
+    recogniser = open_recogniser(str(whisper), "English")
+    written = recogniser._write(recogniser._encode(clips, 5.0), [3, 7, 20])
+    assert [len(ids) for ids in written] == [3, 7, 20], "a random model does not end by itself"
+
+
+def test_a_shorter_window_has_the_first_positions_of_the_same_encoder(whisper: Path, clips: list[np.ndarray]) -> None:
+    """Against a model that was built with so many positions: the encoder of a longer one takes no shorter input."""
+    recogniser = open_recogniser(str(whisper), "English")
+    config = copy.deepcopy(recogniser._model.config)
+    config.max_source_positions = 150
+    built, weights = WhisperForConditionalGeneration(config).eval(), recogniser._model.state_dict()
+    weights["model.encoder.embed_positions.weight"] = weights["model.encoder.embed_positions.weight"][:150]
+    built.load_state_dict(weights)
+    features = recogniser._extractor(clips, sampling_rate=16000, max_length=48000, return_tensors="pt").input_features
+    with torch.no_grad():
+        expected = built.get_encoder()(features).last_hidden_state
+    found = recogniser._encode(clips, 3.0).states
+    assert found.shape == (3, 150, 32)
+    torch.testing.assert_close(found, expected)
+    assert recogniser._encode(clips, 5.0).states.shape == (3, 250, 32), "the model itself is unchanged"
 
 
 def test_a_clip_beyond_what_the_model_takes_has_a_text_and_no_score(whisper: Path, clips: list[np.ndarray]) -> None:

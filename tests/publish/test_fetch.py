@@ -52,6 +52,29 @@ def test_models_and_data_of_the_hub_are_fetched_and_local_ones_are_not(asked):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_file_of_hypotheses_is_on_this_machine_or_missing(asked, monkeypatch, tmp_path: Path, is_there: bool):
+    """Its name is no model's: the Hub must not be asked for it."""
+    monkeypatch.chdir(tmp_path)
+    if is_there:
+        (tmp_path / "heard.jsonl").write_text('{"id": "a", "hypothesis": "b"}\n')
+    found = fetch_recipe(load_recipe("demo", [*RECIPE, "audit.recogniser=heard.jsonl"]))
+    assert ("heard.jsonl" in found["local"]) == is_there and "heard.jsonl" not in asked
+    assert list(found["missing"]) == ([] if is_there else ["heard.jsonl"])
+    assert is_there or "no such file of hypotheses" in found["missing"]["heard.jsonl"]
+
+
+def test_a_whisper_of_ctranslate2_has_no_safetensors_and_is_whole(asked, monkeypatch, tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"alignment_heads": []}')
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path) if name == "org/whisper" else here()
+    )
+    recipe = load_recipe("demo", [*RECIPE, "audit.recogniser=org/whisper"])
+    assert "no .safetensors weights" in fetch_recipe(recipe)["missing"]["org/whisper"]
+    (tmp_path / "model.bin").touch()
+    assert "org/whisper" in fetch_recipe(recipe)["fetched"]
+
+
 def test_the_network_is_waited_for_and_a_closed_door_is_not(asked, monkeypatch):
     waits, tries = [], []
 

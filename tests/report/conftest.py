@@ -14,7 +14,8 @@ from shibolet.audit.table import unreadable_row, write_rows
 from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import describe, read_rows
-from shibolet.gate import GateConfig, run_gate
+from shibolet.gate.config import GateConfig
+from shibolet.gate.stage import run_gate
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.runfolder import RunFolder
@@ -49,6 +50,7 @@ def write_run(path: Path) -> None:
     run, rng = RunFolder(path), np.random.default_rng(5)
     recipe = {
         "name": "demo", "language": "Hebrew", "seed": 0, "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
+        "models": {"base": "m1", "round1": "m1"}, "train": {"step_utterances": 16},
         "evaluate": {"sets": [{"name": "clean", "round1_wer_pct": 9.2}, {"name": "whatsapp", "round1_wer_pct": None}]},
     }  # fmt: skip
     run.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
@@ -103,16 +105,18 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
     rows.append(unreadable_row(LedgerLine(
         id="train-0560", source="synthetic", stage="read", rule="undecodable", detail="audio/0560.ogg: no samples in it"
     )))  # fmt: skip
-    kinds = {"swapped": 180, "text_halved": 168, "audio_halved": 171, "silent": 180, "random_times": 110}
+    kinds = {"swapped": 180, "text_halved": 168, "audio_halved": 171, "silent": 180}
     damaged = {kind: {"hits": hits, "total": 181} for kind, hits in kinds.items()}
     tallies = {
         "damaged": damaged | {"shuffled_letters": {"hits": 0, "total": 0}},
         "harmless": {"hits": 9, "total": 540}, "untouched": {"hits": 4, "total": 181},
     }  # fmt: skip
+    halves = {kind: {"hits": tally["hits"] // 2, "total": 90} for kind, tally in damaged.items()}
+    own = {"damaged": halves, "harmless": {"hits": 4, "total": 270}, "untouched": {"hits": 2, "total": 90}}
+    tallies |= {"domains": dict.fromkeys(DOMAINS, own), "untested": {"phone": 7}}
     calibration = Calibration(
-        kind="self", identities=("a", "b"), evidence=(), center=(), scale=(), weights=(), intercept=0.0,
-        letters_per_s=(5.0, 20.0), num_clean=181, num_left_out=43,
-    )  # fmt: skip
+        kind="self", identities=("a", "b"), maps=(), letters_per_s=(5.0, 20.0), num_clean=181, num_left_out=43
+    )
     strata = {domain: {"num_utterances": 330, "hours": 0.3} for domain in DOMAINS}
     strata["unreadable"] = {"num_utterances": 1, "hours": 0.0}
     write_rows(run.audited_utterances(prepared=prepared), rows)
@@ -120,6 +124,7 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
         run.audited_utterances(prepared=prepared), strata=strata, self_test=tallies, calibration=calibration, notes=[],
         population=661,
     )  # fmt: skip
+    report["judged_by"] = "text and audio"
     if not prepared:
         listed = [{"recording": None, "suspect": None, **row} for row in rows]
         report["review"] = review(listed, strata, {}, 0, 0.95)

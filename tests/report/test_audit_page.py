@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
-from shibolet.gate import GateConfig, run_gate
+from shibolet.gate.config import GateConfig
+from shibolet.gate.stage import run_gate
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.report import audit_page as module
 from shibolet.report.audit_page import write_audit_page
@@ -62,6 +63,40 @@ def test_everything_heard_is_listed_worst_first(run_dir, page):
     confidences = [2 if row["confidence"] is None else row["confidence"] for row in page.rows if row["low"]]
     assert confidences == sorted(confidences) and len(confidences) > 80
     assert "561 of 561 utterances" in page.text and "The data are not fit to train on" in page.text
+
+
+def test_numbers_are_compared_as_the_audit_compared_them(run_dir, tmp_path):
+    """A number in digits that the audit took for the same words must not stand there in red."""
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    table = run / "audit" / "utterances.parquet"
+    rows = pq.read_table(table)
+    columns = {name: rows.column(name).to_pylist() for name in ("text", "hypothesis")}
+    place = next(i for i, failure in enumerate(rows.column("failure").to_pylist()) if failure is None)
+    columns["text"][place], columns["hypothesis"][place] = "בשנת אלף תשע מאות", "בשנת 1900"
+    for name, values in columns.items():
+        field = rows.schema.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
+    pq.write_table(rows, table)
+    page = Page(write_audit_page(run).read_text(encoding="utf-8"))
+    [row] = [row for row in page.rows if row["text"] == "בשנת אלף תשע מאות"]
+    assert row["diff"] == ["בשנת", "אלף", "תשע", "מאות"]
+
+
+def test_what_nobody_measured_has_no_column(run_dir, page, tmp_path):
+    """A column of dashes reads as a failure of every utterance."""
+    main = lambda page: next(attributes for tag, attributes in page.tags if tag == "main")  # noqa: E731
+    assert "class" not in main(page) and "a word under the wave" in page.text
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    table = run / "audit" / "utterances.parquet"
+    rows = pq.read_table(table)
+    for name, empty in (("coverage", None), ("starts_s", []), ("ends_s", [])):
+        field = rows.schema.field(name)
+        values = pa.array([empty] * len(rows), field.type)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, values)
+    pq.write_table(rows, table)
+    without = Page(write_audit_page(run).read_text(encoding="utf-8"))
+    assert main(without)["class"] == "uncovered" and "a word under the wave" not in without.text
+    assert len(without.rows) == len(page.rows) > 500
 
 
 def test_each_row_says_in_words_what_is_wrong(page):

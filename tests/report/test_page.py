@@ -7,7 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from shibolet.errors import DataError
 from shibolet.records.files import read_json, write_json
@@ -198,6 +201,79 @@ def test_a_stop_leads_the_page(run_dir, tmp_path):
     for name in ("compare.json", "gate-prepared.json"):
         (copy / name).unlink()
     assert "<h1>The data are not fit to train on</h1>" in write_report(copy).read_text(encoding="utf-8")
+
+
+def test_what_the_self_test_did_not_test_is_said_beside_its_table(run_dir, tmp_path):
+    """A table of what was found, without what nobody tried, reads as if all were found."""
+    copy = copy_run(run_dir, tmp_path)
+    page = write_report(copy).read_text(encoding="utf-8")
+    assert "This domain has too few clips for a test of its own: phone (7)." in page and "Text side only" not in page
+    assert all(f"untouched, {domain}" in page for domain in ("clean", "whatsapp"))
+    path = copy / "audit" / "alignment_report.json"
+    report = read_json(path)
+    report["self_test"]["damaged"]["silent"] = {"hits": 0, "total": 0}
+    write_json(path, report | {"judged_by": "text side only"})
+    page = write_report(copy).read_text(encoding="utf-8")
+    assert "Text side only:" in page and "silent (damage)" not in page and "swapped (damage)" in page
+
+
+def test_an_audit_of_an_earlier_version_has_a_page(run_dir, tmp_path):
+    """Months later the page is made again, and the audit is not."""
+    copy = copy_run(run_dir, tmp_path)
+    path = copy / "audit" / "alignment_report.json"
+    report = read_json(path)
+    del report["judged_by"], report["self_test"]["domains"], report["self_test"]["untested"]
+    write_json(path, report)
+    page = write_report(copy).read_text(encoding="utf-8")
+    assert "swapped (damage)" in page and "untouched" in page and "Text side only" not in page
+
+
+def test_numbers_as_they_are_said_have_a_column_and_older_scores_none(run_dir, tmp_path):
+    """A rate without a word on what it is would be taken for the leaderboard's."""
+    copy = copy_run(run_dir, tmp_path)
+    page = write_report(copy).read_text(encoding="utf-8")
+    assert page.count("Number-aware</th>") == 1 and "Number-aware WER compares numbers as they are said" in page
+    paths = sorted(copy.glob("evaluate/*/*/scores.json"))
+    assert len(paths) == 4
+    for number, path in enumerate(paths):
+        scores = read_json(path)
+        del scores["number_aware"]
+        write_json(path, scores)
+        page = write_report(copy).read_text(encoding="utf-8")
+        assert ("Number-aware" in page) == (number < 3), "shown as long as one has it"
+
+
+def test_a_recipe_that_only_audits_waits_for_no_training(run_dir, tmp_path):
+    copy = copy_run(run_dir, tmp_path)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
+    (copy / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "models": None, "train": None}))
+    assert 'id="train"' in write_report(copy).read_text(encoding="utf-8"), "what has run is shown"
+    for name in ("prepared", "train", "evaluate"):
+        shutil.rmtree(copy / name)
+    for name in ("compare.json", "systems.json"):
+        (copy / name).unlink()
+    page = write_report(copy).read_text(encoding="utf-8")
+    Page(page)
+    assert "has not run in this folder" not in page and "#train" not in page and 'id="audit"' in page
+
+
+def test_an_audit_without_an_aligner_has_a_page_without_coverage(run_dir, tmp_path):
+    """Nobody measured coverage: neither an empty figure nor a full one may stand there."""
+    copy = copy_run(run_dir, tmp_path)
+    path, table = copy / "audit" / "alignment_report.json", copy / "audit" / "utterances.parquet"
+    rows = pq.read_table(table)
+    nothing = pa.nulls(len(rows), pa.float64())
+    pq.write_table(rows.set_column(rows.schema.get_field_index("coverage"), "coverage", nothing), table)
+    report = read_json(path)
+    none = {"mean_coverage": None, "median_coverage": None}
+    statistics = {name: own | none for name, own in report["domain_statistics"].items()}
+    write_json(path, report | {"coverage_distribution": {}, "domain_statistics": statistics})
+    page = write_report(copy).read_text(encoding="utf-8")
+    Page(page)
+    assert "swapped (damage)" in page and "nan" not in " ".join(Page(page).text).lower().split()
+    histograms = write_report(run_dir).read_text(encoding="utf-8").count("<svg") - page.count("<svg")
+    assert histograms == 2, "one for each domain"
+    assert ">Coverage<" in write_report(run_dir).read_text(encoding="utf-8") and ">Coverage<" not in page
 
 
 def test_an_accepted_invalid_is_said_at_the_top(run_dir, tmp_path):

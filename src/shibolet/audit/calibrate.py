@@ -5,9 +5,12 @@ proof of what it detects.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from shibolet.records.utterance import Utterance
 from shibolet.speech.text import get_language
 
 MIN_RECORDINGS, MIN_CLIPS = 4, 20  # in each half
+MIN_COPIES = 20  # of a row of the matrix, about, where a budget is short
+WARM_UP, MEASURED_FRAC = 2, 0.05  # clips of each half before time is taken; share of a budget that measures the speed
 # The map learns from damage that a listener can hear; one wrong word in ten is in the table and not in the fit.
 FITTED = (
     *(f"swapped:{which}" for which in ("random", "same speaker", "nearest length")),
@@ -34,6 +39,8 @@ FITTED = (
 NOT_UNDERSTOOD = ("pink_noise:0 dB", "babble_noise:0 dB")  # harmless, but a listener may well hear another text
 IN_NOISE, NOISE_DB = ("swapped:random", "text_tail_cut:50%", "audio_tail_cut:50%"), (10, 5)
 Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]  # a sentence for the user
+Half = tuple[list[Original], dict[str, list[Clip]]]  # clips, and by row of the matrix their copies
 
 
 def run_calibrate(
@@ -46,37 +53,37 @@ def run_calibrate(
     config: CalibrateConfig,
     audit: AuditConfig,
     language: str,
+    minutes: float | None = None,
+    tell: Tell = lambda sentence: None,
     on_progress: Progress | None = None,
 ) -> dict:
     """Write the calibration file and return its content; `utterances` have domains and are known to be clean.
 
-    `foreign` are recordings in another language. DataError when there is too little to fit on and to measure on.
+    `foreign` are recordings in another language. With `minutes` so many clips are heard as are expected to fit.
+    DataError when there is too little to fit on and to measure on.
     """
-    halves = _halves(utterances, name, config, language)
     rows = in_noise(matrix(language))
-    wanted = [row for row in rows if _is_fitted(row)]
-    trials: list[list[Trial]] = []
-    made = []
-    for half, (originals, own_rows) in enumerate(zip(halves, (wanted, rows), strict=True)):
-        pool = Pool(originals, language, [u.audio for u in foreign if _half_of(u.cluster) == half])
-        frac = min(1.0, config.copies_per_row / len(originals))
-        made.append(copies(own_rows, originals, pool, config.seed, frac=frac))
-    clips = [o.clip for half in halves for o in half]
-    heard = listener.hear([*clips, *(c for half in made for found in half.values() for c in found)], on_progress)
+    halves = _draw(utterances, foreign, rows, name, config, language)
+    tell(f"calibrate: {_said(_amount(halves))}")
+    budget = None
+    if minutes is not None:
+        halves, budget = _fitting(halves, listener, minutes, tell)
+    heard = listener.hear(_clips_of(halves), on_progress)
     domains = {u.id: u.domain for u in utterances}
     harmless = {row.name for row in rows if row.harmless}
-    trials = [_trials(half, own, heard, domains, harmless) for half, own in zip(halves, made, strict=True)]
+    trials = [_trials(originals, made, heard, domains, harmless) for originals, made in halves]
     fitting, held_out = trials
     calibration = replace(fit_trials(fitting, listener.identities), kind=name)
     content = {
         "calibration": calibration.to_json(),
         "language": language,
         "made_of": {
-            "utterances": [len(half) for half in halves],
-            "recordings": [len({o.recording for o in half}) for half in halves],
+            "utterances": [len(originals) for originals, _ in halves],
+            "recordings": [_num_recordings(originals) for originals, _ in halves],
             "trials": [len(half) for half in trials],
             "foreign": len(foreign),
         },
+        "budget": budget,
         "detector": detector_rates(held_out, calibration, audit, name),
         "table": detection_table(held_out, calibration, audit),
         "left_out": left_out(fitting, held_out, listener.identities),
@@ -90,7 +97,7 @@ def read_calibration(path: Path, identities: tuple[str, ...]) -> tuple[Calibrati
     """The confidence map of a calibration file and the detector's error rates; refused for other models."""
     try:
         content = read_json(path)
-        calibration, detector = Calibration(**content["calibration"]), content["detector"]
+        calibration, detector = Calibration.from_json(content["calibration"]), content["detector"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"audit.calibration: {path} is no file of 'shibolet calibrate': {error}") from error
     if tuple(calibration.identities) != tuple(identities):
@@ -99,6 +106,24 @@ def read_calibration(path: Path, identities: tuple[str, ...]) -> tuple[Calibrati
             f"{', '.join(identities)}: run 'shibolet calibrate' with these, or leave audit.calibration out"
         )
     return calibration, detector
+
+
+def _draw(
+    utterances: Iterable[Utterance],
+    foreign: Sequence[Utterance],
+    rows: Sequence[Row],
+    name: str,
+    config: CalibrateConfig,
+    language: str,
+) -> list[Half]:
+    """Clips to fit on and clips to measure on, with their copies: of the rows that are fitted, and of all."""
+    drawn = []
+    for half, originals in enumerate(_halves(utterances, name, config, language)):
+        pool = Pool(originals, language, [u.audio for u in foreign if _half_of(u.cluster) == half])
+        own_rows = [row for row in rows if half == 1 or _is_fitted(row)]
+        frac = min(1.0, config.copies_per_row / len(originals))
+        drawn.append((originals, copies(own_rows, originals, pool, config.seed, frac=frac)))
+    return drawn
 
 
 def _halves(
@@ -111,13 +136,99 @@ def _halves(
         if len(half) < config.max_utterances // 2 and (clip := clip_of(u, rules)):
             half.append(Original(clip=clip, recording=u.cluster, speaker=u.speaker))
     for half in halves:
-        if len(half) < MIN_CLIPS or len({o.recording for o in half}) < MIN_RECORDINGS:
+        if not _is_enough(half):
             raise DataError(
                 f"'{name}' is too small to calibrate on: its recordings are halved, to fit on one half and measure on "
-                f"the other, and one has {len(half)} clips of {len({o.recording for o in half})} recordings; it takes "
+                f"the other, and one has {len(half)} clips of {_num_recordings(half)} recordings; it takes "
                 f"{MIN_CLIPS} of {MIN_RECORDINGS}. Add clean clips, or audit without audit.calibration"
             )
     return halves
+
+
+def _is_enough(originals: Sequence[Original]) -> bool:
+    return len(originals) >= MIN_CLIPS and _num_recordings(originals) >= MIN_RECORDINGS
+
+
+def _num_recordings(originals: Sequence[Original]) -> int:
+    return len({o.recording for o in originals})
+
+
+def _part(halves: Sequence[Half], first: int, last: int) -> list[Half]:
+    """Clips of each half by their place in the draw, with all copies of them: the same whatever else is heard."""
+    parts = []
+    for originals, made in halves:
+        keys = {o.clip.key for o in originals[first:last]}
+        copied = {row: [c for c in own if c.key.removeprefix(f"{row}/") in keys] for row, own in made.items()}
+        parts.append((originals[first:last], copied))
+    return parts
+
+
+def _clips_of(halves: Sequence[Half]) -> list[Clip]:
+    originals = [o.clip for originals, _ in halves for o in originals]
+    return [*originals, *(copy for _, made in halves for own in made.values() for copy in own)]
+
+
+def _amount(halves: Sequence[Half]) -> dict[str, float]:
+    """How much is to be heard; of a copy, the length of its clip counts."""
+    clips, num = _clips_of(halves), sum(len(originals) for originals, _ in halves)
+    return {"clips": num, "copies": len(clips) - num, "hours": sum(clip.duration_s for clip in clips) / 3600}
+
+
+def _said(amount: Mapping[str, float]) -> str:
+    return f"{amount['clips']:,} clips and {amount['copies']:,} copies, {amount['hours']:.1f} h of audio"
+
+
+def _fitting(halves: Sequence[Half], listener: Listener, minutes: float, tell: Tell) -> tuple[list[Half], dict]:
+    """As many of the first clips, each with all of its copies, as can be heard in time; and what that leaves out.
+
+    The speed is that of a first part, which is heard in any case. DataError when not even the least would fit.
+    """
+    end_s = monotonic() + 60 * minutes
+    most, least = max(len(originals) for originals, _ in halves), _least(halves)
+    num_measured, hours_per_s = _measure(halves, listener, 60 * minutes * MEASURED_FRAC)
+    left_s = max(0.0, end_s - monotonic())
+    needed_s = lambda num: _amount(_part(halves, num_measured, num))["hours"] / hours_per_s  # noqa: E731
+    sizes = range(max(least, num_measured), most + 1)
+    if not (num_fitting := bisect_right(sizes, left_s, key=needed_s)):
+        smallest, enough = _said(_amount(_part(halves, 0, least))), ceil(minutes + (needed_s(least) - left_s) / 60)
+        raise DataError(
+            f"--minutes {minutes:g} is too short: the smallest calibration has {smallest}, and with these listeners "
+            f"that takes --minutes {enough}; what they have heard is kept"
+        )
+    num = sizes[num_fitting - 1]
+    drawn, everything = _part(halves, 0, num), _amount(halves)
+    kept = _amount(drawn)
+    left_out = {name: round(everything[name] - kept[name], 3) for name in kept}
+    sentence = f"--minutes {minutes:g} is enough for {_said(kept)}; left out are {_said(left_out)}."
+    tell(f"calibrate: all of it takes {needed_s(most) / 60:.1f} min more at this speed. {sentence}")
+    return drawn, {"minutes": minutes, "clips_a_half": num, "left_out": left_out, "sentence": sentence}
+
+
+def _least(halves: Sequence[Half]) -> int:
+    """Clips of each half that are enough, with about enough copies of each row."""
+    num = MIN_CLIPS
+    while not all(_is_enough(originals[:num]) for originals, _ in halves):
+        num += 1
+    copied = [max(map(len, made.values())) / len(originals) for originals, made in halves]  # of a clip, by a row
+    return max(num, min(max(len(originals) for originals, _ in halves), ceil(MIN_COPIES / min(copied))))
+
+
+def _measure(halves: Sequence[Half], listener: Listener, least_s: float) -> tuple[int, float]:
+    """How many clips of each half a first part came to, and the hours of audio a second in it.
+
+    It takes `least_s` or longer, of hearing what was not known before; it is everything when that takes less.
+    """
+    most, num, took_s, hours = max(len(originals) for originals, _ in halves), WARM_UP, 0.0, 0.0
+    listener.hear(_clips_of(_part(halves, 0, num)))  # loads the models
+    while num < most and took_s < least_s:
+        part, num_new = _part(halves, num, 2 * num), [0]
+        clips, started_s = _clips_of(part), monotonic()
+        listener.hear(clips, lambda done, total, num_new=num_new: num_new.append(done))
+        if num_new[-1]:
+            took_s += monotonic() - started_s
+            hours += _amount(part)["hours"] * num_new[-1] / len(clips)
+        num = min(most, 2 * num)
+    return num, hours / took_s if took_s else float("inf")
 
 
 def in_noise(rows: Sequence[Row]) -> list[Row]:

@@ -1,100 +1,195 @@
-"""Confidence: the probability that a transcript belongs to its audio, from signals, knowing how noisy the clip is.
+"""Confidence: a score of whether a transcript belongs to its audio, from signals that weigh less in noise.
 
-A logistic over signals of untouched clips and of damaged copies. Without a calibration file the judged data's own clips
-stand for clean, robustly: some are not, so those that look damaged are left out and the fit is made again.
+A logistic over signals of clips that stand for good ones (untouched, harmless copies, copies in noise) and of damaged
+copies. Without a calibration file the judged data's own clips stand for good, robustly: some are not, so those that
+look damaged are left out with their copies and the fit is made again.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from shibolet.audit.signals import Signals
 
-CLEAN_FAILURES = 0.02  # confidence 0.5 stands where at most this share of clean clips would fail
-EVIDENCE = ("text_score", "worst_word_score", "cer", "edge_cer")  # what earned its place, see docs/decisions.md
-CANDIDATES = ("uncovered_frac", "uncovered_head_s", "uncovered_tail_s", "words_heard", "coverage")  # what did not
-KNOWING_NOISE = ("text_score", "worst_word_score", "cer")  # these weigh less the noisier the clip
+# Confidence 0.5 stands where this share of the good would fail. A line at 2% of them flags 4 to 5% of new speakers
+# (docs/decisions.md), and under 50 clips it is simply the worst clip.
+GOOD_FAILURES = 0.05
+BAD_FAILURES = 0.02  # where good and damaged lie apart, the line goes half of the way to the best 2% of the damaged
+EVIDENCE = ("text_logp", "text_score", "worst_score", "cer", "edge_cer")  # what earned its place, docs/decisions.md
+HYPOTHESIS = ("cer", "edge_cer")  # of these, what every clip has
+CANDIDATES = ("length_ratio", "letters_per_s", "words_heard", "coverage")  # what did not
+KNOWING_NOISE = ("text_logp", "text_score", "worst_score", "cer")  # these weigh less the noisier the clip
+MIN_KNOWN = 20  # clips and copies that a signal is known of, before a map has it
+MAX_NOT_TAKEN = 0.2  # of a harmless change's copies may look damaged
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """A fitted confidence map and the clean range of letters per second, bound to the models that listened."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Good:
+    """A clip that stands for a good one."""
 
-    kind: str  # "self", or the name of what it was made of
-    identities: tuple[str, ...]  # aligner, recogniser
-    evidence: tuple[str, ...]  # signals that it looks at
+    signals: Signals
+    clip: str  # the untouched clip that it is, or is a copy of
+    is_untouched: bool = True
+    kind: str = ""  # of change, where several that the listeners may not take are among the good
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """Weights of some signals, and the line between good and bad."""
+
+    evidence: tuple[str, ...]
     center: tuple[float, ...]  # of each column of `columns`
     scale: tuple[float, ...]
     weights: tuple[float, ...]
     intercept: float
-    letters_per_s: tuple[float, float]  # clean range
-    num_clean: int  # clips that stood for clean
-    num_left_out: int  # clips that were taken for damaged and left out
 
     def logits(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Log-odds `[n]` that each transcript belongs to its audio."""
+        """Log-odds `[n]`; every signal of the evidence is known."""
         return (columns(signals, self.evidence) - self.center) / self.scale @ np.array(self.weights) + self.intercept
 
-    def confidence(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Probability `[n]` that each transcript belongs to its audio."""
-        return 1 / (1 + np.exp(-np.clip(self.logits(signals), -30, 30)))
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Fitted confidence maps and the good range of letters per second, bound to the models that listened."""
+
+    kind: str  # "self", or the name of what it was made of
+    identities: tuple[str, ...]  # recogniser, and aligner where there is one
+    maps: tuple[Map, ...]  # a clip is judged by the first whose evidence it has; the last needs a hypothesis alone
+    letters_per_s: tuple[float, float]  # good range
+    num_clean: int  # untouched clips that stood for good
+    num_left_out: int  # clips that were taken for damaged and left out
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Calibration":
+        lists = {name: tuple(content[name]) for name in ("identities", "letters_per_s")}
+        maps = tuple(Map(**{k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}) for m in content["maps"])
+        return cls(**content | lists | {"maps": maps})
 
     def to_json(self) -> dict:
         return asdict(self)
 
+    def logits(self, signals: Sequence[Signals]) -> np.ndarray:
+        """Log-odds `[n]` that each transcript belongs to its audio."""
+        return _logits(self.maps, signals)
+
+    def confidence(self, signals: Sequence[Signals]) -> np.ndarray:
+        """Score `[n]` from 0 to 1: 0.5 is the line under which 5% of the good fail. No probability."""
+        return 1 / (1 + np.exp(-np.clip(self.logits(signals), -30, 30)))
+
+
+def knows(signals: Signals, evidence: Sequence[str]) -> bool:
+    return all(getattr(signals, name) is not None for name in evidence)
+
+
+def _logits(maps: Sequence[Map], signals: Sequence[Signals]) -> np.ndarray:
+    """By the first map whose evidence a clip has."""
+    found = np.zeros(len(signals))
+    which = np.array([next(i for i, one in enumerate(maps) if knows(s, one.evidence)) for s in signals], int)
+    for number, one in enumerate(maps):
+        if len(own := np.flatnonzero(which == number)):
+            found[own] = one.logits([signals[i] for i in own])
+    return found
+
 
 def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
-    """Evidence, noise, and their products `[n, k]`."""
-    values = np.array([[getattr(s, name) for name in evidence] for s in signals])
-    # 40 dB is as good as silence behind the speech; a band of 4 kHz is a telephone's.
-    noise = np.array([[1 - np.clip(s.snr_db, 0, 40) / 40, 1 - min(s.bandwidth_hz, 8000) / 8000] for s in signals])
-    product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, :1]
-    return np.concatenate([values, noise, product], axis=1)
+    """Evidence, and products of it with the noise `[n, k]`.
+
+    Noise by itself is no evidence: with it a map knows copies by their sound and not by what was heard in them.
+    """
+    values = np.array([[getattr(s, name) for name in evidence] for s in signals], float)
+    noise = np.array([1 - np.clip(s.snr_db, 0, 40) / 40 for s in signals])  # 40 dB is as good as silence behind speech
+    product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, None]
+    return np.concatenate([values, product], axis=1)
 
 
 def fit(
-    clean: Sequence[Signals],
+    good: Sequence[Good],
     damaged: Sequence[Signals],
     identities: tuple[str, ...],
     *,
     trusted: bool = False,
     evidence: Sequence[str] = EVIDENCE,
 ) -> Calibration:
-    """A confidence map from clips that stand for clean and damaged copies.
+    """Confidence maps from clips that stand for good and damaged copies.
 
-    Where the clean ones are not `trusted` to be, those that look damaged are left out and the fit is made again.
+    Where the good are not `trusted`, untouched clips that look damaged are left out with their copies, and the fit is
+    made again. The first map has all signals that these listeners give; a clip that lacks one (Whisper has no
+    likelihood of what is longer than its window) is judged by the second, of the hypothesis alone.
     """
-    good, bad = columns(clean, evidence), columns(damaged, evidence)
-    center = np.median(good, axis=0)
-    scale = np.maximum(np.concatenate([good, bad]).std(axis=0), 1e-3)
-    good, bad = (good - center) / scale, (bad - center) / scale
+    always = tuple(name for name in evidence if name in HYPOTHESIS)
+    num_known = {name: sum(getattr(one.signals, name) is not None for one in good) for name in evidence}
+    known = tuple(name for name in evidence if name in HYPOTHESIS or num_known[name] >= MIN_KNOWN)
+    kinds = dict.fromkeys([known, always])
+    signals = [one.signals for one in good]
+    untouched = np.array([one.is_untouched for one in good])
+    place = {name: i for i, name in enumerate(dict.fromkeys(one.clip for one in good))}
+    clip = np.array([place[one.clip] for one in good])
     kept = np.ones(len(good), bool)
     for _ in range(1 if trusted else 4):
-        weights, intercept = _logistic(good[kept], bad)
-        logit = good @ weights + intercept
-        kept = kept if trusted else logit > 0
-        if kept.sum() < len(good) / 2:  # the instrument cannot tell its own copies apart; the self-test will say so
-            kept = logit >= np.median(logit)
-    # Where clean and damaged lie apart, the line goes between them: on the edge of the clean a breath would decide.
-    line = np.quantile(logit[kept], CLEAN_FAILURES)
-    line -= max(0.0, line - np.quantile(bad @ weights + intercept, 1 - CLEAN_FAILURES)) / 2
-    intercept -= line
-    rates = np.array([s.letters_per_s for s, k in zip(clean, kept, strict=True) if k and s.letters_per_s > 0])
-    low, high = np.quantile(rates, [0.01, 0.99]) if len(rates) else (0.0, 100.0)
+        stays = [s for s, k in zip(signals, kept, strict=True) if k]
+        maps = tuple(_fit_map(stays, damaged, names) for names in kinds)
+        if trusted:
+            break
+        own = _logits(maps, signals)[untouched]
+        # Where fewer than half are good, the instrument cannot tell its own copies apart: the self-test will say so.
+        is_good = own > 0 if (own > 0).sum() >= len(own) / 2 else own >= np.median(own)
+        kept = np.isin(clip, clip[untouched][is_good])
+    stays = [s for s, k in zip(signals, kept, strict=True) if k]
+    taken = _taken(maps, good) if trusted else {one.kind for one in good}
+    steady = [one.signals for one, k in zip(good, kept, strict=True) if k and one.kind in taken]
     return Calibration(
         kind="self",
         identities=identities,
-        evidence=tuple(evidence),
+        maps=tuple(_with_line(one, steady, damaged) for one in maps),
+        letters_per_s=_letters_per_s(stays),
+        num_clean=int((kept & untouched).sum()),
+        num_left_out=int((~kept & untouched).sum()),
+    )
+
+
+def _taken(maps: Sequence[Map], good: Sequence[Good]) -> set[str]:
+    """Kinds of harmless changes that the listeners take: of the others most copies look damaged.
+
+    A listener that does not take rooms, say, would move the line into its own mistakes.
+    """
+    looks_bad = _logits(maps, [one.signals for one in good]) <= 0
+    kinds = np.array([one.kind for one in good])
+    taken = {kind for kind in np.unique(kinds) if looks_bad[kinds == kind].mean() <= MAX_NOT_TAKEN}
+    return taken or set(kinds)
+
+
+def _fit_map(good: Sequence[Signals], damaged: Sequence[Signals], evidence: tuple[str, ...]) -> Map:
+    """With the line where a good one is as likely as a damaged one."""
+    x, bad = (columns([s for s in side if knows(s, evidence)], evidence) for side in (good, damaged))
+    center = np.median(x, axis=0)
+    scale = np.maximum(np.concatenate([x, bad]).std(axis=0), 1e-3)
+    weights, intercept = _logistic((x - center) / scale, (bad - center) / scale)
+    return Map(
+        evidence=evidence,
         center=tuple(center.tolist()),
         scale=tuple(scale.tolist()),
         weights=tuple(weights.tolist()),
-        intercept=float(intercept),
-        letters_per_s=(float(low / 1.3), float(high * 1.3)),
-        num_clean=int(kept.sum()),
-        num_left_out=int((~kept).sum()),
+        intercept=intercept,
     )
+
+
+def _with_line(made: Map, good: Sequence[Signals], damaged: Sequence[Signals]) -> Map:
+    """The map with its line where `GOOD_FAILURES` of the good fail.
+
+    Where good and damaged lie apart, it goes between them: on the edge of the good a breath would decide.
+    """
+    logits, bad = (made.logits([s for s in side if knows(s, made.evidence)]) for side in (good, damaged))
+    line = np.quantile(logits, GOOD_FAILURES)
+    line -= max(0.0, line - np.quantile(bad, 1 - BAD_FAILURES)) / 2
+    return replace(made, intercept=made.intercept - float(line))
+
+
+def _letters_per_s(good: Sequence[Signals]) -> tuple[float, float]:
+    rates = [s.letters_per_s for s in good if s.letters_per_s > 0]
+    low, high = np.quantile(rates, [0.01, 0.99]) if rates else (0.0, 100.0)
+    return float(low / 1.3), float(high * 1.3)
 
 
 def _logistic(good: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float]:

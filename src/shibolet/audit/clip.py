@@ -1,29 +1,25 @@
 """What is to be heard, and what was: plain data that the audit's processes hand to each other. No torch."""
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from shibolet.audit.signals import Signals
-from shibolet.listen.protocols import Alignment
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.text.language import Language
 
 AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-TimesChange = Callable[[Alignment, float, np.random.Generator], Alignment]
-_NONE: Mapping[str, TimesChange] = {}  # one for all clips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
     """An utterance, or a damaged copy of one for the self-test.
 
-    Changes of audio are values that can be called, those of times functions of a module: other processes run them, and
-    what was heard is known by their text.
+    Changes of audio are values that can be called: other processes run them, and what was heard is known by their text.
     """
 
     key: str  # unique among the clips that are heard together
@@ -33,14 +29,11 @@ class Clip:
     verifiable: tuple[bool, ...]
     duration_s: float = 0.0  # as the data say, to plan with
     change_audio: AudioChange | None = None
-    # kind -> a second evidence, `kind/key`
-    change_times: Mapping[str, TimesChange] = field(default_factory=lambda: _NONE)
 
     def content_id(self, audio_hash: str) -> str:
         """Hash of all that its evidence depends on, but for the listeners: never of names, places or times of files."""
         span = (self.audio.start_s, self.audio.end_s)
-        changes = [_name(self.change_audio), {kind: _name(change) for kind, change in self.change_times.items()}]
-        return hash_json([audio_hash, span, self.words, self.verifiable, changes])
+        return hash_json([audio_hash, span, self.words, self.verifiable, _name(self.change_audio)])
 
 
 def clip_of(u: Utterance, language: Language) -> Clip | None:

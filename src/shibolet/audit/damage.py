@@ -7,12 +7,13 @@ are judged; `shibolet calibrate` takes all of them on clips that are known to be
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from shibolet.audit.clip import Clip
+from shibolet.errors import AudioError
 from shibolet.records.utterance import AudioRef
 from shibolet.scoring.counts import count_words
 from shibolet.speech import audio, augment
@@ -22,6 +23,7 @@ from shibolet.speech.text.language import Words
 MIN_DIFFERENT = 0.6  # of the words of a swapped transcript
 MIN_CUT_WORDS = 4  # of a clip that is cut: half of fewer is a word or none
 MAX_COMPARED = 200  # texts that the nearest is looked for among
+BABBLE_VOICES = 6
 SHARES: tuple[float, ...] = (0.10, 0.25, 0.50)  # of a transcript or of its audio that is cut off
 
 
@@ -135,6 +137,26 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class Babble:
+    """Other speakers of the data talking all at once, at this ratio of mean powers."""
+
+    others: tuple[str, ...]  # keys of their clips
+    snr_db: float
+    voices: tuple[AudioRef, ...] = field(repr=False)  # where they lie is no part of what is heard
+
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        voices = np.zeros(len(samples), np.float64)
+        for ref in self.voices:
+            try:
+                voice = np.resize(audio.load(ref), len(samples)).astype(np.float64)
+            except AudioError:  # that clip's fault, and said there
+                continue
+            voices += np.roll(voice, int(rng.integers(len(samples)))) / max(np.sqrt(np.mean(voice**2)), 1e-6)
+        power = np.mean(samples.astype(np.float64) ** 2) / max(np.mean(voices**2), 1e-12)
+        return (samples + voices * np.sqrt(power) * 10 ** (-self.snr_db / 20)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Clipping:
     """So loud that this share of the samples is cut off."""
 
@@ -206,6 +228,20 @@ def shifted(seconds: float) -> Change:
         return replace(original.clip, change_audio=Shifted(seconds, rng.choice(others).clip.audio))
 
     return change
+
+
+def babbled(snr_db: float) -> Change:
+    """Behind it, six clips of others; of other speakers, where speakers are known."""
+
+    def add(original: Original, pool: Pool, rng: random.Random) -> Clip | None:
+        drawn = rng.sample(pool.originals, min(60, len(pool.originals)))
+        others = [o for o in drawn if o is not original and (not o.speaker or o.speaker != original.speaker)]
+        if not (others := others[:BABBLE_VOICES]):
+            return None
+        change = Babble(tuple(o.clip.key for o in others), snr_db, tuple(o.clip.audio for o in others))
+        return replace(original.clip, change_audio=change)
+
+    return add
 
 
 def foreign_audio(original: Original, pool: Pool, rng: random.Random) -> Clip | None:
@@ -323,13 +359,14 @@ def respelled(respell: Callable[[str], str]) -> Change:
 
 
 def as_digits(original: Original, pool: Pool, rng: random.Random) -> Clip | None:
-    """A number is said and digits are written; stands in for one word, which then cannot be checked."""
-    if len(original.words) < MIN_CUT_WORDS:
+    """A number that the text spells out is written in digits; None where it has none."""
+    digits_of, clip = pool.language.digits_of, original.clip
+    places = [i for i, word in enumerate(clip.words) if word in digits_of]
+    if not places:
         return None
-    place, clip = rng.randrange(len(original.words)), original.clip
-    words, verifiable = list(clip.words), list(clip.verifiable)
-    words[place], verifiable[place] = "10", False
-    return texted(clip, words, verifiable)
+    words, place = list(clip.words), rng.choice(places)
+    words[place] = digits_of[words[place]]
+    return texted(clip, words, clip.verifiable)
 
 
 def matrix(language: str) -> list[Row]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.audit.calibration import CANDIDATES, EVIDENCE, Calibration, fit
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, Calibration, Good, fit
 from shibolet.audit.config import AuditConfig
+from shibolet.audit.selftest import UNTOUCHED
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import judge
 from shibolet.scoring.roc import Scores, auroc, recall_at
 
-UNTOUCHED = "untouched"
 FALSE_ALARMS = (0.01, 0.02, 0.05)
 # The sensitivity that corrects a rate is that over these, in equal parts: the damage that real data are feared to have.
 FEARED = ("swapped:random", "text_head_cut:50%", "text_tail_cut:50%", "audio_head_cut:50%", "audio_tail_cut:50%",
@@ -24,7 +24,6 @@ FAMILIES = {
     "text missing": ("text_head_cut", "text_tail_cut", "words_dropped", "run_dropped"),
     "audio cut": ("audio_head_cut", "audio_tail_cut", "shifted"),
 }
-HYPOTHESIS = ("cer", "edge_cer")  # signals that need no likelihood
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +42,13 @@ class Trial:
 def fit_trials(trials: Iterable[Trial], identities: tuple[str, ...], evidence: Sequence[str] = EVIDENCE) -> Calibration:
     """The confidence map of these trials; those that could not be heard teach nothing."""
     heard = [t for t in trials if t.signals is not None]
-    clean = [t.signals for t in heard if t.harmless]
+    good = [
+        Good(signals=t.signals, clip=str(i), is_untouched=t.row == UNTOUCHED, kind=t.row)
+        for i, t in enumerate(heard)
+        if t.harmless
+    ]
     damaged = [t.signals for t in heard if not t.harmless]
-    return fit(clean, damaged, identities, trusted=True, evidence=evidence)
+    return fit(good, damaged, identities, trusted=True, evidence=evidence)
 
 
 def detection_table(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> list[dict]:

@@ -7,6 +7,7 @@ may be put together with `cp`.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,9 +18,8 @@ from shibolet.records.files import hash_json, write_bytes
 _OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
 
 
-def to_line(row: Mapping[str, Evidence]) -> bytes:
-    """JSON of one content's evidence as it is, kind "", and under changed times."""
-    return json.dumps({kind: e.to_json() for kind, e in row.items()}, ensure_ascii=False, allow_nan=False).encode()
+def to_line(evidence: Evidence) -> bytes:
+    return json.dumps(evidence.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
 class EvidenceStore:
@@ -61,8 +61,8 @@ class EvidenceStore:
         head = json.dumps({"begins": begins}).encode()
         write_bytes(self._folder / f"{hash_json(list(lines))}.jsonl", b"\n".join([head, *lines.values()]) + b"\n")
 
-    def read(self, content_id: str) -> dict[str, dict]:
-        """JSON of the evidence by kind; KeyError where there is none."""
+    def read(self, content_id: str) -> dict:
+        """JSON of the evidence; KeyError where there is none."""
         place = self._place[int(content_id, 16)]
         number, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
         if self._open is None or self._open[0] != number:
@@ -79,16 +79,21 @@ class EvidenceStore:
 
 
 class HeardClips(Mapping[str, Evidence]):
-    """Evidence by a clip's key, read from disk each time; `kind/key` is its evidence under changed times."""
+    """Evidence by a clip's key, read from disk each time.
 
-    def __init__(self, store: EvidenceStore, content_ids: Mapping[str, str]) -> None:
-        self._store, self._content_ids = store, content_ids
+    `lost`, by content id, is why clips could not be heard in this run; no file has that, since it says nothing of them.
+    """
+
+    def __init__(
+        self, store: EvidenceStore, content_ids: Mapping[str, str], lost: Mapping[str, Evidence] | None = None
+    ) -> None:
+        self._store, self._content_ids, self._lost = store, content_ids, lost or {}
 
     def __getitem__(self, key: str) -> Evidence:
-        if key in self._content_ids:
-            return Evidence.from_json(key, self._store.read(self._content_ids[key])[""])
-        kind, _, base = key.partition("/")
-        return Evidence.from_json(key, self._store.read(self._content_ids[base])[kind])
+        content_id = self._content_ids[key]
+        if content_id in self._lost:
+            return replace(self._lost[content_id], key=key)
+        return Evidence.from_json(key, self._store.read(content_id))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content_ids)

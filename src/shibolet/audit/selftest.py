@@ -1,18 +1,27 @@
 """The instrument's test on itself: does it notice damage, and does it leave harmless copies alone?
 
-Its material are copies of the very clips that are judged: they always have the right voices, noise and language.
+Its material are copies of the very clips that are judged: they always have the right voices, noise and language. It
+has to hold in each domain that is judged: an instrument that is deaf in one of two passes a test of both together.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
+from shibolet.audit.damage import (
+    Gain,
+    NoSpeech,
+    Row,
+    Speed,
+    babbled,
+    cut_audio,
+    cut_text,
+    shuffle_letters,
+    sounding,
+    swapped,
+)
 
-from shibolet.audit.clip import Clip
-from shibolet.audit.damage import Gain, NoSpeech, Row, Speed, cut_audio, cut_text, shuffle_letters, sounding, swapped
-from shibolet.listen.protocols import Alignment
-
+UNTOUCHED = "untouched"
+NOISE_DB = 10.0
 ROWS = (
     Row(kind="swapped", change=swapped("nearest length")),
     Row(kind="text_halved", change=cut_text(0.5, "either")),
@@ -22,26 +31,43 @@ ROWS = (
     Row(kind="quieter", harmless=True, change=sounding(Gain(-6.0))),
     Row(kind="faster", harmless=True, change=sounding(Speed(1.05))),
     Row(kind="slower", harmless=True, change=sounding(Speed(0.95))),
+    Row(kind="in_babble", harmless=True, change=babbled(NOISE_DB)),
 )
-FITTED = tuple(row.name for row in ROWS if not row.harmless)  # the confidence map learns from these
-HARMLESS = tuple(row.name for row in ROWS if row.harmless)
-TIMES = ("constant_times", "random_times")  # a broken aligner's answer to an untouched clip
-DAMAGES = (*FITTED, *TIMES)
+DAMAGES = tuple(row.name for row in ROWS if not row.harmless)  # the confidence map learns from these
+# Noise teaches the map and its line what may still be good; a verdict that changes in it is no fault of the instrument.
+TAUGHT = tuple(row.name for row in ROWS if row.harmless)
+HARMLESS = ("quieter", "faster", "slower")
+MIN_CLIPS = 20  # of a domain; one with fewer is named as untested
+MIN_LONG = 20  # clips of `min_words` or more; where there are fewer, clips of any length count
+Flags = Mapping[str, Mapping[str, bool]]  # by kind, by key of the clip: whether it is low quality
 
 
-def summarise(flagged: dict[str, dict[str, bool]], num_words: dict[str, int], min_words: int) -> dict:
-    """Tallies of `flagged[kind][clip key]`, where kind "untouched" holds the clips as they are.
+def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> dict:
+    """Tallies of `flagged`, where kind "untouched" holds the clips as they are: of all clips, and by domain.
 
-    Damage is tallied over clips of `min_words` words or more, where there are ten or more of them.
+    Damage is tallied over clips of `min_words` words or more, where there are enough of them.
     """
-    untouched = flagged["untouched"]
-    damaged = {}
+    members: dict[str, list[str]] = {}
+    for key in flagged[UNTOUCHED]:
+        members.setdefault(domains[key], []).append(key)
+    tested = {name: keys for name, keys in sorted(members.items()) if len(keys) >= MIN_CLIPS}
+    return {
+        **_tallies(flagged, list(flagged[UNTOUCHED]), num_words, min_words),
+        "domains": {name: _tallies(flagged, keys, num_words, min_words) for name, keys in tested.items()},
+        "untested": {name: len(keys) for name, keys in sorted(members.items()) if name not in tested},
+    }
+
+
+def _tallies(flagged: Flags, keys: Sequence[str], num_words: Mapping[str, int], min_words: int) -> dict:
+    untouched, damaged = flagged[UNTOUCHED], {}
     for kind in DAMAGES:
-        rows = flagged.get(kind, {})
+        rows = {key: flagged[kind][key] for key in keys if key in flagged.get(kind, {})}
         long = [hit for key, hit in rows.items() if num_words[key] >= min_words]
-        damaged[kind] = _tally(long if len(long) >= 10 else rows.values())
-    changed = [hit != untouched[key] for kind in HARMLESS for key, hit in flagged.get(kind, {}).items()]
-    return {"damaged": damaged, "harmless": _tally(changed), "untouched": _tally(untouched.values())}
+        damaged[kind] = _tally(long if len(long) >= MIN_LONG else rows.values())
+    changed = [
+        flagged[kind][key] != untouched[key] for kind in HARMLESS for key in keys if key in flagged.get(kind, {})
+    ]
+    return {"damaged": damaged, "harmless": _tally(changed), UNTOUCHED: _tally(untouched[key] for key in keys)}
 
 
 def _tally(hits: Iterable[bool]) -> dict[str, int]:
@@ -49,20 +75,23 @@ def _tally(hits: Iterable[bool]) -> dict[str, int]:
     return {"hits": sum(hits), "total": len(hits)}
 
 
-def with_broken_times(clip: Clip) -> Clip:
-    return replace(clip, change_times={"constant_times": _constant, "random_times": _random})
+def halves(keys: Iterable[str], cluster_of: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Clips in two halves, one to fit the map that is tested on the other; no recording or speaker is in both.
+
+    By rank and not by the hash itself, which puts 8 of 12 on one side: clusters go, the largest first, to the half
+    that has fewer clips. Clips of one cluster alone are halved by rank themselves.
+    """
+    keys = list(keys)
+    members: dict[str, list[str]] = {}
+    for key in keys:
+        members.setdefault(cluster_of[key], []).append(key)
+    if max(map(len, members.values()), default=0) > 2 * len(keys) / 3:  # one voice: it cannot stand on both sides
+        members = {key: [key] for key in keys}
+    found: tuple[list[str], list[str]] = ([], [])
+    for name in sorted(members, key=lambda name: (-len(members[name]), _lot(name))):
+        found[len(found[0]) > len(found[1])].extend(members[name])
+    return found
 
 
-def _constant(alignment: Alignment, duration_s: float, rng: np.random.Generator) -> Alignment:
-    middle = np.full_like(alignment.starts_s, duration_s / 2)
-    return replace(alignment, starts_s=middle, ends_s=middle.copy())
-
-
-def _random(alignment: Alignment, duration_s: float, rng: np.random.Generator) -> Alignment:
-    times = rng.uniform(0, duration_s, (2, len(alignment.starts_s)))
-    return replace(alignment, starts_s=times[0], ends_s=times[1])
-
-
-def fold_of(key: str) -> int:
-    """0 or 1 from the key: half of the clips fits the map that is tested on the other half."""
-    return hashlib.sha256(key.encode()).digest()[0] % 2
+def _lot(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

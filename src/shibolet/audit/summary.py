@@ -27,18 +27,17 @@ def summarise(
 ) -> dict:
     """The report on the rows of a table, less the gate's decision; `population` counts what was not heard too."""
     columns = read_columns(table, (*_TEXTS, *_NUMBERS))
-    total, low, scored = len(columns["domain"]), columns["is_low_quality"] == 1, ~np.isnan(columns["coverage"])
-    coverage = columns["coverage"][scored]
-    points = (
-        {f"p{p}": round(float(np.percentile(coverage, p)), 4) for p in (10, 25, 50, 75, 90)} if scored.any() else {}
-    )
+    total, low, scored = len(columns["domain"]), columns["is_low_quality"] == 1, ~np.isnan(columns["confidence"])
+    coverage = columns["coverage"][~np.isnan(columns["coverage"])]  # none at all without an aligner
+    distribution = {f"p{p}": np.percentile(coverage, p) for p in (10, 25, 50, 75, 90)} if len(coverage) else {}
+    distribution |= {"mean": coverage.mean()} if len(coverage) else {}
     return {
         "low_quality_percentage": round(100 * int(low.sum()) / total, 2) if total else 0.0,
         "low_quality_count": int(low.sum()),
         "total_samples": total,
         "population": population,
         "num_scored": int(scored.sum()),
-        "coverage_distribution": {**points, "mean": round(float(coverage.mean()), 4)} if scored.any() else {},
+        "coverage_distribution": {name: round(float(value), 4) for name, value in distribution.items()},
         "domain_statistics": {
             name: _domain({key: column[columns["domain"] == name] for key, column in columns.items()})
             for name in sorted(set(columns["domain"]))
@@ -68,15 +67,16 @@ def _flagged(table: Path) -> list[dict]:
 
 def _domain(columns: Columns) -> dict:
     total, low = len(columns["domain"]), int((columns["is_low_quality"] == 1).sum())
-    scored = ~np.isnan(columns["coverage"])
-    mean = lambda name: round(float(columns[name][scored].mean()), 4) if scored.any() else None  # noqa: E731
-    mismatch = columns["length_mismatch"][scored]
+    known = {name: columns[name][~np.isnan(columns[name])] for name in ("coverage", "confidence", "length_mismatch")}
+    of = lambda take, name: round(float(take(known[name])), 4) if len(known[name]) else None  # noqa: E731
     return {
         "count": total,
         "low_quality_count": low,
         "low_quality_percentage": round(100 * low / total, 2),
-        "mean_coverage": mean("coverage"),
-        "median_coverage": round(float(np.median(columns["coverage"][scored])), 4) if scored.any() else None,
-        "mean_confidence": mean("confidence"),
-        "length_mismatch_percentage": round(100 * float(mismatch.mean()), 2) if scored.any() else None,
+        "mean_coverage": of(np.mean, "coverage"),
+        "median_coverage": of(np.median, "coverage"),
+        "mean_confidence": of(np.mean, "confidence"),
+        "length_mismatch_percentage": None
+        if (share := of(np.mean, "length_mismatch")) is None
+        else round(100 * share, 2),
     }

@@ -63,7 +63,7 @@ def row_of(
         "is_low_quality": verdict.low_quality if verdict else True,
         "suspect": ("other_language" if verdict.suspect and foreign else verdict.suspect) if verdict else None,
         "reasons": list(verdict.reasons) if verdict else [evidence.detail],
-        "coverage": verdict.coverage if verdict else None,
+        "coverage": None if verdict is None or verdict.coverage is None else round(verdict.coverage, 5),
         "confidence": round(verdict.confidence, 5) if verdict else None,
         "length_mismatch": verdict.length_mismatch if verdict else None,
         "hypothesis": evidence.hypothesis,

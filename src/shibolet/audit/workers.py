@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import traceback
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,15 +18,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import LifoQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, Timer
 from typing import Any
 
 import numpy as np
 
-from shibolet.audit.clip import Clip, Evidence
+from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, ShiboletError
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
@@ -33,6 +34,10 @@ from shibolet.speech.activity import Sound, sound_of
 from shibolet.speech.audio import content_hash
 
 MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
+START_S = 600.0  # for a process to load its libraries and to take a job; a busy machine or a slow disk is no reason
+MAX_STARTS = 3
+RETRIES = (2, 4)  # limits of an item's second and third try, alone in a new process, in units of its own limit
+LOST = ("decoder_hung", "decoder_crashed")  # failures that say something of the machine and nothing of the content
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]
@@ -40,7 +45,7 @@ _STARTING = Lock()
 
 
 class WorkerLost(Exception):
-    """A process that crashed or took too long; `reason` is the ledger's rule for what it was given."""
+    """A process that crashed or took too long; `reason`, one of LOST, is the ledger's rule for what it was given."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -55,29 +60,56 @@ class Worker:
         self._channel: Channel | None = None
 
     def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
-        """What `function(*args)` returns there; raises what it raises, or WorkerLost."""
-        if self._process is None:
-            self._start()
+        """What `function(*args)` returns there; raises what it raises, or WorkerLost.
+
+        The clock starts when the process begins with the function: its start and the way of the arguments do not count.
+        """
+        self._hand_over((function, args))
+        limit = _Limit(self._process, timeout_s)
         try:
-            self._channel.send((function, args))
-            if self._channel.wait(timeout_s):
+            with limit:
                 succeeded, result = self._channel.receive()
-                if succeeded:
-                    return result
-                raise result
-            lost = WorkerLost("decoder_hung", f"not decoded after {timeout_s:.0f} s")
-        except (EOFError, ConnectionError):
-            lost = WorkerLost("decoder_crashed", "the process that decoded it crashed")
-        self.close()
-        raise lost
+        except (EOFError, OSError):
+            self.close()
+            if limit.passed:
+                raise WorkerLost("decoder_hung", f"not decoded within {timeout_s:.0f} s") from None
+            raise WorkerLost("decoder_crashed", "the process that decoded it crashed") from None
+        if limit.passed:  # the answer came just in time, and the process is gone all the same
+            self.close()
+        if succeeded:
+            return result
+        raise result
+
+    def _hand_over(self, job: tuple[Callable, tuple]) -> None:
+        """Return once a process has begun with the job; ShiboletError when none can be had."""
+        for _ in range(MAX_STARTS):
+            if self._process is None:
+                self._start()
+            try:
+                with _Limit(self._process, START_S):
+                    self._channel.send(job)
+                    self._channel.receive()
+                return
+            except (EOFError, OSError):  # it ended while it was idle, or at its start: nothing that a job did
+                self.close()
+        raise ShiboletError(
+            f"no process that decodes audio starts here: {MAX_STARTS} crashed or took more than {START_S:.0f} s. See "
+            "whether the memory is full; with --set audit.num_workers=0 the command decodes by itself"
+        )
 
     def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
-        with _one_thread(), _deaf_to_interrupts():
-            self._process.start()
-        theirs.close()  # or its end would not be the end of what we read
-        self._channel = Channel(ours)
+        channel = Channel(ours)
+        process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        try:
+            with _one_thread(), _deaf_to_interrupts():
+                process.start()
+        except BaseException:  # there is no process then that `close` could end
+            channel.close()
+            raise
+        finally:
+            theirs.close()  # or its end would not be the end of what we read
+        self._process, self._channel = process, channel
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -86,6 +118,31 @@ class Worker:
             self._process.join()
             self._channel.close()
             self._process = self._channel = None
+
+
+class _Limit:
+    """Kills a process when what is done within takes longer: whatever waits for it then reads the end of its pipe.
+
+    Waiting with a timeout would not do: a process that is paused while it is written to, or half-way through its
+    answer, blocks the call that moves the bytes.
+    """
+
+    def __init__(self, process: multiprocessing.Process, limit_s: float) -> None:
+        self.passed = False
+        self._process = process
+        self._timer = Timer(limit_s, self._kill)
+        self._timer.daemon = True  # it must not hold up the end of this process
+
+    def _kill(self) -> None:
+        self.passed = True
+        self._process.kill()
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()  # from here on `passed` does not change
 
 
 class Channel:
@@ -109,10 +166,6 @@ class Channel:
         for view in views:
             self._socket.sendall(view)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Whether something has come in that time, be it the other side's end."""
-        return self._connection.poll(timeout_s)
-
     def receive(self) -> Any:
         """The next object; EOFError when the other side has ended."""
         sizes = self._connection.recv()
@@ -133,14 +186,15 @@ class Channel:
 
 
 def _serve(connection: Connection) -> None:
-    """What a process does: leave Ctrl-C to its parent, end when that ends, and run what comes."""
+    """What a process does: leave Ctrl-C to its parent, end when that ends, say that a job has come and run it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     channel = Channel(connection)
     while True:
         try:
             function, args = channel.receive()
-        except (EOFError, ConnectionError):  # the parent has ended
+            channel.send("begun")
+        except (EOFError, OSError):  # the parent has ended
             return
         try:
             answer = True, function(*args)
@@ -171,14 +225,26 @@ class InThisProcess:
 AnyWorker = Worker | InThisProcess
 
 
-def run_each(worker: AnyWorker, function: Callable, items: Sequence, timeout_s: float) -> list:
-    """`function(items)`; when that loses its process, one item after the other, WorkerLost for those that do it."""
+def run_each(worker: AnyWorker, function: Callable, items: Sequence, limit_s: Callable[[Sequence], float]) -> list:
+    """`function(items)`; when that loses its process, one item after the other, WorkerLost for those that still do.
+
+    `limit_s` gives the limit of what is run together. A process may also be lost to a pause of the machine or to the
+    kernel's want of memory, so an item alone gets a new process and more time, twice.
+    """
     try:
-        return worker.run(function, items, timeout_s=timeout_s)
-    except WorkerLost as lost:
-        if len(items) == 1:
-            return [lost]
-    return [result for item in items for result in run_each(worker, function, [item], timeout_s)]
+        return worker.run(function, items, timeout_s=limit_s(items))
+    except WorkerLost:
+        return [_run_alone(worker, function, item, limit_s([item])) for item in items]
+
+
+def _run_alone(worker: AnyWorker, function: Callable, item: Any, limit_s: float) -> Any:
+    for times in RETRIES:
+        try:
+            [result] = worker.run(function, [item], timeout_s=times * limit_s)
+            return result
+        except WorkerLost as error:
+            lost = error
+    return WorkerLost(lost.reason, f"{lost} in {1 + len(RETRIES)} tries; the next audit tries again")
 
 
 @contextmanager
@@ -267,54 +333,64 @@ def hash_audio(refs: Sequence[AudioRef]) -> list[str]:
 
 
 def decode(clips: Sequence[Clip], load: Load) -> list[Decoded | Evidence]:
-    """Samples of each clip with what energy says of them, or why there are none; the same array for the same audio."""
-    samples_of: dict[AudioRef, Decoded | AudioError] = {}
-    return [_decode(clip, load, samples_of) for clip in clips]
+    """Samples of each clip with what energy says of them, or why there are none.
+
+    The same array for the same audio under the same change, whatever the texts: listeners hear an array once.
+    """
+    whole: dict[AudioRef, Decoded | AudioError] = {}
+    changed: dict[tuple[AudioRef, AudioChange], Decoded] = {}
+    return [_decode(clip, load, whole, changed) for clip in clips]
 
 
-def _decode(clip: Clip, load: Load, samples_of: dict[AudioRef, Decoded | AudioError]) -> Decoded | Evidence:
-    if clip.audio not in samples_of:
+def _decode(
+    clip: Clip,
+    load: Load,
+    whole: dict[AudioRef, Decoded | AudioError],
+    changed: dict[tuple[AudioRef, AudioChange], Decoded],
+) -> Decoded | Evidence:
+    if clip.audio not in whole:
         try:
             samples = load(clip.audio)
-            samples_of[clip.audio] = (samples, sound_of(samples))
+            whole[clip.audio] = (samples, sound_of(samples))
         except AudioError as error:
-            samples_of[clip.audio] = error
-    decoded = samples_of[clip.audio]
+            whole[clip.audio] = error
+    decoded = whole[clip.audio]
     if isinstance(decoded, AudioError):
         # Without the place, which is no part of what was heard.
         return Evidence(key=clip.key, failure=decoded.reason, detail=str(decoded.__cause__ or decoded))
-    samples, sound = decoded
     if clip.change_audio:
-        samples = clip.change_audio(samples, _rng(clip))
-        sound = sound_of(samples)
+        sounds_as = clip.audio, clip.change_audio
+        if sounds_as not in changed:
+            samples = clip.change_audio(decoded[0], _rng_of_audio(clip, decoded[0]))
+            changed[sounds_as] = (samples, sound_of(samples))
+        decoded = changed[sounds_as]
+    samples, sound = decoded
     if len(samples) < MIN_SAMPLES:
         return Evidence(key=clip.key, failure="too_short", detail=f"{sound.duration_s:.2f} s of audio")
-    return samples, sound
+    return decoded
 
 
-def weigh(jobs: Sequence[tuple[Clip, Sound, Alignment, Hearing]]) -> list[bytes]:
-    """The line of each clip for the store: its evidence as it is, kind "", and under each change of its times."""
-    found = []
-    for clip, sound, alignment, hearing in jobs:
-        row = {"": _evidence(clip, sound, alignment, hearing)}
-        for kind, change in clip.change_times.items():
-            row[kind] = _evidence(clip, sound, change(alignment, sound.duration_s, _rng(clip)), hearing)
-        found.append(to_line(row))
-    return found
+def weigh(jobs: Sequence[tuple[Clip, Sound, Alignment | None, Hearing, str]]) -> list[bytes]:
+    """The line of each clip for the store, in the language that comes with it."""
+    return [to_line(_evidence(*job)) for job in jobs]
 
 
-def _evidence(clip: Clip, sound: Sound, alignment: Alignment, hearing: Hearing) -> Evidence:
-    signals = measure(sound, clip.words, clip.verifiable, alignment, hearing)
+def _evidence(clip: Clip, sound: Sound, alignment: Alignment | None, hearing: Hearing, language: str) -> Evidence:
+    signals = measure(sound, clip.words, clip.verifiable, alignment, hearing, language)
     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in signals.to_json().items()}
+    spans_s = np.clip(hearing.word_spans_s, 0.0, sound.duration_s)
+    if alignment is not None:
+        spans_s = np.stack([alignment.starts_s, alignment.ends_s], axis=1)
     return Evidence(
         key=clip.key,
         hypothesis=hearing.hypothesis,
-        starts_s=tuple(round(float(t), 3) for t in alignment.starts_s),
-        ends_s=tuple(round(float(t), 3) for t in alignment.ends_s),
+        starts_s=tuple(round(float(t), 3) for t in spans_s[:, 0]),
+        ends_s=tuple(round(float(t), 3) for t in spans_s[:, 1]),
         signals=replace(signals, **rounded),
     )
 
 
-def _rng(clip: Clip) -> np.random.Generator:
-    """Chance from the clip's own content."""
-    return np.random.default_rng(int(clip.content_id(""), 16))
+def _rng_of_audio(clip: Clip, samples: np.ndarray) -> np.random.Generator:
+    """Chance from what is heard alone: copies with other texts hear the same noise."""
+    textless = replace(clip, words=(), verifiable=())
+    return np.random.default_rng(int(textless.content_id(f"{zlib.crc32(np.ascontiguousarray(samples)):08x}"), 16))

@@ -25,6 +25,7 @@ def plan(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
+    loaded.require("plan", "models", "train")
     planned = make_plan(loaded, run_folder(run_dir, loaded.name), utterances, gpus, gpu, gpu_memory_gib)
     answer(json_, plan=planned)
 

@@ -40,10 +40,11 @@ def round_of(
     dry: bool,
     suffix: str = "",
     shard: bool = False,
+    needs: tuple[str, ...] = ("models", "train"),
 ) -> Iterator["Round"]:
     """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
-    With `shard` others work in the folder too.
+    With `shard` others work in the folder too. `needs` are sections that the recipe has to have.
     """
     from shibolet.recipe import load_recipe, recipe_yaml
     from shibolet.round.shared import open_round, open_shard
@@ -52,14 +53,15 @@ def round_of(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
+    loaded.require(sys.argv[1], *needs)
     folder = run_folder(run_dir, loaded.name, suffix)
     if dry:
-        planned = make_plan(loaded, folder, None, 1)
+        planned = make_plan(loaded, folder, None, 1) if loaded.models and loaded.train else None
         if json_:
             print_json({"recipe": loaded.model_dump(mode="json"), "plan": planned})
         else:
             typer.echo(recipe_yaml(loaded))
-            show({"plan": planned})
+            show({"plan": planned} if planned else {})
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as round:

@@ -62,23 +62,33 @@ def audit(
     review: Annotated[
         Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
     ] = None,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export-copies", metavar="DIR", help="Only write the self-test's copies, for another system."),
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.auditing import do_audit, do_audit_page, do_audit_shard, do_gate, extend_audit
+    from shibolet.round.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
     if shard and (extend or review or json_):
         raise RecipeError("audit --shard only hears; --extend, --review and --json go with the audit or its merge")
+    if export_to:
+        if recipe[:-1] or shard or extend or review or json_:
+            raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
+        with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as round:
+            typer.echo(do_export(round, export_to))
+        return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True) as round:
+        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as round:
             do_audit_shard(round, _shard(shard))
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry) as round:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as round:
         if extend:
             round.tell(f"audit: extended to {extend_audit(round):,} utterances")
         report = do_audit(round, merge=recipe[:-1] == ["merge"], review=review)
@@ -99,6 +109,9 @@ def calibrate(
     foreign: Annotated[
         list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of another language.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, metavar="M", help="Hear as many clips as this time is enough for.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -107,13 +120,15 @@ def calibrate(
     """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
     from shibolet.round.auditing import do_calibrate
 
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
-        result = do_calibrate(round, clean, foreign or [])
+    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as round:
+        result = do_calibrate(round, clean, foreign or [], minutes)
         path = round.folder.calibration
     if json_:
         print_json(result)
     else:
         show({"calibration": result})
+        if result.get("budget"):
+            typer.echo(result["budget"]["sentence"])
         typer.echo(f"To audit with it: --set audit.calibration={path}")
 
 
@@ -123,7 +138,7 @@ def gate(
     """PROCEED (0), CAUTION (10), STOP (20) or INVALID (30), from an audit that is there."""
     from shibolet.round.auditing import do_gate
 
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as round:
         verdict = do_gate(round)
     answer(json_, gate=verdict)
     raise typer.Exit(verdict["exit_code"])

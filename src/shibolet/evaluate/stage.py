@@ -28,6 +28,7 @@ from shibolet.records.manifest import manifest_hash
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
+from shibolet.scoring.number_aware import number_aware_wer
 from shibolet.scoring.rows import ScoredRow, groups_of, score_row
 from shibolet.scoring.sclite import Entry, align_weighted, listing
 from shibolet.scoring.slices import Buckets, error_line, pool_by_slice
@@ -212,6 +213,7 @@ def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) ->
     """JSON of all that is known of one system on one set: `summarise` with intervals, kinds of errors, normalisers.
 
     "as_target" are WER and CER by the rules of training targets, where punctuation and quotation marks count.
+    "number_aware" is WER with numbers compared as they are said; files of earlier versions have none.
     """
     texts = [(language.to_target(row.reference), language.to_target(row.hypothesis)) for row in rows]
     words = sum((count_words(*pair) for pair in texts), EditCounts())
@@ -223,6 +225,7 @@ def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) ->
         "as_target": {
             "normaliser": language.target_version, "wer": words.to_json("words"), "cer": chars.to_json("chars"),
         },
+        "number_aware": number_aware_wer(rows, language),
         "insertion_tail": insertion_tail(rows),
         "loops": loops(rows),
         "frequent_errors": frequent_errors(rows),

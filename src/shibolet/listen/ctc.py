@@ -264,14 +264,17 @@ class CtcRecogniser:
         if spoken.path is None:
             score = IMPOSSIBLE if spoken.letters.any() else 0.0
             return Hearing(
-                hypothesis=hypothesis, text_score=score, word_scores=np.full(num_words, score),
-                letter_times_s=letter_times_s,
+                hypothesis=hypothesis, text_score=score, text_logp=score, worst_score=score,
+                word_scores=np.full(num_words, score), letter_times_s=letter_times_s,
             )  # fmt: skip
         loss, letters = spoken.path.frame_scores - logp.max(-1), np.maximum(1, spoken.letters)
+        word_scores = np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters
         return Hearing(
             hypothesis=hypothesis,
+            text_logp=float(spoken.path.frame_scores.sum() / letters.sum()),
             text_score=float(loss.sum() / letters.sum()),
-            word_scores=np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters,
+            worst_score=float(word_scores.min()),
+            word_scores=word_scores,
             letter_times_s=letter_times_s,
             word_spans_s=spoken.word_spans_s(lag_s),
         )

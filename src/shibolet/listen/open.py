@@ -5,7 +5,16 @@ from pathlib import Path
 from shibolet.errors import ModelError
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.layouts import is_legacy
-from shibolet.model.load import dtype_on, identity_of, load_aligner, load_recogniser, read_config, resolve, weight_files
+from shibolet.model.load import (
+    CTRANSLATE2_WEIGHTS,
+    dtype_on,
+    identity_of,
+    load_aligner,
+    load_recogniser,
+    read_config,
+    resolve,
+    weight_files,
+)
 from shibolet.records.files import hash_file
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
@@ -35,12 +44,18 @@ def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
 
 
 def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogniser:
-    """A Qwen3-ASR in either layout, any CTC or sequence-to-sequence speech recogniser of transformers, or a file."""
+    """A recogniser by what it is: a file of hypotheses, a Qwen3-ASR in either layout, a Whisper of CTranslate2, or any
+    CTC or sequence-to-sequence speech recogniser of transformers.
+    """
     if name.endswith(HYPOTHESES):
         from shibolet.listen.hypotheses import RecordedHypotheses
 
         return RecordedHypotheses(_hypotheses(name))
     path, config = read_config(name)
+    if _is_ctranslate2(path, config):
+        from shibolet.listen.ctranslate2_whisper import CTranslate2Whisper
+
+        return CTranslate2Whisper(name, path, language, device=device)
     kind = _kind(config)
     if kind == "qwen":
         from shibolet.listen.qwen_recogniser import QwenRecogniser
@@ -58,8 +73,13 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         return Seq2SeqRecogniser(path, language, device=device)
     raise ModelError(
         f"recogniser '{name}' is {_described(config)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
-        "speech recogniser such as Whisper, or a .jsonl file of hypotheses can listen"
+        "speech recogniser such as Whisper (transformers' or CTranslate2's), or a .jsonl file of hypotheses can listen"
     )
+
+
+def _is_ctranslate2(path: Path, config: dict) -> bool:
+    """A configuration that CTranslate2's converter writes for Whisper, which has no `model_type`, and its weights."""
+    return "suppress_ids" in config and "model_type" not in config and (path / CTRANSLATE2_WEIGHTS).is_file()
 
 
 def _kind(config: dict) -> str | None:

@@ -20,9 +20,15 @@ class Hearing:
     """What a recogniser heard, and how well the given words explain it."""
 
     hypothesis: str
-    # Log-likelihood of the text less that of the free best path, per letter of the text; at most ~0. None: unknown.
+    # Log-probability of the text less that of the hypothesis (CTC: of the free best path, per letter), on average over
+    # the tokens of each; at most 0. None: unknown.
     text_score: float | None
-    # The same within each of W words; empty: unknown.
+    # Mean log-probability of the text's tokens with its end, in lower case or in the hypothesis's own writing, where
+    # that is likelier; CTC: of the letters of the forced path. None: unknown.
+    text_logp: float | None = None
+    # Of the text's least likely token in that writing, its end too; CTC: the lowest of `word_scores`. None: unknown.
+    worst_score: float | None = None
+    # CTC: the score within each of W words; empty: unknown.
     word_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
     # When the hypothesis's letters were heard; empty: unknown.
     letter_times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))

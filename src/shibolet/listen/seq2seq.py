@@ -1,133 +1,173 @@
 """Any sequence-to-sequence speech recogniser of transformers (Whisper and its like) as a second opinion."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+from torch import Tensor, nn
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, GenerationMixin, StoppingCriteria
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from shibolet.errors import ModelError
 from shibolet.listen.batches import forward_lock
-from shibolet.listen.pieces import cut_at_pauses
-from shibolet.listen.protocols import Hearing
+from shibolet.listen.encoder_decoder import EncoderDecoderRecogniser
+from shibolet.listen.forced_text import check_tokenizer
+from shibolet.listen.loops import is_loop
 from shibolet.model.load import dtype_on, identity_of
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
-TOKENS_PER_S = 12.0  # of what a model may write; a loop ends there
-BATCH_CLIPS = 16
+UNFIXED_S = 30.0  # what a model takes that says nothing about it
+LOOP_STEPS = 16  # between two looks at what was written
+CHECKED_TOKENIZERS = ("WhisperTokenizer", "WhisperTokenizerFast")  # bytes: a token comes back from its own text
 
 
-class Seq2SeqRecogniser:
-    """`Recogniser` over a greedy transcript, and the teacher-forced likelihood of the text against the transcript's.
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """Encoder states of N clips and T frames."""
 
-    A clip longer than the model takes (30 s) is transcribed in pieces and has no score: its text is not cut with it.
-    """
+    states: Tensor  # [N, T, D]
+    mask: Tensor | None  # [N, frames or samples of the input]; None where silence is heard as it is (Whisper)
+    durations_s: list[float]
+
+    def rows(self, rows: list[int]) -> dict[str, object]:
+        """These clips as the model takes them; a clip may come several times."""
+        index = torch.tensor(rows, device=self.states.device)
+        mask = {} if self.mask is None else {"attention_mask": self.mask[index]}
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=self.states[index]), **mask}
+
+
+class Seq2SeqRecogniser(EncoderDecoderRecogniser[EncodedBatch]):
+    """`Recogniser` over transformers' own decoder; it tells no times."""
 
     def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
-        self.identity = identity_of(path)
-        self._processor = AutoProcessor.from_pretrained(path)
-        self._model = AutoModelForSpeechSeq2Seq.from_pretrained(path, dtype=dtype_on(device)).to(device).eval()
-        self._language = get_language(language).name.lower()
-        extractor = self._processor.feature_extractor
-        self._fixed_s = getattr(extractor, "chunk_length", None)  # Whisper pads everything to it
-        self._max_s = self._fixed_s or 30.0
+        processor = AutoProcessor.from_pretrained(path)
+        self._extractor, self._tokenizer = processor.feature_extractor, processor.tokenizer
+        fixed_s = getattr(self._extractor, "chunk_length", None)  # Whisper pads everything to it
+        super().__init__(language, float(fixed_s or UNFIXED_S), device)
+        self.identity, self._is_padded = identity_of(path), fixed_s is not None
+        model = AutoModelForSpeechSeq2Seq.from_pretrained(path, dtype=dtype_on(device), use_safetensors=True)
+        self._model = model.to(device).eval()
         self._forward = forward_lock(self._model.device)
+        self._prefix = self._prefix_ids(path)
+        self._end = self._tokenizer.eos_token_id
+        if type(self._tokenizer).__name__ in CHECKED_TOKENIZERS:
+            check_tokenizer(str(path), range(self._end), self._decode, self._encode_texts)
 
-    def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
-        hypotheses = self.transcribe(clips)
-        short = [i for i, clip in enumerate(clips) if len(clip) <= self._max_s * SAMPLE_RATE_HZ]
-        own = [clips[i] for i in short]
-        given = dict(zip(short, self.log_likelihood(own, [" ".join(words[i]) for i in short]), strict=True))
-        free = dict(zip(short, self.log_likelihood(own, [hypotheses[i] for i in short]), strict=True))
-        return [
-            Hearing(
-                hypothesis=hypothesis,
-                text_score=(given[i] - free[i]) / max(1, sum(map(len, words[i]))) if i in given else None,
-            )
-            for i, hypothesis in enumerate(hypotheses)
-        ]
-
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Greedy text of each clip (mono float32, 16 kHz); one audio given twice is transcribed once."""
-        pieces, owners = [], []
-        for index, clip in {id(clip): clip for clip in clips}.items():
-            spans = cut_at_pauses(clip, self._max_s)
-            pieces += [clip[start:end] for start, end in spans]
-            owners += [index] * len(spans)
-        texts: dict[int, list[str]] = {}
-        written = self._batched(lambda batch: self._generate([pieces[i] for i in batch]), pieces)
-        for owner, text in zip(owners, written, strict=True):
-            texts.setdefault(owner, []).append(text)
-        return [" ".join(text for text in texts[id(clip)] if text) for clip in clips]
-
-    def log_likelihood(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        """Of each text, with its end, given its clip."""
-        return self._batched(lambda batch: self._force([clips[i] for i in batch], [texts[i] for i in batch]), clips)
-
-    def _batched(self, run: Callable[[list[int]], list], clips: Sequence[np.ndarray]) -> list:
-        order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
-        found: dict[int, object] = {}
-        for first in range(0, len(order), BATCH_CLIPS):
-            batch = order[first : first + BATCH_CLIPS]
-            found.update(zip(batch, run(batch), strict=True))
-        return [found[i] for i in range(len(clips))]
-
-    def _inputs(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        padding = "max_length" if self._fixed_s else True
-        inputs = self._processor.feature_extractor(
-            clips, sampling_rate=SAMPLE_RATE_HZ, padding=padding, return_attention_mask=True, return_tensors="pt"
-        )
-        device, dtype = self._model.device, self._model.dtype
-        return {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in inputs.items()}
-
-    @torch.inference_mode()
-    def _generate(self, clips: list[np.ndarray]) -> list[str]:
-        longest_s = max(len(clip) for clip in clips) / SAMPLE_RATE_HZ
-        spoken = {"language": self._language, "task": "transcribe"} if self._is_multilingual else {}
-        limit = min(int(TOKENS_PER_S * longest_s) + 8, self._model.config.max_target_positions // 2)
-        with self._forward:
-            ids = self._model.generate(
-                **self._inputs(clips), **spoken, do_sample=False, num_beams=1, max_new_tokens=limit
-            )
-        return [text.strip() for text in self._processor.batch_decode(ids, skip_special_tokens=True)]
-
-    @torch.inference_mode()
-    def _force(self, clips: list[np.ndarray], texts: list[str]) -> list[float]:
-        model, tokenizer = self._model, self._processor.tokenizer
-        prefix = self._prefix()
-        targets = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in texts]
-        room = model.config.max_target_positions - len(prefix)
-        longest = min(room, max(map(len, targets)))
-        ids = torch.full((len(texts), len(prefix) + longest), tokenizer.eos_token_id)
-        labels = torch.full_like(ids, -100)
-        ids[:, : len(prefix)] = torch.tensor(prefix)
-        for row, own in enumerate(targets):
-            own = own[:room]
-            ids[row, len(prefix) : len(prefix) + len(own)] = torch.tensor(own)
-            labels[row, len(prefix) : len(prefix) + len(own)] = torch.tensor(own)
-        with self._forward:
-            logits = model(**self._inputs(clips), decoder_input_ids=ids[:, :-1].to(model.device)).logits
-        loss = F.cross_entropy(logits.float().transpose(1, 2).cpu(), labels[:, 1:], reduction="none", ignore_index=-100)
-        return (-loss.sum(-1)).tolist()
-
-    @property
-    def _is_multilingual(self) -> bool:
-        return bool(getattr(self._model.generation_config, "is_multilingual", False))
-
-    def _prefix(self) -> list[int]:
+    def _prefix_ids(self, path: Path) -> list[int]:
         """What the decoder is given before the text: start, and language and task where the model has them."""
-        start = [self._model.config.decoder_start_token_id]
-        tokenizer = self._processor.tokenizer
-        if self._is_multilingual:
-            return tokenizer.convert_tokens_to_ids(
-                [
-                    "<|startoftranscript|>",
-                    f"<|{get_language(self._language).code}|>",
-                    "<|transcribe|>",
-                    "<|notimestamps|>",
-                ]
+        tokens, config = self._tokenizer, self._model.config
+        known = lambda ids: [i for i in ids if i is not None and i != tokens.unk_token_id]  # noqa: E731
+        if getattr(self._model.generation_config, "is_multilingual", False):
+            code = get_language(self._language).code
+            wanted = ["<|startoftranscript|>", f"<|{code}|>", "<|transcribe|>", "<|notimestamps|>"]
+            ids = known(tokens.convert_tokens_to_ids(wanted))
+            if len(ids) < len(wanted):
+                raise ModelError(
+                    f"model '{path}': its tokenizer lacks one of {' '.join(wanted)}; it cannot be asked so"
+                )
+            return ids
+        return [config.decoder_start_token_id, *known([tokens.convert_tokens_to_ids("<|notimestamps|>")])]
+
+    @torch.inference_mode()
+    def _encode(self, clips: list[np.ndarray], window_s: float) -> EncodedBatch:
+        shape = {"padding": "max_length", "max_length": int(window_s * SAMPLE_RATE_HZ)} if self._is_padded else {}
+        inputs = self._extractor(
+            clips, sampling_rate=SAMPLE_RATE_HZ, return_attention_mask=True, return_tensors="pt",
+            **(shape or {"padding": True}),
+        )  # fmt: skip
+        device, dtype = self._model.device, self._model.dtype
+        given = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in inputs.items()}
+        encoder = self._model.get_encoder()
+        if isinstance(encoder, WhisperEncoder):
+            given.pop("attention_mask")  # it hears the padding as silence
+            encoder = with_positions(encoder, given["input_features"].shape[-1] // 2)
+        with self._forward:
+            states = encoder(**given).last_hidden_state
+        return EncodedBatch(states, given.get("attention_mask"), [len(clip) / SAMPLE_RATE_HZ for clip in clips])
+
+    @torch.inference_mode()
+    def _write(self, states: EncodedBatch, limits: list[int]) -> list[list[int]]:
+        rows, start, device = list(range(len(limits))), len(self._prefix), states.states.device
+        prefix = torch.tensor([self._prefix] * len(limits), device=device)
+        # A mask of ones where there is none says that none is missing.
+        given = {"attention_mask": torch.ones(states.states.shape[:2], dtype=torch.long, device=device)}
+        given |= states.rows(rows)
+        settings = copy.copy(self._model.generation_config)
+        settings.update(do_sample=False, num_beams=1, max_length=None, max_new_tokens=max(limits))
+
+        def is_over(row: int, ids: list[int]) -> bool:
+            due = len(ids) % LOOP_STEPS == 0 and self._end not in ids
+            return len(ids) >= limits[row] or (due and is_loop(self._text(ids), states.durations_s[row]))
+
+        with self._forward:
+            # Whisper's own `generate` would decide about segments and languages, which are given here.
+            ids = GenerationMixin.generate(
+                self._model,
+                **given,
+                decoder_input_ids=prefix,
+                generation_config=settings,
+                stopping_criteria=[_RowsOver(start, is_over)],
             )
-        silent = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
-        return start + ([silent] if silent not in (None, tokenizer.unk_token_id) else [])
+        written = ids[:, start:].tolist()
+        return [own[: own.index(self._end)] if self._end in own else own for own in written]
+
+    @torch.inference_mode()
+    def _force(self, states: EncodedBatch, rows: list[int], texts: list[list[int]]) -> list[np.ndarray]:
+        targets = [[*text, self._end] for text in texts]
+        longest, start = max(map(len, targets)), len(self._prefix)
+        ids = torch.tensor([self._prefix + own + [self._end] * (longest - len(own)) for own in targets])
+        ids = ids.to(states.states.device)
+        with self._forward:
+            logits = self._model(**states.rows(rows), decoder_input_ids=ids[:, :-1], use_cache=False).logits
+            logits = logits[:, start - 1 :].float().transpose(1, 2)
+            loss = F.cross_entropy(logits, ids[:, start:], reduction="none").cpu().numpy()
+        return [-row[: len(own)] for row, own in zip(loss, targets, strict=True)]
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._encode_texts([text])[0]
+
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._decode([ids])[0]
+
+    def _decode(self, ids: list[list[int]]) -> list[str]:
+        return self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _max_tokens(self) -> int:
+        config = self._model.config
+        positions = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", 448)
+        return positions - len(self._prefix) - 1
+
+
+class _RowsOver(StoppingCriteria):
+    """Ends each row by itself, where `generate` ends all of a batch together."""
+
+    def __init__(self, start: int, is_over: Callable[[int, list[int]], bool]) -> None:
+        self._start, self._is_over = start, is_over
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        over = [self._is_over(row, ids) for row, ids in enumerate(input_ids[:, self._start :].tolist())]
+        return torch.tensor(over, device=input_ids.device)
+
+
+def with_positions(encoder: WhisperEncoder, num: int) -> WhisperEncoder:
+    """The encoder for windows of `num` positions: the same weights, and the first ones of its table of positions.
+
+    Its `forward` takes no window but the whole of its table.
+    """
+    if num == encoder.config.max_source_positions:
+        return encoder
+    shorter = copy.copy(encoder)
+    table = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:num], freeze=True)
+    shorter._modules = {**encoder._modules, "embed_positions": table}
+    shorter.config = copy.copy(encoder.config)
+    shorter.config.max_source_positions = shorter.max_source_positions = num
+    return shorter

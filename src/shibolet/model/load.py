@@ -29,7 +29,9 @@ from shibolet.model.fused import fuse_decoder
 from shibolet.model.layouts import is_aligner, is_legacy, native_config, native_name
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
-FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a Hub model; the card for its licence
+CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, which have longer names
+# Of a Hub model; the card for its licence.
+FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md", CTRANSLATE2_WEIGHTS]
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -143,7 +145,8 @@ def _from_hub(name: str) -> Path:
 def identity_of(path: Path) -> str:
     """Content hash of a model folder's configuration and weights (16 hex digits)."""
     digest = hashlib.sha256()
-    for file in [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+    weights = sorted(path.glob("*.safetensors")) or list(path.glob(CTRANSLATE2_WEIGHTS))
+    for file in [path / "config.json", *weights]:
         digest.update(file.name.encode())
         with file.open("rb") as handle:
             while block := handle.read(1 << 22):

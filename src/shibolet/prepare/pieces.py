@@ -50,7 +50,7 @@ def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, co
         return drop(utterance, verdict["failure"], "; ".join(verdict["reasons"] or ()))
     if not words:
         return drop(utterance, "empty_text", f"no word is left of '{utterance.text[:40]}'")
-    if verdict and (tuple(verdict["words"]) != words or not len(words) == len(verdict["starts_s"])):
+    if verdict and (tuple(verdict["words"]) != words or len(verdict["starts_s"]) not in (0, len(words))):
         raise DataError(
             f"utterance '{utterance.id}' of {utterance.source}: the audit heard {len(verdict['words'])} words in "
             f"{len(verdict['starts_s'])} places, its text has {len(words)} ('{' '.join(words)[:40]}'); run "
@@ -63,7 +63,9 @@ def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, co
 
 def _may_hold_good(utterance: Utterance, verdict: Verdict, config: PrepareConfig) -> bool:
     """Whether a part of what the audit flagged may be right: of a long one, or between edges that the text lacks."""
-    is_within = verdict["suspect"] == "text_missing" and verdict["coverage"] >= MIN_COVERAGE
+    if not verdict["starts_s"]:  # nobody knows where its words are
+        return False
+    is_within = verdict["suspect"] == "text_missing" and (verdict["coverage"] or 0.0) >= MIN_COVERAGE
     return utterance.duration_s > config.max_duration_s or is_within
 
 
@@ -90,7 +92,7 @@ def make_pieces(
     text = language.to_target(utterance.text)
     tokens, owner, said = text.split(), owners(text.split()), language.to_words(utterance.text)
     is_flagged = bool(verdict and verdict["is_low_quality"])
-    if verdict:
+    if verdict and verdict["starts_s"]:
         times_s, hypothesis = (verdict["starts_s"], verdict["ends_s"]), verdict["hypothesis"] or ""
         if verdict.get("review") == "good":
             hypothesis = None

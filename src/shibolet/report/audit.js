@@ -229,7 +229,7 @@
       return [old && other ? make("span", { className: "sub" }, old, " ", other) : old ?? other, " "];
     });
     const numbers = [
-      row.confidence !== null && `probability that the text belongs to the audio ${number(row.confidence, 2)}`,
+      row.confidence !== null && `confidence ${number(row.confidence, 2)}`,
       row.coverage !== null && `evidence for ${Math.round(100 * row.coverage)}% of the words`,
       row.snr_db !== null && `speech ${row.snr_db} dB over the noise`,
     ].filter(Boolean);
@@ -254,7 +254,7 @@
     path.setAttribute("d", peaks.length ? `M${edge(-1).join("L")}L${edge(1).reverse().join("L")}Z` : "M0 50H1");
     path.setAttribute("class", peaks.length ? "wave" : "base");
     svg.append(path);
-    const box = make("div", { className: "strip" }, svg, make("div", { className: "lane" }));
+    const box = make("div", { className: "strip" }, svg, make("div", { className: row.times.length ? "lane" : "" }));
     svg.onclick = (event) => play(((event.clientX - box.getBoundingClientRect().left) / box.offsetWidth) * length);
     const spans = make("div", { className: "spans" });
     row.words.forEach((word, i) => {
@@ -271,7 +271,7 @@
     });
     const cursor = make("div", { className: "cursor", hidden: true });
     box.append(spans, cursor);
-    box.style.width = `${Math.max(100, row.words.length * 11)}%`;
+    box.style.width = `${Math.max(100, (row.times.length / 2) * 11)}%`; // room for the words under the wave
     const ends = ["0 s", `${length.toFixed(1)} s`].map((end) => make("span", {}, end));
     box.append(make("div", { className: "axis" }, ...ends));
     const frame = make("div", { className: "strip-scroll" }, box);

@@ -22,10 +22,11 @@ from shibolet.records.files import read_json, read_jsonl, write_bytes, write_jso
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report.page import direction_of, environment, verdict_title
-from shibolet.report.wording import FAILURES, NOT_HEARD, REASONS, SUSPECTS
+from shibolet.report.wording import FAILURES, NOT_HEARD, REASONS, SUSPECTS, sentence
 from shibolet.scoring.counts import align_words
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
+from shibolet.speech.text.reading import number_aware
 
 # Together with 1 MB for everything else the page stays under 25 MB.
 MAX_TEXT_BYTES, MAX_SOUND_BYTES = 7_000_000, 12_000_000
@@ -66,6 +67,8 @@ def write_audit_page(run_dir: Path) -> Path | None:
         num_shown=len(entries),
         num_sounds=len(sounds),
         num_worst=_num_worst(entries),
+        has_coverage=any(entry["coverage"] is not None for entry in entries),
+        has_times=any(entry["times"] for entry in entries),
         player_s=PLAYER_S,
         reasons=REASONS,
         data=_json_block(
@@ -116,7 +119,7 @@ def _worst_first(row: Mapping) -> tuple:
 
 def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
     """What the page shows of one utterance."""
-    said, heard = language.to_scoring(row["text"]), language.to_scoring(row["hypothesis"])
+    said, heard = number_aware(row["text"], row["hypothesis"], language)
     kinds = [
         kind
         for kind, holds in {
@@ -125,14 +128,14 @@ def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str,
             "words": row["coverage"] is not None and row["coverage"] < limits["min_coverage"],
             "length": bool(row["length_mismatch"]),
         }.items()
-        if holds
+        if holds and row["is_low_quality"]
     ]
     times = [t for span in zip(row["starts_s"], row["ends_s"]) for t in span]
     return {
         "id": row["id"], "domain": row["domain"], "recording": row["recording"], "speaker": row["speaker"],
         "seconds": round(row["duration_s"], 2), "text": row["text"], "low": row["is_low_quality"],
         "suspect": row["suspect"] or row["failure"], "kinds": kinds,
-        "why": [_sentence(reason) for reason in row["reasons"]],
+        "why": [sentence(reason) for reason in row["reasons"]],
         "coverage": _rounded(row["coverage"]), "confidence": _rounded(row["confidence"]),
         "snr_db": None if row["snr_db"] is None else round(row["snr_db"]),
         "words": row["words"][:MAX_WORDS], "times": [round(t, 2) for t in times[: 2 * MAX_WORDS]],
@@ -144,13 +147,6 @@ def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str,
 def _difference(said: str, heard: str) -> list:
     """Words of the text and of what was heard: a word where they agree, else [written or null, heard or null]."""
     return [word if op == "hit" else [word, other] for op, word, other in align_words(said, heard)]
-
-
-def _sentence(reason: str) -> str:
-    """A reason with a capital and a full stop; one that begins with a file's name keeps it as it is."""
-    if reason.split(" ")[0].isalpha():
-        reason = reason[0].upper() + reason[1:]
-    return reason.rstrip(".") + "."
 
 
 def _rounded(value: float | None) -> float | None:
@@ -185,7 +181,7 @@ def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None],
         made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]]).in_folder(run.path), known), heard)
         for entry, sound in zip(heard, made):
             if isinstance(sound, AudioError):
-                entry["silent"] = _sentence(str(sound))
+                entry["silent"] = sentence(str(sound))
             else:
                 entry |= {"sound": len(sounds), "wave": sound["wave"]}
                 sounds.append(sound["mp3"])

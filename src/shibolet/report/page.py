@@ -10,7 +10,7 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.figures import short
-from shibolet.report.wording import in_words
+from shibolet.report.wording import NUMBER_AWARE, in_words, sentence
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
@@ -20,6 +20,7 @@ _CONTENTS = {
     "prepare": "What trains", "train": "Training", "compare": "Round 1 and 2", "systems": "Other systems",
     "scores": "Scores", "errors": "Errors", "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
+_OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -47,13 +48,16 @@ def write_report(run_dir: Path) -> Path:
     }
     left_out = {name for name in ("truth", "systems", "errors", "examples") if not shown[name]}
     left_out |= set() if shown["audit"] else {"selftest", "worst"}
+    if None in (recipe.get("models"), recipe.get("train")):  # a recipe that only audits has no such stages to wait for
+        left_out |= {name for name in _OF_A_ROUND if not shown[name]}
     page = environment().get_template("report.html.jinja").render(
         recipe=recipe,
         recipe_text=recipe_text,
         code=language.code,
         direction=direction_of(language),
         headline=_headline(shown["gate"], shown["compare"]),
-        contents=[(id, title) for id, title in _CONTENTS.items() if id not in left_out],
+        number_aware=NUMBER_AWARE,
+        contents={id: title for id, title in _CONTENTS.items() if id not in left_out},
         **shown,
     )  # fmt: skip
     write_bytes(run.report, page.encode())
@@ -113,7 +117,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count, "p": _p}
-    environment.filters["in_words"] = in_words
+    environment.filters |= {"in_words": in_words, "sentence": sentence}
     environment.filters["capital"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     return environment
 

@@ -93,7 +93,8 @@ def systems(run: RunFolder) -> dict | None:
 def scores(run: RunFolder) -> list[dict]:
     """Every `scores.json`, by model and set, with (set, what its intervals are over, caveat) under "over"."""
     found = [read_json(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
-    return [{**one, "over": (one["set"], one["counted"], one["caveat"])} for one in found]
+    # files of earlier versions have no "number_aware"
+    return [{"number_aware": None, **one, "over": (one["set"], one["counted"], one["caveat"])} for one in found]
 
 
 def errors(run: RunFolder, language: Language) -> list[dict]:

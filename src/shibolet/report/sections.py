@@ -52,13 +52,16 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
     rows = pyarrow.parquet.read_table(run.audited_utterances()).to_pylist()
     heard: dict[str, list[dict]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["domain"]):
-        if row["coverage"] is not None:
+        if row["confidence"] is not None:
             heard[row["domain"]].append(row)
-    coverage = {name: [row["coverage"] for row in members] for name, members in heard.items()}
+    coverage: dict[str, list[float]] = {}  # nobody measures it without an aligner
+    for name, members in heard.items():
+        if known := [row["coverage"] for row in members if row["coverage"] is not None]:
+            coverage[name] = known
     confidence = {name: [row["confidence"] for row in members] for name, members in heard.items()}
     flagged = [row for row in rows if row["is_low_quality"]]
     return {
-        "coverage_figure": figures.histograms(coverage, recipe["audit"]["min_coverage"], "coverage"),
+        "coverage_figure": coverage and figures.histograms(coverage, recipe["audit"]["min_coverage"], "coverage"),
         "confidence_figure": figures.histograms(confidence, recipe["audit"]["min_confidence"], "confidence"),
         "domains": report["domain_statistics"],
         "coverage_distribution": report["coverage_distribution"],
@@ -67,6 +70,8 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
         "notes": report["notes"],
         "review": report["review"],
         "self_test": _self_test(report["self_test"]),
+        "judged_by": report.get("judged_by", "text and audio"),  # audits before 2026-11-27 knew no other way
+        "untested": (report["self_test"] or {}).get("untested", {}),
         "num_flagged": len(flagged),
         "worst": [_with_player(row, run.path) for row in _worst(flagged)],
     }
@@ -75,10 +80,12 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
 def _self_test(result: dict | None) -> list[dict] | None:
     if result is None:
         return None
+    domains = result.get("domains", {})  # audits before 2026-11-27 were tested in no domain by itself
     named = {
-        **{f"{kind} (damage)": tally for kind, tally in result["damaged"].items()},
+        **{f"{kind.replace('_', ' ')} (damage)": tally for kind, tally in result["damaged"].items()},
         "untouched": result["untouched"],
         "harmless copies with another verdict": result["harmless"],
+        **{f"untouched, {name}": own["untouched"] for name, own in domains.items() if len(domains) > 1},
     }
     rows = [{"name": name, **tally} for name, tally in named.items() if tally["total"]]
     return [{**row, "share": row["hits"] / row["total"]} for row in rows]

@@ -1,4 +1,4 @@
-"""What suspect types, reasons and failures of the audit are called where people read them."""
+"""What suspect types, reasons, failures and rates are called where people read them."""
 
 SUSPECTS = {
     "wrong_text": ("another text", "What is said seems to be another text than the one written."),
@@ -35,8 +35,19 @@ REASONS = {
     "failed": "could not be heard",
 }
 NOT_HEARD = "This could not be heard."
+NUMBER_AWARE = (
+    'Number-aware WER compares numbers as they are said: "268" and "two six eight" are then the same words. '
+    "No verdict depends on it."
+)
 
 
 def in_words(code: str) -> str:
     """A suspect type or a failure's reason in words."""
     return SUSPECTS[code][0] if code in SUSPECTS else FAILURES.get(code, code.replace("_", " "))
+
+
+def sentence(reason: str) -> str:
+    """A reason with a capital and a full stop; one that begins with a file's name keeps it as it is."""
+    if reason.split(" ")[0].isalpha():
+        reason = reason[0].upper() + reason[1:]
+    return reason.rstrip(".") + "."

@@ -1,15 +1,18 @@
 """Auditing in a round: hearing, the gate, and what people ask of them: more clips, a review, a calibration, shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
-from shibolet.gate import GateConfig, level_of_look, run_gate
+from shibolet.gate.config import GateConfig
+from shibolet.gate.decision import level_of_look
+from shibolet.gate.stage import run_gate
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
-from shibolet.records.runfolder import RunFolder
+from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.round.shared import Round, SourceData
 from shibolet.speech.sources import DataSource
 
@@ -55,8 +58,8 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, revie
     }
     if is_reviewed:
         inputs["review"] = hash_file(folder.review)
-    stage = round.begin("audit-prepared" if prepared else "audit", inputs)
     path = folder.alignment_report(prepared=prepared)
+    stage = _begin(round, "audit-prepared" if prepared else "audit", inputs, lambda: _lost_of(path))
     if not stage.done:
         with round.track("audit") as progress:
             report = run_audit(
@@ -72,26 +75,71 @@ def do_audit(round: Round, *, prepared: bool = False, merge: bool = False, revie
         if not prepared:
             report["num_looks"] = 1 + len(_extensions(folder, data))
             report |= _reviewed(folder, report["strata"], recipe, report["num_looks"])
+        report["num_lost"] = _tell_lost(round, listener)
+        report["notes"] += _same_model(round, prepared)
         write_json(path, report)
         write_json(path, _decision(path.parent, _gate_config(round, prepared)) | report)
         stage.finish()
     return read_json(path)
 
 
+def _begin(round: Round, name: str, inputs: dict, num_lost: Callable[[], int]) -> Stage:
+    """The stage; one that is done and gave up `num_lost` clips, as no fault of theirs, is open again for these."""
+    stage = round.folder.stage(name, inputs)
+    if stage.done and (lost := num_lost()):
+        note = f"{name}: done before, but clips could not be decoded ({lost:,}); these are heard again"
+        stage = replace(stage, state="interrupted", note=note)
+    if stage.note:
+        round.tell(stage.note)
+    return stage
+
+
+def _lost_of(report: Path) -> int:
+    """Clips that were given up for what a report says; 0 in one of an earlier version."""
+    return read_json(report).get("num_lost", 0)
+
+
+def _tell_lost(round: Round, listener: "Listener") -> int:
+    """How many clips a listener gave up; told where there are any."""
+    from shibolet.audit.hearing import lost_sentence
+
+    if listener.num_lost:
+        round.tell(lost_sentence(listener.num_lost))
+    return listener.num_lost
+
+
 def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
     """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
     from shibolet.audit.stage import hear_shard
 
-    config = _extended(round.recipe.audit, round.folder, round.data)
+    config, listener = _extended(round.recipe.audit, round.folder, round.data), _listener(round)
     with round.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
         hear_shard(
             round.data.utterances,
             shard,
-            listener=_listener(round),
+            listener=listener,
             config=config,
             language=round.recipe.language,
             on_progress=progress,
         )
+    _tell_lost(round, listener)
+
+
+def do_export(round: Round, out_dir: Path) -> str:
+    """Write the copies that the self-test of a file of hypotheses needs; a sentence about them."""
+    from shibolet.audit.export import MANIFEST, export_copies
+
+    recipe = round.recipe
+    config = _extended(recipe.audit, round.folder, round.data)
+    with round.track("export copies") as progress:
+        num, hours = export_copies(
+            round.data.utterances, out_dir, config=config, language=recipe.language, on_progress=progress
+        )
+    return (
+        f"{num:,} copies, {hours:.1f} h, in {out_dir / MANIFEST}. Transcribe them with your system and add its lines, "
+        f'each {{"id": ..., "hypothesis": ...}} with an id of that manifest, to {recipe.audit.recogniser}; then run '
+        "'shibolet audit' again."
+    )
 
 
 def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -> dict:
@@ -141,6 +189,26 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
     return config.model_copy(update={"sample": sample})
 
 
+def _same_model(round: Round, prepared: bool) -> list[str]:
+    """A warning where the recogniser is a model of the round."""
+    names = round.recipe.model_names()
+    own = names.get("second_gate_recogniser") if prepared else None
+    own = own or names["recogniser"]
+    roles = [role for role in ("base", "round1") if role in names and _is_same(round, own, names[role])]
+    return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {SAME_MODEL}"] if roles else []
+
+
+def _is_same(round: Round, one: str, other: str) -> bool:
+    """By name, and for models on this machine by content."""
+    from shibolet.model.offline import is_local
+
+    return one == other or (is_local(one) and is_local(other) and round.identity(one) == round.identity(other))
+
+
+SAME_MODEL = (
+    "If it was trained on these recordings, it has learned the wrong texts among them and hears them again. A "
+    "recogniser that never saw them is a better judge."
+)
 DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
@@ -151,7 +219,8 @@ def _listener(round: Round, prepared: bool = False) -> "Listener":
 
     audit = round.recipe.audit
     name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
-    return Listener(round.aligner, round.recogniser(name), round.folder.audit() / "heard", load, audit)
+    cache_dir = round.folder.audit() / "heard"
+    return Listener(round.aligner, round.recogniser(name), cache_dir, load, audit, round.recipe.language)
 
 
 def _gate_config(round: Round, prepared: bool) -> GateConfig:
@@ -178,20 +247,32 @@ def do_hear_rest(round: Round) -> Path:
     round.folder.digest("audit")  # there must be one; a person's review of it changes nothing here
     read = (round.folder.audit() / "calibration.json", round.folder.audited_utterances())
     inputs = {"audit": [hash_file(path) for path in read], "data": round.data.digest}
-    stage = round.begin("hear-rest", inputs)
+    stage = _begin(round, "hear-rest", inputs, lambda: _lost_in(path))
     if not stage.done:
+        listener = _listener(round)
         with round.track("hear the rest") as progress:
             hear_rest(
                 round.data.utterances,
                 audit_dir=round.folder.audit(),
                 out_path=path,
-                listener=_listener(round),
+                listener=listener,
                 config=round.recipe.audit,
                 language=round.recipe.language,
                 on_progress=progress,
             )
+        _tell_lost(round, listener)
         stage.finish()
     return path
+
+
+def _lost_in(table: Path) -> int:
+    """Rows of a table that were given up as no fault of theirs: evidence on disk never says that of a clip."""
+    import pyarrow.parquet as pq
+
+    from shibolet.audit.workers import LOST
+
+    failures = pq.read_table(table, columns=["failure"])["failure"].to_pylist()
+    return sum(failure in LOST for failure in failures)
 
 
 def _named(path: Path) -> DataSource:
@@ -199,15 +280,16 @@ def _named(path: Path) -> DataSource:
     return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
 
 
-def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -> dict:
+def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None) -> dict:
     """The content of `calibration.json`: what the recipe's listeners detect, measured on clean clips that are damaged.
 
-    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language.
+    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language; with
+    `minutes` so much is heard as fits.
     """
     from shibolet.audit.calibrate import run_calibrate
 
     data, others = (round.join([_named(path) for path in paths]) for paths in (clean, foreign))
-    recipe, listener = round.recipe, _listener(round)
+    recipe, listener, path = round.recipe, _listener(round), round.folder.calibration
     inputs = {
         "data": [data.digest, others.digest],
         "language": recipe.language,
@@ -215,22 +297,27 @@ def do_calibrate(round: Round, clean: Sequence[Path], foreign: Sequence[Path]) -
         "audit": recipe.audit.model_dump(mode="json", exclude={"calibration", "sample"}),
         "listeners": list(listener.identities),
     }
-    stage = round.begin("calibrate", inputs)
+    if minutes is not None:
+        inputs["minutes"] = minutes
+    stage = _begin(round, "calibrate", inputs, lambda: _lost_of(path))
     if not stage.done:
         with round.track("calibrate") as progress:
-            run_calibrate(
+            content = run_calibrate(
                 data.utterances,
                 others.utterances,
-                out_path=round.folder.calibration,
+                out_path=path,
                 name=", ".join(_named(path).name for path in clean),
                 listener=listener,
                 config=recipe.calibrate,
                 audit=recipe.audit,
                 language=recipe.language,
+                minutes=minutes,
+                tell=round.tell,
                 on_progress=progress,
             )
+        write_json(path, content | {"num_lost": _tell_lost(round, listener)})
         stage.finish()
-    return read_json(round.folder.calibration)
+    return read_json(path)
 
 
 def do_gate(round: Round, *, prepared: bool = False) -> dict:

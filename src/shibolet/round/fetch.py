@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from shibolet.errors import DataError, ModelError
 from shibolet.recipe import Recipe
@@ -19,9 +20,7 @@ def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise DataError("HF_HUB_OFFLINE=1 is set: nothing can be fetched; unset it")
     found: dict = {"fetched": [], "local": [], "missing": {}}
-    models, audit = recipe.models, recipe.audit
-    names = [models.base, models.round1, audit.aligner, audit.recogniser, audit.second_gate_recogniser]
-    jobs: dict[str, Callable[[], None] | None] = {name: _model(name) for name in names if name}
+    jobs: dict[str, Callable[[], None] | None] = {name: _model(name) for name in recipe.model_names().values()}
     for source in (*recipe.data.train, *recipe.evaluate.sets):
         jobs[" ".join(part for part in (source.hub or source.name, source.config, source.split) if part)] = _data(
             source
@@ -40,10 +39,25 @@ def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float
 
 
 def _model(name: str) -> Callable[[], None] | None:
-    from shibolet.model.load import resolve, weight_files
+    """Downloads a model of the Hub and looks whether it is whole; None for what is on this machine.
+
+    A file of hypotheses is on this machine or nowhere: what it is fetched by then says that it is missing.
+    """
+    from shibolet.listen.open import HYPOTHESES, listener_identity
+    from shibolet.model.load import CTRANSLATE2_WEIGHTS, resolve, weight_files
     from shibolet.model.offline import is_local
 
-    return None if is_local(name) else lambda: weight_files(name, resolve(name))
+    if name.endswith(HYPOTHESES):
+        return None if Path(name).expanduser().is_file() else lambda: listener_identity(name)
+    if is_local(name):
+        return None
+
+    def fetch() -> None:
+        path = resolve(name)
+        if any(path.glob("*.safetensors")) or not (path / CTRANSLATE2_WEIGHTS).is_file():
+            weight_files(name, path)
+
+    return fetch
 
 
 def _data(source: DataSource) -> Callable[[], None] | None:

@@ -37,16 +37,28 @@ class LazyListener:
 
     def __init__(self, identity: str, open_it: Callable[[], Any]) -> None:
         self.identity, self._opened = identity, cache(open_it)
+        self._window_s: float | None = None
 
     def _listener(self) -> Any:
         with _LOADING:
-            return self._opened()
+            opened = self._opened()
+        if self._window_s is not None and hasattr(opened, "set_window"):
+            opened.set_window(self._window_s)
+        return opened
 
     def align(self, clips: Sequence, words: Sequence[list[str]]) -> list:
         return self._listener().align(clips, words)
 
     def hear(self, clips: Sequence, words: Sequence[list[str]]) -> list:
         return self._listener().hear(clips, words)
+
+    def choose_window(self, clips: Sequence, words: Sequence[list[str]]) -> float | None:
+        """The window of a recogniser that can hear with several; None for any other."""
+        choose = getattr(self._listener(), "choose_window", None)
+        return choose(clips, words) if choose else None
+
+    def set_window(self, seconds: float) -> None:
+        self._window_s = seconds
 
 
 _LOADING = Lock()  # transformers loads one model at a time: it changes torch's defaults meanwhile
@@ -174,11 +186,12 @@ class Round:
         self._identities.pop(model, None)
 
     @cached_property
-    def aligner(self) -> LazyListener:
-        """The audit's aligner."""
+    def aligner(self) -> LazyListener | None:
+        """The audit's aligner, if it has one."""
         from shibolet.listen.open import open_aligner
 
-        name = self.recipe.audit.aligner
+        if (name := self.recipe.audit.aligner) is None:
+            return None
         return LazyListener(self.identity(name), lambda: open_aligner(name, self.recipe.language, device=self.device))
 
     def recogniser(self, name: str) -> LazyListener:

@@ -137,8 +137,11 @@ def require_script(utterances: Sequence[Utterance], language: str, source: str) 
     rules = get_language(language)
     looked_at = utterances[:: -(-len(utterances) // SCRIPT_SAMPLE)]
     words = [rules.to_words(utterance.text) for utterance in looked_at]
-    num_words = sum(any(char.isalpha() for char in token) for text in words for token in text.tokens)
-    in_script = sum(text.num_verifiable for text in words)
+    # Digits can be read in any language, so they say nothing here.
+    in_letters = [
+        ok for text in words for token, ok in zip(text.tokens, text.verifiable) if any(map(str.isalpha, token))
+    ]
+    num_words, in_script = len(in_letters), sum(in_letters)
     if in_script <= MIN_IN_SCRIPT_FRAC * num_words:
         raise DataError(
             f"source '{source}': {in_script:,} of {num_words:,} words are in {rules.name} letters, under "

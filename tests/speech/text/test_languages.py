@@ -35,7 +35,10 @@ def test_english_words() -> None:
     assert english.to_target("It’s  a   “test”!!") == 'It\'s a "test"!'
     words = english.to_words("Don't re-read cafe\u0301 no. 7, שלום")
     assert words.tokens == ("don't", "re", "read", "café", "no", "7", "שלום")
-    assert words.verifiable == (True, True, True, True, True, False, False)
+    assert words.verifiable == (True, True, True, True, True, True, False)
+    words = english.to_words("R&D: $5.00, 50%, 1/2 of C++ & (#5) ٣ 7שלום")
+    assert words.tokens == ("r&d", "$5.00", "50%", "1/2", "of", "c", "#5", "٣", "7שלום")
+    assert words.verifiable == (True, True, True, True, True, True, True, False, False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""English: the shared rules are enough."""
+"""English: the shared rules are enough for its letters; numbers and abbreviations have a reader."""
 
+from shibolet.speech.text.english_numbers import DIGITS_OF
+from shibolet.speech.text.english_reader import read_english
 from shibolet.speech.text.language import Language
 
 ENGLISH = Language(
@@ -8,4 +10,6 @@ ENGLISH = Language(
     letters="a-zà-öø-ÿ",
     target_version="en-target-1",
     scoring_version="basic-1",
+    reader=read_english,
+    digits_of=DIGITS_OF,
 )

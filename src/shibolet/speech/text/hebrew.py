@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from shibolet.speech.text.hebrew_numbers import DIGITS_OF
+from shibolet.speech.text.hebrew_reader import PREFIXES, read_hebrew
 from shibolet.speech.text.language import Language, punctuated
 
 # Niqqud, cantillation and joiners, all inside words. U+05BE, 05C0, 05C3 and 05C6 have codes among them, but separate.
@@ -70,6 +72,9 @@ HEBREW = Language(
     scoring_version="leaderboard-1",
     unmark=unmark,
     prescore=leaderboard_deletions,
+    reader=read_hebrew,
+    prefixes=PREFIXES,
+    digits_of=DIGITS_OF,
     respellings={
         "punctuation": punctuated, "niqqud": pointed, "maqaf": joined, "defective": defective, "full": full,
     },

@@ -4,7 +4,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from shibolet.speech.text.lattice import Lattice
 from shibolet.speech.text.rules import basic, split_words, tidy
+
+# A lower-case word -> its readings; None: it is its own only reading. It reads every word with digits 0 to 9.
+Reader = Callable[[str], Lattice | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,8 @@ class Words:
     """A transcript as words for the aligner."""
 
     tokens: tuple[str, ...]
-    verifiable: tuple[bool, ...]  # False: digits or another script, spoken in a way that the letters do not tell
+    # False: another script, or digits in a language without a reader, spoken in a way that the letters do not tell
+    verifiable: tuple[bool, ...]
 
     @property
     def num_verifiable(self) -> int:
@@ -48,6 +53,9 @@ class Language:
     prescore: Callable[[str], str] = _unchanged  # the script's own rules for scoring, before the shared ones
     # by name, other ways in which the same words are written: an audit must not mind them
     respellings: Mapping[str, Callable[[str], str]] = field(default_factory=lambda: {"punctuation": punctuated})
+    reader: Reader | None = None  # how numbers, signs and abbreviations are said; called often, so it remembers
+    prefixes: str = ""  # letters that are written before digits with a hyphen, and said as one word with the number
+    digits_of: Mapping[str, str] = field(default_factory=dict)  # "three" -> "3", of words that a reader reads alike
 
     def to_target(self, text: str) -> str:
         """What a model is trained to write."""
@@ -56,7 +64,16 @@ class Language:
     def to_words(self, text: str) -> Words:
         """What an aligner is given, and which of it can be checked against the audio."""
         tokens = split_words(self.to_target(text))
-        return Words(tuple(tokens), tuple(re.fullmatch(f"[{self.letters}\"']+", token) is not None for token in tokens))
+        return Words(tuple(tokens), tuple(map(self._is_verifiable, tokens)))
+
+    def _is_verifiable(self, token: str) -> bool:
+        """Whether the token's letters, or a reading of its digits, tell how it sounds."""
+        if re.fullmatch(f"[{self.letters}\"']+", token):
+            return True
+        if self.reader is None or not any(map(str.isnumeric, token)):
+            return bool(re.fullmatch(f"[{self.letters}\"'&]+", token))
+        foreign = re.sub(f"[{self.letters}]", "", token)
+        return not any(char.isalpha() or (char.isdecimal() and not char.isascii()) for char in foreign)
 
     def to_scoring(self, text: str) -> str:
         """What references and hypotheses are compared as."""

@@ -1,11 +1,12 @@
-"""Whether a text repeats itself as a decoder does that has run into a loop."""
+"""Whether a text repeats itself as a decoder does that has run into a loop, and the text without the loop."""
 
 import re
 from collections.abc import Sequence
 
 MAX_PERIOD_WORDS = 10
 MIN_TIMES = 4  # as often in a row; people say a word three times
-_LETTERS = re.compile(r"(\S{1,8}?)\1{9,}")  # ten times within one word
+MIN_TIMES_IN_WORD = 10
+_LETTERS = re.compile(rf"(\S{{1,8}}?)\1{{{MIN_TIMES_IN_WORD - 1},}}")
 
 
 def times_repeated(words: Sequence[str]) -> int:
@@ -25,3 +26,34 @@ def repeats_beyond(hypothesis: str, reference: str = "") -> bool:
         return True
     times = times_repeated(hypothesis.split())
     return times >= MIN_TIMES and times > times_repeated(reference.split())
+
+
+def collapse_loops(text: str, reference: str = "") -> str:
+    """The text with every loop cut to as many times as people say a thing, or the reference does where that is more.
+
+    A text without a loop comes back as it is; of a cut one, space between words becomes one space. What remains does
+    not repeat beyond the reference, see `repeats_beyond`.
+    """
+    if not repeats_beyond(text, reference):
+        return text
+    if not _LETTERS.search(reference):
+        while found := _LETTERS.search(text):
+            text = text[: found.start()] + found[1] * (MIN_TIMES_IN_WORD - 1) + text[found.end() :]
+    words, times = text.split(), max(MIN_TIMES - 1, times_repeated(reference.split()))
+    while times_repeated(words) > times:
+        for period in range(1, MAX_PERIOD_WORDS + 1):
+            words = _cut(words, period, times)
+    return " ".join(words)
+
+
+def _cut(words: list[str], period: int, times: int) -> list[str]:
+    """The words without those that repeat the ones `period` before them for more than `times` in a row."""
+    kept: list[str] = []
+    run = 0
+    for word in words:
+        run = run + 1 if len(kept) >= period and word == kept[-period] else 0
+        kept.append(word)
+        if run == period * times:
+            del kept[-period:]
+            run -= period
+    return kept

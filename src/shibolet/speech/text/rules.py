@@ -17,7 +17,12 @@ _OFFICIAL_PREFIX = re.compile(r"\s*language\s+([^<>]*?)\s*<asr_text>")
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]")
 _PARENTHESISED = re.compile(r"\([^)]+\)")
 _LETTER = r"[^\W\d_]"
-_NOT_IN_WORD = re.compile(rf"(?<!\d)[.,:]|[.,:](?!\d)|(?<!{_LETTER})[\"']|\"(?!{_LETTER})")
+_SIGNS = "$€£₪¥¢%+#@=°"  # said as words beside a number
+_IN_WORDS = frozenset("\"'.,:/&" + _SIGNS)
+_NOT_IN_WORD = re.compile(
+    rf"(?<!\d)[.,:/]|[.,:/](?!\d)|(?<!{_LETTER})[\"']|\"(?!{_LETTER})"
+    rf"|(?<!\d)[{_SIGNS}](?!\d)|(?<![^\W_])&|&(?![^\W_])"
+)
 
 
 def strip_official_prefix(text: str) -> tuple[str | None, str]:
@@ -45,11 +50,16 @@ def tidy(text: str) -> str:
 def split_words(text: str) -> list[str]:
     """Lower-case tokens of letters, marks and digits; everything between them separates.
 
-    Kept inside a token: `"` between letters, `'` after a letter (a closing single quotation mark looks the same), and
-    `.,:` between digits.
+    Kept inside a token: `"` between letters, `'` after a letter (a closing single quotation mark looks the same),
+    `.,:/` between digits, `&` between letters or digits, and `$`, `%` and their like beside a digit.
     """
-    text = "".join(char if unicodedata.category(char)[0] in "LMN" or char in "\"'.,:" else " " for char in text)
+    text = "".join(char if unicodedata.category(char)[0] in "LMN" or char in _IN_WORDS else " " for char in text)
     return _NOT_IN_WORD.sub(" ", text).lower().split()
+
+
+def without_brackets(text: str) -> str:
+    """Text without what stands in brackets or parentheses, which scoring leaves out."""
+    return _PARENTHESISED.sub("", _BRACKETED.sub("", text))
 
 
 def basic(text: str) -> str:
@@ -57,8 +67,7 @@ def basic(text: str) -> str:
 
     Like the original it leaves one space at an end where something was removed; word and character counts ignore it.
     """
-    text = _BRACKETED.sub("", text.lower())
-    text = _PARENTHESISED.sub("", text)
+    text = without_brackets(text.lower())
     text = unicodedata.normalize("NFKC", text)
     text = "".join(" " if unicodedata.category(char)[0] in "MSP" else char for char in text)
     return re.sub(r"\s+", " ", text.lower())

@@ -1,0 +1,77 @@
+"""What an audit listens to: the clips of its sample, and changed copies of some of them for its self-test."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from shibolet.audit import selftest
+from shibolet.audit.clip import Clip, Evidence, clip_of
+from shibolet.audit.config import AuditConfig
+from shibolet.audit.damage import Original, Pool, copies
+from shibolet.audit.sampling import Sample, draw_sample
+from shibolet.records.utterance import Utterance
+from shibolet.speech.text import get_language
+
+MIN_HEARD = 0.9  # of the copies with changed audio
+
+
+@dataclass(frozen=True)
+class Material:
+    """The utterances of a sample, as clips where there is a word to check, and the self-test's copies by kind."""
+
+    sample: Sample
+    utterances: list[Utterance]
+    clips: list[Clip]
+    wordless: dict[str, Evidence]  # by id, of texts without a word that could be checked
+    tested: list[Original]
+    copies: dict[str, list[Clip]]
+
+    def heard_by(self, can_hear: Callable[[Clip], bool]) -> "Material":
+        """Without the copies that a recogniser cannot hear: a file of hypotheses knows no audio but its own.
+
+        It may have the audio of copies too (`export_copies`). Where it lacks more than a few, none of them counts: a
+        self-test on those that somebody chose to transcribe would show nothing.
+        """
+        changed = [copy for own in self.copies.values() for copy in own if copy.change_audio]
+        known = {copy.key for copy in changed if can_hear(copy)}
+        if len(known) < MIN_HEARD * len(changed):
+            known = set()
+        kept = {
+            kind: [copy for copy in own if not copy.change_audio or copy.key in known]
+            for kind, own in self.copies.items()
+        }
+        return replace(self, copies=kept)
+
+    @property
+    def has_changed_audio(self) -> bool:
+        return any(copy.change_audio for own in self.copies.values() for copy in own)
+
+    @cached_property
+    def everything(self) -> list[Clip]:
+        return [*self.clips, *(copy for kind in self.copies.values() for copy in kind)]
+
+
+def material_of(utterances: Sequence[Utterance], config: AuditConfig, language: str) -> Material:
+    """The material of an audit; utterances have their domains.
+
+    The self-test has the first clips of the sample, so that hearing more changes no verdict on what was heard.
+    """
+    sample = draw_sample(utterances, config.sample)
+    chosen = [u for u in utterances if u.id in sample.ids]
+    clips, wordless = clips_of(chosen, language)
+    clip_by_id, by_id = {clip.key: clip for clip in clips}, {u.id: u for u in chosen}
+    tested = [clip_by_id[id] for id in sample.in_order if id in clip_by_id][: config.selftest.num_clips]
+    originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
+    made = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
+    return Material(sample, chosen, clips, wordless, originals, made)
+
+
+def clips_of(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], dict[str, Evidence]]:
+    """What can be listened to, and the evidence on texts without a word that could be checked."""
+    rules, clips, wordless = get_language(language), [], {}
+    for u in utterances:
+        if clip := clip_of(u, rules):
+            clips.append(clip)
+        else:
+            wordless[u.id] = Evidence(key=u.id, failure="no_words", detail=f"no {rules.name} word in '{u.text[:60]}'")
+    return clips, wordless

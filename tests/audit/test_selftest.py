@@ -1,0 +1,104 @@
+"""The self-test's halves and tallies: nothing is tested on what it was fitted on, and no domain hides in the whole."""
+
+import pytest
+
+from shibolet.audit import selftest
+from shibolet.audit.selftest import DAMAGES, HARMLESS, MIN_CLIPS, ROWS, TAUGHT, halves, summarise
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clips_of_their_own_are_halved_evenly(seed: int) -> None:
+    """Twelve clips by a hash of their names alone are eight and four, and four clips fit no map."""
+    keys = [f"{seed}/{i}" for i in range(12)]
+    found = halves(keys, {key: key for key in keys})
+    assert sorted(map(len, found)) == [6, 6] and sorted(found[0] + found[1]) == sorted(keys)
+    odd = halves(keys[:11], {key: key for key in keys})
+    assert sorted(map(len, odd)) == [5, 6]
+
+
+def test_a_speaker_or_recording_is_on_one_side_alone() -> None:
+    """A map that knows a voice is not tested by it."""
+    sizes = [20, 11, 9, 7, 5, 3, 2, 1, 1, 1]
+    cluster_of = {f"c{c}-{i}": f"c{c}" for c, size in enumerate(sizes) for i in range(size)}
+    first, second = halves(cluster_of, cluster_of)
+    assert sorted(first + second) == sorted(cluster_of)
+    assert not {cluster_of[key] for key in first} & {cluster_of[key] for key in second}
+    assert abs(len(first) - len(second)) <= 1
+    assert [sorted(half) for half in halves(list(cluster_of)[::-1], cluster_of)] == [sorted(first), sorted(second)]
+
+
+def test_the_order_of_the_clips_moves_nobody() -> None:
+    keys = [f"u{i}" for i in range(30)]
+    cluster_of = {key: f"r{i % 9}" for i, key in enumerate(keys)}
+    assert [set(half) for half in halves(keys, cluster_of)] == [set(half) for half in halves(keys[::-1], cluster_of)]
+
+
+def test_one_voice_is_halved_itself() -> None:
+    """Or one side is empty, and a data set of one speaker could not be tested."""
+    keys = [f"u{i}" for i in range(30)]
+    one = dict.fromkeys(keys, "anna")
+    assert [len(half) for half in halves(keys, one)] == [15, 15]
+    mostly = one | dict.fromkeys(keys[:9], "ben")
+    assert sorted(map(len, halves(keys, mostly))) == [15, 15]
+    two = one | dict.fromkeys(keys[:10], "ben")
+    assert sorted(map(len, halves(keys, two))) == [10, 20]
+    assert halves([], {}) == ([], [])
+
+
+def flags(domains: dict[str, int], deaf: str = "") -> tuple[dict, dict]:
+    """Verdicts on clips of these domains by a sound instrument, that finds no damage in one of them."""
+    domain_of = {f"{name}{i}": name for name, num in domains.items() for i in range(num)}
+    found = {kind: {key: domain != deaf for key, domain in domain_of.items()} for kind in DAMAGES}
+    found |= {kind: dict.fromkeys(domain_of, False) for kind in (selftest.UNTOUCHED, *TAUGHT)}
+    return found, domain_of
+
+
+def test_each_domain_has_a_tally_and_one_with_too_few_clips_is_named() -> None:
+    """A tally of four clips proves nothing, and a domain that is silently left out looks tested."""
+    sizes = {"studio": 100, "phone": MIN_CLIPS, "tiny": MIN_CLIPS - 1}
+    flagged, domain_of = flags(sizes, deaf="phone")
+    found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
+    total = sum(sizes.values())
+    assert found["untested"] == {"tiny": MIN_CLIPS - 1} and list(found["domains"]) == ["phone", "studio"]
+    assert found["domains"]["phone"]["damaged"]["swapped"] == {"hits": 0, "total": MIN_CLIPS}
+    assert found["domains"]["studio"]["damaged"]["swapped"] == {"hits": 100, "total": 100}
+    assert found["damaged"]["swapped"] == {"hits": total - MIN_CLIPS, "total": total}
+    assert found["untouched"] == {"hits": 0, "total": total}
+    assert found["domains"]["phone"]["untouched"] == {"hits": 0, "total": MIN_CLIPS}
+
+
+def test_a_verdict_that_changes_in_babble_is_no_fault_and_one_that_changes_with_the_level_is() -> None:
+    """What noise does to a clip is taught to the map; loudness and speed must not matter."""
+    flagged, domain_of = flags({"studio": 30})
+    flagged["in_babble"] = dict.fromkeys(domain_of, True)
+    found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
+    assert found["harmless"] == {"hits": 0, "total": 3 * 30}
+    flagged["quieter"]["studio0"] = True
+    for kind in ("untouched", *HARMLESS):
+        flagged[kind]["studio1"] = True  # the same verdict as the original's, though it is a flag
+    found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
+    assert found["harmless"] == {"hits": 1, "total": 90} and found["untouched"] == {"hits": 1, "total": 30}
+
+
+def test_damage_counts_on_long_clips_where_there_are_enough_of_them() -> None:
+    flagged, domain_of = flags({"studio": 60})
+    num_words = {key: 8 if i < 20 else 3 for i, key in enumerate(domain_of)}
+    assert summarise(flagged, num_words, domain_of, 6)["damaged"]["swapped"]["total"] == 20
+    num_words[next(iter(num_words))] = 3
+    assert summarise(flagged, num_words, domain_of, 6)["damaged"]["swapped"]["total"] == 60
+
+
+def test_kinds_that_nobody_could_hear_are_empty_tallies() -> None:
+    """Copies with changed audio are missing where hypotheses come from a file: no hit may be made up for them."""
+    flagged, domain_of = flags({"studio": 30})
+    texts = {kind: own for kind, own in flagged.items() if kind in ("untouched", "swapped", "text_halved")}
+    found = summarise(texts, dict.fromkeys(domain_of, 8), domain_of, 6)
+    assert found["damaged"]["silent"] == found["harmless"] == {"hits": 0, "total": 0}
+    assert found["damaged"]["swapped"] == {"hits": 30, "total": 30}
+
+
+def test_the_map_learns_from_noise_that_is_no_damage() -> None:
+    """Without it every clip behind babble is under the line."""
+    assert "in_babble" in TAUGHT and "in_babble" not in HARMLESS and not set(TAUGHT) & set(DAMAGES)
+    assert set(HARMLESS) < set(TAUGHT) and {row.name for row in ROWS} == set(TAUGHT) | set(DAMAGES)
+    assert len({row.name for row in ROWS}) == len(ROWS)
