@@ -201,7 +201,8 @@ def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> di
     signals = {UNTOUCHED: {o.clip.key: heard[o.clip.key].signals for o in material.tested}}
     for kind, own in material.copies.items():
         signals[kind] = {clip.key.removeprefix(f"{kind}/"): heard[clip.key].signals for clip in own}
-    halves = selftest.halves(signals[UNTOUCHED], {o.clip.key: o.speaker or o.recording for o in material.tested})
+    speakers = {o.clip.key: o.speaker or o.recording for o in material.tested}
+    halves = selftest.halves(signals[UNTOUCHED], speakers, dict.fromkeys(signals[UNTOUCHED], "all"))
 
     def map_of(keys: Iterable[str], evidence: Sequence[str]) -> Calibration:
         keys = set(keys)

@@ -146,10 +146,12 @@ def test_an_audit_of_other_data_uses_the_file_and_corrects_the_rate(sound, corpu
 def test_a_calibration_of_other_models_and_a_file_that_is_none_are_refused(sound, tmp_path):
     folder, _ = sound
     with pytest.raises(DataError, match="made with the models ears, ears, these are ears, other"):
-        read_calibration(folder / "calibration.json", ("ears", "other"))
+        read_calibration(folder / "calibration.json", ("ears", "other"), "Hebrew")
+    with pytest.raises(DataError, match="made for Hebrew, and this recipe is for English"):
+        read_calibration(folder / "calibration.json", ("ears", "ears"), "English")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(DataError, match="is no file of 'shibolet calibrate'"):
-        read_calibration(tmp_path / "x.json", ("ears", "ears"))
+        read_calibration(tmp_path / "x.json", ("ears", "ears"), "Hebrew")
 
 
 def test_too_little_to_measure_on_is_an_error(tmp_path, clean):

@@ -3,7 +3,22 @@
 import pytest
 
 from shibolet.audit import selftest
-from shibolet.audit.selftest import DAMAGES, HARMLESS, MIN_CLIPS, ROWS, TAUGHT, halves, summarise
+from shibolet.audit.selftest import DAMAGES, HARMLESS, MIN_CLIPS, ROWS, TAUGHT, summarise
+
+
+def halves(keys, cluster_of):
+    """Of clips of one domain."""
+    return selftest.halves(keys, cluster_of, dict.fromkeys(cluster_of, "one"))
+
+
+def test_a_domain_of_one_voice_stands_in_both_halves() -> None:
+    """Or the map that judges it would never have heard it."""
+    keys = [f"studio/{i}" for i in range(40)] + [f"street/{i}" for i in range(60)]
+    domains = {key: key.partition("/")[0] for key in keys}
+    cluster_of = {key: "one speaker" if key.startswith("studio") else key for key in keys}
+    found = selftest.halves(keys, cluster_of, domains)
+    assert [sum(domains[key] == "studio" for key in half) for half in found] == [20, 20]
+    assert sorted(map(len, found)) == [50, 50] and sorted(found[0] + found[1]) == sorted(keys)
 
 
 @pytest.mark.parametrize("seed", range(20))

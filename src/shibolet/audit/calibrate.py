@@ -62,10 +62,16 @@ def run_calibrate(
     `foreign` are recordings in another language. With `minutes` so many clips are heard as are expected to fit.
     DataError when there is too little to fit on and to measure on.
     """
+    if not listener.hears:
+        raise DataError(
+            "calibrate: a file of hypotheses hears no damaged copies, so nothing can be calibrated on it; audit with "
+            "the file (it calibrates itself), or name a model as audit.recogniser"
+        )
     rows = in_noise(matrix(language))
     halves = _draw(utterances, foreign, rows, name, config, language)
     tell(f"calibrate: {_said(_amount(halves))}")
     budget = None
+    listener.settle_window([original.clip for originals, _ in halves for original in originals])
     if minutes is not None:
         halves, budget = _fitting(halves, listener, minutes, tell)
     heard = listener.hear(_clips_of(halves), on_progress)
@@ -73,7 +79,7 @@ def run_calibrate(
     harmless = {row.name for row in rows if row.harmless}
     trials = [_trials(originals, made, heard, domains, harmless) for originals, made in halves]
     fitting, held_out = trials
-    calibration = replace(fit_trials(fitting, listener.identities), kind=name)
+    calibration = replace(fit_trials(fitting, listener.identities), kind=name, window_s=listener.window_s)
     content = {
         "calibration": calibration.to_json(),
         "language": language,
@@ -93,8 +99,8 @@ def run_calibrate(
     return content
 
 
-def read_calibration(path: Path, identities: tuple[str, ...]) -> tuple[Calibration, dict]:
-    """The confidence map of a calibration file and the detector's error rates; refused for other models."""
+def read_calibration(path: Path, identities: tuple[str, ...], language: str) -> tuple[Calibration, dict]:
+    """The maps of a calibration file and the detector's error rates; refused for other models or another language."""
     try:
         content = read_json(path)
         calibration, detector = Calibration.from_json(content["calibration"]), content["detector"]
@@ -104,6 +110,11 @@ def read_calibration(path: Path, identities: tuple[str, ...]) -> tuple[Calibrati
         raise DataError(
             f"calibration {path} was made with the models {', '.join(calibration.identities)}, these are "
             f"{', '.join(identities)}: run 'shibolet calibrate' with these, or leave audit.calibration out"
+        )
+    if content.get("language") != language:
+        raise DataError(
+            f"calibration {path} was made for {content.get('language')}, and this recipe is for {language}: run "
+            "'shibolet calibrate' with this recipe, or leave audit.calibration out"
         )
     return calibration, detector
 

@@ -20,7 +20,7 @@ EVIDENCE = ("text_logp", "text_score", "worst_score", "cer", "edge_cer")  # what
 HYPOTHESIS = ("cer", "edge_cer")  # of these, what every clip has
 CANDIDATES = ("length_ratio", "letters_per_s", "words_heard", "coverage")  # what did not
 KNOWING_NOISE = ("text_logp", "text_score", "worst_score", "cer")  # these weigh less the noisier the clip
-MIN_KNOWN = 20  # clips and copies that a signal is known of, before a map has it
+MIN_KNOWN = 20  # untouched clips that a signal is known of, or all of them, before a map has it
 MAX_NOT_TAKEN = 0.2  # of a harmless change's copies may look damaged
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
 
@@ -60,6 +60,7 @@ class Calibration:
     letters_per_s: tuple[float, float]  # good range
     num_clean: int  # untouched clips that stood for good
     num_left_out: int  # clips that were taken for damaged and left out
+    window_s: float | None = None  # with which the recogniser heard, where it has several
 
     @classmethod
     def from_json(cls, content: dict) -> "Calibration":
@@ -99,7 +100,8 @@ def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
     Noise by itself is no evidence: with it a map knows copies by their sound and not by what was heard in them.
     """
     values = np.array([[getattr(s, name) for name in evidence] for s in signals], float)
-    noise = np.array([1 - np.clip(s.snr_db, 0, 40) / 40 for s in signals])  # 40 dB is as good as silence behind speech
+    # 40 dB is as good as silence behind speech; under 10 dB nothing was taught, and silence itself is at 0.
+    noise = np.array([1 - np.clip(s.snr_db, 10, 40) / 40 for s in signals])
     product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, None]
     return np.concatenate([values, product], axis=1)
 
@@ -119,8 +121,13 @@ def fit(
     likelihood of what is longer than its window) is judged by the second, of the hypothesis alone.
     """
     always = tuple(name for name in evidence if name in HYPOTHESIS)
-    num_known = {name: sum(getattr(one.signals, name) is not None for one in good) for name in evidence}
-    known = tuple(name for name in evidence if name in HYPOTHESIS or num_known[name] >= MIN_KNOWN)
+    own = [one.signals for one in good if one.is_untouched]
+    enough = min(MIN_KNOWN, len(own))
+    known = tuple(
+        name
+        for name in evidence
+        if name in HYPOTHESIS or sum(getattr(s, name) is not None for s in own) >= max(1, enough)
+    )
     kinds = dict.fromkeys([known, always])
     signals = [one.signals for one in good]
     untouched = np.array([one.is_untouched for one in good])
@@ -132,9 +139,9 @@ def fit(
         maps = tuple(_fit_map(stays, damaged, names) for names in kinds)
         if trusted:
             break
-        own = _logits(maps, signals)[untouched]
+        logit = _logits(maps, signals)[untouched]
         # Where fewer than half are good, the instrument cannot tell its own copies apart: the self-test will say so.
-        is_good = own > 0 if (own > 0).sum() >= len(own) / 2 else own >= np.median(own)
+        is_good = logit > 0 if (logit > 0).sum() >= len(logit) / 2 else logit >= np.median(logit)
         kept = np.isin(clip, clip[untouched][is_good])
     stays = [s for s, k in zip(signals, kept, strict=True) if k]
     taken = _taken(maps, good) if trusted else {one.kind for one in good}

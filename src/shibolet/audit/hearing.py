@@ -62,11 +62,35 @@ class Listener:
         self.num_lost = 0  # clips that the last hearing gave up, as no fault of theirs: the next one tries them again
         self._turns = BoundedSemaphore(2)  # one chunk is prepared while the models have the other
         self._cache_dir = cache_dir
+        self.window_s: float | None = None  # that the recogniser heard with last, where it has several
+        self._fixed_window_s = config.window_s
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the results has to know of these listeners."""
         return [lost_sentence(self.num_lost)] if self.num_lost else []
+
+    @property
+    def hears(self) -> bool:
+        """Whether the recogniser hears audio; a file of hypotheses only knows what was heard elsewhere."""
+        return not self._by_name
+
+    def hear_as(self, window_s: float | None) -> None:
+        """Hear with the window of a calibration; DataError where the recipe asks for another."""
+        if window_s is not None and self._config.window_s not in (None, window_s):
+            raise DataError(
+                f"audit.window_s is {self._config.window_s:g}, and the calibration was made with windows of "
+                f"{window_s:g} s: leave audit.window_s out, or calibrate again"
+            )
+        self._fixed_window_s = window_s if window_s is not None else self._fixed_window_s
+
+    def settle_window(self, clips: Sequence[Clip]) -> None:
+        """Choose the recogniser's window on these clips, before a part of them is heard."""
+        if not hasattr(self._recogniser, "choose_window"):
+            return
+        with worker_threads(self._config.num_workers) as threads:
+            content_ids, _ = self._identify(clips, threads)
+            self._folder(clips, content_ids, threads)
 
     def can_hear(self, clip: Clip) -> bool:
         """Whether the recogniser can say anything of it: a file knows changed audio only if somebody put it there."""
@@ -111,7 +135,7 @@ class Listener:
 
         The first choice stays, so that shards, later runs and the rest of the data are heard in the same way.
         """
-        window_s = self._config.window_s
+        window_s = self._fixed_window_s
         choose = getattr(self._recogniser, "choose_window", None)
         if choose and window_s is None:
             path = self._cache_dir / f"window-{self.identities[-1][:16]}.json"
@@ -124,9 +148,11 @@ class Listener:
                 if usable:
                     write_json(path, {"window_s": choose(*map(list, zip(*usable, strict=True)))})
             window_s = read_json(path)["window_s"] if path.is_file() else None
-        if choose and window_s is not None:
-            self._recogniser.set_window(window_s)
-        return self._cache_dir / hash_json([VERSION, self.identities, self._config.aligner_max_s, window_s])
+        self.window_s = window_s if choose else None
+        if self.window_s is not None:
+            self._recogniser.set_window(self.window_s)
+        heard_as = [self.identities, self._language, self._config.aligner_max_s, self.window_s]
+        return self._cache_dir / hash_json([VERSION, *heard_as])
 
     def _decode(self, worker: AnyWorker, clips: Sequence[Clip]) -> list:
         return run_each(worker, partial(decode, load=self._load), clips, self._limit_s)

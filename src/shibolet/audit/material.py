@@ -1,5 +1,6 @@
 """What an audit listens to: the clips of its sample, and changed copies of some of them for its self-test."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ class Material:
     wordless: dict[str, Evidence]  # by id, of texts without a word that could be checked
     tested: list[Original]
     copies: dict[str, list[Clip]]
+    notes: tuple[str, ...] = ()  # sentences
 
     def heard_by(self, can_hear: Callable[[Clip], bool]) -> "Material":
         """Without the copies that a recogniser cannot hear: a file of hypotheses knows no audio but its own.
@@ -33,14 +35,20 @@ class Material:
         self-test on those that somebody chose to transcribe would show nothing.
         """
         changed = [copy for own in self.copies.values() for copy in own if copy.change_audio]
-        known = {copy.key for copy in changed if can_hear(copy)}
-        if len(known) < MIN_HEARD * len(changed):
+        known, notes = {copy.key for copy in changed if can_hear(copy)}, ()
+        if known and len(known) < MIN_HEARD * len(changed):
+            lacking = Counter(copy.key.partition("/")[0] for copy in changed if copy.key not in known)
+            notes = (
+                f"The file of hypotheses has {len(known):,} of {len(changed):,} copies, under {MIN_HEARD:.0%}, so none "
+                f"counts; missing: {', '.join(f'{kind} {num:,}' for kind, num in lacking.items())}. Where a system "
+                "heard nothing, its line has an empty hypothesis.",
+            )
             known = set()
         kept = {
             kind: [copy for copy in own if not copy.change_audio or copy.key in known]
             for kind, own in self.copies.items()
         }
-        return replace(self, copies=kept)
+        return replace(self, copies=kept, notes=notes)
 
     @property
     def has_changed_audio(self) -> bool:

@@ -5,6 +5,7 @@ has to hold in each domain that is judged: an instrument that is deaf in one of 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from shibolet.audit.damage import (
@@ -45,11 +46,13 @@ Flags = Mapping[str, Mapping[str, bool]]  # by kind, by key of the clip: whether
 def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> dict:
     """Tallies of `flagged`, where kind "untouched" holds the clips as they are: of all clips, and by domain.
 
+    `domains` are of all clips that are judged: a domain without one that was tested is named too.
+
     Damage is tallied over clips of `min_words` words or more, where there are enough of them.
     """
-    members: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {domain: [] for domain in domains.values()}
     for key in flagged[UNTOUCHED]:
-        members.setdefault(domains[key], []).append(key)
+        members[domains[key]].append(key)
     tested = {name: keys for name, keys in sorted(members.items()) if len(keys) >= MIN_CLIPS}
     return {
         **_tallies(flagged, list(flagged[UNTOUCHED]), num_words, min_words),
@@ -75,21 +78,31 @@ def _tally(hits: Iterable[bool]) -> dict[str, int]:
     return {"hits": sum(hits), "total": len(hits)}
 
 
-def halves(keys: Iterable[str], cluster_of: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def halves(
+    keys: Iterable[str], cluster_of: Mapping[str, str], domains: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """Clips in two halves, one to fit the map that is tested on the other; no recording or speaker is in both.
 
     By rank and not by the hash itself, which puts 8 of 12 on one side: clusters go, the largest first, to the half
-    that has fewer clips. Clips of one cluster alone are halved by rank themselves.
+    that has fewer clips of their domain. Where a domain is mostly one cluster, its clips are halved by rank: else the
+    map that judges it would never have heard it.
     """
-    keys = list(keys)
-    members: dict[str, list[str]] = {}
+    members: dict[tuple[str, str], list[str]] = {}
     for key in keys:
-        members.setdefault(cluster_of[key], []).append(key)
-    if max(map(len, members.values()), default=0) > 2 * len(keys) / 3:  # one voice: it cannot stand on both sides
-        members = {key: [key] for key in keys}
+        members.setdefault((domains[key], cluster_of[key]), []).append(key)
+    size = Counter(domain for (domain, _), own in members.items() for _ in own)
+    groups: list[tuple[str, str, list[str]]] = []
+    for (domain, cluster), own in members.items():
+        is_most = len(own) > 2 * size[domain] / 3
+        groups += [(domain, key, [key]) for key in own] if is_most else [(domain, cluster, own)]
     found: tuple[list[str], list[str]] = ([], [])
-    for name in sorted(members, key=lambda name: (-len(members[name]), _lot(name))):
-        found[len(found[0]) > len(found[1])].extend(members[name])
+    counts: tuple[Counter, Counter] = (Counter(), Counter())
+    side_of: dict[str, int] = {}  # of a cluster that stands in several domains
+    for domain, name, own in sorted(groups, key=lambda group: (-len(group[2]), _lot(group[1]))):
+        fewer = [(counts[side][domain], len(found[side])) for side in (0, 1)]
+        side = side_of.setdefault(name, int(fewer[0] > fewer[1]))
+        found[side].extend(own)
+        counts[side][domain] += len(own)
     return found
 
 

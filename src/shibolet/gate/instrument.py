@@ -56,7 +56,7 @@ def _faults(
             f"{where}Harmless copies changed {harmless.hits} of {harmless.total} verdicts "
             f"(<= {config.max_harmless_changed_frac:.0%})."
         )
-    if not faults and not texts_are_wrong and is_over(untouched, config.max_untouched_flagged_frac):
+    if not texts_are_wrong and is_over(untouched, config.max_untouched_flagged_frac):
         faults.append(
             f"{where}The instrument flags {untouched.frac:.0%} of the clips as they are "
             f"(<= {config.max_untouched_flagged_frac:.0%}). Either so many texts are wrong, or it does not understand "

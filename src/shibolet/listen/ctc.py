@@ -262,10 +262,10 @@ class CtcRecogniser:
         hypothesis = model.text_of(best[starts])
         letter_times_s = starts[best[starts] != model.space] * spoken.frame_s
         if spoken.path is None:
-            score = IMPOSSIBLE if spoken.letters.any() else 0.0
+            score = IMPOSSIBLE if spoken.letters.any() else None  # no letter that the model knows: it cannot say
             return Hearing(
                 hypothesis=hypothesis, text_score=score, text_logp=score, worst_score=score,
-                word_scores=np.full(num_words, score), letter_times_s=letter_times_s,
+                word_scores=np.zeros(0) if score is None else np.full(num_words, score), letter_times_s=letter_times_s,
             )  # fmt: skip
         loss, letters = spoken.path.frame_scores - logp.max(-1), np.maximum(1, spoken.letters)
         word_scores = np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters

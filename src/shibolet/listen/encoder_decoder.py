@@ -4,6 +4,7 @@ Each audio is encoded once, written down greedily, and every text of it is score
 together depends on the list of clips alone.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -70,7 +71,7 @@ class EncoderDecoderRecogniser(ABC, Generic[States]):
 
     def set_window(self, seconds: float) -> None:
         """Clips that fit with a second of silence are padded to so much and not to the model's full window."""
-        self.window_s = min(seconds, self._full_s)
+        self.window_s = min(math.ceil(round(50 * seconds, 6)) / 50, self._full_s)  # whole frames of the encoder, 20 ms
 
     def choose_window(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> float:
         """The window that is good enough for clips like these (mono float32, 16 kHz), found by trying both."""
