@@ -130,6 +130,7 @@ def do_audit_shard(round: Round, shard: tuple[int, int]) -> None:
 def do_export(round: Round, out_dir: Path) -> str:
     """Write the copies that the self-test of a file of hypotheses needs; a sentence about them."""
     from shibolet.audit.export import MANIFEST, export_copies
+    from shibolet.listen.open import HYPOTHESES
 
     recipe = round.recipe
     config = _extended(recipe.audit, round.folder, round.data)
@@ -137,10 +138,12 @@ def do_export(round: Round, out_dir: Path) -> str:
         num, hours = export_copies(
             round.data.utterances, out_dir, config=config, language=recipe.language, on_progress=progress
         )
+    name = recipe.audit.recogniser
+    where = f"to {name}" if name.endswith(HYPOTHESES) else "to a .jsonl file, and name that as audit.recogniser"
     return (
         f"{num:,} copies, {hours:.1f} h, in {out_dir / MANIFEST}. Transcribe them with your system and add its lines, "
-        f'each {{"id": ..., "hypothesis": ...}} with an id of that manifest, to {recipe.audit.recogniser}; then run '
-        "'shibolet audit' again."
+        f'each {{"id": ..., "hypothesis": ...}} with an id of that manifest, {where}; then run \'shibolet audit\' '
+        "again. Where it hears nothing, the hypothesis is empty."
     )
 
 
