@@ -202,7 +202,7 @@ def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> di
     for kind, own in material.copies.items():
         signals[kind] = {clip.key.removeprefix(f"{kind}/"): heard[clip.key].signals for clip in own}
     speakers = {o.clip.key: o.speaker or o.recording for o in material.tested}
-    halves = selftest.halves(signals[UNTOUCHED], speakers, dict.fromkeys(signals[UNTOUCHED], "all"))
+    parts = selftest.folds(signals[UNTOUCHED], speakers, dict.fromkeys(signals[UNTOUCHED], "all"))
 
     def map_of(keys: Iterable[str], evidence: Sequence[str]) -> Calibration:
         keys = set(keys)
@@ -217,8 +217,8 @@ def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> di
         whole = map_of(signals[UNTOUCHED], evidence)
         for clip in material.clips:
             found[clip.key in damaged].append(whole.confidence([heard[clip.key].signals])[0] < 0.5)
-        for keys, others in (halves, halves[::-1]):
-            made = map_of(others, evidence)
+        for keys in parts:
+            made = map_of(signals[UNTOUCHED].keys() - set(keys), evidence)
             for kind, own in signals.items():
                 present = [own[key] for key in keys if key in own]
                 tally[kind] += (made.confidence(present) < 0.5).tolist() if present else []

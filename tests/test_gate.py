@@ -75,7 +75,7 @@ def test_the_verdict_is_taken_on_the_interval(lower, rate, upper, decision, stra
         ({"damaged": SOUND["damaged"] | {"swapped": {"hits": 89, "total": 100}}}, 1.0, "89 of 100 'swapped'"),
         ({"damaged": SOUND["damaged"] | {"silent": {"hits": 0, "total": 0}}}, 1.0, "could make no 'silent' copy"),
         ({"damaged": {"swapped": {"hits": 99, "total": 100}}}, 1.0, "could make no 'silent' copy"),
-        ({"harmless": {"hits": 6, "total": 100}}, 1.0, "changed 6 of 100 verdicts"),
+        ({"harmless": {"hits": 11, "total": 100}}, 1.0, "changed 11 of 100 verdicts"),
         ({"harmless": {"hits": 0, "total": 0}}, 1.0, "no harmless copy"),
         ({"untouched": {"hits": 0, "total": 0}}, 1.0, "no untouched clip"),
     ],
@@ -90,7 +90,7 @@ def test_an_instrument_that_fails_its_self_test_gives_no_verdict(changes, scored
 def test_the_limits_of_the_instrument_are_themselves_allowed():
     limits = self_test(
         damaged={"swapped": {"hits": 90, "total": 100}, "silent": {"hits": 9, "total": 10}},
-        harmless={"hits": 5, "total": 100},
+        harmless={"hits": 8, "total": 100},  # 5% may still be true
     )
     assert decide(estimate(1, 2, 3), limits, 0.80, GateConfig()).decision == "PROCEED"
     assert decide(estimate(1, 2, 3), None, 1.0, GateConfig()).reasons == ("The self-test did not run.",)

@@ -38,6 +38,8 @@ DAMAGES = tuple(row.name for row in ROWS if not row.harmless)  # the confidence 
 # Noise teaches the map and its line what may still be good; a verdict that changes in it is no fault of the instrument.
 TAUGHT = tuple(row.name for row in ROWS if row.harmless)
 HARMLESS = ("quieter", "faster", "slower")
+NUM_FOLDS = 5  # a map of four fifths of the clips is nearly the one that judges; of half of 25 clips it is a poor one
+MAX_CLUSTER_FRAC = 0.5  # of a domain's clips; a larger cluster is dealt out
 MIN_CLIPS = 20  # of a domain; one with fewer is named as untested
 MIN_LONG = 20  # clips of `min_words` or more; where there are fewer, clips of any length count
 Flags = Mapping[str, Mapping[str, bool]]  # by kind, by key of the clip: whether it is low quality
@@ -78,14 +80,12 @@ def _tally(hits: Iterable[bool]) -> dict[str, int]:
     return {"hits": sum(hits), "total": len(hits)}
 
 
-def halves(
-    keys: Iterable[str], cluster_of: Mapping[str, str], domains: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """Clips in two halves, one to fit the map that is tested on the other; no recording or speaker is in both.
+def folds(keys: Iterable[str], cluster_of: Mapping[str, str], domains: Mapping[str, str]) -> list[list[str]]:
+    """Clips in `NUM_FOLDS` parts, each judged by a map of the others; no recording or speaker is in two.
 
-    By rank and not by the hash itself, which puts 8 of 12 on one side: clusters go, the largest first, to the half
-    that has fewer clips of their domain. Where a domain is mostly one cluster, its clips are halved by rank: else the
-    map that judges it would never have heard it.
+    By rank and not by the hash itself, which puts 8 of 12 on one side: clusters go, the largest first, to the part
+    that has the fewest clips of their domain. Where a domain is mostly one cluster, its clips are dealt out by rank:
+    else the map that judges it would never have heard it.
     """
     members: dict[tuple[str, str], list[str]] = {}
     for key in keys:
@@ -93,17 +93,17 @@ def halves(
     size = Counter(domain for (domain, _), own in members.items() for _ in own)
     groups: list[tuple[str, str, list[str]]] = []
     for (domain, cluster), own in members.items():
-        is_most = len(own) > 2 * size[domain] / 3
+        is_most = len(own) > MAX_CLUSTER_FRAC * size[domain]
         groups += [(domain, key, [key]) for key in own] if is_most else [(domain, cluster, own)]
-    found: tuple[list[str], list[str]] = ([], [])
-    counts: tuple[Counter, Counter] = (Counter(), Counter())
-    side_of: dict[str, int] = {}  # of a cluster that stands in several domains
+    found: list[list[str]] = [[] for _ in range(NUM_FOLDS)]
+    counts = [Counter() for _ in range(NUM_FOLDS)]
+    part_of: dict[str, int] = {}  # of a cluster that stands in several domains
     for domain, name, own in sorted(groups, key=lambda group: (-len(group[2]), _lot(group[1]))):
-        fewer = [(counts[side][domain], len(found[side])) for side in (0, 1)]
-        side = side_of.setdefault(name, int(fewer[0] > fewer[1]))
-        found[side].extend(own)
-        counts[side][domain] += len(own)
-    return found
+        fewest = min(range(NUM_FOLDS), key=lambda i: (counts[i][domain], len(found[i]), i))
+        part = part_of.setdefault(name, fewest)
+        found[part].extend(own)
+        counts[part][domain] += len(own)
+    return [part for part in found if part]
 
 
 def _lot(text: str) -> bytes:

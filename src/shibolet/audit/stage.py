@@ -158,8 +158,8 @@ def _calibrate(
 ) -> tuple[Calibration, dict]:
     """The confidence map and its self-test.
 
-    A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are two,
-    each of which never saw the half that it judges.
+    A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are maps
+    of four fifths of them, none of which saw the fifth that it judges.
     """
     tested = material.tested
     untouched = {o.clip.key: heard[o.clip.key].signals for o in tested if heard[o.clip.key].signals}
@@ -177,9 +177,9 @@ def _calibrate(
     calibration = given or _fit(signals, untouched, identities)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     domains = {u.id: u.domain for u in material.utterances}
-    halves = selftest.halves(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, domains)
-    for keys, others in (halves, halves[::-1]):
-        held_out = given or _fit(signals, others, identities)
+    parts = selftest.folds(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, domains)
+    for keys in parts:
+        held_out = given or _fit(signals, untouched.keys() - set(keys), identities)
         for kind, own in signals.items():
             present = [key for key in keys if key in own]
             for key, verdict in zip(present, judge_all([own[k] for k in present], held_out, config), strict=True):
