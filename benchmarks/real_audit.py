@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +25,13 @@ import soundfile as sf
 
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import run_calibrate
-from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, Calibration, Good, fit
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS
 from shibolet.audit.config import AuditConfig, CalibrateConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import material_of
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.selftest import UNTOUCHED
-from shibolet.audit.stage import run_audit
+from shibolet.audit.stage import fit_on, run_audit, signals_of
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
 from shibolet.listen.hypotheses import RecordedHypotheses
@@ -198,27 +198,17 @@ def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> di
     config = bench.config()
     material = material_of(utterances, config, bench.language)
     heard = bench.listener(config).hear(material.everything)
-    signals = {UNTOUCHED: {o.clip.key: heard[o.clip.key].signals for o in material.tested}}
-    for kind, own in material.copies.items():
-        signals[kind] = {clip.key.removeprefix(f"{kind}/"): heard[clip.key].signals for clip in own}
+    signals = signals_of(material, heard)
     speakers = {o.clip.key: o.speaker or o.recording for o in material.tested}
     parts = selftest.folds(signals[UNTOUCHED], speakers, dict.fromkeys(signals[UNTOUCHED], "all"))
 
-    def map_of(keys: Iterable[str], evidence: Sequence[str]) -> Calibration:
-        keys = set(keys)
-        kinds = (UNTOUCHED, *selftest.TAUGHT)
-        good = [Good(signals=s, clip=k, is_untouched=kind == UNTOUCHED)
-                for kind in kinds for k, s in signals[kind].items() if k in keys]  # fmt: skip
-        bad = [s for kind in selftest.DAMAGES for k, s in signals[kind].items() if k in keys]
-        return fit(good, bad, ("ablation",), evidence=evidence)
-
     def line(evidence: Sequence[str]) -> dict:
         found, tally = {True: [], False: []}, defaultdict(list)
-        whole = map_of(signals[UNTOUCHED], evidence)
+        whole = fit_on(signals, signals[UNTOUCHED], (), evidence)
         for clip in material.clips:
             found[clip.key in damaged].append(whole.confidence([heard[clip.key].signals])[0] < 0.5)
         for keys in parts:
-            made = map_of(signals[UNTOUCHED].keys() - set(keys), evidence)
+            made = fit_on(signals, signals[UNTOUCHED].keys() - set(keys), (), evidence)
             for kind, own in signals.items():
                 present = [own[key] for key in keys if key in own]
                 tally[kind] += (made.confidence(present) < 0.5).tolist() if present else []

@@ -3,7 +3,7 @@
 import glob
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,7 +127,7 @@ def _is_here(model: str) -> bool:
 def _local_model(what: str, name: str, only_hears: bool) -> Finding | None:
     """A finding for a model on disk; None for a Hub id."""
     from shibolet.errors import ModelError
-    from shibolet.model.load import resolve
+    from shibolet.model.load import is_ctranslate2, resolve
 
     if not _is_here(name):
         return None
@@ -136,7 +136,7 @@ def _local_model(what: str, name: str, only_hears: bool) -> Finding | None:
     except ModelError as error:
         return Finding(what, "missing", str(error))
     sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
-    if only_hears and _is_ctranslate2(sizes):
+    if only_hears and is_ctranslate2(sizes):
         return _with_extra(Finding(what, "ok", "a Whisper in CTranslate2's format"))
     weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     return (
@@ -148,9 +148,11 @@ def _local_model(what: str, name: str, only_hears: bool) -> Finding | None:
 
 def _hub_model(what: str, name: str, only_hears: bool) -> Finding:
     """A finding for a model on the Hub or in its cache."""
+    from shibolet.model.load import is_ctranslate2
+
     found = _on_hub(what, name, "model", "config.json")
     is_asked = only_hears and found.state == "ok" and not _has_ctranslate2()
-    return _with_extra(found) if is_asked and _is_ctranslate2(_files_on_hub(name)) else found
+    return _with_extra(found) if is_asked and is_ctranslate2(_files_on_hub(name)) else found
 
 
 def _files_on_hub(name: str) -> list[str]:
@@ -166,13 +168,6 @@ def _files_on_hub(name: str) -> list[str]:
         return []
 
 
-def _is_ctranslate2(files: Iterable[str]) -> bool:
-    """Whether a model with these files has CTranslate2's weights and no others that can be read."""
-    from shibolet.model.load import CTRANSLATE2_WEIGHTS
-
-    return CTRANSLATE2_WEIGHTS in (files := set(files)) and not any(file.endswith(".safetensors") for file in files)
-
-
 def _has_ctranslate2() -> bool:
     return find_spec("ctranslate2") is not None
 
@@ -181,8 +176,9 @@ def _with_extra(found: Finding) -> Finding:
     """The finding for a model in CTranslate2's format, or that the package is missing which reads it."""
     if _has_ctranslate2():
         return found
-    advice = "it is in CTranslate2's format, which needs a package more: pip install 'shibolet[faster-whisper]'"
-    return replace(found, state="missing", found=advice)
+    from shibolet.model.load import NEEDS_CTRANSLATE2
+
+    return replace(found, state="missing", found=f"it {NEEDS_CTRANSLATE2}")
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:

@@ -71,8 +71,8 @@ def run_calibrate(
     halves = _draw(utterances, foreign, rows, name, config, language)
     tell(f"calibrate: {_said(_amount(halves))}")
     budget = None
-    listener.settle_window([original.clip for originals, _ in halves for original in originals])
     if minutes is not None:
+        listener.settle_window([original.clip for originals, _ in halves for original in originals])
         halves, budget = _fitting(halves, listener, minutes, tell)
     heard = listener.hear(_clips_of(halves), on_progress)
     domains = {u.id: u.domain for u in utterances}

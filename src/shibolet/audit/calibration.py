@@ -131,18 +131,16 @@ def fit(
     kinds = dict.fromkeys([known, always])
     signals = [one.signals for one in good]
     untouched = np.array([one.is_untouched for one in good])
-    place = {name: i for i, name in enumerate(dict.fromkeys(one.clip for one in good))}
-    clip = np.array([place[one.clip] for one in good])
+    clip = np.array([one.clip for one in good])
     kept = np.ones(len(good), bool)
     for _ in range(1 if trusted else 4):
         stays = [s for s, k in zip(signals, kept, strict=True) if k]
         maps = tuple(_fit_map(stays, damaged, names) for names in kinds)
-        if trusted:
-            break
-        logit = _logits(maps, signals)[untouched]
-        # Where fewer than half are good, the instrument cannot tell its own copies apart: the self-test will say so.
-        is_good = logit > 0 if (logit > 0).sum() >= len(logit) / 2 else logit >= np.median(logit)
-        kept = np.isin(clip, clip[untouched][is_good])
+        if not trusted:
+            logit = _logits(maps, signals)[untouched]
+            # Where fewer than half are good, the instrument cannot tell its copies apart: the self-test will say so.
+            is_good = logit > 0 if (logit > 0).sum() >= len(logit) / 2 else logit >= np.median(logit)
+            kept = np.isin(clip, clip[untouched][is_good])
     stays = [s for s, k in zip(signals, kept, strict=True) if k]
     taken = _taken(maps, good) if trusted else {one.kind for one in good}
     steady = [one.signals for one, k in zip(good, kept, strict=True) if k and one.kind in taken]

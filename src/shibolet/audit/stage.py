@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
-from shibolet.audit.calibration import Calibration, Good, fit
+from shibolet.audit.calibration import EVIDENCE, Calibration, Good, fit
 from shibolet.audit.clip import Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
@@ -125,7 +125,22 @@ def hear_rest(
 SignalsByKind = Mapping[str, Mapping[str, Signals | None]]  # kind, key of the clip; None: the copy could not be heard
 
 
-def _fit(signals: SignalsByKind, keys: Iterable[str], identities: tuple[str, ...]) -> Calibration:
+def signals_of(material: Material, heard: Mapping[str, Evidence]) -> dict[str, dict[str, Signals | None]]:
+    """Of the tested clips that could be heard, and of their copies."""
+    untouched = {o.clip.key: heard[o.clip.key].signals for o in material.tested if heard[o.clip.key].signals}
+    signals: dict[str, dict[str, Signals | None]] = defaultdict(dict, {selftest.UNTOUCHED: untouched})
+    for kind, clips in material.copies.items():
+        for clip in clips:
+            key = clip.key.removeprefix(f"{kind}/")
+            if key in untouched:
+                signals[kind][key] = heard[clip.key].signals
+    _drop_others_maps(signals)
+    return signals
+
+
+def fit_on(
+    signals: SignalsByKind, keys: Iterable[str], identities: tuple[str, ...], evidence: Sequence[str] = EVIDENCE
+) -> Calibration:
     """A map from these clips and their copies."""
     keys = set(keys)
     good = [
@@ -135,7 +150,7 @@ def _fit(signals: SignalsByKind, keys: Iterable[str], identities: tuple[str, ...
         if key in keys and own
     ]
     damaged = [own for kind in selftest.DAMAGES for key, own in signals[kind].items() if key in keys and own]
-    return fit(good, damaged, identities)
+    return fit(good, damaged, identities, evidence=evidence)
 
 
 def _drop_others_maps(signals: dict[str, dict[str, Signals | None]]) -> None:
@@ -161,25 +176,18 @@ def _calibrate(
     A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are maps
     of four fifths of them, none of which saw the fifth that it judges.
     """
-    tested = material.tested
-    untouched = {o.clip.key: heard[o.clip.key].signals for o in tested if heard[o.clip.key].signals}
+    tested, signals = material.tested, signals_of(material, heard)
+    untouched = signals[selftest.UNTOUCHED]
     if len(untouched) < MIN_CLIPS:
         raise DataError(
             f"only {len(untouched)} clips could be heard; calibration needs {MIN_CLIPS}: is the audio readable?"
         )
-    signals: dict[str, dict[str, Signals | None]] = defaultdict(dict, {selftest.UNTOUCHED: untouched})
-    for kind, clips in material.copies.items():
-        for clip in clips:
-            key = clip.key.removeprefix(f"{kind}/")
-            if key in untouched:
-                signals[kind][key] = heard[clip.key].signals
-    _drop_others_maps(signals)
-    calibration = given or _fit(signals, untouched, identities)
+    calibration = given or fit_on(signals, untouched, identities)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     domains = {u.id: u.domain for u in material.utterances}
     parts = selftest.folds(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, domains)
     for keys in parts:
-        held_out = given or _fit(signals, untouched.keys() - set(keys), identities)
+        held_out = given or fit_on(signals, untouched.keys() - set(keys), identities)
         for kind, own in signals.items():
             present = [key for key in keys if key in own]
             for key, verdict in zip(present, judge_all([own[k] for k in present], held_out, config), strict=True):

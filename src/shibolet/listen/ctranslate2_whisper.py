@@ -12,7 +12,7 @@ from shibolet.errors import ModelError
 from shibolet.listen.batches import forward_lock
 from shibolet.listen.encoder_decoder import EncoderDecoderRecogniser
 from shibolet.listen.forced_text import check_tokenizer
-from shibolet.model.load import identity_of, read_config
+from shibolet.model.load import NEEDS_CTRANSLATE2, identity_of, read_config
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
@@ -158,10 +158,7 @@ def _model(name: str, path: Path, device: str) -> Any:
     try:
         from ctranslate2.models import Whisper
     except ImportError as error:
-        raise ModelError(
-            f"model '{name}' is in CTranslate2's format, which needs a package more: "
-            "pip install 'shibolet[faster-whisper]'"
-        ) from error
+        raise ModelError(f"model '{name}' {NEEDS_CTRANSLATE2}") from error
     try:
         return Whisper(
             str(path),

@@ -5,7 +5,7 @@ Weights are read from safetensors only: a pickle can run code when it is opened,
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +32,7 @@ BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with t
 CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, which have longer names
 # Of a Hub model; the card for its licence.
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md", CTRANSLATE2_WEIGHTS]
+NEEDS_CTRANSLATE2 = "is in CTranslate2's format, which needs a package more: pip install 'shibolet[faster-whisper]'"
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -140,6 +141,11 @@ def _from_hub(name: str) -> Path:
     except (HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"model '{name}' is neither a folder here nor to be had from the Hub: {reason}") from error
+
+
+def is_ctranslate2(files: Iterable[str]) -> bool:
+    """Whether a model with these files has CTranslate2's weights and no others that can be read."""
+    return CTRANSLATE2_WEIGHTS in (files := set(files)) and not any(file.endswith(".safetensors") for file in files)
 
 
 def identity_of(path: Path) -> str:

@@ -196,9 +196,7 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
 
 def _same_model(round: Round, prepared: bool) -> list[str]:
     """A warning where the recogniser is a model of the round."""
-    names = round.recipe.model_names()
-    own = names.get("second_gate_recogniser") if prepared else None
-    own = own or names["recogniser"]
+    names, own = round.recipe.model_names(), _recogniser_name(round, prepared)
     roles = [role for role in ("base", "round1") if role in names and _is_same(round, own, names[role])]
     return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {SAME_MODEL}"] if roles else []
 
@@ -224,9 +222,14 @@ def _listener(round: Round, prepared: bool = False) -> "Listener":
     from shibolet.speech.audio import load
 
     audit = round.recipe.audit
-    name = (audit.second_gate_recogniser if prepared else None) or audit.recogniser
-    cache_dir = round.folder.audit() / "heard"
-    return Listener(round.aligner, round.recogniser(name), cache_dir, load, audit, round.recipe.language)
+    recogniser = round.recogniser(_recogniser_name(round, prepared))
+    return Listener(round.aligner, recogniser, round.folder.audit() / "heard", load, audit, round.recipe.language)
+
+
+def _recogniser_name(round: Round, prepared: bool) -> str:
+    """Who decides: what prepare kept may have a judge of its own."""
+    audit = round.recipe.audit
+    return (audit.second_gate_recogniser if prepared else None) or audit.recogniser
 
 
 def _gate_config(round: Round, prepared: bool) -> GateConfig:

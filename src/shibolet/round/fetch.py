@@ -44,7 +44,7 @@ def _model(name: str) -> Callable[[], None] | None:
     A file of hypotheses is on this machine or nowhere: what it is fetched by then says that it is missing.
     """
     from shibolet.listen.open import HYPOTHESES, listener_identity
-    from shibolet.model.load import CTRANSLATE2_WEIGHTS, resolve, weight_files
+    from shibolet.model.load import is_ctranslate2, resolve, weight_files
     from shibolet.model.offline import is_local
 
     if name.endswith(HYPOTHESES):
@@ -54,7 +54,7 @@ def _model(name: str) -> Callable[[], None] | None:
 
     def fetch() -> None:
         path = resolve(name)
-        if any(path.glob("*.safetensors")) or not (path / CTRANSLATE2_WEIGHTS).is_file():
+        if not is_ctranslate2(file.name for file in path.iterdir()):
             weight_files(name, path)
 
     return fetch

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from shibolet.speech.text.english_numbers import ENGLISH_NUMBERS
 from shibolet.speech.text.lattice import Lattice, Ways
-from shibolet.speech.text.numerals import has_number, read_number
+from shibolet.speech.text.numerals import word_reader
 
 # Beside those that Whisper's normaliser spells out. "no" for number is not here: it is a word of its own.
 ABBREVIATIONS = {
@@ -19,21 +19,13 @@ ABBREVIATIONS = {
 }  # fmt: skip
 
 
-def read_english(word: str) -> Lattice | None:
-    """The readings of a lower-case word; None where the word is its own only reading."""
-    return _read_number(word) if has_number(word, ENGLISH_NUMBERS) else _read_word(word)
-
-
-@lru_cache(1024)  # some hundred edges each
-def _read_number(word: str) -> Lattice | None:
-    return read_number(word, ENGLISH_NUMBERS)
-
-
-@lru_cache(65536)
 def _read_word(word: str) -> Lattice | None:
     ways = Ways(word)
     ways.add(ways.start, ways.end, [ABBREVIATIONS.get(word, ()) + _normalised(word)])
     return ways.close()
+
+
+read_english = word_reader(ENGLISH_NUMBERS, _read_word)
 
 
 def _normalised(word: str) -> tuple[str, ...]:

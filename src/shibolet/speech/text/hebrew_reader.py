@@ -1,11 +1,10 @@
 """The readings of a Hebrew word: numbers and signs, abbreviations with gershayim, Latin words by sound or by letter."""
 
 import re
-from functools import lru_cache
 
 from shibolet.speech.text.hebrew_numbers import HEBREW_NUMBERS, ORDINALS
 from shibolet.speech.text.lattice import JOIN, Lattice, Ways
-from shibolet.speech.text.numerals import has_number, read_number
+from shibolet.speech.text.numerals import word_reader
 
 PREFIXES = "ובהלמכש"
 MAX_PREFIX_LETTERS = 3
@@ -58,17 +57,6 @@ _LATIN = re.compile("([א-ת]{0,3})([a-z]+)")
 _LETTER = re.compile("([א-י])'")
 
 
-def read_hebrew(word: str) -> Lattice | None:
-    """The readings of a word of `to_words`; None where the word is its own only reading."""
-    return _read_number(word) if has_number(word, HEBREW_NUMBERS) else _read_word(word)
-
-
-@lru_cache(1024)  # some hundred edges each
-def _read_number(word: str) -> Lattice | None:
-    return read_number(word, HEBREW_NUMBERS)
-
-
-@lru_cache(65536)
 def _read_word(word: str) -> Lattice | None:
     ways = Ways(word)
     for prefix, reading in _expanded(word):
@@ -79,6 +67,9 @@ def _read_word(word: str) -> Lattice | None:
         place = list(LETTERS).index(letter[1]) + 1
         ways.add(ways.start, ways.end, [(LETTERS[letter[1]], *ORDINALS[place])])
     return ways.close()
+
+
+read_hebrew = word_reader(HEBREW_NUMBERS, _read_word)
 
 
 def _expanded(word: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ one to four, each as a number of its own, so that "2685952" is also "two sixty e
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shibolet.speech.text.lattice import MAX_EDGES, Lattice, Slots, Ways
 
@@ -52,6 +53,13 @@ class NumberWords:
 def has_number(word: str, rules: NumberWords) -> bool:
     """Whether a digit or a sign of these rules stands in a word."""
     return any(char in DIGITS or char in rules.signs for char in word)
+
+
+def word_reader(rules: NumberWords, read_other: Callable[[str], Lattice | None]) -> Callable[[str], Lattice | None]:
+    """A language's `reader`: a lower-case word with a number by its rules, any other by `read_other`; both kept."""
+    number = lru_cache(1024)(lambda word: read_number(word, rules))  # some hundred edges each
+    other = lru_cache(65536)(read_other)
+    return lambda word: number(word) if has_number(word, rules) else other(word)
 
 
 def read_number(word: str, rules: NumberWords) -> Lattice | None:
