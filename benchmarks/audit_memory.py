@@ -93,7 +93,8 @@ def audit(manifest: Path) -> dict:
     from shibolet.gate.stage import run_gate
     from shibolet.records.manifest import manifest_hash
     from shibolet.speech.audio import load
-    from shibolet.speech.sources import DataSource, read_source
+    from shibolet.speech.read import read_source
+    from shibolet.speech.sources import DataSource
 
     torch.set_num_threads(1)
     run_dir, peaks, started = manifest.parent / "run", {}, time.monotonic()

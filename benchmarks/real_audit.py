@@ -40,7 +40,8 @@ from shibolet.records.files import write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.roc import Scores, auroc
 from shibolet.speech.audio import load
-from shibolet.speech.sources import DataSource, read_source
+from shibolet.speech.read import read_source
+from shibolet.speech.sources import DataSource
 
 SEED = 17
 BABBLE_DB, VOICES = 10.0, 6

@@ -23,7 +23,8 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.round import stages
 from shibolet.round.shared import open_round
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
-from shibolet.speech.sources import DataSource, read_source
+from shibolet.speech.read import read_source
+from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
 HEBREW = get_language("he")

@@ -15,7 +15,8 @@ from shibolet.records.utterance import Utterance
 from shibolet.speech import manifests
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.speech.manifests import open_manifest
-from shibolet.speech.sources import DataSource, read_source
+from shibolet.speech.read import read_source
+from shibolet.speech.sources import DataSource
 
 LHOTSE = Path(__file__).parent / "lhotse_files"
 

@@ -19,7 +19,8 @@ from shibolet.records.ledger import count_by_rule
 from shibolet.speech import hub
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
 from shibolet.speech.known_sources import KNOWN_SOURCES
-from shibolet.speech.sources import DataSource, read_source
+from shibolet.speech.read import read_source
+from shibolet.speech.sources import DataSource
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 

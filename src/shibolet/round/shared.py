@@ -17,7 +17,7 @@ from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
-from shibolet.speech.sources import DataSource, require_script
+from shibolet.speech.sources import DataSource
 
 MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
@@ -101,6 +101,8 @@ class Round:
     @cached_property
     def data(self) -> SourceData:
         """All training sources, in the letters of the recipe's language: before a model is loaded to find no word."""
+        from shibolet.speech.read import require_script
+
         for source in self.recipe.data.train:
             require_script(self.read(source).utterances, self.recipe.language, source.name)
         return self.join(self.recipe.data.train)
@@ -120,7 +122,7 @@ class Round:
         """One source."""
         from shibolet.audit.domains import with_domains
         from shibolet.records.manifest import manifest_hash
-        from shibolet.speech.sources import read_source
+        from shibolet.speech.read import read_source
 
         if source.name not in self._sources:
             with self.track(f"read {source.name}") as progress:

@@ -278,7 +278,7 @@ def evaluate_manifest(
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.load import dtype_on, load_recogniser
-    from shibolet.speech.sources import read_source
+    from shibolet.speech.read import read_source
 
     config, device = EvaluateConfig(), best_device()
     with track("read") as progress:

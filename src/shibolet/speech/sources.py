@@ -1,24 +1,16 @@
-"""Where a recipe's data come from: one entry of `data.train` or `evaluate.sets`, and how it becomes utterances."""
+"""Where a recipe's data come from: one entry of `data.train` or `evaluate.sets`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from shibolet.errors import DataError
 from shibolet.records.config import Config
-from shibolet.records.ledger import LedgerLine
-from shibolet.records.utterance import Utterance
 from shibolet.speech.known_sources import KNOWN_SOURCES
 
 Progress = Callable[[int, int], None]  # rows done, rows in all (0: not known)
-
-MIN_IN_SCRIPT_FRAC = (
-    0.1  # of words; of Hebrew Wikipedia's 99% are, 64% in the worst of 741 sentences, of romanised none
-)
-SCRIPT_SAMPLE = 5000  # utterances looked at
 
 
 class Columns(Config):
@@ -95,56 +87,3 @@ class DataSource(Config):
         if self.hub is not None and self.split is None:
             raise ValueError(f"source '{self.name}': name the split of '{self.hub}', e.g. split: train")
         return self
-
-
-def read_source(
-    source: DataSource, cache_dir: Path, on_progress: Progress | None = None
-) -> tuple[list[Utterance], list[LedgerLine]]:
-    """Every usable utterance of a source, headers probed but nothing decoded, and a line for each row that is not.
-
-    `cache_dir` holds what is read from streams. DataError when the source cannot be read, two rows have the same id, or
-    nothing is usable.
-    """
-    from shibolet.speech import manifests, readers, rows  # decoders and pyarrow load only when data are read
-
-    sink = rows.RowSink(source)
-    if source.manifest is not None:
-        place = str(source.manifest)
-        readers.read_manifest_rows(manifests.open_manifest(source), sink, on_progress)
-    elif source.parquet is not None:
-        place = str(source.parquet)
-        readers.read_table_rows(*readers.glob_tables(source), sink, on_progress)
-    else:
-        from shibolet.speech import hub
-
-        place = source.hub
-        readers.read_table_rows(*hub.hub_tables(source, cache_dir), sink, on_progress)
-    sink.require_own_ids()
-    if not sink.utterances:
-        reasons = "; ".join(f"{line.id}: {line.rule}, {line.detail}" for line in sink.ledger[:3])
-        raise DataError(
-            f"source '{source.name}' ({place}): none of {sink.num_rows:,} rows can be used. {reasons}"
-            if sink.num_rows
-            else f"source '{source.name}' ({place}) has no rows"
-        )
-    return sink.utterances, sink.ledger
-
-
-def require_script(utterances: Sequence[Utterance], language: str, source: str) -> None:
-    """DataError when hardly a word of a source is in the language's letters: nothing that listens could judge it."""
-    from shibolet.speech.text import get_language
-
-    rules = get_language(language)
-    looked_at = utterances[:: -(-len(utterances) // SCRIPT_SAMPLE)]
-    words = [rules.to_words(utterance.text) for utterance in looked_at]
-    # Digits can be read in any language, so they say nothing here.
-    in_letters = [
-        ok for text in words for token, ok in zip(text.tokens, text.verifiable) if any(map(str.isalpha, token))
-    ]
-    num_words, in_script = len(in_letters), sum(in_letters)
-    if in_script <= MIN_IN_SCRIPT_FRAC * num_words:
-        raise DataError(
-            f"source '{source}': {in_script:,} of {num_words:,} words are in {rules.name} letters, under "
-            f"{MIN_IN_SCRIPT_FRAC:.0%} ('{looked_at[0].text[:40]}', ...): is `language: {language}` right, are the "
-            "texts romanised, does `columns` name another one?"
-        )

@@ -1,0 +1,257 @@
+"""YAML files of settings: strict, with a sentence for every mistake, `a.b=c` on top, and paths that start at the file.
+
+Knows pydantic's models and no particular one: an unknown key is an error that names the nearest known one.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shibolet.errors import RecipeError
+from shibolet.records.config import Config
+
+Settings = TypeVar("Settings", bound=Config)
+Schema = type[Config]
+
+
+def read_settings(path: Path, schema: type[Settings], overrides: Sequence[str] = ()) -> Settings:
+    """The settings in a YAML file; RecipeError says what is wrong and where.
+
+    `overrides` are `a.b=value` with values in YAML; numbers are places in a list: `data.train.0.manifest=x.jsonl`.
+    Relative paths in the file start at the file, those of overrides at the current folder.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this file holds {_kind(raw)}")
+    raw = _anchored(raw, schema, path.parent.resolve())
+    for override in overrides:
+        _override(raw, override, schema)
+    try:
+        return schema.model_validate(raw)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    except ValidationError as error:
+        changed = [override.partition("=")[0] for override in overrides]
+        raise RecipeError("\n".join(_sentence(problem, path, changed, schema) for problem in _told(error))) from error
+
+
+def settings_yaml(settings: Config, folder: Path | None = None, *, width: int = 120) -> str:
+    """Settings in full; with a `folder` their paths are relative to it, so that they can be read again there."""
+    plain = settings.model_dump(mode="json")
+    if folder is not None:
+        plain = _moved(plain, type(settings), folder.resolve())
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def peek(path: Path, key: str) -> Any:
+    """What stands at a key of a YAML file; None where there is none, or no YAML."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return raw.get(key) if isinstance(raw, dict) else None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2e-4 is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_FLOAT = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _anchored(value: Any, kind: Any, root: Path) -> Any:
+    """`value` with its relative paths starting at `root`: fields of type Path, and any text with ./ or ../ in front."""
+    return _map_paths(value, kind, lambda text: os.path.normpath(root / Path(text).expanduser()))
+
+
+def _moved(value: Any, kind: Any, root: Path) -> Any:
+    """The reverse: `value` with its absolute paths written relative to `root`."""
+    return _map_paths(value, kind, lambda text: os.path.join(".", os.path.relpath(text, root)))
+
+
+def _map_paths(value: Any, kind: Any, change) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _map_paths(item, _inner(kind, key), change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_paths(item, _inner(kind, i), change) for i, item in enumerate(value)]
+    if isinstance(value, str) and (Path in _alternatives(kind) or re.match(r"\.{1,2}/|~/|/", value)):
+        return change(value)
+    return value
+
+
+def _override(raw: dict, override: str, schema: Schema) -> None:
+    """Put one `a.b=value` into plain data."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override}: write it as key=value, such as --set train.pack_tokens=4096")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+    *parents, last = _split_key(dotted, schema)
+    place, kind = raw, schema
+    for key in parents:
+        kind = _inner(kind, key)
+        place = _enter(place, key, kind, override)
+    value = _anchored(value, _inner(kind, last), Path.cwd())
+    if isinstance(place, list):
+        index = _index(place, last, override)
+        place[index : index + 1] = [value]
+    else:
+        place[last] = value
+
+
+def _split_key(dotted: str, schema: Schema) -> list[str]:
+    """Keys of a dotted path; in a mapping of free names the rest is one name (`lr_by_part.decoder.layers[16:28]`)."""
+    keys, kind, rest = [], schema, dotted
+    while rest:
+        if any(get_origin(option) in (dict, Mapping) for option in _alternatives(kind)):
+            return [*keys, rest]
+        key, _, rest = rest.partition(".")
+        keys.append(key)
+        kind = _inner(kind, key)
+    return keys
+
+
+def _enter(place: dict | list, key: str, kind: Any, override: str) -> dict | list:
+    """The container of type `kind` at `key`, made where there is none yet."""
+    if isinstance(place, list):
+        index = _index(place, key, override)
+        if index == len(place):
+            place.append({})
+        inner = place[index]
+    else:
+        if place.get(key) is None:
+            place[key] = [] if any(get_origin(option) in (list, tuple) for option in _alternatives(kind)) else {}
+        inner = place[key]
+    if not isinstance(inner, dict | list):
+        raise RecipeError(f"--set {override}: '{key}' is {_kind(inner)} in the recipe and has nothing below it")
+    return inner
+
+
+def _index(place: list, key: str, override: str) -> int:
+    if not key.isdigit() or int(key) > len(place):
+        names = [item.get("name") if isinstance(item, dict) else None for item in place]
+        hint = f"'{key}' is number {names.index(key)}" if key in names else "count from 0"
+        raise RecipeError(f"--set {override}: '{key}' is no place in a list of {len(place)}; {hint}")
+    return int(key)
+
+
+def _alternatives(kind: Any) -> tuple:
+    """The types that an annotation allows, without None."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is None or origin in (list, tuple, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return (kind,)
+    if hasattr(kind, "__metadata__"):
+        return _alternatives(args[0])
+    return tuple(inner for arg in args if arg is not NoneType for inner in _alternatives(arg))
+
+
+def _inner(kind: Any, key: str | int) -> Any:
+    """The annotation of what stands at `key` in a value of type `kind`; None where nothing is known."""
+    for option in _alternatives(kind):
+        origin, args = get_origin(option), get_args(option)
+        if isinstance(option, type) and issubclass(option, BaseModel) and key in option.model_fields:
+            return option.model_fields[key].annotation
+        if origin in (list, tuple) and args and str(key).isdigit():
+            return args[0]
+        if isinstance(origin, type) and issubclass(origin, Mapping) and len(args) == 2:
+            return args[1]
+    return None
+
+
+def _known_keys(location: Sequence[str | int], schema: Schema) -> list[str]:
+    """Keys that are known where an error lies."""
+    kind: Any = schema
+    for key in location:
+        kind = _inner(kind, key)
+    return [
+        key
+        for option in _alternatives(kind)
+        if isinstance(option, type) and issubclass(option, BaseModel)
+        for key in option.model_fields
+    ]
+
+
+def _all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key; places in lists are 0."""
+    for option in _alternatives(kind):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            for key, field in option.model_fields.items():
+                yield f"{prefix}{key}"
+                yield from _all_keys(field.annotation, f"{prefix}{key}.")
+        elif get_origin(option) in (list, tuple):
+            yield from _all_keys(get_args(option)[0], f"{prefix}0.")
+
+
+def _told(error: ValidationError) -> list[Mapping]:
+    """pydantic's errors, without the one that a list is empty because each of its entries has an error of its own."""
+    problems = error.errors()
+    within = lambda loc: any(p["loc"][: len(loc)] == loc and len(p["loc"]) > len(loc) for p in problems)  # noqa: E731
+    return [problem for problem in problems if problem["type"] != "too_short" or not within(problem["loc"])]
+
+
+def _sentence(problem: Mapping, path: Path, changed: Sequence[str], schema: Schema) -> str:
+    """One of pydantic's errors, for a person; `changed` are the keys that the command line gave."""
+    location = [key for key in problem["loc"] if key != "[key]"]
+    dotted = ".".join(map(str, location))
+    is_unknown = problem["type"] == "extra_forbidden"  # and so is all that stands below it
+    within = lambda key, other: f"{key}.".startswith(f"{other}.")  # noqa: E731
+    is_given = any(within(dotted, key) or (is_unknown and within(key, dotted)) for key in changed)
+    where = "--set" if is_given else str(path)
+    if is_unknown:
+        return f"{where}: unknown key '{dotted}'{_suggest_key(location, schema)}"
+    if problem["type"] == "missing":
+        return f"{where}: key '{dotted}' is missing"
+    if problem["type"] == "too_short":
+        return f"{where}: '{dotted}' is empty; it takes {problem['ctx']['min_length']} or more"
+    if problem["type"] == "model_type":
+        return f"{where}: {dotted}: should be a mapping of keys to values, not {_kind(problem['input'])}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if problem["type"] == "value_error" or not isinstance(problem["input"], str | int | float):
+        return f"{where}: {dotted}: {message}"
+    return f"{where}: {dotted}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+
+
+def _suggest_key(location: Sequence[str | int], schema: Schema) -> str:
+    """The nearest key in the same place, else one of that name elsewhere, else what may stand there."""
+    *parents, key = location
+    known = _known_keys(parents, schema)
+    prefix = "".join(f"{parent}." for parent in parents)
+    if near := difflib.get_close_matches(str(key), known, n=1):
+        return f"; did you mean '{prefix}{near[0]}'?"
+    everywhere = list(_all_keys(schema))
+    leaves = [dotted.rpartition(".")[2] for dotted in everywhere]
+    if near := difflib.get_close_matches(str(key), leaves, n=1, cutoff=0.8):
+        return f"; did you mean '{everywhere[leaves.index(near[0])]}'?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return {dict: "a mapping", list: "a list", str: "text", bool: "a truth value"}.get(type(value), f"'{value}'")
