@@ -13,7 +13,7 @@ from rich.console import Console
 from shibolet import errors, recipe, terminal
 from shibolet.round import auditing, flow, stages
 
-HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "matplotlib", "av")
+HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "av")
 
 
 @pytest.fixture
@@ -234,16 +234,17 @@ def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, mon
 def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, monkeypatch):
     seen = {}
     wer = {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}
-    block = {"wer": {**wer, "shown": "no difference shown", "sign_flip_p": None}}
+    block = {"wer": {**wer, "shown": "no difference shown", "p": None}}
     result = {
         "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [], "forgetting": {},
+        "beside": ["0 loops in 412 utterances."],
         "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
         "overlaps": {"clean": {"note": "Two voices are known."}},
     }  # fmt: skip
     monkeypatch.setattr(stages, "do_evaluate", lambda round, models: seen.update(models))
     monkeypatch.setattr(stages, "do_compare", lambda round: result)
     code, out, _ = shibolet("compare", "--round1", "org/one", "--round2", "org/two", "--recipe", "demo")
-    assert code == 40 and "reject" in out and "+10.0" in out and "Two voices are known." in out
+    assert code == 40 and "reject" in out and "+10.0" in out and "0 loops" in out and "Two voices are known." in out
     assert seen == {"round1": "org/one", "round2": "org/two"}
     code, _, err = shibolet("compare", "demo")
     assert code == 3 and "stage 'train' is not done" in err

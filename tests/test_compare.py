@@ -11,7 +11,7 @@ from shibolet.errors import DataError
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.rows import ScoredRow
 
-CONFIG = CompareConfig(bootstrap_samples=1000)
+CONFIG = CompareConfig(bootstrap_samples=1000, loop_cost=0)  # so few utterances allow for no loop
 
 
 def rows(errors: dict[str, float], num: int = 60, seed: int = 0) -> list[ScoredRow]:
@@ -49,7 +49,7 @@ def test_a_clear_gain_is_kept_and_reported_in_points() -> None:
     assert wer["delta_points"] == pytest.approx(100 * (errors[1] - errors[0]) / 1200)
     assert wer["delta_relative_pct"] == pytest.approx(100 * (errors[1] / errors[0] - 1))
     assert wer["interval_points"][0] < wer["delta_points"] < wer["interval_points"][1] < 0
-    assert wer["probability_of_improvement"] == 1.0
+    assert wer["probability_of_improvement"] > 0.999
     assert (result["verdict"], result["lead_with"], result["next_steps"]) == ("keep", "sets", [])
     assert result["target"]["reached"] and result["sentence"].startswith("Round 2 is better")
     assert list(result["sets"]) == ["eval-clean", "eval-whatsapp_noisy"]
@@ -116,7 +116,7 @@ def test_many_clips_of_one_speaker_show_nothing_of_others() -> None:
         result = compare(*sides, CONFIG)
         wer = result["overall"]["wer"]
         assert (result["verdict"], result["overall"]["groups"]) == ("reject", 1)
-        assert (wer["shown"], wer["interval_points"], wer["sign_flip_p"]) == ("no difference shown", None, None)
+        assert (wer["shown"], wer["interval_points"], wer["p"]) == ("no difference shown", None, None)
         assert result["sentence"].startswith("No difference shown: WER -")
         assert ", and no interval over 1 " in result["sentence"] and "it takes 3 at least" in result["sentence"]
         assert result["rule"].endswith("without an interval: not kept")
@@ -159,7 +159,7 @@ def test_a_set_that_was_trained_on_is_not_kept_unless_the_recipe_says_so() -> No
     )
     assert any("'eval-clean' cannot show" in step and "accept_overlap" in step for step in result["next_steps"])
     assert result["overlaps"] == overlaps
-    accepting = CompareConfig(bootstrap_samples=1000, accept_overlap=("eval-clean",))
+    accepting = CompareConfig(bootstrap_samples=1000, loop_cost=0, accept_overlap=("eval-clean",))
     accepted = compare(*sides, accepting, overlaps=overlaps)
     assert accepted["verdict"] == "keep" and overlaps["eval-clean"]["sentence"] in accepted["sentence"]
     assert "no set but eval-clean shares audio" in accepted["rule"] and accepted["next_steps"] == []
@@ -205,12 +205,12 @@ def spoken(domain: str, wrong: float, num: int = 60, seed: int = 0) -> list[Scor
 
 def test_every_test_agrees_on_what_is_clear_and_on_what_is_not() -> None:
     clear = compare(spoken("clean", 0.3), spoken("clean", 0.1, seed=1), CONFIG)["overall"]["wer"]
-    assert clear["shown"] == "better" and clear["sign_flip_p"] < 0.01
+    assert clear["shown"] == "better" and clear["p"] < 0.01
     assert clear["mapsswe"]["z"] < -4 and clear["mapsswe"]["p"] < 0.001 and clear["mapsswe"]["segments"] > 60
     assert 0 < clear["detectable_points"] < 20
     unclear = compare(spoken("clean", 0.2), spoken("clean", 0.2, seed=2), CONFIG)
     wer = unclear["overall"]["wer"]
-    assert wer["shown"] == "no difference shown" and wer["sign_flip_p"] > 0.05 < wer["mapsswe"]["p"]
+    assert wer["shown"] == "no difference shown" and wer["p"] > 0.05 < wer["mapsswe"]["p"]
     assert "a difference of" in unclear["sentence"]
 
 
@@ -218,7 +218,7 @@ def test_p_values_of_sets_are_adjusted_for_their_number() -> None:
     before = [row for i in range(4) for row in rows({f"d{i}": 0.3}, seed=i)]
     after = [row for i in range(4) for row in rows({f"d{i}": 0.25}, seed=10 + i)]
     blocks = compare(before, after, CONFIG)["sets"].values()
-    raw, adjusted = ([block["wer"][name] for block in blocks] for name in ("sign_flip_p", "holm_p"))
+    raw, adjusted = ([block["wer"][name] for block in blocks] for name in ("p", "holm_p"))
     assert min(adjusted) == pytest.approx(min(1, 4 * min(raw)))
     assert all(one <= other for one, other in zip(raw, adjusted))
 
@@ -227,8 +227,8 @@ def test_the_recipes_rule_decides() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.3}, seed=1)
     high = compare(before, after, CONFIG)["overall"]["wer"]["interval_points"][1]
     assert high > 0
-    lenient = compare(before, after, CompareConfig(bootstrap_samples=1000, keep_below_points=high + 0.1))
-    assert lenient["verdict"] == "keep" and f"ends below {high + 0.1:g} points" in lenient["rule"]
+    lenient = compare(before, after, CompareConfig(bootstrap_samples=1000, loop_cost=0, keep_below_points=high + 3))
+    assert lenient["verdict"] == "keep" and f"ends below {high + 3:g} points" in lenient["rule"]
     gain = compare(rows({"clean": 0.3}), rows({"clean": 0.2}, seed=1), CompareConfig(keep_below_points=-20))
     assert gain["verdict"] == "reject" and gain["sentence"].startswith("Round 2 is better")
     assert "Not kept all the same: keep when" in gain["sentence"] and "Kept all the same" in lenient["sentence"]
@@ -241,7 +241,7 @@ def test_forgetting_is_said_stays_out_of_the_rest_and_rejects_where_the_recipe_s
     assert result["verdict"] == "keep" and list(result["forgetting"]) == ["eval-english"]
     assert "eval-english" not in result["sets"] and result["overall"]["utterances"] == 60
     assert any(step.startswith("Forgetting: set 'eval-english'") for step in result["next_steps"])
-    strict = CompareConfig(bootstrap_samples=1000, forget_above_points=1.0)
+    strict = CompareConfig(bootstrap_samples=1000, loop_cost=0, forget_above_points=1.0)
     assert compare(before, after, strict, other_languages=other)["verdict"] == "reject"
     assert compare(before, after, strict, other_languages=(other[1], other[0]))["verdict"] == "keep"
 
@@ -263,7 +263,11 @@ def test_systems_are_compared_each_with_each_under_their_own_names() -> None:
     assert first["overall"]["wer"]["a"] == result["systems"]["a"]["wer"]
     assert first["sentence"].startswith("b is better than a: WER -")
     assert last["sentence"].startswith("No difference shown")
-    assert first["holm_p"] == pytest.approx(3 * first["overall"]["wer"]["sign_flip_p"], rel=0.5)
+    p_values = sorted(pair["overall"]["wer"]["p"] for pair in result["pairs"])
+    assert sorted(pair["holm_p"] for pair in result["pairs"])[0] == pytest.approx(3 * p_values[0])
+    assert last["beside"][0].startswith("0 loops in 60 utterances are compatible")
+    assert len(first["beside"]) == 2 and "largest contribution of the 20 groups" in first["beside"][1]
+    assert len(last["beside"]) == 1, "where nothing is shown no group can decide it"
     json.dumps(result, allow_nan=False)
     with pytest.raises(DataError, match="2 of 60 utterances have no score in b"):
         compare_systems({"a": systems["a"], "b": systems["b"][2:]}, CONFIG)

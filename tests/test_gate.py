@@ -8,11 +8,13 @@ import pytest
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.gate.config import GateConfig
-from shibolet.gate.decision import Corrected, clips_to_settle, corrected_rate, decide, level_of_look
+from shibolet.gate.correction import Corrected, correct, corrected_rate
+from shibolet.gate.decision import decide
+from shibolet.gate.lines import EVEN_CHANCE, clips_to_settle, level_of_look
 from shibolet.gate.report import ErrorRates, SelfTestSummary, Tally
 from shibolet.gate.stage import gate, run_gate
 from shibolet.records.files import read_json, write_json
-from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, clopper_pearson, estimate_rate
+from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, estimate_rate, share_interval
 
 SOUND = {
     "damaged": {"swapped": {"hits": 99, "total": 100}, "silent": {"hits": 100, "total": 100}},
@@ -30,9 +32,15 @@ def estimate(lower: float, rate: float, upper: float, num_low: int = 120, num_he
     total = Rate(
         rate=rate / 100, lower=lower / 100, upper=upper / 100,
         num_heard=num_heard, num_low_quality=num_low, num_population=100_000 if lower < upper else num_heard,
-        num_recordings=num_heard, effective_n=1000.0 if lower < upper else math.inf, degrees_of_freedom=999,
+        num_recordings=num_heard,
     )  # fmt: skip
-    return RateEstimate(total=total, strata={"a": total}, hours_rate=None, level=0.95, notes=())
+    return of(total)
+
+
+def of(total: Rate, level: float = 0.95) -> RateEstimate:
+    return RateEstimate(
+        total=total, strata={"a": total}, hours_rate=None, level=level, target="data_set", of="Of these.", notes=()
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,17 +174,17 @@ def test_a_tenth_is_on_the_line_and_not_under_it():
     """Floating point: 0.15 * 21 / 150 + 0.85 * 79 / 850 is 0.09999999999999998."""
     heard = [
         GateRecord(stratum=name, cluster=None, is_low_quality=i < low, duration_s=5)
-        for name, low, total in (("a", 21, 150), ("b", 79, 850))
+        for name, low, total in (("a", 1, 150), ("b", 99, 850))
         for i in range(total)
     ]
     population = {"a": StratumSize(num_utterances=150, hours=1), "b": StratumSize(num_utterances=850, hours=1)}
     found = estimate_rate(heard, population)
-    assert found.total.upper < 0.1
+    assert found.total.rate < 0.1
     assert decide(found, self_test(), 1.0, GateConfig()).decision == "CAUTION"
 
 
 @pytest.mark.parametrize(("num_low", "line"), [(85, 10.0), (90, 10.0), (110, 10.0), (140, 15.0), (160, 15.0)])
-def test_as_many_more_clips_as_asked_for_settle_the_verdict(num_low, line):
+def test_what_is_asked_for_is_a_share_of_what_would_settle_the_verdict(num_low, line):
     def at(num_heard: int, look: int = 1) -> RateEstimate:
         low = round(num_heard * num_low / 1000)
         heard = [GateRecord(stratum="a", cluster=None, is_low_quality=i < low, duration_s=5) for i in range(num_heard)]
@@ -185,7 +193,7 @@ def test_as_many_more_clips_as_asked_for_settle_the_verdict(num_low, line):
 
     before = decide(at(1000), self_test(), 1.0, GateConfig())
     assert before.straddles_pct == (line,)
-    after = [at(1000 + int(share * before.more_clips_needed), look=2) for share in (1.06, 0.85)]
+    after = [at(1000 + int(share * before.more_clips_needed / EVEN_CHANCE), look=2) for share in (1.06, 0.85)]
     assert decide(after[0], self_test(), 1.0, GateConfig(), 2).straddles_pct == ()
     assert decide(after[1], self_test(), 1.0, GateConfig(), 2).straddles_pct
 
@@ -195,14 +203,14 @@ def test_hearing_more_until_the_answer_pleases_does_not_open_the_gate():
     rng, config, size, num_bad, num_runs = np.random.default_rng(0), GateConfig(), 45_000, 4_500, 1000
 
     def found(num_low: int, num_heard: int, look: int) -> RateEstimate:
-        level, rate = level_of_look(config, look), num_low / num_heard
-        effective_n = 1 + (num_heard - 1) / (1 - num_heard / size) if num_heard < size else math.inf
-        lower, upper = clopper_pearson(rate, effective_n, level) if num_heard < size else (rate, rate)
-        total = Rate(
-            rate=rate, lower=lower, upper=upper, num_heard=num_heard, num_low_quality=num_low, num_population=size,
-            num_recordings=num_heard, effective_n=effective_n, degrees_of_freedom=num_heard - 1,
+        level = level_of_look(config, look)
+        lower, upper = share_interval(num_low, num_heard, size, level)
+        return of(
+            Rate(
+                rate=num_low / num_heard, lower=lower, upper=upper, num_heard=num_heard, num_low_quality=num_low,
+                num_population=size, num_recordings=num_heard,
+            ), level,
         )  # fmt: skip
-        return RateEstimate(total=total, strata={"a": total}, hours_rate=None, level=level, notes=())
 
     passed = 0
     for _ in range(num_runs):
@@ -218,9 +226,19 @@ def test_hearing_more_until_the_answer_pleases_does_not_open_the_gate():
 
 
 def test_a_rate_on_a_line_is_settled_only_by_hearing_everything():
-    low, high = clopper_pearson(0.10, 1000, 0.95)
-    total = estimate(100 * low, 10.0, 100 * high).total
-    assert clips_to_settle(total, 0.95, GateConfig()) == 99_000
+    on_the_line = {"a": estimate(8.2, 10.0, 12.0, num_low=100).total}
+    assert clips_to_settle(on_the_line, 0.95, GateConfig()) == 99_000
+
+
+def test_more_clips_are_asked_for_in_proportion():
+    """A first look at 40/40/20 leaves the large stratum thin; what comes next goes there."""
+    strata = estimate_rate(
+        [GateRecord(stratum=n, cluster=None, is_low_quality=i < k, duration_s=5)
+         for n, k, m in (("a", 60, 120), ("b", 8, 120), ("c", 12, 60)) for i in range(m)],
+        {n: StratumSize(num_utterances=s, hours=1) for n, s in (("a", 600), ("b", 54_000), ("c", 5_400))},
+    ).strata  # fmt: skip
+    more = clips_to_settle(strata, 0.975, GateConfig())
+    assert 500 < more < 5000, "by the shares of the first look it would be two and a half times as many"
 
 
 @pytest.mark.parametrize(
@@ -228,13 +246,63 @@ def test_a_rate_on_a_line_is_settled_only_by_hearing_everything():
     [(0.0925, 0.90, 0.95, 0.05), (0.05, 1.0, 1.0, 0.05), (0.02, 0.9, 0.95, 0.0), (0.95, 0.9, 0.95, 1.0)],
 )
 def test_corrected_rate(rate, sensitivity, specificity, true):
-    errors = ErrorRates(sensitivity=sensitivity, specificity=specificity, measured_on="a clean half")
+    errors = errors_of(sensitivity, specificity)
     assert corrected_rate(rate, errors) == pytest.approx(true)
+
+
+def test_error_rates_that_are_not_those_of_these_data_give_no_rate():
+    """None of 300 flagged where the file says that 5% of the good are: no true rate explains that."""
+    made = report(detector=ERRORS | {"specificity": 0.95, "num_clean": 5000})
+    found = gate(made, verdicts(0), GateConfig())
+    assert found["corrected_low_quality_pct"] is None and found["decision"] == "PROCEED"
+    assert "fewer utterances are flagged than the detector's error rates on FLEURS allow" in found["corrected_from"]
+    with pytest.raises(DataError, match="fewer utterances are flagged"):
+        gate(made, verdicts(0), GateConfig(rate="corrected"))
+    useless = report(detector=ERRORS | {"sensitivity": 0.3, "specificity": 0.6})
+    assert "no better than chance" in gate(useless, verdicts(10), GateConfig())["corrected_from"]
+
+
+def test_a_review_of_these_data_says_nothing_of_new_recordings():
+    found = gate(report(review=ANSWERED), verdicts(10), GateConfig(target="new_recordings"))
+    assert found["corrected_low_quality_pct"] is None and "says nothing of new recordings" in found["corrected_from"]
+    assert found["target"] == "new_recordings" and any("those of this data set" in note for note in found["notes"])
 
 
 def test_a_guessing_detector_corrects_nothing():
     with pytest.raises(DataError, match="no better than chance"):
-        corrected_rate(0.1, ErrorRates(sensitivity=0.3, specificity=0.7, measured_on="x"))
+        corrected_rate(0.1, errors_of(0.3, 0.7))
+
+
+def errors_of(sensitivity: float, specificity: float, num: int = 200) -> ErrorRates:
+    return ErrorRates(
+        sensitivity=sensitivity, specificity=specificity, num_damaged=num, num_clean=num, measured_on="a clean half"
+    )
+
+
+def test_the_uncertainty_of_error_rates_enters_the_corrected_rate():
+    """Of the same apparent rate: what a hundred calibration clips say is wide, what a million say is the data's own."""
+    apparent = estimate(10.0, 12.0, 14.0).total
+    wide, narrow = (correct(apparent, errors_of(0.9, 0.92, num), 0.95) for num in (100, 1_000_000))
+    assert wide.rate == narrow.rate == pytest.approx(0.04 / 0.82)
+    assert (narrow.lower, narrow.upper) == pytest.approx((0.02 / 0.82, 0.06 / 0.82), abs=1e-3)
+    assert wide.lower == 0.0 and wide.upper > 0.08
+
+
+@pytest.mark.parametrize(
+    ("truth", "sensitivity", "specificity", "num"), [(0.10, 0.74, 0.95, 100), (0.15, 0.9, 0.9, 300)]
+)
+def test_the_interval_of_the_corrected_rate_covers_the_truth(truth, sensitivity, specificity, num):
+    """With error rates that are taken as exact it covers 47 to 87%."""
+    rng, hits, runs, heard = np.random.default_rng(2), 0, 400, 1000
+    for _ in range(runs):
+        errors = errors_of(rng.binomial(num, sensitivity) / num, rng.binomial(num, specificity) / num, num)
+        low = int(rng.binomial(heard, truth * sensitivity + (1 - truth) * (1 - specificity)))
+        lower, upper = share_interval(low, heard, 10**8, 0.95)
+        rate = Rate(rate=low / heard, lower=lower, upper=upper, num_heard=heard, num_low_quality=low,
+                    num_population=10**8, num_recordings=heard)  # fmt: skip
+        found = correct(rate, errors, 0.95)
+        hits += found.lower <= truth <= found.upper
+    assert hits / runs >= 0.92
 
 
 def report(**changes) -> dict:
@@ -289,21 +357,22 @@ def test_an_accepted_invalid_goes_on_and_says_so():
 
 
 def test_the_corrected_rate_needs_error_rates_from_other_data():
-    errors = {"sensitivity": 0.9, "specificity": 0.95, "measured_on": "FLEURS"}
+    errors = ERRORS | {"specificity": 0.95}
     result = gate(report(detector=errors), verdicts(50), GateConfig())
     assert result["corrected_low_quality_pct"]["rate"] == pytest.approx(100 * (0.10 - 0.05) / 0.85)
     assert "FLEURS" in result["corrected_from"]
 
 
 # The detector flags 12% where 5% are bad: two verdicts, of which the recipe chooses one.
-ERRORS = {"sensitivity": 0.9, "specificity": 0.92, "measured_on": "FLEURS"}
+ERRORS = {"sensitivity": 0.9, "specificity": 0.92, "num_damaged": 5000, "num_clean": 5000, "measured_on": "FLEURS"}
 ANSWERED = {"num_counted": 90, "corrected_low_quality_pct": {"rate": 4.8, "lower": 1.9, "upper": 9.1}}
 
 
-@pytest.mark.parametrize(("known", "from_"), [({"detector": ERRORS}, "FLEURS"), ({"review": ANSWERED}, "review of 90")])
-def test_the_recipe_chooses_the_rate_and_the_other_one_warns(known, from_):
-    strata = {"kan_clean": {"num_utterances": 50_000, "hours": 80.0}}
-    made = report(strata=strata, num_scored=2500, **known)
+STRATA = {"kan_clean": {"num_utterances": 50_000, "hours": 80.0}}
+
+
+def test_the_recipe_chooses_the_rate_and_the_other_one_warns():
+    made = report(strata=STRATA, num_scored=2500, review=ANSWERED)
     by_rate = {rate: gate(made, verdicts(300, 2500), GateConfig(rate=rate)) for rate in ("apparent", "corrected")}
     assert {rate: result["decision"] for rate, result in by_rate.items()} == {
         "apparent": "CAUTION", "corrected": "PROCEED",
@@ -313,41 +382,65 @@ def test_the_recipe_chooses_the_rate_and_the_other_one_warns(known, from_):
     assert by_rate["apparent"]["warnings"][0].endswith("it would be PROCEED: the apparent rate decides (gate.rate).")
     assert by_rate["corrected"]["warnings"][0].startswith("By the apparent rate, 12.0% (")
     assert "corrected for the detector's errors" in by_rate["corrected"]["recommendation"]
-    assert from_ in by_rate["corrected"]["corrected_from"]
+    assert "review of 90" in by_rate["corrected"]["corrected_from"]
     agreed = gate(made, verdicts(200, 2500), GateConfig())
     assert (agreed["decision"], agreed["warnings"]) == ("PROCEED", ())
 
 
+def test_error_rates_of_other_data_inform_and_open_no_gate():
+    made = report(strata=STRATA, num_scored=2500, detector=ERRORS)
+    held = gate(made, verdicts(300, 2500), GateConfig(rate="corrected"))
+    assert held["decision"] == "CAUTION" and held["corrected_low_quality_pct"]["upper"] < 10
+    assert "without a person's review that rate informs and opens no gate" in held["recommendation"]
+    assert "it would be PROCEED: the apparent rate decides, since no person's review" in held["warnings"][0]
+    blind = made | {"detector": ERRORS | {"sensitivity": 0.5, "specificity": 0.999}}
+    closed = gate(blind, verdicts(200, 2500), GateConfig(rate="corrected"))
+    assert closed["decision"] == "CAUTION" and "corrected for the detector's errors" in closed["recommendation"]
+    assert gate(blind, verdicts(200, 2500), GateConfig())["decision"] == "PROCEED"
+
+
 def test_a_reviews_own_interval_is_the_corrected_one_and_more_clips_would_not_settle_it():
     """The person heard a sample too: sensitivity and specificity taken as exact would hide that."""
-    wide = {"num_counted": 60, "corrected_low_quality_pct": {"rate": 6.0, "lower": 1.0, "upper": 14.0}}
+    wide = {"num_counted": 60, "num_sure": 60, "corrected_low_quality_pct": {"rate": 6.0, "lower": 1.0, "upper": 14.0}}
     result = gate(report(review=wide, detector=ERRORS), verdicts(50), GateConfig(rate="corrected"))
     assert result["corrected_low_quality_pct"] == pytest.approx({"rate": 6.0, "lower": 1.0, "upper": 14.0})
     assert (result["decision"], result["straddles_pct"], result["more_clips_needed"]) == ("CAUTION", (10.0,), None)
-    assert "More answers in the random draw" in result["recommendation"]
+    assert "Answers on everything that was heard would not settle it" in result["recommendation"]
+    lines = [{"num_answers": num, "lower": low, "upper": high} for num, low, high in ((120, 2, 11), (240, 3, 9.5))]
+    result = gate(report(review=wide | {"forecast": lines}), verdicts(50), GateConfig(rate="corrected"))
+    assert "About 180 more answers in the random draw would settle it" in result["recommendation"]
+    unsure = wide | {"forecast": lines, "num_counted": 90}  # a third of the answers say nothing, and will again
+    result = gate(report(review=unsure), verdicts(50), GateConfig(rate="corrected"))
+    assert "About 270 more answers" in result["recommendation"]
+    beside = gate(report(review=wide | {"forecast": lines}), verdicts(10), GateConfig())
+    assert beside["decision"] == "PROCEED"
+    assert any("corrected rate straddles a line. About 180 more answers" in note for note in beside["notes"])
+    assert beside["notes"][0] == "The rate is that of these 5,000 utterances, of which 500 were heard."
 
 
-def test_as_many_clips_as_asked_for_settle_a_corrected_verdict():
-    errors = ErrorRates.model_validate(ERRORS)
+def test_what_is_asked_for_is_a_share_of_what_would_settle_a_corrected_verdict():
+    errors, config = errors_of(0.9, 0.95, 100_000), GateConfig(rate="corrected")
     population = {"a": StratumSize(num_utterances=60_000, hours=1)}
 
     def at(num_heard: int, look: int):
         heard = [GateRecord(stratum="a", cluster=None, is_low_quality=i < 0.15 * num_heard, duration_s=5)
                  for i in range(num_heard)]  # fmt: skip
-        found = estimate_rate(heard, population, level_of_look(GateConfig(), look))
-        ends = {name: corrected_rate(getattr(found.total, name), errors) for name in ("rate", "lower", "upper")}
-        config, known = GateConfig(rate="corrected"), Corrected(**ends, errors=errors)
-        return decide(found, self_test(), 1.0, config, look, corrected=known)
+        found = estimate_rate(heard, population, level_of_look(config, look))
+        return decide(found, self_test(), 1.0, config, look, corrected=correct(found.total, errors, found.level))
 
-    before = at(600, 1)
-    assert before.straddles_pct == (10.0,)
-    assert at(600 + int(1.06 * before.more_clips_needed), 2).straddles_pct == ()
-    assert at(600 + int(0.85 * before.more_clips_needed), 2).straddles_pct == (10.0,)
+    before = at(900, 1)
+    assert 10.0 in before.straddles_pct
+    assert at(900 + int(1.06 * before.more_clips_needed / EVEN_CHANCE), 2).straddles_pct == ()
+    assert at(900 + int(0.85 * before.more_clips_needed / EVEN_CHANCE), 2).straddles_pct
+    few = errors_of(0.9, 0.95, 30)
+    known = correct(estimate(13, 15, 17).total, few, 0.95)
+    never = decide(estimate(13, 15, 17), self_test(), 1.0, config, corrected=known)
+    assert never.more_clips_needed is None and "a larger calibration" in never.recommendation
 
 
 def test_a_corrected_rate_that_is_not_known_is_an_error_and_no_verdict():
     unanswered = {"num_counted": 3, "corrected_low_quality_pct": None}
-    with pytest.raises(DataError, match=r"gate\.rate: corrected, but nothing is known"):
+    with pytest.raises(DataError, match=r"gate\.rate: corrected, but that rate is not known: no error rates"):
         gate(report(review=unanswered), verdicts(10), GateConfig(rate="corrected"))
 
 
@@ -396,7 +489,7 @@ def test_run_gate_reads_the_audit_and_writes_the_verdict(tmp_path, recording, sp
 
 def test_a_corrected_rate_of_nothing_is_still_of_a_sample():
     """Rogan and Gladen's formula takes both ends of a low rate to 0."""
-    rates = ErrorRates(sensitivity=0.9, specificity=0.9, measured_on="clean data")
+    rates = errors_of(0.9, 0.9)
     corrected = Corrected(rate=0.0, lower=0.0, upper=0.0, errors=rates)
     decision = decide(estimate(1.0, 2.0, 4.0), self_test(), 1.0, GateConfig(rate="corrected"), corrected=corrected)
     assert "all were heard" not in decision.recommendation and "interval 0.0 to 0.0%" in decision.recommendation

@@ -322,7 +322,7 @@ def heard(round, monkeypatch):
     rows = [
         {"id": f"u{i:03d}", "source": "s", "recording": f"r{i}", "speaker": None, "domain": "clean",
          "text": f"text {i}", "duration_s": 3.0, "is_low_quality": i % 5 == 0,
-         "suspect": "wrong_text" if i % 5 == 0 else None}
+         "confidence": 0.2 if i % 5 == 0 else 0.9, "suspect": "wrong_text" if i % 5 == 0 else None}
         for i in range(400)
     ]  # fmt: skip
     tally, nothing = {"hits": 50, "total": 50}, {"hits": 0, "total": 50}
@@ -355,7 +355,7 @@ def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     """Verdicts that a person gave once must not get lost when the audit is asked for again."""
     round, folder = heard.round, heard.round.folder
     first = auditing.do_audit(round)
-    assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150 and "detector" not in first
+    assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150
     assert auditing.do_gate(round)["corrected_low_quality_pct"] is None
     answers = [
         {"id": id, "verdict": "bad" if heard.rows[id]["is_low_quality"] and i % 4 else "good",
@@ -364,7 +364,7 @@ def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     ]  # fmt: skip
     write_jsonl(tmp_path / "saved.jsonl", answers)
     reviewed = auditing.do_audit(round, review=tmp_path / "saved.jsonl")
-    assert len(heard.calls) == 2 and reviewed["detector"]["sensitivity"] == 1.0
+    assert len(heard.calls) == 2 and reviewed["review"]["sensitivity"] == 1.0
     corrected = reviewed["review"]["corrected_low_quality_pct"]
     gate = auditing.do_gate(round)
     assert gate["low_quality_pct"]["rate"] == 20 and 8 < corrected["lower"] < corrected["rate"] < 18
@@ -457,10 +457,12 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
     changes = [
         f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false",
         "evaluate.sets=[" + ", ".join(f"{{name: {n}, manifest: {tmp_path}/{n}.jsonl}}" for n in ("seen", "new")) + "]",
+        "compare.loop_cost=0",
     ]  # fmt: skip
     told = []
     monkeypatch.setattr(Round, "identity", lambda self, model: f"hash of {Path(model).name}")
-    monkeypatch.setattr(Round, "transcriber", lambda self, model, label, _: Says(texts if label == "round2" else []))
+    heard = {"round1": [text.split()[0] for text in texts], "round2": texts}
+    monkeypatch.setattr(Round, "transcriber", lambda self, model, label, _: Says(heard[label]))
 
     def compared(*more: str) -> dict:
         with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as round:

@@ -146,7 +146,11 @@ def show_calibration(content: dict) -> None:
     harmless = [(line["row"], line["num"], pct(line["flagged"])) for line in lines if line["harmless"]]
     table("Good clips and harmless copies", ["", " clips", " flagged"], harmless)
     rates = content["detector"]
-    OUT.print(f"Sensitivity {pct(rates['sensitivity'])}, specificity {pct(rates['specificity'])}.", markup=False)
+    parts = [f"{name} {pct(rate)}" for name in ("gross", "mild") if (rate := rates[f"sensitivity_{name}"]) is not None]
+    OUT.print(
+        f"Sensitivity {pct(rates['sensitivity'])} ({', '.join(parts)}), specificity {pct(rates['specificity'])}.",
+        markup=False,
+    )
 
 
 def show_scores(scores: dict[str, dict[str, dict]]) -> None:
@@ -242,7 +246,7 @@ def show_compare(compared: dict) -> None:
     header = ["", " WER 1", " WER 2", " points", " 95%", "", " p (Holm)"]
     table(f"Round 1 against Round 2: {compared['verdict']}", header, rows)
     notes = [overlap["note"] for overlap in compared["overlaps"].values() if overlap["note"]]
-    for sentence in (compared["sentence"], *compared["next_steps"], *notes):
+    for sentence in (compared["sentence"], *compared["beside"], *compared["next_steps"], *notes):
         OUT.print(sentence, markup=False)
 
 
@@ -256,12 +260,13 @@ def show_systems(compared: dict) -> None:
         rows.append(_change("all", pair["overall"], names))
         header = ["", f" {names[0]}", f" {names[1]}", " points", " 95%", "", " p (Holm)"]
         table(f"{names[0]} against {names[1]}", header, rows)
-        OUT.print(pair["sentence"], markup=False)
+        for sentence in (pair["sentence"], *pair["beside"]):
+            OUT.print(sentence, markup=False)
 
 
 def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2")) -> tuple[str, ...]:
     wer = block["wer"]
-    points, interval, p = wer["delta_points"], wer["interval_points"], wer["sign_flip_p"]
+    points, interval, p = wer["delta_points"], wer["interval_points"], wer["p"]
     adjusted = wer.get("holm_p")
     return (
         name,

@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from shibolet.audit.sampling import SampleConfig, allocate, draw_sample
+from shibolet.audit.sampling import SampleConfig, draw_sample
 from shibolet.errors import DataError, RecipeError
 from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.scoring.allocation import in_proportion, turns
 
 SHARES = {"whatsapp_noisy": 0.4, "kan_clean": 0.4, "long_tail": 0.2}
 
@@ -27,7 +28,7 @@ def counts(sample) -> dict[str, int]:
 
 
 def test_shares_of_the_specification():
-    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=2000, long_tail=2000), SampleConfig())
+    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=2000, long_tail=2000), SampleConfig(shares=SHARES))
     assert counts(sample) == {"whatsapp_noisy": 400, "kan_clean": 400, "long_tail": 200}
     assert sample.notes == ()
     assert sample.strata["kan_clean"].num_utterances == 2000
@@ -51,14 +52,36 @@ def test_order_of_the_input_does_not_matter_and_the_seed_does():
         {"phone": 300, "radio": 5},
     ],
 )
-def test_a_larger_sample_contains_the_smaller_one(sizes):
+@pytest.mark.parametrize("shares", [SHARES, {}])
+def test_a_larger_sample_contains_the_smaller_one(sizes, shares):
     utterances, smaller = corpus(**sizes), ()
     for number in range(1, len(utterances) + 1, 7):
-        sample = draw_sample(utterances, SampleConfig(max_utterances=number, min_utterances=number))
+        sample = draw_sample(utterances, SampleConfig(max_utterances=number, min_utterances=number, shares=shares))
         larger = sample.in_order
         assert len(larger) == number == len(sample.ids) and larger[: len(smaller)] == smaller
         smaller = larger
     assert smaller
+
+
+@pytest.mark.parametrize("shares", [SHARES, {}])
+def test_an_extended_sample_begins_with_the_first_look_and_goes_on_in_proportion(shares):
+    utterances = corpus(whatsapp_noisy=500, kan_clean=9000, long_tail=500)
+    first = draw_sample(utterances, SampleConfig(sample_frac=0.05, shares=shares))
+    longer = [draw_sample(utterances, SampleConfig(sample_frac=0.05, shares=shares, extend_to=n)) for n in (900, 2000)]
+    assert first.in_order == longer[0].in_order[:500] and longer[0].in_order == longer[1].in_order[:900]
+    at_first = {"whatsapp_noisy": 200, "kan_clean": 200, "long_tail": 100}
+    assert counts(first) == (at_first if shares else {"whatsapp_noisy": 30, "kan_clean": 440, "long_tail": 30})
+    expected = at_first | {"kan_clean": 600} if shares else {"whatsapp_noisy": 45, "kan_clean": 810, "long_tail": 45}
+    assert counts(longer[0]) == expected
+    assert any("400 more are drawn in proportion" in note for note in longer[0].notes)
+    sizes = {"whatsapp_noisy": 500, "kan_clean": 9000, "long_tail": 500}
+    about = in_proportion(sizes, 2000, counts(first))
+    assert all(abs(about[name] - num) < 2 for name, num in counts(longer[1]).items())
+
+
+def test_without_shares_each_stratum_has_thirty_or_all_of_it():
+    sample = draw_sample(corpus(a=9000, b=60, c=12), SampleConfig(sample_frac=0.01))
+    assert counts(sample) == {"a": 258, "b": 30, "c": 12}
 
 
 def test_a_sample_is_random_within_its_stratum():
@@ -73,25 +96,27 @@ def test_a_sample_is_random_within_its_stratum():
 
 
 def test_a_small_stratum_gives_its_share_to_the_others():
-    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=3900, long_tail=100), SampleConfig())
+    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=3900, long_tail=100), SampleConfig(shares=SHARES))
     assert counts(sample) == {"whatsapp_noisy": 450, "kan_clean": 450, "long_tail": 100}
     assert any("'long_tail' has 100 utterances where its share asks for 200" in note for note in sample.notes)
 
 
 def test_an_absent_stratum_gives_its_share_to_the_others():
-    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=4000), SampleConfig())
+    sample = draw_sample(corpus(whatsapp_noisy=6000, kan_clean=4000), SampleConfig(shares=SHARES))
     assert counts(sample) == {"whatsapp_noisy": 500, "kan_clean": 500}
     assert sample.notes == ("No utterance belongs to 'long_tail': its share of 20% goes to the others.",)
 
 
 def test_strata_without_a_share_are_drawn_as_in_the_population():
-    sample = draw_sample(corpus(whatsapp_noisy=4000, kan_clean=3000, long_tail=1000, phone=2000), SampleConfig())
+    sample = draw_sample(
+        corpus(whatsapp_noisy=4000, kan_clean=3000, long_tail=1000, phone=2000), SampleConfig(shares=SHARES)
+    )
     assert counts(sample) == {"whatsapp_noisy": 320, "kan_clean": 320, "long_tail": 160, "phone": 200}
     assert sample.notes == ("'phone' has no share in the recipe: drawn as in the population (20.0%).",)
 
 
 def test_a_rare_stratum_is_heard_twice_so_that_its_rate_exists():
-    sample = draw_sample(corpus(whatsapp_noisy=9990, phone=10), SampleConfig())
+    sample = draw_sample(corpus(whatsapp_noisy=9990, phone=10), SampleConfig(shares=SHARES))
     assert counts(sample)["phone"] == 2
 
 
@@ -111,9 +136,10 @@ def test_limits_are_said():
 
 
 @pytest.mark.parametrize("total", [0, 1, 5, 7, 100, 812, 900])
-def test_allocation_adds_up(total):
+@pytest.mark.parametrize("shares", [SHARES, None])
+def test_allocation_adds_up(total, shares):
     sizes = {"whatsapp_noisy": 500, "kan_clean": 300, "long_tail": 12}
-    places = allocate(sizes, SHARES, total)
+    places = Counter(turns(sizes, total, shares))
     assert sum(places.values()) == min(total, 812)
     assert all(places[name] <= sizes[name] for name in sizes)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shibolet.audit import selftest
-from shibolet.audit.selftest import DAMAGES, HARMLESS, MIN_CLIPS, NUM_FOLDS, ROWS, TAUGHT, summarise
+from shibolet.audit.selftest import DAMAGES, HARMLESS, MILD, MIN_CLIPS, NUM_FOLDS, ROWS, TAUGHT, summarise
 
 
 def folds(keys, cluster_of):
@@ -53,7 +53,7 @@ def test_a_voice_that_is_most_of_the_data_is_dealt_out() -> None:
 def flags(domains: dict[str, int], deaf: str = "") -> tuple[dict, dict]:
     """Verdicts on clips of these domains by a sound instrument, that finds no damage in one of them."""
     domain_of = {f"{name}{i}": name for name, num in domains.items() for i in range(num)}
-    found = {kind: {key: domain != deaf for key, domain in domain_of.items()} for kind in DAMAGES}
+    found = {kind: {key: domain != deaf for key, domain in domain_of.items()} for kind in (*DAMAGES, *MILD)}
     found |= {kind: dict.fromkeys(domain_of, False) for kind in (selftest.UNTOUCHED, *TAUGHT)}
     return found, domain_of
 
@@ -105,5 +105,18 @@ def test_kinds_that_nobody_could_hear_are_empty_tallies() -> None:
 def test_the_map_learns_from_noise_that_is_no_damage() -> None:
     """Without it every clip behind babble is under the line."""
     assert "in_babble" in TAUGHT and "in_babble" not in HARMLESS and not set(TAUGHT) & set(DAMAGES)
-    assert set(HARMLESS) < set(TAUGHT) and {row.name for row in ROWS} == set(TAUGHT) | set(DAMAGES)
-    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert set(HARMLESS) < set(TAUGHT) and {row.name for row in ROWS} == set(TAUGHT) | set(DAMAGES) | set(MILD)
+    assert len({row.name for row in ROWS}) == len(ROWS) == len(TAUGHT) + len(DAMAGES) + len(MILD)
+
+
+def test_mild_damage_has_a_tally_of_its_own() -> None:
+    """Among the kinds that the gate demands it would make every sound instrument INVALID."""
+    flagged, domain_of = flags({"studio": 30})
+    flagged["text_quarter_cut"] = dict.fromkeys(domain_of, False)
+    found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
+    assert found["mild"] == found["domains"]["studio"]["mild"]
+    assert found["mild"] == {
+        "fifth_substituted": {"hits": 30, "total": 30},
+        "text_quarter_cut": {"hits": 0, "total": 30},
+    }
+    assert not set(MILD) & set(found["damaged"])

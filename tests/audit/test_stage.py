@@ -101,7 +101,7 @@ def test_most_texts_wrong_is_a_stop_where_a_calibration_from_elsewhere_says_so(t
     made = config()
     audit(tmp_path / "clean", clean, Ears(), made)
     calibration = read_json(tmp_path / "clean" / "audit" / "calibration.json") | {"kind": "clean"}
-    detector = {"sensitivity": 1.0, "specificity": 0.95, "measured_on": "clean"}
+    detector = {"sensitivity": 1.0, "specificity": 0.95, "num_damaged": 60, "num_clean": 60, "measured_on": "clean"}
     content = {"calibration": calibration, "detector": detector, "language": "Hebrew"}
     write_json(tmp_path / "calibration.json", content)
     settings = made.model_copy(update={"calibration": tmp_path / "calibration.json"})
@@ -200,3 +200,33 @@ def test_audio_in_the_run_folder_is_named_relative_to_it(tmp_path: Path, corpus)
 def test_too_few_clips_to_calibrate_is_an_error(tmp_path: Path, corpus) -> None:
     with pytest.raises(DataError, match="calibration needs 10"):
         audit(tmp_path, corpus[:6], Ears(), config())
+
+
+def test_the_probability_stands_beside_the_confidence_and_moves_no_verdict(tmp_path, corpus, monkeypatch) -> None:
+    """It is another reading of the same score: rising with it, absent where nothing was heard."""
+    bad = [replace(corpus[20], audio=AudioRef(path=str(tmp_path / "gone.wav")))]
+    utterances = [*corpus[:20], *bad, *corpus[21:]]
+    report = audit(tmp_path / "with", utterances, Ears())
+    rows = read_rows([tmp_path / "with" / "audit" / "utterances.parquet"])
+    heard = sorted((row for row in rows.values() if not row["failure"]), key=lambda row: row["confidence"])
+    probabilities = [row["probability"] for row in heard]
+    assert probabilities == sorted(probabilities) and 0 < probabilities[0] < 0.2 and 0.8 < probabilities[-1] < 1
+    assert rows["u020"]["probability"] is None
+    found = report["probability"]
+    assert found["sentence"].startswith("If 80% of the clips are right") and found["expected_error"] < 0.1
+    assert sum(line["num_clips"] for line in found["table"]) == sum(found["num_clips"].values()) > 500
+    monkeypatch.setattr("shibolet.audit.stage.recalibrate", lambda examples: None)
+    assert audit(tmp_path / "without", utterances, Ears())["probability"] is None
+    without = read_rows([tmp_path / "without" / "audit" / "utterances.parquet"])
+    kept = ("id", "is_low_quality", "confidence", "reasons")
+    assert {row["probability"] for row in without.values()} == {None}
+    assert [[row[k] for k in kept] for row in without.values()] == [[row[k] for k in kept] for row in rows.values()]
+
+
+def test_wrong_texts_of_the_data_do_not_stand_for_good_in_the_probability(tmp_path: Path, corpus) -> None:
+    """A quarter of the data would say that the lowest scores are good one time in two."""
+    audit(tmp_path, with_wrong_texts(corpus[10:], 0.25), Ears(), config(num_clips=150))
+    rows = read_rows([tmp_path / "audit" / "utterances.parquet"])
+    text_of = {u.id: u.text for u in corpus}
+    wrong = [row["probability"] for id, row in rows.items() if row["text"] != text_of[id]]
+    assert len(wrong) > 30 and np.mean(wrong) < 0.15

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+from second_implementation import differences
 
 from shibolet.demo import round as demo
 from shibolet.demo.corpus import CorpusConfig, build_corpus
@@ -48,3 +49,4 @@ def test_a_round_repairs_trains_compares_and_opens_the_truth(tmp_path, monkeypat
     assert any("train: done before" in sentence for sentence in told)
     assert made == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")}
     assert read_json(tmp_path / "run" / "truth.json") == truth
+    assert differences(tmp_path / "run") == []

@@ -291,6 +291,10 @@ def test_dev_scores_are_those_of_the_stage(tmp_path):
     for key in ("num_utterances", "num_empty_hypotheses", "by_domain", "by_bucket"):
         assert scores[key] == staged[key]
     assert all(scores[key].items() <= staged[key].items() for key in ("wer", "cer"))
+    assert len(scores["folds"]["words"]) == 5, "a fold for each recording"
+    assert (sum(scores["folds"]["errors"]), sum(scores["folds"]["words"])) == (
+        scores["wer"]["errors"], scores["wer"]["words"],
+    )  # fmt: skip
 
 
 def test_dev_set_must_be_what_prepare_writes():

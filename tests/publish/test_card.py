@@ -28,7 +28,6 @@ REPRODUCED = {"hypotheses": 32, "ids": {}}
 def finished(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("run")
     a_run.write_run(path)
-    write_json(path / "train" / "result.json", {"chosen_step": 240, "steps": 286, "chosen_by": "dev WER"})
     return path
 
 
@@ -80,7 +79,8 @@ def test_data_gate_and_training_are_those_of_the_files(run):
         gate = read_json(run.gate(prepared=prepared_too))
         rate = {key: round(gate["low_quality_pct"][key], 2) for key in ("rate", "lower", "upper")}
         assert f"| {name} | {gate['decision']} | {rate['rate']} | {rate['lower']} to {rate['upper']} |" in card
-    assert "Step 240 of 286, chosen by dev WER." in card and "repeated 32 of 32 hypotheses" in card
+    assert "Step 240 of 286, chosen by dev WER, as the best of 11 on dev: its WER there is too good by" in card
+    assert "repeated 32 of 32 hypotheses" in card and "- Round 2 loops in 0 of 240 utterances" in card
     assert "| synthetic | cc0-1.0 |" in card
 
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from shibolet.audit.probability import MIXTURE, sentence
 from shibolet.errors import DataError
 from shibolet.records.files import read_json, write_json
+from shibolet.report.audit_page import write_audit_page
 from shibolet.report.export import export_figures
 from shibolet.report.page import write_report
 
@@ -70,6 +72,9 @@ def test_every_section_of_a_finished_round_is_there(html):
         "could hardly fail",
         "no difference shown",
         "MAPSSWE",
+        "Round 2 loops in 0 of 240 utterances, Round 1 in 1; Round 2 alone in 0, which is compatible with 1.5%",
+        "The largest contribution of the 5 groups is",
+        "Chosen as the best of 11 on dev: its WER there is too good by about 0.4 points.",
         "ends below 0 points",
         "wav2vec is better than whisper",
         "he-target-1",
@@ -217,12 +222,27 @@ def test_what_the_self_test_did_not_test_is_said_beside_its_table(run_dir, tmp_p
     assert "Text side only:" in page and "silent (damage)" not in page and "swapped (damage)" in page
 
 
+def test_a_probability_stands_with_its_mixture_and_its_table(run_dir, tmp_path):
+    """A number without either would be believed for any data."""
+    copy = copy_run(run_dir, tmp_path)
+    path = copy / "audit" / "alignment_report.json"
+    lines = [{"from": 0.9, "to": 1.0, "num_clips": 1234, "share": 0.77, "probability": 0.986, "good": 0.978}]
+    found = {"sentence": sentence(MIXTURE), "num_clips": {"good": 1000, "gross": 900, "mild": 800}, "table": lines,
+             "expected_error": 0.0123}  # fmt: skip
+    for made, is_there in ((None, False), (found, True)):
+        write_json(path, read_json(path) | {"probability": made})
+        for page in (write_report(copy), write_audit_page(copy)):
+            text = page.read_text(encoding="utf-8")
+            for part in ("If 80% of the clips are right", "1,234", "calibration error 0.012", "77.0%</td>"):
+                assert (part in text) == is_there, (page.name, part)
+
+
 def test_an_audit_of_an_earlier_version_has_a_page(run_dir, tmp_path):
     """Months later the page is made again, and the audit is not."""
     copy = copy_run(run_dir, tmp_path)
     path = copy / "audit" / "alignment_report.json"
     report = read_json(path)
-    del report["judged_by"], report["self_test"]["domains"], report["self_test"]["untested"]
+    del report["judged_by"], report["self_test"]["domains"], report["self_test"]["untested"], report["probability"]
     write_json(path, report)
     page = write_report(copy).read_text(encoding="utf-8")
     assert "swapped (damage)" in page and "untouched" in page and "Text side only" not in page

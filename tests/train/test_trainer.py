@@ -217,6 +217,26 @@ def test_a_phase_can_be_made_the_result_and_unmade(base_dir: Path, prepared_dir:
         run(*arguments, only_through="C")
 
 
+def test_how_much_too_good_the_chosen_dev_score_is_comes_with_it(base_dir: Path, prepared_dir: Path, tmp_path: Path):
+    """Step 4 has the lowest WER of steps 2, 3, 4 and 6 and of an average, by one fold alone; without it step 6 has."""
+    errors = iter([[40, 40, 40], [40, 40, 40], [0, 25, 25], [30, 20, 20], [40, 40, 40]])
+
+    def score(loaded: LoadedModel) -> dict:
+        found = next(errors)
+        return {"wer": sum(found) / 300, "cer": 0.1, "folds": {"errors": found, "words": [100, 100, 100]}}
+
+    result = run(base_dir, prepared_dir, tmp_path, tiny_config(average_best=2), score_dev=score)
+    assert result["chosen_step"] == 4 and [line["folds"]["errors"][0] for line in result["dev"]] == [40, 40, 0, 30]
+    assert result["optimism"] == {
+        "candidates": 5,  # the average too
+        "points": pytest.approx(100 * (30 + 25 + 25 - 50) / 300),
+        "sentence": "chosen as the best of 5 on dev: its WER there is too good by about 10.0 points",
+    }
+    alone = tmp_path / "alone"
+    plain = run(base_dir, prepared_dir, alone, tiny_config(eval_every_steps=100), score_dev=FallingWer((0.5, 0.4)))
+    assert plain["optimism"] is None, "nothing is known of folds"
+
+
 @pytest.mark.parametrize("averaged_wer", [0.2, 0.3])
 def test_an_average_is_the_result_only_when_it_is_better(
     base_dir: Path, prepared_dir: Path, tmp_path: Path, averaged_wer: float

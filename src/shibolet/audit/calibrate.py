@@ -18,8 +18,18 @@ from shibolet.audit.calibration import Calibration
 from shibolet.audit.clip import AudioChange, Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.audit.damage import Noise, Original, Pool, Row, copies, matrix
-from shibolet.audit.detection import UNTOUCHED, Trial, ablation, detection_table, detector_rates, fit_trials, left_out
+from shibolet.audit.detection import (
+    UNTOUCHED,
+    Trial,
+    ablation,
+    detection_table,
+    detector_rates,
+    examples_of,
+    fit_trials,
+    left_out,
+)
 from shibolet.audit.hearing import Listener
+from shibolet.audit.probability import recalibrate
 from shibolet.errors import DataError
 from shibolet.records.files import read_json, write_json
 from shibolet.records.utterance import Utterance
@@ -80,6 +90,7 @@ def run_calibrate(
     trials = [_trials(originals, made, heard, domains, harmless) for originals, made in halves]
     fitting, held_out = trials
     calibration = replace(fit_trials(fitting, listener.identities), kind=name, window_s=listener.window_s)
+    calibration = replace(calibration, recalibration=recalibrate(examples_of(held_out, calibration)))
     content = {
         "calibration": calibration.to_json(),
         "language": language,
@@ -106,6 +117,8 @@ def read_calibration(path: Path, identities: tuple[str, ...], language: str) -> 
         calibration, detector = Calibration.from_json(content["calibration"]), content["detector"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"audit.calibration: {path} is no file of 'shibolet calibrate': {error}") from error
+    if not {"num_damaged", "num_clean"} <= detector.keys():
+        raise DataError(f"calibration {path} was made by an earlier version; run 'shibolet calibrate' again")
     if tuple(calibration.identities) != tuple(identities):
         raise DataError(
             f"calibration {path} was made with the models {', '.join(calibration.identities)}, these are "
@@ -302,7 +315,7 @@ def _trials(
     keys += [(row, clip.key, clip.key.removeprefix(f"{row}/")) for row, clips in by_row.items() for clip in clips]
     return [
         Trial(
-            row=row, harmless=row == UNTOUCHED or row in harmless, recording=own[origin].recording,
+            row=row, harmless=row == UNTOUCHED or row in harmless, clip=origin, recording=own[origin].recording,
             domain=domains[origin], num_words=len(own[origin].words), signals=heard[key].signals,
             num_placed=len(heard[key].starts_s),
         )

@@ -1,4 +1,4 @@
-"""Confidence: a score of whether a transcript belongs to its audio, from signals that weigh less in noise.
+"""Confidence: the score that decides whether a transcript belongs to its audio, from signals that weigh less in noise.
 
 A logistic over signals of clips that stand for good ones (untouched, harmless copies, copies in noise) and of damaged
 copies. Without a calibration file the judged data's own clips stand for good, robustly: some are not, so those that
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from shibolet.audit.probability import Recalibration
 from shibolet.audit.signals import Signals
 
 # Confidence 0.5 stands where this share of the good would fail. A line at 2% of them flags 4 to 5% of new speakers
@@ -46,7 +47,7 @@ class Map:
     intercept: float
 
     def logits(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Log-odds `[n]`; every signal of the evidence is known."""
+        """Logit `[n]` of the confidence; every signal of the evidence is known."""
         return (columns(signals, self.evidence) - self.center) / self.scale @ np.array(self.weights) + self.intercept
 
 
@@ -61,23 +62,29 @@ class Calibration:
     num_clean: int  # untouched clips that stood for good
     num_left_out: int  # clips that were taken for damaged and left out
     window_s: float | None = None  # with which the recogniser heard, where it has several
+    recalibration: Recalibration | None = None  # None: too few copies, or made by an earlier version
 
     @classmethod
     def from_json(cls, content: dict) -> "Calibration":
         lists = {name: tuple(content[name]) for name in ("identities", "letters_per_s")}
         maps = tuple(Map(**{k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}) for m in content["maps"])
-        return cls(**content | lists | {"maps": maps})
+        made = content.get("recalibration")
+        return cls(**content | lists | {"maps": maps, "recalibration": made and Recalibration.from_json(made)})
 
     def to_json(self) -> dict:
         return asdict(self)
 
     def logits(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Log-odds `[n]` that each transcript belongs to its audio."""
+        """Logit `[n]` of the confidence, 0 at the line."""
         return _logits(self.maps, signals)
 
     def confidence(self, signals: Sequence[Signals]) -> np.ndarray:
         """Score `[n]` from 0 to 1: 0.5 is the line under which 5% of the good fail. No probability."""
         return 1 / (1 + np.exp(-np.clip(self.logits(signals), -30, 30)))
+
+    def probability(self, signals: Sequence[Signals]) -> np.ndarray | None:
+        """Probability `[n]` that the text belongs to the audio and is complete, in the mixture of the recalibration."""
+        return self.recalibration and self.recalibration(self.logits(signals))
 
 
 def knows(signals: Signals, evidence: Sequence[str]) -> bool:
@@ -120,6 +127,31 @@ def fit(
     made again. The first map has all signals that these listeners give; a clip that lacks one (Whisper has no
     likelihood of what is longer than its window) is judged by the second, of the hypothesis alone.
     """
+    maps, kept = _fit_maps(good, damaged, trusted, evidence)
+    untouched = np.array([one.is_untouched for one in good])
+    stays = [one.signals for one, k in zip(good, kept, strict=True) if k]
+    taken = _taken(maps, good) if trusted else {one.kind for one in good}
+    steady = [one.signals for one, k in zip(good, kept, strict=True) if k and one.kind in taken]
+    return Calibration(
+        kind="self",
+        identities=identities,
+        maps=tuple(_with_line(one, steady, damaged) for one in maps),
+        letters_per_s=_letters_per_s(stays),
+        num_clean=int((kept & untouched).sum()),
+        num_left_out=int((~kept & untouched).sum()),
+    )
+
+
+def looks_damaged(good: Sequence[Good], damaged: Sequence[Signals], evidence: Sequence[str] = EVIDENCE) -> set[str]:
+    """Untouched clips that `fit` leaves out where the good are not trusted."""
+    _, kept = _fit_maps(good, damaged, False, evidence)
+    return {one.clip for one, k in zip(good, kept, strict=True) if one.is_untouched and not k}
+
+
+def _fit_maps(
+    good: Sequence[Good], damaged: Sequence[Signals], trusted: bool, evidence: Sequence[str]
+) -> tuple[tuple[Map, ...], np.ndarray]:
+    """Maps with the line where a good one is as likely as a damaged one, and a mask `[n]` of the good that are kept."""
     always = tuple(name for name in evidence if name in HYPOTHESIS)
     own = [one.signals for one in good if one.is_untouched]
     enough = min(MIN_KNOWN, len(own))
@@ -141,17 +173,7 @@ def fit(
             # Where fewer than half are good, the instrument cannot tell its copies apart: the self-test will say so.
             is_good = logit > 0 if (logit > 0).sum() >= len(logit) / 2 else logit >= np.median(logit)
             kept = np.isin(clip, clip[untouched][is_good])
-    stays = [s for s, k in zip(signals, kept, strict=True) if k]
-    taken = _taken(maps, good) if trusted else {one.kind for one in good}
-    steady = [one.signals for one, k in zip(good, kept, strict=True) if k and one.kind in taken]
-    return Calibration(
-        kind="self",
-        identities=identities,
-        maps=tuple(_with_line(one, steady, damaged) for one in maps),
-        letters_per_s=_letters_per_s(stays),
-        num_clean=int((kept & untouched).sum()),
-        num_left_out=int((~kept & untouched).sum()),
-    )
+    return maps, kept
 
 
 def _taken(maps: Sequence[Map], good: Sequence[Good]) -> set[str]:

@@ -8,15 +8,27 @@ import numpy as np
 
 from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, Calibration, Good, fit
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.selftest import UNTOUCHED
+from shibolet.audit.probability import Example
+from shibolet.audit.selftest import UNTOUCHED, folds
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import judge
+from shibolet.errors import DataError
 from shibolet.scoring.roc import Scores, auroc, recall_at
 
 FALSE_ALARMS = (0.01, 0.02, 0.05)
-# The sensitivity that corrects a rate is that over these, in equal parts: the damage that real data are feared to have.
-FEARED = ("swapped:random", "text_head_cut:50%", "text_tail_cut:50%", "audio_head_cut:50%", "audio_tail_cut:50%",
-          "no_speech:silence")  # fmt: skip
+# All damage of the matrix. The sensitivity that corrects a rate is that over both, in equal parts.
+_CUTS = tuple(f"{what}_{side}_cut" for what in ("text", "audio") for side in ("head", "tail"))
+_EDITS = ("words_dropped", "run_dropped", "words_inserted", "words_substituted", "reordered")
+GROSS = (
+    *(f"swapped:{which}" for which in ("random", "same speaker", "nearest length", "nearest text")),
+    *(f"{cut}:50%" for cut in _CUTS), *(f"{edit}:40%" for edit in _EDITS), "shifted:2 s", "shifted:5 s",
+    "shuffled_letters", "other_language:audio", *(f"no_speech:{what}" for what in ("silence", "noise", "tones")),
+)  # fmt: skip
+MILD = (
+    *(f"{cut}:{share}" for cut in _CUTS for share in ("10%", "25%")),
+    *(f"{edit}:{share}" for edit in _EDITS for share in ("10%", "20%")), *(f"{edit}:1 word" for edit in _EDITS[:-1]),
+    "shifted:0.5 s", "shifted:1 s",
+)  # fmt: skip
 SNR_EDGES_DB = (10, 20, 30)
 # Kinds that do the same to a listener: a map that has seen one has seen the others. Other kinds stand alone.
 FAMILIES = {
@@ -32,6 +44,7 @@ class Trial:
 
     row: str  # UNTOUCHED, or the row's name: "text_tail_cut:25%"
     harmless: bool
+    clip: str  # the untouched clip that it is, or is a copy of
     recording: str
     domain: str
     num_words: int  # of the original
@@ -43,9 +56,7 @@ def fit_trials(trials: Iterable[Trial], identities: tuple[str, ...], evidence: S
     """The confidence map of these trials; those that could not be heard teach nothing."""
     heard = [t for t in trials if t.signals is not None]
     good = [
-        Good(signals=t.signals, clip=str(i), is_untouched=t.row == UNTOUCHED, kind=t.row)
-        for i, t in enumerate(heard)
-        if t.harmless
+        Good(signals=t.signals, clip=t.clip, is_untouched=t.row == UNTOUCHED, kind=t.row) for t in heard if t.harmless
     ]
     damaged = [t.signals for t in heard if not t.harmless]
     return fit(good, damaged, identities, trusted=True, evidence=evidence)
@@ -116,18 +127,53 @@ def is_flagged_literally(trial: Trial, min_coverage: float = 0.6, min_confidence
 
 
 def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig, name: str) -> dict:
-    """Sensitivity and specificity of the verdict on clips that did not fit the map, each domain in equal parts."""
+    """Sensitivity and specificity of the verdict on clips that did not fit the map, each domain in equal parts.
+
+    Sensitivity is the mean of that for gross and that for mild damage; None of one that these clips are too small for.
+    """
     _, flagged = _judged(trials, calibration, config)
     cells: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for trial, flag in zip(trials, flagged, strict=True):
         cells[trial.row, trial.domain].append(bool(flag))
     mean = lambda rows: float(np.mean([np.mean(own) for (row, _), own in cells.items() if row in rows]))  # noqa: E731
-    return {
-        "sensitivity": round(mean(FEARED), 4),
-        "specificity": round(1 - mean((UNTOUCHED,)), 4),
-        "measured_on": f"{name}, the half of its recordings that did not fit the map; damage in equal parts: "
-        + ", ".join(FEARED),
+    found = {
+        name: round(mean(rows), 4) for name, rows in (("gross", GROSS), ("mild", MILD)) if _num_clips(trials, rows)
     }
+    if not found:
+        raise DataError(f"'{name}': no clip is long enough for a damaged copy, so nothing can be measured on it")
+    return {
+        "sensitivity": round(float(np.mean(list(found.values()))), 4),
+        "sensitivity_gross": found.get("gross"),
+        "sensitivity_mild": found.get("mild"),
+        "specificity": round(1 - mean((UNTOUCHED,)), 4),
+        "num_damaged": _num_clips(trials, (*GROSS, *MILD)),
+        "num_clean": _num_clips(trials, (UNTOUCHED,)),
+        "measured_on": f"{name}, the half of its recordings that did not fit the map; {' and '.join(found)} damage in "
+        "equal parts",
+    }
+
+
+def _num_clips(trials: Sequence[Trial], rows: Sequence[str]) -> int:
+    """Clips behind a mean over domains in equal parts: five of one domain weigh as much as 145 of another (Kish)."""
+    clips: dict[str, set[str]] = defaultdict(set)
+    for trial in trials:
+        if trial.row in rows:
+            clips[trial.domain].add(trial.clip)
+    return int(len(clips) ** 2 / sum(1 / len(own) for own in clips.values())) if clips else 0
+
+
+def examples_of(trials: Sequence[Trial], calibration: Calibration) -> list[Example]:
+    """What a probability is fitted on: these trials, which did not fit the map; damage behind noise is left out."""
+    part_of = {**dict.fromkeys(GROSS, "gross"), **dict.fromkeys(MILD, "mild")}
+    part_of |= {t.row: "good" for t in trials if t.harmless}
+    heard = [t for t in trials if t.signals is not None and t.row in part_of]
+    recording, domain = {t.clip: t.recording for t in heard}, {t.clip: t.domain for t in heard}
+    fold = {clip: number for number, own in enumerate(folds(recording, recording, domain)) for clip in own}
+    logits = calibration.logits([t.signals for t in heard])
+    return [
+        Example(logit=float(logit), part=part_of[t.row], row=t.row, clip=t.clip, fold=fold[t.clip])
+        for t, logit in zip(heard, logits, strict=True)
+    ]
 
 
 def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:

@@ -71,6 +71,9 @@ def material_of(utterances: Sequence[Utterance], config: AuditConfig, language: 
     tested = [clip_by_id[id] for id in sample.in_order if id in clip_by_id][: config.selftest.num_clips]
     originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
     made = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
+    place = {original.clip.key: i for i, original in enumerate(originals)}
+    for kind, own in made.items():
+        made[kind] = [c for c in own if selftest.has_copy(kind, place[c.key.removeprefix(f"{kind}/")], len(place))]
     return Material(sample, chosen, clips, wordless, originals, made)
 
 

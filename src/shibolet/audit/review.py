@@ -1,12 +1,11 @@
 """What people say against what the audit says: flags that came with the data, and verdicts saved from the page.
 
-Only a random draw can estimate what the audit gets wrong. Within each domain the flagged and the passed are drawn
-apart, in the order in which the audit's sample takes them, and of each such cell the answered beginning counts:
-whoever stops early leaves a smaller random sample, not another one, and a sample that grows adds to its end. Verdicts
-outside of it, as on the worst, are counted and estimate nothing.
+Only a random draw can estimate what the audit gets wrong. Within each domain the bands of its score are drawn apart,
+in the order in which the audit's sample takes them, and of each such cell the answered beginning counts: whoever stops
+early leaves a smaller random sample, not another one, and a sample that grows adds to its end. Most is asked where an
+answer may move the rate most. Verdicts outside of the draw, as on the worst, are counted and estimate nothing.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -14,20 +13,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from shibolet.audit.review_rates import MIN_OF_BAND, Bands, Cell, band_of, bands_of, is_flagged, told
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
 from shibolet.records.files import write_jsonl
-from shibolet.records.groups import cluster_of
 from shibolet.records.review import Answer
-from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, estimate_rate, korn_graubard
+from shibolet.scoring.allocation import turns
+from shibolet.scoring.rates import Part
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
-MIN_ANSWERED = 20  # good or bad, of the flagged and of the passed each; fewer give no rate
-COLUMNS = (  # that are read of a row
-    "id", "source", "recording", "speaker", "domain", "text", "failure", "is_low_quality", "suspect",
-)  # fmt: skip
+MIN_ANSWERED = 40  # good or bad, all together; fewer give no rate
+SHUFFLED = 12  # that come after each other on the page, so that their order gives no cell away
+COLUMNS = ("id", "domain", "text", "failure", "confidence", "probability", "is_low_quality", "suspect")  # of a row
 VERDICTS = ("good", "bad", "unsure")
-Cell = tuple[str, bool]  # domain, flagged
 
 
 def human_flags(rows: Iterable[Mapping]) -> dict | None:
@@ -100,14 +98,21 @@ def draw_cells(rows: Iterable[Mapping], seed: int) -> dict[Cell, list[str]]:
     cells: dict[Cell, list[str]] = defaultdict(list)
     for row in rows:
         if not row["failure"]:
-            cells[row["domain"], row["is_low_quality"]].append(row["id"])
+            cells[row["domain"], band_of(row)].append(row["id"])
     return {cell: sorted(cells[cell], key=lambda id: lot(seed, id)) for cell in sorted(cells)}
 
 
-def in_turns(cells: Mapping[Cell, Sequence[str]], seed: int) -> list[str]:
-    """The ids to judge, the first of each cell before the second of any; a turn is shuffled and gives no cell away."""
-    turns = [(turn, lot(seed + 1, id), id) for ids in cells.values() for turn, id in enumerate(ids)]
-    return [id for _, _, id in sorted(turns)[:NUM_DRAWN]]
+def in_turns(cells: Mapping[Cell, Sequence[str]], stakes: Mapping[Cell, float], seed: int) -> list[str]:
+    """The ids to judge: two of each cell, then most of those that have most at stake."""
+    keys = {f"{domain}/{band}": (domain, band) for domain, band in cells}
+    sizes = {name: len(cells[cell]) for name, cell in keys.items()}
+    order = list(turns(sizes, NUM_DRAWN, {name: stakes[cell] for name, cell in keys.items()}))
+    ids = {name: iter(cells[cell]) for name, cell in keys.items()}
+    drawn = []
+    for start in range(0, len(order), SHUFFLED):
+        block = enumerate(order[start : start + SHUFFLED], start)
+        drawn += [next(ids[name]) for _, name in sorted(block, key=lambda place: lot(seed + 1, str(place[0])))]
+    return drawn
 
 
 def review(
@@ -118,122 +123,67 @@ def review(
     `rows` are those of `utterances.parquet`, `strata` the report's: sizes of the population by domain.
     """
     cells, by_id = draw_cells(rows, seed), {row["id"]: row for row in rows}
+    sizes = {name: stratum["num_utterances"] for name, stratum in strata.items()}
     verdicts = {id: answer.verdict for id, answer in answers.items()
                 if id in by_id and by_id[id]["text"] == answer.text}  # fmt: skip
     counted = {cell: list(takewhile(verdicts.__contains__, ids)) for cell, ids in cells.items()}
     sure = {cell: [id for id in ids if verdicts[id] != "unsure"] for cell, ids in counted.items()}
+    bands = bands_of(rows, sizes, sure, verdicts)
     tallies: dict[str, Counter] = defaultdict(Counter)
     for id, verdict in sorted(verdicts.items()):
         row = by_id[id]
-        tallies[(row["suspect"] or row["failure"]) if row["is_low_quality"] else "passed"][verdict] += 1
+        tallies[(row["suspect"] or row["failure"] or "flagged") if row["is_low_quality"] else "passed"][verdict] += 1
     result = {
         "num_answered": len(verdicts),
         "num_counted": sum(map(len, counted.values())),
+        "num_sure": sum(map(len, sure.values())),  # of these, good or bad
         "answers": {name: {v: tally[v] for v in VERDICTS} for name, tally in sorted(tallies.items())},
         "false_discovery_pct": None,
         "false_omission_pct": None,
         "corrected_low_quality_pct": None,
         "sensitivity": None,
         "specificity": None,
+        "forecast": [],
         "notes": _notes(answers, verdicts, counted, sure, by_id),
-        "draw": in_turns(cells, seed),
+        "draw": in_turns(cells, bands.stakes(rows), seed),
     }
-    if short := [reason for flagged in (True, False) if (reason := _shortage(cells, sure, flagged))]:
-        result["notes"] += [f"Too few for rates: {'; '.join(short)}."] if answers else []
+    if short := _shortage(cells, sure):
+        result["notes"] += [f"Too few for rates: {short}."] if answers else []
         return result
-    return result | _rates(rows, strata, sure, verdicts, level)
+    result["notes"] += _ended(cells, sure, verdicts)
+    return result | _rates(bands, level)
 
 
-def _rates(
-    rows: Sequence[Mapping],
-    strata: Mapping[str, Mapping],
-    sure: Mapping[Cell, Sequence[str]],
-    verdicts: Mapping[str, str],
-    level: float,
-) -> dict:
-    """False discovery, false omission, and the rate of bad utterances in the population by sampling twice.
+def _rates(bands: Bands, level: float) -> dict:
+    """False discovery, false omission, and the rate of bad utterances in the population, in percent.
 
-    Of the population, the audit heard a sample that shows each cell's size; of each cell, a person heard a sample that
-    shows its share of bad ones. Cells that could not be heard are bad. Sensitivity and specificity follow from the same
-    cells, so that Rogan-Gladen on the audit's rate gives this rate again.
+    Sensitivity and specificity follow from the same answers, so that Rogan-Gladen on the audit's rate gives this rate.
     """
-    by_id = {row["id"]: row for row in rows}
-    heard = Counter(row["domain"] for row in rows)
-    failed = Counter(row["domain"] for row in rows if row["failure"])
-    in_cell = Counter((row["domain"], row["is_low_quality"]) for row in rows if not row["failure"])
-
-    def size(domain: str, num: int) -> StratumSize:
-        """Of `num` utterances among those heard, in the population."""
-        whole = round(strata[domain]["num_utterances"] * num / heard[domain])
-        return StratumSize(num_utterances=max(whole, num), hours=0.0)
-
-    def records(cells: Iterable[Cell], verdict: str, name) -> list[GateRecord]:
-        return [_record(by_id[id], name(cell), verdicts[id] == verdict) for cell in cells for id in sure[cell]]
-
-    def share(flagged: bool, verdict: str) -> RateEstimate:
-        """Of what the audit flagged, or let pass, the share with this verdict."""
-        cells = [cell for cell in sure if cell[1] == flagged]
-        sizes = {cell[0]: size(cell[0], in_cell[cell]) for cell in cells}
-        return estimate_rate(records(cells, verdict, lambda cell: cell[0]), sizes, level)
-
-    discovery, omission = share(True, "good").total, share(False, "bad").total
-    name_of = {cell: f"{cell[0]}, {'flagged' if cell[1] else 'passed'}" for cell in sure}
-    sizes = {name_of[cell]: size(cell[0], in_cell[cell]) for cell in sure}
-    sizes |= {f"{domain}, failed": size(domain, num) for domain, num in failed.items()}
-    failures = [_record(row, f"{row['domain']}, failed", True) for row in rows if row["failure"]]
-    bad = estimate_rate([*records(sure, "bad", name_of.get), *failures], sizes, level)
-    known = {domain: StratumSize(num_utterances=strata[domain]["num_utterances"], hours=0.0) for domain in heard}
-    apparent = estimate_rate([_record(row, row["domain"], row["is_low_quality"]) for row in rows], known, level).total
-    lower, upper = _sampled_twice(bad.total, apparent, 1 - discovery.rate - omission.rate, level)
-
-    population = sum(stratum.num_utterances for stratum in sizes.values())
-    weight = {name: stratum.num_utterances / population for name, stratum in sizes.items()}
-    passed = [cell for cell in sure if not cell[1]]
-    missed = sum(weight[name_of[cell]] * bad.strata[name_of[cell]].rate for cell in passed)
-    right = sum(weight[name_of[cell]] for cell in passed) - missed
-    rate = bad.total.rate
+    flagged, passed = (bands.side(flagged=side, level=level) for side in (True, False))
+    found = bands.rate(level)
+    passed_share = bands.share_passed()
+    missed = passed_share * passed.rate if passed else 0.0
+    right = passed_share - missed
     return {
-        "false_discovery_pct": _interval(discovery.rate, discovery.lower, discovery.upper),
-        "false_omission_pct": _interval(omission.rate, omission.lower, omission.upper),
-        "corrected_low_quality_pct": _interval(rate, lower, upper),
-        "sensitivity": round(1 - missed / rate, 5) if rate > 0 else None,
-        "specificity": round(right / (1 - rate), 5) if rate < 1 else None,
+        "false_discovery_pct": flagged and _interval(Part(1.0, 1 - flagged.rate, 1 - flagged.upper, 1 - flagged.lower)),
+        "false_omission_pct": passed and _interval(passed),
+        "corrected_low_quality_pct": _interval(found),
+        "sensitivity": round(1 - missed / found.rate, 5) if found.rate > 0 else None,
+        "specificity": round(right / (1 - found.rate), 5) if found.rate < 1 else None,
+        "forecast": bands.forecast(level),
     }
 
 
-def _sampled_twice(rate: Rate, apparent: Rate, slope: float, level: float) -> tuple[float, float]:
-    """The interval of a rate whose cells are sampled by a person, their sizes by the audit.
-
-    Variances add up: that of the person's sample with the sizes as known, and that of the audit's rate times the
-    squared slope, the share of bad among flagged less that among passed (Neyman 1938; one slope for all domains).
-    """
-    variance = sum(
-        factor * part.rate * (1 - part.rate) / (part.effective_n - 1)
-        for factor, part in ((1.0, rate), (slope**2, apparent))
-        if math.isfinite(part.effective_n) and part.effective_n > 1
-    )
-    if variance == 0:
-        return rate.lower, rate.upper
-    effective_n = 1 + rate.rate * (1 - rate.rate) / variance
-    return korn_graubard(rate.rate, effective_n, rate.num_heard, max(rate.degrees_of_freedom, 1), level)
-
-
-def _record(row: Mapping, stratum: str, is_low_quality: bool) -> GateRecord:
-    cluster = cluster_of(row["source"], row["recording"], row["speaker"])
-    return GateRecord(stratum=stratum, cluster=cluster, is_low_quality=is_low_quality, duration_s=0.0)
-
-
-def _shortage(cells: Mapping[Cell, Sequence[str]], sure: Mapping[Cell, Sequence[str]], flagged: bool) -> str | None:
-    """Why one side of the verdict has no rate yet, in words."""
-    which = "flagged" if flagged else "passed"
-    drawn = {cell: len(ids) for cell, ids in cells.items() if cell[1] == flagged}
-    if not drawn:
-        return f"no utterance was {which}"
-    needed = min(MIN_ANSWERED, sum(drawn.values()))
-    if (num := sum(len(sure[cell]) for cell in drawn)) < needed:
-        return f"{num} of the {which} are judged good or bad, and {needed} are needed"
-    if empty := [domain for domain, _ in drawn if not sure[domain, flagged]]:
-        return f"none of the {which} of {', '.join(empty)} is judged good or bad"
+def _shortage(cells: Mapping[Cell, Sequence[str]], sure: Mapping[Cell, Sequence[str]]) -> str | None:
+    """Why there is no rate yet, in words."""
+    needed = min(MIN_ANSWERED, sum(map(len, cells.values())))
+    if (num := sum(map(len, sure.values()))) < needed:
+        return f"{num} utterances are judged good or bad, and {needed} are needed"
+    for which, flagged in (("flagged", True), ("passed", False)):
+        own = [cell for cell in cells if is_flagged(cell[1]) == flagged]
+        needed = min(MIN_OF_BAND, sum(len(cells[cell]) for cell in own))
+        if (num := sum(len(sure[cell]) for cell in own)) < needed:
+            return f"{num} of the {which} are judged good or bad, and {needed} are needed"
     return None
 
 
@@ -260,5 +210,17 @@ def _notes(
     return notes
 
 
-def _interval(rate: float, lower: float, upper: float) -> dict[str, float]:
-    return {"rate": round(100 * rate, 3), "lower": round(100 * lower, 3), "upper": round(100 * upper, 3)}
+def _ended(cells: Mapping[Cell, Sequence[str]], sure: Mapping[Cell, Sequence[str]], verdicts: Mapping) -> list[str]:
+    """Sentences on the cells of which no answer counts."""
+    where = lambda domain, band: f"of domain '{domain}' where the score lies {told(band)}"  # noqa: E731
+    state = lambda id: "is unsure" if id in verdicts else "has no answer"  # noqa: E731
+    return [
+        f"Nothing is known {where(domain, band)}: '{cells[domain, band][0]}', the first of "
+        f"{len(cells[domain, band]):,} to judge, {state(cells[domain, band][0])}."
+        for domain, band in cells
+        if not sure[domain, band]
+    ]
+
+
+def _interval(part: Part) -> dict[str, float]:
+    return {name: round(100 * getattr(part, name), 3) for name in ("rate", "lower", "upper")}

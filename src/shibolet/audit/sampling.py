@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,19 +16,21 @@ from pydantic import Field, model_validator
 from shibolet.errors import DataError, RecipeError
 from shibolet.records.config import Config
 from shibolet.records.utterance import Utterance
-
-MIN_PER_STRATUM = 2  # no variance can be estimated from fewer
+from shibolet.scoring.allocation import turns
 
 
 class SampleConfig(Config):
     """How many utterances the audit hears, and of which domains."""
 
     sample_frac: float = Field(0.10, gt=0, le=1)  # of all utterances; 1.0 hears everything, without sampling error
-    # domain -> its share of the sample; a domain not named here is drawn as in the population
-    shares: dict[str, float] = Field({"whatsapp_noisy": 0.4, "kan_clean": 0.4, "long_tail": 0.2})
+    # Domain -> its share of the sample; a domain not named here is drawn as in the population. Where none is named: in
+    # proportion to the domains' sizes, with 30 of each or more, which is what an interval of the whole needs.
+    shares: dict[str, float] = Field({})
     max_utterances: int | None = Field(None, ge=1)  # 2,500 is 1 to 3 hours of a 0.6B aligner on a CPU; None: no limit
     min_utterances: int = Field(300, ge=1)  # of 300 independent ones, 18 bad (6%) still prove a rate under 10%
     seed: int = 0
+    # After that first look, so many in all, in proportion to the domains' sizes; 'audit --extend' sets it.
+    extend_to: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "SampleConfig":
@@ -45,7 +47,7 @@ class SampleConfig(Config):
         return self
 
     def num_utterances(self, population: int) -> int:
-        """How many of `population` utterances are drawn."""
+        """How many of `population` utterances are drawn at the first look."""
         wanted = max(math.ceil(self.sample_frac * population - 1e-9), self.min_utterances)
         return min(wanted, population, self.max_utterances or population)
 
@@ -93,10 +95,11 @@ def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample
         raise DataError("no utterance to sample: the data set is empty")
 
     sizes = {name: len(durations[name]) for name in sorted(durations)}
-    num_drawn = config.num_utterances(len(seen))
+    num_first = config.num_utterances(len(seen))
     shares = _shares(sizes, config.shares)
-    turns = list(_turns(sizes, shares, num_drawn))
-    places = Counter(turns)
+    order = list(turns(sizes, num_first, shares if config.shares else None))
+    order += turns(sizes, max(num_first, config.extend_to or 0), given=Counter(order))
+    places = Counter(order)
     strata = {
         name: Stratum(
             num_utterances=size,
@@ -106,30 +109,8 @@ def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample
         for name, size in sizes.items()
     }
     ids = {name: iter(stratum.ids) for name, stratum in strata.items()}
-    in_order = tuple(next(ids[name]) for name in turns)
-    return Sample(strata=strata, in_order=in_order, notes=tuple(_notes(sizes, shares, num_drawn, config)))
-
-
-def allocate(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many of `total` utterances each stratum gives: in proportion to `shares`, never more than its size."""
-    return {**dict.fromkeys(sizes, 0), **Counter(_turns(sizes, shares, total))}
-
-
-def _turns(sizes: Mapping[str, int], shares: Mapping[str, float], total: int) -> Iterator[str]:
-    """The stratum that gives the first place, the second, ...
-
-    Places go one by one to the stratum that is furthest behind (Sainte-Lague's divisors 1, 3, 5, ...; largest
-    remainders would take places back as the total grows), after the first two of each; a full stratum drops out.
-    """
-    places = dict.fromkeys(sizes, 0)
-    queue = [(False, 1 / shares[name], name) for name in sizes]
-    heapq.heapify(queue)
-    for _ in range(min(total, sum(sizes.values()))):
-        _, _, name = heapq.heappop(queue)
-        places[name] += 1
-        yield name
-        if places[name] < sizes[name]:
-            heapq.heappush(queue, (places[name] >= MIN_PER_STRATUM, (2 * places[name] + 1) / shares[name], name))
+    in_order = tuple(next(ids[name]) for name in order)
+    return Sample(strata=strata, in_order=in_order, notes=tuple(_notes(sizes, shares, num_first, len(order), config)))
 
 
 def _shares(sizes: Mapping[str, int], named: Mapping[str, float]) -> dict[str, float]:
@@ -146,26 +127,32 @@ def lot(seed: int, id: str) -> bytes:
     return hashlib.sha256(f"{seed}/{id}".encode()).digest()
 
 
-def _notes(sizes: Mapping[str, int], shares: Mapping[str, float], num_drawn: int, config: SampleConfig) -> list[str]:
+def _notes(
+    sizes: Mapping[str, int], shares: Mapping[str, float], num_first: int, num_drawn: int, config: SampleConfig
+) -> list[str]:
     population = sum(sizes.values())
     if num_drawn == population:
         return [f"Every one of {population:,} utterances is heard: there is no sampling error."]
     notes = []
     asked = math.ceil(config.sample_frac * population - 1e-9)
-    if num_drawn != asked:
-        limit = "max_utterances" if num_drawn < asked else "min_utterances"
+    if num_first != asked:
+        limit = "max_utterances" if num_first < asked else "min_utterances"
         notes.append(
             f"{config.sample_frac:.0%} of {population:,} utterances is {asked:,}: "
-            f"{num_drawn:,} are drawn because of {limit}."
+            f"{num_first:,} are drawn because of {limit}."
+        )
+    if num_drawn > num_first:
+        notes.append(
+            f"After the first {num_first:,}, {num_drawn - num_first:,} more are drawn in proportion (--extend)."
         )
     for name in sorted(config.shares.keys() - sizes.keys()):
         notes.append(f"No utterance belongs to '{name}': its share of {config.shares[name]:.0%} goes to the others.")
-    for name, size in sizes.items():
+    for name, size in sizes.items() if config.shares else ():
         if name not in config.shares:
             notes.append(f"'{name}' has no share in the recipe: drawn as in the population ({size / population:.1%}).")
-        elif size < math.floor(shares[name] * num_drawn):
+        elif size < math.floor(shares[name] * num_first):
             notes.append(
-                f"'{name}' has {size:,} utterances where its share asks for {shares[name] * num_drawn:,.0f}: "
+                f"'{name}' has {size:,} utterances where its share asks for {shares[name] * num_first:,.0f}: "
                 "all are drawn and the rest of its share goes to the others."
             )
     return notes

@@ -16,13 +16,21 @@ from shibolet.audit.damage import (
     babbled,
     cut_audio,
     cut_text,
+    edited,
     shuffle_letters,
     sounding,
+    substitute,
     swapped,
 )
 
 UNTOUCHED = "untouched"
 NOISE_DB = 10.0
+# Damage of a part of the text: the map does not learn from it, no limit of the gate is held against it, and it costs no
+# sound of its own. A probability is fitted on it too, and the report says how much of it is found.
+MILD_ROWS = (
+    Row(kind="fifth_substituted", change=edited(0.2, substitute)),
+    Row(kind="text_quarter_cut", change=cut_text(0.25, "either")),
+)
 ROWS = (
     Row(kind="swapped", change=swapped("nearest length")),
     Row(kind="text_halved", change=cut_text(0.5, "either")),
@@ -33,16 +41,27 @@ ROWS = (
     Row(kind="faster", harmless=True, change=sounding(Speed(1.05))),
     Row(kind="slower", harmless=True, change=sounding(Speed(0.95))),
     Row(kind="in_babble", harmless=True, change=babbled(NOISE_DB)),
+    *MILD_ROWS,
 )
-DAMAGES = tuple(row.name for row in ROWS if not row.harmless)  # the confidence map learns from these
+MILD = tuple(row.name for row in MILD_ROWS)
+DAMAGES = tuple(row.name for row in ROWS if not row.harmless and row.name not in MILD)  # the map learns from these
 # Noise teaches the map and its line what may still be good; a verdict that changes in it is no fault of the instrument.
 TAUGHT = tuple(row.name for row in ROWS if row.harmless)
 HARMLESS = ("quieter", "faster", "slower")
+# Copies at most, of sounds that are heard for their own sake: 240 harmless ones together show a share of 5%.
+MOST = {"quieter": 80, "faster": 80, "slower": 80, "silent": 80, "in_babble": 120}
 NUM_FOLDS = 5  # a map of four fifths of the clips is nearly the one that judges; of half of 25 clips it is a poor one
 MAX_CLUSTER_FRAC = 0.5  # of a domain's clips; a larger cluster is dealt out
 MIN_CLIPS = 20  # of a domain; one with fewer is named as untested
 MIN_LONG = 20  # clips of `min_words` or more; where there are fewer, clips of any length count
 Flags = Mapping[str, Mapping[str, bool]]  # by kind, by key of the clip: whether it is low quality
+
+
+def has_copy(kind: str, place: int, num: int) -> bool:
+    """Whether the clip at this place of `num`, counted from 0, has a copy of this kind: spread evenly."""
+    most = min(MOST.get(kind, num), num)
+    place += list(MOST).index(kind) if kind in MOST else 0  # not all kinds of the same clips
+    return place * most // num != (place + 1) * most // num
 
 
 def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> dict:
@@ -64,15 +83,20 @@ def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str
 
 
 def _tallies(flagged: Flags, keys: Sequence[str], num_words: Mapping[str, int], min_words: int) -> dict:
-    untouched, damaged = flagged[UNTOUCHED], {}
-    for kind in DAMAGES:
+    untouched, found = flagged[UNTOUCHED], {}
+    for kind in (*DAMAGES, *MILD):
         rows = {key: flagged[kind][key] for key in keys if key in flagged.get(kind, {})}
         long = [hit for key, hit in rows.items() if num_words[key] >= min_words]
-        damaged[kind] = _tally(long if len(long) >= MIN_LONG else rows.values())
+        found[kind] = _tally(long if len(long) >= MIN_LONG else rows.values())
     changed = [
         flagged[kind][key] != untouched[key] for kind in HARMLESS for key in keys if key in flagged.get(kind, {})
     ]
-    return {"damaged": damaged, "harmless": _tally(changed), UNTOUCHED: _tally(untouched[key] for key in keys)}
+    return {
+        "damaged": {kind: found[kind] for kind in DAMAGES},
+        "mild": {kind: found[kind] for kind in MILD},
+        "harmless": _tally(changed),
+        UNTOUCHED: _tally(untouched[key] for key in keys),
+    }
 
 
 def _tally(hits: Iterable[bool]) -> dict[str, int]:

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
-from shibolet.audit.calibration import EVIDENCE, Calibration, Good, fit
+from shibolet.audit.calibration import EVIDENCE, Calibration, Good, fit, looks_damaged
 from shibolet.audit.clip import Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import Material, clips_of, material_of
+from shibolet.audit.probability import Example, recalibrate
 from shibolet.audit.signals import Signals
 from shibolet.audit.summary import summarise
 from shibolet.audit.table import UNREADABLE, judge_all, row_of, unreadable_row, write_rows
@@ -142,15 +143,18 @@ def fit_on(
     signals: SignalsByKind, keys: Iterable[str], identities: tuple[str, ...], evidence: Sequence[str] = EVIDENCE
 ) -> Calibration:
     """A map from these clips and their copies."""
-    keys = set(keys)
+    return fit(*_sides(signals, set(keys)), identities, evidence=evidence)
+
+
+def _sides(signals: SignalsByKind, keys: set[str]) -> tuple[list[Good], list[Signals]]:
+    """What stands for good of these clips and their copies, and the damaged copies."""
     good = [
         Good(signals=own, clip=key, is_untouched=kind == selftest.UNTOUCHED)
         for kind in (selftest.UNTOUCHED, *selftest.TAUGHT)
         for key, own in signals[kind].items()
         if key in keys and own
     ]
-    damaged = [own for kind in selftest.DAMAGES for key, own in signals[kind].items() if key in keys and own]
-    return fit(good, damaged, identities, evidence=evidence)
+    return good, [own for kind in selftest.DAMAGES for key, own in signals[kind].items() if key in keys and own]
 
 
 def _drop_others_maps(signals: dict[str, dict[str, Signals | None]]) -> None:
@@ -174,7 +178,7 @@ def _calibrate(
     """The confidence map and its self-test.
 
     A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are maps
-    of four fifths of them, none of which saw the fifth that it judges.
+    of four fifths of them, none of which saw the fifth that it judges. On what these say its probability is fitted.
     """
     tested, signals = material.tested, signals_of(material, heard)
     untouched = signals[selftest.UNTOUCHED]
@@ -186,11 +190,26 @@ def _calibrate(
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     domains = {u.id: u.domain for u in material.utterances}
     parts = selftest.folds(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, domains)
-    for keys in parts:
+    judged: list[Example] = []
+    for number, keys in enumerate(parts):
         held_out = given or fit_on(signals, untouched.keys() - set(keys), identities)
         for kind, own in signals.items():
             present = [key for key in keys if key in own]
+            judged += _examples(kind, {key: own[key] for key in present if own[key]}, held_out, number)
             for key, verdict in zip(present, judge_all([own[k] for k in present], held_out, config), strict=True):
                 flagged[kind][key] = verdict is None or verdict.low_quality
+    if not given:
+        doubtful = looks_damaged(*_sides(signals, set(untouched)))
+        calibration = replace(calibration, recalibration=recalibrate([e for e in judged if e.clip not in doubtful]))
     num_words = {o.clip.key: len(o.clip.words) for o in tested}
     return calibration, selftest.summarise(flagged, num_words, domains, config.selftest.min_words)
+
+
+def _examples(kind: str, own: Mapping[str, Signals], calibration: Calibration, fold: int) -> list[Example]:
+    """Copies of one kind by key of their clip, judged by a map that they did not fit."""
+    part = "gross" if kind in selftest.DAMAGES else "mild" if kind in selftest.MILD else "good"
+    logits = calibration.logits(list(own.values()))
+    return [
+        Example(logit=float(logit), part=part, row=kind, clip=key, fold=fold)
+        for key, logit in zip(own, logits, strict=True)
+    ]

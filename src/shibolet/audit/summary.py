@@ -49,6 +49,7 @@ def summarise(
         "self_test": self_test,
         "calibration": {"kind": calibration.kind, "num_clean": calibration.num_clean,
                         "num_left_out": calibration.num_left_out, "models": list(calibration.identities)},
+        "probability": calibration.recalibration and calibration.recalibration.to_report(),
         "notes": list(notes),
     }  # fmt: skip
 

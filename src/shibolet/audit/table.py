@@ -43,8 +43,8 @@ _TYPES = {
 }  # fmt: skip
 _COLUMNS = (
     "id", "source", "recording", "speaker", "domain", "text", "duration_s", "audio", "flags", "failure",
-    "is_low_quality", "suspect", "reasons", "coverage", "confidence", "length_mismatch", "hypothesis", "words",
-    "starts_s", "ends_s",
+    "is_low_quality", "suspect", "reasons", "coverage", "confidence", "probability", "length_mismatch",
+    "hypothesis", "words", "starts_s", "ends_s",
     *(name for name in Signals.__dataclass_fields__ if name != "coverage"),
 )  # fmt: skip
 
@@ -56,6 +56,7 @@ def row_of(
     verdict, rules = judge_all([evidence.signals], calibration, config)[0], get_language(language)
     foreign = is_foreign(u.text, rules) or is_foreign(evidence.hypothesis, rules)
     signals = evidence.signals.to_json() if evidence.signals else dict.fromkeys(Signals.__dataclass_fields__)
+    probability = calibration.probability([evidence.signals]) if evidence.signals else None
     return {
         "id": u.id, "source": u.source, "recording": u.recording, "speaker": u.speaker, "domain": u.domain,
         "text": u.text, "duration_s": u.duration_s, "audio": asdict(u.audio.from_folder(run_dir)), "flags": u.flags,
@@ -65,6 +66,7 @@ def row_of(
         "reasons": list(verdict.reasons) if verdict else [evidence.detail],
         "coverage": None if verdict is None or verdict.coverage is None else round(verdict.coverage, 5),
         "confidence": round(verdict.confidence, 5) if verdict else None,
+        "probability": None if probability is None else round(float(probability[0]), 5),
         "length_mismatch": verdict.length_mismatch if verdict else None,
         "hypothesis": evidence.hypothesis,
         "words": list(rules.to_words(u.text).tokens) if evidence.signals else [],

@@ -14,7 +14,7 @@ class Verdict:
 
     low_quality: bool
     coverage: float | None  # None: nothing aligned it
-    confidence: float
+    confidence: float  # the score that decides; no probability
     length_mismatch: bool
     # A guess: wrong_text, text_missing, text_extra, audio_cut, no_speech, other_language; None: not low.
     suspect: str | None
@@ -39,7 +39,7 @@ def judge(signals: Signals, confidence: float, calibration: Calibration, config:
         mismatch.append(f"{signals.length_ratio:.2f} letters heard for each letter written")
     reasons = []
     if low_quality:
-        reasons.append(f"confidence {confidence:.2f} that the text belongs to the audio, under {config.min_confidence}")
+        reasons.append(f"confidence {confidence:.2f}, a score whose line is {config.min_confidence}")
         if signals.cer > 0.3:
             reasons.append(f"{signals.cer:.0%} of its letters were heard otherwise")
         if signals.coverage is not None and signals.coverage < config.min_coverage:

@@ -224,4 +224,6 @@ def _trained(folder: "RunFolder") -> str:
 
     result = read_json(folder.train / "result.json")
     dev = f"; dev WER {pct(result['chosen_dev']['wer'])}" if result["chosen_dev"] else ""
-    return f"Model: {folder.final} (step {result['chosen_step']} of {result['steps']}, by {result['chosen_by']}{dev})"
+    said = f"step {result['chosen_step']} of {result['steps']}, by {result['chosen_by']}{dev}"
+    optimism = result.get("optimism")  # trainings before 2026-11-28 did not know it
+    return f"Model: {folder.final} ({said}{'; ' + optimism['sentence'] if optimism else ''})"

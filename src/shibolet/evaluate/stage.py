@@ -31,6 +31,7 @@ from shibolet.scoring.intervals import rate_interval
 from shibolet.scoring.number_aware import number_aware_wer
 from shibolet.scoring.rows import ScoredRow, groups_of, score_row
 from shibolet.scoring.sclite import Entry, align_weighted, listing
+from shibolet.scoring.selection import fold_sums
 from shibolet.scoring.slices import Buckets, error_line, pool_by_slice
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
 from shibolet.speech import audio
@@ -299,7 +300,8 @@ def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRo
 def dev_scorer(
     rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
 ) -> ScoreDev:
-    """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`.
+    """A function that scores a model, which must be in evaluation mode, on the dev set: the JSON of `summarise`, and
+    under "folds" what `scoring.selection` needs to say how much too good the best of several scores is.
 
     `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than
     `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here. With
@@ -329,7 +331,7 @@ def dev_scorer(
             score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
             for utterance, text in zip(utterances, texts, strict=True)
         ]
-        return summarise(scored, config.buckets_s)
+        return summarise(scored, config.buckets_s) | {"folds": fold_sums(scored)}
 
     return score
 

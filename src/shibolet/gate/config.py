@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_STOP, RecipeError
 from shibolet.records.config import Config
+from shibolet.scoring.rates import Target
 
 Decision = Literal["PROCEED", "CAUTION", "STOP", "INVALID"]
 EXIT_CODES: dict[Decision, int] = {"PROCEED": 0, "CAUTION": EXIT_CAUTION, "STOP": EXIT_STOP, "INVALID": EXIT_INVALID}
@@ -17,6 +18,8 @@ class GateConfig(Config):
     proceed_below_pct: float = Field(10.0, ge=0, le=100)  # the whole interval under this: PROCEED
     stop_above_pct: float = Field(15.0, ge=0, le=100)  # the whole interval over this: STOP
     rate: Literal["apparent", "corrected"] = "apparent"  # held against the lines: the detector's, or less its errors
+    # Whose rate: of the data set that was drawn from, or of new recordings from its sources (30 or more must be heard).
+    target: Target = "data_set"
     confidence_level: float = Field(0.95, gt=0, lt=1)  # of the two-sided interval
     min_scored_frac: float = Field(0.80, ge=0, le=1)  # share of the heard utterances that the instrument could score
     selftest_kinds: tuple[str, ...] = ("swapped", "silent")  # kinds of damage that must be found

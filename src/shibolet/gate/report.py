@@ -40,10 +40,12 @@ class SelfTestSummary(SelfTestTallies):
 
 
 class ErrorRates(_Part):
-    """The detector's, measured on data that are not being judged (a calibration file, a person's review)."""
+    """The detector's, measured on data that are not being judged (a calibration file)."""
 
     sensitivity: float = Field(ge=0, le=1)
     specificity: float = Field(ge=0, le=1)
+    num_damaged: int = Field(ge=1)  # clips behind the first, however many copies were made of each
+    num_clean: int = Field(ge=1)  # ... behind the second
     measured_on: str
 
 
@@ -55,11 +57,21 @@ class Interval(_Part):
     upper: float
 
 
+class Forecast(_Part):
+    """The interval that so many answers would give, in percent, if they stay what they are."""
+
+    num_answers: int
+    lower: float
+    upper: float
+
+
 class ReviewSummary(_Part):
     """What a person's verdicts come to."""
 
     num_counted: int = Field(ge=0)  # in the random draw
+    num_sure: int = Field(0, ge=0)  # of these, good or bad
     corrected_low_quality_pct: Interval | None  # None: too few answers
+    forecast: tuple[Forecast, ...] = ()  # by number of answers
 
 
 class CalibrationSummary(_Part):

@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from shibolet.errors import DataError
 from shibolet.gate.config import EXIT_CODES, GateConfig
-from shibolet.gate.decision import Corrected, corrected_rate, decide, level_of_look, pct, verdict_on
+from shibolet.gate.correction import Corrected, correct
+from shibolet.gate.decision import decide, more_answers
+from shibolet.gate.lines import level_of_look, pct, straddled, verdict_on
 from shibolet.gate.report import AuditReport, CalibrationSummary
 from shibolet.records.files import read_json, write_json
 from shibolet.records.groups import cluster_of
-from shibolet.scoring.rates import GateRecord, Rate, estimate_rate
+from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, estimate_rate
 
 TEXT_SIDE_ONLY = (
     "Judged by the text side only: the hypotheses come from a file, so nothing shows whether damaged audio would be "
@@ -28,9 +30,9 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DataError(f"alignment_report.json, '{key}': {first['msg']}; run 'shibolet audit' again") from error
-    estimate = estimate_rate(records, audit.strata, level_of_look(config, audit.num_looks))
+    estimate = estimate_rate(records, audit.strata, level_of_look(config, audit.num_looks), config.target)
     total = estimate.total
-    corrected, why = _corrected(audit, total)
+    corrected, why = _corrected(audit, estimate)
     decision = decide(
         estimate,
         audit.self_test,
@@ -38,18 +40,24 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         config,
         audit.num_looks,
         corrected=corrected,
+        corrected_from=why,
         failures=audit.failures,
         texts_are_wrong=_shown_wrong(audit, config),
         text_side_only=audit.judged_by == "text side only",
     )
     accepted = decision.decision in config.accept
-    notes = [*estimate.notes, _calibration_note(audit.calibration)]
+    notes = [estimate.of, *estimate.notes, _calibration_note(audit.calibration)]
     if audit.judged_by == "text side only":
         notes.append(TEXT_SIDE_ONLY)
     for name, num in (audit.self_test.untested if audit.self_test else {}).items():
         notes.append(f"Domain '{name}' is untested: {num} of its clips could be tested, a test of its own takes 20.")
+    if config.rate == "apparent" and corrected and corrected.review:
+        if straddled(pct(corrected.lower), pct(corrected.upper), config):
+            notes.append(f"The corrected rate straddles a line. {more_answers(corrected.review, config)}")
     if config.rate == "corrected":
         notes.append("The verdicts by domain are on apparent rates.")
+    if estimate.target == "new_recordings":
+        notes.append("Rates and verdicts by domain are those of this data set.")
     return {
         **asdict(decision),
         "exit_code": EXIT_CODES[decision.decision],
@@ -61,6 +69,7 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
             "INVALID": "continue" if accepted else "stop",
         }[decision.decision],
         "level_pct": pct(estimate.level),
+        "target": estimate.target,
         "low_quality_pct": _rate_json(total),
         "sample_low_quality_pct": pct(total.sample_rate),
         "hours_low_quality_pct": None if estimate.hours_rate is None else pct(estimate.hours_rate),
@@ -84,17 +93,27 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
     }
 
 
-def _corrected(audit: AuditReport, total: Rate) -> tuple[Corrected | None, str]:
+def _corrected(audit: AuditReport, estimate: RateEstimate) -> tuple[Corrected | None, str]:
     """The corrected rate, and what it is known from, or why it is not known."""
     if audit.review and (found := audit.review.corrected_low_quality_pct):
-        known = Corrected(rate=found.rate / 100, lower=found.lower / 100, upper=found.upper / 100, errors=None)
+        if estimate.target == "new_recordings":
+            return None, "a person's review is of this data set and says nothing of new recordings"
+        ends = {name: getattr(found, name) / 100 for name in ("rate", "lower", "upper")}
+        known = Corrected(**ends, errors=None, review=audit.review)
         return known, f"from a person's review of {audit.review.num_counted:,} utterances drawn at random"
-    if audit.detector:
-        ends = {"rate": total.rate, "lower": total.lower, "upper": total.upper}
-        known = {name: corrected_rate(end, audit.detector) for name, end in ends.items()}
-        why = f"the detector's error rates on {audit.detector.measured_on} are taken as exact"
-        return Corrected(**known, errors=audit.detector), why
-    return None, "no error rates of the detector from data that are not being judged"
+    if not (errors := audit.detector):
+        return None, "no error rates of the detector from data that are not being judged"
+    try:
+        corrected = correct(estimate.total, errors, estimate.level)
+    except DataError as error:
+        return None, str(error)
+    if corrected is None:
+        few = "fewer" if estimate.total.rate < 1 - errors.specificity else "more"
+        return None, (
+            f"{few} utterances are flagged than the detector's error rates on {errors.measured_on} allow, so these are "
+            "not its error rates on these data"
+        )
+    return corrected, f"the detector's error rates on {errors.measured_on}"
 
 
 def _calibration_note(calibration: CalibrationSummary) -> str:
@@ -146,5 +165,4 @@ def _rate_json(rate: Rate) -> dict:
         "num_low_quality": rate.num_low_quality,
         "num_population": rate.num_population,
         "num_recordings": rate.num_recordings,
-        "effective_n": None if rate.is_whole else round(rate.effective_n, 1),
     }

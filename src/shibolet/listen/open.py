@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from shibolet.errors import ModelError
+from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.layouts import is_legacy
 from shibolet.model.load import (
@@ -51,6 +52,8 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         from shibolet.listen.hypotheses import RecordedHypotheses
 
         return RecordedHypotheses(_hypotheses(name))
+    if device == "cpu":
+        keep_buffers()
     path, config = read_config(name)
     if _is_ctranslate2(path, config):
         from shibolet.listen.ctranslate2_whisper import CTranslate2Whisper

@@ -47,7 +47,7 @@ from shibolet.errors import DataError
 from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, write_json
 from shibolet.records.provenance import environment
 
-COMPARE_FORMAT = 4  # of compare.json
+COMPARE_FORMAT = 5  # of compare.json
 # stage -> what it makes, and what else goes when its inputs change; `evaluate/<model>/<set>` makes that folder
 _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "audit": (("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"), ()),

@@ -229,7 +229,8 @@
       return [old && other ? make("span", { className: "sub" }, old, " ", other) : old ?? other, " "];
     });
     const numbers = [
-      row.confidence !== null && `confidence ${number(row.confidence, 2)}`,
+      row.confidence !== null && `confidence (a score) ${number(row.confidence, 2)}`,
+      row.probability !== null && `probability ${number(row.probability, 2)}`,
       row.coverage !== null && `evidence for ${Math.round(100 * row.coverage)}% of the words`,
       row.snr_db !== null && `speech ${row.snr_db} dB over the noise`,
     ].filter(Boolean);

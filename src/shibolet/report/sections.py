@@ -62,6 +62,7 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
     flagged = [row for row in rows if row["is_low_quality"]]
     return {
         "coverage_figure": coverage and figures.histograms(coverage, recipe["audit"]["min_coverage"], "coverage"),
+        "probability": report.get("probability"),  # audits before 2026-11-28 had none
         "confidence_figure": figures.histograms(confidence, recipe["audit"]["min_confidence"], "confidence"),
         "domains": report["domain_statistics"],
         "coverage_distribution": report["coverage_distribution"],
@@ -83,6 +84,7 @@ def _self_test(result: dict | None) -> list[dict] | None:
     domains = result.get("domains", {})  # audits before 2026-11-27 were tested in no domain by itself
     named = {
         **{f"{kind.replace('_', ' ')} (damage)": tally for kind, tally in result["damaged"].items()},
+        **{f"{kind.replace('_', ' ')} (mild damage)": tally for kind, tally in result.get("mild", {}).items()},
         "untouched": result["untouched"],
         "harmless copies with another verdict": result["harmless"],
         **{f"untouched, {name}": own["untouched"] for name, own in domains.items() if len(domains) > 1},
@@ -151,7 +153,7 @@ def train(run: RunFolder) -> dict | None:
     plan = read_json(run.plan)
     shown = {
         "phases": plan["phases"], "notes": [plan["step"]["arithmetic"], *plan["notes"]], "switches": [],
-        "loss_figure": None, "lr_figure": None, "dev_figure": None,
+        "loss_figure": None, "lr_figure": None, "dev_figure": None, "optimism": None,
     }  # fmt: skip
     rows = read_jsonl(run.metrics) if run.metrics.is_file() else []
     if not rows:
@@ -165,8 +167,10 @@ def train(run: RunFolder) -> dict | None:
     phases = [Phase(name, min(at), max(at)) for name, at in steps.items()]
     loss = {row["step"]: row["loss"] for row in rows if row["loss"] is not None}  # skipped steps have none
     dev = read_jsonl(run.train / "dev.jsonl") if (run.train / "dev.jsonl").is_file() else []
+    result = read_json(run.train / "result.json") if (run.train / "result.json").is_file() else {}
     return {
         **shown,
+        "optimism": (result.get("optimism") or {}).get("sentence"),
         "loss_figure": figures.losses(list(loss.items()), phases),
         "lr_figure": figures.rates(lr_by_part, phases),
         "dev_figure": figures.dev_scores([(d["step"], 100 * d["wer"]) for d in dev], phases) if dev else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
-from shibolet.gate.decision import level_of_look
+from shibolet.gate.lines import level_of_look
 from shibolet.gate.stage import run_gate
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
@@ -148,7 +148,7 @@ def do_export(round: Round, out_dir: Path) -> str:
 
 
 def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -> dict:
-    """What a person's verdicts say of the audit's; `detector` is there when they suffice for the gate to use them."""
+    """What a person's verdicts say of the audit's."""
     import pyarrow.parquet as pq
 
     from shibolet.audit.review import COLUMNS, read_review, review
@@ -156,12 +156,7 @@ def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -
     rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
     answers = read_review(folder.review) if folder.review.is_file() else {}
     level = level_of_look(recipe.gate, num_looks)
-    reviewed = review(rows, strata, answers, recipe.audit.sample.seed, level)
-    rates = [reviewed["sensitivity"], reviewed["specificity"]]
-    if None in rates or sum(rates) <= 1:
-        return {"review": reviewed}
-    measured_on = f"a person's review of {reviewed['num_counted']} utterances drawn at random"
-    return {"review": reviewed, "detector": dict(sensitivity=rates[0], specificity=rates[1], measured_on=measured_on)}
+    return {"review": review(rows, strata, answers, recipe.audit.sample.seed, level)}
 
 
 def extend_audit(round: Round) -> int:
@@ -188,10 +183,7 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
     sizes = _extensions(folder, data)
     if not sizes:
         return config
-    size = sizes[-1]
-    limit = config.sample.max_utterances and max(config.sample.max_utterances, size)
-    sample = config.sample.model_copy(update={"min_utterances": size, "max_utterances": limit})
-    return config.model_copy(update={"sample": sample})
+    return config.model_copy(update={"sample": config.sample.model_copy(update={"extend_to": sizes[-1]})})
 
 
 def _same_model(round: Round, prepared: bool) -> list[str]:

@@ -137,7 +137,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
     trained_from, advised = time.perf_counter(), False
 
-    def score_and_tell(loaded) -> dict[str, float]:
+    def score_and_tell(loaded) -> dict[str, Any]:
         nonlocal trained_from, advised
         started = time.perf_counter()
         scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
@@ -149,7 +149,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         advice = "" if advised else _too_much(share, scores)
         advised = advised or bool(advice)  # once is enough: the number differs each time
         tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{advice}")
-        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
+        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")} | {"folds": scores["folds"]}
 
     return score_and_tell
 

@@ -12,7 +12,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.records.files import read_json, write_json
 from shibolet.round.shared import Round
 
-STAGE, TABLE, FORMAT = "tune-decoding", "decoding.json", 2
+STAGE, TABLE, FORMAT = "tune-decoding", "decoding.json", 3
 BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
 
 
@@ -59,6 +59,7 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
     from shibolet.model.load import dtype_on, load_recogniser
     from shibolet.scoring.intervals import difference_interval
     from shibolet.scoring.rows import groups_of
+    from shibolet.scoring.selection import fold_sums
 
     dev = [u for u in round.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
     if not dev:
@@ -96,6 +97,7 @@ def _measure(round: Round, model: str, grid: Sequence[tuple[int, float]]) -> lis
                 "beam_size": beam_size, "length_penalty": length_penalty,
                 "wer_pct": _pct(scores["wer"]["rate"]), "cer_pct": _pct(scores["cer"]["rate"]),
                 "points": _pct(change.value), "interval_points": [_pct(change.low), _pct(change.high)],
+                "folds": fold_sums(rows),
                 "seconds": _three_digits(clock.seconds), "audio_s_per_s": _three_digits(audio_s / clock.seconds),
                 "times_greedy": _three_digits(clock.seconds / found[0]["seconds"]) if found else 1.0,
             }
@@ -131,8 +133,11 @@ def _three_digits(value: float) -> float:
 
 
 def _recommend(rows: Sequence[dict]) -> dict:
-    """What to put into the recipe, and the sentence that says why."""
-    greedy, best = rows[0], min(rows, key=lambda row: (row["wer_pct"], row["seconds"]))
+    """What to put into the recipe, the sentence that says why, and how much too good the lowest WER is."""
+    from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
+
+    order = sorted(rows, key=lambda row: (row["wer_pct"], row["seconds"]))
+    greedy, best, optimism = rows[0], order[0], optimism_of([row["folds"] for row in order])
     high = best["interval_points"][1]
     if best is greedy:
         sentence = "No setting has a lower WER than greedy decoding."
@@ -152,8 +157,8 @@ def _recommend(rows: Sequence[dict]) -> dict:
     else:
         sentence = (
             f"Beam size {best['beam_size']} with length penalty {best['length_penalty']:g} changes WER by "
-            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long. It is the best of "
-            f"{len(rows)} settings, so expect a little less elsewhere."
+            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long"
+            f"{', ' + optimism['sentence'] if optimism else ''}."
         )
     chosen = {"beam_size": best["beam_size"], "length_penalty": best["length_penalty"]}
-    return {"recommended": chosen, "sentence": sentence}
+    return {"recommended": chosen, "sentence": sentence, "optimism": optimism}

@@ -1,6 +1,6 @@
 """Tests of no difference between two systems on the same utterances, and what to do when there are several of them.
 
-Sign flips: were both systems alike, each group's difference could as well have had the other sign.
+The p value of the difference in WER comes with its interval (`scoring.intervals`).
 MAPSSWE (Gillick and Cox, 1989; Pallett et al., 1990) as in NIST's sc_stats: utterances are cut where both systems have
 two words right, and the errors of the segments between are compared by a normal test. It takes segments for
 independent, which those of one speaker are not: beside the bootstrap it is there for comparison with published figures.
@@ -9,31 +9,12 @@ independent, which those of one speaker are not: beside the bootstrap it is ther
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from shibolet.scoring.sclite import Aligned, align_weighted
 
 MIN_GOOD_WORDS = 2  # right in both systems, between two segments; NIST's default
-_CHUNK_FLIPS = 4_000_000
-
-
-def sign_flip_p(differences: np.ndarray, *, samples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of a sum of differences [K], one a group; every pattern of signs where there are no more."""
-    k = len(differences)
-    observed = abs(differences.sum())
-    if 2**k <= samples:
-        signs = np.array(list(product((1.0, -1.0), repeat=k)))
-        return float(np.mean(np.abs(signs @ differences) >= observed))
-    rng = np.random.default_rng(seed)
-    extreme, chunk = 0, max(1, _CHUNK_FLIPS // k)
-    for start in range(0, samples, chunk):
-        num = min(chunk, samples - start)
-        bits = np.unpackbits(rng.integers(0, 256, (num, -(-k // 8)), dtype=np.uint8), axis=1, count=k)
-        flipped = bits.astype(float) @ (2 * differences) - differences.sum()
-        extreme += int(np.count_nonzero(np.abs(flipped) >= observed))
-    return (1 + extreme) / (1 + samples)
 
 
 @dataclass(frozen=True, slots=True)

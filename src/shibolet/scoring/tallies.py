@@ -1,4 +1,4 @@
-"""What kind of errors there are: the most frequent ones, where insertions pile up, and hypotheses that loop."""
+"""What kind of errors there are: the most frequent ones, where insertions pile up, hypotheses that loop, empty ones."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -60,5 +60,16 @@ def loops(rows: Sequence[ScoredRow]) -> dict:
 
     An engine without a reference judges by the room that the audio has (`listen/loops.py`); here the reference knows.
     """
-    ids = [row.id for row in rows if repeats_beyond(row.heard, row.said)]
+    ids = [row.id for row in rows if is_loop(row)]
     return {"utterances": len(ids), "rate": len(ids) / len(rows) if rows else None, "ids": ids[:MAX_IDS]}
+
+
+def is_loop(row: ScoredRow) -> bool:
+    """Whether the hypothesis says a stretch four times or more in a row where the reference does not."""
+    return repeats_beyond(row.heard, row.said)
+
+
+def is_failure(row: ScoredRow) -> bool:
+    """Whether words were said and nothing was recognised."""
+    num_words = row.words.reference_length
+    return num_words > 0 and row.words.deletions == num_words and not row.heard.strip()

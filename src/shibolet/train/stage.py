@@ -7,8 +7,8 @@ train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  tensorb
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.model.prompt import TranscriptionPrompt
 from shibolet.model.save import save_model
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
+from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
@@ -127,6 +128,7 @@ def run_train(
         "chosen_step": chosen.steps[0],
         "chosen_by": chosen.reason,
         "chosen_dev": chosen.dev,
+        "optimism": chosen.optimism,
         "averaged_steps": chosen.steps if len(chosen.steps) > 1 else [],
         "dev": state.dev,
         "events": state.decisions.events,
@@ -147,6 +149,7 @@ class Choice:
     steps: list[int]
     reason: str
     dev: dict[str, float] | None  # {"wer", "cer"}
+    optimism: dict | None = None  # by how much that WER is too good; None: not chosen by it, or not known
 
 
 def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConfig, last_phase: int) -> Choice:
@@ -160,7 +163,8 @@ def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConf
         return Choice([step], f"the end of phase {name}, {why}", scores.get(step))
     if state.best is None:
         return Choice([state.step], "last step; there was no dev score", None)
-    best = Choice([state.best["step"]], "dev WER", scores[state.best["step"]])
+    candidates = state.best_of(len(state.dev))
+    best = Choice([state.best["step"]], "dev WER", scores[state.best["step"]], _optimism(candidates))
     if config.average_best is None:
         return best
     # of one phase: other phases train other parameters
@@ -169,9 +173,16 @@ def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConf
         return best
     steps = [score["step"] for score in similar]
     averaged = trainer.score_average(steps)
+    optimism, averaged_dev = _optimism([*candidates, averaged]), {name: averaged[name] for name in ("wer", "cer")}
     if averaged["wer"] >= best.dev["wer"]:
-        return best
-    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", averaged)
+        return replace(best, optimism=optimism)
+    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", averaged_dev, optimism)
+
+
+def _optimism(scores: Sequence[dict]) -> dict | None:
+    """How much too good the lowest WER of some dev scores is; None where one does not say what its folds are."""
+    folds = [score["folds"] for score in scores if "folds" in score]
+    return optimism_of(folds) if len(folds) == len(scores) else None
 
 
 def phase_index(config: TrainConfig, name: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shibolet.errors import RecipeError
 
@@ -39,7 +40,7 @@ class TrainState:
     phase_ended: bool = False
     utterances_seen: int = 0
     scores_without_gain: int = 0  # dev scores since the phase's last gain
-    dev: list[dict] = field(default_factory=list)  # {"step", "phase", "wer", "cer"}
+    dev: list[dict] = field(default_factory=list)  # {"step", "phase", "wer", "cer", "folds"}
     phase_end_steps: list[int] = field(default_factory=list)
     losses: Losses = field(default_factory=Losses)
     decisions: Decisions = field(default_factory=Decisions)
@@ -62,7 +63,7 @@ class TrainState:
     def enter_phase(self, index: int) -> None:
         self.phase_index, self.step_in_phase, self.phase_ended, self.scores_without_gain = index, 0, False, 0
 
-    def add_dev_score(self, phase: str, score: dict[str, float]) -> None:
+    def add_dev_score(self, phase: str, score: dict[str, Any]) -> None:
         """Record a score of this step."""
         before = self.best
         self.dev.append({"step": self.step, "phase": phase, **score})

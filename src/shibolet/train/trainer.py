@@ -45,7 +45,8 @@ from shibolet.train.update import update
 
 LOG = logging.getLogger(__name__)
 
-DevScorer = Callable[[LoadedModel], dict[str, float]]  # -> {"wer": ..., "cer": ...}, shares; called on every rank
+# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
+DevScorer = Callable[[LoadedModel], dict[str, Any]]
 StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of each step, on the main rank
 
 
@@ -346,18 +347,21 @@ class GradualUnfreezeTrainer:
                 f"stopped by a signal after step {state.step}, with a checkpoint; the same command continues"
             )
 
-    def dev_score(self) -> dict[str, float]:
-        """WER and CER on dev as the main rank finds them, the same on every rank."""
+    def dev_score(self) -> dict[str, Any]:
+        """WER, CER and sums by fold on dev as the main rank finds them, the same on every rank."""
         self.model.eval()
         with torch.no_grad():
             score = self.score_dev(self.loaded)
         self.model.train()
-        found = torch.tensor([score["wer"], score["cer"]], dtype=torch.float64).to(self.device)
-        wer, cer = gather_rows(found)[0].tolist()
-        return {"wer": wer, "cer": cer}
+        folds = score.get("folds", {"errors": [], "words": []})
+        numbers = [score["wer"], score["cer"], *folds["errors"], *folds["words"]]
+        wer, cer, *sums = gather_rows(torch.tensor(numbers, dtype=torch.float64).to(self.device))[0].tolist()
+        num = len(sums) // 2
+        found = {"wer": wer, "cer": cer}
+        return found | {"folds": {"errors": sums[:num], "words": sums[num:]}} if sums else found
 
-    def score_average(self, steps: Sequence[int]) -> dict[str, float]:
-        """WER and CER on dev of the mean of these checkpoints."""
+    def score_average(self, steps: Sequence[int]) -> dict[str, Any]:
+        """The dev score of the mean of these checkpoints."""
         self.keeper.load_average(steps)
         return self.dev_score()
 
