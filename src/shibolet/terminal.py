@@ -274,8 +274,12 @@ def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2
         "-" if points is None else f"{points:+.1f}",
         "-" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
         "not shown" if wer["shown"] == NOT_SHOWN else wer["shown"],
-        "-" if p is None else f"{p:.3f}" + ("" if adjusted is None else f" ({adjusted:.3f})"),
+        "-" if p is None else _p(p) + ("" if adjusted is None else f" ({_p(adjusted)})"),
     )
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}"
 
 
 def show_plan(plan: dict) -> None:
