@@ -1,16 +1,18 @@
 """Where an interval lies between the lines of the gate, and how much more has to be heard until it is clear of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from shibolet.gate.config import Decision, GateConfig
 from shibolet.gate.correction import correct
 from shibolet.gate.report import ErrorRates
 from shibolet.scoring.allocation import in_proportion
-from shibolet.scoring.rates import Part, Rate, clopper_pearson, combine
+from shibolet.scoring.rates import Rate, clopper_pearson, combine_strata
 
-# Of the clips that would settle it if the rates stayed what they are. Only samples whose rate lies near a line are
-# extended, and it lies nearer than the truth more often than not (benchmarks/statistics.py, extend).
+# Of the clips that would settle it if the rates stayed what they are, for an even chance. Only samples whose rate lies
+# near a line are extended, and it lies nearer than the truth more often than not; less so where much of the sample was
+# spent on small strata, since such a one is extended whatever it shows (benchmarks/statistics.py, extend).
 EVEN_CHANCE = 0.6
 
 
@@ -51,13 +53,15 @@ def clips_to_settle(
 
     def is_settled(num: int) -> bool:
         places = in_proportion(sizes, num, given)
-        parts = []
+        expected = []
         for name, rate in strata.items():
             share, unheard = rate.rate, math.sqrt(max(0.0, 1 - places[name] / sizes[name]))
             lower, upper = clopper_pearson(share, places[name], level)
-            ends = share - (share - lower) * unheard, share + (upper - share) * unheard
-            parts.append(Part(sizes[name] / population, share, *ends))
-        found = correct(combine(parts), errors, level) if errors else combine(parts)
+            ends = {"lower": share - (share - lower) * unheard, "upper": share + (upper - share) * unheard}
+            counts = {"num_heard": places[name], "num_low_quality": share * places[name]}
+            expected.append(replace(rate, **ends, **counts))
+        whole = combine_strata(expected, level)
+        found = correct(whole, errors, level) if errors else whole
         return found is not None and not straddled(pct(found.lower), pct(found.upper), config)
 
     if not is_settled(population):
@@ -66,9 +70,18 @@ def clips_to_settle(
     while settled - unsettled > 1:
         middle = (unsettled + settled) // 2
         unsettled, settled = (unsettled, middle) if is_settled(middle) else (middle, settled)
-    more = settled - heard if settled == population else math.ceil(EVEN_CHANCE * (settled - heard))
+    share = 1 - (1 - EVEN_CHANCE) * _efficiency(list(strata.values()))
+    more = settled - heard if settled == population else math.ceil(share * (settled - heard))
     step = 10 ** max(len(str(more)) - 2, 0)  # an estimate: two digits, rounded up
     return min(math.ceil(more / step) * step, population - heard)
+
+
+def _efficiency(strata: Sequence[Rate]) -> float:
+    """Share of the utterances heard that a sample in proportion would need to say as much (Kish)."""
+    drawn = [one for one in strata if not one.is_whole]
+    weight = sum(one.num_population for one in drawn)
+    effective = 1 / sum((one.num_population / weight) ** 2 / one.num_heard for one in drawn)
+    return effective / sum(one.num_heard for one in drawn)
 
 
 def pct(fraction: float) -> float:
