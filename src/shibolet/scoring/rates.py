@@ -9,8 +9,9 @@ The rate of new recordings from the same sources is another question, of another
 """
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -193,17 +194,13 @@ def share_interval(hits: int, num: int, population: int, level: float) -> tuple[
     if population >= ENDLESS * num:
         return clopper_pearson(hits / num, num, level)
     tail, least, most = (1 - level) / 2, hits, population - (num - hits)
-    lower = _first(lambda bad: hypergeom.sf(hits - 1, population, bad, num) > tail, least, most)
-    too_many = _first(lambda bad: hypergeom.cdf(hits, population, bad, num) <= tail, lower, most + 1)
+    lower = least + bisect_left(
+        range(least, most), True, key=lambda bad: hypergeom.sf(hits - 1, population, bad, num) > tail
+    )
+    too_many = lower + bisect_left(
+        range(lower, most + 1), True, key=lambda bad: hypergeom.cdf(hits, population, bad, num) <= tail
+    )
     return lower / population, (too_many - 1) / population
-
-
-def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first of low, ..., high for which it holds, where it does for all after it (and for high, unasked)."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
 
 
 def clopper_pearson(rate: float, num_trials: float, level: float) -> tuple[float, float]:
