@@ -38,7 +38,7 @@ from shibolet.speech.audio import encode_flac, load
 if TYPE_CHECKING:
     from shibolet.listen.qwen_recogniser import QwenRecogniser
     from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.load import LoadedModel
+    from shibolet.model.qwen3_asr.load import LoadedModel
 
 PASSES = ("decode", "align", "score", "greedy", "all")
 WORDS_PER_S, TOKENS_PER_S = 2.0, 7.0
@@ -100,9 +100,10 @@ def random_model(kind: str, device: str) -> "LoadedModel":
         Qwen3ASRForTokenClassification,
     )
 
-    from shibolet.model.fused import fuse_decoder
-    from shibolet.model.load import LoadedModel, dtype_on, resolve
-    from shibolet.model.prompt import AUDIO_TOKEN, TIMESTAMP
+    from shibolet.model.folders import dtype_on, resolve
+    from shibolet.model.qwen3_asr.fused import fuse_decoder
+    from shibolet.model.qwen3_asr.load import LoadedModel
+    from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP
 
     cls, settings = {
         "aligner": (Qwen3ASRForTokenClassification, ALIGNER),

@@ -24,8 +24,8 @@ from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.errors import ShiboletError
-from shibolet.model.packed import Pack
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.packed import Pack
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.speech.audio import encode_flac
 from shibolet.speech.augment import make_noise
 from shibolet.speech.tables import BATCH_ROWS

@@ -22,11 +22,11 @@ from real_size import ALL_PARTS, Report, best_device, machine
 from torch import Tensor
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
-from shibolet.model.features import num_audio_tokens, num_mel_frames
-from shibolet.model.fused import fuse_decoder
-from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.packed import Pack, packed_attention
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.features import num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.packed import Pack, packed_attention
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.records.files import read_jsonl
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import probe

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from real_size import Report, Stepper, best_device, free, machine, mean_batches, new_model, new_pack, recipe_config
 
-from shibolet.model.cost import PackSize
+from shibolet.model.qwen3_asr.cost import PackSize
 from shibolet.train.memory import GIB, PhaseMemory
 
 TOLERANCE_PCT = 7.0

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.cost import Cost, PackSize
-from shibolet.model.features import num_audio_tokens
-from shibolet.model.fused import fuse_decoder
-from shibolet.model.offline import standard_config
-from shibolet.model.packed import Pack, lay_out, packed_attention
-from shibolet.model.prompt import IGNORED, TokenSequence
+from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.qwen3_asr.features import num_audio_tokens
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.offline import standard_config
+from shibolet.model.qwen3_asr.packed import Pack, lay_out, packed_attention
+from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 from shibolet.recipe import load_recipe
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.memory import Sizes, assumed_sizes

@@ -19,7 +19,7 @@ from shibolet.demo.synth import Speaker, Speech
 from shibolet.demo.voices import TEST_VOICES, draw_manner
 from shibolet.listen.open import open_aligner, open_recogniser
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.scoring.counts import EditCounts, count_words
 from shibolet.speech.augment import clip_loudest, reverberate
 

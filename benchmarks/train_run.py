@@ -36,9 +36,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ASRFeature
 
 from shibolet.demo.lexicon import load_lexicon
 from shibolet.evaluate.stage import dev_scorer
-from shibolet.model.load import LoadedModel, resolve
-from shibolet.model.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
-from shibolet.model.save import save_model
+from shibolet.model.folders import resolve
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import save_model
 from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json
 from shibolet.speech.audio import encode_flac

@@ -33,8 +33,8 @@ from real_size import (
     without_lora,
 )
 
-from shibolet.model.cost import Cost, PackSize
-from shibolet.model.packed import PACKED
+from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.qwen3_asr.packed import PACKED
 from shibolet.train.memory import Sizes
 from shibolet.train.phases import add_adapters, enter_phase
 

@@ -18,11 +18,11 @@ import torch
 import transformers
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.decoding import GreedyDecoder, Request, generate_padded
-from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.fused import fuse_decoder
-from shibolet.model.load import load_recogniser
-from shibolet.model.offline import standard_config
+from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.load import load_recogniser
+from shibolet.model.qwen3_asr.offline import standard_config
 
 NEW_TOKENS = 40
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from shibolet import errors, recipe, terminal
-from shibolet.round import auditing, flow, stages
+from shibolet import errors, recipe
+from shibolet.cli import tables
+from shibolet.rounds import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "av")
 
@@ -36,10 +37,10 @@ def verdict(monkeypatch):
             "hours_low_quality_pct": 11.5, "corrected_low_quality_pct": None, "corrected_from": "no error rates",
             "num_scored": 97, "failures": {"nan_samples": 1, "undecodable": 2}, "notes": ["[whatsapp] is thin."],
         }  # fmt: skip
-        monkeypatch.setattr(auditing, "do_audit", lambda round, **_: {"total_samples": 100})
-        monkeypatch.setattr(auditing, "do_gate", lambda round, **_: gate)
-        monkeypatch.setattr(stages, "do_report", lambda round: None)
-        monkeypatch.setattr(auditing, "do_audit_page", lambda round: round.folder.audit_page)
+        monkeypatch.setattr(auditing, "do_audit", lambda current, **_: {"total_samples": 100})
+        monkeypatch.setattr(auditing, "do_gate", lambda current, **_: gate)
+        monkeypatch.setattr(stages, "do_report", lambda current: None)
+        monkeypatch.setattr(auditing, "do_audit_page", lambda current: current.folder.audit_page)
 
     return say
 
@@ -121,7 +122,7 @@ def test_what_an_evaluation_could_not_hear_is_said_with_the_scores(capsys):
         "failures": [{"id": "u7", "reason": "undecodable", "detail": "u7.wav is empty"}],
         "unreadable_rows": [{"id": "line-9", "reason": "not_json", "detail": "line 9: not JSON"}],
     }  # fmt: skip
-    terminal.show_scores({"mine": {"held": scores}})
+    tables.show_scores({"mine": {"held": scores}})
     said = " ".join(capsys.readouterr().out.split())
     assert "mine: 1 of 40 clips of held could not be heard: all their words count as errors; the first is 'u7'" in said
     assert "mine: 1 rows of held could not be read at all and count nowhere; the first: line 9: not JSON" in said
@@ -198,8 +199,10 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
     """A shard must not write a verdict, nor wait for the folder's lock; merge must not hear."""
     verdict("PROCEED", 0)
     calls = []
-    monkeypatch.setattr(auditing, "do_audit", lambda round, **how: calls.append(how) or {"total_samples": 100})
-    monkeypatch.setattr(auditing, "do_audit_shard", lambda round, shard: calls.append((round.folder.path.name, shard)))
+    monkeypatch.setattr(auditing, "do_audit", lambda current, **how: calls.append(how) or {"total_samples": 100})
+    monkeypatch.setattr(
+        auditing, "do_audit_shard", lambda current, shard: calls.append((current.folder.path.name, shard))
+    )
     assert shibolet("audit", "demo", "--shard", "2/8", "-o", "shared")[0] == 0
     assert shibolet("audit", "merge", "demo", "-o", "shared")[0] == 0
     assert shibolet("audit", "demo", "-o", "shared")[0] == 0
@@ -217,7 +220,7 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
 
 def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, monkeypatch):
     def fail(error):
-        def raises(round):
+        def raises(current):
             raise error
 
         monkeypatch.setattr(flow, "run_round", raises)
@@ -241,8 +244,8 @@ def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, mon
         "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
         "overlaps": {"clean": {"note": "Two voices are known."}},
     }  # fmt: skip
-    monkeypatch.setattr(stages, "do_evaluate", lambda round, models: seen.update(models))
-    monkeypatch.setattr(stages, "do_compare", lambda round: result)
+    monkeypatch.setattr(stages, "do_evaluate", lambda current, models: seen.update(models))
+    monkeypatch.setattr(stages, "do_compare", lambda current: result)
     code, out, _ = shibolet("compare", "--round1", "org/one", "--round2", "org/two", "--recipe", "demo")
     assert code == 40 and "reject" in out and "+10.0" in out and "0 loops" in out and "Two voices are known." in out
     assert seen == {"round1": "org/one", "round2": "org/two"}
@@ -272,7 +275,7 @@ def test_plan_counts_the_real_parts(shibolet):
 
 def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shibolet, monkeypatch):
     """Who decides about a rented GPU reads this page, before there are any data."""
-    monkeypatch.setattr("shibolet.terminal.OUT", Console(highlight=False, width=80))
+    monkeypatch.setattr("shibolet.cli.terminal.OUT", Console(highlight=False, width=80))
     code, out, _ = shibolet("plan", "hebrew-round2", "--gpu-memory-gib", "40")
     said = " ".join(out.split())
     assert code == 0 and max(map(len, out.splitlines())) <= 80

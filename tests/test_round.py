@@ -17,9 +17,9 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import auditing, publish, rank, stages
-from shibolet.round.flow import run_round
-from shibolet.round.shared import Round, SourceData, open_round, open_shard
+from shibolet.rounds import auditing, publish, rank, stages
+from shibolet.rounds.flow import run_round
+from shibolet.rounds.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
 
 WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "report"]
@@ -37,29 +37,29 @@ def play(monkeypatch, tmp_path):
             path.touch()
         recipe = load_recipe("demo", [*there, *overrides])
 
-        def gate(round, *, prepared=False):
+        def gate(current, *, prepared=False):
             name = "gate-prepared" if prepared else "gate"
             done.append(name)
             return after(verdicts[name], recipe.gate)
 
         def note(name):
-            return lambda round, *_, prepared=False: done.append(f"{name}-prepared" if prepared else name)
+            return lambda current, *_, prepared=False: done.append(f"{name}-prepared" if prepared else name)
 
-        def compare(round):
+        def compare(current):
             done.append("compare")
             return {"verdict": compared, "sentence": "Better."}
 
         verdicts = {"gate": raw, "gate-prepared": prepared}
         monkeypatch.setattr(
-            publish, "do_publish", lambda round, config: done.append(f"publish to {config.to}") or "page"
+            publish, "do_publish", lambda current, config: done.append(f"publish to {config.to}") or "page"
         )
         for name in ("audit", "prepare", "train", "evaluate", "report"):
             monkeypatch.setattr(auditing if name == "audit" else stages, f"do_{name}", note(name))
         monkeypatch.setattr(auditing, "do_gate", gate)
         monkeypatch.setattr(stages, "do_compare", compare)
-        monkeypatch.setattr(stages, "rounds_of", lambda round: {})
-        with open_round(recipe, tmp_path / "run", "run", told.append) as round:
-            code = run_round(round)
+        monkeypatch.setattr(stages, "rounds_of", lambda current: {})
+        with open_round(recipe, tmp_path / "run", "run", told.append) as current:
+            code = run_round(current)
         return code, done, " ".join(told)
 
     return run
@@ -176,15 +176,15 @@ def test_a_gate_that_opens_leaves_no_trace_of_an_earlier_repair(play, tmp_path):
 
 
 @pytest.fixture
-def round(tmp_path) -> Round:
+def current(tmp_path) -> Round:
     told = []
-    with open_round(load_recipe("demo"), tmp_path / "run", "run", told.append) as round:
-        yield round
+    with open_round(load_recipe("demo"), tmp_path / "run", "run", told.append) as current:
+        yield current
 
 
-def test_the_folder_says_what_is_run_before_anything_runs(round):
-    assert load_recipe(round.folder.recipe).train == round.recipe.train
-    assert read_json(round.folder.provenance)[0]["num_threads"] == round.recipe.num_threads
+def test_the_folder_says_what_is_run_before_anything_runs(current):
+    assert load_recipe(current.folder.recipe).train == current.recipe.train
+    assert read_json(current.folder.provenance)[0]["num_threads"] == current.recipe.num_threads
 
 
 def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
@@ -195,9 +195,9 @@ def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
         rows = [{"audio": "a.wav", "text": "שלום", "id": "0"}, {"audio": "b.wav", "text": "שלום", "id": "1"}]
         write_jsonl(tmp_path / name / "manifest.jsonl", rows)
     sources = ", ".join(f"{{name: {name}, manifest: {tmp_path / name / 'manifest.jsonl'}}}" for name in ("one", "two"))
-    with open_round(load_recipe("demo", [f"data.train=[{sources}]"]), tmp_path / "run", "run", print) as round:
-        assert [u.id for u in round.data.utterances] == ["one/0", "two/0"]
-        assert [line.id for line in round.data.ledger] == ["one/1", "two/1"]
+    with open_round(load_recipe("demo", [f"data.train=[{sources}]"]), tmp_path / "run", "run", print) as current:
+        assert [u.id for u in current.data.utterances] == ["one/0", "two/0"]
+        assert [line.id for line in current.data.ledger] == ["one/1", "two/1"]
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_texts_in_another_script_end_the_audit_before_a_model_is_touched(
     recipe = load_recipe("demo", [f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]", f"language={language}"])
     touched = []
     monkeypatch.setattr(Round, "identity", lambda self, model: touched.append(model) or 1 / 0)
-    with open_round(recipe, tmp_path / "run", "audit", print) as round:
+    with open_round(recipe, tmp_path / "run", "audit", print) as current:
         with pytest.raises(DataError if is_refused else ZeroDivisionError) as caught:
-            auditing.do_audit(round)
+            auditing.do_audit(current)
     assert bool(touched) != is_refused
     if is_refused:
         assert f"words are in {language} letters" in str(caught.value) and text[:40] in str(caught.value)
@@ -244,16 +244,16 @@ def test_a_comparison_does_not_outlive_the_training_it_speaks_of(tmp_path, monke
     names, told = ["evaluate/round1/clean", "evaluate/round2/clean", "compare", "publish"], []
 
     def left_after(seed: int, only_through: str | None = None) -> list[str]:
-        with open_round(load_recipe("demo", [f"seed={seed}"]), tmp_path / "run", "train", told.append) as round:
-            round.folder.stage("prepare", {}).finish()
-            round.only_through = only_through
+        with open_round(load_recipe("demo", [f"seed={seed}"]), tmp_path / "run", "train", told.append) as current:
+            current.folder.stage("prepare", {}).finish()
+            current.only_through = only_through
             try:
-                stages.do_train(round)
+                stages.do_train(current)
             except RecipeError:
                 pass
-            left = [name for name in names if round.folder.finished(name)]
+            left = [name for name in names if current.folder.finished(name)]
             for name in names:
-                round.folder.stage(name, {"model": identity(str(round.folder.final))}).finish()
+                current.folder.stage(name, {"model": identity(str(current.folder.final))}).finish()
         return left
 
     round1 = names[:1]
@@ -274,35 +274,35 @@ def test_rows_left_out_are_told_by_reason(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", rows)
     told = []
     recipe = load_recipe("demo", [f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]"])
-    with open_round(recipe, tmp_path / "run", "audit", told.append) as round:
-        assert len(round.data.utterances) == 1
+    with open_round(recipe, tmp_path / "run", "audit", told.append) as current:
+        assert len(current.data.utterances) == 1
     (sentence,) = told
     assert "1 utterances; rows left out: 2 missing_file, 1 empty_text; the first is 'b.wav', line 2" in sentence
 
 
-def test_stages_out_of_order_say_what_to_run_first(round):
+def test_stages_out_of_order_say_what_to_run_first(current):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
-        auditing.do_gate(round)
+        auditing.do_gate(current)
     with pytest.raises(DataError, match="stage 'evaluate/round1/clean' is not done"):
-        stages.do_compare(round)
+        stages.do_compare(current)
 
 
-def test_compare_reads_scores_once_and_again_when_they_change(round, monkeypatch):
+def test_compare_reads_scores_once_and_again_when_they_change(current, monkeypatch):
     calls = []
     monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [folder.parent.name])
 
     def score(label: str, value: int) -> None:
         for name in ("clean", "whatsapp"):
-            stage = round.folder.stage(f"evaluate/{label}/{name}", {"value": value})
-            write_json(round.folder.scores(label, name), {"value": value})
+            stage = current.folder.stage(f"evaluate/{label}/{name}", {"value": value})
+            write_json(current.folder.scores(label, name), {"value": value})
             stage.finish()
 
     score("round1", 1), score("round2", 2)
-    assert stages.do_compare(round) == stages.do_compare(round) == {"verdict": "keep"}
+    assert stages.do_compare(current) == stages.do_compare(current) == {"verdict": "keep"}
     assert len(calls) == 1 and calls[0][:2] == (["round1", "round1"], ["round2", "round2"])
     score("round2", 3)
-    stages.do_compare(round)
+    stages.do_compare(current)
     assert len(calls) == 2
 
 
@@ -315,7 +315,7 @@ def test_what_only_changes_the_time_does_not_train_again():
 
 
 @pytest.fixture
-def heard(round, monkeypatch):
+def heard(current, monkeypatch):
     """The round with an audit that is done in no time: 400 utterances, a fifth flagged, a quarter of these good."""
     from shibolet.audit import stage, table
 
@@ -347,78 +347,80 @@ def heard(round, monkeypatch):
     utterances = [
         Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows
     ]
-    round.data = SourceData(utterances, [], "digest")
-    return SimpleNamespace(round=round, rows={row["id"]: row for row in rows}, calls=calls)
+    current.data = SourceData(utterances, [], "digest")
+    return SimpleNamespace(current=current, rows={row["id"]: row for row in rows}, calls=calls)
 
 
 def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     """Verdicts that a person gave once must not get lost when the audit is asked for again."""
-    round, folder = heard.round, heard.round.folder
-    first = auditing.do_audit(round)
+    current, folder = heard.current, heard.current.folder
+    first = auditing.do_audit(current)
     assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150
-    assert auditing.do_gate(round)["corrected_low_quality_pct"] is None
+    assert auditing.do_gate(current)["corrected_low_quality_pct"] is None
     answers = [
         {"id": id, "verdict": "bad" if heard.rows[id]["is_low_quality"] and i % 4 else "good",
          "text": heard.rows[id]["text"]}
         for i, id in enumerate(first["review"]["draw"])
     ]  # fmt: skip
     write_jsonl(tmp_path / "saved.jsonl", answers)
-    reviewed = auditing.do_audit(round, review=tmp_path / "saved.jsonl")
+    reviewed = auditing.do_audit(current, review=tmp_path / "saved.jsonl")
     assert len(heard.calls) == 2 and reviewed["review"]["sensitivity"] == 1.0
     corrected = reviewed["review"]["corrected_low_quality_pct"]
-    gate = auditing.do_gate(round)
+    gate = auditing.do_gate(current)
     assert gate["low_quality_pct"]["rate"] == 20 and 8 < corrected["lower"] < corrected["rate"] < 18
     assert gate["corrected_low_quality_pct"]["rate"] == pytest.approx(corrected["rate"], abs=0.1)
     (tmp_path / "saved.jsonl").unlink()
-    assert auditing.do_audit(round) == reviewed and len(heard.calls) == 2
+    assert auditing.do_audit(current) == reviewed and len(heard.calls) == 2
     assert folder.review.is_file()
     assert gate["decision"] == "STOP" and "it would be CAUTION" in gate["warnings"][0]
-    corrected_rate = round.recipe.gate.model_copy(update={"rate": "corrected"})
-    round.recipe = round.recipe.model_copy(update={"gate": corrected_rate})
-    assert auditing.do_audit(round)["decision"] == "CAUTION" == auditing.do_gate(round)["decision"]
+    corrected_rate = current.recipe.gate.model_copy(update={"rate": "corrected"})
+    current.recipe = current.recipe.model_copy(update={"gate": corrected_rate})
+    assert auditing.do_audit(current)["decision"] == "CAUTION" == auditing.do_gate(current)["decision"]
 
 
 def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_path):
     write_jsonl(tmp_path / "saved.jsonl", [{"id": "u000", "verdict": "bad", "text": "another text"}])
     with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
-        auditing.do_audit(heard.round, review=tmp_path / "saved.jsonl")
-    assert heard.calls == [] and not heard.round.folder.review.exists()
+        auditing.do_audit(heard.current, review=tmp_path / "saved.jsonl")
+    assert heard.calls == [] and not heard.current.folder.review.exists()
 
 
-def test_sets_in_another_language_are_compared_apart(round, monkeypatch):
+def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     """English pooled into a Hebrew verdict would hide what was forgotten."""
-    english = round.recipe.evaluate.sets[1].model_copy(update={"language": "en"})
-    sets = (round.recipe.evaluate.sets[0], english)
-    round.recipe = round.recipe.model_copy(update={"evaluate": round.recipe.evaluate.model_copy(update={"sets": sets})})
+    english = current.recipe.evaluate.sets[1].model_copy(update={"language": "en"})
+    sets = (current.recipe.evaluate.sets[0], english)
+    current.recipe = current.recipe.model_copy(
+        update={"evaluate": current.recipe.evaluate.model_copy(update={"sets": sets})}
+    )
     for label in ("round1", "round2"):
         for name in ("clean", "whatsapp"):
-            stage = round.folder.stage(f"evaluate/{label}/{name}", {})
-            write_json(round.folder.scores(label, name), {})
+            stage = current.folder.stage(f"evaluate/{label}/{name}", {})
+            write_json(current.folder.scores(label, name), {})
             stage.finish()
     calls = []
     monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
-    stages.do_compare(round)
+    stages.do_compare(current)
     first, second, _, _, other, _ = calls[0]
     assert (first, second) == (["round1 clean"], ["round2 clean"])
     assert other == [["round1 whatsapp"], ["round2 whatsapp"]]
 
 
-def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(round, monkeypatch):
-    sets = round.recipe.evaluate.sets
+def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(current, monkeypatch):
+    sets = current.recipe.evaluate.sets
     told = []
-    round.tell = told.append
+    current.tell = told.append
 
     def read(source):
         raise DataError("gated: ask for access")
 
-    monkeypatch.setattr(round, "read", read)
+    monkeypatch.setattr(current, "read", read)
     for optional, left in ((True, ["clean"]), (False, ["clean", "whatsapp"])):
         changed = (sets[0], sets[1].model_copy(update={"optional": optional}))
-        evaluate = round.recipe.evaluate.model_copy(update={"sets": changed})
-        round.recipe = round.recipe.model_copy(update={"evaluate": evaluate})
-        round.__dict__.pop("sets", None)
-        assert [source.name for source in round.sets] == left
+        evaluate = current.recipe.evaluate.model_copy(update={"sets": changed})
+        current.recipe = current.recipe.model_copy(update={"evaluate": evaluate})
+        current.__dict__.pop("sets", None)
+        assert [source.name for source in current.sets] == left
     assert len(told) == 1 and "'whatsapp' is optional" in told[0] and "ask for access" in told[0]
 
 
@@ -465,18 +467,18 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Round, "transcriber", lambda self, model, label, _: Says(heard[label]))
 
     def compared(*more: str) -> dict:
-        with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as round:
-            if not round.folder.finished("train"):
-                gate = round.folder.stage("gate", {})
-                write_json(round.folder.gate(), {"decision": "PROCEED"})
-                write_rows(round.folder.audited_utterances(), [])
+        with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as current:
+            if not current.folder.finished("train"):
+                gate = current.folder.stage("gate", {})
+                write_json(current.folder.gate(), {"decision": "PROCEED"})
+                write_rows(current.folder.audited_utterances(), [])
                 gate.finish()
-                stages.do_prepare(round)
-                train = round.folder.stage("train", {})
-                round.folder.final.mkdir(parents=True)
+                stages.do_prepare(current)
+                train = current.folder.stage("train", {})
+                current.folder.final.mkdir(parents=True)
                 train.finish()
-            stages.do_evaluate(round, stages.rounds_of(round))
-            return stages.do_compare(round)
+            stages.do_evaluate(current, stages.rounds_of(current))
+            return stages.do_compare(current)
 
     result = compared()
     num_trained = pq.read_metadata(tmp_path / "run/prepared/train-00000.parquet").num_rows

@@ -21,8 +21,8 @@ from shibolet.audit.workers import InThisProcess, WorkerLost
 from shibolet.errors import DataError, ShiboletError
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef
-from shibolet.round import auditing
-from shibolet.round.shared import SourceData, open_round
+from shibolet.rounds import auditing
+from shibolet.rounds.shared import SourceData, open_round
 from shibolet.speech.audio import load
 
 CONFIG = AuditConfig(aligner="ears", recogniser="ears", chunk_utterances=8, num_workers=0)
@@ -172,22 +172,22 @@ def test_an_audit_that_lost_clips_is_not_done_and_hears_them_the_next_time(tmp_p
     monkeypatch.setattr(auditing, "_listener", new_listener)
     rows = lambda path: {row["id"]: row for row in pq.read_table(path).to_pylist()}  # noqa: E731
 
-    with open_round(load_recipe("demo"), tmp_path / "run", "audit", told.append) as round:
-        round.recipe = round.recipe.model_copy(update={"audit": audit})
-        round.data = SourceData(corpus, [], "digest")
+    with open_round(load_recipe("demo"), tmp_path / "run", "audit", told.append) as current:
+        current.recipe = current.recipe.model_copy(update={"audit": audit})
+        current.data = SourceData(corpus, [], "digest")
         sampled = draw_sample(corpus, audit.sample).in_order
         bad = [next(u for u in corpus if u.id == sampled[-1]), next(u for u in corpus if u.id not in sampled)]
         for utterance, listen in zip(bad, (auditing.do_audit, auditing.do_hear_rest), strict=True):
             monkeypatch.setattr(workers, "InThisProcess", lambda u=utterance: Stalled(workers.decode, u.audio.path))
-            listen(round)
+            listen(current)
             monkeypatch.setattr(workers, "InThisProcess", InThisProcess)
             name = "audit" if listen is auditing.do_audit else "hear-rest"
-            table = round.folder.audited_utterances() if name == "audit" else round.folder.audited_rest
-            assert "in 3 tries: 1. " in told[-1] and round.folder.finished(name)
+            table = current.folder.audited_utterances() if name == "audit" else current.folder.audited_rest
+            assert "in 3 tries: 1. " in told[-1] and current.folder.finished(name)
             assert rows(table)[utterance.id]["failure"] == "decoder_hung"
             num_heard = ears.num_heard
-            listen(round)
+            listen(current)
             assert told[-1] == f"{name}: done before, but clips could not be decoded (1); these are heard again"
             assert rows(table)[utterance.id]["failure"] is None and ears.num_heard == num_heard + 1
-            listen(round)
+            listen(current)
             assert told[-1] == f"{name}: done before, nothing changed" and ears.num_heard == num_heard + 1

@@ -15,7 +15,8 @@ from transformers import (
 
 from shibolet.listen.open import open_aligner, open_recogniser
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import load_recogniser, resolve
+from shibolet.model.folders import resolve
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.scoring.counts import EditCounts, count_words
 
 CLASSES = {

@@ -15,7 +15,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import dev_scorer, evaluate_set, read_overlap, read_rows, summarise
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import LoadedModel
+from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.records.files import read_json, read_jsonl, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton comes with torch for CUDA")
-from shibolet.model import kernels, triton_kernels
+from shibolet.model.fast import kernels, triton_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [

@@ -8,7 +8,7 @@ from shibolet.demo.corpus import join_speech, round1_requests
 from shibolet.demo.synth import synthesise
 from shibolet.listen.ctc import CtcModel
 from shibolet.listen.open import open_aligner
-from shibolet.model.load import resolve
+from shibolet.model.folders import resolve
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
 from shibolet.listen.batches import by_audio
 from shibolet.listen.qwen_aligner import QwenAligner, raw_classes
 from shibolet.listen.qwen_recogniser import QwenRecogniser
-from shibolet.model.features import PackedLogMel, log_mel, log_mels
-from shibolet.model.load import LoadedModel
+from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel, log_mels
+from shibolet.model.qwen3_asr.load import LoadedModel
 
 TEXTS = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול", "שלום", "אל הים"]
 

@@ -16,7 +16,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.listen.open import open_aligner
 from shibolet.listen.recordings import Heard, hear_recordings
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.scoring.counts import EditCounts, count_words
 from shibolet.speech.text import get_language
 
@@ -106,7 +106,7 @@ from pathlib import Path
 import torch
 from shibolet.listen.recordings import hear_recordings
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.speech.text import get_language
 torch.set_num_threads(1)
 engine = Transcriber(load_recogniser("builtin:round1"), "Hebrew")

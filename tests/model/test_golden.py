@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from shibolet.model.features import CHUNK_FRAMES, log_mel, num_audio_tokens
-from shibolet.model.load import load_aligner, load_recogniser
-from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.records.files import read_json
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,12 +12,13 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
-from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.load import LoadedModel, load_aligner, load_recogniser, resolve
-from shibolet.model.packed import build_pack, packed_logits
-from shibolet.model.parts import is_tied, untie_head
-from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
-from shibolet.model.save import convert, save_model
+from shibolet.model.folders import resolve
+from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.load import LoadedModel, load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
+from shibolet.model.qwen3_asr.parts import is_tied, untie_head
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import convert, save_model
 
 
 def to_legacy(native: Path, legacy: Path) -> Path:
@@ -105,7 +106,7 @@ def test_folders_that_are_no_such_model(tmp_path: Path, native_dir: Path):
 
 @pytest.fixture
 def sharded_dir(native_dir: Path, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr("shibolet.model.save.SHARD_SIZE", "3MB")
+    monkeypatch.setattr("shibolet.model.qwen3_asr.save.SHARD_SIZE", "3MB")
     convert(str(native_dir), tmp_path / "sharded", "native")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     return tmp_path / "sharded"

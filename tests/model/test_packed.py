@@ -5,10 +5,17 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.model.features import log_mel, num_audio_tokens, num_mel_frames
-from shibolet.model.losses import summed_cross_entropy
-from shibolet.model.packed import PACKED, build_pack, decode_pack, output_head, packed_attention, packed_logits
-from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.fast.losses import summed_cross_entropy
+from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.packed import (
+    PACKED,
+    build_pack,
+    decode_pack,
+    output_head,
+    packed_attention,
+    packed_logits,
+)
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 
 
 @pytest.fixture(scope="module")

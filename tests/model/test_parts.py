@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, Qwen3ASRForConditionalGeneration
 
 from shibolet.demo import tiny
 from shibolet.errors import RecipeError
-from shibolet.model.layouts import native_config
-from shibolet.model.offline import standard_config
-from shibolet.model.parts import freeze_all_but, part_of, partition, select, trainable_names, untie_head
+from shibolet.model.qwen3_asr.layouts import native_config
+from shibolet.model.qwen3_asr.offline import standard_config
+from shibolet.model.qwen3_asr.parts import freeze_all_but, part_of, partition, select, trainable_names, untie_head
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"
 WHOLE = ["encoder.conv", "encoder.layers", "projector", "embeddings", "decoder.layers", "decoder.norm"]

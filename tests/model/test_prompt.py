@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
 from shibolet.errors import ModelError
-from shibolet.model.features import num_audio_tokens
-from shibolet.model.layouts import template_of
-from shibolet.model.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.qwen3_asr.features import num_audio_tokens
+from shibolet.model.qwen3_asr.layouts import template_of
+from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"
 

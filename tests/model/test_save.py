@@ -15,9 +15,9 @@ from transformers import (
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
-from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.parts import is_tied, untie_head
-from shibolet.model.save import convert, save_model
+from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.parts import is_tied, untie_head
+from shibolet.model.qwen3_asr.save import convert, save_model
 
 KINDS = ["tied", "untied", "aligner"]
 
@@ -72,7 +72,7 @@ def test_the_native_layout_is_read_by_transformers_alone(native: Path):
 
 
 def test_a_large_model_is_written_in_shards(native: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("shibolet.model.save.SHARD_SIZE", "1MB")
+    monkeypatch.setattr("shibolet.model.qwen3_asr.save.SHARD_SIZE", "1MB")
     convert(str(native), tmp_path / "legacy", "legacy")
     assert len(list((tmp_path / "legacy").glob("model-*-of-*.safetensors"))) > 2
     monkeypatch.undo()
@@ -106,7 +106,7 @@ def test_the_published_configuration_survives_both_ways():
         pytest.skip("no folder 'shared' beside the repository")
     from transformers import AutoTokenizer
 
-    from shibolet.model.layouts import legacy_config, native_config, supported_languages
+    from shibolet.model.qwen3_asr.layouts import legacy_config, native_config, supported_languages
 
     published, tokenizer = json.loads((REAL / "config.json").read_text()), AutoTokenizer.from_pretrained(REAL)
     again = legacy_config(

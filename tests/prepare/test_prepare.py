@@ -20,8 +20,8 @@ from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.manifest import read_manifest
 from shibolet.records.review import Answer
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import stages
-from shibolet.round.shared import open_round
+from shibolet.rounds import stages
+from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
@@ -350,14 +350,14 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
 
     def prepared() -> set[str]:
-        with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as round:
-            if not round.folder.finished("gate"):
-                gate = round.folder.stage("gate", {})
-                write_json(round.folder.gate(), {"decision": "PROCEED"})
-                write_rows(round.folder.audited_utterances(), corpus.verdicts.values())
+        with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
+            if not current.folder.finished("gate"):
+                gate = current.folder.stage("gate", {})
+                write_json(current.folder.gate(), {"decision": "PROCEED"})
+                write_rows(current.folder.audited_utterances(), corpus.verdicts.values())
                 gate.finish()
-            stages.do_prepare(round)
-            return {row["id"] for row in rows_of(round.folder.prepared)}
+            stages.do_prepare(current)
+            return {row["id"] for row in rows_of(current.folder.prepared)}
 
     assert "good-0" in prepared()
     answer = Answer(id="good-0", verdict="bad", text=corpus.utterances[0].text)

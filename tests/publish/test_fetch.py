@@ -10,9 +10,9 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from local_hub import LocalHub
 
 from shibolet.errors import DataError
-from shibolet.model.load import resolve
+from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
-from shibolet.round.fetch import fetch_recipe
+from shibolet.rounds.fetch import fetch_recipe
 
 RECIPE = [
     "models.base=org/base", "models.round1=org/round1", "audit.aligner=org/aligner", "audit.recogniser=builtin:ctc",

@@ -10,23 +10,23 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.errors import ModelError, Rejected, UploadError
 from shibolet.evaluate.stage import batches_of
-from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.save import save_model
+from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.save import save_model
 from shibolet.publish.config import PublishConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.files import read_json, read_jsonl, write_json, write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.round import stages
-from shibolet.round.publish import do_publish
-from shibolet.round.reproduce import reproduce, whole_batches
-from shibolet.round.shared import Round, open_round
+from shibolet.rounds import stages
+from shibolet.rounds.publish import do_publish
+from shibolet.rounds.reproduce import reproduce, whole_batches
+from shibolet.rounds.shared import Round, open_round
 
 CONFIG = PublishConfig(to="org/name")
 TEXTS = ["שלום עולם", "בית ספר", "ילד הלך אל הים"]
 
 
 @pytest.fixture
-def round(tmp_path: Path):
+def current(tmp_path: Path):
     """A run that was scored on 26 clips of noise: Round 1 is an untrained model, Round 2 the shipped one."""
     rng, rows = np.random.default_rng(3), []
     for i in range(26):
@@ -44,23 +44,23 @@ def round(tmp_path: Path):
         f"models.round1={tmp_path / 'round1'}",
     ]
     recipe = load_recipe("demo", [f"evaluate.sets={sets}", *settings])
-    with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as round:
-        begun = [round.folder.stage(name, {}) for name in ("gate", "prepare", "train")]
+    with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
+        begun = [current.folder.stage(name, {}) for name in ("gate", "prepare", "train")]
         tokenizer = tiny.train_tokenizer(TEXTS * 5)
         model = LoadedModel(tiny.new_recogniser(tokenizer, 1), tokenizer, Qwen3ASRFeatureExtractor(), tmp_path, "")
         save_model(model, tmp_path / "round1")
-        save_model(load_recogniser("builtin:round1"), round.folder.final)
-        write_a_run_around(round)
+        save_model(load_recogniser("builtin:round1"), current.folder.final)
+        write_a_run_around(current)
         for stage in begun:
             stage.finish()
-        stages.do_evaluate(round, stages.rounds_of(round))
-        stages.do_compare(round)
-        yield round
+        stages.do_evaluate(current, stages.rounds_of(current))
+        stages.do_compare(current)
+        yield current
 
 
-def write_a_run_around(round: Round) -> None:
+def write_a_run_around(current: Round) -> None:
     """The files that a card is written from."""
-    folder = round.folder
+    folder = current.folder
     rate = {"rate": 1.0, "lower": 0.5, "upper": 2.0}
     part = {"utterances": 1, "hours": 0.1}
     write_json(folder.gate(), {"decision": "PROCEED", "low_quality_pct": rate})
@@ -76,44 +76,44 @@ def repeated(monkeypatch):
     """Does without the fresh process."""
     calls = []
 
-    def say(round, model, label):
+    def say(current, model, label):
         calls.append(model)
         return {"hypotheses": 20, "ids": {}}
 
-    monkeypatch.setattr("shibolet.round.reproduce.reproduce", say)
+    monkeypatch.setattr("shibolet.rounds.reproduce.reproduce", say)
     return calls
 
 
-def test_a_rejected_round_is_published_only_by_force(round, repeated):
-    assert read_json(round.folder.compare)["verdict"] == "reject"
+def test_a_rejected_round_is_published_only_by_force(current, repeated):
+    assert read_json(current.folder.compare)["verdict"] == "reject"
     with pytest.raises(Rejected, match=r"not published: .* --force") as caught:
-        do_publish(round, CONFIG, upload=False)
-    assert caught.value.exit_code == 40 and not round.folder.publish.exists()
-    model = Path(do_publish(round, CONFIG, force=True, upload=False))
+        do_publish(current, CONFIG, upload=False)
+    assert caught.value.exit_code == 40 and not current.folder.publish.exists()
+    model = Path(do_publish(current, CONFIG, force=True, upload=False))
     assert "published all the same" in (model / "README.md").read_text()
 
 
 @pytest.mark.parametrize("layout", ["native", "legacy"])
-def test_a_failed_upload_leaves_the_export_and_the_command_that_goes_on(round, repeated, hub, layout, monkeypatch):
+def test_a_failed_upload_leaves_the_export_and_the_command_that_goes_on(current, repeated, hub, layout, monkeypatch):
     monkeypatch.setattr("shibolet.publish.upload.ATTEMPTS", 1)
     config = PublishConfig(to="org/name", layout=layout)
     hub.cut = 3
     with pytest.raises(UploadError, match=r"To go on: shibolet publish .*run --to org/name") as caught:
-        do_publish(round, config, force=True)
+        do_publish(current, config, force=True)
     assert f"--layout {layout} --private --force" in str(caught.value) and caught.value.exit_code == 60
-    assert load_recogniser(str(round.folder.publish / "model"))
+    assert load_recogniser(str(current.folder.publish / "model"))
     hub.cut = None
-    assert do_publish(round, config, force=True).startswith(f"{hub.url}/org/name/commit/")
+    assert do_publish(current, config, force=True).startswith(f"{hub.url}/org/name/commit/")
     assert len(repeated) == 1  # the export was there
     files = hub.repos["org/name"]["files"]
-    assert files.keys() == {path.name for path in (round.folder.publish / "model").iterdir()}
+    assert files.keys() == {path.name for path in (current.folder.publish / "model").iterdir()}
     assert hub.repos["org/name"]["private"] in (True, "private")
 
 
-def test_no_token_path_or_machine_in_any_file(round, repeated, tmp_path, monkeypatch):
+def test_no_token_path_or_machine_in_any_file(current, repeated, tmp_path, monkeypatch):
     token = "hf_" + "Z9q" * 11
     monkeypatch.setenv("HF_TOKEN", token)
-    model = Path(do_publish(round, CONFIG, force=True, upload=False))
+    model = Path(do_publish(current, CONFIG, force=True, upload=False))
     whole = b"".join(path.read_bytes() for path in model.rglob("*") if path.is_file())
     assert len(whole) > 100_000
     for secret in (token, str(tmp_path), str(Path.home()) + "/", str(Path(__file__).parents[2])):
@@ -121,16 +121,16 @@ def test_no_token_path_or_machine_in_any_file(round, repeated, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_the_export_repeats_the_evaluation_in_a_fresh_process(round):
-    done = reproduce(round, round.folder.final, "round2")
+def test_the_export_repeats_the_evaluation_in_a_fresh_process(current):
+    done = reproduce(current, current.folder.final, "round2")
     assert done["hypotheses"] >= 20 and len(done["ids"]["noise"]) == done["hypotheses"]
-    hypotheses = round.folder.hypotheses("round2", "noise")
+    hypotheses = current.folder.hypotheses("round2", "noise")
     rows = read_jsonl(hypotheses)
     assert sum(bool(row["hypothesis"]) for row in rows) > 10  # there is something to repeat
     wrong = done["ids"]["noise"][0]
     write_jsonl(hypotheses, [{**row, "hypothesis": "other"} if row["id"] == wrong else row for row in rows])
     with pytest.raises(ModelError, match=f"1 of {done['hypotheses']} hypotheses differ, the first is '{wrong}'"):
-        reproduce(round, round.folder.final, "round2")
+        reproduce(current, current.folder.final, "round2")
 
 
 def test_whole_batches_are_those_that_the_evaluation_had():

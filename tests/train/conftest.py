@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_run import make_rows, save_base, write_shard
 
-from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.reader import PackReader
 

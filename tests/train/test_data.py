@@ -6,8 +6,8 @@ import pytest
 from tiny_run import make_rows, write_shard
 
 from shibolet.errors import DataError
-from shibolet.model.load import LoadedModel
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.reader import PackReader
 

@@ -14,7 +14,7 @@ from test_trainer import rows, run
 from tiny_run import tiny_config
 
 from shibolet.errors import Diverged
-from shibolet.model.packed import Pack
+from shibolet.model.qwen3_asr.packed import Pack
 from shibolet.train import guards
 from shibolet.train.config import GuardsConfig, PhaseConfig
 from shibolet.train.data import TrainExample

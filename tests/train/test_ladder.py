@@ -11,7 +11,7 @@ from test_trainer import rows, run, without_dropout
 from tiny_run import PHASE_A, tiny_config
 
 from shibolet.errors import OutOfMemory, RecipeError
-from shibolet.model.packed import Pack, packed_attention
+from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
 from shibolet.train.phases import add_adapters, enter_phase

@@ -4,7 +4,7 @@ import pytest
 from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
-from shibolet.model.offline import standard_config
+from shibolet.model.qwen3_asr.offline import standard_config
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
 from shibolet.train.memory import assumed_sizes
 from shibolet.train.plan import make_plan, meta_model

@@ -11,9 +11,9 @@ from tiny_run import PHASE_A, PHASE_B, tiny_config
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.model.load import LoadedModel
-from shibolet.model.packed import Pack, encoder_states, packed_attention
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attention
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train import encoder_cache
 from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample

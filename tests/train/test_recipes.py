@@ -10,7 +10,7 @@ from test_trainer import rows, run
 from tiny_run import save_base
 
 from shibolet.demo import tiny
-from shibolet.model.load import load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.recipe import find_recipe
 from shibolet.train.config import TrainConfig
 from shibolet.train.phases import add_adapters, enter_phase

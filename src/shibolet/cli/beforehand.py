@@ -21,7 +21,7 @@ def plan(
 ):
     """Steps, trainable parts, memory, time and cost by phase, from the configuration alone."""
     from shibolet.recipe import load_recipe
-    from shibolet.round.stages import make_plan
+    from shibolet.rounds.stages import make_plan
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
@@ -32,9 +32,9 @@ def plan(
 
 def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
     """Whether GPU, memory, disk, token, models and data are there, before anything is paid for. Ends with 3 if not."""
-    from shibolet.check import check_recipe
+    from shibolet.cli.terminal import track
     from shibolet.recipe import load_recipe
-    from shibolet.terminal import track
+    from shibolet.rounds.check import check_recipe
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
@@ -46,9 +46,9 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
     """Download the models and data sets of a recipe; the same command goes on. Ends with 3 where one cannot be had."""
+    from shibolet.cli.terminal import track
     from shibolet.recipe import load_recipe
-    from shibolet.round.fetch import fetch_recipe
-    from shibolet.terminal import track
+    from shibolet.rounds.fetch import fetch_recipe
 
     quiet()
     found = fetch_recipe(load_recipe(recipe, changes or []), track)

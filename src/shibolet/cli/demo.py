@@ -24,8 +24,9 @@ def demo(
     """The whole round on synthetic Hebrew speech of which a fifth is damaged, and the truth after it."""
     if context.invoked_subcommand:
         return
-    from shibolet.demo.round import run_demo, show_demo
-    from shibolet.terminal import tell, track
+    from shibolet.cli.tables import show_demo
+    from shibolet.cli.terminal import tell, track
+    from shibolet.demo.round import run_demo
 
     quiet()
     code, summary = run_demo(seed, out, changes or [], without_prepare=without_prepare, tell=tell, track=track)

@@ -21,17 +21,17 @@ def publish(
 ):
     """Export a kept round, read it again in a fresh process, write its card, upload it; the same command goes on."""
     from shibolet.publish.config import REPOSITORY, PublishConfig
-    from shibolet.round.publish import do_publish
+    from shibolet.rounds.publish import do_publish
 
-    with finished_round(run_dir) as round:
+    with finished_round(run_dir) as current:
         given = {"to": to, "layout": layout, "private": private}
         given = {key: value for key, value in given.items() if value is not None}
-        settings = round.recipe.publish.model_dump() if round.recipe.publish else {}
+        settings = current.recipe.publish.model_dump() if current.recipe.publish else {}
         if "to" not in settings | given:
             raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
         if to is not None and not re.fullmatch(REPOSITORY, to):
             raise RecipeError(f"--to {to}: write it as org/name")
-        typer.echo(do_publish(round, PublishConfig(**settings | given), force=force, upload=upload))
+        typer.echo(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
 
 
 def export_adapter(
@@ -39,10 +39,10 @@ def export_adapter(
     out: NewFolder,
 ):
     """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
-    from shibolet.round.publish import export_adapter as export
+    from shibolet.rounds.publish import export_adapter as export
 
-    with finished_round(run_dir) as round:
-        export(round, out)
+    with finished_round(run_dir) as current:
+        export(current, out)
     typer.echo(out)
 
 
@@ -57,9 +57,9 @@ def export_data(
     """The audited, repaired data for other programs, or what the audit said of each utterance."""
     from shibolet.publish.data import export_data as export
 
-    with finished_round(run_dir) as round:
-        round.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
-        counts = export(round.folder, out, format_)
+    with finished_round(run_dir) as current:
+        current.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
+        counts = export(current.folder, out, format_)
     typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
@@ -72,7 +72,7 @@ def convert(
     ] = None,
 ):
     """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
-    from shibolet.model.save import convert as convert_model
+    from shibolet.model.qwen3_asr.save import convert as convert_model
 
     quiet()
     convert_model(source, out, layout, language or [])
@@ -106,8 +106,8 @@ def transcribe(
     ] = None,
 ):
     """What is said in recordings of any length. Ends with 3 when one of them could not be read."""
-    from shibolet.round.transcribe import find_recordings, open_engine, transcribe_files
-    from shibolet.terminal import tell, track
+    from shibolet.cli.terminal import tell, track
+    from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
     if model is None and server is None:
         raise RecipeError("transcribe needs --model, or --server with a model of its own")

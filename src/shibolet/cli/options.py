@@ -14,7 +14,7 @@ import typer
 from shibolet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from shibolet.round.shared import Round
+    from shibolet.rounds.shared import Round
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of the package.")
@@ -46,10 +46,10 @@ def round_of(
 
     With `shard` others work in the folder too. `needs` are sections that the recipe has to have.
     """
+    from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe, recipe_yaml
-    from shibolet.round.shared import open_round, open_shard
-    from shibolet.round.stages import make_plan
-    from shibolet.terminal import tell, track
+    from shibolet.rounds.shared import open_round, open_shard
+    from shibolet.rounds.stages import make_plan
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
@@ -64,21 +64,21 @@ def round_of(
             show({"plan": planned} if planned else {})
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
-    with opened as round:
-        yield round
+    with opened as current:
+        yield current
 
 
 @contextmanager
 def finished_round(run_dir: Path) -> Iterator["Round"]:
     """The round of a run folder, by the recipe that lies in it."""
+    from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe
-    from shibolet.round.shared import open_round
-    from shibolet.terminal import tell, track
+    from shibolet.rounds.shared import open_round
 
     require_run(run_dir)
     quiet()
-    with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as round:
-        yield round
+    with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as current:
+        yield current
 
 
 def require_run(run_dir: Path) -> None:
@@ -104,10 +104,10 @@ def quiet() -> None:
 
 def show(results: dict[str, Any]) -> None:
     """Tables for a person."""
-    from shibolet import terminal
+    from shibolet.cli import tables
 
     for name, value in results.items():
-        getattr(terminal, f"show_{name}")(value)
+        getattr(tables, f"show_{name}")(value)
 
 
 def print_json(value: Any) -> None:

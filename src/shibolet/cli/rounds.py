@@ -25,7 +25,7 @@ from shibolet.errors import RecipeError
 
 if TYPE_CHECKING:
     from shibolet.records.runfolder import RunFolder
-    from shibolet.round.shared import Round
+    from shibolet.rounds.shared import Round
 
 
 def run(
@@ -33,21 +33,21 @@ def run(
     gpus: Gpus = 1, only_through: OnlyThrough = None,
 ):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
-    from shibolet.round.flow import run_round
-    from shibolet.round.rank import under_torchrun
+    from shibolet.rounds.flow import run_round
+    from shibolet.rounds.rank import under_torchrun
 
     if under_torchrun():
         raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
-        round.gpus, round.only_through = gpus, only_through
-        code = run_round(round)
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        current.gpus, current.only_through = gpus, only_through
+        code = run_round(current)
         if json_:
-            print_json({"exit_code": code, **_results(round)})
+            print_json({"exit_code": code, **_results(current)})
         else:
-            show(_results(round))
-            if round.folder.finished("train"):
-                typer.echo(_trained(round.folder))
-            typer.echo(f"Page: {round.folder.report}")
+            show(_results(current))
+            if current.folder.finished("train"):
+                typer.echo(_trained(current.folder))
+            typer.echo(f"Page: {current.folder.report}")
     raise typer.Exit(code)
 
 
@@ -72,7 +72,7 @@ def audit(
     dry: DryRun = False,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
-    from shibolet.round.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
+    from shibolet.rounds.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
@@ -81,18 +81,18 @@ def audit(
     if export_to:
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
-        with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as round:
-            typer.echo(do_export(round, export_to))
+        with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
+            typer.echo(do_export(current, export_to))
         return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as round:
-            do_audit_shard(round, _shard(shard))
+        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as current:
+            do_audit_shard(current, _shard(shard))
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as round:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
         if extend:
-            round.tell(f"audit: extended to {extend_audit(round):,} utterances")
-        report = do_audit(round, merge=recipe[:-1] == ["merge"], review=review)
-        verdict, page = do_gate(round), do_audit_page(round)
+            current.tell(f"audit: extended to {extend_audit(current):,} utterances")
+        report = do_audit(current, merge=recipe[:-1] == ["merge"], review=review)
+        verdict, page = do_gate(current), do_audit_page(current)
     if json_:
         print_json(report)
     else:
@@ -118,11 +118,11 @@ def calibrate(
     dry: DryRun = False,
 ):
     """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
-    from shibolet.round.auditing import do_calibrate
+    from shibolet.rounds.auditing import do_calibrate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as round:
-        result = do_calibrate(round, clean, foreign or [], minutes)
-        path = round.folder.calibration
+    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
+        result = do_calibrate(current, clean, foreign or [], minutes)
+        path = current.folder.calibration
     if json_:
         print_json(result)
     else:
@@ -136,10 +136,10 @@ def gate(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
 ):
     """PROCEED (0), CAUTION (10), STOP (20) or INVALID (30), from an audit that is there."""
-    from shibolet.round.auditing import do_gate
+    from shibolet.rounds.auditing import do_gate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as round:
-        verdict = do_gate(round)
+    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
+        verdict = do_gate(current)
     answer(json_, gate=verdict)
     raise typer.Exit(verdict["exit_code"])
 
@@ -148,10 +148,10 @@ def prepare(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
 ):
     """Hear the rest, drop what is wrong, cut what is long, split; shards and a ledger."""
-    from shibolet.round.stages import do_prepare
+    from shibolet.rounds.stages import do_prepare
 
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
-        summary = do_prepare(round)
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        summary = do_prepare(current)
     answer(json_, prepare=summary)
 
 
@@ -160,20 +160,20 @@ def train(
     gpus: Gpus = 1, only_through: OnlyThrough = None,
 ):  # fmt: skip
     """Train through the phases on what prepare kept, or go on training; torchrun may start it too."""
-    from shibolet.round.rank import follow, is_follower
-    from shibolet.round.stages import do_train
+    from shibolet.rounds.rank import follow, is_follower
+    from shibolet.rounds.stages import do_train
 
     if is_follower():
         quiet()
         follow()
         return
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
-        round.gpus, round.only_through = gpus, only_through
-        result = do_train(round)
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        current.gpus, current.only_through = gpus, only_through
+        result = do_train(current)
     if json_:
         print_json(result)
     else:
-        typer.echo(_trained(round.folder))
+        typer.echo(_trained(current.folder))
 
 
 def report(
@@ -183,9 +183,9 @@ def report(
     ] = None,
 ):
     """The pages of a run folder, from the files that are in it."""
+    from shibolet.cli.terminal import track
     from shibolet.report.audit_page import write_audit_page
     from shibolet.report.page import write_report
-    from shibolet.terminal import track
 
     require_run(run_dir)
     with track("report"):
@@ -207,11 +207,11 @@ def _shard(given: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def _results(round: "Round") -> dict[str, Any]:
+def _results(current: "Round") -> dict[str, Any]:
     """What a round has come to, from its files."""
     from shibolet.records.files import read_json
 
-    folder = round.folder
+    folder = current.folder
     paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
     results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
     return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
@@ -219,8 +219,8 @@ def _results(round: "Round") -> dict[str, Any]:
 
 def _trained(folder: "RunFolder") -> str:
     """Where the trained model lies and why it is that one."""
+    from shibolet.cli.terminal import pct
     from shibolet.records.files import read_json
-    from shibolet.terminal import pct
 
     result = read_json(folder.train / "result.json")
     dev = f"; dev WER {pct(result['chosen_dev']['wer'])}" if result["chosen_dev"] else ""

@@ -53,22 +53,22 @@ def evaluate(
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
-        from shibolet.round.stages import evaluate_manifest
-        from shibolet.terminal import track
+        from shibolet.cli.terminal import track
+        from shibolet.rounds.stages import evaluate_manifest
 
         quiet()
         scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
         print_json(scores) if json_ else show({"scores": {model: {manifest.name: scores}}})
         return
-    from shibolet.round.stages import do_evaluate, rounds_of
+    from shibolet.rounds.stages import do_evaluate, rounds_of
 
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
         if hypotheses:
-            from shibolet.round.systems import do_import
+            from shibolet.rounds.systems import do_import
 
-            scores = do_import(round, _named_files(hypotheses))
+            scores = do_import(current, _named_files(hypotheses))
         else:
-            scores = do_evaluate(round, rounds_of(round))
+            scores = do_evaluate(current, rounds_of(current))
     answer(json_, scores=scores)
 
 
@@ -87,26 +87,26 @@ def compare(
     dry: DryRun = False,
 ):
     """Round 1 against Round 2, paired, with intervals; scores what is not scored yet. Ends with 40 on reject."""
-    from shibolet.round.stages import do_compare, do_evaluate, rounds_of
+    from shibolet.rounds.stages import do_compare, do_evaluate, rounds_of
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
     if system:
         if round1 or round2 or len(set(system)) != len(system) or len(system) < 2:
             raise RecipeError("compare --system: name two or more different systems, without --round1 and --round2")
-        from shibolet.round.systems import do_compare_systems
+        from shibolet.rounds.systems import do_compare_systems
 
-        with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as round:
-            compared = do_compare_systems(round, system)
+        with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
+            compared = do_compare_systems(current, system)
         answer(json_, systems=compared)
         return
     others = bool(round1 or round2)
-    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as round:
+    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as current:
         if others:
-            round2 = round2 or _trained_in(run_folder(run_dir, round.recipe.name))
-            round.tell(f"compare: other models than the round's own are scored and compared in {round.folder.path}")
-        do_evaluate(round, rounds_of(round, round1, round2))
-        compared = do_compare(round)
+            round2 = round2 or _trained_in(run_folder(run_dir, current.recipe.name))
+            current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
+        do_evaluate(current, rounds_of(current, round1, round2))
+        compared = do_compare(current)
     answer(json_, compare=compared)
     raise typer.Exit(0 if compared["verdict"] == "keep" else EXIT_REJECT)
 
@@ -122,10 +122,10 @@ def tune_decoding(
     dry: DryRun = False,
 ):
     """Beam sizes and length penalties against greedy decoding on the dev split, with the cost of each."""
-    from shibolet.round.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
+    from shibolet.rounds.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
 
-    with round_of(recipe, run_dir, changes, json_, dry) as round:
-        tuned = do_tune_decoding(round, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        tuned = do_tune_decoding(current, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
     answer(json_, decoding=tuned)
 
 

@@ -27,11 +27,11 @@ from shibolet.demo import tiny
 from shibolet.demo.channel import ChannelConfig, clean, whatsapp
 from shibolet.demo.corpus import round1_requests
 from shibolet.demo.synth import Speech, read_shard, synthesise
-from shibolet.model.features import log_mel, num_audio_tokens
-from shibolet.model.load import LoadedModel
-from shibolet.model.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
-from shibolet.model.prompt import AlignmentPrompt, TranscriptionPrompt
-from shibolet.model.save import save_model
+from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import save_model
 from shibolet.records.files import write_bytes, write_json
 from shibolet.speech.augment import band_limit, clip_loudest, reverberate
 

@@ -9,10 +9,9 @@ from shibolet.demo.truth import open_truth
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
-from shibolet.round import auditing, stages
-from shibolet.round.flow import run_stages
-from shibolet.round.shared import Round, Tell, Track, keep_the_demo_apart, open_round, untracked
-from shibolet.terminal import OUT, pct, show_compare, show_gate, show_gate_prepared, table
+from shibolet.rounds import auditing, stages
+from shibolet.rounds.flow import run_stages
+from shibolet.rounds.shared import Round, Tell, Track, keep_the_demo_apart, open_round, untracked
 
 TRUTH = "truth.json"
 
@@ -26,13 +25,13 @@ def run_demo(
     keep_the_demo_apart(recipe, RunFolder(out_dir))
     with track("speak") as progress:
         build_corpus(corpus_dir, seed, on_progress=progress)
-    with open_round(recipe, out_dir, "demo", tell, track) as round:
-        code = run_stages(round)
-        truth = open_truth(corpus_dir, round.folder)
-        if without_prepare and round.folder.finished("train"):
-            truth["without_prepare"] = train_on_raw_data(round)
+    with open_round(recipe, out_dir, "demo", tell, track) as current:
+        code = run_stages(current)
+        truth = open_truth(corpus_dir, current.folder)
+        if without_prepare and current.folder.finished("train"):
+            truth["without_prepare"] = train_on_raw_data(current)
         write_json(out_dir / TRUTH, truth)
-        stages.do_report(round)
+        stages.do_report(current)
     return code, summary_of(RunFolder(out_dir), seed, code)
 
 
@@ -43,13 +42,13 @@ def demo_recipe(corpus_dir: Path, seed: int, changes: Sequence[str]) -> Recipe:
     return load_recipe("demo", [f"seed={seed}", *paths, *changes])
 
 
-def train_on_raw_data(round: Round) -> dict:
+def train_on_raw_data(current: Round) -> dict:
     """The same Round 2 trained on everything that can be decoded, compared with Round 1 on the same sets."""
-    keep_all = round.recipe.prepare.model_copy(update={"drop_low_quality": False})
-    recipe, raw_dir = round.recipe.model_copy(update={"prepare": keep_all}), round.folder.path / "without-prepare"
-    with open_round(recipe, raw_dir, "demo", round.tell, round.track) as raw:
+    keep_all = current.recipe.prepare.model_copy(update={"drop_low_quality": False})
+    recipe, raw_dir = current.recipe.model_copy(update={"prepare": keep_all}), current.folder.path / "without-prepare"
+    with open_round(recipe, raw_dir, "demo", current.tell, current.track) as raw:
         for done in HEARD_ALREADY:  # the same data, heard by the same models
-            if (source := round.folder.path / done).is_dir():
+            if (source := current.folder.path / done).is_dir():
                 shutil.copytree(source, raw_dir / done, dirs_exist_ok=True)
             elif source.is_file():
                 (raw_dir / done).parent.mkdir(parents=True, exist_ok=True)
@@ -78,26 +77,3 @@ def summary_of(folder: RunFolder, seed: int, code: int) -> dict:
         **results,
         "page": str(folder.report),
     }
-
-
-def show_demo(summary: dict) -> None:
-    """The summary for a person."""
-    show_gate(summary["gate"])
-    if "gate_prepared" in summary:
-        show_gate_prepared(summary["gate_prepared"])
-    truth = summary["truth"]
-    rows = [
-        (row["kind"], row["domain"], row["utterances"], row["flagged"], pct(row["flagged"] / row["utterances"]))
-        for row in truth["rows"]
-    ]
-    table("The truth, opened after the round", ["what was done", "domain", " utterances", " flagged", ""], rows)
-    if left := truth.get("after_prepare"):
-        OUT.print(
-            f"Kept: {left['kept_utterances']} utterances, {left['kept_damaged_pct']:.1f}% of them damaged; "
-            f"{left['good_hours_lost_pct']:.1f}% of the good hours are lost."
-        )
-    if "compare" in summary:
-        show_compare(summary["compare"])
-    for name, block in truth.get("without_prepare", {}).items():
-        OUT.print(f"Trained without prepare, {name}: WER {pct(block['wer']['round2']['rate'])}")
-    OUT.print(f"Page: {summary['page']}. All speech in it is synthetic.", markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
 )
 
-from shibolet.model.prompt import ASR_TEXT, AUDIO_END, AUDIO_START, AUDIO_TOKEN, END_OF_TURN, TIMESTAMP
+from shibolet.model.qwen3_asr.prompt import ASR_TEXT, AUDIO_END, AUDIO_START, AUDIO_TOKEN, END_OF_TURN, TIMESTAMP
 
 VOCAB_SIZE = 384  # 256 bytes, the Hebrew letters and common pairs, and the special tokens
 NUM_TIME_CLASSES = 500  # of 80 ms: 40 s

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatu
 from shibolet.errors import AudioError, DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.load import LoadedModel
+from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from shibolet.records.groups import count_groups
 from shibolet.records.ledger import LedgerLine

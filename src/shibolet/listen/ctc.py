@@ -15,7 +15,7 @@ from shibolet.errors import ModelError
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
-from shibolet.model.load import dtype_on, identity_of
+from shibolet.model.folders import dtype_on, identity_of
 from shibolet.speech.activity import HANGOVER_S, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language

@@ -12,7 +12,7 @@ from shibolet.errors import ModelError
 from shibolet.listen.batches import forward_lock
 from shibolet.listen.encoder_decoder import EncoderDecoderRecogniser
 from shibolet.listen.forced_text import check_tokenizer
-from shibolet.model.load import NEEDS_CTRANSLATE2, identity_of, read_config
+from shibolet.model.folders import NEEDS_CTRANSLATE2, identity_of, read_config
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 

@@ -5,17 +5,9 @@ from pathlib import Path
 from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.layouts import is_legacy
-from shibolet.model.load import (
-    CTRANSLATE2_WEIGHTS,
-    dtype_on,
-    identity_of,
-    load_aligner,
-    load_recogniser,
-    read_config,
-    resolve,
-    weight_files,
-)
+from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
+from shibolet.model.qwen3_asr.layouts import is_legacy
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.records.files import hash_file
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.protocols import Alignment
-from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.load import LoadedModel
-from shibolet.model.packed import pack_clips, packed_logits
-from shibolet.model.prompt import AlignmentPrompt
+from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.packed import pack_clips, packed_logits
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 CLASS_S = 0.08  # one time class of the aligner

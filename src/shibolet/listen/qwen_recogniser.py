@@ -10,10 +10,10 @@ from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.forced_text import judge, writings_of
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.features import PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.load import LoadedModel
-from shibolet.model.packed import pack_clips, packed_logits
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.packed import pack_clips, packed_logits
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 

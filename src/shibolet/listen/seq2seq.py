@@ -18,7 +18,7 @@ from shibolet.listen.batches import forward_lock
 from shibolet.listen.encoder_decoder import EncoderDecoderRecogniser
 from shibolet.listen.forced_text import check_tokenizer
 from shibolet.listen.loops import is_loop
-from shibolet.model.load import dtype_on, identity_of
+from shibolet.model.folders import dtype_on, identity_of
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 

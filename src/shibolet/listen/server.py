@@ -15,7 +15,7 @@ import numpy as np
 from shibolet.errors import ServerError
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import is_loop
-from shibolet.model.features import MIN_SAMPLES
+from shibolet.model.qwen3_asr.features import MIN_SAMPLES
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
 from shibolet.speech.text.rules import strip_official_prefix
 

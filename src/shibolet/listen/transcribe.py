@@ -7,10 +7,10 @@ import numpy as np
 
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
-from shibolet.model.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
-from shibolet.model.features import MIN_SAMPLES, PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.load import LoadedModel
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.features import MIN_SAMPLES, PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later

@@ -1,1 +1,1 @@
-"""The only room that knows Qwen3-ASR: layouts, parts, prompt, features, packed attention, losses."""
+"""Models: folders of weights, families (a package each), and the fast paths that they may share."""

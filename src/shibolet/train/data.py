@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from shibolet.errors import DataError
-from shibolet.model.features import num_audio_tokens, num_mel_frames
-from shibolet.model.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.features import num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.errors import RecipeError
-from shibolet.model.features import num_audio_tokens
-from shibolet.model.parts import part_of
+from shibolet.model.qwen3_asr.features import num_audio_tokens
+from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.records.files import hash_json, read_json, write_json
 from shibolet.train.data import FRAME_TOLERANCE, TrainExample
 

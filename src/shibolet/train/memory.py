@@ -1,6 +1,6 @@
 """Memory and time of a phase before it runs: what stays, what a pack adds, what is set aside, how long a step takes.
 
-Arithmetic over `model.cost`; every constant that is not arithmetic stands here, with where it is from.
+Arithmetic over `model.qwen3_asr.cost`; every constant that is not arithmetic stands here, with where it is from.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from shibolet.errors import RecipeError
-from shibolet.model.cost import Cost, PackSize
-from shibolet.model.features import num_audio_tokens
+from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.train.data import TrainExample
 from shibolet.train.packing import divide, fullest, packs_of
 from shibolet.train.shards import BLOCK_NUMEL, SLOTS

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from shibolet.errors import ShiboletError
-from shibolet.model.kernels import adamw_
-from shibolet.model.parts import trainable_names
+from shibolet.model.fast.kernels import adamw_
+from shibolet.model.qwen3_asr.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.shards import Piece, divide_among_ranks
 

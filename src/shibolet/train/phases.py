@@ -4,8 +4,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from shibolet.errors import RecipeError
-from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora
-from shibolet.model.parts import freeze_all_but, partition, untie_head
+from shibolet.model.qwen3_asr.lora import attach_lora, check_lora_frozen, has_lora
+from shibolet.model.qwen3_asr.parts import freeze_all_but, partition, untie_head
 from shibolet.train.config import PhaseConfig, TrainConfig
 
 Groups = dict[str, dict[str, nn.Parameter]]  # part -> parameter name -> parameter

@@ -9,8 +9,8 @@ from statistics import mean
 import torch
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.cost import Cost, PackSize
-from shibolet.model.parts import is_tied, part_of
+from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.qwen3_asr.parts import is_tied, part_of
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import cache_bytes

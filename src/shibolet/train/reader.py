@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError
-from shibolet.model.features import (
+from shibolet.model.qwen3_asr.features import (
     CHUNK_FRAMES,
     PackedLogMel,
     PackedSamples,
@@ -28,8 +28,8 @@ from shibolet.model.features import (
     num_audio_tokens,
     num_mel_frames,
 )
-from shibolet.model.packed import Pack, encoder_states, lay_out
-from shibolet.model.prompt import TranscriptionFrame
+from shibolet.model.qwen3_asr.packed import Pack, encoder_states, lay_out
+from shibolet.model.qwen3_asr.prompt import TranscriptionFrame
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
-from shibolet.model.fused import fuse_decoder
-from shibolet.model.load import LoadedModel, load_recogniser
-from shibolet.model.lora import has_lora, merge_lora, save_lora
-from shibolet.model.prompt import TranscriptionPrompt
-from shibolet.model.save import save_model
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import save_model
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights

@@ -18,10 +18,10 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
-from shibolet.model.load import LoadedModel
-from shibolet.model.losses import summed_cross_entropy
-from shibolet.model.packed import Pack, decode_pack, output_head, packed_attention
-from shibolet.model.parts import num_layers_of
+from shibolet.model.fast.losses import summed_cross_entropy
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
+from shibolet.model.qwen3_asr.parts import num_layers_of
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore

@@ -1,0 +1,70 @@
+"""What a person sees in the terminal: sentences and progress on the error output, tables on standard output."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_S = 60.0  # between lines of progress in a log
+OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+def tell(sentence: str) -> None:
+    """A sentence about what is going on."""
+    ERR.print(sentence, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def track(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is fed with (done, in all), 0: not known; away from a terminal, a line a minute."""
+    if not ERR.is_terminal:
+        tell(f"{title} ...")
+        started = last = time.monotonic()
+
+        def say(done: int, total: int) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last >= LINE_S:
+                last = now
+                tell(f"{title}: {done:,}{f' of {total:,}' if total else ''} after {now - started:.0f} s")
+
+        yield say
+        tell(f"{title}: {time.monotonic() - started:.0f} s")
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total or None)
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; columns whose header begins with a blank are numbers."""
+    OUT.print(title, style="bold", markup=False)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for name in header:
+        grid.add_column(name.strip(), justify="right" if name.startswith(" ") else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*map(str, row))
+    OUT.print(grid)
+
+
+def facts(lines: Sequence[tuple[str, str]]) -> None:
+    """Names, and beside each what is to be said, folded to the width of the terminal."""
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, said in lines:
+        grid.add_row(name, escape(said))
+    OUT.print(grid)
+
+
+def pct(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}%"

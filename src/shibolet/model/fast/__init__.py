@@ -1,0 +1,1 @@
+"""Passes over memory and the loss, fused: Triton on a GPU, plain torch elsewhere."""

@@ -1,0 +1,204 @@
+"""Passes over rows between matrix products, and over weights, each one read and one write: Triton on CUDA.
+
+Elsewhere the same functions in torch's operations, with the same rounding: as transformers computes them, in float32
+with a rounding to the model's precision before each weight.
+
+Shapes: T rows, D model dim, F inner dim, N heads, H head dim, L label positions, V vocabulary. All contiguous.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from shibolet.errors import ModelError
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised `x + add` `[T, D]`, that sum (`x` itself without `add`), and 1 / deviation `[T]` in float32."""
+    if x.is_cuda:
+        return _triton().rms_norm(x, weight, eps, add)
+    total = x if add is None else x + add
+    wide = total.float()
+    rstd = torch.rsqrt(wide.pow(2).mean(-1) + eps)
+    return weight * (wide * rstd[:, None]).to(x.dtype), total, rstd
+
+
+def rms_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, *, add: Tensor | None = None, wants_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of what was normalised, plus `add`, and of the weight; `x` is the sum that `rms_norm` gave."""
+    if x.is_cuda:
+        return _triton().rms_norm_backward(dy, x, weight, rstd, add, wants_weight)
+    dx, dw = _norm_backward(dy.float(), x.float(), weight, rstd[:, None])
+    dx = dx if add is None else dx + add
+    return dx.to(dy.dtype), dw.to(weight.dtype) if wants_weight else None
+
+
+def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """Heads `[T, N, H]`, each normalised, then rotated by `cos` and `sin` `[T, H]` of its position."""
+    if x.is_cuda:
+        return _triton().norm_rope(x, weight, cos, sin, eps)
+    wide = x.float()
+    y = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    low, high = y.chunk(2, dim=-1)
+    return y * cos[:, None] + torch.cat((-high, low), dim=-1) * sin[:, None]
+
+
+def norm_rope_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, *, wants_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the heads before their norm, and of its weight."""
+    if x.is_cuda:
+        return _triton().norm_rope_backward(dy, x, weight, cos, sin, eps, wants_weight)
+    wide, dy_wide = x.float(), dy.float()
+    low, high = (dy_wide * sin[:, None]).chunk(2, dim=-1)
+    dnormed = dy_wide * cos[:, None] + torch.cat((high, -low), dim=-1)
+    dx, dw = _norm_backward(dnormed, wide, weight, torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps))
+    return dx.to(dy.dtype), dw.to(weight.dtype) if wants_weight else None
+
+
+def _norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    normed = x * rstd
+    dw = (dy * normed).flatten(0, -2).sum(0)
+    dnormed = dy * weight
+    return rstd * (dnormed - normed * (dnormed * normed).mean(-1, keepdim=True)), dw
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, causal: bool, scaling: float
+) -> Tensor:
+    """Attention of heads `[T, N, H]` within each segment between `cu_seqlens` `[segments + 1]`, int32.
+
+    Keys and values may have fewer heads, each for a group of the queries'. On CUDA torch's FlashAttention 2, called as
+    `varlen_attn` calls it, whose wrappers take the host three times as long. It takes 16 bits only: float32, where
+    autocast does not round it, goes segment by segment everywhere, exact and slow.
+    """
+    half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
+    if query.is_cuda and half is not None:
+        q, k, v = (x.to(half) for x in (query, key, value))
+        return torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, causal, False, scale=scaling
+        )[0]
+    lengths, grouped = cu_seqlens.diff().tolist(), query.shape[1] != key.shape[1]
+    by_segment = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value))
+    parts = [
+        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
+        for q, k, v in zip(*by_segment, strict=True)
+    ]
+    return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up`, `[T, F]`."""
+    return _triton().swiglu(gate, up) if gate.is_cuda else F.silu(gate) * up
+
+
+def swiglu_backward_(dproduct: Tensor, gate: Tensor, up: Tensor, *, wants_product: bool) -> None:
+    """Put the gradients of gate and up in their places and, where it is wanted, the product in its gradient's."""
+    if gate.is_cuda:
+        _triton().swiglu_backward_(dproduct, gate, up, wants_product)
+        return
+    sigmoid = torch.sigmoid(gate.float())
+    silu, product = gate * sigmoid, F.silu(gate) * up
+    dgate, dup = dproduct * up * (sigmoid + silu * (1 - sigmoid)), dproduct * silu
+    gate.copy_(dgate)
+    up.copy_(dup)
+    if wants_product:
+        dproduct.copy_(product)
+
+
+def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each row of logits `[L, V]`, float32 `[L]`; the logits become its gradient."""
+    if logits.is_cuda:
+        return _triton().cross_entropy_(logits, labels)
+    log_probs = F.log_softmax(logits.float(), dim=-1)
+    losses = -log_probs.gather(1, labels[:, None])[:, 0]
+    gradient = log_probs.exp_()
+    gradient[torch.arange(len(labels)), labels] -= 1
+    logits.copy_(gradient)
+    return losses
+
+
+def scale_(x: Tensor, factor: Tensor) -> None:
+    """`x` times a float32 factor, in place."""
+    if x.is_cuda:
+        _triton().scale_(x, factor)
+    else:
+        x.mul_(factor)
+
+
+def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple[Tensor, Tensor]:
+    """`scaling * dropout(x) A^T` `[T, rank]` of an adapter's A `[rank, D]`, and the draw that its backward pass needs.
+
+    On CUDA the draw is a seed from torch's generator, from which the mask is made again; elsewhere the mask itself.
+    """
+    if x.is_cuda:
+        return _triton().drop_and_project(x, a, rate, scaling)
+    dropped, mask = torch.native_dropout(x, rate, True)
+    return (dropped @ a.t()).mul_(scaling), mask
+
+
+def drop_and_project_backward_(
+    dlow: Tensor, x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor, dx: Tensor
+) -> Tensor:
+    """The gradient of A; that of `x` is added to `dx`."""
+    if x.is_cuda:
+        return _triton().drop_and_project_backward_(dlow, x, a, rate, scaling, draw, dx)
+    drop = lambda y: torch.ops.aten.native_dropout_backward(y, draw, 1 / (1 - rate))  # noqa: E731
+    dx.add_(drop(dlow @ a), alpha=scaling)
+    return (dlow.t() @ drop(x)).mul_(scaling)
+
+
+def adamw_(
+    weights: Sequence[Tensor],
+    masters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    steps: Sequence[int],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    *,
+    scale: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """A step of AdamW with gradients times `scale`: float32 masters first, each weight is its master rounded.
+
+    `steps` are the numbers of this step, from 1; a weight may be its own master. A `scale` of NaN changes
+    nothing.
+    """
+    if weights[0].is_cuda:
+        gradients = [gradient.contiguous() for gradient in gradients]
+        _triton().adamw_(weights, masters, gradients, steps, exp_avgs, exp_avg_sqs, scale, lr, betas, eps, weight_decay)
+        return
+    if scale.isnan():
+        return
+    adamw(
+        masters, [gradient.float() * scale for gradient in gradients], exp_avgs, exp_avg_sqs, [],
+        [torch.tensor(step - 1.0) for step in steps], fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr,
+        weight_decay=weight_decay, eps=eps, maximize=False,
+    )  # fmt: skip
+    for weight, master in zip(weights, masters, strict=True):
+        if weight.dtype != master.dtype:
+            weight.copy_(master)
+
+
+@cache
+def _triton() -> ModuleType:
+    try:
+        from shibolet.model.fast import triton_kernels
+    except ImportError as error:
+        raise ModelError(
+            f"a model on a GPU needs Triton, which torch for CUDA brings along ({error}); install torch for your CUDA"
+        ) from error
+    return triton_kernels

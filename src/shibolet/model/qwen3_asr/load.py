@@ -1,0 +1,132 @@
+"""Reading Qwen3-ASR and its forced aligner in either layout (`layouts`); what is neither, or not whole, is refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3ASRConfig,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRForTokenClassification,
+)
+
+from shibolet.errors import ModelError
+from shibolet.model.folders import identity_of, read_config, read_mapping, weight_files
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.layouts import is_aligner, is_legacy, native_config, native_name
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with what is needed to feed it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    extractor: Qwen3ASRFeatureExtractor
+    path: Path
+    identity: str  # hash of configuration and weights: calibrations and caches are bound to it
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A Qwen3-ASR or a forced aligner on disk, its weights not yet read."""
+
+    path: Path
+    config: dict  # config.json as it stands there
+    native: Qwen3ASRConfig
+    tokenizer: PreTrainedTokenizerBase
+    aligner: bool
+
+    @property
+    def legacy(self) -> bool:
+        return is_legacy(self.config)
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        return Qwen3ASRForTokenClassification if self.aligner else Qwen3ASRForConditionalGeneration
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """Every weight by its native name, as stored."""
+        return self._each_weight(lambda handle, key: handle.get_tensor(key))
+
+    def check_weights(self) -> None:
+        """ModelError when the weights' names and shapes are not those of the configuration; only headers are read."""
+        shapes = self._each_weight(lambda handle, key: list(handle.get_slice(key).get_shape()))
+        with torch.device("meta"):
+            expected = {name: list(weight.shape) for name, weight in self.model_class(self.native).named_parameters()}
+        missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+        if missing or unexpected:
+            raise ModelError(
+                f"model '{self.path}': {len(missing)} weights missing (first: {missing[:3]}) and {len(unexpected)} not "
+                f"of this model (first: {unexpected[:3]}); is the download whole, and the right kind of model?"
+            )
+        for name, shape in expected.items():
+            if shapes[name] != shape:
+                raise ModelError(
+                    f"model '{self.path}': weight '{name}' has shape {shapes[name]}, its configuration says {shape}"
+                )
+
+    def _each_weight(self, read: Callable[[Any, str], Any]) -> dict[str, Any]:
+        found = {}
+        for file in weight_files(str(self.path), self.path):
+            with safe_open(file, "pt") as handle:
+                for key in handle.keys():
+                    name = native_name(key, aligner=self.aligner) if self.legacy else key
+                    found[name] = read(handle, key)
+        if self.native.tie_word_embeddings and not self.aligner:
+            found.pop("lm_head.weight", None)  # written by some, read by nobody
+        return found
+
+
+def open_folder(name: str) -> ModelFolder:
+    """A model's folder, checked but its weights not yet read; ModelError for what is no Qwen3-ASR, or not whole."""
+    path, config = read_config(name)
+    if not is_legacy(config) and config.get("model_type") != "qwen3_asr":
+        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
+    weight_files(name, path)
+    if (path / "tokenizer.json").is_file():
+        read_mapping(name, path / "tokenizer.json")
+    elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
+        raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        native = native_config(config, tokenizer) if is_legacy(config) else Qwen3ASRConfig.from_pretrained(path)
+    except KeyError as error:
+        raise ModelError(f"model '{name}': config.json in {path} has no {error}; is it whole?") from error
+    folder = ModelFolder(path, config, native, tokenizer, is_aligner(config))
+    folder.check_weights()
+    return folder
+
+
+def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+    """A Qwen3-ASR for transcription, in evaluation mode."""
+    return _load(name, Qwen3ASRForConditionalGeneration, dtype, device)
+
+
+def load_aligner(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+    """A Qwen3 forced aligner, in evaluation mode."""
+    return _load(name, Qwen3ASRForTokenClassification, dtype, device)
+
+
+def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str) -> LoadedModel:
+    folder = open_folder(name)
+    if folder.model_class is not cls:
+        kind = "a forced aligner" if folder.aligner else "a recogniser"
+        raise ModelError(f"model '{name}' is {kind} ({folder.path}); the other kind was asked for")
+    source = {"config": folder.native, "state_dict": folder.read_weights()} if folder.legacy else {}
+    model = cls.from_pretrained(
+        None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    )
+    extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
+    model = model.to(device)
+    if model.device.type == "cuda":
+        fuse_decoder(model)
+    return LoadedModel(model.eval(), folder.tokenizer, extractor, folder.path, identity_of(folder.path))

@@ -1,0 +1,345 @@
+"""Auditing in a round: hearing, the gate, and what people ask of them: more clips, a review, a calibration, shards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from shibolet.errors import DataError
+from shibolet.gate.config import GateConfig
+from shibolet.gate.lines import level_of_look
+from shibolet.gate.stage import run_gate
+from shibolet.recipe import Recipe
+from shibolet.records.files import hash_file, read_json, write_json
+from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.rounds.shared import Round, SourceData
+from shibolet.speech.sources import DataSource
+
+if TYPE_CHECKING:
+    from shibolet.audit.config import AuditConfig
+    from shibolet.audit.hearing import Listener
+
+
+def do_audit(current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None) -> dict:
+    """The content of `alignment_report.json`: of the training data, or of what prepare kept.
+
+    With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
+    the audit's page of the training data; the folder keeps it for later audits.
+    """
+    from shibolet.audit.review import keep_review
+    from shibolet.audit.stage import run_audit
+
+    recipe, folder = current.recipe, current.folder
+    if _gate_config(current, prepared).rate == "corrected" and not (
+        recipe.audit.calibration or review or folder.review.is_file()
+    ):
+        raise DataError(
+            "gate.rate: corrected needs error rates of the detector: give audit.calibration, or audit with gate.rate: "
+            "apparent first, answer the random draw of audit.html and come back with --review FILE"
+        )
+    if recipe.audit.calibration and not recipe.audit.calibration.is_file():
+        raise DataError(
+            f"audit.calibration: there is no file {recipe.audit.calibration}; 'shibolet calibrate' makes one"
+        )
+    data = current.prepared if prepared else current.data
+    if review is not None:
+        current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
+    is_reviewed = not prepared and folder.review.is_file()
+    listener = _listener(current, prepared)
+    config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
+    inputs = {
+        "data": data.digest,
+        "language": recipe.language,
+        "audit": config.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
+        "calibration": hash_file(config.calibration) if config.calibration else None,
+        "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
+        "listeners": list(listener.identities),
+    }
+    if same_model := _same_model(current, prepared):
+        inputs["same_model"] = same_model
+    if is_reviewed:
+        inputs["review"] = hash_file(folder.review)
+    path = folder.alignment_report(prepared=prepared)
+    stage = _begin(current, "audit-prepared" if prepared else "audit", inputs, lambda: _lost_of(path))
+    if not stage.done:
+        with current.track("audit") as progress:
+            report = run_audit(
+                data.utterances,
+                data.ledger,
+                out_dir=path.parent,
+                listener=listener,
+                config=config,
+                language=recipe.language,
+                on_progress=progress,
+                merge=merge,
+            )
+        if not prepared:
+            report["num_looks"] = 1 + len(_extensions(folder, data))
+            report |= _reviewed(folder, report["strata"], recipe, report["num_looks"])
+        report["num_lost"] = _tell_lost(current, listener)
+        report["notes"] += same_model
+        write_json(path, report)
+        write_json(path, _decision(path.parent, _gate_config(current, prepared)) | report)
+        stage.finish()
+    return read_json(path)
+
+
+def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int]) -> Stage:
+    """The stage; one that is done and gave up `num_lost` clips, as no fault of theirs, is open again for these."""
+    stage = current.folder.stage(name, inputs)
+    if stage.done and (lost := num_lost()):
+        note = f"{name}: done before, but clips could not be decoded ({lost:,}); these are heard again"
+        stage = replace(stage, state="interrupted", note=note)
+    if stage.note:
+        current.tell(stage.note)
+    return stage
+
+
+def _lost_of(report: Path) -> int:
+    """Clips that were given up for what a report says; 0 in one of an earlier version."""
+    return read_json(report).get("num_lost", 0)
+
+
+def _tell_lost(current: Round, listener: "Listener") -> int:
+    """How many clips a listener gave up; told where there are any."""
+    from shibolet.audit.hearing import lost_sentence
+
+    if listener.num_lost:
+        current.tell(lost_sentence(listener.num_lost))
+    return listener.num_lost
+
+
+def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
+    """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
+    from shibolet.audit.stage import hear_shard
+
+    config, listener = _extended(current.recipe.audit, current.folder, current.data), _listener(current)
+    with current.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
+        hear_shard(
+            current.data.utterances,
+            shard,
+            listener=listener,
+            config=config,
+            language=current.recipe.language,
+            on_progress=progress,
+        )
+    _tell_lost(current, listener)
+
+
+def do_export(current: Round, out_dir: Path) -> str:
+    """Write the copies that the self-test of a file of hypotheses needs; a sentence about them."""
+    from shibolet.audit.export import MANIFEST, export_copies
+    from shibolet.listen.open import HYPOTHESES
+
+    recipe = current.recipe
+    config = _extended(recipe.audit, current.folder, current.data)
+    with current.track("export copies") as progress:
+        num, hours = export_copies(
+            current.data.utterances, out_dir, config=config, language=recipe.language, on_progress=progress
+        )
+    name = recipe.audit.recogniser
+    where = f"to {name}" if name.endswith(HYPOTHESES) else "to a .jsonl file, and name that as audit.recogniser"
+    return (
+        f"{num:,} copies, {hours:.1f} h, in {out_dir / MANIFEST}. Transcribe them with your system and add its lines, "
+        f'each {{"id": ..., "hypothesis": ...}} with an id of that manifest, {where}; then run \'shibolet audit\' '
+        "again. Where it hears nothing, the hypothesis is empty."
+    )
+
+
+def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -> dict:
+    """What a person's verdicts say of the audit's."""
+    import pyarrow.parquet as pq
+
+    from shibolet.audit.review import COLUMNS, read_review, review
+
+    rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
+    answers = read_review(folder.review) if folder.review.is_file() else {}
+    level = level_of_look(recipe.gate, num_looks)
+    return {"review": review(rows, strata, answers, recipe.audit.sample.seed, level)}
+
+
+def extend_audit(current: Round) -> int:
+    """Ask for as many more utterances as would settle the gate's CAUTION; how many the next audit hears."""
+    gate = do_gate(current)
+    if not gate["more_clips_needed"]:
+        raise DataError(f"--extend: the gate says {gate['decision']}, and hearing more would settle nothing")
+    heard = gate["low_quality_pct"]["num_heard"] - len(current.data.ledger)
+    wanted = heard + gate["more_clips_needed"]
+    sizes = [*_extensions(current.folder, current.data), wanted]
+    write_json(current.folder.audit_extension, {"data": current.data.digest, "sizes": sizes})
+    return wanted
+
+
+def _extensions(folder: RunFolder, data: SourceData) -> list[int]:
+    """Sizes that `--extend` has asked for on these data, one after the other."""
+    path = folder.audit_extension
+    asked = read_json(path) if path.exists() else {"data": None}
+    return asked["sizes"] if asked["data"] == data.digest else []
+
+
+def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "AuditConfig":
+    """The audit's settings with the sample that `--extend` has asked for; the larger sample contains the smaller."""
+    sizes = _extensions(folder, data)
+    if not sizes:
+        return config
+    return config.model_copy(update={"sample": config.sample.model_copy(update={"extend_to": sizes[-1]})})
+
+
+def _same_model(current: Round, prepared: bool) -> list[str]:
+    """A warning where the recogniser is a model of the round."""
+    names, own = current.recipe.model_names(), _recogniser_name(current, prepared)
+    roles = [role for role in ("base", "round1") if role in names and _is_same(current, own, names[role])]
+    return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {SAME_MODEL}"] if roles else []
+
+
+def _is_same(current: Round, one: str, other: str) -> bool:
+    """By name, and for models on this machine by content."""
+    from shibolet.model.qwen3_asr.offline import is_local
+
+    return one == other or (is_local(one) and is_local(other) and current.identity(one) == current.identity(other))
+
+
+SAME_MODEL = (
+    "If it was trained on these recordings, it has learned the wrong texts among them and hears them again: on the "
+    "demo's speech a model trained on the raw data found 2 of 22 swapped texts, the model that it started from all 22 "
+    "(benchmarks/RESULTS.md). A recogniser that never saw these recordings is a better judge."
+)
+DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
+
+
+def _listener(current: Round, prepared: bool = False) -> "Listener":
+    """Who listens, and where what they heard is kept, known by its content."""
+    from shibolet.audit.hearing import Listener
+    from shibolet.speech.audio import load
+
+    audit = current.recipe.audit
+    recogniser = current.recogniser(_recogniser_name(current, prepared))
+    return Listener(current.aligner, recogniser, current.folder.audit() / "heard", load, audit, current.recipe.language)
+
+
+def _recogniser_name(current: Round, prepared: bool) -> str:
+    """Who decides: what prepare kept may have a judge of its own."""
+    audit = current.recipe.audit
+    return (audit.second_gate_recogniser if prepared else None) or audit.recogniser
+
+
+def _gate_config(current: Round, prepared: bool) -> GateConfig:
+    """The gate's settings; what prepare kept is judged by its apparent rate when only a review corrects.
+
+    A person's verdicts on the raw data say nothing of the detector's errors on what it let pass.
+    """
+    gate, audit = current.recipe.gate, current.recipe.audit
+    return gate.model_copy(update={"rate": "apparent"}) if prepared and not audit.calibration else gate
+
+
+def _decision(audit_dir: Path, config: GateConfig) -> dict:
+    """What the report says of the gate when it is written; `gate.json` is the verdict in force."""
+    with TemporaryDirectory() as scratch:
+        verdict = run_gate(audit_dir, Path(scratch) / "gate.json", config)
+    return {"decision": verdict["decision"], "recommendation": verdict["recommendation"]}
+
+
+def do_hear_rest(current: Round) -> Path:
+    """The table of verdicts on what the audit's sample left out; its calibration decides."""
+    from shibolet.audit.stage import hear_rest
+
+    path = current.folder.audited_rest
+    current.folder.digest("audit")  # there must be one; a person's review of it changes nothing here
+    read = (current.folder.audit() / "calibration.json", current.folder.audited_utterances())
+    inputs = {"audit": [hash_file(path) for path in read], "data": current.data.digest}
+    stage = _begin(current, "hear-rest", inputs, lambda: _lost_in(path))
+    if not stage.done:
+        listener = _listener(current)
+        with current.track("hear the rest") as progress:
+            hear_rest(
+                current.data.utterances,
+                audit_dir=current.folder.audit(),
+                out_path=path,
+                listener=listener,
+                config=current.recipe.audit,
+                language=current.recipe.language,
+                on_progress=progress,
+            )
+        _tell_lost(current, listener)
+        stage.finish()
+    return path
+
+
+def _lost_in(table: Path) -> int:
+    """Rows of a table that were given up as no fault of theirs: evidence on disk never says that of a clip."""
+    import pyarrow.parquet as pq
+
+    from shibolet.audit.workers import LOST
+
+    failures = pq.read_table(table, columns=["failure"])["failure"].to_pylist()
+    return sum(failure in LOST for failure in failures)
+
+
+def _named(path: Path) -> DataSource:
+    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
+    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
+
+
+def do_calibrate(current: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None) -> dict:
+    """The content of `calibration.json`: what the recipe's listeners detect, measured on clean clips that are damaged.
+
+    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language; with
+    `minutes` so much is heard as fits.
+    """
+    from shibolet.audit.calibrate import run_calibrate
+
+    data, others = (current.join([_named(path) for path in paths]) for paths in (clean, foreign))
+    recipe, listener, path = current.recipe, _listener(current), current.folder.calibration
+    inputs = {
+        "data": [data.digest, others.digest],
+        "language": recipe.language,
+        "calibrate": recipe.calibrate.model_dump(mode="json"),
+        "audit": recipe.audit.model_dump(mode="json", exclude={"calibration", "sample"}),
+        "listeners": list(listener.identities),
+    }
+    if minutes is not None:
+        inputs["minutes"] = minutes
+    stage = _begin(current, "calibrate", inputs, lambda: _lost_of(path))
+    if not stage.done:
+        with current.track("calibrate") as progress:
+            content = run_calibrate(
+                data.utterances,
+                others.utterances,
+                out_path=path,
+                name=", ".join(_named(path).name for path in clean),
+                listener=listener,
+                config=recipe.calibrate,
+                audit=recipe.audit,
+                language=recipe.language,
+                minutes=minutes,
+                tell=current.tell,
+                on_progress=progress,
+            )
+        write_json(path, content | {"num_lost": _tell_lost(current, listener)})
+        stage.finish()
+    return read_json(path)
+
+
+def do_gate(current: Round, *, prepared: bool = False) -> dict:
+    """The content of `gate.json`: the verdict on the raw data, or on what prepare kept."""
+    name = "gate-prepared" if prepared else "gate"
+    inputs = {
+        "audit": current.folder.digest("audit-prepared" if prepared else "audit"),
+        "gate": current.recipe.gate.model_dump(mode="json"),
+    }
+    stage = current.begin(name, inputs)
+    path = current.folder.gate(prepared=prepared)
+    if not stage.done:
+        run_gate(current.folder.audit(prepared=prepared), path, _gate_config(current, prepared))
+        stage.finish()
+    return read_json(path)
+
+
+def do_audit_page(current: Round) -> Path:
+    """The audit's own page, to listen and to judge."""
+    from shibolet.report.audit_page import write_audit_page
+
+    with current.track("page of the audit"):
+        write_audit_page(current.folder.path)
+    return current.folder.audit_page

@@ -1,0 +1,239 @@
+"""What a recipe needs of this machine and of the Hub, looked up before anything is paid for; nothing is downloaded."""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from shibolet.recipe import Recipe
+from shibolet.speech.known_sources import ELSEWHERE
+from shibolet.speech.sources import DataSource
+
+SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
+CHECKPOINTS = 5  # at most on disk at once: two last, the best, one a phase
+HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be a Qwen3-ASR
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that the recipe needs."""
+
+    what: str
+    state: Literal["ok", "missing", "note"]
+    found: str  # and what to do where it is missing
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def check_recipe(recipe: Recipe, run_dir: Path) -> list[Finding]:
+    """A finding for each thing that the recipe needs; `missing` ones stop a run."""
+    from shibolet.errors import DataError
+    from shibolet.rounds.stages import make_plan
+
+    models = list(_models(recipe))
+    if not (recipe.models and recipe.train):
+        machine = [Finding("GPU, memory, disk", "note", "this recipe trains nothing")]
+    elif models[0].state == "ok" or not _is_here(recipe.models.base):
+        try:
+            machine = list(_machine(make_plan(recipe, run_dir, None, 1), run_dir))
+        except DataError:  # told of its source below
+            machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
+    else:
+        machine = [Finding("GPU, memory, disk", "note", "known when the base model is there")]
+    return [*machine, _token(), *models, *_data(recipe)]
+
+
+def _machine(plan: dict, run_dir: Path) -> Iterator[Finding]:
+    import torch
+
+    need_gib = max(phase["gib"]["sum"] for phase in plan["phases"])
+    weights = plan["model"]["parameters"]
+    if torch.cuda.is_available():
+        properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        have_gib = min(p.total_memory for p in properties) / GIB
+        names = ", ".join(f"{p.name} {p.total_memory / GIB:.0f} GiB" for p in properties)
+        state = "ok" if have_gib > need_gib else "missing"
+        yield Finding("GPU", state, f"{names}; {need_gib:.1f} GiB for the fullest pack of the recipe")
+    elif weights < SMALL_WEIGHTS:
+        yield Finding("GPU", "note", f"none; {weights / 1e6:.0f} million weights train on the CPU")
+    else:
+        yield Finding(
+            "GPU", "missing", f"none, and {weights / 1e9:.1f} billion weights do not train on a CPU in useful time"
+        )
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    load_gib = weights * 4 / GIB + 2  # the final model is merged in float32, on the CPU
+    yield _amount("memory", memory_gib, load_gib, "take a larger machine")
+
+    trainable = max(phase["trainable"] for phase in plan["phases"])
+    disk_gib = (CHECKPOINTS * trainable * 12 + weights * 2) / GIB
+    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    found_gib = shutil.disk_usage(existing).free / GIB
+    yield _amount(f"disk of {run_dir}", found_gib, disk_gib, "for checkpoints alone; take another --run-dir")
+
+
+def _amount(what: str, found_gib: float, need_gib: float, advice: str) -> Finding:
+    if found_gib >= need_gib:
+        return Finding(what, "ok", f"{found_gib:.1f} GiB, {need_gib:.1f} needed")
+    return Finding(what, "missing", f"{found_gib:.1f} GiB, {need_gib:.1f} needed: {advice}")
+
+
+def _token() -> Finding:
+    from huggingface_hub import get_token
+
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return Finding("Hub", "note", "HF_HUB_OFFLINE=1: only what is on this machine counts")
+    if get_token():
+        return Finding("Hub token", "ok", "there")
+    return Finding("Hub token", "note", "none; gated models and data need one: 'hf auth login' or HF_TOKEN")
+
+
+def _models(recipe: Recipe) -> Iterator[Finding]:
+    from shibolet.listen.open import HYPOTHESES
+
+    roles = recipe.model_names()
+    for name in dict.fromkeys(roles.values()):
+        own = [role for role, value in roles.items() if value == name]
+        what, only_hears = f"{', '.join(own)}: {name}", HEARING.issuperset(own)
+        if only_hears and name.endswith(HYPOTHESES):
+            yield _hypotheses(what, name, recipe.language)
+        else:
+            yield _local_model(what, name, only_hears) or _hub_model(what, name, only_hears)
+
+
+def _hypotheses(what: str, name: str, language: str) -> Finding:
+    """A finding for a file that stands in for a recogniser."""
+    from shibolet.errors import DataError, ModelError
+    from shibolet.listen.open import open_recogniser
+
+    try:
+        open_recogniser(name, language)
+    except (ModelError, DataError) as error:
+        return Finding(what, "missing", str(error))
+    return Finding(what, "ok", "a file of hypotheses")
+
+
+def _is_here(model: str) -> bool:
+    from shibolet.model.qwen3_asr.offline import is_local
+
+    return is_local(model)
+
+
+def _local_model(what: str, name: str, only_hears: bool) -> Finding | None:
+    """A finding for a model on disk; None for a Hub id."""
+    from shibolet.errors import ModelError
+    from shibolet.model.folders import is_ctranslate2, resolve
+
+    if not _is_here(name):
+        return None
+    try:
+        path = resolve(name)
+    except ModelError as error:
+        return Finding(what, "missing", str(error))
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+    if only_hears and is_ctranslate2(sizes):
+        return _with_extra(Finding(what, "ok", "a Whisper in CTranslate2's format"))
+    weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
+    return (
+        Finding(what, "ok", f"{weights / 2**20:.1f} MiB")
+        if weights
+        else Finding(what, "missing", "no .safetensors there")
+    )
+
+
+def _hub_model(what: str, name: str, only_hears: bool) -> Finding:
+    """A finding for a model on the Hub or in its cache."""
+    from shibolet.model.folders import is_ctranslate2
+
+    found = _on_hub(what, name, "model", "config.json")
+    is_asked = only_hears and found.state == "ok" and not _has_ctranslate2()
+    return _with_extra(found) if is_asked and is_ctranslate2(_files_on_hub(name)) else found
+
+
+def _files_on_hub(name: str) -> list[str]:
+    """What a model's repository holds, in the cache or else on the Hub; nothing where that cannot be asked."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
+    if isinstance(config := try_to_load_from_cache(name, "config.json"), str):
+        return os.listdir(os.path.dirname(config))
+    try:
+        return HfApi().list_repo_files(name)
+    except (HTTPError, OSError):
+        return []
+
+
+def _has_ctranslate2() -> bool:
+    return find_spec("ctranslate2") is not None
+
+
+def _with_extra(found: Finding) -> Finding:
+    """The finding for a model in CTranslate2's format, or that the package is missing which reads it."""
+    if _has_ctranslate2():
+        return found
+    from shibolet.model.folders import NEEDS_CTRANSLATE2
+
+    return replace(found, state="missing", found=f"it {NEEDS_CTRANSLATE2}")
+
+
+def _data(recipe: Recipe) -> Iterator[Finding]:
+    for role, sources in (("train", recipe.data.train), ("evaluate", recipe.evaluate.sets)):
+        for source in sources:
+            what = f"{role}: {source.name}"
+            if source.hub is None or Path(source.hub).exists():
+                yield _local_data(what, source)
+            else:
+                found = _on_hub(f"{what} ({source.hub})", source.hub, "dataset", "README.md")
+                if found.state == "missing" and source.hub in ELSEWHERE:
+                    found = replace(found, found=f"{found.found}; {ELSEWHERE[source.hub]}")
+                if found.state == "missing" and getattr(source, "optional", False):
+                    found = replace(found, state="note", found=f"{found.found}; optional, so it is left out")
+                yield found
+    if recipe.models and recipe.train and not recipe.evaluate.sets:
+        yield Finding("evaluate", "note", "the recipe names no evaluate.sets: Round 2 will not be compared")
+
+
+def _local_data(what: str, source: DataSource) -> Finding:
+    if source.hub is not None:
+        return Finding(what, "ok", f"a copy in {source.hub}")
+    if source.manifest is not None:
+        return _local_manifest(what, source)
+    found = [path for path in sorted(glob.glob(str(source.parquet), recursive=True)) if os.path.isfile(path)]
+    if not found:
+        return Finding(what, "missing", f"no file {source.parquet}")
+    return Finding(what, "ok", f"{len(found)} files, {sum(map(os.path.getsize, found)) / 2**20:.1f} MiB")
+
+
+def _local_manifest(what: str, source: DataSource) -> Finding:
+    from shibolet.errors import DataError
+    from shibolet.speech.manifests import count_rows
+
+    try:
+        num_rows = count_rows(source)
+    except DataError as error:
+        return Finding(what, "missing", str(error))
+    return Finding(what, "ok", f"{num_rows:,} rows")
+
+
+def _on_hub(what: str, name: str, kind: Literal["model", "dataset"], file: str) -> Finding:
+    """Whether a repository can be had: from the cache, or from the Hub with the token at hand."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(name, file, repo_type=kind), str):
+        return Finding(what, "ok", "in the Hub's cache, in part at least")
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
+    try:
+        HfApi().auth_check(name, repo_type=kind)
+    except GatedRepoError:
+        return Finding(what, "missing", f"gated: ask for access at {page}, then 'hf auth login'")
+    except RepositoryNotFoundError:
+        return Finding(what, "missing", f"not on the Hub, or private: {page}")
+    except (HTTPError, OSError) as error:
+        return Finding(what, "missing", f"not in the cache, and the Hub cannot be asked ({type(error).__name__})")
+    return Finding(what, "ok", "on the Hub, to be downloaded")

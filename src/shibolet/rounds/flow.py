@@ -1,0 +1,76 @@
+"""The whole round: the stages in order, and what each verdict of the gate means for the next."""
+
+from shibolet.errors import EXIT_REJECT
+from shibolet.rounds import auditing, publish, stages
+from shibolet.rounds.shared import Round
+
+
+def run_round(current: Round) -> int:
+    """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
+    current.require_sets()
+    code = run_stages(current)
+    stages.do_report(current)  # the page is there, whatever becomes of the upload
+    if current.recipe.publish and code == 0 and current.sets:
+        current.tell(f"published: {publish.do_publish(current, current.recipe.publish)}")
+    return code
+
+
+def run_stages(current: Round) -> int:
+    """Every stage but the page; the exit code.
+
+    PROCEED  goes on
+    CAUTION  goes on without what was flagged, dev WER watched by domain; `gate.on_caution: stop` ends here
+    STOP     ends; `gate.on_stop: repair` prepares, audits what was kept and goes on when that gate lets it
+    INVALID  ends; `gate.accept: [INVALID]` goes on, drops only what cannot be decoded, and every later artefact says so
+    """
+    auditing.do_audit(current)
+    gate = auditing.do_gate(current)
+    current.tell(f"gate: {gate['decision']}. {gate['recommendation']}")
+    if gate["next"] == "stop":
+        current.retire("prepare", *REPAIR, *_after_gates(current))
+        current.tell(_way_on(gate["decision"]))
+        return gate["exit_code"]
+    if gate["decision"] == "INVALID":
+        current.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
+    stages.do_prepare(current)
+    if gate["next"] == "repair":
+        auditing.do_audit(current, prepared=True)
+        repaired = auditing.do_gate(current, prepared=True)
+        current.tell(f"gate on what was kept: {repaired['decision']}. {repaired['recommendation']}")
+        if repaired["next"] != "continue":
+            current.retire(*_after_gates(current))
+            current.tell("the gate is closed after repair too: prepared/ledger.jsonl says what was dropped and why")
+            return repaired["exit_code"]
+    else:
+        current.retire(*REPAIR)
+    stages.do_train(current)
+    if not current.sets:
+        current.retire(*current.folder.evaluated(stages.ROUND1), *stages.after_training(current))
+        current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
+        return 0
+    stages.do_evaluate(current, stages.rounds_of(current))
+    compared = stages.do_compare(current)
+    current.tell(f"compare: {compared['verdict']}. {compared['sentence']}")
+    if compared["verdict"] == "keep":
+        return 0
+    current.retire("publish")
+    return EXIT_REJECT
+
+
+REPAIR = ("audit-prepared", "gate-prepared")
+
+
+def _after_gates(current: Round) -> list[str]:
+    return ["train", *stages.after_training(current)]
+
+
+def _way_on(decision: str) -> str:
+    """What to do after a verdict that ended the round."""
+    return (
+        "to go on: the same command with "
+        + {
+            "CAUTION": "--set gate.on_caution=continue",
+            "STOP": "--set gate.on_stop=repair hears the rest, drops what is wrong and gates again",
+            "INVALID": "--set gate.accept=[INVALID] trains on data that nobody could judge; better: another recogniser",
+        }[decision]
+    )

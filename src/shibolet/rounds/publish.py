@@ -1,0 +1,94 @@
+"""Publishing a kept round: export, proof in a fresh process, model card, upload; and the command that goes on."""
+
+import shutil
+from pathlib import Path
+
+from shibolet.errors import DataError, RecipeError, Rejected, UploadError
+from shibolet.publish.config import PublishConfig
+from shibolet.records.files import read_json, write_bytes, write_json
+from shibolet.rounds.shared import Round
+from shibolet.rounds.stages import ROUND2
+
+README = "README.md"
+
+
+def do_publish(current: Round, config: PublishConfig, *, force: bool = False, upload: bool = True) -> str:
+    """The page of the commit, or the folder of the export when nothing is to be uploaded.
+
+    Rejected when the comparison does not keep the round and `force` does not insist; UploadError leaves the export.
+    """
+    export_round(current, config, force=force)
+    model = current.folder.publish / "model"
+    if not upload:
+        return str(model)
+    from shibolet.publish.upload import upload_folder
+
+    try:
+        with current.track(f"upload to {config.to}"):
+            return upload_folder(model, config.to, private=config.private, message=f"Round 2 of {current.recipe.name}")
+    except UploadError as error:
+        options = f"--to {config.to} --layout {config.layout} {'--private' if config.private else '--public'}"
+        command = f"shibolet publish {current.folder.path} {options}{' --force' if force else ''}"
+        raise UploadError(f"{error}; the export is whole in {model}. To go on: {command}") from error
+
+
+def export_adapter(current: Round, path: Path) -> None:
+    """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
+    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.train.checkpoint import CheckpointStore, average_weights
+    from shibolet.train.stage import write_adapter
+
+    if path.exists():
+        raise DataError(f"'{path}' exists; name a new folder for the adapter")
+    current.folder.digest("train")  # there must be one
+    result, store = read_json(current.folder.train / "result.json"), CheckpointStore(current.folder.checkpoints)
+    steps = result["averaged_steps"] or [result["chosen_step"]]
+    weights = average_weights([store.at(step) for step in steps])
+    recipe, base = current.recipe, current.recipe.models.base
+    write_adapter(base, recipe.train, recipe.seed, weights, path, None if is_local(base) else base)
+
+
+def export_round(current: Round, config: PublishConfig, *, force: bool = False) -> None:
+    """Fill `publish/model`, unless it was made from the same files before."""
+    folder = current.folder
+    if not current.recipe.evaluate.sets:
+        raise DataError(
+            f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
+        )
+    if current.server(ROUND2):
+        raise RecipeError(
+            "not published: evaluate.servers.round2 had a server write the hypotheses, and an export must repeat them "
+            "word for word, to be shown to be what was scored; leave that key out and compare again"
+        )
+    compared_as = folder.digest("compare")  # there must be one
+    compared = read_json(folder.compare)
+    if compared["verdict"] != "keep" and not force:
+        raise Rejected(f"not published: {compared['sentence']} --force publishes it all the same, and the card says so")
+    inputs = {
+        "train": folder.digest("train"),
+        "prepare": folder.digest("prepare"),
+        "gate": folder.digest("gate"),
+        "compare": compared_as,
+        "publish": config.model_dump(mode="json", exclude={"private"}),
+    }
+    stage = current.begin("publish", inputs)
+    if stage.done:
+        return
+    from shibolet.model.qwen3_asr.save import convert
+    from shibolet.publish.card import model_card
+    from shibolet.publish.leaks import refuse_leaks
+    from shibolet.rounds.reproduce import reproduce
+
+    model = folder.publish / "model"
+    shutil.rmtree(folder.publish, ignore_errors=True)
+    folder.publish.mkdir()
+    with current.track("export"):
+        convert(str(folder.final), model, config.layout, [current.recipe.language])
+    current.make_way()
+    with current.track("read again in a fresh process"):
+        reproduced = reproduce(current, model, ROUND2)
+    write_json(folder.publish / "reproduced.json", reproduced)
+    card = model_card(folder, current.recipe.model_dump(mode="json"), config, reproduced)
+    write_bytes(model / README, card.encode())
+    refuse_leaks(model, folder.path)
+    stage.finish()

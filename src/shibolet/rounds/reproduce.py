@@ -1,0 +1,118 @@
+"""Whether an exported model, read in a process of its own, repeats hypotheses of the evaluation word for word.
+
+Whole batches are repeated as the evaluation had them: who shares a batch changes the last bits of a logit.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from shibolet.errors import ModelError
+from shibolet.evaluate.stage import batches_of, evaluate_set
+from shibolet.records.files import read_json, read_jsonl, write_json
+from shibolet.records.manifest import read_manifest, write_manifest
+from shibolet.records.utterance import Utterance
+from shibolet.rounds.shared import Round
+from shibolet.rounds.stages import language_of
+
+NUM_HYPOTHESES = 20  # at least, over all sets
+
+
+def reproduce(current: Round, model: Path, label: str) -> dict:
+    """What was repeated of the evaluation of `label`: hypotheses in all and ids by set; ModelError when one differs."""
+    expected, requests = {}, []
+    with TemporaryDirectory() as scratch:
+        for source in current.sets:
+            language = language_of(current, source)
+            together = current.transcriber(str(model), label, language).clips_at_once
+            said = {row["id"]: row["hypothesis"] for row in read_jsonl(current.folder.hypotheses(label, source.name))}
+            utterances = current.read(source).utterances
+            chosen = whole_batches(utterances, together, math.ceil(NUM_HYPOTHESES / len(current.sets)))
+            if missing := [utterance.id for utterance in chosen if utterance.id not in said]:
+                raise ModelError(
+                    f"set '{source.name}' has changed since it was scored: '{missing[0]}' has no hypothesis there; run "
+                    "'shibolet compare' again"
+                )
+            expected[source.name] = {utterance.id: said[utterance.id] for utterance in chosen}
+            manifest = Path(scratch) / f"{source.name}.jsonl"
+            write_manifest(manifest, chosen)
+            out = str(Path(scratch) / source.name)
+            entry = {"set": source.name, "manifest": str(manifest), "out": out, "language": language}
+            requests.append(entry | {"together": together})
+        request = Path(scratch) / "request.json"
+        recipe = str(current.folder.recipe.absolute())
+        write_json(request, {"recipe": recipe, "model": str(model.absolute()), "sets": requests})
+        _run(request)
+        heard = {
+            entry["set"]: {row["id"]: row["hypothesis"] for row in read_jsonl(Path(entry["out"]) / "hypotheses.jsonl")}
+            for entry in requests
+        }
+    pairs = [(name, id, text, heard[name][id]) for name, texts in expected.items() for id, text in texts.items()]
+    if differing := [pair for pair in pairs if pair[2] != pair[3]]:
+        name, id, before, after = differing[0]
+        raise ModelError(
+            f"the export in {model} is not the model that was scored: {len(differing)} of {len(pairs)} hypotheses "
+            f"differ, the first is '{id}' of set '{name}': '{before}' in the evaluation, '{after}' from the export"
+        )
+    return {"hypotheses": len(pairs), "ids": {name: sorted(texts) for name, texts in expected.items()}}
+
+
+def whole_batches(utterances: Sequence[Utterance], batch_utterances: int, num_wanted: int) -> list[Utterance]:
+    """At least `num_wanted` utterances (or all), in their order: whole batches of an evaluation, from short and long.
+
+    Of whole batches alone an evaluation makes the same ones again.
+    """
+    batches = batches_of(utterances, batch_utterances)
+    spread = sorted(range(len(batches)), key=lambda i: (_reversed_bits(i, len(batches)), i))
+    chosen: list[int] = []
+    for index in spread:
+        if len(chosen) >= num_wanted:
+            break
+        chosen += batches[index]
+    return [utterances[i] for i in sorted(chosen)]
+
+
+def _reversed_bits(i: int, count: int) -> int:
+    """Order in which 0, then the middle, then the quarters of a range are visited (van der Corput)."""
+    width = max(1, (count - 1).bit_length())
+    return int(f"{i:0{width}b}"[::-1], 2)
+
+
+def _run(request: Path) -> None:
+    """Transcribe in a process that has seen nothing of this one but the request."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shibolet.rounds.reproduce", str(request)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ModelError(f"the export could not be read in a fresh process: {lines[-1] if lines else 'no message'}")
+
+
+def _transcribe(request: dict) -> None:
+    from shibolet.recipe import load_recipe
+    from shibolet.records.runfolder import RunFolder
+
+    recipe = load_recipe(request["recipe"])
+    for entry in request["sets"]:
+        config = recipe.evaluate.model_copy(update={"batch_utterances": entry["together"]})
+        once = recipe.model_copy(update={"evaluate": config})
+        current = Round(once, RunFolder(Path(request["recipe"]).parent), tell=lambda sentence: None)
+        evaluate_set(
+            current.transcriber(request["model"], "export", entry["language"]),
+            read_manifest(Path(entry["manifest"])),
+            set_name=entry["set"],
+            language=entry["language"],
+            config=config,
+            out_dir=Path(entry["out"]),
+            model_name="export",
+            identity=current.identity(request["model"]),
+        )
+
+
+if __name__ == "__main__":
+    _transcribe(read_json(Path(sys.argv[1])))

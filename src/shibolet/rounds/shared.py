@@ -1,0 +1,318 @@
+"""What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from shibolet.errors import DataError, RecipeError
+from shibolet.evaluate.config import EvaluationSet, ServerConfig
+from shibolet.recipe import Recipe, name_of, write_recipe
+from shibolet.records.files import hash_json
+from shibolet.records.ledger import LedgerLine, count_by_rule
+from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.records.utterance import Utterance
+from shibolet.speech.sources import DataSource
+
+MANIFEST = "manifest.jsonl"  # of what prepare kept
+DEMO = "demo"  # the recipe of `shibolet demo`
+
+Progress = Callable[[int, int], None]  # done, in all (0: not known)
+Tell = Callable[[str], None]  # a sentence for the user
+Track = Callable[[str], AbstractContextManager[Progress]]  # a progress bar with this title, while the context is open
+
+
+@contextmanager
+def untracked(title: str) -> Iterator[Progress]:
+    yield lambda done, total: None
+
+
+class LazyListener:
+    """An aligner or recogniser that is loaded at its first clip: what was heard before needs none."""
+
+    def __init__(self, identity: str, open_it: Callable[[], Any]) -> None:
+        self.identity, self._opened = identity, cache(open_it)
+        self._window_s: float | None = None
+
+    def _listener(self) -> Any:
+        with _LOADING:
+            opened = self._opened()
+        if self._window_s is not None and hasattr(opened, "set_window"):
+            opened.set_window(self._window_s)
+        return opened
+
+    def align(self, clips: Sequence, words: Sequence[list[str]]) -> list:
+        return self._listener().align(clips, words)
+
+    def hear(self, clips: Sequence, words: Sequence[list[str]]) -> list:
+        return self._listener().hear(clips, words)
+
+    def choose_window(self, clips: Sequence, words: Sequence[list[str]]) -> float | None:
+        """The window of a recogniser that can hear with several; None for any other."""
+        choose = getattr(self._listener(), "choose_window", None)
+        return choose(clips, words) if choose else None
+
+    def set_window(self, seconds: float) -> None:
+        self._window_s = seconds
+
+
+_LOADING = Lock()  # transformers loads one model at a time: it changes torch's defaults meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class SourceData:
+    """Utterances with their domains, a line for each row that is none, and the hash of both."""
+
+    utterances: list[Utterance]
+    ledger: list[LedgerLine]
+    digest: str
+
+
+def _named_apart(data: SourceData, name: str) -> SourceData:
+    """The same data with ids that no other source has."""
+    return SourceData(
+        [replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances],
+        [replace(line, id=f"{name}/{line.id}") for line in data.ledger],
+        hash_json([name, data.digest]),
+    )
+
+
+@dataclass
+class Round:
+    """One recipe in one run folder; data are read once and models loaded once for all stages."""
+
+    recipe: Recipe
+    folder: RunFolder
+    tell: Tell
+    track: Track = untracked
+    gpus: int = 1  # processes that train, one a GPU
+    only_through: str | None = None  # the phase whose end is the result of training
+    _sources: dict[str, SourceData] = field(default_factory=dict)
+    _identities: dict[str, str] = field(default_factory=dict)
+    _recognisers: dict[str, LazyListener] = field(default_factory=dict)
+    _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _trained_on: dict[Path, Any] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> SourceData:
+        """All training sources, in the letters of the recipe's language: before a model is loaded to find no word."""
+        from shibolet.speech.read import require_script
+
+        for source in self.recipe.data.train:
+            require_script(self.read(source).utterances, self.recipe.language, source.name)
+        return self.join(self.recipe.data.train)
+
+    def join(self, sources: Sequence[DataSource]) -> SourceData:
+        """Sources one after the other; with several, a source's name goes before the ids of its rows."""
+        parts = [self.read(source) for source in sources]
+        if len(parts) > 1:
+            parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
+        return SourceData(
+            [utterance for part in parts for utterance in part.utterances],
+            [line for part in parts for line in part.ledger],
+            hash_json([part.digest for part in parts]),
+        )
+
+    def read(self, source: DataSource) -> SourceData:
+        """One source."""
+        from shibolet.audit.domains import with_domains
+        from shibolet.records.manifest import manifest_hash
+        from shibolet.speech.read import read_source
+
+        if source.name not in self._sources:
+            with self.track(f"read {source.name}") as progress:
+                utterances, ledger = read_source(source, stream_cache(), progress)
+            if ledger:
+                counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
+                first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
+                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
+            utterances = with_domains(utterances, self.recipe.audit.domain_rules)
+            digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
+            self._sources[source.name] = SourceData(utterances, ledger, digest)
+        return self._sources[source.name]
+
+    @cached_property
+    def sets(self) -> list[EvaluationSet]:
+        """The recipe's evaluation sets; an optional one that cannot be read is told and left out."""
+        found = []
+        for source in self.recipe.evaluate.sets:
+            if source.optional:
+                try:
+                    self.read(source)
+                except DataError as error:
+                    self.tell(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
+                    continue
+            found.append(source)
+        return found
+
+    def require_sets(self) -> None:
+        """DataError where a manifest to evaluate on is not there: known now, not once the training is paid for."""
+        for source in self.recipe.evaluate.sets:
+            if source.manifest is not None and not source.optional and not source.manifest.exists():
+                raise DataError(
+                    f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
+                )
+
+    @cached_property
+    def prepared(self) -> SourceData:
+        """What prepare kept, both splits."""
+        from shibolet.records.manifest import manifest_hash, read_manifest
+
+        utterances = read_manifest(self.folder.prepared / MANIFEST)
+        return SourceData(utterances, [], manifest_hash(utterances))
+
+    @cached_property
+    def device(self) -> str:
+        """Where models run, with as many CPU threads as the recipe says."""
+        import torch
+
+        if self.recipe.num_threads:
+            torch.set_num_threads(self.recipe.num_threads)
+        return best_device()
+
+    def identity(self, model: str) -> str:
+        """Content hash of a model by name."""
+        from shibolet.listen.open import listener_identity
+
+        if model not in self._identities:
+            self._identities[model] = listener_identity(model)
+        return self._identities[model]
+
+    def forget(self, model: str) -> None:
+        """A model was written anew under this name."""
+        self._identities.pop(model, None)
+
+    @cached_property
+    def aligner(self) -> LazyListener | None:
+        """The audit's aligner, if it has one."""
+        from shibolet.listen.open import open_aligner
+
+        if (name := self.recipe.audit.aligner) is None:
+            return None
+        return LazyListener(self.identity(name), lambda: open_aligner(name, self.recipe.language, device=self.device))
+
+    def recogniser(self, name: str) -> LazyListener:
+        """A recogniser by name."""
+        from shibolet.listen.open import HYPOTHESES, open_recogniser
+
+        if name not in self._recognisers:
+            open_it = lambda: open_recogniser(name, self.recipe.language, device=self.device)  # noqa: E731
+            is_file = name.endswith(HYPOTHESES)
+            self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
+        return self._recognisers[name]
+
+    def server(self, label: str) -> ServerConfig | None:
+        """Where a model of this label is transcribed with; None: here."""
+        return getattr(self.recipe.evaluate.servers, label, None)
+
+    def transcriber(self, model: str, label: str, language: str):
+        """A transcriber of one language, here or on the server of a label; only the last is kept in memory."""
+        if (server := self.server(label)) is not None:
+            from shibolet.listen.server import ServerEngine
+
+            return ServerEngine(server.url, model=server.model, language_code=server.language_code)
+        from shibolet.listen.transcribe import Transcriber
+        from shibolet.model.folders import dtype_on
+        from shibolet.model.qwen3_asr.load import load_recogniser
+
+        if (model, language) not in self._transcribers:
+            config = self.recipe.evaluate
+            self._transcribers.clear()
+            self._transcribers[model, language] = Transcriber(
+                load_recogniser(model, dtype=dtype_on(self.device), device=self.device),
+                language,
+                batch_utterances=config.batch_utterances,
+                max_new_tokens_per_s=config.max_new_tokens_per_s,
+                beam_size=config.beam_size,
+                length_penalty=config.length_penalty,
+            )
+        return self._transcribers[model, language]
+
+    def overlap(self, source: DataSource, prepared: Path) -> dict | None:
+        """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
+        from shibolet.evaluate.overlap import overlap, read_trained_on
+
+        if prepared not in self._trained_on:
+            self._trained_on[prepared] = read_trained_on(prepared)
+        if (trained := self._trained_on[prepared]) is None:
+            self.tell(f"{source.name}: not compared with {prepared}, which an older version wrote without hashes")
+            return None
+        found = overlap(self.read(source).utterances, trained, source.name)
+        for sentence in filter(None, (found["sentence"], found["note"])):
+            self.tell(f"evaluate: {sentence}")
+        return found
+
+    def make_way(self) -> int:
+        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
+        import torch
+
+        self._recognisers.clear()
+        self._transcribers.clear()
+        self.__dict__.pop("aligner", None)
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was not used yet
+        return torch.cuda.device_count()
+
+    def retire(self, *names: str, why: str = "this round does not reach it") -> None:
+        """Put aside what an earlier start made and what must not pass as the result of this one."""
+        if retired := self.folder.retire(*names):
+            self.tell(f"put aside, since {why}: {', '.join(retired)}")
+
+    def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
+        """The stage, and a sentence to the user when there is one to say."""
+        stage = self.folder.stage(name, inputs)
+        if stage.note:
+            self.tell(stage.note)
+        return stage
+
+
+@contextmanager
+def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked) -> Iterator[Round]:
+    """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
+    folder = RunFolder(run_dir)
+    with folder.locked():
+        keep_the_demo_apart(recipe, folder)
+        write_recipe(recipe, folder.recipe)
+        folder.write_provenance(command, recipe.num_threads)
+        yield Round(recipe, folder, tell, track)
+
+
+def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
+    """RecipeError where one of two rounds in a folder is the demo, whose corpus and truth say nothing of other data."""
+    before = name_of(folder.recipe) if folder.recipe.is_file() else recipe.name
+    if before != recipe.name and DEMO in (before, recipe.name):
+        raise RecipeError(
+            f"{folder.path} holds the round '{before}', this is '{recipe.name}'; name another folder with -o"
+        )
+
+
+@contextmanager
+def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
+    """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
+    folder = RunFolder(run_dir)
+    keep_the_demo_apart(recipe, folder)
+    yield Round(recipe, folder, tell, track)
+
+
+def prepared_of(model: str) -> Path | None:
+    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
+    path = Path(model).absolute()
+    run = RunFolder(path.parent.parent)
+    return run.prepared if path == run.final and (run.prepared / MANIFEST).is_file() else None
+
+
+def stream_cache() -> Path:
+    """Where streamed sources are kept between rounds."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shibolet"
+
+
+def best_device() -> str:
+    """Where models run: the first GPU, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

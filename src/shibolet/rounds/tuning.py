@@ -1,0 +1,168 @@
+"""Beam size and length penalty, compared on the dev split with what each costs; test sets are never read."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from shibolet.errors import DataError, RecipeError
+from shibolet.listen.engine import Engine, Written
+from shibolet.records.files import read_json, write_json
+from shibolet.rounds.shared import Round
+
+STAGE, TABLE, FORMAT = "tune-decoding", "decoding.json", 3
+BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
+
+
+def do_tune_decoding(
+    current: Round,
+    model: str | None = None,
+    beam_sizes: Sequence[int] = BEAM_SIZES,
+    length_penalties: Sequence[float] = LENGTH_PENALTIES,
+) -> dict:
+    """The content of `tune-decoding/decoding.json`: a row a setting and which to put into the recipe.
+
+    `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
+    of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
+    together with 95% (Bonferroni): the best of many looks better than it is.
+    """
+    if min(beam_sizes, default=0) < 1:
+        raise RecipeError(f"beam sizes start at 1, not {min(beam_sizes, default='none')}")
+    recipe, folder = current.recipe, current.folder
+    if model is None:
+        folder.digest("train")  # there must be one
+        model = str(folder.final.absolute())
+    grid = [(1, 1.0), *((beams, p) for beams in sorted(set(beam_sizes) - {1}) for p in sorted(set(length_penalties)))]
+    inputs = {
+        "format": FORMAT,
+        "prepared": folder.digest("prepare"),
+        "model": current.identity(model),
+        "language": recipe.language,
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"sets", "servers", "beam_size", "length_penalty"}),
+        "grid": [list(setting) for setting in grid],
+    }
+    stage = current.begin(STAGE, inputs)
+    out_dir = folder.path / STAGE
+    if not stage.done:
+        rows = _measure(current, model, grid)
+        level_pct = 100 * _level(len(grid))
+        write_json(out_dir / TABLE, {"model": model, "level_pct": level_pct, "settings": rows, **_recommend(rows)})
+        stage.finish()
+    return read_json(out_dir / TABLE)
+
+
+def _measure(current: Round, model: str, grid: Sequence[tuple[int, float]]) -> list[dict]:
+    from shibolet.evaluate.stage import evaluate_set, read_rows
+    from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.folders import dtype_on
+    from shibolet.model.qwen3_asr.load import load_recogniser
+    from shibolet.scoring.intervals import difference_interval
+    from shibolet.scoring.rows import groups_of
+    from shibolet.scoring.selection import fold_sums
+
+    dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
+    if not dev:
+        raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
+    config, loaded = (
+        current.recipe.evaluate,
+        load_recogniser(model, dtype=dtype_on(current.device), device=current.device),
+    )
+    audio_s = sum(utterance.duration_s for utterance in dev)
+    found, greedy = [], []
+    for beam_size, length_penalty in grid:
+        transcriber = Transcriber(
+            loaded, current.recipe.language, batch_utterances=config.batch_utterances,
+            max_new_tokens_per_s=config.max_new_tokens_per_s, beam_size=beam_size, length_penalty=length_penalty,
+        )  # fmt: skip
+        title = f"{len(dev)} dev utterances, beam size {beam_size}, length penalty {length_penalty:g}"
+        clock = _Clock(transcriber)
+        # Elsewhere and not kept: a result that is found there again would cost nothing.
+        with TemporaryDirectory() as scratch, current.track(title) as progress:
+            scores = evaluate_set(
+                clock,
+                dev,
+                set_name="dev",
+                language=current.recipe.language,
+                config=config.model_copy(update={"beam_size": beam_size, "length_penalty": length_penalty}),
+                out_dir=Path(scratch),
+                model_name=model,
+                identity=loaded.identity,
+                on_progress=progress,
+            )
+            rows = read_rows(Path(scratch))
+        greedy = greedy or rows
+        change = difference_interval(
+            [row.words for row in greedy], [row.words for row in rows], groups_of(rows), level=_level(len(grid))
+        )
+        found.append(
+            {
+                "beam_size": beam_size, "length_penalty": length_penalty,
+                "wer_pct": _pct(scores["wer"]["rate"]), "cer_pct": _pct(scores["cer"]["rate"]),
+                "points": _pct(change.value), "interval_points": [_pct(change.low), _pct(change.high)],
+                "folds": fold_sums(rows),
+                "seconds": _three_digits(clock.seconds), "audio_s_per_s": _three_digits(audio_s / clock.seconds),
+                "times_greedy": _three_digits(clock.seconds / found[0]["seconds"]) if found else 1.0,
+            }
+        )  # fmt: skip
+    return found
+
+
+def _level(num_settings: int) -> float:
+    """Of one interval, so that those of all settings but greedy decoding hold together with 95%."""
+    return 1 - 0.05 / max(1, num_settings - 1)
+
+
+class _Clock(Engine):
+    """An engine that counts the seconds it takes; reading audio and scoring are not of a setting's cost."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.seconds = engine, 0.0
+        self.identity, self.clips_at_once = engine.identity, engine.clips_at_once
+
+    def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
+        started = time.perf_counter()
+        written = self._engine.write(clips)
+        self.seconds += time.perf_counter() - started
+        return written
+
+
+def _pct(rate: float | None) -> float | None:
+    return None if rate is None else 100 * rate
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _recommend(rows: Sequence[dict]) -> dict:
+    """What to put into the recipe, the sentence that says why, and how much too good the lowest WER is."""
+    from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
+
+    order = sorted(rows, key=lambda row: (row["wer_pct"], row["seconds"]))
+    greedy, best, optimism = rows[0], order[0], optimism_of([row["folds"] for row in order])
+    high = best["interval_points"][1]
+    if best is greedy:
+        sentence = "No setting has a lower WER than greedy decoding."
+    elif high is None:
+        sentence = (
+            f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
+            f"the lowest WER, {best['points']:+.2f} points, but dev has too few recordings and speakers for an "
+            "interval. Stay with greedy decoding."
+        )
+        best = greedy
+    elif high >= 0:
+        sentence = (
+            f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
+            f"the lowest WER, {best['points']:+.2f} points, but its interval includes 0. Stay with greedy decoding."
+        )
+        best = greedy
+    else:
+        sentence = (
+            f"Beam size {best['beam_size']} with length penalty {best['length_penalty']:g} changes WER by "
+            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long"
+            f"{', ' + optimism['sentence'] if optimism else ''}."
+        )
+    chosen = {"beam_size": best["beam_size"], "length_penalty": best["length_penalty"]}
+    return {"recommended": chosen, "sentence": sentence, "optimism": optimism}

@@ -1,0 +1,91 @@
+"""Protects a check from calling a listener missing that is there, and from passing one that cannot be opened."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shibolet.recipe import load_recipe
+from shibolet.records.files import write_jsonl
+from shibolet.rounds.check import Finding, check_recipe
+
+
+@pytest.fixture
+def found(monkeypatch, tmp_path: Path):
+    """Gives the finding for the recogniser of a recipe that only audits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_jsonl(tmp_path / "mine.jsonl", [{"id": "a", "audio": "a.wav", "text": "x"}])
+    recipe = {
+        "name": "only-audit", "data": {"train": [{"name": "mine", "manifest": "mine.jsonl"}]},
+        "audit": {"aligner": "none", "recogniser": "builtin:ctc"},
+    }  # fmt: skip
+    (tmp_path / "only-audit.yaml").write_text(yaml.safe_dump(recipe))
+
+    def find(recogniser: str) -> Finding:
+        findings = check_recipe(load_recipe("only-audit.yaml", [f"audit.recogniser={recogniser}"]), tmp_path / "run")
+        assert not any("Round 2" in one.found for one in findings)
+        [one] = [one for one in findings if one.what == f"recogniser: {recogniser}"]
+        return one
+
+    return find
+
+
+@pytest.fixture
+def whisper(tmp_path: Path) -> str:
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"alignment_heads": [[1, 0]], "suppress_ids": []}')
+    (folder / "model.bin").touch()
+    return str(folder)
+
+
+def has_ctranslate2(monkeypatch, installed: bool) -> None:
+    monkeypatch.setattr("shibolet.rounds.check.find_spec", lambda name: object() if installed else None)
+
+
+def test_a_folder_of_ctranslate2_is_there_with_its_package(found, whisper, monkeypatch) -> None:
+    has_ctranslate2(monkeypatch, True)
+    assert found(whisper).state == "ok"
+    has_ctranslate2(monkeypatch, False)
+    without = found(whisper)
+    assert without.state == "missing" and "pip install 'shibolet[faster-whisper]'" in without.found
+    (Path(whisper) / "model.bin").unlink()
+    assert found(whisper).state == "missing" and "faster-whisper" not in found(whisper).found
+    assert "no config.json" in found(f"{whisper}-gone").found
+
+
+def test_a_model_that_trains_is_no_whisper(whisper, monkeypatch, found) -> None:
+    """What can only be listened with must not pass for a base model."""
+    has_ctranslate2(monkeypatch, True)
+    changes = [f"models.base={whisper}", f"audit.recogniser={whisper}", "data.train.0.manifest=mine.jsonl"]
+    findings = check_recipe(load_recipe("hebrew-small", changes), Path("run"))
+    [one] = [one for one in findings if one.what.startswith("base")]
+    assert (one.state, one.found) == ("missing", "no .safetensors there")
+    assert any("Round 2 will not be compared" in one.found for one in findings)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["in the cache", "on the Hub"])
+def test_a_whisper_of_ctranslate2_on_the_hub_wants_its_package(found, whisper, monkeypatch, cached: bool) -> None:
+    files = ["config.json", "model.bin", "tokenizer.json"]
+    where = str(Path(whisper) / "config.json") if cached else None
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: where)
+    monkeypatch.setattr("huggingface_hub.HfApi.auth_check", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, **__: files)
+    has_ctranslate2(monkeypatch, False)
+    assert found("org/whisper").state == "missing" and "faster-whisper" in found("org/whisper").found
+    has_ctranslate2(monkeypatch, True)
+    assert found("org/whisper").state == "ok"
+    files.append("model.safetensors")
+    (Path(whisper) / "model.safetensors").touch()
+    has_ctranslate2(monkeypatch, False)
+    assert found("org/whisper").state == "ok", "transformers reads it"
+
+
+def test_a_file_of_hypotheses_is_read(found, tmp_path: Path) -> None:
+    assert found("heard.jsonl").state == found(str(tmp_path / "heard.jsonl")).state == "missing"
+    assert "no such file of hypotheses" in found("heard.jsonl").found
+    write_jsonl(tmp_path / "heard.jsonl", [{"id": "a", "hypothesis": "x"}])
+    assert found("heard.jsonl").state == "ok"
+    write_jsonl(tmp_path / "heard.jsonl", [{"id": "a"}])
+    assert found("heard.jsonl").state == "missing" and "line 1" in found("heard.jsonl").found

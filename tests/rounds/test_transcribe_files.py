@@ -1,0 +1,162 @@
+"""`shibolet transcribe`: a result or one sentence for any audio, in order, and the exit code that says so."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from shibolet.listen.engine import Engine, Written
+from shibolet.rounds import transcribe as module
+
+RATE = 16000
+
+
+@pytest.fixture
+def shibolet(run_cli, monkeypatch, tmp_path):
+    """Runs the command in a folder of its own; gives (exit code, standard output, error output)."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: run_cli("transcribe", *args)
+
+
+@pytest.fixture
+def tiny(shibolet):
+    return lambda *args: shibolet(*args, "--model", "builtin:round1")
+
+
+class Names(Engine):
+    """Writes the level of a clip, so that a test knows which file it was."""
+
+    identity, clips_at_once = "names", 3
+
+    def write(self, clips):
+        endings = {5: "loop", 6: "limit"}
+        levels = [round(float(np.abs(clip).max()) * 10) for clip in clips]
+        return [Written(f"level{level}", endings.get(level, "end")) for level in levels]
+
+
+@pytest.fixture
+def levels(shibolet, monkeypatch):
+    """The command with an engine that needs no model."""
+    monkeypatch.setattr(module, "open_engine", lambda *_, **__: Names())
+    return lambda *args: shibolet(*args, "--model", "names")
+
+
+def write(path: Path, level: int, seconds: float = 1.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, np.full(round(seconds * RATE), level / 10, np.float32), RATE)
+
+
+def audio(kind: str) -> tuple[np.ndarray, int]:
+    """Audio that is not the speech of one person at 16 kHz."""
+    rng, t = np.random.default_rng(0), np.arange(3 * 96000) / 96000
+    chord = sum(np.sin(2 * np.pi * hz * t) for hz in (220, 277, 330)) * (1 + np.sin(2 * np.pi * 2 * t)) / 8
+    return {
+        "silence": (np.zeros(3 * RATE), RATE),
+        "noise": (0.3 * rng.standard_normal(3 * RATE), RATE),
+        "music": (chord[::6], RATE),
+        "10ms": (0.1 * rng.standard_normal(160), RATE),
+        "one_sample": (np.ones(1) * 0.1, RATE),
+        "8khz": (chord[::12], 8000),
+        "stereo": (np.stack([chord, -chord], axis=1)[::6], RATE),
+        "96khz": (chord, 96000),
+        "loud": (np.ones(RATE), RATE),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["silence", "noise", "music", "10ms", "one_sample", "8khz", "stereo", "96khz", "loud"])
+def test_anything_that_sounds_gives_a_result(tiny, tmp_path, kind):
+    samples, rate_hz = audio(kind)
+    sf.write(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
+    code, out, err = tiny("a.wav", "--format", "json")
+    (found,) = json.loads(out)
+    assert code == 0 and found["error"] is None and "Traceback" not in err
+    assert found["duration_s"] == pytest.approx(len(samples) / rate_hz, abs=1e-3)
+
+
+BROKEN = {
+    "text.wav": b"this is text",
+    "empty.wav": b"",
+    "header.wav": b"RIFF\x24\x00\x00\x00WAVEfmt ",
+    "random.mp3": bytes(np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "missing.wav", "no_samples.wav", "nan.wav"])
+def test_anything_that_does_not_is_one_sentence_and_3(levels, tmp_path, name):
+    write(tmp_path / "good.wav", 3)
+    if name in BROKEN:
+        (tmp_path / name).write_bytes(BROKEN[name])
+    elif name == "no_samples.wav":
+        sf.write(tmp_path / name, np.zeros(0), RATE)
+    elif name == "nan.wav":
+        sf.write(tmp_path / name, np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    code, out, err = levels(name, "good.wav")
+    assert (code, out) == (3, "good.wav\tlevel3\n")
+    sentences = [line for line in err.splitlines() if name in line]
+    assert len(sentences) == 1 and "Traceback" not in err
+    code, out, _ = levels(name, "good.wav", "--format", "json")
+    assert code == 3 and [bool(row["error"]) for row in json.loads(out)] == [True, False]
+
+
+def test_files_folders_and_patterns_keep_their_order(levels, tmp_path):
+    for name, level in (("b/2.wav", 2), ("b/sub/1.flac", 1), ("a.wav", 3), ("x4.wav", 4), ("x7.wav", 7)):
+        write(tmp_path / name, level)
+    (tmp_path / "b/notes.txt").write_text("not audio")
+    code, out, _ = levels("a.wav", "b", "x*.wav", "a.wav")
+    assert code == 0
+    assert [line.split("\t") for line in out.splitlines()] == [
+        ["a.wav", "level3"], ["b/2.wav", "level2"], ["b/sub/1.flac", "level1"], ["x4.wav", "level4"],
+        ["x7.wav", "level7"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["txt", "json", "jsonl", "srt", "vtt"])
+def test_each_recording_has_a_file_in_a_folder(levels, tmp_path, format):
+    for i in (1, 2):
+        write(tmp_path / f"{i}.wav", i, seconds=70.0)
+    code, out, _ = levels("1.wav", "2.wav", "--format", format, "--out", "texts")
+    assert (code, out) == (0, "")
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "texts").iterdir()}
+    assert set(texts) == {f"1.{format}", f"2.{format}"}
+    assert texts[f"2.{format}"].count("level2") >= 3 and "level1" not in texts[f"2.{format}"]
+
+
+def test_what_looped_or_came_to_no_end_is_said(levels, tmp_path):
+    write(tmp_path / "loops.wav", 5, seconds=50.0)
+    write(tmp_path / "long.wav", 6)
+    write(tmp_path / "good.wav", 1)
+    code, out, err = levels("loops.wav", "long.wav", "good.wav")
+    assert code == 0 and out.count("level5") == 2, "the text is there as it was written"
+    assert "loops.wav: 2 of 2 pieces end in a repetition" in err
+    assert "long.wav: 1 of 1 pieces were cut" in err and "good.wav:" not in err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["a.wav"],
+        ["a.wav", "--model", "m", "--length-penalty", "2"],
+        ["a.wav", "--server", "http://127.0.0.1:9", "--beam-size", "2"],
+        ["empty_folder", "--model", "m"],
+        ["*.nothing", "--model", "m"],
+        ["a.wav", "b/a.wav", "--model", "m", "--out", "texts"],
+        ["a.wav", "b/a.wav", "--model", "m", "--format", "srt"],
+        ["a.wav", "--model", "m", "--language", "Klingon"],
+        ["a.wav", "--model", "m", "--format", "doc"],
+    ],
+)
+def test_usage_errors_end_with_2_before_a_model_is_loaded(shibolet, tmp_path, monkeypatch, args):
+    monkeypatch.setattr(module, "open_engine", lambda *_, **__: pytest.fail("a model was loaded"))
+    write(tmp_path / "a.wav", 1)
+    write(tmp_path / "b/a.wav", 1)
+    (tmp_path / "empty_folder").mkdir()
+    code, out, err = shibolet(*args)
+    assert code == 2 and out == "" and err
+
+
+def test_a_model_that_is_none_ends_with_3(shibolet, tmp_path):
+    write(tmp_path / "a.wav", 1)
+    code, _, err = shibolet("a.wav", "--model", "./nothing")
+    assert code == 3 and "no config.json" in err.splitlines()[-1]

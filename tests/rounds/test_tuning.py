@@ -1,0 +1,97 @@
+"""Decoding search: on dev and nothing else, every setting with its cost, and greedy unless a gain is shown."""
+
+import numpy as np
+import pytest
+
+from shibolet.cli.tables import show_decoding
+from shibolet.errors import DataError
+from shibolet.listen.engine import Engine, Written
+from shibolet.prepare.pieces import Piece
+from shibolet.prepare.shards import ShardWriter
+from shibolet.recipe import load_recipe
+from shibolet.records.manifest import write_manifest
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds import tuning
+from shibolet.rounds.shared import open_round
+from shibolet.speech.audio import encode_flac
+
+GREEDY, BEAM = "אחת שתיים שלוש", "אחת שתיים ארבע"
+
+
+class Settings(Engine):
+    """Writes one text greedily and another with beams; notes the clips that it was given."""
+
+    identity, clips_at_once = "settings", 100
+    heard: list[int] = []  # noqa: RUF012
+
+    def __init__(self, loaded, language, *, beam_size, length_penalty, **_) -> None:
+        self.text = GREEDY if beam_size == 1 else BEAM if length_penalty < 1 else ""
+
+    def write(self, clips):
+        self.heard.append(len(clips))
+        return [Written(self.text, "end") for _ in clips]
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """Tunes on a run folder with so many dev utterances whose text is given; gives the table."""
+    monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Settings)
+
+    def run(text: str, num_dev: int = 12, name: str = "run") -> dict:
+        Settings.heard = []
+        recipe = load_recipe("demo")
+        with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
+            stage = current.folder.stage("prepare", {"made": "here"})
+            current.folder.prepared.mkdir(parents=True)
+            made = []
+            for split, count in (("train", 30), ("dev", num_dev)):
+                writer = ShardWriter(current.folder.prepared, split, 1000)
+                for i in range(count):
+                    utterance = Utterance(
+                        id=f"{split}{i}", audio=AudioRef(path=""), text=text, duration_s=0.5, source="here",
+                        recording=f"{split}{i}",
+                    )  # fmt: skip
+                    flac = encode_flac(np.full(8000, 0.1, np.float32))
+                    made.append(writer.add(Piece(utterance, flac, utterance.id, (0.0, 0.5), "0", 0.0)))
+                writer.close()
+            write_manifest(current.folder.prepared / "manifest.jsonl", made)
+            stage.finish()
+            table = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
+            again = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
+            assert again == table
+        return table
+
+    return run
+
+
+def test_every_setting_is_measured_on_dev_once(play, capsys):
+    table = play(BEAM)
+    assert [(row["beam_size"], row["length_penalty"]) for row in table["settings"]] == [
+        (1, 1.0), (2, 0.5), (2, 1.5), (4, 0.5), (4, 1.5),
+    ]  # fmt: skip
+    assert Settings.heard == [12] * 5, "dev has twelve utterances; nothing else may be heard, and nothing twice"
+    assert [round(row["wer_pct"]) for row in table["settings"]] == [33, 0, 100, 0, 100]
+    assert all(row["seconds"] > 0 and row["times_greedy"] > 0 for row in table["settings"])
+    show_decoding(table)
+    assert "evaluate: {beam_size: " in capsys.readouterr().out
+
+
+def test_beams_are_recommended_where_the_gain_is_shown(play):
+    table = play(BEAM)
+    chosen = table["recommended"]
+    assert chosen["beam_size"] in (2, 4) and chosen["length_penalty"] == 0.5
+    assert "changes WER by -33.33 points on dev" in table["sentence"] and "the best of 5 on dev" in table["sentence"]
+    assert table["optimism"]["points"] == 0, "the settings differ by far more than the choice can flatter"
+
+
+def test_greedy_stays_where_none_is_better_or_none_is_shown(play):
+    table = play(GREEDY, name="a")
+    assert table["recommended"] == {"beam_size": 1, "length_penalty": 1.0}
+    assert table["sentence"] == "No setting has a lower WER than greedy decoding."
+    few = play(BEAM, num_dev=1, name="b")
+    assert few["recommended"]["beam_size"] == 1 and few["sentence"].startswith("No difference shown")
+
+
+def test_without_dev_there_is_nothing_to_tune_on(play):
+    with pytest.raises(DataError, match="no dev split"):
+        play(BEAM, num_dev=0)
