@@ -80,7 +80,7 @@ def test_a_check_lists_a_manifest_that_cannot_be_read_with_all_the_rest(shibolet
     code, out, _ = shibolet("check", "demo", "--set", "data.train.0.manifest=m.jsonl", "--json")
     found = {one["what"]: one["state"] for one in json.loads(out)}
     assert code == 3 and found["train: synthetic"] == "missing"
-    assert found["base, round1: builtin:round1"] == "ok" and found["GPU, memory, disk"] == "note"
+    assert found["base, baseline: builtin:round1"] == "ok" and found["GPU, memory, disk"] == "note"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from shibolet.recipe import load_recipe, shipped_recipes, write_recipe
 
 NEEDS = {  # what a shipped recipe must be given
     "hebrew-small": ["data.train.0.manifest=mine.jsonl"],
-    "hebrew-round3": ["models.base=builtin:round1", "models.round1=builtin:round1"],
+    "hebrew-round3": ["models.base=builtin:round1", "models.baseline=builtin:round1"],
 }
 
 
@@ -119,7 +119,7 @@ def test_paths_start_at_the_recipe_and_those_of_overrides_at_the_current_folder(
     recipe = load_recipe(path, ["data.train.0.manifest=two.jsonl", "audit.aligner=../aligner"])
     assert load_recipe(path).data.train[0].manifest == tmp_path / "recipes/data/one.jsonl"
     assert recipe.models.base == str(tmp_path / "recipes/round1")
-    assert recipe.models.round1 == "org/round1"
+    assert recipe.models.baseline == "org/round1"
     assert recipe.data.train[0].manifest == tmp_path / "here/two.jsonl"
     assert recipe.audit.aligner == str(tmp_path / "aligner")
     table = {"name": "two", "parquet": "shards/*.parquet"}
@@ -148,7 +148,7 @@ def test_cross_checks():
     assert load_recipe("hebrew-round2", without).train.lora is None
     assert "saspeech named twice" in refused("hebrew-round2", "evaluate.sets.0.name=saspeech")
     assert "'a/b' cannot name a folder" in refused("hebrew-round2", "evaluate.sets.0.name=a/b")
-    assert "did you mean 'crowd-recital'?" in refused("hebrew-round2", "models.round1_trained_on=[crowd-recitl]")
+    assert "did you mean 'crowd-recital'?" in refused("hebrew-round2", "models.baseline_trained_on=[crowd-recitl]")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_an_audit_takes_no_model_to_train_and_no_training(small, tmp_path):
     write_recipe(recipe, tmp_path / "recipes" / "run" / "recipe.yaml")
     assert load_recipe(tmp_path / "recipes" / "run" / "recipe.yaml") == recipe
     load_recipe(small()).require("train", "models", "train")
-    assert load_recipe(small()).model_names()["round1"] == "builtin:round1"
+    assert load_recipe(small()).model_names()["baseline"] == "builtin:round1"
 
 
 @pytest.mark.parametrize("written", ["none", "None", "null", "~"])

@@ -30,11 +30,10 @@ from shibolet.train.config import TrainConfig
 class ModelsConfig(Config):
     """The model that is trained and the one it has to beat: Hub ids, folders, or `builtin:NAME`."""
 
-    base: str  # what Round 2 starts from
-    round1: str  # what Round 2 is compared with
-    round1_trained_on: tuple[
-        str, ...
-    ] = ()  # names of training sources that Round 1 has seen: it knows their errors too
+    base: str  # what training starts from
+    baseline: str  # what the result has to beat: for a second round the first one's model
+    baseline_title: str = Field("Round 1", min_length=1)  # what people read of it
+    baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
 
 class DataConfig(Config):
@@ -47,6 +46,7 @@ class Recipe(Config):
     """One round, from data to verdict."""
 
     name: str = Field(min_length=1)
+    title: str = Field("Round 2", min_length=1)  # of what it trains, where people read of it
     language: str = "Hebrew"  # as in the prompt
     seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch; results differ in bits between counts
@@ -63,7 +63,7 @@ class Recipe(Config):
 
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
-        roles = {"base": self.models.base, "round1": self.models.round1} if self.models else {}
+        roles = {"base": self.models.base, "round1": self.models.baseline} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         return {role: name for role, name in roles.items() if name}
 
@@ -84,10 +84,10 @@ class Recipe(Config):
             if bad := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
                 raise RecipeError(f"{key}: '{bad[0]}' cannot name a folder; use letters, digits, '-', '_' and '.'")
         known = [source.name for source in self.data.train]
-        for name in self.models.round1_trained_on if self.models else ():
+        for name in self.models.baseline_trained_on if self.models else ():
             if name not in known:
                 raise RecipeError(
-                    f"models.round1_trained_on: '{name}' is no source of data.train{did_you_mean(name, known)}"
+                    f"models.baseline_trained_on: '{name}' is no source of data.train{did_you_mean(name, known)}"
                 )
         known = [source.name for source in self.evaluate.sets]
         for name in self.compare.accept_overlap:

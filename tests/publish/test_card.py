@@ -126,7 +126,7 @@ def test_each_layout_says_how_it_is_read(run):
 def test_hub_ids_are_linked_and_local_paths_are_not_shown(run, tmp_path):
     base = tmp_path / "private" / "my-base"
     card = card_of(
-        run, f"models.base={base}", "models.round1=OzLabs/Qwen3-ASR-Hebrew-1.7B",
+        run, f"models.base={base}", "models.baseline=OzLabs/Qwen3-ASR-Hebrew-1.7B",
         "data.train.0={name: crowd, hub: org/crowd, split: train}",
     )  # fmt: skip
     assert "my-base" in card and str(tmp_path) not in card

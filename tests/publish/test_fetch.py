@@ -15,7 +15,7 @@ from shibolet.recipe import load_recipe
 from shibolet.rounds.fetch import fetch_recipe
 
 RECIPE = [
-    "models.base=org/base", "models.round1=org/round1", "audit.aligner=org/aligner", "audit.recogniser=builtin:ctc",
+    "models.base=org/base", "models.baseline=org/round1", "audit.aligner=org/aligner", "audit.recogniser=builtin:ctc",
     "data.train.0={name: mine, manifest: mine.jsonl}", "evaluate.sets=[{name: test, hub: org/test, split: test}]",
 ]  # fmt: skip
 

@@ -41,7 +41,7 @@ def current(tmp_path: Path):
     settings = [
         "evaluate.batch_utterances=6",
         "evaluate.max_new_tokens_per_s=6",
-        f"models.round1={tmp_path / 'round1'}",
+        f"models.baseline={tmp_path / 'round1'}",
     ]
     recipe = load_recipe("demo", [f"evaluate.sets={sets}", *settings])
     with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:

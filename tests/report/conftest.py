@@ -50,8 +50,10 @@ def write_run(path: Path) -> None:
     run, rng = RunFolder(path), np.random.default_rng(5)
     recipe = {
         "name": "demo", "language": "Hebrew", "seed": 0, "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
-        "models": {"base": "m1", "round1": "m1"}, "train": {"step_utterances": 16},
-        "evaluate": {"sets": [{"name": "clean", "round1_wer_pct": 9.2}, {"name": "whatsapp", "round1_wer_pct": None}]},
+        "models": {"base": "m1", "baseline": "m1"}, "train": {"step_utterances": 16},
+        "evaluate": {
+            "sets": [{"name": "clean", "baseline_wer_pct": 9.2}, {"name": "whatsapp", "baseline_wer_pct": None}],
+        },
     }  # fmt: skip
     run.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     run.write_provenance(["shibolet", "demo"], 2)

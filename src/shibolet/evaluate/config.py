@@ -12,7 +12,7 @@ from shibolet.speech.sources import DataSource
 class EvaluationSet(DataSource):
     """A data set with what Round 1 is said to score on it."""
 
-    round1_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
+    baseline_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
     optional: bool = False  # left out, with a sentence, where it cannot be had
 
 

@@ -28,7 +28,7 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
         config=config,
         language=language,
         base=base,
-        round1=_named(recipe["models"]["round1"], config, "model"),
+        round1=_named(recipe["models"]["baseline"], config, "model"),
         sources=[_named(source["hub"] or source["name"], config, "dataset") for source in recipe["data"]["train"]],
         compared=compared,
         scores=scores,

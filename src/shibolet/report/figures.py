@@ -208,7 +208,7 @@ def changes(rows: Sequence[Change]) -> Figure:
         _axis(svg, x, x(0), marks, y, "%")
         return svg
 
-    header = ("name", "round1_wer_pct", "round2_wer_pct")
+    header = ("name", "baseline_wer_pct", "round2_wer_pct")
     return for_both(draw, header=header, rows=[(row.name, row.before, row.after) for row in rows])
 
 

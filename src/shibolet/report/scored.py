@@ -29,7 +29,7 @@ def comparison(run: RunFolder, recipe: dict) -> dict | None:
         return None
     compared = run.read_compare()
     lead = compared["lead_with"]
-    published = {s["name"]: s["round1_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("round1_wer_pct")}
+    published = {s["name"]: s["baseline_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("baseline_wer_pct")}
     groups = [
         {
             "key": key, "title": TITLES[key], "folded": key in FOLDED, "published": published if key == "sets" else {},

@@ -189,7 +189,7 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
 def _same_model(current: Round, prepared: bool) -> list[str]:
     """A warning where the recogniser is a model of the round."""
     names, own = current.recipe.model_names(), _recogniser_name(current, prepared)
-    roles = [role for role in ("base", "round1") if role in names and _is_same(current, own, names[role])]
+    roles = [role for role in ("base", "baseline") if role in names and _is_same(current, own, names[role])]
     return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {SAME_MODEL}"] if roles else []
 
 

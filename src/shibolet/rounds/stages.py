@@ -161,7 +161,7 @@ def rounds_of(current: Round, round1: str | None = None, round2: str | None = No
     """The models that a round compares: those given, else the recipe's Round 1 and what was trained here."""
     if round2 is None:
         current.folder.digest("train")  # there must be one
-    return {ROUND1: round1 or current.recipe.models.round1, ROUND2: round2 or str(current.folder.final.absolute())}
+    return {ROUND1: round1 or current.recipe.models.baseline, ROUND2: round2 or str(current.folder.final.absolute())}
 
 
 def _evaluate_set(current: Round, label: str, model: str, source: DataSource) -> dict:

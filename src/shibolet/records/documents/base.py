@@ -1,0 +1,57 @@
+"""What the stages hand each other: a document is typed, has a version, and is read in one place."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shibolet.errors import DataError
+from shibolet.records.files import read_json, write_json
+
+
+class Part(BaseModel):
+    """A piece of a document: fields are known, none is left out, none changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Document(Part):
+    """A JSON file of a run folder."""
+
+    FORMAT: ClassVar[int]  # raised with every change of its fields' names or meanings
+    REMEDY: ClassVar[str]  # what to do about a file of another version: "'shibolet gate RECIPE' makes it anew"
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file has it, the version first."""
+        return {"format": self.FORMAT, **self.model_dump(mode="json", by_alias=True)}
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The document in a file; DataError when it is not there, not whole, or of another version of shibolet."""
+        try:
+            content = read_json(path)
+        except FileNotFoundError as error:
+            raise DataError(f"there is no {path}; {cls.REMEDY}") from error
+        except ValueError as error:
+            raise DataError(f"{path} is not whole ({error}); {cls.REMEDY}") from error
+        return cls.from_json(content, path)
+
+    @classmethod
+    def from_json(cls, content: Any, path: Path) -> Self:
+        """The document of a file's content; `path` is for the sentence when it is none."""
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if found != cls.FORMAT:
+            version = f"version {found}" if found is not None else "a version that did not say so"
+            raise DataError(
+                f"{path} was written as {version} of this file, and this shibolet reads {cls.FORMAT}; {cls.REMEDY}"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(key) for key in first["loc"])
+            raise DataError(f"{path} has been changed by hand or cut: {where}: {first['msg']}; {cls.REMEDY}") from error
