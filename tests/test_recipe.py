@@ -21,7 +21,7 @@ def small(tmp_path):
     def write(**changes) -> Path:
         plain = {
             "name": "small",
-            "models": {"base": "builtin:round1", "round1": "builtin:round1"},
+            "models": {"base": "builtin:round1", "baseline": "builtin:round1"},
             "data": {"train": [{"name": "one", "manifest": "data/one.jsonl"}]},
             "audit": {"recogniser": "builtin:ctc"},
             "train": {
@@ -82,7 +82,7 @@ def test_errors_in_the_file_name_the_file_and_all_of_them_are_told(small):
     assert f"{path}: unknown key 'sead'; did you mean 'seed'?" in message
     assert f"{path}: unknown key 'gate.on_stopp'; did you mean 'gate.on_stop'?" in message
     assert "train.phases: names must be there" in refused(small(train={"phases": []}))
-    assert "key 'models.base' is missing" in refused(small(models={"round1": "x"}))
+    assert "key 'models.base' is missing" in refused(small(models={"baseline": "x"}))
 
 
 def test_files_that_are_no_recipes(tmp_path):
@@ -115,7 +115,7 @@ def test_overrides_reach_lists_parts_and_missing_places(small):
 def test_paths_start_at_the_recipe_and_those_of_overrides_at_the_current_folder(small, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    path = small(models={"base": "./round1", "round1": "org/round1"})
+    path = small(models={"base": "./round1", "baseline": "org/round1"})
     recipe = load_recipe(path, ["data.train.0.manifest=two.jsonl", "audit.aligner=../aligner"])
     assert load_recipe(path).data.train[0].manifest == tmp_path / "recipes/data/one.jsonl"
     assert recipe.models.base == str(tmp_path / "recipes/round1")
@@ -127,7 +127,7 @@ def test_paths_start_at_the_recipe_and_those_of_overrides_at_the_current_folder(
 
 
 def test_a_written_recipe_reads_back_the_same_and_can_move(small, tmp_path):
-    recipe = load_recipe(small(models={"base": "./round1", "round1": "org/round1"}))
+    recipe = load_recipe(small(models={"base": "./round1", "baseline": "org/round1"}))
     written = tmp_path / "recipes" / "run" / "recipe.yaml"
     write_recipe(recipe, written)
     assert load_recipe(written) == recipe
