@@ -63,7 +63,7 @@ class Recipe(Config):
 
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
-        roles = {"base": self.models.base, "round1": self.models.baseline} if self.models else {}
+        roles = {"base": self.models.base, "baseline": self.models.baseline} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         return {role: name for role, name in roles.items() if name}
 
