@@ -1,5 +1,7 @@
 # make setup      .venv with the tested versions, once
-# make test       the tests (minutes); test-all has the slow ones too
+# make test       the tests (minutes)
+# make slow       the slow tests, each told beforehand with its time and claim; make slow TOPIC=gate for some of them
+# make bench      the benchmarks, each with what it shows and how long it takes; make bench TOPIC=gate runs some of them
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
 # make golden     the logits of qwen-asr's own classes that tests/model/test_golden.py compares with; an environment apart
 # make lint       formatting and style
@@ -8,7 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test test-all demo golden lint
+.PHONY: setup test slow bench demo golden lint
 
 setup: $(READY)
 
@@ -22,8 +24,11 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY)
 	$(BIN)/pytest
 
-test-all: $(READY)
-	$(BIN)/pytest -m 'not gpu'
+slow: $(READY)
+	$(BIN)/pytest -m slow -n 0 --topic '$(TOPIC)'
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py $(TOPIC)
 
 demo: $(READY)
 	$(BIN)/shibolet demo

@@ -1,10 +1,38 @@
-"""What tests in several folders share: the command line, run in the process of the test."""
+"""What tests in several folders share: the command line, run in the process of the test; slow tests by topic."""
 
 import sys
 
 import pytest
 
 from shibolet import cli
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--topic", default="", help="Of the slow tests, those of one topic.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not (topic := config.getoption("--topic")):
+        return
+    of_topic = [item for item in items if (mark := item.get_closest_marker("slow")) and mark.args[0] == topic]
+    if not of_topic:
+        topics = sorted({mark.args[0] for item in items if (mark := item.get_closest_marker("slow"))})
+        raise pytest.UsageError(f"no slow test is of topic '{topic}'; topics are {', '.join(topics)}")
+    config.hook.pytest_deselected(items=[item for item in items if item not in of_topic])
+    items[:] = of_topic
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Before slow tests begin: how long each takes (on two cores, as measured) and what it claims."""
+    if config.getoption("markexpr") != "slow":
+        return []
+    lines, total_s = [], 0
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        total_s += mark.kwargs["seconds"]
+        claim = item.name.removeprefix("test_").replace("_", " ")
+        lines.append(f"{mark.args[0]:>8} {mark.kwargs['seconds']:>4} s  {claim}")
+    return [*sorted(lines), f"{len(items)} slow tests, about {total_s / 60:.0f} min"]
 
 
 @pytest.fixture

@@ -198,6 +198,7 @@ def test_what_is_asked_for_is_a_share_of_what_would_settle_the_verdict(num_low, 
     assert decide(after[1], self_test(), 1.0, GateConfig(), 2).straddles_pct
 
 
+@pytest.mark.slow("gate", seconds=15)
 def test_hearing_more_until_the_answer_pleases_does_not_open_the_gate():
     """Data on the line, extended up to three times while it is CAUTION: at one level for all looks 10% pass."""
     rng, config, size, num_bad, num_runs = np.random.default_rng(0), GateConfig(), 45_000, 4_500, 1000

@@ -13,7 +13,7 @@ from shibolet.listen.open import open_recogniser
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 NUM_CLIPS = 12
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("listen", seconds=60)
 
 
 @pytest.fixture(scope="module")

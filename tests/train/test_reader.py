@@ -42,7 +42,7 @@ def rows(out_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("train", seconds=20)
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: LoadedModel, augment):
     here = PackReader(prompt.frame, loaded.extractor, augment=augment, seed=3)
@@ -60,7 +60,7 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     assert ahead.waited_s > 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("train", seconds=20)
 def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
     reader = PackReader(prompt.frame, loaded.extractor, num_workers=1)
     broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)

@@ -67,10 +67,12 @@ def check_same(out: Path, whole: dict) -> None:
     assert not [name for name in whole if found[name] != whole[name]]
 
 
-def test_killed_in_both_phases_and_within_checkpoints(base_dir, prepared_dir, tmp_path: Path, whole):
-    assert check_killed(base_dir, prepared_dir, tmp_path, KILLS, whole) == len(KILLS)
+@pytest.mark.parametrize("kills", [KILLS[1::3], pytest.param(KILLS, marks=pytest.mark.slow("resume", seconds=20))])
+def test_killed_in_both_phases_and_within_checkpoints(base_dir, prepared_dir, tmp_path: Path, whole, kills):
+    assert check_killed(base_dir, prepared_dir, tmp_path, kills, whole) == len(kills)
 
 
+@pytest.mark.slow("resume", seconds=30)
 def test_killed_at_25_random_points(base_dir, prepared_dir, tmp_path: Path, whole):
     """One kill after the other until a training gets through; then another training, two at a time."""
 
@@ -92,7 +94,7 @@ def test_killed_at_25_random_points(base_dir, prepared_dir, tmp_path: Path, whol
         assert sum(threads.map(struck, (0, 1), (12, 13))) == 25
 
 
-@pytest.mark.slow
+@pytest.mark.slow("resume", seconds=100)
 @pytest.mark.parametrize("block", range(4))
 def test_killed_at_100_random_points(base_dir, prepared_dir, tmp_path: Path, whole, block: int):
     """25 a block, each from the start, so that every point lies where it does in a whole run."""

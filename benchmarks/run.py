@@ -1,0 +1,90 @@
+"""Benchmarks by topic: what each shows, how long it takes and where it runs; with a topic, run those that need no more.
+
+    python benchmarks/run.py [TOPIC] [--out DIR]
+
+A benchmark that needs recordings, a model or a GPU that are not here is listed with its command and not run.
+"""
+
+import argparse
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SPEECH = "recordings and a recogniser"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One command; `minutes` as last measured on two quiet cores or the GPUs that it needs, None: not written down."""
+
+    topic: str
+    command: str  # OUT stands for a folder
+    minutes: float | None
+    gpus: int = 0
+    needs: str = ""  # what the caller has to name
+
+    @property
+    def claim(self) -> str:
+        """The first line of its file."""
+        text = (FOLDER / self.command.split()[0]).read_text(encoding="utf-8")
+        return ast.get_docstring(ast.parse(text)).split("\n")[0]
+
+
+BENCHMARKS = (
+    Benchmark("gate", "statistics.py --part rates extend corrected", 12),
+    Benchmark("gate", "statistics.py --part review", 2),
+    Benchmark("compare", "statistics.py --part keep", 5),
+    Benchmark("audit", "audit_detection.py --seed 411 --out OUT --copies 150", 10),
+    Benchmark("audit", "audit_memory.py", None),
+    Benchmark("audit", "real_audit.py --data MANIFEST --recogniser MODEL --out OUT", 30, needs=SPEECH),
+    Benchmark("audit", "reliability.py --data MANIFEST --recogniser MODEL --out OUT", None, needs=SPEECH),
+    Benchmark("audit", "audit_speed.py", None, gpus=1),
+    Benchmark("audit", "audit_speed.py --size tiny --device cpu --clips 240", None),
+    Benchmark("demo", "demo_seeds.py 401 402 403 404 405 --out OUT", 35),
+    Benchmark("demo", "tiny_models.py --sentences 200", None),
+    Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
+    Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),
+    Benchmark("train", "train_speed.py --seconds 30", None, gpus=1),
+    Benchmark("train", "train_run.py --scratch OUT", None, gpus=1),
+    Benchmark("train", "profile_step.py --phase B --utterances 128", None, gpus=1),
+    Benchmark("train", "scaling.py --gpus 1 2 4 --seconds 20", None, gpus=4),
+    Benchmark("memory", "memory_plan.py", None, gpus=1),
+    Benchmark("read", "loader_speed.py --hours 4 --workers 1 4 8 15 --seconds 20", None, gpus=1),
+    Benchmark("transcribe", "transcribe_speed.py", None, gpus=1),
+    Benchmark("transcribe", "transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16", None),
+)  # fmt: skip
+
+
+def describe(benchmark: Benchmark) -> str:
+    """What a person reads before it runs."""
+    took = "time not written down" if benchmark.minutes is None else f"about {benchmark.minutes:g} min"
+    where = f"{benchmark.gpus} GPU{'s' * (benchmark.gpus > 1)}" if benchmark.gpus else "two cores"
+    needs = f", needs {benchmark.needs}" if benchmark.needs else ""
+    return f"{benchmark.topic}: {benchmark.command}\n    {benchmark.claim}\n    {took} on {where}{needs}"
+
+
+def main() -> None:
+    topics = sorted({benchmark.topic for benchmark in BENCHMARKS})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("topic", nargs="?", choices=topics)
+    parser.add_argument("--out", default="build/benchmarks", metavar="DIR")
+    given = parser.parse_args()
+    chosen = [benchmark for benchmark in BENCHMARKS if given.topic in (None, benchmark.topic)]
+    print("\n".join(map(describe, chosen)), flush=True)
+    if given.topic is None:
+        return
+    import torch
+
+    for benchmark in chosen:
+        if benchmark.needs or benchmark.gpus > torch.cuda.device_count():
+            continue
+        print(f"\n== {benchmark.command}", flush=True)
+        script, *rest = benchmark.command.replace("OUT", given.out).split()
+        subprocess.run([sys.executable, str(FOLDER / script), *rest], check=True)
+
+
+if __name__ == "__main__":
+    main()
