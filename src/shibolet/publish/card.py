@@ -7,28 +7,33 @@ from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_fro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.text import get_language
 
-ROUND2 = "round2"
 NOT_STATED = "not stated"
 
 
-def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
+def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: Reproduced) -> str:
     """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
-    compared = run.read_compare()
+    compared = Comparison.read(run.compare)
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
-    paths = {source["name"]: run.scores(ROUND2, source["name"]) for source in recipe["evaluate"]["sets"]}
-    scores = {name: read_json(path) for name, path in paths.items() if path.is_file()}  # an optional set may be missing
+    names = [source["name"] for source in recipe["evaluate"]["sets"]]
+    paths = {name: run.scores(compared.candidate.label, name) for name in names}
+    scores = {
+        name: Scores.read(path) for name, path in paths.items() if path.is_file()
+    }  # an optional set may be missing
     base = _named(recipe["models"]["base"], config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
         language=language,
         base=base,
-        round1=_named(recipe["models"]["baseline"], config, "model"),
+        baseline=_named(recipe["models"]["baseline"], config, "model"),
         sources=[_named(source["hub"] or source["name"], config, "dataset") for source in recipe["data"]["train"]],
         compared=compared,
         scores=scores,
@@ -48,17 +53,15 @@ def _training_start(starts: list[dict]) -> dict:
     return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
 
 
-def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, dict]) -> str:
+def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, Scores]) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
             task_type="automatic-speech-recognition", dataset_type=source["hub"] or source["name"],
-            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure,
-            metric_value=_pct(scores[source["name"]][measure]["rate"]),
+            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure, metric_value=_pct(rate),
         )
-        for source in recipe["evaluate"]["sets"] if source["name"] in scores
-        for measure in ("wer", "cer")
-        if scores[source["name"]][measure]["rate"] is not None and not _is_path(source["hub"])
+        for source in recipe["evaluate"]["sets"] if source["name"] in scores and not _is_path(source["hub"])
+        for measure, rate in _rates(scores[source["name"]]).items() if rate is not None
     ]  # fmt: skip
     data = ModelCardData(
         model_name=config.to,
@@ -73,6 +76,11 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _rates(scores: Scores) -> dict[str, float | None]:
+    """By the Hub's names of the metrics."""
+    return {"wer": scores.wer.rate, "cer": scores.cer.rate}
 
 
 def _named(name: str, config: PublishConfig, kind: str) -> dict[str, Any]:
@@ -118,11 +126,11 @@ def _points(value: float | None) -> str:
     return "n/a" if value is None else f"{value:+.2f}"
 
 
-def _interval(bounds: list[float] | None) -> str:
+def _interval(bounds: Ends | None) -> str:
     """Of a difference in points."""
     return "n/a" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
 
 
-def _span(bounds: list[float] | None) -> str:
+def _span(bounds: Ends | None) -> str:
     """Of a rate, in percent."""
     return "n/a" if bounds is None else f"{_pct(bounds[0])} to {_pct(bounds[1])}"
