@@ -24,9 +24,8 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
     language = get_language(recipe["language"])
     names = [source["name"] for source in recipe["evaluate"]["sets"]]
     paths = {name: run.scores(compared.candidate.label, name) for name in names}
-    scores = {
-        name: Scores.read(path) for name, path in paths.items() if path.is_file()
-    }  # an optional set may be missing
+    # an optional set may be missing
+    scores = {name: Scores.read(path) for name, path in paths.items() if path.is_file()}
     base = _named(recipe["models"]["base"], config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
