@@ -1,7 +1,7 @@
 """The model card of a round, from the JSON files of its run folder; no number is computed here."""
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +15,15 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.speech.text import get_language
 
 NOT_STATED = "not stated"
+
+
+class Shown(NamedTuple):
+    """A model or data set as a reader elsewhere may see it."""
+
+    name: str
+    license: str
+    hub: str | None = None  # its id there
+    page: str | None = None
 
 
 def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: Reproduced) -> str:
@@ -52,7 +61,7 @@ def _training_start(starts: list[dict]) -> dict:
     return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
 
 
-def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, Scores]) -> str:
+def _metadata(config: PublishConfig, code: str, base: Shown, recipe: dict, scores: dict[str, Scores]) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
@@ -68,7 +77,7 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
         license=config.license,
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
-        base_model=base["hub"],
+        base_model=base.hub,
         datasets=[source["hub"] for source in recipe["data"]["train"] if source["hub"] and not _is_path(source["hub"])]
         or None,
         tags=["qwen3-asr", "shibolet"],
@@ -82,16 +91,16 @@ def _rates(scores: Scores) -> dict[str, float | None]:
     return {"wer": scores.wer.rate, "cer": scores.cer.rate}
 
 
-def _named(name: str, config: PublishConfig, kind: str) -> dict[str, Any]:
+def _named(name: str, config: PublishConfig, kind: str) -> Shown:
     """A model or data set for a reader elsewhere: its Hub id and licence, or the last part of a local path."""
     if name.startswith("builtin:"):
-        return {"name": name, "hub": None, "page": None, "license": config.licenses.get(name, "apache-2.0")}
+        return Shown(name, config.licenses.get(name, "apache-2.0"))
     if _is_path(name) or "/" not in name:
         shown = Path(name).name
-        return {"name": shown, "hub": None, "page": None, "license": config.licenses.get(shown, NOT_STATED)}
+        return Shown(shown, config.licenses.get(shown, NOT_STATED))
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
     license = config.licenses.get(name) or _license_on_hub(name, kind) or f"{NOT_STATED} here; see its page"
-    return {"name": name, "hub": name, "page": page, "license": license}
+    return Shown(name, license, name, page)
 
 
 def _is_path(name: str | None) -> bool:
