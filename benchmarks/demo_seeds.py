@@ -1,8 +1,8 @@
-"""The demo's bars over several seeds: what the audit finds, what prepare leaves, what Round 2 gains.
+"""The demo's bars over several seeds: what the audit finds, what prepare leaves, what the round gains.
 
     python benchmarks/demo_seeds.py 201 202 203 204 205 --out DIR
 
-Prints one JSON object a seed; Round 2 trained on the raw data is beside the one trained after prepare.
+Prints one JSON object a seed; the model trained on the raw data is beside the one trained after prepare.
 """
 
 import argparse
@@ -31,10 +31,10 @@ def figures(summary: dict) -> dict:
         },
         "kept_damaged_pct": round(left["kept_damaged_pct"], 2),
         "good_hours_lost_pct": round(left["good_hours_lost_pct"], 2),
-        "clean_wer_pct": [wer("clean", "round1"), wer("clean", "round2")],
-        "whatsapp_wer_pct": [wer("whatsapp", "round1"), wer("whatsapp", "round2")],
+        "clean_wer_pct": [wer("clean", "baseline"), wer("clean", "candidate")],
+        "whatsapp_wer_pct": [wer("whatsapp", "baseline"), wer("whatsapp", "candidate")],
         "whatsapp_interval_points": [round(x, 2) for x in sets["whatsapp"]["wer"]["interval_points"]],
-        "raw_wer_pct": {n: round(100 * raw[n]["wer"]["round2"]["rate"], 2) for n in raw} if raw else None,
+        "raw_wer_pct": {n: round(100 * raw[n]["wer"]["candidate"]["rate"], 2) for n in raw} if raw else None,
     }
 
 

@@ -35,7 +35,7 @@ from real_size import Report, best_device, free, machine, new_model, recipe_conf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
 
 from shibolet.demo.lexicon import load_lexicon
-from shibolet.evaluate.stage import dev_scorer
+from shibolet.evaluate.dev import dev_scorer
 from shibolet.model.folders import resolve
 from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
@@ -172,9 +172,9 @@ class Watch:
         started = time.perf_counter()
         scores = self._score(loaded.model, loaded.tokenizer, loaded.extractor)
         self._dev_s = time.perf_counter() - started
-        self._report.add(dev_after_step=len(self.steps) + 1, utterances=scores["num_utterances"],
+        self._report.add(dev_after_step=len(self.steps) + 1, utterances=scores.num_utterances,
                          dev_s=round(self._dev_s, 2))  # fmt: skip
-        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")}
+        return {"wer": scores.wer.rate, "cer": scores.cer.rate}
 
     def on_step(self, row: dict[str, Any]) -> None:
         self.steps.append(Step(row=row, dev_s=self._dev_s, ended=time.perf_counter()))

@@ -29,7 +29,7 @@ from second_scoring import (
     read_rows,
 )
 
-ROUNDS = ("round1", "round2")
+SIDES = ("baseline", "candidate")
 BUCKETS_S = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
 GATES = {"gate.json": "audit", "gate-prepared.json": "audit-prepared"}
 EXACT = 1e-6  # of numbers without chance: percent, points, fractions of 1
@@ -46,8 +46,8 @@ def recompute(run: Path) -> dict[str, dict]:
     lines = {"proceed_below_pct": 10.0, "stop_above_pct": 15.0, "confidence_level": 0.95} | recipe.get("gate", {})
     again = {name: gate(run / audit, lines) for name, audit in GATES.items() if (run / name).exists()}
     buckets = recipe["evaluate"].get("buckets_s", BUCKETS_S)
-    compared: dict[str, list[Row]] = {label: [] for label in ROUNDS}
-    for label in ROUNDS:
+    compared: dict[str, list[Row]] = {label: [] for label in labels_of(recipe)}
+    for label in compared:
         for name in (one["name"] for one in recipe["evaluate"]["sets"]):
             if (folder := run / "evaluate" / label / name).is_dir():
                 stored, rows = read(folder / "scores.json"), read_rows(folder, name)
@@ -107,6 +107,11 @@ def follows(measure: dict, freedom: float | None) -> dict:
 
 def read_recipe(run: Path) -> dict:
     return yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def labels_of(recipe: dict) -> list[str]:
+    """The folders of baseline and candidate: their titles in small letters without blanks."""
+    return [title.lower().replace(" ", "") for title in (recipe["models"]["baseline_title"], recipe["title"])]
 
 
 def gate(audit_dir: Path, lines: dict) -> dict:
@@ -202,7 +207,7 @@ def differing_texts(listing: Path) -> Iterator[str]:
 
 
 def scores(rows: list[Row], buckets: Sequence) -> dict:
-    """What `scores.json` says of one round on one set."""
+    """What `scores.json` says of one candidate on one set."""
     own, groups = {}, groups_of(rows)
     for measure in UNITS:
         errors, lengths = per_row(rows, measure)
@@ -224,15 +229,15 @@ def scores(rows: list[Row], buckets: Sequence) -> dict:
     }
 
 
-def comparison(round1: list[Row], round2: list[Row], buckets: Sequence, loop_cost: float) -> dict:
-    """What `compare.json` says: differences are Round 2 less Round 1, in points."""
-    by_place = {(row.set, row.id): row for row in round2}
-    pairs = [(row, by_place.pop((row.set, row.id))) for row in round1]
-    assert not by_place, f"without a partner in Round 1: {list(by_place)[:3]}"
-    groups = groups_of(round1)
+def comparison(baseline: list[Row], candidate: list[Row], buckets: Sequence, loop_cost: float) -> dict:
+    """What `compare.json` says: differences are the candidate less the baseline, in points."""
+    by_place = {(row.set, row.id): row for row in candidate}
+    pairs = [(row, by_place.pop((row.set, row.id))) for row in baseline]
+    assert not by_place, f"without a partner in the baseline: {list(by_place)[:3]}"
+    groups = groups_of(baseline)
     slices = {
-        "sets": places_by([row.set for row in round1]), "domains": by_domain(round1),
-        "buckets": by_bucket(round1, buckets),
+        "sets": places_by([row.set for row in baseline]), "domains": by_domain(baseline),
+        "buckets": by_bucket(baseline, buckets),
     }  # fmt: skip
     return {
         "overall": block(pairs, groups),
@@ -246,12 +251,12 @@ def comparison(round1: list[Row], round2: list[Row], buckets: Sequence, loop_cos
 
 
 def block(pairs: Sequence[tuple[Row, Row]], groups: np.ndarray) -> dict:
-    """Both rounds on some utterances."""
+    """Both on some utterances."""
     made: dict = {"utterances": len(pairs), "groups": len(set(groups))}
     for measure in UNITS:
         before, after = (rates(side, measure) for side in zip(*pairs))
         made[measure] = {
-            "round1": before, "round2": after,
+            "baseline": before, "candidate": after,
             "delta_relative_pct": 100 * (after["errors"] / before["errors"] - 1) if before["errors"] else None,
             **difference(pairs, groups, measure),
         }  # fmt: skip
@@ -270,17 +275,18 @@ def difference(pairs: Sequence[tuple[Row, Row]], groups: np.ndarray, measure: st
 
 
 def losses(pairs: Sequence[tuple[Row, Row]], loop_cost: float) -> dict:
-    """Loops and failures, and what loops of Round 2 that were not seen may cost in points."""
+    """Loops and failures, and what loops of the candidate that were not seen may cost in points."""
     made: dict = {"with_words": sum(bool(one.said) for one, _ in pairs)}
     for what in ("loops", "fails"):
         seen = np.array([[getattr(row, what) for row in pair] for pair in pairs])
         one, two = (int((seen[:, i] & ~seen[:, 1 - i]).sum()) for i in (0, 1))
         chance = float(binomtest(two, one + two, 0.5, "greater").pvalue) if two else 1.0
         made["loops" if what == "loops" else "failures"] = {
-            **dict(zip(ROUNDS, map(int, seen.sum(axis=0)))), "round1_alone": one, "round2_alone": two, "p_more": chance,
+            **dict(zip(SIDES, map(int, seen.sum(axis=0)))), "baseline_alone": one, "candidate_alone": two,
+            "p_more": chance,
         }  # fmt: skip
     pieces = sum(max(1, math.ceil(one.duration_s / 30)) for one, _ in pairs)
-    alone = made["loops"]["round2_alone"]
+    alone = made["loops"]["candidate_alone"]
     upper = float(beta.ppf(0.975, alone + 1, pieces - alone)) if alone < pieces else 1.0
     in_loops = [row.errors("wer") for pair in pairs for row in pair if row.loops]
     mean_words = sum(one.length("wer") for one, _ in pairs) / pieces
@@ -316,8 +322,8 @@ def is_kept(compared: dict, config: dict) -> bool:
     return not (
         math.hypot(high - delta, lost["unseen_points"]) >= line - delta
         or any(lost[what]["p_more"] < 0.05 for what in ("loops", "failures"))
-        or any((wer[r]["substitutions"] + wer[r]["deletions"]) / wer[r]["words"] > 0.9 for r in ROUNDS)
-        or min(wer[label]["rate"] for label in ROUNDS) >= 1
+        or any((wer[r]["substitutions"] + wer[r]["deletions"]) / wer[r]["words"] > 0.9 for r in SIDES)
+        or min(wer[label]["rate"] for label in SIDES) >= 1
         or (largest and (without is None or (largest["points"] / delta >= 0.25 and without[1] >= line)))
         or any(
             overlap["utterances"] and name in compared["sets"] and name not in config.get("accept_overlap", ())

@@ -8,10 +8,13 @@ import sys
 
 import pytest
 import yaml
+from made_scores import SAID, comparison_of, overlap_of, scores_of
 from rich.console import Console
 
 from shibolet import errors, recipe
 from shibolet.cli import tables
+from shibolet.records.candidate import named
+from shibolet.records.documents.scores import Failure
 from shibolet.rounds import auditing, flow, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "av")
@@ -97,7 +100,7 @@ def test_options_that_would_do_nothing_are_refused(shibolet, words):
 
 def test_other_models_are_compared_beside_the_round(shibolet, tmp_path):
     """In its own folder their verdict would be what `publish` goes by."""
-    code, _, err = shibolet("compare", "demo", "--round1", "builtin:round1", "-o", "run")
+    code, _, err = shibolet("compare", "demo", "--baseline", "builtin:round1", "-o", "run")
     assert code == 3 and "run: stage 'train' is not done" in err
     assert (tmp_path / "run-compare").is_dir() and not (tmp_path / "run").exists()
 
@@ -116,12 +119,12 @@ def test_an_interrupt_is_one_sentence(shibolet, monkeypatch):
 
 
 def test_what_an_evaluation_could_not_hear_is_said_with_the_scores(capsys):
-    rate = {"rate": 0.1, "errors": 1, "words": 10}
-    scores = {
-        "wer": rate, "cer": rate, "overlap": None, "num_utterances": 40,
-        "failures": [{"id": "u7", "reason": "undecodable", "detail": "u7.wav is empty"}],
-        "unreadable_rows": [{"id": "line-9", "reason": "not_json", "detail": "line 9: not JSON"}],
-    }  # fmt: skip
+    scores = scores_of(
+        title="mine",
+        num_utterances=40,
+        failures=[Failure(id="u7", reason="undecodable", detail="u7.wav is empty")],
+        unreadable_rows=[Failure(id="line-9", reason="not_json", detail="line 9: not JSON")],
+    )
     tables.show_scores({"mine": {"held": scores}})
     said = " ".join(capsys.readouterr().out.split())
     assert "mine: 1 of 40 clips of held could not be heard: all their words count as errors; the first is 'u7'" in said
@@ -236,19 +239,18 @@ def test_errors_become_their_exit_code_and_defects_stay_tracebacks(shibolet, mon
 
 def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, monkeypatch):
     seen = {}
-    wer = {"round1": {"rate": 0.2}, "round2": {"rate": 0.3}, "delta_points": 10.0, "interval_points": None}
-    block = {"wer": {**wer, "shown": "no difference shown", "p": None}}
-    result = {
-        "verdict": "reject", "sentence": "Worse.", "lead_with": "domains", "next_steps": [], "forgetting": {},
-        "beside": ["0 loops in 412 utterances."],
-        "overall": block, "sets": {"clean": block}, "domains": {"noisy": block}, "buckets": {},
-        "overlaps": {"clean": {"note": "Two voices are known."}},
-    }  # fmt: skip
-    monkeypatch.setattr(stages, "do_evaluate", lambda current, models: seen.update(models))
+    result = comparison_of([*SAID, *SAID], [*SAID, "nothing", *SAID[1:]], names=(named("Round 2"), named("Round 3")))
+    result = result.model_copy(update={"overlaps": {"held": overlap_of(note="Two voices are known.")}})
+
+    def evaluate(current, candidates):
+        seen.update({candidate.label: candidate.source.name for candidate in candidates})
+
+    monkeypatch.setattr(stages, "do_evaluate", evaluate)
     monkeypatch.setattr(stages, "do_compare", lambda current: result)
-    code, out, _ = shibolet("compare", "--round1", "org/one", "--round2", "org/two", "--recipe", "demo")
-    assert code == 40 and "reject" in out and "+10.0" in out and "0 loops" in out and "Two voices are known." in out
-    assert seen == {"round1": "org/one", "round2": "org/two"}
+    code, out, _ = shibolet("compare", "--baseline", "org/one", "--candidate", "org/two", "--recipe", "demo")
+    assert code == 40 and "Round 2 against Round 3: reject" in out and "+14.3" in out and "0 loops" in out
+    assert "Two voices are known." in out and "Round 1" not in out
+    assert seen == {"round1": "org/one", "round2": "org/two"}, "labels are the recipe's"
     code, _, err = shibolet("compare", "demo")
     assert code == 3 and "stage 'train' is not done" in err
 

@@ -5,9 +5,12 @@ import random
 from dataclasses import replace
 
 import pytest
+from made_scores import ROUNDS, overlap_of
 
 from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.errors import DataError
+from shibolet.records.candidate import named
+from shibolet.records.documents.comparison import Comparison, SystemsComparison
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.rows import ScoredRow
 
@@ -40,36 +43,44 @@ def rows(errors: dict[str, float], num: int = 60, seed: int = 0) -> list[ScoredR
     return made
 
 
+def judge(baseline: list[ScoredRow], candidate: list[ScoredRow], config: CompareConfig = CONFIG, **more) -> Comparison:
+    return compare((baseline, candidate), ROUNDS, config, **more)
+
+
+def systems_of(rows_by_label: dict[str, list[ScoredRow]], **more) -> SystemsComparison:
+    return compare_systems({named(label): own for label, own in rows_by_label.items()}, CONFIG, **more)
+
+
 def test_a_clear_gain_is_kept_and_reported_in_points() -> None:
     before, after = rows({"clean": 0.2, "whatsapp_noisy": 0.5}), rows({"clean": 0.1, "whatsapp_noisy": 0.3}, seed=1)
-    result = compare(before, after, CONFIG)
-    wer = result["overall"]["wer"]
+    result = judge(before, after, CONFIG)
+    wer = result.overall.wer
     errors = [sum(row.words.errors for row in side) for side in (before, after)]
-    assert [wer[name]["errors"] for name in ("round1", "round2")] == errors
-    assert wer["delta_points"] == pytest.approx(100 * (errors[1] - errors[0]) / 1200)
-    assert wer["delta_relative_pct"] == pytest.approx(100 * (errors[1] / errors[0] - 1))
-    assert wer["interval_points"][0] < wer["delta_points"] < wer["interval_points"][1] < 0
-    assert wer["probability_of_improvement"] > 0.999
-    assert (result["verdict"], result["lead_with"], result["next_steps"]) == ("keep", "sets", [])
-    assert result["target"]["reached"] and result["sentence"].startswith("Round 2 is better")
-    assert list(result["sets"]) == ["eval-clean", "eval-whatsapp_noisy"]
-    assert sum(block["utterances"] for block in result["buckets"].values()) == result["overall"]["utterances"] == 120
-    assert (result["overall"]["groups"], result["overall"]["counted"]) == (40, "40 recordings")
-    assert result["overall"]["cer"]["round1"]["chars"] == 6000
-    json.dumps(result, allow_nan=False)
+    assert [side.errors for side in wer.sides] == errors
+    assert wer.delta_points == pytest.approx(100 * (errors[1] - errors[0]) / 1200)
+    assert wer.delta_relative_pct == pytest.approx(100 * (errors[1] / errors[0] - 1))
+    assert wer.interval_points[0] < wer.delta_points < wer.interval_points[1] < 0
+    assert wer.probability_of_improvement > 0.999
+    assert (result.verdict, result.lead_with, result.next_steps) == ("keep", "sets", ())
+    assert result.target.reached and result.sentence.startswith("Round 2 is better")
+    assert list(result.sets) == ["eval-clean", "eval-whatsapp_noisy"]
+    assert sum(block.utterances for block in result.buckets.values()) == result.overall.utterances == 120
+    assert (result.overall.groups, result.overall.counted) == (40, "40 recordings")
+    assert result.overall.cer.baseline.chars == 6000
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_no_difference_is_rejected_with_both_next_steps() -> None:
-    result = compare(rows({"whatsapp_noisy": 0.3}), rows({"whatsapp_noisy": 0.3}, seed=1), CONFIG)
-    assert result["verdict"] == "reject" and result["sentence"].startswith("No difference shown")
-    assert result["lead_with"] == "domains"
-    assert len(result["next_steps"]) == 2 and "codec augmentation" in result["next_steps"][1]
+    result = judge(rows({"whatsapp_noisy": 0.3}), rows({"whatsapp_noisy": 0.3}, seed=1), CONFIG)
+    assert result.verdict == "reject" and result.sentence.startswith("No difference shown")
+    assert result.lead_with == "domains"
+    assert len(result.next_steps) == 2 and "codec augmentation" in result.next_steps[1]
 
 
 def test_worse_is_named_worse() -> None:
-    result = compare(rows({"clean": 0.1}), rows({"clean": 0.3}, seed=1), CONFIG)
-    assert result["verdict"] == "reject" and result["sentence"].startswith("Round 2 is worse")
-    assert not any("codec" in step for step in result["next_steps"])  # no noisy domain in these sets
+    result = judge(rows({"clean": 0.1}), rows({"clean": 0.3}, seed=1), CONFIG)
+    assert result.verdict == "reject" and result.sentence.startswith("Round 2 is worse")
+    assert not any("codec" in step for step in result.next_steps)  # no noisy domain in these sets
 
 
 def test_a_small_but_certain_gain_is_kept_and_leads_with_domains() -> None:
@@ -80,21 +91,21 @@ def test_a_small_but_certain_gain_is_kept_and_leads_with_domains() -> None:
         else row
         for i, row in enumerate(before)
     ]
-    result = compare(before, after, CONFIG)
-    assert 0 < result["target"]["gained_points"] < 1
-    assert (result["verdict"], result["lead_with"]) == ("keep", "domains")
+    result = judge(before, after, CONFIG)
+    assert 0 < result.target.gained_points < 1
+    assert (result.verdict, result.lead_with) == ("keep", "domains")
 
 
 def test_same_input_same_bytes_in_any_order_of_round_2() -> None:
     before, after = rows({"clean": 0.2}), rows({"clean": 0.15}, seed=1)
-    assert json.dumps(compare(before, after, CONFIG)) == json.dumps(compare(before, after[::-1], CONFIG))
+    assert judge(before, after, CONFIG).to_json() == judge(before, after[::-1], CONFIG).to_json()
 
 
 def test_one_recording_cannot_be_judged() -> None:
     before, after = rows({"clean": 0.5}, num=3), rows({"clean": 0.0}, num=3)
-    result = compare(before, after, CONFIG)
-    assert result["verdict"] == "reject" and "no interval over 1 recording: it takes 3" in result["sentence"]
-    assert result["overall"]["wer"]["interval_points"] is None
+    result = judge(before, after, CONFIG)
+    assert result.verdict == "reject" and "no interval over 1 recording: it takes 3" in result.sentence
+    assert result.overall.wer.interval_points is None
 
 
 def spoken_by(domain_rows: list[ScoredRow], recordings: int | None, speakers: int | None) -> list[ScoredRow]:
@@ -113,65 +124,59 @@ def test_many_clips_of_one_speaker_show_nothing_of_others() -> None:
     """46 clips of one person are one voice, however many files they are in."""
     for recordings in (None, 46):
         sides = [spoken_by(side, recordings, 1) for side in (rows({"c": 0.5}, num=46), rows({"c": 0.1}, num=46))]
-        result = compare(*sides, CONFIG)
-        wer = result["overall"]["wer"]
-        assert (result["verdict"], result["overall"]["groups"]) == ("reject", 1)
-        assert (wer["shown"], wer["interval_points"], wer["p"]) == ("no difference shown", None, None)
-        assert result["sentence"].startswith("No difference shown: WER -")
-        assert ", and no interval over 1 " in result["sentence"] and "it takes 3 at least" in result["sentence"]
-        assert result["rule"].endswith("without an interval: not kept")
+        result = judge(*sides, CONFIG)
+        wer = result.overall.wer
+        assert (result.verdict, result.overall.groups) == ("reject", 1)
+        assert (wer.shown, wer.interval_points, wer.p) == ("no difference shown", None, None)
+        assert result.sentence.startswith("No difference shown: WER -")
+        assert ", and no interval over 1 " in result.sentence and "it takes 3 at least" in result.sentence
+        assert result.rule.endswith("without an interval: not kept")
     two = [spoken_by(side, None, 2) for side in (rows({"c": 0.5}, num=46), rows({"c": 0.1}, num=46))]
-    assert compare(*two, CONFIG)["verdict"] == "reject"
+    assert judge(*two, CONFIG).verdict == "reject"
 
 
 def test_recordings_of_one_speaker_are_one_group_in_all_sets() -> None:
     before, after = (spoken_by(rows({"a": rate, "b": rate}, seed=seed), 24, 8) for rate, seed in ((0.5, 0), (0.2, 1)))
-    result = compare(before, after, CONFIG)
-    assert result["overall"]["groups"] == result["sets"]["eval-a"]["groups"] == 8
+    result = judge(before, after, CONFIG)
+    assert result.overall.groups == result.sets["eval-a"].groups == 8
     words = "8 groups of recordings and speakers"
-    assert words in result["sentence"] and words in result["method"]["interval"] and result["method"]["caveat"] is None
-    assert result["verdict"] == "keep"
+    assert words in result.sentence and words in result.method.interval and result.method.caveat is None
+    assert result.verdict == "keep"
 
 
 def test_where_nothing_is_known_the_sentence_says_so() -> None:
     before, after = (spoken_by(rows({"a": rate}, seed=seed), None, None) for rate, seed in ((0.5, 0), (0.2, 1)))
-    result = compare(before, after, CONFIG)
+    result = judge(before, after, CONFIG)
     caveat = "ecordings and speakers unknown: utterances counted as independent, so the interval may be too narrow"
-    assert result["verdict"] == "keep" and "over 60 utterances. R" + caveat + "." in result["sentence"]
-    assert result["method"]["caveat"] == "r" + caveat
-    systems = compare_systems({"a": before, "b": after}, CONFIG)["pairs"][0]
-    assert caveat in systems["sentence"] and "over 60 utterances" in systems["method"]["interval"]
-
-
-def shared(num: int, set: str = "eval-clean", note: str | None = None) -> dict:
-    sentence = f"{num} of 60 utterances of set '{set}' are in the training data." if num else None
-    return {"utterances": num, "of": 60, "ids": [], "sentence": sentence, "note": note}
+    assert result.verdict == "keep" and "over 60 utterances. R" + caveat + "." in result.sentence
+    assert result.method.caveat == "r" + caveat
+    systems = systems_of({"a": before, "b": after}).pairs[0]
+    assert caveat in systems.sentence and "over 60 utterances" in systems.method.interval
 
 
 def test_a_set_that_was_trained_on_is_not_kept_unless_the_recipe_says_so() -> None:
     sides = rows({"clean": 0.3, "new": 0.3}), rows({"clean": 0.1, "new": 0.1}, seed=1)
-    overlaps = {"eval-clean": shared(12), "eval-new": shared(0, "eval-new", note="Two voices are known.")}
-    result = compare(*sides, CONFIG, overlaps=overlaps)
-    assert result["verdict"] == "reject" and result["overall"]["wer"]["shown"] == "better"
-    assert overlaps["eval-clean"]["sentence"] in result["sentence"]
-    assert (
-        "Not kept all the same" in result["sentence"] and "no set shares audio with the training data" in result["rule"]
-    )
-    assert any("'eval-clean' cannot show" in step and "accept_overlap" in step for step in result["next_steps"])
-    assert result["overlaps"] == overlaps
+    overlaps = {"eval-clean": overlap_of(12, "eval-clean"), "eval-new": overlap_of(note="Two voices are known.")}
+    result = judge(*sides, CONFIG, overlaps=overlaps)
+    assert result.verdict == "reject" and result.overall.wer.shown == "better"
+    assert overlaps["eval-clean"].sentence in result.sentence
+    assert result.sentence.endswith("Not kept: Set 'eval-clean' shares audio with the training data.")
+    assert "no set shares audio with the training data" in result.rule
+    assert any("'eval-clean' cannot show" in step and "accept_overlap" in step for step in result.next_steps)
+    assert result.overlaps == overlaps
     accepting = CompareConfig(bootstrap_samples=1000, loop_cost=0, accept_overlap=("eval-clean",))
-    accepted = compare(*sides, accepting, overlaps=overlaps)
-    assert accepted["verdict"] == "keep" and overlaps["eval-clean"]["sentence"] in accepted["sentence"]
-    assert "no set but eval-clean shares audio" in accepted["rule"] and accepted["next_steps"] == []
-    assert compare(*sides, CONFIG, overlaps={"eval-new": overlaps["eval-new"]})["verdict"] == "keep", "a note only"
-    pair = compare_systems({"a": sides[0], "b": sides[1]}, CONFIG, overlaps_by_system={"b": overlaps})["pairs"][0]
-    assert pair["sentence"].endswith(f"b: {overlaps['eval-clean']['sentence']}")
+    accepted = judge(*sides, accepting, overlaps=overlaps)
+    assert accepted.verdict == "keep" and overlaps["eval-clean"].sentence in accepted.sentence
+    assert "no set but eval-clean shares audio" in accepted.rule and accepted.next_steps == ()
+    assert judge(*sides, CONFIG, overlaps={"eval-new": overlaps["eval-new"]}).verdict == "keep", "a note only"
+    pair = systems_of({"a": sides[0], "b": sides[1]}, overlaps_by_label={"b": overlaps}).pairs[0]
+    assert pair.sentence.endswith(f"b: {overlaps['eval-clean'].sentence}")
 
 
 def test_another_language_that_was_trained_on_does_not_keep_the_round_back() -> None:
     own, other = (rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)), (rows({"en": 0.1}), rows({"en": 0.1}, seed=1))
-    result = compare(*own, CONFIG, other_languages=other, overlaps={"eval-en": shared(60, "eval-en")})
-    assert result["verdict"] == "keep" and result["overlaps"]["eval-en"]["utterances"] == 60
+    result = judge(*own, CONFIG, other_languages=other, overlaps={"eval-en": overlap_of(60, "eval-en")})
+    assert result.verdict == "keep" and result.overlaps["eval-en"].utterances == 60
 
 
 def test_what_does_not_pair_is_an_error() -> None:
@@ -179,15 +184,15 @@ def test_what_does_not_pair_is_an_error() -> None:
     with pytest.raises(
         DataError, match="4 of 10 utterances have no score in Round 2: eval-clean/u0, eval-clean/u1, eval-clean/u2, "
     ):
-        compare(both, both[4:], CONFIG)
+        judge(both, both[4:], CONFIG)
     with pytest.raises(DataError, match="1 of 10 utterances have no score in Round 1: eval-clean/u9;"):
-        compare(both[:9], both, CONFIG)
+        judge(both[:9], both, CONFIG)
     with pytest.raises(DataError, match="Round 2 scores utterance 'u0' of set 'eval-clean' twice"):
-        compare(both, [*both, both[0]], CONFIG)
+        judge(both, [*both, both[0]], CONFIG)
     with pytest.raises(DataError, match="another reference"):
-        compare(both, [replace(both[0], words=EditCounts(9)), *both[1:]], CONFIG)
+        judge(both, [replace(both[0], words=EditCounts(9)), *both[1:]], CONFIG)
     with pytest.raises(DataError, match="nothing to compare"):
-        compare([], [], CONFIG)
+        judge([], [], CONFIG)
 
 
 def spoken(domain: str, wrong: float, num: int = 60, seed: int = 0) -> list[ScoredRow]:
@@ -204,72 +209,104 @@ def spoken(domain: str, wrong: float, num: int = 60, seed: int = 0) -> list[Scor
 
 
 def test_every_test_agrees_on_what_is_clear_and_on_what_is_not() -> None:
-    clear = compare(spoken("clean", 0.3), spoken("clean", 0.1, seed=1), CONFIG)["overall"]["wer"]
-    assert clear["shown"] == "better" and clear["p"] < 0.01
-    assert clear["mapsswe"]["z"] < -4 and clear["mapsswe"]["p"] < 0.001 and clear["mapsswe"]["segments"] > 60
-    assert 0 < clear["detectable_points"] < 20
-    unclear = compare(spoken("clean", 0.2), spoken("clean", 0.2, seed=2), CONFIG)
-    wer = unclear["overall"]["wer"]
-    assert wer["shown"] == "no difference shown" and wer["p"] > 0.05 < wer["mapsswe"]["p"]
-    assert "a difference of" in unclear["sentence"]
+    clear = judge(spoken("clean", 0.3), spoken("clean", 0.1, seed=1), CONFIG).overall.wer
+    assert clear.shown == "better" and clear.p < 0.01
+    assert clear.mapsswe.z < -4 and clear.mapsswe.p < 0.001 and clear.mapsswe.segments > 60
+    assert 0 < clear.detectable_points < 20
+    unclear = judge(spoken("clean", 0.2), spoken("clean", 0.2, seed=2), CONFIG)
+    wer = unclear.overall.wer
+    assert wer.shown == "no difference shown" and wer.p > 0.05 < wer.mapsswe.p
+    assert "a difference of" in unclear.sentence
 
 
 def test_p_values_of_sets_are_adjusted_for_their_number() -> None:
     before = [row for i in range(4) for row in rows({f"d{i}": 0.3}, seed=i)]
     after = [row for i in range(4) for row in rows({f"d{i}": 0.25}, seed=10 + i)]
-    blocks = compare(before, after, CONFIG)["sets"].values()
-    raw, adjusted = ([block["wer"][name] for block in blocks] for name in ("p", "holm_p"))
+    blocks = judge(before, after, CONFIG).sets.values()
+    raw, adjusted = ([getattr(block.wer, name) for block in blocks] for name in ("p", "holm_p"))
     assert min(adjusted) == pytest.approx(min(1, 4 * min(raw)))
     assert all(one <= other for one, other in zip(raw, adjusted))
 
 
 def test_the_recipes_rule_decides() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.3}, seed=1)
-    high = compare(before, after, CONFIG)["overall"]["wer"]["interval_points"][1]
+    high = judge(before, after, CONFIG).overall.wer.interval_points[1]
     assert high > 0
-    lenient = compare(before, after, CompareConfig(bootstrap_samples=1000, loop_cost=0, keep_below_points=high + 3))
-    assert lenient["verdict"] == "keep" and f"ends below {high + 3:g} points" in lenient["rule"]
-    gain = compare(rows({"clean": 0.3}), rows({"clean": 0.2}, seed=1), CompareConfig(keep_below_points=-20))
-    assert gain["verdict"] == "reject" and gain["sentence"].startswith("Round 2 is better")
-    assert "Not kept all the same: keep when" in gain["sentence"] and "Kept all the same" in lenient["sentence"]
+    lenient = judge(before, after, CompareConfig(bootstrap_samples=1000, loop_cost=0, keep_below_points=high + 3))
+    assert lenient.verdict == "keep" and f"ends below {high + 3:g} points" in lenient.rule
+    gain = judge(rows({"clean": 0.3}), rows({"clean": 0.2}, seed=1), CompareConfig(keep_below_points=-20))
+    assert gain.verdict == "reject" and gain.sentence.startswith("Round 2 is better")
+    assert "Not kept all the same: keep when" in gain.sentence and "Kept all the same" in lenient.sentence
 
 
 def test_forgetting_is_said_stays_out_of_the_rest_and_rejects_where_the_recipe_says_so() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
     other = rows({"english": 0.1}), rows({"english": 0.3}, seed=1)
-    result = compare(before, after, CONFIG, other_languages=other)
-    assert result["verdict"] == "keep" and list(result["forgetting"]) == ["eval-english"]
-    assert "eval-english" not in result["sets"] and result["overall"]["utterances"] == 60
-    assert any(step.startswith("Forgetting: set 'eval-english'") for step in result["next_steps"])
+    result = judge(before, after, CONFIG, other_languages=other)
+    assert result.verdict == "keep" and list(result.forgetting) == ["eval-english"]
+    assert "eval-english" not in result.sets and result.overall.utterances == 60
+    assert any(step.startswith("Forgetting: set 'eval-english'") for step in result.next_steps)
     strict = CompareConfig(bootstrap_samples=1000, loop_cost=0, forget_above_points=1.0)
-    assert compare(before, after, strict, other_languages=other)["verdict"] == "reject"
-    assert compare(before, after, strict, other_languages=(other[1], other[0]))["verdict"] == "keep"
+    assert judge(before, after, strict, other_languages=other).verdict == "reject"
+    assert judge(before, after, strict, other_languages=(other[1], other[0])).verdict == "keep"
+
+
+def test_every_limit_that_does_not_hold_is_named_and_without_a_gain_that_alone() -> None:
+    before, after = rows({"clean": 0.3, "new": 0.3}), rows({"clean": 0.1, "new": 0.1}, seed=1)
+    other = rows({"english": 0.1}), rows({"english": 0.3}, seed=1)
+    strict = CompareConfig(bootstrap_samples=1000, loop_cost=50, forget_above_points=1.0)
+    more = {"other_languages": other, "overlaps": {"eval-new": overlap_of(3, "eval-new")}}
+    result = judge(before, after, strict, **more)
+    assert [refusal.limit for refusal in result.refusals] == ["unseen_loops", "forgetting", "overlap"]
+    assert all(refusal.sentence in result.sentence for refusal in result.refusals) and not result.is_kept
+    (only,) = judge(after, before, strict, **more).refusals
+    assert only.limit == "gain" and "not below 0 points" in only.sentence
+
+
+def test_the_titles_are_those_of_the_two_that_are_compared(tmp_path) -> None:
+    """A third round's verdict once spoke of Round 2 where it meant its own result."""
+    names = named("Round 2"), named("Round 3", parent="round2")
+    sides = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
+    result = compare(sides, names, CONFIG, overlaps={"eval-clean": overlap_of(12, "eval-clean")})
+    assert result.sentence.startswith("Round 3 is better than Round 2: WER -")
+    assert "Round 3 does not loop or fail more often" in result.rule
+    assert any("what Round 3 does with speech it has not seen" in step for step in result.next_steps)
+    assert "Round 1" not in json.dumps(result.to_json())
+    result.write(tmp_path / "compare.json")
+    assert Comparison.read(tmp_path / "compare.json") == result
+    assert (result.baseline.label, result.candidate.label, result.candidate.parent) == ("round2", "round3", "round2")
+    with pytest.raises(DataError, match="utterances have no score in Round 3"):
+        compare((sides[0], sides[1][:9]), names, CONFIG)
 
 
 def test_slices_of_what_is_not_known_are_left_out() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
-    result = compare(before, after, CONFIG)
-    assert "speakers" not in result and "noise" not in result and list(result["lengths"]) == ["10 to 20 words"]
+    result = judge(before, after, CONFIG)
+    assert result.speakers == result.noise == {} and list(result.lengths) == ["10 to 20 words"]
     known = [[replace(row, speaker=row.recording[-1], snr_db=8.0) for row in side] for side in (before, after)]
-    result = compare(*known, CONFIG)
-    assert list(result["noise"]) == ["5 to 10 dB"] and len(result["speakers"]) == 10
+    result = judge(*known, CONFIG)
+    assert list(result.noise) == ["5 to 10 dB"] and len(result.speakers) == 10
 
 
 def test_systems_are_compared_each_with_each_under_their_own_names() -> None:
     systems = {"a": spoken("clean", 0.3), "b": spoken("clean", 0.1, seed=1), "c": spoken("clean", 0.1, seed=2)}
-    result = compare_systems(systems, CONFIG)
-    assert [(pair["first"], pair["second"]) for pair in result["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
-    first, _, last = result["pairs"]
-    assert first["overall"]["wer"]["a"] == result["systems"]["a"]["wer"]
-    assert first["sentence"].startswith("b is better than a: WER -")
-    assert last["sentence"].startswith("No difference shown")
-    p_values = sorted(pair["overall"]["wer"]["p"] for pair in result["pairs"])
-    assert sorted(pair["holm_p"] for pair in result["pairs"])[0] == pytest.approx(3 * p_values[0])
-    assert last["beside"][0].startswith("0 loops in 60 utterances are compatible")
-    assert len(first["beside"]) == 2 and "largest contribution of the 20 groups" in first["beside"][1]
-    assert len(last["beside"]) == 1, "where nothing is shown no group can decide it"
-    json.dumps(result, allow_nan=False)
+    result = systems_of(systems)
+    assert [(pair.baseline.label, pair.candidate.label) for pair in result.pairs] == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
+    first, _, last = result.pairs
+    assert first.overall.wer.baseline == result.systems["a"].wer
+    assert first.sentence.startswith("b is better than a: WER -")
+    assert last.sentence.startswith("No difference shown")
+    p_values = sorted(pair.overall.wer.p for pair in result.pairs)
+    assert sorted(pair.holm_p for pair in result.pairs)[0] == pytest.approx(3 * p_values[0])
+    assert last.beside[0].startswith("0 loops in 60 utterances are compatible")
+    assert len(first.beside) == 2 and "largest contribution of the 20 groups" in first.beside[1]
+    assert len(last.beside) == 1, "where nothing is shown no group can decide it"
+    json.dumps(result.to_json(), allow_nan=False)
     with pytest.raises(DataError, match="2 of 60 utterances have no score in b"):
-        compare_systems({"a": systems["a"], "b": systems["b"][2:]}, CONFIG)
+        systems_of({"a": systems["a"], "b": systems["b"][2:]})
     with pytest.raises(DataError, match="two systems, not 1"):
-        compare_systems({"a": systems["a"]}, CONFIG)
+        systems_of({"a": systems["a"]})

@@ -155,8 +155,8 @@ def test_cross_checks():
     ("overrides", "sentence"),
     [
         (["evaluate.length_penalty=1.2"], "length_penalty does nothing where evaluate.beam_size is 1"),
-        (["evaluate.beam_size=4", "evaluate.servers.round1.url=http://x"], "a server decides on its beams"),
-        (["evaluate.servers.round3.url=http://x"], "did you mean"),
+        (["evaluate.beam_size=4", "evaluate.servers.baseline.url=http://x"], "a server decides on its beams"),
+        (["evaluate.servers.basline.url=http://x"], "did you mean"),
     ],
 )
 def test_decoding_settings_that_would_do_nothing_are_refused(overrides, sentence):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from made_scores import SAID, comparison_of, scores_of
 
 from shibolet.audit.table import write_rows
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
@@ -14,6 +15,8 @@ from shibolet.gate.config import EXIT_CODES, GateConfig
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -47,7 +50,7 @@ def play(monkeypatch, tmp_path):
 
         def compare(current):
             done.append("compare")
-            return {"verdict": compared, "sentence": "Better."}
+            return comparison_of(SAID, SAID).model_copy(update={"verdict": compared})
 
         verdicts = {"gate": raw, "gate-prepared": prepared}
         monkeypatch.setattr(
@@ -57,7 +60,7 @@ def play(monkeypatch, tmp_path):
             monkeypatch.setattr(auditing if name == "audit" else stages, f"do_{name}", note(name))
         monkeypatch.setattr(auditing, "do_gate", gate)
         monkeypatch.setattr(stages, "do_compare", compare)
-        monkeypatch.setattr(stages, "rounds_of", lambda current: {})
+        monkeypatch.setattr(stages, "candidates_of", lambda current: ())
         with open_round(recipe, tmp_path / "run", "run", told.append) as current:
             code = run_round(current)
         return code, done, " ".join(told)
@@ -288,19 +291,19 @@ def test_stages_out_of_order_say_what_to_run_first(current):
 
 
 def test_compare_reads_scores_once_and_again_when_they_change(current, monkeypatch):
-    calls = []
-    monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
+    calls, made = [], comparison_of(SAID, SAID)
+    monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or made)
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [folder.parent.name])
 
     def score(label: str, value: int) -> None:
         for name in ("clean", "whatsapp"):
             stage = current.folder.stage(f"evaluate/{label}/{name}", {"value": value})
-            write_json(current.folder.scores(label, name), {"value": value})
+            scores_of(identity=str(value)).write(current.folder.scores(label, name))
             stage.finish()
 
     score("round1", 1), score("round2", 2)
-    assert stages.do_compare(current) == stages.do_compare(current) == {"verdict": "keep"}
-    assert len(calls) == 1 and calls[0][:2] == (["round1", "round1"], ["round2", "round2"])
+    assert stages.do_compare(current) == stages.do_compare(current) == made
+    assert len(calls) == 1 and calls[0][0] == (["round1", "round1"], ["round2", "round2"])
     score("round2", 3)
     stages.do_compare(current)
     assert len(calls) == 2
@@ -395,15 +398,16 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     for label in ("round1", "round2"):
         for name in ("clean", "whatsapp"):
             stage = current.folder.stage(f"evaluate/{label}/{name}", {})
-            write_json(current.folder.scores(label, name), {})
+            scores_of().write(current.folder.scores(label, name))
             stage.finish()
     calls = []
-    monkeypatch.setattr("shibolet.compare.compare", lambda *rows: calls.append(rows) or {"verdict": "keep"})
+    monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     stages.do_compare(current)
-    first, second, _, _, other, _ = calls[0]
-    assert (first, second) == (["round1 clean"], ["round2 clean"])
-    assert other == [["round1 whatsapp"], ["round2 whatsapp"]]
+    own, names, _, _, other, _ = calls[0]
+    assert own == (["round1 clean"], ["round2 clean"])
+    assert other == (["round1 whatsapp"], ["round2 whatsapp"])
+    assert [named.title for named in names] == ["Round 1", "Round 2"]
 
 
 def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(current, monkeypatch):
@@ -425,10 +429,10 @@ def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(current, monkey
 
 
 def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
-    assert rank._too_much(0.049, {"num_utterances": 200}) == ""
+    assert rank._too_much(0.049, 200) == ""
     # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
-    assert rank._too_much(0.20, {"num_utterances": 200}).endswith("evaluate.dev_utterances=42 would keep to that")
-    assert rank._too_much(0.99, {"num_utterances": 200}) == ""  # no checkpoint is chosen on a handful to save time
+    assert rank._too_much(0.20, 200).endswith("evaluate.dev_utterances=42 would keep to that")
+    assert rank._too_much(0.99, 200) == ""  # no checkpoint is chosen on a handful to save time
 
 
 class Says:
@@ -466,7 +470,7 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
     heard = {"round1": [text.split()[0] for text in texts], "round2": texts}
     monkeypatch.setattr(Round, "transcriber", lambda self, model, label, _: Says(heard[label]))
 
-    def compared(*more: str) -> dict:
+    def compared(*more: str) -> Comparison:
         with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as current:
             if not current.folder.finished("train"):
                 gate = current.folder.stage("gate", {})
@@ -477,23 +481,20 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
                 train = current.folder.stage("train", {})
                 current.folder.final.mkdir(parents=True)
                 train.finish()
-            stages.do_evaluate(current, stages.rounds_of(current))
+            stages.do_evaluate(current, stages.candidates_of(current))
             return stages.do_compare(current)
 
     result = compared()
     num_trained = pq.read_metadata(tmp_path / "run/prepared/train-00000.parquet").num_rows
     assert 6 <= num_trained < 12
     sentence = f"{num_trained} of 12 utterances of set 'seen' are in the training data."
-    assert result["overall"]["wer"]["shown"] == "better" and result["verdict"] == "reject"
-    assert sentence in result["sentence"] and "over 20 groups of recordings and speakers" in result["sentence"]
+    assert result.overall.wer.shown == "better" and not result.is_kept
+    assert sentence in result.sentence and "over 20 groups of recordings and speakers" in result.sentence
     assert f"evaluate: {sentence}" in told
-    scores = read_json(tmp_path / "run/evaluate/round2/seen/scores.json")
-    assert scores["overlap"]["utterances"] == num_trained and scores["overlap"]["speakers"] == [num_trained, 12]
-    assert read_json(tmp_path / "run/evaluate/round2/new/scores.json")["overlap"]["utterances"] == 0
-    assert read_json(tmp_path / "run/evaluate/round1/seen/scores.json")["overlap"] is None, (
-        "nobody knows Round 1's data"
-    )
-    assert compared("compare.accept_overlap=[seen]")["verdict"] == "keep"
+    overlap = lambda place: Scores.read(tmp_path / "run/evaluate" / place / "scores.json").overlap  # noqa: E731
+    assert overlap("round2/seen").utterances == num_trained and overlap("round2/seen").speakers == (num_trained, 12)
+    assert overlap("round2/new").utterances == 0 and overlap("round1/seen") is None, "nobody knows Round 1's data"
+    assert compared("compare.accept_overlap=[seen]").is_kept
 
 
 def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):

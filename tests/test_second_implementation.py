@@ -43,7 +43,7 @@ def test_every_number_of_a_run_is_found_again(run):
     assert (again["gate.json"]["decision"], again["gate-prepared.json"]["decision"]) == ("STOP", "PROCEED")
     blocks = [again["compare.json"]["overall"], *again["compare.json"]["domains"].values()]
     assert len(blocks) == 3 and all(low < high for block in blocks for low, high in [block["wer"]["interval_points"]])
-    assert again["compare.json"]["losses"]["failures"]["round1"] == 2
+    assert again["compare.json"]["losses"]["failures"]["baseline"] == 2
 
 
 def times(factor: float) -> Callable[[float], float]:
@@ -65,7 +65,7 @@ def moved(frac: float) -> Callable[[list], list]:
         ("evaluate/round1/clean/scores.json", ("cer", "rate"), times(1.0001)),
         ("evaluate/round2/whatsapp/scores.json", ("by_bucket", "medium", "wer", "errors"), lambda num: num + 1),
         ("evaluate/round2/whatsapp/scores.json", ("wer", "interval"), moved(0.05)),
-        ("compare.json", ("overall", "wer", "round2", "rate"), times(1.0001)),
+        ("compare.json", ("overall", "wer", "candidate", "rate"), times(1.0001)),
         ("compare.json", ("domains", "clean", "cer", "delta_points"), times(1.0001)),
         ("compare.json", ("sets", "whatsapp", "wer", "interval_points"), moved(-0.05)),
         ("compare.json", ("overall", "wer", "p"), lambda p: p + 1e-4),
@@ -95,7 +95,9 @@ def test_a_changed_hypothesis_is_seen_in_scores_and_comparison(run, tmp_path):
     path.write_text(json.dumps(json.loads(first) | {"hypothesis": "אחרת"}) + "\n" + rest, encoding="utf-8")
     found = "\n".join(differences(copy))
     assert "round2/clean/scores.json wer errors" in found
-    assert "compare.json overall wer round2 errors" in found and "compare.json domains clean cer delta_points" in found
+    assert (
+        "compare.json overall wer candidate errors" in found and "compare.json domains clean cer delta_points" in found
+    )
 
 
 def test_a_changed_verdict_on_an_utterance_is_seen_in_the_gate(run, tmp_path):

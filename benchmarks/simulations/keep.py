@@ -6,6 +6,9 @@ False keep is decided by `compare`; the rest goes through `ratio_intervals` and 
 import numpy as np
 
 from shibolet.compare import CompareConfig, compare
+from shibolet.records.candidate import named
+from shibolet.records.documents.comparison import BETTER
+from shibolet.records.documents.scores import Folds
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.intervals import Estimate, ratio_intervals
 from shibolet.scoring.rows import ScoredRow
@@ -46,18 +49,19 @@ def cells(runs: int, seed: int) -> dict[str, dict]:
 
 
 def false_keep(num_groups: int, runs: int, seed: int) -> dict[str, float]:
-    """Shares of runs kept, and shown better, where Round 2 gains on ordinary utterances what its loops cost it."""
+    """Shares of runs kept, and shown better, where the candidate gains on ordinary utterances what its loops cost."""
     rng = np.random.default_rng(seed)
     config = CompareConfig(bootstrap_samples=SAMPLES)
-    results = [compare(*looping(num_groups, rng), config) for _ in range(runs)]
+    names = named("Round 1"), named("Round 2")
+    results = [compare(looping(num_groups, rng), names, config) for _ in range(runs)]
     return {
-        "keep": float(np.mean([one["verdict"] == "keep" for one in results])),
-        "better": float(np.mean([one["overall"]["wer"]["shown"] == "better" for one in results])),
+        "keep": float(np.mean([one.is_kept for one in results])),
+        "better": float(np.mean([one.overall.wer.shown == BETTER for one in results])),
     }
 
 
 def looping(num_groups: int, rng: np.random.Generator) -> tuple[list[ScoredRow], list[ScoredRow]]:
-    """Both rounds with the same expected WER: Round 2 makes fewer errors, and loops in 1% of its utterances."""
+    """Both with the same expected WER: the candidate makes fewer errors, and loops in 1% of its utterances."""
     length = rng.integers(5, 10, NUM_UTTERANCES)
     hard = rng.beta(4, 12, num_groups)[np.arange(NUM_UTTERANCES) % num_groups]  # 25% of words on average
     fixed = LOOP_FRAC * LOOP_WORDS / 7 / 0.25  # of the errors, 7 words being the mean length
@@ -116,5 +120,5 @@ def optimism_points(spread: float, runs: int, seed: int, num_groups: int = 12, b
         best = int(np.argmin(errors.sum(axis=1)))
         # The rate over new groups of the same difficulty is `own`; that of these groups is beside it.
         truths.append(own[best, 0] + hard.mean() - errors[best].sum() / sum(words))
-        found.append(optimism([{"errors": row.tolist(), "words": words} for row in errors]))
+        found.append(optimism([Folds(errors=row.tolist(), words=words) for row in errors]))
     return {"estimate": 100 * float(np.mean(found)), "truth": 100 * float(np.mean(truths))}

@@ -19,6 +19,7 @@ from shibolet.gate.config import GateConfig
 from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
 from shibolet.publish.config import PublishConfig
+from shibolet.records.candidate import label_of
 from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
 from shibolet.records.settings import peek, read_settings, settings_yaml
@@ -95,6 +96,20 @@ class Recipe(Config):
                 raise RecipeError(
                     f"compare.accept_overlap: '{name}' is no set of evaluate.sets{did_you_mean(name, known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _titles_name_folders(self) -> Self:
+        """What is scored lies in a folder named after its title."""
+        baseline_title = self.models.baseline_title if self.models else self.title
+        for key, title in (("title", self.title), ("models.baseline_title", baseline_title)):
+            if not label_of(title):
+                raise RecipeError(f"{key}: '{title}' has no letter or digit to name a folder by")
+        if self.models and label_of(self.title) == label_of(baseline_title):
+            raise RecipeError(
+                f"title and models.baseline_title are both '{self.title}': a round and what it has to beat need "
+                "different titles"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,28 +1,26 @@
 """What the terminal says beside its tables: protects from rates without a word on what they are."""
 
-import pytest
+from made_scores import scores_of
 
 from shibolet.cli import tables
 
-RATE = {"rate": 0.25, "errors": 1, "words": 4}
-SCORES = {"wer": RATE, "cer": RATE, "overlap": None, "num_utterances": 1, "failures": [], "unreadable_rows": []}
-
 
 def test_the_number_aware_rate_stands_beside_the_leaderboards_with_a_sentence(capsys) -> None:
-    aware = {"wer": {**RATE, "rate": 0.05}, "by_domain": {}}
-    tables.show_scores({"new": {"held": {**SCORES, "number_aware": aware}}, "old": {"held": SCORES}})
+    heard = ["call 268", "nobody heard this at all", "room five", "it is late"]
+    old = scores_of(heard, title="Round 1").model_copy(update={"number_aware": None})
+    tables.show_scores({"round2": {"held": scores_of(heard)}, "round1": {"held": old}})
     out = capsys.readouterr().out
     header, new, old = out.splitlines()[1:4]
-    assert header.split() == ["model", "set", "WER", "number-aware", "CER", "errors", "words"]
-    assert new.split()[2:5] == ["25.0%", "5.0%", "25.0%"] and old.split()[2:5] == ["25.0%", "-", "25.0%"]
+    assert header.split() == ["model", "set", "WER", "errors", "number-aware", "CER"]
+    assert new.split()[:8] == ["Round", "2", "held", "21.4%", "3", "/", "14", "0.0%"]
+    assert old.split()[:8] == ["Round", "1", "held", "21.4%", "3", "/", "14", "-"]
     assert '"268" and "two six eight"' in " ".join(out.split())
 
 
-@pytest.mark.parametrize("known", [{}, {"number_aware": None}], ids=["older file", "language without readings"])
-def test_nothing_is_said_of_a_number_aware_rate_that_is_not_there(capsys, known: dict) -> None:
-    tables.show_scores({"old": {"held": {**SCORES, **known}}})
+def test_nothing_is_said_of_a_number_aware_rate_that_is_not_there(capsys) -> None:
+    tables.show_scores({"round1": {"held": scores_of().model_copy(update={"number_aware": None})}})
     out = capsys.readouterr().out
-    assert "25.0%" in out and "268" not in out
+    assert "0.0%" in out and "268" not in out and "number-aware" not in out
 
 
 def test_an_interval_without_width_is_said_in_words(capsys) -> None:

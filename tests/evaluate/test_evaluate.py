@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from made_scores import overlap_of
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.evaluate.stage import dev_scorer, evaluate_set, read_overlap, read_rows, summarise
+from shibolet.evaluate.describe import describe
+from shibolet.evaluate.dev import dev_scorer
+from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.qwen3_asr.load import LoadedModel
-from shibolet.records.files import read_json, read_jsonl, write_jsonl
+from shibolet.records.candidate import named
+from shibolet.records.documents.scores import Failure, Scores, Tally, WordErrors
+from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import score_row
@@ -64,7 +69,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 def evaluate(transcriber, utterances, out_dir, **changes):
     settings = {
         "set_name": "here", "language": "Hebrew", "config": EvaluateConfig(batch_utterances=2), "out_dir": out_dir,
-        "model_name": "parrot", "identity": "1", **changes,
+        "named": named("parrot"), "identity": "1", **changes,
     }  # fmt: skip
     return evaluate_set(transcriber, utterances, **settings)
 
@@ -72,18 +77,16 @@ def evaluate(transcriber, utterances, out_dir, **changes):
 def test_what_cannot_be_decoded_counts_as_deleted(utterances, tmp_path):
     """A WER over what happened to succeed is not a WER."""
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "out")
-    assert scores["num_utterances"] == 4 and scores["num_empty_hypotheses"] == 1
+    assert scores.num_utterances == 4 and scores.num_empty_hypotheses == 1
     # Two words of the broken file: `<script>` and `</script>` are markup to the leaderboard, "alert(1)" keeps "alert".
-    assert scores["wer"]["errors"] == scores["wer"]["deletions"] == 2
-    assert scores["wer"]["words"] == 2 + 3 + 2 + 2
-    assert scores["failures"] == [{
-        "id": "u3", "reason": "undecodable",
-        "detail": "not audio that can be read (Invalid data found when processing input)",
-    }]  # fmt: skip
-    assert scores["by_domain"]["clean"]["wer"]["errors"] == 0
-    assert scores["by_domain"]["noisy"]["wer"]["errors"] == 2
-    assert {name: part["utterances"] for name, part in scores["by_bucket"].items()} == {"short": 3, "medium": 1}
-    assert scores["wer"]["groups"] == 1 and scores["normaliser"] == "leaderboard-1"
+    assert scores.wer.errors == scores.wer.deletions == 2
+    assert scores.wer.words == 2 + 3 + 2 + 2
+    detail = "not audio that can be read (Invalid data found when processing input)"
+    assert scores.failures == (Failure(id="u3", reason="undecodable", detail=detail),)
+    assert scores.by_domain["clean"].wer.errors == 0
+    assert scores.by_domain["noisy"].wer.errors == 2
+    assert {name: part.utterances for name, part in scores.by_bucket.items()} == {"short": 3, "medium": 1}
+    assert scores.wer.groups == 1 and scores.normaliser == "leaderboard-1"
 
 
 def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_path):
@@ -92,7 +95,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
     evaluate(Parrot(TEXTS), utterances, tmp_path / "b")
     for name in ("hypotheses.jsonl", "listing.txt", "scores.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert read_json(tmp_path / "a/scores.json") == scores
+    assert Scores.read(tmp_path / "a/scores.json") == scores
     lines = read_jsonl(tmp_path / "a/hypotheses.jsonl")
     assert [line["id"] for line in lines] == ["u0", "u1", "u2", "u3"]
     assert [line["hypothesis"] for line in lines] == [*TEXTS[:3], ""]
@@ -102,7 +105,7 @@ def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_p
         score_row(u, line["hypothesis"], set="here", normaliser=get_language("he").to_scoring, snr_db=line["snr_db"])
         for u, line in zip(utterances, lines, strict=True)
     ]
-    assert summarise(rows, EvaluateConfig().buckets_s, with_intervals=True)["wer"] == scores["wer"]
+    assert describe(rows, get_language("he"), EvaluateConfig().buckets_s).wer == scores.wer
 
 
 def test_rows_on_disk_know_recording_and_speaker_and_older_ones_are_read_without(utterances, tmp_path):
@@ -114,8 +117,8 @@ def test_rows_on_disk_know_recording_and_speaker_and_older_ones_are_read_without
     scores = evaluate(Parrot(TEXTS), spoken, tmp_path / "out", ledger=[line])
     rows = read_rows(tmp_path / "out")
     assert [(row.recording, row.speaker) for row in rows] == [*((f"r{i}", f"s{i}") for i in range(4)), ("r0", "s9")]
-    assert (scores["counted"], scores["caveat"]) == ("4 groups of recordings and speakers", None)
-    assert scores["wer"]["groups"] == 4 and scores["wer"]["interval"]
+    assert (scores.counted, scores.caveat) == ("4 groups of recordings and speakers", None)
+    assert scores.wer.groups == 4 and scores.wer.interval
     lines = read_jsonl(tmp_path / "out/hypotheses.jsonl")
     for line in lines:
         for name in ("recording", "speaker", "source", "snr_db"):
@@ -124,8 +127,8 @@ def test_rows_on_disk_know_recording_and_speaker_and_older_ones_are_read_without
     old = read_rows(tmp_path / "out")
     assert [row.words for row in old] == [row.words for row in rows]
     assert {(row.recording, row.speaker) for row in old} == {(None, None)}
-    unknown = summarise(old, EvaluateConfig().buckets_s, with_intervals=True)
-    assert unknown["counted"] == "5 utterances" and "counted as independent" in unknown["caveat"]
+    unknown = describe(old, get_language("he"), EvaluateConfig().buckets_s)
+    assert unknown.counted == "5 utterances" and "counted as independent" in unknown.caveat
 
 
 def test_utterances_in_one_file_are_of_one_recording(utterances, tmp_path):
@@ -137,15 +140,16 @@ def test_utterances_in_one_file_are_of_one_recording(utterances, tmp_path):
     apart = replace(utterances[0], recording=None, speaker=None)
     scores = evaluate(Parrot(TEXTS), [*spans, apart], tmp_path / "out")
     assert [row.recording for row in read_rows(tmp_path / "out")] == ["1.wav"] * 3 + [None]
-    assert scores["wer"]["groups"] == 2 and scores["wer"]["interval"] is None
+    assert scores.wer.groups == 2 and scores.wer.interval is None
 
 
 def test_what_was_trained_on_is_in_the_scores_and_makes_them_anew(utterances, tmp_path):
     evaluate(Parrot(TEXTS), utterances, tmp_path / "out")
-    assert read_overlap(tmp_path / "out") is None
-    again, overlap = Parrot(TEXTS), {"utterances": 1, "of": 4, "sentence": "1 of 4.", "note": None}
-    assert evaluate(again, utterances, tmp_path / "out", overlap=overlap)["overlap"] == overlap
-    assert again.short == 3 and read_overlap(tmp_path / "out") == overlap
+    path = tmp_path / "out/scores.json"
+    assert Scores.read(path).overlap is None
+    again, overlap = Parrot(TEXTS), overlap_of(1, of=4)
+    assert evaluate(again, utterances, tmp_path / "out", overlap=overlap).overlap == overlap
+    assert again.short == 3 and Scores.read(path).overlap == overlap
 
 
 def test_a_result_is_reused_only_for_the_same_model_data_and_settings(utterances, tmp_path):
@@ -163,7 +167,7 @@ def test_a_result_is_reused_only_for_the_same_model_data_and_settings(utterances
     sf.write(
         utterances[0].audio.path, np.full(RATE, 0.02, np.float32), RATE, subtype="FLOAT"
     )  # now says the third text
-    assert evaluate(Parrot(TEXTS), utterances, out)["wer"]["errors"] > 2
+    assert evaluate(Parrot(TEXTS), utterances, out).wer.errors > 2
 
 
 def test_long_recordings_go_piece_by_piece_and_progress_reaches_the_end(utterances, tmp_path):
@@ -179,7 +183,7 @@ def test_long_recordings_go_piece_by_piece_and_progress_reaches_the_end(utteranc
 def test_rows_that_could_not_be_read_are_named(utterances, tmp_path):
     line = LedgerLine(id="row-7", source="here", stage="read", rule="undecodable", detail="row-7.wav: no samples")
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "out", ledger=[line])
-    assert scores["unreadable_rows"] == [{"id": "row-7", "reason": "undecodable", "detail": "row-7.wav: no samples"}]
+    assert scores.unreadable_rows == (Failure(id="row-7", reason="undecodable", detail="row-7.wav: no samples"),)
 
 
 def test_a_row_without_audio_but_with_text_counts_as_deleted(utterances, tmp_path):
@@ -187,28 +191,28 @@ def test_a_row_without_audio_but_with_text_counts_as_deleted(utterances, tmp_pat
     line = LedgerLine(id="row-7", source="here", stage="read", rule="missing_file", detail="no x.wav", text="אחת שתיים")
     scores = evaluate(Parrot(TEXTS), utterances, tmp_path / "out", ledger=[line])
     without = evaluate(Parrot(TEXTS), utterances, tmp_path / "without")
-    assert scores["num_utterances"] == 5 and scores["num_empty_hypotheses"] == 2
-    assert scores["wer"]["deletions"] == without["wer"]["deletions"] + 2
-    assert scores["failures"][-1] == {"id": "row-7", "reason": "missing_file", "detail": "no x.wav"}
-    assert scores["unreadable_rows"] == []
+    assert scores.num_utterances == 5 and scores.num_empty_hypotheses == 2
+    assert scores.wer.deletions == without.wer.deletions + 2
+    assert scores.failures[-1] == Failure(id="row-7", reason="missing_file", detail="no x.wav")
+    assert scores.unreadable_rows == ()
 
 
 def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
     """The kinds of errors, the other normaliser and the listing are of the same hypotheses as WER."""
     texts = ["שלום שלום", "מה נשמע היום " + "כן " * 8, "בית ספר.", ""]
     scores = evaluate(Parrot(texts), utterances, tmp_path / "out")
-    assert scores["frequent_errors"]["substitutions"] == [{"said": "עולם", "heard": "שלום", "times": 1}]
-    assert scores["insertion_tail"]["runaway_ids"] == scores["loops"]["ids"] == ["u1"]
-    assert (scores["normaliser"], scores["as_target"]["normaliser"]) == ("leaderboard-1", "he-target-1")
-    assert scores["as_target"]["wer"]["errors"] > scores["wer"]["errors"], "a full stop is a letter to a target"
-    assert list(scores["by_noise"])[-1] == "unknown" and "by_speaker" in scores and "by_set" not in scores
+    assert scores.frequent_errors.substitutions == (Tally(said="עולם", heard="שלום", times=1),)
+    assert scores.insertion_tail.runaway_ids == scores.loops.ids == ("u1",)
+    assert (scores.normaliser, scores.as_target.normaliser) == ("leaderboard-1", "he-target-1")
+    assert scores.as_target.wer.errors > scores.wer.errors, "a full stop is a letter to a target"
+    assert list(scores.by_noise)[-1] == "unknown" and scores.by_speaker and not scores.by_set
     listing = (tmp_path / "out/listing.txt").read_text(encoding="utf-8")
     assert listing.count("id: (") == 4 and "leaderboard-1" in listing and "substitution 4" in listing
-    assert f"[{scores['wer']['errors']} / {scores['wer']['words']}, " in listing.splitlines()[0]
-    summed = scores["wer"]["words"] - scores["wer"]["substitutions"] - scores["wer"]["deletions"]
+    assert f"[{scores.wer.errors} / {scores.wer.words}, " in listing.splitlines()[0]
+    summed = scores.wer.words - scores.wer.substitutions - scores.wer.deletions
     assert listing.endswith(
-        f"Sum Scores: (#C #S #D #I) {summed} {scores['wer']['substitutions']} {scores['wer']['deletions']} "
-        f"{scores['wer']['insertions']}\n"
+        f"Sum Scores: (#C #S #D #I) {summed} {scores.wer.substitutions} {scores.wer.deletions} "
+        f"{scores.wer.insertions}\n"
     )
 
 
@@ -217,14 +221,12 @@ def test_numbers_in_digits_change_the_number_aware_rate_and_nothing_beside_it(ut
     spelled = [replace(u, text="call two six eight") for u in utterances[:3]]
     said = ["call two six eight", "call two six eight", "Call 268."]
     scores = evaluate(Parrot(said), spelled, tmp_path / "out", language="English")
-    assert scores["wer"]["errors"] == 3 and scores["by_domain"]["clean"]["wer"]["errors"] == 3
-    aware = scores["number_aware"]
-    assert aware["wer"] == {
-        "errors": 0, "words": 12, "rate": 0.0, "substitutions": 0, "deletions": 0, "insertions": 0
-    }  # fmt: skip
-    assert aware["by_domain"].keys() == {"clean", "noisy"}
+    assert scores.wer.errors == 3 and scores.by_domain["clean"].wer.errors == 3
+    aware = scores.number_aware
+    assert aware.wer == WordErrors(errors=0, words=12, rate=0.0, substitutions=0, deletions=0, insertions=0)
+    assert aware.by_domain.keys() == {"clean", "noisy"}
     heard = evaluate(Parrot(TEXTS), utterances, tmp_path / "words")
-    assert heard["number_aware"]["wer"]["rate"] == heard["wer"]["rate"] > 0, "no number, no difference"
+    assert heard.number_aware.wer.rate == heard.wer.rate > 0, "no number, no difference"
 
 
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
@@ -241,11 +243,11 @@ def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
         seen = []
         score = dev_scorer(rows, "Hebrew", EvaluateConfig(dev_utterances=dev_utterances))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("shibolet.evaluate.stage.Transcriber", lambda *args, **settings: Parrot([TEXTS[0]]))
+            patch.setattr("shibolet.evaluate.dev.Transcriber", lambda *args, **settings: Parrot([TEXTS[0]]))
             patch.setattr(
-                "shibolet.evaluate.stage.score_row", lambda u, *a, **k: seen.append(u.id) or score_row(u, *a, **k)
+                "shibolet.evaluate.dev.score_row", lambda u, *a, **k: seen.append(u.id) or score_row(u, *a, **k)
             )
-            assert score(None, None, None)["num_utterances"] == len(seen)
+            assert score(None, None, None).num_utterances == len(seen)
         return set(seen)
 
     few = scored(rows, 7)
@@ -258,7 +260,7 @@ def test_sets_that_cannot_be_scored_are_refused(utterances, tmp_path):
         evaluate(Parrot(TEXTS), [], tmp_path / "out")
     with pytest.raises(DataError, match="'u0' occurs twice"):
         evaluate(Parrot(TEXTS), [utterances[0], utterances[0]], tmp_path / "out")
-    with pytest.raises(DataError, match="run 'shibolet evaluate' first"):
+    with pytest.raises(DataError, match="'shibolet evaluate RECIPE' makes it"):
         read_rows(tmp_path / "nowhere")
 
 
@@ -287,13 +289,14 @@ def test_dev_scores_are_those_of_the_stage(tmp_path):
     scores = dev_scorer(rows, "Hebrew", config)(model, tokenizer, extractor)
     transcriber = Transcriber(loaded, "Hebrew", batch_utterances=2, max_new_tokens_per_s=5.0)
     staged = evaluate(transcriber, utterances, tmp_path / "out", config=config, set_name="dev")
-    assert staged["num_empty_hypotheses"] < 5 and staged["cer"]["substitutions"] > 0
+    assert staged.num_empty_hypotheses < 5 and staged.cer.substitutions > 0
     for key in ("num_utterances", "num_empty_hypotheses", "by_domain", "by_bucket"):
-        assert scores[key] == staged[key]
-    assert all(scores[key].items() <= staged[key].items() for key in ("wer", "cer"))
-    assert len(scores["folds"]["words"]) == 5, "a fold for each recording"
-    assert (sum(scores["folds"]["errors"]), sum(scores["folds"]["words"])) == (
-        scores["wer"]["errors"], scores["wer"]["words"],
+        assert getattr(scores, key) == getattr(staged, key)
+    for mine, other in ((scores.wer, staged.wer), (scores.cer, staged.cer)):
+        assert dict(mine).items() <= dict(other).items()
+    assert len(scores.folds.words) == 5, "a fold for each recording"
+    assert (sum(scores.folds.errors), sum(scores.folds.words)) == (
+        scores.wer.errors, scores.wer.words,
     )  # fmt: skip
 
 

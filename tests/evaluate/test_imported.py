@@ -8,6 +8,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.imported import read_hypotheses
 from shibolet.evaluate.stage import score_hypotheses
+from shibolet.records.candidate import named
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.text import get_language
 
@@ -106,8 +107,14 @@ def test_an_utterance_without_a_hypothesis_counts_as_deleted(tmp_path):
         utterance("u1", "שלום עולם", path=str(write(tmp_path / "x.wav", "no audio"))),
         utterance("u2", "כן לא אולי", path=str(tmp_path / "x.wav")),
     ]
-    settings = {"set_name": "d1", "language": "Hebrew", "config": EvaluateConfig(), "model_name": "a", "identity": "1"}
+    settings = {
+        "set_name": "d1",
+        "language": "Hebrew",
+        "config": EvaluateConfig(),
+        "named": named("a"),
+        "identity": "1",
+    }
     scores = score_hypotheses({"u1": "שלום עולם"}, asked, out_dir=tmp_path / "out", **settings)
-    assert scores["wer"]["deletions"] == scores["wer"]["errors"] == 3 and scores["num_utterances"] == 2
-    assert [(one["id"], one["reason"]) for one in scores["failures"]] == [("u2", "no_hypothesis")]
+    assert scores.wer.deletions == scores.wer.errors == 3 and scores.num_utterances == 2
+    assert [(one.id, one.reason) for one in scores.failures] == [("u2", "no_hypothesis")]
     assert score_hypotheses({}, asked, out_dir=tmp_path / "out", **settings) == scores, "found by its identity"

@@ -46,9 +46,9 @@ def test_the_training_set_itself_is_found_under_other_names_and_the_dev_part_is_
         path = shutil.copy(u.audio.path, tmp_path / "moved" / f"x{u.id}.flac")
         renamed.append(replace(u, id=f"other-{u.id}", audio=AudioRef(path=path), recording=None, speaker=None))
     found = overlap(renamed, read_trained_on(tmp_path / "prepared"), "mine")
-    assert set(found["ids"]) == {f"other-{id}" for id in kept} and found["of"] == 12
-    assert found["sentence"] == f"{len(kept)} of 12 utterances of set 'mine' are in the training data."
-    assert (found["recordings"], found["speakers"], found["note"]) == ([0, 0], [0, 0], None)
+    assert set(found.ids) == {f"other-{id}" for id in kept} and found.of == 12
+    assert found.sentence == f"{len(kept)} of 12 utterances of set 'mine' are in the training data."
+    assert (found.recordings, found.speakers, found.note) == ((0, 0), (0, 0), None)
 
 
 def test_prepared_audio_is_found_where_it_was_exported(corpus, tmp_path):
@@ -62,7 +62,7 @@ def test_prepared_audio_is_found_where_it_was_exported(corpus, tmp_path):
         )
         for i, row in enumerate(rows)
     ]  # fmt: skip
-    assert overlap(exported, read_trained_on(tmp_path / "prepared"), "x")["utterances"] == len(rows)
+    assert overlap(exported, read_trained_on(tmp_path / "prepared"), "x").utterances == len(rows)
 
 
 def test_another_span_of_the_same_recording_is_other_speech(tmp_path):
@@ -76,13 +76,13 @@ def test_another_span_of_the_same_recording_is_other_speech(tmp_path):
     trained = read_trained_on(tmp_path / "prepared")
     assert "talk" in trained.recordings, "dealt to dev: nothing is tested"
     found = overlap(spans[5:], trained, "rest")
-    assert found["utterances"] == 0 and found["sentence"] is None
-    assert found["note"] == "Set 'rest' shares names with the training data: 1 of 1 recordings."
+    assert found.utterances == 0 and found.sentence is None
+    assert found.note == "Set 'rest' shares names with the training data: 1 of 1 recordings."
     shifted = replace(spans[4], audio=replace(spans[4].audio, start_s=12.2, end_s=15.2))
-    assert overlap([shifted], trained, "rest")["utterances"] == 1
+    assert overlap([shifted], trained, "rest").utterances == 1
     at_the_cut = replace(spans[5], audio=replace(spans[5].audio, start_s=14.8))
-    assert overlap([at_the_cut], trained, "rest")["utterances"] == 0
-    assert overlap([whole], trained, "rest")["utterances"] == 1, "a part of it was trained on"
+    assert overlap([at_the_cut], trained, "rest").utterances == 0
+    assert overlap([whole], trained, "rest").utterances == 1, "a part of it was trained on"
 
 
 def test_new_speech_of_known_voices_is_a_note(corpus, tmp_path):
@@ -91,10 +91,10 @@ def test_new_speech_of_known_voices_is_a_note(corpus, tmp_path):
     voices = sorted(trained.speakers)[:2]
     fresh = [speech(tmp_path, 50 + i, speaker=speaker) for i, speaker in enumerate([*voices, "new", None])]
     found = overlap(fresh, trained, "fresh")
-    assert (found["utterances"], found["speakers"]) == (0, [2, 3])
-    assert found["note"] == "Set 'fresh' shares names with the training data: 2 of 3 speakers."
+    assert (found.utterances, found.speakers) == (0, (2, 3))
+    assert found.note == "Set 'fresh' shares names with the training data: 2 of 3 speakers."
     broken = replace(fresh[0], audio=AudioRef(path=str(tmp_path / "gone.wav")), speaker=None)
-    assert overlap([broken], trained, "fresh")["utterances"] == 0
+    assert overlap([broken], trained, "fresh").utterances == 0
 
 
 def test_shards_without_hashes_say_nothing(corpus, tmp_path):

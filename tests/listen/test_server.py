@@ -153,7 +153,7 @@ def test_a_server_that_loops_is_found_out(server):
 
 def test_a_recipe_names_the_server_of_a_round(server, tmp_path):
     address, _ = server
-    recipe = load_recipe("demo", [f"evaluate.servers.round1.url={address}"])
+    recipe = load_recipe("demo", [f"evaluate.servers.baseline.url={address}"])
     with open_round(recipe, tmp_path / "run", "evaluate", lambda sentence: None) as current:
         assert current.transcriber("builtin:round1", "round1", "Hebrew").identity == f"org/asr at {address}/v1"
         assert isinstance(current.transcriber("builtin:round1", "round2", "Hebrew"), Transcriber)

@@ -13,6 +13,9 @@ from shibolet.publish.card import model_card
 from shibolet.publish.config import PublishConfig
 from shibolet.publish.leaks import refuse_leaks
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 
@@ -21,7 +24,7 @@ a_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(a_run)
 
 CONFIG = PublishConfig(to="org/name", licenses={"synthetic": "cc0-1.0"})
-REPRODUCED = {"hypotheses": 32, "ids": {}}
+REPRODUCED = Reproduced(hypotheses=32, ids={})
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +49,26 @@ def pct(rate: float) -> str:
 
 
 def test_every_number_of_the_results_is_that_of_the_files(run):
-    card, compared = card_of(run), read_json(run.compare)
+    card, compared = card_of(run), Comparison.read(run.compare)
     tables = card.partition("## Results")[2].partition("## Use")[0]
     rows = [line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| |")]
     expected = []
-    for blocks in ({"all": compared["overall"]}, compared["sets"], compared["domains"]):
+    for blocks in ({"all": compared.overall}, compared.sets, compared.domains):
         for name, block in blocks.items():
-            wer, cer = block["wer"], block["cer"]
-            low, high = wer["interval_points"]
+            wer, cer = block.wer, block.cer
+            low, high = wer.interval_points
             expected.append(
-                f"| {name} | {block['utterances']} | {block['groups']} | {pct(wer['round1']['rate'])} | "
-                f"{pct(wer['round2']['rate'])} | {wer['delta_points']:+.2f} | {low:+.2f} to {high:+.2f} | "
-                f"{pct(cer['round1']['rate'])} | {pct(cer['round2']['rate'])} |"
+                f"| {name} | {block.utterances} | {block.groups} | {pct(wer.baseline.rate)} | "
+                f"{pct(wer.candidate.rate)} | {wer.delta_points:+.2f} | {low:+.2f} to {high:+.2f} | "
+                f"{pct(cer.baseline.rate)} | {pct(cer.candidate.rate)} |"
             )
     expected.append("| set | utterances | WER | 95% interval | CER | 95% interval | not decoded |")
     for name in a_run.DOMAINS:
-        score = read_json(run.scores("round2", name))
-        (wl, wh), (cl, ch) = score["wer"]["interval"], score["cer"]["interval"]
+        score = Scores.read(run.scores("round2", name))
+        (wl, wh), (cl, ch) = score.wer.interval, score.cer.interval
         expected.append(
-            f"| {name} | {score['num_utterances']} | {pct(score['wer']['rate'])} | {pct(wl)} to {pct(wh)} | "
-            f"{pct(score['cer']['rate'])} | {pct(cl)} to {pct(ch)} | {len(score['failures'])} |"
+            f"| {name} | {score.num_utterances} | {pct(score.wer.rate)} | {pct(wl)} to {pct(wh)} | "
+            f"{pct(score.cer.rate)} | {pct(cl)} to {pct(ch)} | {len(score.failures)} |"
         )
     assert rows == expected and len(rows) == 8
 
@@ -96,6 +99,16 @@ def test_the_hubs_metadata_has_the_same_results(run):
     }
 
 
+def test_a_third_round_is_called_by_its_own_title(tmp_path):
+    """A card once spoke of Round 2 where it meant the model that it describes."""
+    a_run.write_run(tmp_path, ("Round 2", "Round 3"))
+    card = card_of(RunFolder(tmp_path), "title=Round 3", "models.baseline_title=Round 2")
+    assert (
+        "Round 3 is this model. Round 2 is builtin:round1, scored" in card and "| WER Round 2 | WER Round 3 |" in card
+    )
+    assert "- Round 3 loops in 0 of 240 utterances" in card and "Round 1" not in card
+
+
 def test_an_optional_set_that_could_not_be_had_is_left_out(run):
     more = "evaluate.sets.2={name: fleurs, hub: google/fleurs, optional: true}"
     assert "fleurs" not in card_of(run, more).partition("## Results")[2].partition("## Use")[0]
@@ -103,7 +116,7 @@ def test_an_optional_set_that_could_not_be_had_is_left_out(run):
 
 def test_a_number_that_changes_in_a_file_changes_on_the_card(run):
     before, compared = card_of(run), read_json(run.compare)
-    compared["overall"]["wer"]["round2"]["rate"] = 0.98765
+    compared["overall"]["wer"]["candidate"]["rate"] = 0.98765
     write_json(run.compare, compared)
     assert "98.77" not in before and "98.77" in card_of(run)
 

@@ -9,12 +9,14 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError, Rejected, UploadError
-from shibolet.evaluate.stage import batches_of
+from shibolet.evaluate.hear import batches_of
 from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.publish.config import PublishConfig
 from shibolet.recipe import load_recipe
-from shibolet.records.files import read_json, read_jsonl, write_json, write_jsonl
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.published import Reproduced
+from shibolet.records.files import read_jsonl, write_json, write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import stages
 from shibolet.rounds.publish import do_publish
@@ -53,7 +55,7 @@ def current(tmp_path: Path):
         write_a_run_around(current)
         for stage in begun:
             stage.finish()
-        stages.do_evaluate(current, stages.rounds_of(current))
+        stages.do_evaluate(current, stages.candidates_of(current))
         stages.do_compare(current)
         yield current
 
@@ -78,14 +80,14 @@ def repeated(monkeypatch):
 
     def say(current, model, label):
         calls.append(model)
-        return {"hypotheses": 20, "ids": {}}
+        return Reproduced(hypotheses=20, ids={})
 
     monkeypatch.setattr("shibolet.rounds.reproduce.reproduce", say)
     return calls
 
 
 def test_a_rejected_round_is_published_only_by_force(current, repeated):
-    assert read_json(current.folder.compare)["verdict"] == "reject"
+    assert not Comparison.read(current.folder.compare).is_kept
     with pytest.raises(Rejected, match=r"not published: .* --force") as caught:
         do_publish(current, CONFIG, upload=False)
     assert caught.value.exit_code == 40 and not current.folder.publish.exists()
@@ -110,6 +112,19 @@ def test_a_failed_upload_leaves_the_export_and_the_command_that_goes_on(current,
     assert hub.repos["org/name"]["private"] in (True, "private")
 
 
+def test_the_commit_names_the_round_by_its_title(tmp_path, monkeypatch):
+    """Every round's commit once said Round 2."""
+    said = []
+    monkeypatch.setattr("shibolet.rounds.publish.export_round", lambda *args, **settings: None)
+    monkeypatch.setattr(
+        "shibolet.publish.upload.upload_folder", lambda folder, to, *, private, message: said.append(message) or "page"
+    )
+    recipe = load_recipe("hebrew-round3", ["models.base=builtin:round1", "models.baseline=builtin:round1"])
+    with open_round(recipe, tmp_path / "run", "publish", lambda sentence: None) as current:
+        assert do_publish(current, CONFIG) == "page"
+    assert said == ["Round 3 of hebrew-round3"]
+
+
 def test_no_token_path_or_machine_in_any_file(current, repeated, tmp_path, monkeypatch):
     token = "hf_" + "Z9q" * 11
     monkeypatch.setenv("HF_TOKEN", token)
@@ -123,13 +138,13 @@ def test_no_token_path_or_machine_in_any_file(current, repeated, tmp_path, monke
 @pytest.mark.slow("publish", seconds=20)
 def test_the_export_repeats_the_evaluation_in_a_fresh_process(current):
     done = reproduce(current, current.folder.final, "round2")
-    assert done["hypotheses"] >= 20 and len(done["ids"]["noise"]) == done["hypotheses"]
+    assert done.hypotheses >= 20 and len(done.ids["noise"]) == done.hypotheses
     hypotheses = current.folder.hypotheses("round2", "noise")
     rows = read_jsonl(hypotheses)
     assert sum(bool(row["hypothesis"]) for row in rows) > 10  # there is something to repeat
-    wrong = done["ids"]["noise"][0]
+    wrong = done.ids["noise"][0]
     write_jsonl(hypotheses, [{**row, "hypothesis": "other"} if row["id"] == wrong else row for row in rows])
-    with pytest.raises(ModelError, match=f"1 of {done['hypotheses']} hypotheses differ, the first is '{wrong}'"):
+    with pytest.raises(ModelError, match=f"1 of {done.hypotheses} hypotheses differ, the first is '{wrong}'"):
         reproduce(current, current.folder.final, "round2")
 
 

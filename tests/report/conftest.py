@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import yaml
+from made_scores import overlap_of
 
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
@@ -13,10 +14,15 @@ from shibolet.audit.summary import summarise
 from shibolet.audit.table import unreadable_row, write_rows
 from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.evaluate.stage import describe, read_rows
+from shibolet.evaluate.describe import describe
+from shibolet.evaluate.stage import read_rows
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
-from shibolet.records.files import read_json, write_json, write_jsonl
+from shibolet.records.candidate import named
+from shibolet.records.documents.comparison import Named
+from shibolet.records.documents.scores import Failure, Scores
+from shibolet.records.documents.truth import AfterPrepare, Found, Truth
+from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -30,12 +36,9 @@ PHASES = {"B": ["projector", "decoder.layers[2:4]", "head", "lora"],
           "A": ["projector", "encoder.layers[2:6]", "decoder.layers[2:4]", "head", "lora"]}  # fmt: skip
 
 OVERLAPS = {
-    "clean": {"utterances": 3, "of": 120, "ids": ["test-0000", "test-0001", "test-0002"], "recordings": [1, 15],
-              "speakers": [1, 5], "note": None,
-              "sentence": "3 of 120 utterances of set 'clean' are in the training data."},
-    "whatsapp": {"utterances": 0, "of": 120, "ids": [], "recordings": [0, 15], "speakers": [2, 5], "sentence": None,
-                 "note": "Set 'whatsapp' shares names with the training data: 2 of 5 speakers."},
-}  # fmt: skip
+    "clean": overlap_of(3, "clean", of=120),
+    "whatsapp": overlap_of(note="Set 'whatsapp' shares names with the training data: 2 of 5 speakers.", of=120),
+}
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +49,13 @@ def run_dir(tmp_path_factory) -> Path:
     return path
 
 
-def write_run(path: Path) -> None:
+def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2")) -> None:
+    """The run of a round with these titles of baseline and result."""
     run, rng = RunFolder(path), np.random.default_rng(5)
     recipe = {
-        "name": "demo", "language": "Hebrew", "seed": 0, "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
-        "models": {"base": "m1", "baseline": "m1"}, "train": {"step_utterances": 16},
+        "name": "demo", "title": titles[1], "language": "Hebrew", "seed": 0,
+        "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
+        "models": {"base": "m1", "baseline": "m1", "baseline_title": titles[0]}, "train": {"step_utterances": 16},
         "evaluate": {
             "sets": [{"name": "clean", "baseline_wer_pct": 9.2}, {"name": "whatsapp", "baseline_wer_pct": None}],
         },
@@ -63,15 +68,22 @@ def write_run(path: Path) -> None:
     run_gate(run.audit(prepared=True), run.gate(prepared=True), GateConfig())
     write_prepared(run)
     write_training(run, rng)
-    rows = [write_evaluation(run, label, rng) for label in ("round1", "round2")]
-    write_json(run.compare, compare(*rows, CompareConfig(noisy_domain="whatsapp"), overlaps=OVERLAPS))
-    write_json(run.systems, compare_systems({"whisper": rows[0], "wav2vec": rows[1]}, CompareConfig()))
+    names = named(titles[0]), named(titles[1], parent=named(titles[0]).label)
+    rows = tuple(write_evaluation(run, name, rng, is_candidate=i == 1) for i, name in enumerate(names))
+    compared = compare(rows, names, CompareConfig(noisy_domain="whatsapp"), overlaps=OVERLAPS)
+    compared.write(run.compare)
+    others = dict(zip(map(named, ("whisper", "wav2vec")), rows))
+    compare_systems(others, CompareConfig()).write(run.systems)
     kinds = ("swapped", "text_halved", "audio_cut", "silent", "clean")
-    cells = [{"kind": kind, "domain": domain, "utterances": 16 if i < 4 else 264, "flagged": (16, 15, 14, 16, 9)[i]}
-             for i, kind in enumerate(kinds) for domain in DOMAINS]  # fmt: skip
-    after = {"kept_utterances": 540, "kept_damaged": 9, "kept_damaged_pct": 1.7, "good_hours_lost_pct": 4.1}
-    without = read_json(run.compare)["sets"]
-    write_json(path / "truth.json", {"rows": cells, "after_prepare": after, "without_prepare": without})
+    cells = [
+        Found(kind=kind, domain=domain, utterances=16 if i < 4 else 264, flagged=(16, 15, 14, 16, 9)[i])
+        for i, kind in enumerate(kinds) for domain in DOMAINS
+    ]  # fmt: skip
+    after = AfterPrepare(
+        kept_utterances=540, kept_damaged=9, kept_damaged_pct=1.7, damaged_by_kind={}, good_hours=0.4,
+        good_hours_lost_pct=4.1,
+    )  # fmt: skip
+    Truth(rows=cells, after_prepare=after, without_prepare=compared.sets).write(path / "truth.json")
 
 
 def sentence(rng: np.random.Generator, num_words: int) -> str:
@@ -194,39 +206,37 @@ def write_training(run: RunFolder, rng: np.random.Generator) -> None:
     write_json(run.plan, {"phases": phases, "step": step, "notes": []})
 
 
-def write_evaluation(run: RunFolder, label: str, rng: np.random.Generator) -> list:
-    """Both sets of one round, with errors of every kind, an empty hypothesis and a failure."""
+def write_evaluation(run: RunFolder, name: Named, rng: np.random.Generator, *, is_candidate: bool) -> list:
+    """Both sets of one candidate, with errors of every kind, an empty hypothesis and a failure."""
     texts, pooled = np.random.default_rng(9), []
-    for name in DOMAINS:
-        wrong = {("round1", "clean"): 0.08, ("round1", "whatsapp"): 0.42, ("round2", "clean"): 0.075}.get(
-            (label, name), 0.2
-        )
+    for set_name in DOMAINS:
+        wrong = {"clean": (0.08, 0.075), "whatsapp": (0.42, 0.2)}[set_name][is_candidate]
         rows, lines = [], []
         for i in range(120):
             said = HOSTILE if i == 5 else sentence(texts, int(texts.integers(3, 9)))
             heard = [word for said_word in said.split() for word in misheard(said_word, wrong, rng)]
             utterance = Utterance(
-                id=f"test-{i:04d}", audio=AudioRef(path=""), text=said, duration_s=2.0 + i % 7, source=name,
-                recording=f"r{i // 8}", domain=name, speaker=f"s{i // 24}",
+                id=f"test-{i:04d}", audio=AudioRef(path=""), text=said, duration_s=2.0 + i % 7, source=set_name,
+                recording=f"r{i // 8}", domain=set_name, speaker=f"s{i // 24}",
             )  # fmt: skip
             hypothesis = "" if i == 11 else " ".join(heard)
             snr_db = None if i == 11 else 4.0 + i % 32
             rows.append(
-                score_row(utterance, hypothesis, set=name, normaliser=get_language("he").to_scoring, snr_db=snr_db)
+                score_row(utterance, hypothesis, set=set_name, normaliser=get_language("he").to_scoring, snr_db=snr_db)
             )
             kept = ("id", "duration_s", "domain", "recording", "speaker", "source")
-            line = {name: getattr(utterance, name) for name in kept}
+            line = {key: getattr(utterance, key) for key in kept}
             lines.append({**line, "reference": said, "hypothesis": hypothesis, "snr_db": snr_db})
-        scores = {
-            "model": label, "identity": "0", "set": name, "unreadable_rows": [], "inputs": {},
-            "overlap": OVERLAPS[name] if label == "round2" else None,
-            **describe(rows, get_language("he"), EvaluateConfig().buckets_s),
-            "failures": [{"id": "test-0011", "reason": "undecodable", "detail": "test-0011.ogg: no samples in it"}],
-        }  # fmt: skip
-        run.evaluation(label, name).mkdir(parents=True)
-        write_jsonl(run.hypotheses(label, name), lines)
-        write_json(run.scores(label, name), scores)
-        assert read_rows(run.evaluation(label, name)) == rows
+        detail = "test-0011.ogg: no samples in it"
+        scores = Scores(
+            label=name.label, title=name.title, identity="0", set=set_name, unreadable_rows=(), inputs={},
+            overlap=OVERLAPS[set_name] if is_candidate else None,
+            **dict(describe(rows, get_language("he"), EvaluateConfig().buckets_s)),
+            failures=[Failure(id="test-0011", reason="undecodable", detail=detail)],
+        )  # fmt: skip
+        write_jsonl(run.hypotheses(name.label, set_name), lines)
+        scores.write(run.scores(name.label, set_name))
+        assert read_rows(run.evaluation(name.label, set_name)) == rows
         pooled += rows
     return pooled
 

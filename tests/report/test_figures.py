@@ -17,6 +17,7 @@ def drawings(markup: Markup) -> list[ElementTree.Element]:
     return list(ElementTree.fromstring(f"<div>{markup}</div>").iter("svg"))
 
 
+TITLES = "Round 1", "Round 2"
 EXAMPLES = {
     "gate": lambda: figures.gate([Rate("raw", 22, 20, 25), Rate("<b>", 100, 100, 100, is_part=True)], 10, 15),
     "gate without width": lambda: figures.gate([Rate("all heard", 0, 0, 0)], 10, 15),
@@ -25,12 +26,14 @@ EXAMPLES = {
     "one loss": lambda: figures.losses([(1, 0.0)], [Phase("B", 1, 1)]),
     "dev": lambda: figures.dev_scores([(20, 30.0), (60, 12.0), (100, 14.0)], PHASES),
     "rates": lambda: figures.rates({"projector": STEPS, "<b>": STEPS[40:]}, PHASES),
-    "changes": lambda: figures.changes([Change("clean", 9, 8, "by set"), Change("<b>", 0, 140)]),
+    "changes": lambda: figures.changes([Change("clean", 9, 8, "by set"), Change("<b>", 0, 140)], TITLES),
     "differences": lambda: figures.differences(
-        [Difference("a", -9.2, -12, -5.6, "all"), Difference("<b>", -20, -90, 55), Difference("c", 0.2, None, None)], 1
+        [Difference("a", -9.2, -12, -5.6, "all"), Difference("<b>", -20, -90, 55), Difference("c", 0.2, None, None)],
+        1,
+        TITLES,
     ),
-    "no differences": lambda: figures.differences([Difference("a", 0, 0, 0)], 0),
-    "no errors": lambda: figures.changes([Change("clean", 0, 0)]),
+    "no differences": lambda: figures.differences([Difference("a", 0, 0, 0)], 0, TITLES),
+    "no errors": lambda: figures.changes([Change("clean", 0, 0)], TITLES),
 }
 
 
@@ -90,7 +93,7 @@ def test_thinning_a_curve_keeps_its_spikes():
 def test_only_a_shown_difference_has_a_full_dot():
     """Whoever looks at the figure alone must not take noise for a gain."""
     rows = [Difference("a", -9, -12, -6), Difference("b", -9, -20, 2), Difference("c", -9, None, None)]
-    svg = drawings(figures.differences(rows, 1))[0]
+    svg = drawings(figures.differences(rows, 1, TITLES))[0]
     assert [dot.get("class") for dot in svg.iter("circle")] == ["point", "ring", "ring"]
     zero, target = (next(float(line.get("x1")) for line in svg.iter("line") if line.get("class") == name)
                     for name in ("axis", "limit"))  # fmt: skip

@@ -1,5 +1,6 @@
 """The page: all of a round on it, nothing run from data, nothing fetched, plain words where a stage is missing."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -14,10 +15,16 @@ import yaml
 
 from shibolet.audit.probability import MIXTURE, sentence
 from shibolet.errors import DataError
+from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json
 from shibolet.report.audit_page import write_audit_page
 from shibolet.report.export import export_figures
 from shibolet.report.page import write_report
+
+_spec = importlib.util.spec_from_file_location("a_run", Path(__file__).with_name("conftest.py"))
+_a_run = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_a_run)
+write_run = _a_run.write_run
 
 VOID = {"meta", "link", "br", "img", "input"}
 
@@ -133,11 +140,16 @@ def test_the_same_folder_gives_the_same_bytes(run_dir, html):
     assert write_report(run_dir).read_text(encoding="utf-8") == html
 
 
+SECTIONS = ("Round 2", "whatsapp"), ("Round 2", "clean"), ("Round 1", "whatsapp"), ("Round 1", "clean")
+
+
 def test_errors_are_listed_word_by_word_from_right_to_left(html):
     """A listing whose columns run the wrong way round cannot be read by those who know the language."""
     section = html[html.index('<section id="errors"') : html.index('<section id="examples"')]
     assert section.count("<details") == 4 and section.count("<details open") == 1
-    assert section.index("round2 on whatsapp") < section.index("round2 on clean") < section.index("round1 on whatsapp")
+    assert (
+        section.index("Round 2 on whatsapp") < section.index("Round 2 on clean") < section.index("Round 1 on whatsapp")
+    )
     assert section.count('<div class="columns" dir="rtl" lang="he">') == 4 * 8
     assert section.count('<td class="word" dir="rtl" lang="he">') > 40
     for operation, letter in (("sub", "S"), ("del", "D"), ("ins", "I")):
@@ -197,7 +209,9 @@ def test_a_comparison_of_another_version_is_told_from_a_defect(run_dir, tmp_path
     old = read_json(copy / "compare.json")
     del old["format"]
     write_json(copy / "compare.json", old)
-    with pytest.raises(DataError, match=r"compare\.json was written by another version .* 'shibolet compare .*' makes"):
+    with pytest.raises(
+        DataError, match=r"compare\.json was written as a version that did not say so .*'shibolet compare .*' makes"
+    ):
         write_report(copy)
 
 
@@ -248,7 +262,18 @@ def test_an_audit_of_an_earlier_version_has_a_page(run_dir, tmp_path):
     assert "swapped (damage)" in page and "untouched" in page and "Text side only" not in page
 
 
-def test_numbers_as_they_are_said_have_a_column_and_older_scores_none(run_dir, tmp_path):
+def test_a_third_round_is_called_by_its_own_title(tmp_path):
+    """Its page once said Round 2 in the verdict, the tables, the figures and the examples."""
+    write_run(tmp_path, ("Round 2", "Round 3"))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    text = " ".join(Page(page).text)
+    for said in ("Do not keep Round 3", "Round 2 against Round 3", "Round 3 on whatsapp", "Round 3 loops in 0 of 240"):
+        assert said in text, said
+    assert "Change in WER, Round 3 minus Round 2" in page and "WER of Round 2 and Round 3" in page
+    assert "evaluate/round3/whatsapp/listing.txt" in page and "Round 1" not in page and "round1" not in page
+
+
+def test_numbers_as_they_are_said_have_a_column_where_one_has_them(run_dir, tmp_path):
     """A rate without a word on what it is would be taken for the leaderboard's."""
     copy = copy_run(run_dir, tmp_path)
     page = write_report(copy).read_text(encoding="utf-8")
@@ -256,9 +281,7 @@ def test_numbers_as_they_are_said_have_a_column_and_older_scores_none(run_dir, t
     paths = sorted(copy.glob("evaluate/*/*/scores.json"))
     assert len(paths) == 4
     for number, path in enumerate(paths):
-        scores = read_json(path)
-        del scores["number_aware"]
-        write_json(path, scores)
+        Scores.read(path).model_copy(update={"number_aware": None}).write(path)
         page = write_report(copy).read_text(encoding="utf-8")
         assert ("Number-aware" in page) == (number < 3), "shown as long as one has it"
 

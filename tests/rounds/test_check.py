@@ -60,7 +60,7 @@ def test_a_model_that_trains_is_no_whisper(whisper, monkeypatch, found) -> None:
     has_ctranslate2(monkeypatch, True)
     changes = [f"models.base={whisper}", f"audit.recogniser={whisper}", "data.train.0.manifest=mine.jsonl"]
     findings = check_recipe(load_recipe("hebrew-small", changes), Path("run"))
-    [one] = [one for one in findings if one.what.startswith("base,")]
+    [one] = [one for one in findings if one.what.startswith("base, ")]
     assert (one.state, one.found) == ("missing", "no .safetensors there")
     assert any("Round 2 will not be compared" in one.found for one in findings)
 

@@ -9,6 +9,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import tuning
@@ -37,7 +38,7 @@ def play(tmp_path, monkeypatch):
     """Tunes on a run folder with so many dev utterances whose text is given; gives the table."""
     monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Settings)
 
-    def run(text: str, num_dev: int = 12, name: str = "run") -> dict:
+    def run(text: str, num_dev: int = 12, name: str = "run") -> DecodingTable:
         Settings.heard = []
         recipe = load_recipe("demo")
         with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
@@ -66,30 +67,30 @@ def play(tmp_path, monkeypatch):
 
 def test_every_setting_is_measured_on_dev_once(play, capsys):
     table = play(BEAM)
-    assert [(row["beam_size"], row["length_penalty"]) for row in table["settings"]] == [
+    assert [(row.beam_size, row.length_penalty) for row in table.settings] == [
         (1, 1.0), (2, 0.5), (2, 1.5), (4, 0.5), (4, 1.5),
     ]  # fmt: skip
     assert Settings.heard == [12] * 5, "dev has twelve utterances; nothing else may be heard, and nothing twice"
-    assert [round(row["wer_pct"]) for row in table["settings"]] == [33, 0, 100, 0, 100]
-    assert all(row["seconds"] > 0 and row["times_greedy"] > 0 for row in table["settings"])
+    assert [round(row.wer_pct) for row in table.settings] == [33, 0, 100, 0, 100]
+    assert all(row.seconds > 0 and row.times_greedy > 0 for row in table.settings)
     show_decoding(table)
     assert "evaluate: {beam_size: " in capsys.readouterr().out
 
 
 def test_beams_are_recommended_where_the_gain_is_shown(play):
     table = play(BEAM)
-    chosen = table["recommended"]
-    assert chosen["beam_size"] in (2, 4) and chosen["length_penalty"] == 0.5
-    assert "changes WER by -33.33 points on dev" in table["sentence"] and "the best of 5 on dev" in table["sentence"]
-    assert table["optimism"]["points"] == 0, "the settings differ by far more than the choice can flatter"
+    chosen = table.recommended
+    assert chosen.beam_size in (2, 4) and chosen.length_penalty == 0.5
+    assert "changes WER by -33.33 points on dev" in table.sentence and "the best of 5 on dev" in table.sentence
+    assert table.optimism.points == 0, "the settings differ by far more than the choice can flatter"
 
 
 def test_greedy_stays_where_none_is_better_or_none_is_shown(play):
     table = play(GREEDY, name="a")
-    assert table["recommended"] == {"beam_size": 1, "length_penalty": 1.0}
-    assert table["sentence"] == "No setting has a lower WER than greedy decoding."
+    assert table.recommended == tuning.GREEDY
+    assert table.sentence == "No setting has a lower WER than greedy decoding."
     few = play(BEAM, num_dev=1, name="b")
-    assert few["recommended"]["beam_size"] == 1 and few["sentence"].startswith("No difference shown")
+    assert few.recommended == tuning.GREEDY and few.sentence.startswith("No difference shown")
 
 
 def test_without_dev_there_is_nothing_to_tune_on(play):

@@ -32,8 +32,8 @@ def test_golden() -> None:
     assert count_chars("אב ג", "אבג") == EditCounts(hits=3, deletions=1)  # the space counts
 
 
-def test_json_is_what_evaluate_prints() -> None:
-    assert EditCounts(8, 1, 1, 2).to_json("words") == {
+def test_documents_have_the_counts_and_their_rate() -> None:
+    assert EditCounts(8, 1, 1, 2).word_errors().model_dump() == {
         "errors": 4,
         "words": 10,
         "rate": 0.4,
@@ -41,7 +41,7 @@ def test_json_is_what_evaluate_prints() -> None:
         "deletions": 1,
         "insertions": 2,
     }
-    assert EditCounts(8, 1, 1, 2).to_json("chars")["chars"] == 10
+    assert EditCounts(8, 1, 1, 2).char_errors().chars == 10
 
 
 def test_sums_equal_jiwer_on_the_whole_corpus() -> None:

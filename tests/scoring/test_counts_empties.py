@@ -21,7 +21,7 @@ def test_empty_hypothesis_deletes_every_word() -> None:
 def test_empty_reference_counts_insertions_and_has_no_rate() -> None:
     counts = count_words("", "שלום עולם")
     assert counts == EditCounts(insertions=2)
-    assert counts.rate is None and counts.to_json("words")["rate"] is None
+    assert counts.rate is None and counts.word_errors().rate is None
     assert align_words("", "שלום") == [("ins", None, "שלום")]
 
 

@@ -5,7 +5,7 @@ import pytest
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.number_aware import number_aware_wer
 from shibolet.scoring.rows import ScoredRow, score_row
-from shibolet.scoring.slices import pool_by_slice
+from shibolet.scoring.slices import pool, pool_by_slice
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
@@ -33,23 +33,23 @@ NUMBERS = [
 
 
 def test_without_a_number_it_is_the_leaderboards_rate() -> None:
-    aware, plain = number_aware_wer(WORDS, ENGLISH), pool_by_slice(WORDS)
-    assert aware["wer"] == plain["overall"]["wer"] and aware["wer"]["errors"] > 3
-    assert aware["by_domain"] == {name: scores["wer"] for name, scores in plain["domains"].items()}
-    assert list(aware["by_domain"]) == ["phone", "studio", "unknown"]
+    aware = number_aware_wer(WORDS, ENGLISH)
+    assert aware.wer == pool(WORDS).scores().wer and aware.wer.errors > 3
+    assert aware.by_domain == {name: scores.wer for name, scores in pool_by_slice(WORDS)["domains"].items()}
+    assert list(aware.by_domain) == ["phone", "studio", "unknown"]
 
 
 def test_how_a_number_is_written_is_no_error_and_another_number_is_one() -> None:
-    aware, plain = number_aware_wer(NUMBERS, ENGLISH), pool_by_slice(NUMBERS)
-    assert plain["overall"]["wer"]["errors"] == 3 + 3 + 1
-    wer = aware["wer"]
-    assert (wer["errors"], wer["words"], wer["substitutions"]) == (1, 4 + 4 + 2, 1), "1999 counts as three words"
-    assert aware["by_domain"]["phone"]["errors"] == 0 and aware["by_domain"]["studio"]["rate"] == 1 / 6
+    aware = number_aware_wer(NUMBERS, ENGLISH)
+    assert pool(NUMBERS).words.errors == 3 + 3 + 1
+    wer = aware.wer
+    assert (wer.errors, wer.words, wer.substitutions) == (1, 4 + 4 + 2, 1), "1999 counts as three words"
+    assert aware.by_domain["phone"].errors == 0 and aware.by_domain["studio"].rate == 1 / 6
 
 
 def test_failures_stay_deleted_and_their_numbers_are_words() -> None:
-    [wer] = [number_aware_wer([row("a", "call 268 now", "")], ENGLISH)["wer"]]
-    assert wer["deletions"] == wer["errors"] == wer["words"] >= 3
+    wer = number_aware_wer([row("a", "call 268 now", "")], ENGLISH).wer
+    assert wer.deletions == wer.errors == wer.words >= 3
 
 
 @pytest.mark.parametrize("rows", [WORDS, []])

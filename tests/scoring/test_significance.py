@@ -42,7 +42,7 @@ def test_mapsswe_is_a_z_test_of_the_segments() -> None:
     differences = [-1, -1, 0, 1, -2, -1, 0, -1]
     found = mapsswe(differences)
     z = np.mean(differences) / (np.std(differences, ddof=1) / math.sqrt(8))
-    assert (found.num_segments, found.z, found.p) == (8, pytest.approx(z), pytest.approx(2 * norm.sf(abs(z))))
+    assert (found.segments, found.z, found.p) == (8, pytest.approx(z), pytest.approx(2 * norm.sf(abs(z))))
     for flat in ([], [-1], [2, 2, 2]):
         assert (mapsswe(flat).z, mapsswe(flat).p) == (0.0, 1.0)
 

@@ -55,17 +55,18 @@ def test_every_slice_adds_up_to_the_whole() -> None:
         row("c", "", "א", duration_s=40, set="whatsapp", domain="noisy"),
         row("d", "א", "א", duration_s=3, set="whatsapp", domain="noisy"),
     ]
-    scores = pool_by_slice(rows)
-    assert scores["overall"]["wer"] == EditCounts(2, 0, 3, 1).to_json("words")
+    scores, overall = pool_by_slice(rows), pool(rows).scores()
+    assert overall.wer == EditCounts(2, 0, 3, 1).word_errors()
     assert list(scores["sets"]) == ["d1", "whatsapp"]
     assert list(scores["domains"]) == ["clean", "unknown", "noisy"]
     assert set(scores["buckets"]) == {"shorter", "medium", "longer", "short"}
-    assert scores["buckets"]["longer"]["wer"]["rate"] is None
+    assert scores["buckets"]["longer"].wer.rate is None
     for breakdown in ("sets", "domains", "buckets"):
+        members = scores[breakdown].values()
         for number in ("utterances", "duration_s"):
-            assert sum(one[number] for one in scores[breakdown].values()) == pytest.approx(scores["overall"][number])
+            assert sum(getattr(one, number) for one in members) == pytest.approx(getattr(overall, number))
         for number in ("errors", "words"):
-            assert sum(one["wer"][number] for one in scores[breakdown].values()) == scores["overall"]["wer"][number]
+            assert sum(getattr(one.wer, number) for one in members) == getattr(overall.wer, number)
 
 
 def test_error_line() -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from shibolet.records.documents.scores import Loops, Tally
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
@@ -26,28 +27,24 @@ ROWS = [
 
 def test_frequent_errors_add_up_to_the_counts_in_any_order_of_the_rows() -> None:
     found = frequent_errors(ROWS)
-    assert found["substitutions"] == [{"said": "ב", "heard": "x", "times": 2}]
-    for name, operation in (
-        ("deletions", "deletions"),
-        ("insertions", "insertions"),
-        ("substitutions", "substitutions"),
-    ):
-        assert sum(one["times"] for one in found[name]) == sum(getattr(row.words, operation) for row in ROWS)
+    assert found.substitutions == (Tally(said="ב", heard="x", times=2),)
+    for kind in ("deletions", "insertions", "substitutions"):
+        assert sum(one.times for one in getattr(found, kind)) == sum(getattr(row.words, kind) for row in ROWS)
     assert frequent_errors(ROWS[::-1]) == found
-    assert len(frequent_errors([row("x", "", " ".join(map(str, range(99))))])["insertions"]) == 50
+    assert len(frequent_errors([row("x", "", " ".join(map(str, range(99))))]).insertions) == 50
 
 
 def test_insertions_that_pile_up_are_named() -> None:
     rows = [row(f"u{i}", "א ב ג", "א ב ג x") for i in range(100)] + [row("mad", "א ב ג", "א ב ג" + " z" * 100)]
     tail = insertion_tail(rows)
-    assert (tail["insertions"], tail["most_in_one"], tail["runaway_ids"]) == (200, 100, ["mad"])
-    assert (tail["worst_utterances"], tail["share_of_worst"]) == (1, 0.5)
-    assert insertion_tail([row("a", "א", "א")])["share_of_worst"] is None
+    assert (tail.insertions, tail.most_in_one, tail.runaway_ids) == (200, 100, ("mad",))
+    assert (tail.worst_utterances, tail.share_of_worst) == (1, 0.5)
+    assert insertion_tail([row("a", "א", "א")]).share_of_worst is None
 
 
 def test_loops_are_counted_once_an_utterance() -> None:
     rows = [row("a", "א ב", "א ב א ב א ב א ב"), row("b", "לא לא לא לא", "לא לא לא לא"), row("c", "א", "א")]
-    assert loops(rows) == {"utterances": 1, "rate": pytest.approx(1 / 3), "ids": ["a"]}
+    assert loops(rows) == Loops(utterances=1, rate=1 / 3, ids=("a",))
 
 
 @pytest.mark.parametrize(
@@ -74,4 +71,4 @@ def test_what_a_loop_is(hypothesis: str, reference: str, loop: bool) -> None:
 
 
 def test_counts_are_of_whole_words() -> None:
-    assert Counter(one["times"] for one in frequent_errors(ROWS)["deletions"]) == {1: 2}
+    assert Counter(one.times for one in frequent_errors(ROWS).deletions) == {1: 2}

@@ -18,7 +18,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the data and the training.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/demo"),
     changes: Changes = None,
-    without_prepare: Annotated[bool, typer.Option(help="Also train the same Round 2 on the raw data.")] = False,
+    without_prepare: Annotated[bool, typer.Option(help="Also train the same round on the raw data.")] = False,
     json_: AsJson = False,
 ):
     """The whole round on synthetic Hebrew speech of which a fifth is damaged, and the truth after it."""
@@ -29,9 +29,9 @@ def demo(
     from shibolet.demo.round import run_demo
 
     quiet()
-    code, summary = run_demo(seed, out, changes or [], without_prepare=without_prepare, tell=tell, track=track)
+    summary = run_demo(seed, out, changes or [], without_prepare=without_prepare, tell=tell, track=track)
     print_json(summary) if json_ else show_demo(summary)
-    raise typer.Exit(code)
+    raise typer.Exit(summary.exit_code)
 
 
 @app.command()

@@ -209,12 +209,13 @@ def _shard(given: str) -> tuple[int, int]:
 
 def _results(current: "Round") -> dict[str, Any]:
     """What a round has come to, from its files."""
+    from shibolet.records.documents.comparison import Comparison
     from shibolet.records.files import read_json
 
     folder = current.folder
     paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
     results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
-    return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
+    return results | ({"compare": Comparison.read(folder.compare)} if folder.compare.is_file() else {})
 
 
 def _trained(folder: "RunFolder") -> str:

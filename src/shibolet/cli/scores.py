@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,12 +21,15 @@ from shibolet.cli.options import (
 )
 from shibolet.errors import EXIT_REJECT, RecipeError
 
+if TYPE_CHECKING:
+    from shibolet.records.candidate import Candidate
+
 BESIDE = "-compare"  # added to the run folder's name, so that other models displace no score or verdict of its own
 
 
 def evaluate(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="Scores both rounds on the recipe's sets.")
+        str | None, typer.Argument(metavar="[RECIPE]", help="Scores baseline and result on the recipe's sets.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
@@ -38,7 +41,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME[/SET]=FILE",
-            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of the rounds; with a recipe.",
+            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of its models; with a recipe.",
         ),
     ] = None,
     language: Annotated[str | None, typer.Option(help="Of the manifest; else Hebrew.")] = None,
@@ -47,7 +50,7 @@ def evaluate(
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """WER and CER on a recipe's sets, of its rounds or of other systems' hypotheses, or of a model on a manifest."""
+    """WER and CER on a recipe's sets, of its models or of other systems' hypotheses, or of a model on a manifest."""
     if (recipe is None and (model is None or manifest is None)) or (recipe and (model or manifest or language)):
         raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
     if recipe is None and hypotheses:
@@ -60,23 +63,23 @@ def evaluate(
         scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
         print_json(scores) if json_ else show({"scores": {model: {manifest.name: scores}}})
         return
-    from shibolet.rounds.stages import do_evaluate, rounds_of
+    from shibolet.rounds.stages import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         if hypotheses:
             from shibolet.rounds.systems import do_import
 
-            scores = do_import(current, _named_files(hypotheses))
+            scores = do_import(current, _systems(hypotheses))
         else:
-            scores = do_evaluate(current, rounds_of(current))
+            scores = do_evaluate(current, candidates_of(current))
     answer(json_, scores=scores)
 
 
 def compare(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="The recipe, here or by --recipe.")] = None,
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
-    round1: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's Round 1.")] = None,
-    round2: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's baseline.")] = None,
+    candidate: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
@@ -86,29 +89,31 @@ def compare(
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """Round 1 against Round 2, paired, with intervals; scores what is not scored yet. Ends with 40 on reject."""
-    from shibolet.rounds.stages import do_compare, do_evaluate, rounds_of
+    """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
+    from shibolet.rounds.stages import candidates_of, do_compare, do_evaluate
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
     if system:
-        if round1 or round2 or len(set(system)) != len(system) or len(system) < 2:
-            raise RecipeError("compare --system: name two or more different systems, without --round1 and --round2")
+        if baseline or candidate or len(set(system)) != len(system) or len(system) < 2:
+            raise RecipeError(
+                "compare --system: name two or more different systems, without --baseline and --candidate"
+            )
         from shibolet.rounds.systems import do_compare_systems
 
         with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
             compared = do_compare_systems(current, system)
         answer(json_, systems=compared)
         return
-    others = bool(round1 or round2)
+    others = bool(baseline or candidate)
     with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as current:
         if others:
-            round2 = round2 or _trained_in(run_folder(run_dir, current.recipe.name))
+            candidate = candidate or _trained_in(run_folder(run_dir, current.recipe.name))
             current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
-        do_evaluate(current, rounds_of(current, round1, round2))
+        do_evaluate(current, candidates_of(current, baseline, candidate))
         compared = do_compare(current)
     answer(json_, compare=compared)
-    raise typer.Exit(0 if compared["verdict"] == "keep" else EXIT_REJECT)
+    raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 
 
 def tune_decoding(
@@ -138,8 +143,11 @@ def _trained_in(run_dir: Path) -> str:
     return str(folder.final.absolute())
 
 
-def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:
-    """(set, file) by name from NAME=FILE and NAME/SET=FILE; a name may come several times."""
+def _systems(given: list[str]) -> list["Candidate"]:
+    """Other systems from NAME=FILE and NAME/SET=FILE; a name may come several times."""
+    from shibolet.records.candidate import Candidate, Hypotheses
+    from shibolet.records.documents.comparison import Named
+
     files: dict[str, list[tuple[str | None, Path]]] = {}
     for one in given:
         match = re.fullmatch(r"([\w.-]+)(?:/([\w.-]+))?=(.+)", one)
@@ -148,4 +156,4 @@ def _named_files(given: list[str]) -> dict[str, list[tuple[str | None, Path]]]:
                 f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
             )
         files.setdefault(match[1], []).append((match[2], Path(match[3])))
-    return files
+    return [Candidate(Named(label=name, title=name), Hypotheses(tuple(own))) for name, own in files.items()]

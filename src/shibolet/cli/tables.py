@@ -1,11 +1,18 @@
 """What a person reads of a result in the terminal: a table for each of the documents."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from shibolet.cli.terminal import OUT, facts, pct, table
-from shibolet.compare import NOT_SHOWN
 from shibolet.gate.decision import counts_of
-from shibolet.report.wording import NUMBER_AWARE
+from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
+from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.scores import Scores
+from shibolet.report.wording import p_value
+from shibolet.scoring.metrics import shown
+
+if TYPE_CHECKING:
+    from shibolet.demo.round import Summary
 
 
 def show_gate_prepared(gate: dict) -> None:
@@ -87,46 +94,35 @@ def show_calibration(content: dict) -> None:
     )
 
 
-def show_scores(scores: dict[str, dict[str, dict]]) -> None:
-    """WER and CER by model and set, and WER with numbers compared as they are said where that is known."""
-    rows = [
-        (
-            model,
-            name,
-            pct(one["wer"]["rate"]),
-            pct((aware := one.get("number_aware")) and aware["wer"]["rate"]),
-            pct(one["cer"]["rate"]),
-            one["wer"]["errors"],
-            one["wer"]["words"],
-        )
-        for model, sets in scores.items()
-        for name, one in sets.items()
-    ]
-    table("Scores", ["model", "set", " WER", " number-aware", " CER", " errors", " words"], rows)
-    if any(one.get("number_aware") for sets in scores.values() for one in sets.values()):
-        OUT.print(NUMBER_AWARE, markup=False)
-    for model, sets in scores.items():
-        for name, one in sets.items():
-            for sentence in _unheard(name, one):
-                OUT.print(f"{model}: {sentence}", markup=False)
-        for overlap in (one["overlap"] for one in sets.values() if one["overlap"]):
-            for said in filter(None, (overlap["sentence"], overlap["note"])):
-                OUT.print(f"{model}: {said}", markup=False)
+def show_scores(scores: Mapping[str, Mapping[str, Scores]]) -> None:
+    """What was measured of each system on each set, and what could not be heard."""
+    every = [one for sets in scores.values() for one in sets.values()]
+    columns, notes = shown(every)
+    columns = [column for column in columns if column.in_terminal]
+    rows = [(one.title, one.set, *(column.cell(one) or "-" for column in columns)) for one in every]
+    table("Scores", ["model", "set", *(f" {column.title}" for column in columns)], rows)
+    for note in notes:
+        OUT.print(note, markup=False)
+    for one in every:
+        for sentence in (*_unheard(one), *(one.overlap.sentences if one.overlap else ())):
+            OUT.print(f"{one.title}: {sentence}", markup=False)
 
 
-def _unheard(name: str, scores: dict) -> Iterator[str]:
+def _unheard(scores: Scores) -> Iterator[str]:
     """What was asked of a set and not heard."""
     from shibolet.evaluate.stage import NO_HYPOTHESIS  # told when hypotheses are imported
 
-    if failures := [one for one in scores["failures"] if one["reason"] != NO_HYPOTHESIS]:
-        first, asked = failures[0], scores["num_utterances"]
+    if failures := [one for one in scores.failures if one.reason != NO_HYPOTHESIS]:
+        first = failures[0]
         yield (
-            f"{len(failures):,} of {asked:,} clips of {name} could not be heard: all their words count as errors; "
-            f"the first is '{first['id']}': {first['detail'] or first['reason']}"
+            f"{len(failures):,} of {scores.num_utterances:,} clips of {scores.set} could not be heard: all their words "
+            f"count as errors; the first is '{first.id}': {first.detail or first.reason}"
         )
-    if unread := scores["unreadable_rows"]:
-        first = unread[0]
-        yield f"{len(unread):,} rows of {name} could not be read at all and count nowhere; the first: {first['detail']}"
+    if unread := scores.unreadable_rows:
+        yield (
+            f"{len(unread):,} rows of {scores.set} could not be read at all and count nowhere; the first: "
+            f"{unread[0].detail}"
+        )
 
 
 def show_prepare(summary: dict) -> None:
@@ -147,73 +143,67 @@ def show_prepare(summary: dict) -> None:
     facts([*lines, *(("note", note) for note in summary["notes"])])
 
 
-def show_decoding(tuned: dict) -> None:
+def show_decoding(tuned: DecodingTable) -> None:
     """WER and cost of each setting, and which to take."""
     interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
     rows = [
         (
-            one["beam_size"], f"{one['length_penalty']:g}", f"{one['wer_pct']:.2f}%", f"{one['cer_pct']:.2f}%",
-            f"{one['points']:+.2f}", interval(*one["interval_points"]), f"{one['audio_s_per_s']:g}",
-            f"{one['times_greedy']:.1f}",
+            one.beam_size, f"{one.length_penalty:g}", f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
+            f"{one.points:+.2f}", interval(*one.interval_points), f"{one.audio_s_per_s:g}", f"{one.times_greedy:.1f}",
         )
-        for one in tuned["settings"]
+        for one in tuned.settings
     ]  # fmt: skip
-    level = f" {tuned['level_pct']:.3g}%"
+    level = f" {tuned.level_pct:.3g}%"
     header = [" beams", " penalty", " WER", " CER", " points", level, " audio s/s", " times greedy"]
     table("Decoding, on dev", header, rows)
-    OUT.print(tuned["sentence"], markup=False)
-    chosen = tuned["recommended"]
-    lines = [f"beam_size: {chosen['beam_size']}"] + [f"length_penalty: {chosen['length_penalty']:g}"] * (
-        chosen["beam_size"] > 1
-    )
+    OUT.print(tuned.sentence, markup=False)
+    chosen = tuned.recommended
+    lines = [f"beam_size: {chosen.beam_size}"]
+    lines += [f"length_penalty: {chosen.length_penalty:g}"] if chosen.beam_size > 1 else []
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
 
 
-def show_compare(compared: dict) -> None:
-    """Both rounds, what leads first."""
+def show_compare(compared: Comparison) -> None:
+    """Baseline and candidate, what leads first."""
     rows = []
-    order = dict.fromkeys([compared["lead_with"], "sets", "domains", "buckets", "lengths", "noise"])
-    for part in order:
-        rows += [_change(f"{part.removesuffix('s')} {name}", block) for name, block in compared.get(part, {}).items()]
-    rows += [_change(f"other language {name}", block) for name, block in compared["forgetting"].items()]
-    rows.append(_change("all", compared["overall"]))
-    header = ["", " WER 1", " WER 2", " points", " 95%", "", " p (Holm)"]
-    table(f"Round 1 against Round 2: {compared['verdict']}", header, rows)
-    notes = [overlap["note"] for overlap in compared["overlaps"].values() if overlap["note"]]
-    for sentence in (compared["sentence"], *compared["beside"], *compared["next_steps"], *notes):
+    for part in dict.fromkeys([compared.lead_with, "sets", "domains", "buckets", "lengths", "noise"]):
+        blocks = compared.breakdown(part)
+        rows += [_change(f"{part.removesuffix('s')} {name}", block) for name, block in blocks.items()]
+    rows += [_change(f"other language {name}", block) for name, block in compared.forgetting.items()]
+    rows.append(_change("all", compared.overall))
+    _changes(compared, f": {compared.verdict}", rows)
+    for sentence in (compared.sentence, *compared.beside, *compared.next_steps, *compared.notes):
         OUT.print(sentence, markup=False)
 
 
-def show_systems(compared: dict) -> None:
+def show_systems(compared: SystemsComparison) -> None:
     """Systems by themselves, then each against each."""
-    rows = [(name, pct(one["wer"]["rate"]), pct(one["cer"]["rate"])) for name, one in compared["systems"].items()]
+    rows = [(one.title, pct(one.wer.rate), pct(one.cer.rate)) for one in compared.systems.values()]
     table("Systems", ["", " WER", " CER"], rows)
-    for pair in compared["pairs"]:
-        names = pair["first"], pair["second"]
-        rows = [_change(name, block, names) for name, block in pair["sets"].items()]
-        rows.append(_change("all", pair["overall"], names))
-        header = ["", f" {names[0]}", f" {names[1]}", " points", " 95%", "", " p (Holm)"]
-        table(f"{names[0]} against {names[1]}", header, rows)
-        for sentence in (pair["sentence"], *pair["beside"]):
+    for pair in compared.pairs:
+        _changes(pair, "", [*(_change(name, block) for name, block in pair.sets.items()), _change("all", pair.overall)])
+        for sentence in (pair.sentence, *pair.beside):
             OUT.print(sentence, markup=False)
 
 
-def _change(name: str, block: dict, labels: tuple[str, str] = ("round1", "round2")) -> tuple[str, ...]:
-    wer = block["wer"]
-    points, interval, p = wer["delta_points"], wer["interval_points"], wer["p"]
-    adjusted = wer.get("holm_p")
+def _changes(pair: PairComparison, verdict: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """A table of two candidates."""
+    before, after = pair.titles
+    header = ["", f" {before}", f" {after}", " points", " 95%", "", " p (Holm)"]
+    table(f"WER, {before} against {after}{verdict}", header, rows)
+
+
+def _change(name: str, block: Block) -> tuple[str, ...]:
+    wer = block.wer
+    points, interval, adjusted = wer.delta_points, wer.interval_points, wer.holm_p
     return (
         name,
-        *(pct(wer[label]["rate"]) for label in labels),
+        *(pct(errors.rate) for errors in wer.sides),
         "-" if points is None else f"{points:+.1f}",
         "-" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
-        "not shown" if wer["shown"] == NOT_SHOWN else wer["shown"],
-        "-" if p is None else _p(p) + ("" if adjusted is None else f" ({_p(adjusted)})"),
+        "not shown" if wer.shown == NOT_SHOWN else wer.shown,
+        "-" if wer.p is None else p_value(wer.p) + ("" if adjusted is None else f" ({p_value(adjusted)})"),
     )
-
-
-def _p(value: float) -> str:
-    return "<.001" if value < 0.001 else f"{value:.3f}"
 
 
 def show_plan(plan: dict) -> None:
@@ -284,24 +274,23 @@ def show_check(findings: Sequence) -> None:
     table("Check", ["", "what", "found"], rows)
 
 
-def show_demo(summary: dict) -> None:
-    """The summary for a person."""
-    show_gate(summary["gate"])
-    if "gate_prepared" in summary:
-        show_gate_prepared(summary["gate_prepared"])
-    truth = summary["truth"]
+def show_demo(summary: "Summary") -> None:
+    """What a demo came to, for a person."""
+    show_gate(summary.gate)
+    if summary.gate_prepared:
+        show_gate_prepared(summary.gate_prepared)
+    truth = summary.truth
     rows = [
-        (row["kind"], row["domain"], row["utterances"], row["flagged"], pct(row["flagged"] / row["utterances"]))
-        for row in truth["rows"]
+        (row.kind, row.domain, row.utterances, row.flagged, pct(row.flagged / row.utterances)) for row in truth.rows
     ]
     table("The truth, opened after the round", ["what was done", "domain", " utterances", " flagged", ""], rows)
-    if left := truth.get("after_prepare"):
+    if left := truth.after_prepare:
         OUT.print(
-            f"Kept: {left['kept_utterances']} utterances, {left['kept_damaged_pct']:.1f}% of them damaged; "
-            f"{left['good_hours_lost_pct']:.1f}% of the good hours are lost."
+            f"Kept: {left.kept_utterances} utterances, {left.kept_damaged_pct:.1f}% of them damaged; "
+            f"{left.good_hours_lost_pct:.1f}% of the good hours are lost."
         )
-    if "compare" in summary:
-        show_compare(summary["compare"])
-    for name, block in truth.get("without_prepare", {}).items():
-        OUT.print(f"Trained without prepare, {name}: WER {pct(block['wer']['round2']['rate'])}")
-    OUT.print(f"Page: {summary['page']}. All speech in it is synthetic.", markup=False, soft_wrap=True)
+    if summary.compare:
+        show_compare(summary.compare)
+    for name, block in (truth.without_prepare or {}).items():
+        OUT.print(f"Trained without prepare, {name}: WER {pct(block.wer.candidate.rate)}")
+    OUT.print(f"Page: {summary.page}. All speech in it is synthetic.", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from shibolet.records.config import Config
 
 
 class CompareConfig(Config):
-    """How two rounds are compared and what the new one must show."""
+    """How a candidate is compared with the baseline and what it must show."""
 
     keep_below_points: float = 0.0  # keep when the interval of the difference in WER ends below; 0: shown to be better
     # Reference lengths that one loop costs, at least: keep allows for as many loops as the sets may have missed. A

@@ -2,12 +2,16 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shibolet.demo.corpus import build_corpus
 from shibolet.demo.truth import open_truth
 from shibolet.recipe import Recipe, load_recipe
-from shibolet.records.files import read_json, write_json
+from shibolet.records.documents.comparison import Block, Comparison
+from shibolet.records.documents.truth import Truth
+from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing, stages
 from shibolet.rounds.flow import run_stages
@@ -18,8 +22,8 @@ TRUTH = "truth.json"
 
 def run_demo(
     seed: int, out_dir: Path, changes: Sequence[str], *, without_prepare: bool, tell: Tell, track: Track = untracked
-) -> tuple[int, dict]:
-    """The exit code of the round and what came of it: verdicts, truth, comparison; `out_dir` is the run folder."""
+) -> "Summary":
+    """What came of the round; `out_dir` is the run folder."""
     corpus_dir = out_dir / "corpus"
     recipe = demo_recipe(corpus_dir, seed, changes)
     keep_the_demo_apart(recipe, RunFolder(out_dir))
@@ -29,10 +33,10 @@ def run_demo(
         code = run_stages(current)
         truth = open_truth(corpus_dir, current.folder)
         if without_prepare and current.folder.finished("train"):
-            truth["without_prepare"] = train_on_raw_data(current)
-        write_json(out_dir / TRUTH, truth)
+            truth = truth.model_copy(update={"without_prepare": train_on_raw_data(current)})
+        truth.write(out_dir / TRUTH)
         stages.do_report(current)
-    return code, summary_of(RunFolder(out_dir), seed, code)
+    return summary_of(RunFolder(out_dir), seed, code)
 
 
 def demo_recipe(corpus_dir: Path, seed: int, changes: Sequence[str]) -> Recipe:
@@ -42,12 +46,12 @@ def demo_recipe(corpus_dir: Path, seed: int, changes: Sequence[str]) -> Recipe:
     return load_recipe("demo", [f"seed={seed}", *paths, *changes])
 
 
-def train_on_raw_data(current: Round) -> dict:
-    """The same Round 2 trained on everything that can be decoded, compared with Round 1 on the same sets."""
+def train_on_raw_data(current: Round) -> dict[str, Block]:
+    """The same round trained on everything that can be decoded, compared with the baseline by set."""
     keep_all = current.recipe.prepare.model_copy(update={"drop_low_quality": False})
     recipe, raw_dir = current.recipe.model_copy(update={"prepare": keep_all}), current.folder.path / "without-prepare"
     with open_round(recipe, raw_dir, "demo", current.tell, current.track) as raw:
-        for done in HEARD_ALREADY:  # the same data, heard by the same models
+        for done in heard_already(current):  # the same data, heard by the same models
             if (source := current.folder.path / done).is_dir():
                 shutil.copytree(source, raw_dir / done, dirs_exist_ok=True)
             elif source.is_file():
@@ -57,23 +61,45 @@ def train_on_raw_data(current: Round) -> dict:
         auditing.do_gate(raw)
         stages.do_prepare(raw)
         stages.do_train(raw)
-        stages.do_evaluate(raw, stages.rounds_of(raw))
-        return stages.do_compare(raw)["sets"]
+        stages.do_evaluate(raw, stages.candidates_of(raw))
+        return stages.do_compare(raw).sets
 
 
-HEARD_ALREADY = (
-    "audit", ".stages/audit.json", ".stages/hear-rest.json", "evaluate/round1", ".stages/evaluate/round1"
-)  # fmt: skip
+def heard_already(current: Round) -> tuple[str, ...]:
+    """What a round on the same data need not hear again, by path in the run folder."""
+    scored = f"evaluate/{current.names[0].label}"
+    return "audit", ".stages/audit.json", ".stages/hear-rest.json", scored, f".stages/{scored}"
 
 
-def summary_of(folder: RunFolder, seed: int, code: int) -> dict:
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the demo came to."""
+
+    seed: int
+    exit_code: int
+    truth: Truth
+    gate: dict
+    gate_prepared: dict | None  # None: there was no repair
+    compare: Comparison | None  # None: the round ended before
+    page: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it, without what there is not."""
+        verdicts = {"gate": self.gate, "gate_prepared": self.gate_prepared}
+        documents = {"truth": self.truth.to_json(), **verdicts, "compare": self.compare and self.compare.to_json()}
+        made = {name: document for name, document in documents.items() if document is not None}
+        return {"seed": self.seed, "exit_code": self.exit_code, **made, "page": str(self.page)}
+
+
+def summary_of(folder: RunFolder, seed: int, code: int) -> Summary:
     """What the demo came to, from the files of its folder."""
-    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True), "compare": folder.compare}
-    results = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    return {
-        "seed": seed,
-        "exit_code": code,
-        "truth": read_json(folder.path / TRUTH),
-        **results,
-        "page": str(folder.report),
-    }
+    prepared = folder.gate(prepared=True)
+    return Summary(
+        seed=seed,
+        exit_code=code,
+        truth=Truth.read(folder.path / TRUTH),
+        gate=read_json(folder.gate()),
+        gate_prepared=read_json(prepared) if prepared.exists() else None,
+        compare=Comparison.read(folder.compare) if folder.compare.exists() else None,
+        page=folder.report,
+    )

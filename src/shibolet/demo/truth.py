@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shibolet.demo.damage import KINDS
+from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.files import read_jsonl
 from shibolet.records.runfolder import RunFolder
 
@@ -19,17 +20,11 @@ class Kept:
     end_s: float
 
 
-def open_truth(corpus_dir: Path, folder: RunFolder) -> dict:
-    """The content of `truth.json`.
-
-    rows           utterances and flagged ones, by what was done to them and by domain
-    after_prepare  how much of what was kept says something else than its audio, and how many good hours are lost
-    """
+def open_truth(corpus_dir: Path, folder: RunFolder) -> Truth:
+    """What was found of the damage and, once prepare has run, what was left of it."""
     truth = {row["id"]: row for row in read_jsonl(corpus_dir / "truth.jsonl") if row["split"] == "train"}
-    content = {"synthetic": True, "rows": found_by_kind(truth.values(), flagged_ids(folder))}
-    if folder.finished("prepare"):
-        content["after_prepare"] = left_after_prepare(truth, kept_pieces(folder))
-    return content
+    left = left_after_prepare(truth, kept_pieces(folder)) if folder.finished("prepare") else None
+    return Truth(rows=found_by_kind(truth.values(), flagged_ids(folder)), after_prepare=left)
 
 
 def flagged_ids(folder: RunFolder) -> set[str]:
@@ -62,7 +57,7 @@ def kept_pieces(folder: RunFolder) -> list[Kept]:
     ]
 
 
-def found_by_kind(truth: Iterable[dict], flagged: set[str]) -> list[dict]:
+def found_by_kind(truth: Iterable[dict], flagged: set[str]) -> list[Found]:
     """A row for each kind of damage and domain, untouched utterances first."""
     counts: dict[tuple[str, str], list[int]] = {}
     for row in truth:
@@ -71,27 +66,27 @@ def found_by_kind(truth: Iterable[dict], flagged: set[str]) -> list[dict]:
         cell[1] += row["id"] in flagged
     order = ["clean", *KINDS]
     return [
-        {"kind": kind, "domain": domain, "utterances": utterances, "flagged": hits}
+        Found(kind=kind, domain=domain, utterances=utterances, flagged=hits)
         for (kind, domain), (utterances, hits) in sorted(
             counts.items(), key=lambda cell: (order.index(cell[0][0]), cell[0])
         )
     ]
 
 
-def left_after_prepare(truth: dict[str, dict], kept: Sequence[Kept]) -> dict:
+def left_after_prepare(truth: dict[str, dict], kept: Sequence[Kept]) -> AfterPrepare:
     """Counts of what was kept; a piece is damaged when its text is not what is said in its span, for any reason."""
     damaged = [piece for piece in kept if piece.text.split() != words_within(truth[piece.utterance], piece)]
     kinds = [truth[piece.utterance]["kind"] for piece in damaged]
     good_s = sum(row["duration_s"] for row in truth.values() if row["kind"] == "clean")
     kept_s = sum(p.end_s - p.start_s for p in kept if truth[p.utterance]["kind"] == "clean" and p not in damaged)
-    return {
-        "kept_utterances": len(kept),
-        "kept_damaged": len(damaged),
-        "kept_damaged_pct": 100 * len(damaged) / len(kept) if kept else None,
-        "damaged_by_kind": {kind: kinds.count(kind) for kind in ("clean", *KINDS)},
-        "good_hours": good_s / 3600,
-        "good_hours_lost_pct": 100 * (1 - kept_s / good_s),
-    }
+    return AfterPrepare(
+        kept_utterances=len(kept),
+        kept_damaged=len(damaged),
+        kept_damaged_pct=100 * len(damaged) / len(kept) if kept else None,
+        damaged_by_kind={kind: kinds.count(kind) for kind in ("clean", *KINDS)},
+        good_hours=good_s / 3600,
+        good_hours_lost_pct=100 * (1 - kept_s / good_s),
+    )
 
 
 def words_within(row: dict, piece: Kept) -> list[str]:

@@ -10,7 +10,7 @@ from shibolet.speech.sources import DataSource
 
 
 class EvaluationSet(DataSource):
-    """A data set with what Round 1 is said to score on it."""
+    """A data set with what the baseline is said to score on it."""
 
     baseline_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
     optional: bool = False  # left out, with a sentence, where it cannot be had
@@ -25,10 +25,10 @@ class ServerConfig(Config):
 
 
 class ServersConfig(Config):
-    """Which of the two rounds' models are on a server and not run here."""
+    """Which of the two models that a round compares are on a server and not run here."""
 
-    round1: ServerConfig | None = None
-    round2: ServerConfig | None = None
+    baseline: ServerConfig | None = None
+    candidate: ServerConfig | None = None
 
 
 class EvaluateConfig(Config):

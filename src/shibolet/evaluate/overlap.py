@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError
+from shibolet.records.documents.scores import Overlap
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import content_hash
 
@@ -50,30 +51,27 @@ def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
     return TrainedOn(spans, frozenset(names["recording"]), frozenset(names["speaker"]))
 
 
-def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> dict:
-    """JSON: how many "utterances" of a set were trained on, their "ids", and [shared, known] of the names.
-
-    "sentence" says the first where there are any, "note" the second, where the first does not say it already.
-    """
+def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> Overlap:
+    """What a set shares with what was trained on."""
     hash_of = lru_cache(_CACHED_HASHES)(_hash)
     shared = [u for u in utterances if _is_shared(u, trained.spans.get(hash_of(u.audio.whole()), ()))]
     names = {}
     for kind, known in (("recording", trained.recordings), ("speaker", trained.speakers)):
         found = {name for u in utterances if (name := getattr(u, kind)) is not None}
-        names[f"{kind}s"] = [len(found & known), len(found)]
+        names[f"{kind}s"] = (len(found & known), len(found))
     by_name = [f"{some} of {all} {kind}" for kind, (some, all) in names.items() if some]
-    return {
-        "utterances": len(shared),
-        "of": len(utterances),
-        "ids": [u.id for u in shared[:MAX_IDS]],
+    return Overlap(
+        utterances=len(shared),
+        of=len(utterances),
+        ids=[u.id for u in shared[:MAX_IDS]],
         **names,
-        "sentence": f"{len(shared):,} of {len(utterances):,} utterances of set '{set_name}' are in the training data."
+        sentence=f"{len(shared):,} of {len(utterances):,} utterances of set '{set_name}' are in the training data."
         if shared
         else None,
-        "note": f"Set '{set_name}' shares names with the training data: {', '.join(by_name)}."
+        note=f"Set '{set_name}' shares names with the training data: {', '.join(by_name)}."
         if by_name and len(shared) < len(utterances)
         else None,
-    }
+    )
 
 
 def _hash(ref: AudioRef) -> str:

@@ -1,34 +1,47 @@
 """The model card of a round, from the JSON files of its run folder; no number is computed here."""
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.text import get_language
 
-ROUND2 = "round2"
 NOT_STATED = "not stated"
 
 
-def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
+class Shown(NamedTuple):
+    """A model or data set as a reader elsewhere may see it."""
+
+    name: str
+    license: str
+    hub: str | None = None  # its id there
+    page: str | None = None
+
+
+def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: Reproduced) -> str:
     """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
-    compared = run.read_compare()
+    compared = Comparison.read(run.compare)
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
-    paths = {source["name"]: run.scores(ROUND2, source["name"]) for source in recipe["evaluate"]["sets"]}
-    scores = {name: read_json(path) for name, path in paths.items() if path.is_file()}  # an optional set may be missing
+    names = [source["name"] for source in recipe["evaluate"]["sets"]]
+    paths = {name: run.scores(compared.candidate.label, name) for name in names}
+    # an optional set may be missing
+    scores = {name: Scores.read(path) for name, path in paths.items() if path.is_file()}
     base = _named(recipe["models"]["base"], config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
         language=language,
         base=base,
-        round1=_named(recipe["models"]["baseline"], config, "model"),
+        baseline=_named(recipe["models"]["baseline"], config, "model"),
         sources=[_named(source["hub"] or source["name"], config, "dataset") for source in recipe["data"]["train"]],
         compared=compared,
         scores=scores,
@@ -48,17 +61,15 @@ def _training_start(starts: list[dict]) -> dict:
     return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
 
 
-def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, dict]) -> str:
+def _metadata(config: PublishConfig, code: str, base: Shown, recipe: dict, scores: dict[str, Scores]) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
             task_type="automatic-speech-recognition", dataset_type=source["hub"] or source["name"],
-            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure,
-            metric_value=_pct(scores[source["name"]][measure]["rate"]),
+            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure, metric_value=_pct(rate),
         )
-        for source in recipe["evaluate"]["sets"] if source["name"] in scores
-        for measure in ("wer", "cer")
-        if scores[source["name"]][measure]["rate"] is not None and not _is_path(source["hub"])
+        for source in recipe["evaluate"]["sets"] if source["name"] in scores and not _is_path(source["hub"])
+        for measure, rate in _rates(scores[source["name"]]).items() if rate is not None
     ]  # fmt: skip
     data = ModelCardData(
         model_name=config.to,
@@ -66,7 +77,7 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
         license=config.license,
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
-        base_model=base["hub"],
+        base_model=base.hub,
         datasets=[source["hub"] for source in recipe["data"]["train"] if source["hub"] and not _is_path(source["hub"])]
         or None,
         tags=["qwen3-asr", "shibolet"],
@@ -75,16 +86,21 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
     return data.to_yaml()
 
 
-def _named(name: str, config: PublishConfig, kind: str) -> dict[str, Any]:
+def _rates(scores: Scores) -> dict[str, float | None]:
+    """By the Hub's names of the metrics."""
+    return {"wer": scores.wer.rate, "cer": scores.cer.rate}
+
+
+def _named(name: str, config: PublishConfig, kind: str) -> Shown:
     """A model or data set for a reader elsewhere: its Hub id and licence, or the last part of a local path."""
     if name.startswith("builtin:"):
-        return {"name": name, "hub": None, "page": None, "license": config.licenses.get(name, "apache-2.0")}
+        return Shown(name, config.licenses.get(name, "apache-2.0"))
     if _is_path(name) or "/" not in name:
         shown = Path(name).name
-        return {"name": shown, "hub": None, "page": None, "license": config.licenses.get(shown, NOT_STATED)}
+        return Shown(shown, config.licenses.get(shown, NOT_STATED))
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
     license = config.licenses.get(name) or _license_on_hub(name, kind) or f"{NOT_STATED} here; see its page"
-    return {"name": name, "hub": name, "page": page, "license": license}
+    return Shown(name, license, name, page)
 
 
 def _is_path(name: str | None) -> bool:
@@ -118,11 +134,11 @@ def _points(value: float | None) -> str:
     return "n/a" if value is None else f"{value:+.2f}"
 
 
-def _interval(bounds: list[float] | None) -> str:
+def _interval(bounds: Ends | None) -> str:
     """Of a difference in points."""
     return "n/a" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
 
 
-def _span(bounds: list[float] | None) -> str:
+def _span(bounds: Ends | None) -> str:
     """Of a rate, in percent."""
     return "n/a" if bounds is None else f"{_pct(bounds[0])} to {_pct(bounds[1])}"

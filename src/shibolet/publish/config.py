@@ -11,7 +11,7 @@ REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 
 
 class PublishConfig(Config):
-    """Where a kept Round 2 goes; nothing is uploaded without this."""
+    """Where a kept model goes; nothing is uploaded without this."""
 
     to: str = Field(pattern=REPOSITORY)  # organisation/name on the Hub
     private: bool = True  # of a repository that is made now; one that is there stays as it is

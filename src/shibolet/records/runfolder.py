@@ -20,11 +20,11 @@ train/plan.json                 phases, steps, memory
       metrics.jsonl             one line a step
       result.json               which step was chosen, and by what
       checkpoints/
-      final/                    Round 2: the model that the later stages use
-evaluate/<model>/<set>/hypotheses.jsonl
+      final/                    the result: the model that the later stages use
+evaluate/<label>/<set>/hypotheses.jsonl
                        listing.txt
                        scores.json
-compare.json                    Round 1 against Round 2
+compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
@@ -47,8 +47,7 @@ from shibolet.errors import DataError
 from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, write_json
 from shibolet.records.provenance import environment
 
-COMPARE_FORMAT = 5  # of compare.json
-# stage -> what it makes, and what else goes when its inputs change; `evaluate/<model>/<set>` makes that folder
+# stage -> what it makes, and what else goes when its inputs change; `evaluate/<label>/<set>` makes that folder
 _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "audit": (("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"), ()),
     "hear-rest": (("audit/rest.parquet",), ()),
@@ -160,28 +159,18 @@ class RunFolder:
     def final(self) -> Path:
         return self.train / "final"
 
-    def evaluation(self, model: str, set_name: str) -> Path:
-        return self.path / "evaluate" / model / set_name
+    def evaluation(self, label: str, set_name: str) -> Path:
+        return self.path / "evaluate" / label / set_name
 
-    def hypotheses(self, model: str, set_name: str) -> Path:
-        return self.evaluation(model, set_name) / "hypotheses.jsonl"
+    def hypotheses(self, label: str, set_name: str) -> Path:
+        return self.evaluation(label, set_name) / "hypotheses.jsonl"
 
-    def scores(self, model: str, set_name: str) -> Path:
-        return self.evaluation(model, set_name) / "scores.json"
+    def scores(self, label: str, set_name: str) -> Path:
+        return self.evaluation(label, set_name) / "scores.json"
 
     @property
     def compare(self) -> Path:
         return self.path / "compare.json"
-
-    def read_compare(self) -> dict:
-        """The content of `compare.json`; DataError when another version of shibolet wrote it."""
-        content = read_json(self.compare)
-        if content.get("format") != COMPARE_FORMAT:
-            raise DataError(
-                f"{self.compare} was written by another version of shibolet; "
-                f"'shibolet compare {self.path / 'recipe.yaml'} -o {self.path}' makes it anew from the scores"
-            )
-        return content
 
     @property
     def systems(self) -> Path:
@@ -240,10 +229,10 @@ class RunFolder:
         """Put stages aside that the round does not reach any more; the names of those that were there."""
         return [name for name in names if self._set_aside(name)]
 
-    def evaluated(self, model: str) -> list[str]:
-        """Stages that scored a model."""
-        markers = (self.path / ".stages" / "evaluate" / model).glob("*.json")
-        return sorted(f"evaluate/{model}/{path.stem}" for path in markers)
+    def evaluated(self, label: str) -> list[str]:
+        """Stages that scored what has this label."""
+        markers = (self.path / ".stages" / "evaluate" / label).glob("*.json")
+        return sorted(f"evaluate/{label}/{path.stem}" for path in markers)
 
     def digest(self, name: str) -> str:
         """Hash of what a finished stage made: an input of the stages after it."""

@@ -176,13 +176,13 @@ def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) ->
     return for_both(draw, header=("part", "step", "lr"), rows=rows)
 
 
-def changes(rows: Sequence[Change]) -> Figure:
-    """Error rates of Round 1 (ring) and Round 2 (dot), a row each."""
+def changes(rows: Sequence[Change], titles: tuple[str, str]) -> Figure:
+    """Error rates of a baseline (ring) and a candidate (dot), a row each."""
     most = max(max(row.before, row.after) for row in rows) * 1.05 or 1.0
     said = "; ".join(f"{row.name} {row.before:.1f} to {row.after:.1f}%" for row in rows)
 
     def draw(width: float) -> Svg:
-        svg = Svg(width, 0, f"WER of Round 1 and Round 2: {said}.")
+        svg = Svg(width, 0, f"WER of {titles[0]} and {titles[1]}: {said}.")
         left, right, step = (6, 10, 50) if svg.is_narrow else (190, 110, 34)
         y, placed = 8.0, []
         for row in rows:
@@ -208,11 +208,11 @@ def changes(rows: Sequence[Change]) -> Figure:
         _axis(svg, x, x(0), marks, y, "%")
         return svg
 
-    header = ("name", "baseline_wer_pct", "round2_wer_pct")
+    header = ("name", "baseline_wer_pct", "candidate_wer_pct")
     return for_both(draw, header=header, rows=[(row.name, row.before, row.after) for row in rows])
 
 
-def differences(rows: Sequence[Difference], target_points: float) -> Figure:
+def differences(rows: Sequence[Difference], target_points: float, titles: tuple[str, str]) -> Figure:
     """What changed in WER, with its interval, against no change and against the target; to the left is better."""
     said = "; ".join(
         f"{row.name} {row.points:+.1f} points" + ("" if row.low is None else f", {row.low:+.1f} to {row.high:+.1f}")
@@ -226,7 +226,7 @@ def differences(rows: Sequence[Difference], target_points: float) -> Figure:
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
 
     def draw(width: float) -> Svg:
-        svg = Svg(width, 0, f"Change in WER, Round 2 minus Round 1: {said}.")
+        svg = Svg(width, 0, f"Change in WER, {titles[1]} minus {titles[0]}: {said}.")
         left, right, step = (6, 10, 46) if svg.is_narrow else (190, 170, 30)
         y, placed = 26.0, []
         for row in rows:

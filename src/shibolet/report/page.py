@@ -6,18 +6,19 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.errors import DataError
+from shibolet.records.documents.comparison import Comparison
 from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.figures import short
-from shibolet.report.wording import NUMBER_AWARE, in_words, sentence
+from shibolet.report.wording import in_words, p_value, sentence
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
-    "prepare": "What trains", "train": "Training", "compare": "Round 1 and 2", "systems": "Other systems",
+    "prepare": "What trains", "train": "Training", "compare": "Comparison", "systems": "Other systems",
     "scores": "Scores", "errors": "Errors", "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
@@ -32,7 +33,7 @@ def write_report(run_dir: Path) -> Path:
         )
     recipe_text = run.recipe.read_text(encoding="utf-8")
     recipe = yaml.safe_load(recipe_text)
-    language = get_language(recipe["language"])
+    language, pair = get_language(recipe["language"]), scored.sides(recipe)
     shown = {
         "gate": sections.gates(run),
         "truth": sections.truth(run),
@@ -42,8 +43,8 @@ def write_report(run_dir: Path) -> Path:
         "compare": scored.comparison(run, recipe),
         "systems": scored.systems(run),
         "scores": scored.scores(run),
-        "errors": scored.errors(run, language),
-        "examples": scored.examples(run, language),
+        "errors": scored.errors(run, language, pair and pair[1]),
+        "examples": scored.examples(run, language, pair),
         "provenance": sections.provenance(run),
     }
     left_out = {name for name in ("truth", "systems", "errors", "examples") if not shown[name]}
@@ -55,8 +56,8 @@ def write_report(run_dir: Path) -> Path:
         recipe_text=recipe_text,
         code=language.code,
         direction=direction_of(language),
-        headline=_headline(shown["gate"], shown["compare"]),
-        number_aware=NUMBER_AWARE,
+        headline=_headline(shown["gate"], shown["compare"] and shown["compare"]["made"]),
+        titles=[one.title for one in pair or ()],
         contents={id: title for id, title in _CONTENTS.items() if id not in left_out},
         **shown,
     )  # fmt: skip
@@ -64,7 +65,7 @@ def write_report(run_dir: Path) -> Path:
     return run.report
 
 
-def _headline(gate: dict | None, compare: dict | None) -> dict:
+def _headline(gate: dict | None, compared: Comparison | None) -> dict:
     """The verdict of the last stage that gave one, and the numbers behind it."""
     tiles = []
     for verdict in gate["verdicts"] if gate else []:
@@ -72,18 +73,18 @@ def _headline(gate: dict | None, compare: dict | None) -> dict:
         within = f"{rate['lower']:.1f} to {rate['upper']:.1f}" if rate["lower"] < rate["upper"] else "all heard"
         note = f"{rate['rate']:.1f}% low quality, {within}"
         tiles.append({"name": f"Gate, {verdict['name'].lower()}", "value": verdict["decision"], "note": note})
-    for name, block in compare[compare["lead_with"]].items() if compare else []:
-        wer = block["wer"]
-        if wer["delta_points"] is None:
+    for name, block in compared.breakdown(compared.lead_with).items() if compared else []:
+        wer = block.wer
+        if wer.delta_points is None:
             continue
-        note = f"{_signed(wer['delta_points'])} points"
-        if wer["interval_points"]:
-            note += " ({} to {})".format(*map(_signed, wer["interval_points"]))
-        value = f"{_pct(wer['round1']['rate'])} \u2192 {_pct(wer['round2']['rate'])}"
+        note = f"{_signed(wer.delta_points)} points"
+        if wer.interval_points:
+            note += " ({} to {})".format(*map(_signed, wer.interval_points))
+        value = f"{_pct(wer.baseline.rate)} \u2192 {_pct(wer.candidate.rate)}"
         tiles.append({"name": f"WER, {name}", "value": value, "note": note})
-    if compare:
-        title = "Keep Round 2" if compare["verdict"] == "keep" else "Do not keep Round 2"
-        return {"title": title, "sentence": compare["sentence"], "tiles": tiles}
+    if compared:
+        title = f"{'Keep' if compared.is_kept else 'Do not keep'} {compared.candidate.title}"
+        return {"title": title, "sentence": compared.sentence, "tiles": tiles}
     if gate:
         last = gate["verdicts"][-1]
         return {"title": verdict_title(last), "sentence": last["recommendation"], "tiles": tiles}
@@ -116,8 +117,8 @@ def environment() -> Environment:
         loader=PackageLoader("shibolet", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count, "p": _p}
-    environment.filters |= {"in_words": in_words, "sentence": sentence}
+    environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count}
+    environment.filters |= {"in_words": in_words, "sentence": sentence, "p": _p}
     environment.filters["capital"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     return environment
 
@@ -135,7 +136,7 @@ def _signed(value: float | None, digits: int = 1) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "\u2013" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "\u2013" if value is None else p_value(value)
 
 
 def _count(value: int | None) -> str:

@@ -3,142 +3,224 @@
 Chooses, sorts and lays out, as `sections` does; every rate comes from the files.
 """
 
-from shibolet.records.files import read_json, read_jsonl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shibolet.records.candidate import named
+from shibolet.records.documents.comparison import Block, Comparison, Named, SystemsComparison
+from shibolet.records.documents.scores import Scores, Tally
+from shibolet.records.files import read_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference
 from shibolet.scoring.counts import align_words
-from shibolet.scoring.sclite import Entry, align_weighted
+from shibolet.scoring.metrics import Column, shown
+from shibolet.scoring.sclite import Aligned, Entry, align_weighted
 from shibolet.speech.text.language import Language
 
-ROUND1, ROUND2 = "round1", "round2"  # their folders under evaluate/
 TITLES = {
     "sets": "By set", "domains": "By domain", "buckets": "By duration", "lengths": "By words in the reference",
     "noise": "By signal over noise", "speakers": "By speaker",
 }  # fmt: skip
 FOLDED = ("lengths", "noise", "speakers")  # tables that open on demand
 IN_FIGURE = ("sets", "domains", "buckets", "lengths", "noise")
+KINDS = ("substitutions", "deletions", "insertions")
 MAX_EACH_EXAMPLE, MAX_LISTED, MAX_FREQUENT = 3, 8, 12
 MAX_SLICES = 40  # rows of a table: a set may have hundreds of speakers
 MAX_EXAMPLE_WORDS = 60  # recordings of minutes are not shown
 
 
-def comparison(run: RunFolder, recipe: dict) -> dict | None:
-    """Both rounds by slice, in the order in which they should be read."""
+def sides(recipe: Mapping[str, Any]) -> tuple[Named, Named] | None:
+    """Baseline and candidate of a recipe as plain data; None where it only audits."""
+    if not (models := recipe.get("models")):
+        return None
+    return named(models["baseline_title"]), named(recipe["title"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A table of the comparison."""
+
+    title: str
+    blocks: Mapping[str, Block]
+    num_left_out: int = 0  # smaller slices
+    is_folded: bool = False
+    published: Mapping[str, float]  # by set, WER in percent that the baseline is said to have
+    with_p: bool = False
+
+
+def comparison(run: RunFolder, recipe: Mapping[str, Any]) -> dict | None:
+    """Baseline and candidate by slice, in the order in which they should be read."""
     if not run.compare.is_file():
         return None
-    compared = run.read_compare()
-    lead = compared["lead_with"]
-    published = {s["name"]: s["baseline_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("baseline_wer_pct")}
+    compared = Comparison.read(run.compare)
+    sets = recipe["evaluate"]["sets"]
+    published = {s["name"]: s["baseline_wer_pct"] for s in sets if s.get("baseline_wer_pct")}
+    order = _breakdowns(compared)
     groups = [
-        {
-            "key": key, "title": TITLES[key], "folded": key in FOLDED, "published": published if key == "sets" else {},
-            "blocks": _largest(compared[key]), "num_left_out": max(0, len(compared[key]) - MAX_SLICES),
-        }
-        for key in _breakdowns(compared)
-    ]  # fmt: skip
-    if compared["forgetting"]:
-        other = {"key": "forgetting", "title": "Other languages: forgotten?", "blocks": compared["forgetting"]}
-        groups.append({**other, "num_left_out": 0, "folded": False, "published": {}})
+        Group(
+            title=TITLES[key],
+            blocks=_largest(blocks := compared.breakdown(key)),
+            num_left_out=max(0, len(blocks) - MAX_SLICES),
+            is_folded=key in FOLDED,
+            published=published if key == "sets" else {},
+            with_p=key == "sets",
+        )
+        for key in order
+    ]
+    if compared.forgetting:
+        title = "Other languages: forgotten?"
+        groups.append(Group(title=title, blocks=compared.forgetting, published={}, with_p=True))
     changes = [
         Change(name, 100 * before, 100 * after)
-        for name, block in compared[lead].items()
-        if (before := block["wer"]["round1"]["rate"]) is not None
-        and (after := block["wer"]["round2"]["rate"]) is not None
+        for name, block in compared.breakdown(compared.lead_with).items()
+        for before, after in [[errors.rate for errors in block.wer.sides]]
+        if before is not None and after is not None
     ]
-    in_figure = {TITLES[key]: compared[key] for key in _breakdowns(compared) if key in IN_FIGURE}
-    differences = _differences({"All": {"all sets": compared["overall"]}} | in_figure)
+    in_figure = {TITLES[key]: compared.breakdown(key) for key in order if key in IN_FIGURE}
+    differences = _differences({"All": {"all sets": compared.overall}} | in_figure)
+    target = compared.target.points
     return {
-        **compared,
-        "notes": [overlap["note"] for overlap in compared["overlaps"].values() if overlap["note"]],
+        "made": compared,
         "groups": groups,
-        "figure": figures.changes(changes) if changes else None,
-        "difference_figure": figures.differences(differences, compared["target"]["points"]) if differences else None,
+        "figure": figures.changes(changes, compared.titles) if changes else None,
+        "difference_figure": figures.differences(differences, target, compared.titles) if differences else None,
     }
 
 
-def _largest(blocks: dict) -> dict:
+def _largest(blocks: Mapping[str, Block]) -> dict[str, Block]:
     """The slices with most utterances, where there are very many, in their order."""
-    by_size = sorted(blocks, key=lambda name: -blocks[name]["utterances"])
+    by_size = sorted(blocks, key=lambda name: -blocks[name].utterances)
     return {name: block for name, block in blocks.items() if name in set(by_size[:MAX_SLICES])}
 
 
-def _breakdowns(compared: dict) -> list[str]:
-    """Keys of the breakdowns, what leads first; domains that are the sets under the same names are shown once."""
-    shown: list[str] = []
-    for key in sorted(TITLES, key=lambda key: key != compared["lead_with"]):
-        numbers = {name: block["wer"]["delta_points"] for name, block in compared.get(key, {}).items()}
-        if numbers and numbers not in [{n: b["wer"]["delta_points"] for n, b in compared[k].items()} for k in shown]:
-            shown.append(key)
-    return shown
+def _breakdowns(compared: Comparison) -> list[str]:
+    """Names of the breakdowns, what leads first; domains that are the sets under the same names are shown once."""
+    found: dict[str, dict[str, float | None]] = {}
+    for key in sorted(TITLES, key=lambda key: key != compared.lead_with):
+        numbers = {name: block.wer.delta_points for name, block in compared.breakdown(key).items()}
+        if numbers and numbers not in found.values():
+            found[key] = numbers
+    return list(found)
 
 
-def _differences(groups: dict[str, dict]) -> list[Difference]:
+def _differences(groups: Mapping[str, Mapping[str, Block]]) -> list[Difference]:
     rows = []
     for title, blocks in groups.items():
         heading = title
         for name, block in blocks.items():
-            wer = block["wer"]
-            if wer["delta_points"] is not None:  # a slice of empty references has no rate
-                rows.append(Difference(name, wer["delta_points"], *(wer["interval_points"] or (None, None)), heading))
+            wer = block.wer
+            if wer.delta_points is not None:  # a slice of empty references has no rate
+                rows.append(Difference(name, wer.delta_points, *(wer.interval_points or (None, None)), heading))
                 heading = ""
     return rows
 
 
-def systems(run: RunFolder) -> dict | None:
+def systems(run: RunFolder) -> SystemsComparison | None:
     """Any systems that were compared each with each."""
-    return read_json(run.systems) if run.systems.is_file() else None
+    return SystemsComparison.read(run.systems) if run.systems.is_file() else None
 
 
-def scores(run: RunFolder) -> list[dict]:
-    """Every `scores.json`, by model and set, with (set, what its intervals are over, caveat) under "over"."""
-    found = [read_json(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
-    # files of earlier versions have no "number_aware"
-    return [{"number_aware": None, **one, "over": (one["set"], one["counted"], one["caveat"])} for one in found]
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Every score in the folder."""
+
+    scores: Sequence[Scores]
+    columns: Sequence[Column]
+    notes: Sequence[str]
+
+    @property
+    def intervals(self) -> list[tuple[str, str, str | None]]:
+        """(set, what its intervals are over, caveat), each once."""
+        return list(dict.fromkeys((one.set, one.counted, one.caveat) for one in self.scores))
 
 
-def errors(run: RunFolder, language: Language) -> list[dict]:
-    """Of each model and set with errors: its most frequent ones, and the utterances with most of them, word by word."""
-    shown = []
-    for path in sorted(run.path.glob("evaluate/*/*/scores.json")):
-        found = read_json(path)
-        if not found["wer"]["errors"] or found["language"] != language.name:
+def scores(run: RunFolder) -> ScoreTable | None:
+    """Every `scores.json`, by label and set."""
+    found = _read_scores(run)
+    return ScoreTable(found, *shown(found)) if found else None
+
+
+def _read_scores(run: RunFolder) -> list[Scores]:
+    return [Scores.read(path) for path in sorted(run.path.glob("evaluate/*/*/scores.json"))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownErrors:
+    """What a system got wrong on one set."""
+
+    made: Scores
+    frequent: Mapping[str, Sequence[Tally]]  # by kind
+    listed: Sequence[Entry]  # those with most errors
+    num_wrong: int  # utterances with errors
+
+
+def errors(run: RunFolder, language: Language, candidate: Named | None) -> list[ShownErrors]:
+    """Of each system and set with errors: its most frequent ones, and the utterances with most, word by word."""
+    found = []
+    for made in _read_scores(run):
+        if not made.wer.errors or made.language != language.name:
             continue
-        frequent = {kind: tallies[:MAX_FREQUENT] for kind, tallies in found["frequent_errors"].items()}
+        frequent = {kind: getattr(made.frequent_errors, kind)[:MAX_FREQUENT] for kind in KINDS}
         entries = []
-        for line in read_jsonl(path.parent / "hypotheses.jsonl"):
+        for line in read_jsonl(run.hypotheses(made.label, made.set)):
             said, heard = (language.to_scoring(line[key]).split() for key in ("reference", "hypothesis"))
             if said != heard and len(said) <= MAX_EXAMPLE_WORDS:
                 entries.append(Entry(line["id"], align_weighted(said, heard)))
         entries.sort(key=lambda entry: (-entry.counts.errors, entry.id))
-        shown.append({**found, "frequent": frequent, "listed": entries[:MAX_LISTED], "num_wrong": len(entries)})
-    return sorted(shown, key=lambda one: (one["model"] != ROUND2, one["model"], -one["wer"]["errors"]))
+        found.append(ShownErrors(made=made, frequent=frequent, listed=entries[:MAX_LISTED], num_wrong=len(entries)))
+    first = candidate.label if candidate else None
+    return sorted(found, key=lambda one: (one.made.label != first, one.made.label, -one.made.wer.errors))
 
 
-def examples(run: RunFolder, language: Language) -> list[dict]:
-    """Utterances that Round 2 gained and lost most on, of each set that both rounds have."""
-    chosen = []
-    for path in sorted((run.path / "evaluate" / ROUND2).glob("*/hypotheses.jsonl")):
-        before_path = run.hypotheses(ROUND1, path.parent.name)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """An utterance as both wrote it."""
+
+    set: str
+    line: Mapping[str, Any]  # of the candidate's hypotheses.jsonl
+    heard: tuple[Aligned, Aligned]  # baseline, candidate
+    why: str = ""
+
+    @property
+    def errors(self) -> tuple[int, int]:
+        before, after = (sum(operation != "hit" for operation, _, _ in words) for words in self.heard)
+        return before, after
+
+    @property
+    def gained(self) -> int:
+        """Errors fewer in the candidate's."""
+        before, after = self.errors
+        return before - after
+
+    @property
+    def id(self) -> str:
+        return self.line["id"]
+
+
+def examples(run: RunFolder, language: Language, pair: tuple[Named, Named] | None) -> list[Example]:
+    """Utterances that the candidate gained and lost most on, of each set that both have."""
+    chosen: list[Example] = []
+    if pair is None:
+        return chosen
+    baseline, candidate = pair
+    for path in sorted((run.path / "evaluate" / candidate.label).glob("*/hypotheses.jsonl")):
+        set_name = path.parent.name
+        before_path = run.hypotheses(baseline.label, set_name)
         if not before_path.is_file():
             continue
         before = {line["id"]: line for line in read_jsonl(before_path)}
-        rows = [_example(path.parent.name, before[line["id"]], line, language) for line in read_jsonl(path)]
-        rows = [row for row in rows if len(row["round1"]) <= MAX_EXAMPLE_WORDS]
-        rows.sort(key=lambda row: (row["errors"][1] - row["errors"][0], row["id"]))
-        better = [{**row, "why": "Better"} for row in rows if row["errors"][1] < row["errors"][0]]
-        worse = [{**row, "why": "Worse"} for row in reversed(rows) if row["errors"][1] > row["errors"][0]]
+        rows = [_example(set_name, before[line["id"]], line, language) for line in read_jsonl(path)]
+        rows = [row for row in rows if len(row.heard[0]) <= MAX_EXAMPLE_WORDS]
+        rows.sort(key=lambda row: (-row.gained, row.id))
+        better = [replace(row, why="Better") for row in rows if row.gained > 0]
+        worse = [replace(row, why="Worse") for row in reversed(rows) if row.gained < 0]
         chosen += better[:MAX_EACH_EXAMPLE] + worse[:MAX_EACH_EXAMPLE]
     return chosen
 
 
-def _example(set_name: str, before: dict, after: dict, language: Language) -> dict:
+def _example(set_name: str, before: Mapping, after: Mapping, language: Language) -> Example:
     reference = language.to_scoring(after["reference"])
-    aligned = [align_words(reference, language.to_scoring(line["hypothesis"])) for line in (before, after)]
-    return {
-        **after,
-        "set": set_name,
-        "round1": aligned[0],
-        "round2": aligned[1],
-        "errors": [sum(op != "hit" for op, _, _ in words) for words in aligned],
-    }
+    first, second = (align_words(reference, language.to_scoring(line["hypothesis"])) for line in (before, after))
+    return Example(set=set_name, line=after, heard=(first, second))

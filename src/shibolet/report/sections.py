@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shibolet.errors import AudioError
+from shibolet.records.documents.truth import Truth
 from shibolet.records.files import read_json, read_jsonl
 from shibolet.records.ledger import read_ledger
 from shibolet.records.runfolder import RunFolder
@@ -121,15 +122,14 @@ def truth(run: RunFolder) -> dict | None:
     path = run.path / "truth.json"
     if not path.is_file():
         return None
-    found = read_json(path)
-    domains = list(dict.fromkeys(row["domain"] for row in found["rows"]))
-    cells = {(row["kind"], row["domain"]): row for row in found["rows"]}
-    kinds = list(dict.fromkeys(row["kind"] for row in found["rows"]))
+    found = Truth.read(path)
+    domains = list(dict.fromkeys(row.domain for row in found.rows))
+    cells = {(row.kind, row.domain): row for row in found.rows}
     rows = [
         {"kind": "nothing" if kind == "clean" else kind, "cells": [cells.get((kind, domain)) for domain in domains]}
-        for kind in kinds
+        for kind in dict.fromkeys(row.kind for row in found.rows)
     ]
-    return {"after_prepare": None, "without_prepare": None, **found, "domains": domains, "rows": rows}
+    return {"made": found, "domains": domains, "rows": rows}
 
 
 def prepare(run: RunFolder) -> dict | None:

@@ -35,10 +35,11 @@ REASONS = {
     "failed": "could not be heard",
 }
 NOT_HEARD = "This could not be heard."
-NUMBER_AWARE = (
-    'Number-aware WER compares numbers as they are said: "268" and "two six eight" are then the same words. '
-    "No verdict depends on it."
-)
+
+
+def p_value(value: float) -> str:
+    """A probability as people print it: no more digits than it has."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def in_words(code: str) -> str:

@@ -195,7 +195,7 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
                     found = replace(found, state="note", found=f"{found.found}; optional, so it is left out")
                 yield found
     if recipe.models and recipe.train and not recipe.evaluate.sets:
-        yield Finding("evaluate", "note", "the recipe names no evaluate.sets: Round 2 will not be compared")
+        yield Finding("evaluate", "note", f"the recipe names no evaluate.sets: {recipe.title} will not be compared")
 
 
 def _local_data(what: str, source: DataSource) -> Finding:

@@ -45,13 +45,14 @@ def run_stages(current: Round) -> int:
         current.retire(*REPAIR)
     stages.do_train(current)
     if not current.sets:
-        current.retire(*current.folder.evaluated(stages.ROUND1), *stages.after_training(current))
+        baseline, _ = current.names
+        current.retire(*current.folder.evaluated(baseline.label), *stages.after_training(current))
         current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
-    stages.do_evaluate(current, stages.rounds_of(current))
+    stages.do_evaluate(current, stages.candidates_of(current))
     compared = stages.do_compare(current)
-    current.tell(f"compare: {compared['verdict']}. {compared['sentence']}")
-    if compared["verdict"] == "keep":
+    current.tell(f"compare: {compared.verdict}. {compared.sentence}")
+    if compared.is_kept:
         return 0
     current.retire("publish")
     return EXIT_REJECT

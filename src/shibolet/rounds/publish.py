@@ -5,9 +5,9 @@ from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
-from shibolet.records.files import read_json, write_bytes, write_json
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.files import read_json, write_bytes
 from shibolet.rounds.shared import Round
-from shibolet.rounds.stages import ROUND2
 
 README = "README.md"
 
@@ -25,7 +25,8 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
 
     try:
         with current.track(f"upload to {config.to}"):
-            return upload_folder(model, config.to, private=config.private, message=f"Round 2 of {current.recipe.name}")
+            message = f"{current.recipe.title} of {current.recipe.name}"
+            return upload_folder(model, config.to, private=config.private, message=message)
     except UploadError as error:
         options = f"--to {config.to} --layout {config.layout} {'--private' if config.private else '--public'}"
         command = f"shibolet publish {current.folder.path} {options}{' --force' if force else ''}"
@@ -55,15 +56,16 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
         raise DataError(
             f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
         )
-    if current.server(ROUND2):
+    label = current.names[1].label
+    if current.server(label):
         raise RecipeError(
-            "not published: evaluate.servers.round2 had a server write the hypotheses, and an export must repeat them "
-            "word for word, to be shown to be what was scored; leave that key out and compare again"
+            "not published: evaluate.servers.candidate had a server write the hypotheses, and an export must repeat "
+            "them word for word, to be shown to be what was scored; leave that key out and compare again"
         )
     compared_as = folder.digest("compare")  # there must be one
-    compared = read_json(folder.compare)
-    if compared["verdict"] != "keep" and not force:
-        raise Rejected(f"not published: {compared['sentence']} --force publishes it all the same, and the card says so")
+    compared = Comparison.read(folder.compare)
+    if not compared.is_kept and not force:
+        raise Rejected(f"not published: {compared.sentence} --force publishes it all the same, and the card says so")
     inputs = {
         "train": folder.digest("train"),
         "prepare": folder.digest("prepare"),
@@ -86,8 +88,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
         convert(str(folder.final), model, config.layout, [current.recipe.language])
     current.make_way()
     with current.track("read again in a fresh process"):
-        reproduced = reproduce(current, model, ROUND2)
-    write_json(folder.publish / "reproduced.json", reproduced)
+        reproduced = reproduce(current, model, label)
+    reproduced.write(folder.publish / "reproduced.json")
     card = model_card(folder, current.recipe.model_dump(mode="json"), config, reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)

@@ -126,7 +126,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     """WER and CER of a model in training on the dev split, each rank hearing its share; None: no dev split."""
     import pyarrow.parquet as pq
 
-    from shibolet.evaluate.stage import dev_scorer
+    from shibolet.evaluate.dev import dev_scorer
     from shibolet.train.ranks import share_out
 
     shards = sorted(job.prepared_dir.glob("dev-*.parquet"))
@@ -144,12 +144,12 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         ended = time.perf_counter()
         share = (ended - started) / (ended - trained_from)
         trained_from = ended
-        domains = ", ".join(f"{name} {_pct(part['wer']['rate'])}" for name, part in scores["by_domain"].items())
-        took = f"{scores['num_utterances']} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
-        advice = "" if advised else _too_much(share, scores)
+        domains = ", ".join(f"{name} {_pct(part.wer.rate)}" for name, part in scores.by_domain.items())
+        took = f"{scores.num_utterances} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
+        advice = "" if advised else _too_much(share, scores.num_utterances)
         advised = advised or bool(advice)  # once is enough: the number differs each time
-        tell(f"dev WER {_pct(scores['wer']['rate'])} ({domains}); {took}{advice}")
-        return {measure: scores[measure]["rate"] for measure in ("wer", "cer")} | {"folds": scores["folds"]}
+        tell(f"dev WER {_pct(scores.wer.rate)} ({domains}); {took}{advice}")
+        return {"wer": scores.wer.rate, "cer": scores.cer.rate, "folds": scores.folds.model_dump()}
 
     return score_and_tell
 
@@ -158,11 +158,11 @@ DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
 FEWEST_DEV = 30  # utterances; no checkpoint should be chosen on fewer to save time
 
 
-def _too_much(share: float, scores: dict) -> str:
+def _too_much(share: float, num_utterances: int) -> str:
     """What to change where dev scoring holds training up by more than it may."""
     if share <= DEV_FRAC_OF_TIME:
         return ""
-    fitting = int(scores["num_utterances"] * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
+    fitting = int(num_utterances * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
     if fitting < FEWEST_DEV:
         return ""
     return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={fitting} would keep to that"

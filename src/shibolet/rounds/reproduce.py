@@ -12,7 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shibolet.errors import ModelError
-from shibolet.evaluate.stage import batches_of, evaluate_set
+from shibolet.evaluate.hear import batches_of
+from shibolet.evaluate.stage import HYPOTHESES, evaluate_set
+from shibolet.records.candidate import named
+from shibolet.records.documents.base import Part
+from shibolet.records.documents.published import Reproduced
 from shibolet.records.files import read_json, read_jsonl, write_json
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
@@ -20,16 +24,35 @@ from shibolet.rounds.shared import Round
 from shibolet.rounds.stages import language_of
 
 NUM_HYPOTHESES = 20  # at least, over all sets
+EXPORT = named("export")
 
 
-def reproduce(current: Round, model: Path, label: str) -> dict:
-    """What was repeated of the evaluation of `label`: hypotheses in all and ids by set; ModelError when one differs."""
-    expected, requests = {}, []
+class Wanted(Part):
+    """Utterances of one set to hear again."""
+
+    set: str
+    manifest: Path
+    out_dir: Path
+    language: str
+    clips_at_once: int
+
+
+class Request(Part):
+    """What the fresh process is told."""
+
+    recipe: Path
+    model: Path
+    sets: tuple[Wanted, ...]
+
+
+def reproduce(current: Round, model: Path, label: str) -> Reproduced:
+    """What was repeated of the evaluation of `label`; ModelError when a hypothesis differs."""
+    expected, wanted = {}, []
     with TemporaryDirectory() as scratch:
         for source in current.sets:
             language = language_of(current, source)
             together = current.transcriber(str(model), label, language).clips_at_once
-            said = {row["id"]: row["hypothesis"] for row in read_jsonl(current.folder.hypotheses(label, source.name))}
+            said = _hypotheses(current.folder.evaluation(label, source.name))
             utterances = current.read(source).utterances
             chosen = whole_batches(utterances, together, math.ceil(NUM_HYPOTHESES / len(current.sets)))
             if missing := [utterance.id for utterance in chosen if utterance.id not in said]:
@@ -38,19 +61,17 @@ def reproduce(current: Round, model: Path, label: str) -> dict:
                     "'shibolet compare' again"
                 )
             expected[source.name] = {utterance.id: said[utterance.id] for utterance in chosen}
-            manifest = Path(scratch) / f"{source.name}.jsonl"
+            place = Path(scratch) / source.name
+            manifest = place.with_suffix(".jsonl")
             write_manifest(manifest, chosen)
-            out = str(Path(scratch) / source.name)
-            entry = {"set": source.name, "manifest": str(manifest), "out": out, "language": language}
-            requests.append(entry | {"together": together})
-        request = Path(scratch) / "request.json"
-        recipe = str(current.folder.recipe.absolute())
-        write_json(request, {"recipe": recipe, "model": str(model.absolute()), "sets": requests})
-        _run(request)
-        heard = {
-            entry["set"]: {row["id"]: row["hypothesis"] for row in read_jsonl(Path(entry["out"]) / "hypotheses.jsonl")}
-            for entry in requests
-        }
+            wanted.append(
+                Wanted(set=source.name, manifest=manifest, out_dir=place, language=language, clips_at_once=together)
+            )
+        request = Request(recipe=current.folder.recipe.absolute(), model=model.absolute(), sets=wanted)
+        path = Path(scratch) / "request.json"
+        write_json(path, request.model_dump(mode="json"))
+        _run(path)
+        heard = {one.set: _hypotheses(one.out_dir) for one in wanted}
     pairs = [(name, id, text, heard[name][id]) for name, texts in expected.items() for id, text in texts.items()]
     if differing := [pair for pair in pairs if pair[2] != pair[3]]:
         name, id, before, after = differing[0]
@@ -58,7 +79,12 @@ def reproduce(current: Round, model: Path, label: str) -> dict:
             f"the export in {model} is not the model that was scored: {len(differing)} of {len(pairs)} hypotheses "
             f"differ, the first is '{id}' of set '{name}': '{before}' in the evaluation, '{after}' from the export"
         )
-    return {"hypotheses": len(pairs), "ids": {name: sorted(texts) for name, texts in expected.items()}}
+    return Reproduced(hypotheses=len(pairs), ids={name: sorted(texts) for name, texts in expected.items()})
+
+
+def _hypotheses(out_dir: Path) -> dict[str, str]:
+    """By utterance id, as an evaluation wrote them."""
+    return {row["id"]: row["hypothesis"] for row in read_jsonl(out_dir / HYPOTHESES)}
 
 
 def whole_batches(utterances: Sequence[Utterance], batch_utterances: int, num_wanted: int) -> list[Utterance]:
@@ -93,26 +119,26 @@ def _run(request: Path) -> None:
         raise ModelError(f"the export could not be read in a fresh process: {lines[-1] if lines else 'no message'}")
 
 
-def _transcribe(request: dict) -> None:
+def _transcribe(request: Request) -> None:
     from shibolet.recipe import load_recipe
     from shibolet.records.runfolder import RunFolder
 
-    recipe = load_recipe(request["recipe"])
-    for entry in request["sets"]:
-        config = recipe.evaluate.model_copy(update={"batch_utterances": entry["together"]})
+    recipe = load_recipe(request.recipe)
+    for one in request.sets:
+        config = recipe.evaluate.model_copy(update={"batch_utterances": one.clips_at_once})
         once = recipe.model_copy(update={"evaluate": config})
-        current = Round(once, RunFolder(Path(request["recipe"]).parent), tell=lambda sentence: None)
+        current = Round(once, RunFolder(request.recipe.parent), tell=lambda sentence: None)
         evaluate_set(
-            current.transcriber(request["model"], "export", entry["language"]),
-            read_manifest(Path(entry["manifest"])),
-            set_name=entry["set"],
-            language=entry["language"],
+            current.transcriber(str(request.model), EXPORT.label, one.language),
+            read_manifest(one.manifest),
+            set_name=one.set,
+            language=one.language,
             config=config,
-            out_dir=Path(entry["out"]),
-            model_name="export",
-            identity=current.identity(request["model"]),
+            out_dir=one.out_dir,
+            named=EXPORT,
+            identity=current.identity(str(request.model)),
         )
 
 
 if __name__ == "__main__":
-    _transcribe(read_json(Path(sys.argv[1])))
+    _transcribe(Request.model_validate(read_json(Path(sys.argv[1]))))

@@ -13,6 +13,9 @@ from typing import Any
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluationSet, ServerConfig
 from shibolet.recipe import Recipe, name_of, write_recipe
+from shibolet.records.candidate import named
+from shibolet.records.documents.comparison import Named
+from shibolet.records.documents.scores import Overlap
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
@@ -206,9 +209,19 @@ class Round:
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
 
+    @property
+    def names(self) -> tuple[Named, Named]:
+        """The baseline, which the round's model has to beat, and that model, the candidate."""
+        models = self.recipe.models
+        baseline = named(models.baseline_title)
+        return baseline, named(self.recipe.title, baseline.label if models.base == models.baseline else None)
+
     def server(self, label: str) -> ServerConfig | None:
         """Where a model of this label is transcribed with; None: here."""
-        return getattr(self.recipe.evaluate.servers, label, None)
+        if self.recipe.models is None:
+            return None
+        servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
+        return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
 
     def transcriber(self, model: str, label: str, language: str):
         """A transcriber of one language, here or on the server of a label; only the last is kept in memory."""
@@ -233,7 +246,7 @@ class Round:
             )
         return self._transcribers[model, language]
 
-    def overlap(self, source: DataSource, prepared: Path) -> dict | None:
+    def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
         from shibolet.evaluate.overlap import overlap, read_trained_on
 
@@ -243,7 +256,7 @@ class Round:
             self.tell(f"{source.name}: not compared with {prepared}, which an older version wrote without hashes")
             return None
         found = overlap(self.read(source).utterances, trained, source.name)
-        for sentence in filter(None, (found["sentence"], found["note"])):
+        for sentence in found.sentences:
             self.tell(f"evaluate: {sentence}")
         return found
 

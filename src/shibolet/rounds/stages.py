@@ -7,15 +7,16 @@ from tempfile import TemporaryDirectory
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
-from shibolet.records.files import hash_file, read_json, write_json
-from shibolet.records.runfolder import COMPARE_FORMAT, RunFolder
+from shibolet.records.candidate import Candidate, Model
+from shibolet.records.documents.comparison import Comparison, Named
+from shibolet.records.documents.scores import Overlap, Scores
+from shibolet.records.files import hash_file, read_json
+from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.rounds import auditing
 from shibolet.rounds.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
-
-ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
 def do_prepare(current: Round) -> dict:
@@ -115,7 +116,9 @@ def do_train(current: Round) -> dict:
 
 def after_training(current: Round) -> list[str]:
     """Stages that speak of the trained model."""
-    return [*current.folder.evaluated(ROUND2), "compare", *_systems_with(current, ROUND2), "publish"]
+    _, candidate = current.names
+    scored = current.folder.evaluated(candidate.label)
+    return [*scored, "compare", *_systems_with(current, candidate.label), "publish"]
 
 
 def _systems_with(current: Round, label: str) -> list[str]:
@@ -126,8 +129,8 @@ def _systems_with(current: Round, label: str) -> list[str]:
 
 def _retire_of_others(current: Round) -> None:
     """Put scores and verdict aside where the model that they speak of is not the one that is there."""
-    folder = current.folder
-    if not (scored := folder.evaluated(ROUND2)):
+    folder, (_, candidate) = current.folder, current.names
+    if not (scored := folder.evaluated(candidate.label)):
         return
     model = current.identity(str(folder.final.absolute())) if folder.final.is_dir() else None
     if any(folder.inputs(name).get("model") != model for name in scored):
@@ -147,39 +150,46 @@ def _audit_summary(folder: RunFolder) -> dict:
     return {"decision": gate["decision"], "low_quality_pct": gate["low_quality_pct"]["rate"], **kept}
 
 
-def do_evaluate(current: Round, models: dict[str, str]) -> dict[str, dict[str, dict]]:
-    """Scores by model and set; `models` are folders under evaluate/ with the model of each."""
+def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:
+    """Scores of models by label and set."""
     if not current.sets:
         raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
     return {
-        label: {source.name: _evaluate_set(current, label, model, source) for source in current.sets}
-        for label, model in models.items()
+        candidate.label: {source.name: _evaluate_set(current, candidate, source) for source in current.sets}
+        for candidate in candidates
     }
 
 
-def rounds_of(current: Round, round1: str | None = None, round2: str | None = None) -> dict[str, str]:
-    """The models that a round compares: those given, else the recipe's Round 1 and what was trained here."""
-    if round2 is None:
+def candidates_of(
+    current: Round, baseline: str | None = None, candidate: str | None = None
+) -> tuple[Candidate, Candidate]:
+    """The models that a round compares: those given, else the recipe's baseline and what was trained here."""
+    if candidate is None:
         current.folder.digest("train")  # there must be one
-    return {ROUND1: round1 or current.recipe.models.baseline, ROUND2: round2 or str(current.folder.final.absolute())}
+    models = baseline or current.recipe.models.baseline, candidate or str(current.folder.final.absolute())
+    first, second = (
+        Candidate(named, Model(model, prepared_of(model))) for named, model in zip(current.names, models, strict=True)
+    )
+    return first, second
 
 
-def _evaluate_set(current: Round, label: str, model: str, source: DataSource) -> dict:
+def _evaluate_set(current: Round, candidate: Candidate, source: DataSource) -> Scores:
     from shibolet.evaluate.stage import evaluate_set
 
-    language, prepared = language_of(current, source), prepared_of(model)
+    label, model, prepared = candidate.label, candidate.source.name, candidate.source.trained_on
+    language = language_of(current, source)
     made_by = {"model": current.identity(model)}
     if prepared is not None:
         made_by["trained_on"] = hash_file(prepared / MANIFEST)
 
-    def score(data: Sequence[Utterance], **settings) -> dict:
+    def score(data: Sequence[Utterance], **settings) -> Scores:
         overlap = None if prepared is None else current.overlap(source, prepared)
         engine = current.transcriber(model, label, language)
         if current.server(label):
             settings["identity"] = engine.identity  # that a server has this model is the recipe's word
         return evaluate_set(engine, data, overlap=overlap, **settings)
 
-    return score_set(current, label, source, made_by, score)
+    return score_set(current, candidate.named, source, made_by, score)
 
 
 def language_of(current: Round, source: DataSource) -> str:
@@ -187,13 +197,13 @@ def language_of(current: Round, source: DataSource) -> str:
     return source.language or current.recipe.language
 
 
-def score_set(current: Round, label: str, source: DataSource, made_by: dict[str, str], score: Callable) -> dict:
+def score_set(current: Round, named: Named, source: DataSource, made_by: dict[str, str], score: Callable) -> Scores:
     """The scores of one system on one set; `made_by` are the inputs that tell systems apart, first what it is."""
-    from shibolet.evaluate.stage import FORMAT, NOT_OF_A_SET
+    from shibolet.evaluate.stage import NOT_OF_A_SET
 
-    recipe, folder, data = current.recipe, current.folder, current.read(source)
+    recipe, folder, data, label = current.recipe, current.folder, current.read(source), named.label
     inputs = {
-        "format": FORMAT,
+        "format": Scores.FORMAT,
         **made_by,
         "data": data.digest,
         "language": language_of(current, source),
@@ -202,51 +212,58 @@ def score_set(current: Round, label: str, source: DataSource, made_by: dict[str,
     stage = current.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:
         current.retire(*_systems_with(current, label), why=f"{label} is scored anew")
-        with current.track(f"{label} on {source.name}") as progress:
+        with current.track(f"{named.title} on {source.name}") as progress:
             score(
                 data.utterances,
                 set_name=source.name,
-                language=inputs["language"],
+                language=language_of(current, source),
                 config=recipe.evaluate,
                 out_dir=folder.evaluation(label, source.name),
-                model_name=label,
+                named=named,
                 identity=next(iter(made_by.values())),
                 ledger=data.ledger,
                 on_progress=progress,
             )
         stage.finish()
-    return read_json(folder.scores(label, source.name))
+    return Scores.read(folder.scores(label, source.name))
 
 
-def do_compare(current: Round) -> dict:
-    """The content of `compare.json`: Round 1 against Round 2 on the recipe's sets."""
+def do_compare(current: Round) -> Comparison:
+    """The candidate against the baseline on the recipe's sets."""
     from shibolet.compare import compare
-    from shibolet.evaluate.stage import read_overlap, read_rows
+    from shibolet.evaluate.stage import read_rows
 
-    recipe, folder = current.recipe, current.folder
+    recipe, folder, names = current.recipe, current.folder, current.names
     sets = [source.name for source in current.sets]
     if not _by_language(current)[0]:
         raise RecipeError(f"there is nothing to compare on: name one or more evaluate.sets in {recipe.language}")
-    scores = [folder.digest(f"evaluate/{label}/{name}") for label in (ROUND1, ROUND2) for name in sets]
-    stage = current.begin("compare", {"scores": scores, **compared_with(current)})
+    scores = [folder.digest(f"evaluate/{named.label}/{name}") for named in names for name in sets]
+    who = [named.model_dump(mode="json") for named in names]
+    made_with = compared_with(current, Comparison.FORMAT)
+    stage = current.begin("compare", {"scores": scores, "names": who, **made_with})
     if not stage.done:
         own, other = (
-            [[row for name in some for row in read_rows(folder.evaluation(label, name))] for label in (ROUND1, ROUND2)]
+            tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
             for some in _by_language(current)
         )
-        overlaps = {name: read_overlap(folder.evaluation(ROUND2, name)) for name in sets}
-        known = {name: overlap for name, overlap in overlaps.items() if overlap is not None}
-        write_json(folder.compare, compare(*own, recipe.compare, recipe.evaluate.buckets_s, other, known))
+        overlaps = overlaps_of(current, names[1].label, sets)
+        compare(own, names, recipe.compare, recipe.evaluate.buckets_s, other, overlaps).write(folder.compare)
         stage.finish()
-    return read_json(folder.compare)
+    return Comparison.read(folder.compare)
 
 
-def compared_with(current: Round) -> dict:
+def overlaps_of(current: Round, label: str, sets: Sequence[str]) -> dict[str, Overlap]:
+    """By set, what it shares with the training data of what was scored under a label, where these are known."""
+    found = {name: Scores.read(current.folder.scores(label, name)).overlap for name in sets}
+    return {name: overlap for name, overlap in found.items() if overlap is not None}
+
+
+def compared_with(current: Round, format: int) -> dict:
     """What a comparison is made with, beside the scores."""
     return {
-        "format": COMPARE_FORMAT,
+        "format": format,
         "compare": current.recipe.compare.model_dump(mode="json"),
-        "buckets": current.recipe.evaluate.model_dump(mode="json")["buckets_s"],
+        "buckets": current.recipe.evaluate.model_dump(mode="json", include={"buckets_s"}),
     }
 
 
@@ -271,7 +288,7 @@ def do_report(current: Round) -> Path:
 
 def evaluate_manifest(
     model: str, manifest: Path, language: str, out_dir: Path | None, track: Track = untracked
-) -> dict:
+) -> Scores:
     """The scores of one model on one manifest; both files go to `out_dir`, or nowhere."""
     from shibolet.evaluate.config import EvaluateConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
@@ -294,7 +311,7 @@ def evaluate_manifest(
             language=language,
             config=config,
             out_dir=out_dir or Path(scratch),
-            model_name=model,
+            named=Named(label=model, title=model),
             identity=loaded.identity,
             ledger=ledger,
             overlap=None if trained is None else overlap(utterances, trained, manifest.stem),

@@ -9,10 +9,12 @@ import numpy as np
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
-from shibolet.records.files import read_json, write_json
+from shibolet.records.documents.comparison import Named
+from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.rounds.shared import Round
 
-STAGE, TABLE, FORMAT = "tune-decoding", "decoding.json", 3
+STAGE, TABLE = "tune-decoding", "decoding.json"
+GREEDY = Setting(beam_size=1, length_penalty=1.0)
 BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
 
 
@@ -21,8 +23,8 @@ def do_tune_decoding(
     model: str | None = None,
     beam_sizes: Sequence[int] = BEAM_SIZES,
     length_penalties: Sequence[float] = LENGTH_PENALTIES,
-) -> dict:
-    """The content of `tune-decoding/decoding.json`: a row a setting and which to put into the recipe.
+) -> DecodingTable:
+    """A row a setting and which to put into the recipe.
 
     `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
     of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
@@ -34,26 +36,32 @@ def do_tune_decoding(
     if model is None:
         folder.digest("train")  # there must be one
         model = str(folder.final.absolute())
-    grid = [(1, 1.0), *((beams, p) for beams in sorted(set(beam_sizes) - {1}) for p in sorted(set(length_penalties)))]
+    grid = [
+        GREEDY,
+        *(
+            Setting(beam_size=beams, length_penalty=penalty)
+            for beams in sorted(set(beam_sizes) - {1})
+            for penalty in sorted(set(length_penalties))
+        ),
+    ]
     inputs = {
-        "format": FORMAT,
+        "format": DecodingTable.FORMAT,
         "prepared": folder.digest("prepare"),
         "model": current.identity(model),
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"sets", "servers", "beam_size", "length_penalty"}),
-        "grid": [list(setting) for setting in grid],
+        "grid": [[setting.beam_size, setting.length_penalty] for setting in grid],
     }
     stage = current.begin(STAGE, inputs)
     out_dir = folder.path / STAGE
     if not stage.done:
         rows = _measure(current, model, grid)
-        level_pct = 100 * _level(len(grid))
-        write_json(out_dir / TABLE, {"model": model, "level_pct": level_pct, "settings": rows, **_recommend(rows)})
+        _recommend(model, rows).write(out_dir / TABLE)
         stage.finish()
-    return read_json(out_dir / TABLE)
+    return DecodingTable.read(out_dir / TABLE)
 
 
-def _measure(current: Round, model: str, grid: Sequence[tuple[int, float]]) -> list[dict]:
+def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[MeasuredSetting]:
     from shibolet.evaluate.stage import evaluate_set, read_rows
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.folders import dtype_on
@@ -70,13 +78,14 @@ def _measure(current: Round, model: str, grid: Sequence[tuple[int, float]]) -> l
         load_recogniser(model, dtype=dtype_on(current.device), device=current.device),
     )
     audio_s = sum(utterance.duration_s for utterance in dev)
-    found, greedy = [], []
-    for beam_size, length_penalty in grid:
+    found: list[MeasuredSetting] = []
+    greedy = []
+    for setting in grid:
         transcriber = Transcriber(
             loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, beam_size=beam_size, length_penalty=length_penalty,
+            max_new_tokens_per_s=config.max_new_tokens_per_s, **dict(setting),
         )  # fmt: skip
-        title = f"{len(dev)} dev utterances, beam size {beam_size}, length penalty {length_penalty:g}"
+        title = f"{len(dev)} dev utterances, beam size {setting.beam_size}, length penalty {setting.length_penalty:g}"
         clock = _Clock(transcriber)
         # Elsewhere and not kept: a result that is found there again would cost nothing.
         with TemporaryDirectory() as scratch, current.track(title) as progress:
@@ -85,9 +94,9 @@ def _measure(current: Round, model: str, grid: Sequence[tuple[int, float]]) -> l
                 dev,
                 set_name="dev",
                 language=current.recipe.language,
-                config=config.model_copy(update={"beam_size": beam_size, "length_penalty": length_penalty}),
+                config=config.model_copy(update=dict(setting)),
                 out_dir=Path(scratch),
-                model_name=model,
+                named=Named(label=model, title=model),
                 identity=loaded.identity,
                 on_progress=progress,
             )
@@ -97,14 +106,13 @@ def _measure(current: Round, model: str, grid: Sequence[tuple[int, float]]) -> l
             [row.words for row in greedy], [row.words for row in rows], groups_of(rows), level=_level(len(grid))
         )
         found.append(
-            {
-                "beam_size": beam_size, "length_penalty": length_penalty,
-                "wer_pct": _pct(scores["wer"]["rate"]), "cer_pct": _pct(scores["cer"]["rate"]),
-                "points": _pct(change.value), "interval_points": [_pct(change.low), _pct(change.high)],
-                "folds": fold_sums(rows),
-                "seconds": _three_digits(clock.seconds), "audio_s_per_s": _three_digits(audio_s / clock.seconds),
-                "times_greedy": _three_digits(clock.seconds / found[0]["seconds"]) if found else 1.0,
-            }
+            MeasuredSetting(
+                **dict(setting),
+                wer_pct=_pct(scores.wer.rate), cer_pct=_pct(scores.cer.rate), points=_pct(change.value),
+                interval_points=(_pct(change.low), _pct(change.high)), folds=fold_sums(rows),
+                seconds=_three_digits(clock.seconds), audio_s_per_s=_three_digits(audio_s / clock.seconds),
+                times_greedy=_three_digits(clock.seconds / found[0].seconds) if found else 1.0,
+            )
         )  # fmt: skip
     return found
 
@@ -136,33 +144,32 @@ def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _recommend(rows: Sequence[dict]) -> dict:
-    """What to put into the recipe, the sentence that says why, and how much too good the lowest WER is."""
+def _recommend(model: str, rows: Sequence[MeasuredSetting]) -> DecodingTable:
+    """The table with what to put into the recipe, why, and how much too good the lowest WER is."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
-    order = sorted(rows, key=lambda row: (row["wer_pct"], row["seconds"]))
-    greedy, best, optimism = rows[0], order[0], optimism_of([row["folds"] for row in order])
-    high = best["interval_points"][1]
+    order = sorted(rows, key=lambda row: (row.wer_pct, row.seconds))
+    greedy, best, optimism = rows[0], order[0], optimism_of([row.folds for row in order])
+    high, chosen = best.interval_points[1], greedy
+    lead = f"No difference shown: {best} has the lowest WER, {best.points:+.2f} points, but"
     if best is greedy:
         sentence = "No setting has a lower WER than greedy decoding."
     elif high is None:
-        sentence = (
-            f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
-            f"the lowest WER, {best['points']:+.2f} points, but dev has too few recordings and speakers for an "
-            "interval. Stay with greedy decoding."
-        )
-        best = greedy
+        sentence = f"{lead} dev has too few recordings and speakers for an interval. Stay with greedy decoding."
     elif high >= 0:
-        sentence = (
-            f"No difference shown: beam size {best['beam_size']} with length penalty {best['length_penalty']:g} has "
-            f"the lowest WER, {best['points']:+.2f} points, but its interval includes 0. Stay with greedy decoding."
-        )
-        best = greedy
+        sentence = f"{lead} its interval includes 0. Stay with greedy decoding."
     else:
+        chosen = best
         sentence = (
-            f"Beam size {best['beam_size']} with length penalty {best['length_penalty']:g} changes WER by "
-            f"{best['points']:+.2f} points on dev and takes {best['times_greedy']:g} times as long"
-            f"{', ' + optimism['sentence'] if optimism else ''}."
+            f"Beam size {best.beam_size} with length penalty {best.length_penalty:g} changes WER by "
+            f"{best.points:+.2f} points on dev and takes {best.times_greedy:g} times as long"
+            f"{', ' + optimism.sentence if optimism else ''}."
         )
-    chosen = {"beam_size": best["beam_size"], "length_penalty": best["length_penalty"]}
-    return {"recommended": chosen, "sentence": sentence, "optimism": optimism}
+    return DecodingTable(
+        model=model,
+        level_pct=100 * _level(len(rows)),
+        settings=rows,
+        recommended=Setting(beam_size=chosen.beam_size, length_penalty=chosen.length_penalty),
+        sentence=sentence,
+        optimism=optimism,
+    )

@@ -1,7 +1,9 @@
 """Hits, substitutions, deletions and insertions of one hypothesis, added up before any rate is taken."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from shibolet.records.documents.scores import CharErrors, WordErrors
 
 Operation = Literal["hit", "sub", "del", "ins"]
 _OPERATIONS: dict[str, Operation] = {"equal": "hit", "substitute": "sub", "delete": "del", "insert": "ins"}
@@ -40,10 +42,17 @@ class EditCounts:
         """
         return self.errors / self.reference_length if self.reference_length else None
 
-    def to_json(self, unit: Literal["words", "chars"]) -> dict:
+    def word_errors(self) -> WordErrors:
+        """As documents have it, of words."""
+        return WordErrors(words=self.reference_length, **self._by_kind())
+
+    def char_errors(self) -> CharErrors:
+        """As documents have it, of characters."""
+        return CharErrors(chars=self.reference_length, **self._by_kind())
+
+    def _by_kind(self) -> dict[str, Any]:
         return {
             "errors": self.errors,
-            unit: self.reference_length,
             "rate": self.rate,
             "substitutions": self.substitutions,
             "deletions": self.deletions,

@@ -5,6 +5,7 @@ They stand beside the leaderboard's rates, which count "268" as another word, an
 
 from collections.abc import Sequence
 
+from shibolet.records.documents.scores import NumberAware, WordErrors
 from shibolet.scoring.counts import EditCounts, count_words
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.slices import UNKNOWN, group
@@ -12,8 +13,8 @@ from shibolet.speech.text.language import Language
 from shibolet.speech.text.reading import number_aware
 
 
-def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> dict | None:
-    """JSON: "wer" of all rows and "by_domain"; None of a language that knows no readings of numbers.
+def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> NumberAware | None:
+    """WER of all rows and by domain; None of a language that knows no readings of numbers.
 
     A reference counts with the words of its reading, so lengths may differ from those of the rows' own counts.
     """
@@ -21,7 +22,7 @@ def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> dict | No
         return None
     counted = [(row.domain or UNKNOWN, _counts(row, language)) for row in rows]
     domains = group(counted, lambda one: one[0])
-    return {"wer": _pooled(counted), "by_domain": {name: _pooled(members) for name, members in domains.items()}}
+    return NumberAware(wer=_pooled(counted), by_domain={name: _pooled(members) for name, members in domains.items()})
 
 
 def _counts(row: ScoredRow, language: Language) -> EditCounts:
@@ -29,5 +30,5 @@ def _counts(row: ScoredRow, language: Language) -> EditCounts:
     return row.words if (said, heard) == (row.said, row.heard) else count_words(said, heard)
 
 
-def _pooled(counted: Sequence[tuple[str, EditCounts]]) -> dict:
-    return sum((counts for _, counts in counted), EditCounts()).to_json("words")
+def _pooled(counted: Sequence[tuple[str, EditCounts]]) -> WordErrors:
+    return sum((counts for _, counts in counted), EditCounts()).word_errors()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from shibolet.records.documents.comparison import LossTally
 from shibolet.scoring.rates import clopper_pearson
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.tallies import is_loop
@@ -28,11 +29,12 @@ class Losses:
     first_alone: int  # where the second system has none
     second_alone: int
 
-    def to_json(self, labels: tuple[str, str]) -> dict:
-        return {
-            labels[0]: self.first, labels[1]: self.second, f"{labels[0]}_alone": self.first_alone,
-            f"{labels[1]}_alone": self.second_alone, "p_more": self.p_more,
-        }  # fmt: skip
+    def tally(self) -> LossTally:
+        """As documents have it: the first system is the baseline, the second the candidate."""
+        return LossTally(
+            baseline=self.first, candidate=self.second, baseline_alone=self.first_alone,
+            candidate_alone=self.second_alone, p_more=self.p_more,
+        )  # fmt: skip
 
     @property
     def p_more(self) -> float:

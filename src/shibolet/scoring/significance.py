@@ -8,25 +8,13 @@ independent, which those of one speaker are not: beside the bootstrap it is ther
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from shibolet.records.documents.comparison import Mapsswe
 from shibolet.scoring.sclite import Aligned, align_weighted
 
 MIN_GOOD_WORDS = 2  # right in both systems, between two segments; NIST's default
-
-
-@dataclass(frozen=True, slots=True)
-class Mapsswe:
-    """The matched-pairs sentence-segment word error test."""
-
-    num_segments: int
-    z: float  # negative: the second system has fewer errors
-    p: float  # two-sided, of the normal distribution
-
-    def to_json(self) -> dict:
-        return {"segments": self.num_segments, "z": self.z, "p": self.p}
 
 
 def mapsswe(segment_differences: Sequence[int]) -> Mapsswe:
@@ -34,7 +22,7 @@ def mapsswe(segment_differences: Sequence[int]) -> Mapsswe:
     found = np.asarray(segment_differences, dtype=float)
     spread = found.std(ddof=1) if len(found) > 1 else 0.0
     z = float(found.mean() / (spread / math.sqrt(len(found)))) if spread else 0.0
-    return Mapsswe(len(found), z, math.erfc(abs(z) / math.sqrt(2)))
+    return Mapsswe(segments=len(found), z=z, p=math.erfc(abs(z) / math.sqrt(2)))
 
 
 def segment_differences(reference: str, first: str, second: str) -> list[int]:

@@ -6,6 +6,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
+from shibolet.records.documents.scores import Slice
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.rows import ScoredRow
 
@@ -26,13 +27,14 @@ class Pooled:
     words: EditCounts
     chars: EditCounts
 
-    def to_json(self) -> dict:
-        return {
-            "utterances": self.num_utterances,
-            "duration_s": round(self.duration_s, 3),
-            "wer": self.words.to_json("words"),
-            "cer": self.chars.to_json("chars"),
-        }
+    def scores(self) -> Slice:
+        """As documents have it."""
+        return Slice(
+            utterances=self.num_utterances,
+            duration_s=round(self.duration_s, 3),
+            wer=self.words.word_errors(),
+            cer=self.chars.char_errors(),
+        )
 
 
 def pool(rows: Iterable[ScoredRow]) -> Pooled:
@@ -96,12 +98,13 @@ def slices(
     return found
 
 
-def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> dict:
-    """JSON: pooled scores under "overall", and under each breakdown of `slices` by name."""
-    scores: dict = {"overall": pool(rows).to_json()}
-    for breakdown, groups in slices(rows, lambda row: row, buckets).items():
-        scores[breakdown] = {name: pool(members).to_json() for name, members in groups.items()}
-    return scores
+def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> dict[str, dict[str, Slice]]:
+    """Pooled scores by breakdown and slice."""
+    found = slices(rows, lambda row: row, buckets)
+    return {
+        breakdown: {name: pool(members).scores() for name, members in groups.items()}
+        for breakdown, groups in found.items()
+    }
 
 
 def _bin(value: float, edges: Sequence[int], unit: str) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from shibolet.records.documents.scores import FrequentErrors, InsertionTail, Loops, Tally
 from shibolet.scoring.counts import Operation, align_words
 from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.text.repetition import repeats_beyond
@@ -13,7 +14,7 @@ RUNAWAY_WORDS, RUNAWAY_FRAC = 5, 0.5  # inserted: at least so many, and so many 
 MAX_IDS = 20
 
 
-def frequent_errors(rows: Sequence[ScoredRow], most: int = MOST_FREQUENT) -> dict[str, list[dict]]:
+def frequent_errors(rows: Sequence[ScoredRow], most: int = MOST_FREQUENT) -> FrequentErrors:
     """Substitutions, deletions and insertions with how often each occurs, by the alignment that WER is counted by."""
     seen: dict[Operation, Counter] = {"sub": Counter(), "del": Counter(), "ins": Counter()}
     for row in rows:
@@ -21,8 +22,11 @@ def frequent_errors(rows: Sequence[ScoredRow], most: int = MOST_FREQUENT) -> dic
             for operation, said, heard in align_words(row.said, row.heard):
                 if operation != "hit":
                     seen[operation][said, heard] += 1
-    named = {"substitutions": seen["sub"], "deletions": seen["del"], "insertions": seen["ins"]}
-    return {name: [_tally(*item) for item in _ranked(counter)[:most]] for name, counter in named.items()}
+    ranked = {
+        operation: tuple(Tally(said=said, heard=heard, times=times) for (said, heard), times in _ranked(counter)[:most])
+        for operation, counter in seen.items()
+    }
+    return FrequentErrors(substitutions=ranked["sub"], deletions=ranked["del"], insertions=ranked["ins"])
 
 
 def _ranked(counter: Counter) -> list[tuple[tuple[str | None, str | None], int]]:
@@ -30,38 +34,34 @@ def _ranked(counter: Counter) -> list[tuple[tuple[str | None, str | None], int]]
     return sorted(counter.items(), key=lambda item: (-item[1], item[0][0] or "", item[0][1] or ""))
 
 
-def _tally(words: tuple[str | None, str | None], times: int) -> dict:
-    return {"said": words[0], "heard": words[1], "times": times}
-
-
-def insertion_tail(rows: Sequence[ScoredRow]) -> dict:
+def insertion_tail(rows: Sequence[ScoredRow]) -> InsertionTail:
     """How much of the insertions is in the worst 1% of the utterances: text that nobody said comes in few of them."""
     by_insertions = sorted(rows, key=lambda row: (-row.words.insertions, row.set, row.id))
     num_worst = max(1, round(TAIL_FRAC * len(rows)))
     total = sum(row.words.insertions for row in rows)
     in_worst = sum(row.words.insertions for row in by_insertions[:num_worst])
     runaway = [row for row in by_insertions if _is_runaway(row)]
-    return {
-        "insertions": total,
-        "worst_utterances": num_worst,
-        "share_of_worst": in_worst / total if total else None,
-        "most_in_one": by_insertions[0].words.insertions if by_insertions else 0,
-        "runaway_utterances": len(runaway),  # at least 5 words and half as many as the reference has
-        "runaway_ids": [row.id for row in runaway[:MAX_IDS]],
-    }
+    return InsertionTail(
+        insertions=total,
+        worst_utterances=num_worst,
+        share_of_worst=in_worst / total if total else None,
+        most_in_one=by_insertions[0].words.insertions if by_insertions else 0,
+        runaway_utterances=len(runaway),
+        runaway_ids=[row.id for row in runaway[:MAX_IDS]],
+    )
 
 
 def _is_runaway(row: ScoredRow) -> bool:
     return row.words.insertions >= max(RUNAWAY_WORDS, RUNAWAY_FRAC * row.words.reference_length)
 
 
-def loops(rows: Sequence[ScoredRow]) -> dict:
+def loops(rows: Sequence[ScoredRow]) -> Loops:
     """Hypotheses that say the same stretch four times or more where the reference does not.
 
     An engine without a reference judges by the room that the audio has (`listen/loops.py`); here the reference knows.
     """
     ids = [row.id for row in rows if is_loop(row)]
-    return {"utterances": len(ids), "rate": len(ids) / len(rows) if rows else None, "ids": ids[:MAX_IDS]}
+    return Loops(utterances=len(ids), rate=len(ids) / len(rows) if rows else None, ids=ids[:MAX_IDS])
 
 
 def is_loop(row: ScoredRow) -> bool:

@@ -21,6 +21,7 @@ from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
+from shibolet.records.documents.scores import Folds
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
@@ -181,8 +182,9 @@ def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConf
 
 def _optimism(scores: Sequence[dict]) -> dict | None:
     """How much too good the lowest WER of some dev scores is; None where one does not say what its folds are."""
-    folds = [score["folds"] for score in scores if "folds" in score]
-    return optimism_of(folds) if len(folds) == len(scores) else None
+    folds = [Folds(**score["folds"]) for score in scores if "folds" in score]
+    found = optimism_of(folds) if len(folds) == len(scores) else None
+    return found and found.model_dump()
 
 
 def phase_index(config: TrainConfig, name: str | None) -> int:

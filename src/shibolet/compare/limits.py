@@ -1,0 +1,190 @@
+"""What must hold for a candidate to be kept: a list of limits, each with its rule, its test and its words.
+
+A new limit is an entry of `LIMITS`. The first one asks whether a gain is shown; the others say why that is not enough.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from shibolet.compare.config import CompareConfig
+from shibolet.compare.pairs import Overlaps
+from shibolet.records.documents.comparison import WORSE, Block, PairComparison
+from shibolet.records.documents.scores import WordErrors
+from shibolet.scoring.rare import MAX_CHANCE, pieces_for
+
+DECIDING_FRAC = 0.25  # of the gain: a group that brings less is not what decides a result that is barely shown
+MIN_RIGHT_FRAC = 0.1  # of the words: what recognises fewer recognises no speech, whatever its WER
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is judged, and by which recipe."""
+
+    pair: PairComparison
+    forgetting: Mapping[str, Block]  # sets in other languages
+    overlaps: Overlaps  # with the candidate's training data, where that is known
+    config: CompareConfig
+
+
+def _nothing(case: Case) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One thing that must hold."""
+
+    name: str
+    rule: Callable[[Case], str | None]  # words that go on from "keep when"; None: the recipe does not ask for it
+    broken: Callable[[Case], list[str]]  # sentences on why it does not hold; none: it holds
+    next_steps: Callable[[Case], list[str]] = _nothing  # sentences on what to do about it
+
+
+def _is_not_shown(case: Case) -> list[str]:
+    interval, line = case.pair.overall.wer.interval_points, case.config.keep_below_points
+    if interval is None:
+        return ["The difference in WER has no interval."]
+    if interval[1] < line:
+        return []
+    return [f"The interval of the difference in WER ends at {interval[1]:+.2f}, not below {line:g} points."]
+
+
+def _of_unseen_loops(case: Case) -> list[str]:
+    """Where loops that the sets may have missed could outweigh the gain; distances add by squares (MOVER)."""
+    wer, lost = case.pair.overall.wer, case.pair.losses
+    gain, arm = case.config.keep_below_points - wer.delta_points, wer.interval_points[1] - wer.delta_points
+    if math.hypot(arm, lost.unseen_points) < gain:
+        return []
+    sentences = ["Loops that these sets may have missed could outweigh the gain.", lost.sentences[0]]
+    if not lost.loops.candidate:
+        num = pieces_for(lost.loop_cost, math.sqrt(gain**2 - arm**2) / 100)
+        unit = "pieces" if "pieces" in lost.sentences[0] else "utterances"
+        sentences.append(f"About {num:,} {unit} without one would rule it out.")
+    return [" ".join(sentences)]
+
+
+def _of_one_group(case: Case) -> list[str]:
+    if (largest := case.pair.largest_group) is None:
+        return []
+    without, share = largest.without.interval_points, largest.points / case.pair.overall.wer.delta_points
+    if without is None:
+        return [f"There are too few groups to leave one out. {largest.sentence}"]
+    if share >= DECIDING_FRAC and without[1] >= case.config.keep_below_points:
+        return [f"One group decides it. {largest.sentence}"]
+    return []
+
+
+def _of_deafness(case: Case) -> list[str]:
+    sides = case.pair.overall.wer.sides
+    found = [
+        f"{title} recognises {100 * right:.1f}% of the words, so the difference says nothing about speech that is "
+        "recognised."
+        for title, errors in zip(case.pair.titles, sides, strict=True)
+        if (right := _right_frac(errors)) < MIN_RIGHT_FRAC
+    ]
+    if min(errors.rate for errors in sides) >= 1:
+        said = " and ".join(f"{100 * errors.rate:.1f}%" for errors in sides)
+        found.append(f"Neither recognises speech: WER {said}.")
+    return found
+
+
+def _right_frac(errors: WordErrors) -> float:
+    """Share of the words that are right."""
+    return 1 - (errors.substitutions + errors.deletions) / errors.words
+
+
+def _of_losses(case: Case) -> list[str]:
+    before, after = case.pair.titles
+    tallies = (("loops", case.pair.losses.loops), ("recognises nothing", case.pair.losses.failures))
+    return [
+        f"{after} {verb} in {tally.candidate:,} utterances and {before} in {tally.baseline:,}, more than chance "
+        f"explains (p {tally.p_more:.3f})."
+        for verb, tally in tallies
+        if tally.p_more < MAX_CHANCE
+    ]
+
+
+def _allowed_loss(case: Case) -> str | None:
+    limit = case.config.forget_above_points
+    return None if limit is None else f"no other language is shown to lose more than {limit:g} points"
+
+
+def _is_lost(block: Block, config: CompareConfig) -> bool:
+    """Whether more WER than allowed is shown to be lost."""
+    limit, interval = config.forget_above_points, block.wer.interval_points
+    return limit is not None and interval is not None and interval[0] > limit
+
+
+def _of_forgetting(case: Case) -> list[str]:
+    return [
+        f"Set '{name}', in another language, is shown to lose more than {case.config.forget_above_points:g} points."
+        for name, block in case.forgetting.items()
+        if _is_lost(block, case.config)
+    ]
+
+
+def _remember(case: Case) -> list[str]:
+    return [
+        f"Forgetting: set '{name}', in another language, is worse by {block.wer.delta_points:.2f} WER points"
+        f"{', more than the recipe allows' if _is_lost(block, case.config) else ''}; train on some of it too, or for "
+        "less long."
+        for name, block in case.forgetting.items()
+        if block.wer.shown == WORSE
+    ]
+
+
+def _unshared(case: Case) -> str:
+    accepted = case.config.accept_overlap
+    but = f" but {', '.join(accepted)}" if accepted else ""
+    return f"no set{but} shares audio with the training data"
+
+
+def _refused_sets(case: Case) -> Iterator[str]:
+    """Sets that share audio with the training data and are not accepted."""
+    for name in case.pair.sets:
+        if name in case.overlaps and case.overlaps[name].utterances and name not in case.config.accept_overlap:
+            yield name
+
+
+def _of_overlap(case: Case) -> list[str]:
+    return [f"Set '{name}' shares audio with the training data." for name in _refused_sets(case)]
+
+
+def _untangle(case: Case) -> list[str]:
+    return [
+        f"Set '{name}' cannot show what {case.pair.candidate.title} does with speech it has not seen: take what it "
+        "shares with the training data out of one of the two, or name it in compare.accept_overlap."
+        for name in _refused_sets(case)
+    ]
+
+
+LIMITS = (
+    Limit(
+        name="gain",
+        rule=lambda case: (
+            f"the 95% interval of the difference in WER ends below {case.config.keep_below_points:g} points"
+        ),
+        broken=_is_not_shown,
+    ),
+    Limit(
+        name="unseen_loops",
+        rule=lambda case: "also with an allowance for loops that were not seen" if case.config.loop_cost else None,
+        broken=_of_unseen_loops,
+    ),
+    Limit(name="one_group", rule=lambda case: "no single group decides it", broken=_of_one_group),
+    Limit(name="recognition", rule=lambda case: "both recognise speech", broken=_of_deafness),
+    Limit(
+        name="losses",
+        rule=lambda case: f"{case.pair.candidate.title} does not loop or fail more often",
+        broken=_of_losses,
+    ),
+    Limit(name="forgetting", rule=_allowed_loss, broken=_of_forgetting, next_steps=_remember),
+    Limit(name="overlap", rule=_unshared, broken=_of_overlap, next_steps=_untangle),
+)
+
+
+def rule_of(case: Case) -> str:
+    """The recipe's condition in words."""
+    *first, last = filter(None, (limit.rule(case) for limit in LIMITS))
+    return f"keep when {', '.join(first)} and {last}; without an interval: not kept"

@@ -1,0 +1,65 @@
+"""Scores of a model in training on the dev split."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile as sf
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
+
+from shibolet.errors import DataError
+from shibolet.evaluate.config import EvaluateConfig
+from shibolet.evaluate.describe import summarise
+from shibolet.listen.transcribe import Transcriber
+from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.records.documents.scores import DevScores
+from shibolet.records.files import hash_json
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.scoring.rows import score_row
+from shibolet.scoring.selection import fold_sums
+from shibolet.speech import audio
+from shibolet.speech.text import get_language
+
+ScoreDev = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], DevScores]
+ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
+
+
+def dev_scorer(
+    rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
+) -> ScoreDev:
+    """A function that scores a model, which must be in evaluation mode, on the dev set.
+
+    `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than
+    `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here. With
+    `share_out` several processes transcribe a part each, and all have the score.
+    """
+    spoken = get_language(language)
+    rows = list(rows)
+    chosen = {row["id"] for row in sorted(rows, key=lambda row: hash_json(row["id"]))[: config.dev_utterances]}
+    utterances, clips = [], []
+    for row in (row for row in rows if row["id"] in chosen):
+        samples, rate_hz = sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+        if rate_hz != audio.SAMPLE_RATE_HZ or samples.ndim != 1:
+            raise DataError(f"dev utterance '{row['id']}' is not mono at 16,000 Hz; run 'shibolet prepare' again")
+        clips.append(samples)
+        fields = {name: row[name] for name in ("id", "text", "duration_s", "domain", "recording", "speaker")}
+        utterances.append(Utterance(audio=AudioRef(path=""), source="dev", **fields))
+    if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
+        raise DataError("the dev set has no words to score; raise prepare.dev_frac")
+
+    def score(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Qwen3ASRFeatureExtractor
+    ) -> DevScores:
+        transcriber = Transcriber(
+            LoadedModel(model, tokenizer, extractor, path=Path(), identity="in training"), spoken.name,
+            batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s,
+        )  # fmt: skip
+        texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
+        scored = [
+            score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
+            for utterance, text in zip(utterances, texts, strict=True)
+        ]
+        return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
+
+    return score

@@ -1,0 +1,203 @@
+"""`compare.json` and `systems.json`: two candidates on the same utterances; differences are candidate less baseline."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import CharErrors, Ends, Overlap, WordErrors
+
+Shown = Literal["better", "worse", "no difference shown"]
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+
+
+class Named(Part):
+    """Who is compared."""
+
+    label: str  # its folder under evaluate/
+    title: str  # what people read
+    parent: str | None = None  # label of the candidate that it was trained from, where that is known
+
+
+class Difference(Part):
+    """Of an error rate, in points; negative: the candidate is better."""
+
+    delta_points: float | None  # None: the references are empty
+    delta_relative_pct: float | None
+    interval_points: Ends | None  # at 95%; None: too few groups
+    shown: Shown
+    probability_of_improvement: float | None
+    p: float | None  # of no difference, two-sided
+    detectable_points: float | None  # true difference that would be shown in 80% of such sets
+
+
+class Mapsswe(Part):
+    """The matched-pairs sentence-segment word error test."""
+
+    segments: int
+    z: float  # negative: the candidate has fewer errors
+    p: float  # two-sided, of the normal distribution
+
+
+class WordDifference(Difference):
+    baseline: WordErrors
+    candidate: WordErrors
+    mapsswe: Mapsswe
+    holm_p: float | None = None  # of a set: its p, adjusted for their number
+
+    @property
+    def sides(self) -> tuple[WordErrors, WordErrors]:
+        return self.baseline, self.candidate
+
+
+class CharDifference(Difference):
+    baseline: CharErrors
+    candidate: CharErrors
+
+
+class Block(Part):
+    """Both on some utterances."""
+
+    utterances: int
+    groups: int  # of recordings and speakers
+    counted: str  # the same in words
+    duration_s: float
+    wer: WordDifference
+    cer: CharDifference
+
+
+class LossTally(Part):
+    """Utterances in which one kind of loss is seen."""
+
+    baseline: int
+    candidate: int
+    baseline_alone: int
+    candidate_alone: int
+    p_more: float  # probability of so many more in the candidate by chance
+
+
+class Losses(Part):
+    """Loops, utterances in which nothing was recognised, and what loops may cost that were not seen."""
+
+    utterances: int
+    with_words: int
+    loops: LossTally
+    failures: LossTally
+    upper_pct: float  # of pieces in which the candidate alone may loop: upper 97.5% limit
+    loop_cost: float  # of one, in mean words of a piece; 0: no allowance is made
+    unseen_points: float
+    sentences: tuple[str, ...]
+
+
+class Without(Part):
+    delta_points: float | None
+    interval_points: Ends | None
+
+
+class LargestGroup(Part):
+    """The group that contributes most to the difference in WER, and the difference without it."""
+
+    name: str
+    points: float
+    without: Without
+    sentence: str
+
+
+class Method(Part):
+    """How the numbers were found, in words."""
+
+    interval: str
+    caveat: str | None
+    bootstrap_samples: int
+    seed: int
+    p: str
+    mapsswe: str
+    holm: str
+    detectable: str
+
+
+class PairComparison(Part):
+    """A candidate against a baseline; a breakdown of which nothing is known is empty."""
+
+    baseline: Named
+    candidate: Named
+    sentence: str
+    beside: tuple[str, ...]  # sentences to read beside it
+    overall: Block  # all utterances: a set weighs as many words as it has
+    sets: dict[str, Block]
+    domains: dict[str, Block]
+    buckets: dict[str, Block]
+    lengths: dict[str, Block]
+    noise: dict[str, Block]
+    speakers: dict[str, Block]
+    losses: Losses
+    largest_group: LargestGroup | None
+    method: Method
+
+    def breakdown(self, name: str) -> Mapping[str, Block]:
+        """Blocks of one of the breakdowns of `scoring.slices`, by slice."""
+        return getattr(self, name)
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        return self.baseline.title, self.candidate.title
+
+
+class Target(Part):
+    """What the round is meant to gain, and what it gained."""
+
+    points: float
+    gained_points: float | None
+    reached: bool
+
+
+class Refusal(Part):
+    """A limit of `compare.limits` that does not hold, and why."""
+
+    limit: str
+    sentence: str
+
+
+class Comparison(PairComparison, Document):
+    """The content of `compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
+
+    FORMAT: ClassVar[int] = 6
+    REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
+
+    verdict: Literal["keep", "reject"]
+    refusals: tuple[Refusal, ...]
+    rule: str  # the recipe's, in words
+    target: Target
+    lead_with: Literal["sets", "domains"]  # the breakdown to read first
+    next_steps: tuple[str, ...]
+    forgetting: dict[str, Block]  # sets in other languages, which are no part of the rest
+    overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
+
+    @property
+    def is_kept(self) -> bool:
+        return self.verdict == "keep"
+
+    @property
+    def notes(self) -> list[str]:
+        """On sets that share names with the training data."""
+        return [overlap.note for overlap in self.overlaps.values() if overlap.note]
+
+
+class SystemPair(PairComparison):
+    holm_p: float | None  # p on all utterances, adjusted for the number of pairs
+
+
+class SystemRates(Part):
+    title: str
+    wer: WordErrors
+    cer: CharErrors
+
+
+class SystemsComparison(Document):
+    """The content of `systems.json`: any systems that were scored in a run folder, each with each."""
+
+    FORMAT: ClassVar[int] = 2
+    REMEDY: ClassVar[str] = "'shibolet compare RECIPE --system A --system B' makes it anew from the scores"
+
+    systems: dict[str, SystemRates]  # by label
+    overlaps: dict[str, dict[str, Overlap]]  # by label and set, where training data are known
+    pairs: tuple[SystemPair, ...]

@@ -1,0 +1,41 @@
+"""`tune-decoding/decoding.json`: ways to decode on the dev split, with what each costs."""
+
+from typing import ClassVar
+
+from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import Folds, Optimism
+
+
+class Setting(Part):
+    beam_size: int  # 1: greedy
+    length_penalty: float
+
+    def __str__(self) -> str:
+        return f"beam size {self.beam_size} with length penalty {self.length_penalty:g}"
+
+
+class MeasuredSetting(Setting):
+    """One setting on dev, and how it differs from greedy decoding."""
+
+    wer_pct: float
+    cer_pct: float
+    points: float  # of WER, minus greedy decoding
+    interval_points: tuple[float | None, float | None]  # None: too few recordings and speakers
+    folds: Folds
+    seconds: float  # of decoding alone
+    audio_s_per_s: float
+    times_greedy: float
+
+
+class DecodingTable(Document):
+    """Every setting, and the one to put into the recipe."""
+
+    FORMAT: ClassVar[int] = 4
+    REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
+
+    model: str
+    level_pct: float  # of one interval, so that all hold together with 95%
+    settings: tuple[MeasuredSetting, ...]  # greedy decoding first
+    recommended: Setting
+    sentence: str
+    optimism: Optimism | None

@@ -1,0 +1,133 @@
+"""What is measured on a scored set: an entry a metric, from the function that computes it to the columns that show it.
+
+A new metric is an entry here and the field of `records.documents.scores.Measured` that holds what it gives.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shibolet.records.documents.scores import AsTarget, CharRate, Ends, Scores, WordRate
+from shibolet.scoring.counts import EditCounts, count_chars, count_words
+from shibolet.scoring.intervals import rate_interval
+from shibolet.scoring.number_aware import number_aware_wer
+from shibolet.scoring.rows import ScoredRow, groups_of
+from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
+from shibolet.speech.text.language import Language
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table of scores."""
+
+    title: str
+    cell: Callable[[Scores], str | None]  # None: not known; a column of nothing else is left out
+    in_terminal: bool = False
+    is_extra: bool = False  # on a page, left out on a small screen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """Something that scored rows tell of a system."""
+
+    field: str  # of `Measured`
+    measure: Callable[[Sequence[ScoredRow], Language], Any]  # None: not known of this language
+    columns: tuple[Column, ...] = ()
+    note: str | None = None  # a sentence under a table that has its columns
+
+
+def word_rate(rows: Sequence[ScoredRow], language: Language) -> WordRate:
+    """WER with its interval."""
+    counts, groups = [row.words for row in rows], groups_of(rows)
+    errors = sum(counts, EditCounts()).word_errors()
+    return WordRate(**dict(errors), interval=_interval(counts, groups), groups=len(set(groups)))
+
+
+def char_rate(rows: Sequence[ScoredRow], language: Language) -> CharRate:
+    """CER with its interval."""
+    counts, groups = [row.chars for row in rows], groups_of(rows)
+    errors = sum(counts, EditCounts()).char_errors()
+    return CharRate(**dict(errors), interval=_interval(counts, groups), groups=len(set(groups)))
+
+
+def _interval(counts: Sequence[EditCounts], groups: Sequence[str]) -> Ends | None:
+    estimate = rate_interval(counts, groups)
+    return None if estimate.low is None else (estimate.low, estimate.high)
+
+
+def as_target(rows: Sequence[ScoredRow], language: Language) -> AsTarget:
+    """WER and CER by the rules of training targets."""
+    texts = [(language.to_target(row.reference), language.to_target(row.hypothesis)) for row in rows]
+    words = sum((count_words(*pair) for pair in texts), EditCounts())
+    chars = sum((count_chars(*pair) for pair in texts), EditCounts())
+    return AsTarget(normaliser=language.target_version, wer=words.word_errors(), cer=chars.char_errors())
+
+
+def _pct(rate: float | None) -> str | None:
+    return None if rate is None else f"{100 * rate:.1f}%"
+
+
+def _span(ends: Ends | None) -> str | None:
+    return None if ends is None else f"{_pct(ends[0])} to {_pct(ends[1])}"
+
+
+METRICS = (
+    Metric(
+        field="wer",
+        measure=word_rate,
+        columns=(
+            Column("WER", lambda one: _pct(one.wer.rate), in_terminal=True),
+            Column("95% interval", lambda one: _span(one.wer.interval)),
+            Column("errors", lambda one: f"{one.wer.errors:,} / {one.wer.words:,}", in_terminal=True, is_extra=True),
+            Column("ins", lambda one: f"{one.wer.insertions:,}", is_extra=True),
+            Column("del", lambda one: f"{one.wer.deletions:,}", is_extra=True),
+            Column("sub", lambda one: f"{one.wer.substitutions:,}", is_extra=True),
+        ),
+    ),
+    Metric(
+        field="number_aware",
+        measure=number_aware_wer,
+        columns=(
+            Column("number-aware", lambda one: one.number_aware and _pct(one.number_aware.wer.rate), in_terminal=True),
+        ),
+        note='Number-aware WER compares numbers as they are said: "268" and "two six eight" are then the same words. '
+        "No verdict depends on it.",
+    ),
+    Metric(
+        field="cer",
+        measure=char_rate,
+        columns=(Column("CER", lambda one: _pct(one.cer.rate), in_terminal=True),),
+    ),
+    Metric(
+        field="loops",
+        measure=lambda rows, language: loops(rows),
+        columns=(Column("loops", lambda one: f"{one.loops.utterances:,}", is_extra=True),),
+    ),
+    Metric(
+        field="as_target",
+        measure=as_target,
+        columns=(Column("as written", lambda one: _pct(one.as_target.wer.rate), is_extra=True),),
+    ),
+    Metric(field="insertion_tail", measure=lambda rows, language: insertion_tail(rows)),
+    Metric(field="frequent_errors", measure=lambda rows, language: frequent_errors(rows)),
+)
+OF_HEARING = (  # what is no metric and stands beside them
+    Column("empty", lambda one: f"{one.num_empty_hypotheses:,} of {one.num_utterances:,}", is_extra=True),
+    Column("failed", lambda one: f"{len(one.failures):,}", is_extra=True),
+)
+
+
+def measure(rows: Sequence[ScoredRow], language: Language) -> dict[str, Any]:
+    """What every metric gives, by its field of `Measured`."""
+    return {metric.field: metric.measure(rows, language) for metric in METRICS}
+
+
+def shown(scores: Iterable[Scores]) -> tuple[list[Column], list[str]]:
+    """The columns of a table of these scores, and the sentences under it."""
+    scores, columns, notes = list(scores), [], []
+    for metric in METRICS:
+        known = [column for column in metric.columns if any(column.cell(one) is not None for one in scores)]
+        columns += known
+        if known and metric.note:
+            notes.append(metric.note)
+    return [*columns, *OF_HEARING], notes
