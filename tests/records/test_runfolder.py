@@ -1,6 +1,5 @@
 """The run folder: protects from work done twice, stale results that pass as fresh, and paid work deleted."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import pytest
 
 from shibolet.errors import DataError
+from shibolet.records.documents.provenance import Provenance
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 
@@ -150,7 +150,18 @@ def test_provenance_says_with_what_and_not_where(folder, tmp_path):
     folder.path.mkdir()
     folder.write_provenance("run", 2)
     folder.write_provenance("run", 2)
-    starts = read_json(folder.provenance)
-    assert len(starts) == 2
-    assert starts[0]["packages"]["torch"] and starts[0]["num_threads"] == 2
-    assert str(tmp_path) not in json.dumps(starts) and os.getcwd() not in json.dumps(starts)
+    [first, _] = Provenance.read(folder.provenance).starts
+    assert first.packages["torch"] and first.num_threads == 2
+    said = folder.provenance.read_text()
+    assert str(tmp_path) not in said and os.getcwd() not in said
+
+
+def test_a_folder_of_an_earlier_version_is_left_as_it_is(folder):
+    """Its training was paid for: nothing is put aside and made anew because names in files have changed."""
+    make_gate(folder, {"report": "aa"})
+    write_json(folder.path / ".stages" / "gate.json", {"state": "done", "inputs": {"report": "aa"}, "outputs": {}})
+    write_json(folder.provenance, [{"command": "run"}])
+    for read in (lambda: folder.stage("gate", {"report": "aa"}), lambda: folder.write_provenance("run", 2)):
+        with pytest.raises(DataError, match=r"a version that did not say so.*name another run folder with -o"):
+            read()
+    assert read_json(folder.gate()) == "verdict" and not (folder.path / ".aside").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import yaml
+from training_documents import phase_plan, step_row, train_result, training_plan
 
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
@@ -16,6 +17,7 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import describe, read_rows
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
+from shibolet.records.documents.training import DevScore, Optimism, write_lines
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.runfolder import RunFolder
@@ -56,7 +58,7 @@ def write_run(path: Path) -> None:
         },
     }  # fmt: skip
     run.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
-    run.write_provenance(["shibolet", "demo"], 2)
+    run.write_provenance("demo", 2)
     write_audit(run, rng, bad_frac=0.2)
     run_gate(run.audit(), run.gate(), GateConfig(on_stop="repair"))
     write_audit(run, rng, bad_frac=0.02, prepared=True)
@@ -172,26 +174,21 @@ def write_training(run: RunFolder, rng: np.random.Generator) -> None:
             base = 0.9 * np.exp(-step / 60) + 0.22 + (0.12 * np.exp(-i / 10) if phase == "A" else 0)
             warm = min(1.0, (i + 1) / 10)
             peak = {"projector": 1e-3, "head": 5e-4, "lora": 1e-3}
-            rows.append(
-                {"step": step, "phase": phase, "loss": float(base * rng.lognormal(0, 0.1)),
-                 "lr": {part: warm * peak.get(part, 5e-4) for part in PHASES[phase]}, "timing": {"step_s": 0.4}}
-            )  # fmt: skip
+            lr = {part: warm * peak.get(part, 5e-4) for part in PHASES[phase]}
+            rows.append(step_row(step, phase=phase, loss=float(base * rng.lognormal(0, 0.1)), lr=lr))
             if step % 24 == 0:
-                dev.append({"step": step, "phase": phase, "wer": float(0.12 + 0.35 * np.exp(-step / 70)), "cer": 0.05})
+                dev.append(DevScore(step=step, phase=phase, wer=float(0.12 + 0.35 * np.exp(-step / 70)), cer=0.05))
     run.train.mkdir()
-    write_jsonl(run.metrics, rows)
-    write_jsonl(run.train / "dev.jsonl", dev)
+    write_lines(run.metrics, rows)
+    write_lines(run.dev_scores, dev)
     said = "chosen as the best of 11 on dev: its WER there is too good by about 0.4 points"
-    optimism = {"candidates": 11, "points": 0.41, "sentence": said}
-    chosen = {"chosen_step": 240, "steps": 286, "chosen_by": "dev WER", "optimism": optimism}
-    write_json(run.train / "result.json", chosen)
+    optimism = Optimism(candidates=11, points=0.41, sentence=said)
+    train_result(chosen_step=240, steps=286, optimism=optimism).write(run.train_result)
     phases = [
-        {"name": name, "epochs": epochs, "steps": steps, "trainable": 612_000, "trainable_pct": 26.4,
-         "parts": [{"part": part, "peak_lr": 5e-4} for part in PHASES[name]]}
+        phase_plan(name, epochs=epochs, steps=steps, lr_by_part=dict.fromkeys(PHASES[name], 5e-4))
         for name, epochs, steps in (("B", 3, 96), ("A", 6, 190))
-    ]  # fmt: skip
-    step = {"arithmetic": "512 utterances = 32 x 16 + 0 -> 32 steps an epoch"}
-    write_json(run.plan, {"phases": phases, "step": step, "notes": []})
+    ]
+    training_plan(*phases).write(run.plan)
 
 
 def write_evaluation(run: RunFolder, label: str, rng: np.random.Generator) -> list:

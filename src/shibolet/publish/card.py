@@ -7,6 +7,9 @@ from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_fro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.provenance import Provenance
+from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.text import get_language
@@ -35,17 +38,12 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
         gates=gates,
         audit=read_json(run.alignment_report()),
         prepared=read_json(run.prepared / "summary.json"),
-        plan=read_json(run.plan),
-        trained=read_json(run.train / "result.json"),
-        made_with=_training_start(read_json(run.provenance)),
+        plan=Plan.read(run.plan),
+        trained=TrainResult.read(run.train_result),
+        made_with=Provenance.read(run.provenance).training,
         reproduced=reproduced,
     )  # fmt: skip
     return f"---\n{_metadata(config, language.code, base, recipe, scores)}\n---\n\n{page}"
-
-
-def _training_start(starts: list[dict]) -> dict:
-    """The last start that can have trained."""
-    return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
 
 
 def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, dict]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_json, write_bytes, write_json
 from shibolet.rounds.shared import Round
 from shibolet.rounds.stages import ROUND2
@@ -41,8 +42,8 @@ def export_adapter(current: Round, path: Path) -> None:
     if path.exists():
         raise DataError(f"'{path}' exists; name a new folder for the adapter")
     current.folder.digest("train")  # there must be one
-    result, store = read_json(current.folder.train / "result.json"), CheckpointStore(current.folder.checkpoints)
-    steps = result["averaged_steps"] or [result["chosen_step"]]
+    store = CheckpointStore(current.folder.checkpoints)
+    steps = TrainResult.read(current.folder.train_result).weights_of
     weights = average_weights([store.at(step) for step in steps])
     recipe, base = current.recipe, current.recipe.models.base
     write_adapter(base, recipe.train, recipe.seed, weights, path, None if is_local(base) else base)
