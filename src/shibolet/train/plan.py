@@ -115,18 +115,18 @@ def _phases(
     described = [_phase(phase, config, model, per_epoch, gpus.number) for phase in config.phases]
     gib = gpus.memory_gib
     fits = [
-        gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for _, memory in described
+        gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
     ]  # 0: not even one utterance; None: no GPU is known
     pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
     steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
     phases = []
-    for (phase, memory), fit in zip(described, fits, strict=True):
+    for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
         needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
-            hours = round(phase["steps"] * step_s / 3600, 3) if phase["steps"] else None
+            hours = round(steps * step_s / 3600, 3) if steps else None
         phases.append(PhasePlan(**phase, **needs, largest_pack_tokens=fit, step_s=step_s, hours=hours))
     return pack_tokens, phases
 
@@ -171,7 +171,8 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 def _phase(
     phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, world_size: int
-) -> tuple[dict, PhaseMemory]:
+) -> tuple[dict, int | None, PhaseMemory]:
+    """What the plan says of a phase before packs are known, its steps, and the memory that it takes."""
     groups = phase_groups(model, phase)
     parts = [
         PartPlan(part=part, parameters=sum(weight.numel() for weight in group.values()), tensors=len(group),
@@ -193,7 +194,7 @@ def _phase(
         highest_lr_factor=max(lr_factor(s, phase, steps) for s in range(steps)) if steps else None,
         parts=parts, trainable=trainable, trainable_pct=round(100 * trainable / total, 2), frozen=total - trainable,
     )  # fmt: skip
-    return described, memory
+    return described, steps, memory
 
 
 def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: int, gib: float | None) -> dict:

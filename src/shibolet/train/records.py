@@ -100,7 +100,7 @@ def step_row(
     memory: Memory | None,
 ) -> StepRow:
     """The line of metrics.jsonl of the step after `state`."""
-    audio_s = sum(example.duration_s for example in examples)
+    audio_s, step_s = sum(example.duration_s for example in examples), seconds["step"]
     return StepRow(
         step=state.step + 1,
         phase=phase.name,
@@ -118,8 +118,8 @@ def step_row(
         targets=sum(example.num_targets for example in examples),
         timing=Timing(
             **{f"{name}_s": round(value, 4) for name, value in seconds.items()},
-            utterances_per_s=round(len(examples) / seconds["step"], 2),
-            audio_s_per_s=round(audio_s / seconds["step"], 2),
+            utterances_per_s=round(len(examples) / step_s, 2),
+            audio_s_per_s=round(audio_s / step_s, 2),
         ),
         memory=memory,
     )
