@@ -6,8 +6,6 @@ import pkgutil
 import re
 from pathlib import Path
 
-from pydantic.json_schema import GenerateJsonSchema
-
 from shibolet.records import documents
 from shibolet.records.documents.base import Document
 
@@ -30,21 +28,15 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-class AsWritten(GenerateJsonSchema):
-    """Every field is in the file; the titles of fields, which repeat their names, are left out."""
-
-    def field_is_required(self, field, in_typed_dict: bool, total: bool) -> bool:
-        return True
-
-    def field_title_should_be_set(self, schema) -> bool:
-        return False
-
-
 def schema_of(document: type[Document]) -> str:
-    """The schema of the file as `to_json` gives it, its version first."""
-    schema = document.model_json_schema(by_alias=True, mode="serialization", schema_generator=AsWritten)
+    """The schema of the file as `to_json` gives it: its version first, and every field there."""
+    schema = document.model_json_schema(by_alias=True, mode="serialization")
     schema["properties"] = {"format": {"const": document.FORMAT, "type": "integer"}, **schema["properties"]}
-    schema["required"] = ["format", *schema.get("required", [])]
+    for part in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in part:
+            part["required"] = list(part["properties"])
+            for field in part["properties"].values():
+                field.pop("title", None)  # the name again
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=1) + "\n"
 
 
