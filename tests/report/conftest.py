@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-import yaml
 from training_documents import phase_plan, step_row, train_result, training_plan
 
 from shibolet.audit.calibration import Calibration
@@ -17,6 +16,7 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import describe, read_rows
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
+from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records.documents.training import DevScore, Optimism, write_lines
 from shibolet.records.files import read_json, write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
@@ -50,14 +50,8 @@ def run_dir(tmp_path_factory) -> Path:
 
 def write_run(path: Path) -> None:
     run, rng = RunFolder(path), np.random.default_rng(5)
-    recipe = {
-        "name": "demo", "language": "Hebrew", "seed": 0, "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
-        "models": {"base": "m1", "baseline": "m1"}, "train": {"step_utterances": 16},
-        "evaluate": {
-            "sets": [{"name": "clean", "baseline_wer_pct": 9.2}, {"name": "whatsapp", "baseline_wer_pct": None}],
-        },
-    }  # fmt: skip
-    run.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+    sets = [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(DOMAINS)]
+    write_recipe(load_recipe("demo", [*sets, "evaluate.sets.0.baseline_wer_pct=9.2"]), run.recipe)
     run.write_provenance("demo", 2)
     write_audit(run, rng, bad_frac=0.2)
     run_gate(run.audit(), run.gate(), GateConfig(on_stop="repair"))

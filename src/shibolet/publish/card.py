@@ -12,27 +12,28 @@ from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.report.recipe import ShownRecipe
 from shibolet.speech.text import get_language
 
 ROUND2 = "round2"
 NOT_STATED = "not stated"
 
 
-def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
-    """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
+def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, reproduced: dict) -> str:
+    """The content of README.md; `reproduced` what the export repeated."""
     compared = run.read_compare()
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
-    language = get_language(recipe["language"])
-    paths = {source["name"]: run.scores(ROUND2, source["name"]) for source in recipe["evaluate"]["sets"]}
+    language = get_language(recipe.language)
+    paths = {source.name: run.scores(ROUND2, source.name) for source in recipe.evaluate.sets}
     scores = {name: read_json(path) for name, path in paths.items() if path.is_file()}  # an optional set may be missing
-    base = _named(recipe["models"]["base"], config, "model")
+    base = _named(recipe.models.base, config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
         language=language,
         base=base,
-        round1=_named(recipe["models"]["baseline"], config, "model"),
-        sources=[_named(source["hub"] or source["name"], config, "dataset") for source in recipe["data"]["train"]],
+        round1=_named(recipe.models.baseline, config, "model"),
+        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.train],
         compared=compared,
         scores=scores,
         gates=gates,
@@ -46,17 +47,17 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
     return f"---\n{_metadata(config, language.code, base, recipe, scores)}\n---\n\n{page}"
 
 
-def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, dict]) -> str:
+def _metadata(config: PublishConfig, code: str, base: dict, recipe: ShownRecipe, scores: dict[str, dict]) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
-            task_type="automatic-speech-recognition", dataset_type=source["hub"] or source["name"],
-            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure,
-            metric_value=_pct(scores[source["name"]][measure]["rate"]),
+            task_type="automatic-speech-recognition", dataset_type=source.hub or source.name,
+            dataset_name=source.name, dataset_split=source.split, metric_type=measure,
+            metric_value=_pct(scores[source.name][measure]["rate"]),
         )
-        for source in recipe["evaluate"]["sets"] if source["name"] in scores
+        for source in recipe.evaluate.sets if source.name in scores
         for measure in ("wer", "cer")
-        if scores[source["name"]][measure]["rate"] is not None and not _is_path(source["hub"])
+        if scores[source.name][measure]["rate"] is not None and not _is_path(source.hub)
     ]  # fmt: skip
     data = ModelCardData(
         model_name=config.to,
@@ -65,8 +66,7 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
         base_model=base["hub"],
-        datasets=[source["hub"] for source in recipe["data"]["train"] if source["hub"] and not _is_path(source["hub"])]
-        or None,
+        datasets=[source.hub for source in recipe.data.train if source.hub and not _is_path(source.hub)] or None,
         tags=["qwen3-asr", "shibolet"],
         eval_results=results or None,
     )

@@ -7,6 +7,7 @@ from shibolet.records.files import read_json, read_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference
+from shibolet.report.recipe import ShownRecipe
 from shibolet.scoring.counts import align_words
 from shibolet.scoring.sclite import Entry, align_weighted
 from shibolet.speech.text.language import Language
@@ -23,13 +24,13 @@ MAX_SLICES = 40  # rows of a table: a set may have hundreds of speakers
 MAX_EXAMPLE_WORDS = 60  # recordings of minutes are not shown
 
 
-def comparison(run: RunFolder, recipe: dict) -> dict | None:
+def comparison(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     """Both rounds by slice, in the order in which they should be read."""
     if not run.compare.is_file():
         return None
     compared = run.read_compare()
     lead = compared["lead_with"]
-    published = {s["name"]: s["baseline_wer_pct"] for s in recipe["evaluate"]["sets"] if s.get("baseline_wer_pct")}
+    published = {one.name: one.baseline_wer_pct for one in recipe.evaluate.sets if one.baseline_wer_pct}
     groups = [
         {
             "key": key, "title": TITLES[key], "folded": key in FOLDED, "published": published if key == "sets" else {},

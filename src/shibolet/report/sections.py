@@ -19,6 +19,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report import figures
 from shibolet.report.figures import Phase, Rate
+from shibolet.report.recipe import ShownRecipe
 
 MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
@@ -45,7 +46,7 @@ def gates(run: RunFolder) -> dict | None:
     return {"verdicts": verdicts, "accepted": verdicts[0]["accepted"], "figure": figure}
 
 
-def audit(run: RunFolder, recipe: dict) -> dict | None:
+def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     """Distributions, domains, the self-test and the least credible utterances."""
     if not run.alignment_report().is_file():
         return None
@@ -64,9 +65,9 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
     confidence = {name: [row["confidence"] for row in members] for name, members in heard.items()}
     flagged = [row for row in rows if row["is_low_quality"]]
     return {
-        "coverage_figure": coverage and figures.histograms(coverage, recipe["audit"]["min_coverage"], "coverage"),
+        "coverage_figure": coverage and figures.histograms(coverage, recipe.audit.min_coverage, "coverage"),
         "probability": report.get("probability"),  # audits before 2026-11-28 had none
-        "confidence_figure": figures.histograms(confidence, recipe["audit"]["min_confidence"], "confidence"),
+        "confidence_figure": figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
         "domains": report["domain_statistics"],
         "coverage_distribution": report["coverage_distribution"],
         "suspects": report["suspects"],

@@ -78,6 +78,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     from shibolet.model.qwen3_asr.save import convert
     from shibolet.publish.card import model_card
     from shibolet.publish.leaks import refuse_leaks
+    from shibolet.report.recipe import ShownRecipe
     from shibolet.rounds.reproduce import reproduce
 
     model = folder.publish / "model"
@@ -89,7 +90,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     with current.track("read again in a fresh process"):
         reproduced = reproduce(current, model, ROUND2)
     write_json(folder.publish / "reproduced.json", reproduced)
-    card = model_card(folder, current.recipe.model_dump(mode="json"), config, reproduced)
+    shown = ShownRecipe.model_validate(current.recipe.model_dump(mode="json"))
+    card = model_card(folder, shown, config, reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)
     stage.finish()
