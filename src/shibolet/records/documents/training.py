@@ -73,8 +73,8 @@ class StepRow(Line):
 class Folds(Part):
     """Errors and reference words of dev by fold (`scoring.selection`)."""
 
-    errors: tuple[float, ...]
-    words: tuple[float, ...]
+    errors: tuple[int, ...]
+    words: tuple[int, ...]
 
 
 class DevRates(Line):
