@@ -423,8 +423,9 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
     plan = Plan.read(folder / "train" / "plan.json")
     account = Account(steps=watch.steps, checkpoints=checkpoints, plan=plan)
     report.add(steps=each_step(account))
-    report.add(training_set=plan.training_set.model_dump(), step=plan.step.model_dump(), encoder_cache_gib=plan.encoder_cache_gib,
-               shards_gib=gib_of(folder / "prepared"), weights_gib=gib_of(folder / "base"))  # fmt: skip
+    report.add(training_set=plan.training_set.model_dump(), step=plan.step.model_dump(),
+               encoder_cache_gib=plan.encoder_cache_gib, shards_gib=gib_of(folder / "prepared"),
+               weights_gib=gib_of(folder / "base"))  # fmt: skip
     report.add(set_up_s={
         "loading_and_first_pack": round(account.steps[0].started - clock[2], 2),
         "last_checkpoint_and_final": round(ended - account.steps[-1].ended, 2),

@@ -12,6 +12,7 @@ from local_hub import LocalHub
 from shibolet.errors import DataError
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.beforehand import Fetched
 from shibolet.rounds.fetch import fetch_recipe
 
 RECIPE = [
@@ -46,10 +47,8 @@ def here() -> str:
 def test_models_and_data_of_the_hub_are_fetched_and_local_ones_are_not(asked):
     found = fetch_recipe(load_recipe("demo", RECIPE))
     assert asked == ["org/base", "org/round1", "org/aligner", "org/test", "org/test/README.md"]
-    assert found == {
-        "fetched": ["org/base", "org/round1", "org/aligner", "org/test test"], "local": ["builtin:ctc", "mine"],
-        "missing": {},
-    }  # fmt: skip
+    fetched = ("org/base", "org/round1", "org/aligner", "org/test test")
+    assert found == Fetched(fetched=fetched, local=("builtin:ctc", "mine"), missing={})
 
 
 @pytest.mark.parametrize("is_there", [True, False])
