@@ -156,12 +156,18 @@ def test_provenance_says_with_what_and_not_where(folder, tmp_path):
     assert str(tmp_path) not in said and os.getcwd() not in said
 
 
-def test_a_folder_of_an_earlier_version_is_left_as_it_is(folder):
-    """Its training was paid for: nothing is put aside and made anew because names in files have changed."""
+def test_a_folder_of_an_earlier_version_is_told_and_made_anew(folder):
+    """Its stages are put aside whole, and what the models said stays where the next audit finds it."""
     make_gate(folder, {"report": "aa"})
-    write_json(folder.path / ".stages" / "gate.json", {"state": "done", "inputs": {"report": "aa"}, "outputs": {}})
+    heard = folder.audit() / "heard" / "0.jsonl"
+    write_json(heard, "what was said")
+    marker = {"state": "done", "inputs": {"report": "aa"}, "outputs": {}}  # without a version
+    write_json(folder.path / ".stages" / "gate.json", marker)
     write_json(folder.provenance, [{"command": "run"}])
-    for read in (lambda: folder.stage("gate", {"report": "aa"}), lambda: folder.write_provenance("run", 2)):
-        with pytest.raises(DataError, match=r"a version that did not say so.*name another run folder with -o"):
-            read()
-    assert read_json(folder.gate()) == "verdict" and not (folder.path / ".aside").exists()
+    assert not folder.finished("gate") and folder.inputs("gate") == {}
+    stage = folder.stage("gate", {"report": "aa"})
+    assert stage.state == "changed" and "made by another version of shibolet; what was there is now in" in stage.note
+    assert read_json(folder.path / ".aside" / "gate-unknown" / "gate.json") == "verdict" and heard.is_file()
+    folder.write_provenance("run", 2)
+    assert len(Provenance.read(folder.provenance).starts) == 1
+    assert read_json(folder.path / ".aside" / "provenance.json") == [{"command": "run"}]

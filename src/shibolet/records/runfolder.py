@@ -82,7 +82,8 @@ class Stage:
     def finish(self) -> str:
         """Mark the stage as done, after everything else, and return the hash of its outputs."""
         outputs = self.folder._hash_outputs(self.name)
-        StageMarker(state="done", inputs=self.inputs, outputs=outputs).write(self.folder._marker_path(self.name))
+        marker = StageMarker(state="done", inputs=self.inputs, outputs=outputs)
+        marker.write(self.folder.path / _marker_of(self.name))
         return hash_json(outputs)
 
 
@@ -240,7 +241,9 @@ class RunFolder:
         self._begin(name, inputs)
         if aside is None:
             return Stage(self, name, inputs, "new", "")
-        why = f"{_first(_differing(marker.inputs, inputs))} changed" if marker else "made by something else"
+        why = "made by another version of shibolet"
+        if marker is not None:
+            why = f"{_first(_differing(marker.inputs, inputs))} changed"
         return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}")
 
     def retire(self, *names: str) -> list[str]:
@@ -260,27 +263,20 @@ class RunFolder:
         return hash_json(marker.outputs)
 
     def inputs(self, name: str) -> dict[str, Any]:
-        """What a stage that was begun or finished here is made from."""
-        return StageMarker.read(self._marker_path(name)).inputs
+        """What a stage that was begun or finished here is made from; nothing for one of another version of shibolet."""
+        marker = self._marker(name)
+        return marker.inputs if marker else {}
 
     def finished(self, name: str) -> bool:
         """Whether a stage was ever finished here, whatever has changed since."""
         marker = self._marker(name)
         return marker is not None and marker.state == "done"
 
-    def _marker_path(self, name: str) -> Path:
-        return self.path / self._marker_place(name)
-
-    @staticmethod
-    def _marker_place(name: str) -> str:
-        return f".stages/{name}.json"
-
     def _marker(self, name: str) -> StageMarker | None:
-        path = self._marker_path(name)
-        return StageMarker.read(path) if path.exists() else None
+        return _marker_in(self.path / _marker_of(name))
 
     def _begin(self, name: str, inputs: dict[str, Any]) -> None:
-        StageMarker(state="begun", inputs=inputs).write(self._marker_path(name))
+        StageMarker(state="begun", inputs=inputs).write(self.path / _marker_of(name))
 
     def _hash_outputs(self, name: str) -> dict[str, str]:
         """Content hash of every file that a stage makes, by path in the run folder."""
@@ -298,13 +294,13 @@ class RunFolder:
         marker = self._marker(name)
         target = self._aside(name, hash_json(marker.inputs) if marker else "unknown")
         outputs, rest = _made_by(name)
-        moved = self._move([*rest, *outputs, self._marker_place(name)], self.path, target)
+        moved = self._move([*rest, *outputs, _marker_of(name)], self.path, target)
         return str(target.relative_to(self.path)) if moved else None
 
     def _take_back(self, name: str, inputs: dict[str, Any]) -> bool:
         """Move back what the same inputs made, its marker last."""
-        source, marker = self._aside(name, hash_json(inputs)), self._marker_place(name)
-        if not (source / marker).exists():
+        source, marker = self._aside(name, hash_json(inputs)), _marker_of(name)
+        if _marker_in(source / marker) is None:
             return False
         outputs, rest = _made_by(name)
         self._move([*rest, *outputs, marker], source, self.path)
@@ -326,13 +322,30 @@ class RunFolder:
         return moved
 
     def write_provenance(self, command: str, num_threads: int | None) -> None:
-        """Add this start to `provenance.json`."""
-        starts = Provenance.read(self.provenance).starts if self.provenance.exists() else ()
+        """Add this start to `provenance.json`; one of another version goes to `.aside/`, and a new one begins."""
+        starts = ()
+        if self.provenance.exists():
+            try:
+                starts = Provenance.read(self.provenance).starts
+            except DataError:
+                self._move([self.provenance.name], self.path, self.path / ".aside")
         Provenance(starts=(*starts, this_start(command, num_threads))).write(self.provenance)
 
 
 def _made_by(stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _OUTPUTS.get(stage, ((stage,), ()))
+
+
+def _marker_of(stage: str) -> str:
+    return f".stages/{stage}.json"
+
+
+def _marker_in(path: Path) -> StageMarker | None:
+    """How a stage was begun or finished; None where it was not, or by another version of shibolet."""
+    try:
+        return StageMarker.read(path)
+    except DataError:
+        return None
 
 
 def _differing(old: dict, new: dict) -> list[str]:

@@ -4,8 +4,6 @@ from typing import Any, ClassVar, Literal
 
 from shibolet.records.documents.base import Document, Part
 
-_ELSEWHERE = "name another run folder with -o, and copy audit/heard into it so that nothing is heard twice"
-
 
 class Start(Part):
     """One start of a command in a run folder; no paths."""
@@ -24,7 +22,7 @@ class Provenance(Document):
     """provenance.json: versions, platform and commit of every start."""
 
     FORMAT: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = _ELSEWHERE
+    REMEDY: ClassVar[str] = "the next 'shibolet run' in this folder begins a new one"
 
     starts: tuple[Start, ...]
 
@@ -39,7 +37,7 @@ class StageMarker(Document):
     """.stages/<stage>.json: what a stage was begun with, and what it made once it is done."""
 
     FORMAT: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = _ELSEWHERE
+    REMEDY: ClassVar[str] = "the stage is made anew"
 
     state: Literal["begun", "done"]
     inputs: dict[str, Any]  # plain data; content hashes for whatever is large
