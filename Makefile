@@ -4,13 +4,14 @@
 # make bench      the benchmarks, each with what it shows and how long it takes; make bench TOPIC=gate runs some of them
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
 # make golden     the logits of qwen-asr's own classes that tests/model/test_golden.py compares with; an environment apart
+# make schemas    docs/schemas, from the documents' classes
 # make lint       formatting and style
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test slow bench demo golden lint
+.PHONY: setup test slow bench demo golden schemas lint
 
 setup: $(READY)
 
@@ -43,6 +44,9 @@ build/golden-venv/.ready:
 golden: $(READY) build/golden-venv/.ready
 	$(BIN)/python tests/model/golden/tiny_models.py build/golden
 	build/golden-venv/bin/python tests/model/golden/reference.py build/golden tests/model/golden/qwen_asr.json
+
+schemas: $(READY)
+	$(BIN)/python tests/schemas.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

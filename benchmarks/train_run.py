@@ -41,7 +41,8 @@ from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.recipe import load_recipe
-from shibolet.records.files import read_json
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.speech.audio import encode_flac
 from shibolet.speech.augment import make_noise
 from shibolet.speech.tables import BATCH_ROWS
@@ -142,13 +143,13 @@ def shortened(args: argparse.Namespace) -> tuple[TrainConfig, int]:
 class Step:
     """A step as the loop recorded it, with the dev scoring that came after it."""
 
-    row: dict[str, Any]  # its line of metrics.jsonl
+    row: StepRow  # its line of metrics.jsonl
     dev_s: float
     ended: float  # with dev scoring
 
     @property
     def seconds(self) -> float:
-        return self.row["timing"]["step_s"]
+        return self.row.timing.step_s
 
     @property
     def started(self) -> float:
@@ -167,16 +168,16 @@ class Watch:
         self._dev_s = 0.0
         self.steps: list[Step] = []
 
-    def score_dev(self, loaded: LoadedModel) -> dict[str, float]:
+    def score_dev(self, loaded: LoadedModel) -> DevRates:
         synchronize()
         started = time.perf_counter()
         scores = self._score(loaded.model, loaded.tokenizer, loaded.extractor)
         self._dev_s = time.perf_counter() - started
         self._report.add(dev_after_step=len(self.steps) + 1, utterances=scores.num_utterances,
                          dev_s=round(self._dev_s, 2))  # fmt: skip
-        return {"wer": scores.wer.rate, "cer": scores.cer.rate}
+        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate)
 
-    def on_step(self, row: dict[str, Any]) -> None:
+    def on_step(self, row: StepRow) -> None:
         self.steps.append(Step(row=row, dev_s=self._dev_s, ended=time.perf_counter()))
         self._dev_s = 0.0
 
@@ -228,12 +229,12 @@ class Account:
 
     steps: Sequence[Step]
     checkpoints: Sequence[Written]
-    plan: dict[str, Any]
+    plan: Plan
 
     def kind(self, step: Step) -> Kind:
-        phase = self.plan["phases"][step.row["phase_index"]]
-        kept = phase["encoder_kept"] and step.row["step"] > self.plan["step"]["steps_per_epoch"]
-        return phase["name"], kept, math.ceil(step.row["tokens"] / self.plan["step"]["pack_tokens"])
+        phase = self.plan.phases[step.row.phase_index]
+        kept = phase.encoder_kept and step.row.step > self.plan.step.steps_per_epoch
+        return phase.name, kept, math.ceil(step.row.tokens / self.plan.step.pack_tokens)
 
     def by_kind(self) -> dict[Kind, list[Step]]:
         kinds: dict[Kind, list[Step]] = {}
@@ -276,11 +277,11 @@ class Account:
         at_median = sum(medians[self.kind(step)] for step in self.steps)
         parts = dict.fromkeys(("checkpoint_held", "checkpoint_before_it", "phase_switch", "rest"), 0.0)
         for before, step in zip(self.steps[:-1], self.steps[1:], strict=True):
-            held = step.row["timing"]["checkpoint_s"]
-            for_earlier = waited.get(before.row["step"], 0.0)
+            held = step.row.timing.checkpoint_s
+            for_earlier = waited.get(before.row.step, 0.0)
             parts["checkpoint_held"] += held - for_earlier
             parts["checkpoint_before_it"] += for_earlier
-            switches = before.row["phase_index"] != step.row["phase_index"]
+            switches = before.row.phase_index != step.row.phase_index
             parts["phase_switch" if switches else "rest"] += step.started - before.ended - held
         return {
             "steps_at_their_median": at_median,
@@ -291,30 +292,30 @@ class Account:
         }
 
     def audio_s(self) -> float:
-        return sum(step.row["audio_s"] for step in self.steps)
+        return sum(step.row.audio_s for step in self.steps)
 
     def peaks_gib(self) -> dict[str, float] | None:
         """Of steps alone, and of those with dev scoring or the start of a phase before them; None without a GPU."""
-        if "memory" not in self.steps[0].row:
+        if self.steps[0].row.memory is None:
             return None
-        alone, others = [], [self.steps[0].row["memory"]["peak_gib"]]
+        alone, others = [], [self.steps[0].row.memory.peak_gib]
         for before, step in zip(self.steps[:-1], self.steps[1:], strict=True):
-            plain = before.dev_s == 0 and before.row["phase_index"] == step.row["phase_index"]
-            (alone if plain else others).append(step.row["memory"]["peak_gib"])
+            plain = before.dev_s == 0 and before.row.phase_index == step.row.phase_index
+            (alone if plain else others).append(step.row.memory.peak_gib)
         return {"steps_alone": max(alone, default=0.0), "dev_or_start_of_phase": max(others)}
 
 
 def each_step(account: Account) -> dict[str, list]:
     """The steps' rows, a list a column."""
     columns = {
-        "step": [step.row["step"] for step in account.steps],
+        "step": [step.row.step for step in account.steps],
         "packs": [account.kind(step)[2] for step in account.steps],
-        "audio_s": [round(step.row["audio_s"]) for step in account.steps],
+        "audio_s": [round(step.row.audio_s) for step in account.steps],
         "step_s": [round(step.seconds, 3) for step in account.steps],
-        "data_s": [round(step.row["timing"]["data_s"], 3) for step in account.steps],
+        "data_s": [round(step.row.timing.data_s, 3) for step in account.steps],
     }
     if account.peaks_gib():
-        columns["peak_gib"] = [round(step.row["memory"]["peak_gib"], 1) for step in account.steps]
+        columns["peak_gib"] = [round(step.row.memory.peak_gib, 1) for step in account.steps]
     return columns
 
 
@@ -324,7 +325,7 @@ def of_kind(account: Account, kind: Kind, steps: Sequence[Step]) -> dict[str, An
     return {
         "phase": phase, "encoder_kept": kept, "packs": packs, "steps": len(steps),
         "median_step_s": round(median(step.seconds for step in quiet), 4),
-        "audio_s_per_s": round(median(step.row["timing"]["audio_s_per_s"] for step in quiet), 1),
+        "audio_s_per_s": round(median(step.row.timing.audio_s_per_s for step in quiet), 1),
         "beside_a_checkpoint": len(loud),
         "median_step_s_beside": round(median(step.seconds for step in loud), 4) if loud else None,
         "quiet": len(steps) - len(loud),
@@ -335,8 +336,8 @@ def recipe_step(account: Account) -> tuple[float, float, str]:
     """Seconds and audio of the mean step of the recipe's own epochs, from those that were run; and in words."""
     medians, step_s, audio_s, epochs, words = account.medians(), 0.0, 0.0, 0.0, []
     kinds = account.by_kind()
-    for phase, planned in zip(recipe_config().phases, account.plan["phases"], strict=True):
-        shares = {False: 1.0, True: phase.num_epochs - 1} if planned["encoder_kept"] else {False: phase.num_epochs}
+    for phase, planned in zip(recipe_config().phases, account.plan.phases, strict=True):
+        shares = {False: 1.0, True: phase.num_epochs - 1} if planned.encoder_kept else {False: phase.num_epochs}
         for kept, share in shares.items():
             own = [kind for kind in kinds if kind[:2] == (phase.name, kept)]
             steps = [step for kind in own for step in kinds[kind]]
@@ -344,7 +345,7 @@ def recipe_step(account: Account) -> tuple[float, float, str]:
                 continue
             mean_s = sum(medians[kind] * len(kinds[kind]) for kind in own) / len(steps)
             step_s += share * mean_s
-            audio_s += share * sum(step.row["audio_s"] for step in steps) / len(steps)
+            audio_s += share * sum(step.row.audio_s for step in steps) / len(steps)
             epochs += share
             words.append(f"{share:g} x {mean_s:.4f} s ({phase.name}{', encoder kept' if kept else ''})")
     return step_s / epochs, audio_s / epochs, f"({' + '.join(words)}) / {epochs:g} = {step_s / epochs:.4f} s a step"
@@ -360,7 +361,7 @@ def shares(account: Account) -> list[dict[str, Any]]:
         "every_steps": "as run",
         "checkpoint_held_pct": pct(seconds["checkpoint_held"], total_s),
         "dev_pct": pct(seconds["dev"], total_s),
-        "waiting_for_data_pct": pct(sum(step.row["timing"]["data_s"] for step in account.steps), total_s),
+        "waiting_for_data_pct": pct(sum(step.row.timing.data_s for step in account.steps), total_s),
         "audio_s_per_s_median_steps": round(alone, 1),
         "audio_s_per_s_end_to_end": round(audio_s / total_s, 1),
         "end_to_end_pct": pct(audio_s / total_s, alone),
@@ -419,21 +420,25 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
             language=LANGUAGE, seed=0, score_dev=watch.score_dev, about={}, on_step=watch.on_step,
         )  # fmt: skip
     ended = time.perf_counter()
-    plan = read_json(folder / "train" / "plan.json")
+    plan = Plan.read(folder / "train" / "plan.json")
     account = Account(steps=watch.steps, checkpoints=checkpoints, plan=plan)
     report.add(steps=each_step(account))
-    report.add(training_set=plan["training_set"], step=plan["step"], encoder_cache_gib=plan["encoder_cache_gib"],
-               shards_gib=gib_of(folder / "prepared"), weights_gib=gib_of(folder / "base"))  # fmt: skip
+    report.add(training_set=plan.training_set.model_dump(), step=plan.step.model_dump(),
+               encoder_cache_gib=plan.encoder_cache_gib, shards_gib=gib_of(folder / "prepared"),
+               weights_gib=gib_of(folder / "base"))  # fmt: skip
     report.add(set_up_s={
         "loading_and_first_pack": round(account.steps[0].started - clock[2], 2),
         "last_checkpoint_and_final": round(ended - account.steps[-1].ended, 2),
     })  # fmt: skip
-    for kind, steps in sorted(account.by_kind().items(), key=lambda item: item[1][0].row["step"]):
+    for kind, steps in sorted(account.by_kind().items(), key=lambda item: item[1][0].row.step):
         report.add(**of_kind(account, kind, steps))
-    planned = {phase["name"]: phase["peak_tensors_gib"] for phase in plan["phases"]}
+    planned = {phase.name: phase.peak_tensors_gib for phase in plan.phases}
     report.add(peak_gib=account.peaks_gib(), planned_tensors_gib=planned,
                host_peak_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2))  # fmt: skip
-    report.add(seconds={name: round(value, 3) for name, value in account.seconds().items()}, events=result["events"])
+    report.add(
+        seconds={name: round(value, 3) for name, value in account.seconds().items()},
+        events=[event.model_dump() for event in result.events],
+    )
     for row in shares(account):
         report.add(**row)
 

@@ -81,7 +81,7 @@ def test_usage_and_recipe_errors_end_with_2_and_one_line(shibolet):
 def test_a_check_lists_a_manifest_that_cannot_be_read_with_all_the_rest(shibolet, tmp_path):
     (tmp_path / "m.jsonl").write_text("not a manifest\n")
     code, out, _ = shibolet("check", "demo", "--set", "data.train.0.manifest=m.jsonl", "--json")
-    found = {one["what"]: one["state"] for one in json.loads(out)}
+    found = {one["what"]: one["state"] for one in json.loads(out)["findings"]}
     assert code == 3 and found["train: synthetic"] == "missing"
     assert found["base, baseline: builtin:round1"] == "ok" and found["GPU, memory, disk"] == "note"
 
@@ -297,7 +297,7 @@ def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shib
 def test_check_names_what_is_missing_and_ends_with_3(shibolet, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, out, _ = shibolet("check", "hebrew-small", "--set", "data.train.0.manifest=mine.jsonl", "--json")
-    state = {row["what"]: row["state"] for row in json.loads(out)}
+    state = {row["what"]: row["state"] for row in json.loads(out)["findings"]}
     assert code == 3 and state["train: recordings"] == "missing"
     (tmp_path / "mine.jsonl").write_text('{"audio": "a.wav", "text": "x"}\n')
     _, out, _ = shibolet("check", "hebrew-small", "--set", "data.train.0.manifest=mine.jsonl")

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from made_scores import SAID, comparison_of, scores_of
+from training_documents import train_result
 
 from shibolet.audit.table import write_rows
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
@@ -16,8 +17,10 @@ from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.plan import TrainingSet
+from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.scores import Scores
-from shibolet.records.files import read_json, write_json, write_jsonl
+from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import auditing, publish, rank, stages
@@ -187,7 +190,7 @@ def current(tmp_path) -> Round:
 
 def test_the_folder_says_what_is_run_before_anything_runs(current):
     assert load_recipe(current.folder.recipe).train == current.recipe.train
-    assert read_json(current.folder.provenance)[0]["num_threads"] == current.recipe.num_threads
+    assert Provenance.read(current.folder.provenance).starts[0].num_threads == current.recipe.num_threads
 
 
 def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
@@ -236,7 +239,7 @@ def test_a_comparison_does_not_outlive_the_training_it_speaks_of(tmp_path, monke
             raise RecipeError("there is no phase 'C'")
         (job.out_dir / "final").mkdir(parents=True, exist_ok=True)
         (job.out_dir / "final" / "weights").write_text(f"{job.seed} {job.only_through}")
-        write_json(job.out_dir / "result.json", {"steps": 1})
+        train_result().write(job.out_dir / "result.json")
 
     def identity(model: str) -> str:
         weights = Path(model, "weights")
@@ -501,10 +504,8 @@ def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
     """Before that it says what it assumes, so that nobody takes hours of other data for their own."""
     recipe, run_dir = load_recipe("demo"), tmp_path / "run"
     assumed = stages.make_plan(recipe, run_dir, None, 1)
-    assert assumed["training_set"] == {"utterances": 73_579}
-    assert assumed["training_set_from"].startswith(
-        f"the specification's number, since nothing is prepared in {run_dir}"
-    )
+    assert assumed.training_set == TrainingSet(utterances=73_579)
+    assert assumed.training_set_from.startswith(f"the specification's number, since nothing is prepared in {run_dir}")
     writer = ShardWriter(run_dir / "prepared", "train", 1000)
     (run_dir / "prepared").mkdir(parents=True)
     for i in range(40):
@@ -515,11 +516,11 @@ def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
         writer.add(Piece(utterance, flac, utterance.id, (0.0, utterance.duration_s), "0", 0.0))
     writer.close()
     plan = stages.make_plan(recipe, run_dir, None, 1)
-    assert plan["training_set"]["utterances"] == 40 and plan["step"]["steps_per_epoch"] == 3
-    assert plan["training_set"]["audio_h"] == pytest.approx(sum(0.5 + 0.025 * i for i in range(40)) / 3600, abs=1e-4)
-    assert plan["training_set_from"] == f"prepared in {run_dir / 'prepared'}, with their lengths"
+    assert plan.training_set.utterances == 40 and plan.step.steps_per_epoch == 3
+    assert plan.training_set.audio_h == pytest.approx(sum(0.5 + 0.025 * i for i in range(40)) / 3600, abs=1e-4)
+    assert plan.training_set_from == f"prepared in {run_dir / 'prepared'}, with their lengths"
     away = recipe.model_copy(update={"models": recipe.models.model_copy(update={"base": "org/away"})})
     plan = stages.make_plan(away, run_dir, None, 1)
-    assert plan["training_set"] == {"utterances": 40}
-    assert "the tokenizer of org/away is not on this machine, so lengths are assumed" in plan["training_set_from"]
-    assert stages.make_plan(recipe, run_dir, 1000, 1)["training_set_from"] == "as given; lengths are assumed"
+    assert plan.training_set == TrainingSet(utterances=40)
+    assert "the tokenizer of org/away is not on this machine, so lengths are assumed" in plan.training_set_from
+    assert stages.make_plan(recipe, run_dir, 1000, 1).training_set_from == "as given; lengths are assumed"

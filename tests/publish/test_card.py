@@ -18,6 +18,7 @@ from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.report.recipe import ShownRecipe
 
 _spec = importlib.util.spec_from_file_location("a_run", Path(__file__).parents[1] / "report" / "conftest.py")
 a_run = importlib.util.module_from_spec(_spec)
@@ -41,7 +42,8 @@ def run(finished, tmp_path) -> RunFolder:
 
 
 def card_of(run: RunFolder, *overrides: str, config: PublishConfig = CONFIG) -> str:
-    return model_card(run, load_recipe("demo", overrides).model_dump(mode="json"), config, REPRODUCED)
+    recipe = ShownRecipe.model_validate(load_recipe("demo", overrides).model_dump(mode="json"))
+    return model_card(run, recipe, config, REPRODUCED)
 
 
 def pct(rate: float) -> str:

@@ -12,6 +12,7 @@ from local_hub import LocalHub
 from shibolet.errors import DataError
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.beforehand import Fetched
 from shibolet.rounds.fetch import fetch_recipe
 
 RECIPE = [
@@ -46,10 +47,8 @@ def here() -> str:
 def test_models_and_data_of_the_hub_are_fetched_and_local_ones_are_not(asked):
     found = fetch_recipe(load_recipe("demo", RECIPE))
     assert asked == ["org/base", "org/round1", "org/aligner", "org/test", "org/test/README.md"]
-    assert found == {
-        "fetched": ["org/base", "org/round1", "org/aligner", "org/test test"], "local": ["builtin:ctc", "mine"],
-        "missing": {},
-    }  # fmt: skip
+    fetched = ("org/base", "org/round1", "org/aligner", "org/test test")
+    assert found == Fetched(fetched=fetched, local=("builtin:ctc", "mine"), missing={})
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -59,9 +58,9 @@ def test_a_file_of_hypotheses_is_on_this_machine_or_missing(asked, monkeypatch, 
     if is_there:
         (tmp_path / "heard.jsonl").write_text('{"id": "a", "hypothesis": "b"}\n')
     found = fetch_recipe(load_recipe("demo", [*RECIPE, "audit.recogniser=heard.jsonl"]))
-    assert ("heard.jsonl" in found["local"]) == is_there and "heard.jsonl" not in asked
-    assert list(found["missing"]) == ([] if is_there else ["heard.jsonl"])
-    assert is_there or "no such file of hypotheses" in found["missing"]["heard.jsonl"]
+    assert ("heard.jsonl" in found.local) == is_there and "heard.jsonl" not in asked
+    assert list(found.missing) == ([] if is_there else ["heard.jsonl"])
+    assert is_there or "no such file of hypotheses" in found.missing["heard.jsonl"]
 
 
 def test_a_whisper_of_ctranslate2_has_no_safetensors_and_is_whole(asked, monkeypatch, tmp_path: Path):
@@ -70,9 +69,9 @@ def test_a_whisper_of_ctranslate2_has_no_safetensors_and_is_whole(asked, monkeyp
         "huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path) if name == "org/whisper" else here()
     )
     recipe = load_recipe("demo", [*RECIPE, "audit.recogniser=org/whisper"])
-    assert "no .safetensors weights" in fetch_recipe(recipe)["missing"]["org/whisper"]
+    assert "no .safetensors weights" in fetch_recipe(recipe).missing["org/whisper"]
     (tmp_path / "model.bin").touch()
-    assert "org/whisper" in fetch_recipe(recipe)["fetched"]
+    assert "org/whisper" in fetch_recipe(recipe).fetched
 
 
 def test_the_network_is_waited_for_and_a_closed_door_is_not(asked, monkeypatch):
@@ -89,8 +88,8 @@ def test_the_network_is_waited_for_and_a_closed_door_is_not(asked, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     found = fetch_recipe(load_recipe("demo", RECIPE), wait=waits.append)
     assert tries == ["org/base"] * 3 + ["org/round1"] + ["org/aligner"] * 3 and waits == [5, 10, 5, 10]
-    assert list(found["missing"]) == ["org/round1"] and "org/test test" in found["fetched"]
-    assert "ask for access at https://huggingface.co/org/round1" in found["missing"]["org/round1"]
+    assert list(found.missing) == ["org/round1"] and "org/test test" in found.fetched
+    assert "ask for access at https://huggingface.co/org/round1" in found.missing["org/round1"]
 
 
 def test_a_closed_network_is_said_at_once(asked, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_documents import train_result, training_plan
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
@@ -69,8 +70,8 @@ def write_a_run_around(current: Round) -> None:
     write_json(folder.alignment_report(), {"total_samples": 1, "population": 2, "notes": []})
     summary = {"train": part, "dev": part, "utterances": {"in": 2, "dropped": 0}, "dropped_by_rule": {}, "notes": []}
     write_json(folder.prepared / "summary.json", summary)
-    write_json(folder.plan, {"phases": []})
-    write_json(folder.train / "result.json", {"chosen_step": 1, "steps": 1, "chosen_by": "dev WER"})
+    training_plan().write(folder.plan)
+    train_result().write(folder.train_result)
 
 
 @pytest.fixture

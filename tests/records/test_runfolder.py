@@ -1,6 +1,5 @@
 """The run folder: protects from work done twice, stale results that pass as fresh, and paid work deleted."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import pytest
 
 from shibolet.errors import DataError
+from shibolet.records.documents.provenance import Provenance
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 
@@ -150,7 +150,24 @@ def test_provenance_says_with_what_and_not_where(folder, tmp_path):
     folder.path.mkdir()
     folder.write_provenance("run", 2)
     folder.write_provenance("run", 2)
-    starts = read_json(folder.provenance)
-    assert len(starts) == 2
-    assert starts[0]["packages"]["torch"] and starts[0]["num_threads"] == 2
-    assert str(tmp_path) not in json.dumps(starts) and os.getcwd() not in json.dumps(starts)
+    [first, _] = Provenance.read(folder.provenance).starts
+    assert first.packages["torch"] and first.num_threads == 2
+    said = folder.provenance.read_text()
+    assert str(tmp_path) not in said and os.getcwd() not in said
+
+
+def test_a_folder_of_an_earlier_version_is_told_and_made_anew(folder):
+    """Its stages are put aside whole, and what the models said stays where the next audit finds it."""
+    make_gate(folder, {"report": "aa"})
+    heard = folder.audit() / "heard" / "0.jsonl"
+    write_json(heard, "what was said")
+    marker = {"state": "done", "inputs": {"report": "aa"}, "outputs": {}}  # without a version
+    write_json(folder.path / ".stages" / "gate.json", marker)
+    write_json(folder.provenance, [{"command": "run"}])
+    assert not folder.finished("gate") and folder.inputs("gate") == {}
+    stage = folder.stage("gate", {"report": "aa"})
+    assert stage.state == "changed" and "made by another version of shibolet; what was there is now in" in stage.note
+    assert read_json(folder.path / ".aside" / "gate-unknown" / "gate.json") == "verdict" and heard.is_file()
+    folder.write_provenance("run", 2)
+    assert len(Provenance.read(folder.provenance).starts) == 1
+    assert read_json(folder.path / ".aside" / "provenance.json") == [{"command": "run"}]

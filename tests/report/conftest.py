@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-import yaml
 from made_scores import overlap_of
+from training_documents import phase_plan, step_row, train_result, training_plan
 
 from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
@@ -18,9 +18,11 @@ from shibolet.evaluate.describe import describe
 from shibolet.evaluate.stage import read_rows
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
+from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
-from shibolet.records.documents.scores import Failure, Scores
+from shibolet.records.documents.scores import Failure, Optimism, Scores
+from shibolet.records.documents.training import DevScore, write_lines
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
@@ -52,16 +54,10 @@ def run_dir(tmp_path_factory) -> Path:
 def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2")) -> None:
     """The run of a round with these titles of baseline and result."""
     run, rng = RunFolder(path), np.random.default_rng(5)
-    recipe = {
-        "name": "demo", "title": titles[1], "language": "Hebrew", "seed": 0,
-        "audit": {"min_coverage": 0.6, "min_confidence": 0.5},
-        "models": {"base": "m1", "baseline": "m1", "baseline_title": titles[0]}, "train": {"step_utterances": 16},
-        "evaluate": {
-            "sets": [{"name": "clean", "baseline_wer_pct": 9.2}, {"name": "whatsapp", "baseline_wer_pct": None}],
-        },
-    }  # fmt: skip
-    run.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
-    run.write_provenance(["shibolet", "demo"], 2)
+    sets = [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(DOMAINS)]
+    called = [f"title={titles[1]}", f"models.baseline_title={titles[0]}"]
+    write_recipe(load_recipe("demo", [*sets, *called, "evaluate.sets.0.baseline_wer_pct=9.2"]), run.recipe)
+    run.write_provenance("demo", 2)
     write_audit(run, rng, bad_frac=0.2)
     run_gate(run.audit(), run.gate(), GateConfig(on_stop="repair"))
     write_audit(run, rng, bad_frac=0.02, prepared=True)
@@ -184,26 +180,21 @@ def write_training(run: RunFolder, rng: np.random.Generator) -> None:
             base = 0.9 * np.exp(-step / 60) + 0.22 + (0.12 * np.exp(-i / 10) if phase == "A" else 0)
             warm = min(1.0, (i + 1) / 10)
             peak = {"projector": 1e-3, "head": 5e-4, "lora": 1e-3}
-            rows.append(
-                {"step": step, "phase": phase, "loss": float(base * rng.lognormal(0, 0.1)),
-                 "lr": {part: warm * peak.get(part, 5e-4) for part in PHASES[phase]}, "timing": {"step_s": 0.4}}
-            )  # fmt: skip
+            lr = {part: warm * peak.get(part, 5e-4) for part in PHASES[phase]}
+            rows.append(step_row(step, phase=phase, loss=float(base * rng.lognormal(0, 0.1)), lr=lr))
             if step % 24 == 0:
-                dev.append({"step": step, "phase": phase, "wer": float(0.12 + 0.35 * np.exp(-step / 70)), "cer": 0.05})
+                dev.append(DevScore(step=step, phase=phase, wer=float(0.12 + 0.35 * np.exp(-step / 70)), cer=0.05))
     run.train.mkdir()
-    write_jsonl(run.metrics, rows)
-    write_jsonl(run.train / "dev.jsonl", dev)
+    write_lines(run.metrics, rows)
+    write_lines(run.dev_scores, dev)
     said = "chosen as the best of 11 on dev: its WER there is too good by about 0.4 points"
-    optimism = {"candidates": 11, "points": 0.41, "sentence": said}
-    chosen = {"chosen_step": 240, "steps": 286, "chosen_by": "dev WER", "optimism": optimism}
-    write_json(run.train / "result.json", chosen)
+    optimism = Optimism(candidates=11, points=0.41, sentence=said)
+    train_result(chosen_step=240, steps=286, optimism=optimism).write(run.train_result)
     phases = [
-        {"name": name, "epochs": epochs, "steps": steps, "trainable": 612_000, "trainable_pct": 26.4,
-         "parts": [{"part": part, "peak_lr": 5e-4} for part in PHASES[name]]}
+        phase_plan(name, epochs=epochs, steps=steps, lr_by_part=dict.fromkeys(PHASES[name], 5e-4))
         for name, epochs, steps in (("B", 3, 96), ("A", 6, 190))
-    ]  # fmt: skip
-    step = {"arithmetic": "512 utterances = 32 x 16 + 0 -> 32 steps an epoch"}
-    write_json(run.plan, {"phases": phases, "step": step, "notes": []})
+    ]
+    training_plan(*phases).write(run.plan)
 
 
 def write_evaluation(run: RunFolder, name: Named, rng: np.random.Generator, *, is_candidate: bool) -> list:

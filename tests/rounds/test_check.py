@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from shibolet.recipe import load_recipe
+from shibolet.records.documents.beforehand import Finding
 from shibolet.records.files import write_jsonl
-from shibolet.rounds.check import Finding, check_recipe
+from shibolet.rounds.check import check_recipe
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def found(monkeypatch, tmp_path: Path):
     (tmp_path / "only-audit.yaml").write_text(yaml.safe_dump(recipe))
 
     def find(recogniser: str) -> Finding:
-        findings = check_recipe(load_recipe("only-audit.yaml", [f"audit.recogniser={recogniser}"]), tmp_path / "run")
+        recipe = load_recipe("only-audit.yaml", [f"audit.recogniser={recogniser}"])
+        findings = check_recipe(recipe, tmp_path / "run").findings
         assert not any("Round 2" in one.found for one in findings)
         [one] = [one for one in findings if one.what == f"recogniser: {recogniser}"]
         return one
@@ -59,7 +61,7 @@ def test_a_model_that_trains_is_no_whisper(whisper, monkeypatch, found) -> None:
     """What can only be listened with must not pass for a base model."""
     has_ctranslate2(monkeypatch, True)
     changes = [f"models.base={whisper}", f"audit.recogniser={whisper}", "data.train.0.manifest=mine.jsonl"]
-    findings = check_recipe(load_recipe("hebrew-small", changes), Path("run"))
+    findings = check_recipe(load_recipe("hebrew-small", changes), Path("run")).findings
     [one] = [one for one in findings if one.what.startswith("base, ")]
     assert (one.state, one.found) == ("missing", "no .safetensors there")
     assert any("Round 2 will not be compared" in one.found for one in findings)

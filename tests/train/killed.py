@@ -14,6 +14,7 @@ from tiny_run import PHASE_A, PHASE_B, tiny_config
 
 from shibolet.errors import Preempted
 from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.records.documents.training import DevRates
 from shibolet.train import checkpoint, stage
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig
 
@@ -48,9 +49,9 @@ def at_call(function: Callable, number: int, kill: signal.Signals) -> Callable:
     return wrapped
 
 
-def dev_score(loaded: LoadedModel) -> dict[str, float]:
+def dev_score(loaded: LoadedModel) -> DevRates:
     """A number that depends on the weights."""
-    return {"wer": float(loaded.model.lm_head.weight.abs().mean()), "cer": 0.5}
+    return DevRates(wer=float(loaded.model.lm_head.weight.abs().mean()), cer=0.5)
 
 
 def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None, kill: int = signal.SIGKILL) -> None:

@@ -191,11 +191,11 @@ def test_a_switch_that_diverges_is_tried_gently_and_then_undone(
     result = run(base_dir, prepared_dir, tmp_path, config.model_copy(update={"phases": phases}))
     found = [name for _, name in events(tmp_path)]
     if again:
-        assert found == ["roll_back", "roll_back"] and result["steps"] == 3
+        assert found == ["roll_back", "roll_back"] and result.steps == 3
         whole = run(base_dir, prepared_dir, tmp_path / "b", config.model_copy(update={"phases": phases[:1]}))
-        assert whole["chosen_step"] == result["chosen_step"] == 3
+        assert whole.chosen_step == result.chosen_step == 3
         ours, b = (load_file(out / "final" / "model.safetensors") for out in (tmp_path, tmp_path / "b"))
         assert all(ours[name].equal(b[name]) for name in b)
     else:
-        assert found == ["roll_back"] and result["steps"] == 6
+        assert found == ["roll_back"] and result.steps == 6
         assert [row["lr"][part] for row in rows(tmp_path)[3:]] == [1e-5] * 3

@@ -5,6 +5,7 @@ from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.offline import standard_config
+from shibolet.records.documents.plan import ModelPlan
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
 from shibolet.train.memory import assumed_sizes
 from shibolet.train.plan import make_plan, meta_model
@@ -24,18 +25,18 @@ def hebrew_round2(**changes) -> TrainConfig:
 def test_the_real_model_from_its_configuration_alone():
     config = hebrew_round2()
     plan = make_plan(config, meta_model(standard_config(), config), None, num_utterances=73_579)
-    assert plan["step"]["arithmetic"] == "73,579 utterances = 1,149 x 64 + 43 -> 1,150 steps an epoch"
-    assert [phase["steps"] for phase in plan["phases"]] == [2300, 3450] and plan["steps"] == 5750
-    millions = [{part["part"]: round(part["parameters"] / 1e6, 1) for part in p["parts"]} for p in plan["phases"]]
+    assert plan.step.arithmetic == "73,579 utterances = 1,149 x 64 + 43 -> 1,150 steps an epoch"
+    assert [phase.steps for phase in plan.phases] == [2300, 3450] and plan.steps == 5750
+    millions = [{part.part: round(part.parameters / 1e6, 1) for part in p.parts} for p in plan.phases]
     assert millions[0] == {"projector": 3.2, "decoder.layers[16:28]": 604.0, "head": 311.2, "lora": 3.7}
     assert millions[1] == millions[0] | {"encoder.layers[16:24]": 100.8}
-    assert plan["phases"][0]["trainable"] + plan["phases"][0]["frozen"] == plan["model"]["parameters"]
-    gib = plan["phases"][1]["gib"]
-    assert gib["weights"] == pytest.approx(plan["model"]["parameters"] * 2 / 2**30, abs=1e-3)
-    assert gib["masters"] == pytest.approx(plan["phases"][1]["trainable"] * 4 / 2**30, abs=1e-3)
+    assert plan.phases[0].trainable + plan.phases[0].frozen == plan.model.parameters
+    gib = plan.phases[1].gib
+    assert gib["weights"] == pytest.approx(plan.model.parameters * 2 / 2**30, abs=1e-3)
+    assert gib["masters"] == pytest.approx(plan.phases[1].trainable * 4 / 2**30, abs=1e-3)
     assert gib["moments"] == pytest.approx(2 * gib["masters"], abs=2e-3)
-    assert gib["sum"] == pytest.approx(sum(v for k, v in gib.items() if k != "sum"), abs=5e-3)
-    assert plan["notes"] == ["no training set yet: utterances of 0.5 to 15 s, 5.8 s on average, are assumed"]
+    assert plan.phases[1].total_gib == pytest.approx(sum(gib.values()), abs=5e-3)
+    assert plan.notes == ("no training set yet: utterances of 0.5 to 15 s, 5.8 s on average, are assumed",)
 
 
 def test_a_tied_head_is_said():
@@ -43,8 +44,8 @@ def test_a_tied_head_is_said():
         untie_head=False, lora=None, phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part={"head": 1e-4}),)
     )
     plan = make_plan(config, meta_model(standard_config(), config), None)
-    assert plan["model"] == {"parameters": 2_038_052_480, "head": "tied to the embeddings"}
-    assert "tied to the embeddings" in plan["notes"][0] and plan["steps"] is None
+    assert plan.model == ModelPlan(parameters=2_038_052_480, head="tied to the embeddings")
+    assert "tied to the embeddings" in plan.notes[0] and plan.steps is None
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused():
@@ -62,10 +63,10 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
         phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part={"projector": 1e-4}, warmup_steps=12),), lora=None
     )
     plan = make_plan(config, loaded.model, examples, world_size=2)
-    assert plan["training_set"]["utterances"] == 22
-    assert plan["cost"]["specified_usd"] is None, "it is of the specification's data"
-    assert plan["step"]["steps_per_epoch"] == 3 and plan["step"]["largest_pack_tokens"] <= config.pack_tokens
-    assert plan["notes"] == ["phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak"]
+    assert plan.training_set.utterances == 22
+    assert plan.cost.specified_usd is None, "it is of the specification's data"
+    assert plan.step.steps_per_epoch == 3 and plan.step.largest_pack_tokens <= config.pack_tokens
+    assert plan.notes == ("phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak",)
 
 
 def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
@@ -74,50 +75,48 @@ def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
     tight, roomy = (
         make_plan(config, model, None, num_utterances=73_579, gpu_memory_gib=gib, world_size=2) for gib in (24, 80)
     )
-    for one, other in zip(tight["phases"], roomy["phases"], strict=True):
-        assert one["largest_pack_tokens"] < config.pack_tokens < other["largest_pack_tokens"]
-        assert one["gib"]["sum"] <= 24 < other["gib"]["sum"] <= 80  # the recipe's own pack is planned where it fits
-        assert one["gib"]["activations"] < other["gib"]["activations"]
-        assert one["margin_gib"] == pytest.approx(24 - one["gib"]["sum"], abs=2e-3)
-        assert one["utilisation_pct"] == pytest.approx(one["gib"]["sum"] / 0.24, abs=0.1)
-        assert set(one["gib"]) >= {"activations", "logits", "gradients", "context", "nccl", "fragments", "workspace"}
-    assert tight["phases"][1]["gib"]["activations"] > 0
-    cost = roomy["cost"]
-    hours = sum(phase["steps"] * phase["step_s"] for phase in roomy["phases"]) / 3600
-    assert cost["hours"] == pytest.approx(hours, abs=0.02) and cost["usd"] == pytest.approx(
-        cost["hours"] * 1.6, abs=0.02
-    )
-    assert list(cost["specified_usd"].values()) == [77, 38]
+    for one, other in zip(tight.phases, roomy.phases, strict=True):
+        assert one.largest_pack_tokens < config.pack_tokens < other.largest_pack_tokens
+        assert one.total_gib <= 24 < other.total_gib <= 80  # the recipe's own pack is planned where it fits
+        assert one.gib["activations"] < other.gib["activations"]
+        assert one.margin_gib == pytest.approx(24 - one.total_gib, abs=2e-3)
+        assert one.utilisation_pct == pytest.approx(one.total_gib / 0.24, abs=0.1)
+        assert set(one.gib) >= {"activations", "logits", "gradients", "context", "nccl", "fragments", "workspace"}
+    assert tight.phases[1].gib["activations"] > 0
+    cost = roomy.cost
+    hours = sum(phase.steps * phase.step_s for phase in roomy.phases) / 3600
+    assert cost.hours == pytest.approx(hours, abs=0.02) and cost.usd == pytest.approx(cost.hours * 1.6, abs=0.02)
+    assert list(cost.specified_usd.values()) == [77, 38]
 
 
 def test_without_a_length_of_packs_they_are_as_large_as_fit_in_every_phase():
     config = hebrew_round2()
     model = meta_model(standard_config(), config)
     small, large = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (40, 141))
-    fits = [phase["largest_pack_tokens"] for phase in small["phases"]]
-    assert small["step"]["pack_tokens"] == min(fits) == fits[1] < fits[0]
+    fits = [phase.largest_pack_tokens for phase in small.phases]
+    assert small.step.pack_tokens == min(fits) == fits[1] < fits[0]
     mean_tokens = sum(size[0] for size in assumed_sizes(4096)) / 64
     assert min(fits) > mean_tokens  # a step of 64 utterances is one pack in 40 GiB, as a rule
-    assert all(phase["gib"]["sum"] <= 40 for phase in small["phases"])
+    assert all(phase.total_gib <= 40 for phase in small.phases)
     longest = sorted((size[0] for size in assumed_sizes(4096)), reverse=True)[:64]
-    assert large["step"]["pack_tokens"] == sum(longest)  # and always in 141 GiB
+    assert large.step.pack_tokens == sum(longest)  # and always in 141 GiB
 
 
 def test_a_pack_takes_its_launches_however_small_it_is():
     config = hebrew_round2()
     model = meta_model(standard_config(), config)
     small, large = (make_plan(config, model, None, gpu="H200", gpu_memory_gib=gib) for gib in (24, 141))
-    assert small["step"]["pack_tokens"] < 3500
-    for one, other in zip(small["phases"], large["phases"], strict=True):
-        assert one["step_s"] > 1.3 * other["step_s"]
+    assert small.step.pack_tokens < 3500
+    for one, other in zip(small.phases, large.phases, strict=True):
+        assert one.step_s > 1.3 * other.step_s
 
 
 def test_a_gpu_that_holds_not_one_utterance_is_named():
     config = hebrew_round2()
     plan = make_plan(config, meta_model(standard_config(), config), None, gpu_memory_gib=12)
-    assert plan["phases"][0]["largest_pack_tokens"] == 0
-    assert plan["notes"][0] == "phase B: not even a pack of one utterance fits the GPU"
-    assert plan["cost"]["usd"] is None
+    assert plan.phases[0].largest_pack_tokens == 0
+    assert plan.notes[0] == "phase B: not even a pack of one utterance fits the GPU"
+    assert plan.cost.usd is None
     with pytest.raises(RecipeError, match="known are A100, H100, H200"):
         make_plan(config, meta_model(standard_config(), config), None, gpu="T4")
 
@@ -127,10 +126,10 @@ def test_the_encoders_kept_output_costs_disk_and_saves_operations():
         make_plan(config, meta_model(standard_config(), config), None, num_utterances=73_579)
         for config in (hebrew_round2(), hebrew_round2(encoder_cache=True))
     ]
-    assert [plan["encoder_cache_gib"] for plan in plans] == [
+    assert [plan.encoder_cache_gib for plan in plans] == [
         0.0,
         pytest.approx(73_579 * 5.8 * 13 * 2048 / 2**30, rel=0.01),
     ]
-    assert [phase["encoder_kept"] for phase in plans[1]["phases"]] == [True, False]
-    assert plans[1]["phases"][0]["step_s"] < plans[0]["phases"][0]["step_s"]
-    assert plans[1]["phases"][1]["step_s"] == plans[0]["phases"][1]["step_s"]
+    assert [phase.encoder_kept for phase in plans[1].phases] == [True, False]
+    assert plans[1].phases[0].step_s < plans[0].phases[0].step_s
+    assert plans[1].phases[1].step_s == plans[0].phases[1].step_s

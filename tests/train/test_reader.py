@@ -162,7 +162,7 @@ def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, pre
         assert torch.get_num_threads() == 64  # what comes after the training has them again
     finally:
         torch.set_num_threads(1)
-    assert result["num_threads"] == min(64, max(1, len(os.sched_getaffinity(0)) - 1))
+    assert result.num_threads == min(64, max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def test_a_cache_of_augmented_audio_is_refused():

@@ -13,8 +13,10 @@ from types import ModuleType
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_config
+from training_documents import step_row
 
 from shibolet.errors import Preempted, RecipeError
+from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.train import trackers as module
 from shibolet.train.stage import run_train
 from shibolet.train.trackers import MetricsFile, Trackers
@@ -28,12 +30,12 @@ def test_steps_beyond_the_resumed_one_are_cut_off(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     record = MetricsFile(path, 0)
     for step in (1, 2, 3, 4):
-        record.write({"step": step})
+        record.write(step_row(step))
     record.close()
     with path.open("a") as file:
         file.write('{"step": 5, "lo')  # killed in the middle of a line
     record = MetricsFile(path, 2)
-    record.write({"step": 3})
+    record.write(step_row(3))
     record.close()
     assert steps(path) == [1, 2, 3]
 
@@ -132,8 +134,8 @@ def test_wandb_gets_everything_and_a_continued_training_is_the_same_run(
         "about": {"audit": {"decision": "PROCEED"}, "recipe": {"name": "tiny"}},
     }  # fmt: skip
 
-    def stop(row: dict) -> None:
-        if row["step"] == 4:
+    def stop(row: StepRow) -> None:
+        if row.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Preempted):
@@ -180,14 +182,14 @@ def test_a_dead_tracker_does_not_end_a_training(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
         seed=0, score_dev=None, about={},
     )  # fmt: skip
-    assert result["steps"] == 6 and caplog.text.count("the service is gone") == 1
+    assert result.steps == 6 and caplog.text.count("the service is gone") == 1
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
 
 
 def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     run_train(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
-        seed=0, score_dev=lambda loaded: {"wer": 0.5, "cer": 0.25},
+        seed=0, score_dev=lambda loaded: DevRates(wer=0.5, cer=0.25),
         about={"audit": {"decision": "PROCEED", "rate": 0.04}},
     )  # fmt: skip
     events = EventAccumulator(str(tmp_path / "tensorboard"))

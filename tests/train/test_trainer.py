@@ -15,6 +15,9 @@ from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.packed import packed_attention
 from shibolet.model.qwen3_asr.parts import part_of
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.scores import Folds
+from shibolet.records.documents.training import DevRates
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.phases import add_adapters, enter_phase
@@ -42,10 +45,10 @@ class FallingWer:
     def __init__(self, values: tuple[float, ...] = (0.5, 0.4, 0.3, 0.4, 0.5)) -> None:
         self.values, self.calls = values, 0
 
-    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
+    def __call__(self, loaded: LoadedModel) -> DevRates:
         assert not loaded.model.training and loaded.model.config._attn_implementation == "sdpa"
         self.calls += 1
-        return {"wer": self.values[self.calls - 1], "cer": 0.1}
+        return DevRates(wer=self.values[self.calls - 1], cer=0.1)
 
 
 def test_one_pack_and_many_give_the_same_training(base_dir: Path, prepared_dir: Path, tmp_path: Path):
@@ -133,8 +136,8 @@ def test_the_best_dev_wer_of_the_run_is_chosen_and_kept(base_dir: Path, prepared
     score = FallingWer((0.5, 0.3, 0.3, 0.4))
     config = tiny_config(eval_every_steps=2, checkpoint_every_steps=1)
     result = run(base_dir, prepared_dir, tmp_path, config, score_dev=score)
-    assert [s["step"] for s in result["dev"]] == [2, 3, 4, 6]  # every two steps and at the end of each phase
-    assert result["chosen_step"] == 4  # of equal scores the later one
+    assert [score.step for score in result.dev] == [2, 3, 4, 6]  # every two steps and at the end of each phase
+    assert result.chosen_step == 4  # of equal scores the later one
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-0000000{step}" for step in (3, 4, 5, 6)]  # end of B, best, the last two
     assert run(base_dir, prepared_dir, tmp_path, config, score_dev=score) == result and score.calls == 4
@@ -157,15 +160,18 @@ def test_the_result_loads_everywhere(base_dir: Path, prepared_dir: Path, tmp_pat
 def test_patience_ends_a_phase_and_skips_none(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     score = FallingWer((0.2, 0.3, 0.1, 0.2))
     result = run(base_dir, prepared_dir, tmp_path, tiny_config(eval_every_steps=1, patience=1), score_dev=score)
-    assert [(s["step"], s["phase"]) for s in result["dev"]] == [(1, "B"), (2, "B"), (3, "A"), (4, "A")]
+    assert [(score.step, score.phase) for score in result.dev] == [(1, "B"), (2, "B"), (3, "A"), (4, "A")]
 
 
 def test_a_set_smaller_than_a_step_trains_and_the_plan_says_so(base_dir: Path, tmp_path: Path):
     write_shard(tmp_path / "prepared" / "train-0.parquet", make_rows(5, seed=2))
     result = run(base_dir, tmp_path / "prepared", tmp_path / "train", tiny_config(utterances_per_step=64))
-    assert result["steps"] == 2 and result["utterances_seen"] == 10
-    plan = json.loads((tmp_path / "train" / "plan.json").read_text())
-    assert plan["notes"][0].startswith("the training set (5 utterances) is smaller than a step (64)")
+    assert result.steps == 2 and result.utterances_seen == 10
+    assert (
+        Plan.read(tmp_path / "train" / "plan.json")
+        .notes[0]
+        .startswith("the training set (5 utterances) is smaller than a step (64)")
+    )
 
 
 def test_a_folder_of_another_training_is_refused(base_dir: Path, prepared_dir: Path, tmp_path: Path):
@@ -203,13 +209,13 @@ def test_a_phase_can_be_made_the_result_and_unmade(base_dir: Path, prepared_dir:
     config = tiny_config(eval_every_steps=100)
     arguments = (base_dir, prepared_dir, tmp_path, config)
     b = run(*arguments, score_dev=FallingWer((0.5,)), only_through="B")
-    assert (b["steps"], b["chosen_step"], b["through"]) == (3, 3, "B")
+    assert (b.steps, b.chosen_step, b.through) == (3, 3, "B")
     b_weights = load_file(tmp_path / "final" / "model.safetensors")
     whole = run(*arguments, score_dev=FallingWer((0.4,)), only_through="A")
-    assert (whole["steps"], whole["chosen_step"], whole["chosen_by"]) == (6, 6, "dev WER")
+    assert (whole.steps, whole.chosen_step, whole.chosen_by) == (6, 6, "dev WER")
     back = run(*arguments, score_dev=FallingWer(()), only_through="B")
-    assert (back["steps"], back["chosen_step"], back["chosen_by"]) == (6, 3, "the end of phase B, as asked")
-    assert back["chosen_dev"] == {"wer": 0.5, "cer": 0.1}
+    assert (back.steps, back.chosen_step, back.chosen_by) == (6, 3, "the end of phase B, as asked")
+    assert back.chosen_dev == DevRates(wer=0.5, cer=0.1)
     final = load_file(tmp_path / "final" / "model.safetensors")
     assert all(final[name].equal(weight) for name, weight in b_weights.items())
     assert run(*arguments) == back  # and it stays the result until something else is asked
@@ -221,20 +227,18 @@ def test_how_much_too_good_the_chosen_dev_score_is_comes_with_it(base_dir: Path,
     """Step 4 has the lowest WER of steps 2, 3, 4 and 6 and of an average, by one fold alone; without it step 6 has."""
     errors = iter([[40, 40, 40], [40, 40, 40], [0, 25, 25], [30, 20, 20], [40, 40, 40]])
 
-    def score(loaded: LoadedModel) -> dict:
+    def score(loaded: LoadedModel) -> DevRates:
         found = next(errors)
-        return {"wer": sum(found) / 300, "cer": 0.1, "folds": {"errors": found, "words": [100, 100, 100]}}
+        return DevRates(wer=sum(found) / 300, cer=0.1, folds=Folds(errors=found, words=(100, 100, 100)))
 
     result = run(base_dir, prepared_dir, tmp_path, tiny_config(average_best=2), score_dev=score)
-    assert result["chosen_step"] == 4 and [line["folds"]["errors"][0] for line in result["dev"]] == [40, 40, 0, 30]
-    assert result["optimism"] == {
-        "candidates": 5,  # the average too
-        "points": pytest.approx(100 * (30 + 25 + 25 - 50) / 300),
-        "sentence": "chosen as the best of 5 on dev: its WER there is too good by about 10.0 points",
-    }
+    assert result.chosen_step == 4 and [score.folds.errors[0] for score in result.dev] == [40, 40, 0, 30]
+    assert result.optimism.candidates == 5, "the average too"
+    assert result.optimism.points == pytest.approx(100 * (30 + 25 + 25 - 50) / 300)
+    assert result.optimism.sentence == "chosen as the best of 5 on dev: its WER there is too good by about 10.0 points"
     alone = tmp_path / "alone"
     plain = run(base_dir, prepared_dir, alone, tiny_config(eval_every_steps=100), score_dev=FallingWer((0.5, 0.4)))
-    assert plain["optimism"] is None, "nothing is known of folds"
+    assert plain.optimism is None, "nothing is known of folds"
 
 
 @pytest.mark.parametrize("averaged_wer", [0.2, 0.3])
@@ -250,11 +254,11 @@ def test_an_average_is_the_result_only_when_it_is_better(
     ]
     final = load_file(tmp_path / "final" / "model.safetensors")["lm_head.weight"]
     if averaged_wer < 0.3:
-        assert result["averaged_steps"] == [6, 4] and result["chosen_dev"]["wer"] == 0.2
+        assert result.averaged_steps == (6, 4) and result.chosen_dev.wer == 0.2
         torch.testing.assert_close(final.float(), sum(masters) / 2, rtol=0.01, atol=1e-6)  # bfloat16
         assert not final.equal(masters[0].bfloat16())
     else:
-        assert result["averaged_steps"] == [] and result["chosen_by"] == "dev WER"
+        assert result.averaged_steps == () and result.chosen_by == "dev WER"
         assert final.equal(masters[0].bfloat16())
 
 
@@ -263,4 +267,4 @@ def test_scores_that_an_average_may_take_have_checkpoints(base_dir: Path, prepar
     score = FallingWer((0.3, 0.4, 0.5, 0.35, 0.36, 0.37, 0.2))
     config = tiny_config(average_best=3, eval_every_steps=1, checkpoint_every_steps=100)
     result = run(base_dir, prepared_dir, tmp_path, config, score_dev=score)
-    assert result["chosen_step"] in (1, 4) and score.calls >= 6
+    assert result.chosen_step in (1, 4) and score.calls >= 6

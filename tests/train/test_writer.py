@@ -82,7 +82,7 @@ def test_a_full_disk_ends_with_a_sentence_and_the_old_checkpoints(
             run(base_dir, prepared_dir, tmp_path, config)
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.latest().state["step"] == 2 and store.at(1)
-    assert run(base_dir, prepared_dir, tmp_path, config)["steps"] == 6
+    assert run(base_dir, prepared_dir, tmp_path, config).steps == 6
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1, 2, 3, 4, 5, 6,
     ]  # fmt: skip
@@ -106,4 +106,4 @@ def test_a_disk_too_full_for_the_result_is_a_sentence_and_not_a_defect(
         where = getattr(error, "filename", None) or tmp_path / "final"
         with pytest.raises(DiskError, match=f"^{where} could not be written: .*; make room and run the same command"):
             run(base_dir, prepared_dir, tmp_path, tiny_config())
-    assert run(base_dir, prepared_dir, tmp_path, tiny_config())["steps"] == 6 and (tmp_path / "final").exists()
+    assert run(base_dir, prepared_dir, tmp_path, tiny_config()).steps == 6 and (tmp_path / "final").exists()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder, show
+from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, quiet, run_folder
 
 
 def plan(
@@ -27,7 +27,7 @@ def plan(
     loaded = load_recipe(recipe, changes or [])
     loaded.require("plan", "models", "train")
     planned = make_plan(loaded, run_folder(run_dir, loaded.name), utterances, gpus, gpu, gpu_memory_gib)
-    answer(json_, plan=planned)
+    answer(json_, planned)
 
 
 def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
@@ -39,9 +39,9 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
     quiet()
     loaded = load_recipe(recipe, changes or [])
     with track("check"):
-        findings = check_recipe(loaded, run_folder(run_dir, loaded.name))
-    print_json([finding.to_json() for finding in findings]) if json_ else show({"check": findings})
-    raise typer.Exit(3 if any(finding.state == "missing" for finding in findings) else 0)
+        checked = check_recipe(loaded, run_folder(run_dir, loaded.name))
+    answer(json_, checked)
+    raise typer.Exit(0 if checked.is_ready else 3)
 
 
 def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
@@ -52,5 +52,5 @@ def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
 
     quiet()
     found = fetch_recipe(load_recipe(recipe, changes or []), track)
-    answer(json_, fetch=found)
-    raise typer.Exit(3 if found["missing"] else 0)
+    answer(json_, found)
+    raise typer.Exit(3 if found.missing else 0)

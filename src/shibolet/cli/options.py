@@ -14,6 +14,7 @@ import typer
 from shibolet.errors import RecipeError
 
 if TYPE_CHECKING:
+    from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
 
 RecipeName = Annotated[
@@ -58,10 +59,11 @@ def round_of(
     if dry:
         planned = make_plan(loaded, folder, None, 1) if loaded.models and loaded.train else None
         if json_:
-            print_json({"recipe": loaded.model_dump(mode="json"), "plan": planned})
+            plan = planned.to_json() if planned else None
+            print_json({"recipe": loaded.model_dump(mode="json"), "plan": plan})
         else:
             typer.echo(recipe_yaml(loaded))
-            show({"plan": planned} if planned else {})
+            show(*filter(None, [planned]))
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as current:
@@ -102,11 +104,13 @@ def quiet() -> None:
     logging.getLogger("shibolet").setLevel(logging.INFO)
 
 
-def show(results: dict[str, Any]) -> None:
+def show(*documents: "Document", **by_name: Any) -> None:
     """Tables for a person."""
     from shibolet.cli import tables
 
-    for name, value in results.items():
+    for document in documents:
+        tables.show(document)
+    for name, value in by_name.items():
         getattr(tables, f"show_{name}")(value)
 
 
@@ -115,6 +119,9 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=lambda document: document.to_json()))
 
 
-def answer(json_: bool, **result: Any) -> None:
-    """One result: as JSON, or by its name as tables for a person."""
-    print_json(*result.values()) if json_ else show(result)
+def answer(json_: bool, *documents: "Document", **by_name: Any) -> None:
+    """One result: as JSON, or as tables for a person."""
+    if json_:
+        print_json(*(document.to_json() for document in documents), *by_name.values())
+    else:
+        show(*documents, **by_name)

@@ -24,7 +24,7 @@ from shibolet.cli.options import (
 from shibolet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from shibolet.records.runfolder import RunFolder
+    from shibolet.records.documents.training import TrainResult
     from shibolet.rounds.shared import Round
 
 
@@ -33,6 +33,7 @@ def run(
     gpus: Gpus = 1, only_through: OnlyThrough = None,
 ):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
+    from shibolet.records.documents.training import TrainResult
     from shibolet.rounds.flow import run_round
     from shibolet.rounds.rank import under_torchrun
 
@@ -44,9 +45,9 @@ def run(
         if json_:
             print_json({"exit_code": code, **_results(current)})
         else:
-            show(_results(current))
+            show(**_results(current))
             if current.folder.finished("train"):
-                typer.echo(_trained(current.folder))
+                typer.echo(_trained(TrainResult.read(current.folder.train_result), current.folder.final))
             typer.echo(f"Page: {current.folder.report}")
     raise typer.Exit(code)
 
@@ -96,7 +97,7 @@ def audit(
     if json_:
         print_json(report)
     else:
-        show({"gate": verdict} | ({"review": report["review"]} if review else {}))
+        show(gate=verdict, **({"review": report["review"]} if review else {}))
         typer.echo(f"Page: {page}")
     raise typer.Exit(verdict["exit_code"])
 
@@ -126,7 +127,7 @@ def calibrate(
     if json_:
         print_json(result)
     else:
-        show({"calibration": result})
+        show(calibration=result)
         if result.get("budget"):
             typer.echo(result["budget"]["sentence"])
         typer.echo(f"To audit with it: --set audit.calibration={path}")
@@ -171,9 +172,9 @@ def train(
         current.gpus, current.only_through = gpus, only_through
         result = do_train(current)
     if json_:
-        print_json(result)
+        print_json(result.to_json())
     else:
-        typer.echo(_trained(current.folder))
+        typer.echo(_trained(result, current.folder.final))
 
 
 def report(
@@ -218,13 +219,10 @@ def _results(current: "Round") -> dict[str, Any]:
     return results | ({"compare": Comparison.read(folder.compare)} if folder.compare.is_file() else {})
 
 
-def _trained(folder: "RunFolder") -> str:
+def _trained(result: "TrainResult", final: Path) -> str:
     """Where the trained model lies and why it is that one."""
     from shibolet.cli.terminal import pct
-    from shibolet.records.files import read_json
 
-    result = read_json(folder.train / "result.json")
-    dev = f"; dev WER {pct(result['chosen_dev']['wer'])}" if result["chosen_dev"] else ""
-    said = f"step {result['chosen_step']} of {result['steps']}, by {result['chosen_by']}{dev}"
-    optimism = result.get("optimism")  # trainings before 2026-11-28 did not know it
-    return f"Model: {folder.final} ({said}{'; ' + optimism['sentence'] if optimism else ''})"
+    dev = f"; dev WER {pct(result.chosen_dev.wer)}" if result.chosen_dev else ""
+    said = f"step {result.chosen_step} of {result.steps}, by {result.chosen_by}{dev}"
+    return f"Model: {final} ({said}{'; ' + result.optimism.sentence if result.optimism else ''})"

@@ -61,7 +61,7 @@ def evaluate(
 
         quiet()
         scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
-        print_json(scores) if json_ else show({"scores": {model: {manifest.name: scores}}})
+        print_json(scores) if json_ else show(scores={model: {manifest.name: scores}})
         return
     from shibolet.rounds.stages import candidates_of, do_evaluate
 

@@ -1,18 +1,28 @@
 """What a person reads of a result in the terminal: a table for each of the documents."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.gate.decision import counts_of
+from shibolet.records.documents.base import Document
+from shibolet.records.documents.beforehand import Checked, Fetched
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
 from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.plan import CostPlan, PhasePlan, Plan
 from shibolet.records.documents.scores import Scores
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
 if TYPE_CHECKING:
     from shibolet.demo.round import Summary
+
+
+@singledispatch
+def show(document: Document) -> None:
+    """Print a document as tables and sentences: by its type, one of the functions below."""
+    raise TypeError(f"there is no table for {type(document).__name__}")
 
 
 def show_gate_prepared(gate: dict) -> None:
@@ -206,72 +216,69 @@ def _change(name: str, block: Block) -> tuple[str, ...]:
     )
 
 
-def show_plan(plan: dict) -> None:
+@show.register
+def show_plan(plan: Plan) -> None:
     """Steps, parts, bytes and hours by phase, then what they are of and what they cost."""
-    where = f"{plan['gpu']['number']} x {plan['gpu']['name']}"
-    for phase in plan["phases"]:
-        rows = [(part["part"], f"{part['parameters']:,}", f"{part['peak_lr']:g}") for part in phase["parts"]]
-        rows.append(("all that trains", f"{phase['trainable']:,}", f"{phase['trainable_pct']:.1f}%"))
-        length = f"{phase['epochs']:g} epochs, {phase['steps']:,} steps, warm-up {phase['warmup_steps']}"
-        table(f"Phase {phase['name']}: {length}", ["part", " weights", " peak rate"], rows)
-        took = f"{phase['step_s']:.2f} s a step, {_hours(phase['hours'])} ({where})"
-        facts([*_memory_of(phase, plan["gpu"]["memory_gib"]), ("time", took)])
+    where = f"{plan.gpu.number} x {plan.gpu.name}"
+    for phase in plan.phases:
+        rows = [(part.part, f"{part.parameters:,}", f"{part.peak_lr:g}") for part in phase.parts]
+        rows.append(("all that trains", f"{phase.trainable:,}", f"{phase.trainable_pct:.1f}%"))
+        length = f"{phase.epochs:g} epochs, {phase.steps:,} steps, warm-up {phase.warmup_steps}"
+        table(f"Phase {phase.name}: {length}", ["part", " weights", " peak rate"], rows)
+        took = f"{phase.step_s:.2f} s a step, {_hours(phase.hours)} ({where})"
+        facts([*_memory_of(phase, plan.gpu.memory_gib), ("time", took)])
         OUT.print()
-    precision = plan["precision"]
-    kept = f"masters {precision['masters']}, moments {precision['moments']}"
+    precision = plan.precision
+    kept = f"masters {precision.masters}, moments {precision.moments}"
     lines = [
-        ("training set", f"{plan['training_set']['utterances']:,} utterances, {plan['training_set_from']}"),
-        ("step", plan["step"]["arithmetic"]),
-        ("precision", f"{precision['weights_and_compute']} weights and compute, {kept}"),
-        ("head", plan["model"]["head"]),
-        ("model", plan["model_from"]),
+        ("training set", f"{plan.training_set.utterances:,} utterances, {plan.training_set_from}"),
+        ("step", plan.step.arithmetic),
+        ("precision", f"{precision.weights_and_compute} weights and compute, {kept}"),
+        ("head", plan.model.head),
+        ("model", plan.model_from),
     ]
-    if cache_gib := plan["encoder_cache_gib"]:
-        lines.append(("disk", f"{cache_gib:.1f} GiB for the encoder's kept output"))
-    lines.append(("cost", _cost_of(plan, where)))
-    if specified := plan["cost"]["specified_usd"]:
-        lines.append(("specified", _specified(specified)))
-    facts(lines + [("note", note) for note in plan["notes"]])
+    if plan.encoder_cache_gib:
+        lines.append(("disk", f"{plan.encoder_cache_gib:.1f} GiB for the encoder's kept output"))
+    lines.append(("cost", _cost_of(plan.cost, where)))
+    if specified := plan.cost.specified_usd:
+        lines.append(("specified", ", ".join(f"${usd:.0f} ({machine})" for machine, usd in specified.items())))
+    facts(lines + [("note", note) for note in plan.notes])
 
 
-def _memory_of(phase: dict, gpu_gib: float | None) -> list[tuple[str, str]]:
-    gib, digits = phase["gib"], 1 if phase["gib"]["sum"] >= 1 else 3
-    terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in gib.items() if name != "sum" and size)
-    lines = [("GiB", f"{gib['sum']:.{digits}f}: {terms}")]
+def _memory_of(phase: PhasePlan, gpu_gib: float | None) -> list[tuple[str, str]]:
+    digits = 1 if phase.total_gib >= 1 else 3
+    terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in phase.gib.items() if size)
+    lines = [("GiB", f"{phase.total_gib:.{digits}f}: {terms}")]
     if gpu_gib is None:
         return lines
-    room = f"{phase['utilisation_pct']:.0f}% of {gpu_gib:g} GiB, margin {phase['margin_gib']:.1f} GiB"
-    return [*lines, ("room", f"{room}; packs of up to {phase['largest_pack_tokens']:,} tokens fit")]
+    room = f"{phase.utilisation_pct:.0f}% of {gpu_gib:g} GiB, margin {phase.margin_gib:.1f} GiB"
+    return [*lines, ("room", f"{room}; packs of up to {phase.largest_pack_tokens:,} tokens fit")]
 
 
-def _cost_of(plan: dict, where: str) -> str:
-    cost, price = plan["cost"], plan["price_per_gpu_hour_usd"]
-    hours = f"{_hours(cost['hours'])} on {where}"
+def _cost_of(cost: CostPlan, where: str) -> str:
+    hours, price = f"{_hours(cost.hours)} on {where}", cost.price_per_gpu_hour_usd
     if price is None:
         return f"{hours}; the recipe names no price (train.price_per_gpu_hour_usd)"
-    return f"{hours}, ${cost['usd']:.2f} at ${price:.2f} a GPU-hour: predicted, of the training steps alone"
+    return f"{hours}, ${cost.usd:.2f} at ${price:.2f} a GPU-hour: predicted, of the training steps alone"
 
 
 def _hours(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
-def _specified(usd_by_machine: dict[str, float]) -> str:
-    return ", ".join(f"${usd:.0f} ({what})" for what, usd in usd_by_machine.items())
-
-
-def show_fetch(found: dict) -> None:
+@show.register
+def show_fetch(found: Fetched) -> None:
     """What is on this machine now, and what could not be had."""
-    rows = [(state, name, "") for state in ("fetched", "local") for name in found[state]]
-    table("Fetch", ["", "what", "why"], rows + [("missing", name, why) for name, why in found["missing"].items()])
-    if not found["missing"]:
+    here = [("fetched", name, "") for name in found.fetched] + [("local", name, "") for name in found.local]
+    table("Fetch", ["", "what", "why"], here + [("missing", name, why) for name, why in found.missing.items()])
+    if not found.missing:
         OUT.print("From now on HF_HUB_OFFLINE=1 will do.", markup=False)
 
 
-def show_check(findings: Sequence) -> None:
+@show.register
+def show_check(checked: Checked) -> None:
     """What a recipe needs and whether it is there."""
-    rows = [(finding.state, finding.what, finding.found) for finding in findings]
-    table("Check", ["", "what", "found"], rows)
+    table("Check", ["", "what", "found"], [(one.state, one.what, one.found) for one in checked.findings])
 
 
 def show_demo(summary: "Summary") -> None:

@@ -232,10 +232,15 @@ def read_shard(path: Path) -> list[Speech]:
     return [Speech(samples=p, words=tuple(SpokenWord(**w) for w in words)) for p, words in zip(pieces, all_words)]
 
 
-def write_shard(rows: Sequence[dict], path: Path) -> None:
-    """Speak the requests, given as plain data, in order, into a shard that is whole or absent."""
+def request_of(words: Sequence[str], voice: dict) -> SpeechRequest:
+    """A request from its plain data."""
+    return SpeechRequest(words=tuple(words), voice=Voice(**voice))
+
+
+def write_shard(requests: Sequence[SpeechRequest], path: Path) -> None:
+    """Speak the requests, in order, into a shard that is whole or absent."""
     speaker = Speaker()
-    speeches = [speaker.speak(row["words"], Voice(**row["voice"])) for row in rows]
+    speeches = [speaker.speak(request.words, request.voice) for request in requests]
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -250,4 +255,4 @@ def write_shard(rows: Sequence[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_shard(json.load(sys.stdin), Path(sys.argv[1]))
+    write_shard([request_of(**row) for row in json.load(sys.stdin)], Path(sys.argv[1]))

@@ -8,10 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Ends, Scores
+from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.report.recipe import ShownRecipe
 from shibolet.speech.text import get_language
 
 NOT_STATED = "not stated"
@@ -26,50 +30,44 @@ class Shown(NamedTuple):
     page: str | None = None
 
 
-def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: Reproduced) -> str:
-    """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
+def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, reproduced: Reproduced) -> str:
+    """The content of README.md; `reproduced` is what the export repeated."""
     compared = Comparison.read(run.compare)
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
-    language = get_language(recipe["language"])
-    names = [source["name"] for source in recipe["evaluate"]["sets"]]
-    paths = {name: run.scores(compared.candidate.label, name) for name in names}
+    language = get_language(recipe.language)
+    paths = {source.name: run.scores(compared.candidate.label, source.name) for source in recipe.evaluate.sets}
     # an optional set may be missing
     scores = {name: Scores.read(path) for name, path in paths.items() if path.is_file()}
-    base = _named(recipe["models"]["base"], config, "model")
+    base = _named(recipe.models.base, config, "model")
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
         language=language,
         base=base,
-        baseline=_named(recipe["models"]["baseline"], config, "model"),
-        sources=[_named(source["hub"] or source["name"], config, "dataset") for source in recipe["data"]["train"]],
+        baseline=_named(recipe.models.baseline, config, "model"),
+        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.train],
         compared=compared,
         scores=scores,
         gates=gates,
         audit=read_json(run.alignment_report()),
         prepared=read_json(run.prepared / "summary.json"),
-        plan=read_json(run.plan),
-        trained=read_json(run.train / "result.json"),
-        made_with=_training_start(read_json(run.provenance)),
+        plan=Plan.read(run.plan),
+        trained=TrainResult.read(run.train_result),
+        made_with=Provenance.read(run.provenance).training,
         reproduced=reproduced,
     )  # fmt: skip
     return f"---\n{_metadata(config, language.code, base, recipe, scores)}\n---\n\n{page}"
 
 
-def _training_start(starts: list[dict]) -> dict:
-    """The last start that can have trained."""
-    return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
-
-
-def _metadata(config: PublishConfig, code: str, base: Shown, recipe: dict, scores: dict[str, Scores]) -> str:
+def _metadata(config: PublishConfig, code: str, base: Shown, recipe: ShownRecipe, scores: dict[str, Scores]) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
-            task_type="automatic-speech-recognition", dataset_type=source["hub"] or source["name"],
-            dataset_name=source["name"], dataset_split=source["split"], metric_type=measure, metric_value=_pct(rate),
+            task_type="automatic-speech-recognition", dataset_type=source.hub or source.name,
+            dataset_name=source.name, dataset_split=source.split, metric_type=measure, metric_value=_pct(rate),
         )
-        for source in recipe["evaluate"]["sets"] if source["name"] in scores and not _is_path(source["hub"])
-        for measure, rate in _rates(scores[source["name"]]).items() if rate is not None
+        for source in recipe.evaluate.sets if source.name in scores and not _is_path(source.hub)
+        for measure, rate in _rates(scores[source.name]).items() if rate is not None
     ]  # fmt: skip
     data = ModelCardData(
         model_name=config.to,
@@ -78,8 +76,7 @@ def _metadata(config: PublishConfig, code: str, base: Shown, recipe: dict, score
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
-        datasets=[source["hub"] for source in recipe["data"]["train"] if source["hub"] and not _is_path(source["hub"])]
-        or None,
+        datasets=[source.hub for source in recipe.data.train if source.hub and not _is_path(source.hub)] or None,
         tags=["qwen3-asr", "shibolet"],
         eval_results=results or None,
     )

@@ -6,21 +6,24 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from shibolet.records.documents.provenance import Start
 
 PACKAGES = "shibolet torch transformers accelerate peft datasets numpy scipy soundfile soxr av".split()
 
 
-def environment() -> dict[str, Any]:
-    """Time, Python, platform, versions and commit; no paths."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git_commit(),
-    }
+def this_start(command: str, num_threads: int | None) -> Start:
+    """This process, about to carry out a command."""
+    return Start(
+        command=command,
+        num_threads=num_threads,
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpus=os.cpu_count(),
+        packages={name: _version(name) for name in PACKAGES},
+        git=_git_commit(),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -44,8 +44,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shibolet.errors import DataError
-from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, write_json
-from shibolet.records.provenance import environment
+from shibolet.records.documents.provenance import Provenance, StageMarker
+from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir
+from shibolet.records.provenance import this_start
 
 # stage -> what it makes, and what else goes when its inputs change; `evaluate/<label>/<set>` makes that folder
 _OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -80,8 +81,8 @@ class Stage:
     def finish(self) -> str:
         """Mark the stage as done, after everything else, and return the hash of its outputs."""
         outputs = self.folder._hash_outputs(self.name)
-        marker = {"state": "done", "inputs": self.inputs, "outputs": outputs}
-        write_json(self.folder._marker(self.name), marker)
+        marker = StageMarker(state="done", inputs=self.inputs, outputs=outputs)
+        marker.write(self.folder.path / _marker_of(self.name))
         return hash_json(outputs)
 
 
@@ -148,8 +149,16 @@ class RunFolder:
         return self.train / "plan.json"
 
     @property
+    def train_result(self) -> Path:
+        return self.train / "result.json"
+
+    @property
     def metrics(self) -> Path:
         return self.train / "metrics.jsonl"
+
+    @property
+    def dev_scores(self) -> Path:
+        return self.train / "dev.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -204,12 +213,11 @@ class RunFolder:
         new          nothing there
         """
         inputs = json.loads(json.dumps(inputs))  # as the marker will give them back
-        marker_path = self._marker(name)
-        marker = read_json(marker_path) if marker_path.exists() else None
-        if marker is not None and marker["inputs"] == inputs:
-            if marker["state"] == "begun":
+        marker = self._marker(name)
+        if marker is not None and marker.inputs == inputs:
+            if marker.state == "begun":
                 return Stage(self, name, inputs, "interrupted", f"{name}: was cut off, goes on")
-            if not (altered := _differing(marker["outputs"], self._hash_outputs(name))):
+            if not (altered := _differing(marker.outputs, self._hash_outputs(name))):
                 return Stage(self, name, inputs, "done", f"{name}: done before, nothing changed")
             self._move(_made_by(name)[0], self.path, self._aside(name, "altered"))
             self._begin(name, inputs)
@@ -222,7 +230,9 @@ class RunFolder:
         self._begin(name, inputs)
         if aside is None:
             return Stage(self, name, inputs, "new", "")
-        why = f"{_first(_differing(marker['inputs'], inputs))} changed" if marker else "made by something else"
+        why = "made by another version of shibolet"
+        if marker is not None:
+            why = f"{_first(_differing(marker.inputs, inputs))} changed"
         return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}")
 
     def retire(self, *names: str) -> list[str]:
@@ -237,24 +247,25 @@ class RunFolder:
     def digest(self, name: str) -> str:
         """Hash of what a finished stage made: an input of the stages after it."""
         marker = self._marker(name)
-        if not marker.exists() or (value := read_json(marker))["state"] != "done":
+        if marker is None or marker.state != "done":
             raise DataError(f"{self.path}: stage '{name}' is not done; run it first, or `shibolet run` for all of them")
-        return hash_json(value["outputs"])
+        return hash_json(marker.outputs)
 
     def inputs(self, name: str) -> dict[str, Any]:
-        """What a stage that was begun or finished here is made from."""
-        return read_json(self._marker(name))["inputs"]
+        """What a stage that was begun or finished here is made from; nothing for one of another version of shibolet."""
+        marker = self._marker(name)
+        return marker.inputs if marker else {}
 
     def finished(self, name: str) -> bool:
         """Whether a stage was ever finished here, whatever has changed since."""
         marker = self._marker(name)
-        return marker.exists() and read_json(marker)["state"] == "done"
+        return marker is not None and marker.state == "done"
 
-    def _marker(self, name: str) -> Path:
-        return self.path / ".stages" / f"{name}.json"
+    def _marker(self, name: str) -> StageMarker | None:
+        return _marker_in(self.path / _marker_of(name))
 
     def _begin(self, name: str, inputs: dict[str, Any]) -> None:
-        write_json(self._marker(name), {"state": "begun", "inputs": inputs})
+        StageMarker(state="begun", inputs=inputs).write(self.path / _marker_of(name))
 
     def _hash_outputs(self, name: str) -> dict[str, str]:
         """Content hash of every file that a stage makes, by path in the run folder."""
@@ -270,15 +281,15 @@ class RunFolder:
     def _set_aside(self, name: str) -> str | None:
         """Move what a stage made, and its marker after it, to the place of its inputs; None: there was nothing."""
         marker = self._marker(name)
-        target = self._aside(name, hash_json(read_json(marker)["inputs"]) if marker.exists() else "unknown")
+        target = self._aside(name, hash_json(marker.inputs) if marker else "unknown")
         outputs, rest = _made_by(name)
-        moved = self._move([*rest, *outputs, str(marker.relative_to(self.path))], self.path, target)
+        moved = self._move([*rest, *outputs, _marker_of(name)], self.path, target)
         return str(target.relative_to(self.path)) if moved else None
 
     def _take_back(self, name: str, inputs: dict[str, Any]) -> bool:
         """Move back what the same inputs made, its marker last."""
-        source, marker = self._aside(name, hash_json(inputs)), str(self._marker(name).relative_to(self.path))
-        if not (source / marker).exists():
+        source, marker = self._aside(name, hash_json(inputs)), _marker_of(name)
+        if _marker_in(source / marker) is None:
             return False
         outputs, rest = _made_by(name)
         self._move([*rest, *outputs, marker], source, self.path)
@@ -300,13 +311,30 @@ class RunFolder:
         return moved
 
     def write_provenance(self, command: str, num_threads: int | None) -> None:
-        """Add this start to `provenance.json`."""
-        starts = read_json(self.provenance) if self.provenance.exists() else []
-        write_json(self.provenance, [*starts, {"command": command, "num_threads": num_threads, **environment()}])
+        """Add this start to `provenance.json`; one of another version goes to `.aside/`, and a new one begins."""
+        starts = ()
+        if self.provenance.exists():
+            try:
+                starts = Provenance.read(self.provenance).starts
+            except DataError:
+                self._move([self.provenance.name], self.path, self.path / ".aside")
+        Provenance(starts=(*starts, this_start(command, num_threads))).write(self.provenance)
 
 
 def _made_by(stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _OUTPUTS.get(stage, ((stage,), ()))
+
+
+def _marker_of(stage: str) -> str:
+    return f".stages/{stage}.json"
+
+
+def _marker_in(path: Path) -> StageMarker | None:
+    """How a stage was begun or finished; None where it was not, or by another version of shibolet."""
+    try:
+        return StageMarker.read(path)
+    except DataError:
+        return None
 
 
 def _differing(old: dict, new: dict) -> list[str]:

@@ -14,7 +14,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from shibolet.errors import AudioError, DataError
@@ -22,6 +21,7 @@ from shibolet.records.files import read_json, read_jsonl, write_bytes, write_jso
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report.page import direction_of, environment, verdict_title
+from shibolet.report.recipe import ShownAudit, ShownRecipe
 from shibolet.report.wording import FAILURES, NOT_HEARD, REASONS, SUSPECTS, sentence
 from shibolet.scoring.counts import align_words
 from shibolet.speech.text import get_language
@@ -41,14 +41,14 @@ def write_audit_page(run_dir: Path) -> Path | None:
     run = RunFolder(run_dir)
     if not run.alignment_report().is_file():
         return None
-    recipe, report = yaml.safe_load(run.recipe.read_text(encoding="utf-8")), read_json(run.alignment_report())
+    recipe, report = ShownRecipe.read(run.recipe), read_json(run.alignment_report())
     if "review" not in report:
         raise DataError(f"{run.alignment_report()} is of an earlier version; run 'shibolet audit' again")
-    language = get_language(recipe["language"])
+    language = get_language(recipe.language)
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
     draw = {id: place for place, id in enumerate(report["review"]["draw"])}
     shown, num_rows = _chosen(tables, draw)
-    entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe["audit"], language, draw) for row in shown])
+    entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe.audit, language, draw) for row in shown])
     sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown}, run)
     entries.sort(key=_worst_first)
     gate = read_json(run.gate()) if run.gate().is_file() else None
@@ -79,7 +79,7 @@ def write_audit_page(run_dir: Path) -> Path | None:
                 "reasons": REASONS,
                 "answers": {row["id"]: answers[row["id"]]["verdict"] for row in entries
                             if answers.get(row["id"], {}).get("text") == row["text"]},
-                "file": f"review-{recipe['name']}.jsonl",
+                "file": f"review-{recipe.name}.jsonl",
             }
         ),
         sound=Markup("\n".join(sounds)),  # base64 has nothing to escape
@@ -117,15 +117,15 @@ def _worst_first(row: Mapping) -> tuple:
     return not row["low"], 2.0 if row["confidence"] is None else row["confidence"], row["id"]
 
 
-def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
+def _entry(row: Mapping, limits: ShownAudit, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
     """What the page shows of one utterance."""
     said, heard = number_aware(row["text"], row["hypothesis"], language)
     kinds = [
         kind
         for kind, holds in {
             "failed": row["failure"] is not None,
-            "fit": row["confidence"] is not None and row["confidence"] < limits["min_confidence"],
-            "words": row["coverage"] is not None and row["coverage"] < limits["min_coverage"],
+            "fit": row["confidence"] is not None and row["confidence"] < limits.min_confidence,
+            "words": row["coverage"] is not None and row["coverage"] < limits.min_coverage,
             "length": bool(row["length_mismatch"]),
         }.items()
         if holds and row["is_low_quality"]

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import yaml
-
 from shibolet.errors import DataError
 from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
+from shibolet.report.recipe import ShownRecipe
 from shibolet.report.svg import Figure
 
 
@@ -19,7 +18,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
     from shibolet.report.page import environment
 
     run = RunFolder(run_dir)
-    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    recipe = ShownRecipe.read(run.recipe)
     shown = {
         "gate": sections.gates(run),
         "audit": sections.audit(run, recipe),

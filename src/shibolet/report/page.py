@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.errors import DataError
@@ -11,6 +10,7 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.figures import short
+from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import in_words, p_value, sentence
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
@@ -31,9 +31,8 @@ def write_report(run_dir: Path) -> Path:
         raise DataError(
             f"{run_dir}: no {run.recipe.name}, so this is no run folder; give the folder of a 'shibolet run'"
         )
-    recipe_text = run.recipe.read_text(encoding="utf-8")
-    recipe = yaml.safe_load(recipe_text)
-    language, pair = get_language(recipe["language"]), scored.sides(recipe)
+    recipe = ShownRecipe.read(run.recipe)
+    language, pair = get_language(recipe.language), scored.sides(recipe)
     shown = {
         "gate": sections.gates(run),
         "truth": sections.truth(run),
@@ -49,11 +48,11 @@ def write_report(run_dir: Path) -> Path:
     }
     left_out = {name for name in ("truth", "systems", "errors", "examples") if not shown[name]}
     left_out |= set() if shown["audit"] else {"selftest", "worst"}
-    if None in (recipe.get("models"), recipe.get("train")):  # a recipe that only audits has no such stages to wait for
+    if recipe.only_audits:  # there are no such stages to wait for
         left_out |= {name for name in _OF_A_ROUND if not shown[name]}
     page = environment().get_template("report.html.jinja").render(
         recipe=recipe,
-        recipe_text=recipe_text,
+        recipe_text=run.recipe.read_text(encoding="utf-8"),
         code=language.code,
         direction=direction_of(language),
         headline=_headline(shown["gate"], shown["compare"] and shown["compare"]["made"]),

@@ -14,6 +14,7 @@ from shibolet.records.files import read_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference
+from shibolet.report.recipe import ShownRecipe
 from shibolet.scoring.counts import align_words
 from shibolet.scoring.metrics import Column, shown
 from shibolet.scoring.sclite import Aligned, Entry, align_weighted
@@ -31,11 +32,9 @@ MAX_SLICES = 40  # rows of a table: a set may have hundreds of speakers
 MAX_EXAMPLE_WORDS = 60  # recordings of minutes are not shown
 
 
-def sides(recipe: Mapping[str, Any]) -> tuple[Named, Named] | None:
-    """Baseline and candidate of a recipe as plain data; None where it only audits."""
-    if not (models := recipe.get("models")):
-        return None
-    return named(models["baseline_title"]), named(recipe["title"])
+def sides(recipe: ShownRecipe) -> tuple[Named, Named] | None:
+    """Baseline and candidate of a recipe; None where it only audits."""
+    return recipe.models and (named(recipe.models.baseline_title), named(recipe.title))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +49,12 @@ class Group:
     with_p: bool = False
 
 
-def comparison(run: RunFolder, recipe: Mapping[str, Any]) -> dict | None:
+def comparison(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     """Baseline and candidate by slice, in the order in which they should be read."""
     if not run.compare.is_file():
         return None
     compared = Comparison.read(run.compare)
-    sets = recipe["evaluate"]["sets"]
-    published = {s["name"]: s["baseline_wer_pct"] for s in sets if s.get("baseline_wer_pct")}
+    published = {one.name: one.baseline_wer_pct for one in recipe.evaluate.sets if one.baseline_wer_pct}
     order = _breakdowns(compared)
     groups = [
         Group(

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from shibolet.errors import AudioError
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.provenance import Provenance
+from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.documents.truth import Truth
-from shibolet.records.files import read_json, read_jsonl
+from shibolet.records.files import read_json
 from shibolet.records.ledger import read_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report import figures
 from shibolet.report.figures import Phase, Rate
+from shibolet.report.recipe import ShownRecipe
 
 MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
@@ -43,7 +47,7 @@ def gates(run: RunFolder) -> dict | None:
     return {"verdicts": verdicts, "accepted": verdicts[0]["accepted"], "figure": figure}
 
 
-def audit(run: RunFolder, recipe: dict) -> dict | None:
+def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     """Distributions, domains, the self-test and the least credible utterances."""
     if not run.alignment_report().is_file():
         return None
@@ -62,9 +66,9 @@ def audit(run: RunFolder, recipe: dict) -> dict | None:
     confidence = {name: [row["confidence"] for row in members] for name, members in heard.items()}
     flagged = [row for row in rows if row["is_low_quality"]]
     return {
-        "coverage_figure": coverage and figures.histograms(coverage, recipe["audit"]["min_coverage"], "coverage"),
+        "coverage_figure": coverage and figures.histograms(coverage, recipe.audit.min_coverage, "coverage"),
         "probability": report.get("probability"),  # audits before 2026-11-28 had none
-        "confidence_figure": figures.histograms(confidence, recipe["audit"]["min_confidence"], "confidence"),
+        "confidence_figure": figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
         "domains": report["domain_statistics"],
         "coverage_distribution": report["coverage_distribution"],
         "suspects": report["suspects"],
@@ -150,30 +154,30 @@ def train(run: RunFolder) -> dict | None:
     """Phases, and once there are steps their losses, rates and dev scores."""
     if not run.plan.is_file():
         return None
-    plan = read_json(run.plan)
+    plan = Plan.read(run.plan)
     shown = {
-        "phases": plan["phases"], "notes": [plan["step"]["arithmetic"], *plan["notes"]], "switches": [],
+        "phases": plan.phases, "notes": [plan.step.arithmetic, *plan.notes], "switches": [],
         "loss_figure": None, "lr_figure": None, "dev_figure": None, "optimism": None,
     }  # fmt: skip
-    rows = read_jsonl(run.metrics) if run.metrics.is_file() else []
+    rows = StepRow.read_all(run.metrics)
     if not rows:
         return shown
     steps: dict[str, list[int]] = defaultdict(list)
     lr_by_part: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
-        steps[row["phase"]].append(row["step"])
-        for part, lr in row["lr"].items():
-            lr_by_part[part].append((row["step"], lr))
+        steps[row.phase].append(row.step)
+        for part, lr in row.lr.items():
+            lr_by_part[part].append((row.step, lr))
     phases = [Phase(name, min(at), max(at)) for name, at in steps.items()]
-    loss = {row["step"]: row["loss"] for row in rows if row["loss"] is not None}  # skipped steps have none
-    dev = read_jsonl(run.train / "dev.jsonl") if (run.train / "dev.jsonl").is_file() else []
-    result = read_json(run.train / "result.json") if (run.train / "result.json").is_file() else {}
+    loss = {row.step: row.loss for row in rows if row.loss is not None}  # skipped steps have none
+    dev = DevScore.read_all(run.dev_scores)
+    result = TrainResult.read(run.train_result) if run.train_result.is_file() else None
     return {
         **shown,
-        "optimism": (result.get("optimism") or {}).get("sentence"),
+        "optimism": result and result.optimism and result.optimism.sentence,
         "loss_figure": figures.losses(list(loss.items()), phases),
         "lr_figure": figures.rates(lr_by_part, phases),
-        "dev_figure": figures.dev_scores([(d["step"], 100 * d["wer"]) for d in dev], phases) if dev else None,
+        "dev_figure": figures.dev_scores([(score.step, 100 * score.wer) for score in dev], phases) if dev else None,
         "switches": [
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)
@@ -186,10 +190,10 @@ def provenance(run: RunFolder) -> list[tuple[str, Any]]:
     """What the last start of the run was made with."""
     if not run.provenance.is_file():
         return []
-    starts = read_json(run.provenance)
+    starts = Provenance.read(run.provenance).starts
     last = starts[-1]
-    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
+    packages = ", ".join(f"{name} {version}" for name, version in last.packages.items() if version)
     return [
-        ("Commit", last["git"] or "not a checkout"), ("Starts", len(starts)), ("Python", last["python"]),
-        ("Platform", last["platform"]), ("Threads", last["num_threads"] or last["cpus"]), ("Packages", packages),
+        ("Commit", last.git or "not a checkout"), ("Starts", len(starts)), ("Python", last.python),
+        ("Platform", last.platform), ("Threads", last.num_threads or last.cpus), ("Packages", packages),
     ]  # fmt: skip

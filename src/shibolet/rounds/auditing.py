@@ -11,6 +11,7 @@ from shibolet.gate.config import GateConfig
 from shibolet.gate.lines import level_of_look
 from shibolet.gate.stage import run_gate
 from shibolet.recipe import Recipe
+from shibolet.records.documents.provenance import Extension
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.shared import Round, SourceData
@@ -167,15 +168,17 @@ def extend_audit(current: Round) -> int:
     heard = gate["low_quality_pct"]["num_heard"] - len(current.data.ledger)
     wanted = heard + gate["more_clips_needed"]
     sizes = [*_extensions(current.folder, current.data), wanted]
-    write_json(current.folder.audit_extension, {"data": current.data.digest, "sizes": sizes})
+    Extension(data=current.data.digest, sizes=sizes).write(current.folder.audit_extension)
     return wanted
 
 
-def _extensions(folder: RunFolder, data: SourceData) -> list[int]:
+def _extensions(folder: RunFolder, data: SourceData) -> tuple[int, ...]:
     """Sizes that `--extend` has asked for on these data, one after the other."""
     path = folder.audit_extension
-    asked = read_json(path) if path.exists() else {"data": None}
-    return asked["sizes"] if asked["data"] == data.digest else []
+    if not path.exists():
+        return ()
+    asked = Extension.read(path)
+    return asked.sizes if asked.data == data.digest else ()
 
 
 def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "AuditConfig":

@@ -4,12 +4,14 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from shibolet.recipe import Recipe
+from shibolet.records.documents.beforehand import Checked, Finding
+from shibolet.records.documents.plan import Plan
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 
@@ -19,20 +21,8 @@ HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be a Q
 GIB = 2**30
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that the recipe needs."""
-
-    what: str
-    state: Literal["ok", "missing", "note"]
-    found: str  # and what to do where it is missing
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-
-def check_recipe(recipe: Recipe, run_dir: Path) -> list[Finding]:
-    """A finding for each thing that the recipe needs; `missing` ones stop a run."""
+def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
+    """A finding for each thing that the recipe needs."""
     from shibolet.errors import DataError
     from shibolet.rounds.stages import make_plan
 
@@ -46,14 +36,14 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> list[Finding]:
             machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
     else:
         machine = [Finding("GPU, memory, disk", "note", "known when the base model is there")]
-    return [*machine, _token(), *models, *_data(recipe)]
+    return Checked(findings=(*machine, _token(), *models, *_data(recipe)))
 
 
-def _machine(plan: dict, run_dir: Path) -> Iterator[Finding]:
+def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
     import torch
 
-    need_gib = max(phase["gib"]["sum"] for phase in plan["phases"])
-    weights = plan["model"]["parameters"]
+    need_gib = max(phase.total_gib for phase in plan.phases)
+    weights = plan.model.parameters
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         have_gib = min(p.total_memory for p in properties) / GIB
@@ -70,7 +60,7 @@ def _machine(plan: dict, run_dir: Path) -> Iterator[Finding]:
     load_gib = weights * 4 / GIB + 2  # the final model is merged in float32, on the CPU
     yield _amount("memory", memory_gib, load_gib, "take a larger machine")
 
-    trainable = max(phase["trainable"] for phase in plan["phases"])
+    trainable = max(phase.trainable for phase in plan.phases)
     disk_gib = (CHECKPOINTS * trainable * 12 + weights * 2) / GIB
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     found_gib = shutil.disk_usage(existing).free / GIB

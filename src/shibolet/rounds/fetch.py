@@ -7,19 +7,20 @@ from pathlib import Path
 
 from shibolet.errors import DataError, ModelError
 from shibolet.recipe import Recipe
+from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.retry import retried
 from shibolet.rounds.shared import Track, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 
 
-def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float], None] = time.sleep) -> dict:
-    """Models and data sets that are here now ("fetched"), need no fetching ("local"), or failed and why ("missing").
+def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float], None] = time.sleep) -> Fetched:
+    """Bring the models and data sets here; what became of each.
 
     Cut off, it goes on where it was; what fails does not keep the rest from being fetched.
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise DataError("HF_HUB_OFFLINE=1 is set: nothing can be fetched; unset it")
-    found: dict = {"fetched": [], "local": [], "missing": {}}
+    fetched, local, missing = [], [], {}
     jobs: dict[str, Callable[[], None] | None] = {name: _model(name) for name in recipe.model_names().values()}
     for source in (*recipe.data.train, *recipe.evaluate.sets):
         jobs[" ".join(part for part in (source.hub or source.name, source.config, source.split) if part)] = _data(
@@ -27,15 +28,15 @@ def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float
         )
     for name, fetch in jobs.items():
         if fetch is None:
-            found["local"].append(name)
+            local.append(name)
             continue
         try:
             with track(f"fetch {name}"):
                 retried(fetch, _may_pass, wait=wait)
-            found["fetched"].append(name)
+            fetched.append(name)
         except (ModelError, DataError) as error:
-            found["missing"][name] = str(error)
-    return found
+            missing[name] = str(error)
+    return Fetched(fetched=fetched, local=local, missing=missing)
 
 
 def _model(name: str) -> Callable[[], None] | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.comparison import Comparison
-from shibolet.records.files import read_json, write_bytes
+from shibolet.records.documents.training import TrainResult
+from shibolet.records.files import write_bytes
 from shibolet.rounds.shared import Round
 
 README = "README.md"
@@ -42,8 +43,8 @@ def export_adapter(current: Round, path: Path) -> None:
     if path.exists():
         raise DataError(f"'{path}' exists; name a new folder for the adapter")
     current.folder.digest("train")  # there must be one
-    result, store = read_json(current.folder.train / "result.json"), CheckpointStore(current.folder.checkpoints)
-    steps = result["averaged_steps"] or [result["chosen_step"]]
+    store = CheckpointStore(current.folder.checkpoints)
+    steps = TrainResult.read(current.folder.train_result).weights_of
     weights = average_weights([store.at(step) for step in steps])
     recipe, base = current.recipe, current.recipe.models.base
     write_adapter(base, recipe.train, recipe.seed, weights, path, None if is_local(base) else base)
@@ -79,6 +80,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     from shibolet.model.qwen3_asr.save import convert
     from shibolet.publish.card import model_card
     from shibolet.publish.leaks import refuse_leaks
+    from shibolet.report.recipe import ShownRecipe
     from shibolet.rounds.reproduce import reproduce
 
     model = folder.publish / "model"
@@ -90,7 +92,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     with current.track("read again in a fresh process"):
         reproduced = reproduce(current, model, label)
     reproduced.write(folder.publish / "reproduced.json")
-    card = model_card(folder, current.recipe.model_dump(mode="json"), config, reproduced)
+    shown = ShownRecipe.model_validate(current.recipe.model_dump(mode="json"))
+    card = model_card(folder, shown, config, reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)
     stage.finish()

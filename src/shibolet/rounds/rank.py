@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user,
 
 def carry_out(job: TrainJob, send: Send) -> None:
     """Train in this process, alone or with the other ranks, which call it too; only the main rank sends."""
-    from shibolet.records.files import read_json
+    from shibolet.records.documents.plan import Plan
     from shibolet.train.ranks import join_ranks
     from shibolet.train.stage import run_train
+
+    num_steps = cache(lambda: Plan.read(job.out_dir / "plan.json").steps)  # there before the first step
 
     if not join_ranks().is_main_process:
         send = _nobody
@@ -53,7 +56,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         about=job.about,
         num_threads=job.num_threads,
         only_through=job.only_through,
-        on_step=lambda row: send((row["step"], read_json(job.out_dir / "plan.json")["steps"])),
+        on_step=lambda row: send((row.step, num_steps())),
     )
 
 
@@ -127,6 +130,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     import pyarrow.parquet as pq
 
     from shibolet.evaluate.dev import dev_scorer
+    from shibolet.records.documents.training import DevRates
     from shibolet.train.ranks import share_out
 
     shards = sorted(job.prepared_dir.glob("dev-*.parquet"))
@@ -137,7 +141,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
     trained_from, advised = time.perf_counter(), False
 
-    def score_and_tell(loaded) -> dict[str, Any]:
+    def score_and_tell(loaded) -> DevRates:
         nonlocal trained_from, advised
         started = time.perf_counter()
         scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
@@ -149,7 +153,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         advice = "" if advised else _too_much(share, scores.num_utterances)
         advised = advised or bool(advice)  # once is enough: the number differs each time
         tell(f"dev WER {_pct(scores.wer.rate)} ({domains}); {took}{advice}")
-        return {"wer": scores.wer.rate, "cer": scores.cer.rate, "folds": scores.folds.model_dump()}
+        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds)
 
     return score_and_tell
 

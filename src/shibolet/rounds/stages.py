@@ -9,7 +9,9 @@ from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
+from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Overlap, Scores
+from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import hash_file, read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
@@ -63,8 +65,8 @@ def do_prepare(current: Round) -> dict:
     return read_json(folder.prepared / SUMMARY)
 
 
-def do_train(current: Round) -> dict:
-    """The content of `train/result.json`; trains, or goes on training, on what prepare kept."""
+def do_train(current: Round) -> TrainResult:
+    """What training came to; trains, or goes on training, on what prepare kept."""
     from shibolet.rounds.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
     from shibolet.train.launch import launch
 
@@ -81,7 +83,7 @@ def do_train(current: Round) -> dict:
     if stage.done and current.only_through is None:
         if under_torchrun():
             lead(None, current.tell)
-        return read_json(folder.train / "result.json")
+        return TrainResult.read(folder.train_result)
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
@@ -111,7 +113,7 @@ def do_train(current: Round) -> dict:
     stage.finish()
     current.forget(str(folder.final.absolute()))
     _retire_of_others(current)
-    return read_json(folder.train / "result.json")
+    return TrainResult.read(folder.train_result)
 
 
 def after_training(current: Round) -> list[str]:
@@ -322,11 +324,11 @@ def evaluate_manifest(
 def make_plan(
     recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int, gpu: str = "A100",
     gpu_memory_gib: float | None = None,
-) -> dict:  # fmt: skip
+) -> Plan:  # fmt: skip
     """The training plan, from the configuration and no weights, of what the run folder has prepared.
 
     Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
-    "training_set_from" says which.
+    `training_set_from` says which.
     """
     from shibolet.model.qwen3_asr.offline import offline_config
     from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
@@ -352,10 +354,7 @@ def make_plan(
         recipe.train, meta_model(config, recipe.train), examples, num_utterances=num_utterances,
         world_size=world_size, gpu=gpu, gpu_memory_gib=gpu_memory_gib,
     )  # fmt: skip
-    return {
-        **plan, "training_set_from": training_set_from, "model_from": model_from,
-        "price_per_gpu_hour_usd": recipe.train.price_per_gpu_hour_usd,
-    }  # fmt: skip
+    return plan.model_copy(update={"training_set_from": training_set_from, "model_from": model_from})
 
 
 def _rows_of_manifests(recipe: Recipe) -> int | None:

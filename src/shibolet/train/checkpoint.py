@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +21,18 @@ from shibolet.records.files import hash_file, read_json, sync_dir, write_bytes, 
 
 LOG = logging.getLogger(__name__)
 _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json", "step-"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str  # 16 hex digits
+
+    @classmethod
+    def of(cls, file: Path) -> "Stamp":
+        return cls(file.stat().st_size, hash_file(file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +76,7 @@ class CheckpointStore:
                 save_file({key: tensor.contiguous() for key, tensor in named.items()}, partial / f"{name}.safetensors")
                 _sync_file(partial / f"{name}.safetensors")
         write_json(partial / _STATE, state)
-        files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(partial.iterdir())
-        }
-        write_json(partial / _MANIFEST, files)
+        write_json(partial / _MANIFEST, {file.name: asdict(Stamp.of(file)) for file in sorted(partial.iterdir())})
         os.replace(partial, path)
         sync_dir(self.root)
         write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
@@ -158,12 +167,12 @@ def _fault(path: Path) -> str | None:
     manifest = path / _MANIFEST
     if not manifest.exists() or hash_file(manifest) != (path / _MARKER).read_text():
         return f"{_MANIFEST} is missing or was changed"
-    for name, expected in read_json(manifest).items():
-        file = path / name
+    for name, stamp in read_json(manifest).items():
+        file, expected = path / name, Stamp(**stamp)
         if not file.exists():
             return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, {expected['bytes']} were written"
-        if hash_file(file) != expected["sha256"]:
+        if file.stat().st_size != expected.bytes:
+            return f"{name} has {file.stat().st_size} bytes, {expected.bytes} were written"
+        if hash_file(file) != expected.sha256:
             return f"{name} was changed"
     return None

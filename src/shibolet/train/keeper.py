@@ -31,14 +31,14 @@ class Keeper:
     def restore(self, at_most: int | None = None) -> tuple[TrainState, States]:
         """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
         checkpoint = self.store.latest(at_most)
+        state = TrainState.from_json(checkpoint.state, checkpoint.path) if checkpoint else TrainState()
         any_rank(False)  # all have looked
         if self._is_main:
-            self.store.discard_after(checkpoint.state["step"] if checkpoint else -1)
+            self.store.discard_after(state.step if checkpoint else -1)
         any_rank(False)
         load_weights(self._model, self._untrained)
         if checkpoint is None:
-            return TrainState(), {}
-        state = TrainState.from_json(checkpoint.state)
+            return state, {}
         state.require_same_run(self._fingerprint, checkpoint.path)
         weights, moments = checkpoint.weights(), checkpoint.tensors("moments")
         self.will_train(weights)

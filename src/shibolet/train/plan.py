@@ -11,6 +11,17 @@ from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditional
 
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
 from shibolet.model.qwen3_asr.parts import is_tied, part_of
+from shibolet.records.documents.plan import (
+    CostPlan,
+    GpuPlan,
+    ModelPlan,
+    PartPlan,
+    PhasePlan,
+    Plan,
+    PrecisionPlan,
+    StepPlan,
+    TrainingSet,
+)
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import cache_bytes
@@ -53,8 +64,8 @@ def make_plan(
     world_size: int = 1,
     gpu: str | None = "A100",
     gpu_memory_gib: float | None = None,
-) -> dict:
-    """The plan as plain data; `model` has its adapters and may be on the meta device.
+) -> Plan:
+    """The plan; `model` has its adapters and may be on the meta device.
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
     and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
@@ -63,63 +74,73 @@ def make_plan(
     """
     count = len(examples) if examples else num_utterances
     per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
+    gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
+    pack_tokens, phases = _phases(config, model, examples, per_epoch, gpus)
+    return Plan(
+        training_set=_training_set(examples, count),
+        step=StepPlan(
+            utterances=config.utterances_per_step,
+            steps_per_epoch=per_epoch,
+            arithmetic=_arithmetic(count, config.utterances_per_step),
+            world_size=world_size,
+            pack_tokens=pack_tokens,
+            **(_packs(config, examples, world_size, pack_tokens) if examples else {}),
+        ),
+        phases=phases,
+        steps=sum(phase.steps for phase in phases) if per_epoch else None,
+        model=ModelPlan(
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            head="tied to the embeddings" if is_tied(model) else "untied",
+        ),
+        precision=PrecisionPlan(
+            weights_and_compute=config.precision,
+            masters="float32" if config.precision == "bf16" else "the weights themselves",
+            moments="float32",
+        ),
+        gpu=gpus,
+        cost=_cost(config, phases, world_size, count),
+        encoder_cache_gib=_cache_gib(config, model, examples, count),
+        notes=(*_notes(config, model, count, phases), *_assumptions(examples)),
+    )
+
+
+def _phases(
+    config: TrainConfig, model: PreTrainedModel, examples: Sequence[TrainExample] | None, per_epoch: int | None,
+    gpus: GpuPlan,
+) -> tuple[int, list[PhasePlan]]:  # fmt: skip
+    """The longest pack that every phase has room for, and the phases with it."""
     sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
-    described = [_phase(phase, config, model, per_epoch, world_size) for phase in config.phases]
-    most, longest = -(-config.utterances_per_step // world_size), max(size[0] for size in longest_sizes)
+    most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
+    described = [_phase(phase, config, model, per_epoch, gpus.number) for phase in config.phases]
+    gib = gpus.memory_gib
     fits = [
-        gpu_memory_gib and memory.largest_pack_tokens(longest_sizes, most, gpu_memory_gib * GIB * _FILLED_FRAC)
-        for _, memory in described
+        gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
     ]  # 0: not even one utterance; None: no GPU is known
     pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
     steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
     phases = []
-    for (phase, memory), fit in zip(described, fits, strict=True):
+    for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gpu_memory_gib)
+        needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
         step_s = hours = None
-        if gpu is not None:
+        if (gpu := gpus.name) is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
-            hours = round(phase["steps"] * step_s / 3600, 3) if phase["steps"] else None
-        phases.append({**phase, **needs, "largest_pack_tokens": fit, "step_s": step_s, "hours": hours})
-    return {
-        "training_set": _training_set(examples, count),
-        "step": {
-            "utterances": config.utterances_per_step,
-            "steps_per_epoch": per_epoch,
-            "arithmetic": _arithmetic(count, config.utterances_per_step),
-            "world_size": world_size,
-            "pack_tokens": pack_tokens,
-        }
-        | (_packs(config, examples, world_size, pack_tokens) if examples else {}),
-        "phases": phases,
-        "steps": sum(phase["steps"] for phase in phases) if per_epoch else None,
-        "model": {
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-            "head": "tied to the embeddings" if is_tied(model) else "untied",
-        },
-        "precision": {
-            "weights_and_compute": config.precision,
-            "masters": "float32" if config.precision == "bf16" else "the weights themselves",
-            "moments": "float32",
-        },
-        "gpu": {"name": gpu, "memory_gib": gpu_memory_gib, "number": world_size},
-        "cost": _cost(config, phases, world_size, count),
-        "encoder_cache_gib": _cache_gib(config, model, examples, count),
-        "notes": [*_notes(config, model, count, phases), *_assumptions(examples)],
-    }
+            hours = round(steps * step_s / 3600, 3) if steps else None
+        phases.append(PhasePlan(**phase, **needs, largest_pack_tokens=fit, step_s=step_s, hours=hours))
+    return pack_tokens, phases
 
 
-def _training_set(examples: Sequence[TrainExample] | None, count: int | None) -> dict:
+def _training_set(examples: Sequence[TrainExample] | None, count: int | None) -> TrainingSet:
     if not examples:
-        return {"utterances": count}
-    return {
-        "utterances": count,
-        "audio_h": round(sum(e.duration_s for e in examples) / 3600, 4),
-        "tokens": sum(e.num_tokens for e in examples),
-        "targets": sum(e.num_targets for e in examples),
-        "longest_tokens": max(e.num_tokens for e in examples),
-    }
+        return TrainingSet(utterances=count)
+    return TrainingSet(
+        utterances=count,
+        audio_h=round(sum(e.duration_s for e in examples) / 3600, 4),
+        tokens=sum(e.num_tokens for e in examples),
+        targets=sum(e.num_targets for e in examples),
+        longest_tokens=max(e.num_tokens for e in examples),
+    )
 
 
 def _arithmetic(count: int | None, per_step: int) -> str:
@@ -150,15 +171,16 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 def _phase(
     phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, world_size: int
-) -> tuple[dict, PhaseMemory]:
+) -> tuple[dict, int | None, PhaseMemory]:
+    """What the plan says of a phase before packs are known, its steps, and the memory that it takes."""
     groups = phase_groups(model, phase)
     parts = [
-        {"part": part, "parameters": sum(weight.numel() for weight in group.values()), "tensors": len(group),
-         "peak_lr": phase.lr_by_part[part]}
+        PartPlan(part=part, parameters=sum(weight.numel() for weight in group.values()), tensors=len(group),
+                 peak_lr=phase.lr_by_part[part])
         for part, group in groups.items()
     ]  # fmt: skip
     total = sum(weight.numel() for weight in model.parameters())
-    trainable = sum(part["parameters"] for part in parts)
+    trainable = sum(part.parameters for part in parts)
     steps = phase_steps(phase, per_epoch) if per_epoch else None
     names = [name for group in groups.values() for name in group]
     memory = PhaseMemory(
@@ -166,19 +188,13 @@ def _phase(
         width=_WEIGHT_BYTES[config.precision], world_size=world_size,
         encoder_kept=config.encoder_cache and not any(part_of(name)[0].startswith("encoder.") for name in names),
     )  # fmt: skip
-    described = {
-        "name": phase.name,
-        "epochs": phase.num_epochs,
-        "steps": steps,
-        "warmup_steps": phase.warmup_steps,
-        "schedule": phase.schedule,
-        "highest_lr_factor": max(lr_factor(s, phase, steps) for s in range(steps)) if steps else None,
-        "parts": parts,
-        "trainable": trainable,
-        "trainable_pct": round(100 * trainable / total, 2),
-        "frozen": total - trainable,
-    }
-    return described, memory
+    described = dict(
+        name=phase.name, epochs=phase.num_epochs, steps=steps, warmup_steps=phase.warmup_steps,
+        schedule=phase.schedule,
+        highest_lr_factor=max(lr_factor(s, phase, steps) for s in range(steps)) if steps else None,
+        parts=parts, trainable=trainable, trainable_pct=round(100 * trainable / total, 2), frozen=total - trainable,
+    )  # fmt: skip
+    return described, steps, memory
 
 
 def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: int, gib: float | None) -> dict:
@@ -188,7 +204,8 @@ def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: i
     terms = tensors | memory.reserve(sum(tensors.values()))
     total = sum(terms.values()) / GIB
     return {
-        "gib": {name: round(size / GIB, 3) for name, size in terms.items()} | {"sum": round(total, 3)},
+        "gib": {name: round(size / GIB, 3) for name, size in terms.items()},
+        "total_gib": round(total, 3),
         "peak_tensors_gib": round(sum(tensors.values()) / GIB, 3),
         "fullest_pack_tokens": pack.tokens,
         "margin_gib": None if gib is None else round(gib - total, 3),
@@ -197,16 +214,17 @@ def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: i
     }
 
 
-def _cost(config: TrainConfig, phases: list[dict], world_size: int, count: int | None) -> dict:
+def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int, count: int | None) -> CostPlan:
     """Predicted hours and dollars of the whole run, beside the specification's where it is of as much data."""
-    hours = sum(phase["hours"] for phase in phases) if all(phase["hours"] is not None for phase in phases) else None
+    hours = sum(phase.hours for phase in phases) if all(phase.hours is not None for phase in phases) else None
     price = config.price_per_gpu_hour_usd
     known = hours is not None and price is not None
-    return {
-        "hours": None if hours is None else round(hours, 2),
-        "usd": round(hours * world_size * price, 2) if known else None,
-        "specified_usd": SPECIFIED_USD if count == SPECIFIED_UTTERANCES else None,
-    }
+    return CostPlan(
+        hours=None if hours is None else round(hours, 2),
+        usd=round(hours * world_size * price, 2) if known else None,
+        price_per_gpu_hour_usd=price,
+        specified_usd=SPECIFIED_USD if count == SPECIFIED_UTTERANCES else None,
+    )
 
 
 def _cache_gib(
@@ -225,7 +243,7 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
-def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phases: list[dict]) -> list[str]:
+def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
     """What a reader of the recipe may not expect."""
     notes = []
     if count and count < config.utterances_per_step:
@@ -234,12 +252,12 @@ def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phase
             "is a whole epoch"
         )
     for phase in phases:
-        if phase["largest_pack_tokens"] == 0:
-            notes.append(f"phase {phase['name']}: not even a pack of one utterance fits the GPU")
-        if phase["steps"] and phase["warmup_steps"] > phase["steps"]:
+        if phase.largest_pack_tokens == 0:
+            notes.append(f"phase {phase.name}: not even a pack of one utterance fits the GPU")
+        if phase.steps and phase.warmup_steps > phase.steps:
             notes.append(
-                f"phase {phase['name']}: its warm-up of {phase['warmup_steps']} steps is longer than its "
-                f"{phase['steps']} steps; rates reach {phase['highest_lr_factor']:.0%} of the peak"
+                f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps is longer than its "
+                f"{phase.steps} steps; rates reach {phase.highest_lr_factor:.0%} of the peak"
             )
     if is_tied(model) and any({"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")

@@ -6,9 +6,8 @@ metrics.jsonl  dev.jsonl  events.jsonl  ledger.jsonl, and whatever trackers show
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from shibolet.records.files import write_jsonl
+from shibolet.records.documents.training import Event, Memory, StepRow, Timing, write_lines
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.train.config import PhaseConfig
 from shibolet.train.data import TrainExample
@@ -37,23 +36,23 @@ class Records:
             self.dev(state)
             self._write_events(state)
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: StepRow) -> None:
         if self._metrics:
             self._metrics.write(row)
-        self.trackers.scalars(scalars_of(row), row["step"])
-        if (memory := row.get("memory")) and memory["peak_pct"] > _FULL_PCT:
-            LOG.warning("step %d: %.1f%% of the GPU's memory was in use", row["step"], memory["peak_pct"])
+        self.trackers.scalars(scalars_of(row), row.step)
+        if row.memory and row.memory.peak_pct > _FULL_PCT:
+            LOG.warning("step %d: %.1f%% of the GPU's memory was in use", row.step, row.memory.peak_pct)
 
     def dev(self, state: TrainState) -> None:
         if state.dev:
-            newest = {f"dev/{name}": state.dev[-1][name] for name in ("wer", "cer")}
-            self.trackers.scalars(newest, state.dev[-1]["step"])
+            newest = state.dev[-1]
+            self.trackers.scalars({"dev/wer": newest.wer, "dev/cer": newest.cer}, newest.step)
         if self._is_main:
-            write_jsonl(self._out_dir / "dev.jsonl", state.dev)
+            write_lines(self._out_dir / "dev.jsonl", state.dev)
 
     def event(self, state: TrainState, event: str, detail: str) -> None:
         """Keep what happened, with the state that the next checkpoint saves."""
-        state.decisions.events.append({"step": state.step, "event": event, "detail": detail})
+        state.decisions.events.append(Event(step=state.step, event=event, detail=detail))
         if self._is_main:
             LOG.warning("step %d: %s: %s", state.step, event, detail)
             self._write_events(state)
@@ -83,7 +82,7 @@ class Records:
             self._metrics.close()
 
     def _write_events(self, state: TrainState) -> None:
-        write_jsonl(self._out_dir / "events.jsonl", state.decisions.events)
+        write_lines(self._out_dir / "events.jsonl", state.decisions.events)
 
 
 def step_row(
@@ -98,44 +97,44 @@ def step_row(
     grad_norm_by_part: dict[str, float],
     skipped: str | None,
     seconds: dict[str, float],
-    memory: dict[str, float] | None,
-) -> dict[str, Any]:
-    """The line of metrics.jsonl of the step after `state`; a skipped one has a reason, and neither loss nor norms."""
-    audio_s = sum(example.duration_s for example in examples)
-    row = {
-        "step": state.step + 1,
-        "phase": phase.name,
-        "phase_index": state.phase_index,
-        "step_in_phase": state.step_in_phase + 1,
-        "epoch": round((state.step + 1) / epoch_steps, 6),
-        "loss": None if skipped else loss,
-        "lr": lr,
-        "grad_norm": None if skipped else grad_norm,
-        "grad_norm_by_part": {} if skipped else grad_norm_by_part,
-        "skipped": skipped,
-        "utterances": len(examples),
-        "audio_s": round(audio_s, 3),
-        "tokens": sum(example.num_tokens for example in examples),
-        "targets": sum(example.num_targets for example in examples),
-        "timing": {
+    memory: Memory | None,
+) -> StepRow:
+    """The line of metrics.jsonl of the step after `state`."""
+    audio_s, step_s = sum(example.duration_s for example in examples), seconds["step"]
+    return StepRow(
+        step=state.step + 1,
+        phase=phase.name,
+        phase_index=state.phase_index,
+        step_in_phase=state.step_in_phase + 1,
+        epoch=round((state.step + 1) / epoch_steps, 6),
+        loss=None if skipped else loss,
+        lr=lr,
+        grad_norm=None if skipped else grad_norm,
+        grad_norm_by_part={} if skipped else grad_norm_by_part,
+        skipped=skipped,
+        utterances=len(examples),
+        audio_s=round(audio_s, 3),
+        tokens=sum(example.num_tokens for example in examples),
+        targets=sum(example.num_targets for example in examples),
+        timing=Timing(
             **{f"{name}_s": round(value, 4) for name, value in seconds.items()},
-            "utterances_per_s": round(len(examples) / seconds["step"], 2),
-            "audio_s_per_s": round(audio_s / seconds["step"], 2),
-        },
-    }
-    return row if memory is None else {**row, "memory": memory}
+            utterances_per_s=round(len(examples) / step_s, 2),
+            audio_s_per_s=round(audio_s / step_s, 2),
+        ),
+        memory=memory,
+    )
 
 
-def scalars_of(row: dict[str, Any]) -> dict[str, float]:
+def scalars_of(row: StepRow) -> dict[str, float]:
     """A row under the tags that the trackers show; a skipped step has neither loss nor norms."""
     values = {
-        "training/loss": row["loss"],
-        "training/grad_norm": row["grad_norm"],
-        "training/strategy": row["phase_index"],
-        "training/epoch": row["epoch"],
-        **{f"lr/{part}": lr for part, lr in row["lr"].items()},
-        **{f"grad_norm/{part}": norm for part, norm in row["grad_norm_by_part"].items()},
-        **{f"timing/{name}": value for name, value in row["timing"].items()},
-        **{f"memory/{name}": value for name, value in row.get("memory", {}).items()},
+        "training/loss": row.loss,
+        "training/grad_norm": row.grad_norm,
+        "training/strategy": row.phase_index,
+        "training/epoch": row.epoch,
+        **{f"lr/{part}": lr for part, lr in row.lr.items()},
+        **{f"grad_norm/{part}": norm for part, norm in row.grad_norm_by_part.items()},
+        **{f"timing/{name}": value for name, value in row.timing},
+        **{f"memory/{name}": value for name, value in row.memory or ()},
     }
     return {tag: value for tag, value in values.items() if value is not None}

@@ -21,8 +21,9 @@ from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
-from shibolet.records.documents.scores import Folds
-from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
+from shibolet.records.documents.scores import Optimism
+from shibolet.records.documents.training import DevRates, TrainResult
+from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
@@ -55,13 +56,13 @@ def run_train(
     num_threads: int | None = None,
     only_through: str | None = None,
     on_step: StepCallback | None = None,
-) -> dict:
-    """Train, or go on training, and write `final/`; the summary that is in `result.json`.
+) -> TrainResult:
+    """Train, or go on training, and write `final/`; the content of `result.json`.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `about` is what trackers show first: the audit's summary, the recipe. `only_through` names the phase whose last
     checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result back.
-    A training that is finished returns its summary at once. Raises Preempted after a signal, RecipeError when `out_dir`
+    A training that is finished returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
     holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -77,18 +78,18 @@ def run_train(
     )
     fingerprint = fingerprint_of(loaded, examples, config, language, seed)
     result_path = out_dir / "result.json"
-    if result_path.exists() and (done := read_json(result_path))["fingerprint"] == fingerprint:
-        if only_through in (None, done["through"]):
+    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == fingerprint:
+        if only_through in (None, done.through):
             return done
     add_adapters(loaded.model, config, seed)
     plan = make_plan(
         config, loaded.model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
         gpu_memory_gib=gpu_memory_gib(ranks.device),
     )  # fmt: skip
-    config = config.model_copy(update={"pack_tokens": plan["step"]["pack_tokens"]})
+    config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
     if ranks.is_main_process:
-        write_json(out_dir / "plan.json", plan)
+        plan.write(out_dir / "plan.json")
     loaded.model.to(ranks.device)
     fuse_decoder(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
@@ -104,7 +105,7 @@ def run_train(
         loaded=loaded, examples=examples, ledger=ledger, config=config, seed=seed, fingerprint=fingerprint,
         reader=reader, store=store, last_phase=last_phase, score_dev=score_dev, ranks=ranks, on_step=on_step,
         records=Records(
-            out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan}, step),
+            out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan.to_json()}, step),
             is_main=ranks.is_main_process,
         ),
     )  # fmt: skip
@@ -121,24 +122,24 @@ def run_train(
     finally:
         torch.set_num_threads(threads_before)
     chosen = choose(trainer, state, config, last_phase)
-    result = {
-        "fingerprint": fingerprint,
-        "steps": state.step,
-        "utterances_seen": state.utterances_seen,
-        "through": config.phases[last_phase].name,
-        "chosen_step": chosen.steps[0],
-        "chosen_by": chosen.reason,
-        "chosen_dev": chosen.dev,
-        "optimism": chosen.optimism,
-        "averaged_steps": chosen.steps if len(chosen.steps) > 1 else [],
-        "dev": state.dev,
-        "events": state.decisions.events,
-        "dropped": len(ledger) + len(trainer.ladder.left()),
-        "num_threads": threads,
-    }
+    result = TrainResult(
+        fingerprint=fingerprint,
+        steps=state.step,
+        utterances_seen=state.utterances_seen,
+        through=config.phases[last_phase].name,
+        chosen_step=chosen.steps[0],
+        chosen_by=chosen.reason,
+        chosen_dev=chosen.dev,
+        optimism=chosen.optimism,
+        averaged_steps=chosen.steps if len(chosen.steps) > 1 else (),
+        dev=state.dev,
+        events=state.decisions.events,
+        dropped=len(ledger) + len(trainer.ladder.left()),
+        num_threads=threads,
+    )
     if ranks.is_main_process:
         write_final(base, config, seed, average_weights([store.at(step) for step in chosen.steps]), out_dir / "final")
-        write_json(result_path, result)
+        result.write(result_path)
     ranks.wait_for_everyone()
     return result
 
@@ -149,42 +150,45 @@ class Choice:
 
     steps: list[int]
     reason: str
-    dev: dict[str, float] | None  # {"wer", "cer"}
-    optimism: dict | None = None  # by how much that WER is too good; None: not chosen by it, or not known
+    dev: DevRates | None  # without folds
+    optimism: Optimism | None = None  # by how much that WER is too good; None: not chosen by it, or not known
 
 
 def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConfig, last_phase: int) -> Choice:
     """The best dev WER of the run or the average of the best; the end of `last_phase` where that is not the plan's."""
-    scores = {score["step"]: {name: score[name] for name in ("wer", "cer")} for score in state.dev}
     if last_phase < len(config.phases) - 1:
         ended = min(last_phase, len(state.phase_end_steps) - 1)
         asked, name = config.phases[last_phase].name, config.phases[ended].name
         why = "as asked" if ended == last_phase else f"since {asked} diverged and was given up"
         step = state.phase_end_steps[ended]
-        return Choice([step], f"the end of phase {name}, {why}", scores.get(step))
-    if state.best is None:
+        there = next((score for score in reversed(state.dev) if score.step == step), None)
+        return Choice([step], f"the end of phase {name}, {why}", _rates(there))
+    if (best := state.best) is None:
         return Choice([state.step], "last step; there was no dev score", None)
     candidates = state.best_of(len(state.dev))
-    best = Choice([state.best["step"]], "dev WER", scores[state.best["step"]], _optimism(candidates))
+    choice = Choice([best.step], "dev WER", _rates(best), _optimism(candidates))
     if config.average_best is None:
-        return best
+        return choice
     # of one phase: other phases train other parameters
-    similar = [score for score in state.best_of(config.average_best) if score["phase"] == state.best["phase"]]
-    if len(similar) == 1:
-        return best
-    steps = [score["step"] for score in similar]
+    steps = [score.step for score in state.best_of(config.average_best) if score.phase == best.phase]
+    if len(steps) == 1:
+        return choice
     averaged = trainer.score_average(steps)
-    optimism, averaged_dev = _optimism([*candidates, averaged]), {name: averaged[name] for name in ("wer", "cer")}
-    if averaged["wer"] >= best.dev["wer"]:
-        return replace(best, optimism=optimism)
-    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", averaged_dev, optimism)
+    optimism = _optimism([*candidates, averaged])
+    if averaged.wer >= best.wer:
+        return replace(choice, optimism=optimism)
+    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", _rates(averaged), optimism)
 
 
-def _optimism(scores: Sequence[dict]) -> dict | None:
+def _rates(score: DevRates | None) -> DevRates | None:
+    """A score's rates alone."""
+    return None if score is None else DevRates(wer=score.wer, cer=score.cer)
+
+
+def _optimism(scores: Sequence[DevRates]) -> Optimism | None:
     """How much too good the lowest WER of some dev scores is; None where one does not say what its folds are."""
-    folds = [Folds(**score["folds"]) for score in scores if "folds" in score]
-    found = optimism_of(folds) if len(folds) == len(scores) else None
-    return found and found.model_dump()
+    folds = [score.folds for score in scores if score.folds]
+    return optimism_of(folds) if len(folds) == len(scores) else None
 
 
 def phase_index(config: TrainConfig, name: str | None) -> int:

@@ -1,37 +1,42 @@
 """Where a training run stands: plain data, saved with every checkpoint."""
 
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shibolet.errors import RecipeError
+from shibolet.records.documents.training import DevRates, DevScore, Event
 
 
-@dataclass(slots=True)
-class Losses:
+class _Changing(BaseModel):
+    """Plain data that a training changes as it goes on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Losses(_Changing):
     """What the guards remember of the losses; like the weights it goes back with a roll-back."""
 
-    recent: list[float] = field(default_factory=list)  # finite losses of this phase, the last few hundred
+    recent: list[float] = []  # finite losses of this phase, the last few hundred
     baseline: float | None = None  # their median before the switch; None: too few to judge by
     recovered: bool = False  # whether the spike after the switch is over
-    skipped: list[int] = field(default_factory=list)  # the last steps (from 0), without a finite loss and gradient
+    skipped: list[int] = []  # the last steps (from 0), without a finite loss and gradient
 
 
-@dataclass(slots=True)
-class Decisions:
+class Decisions(_Changing):
     """What the run decided on its way; a roll-back does not undo it."""
 
     rollbacks: int = 0
-    left_out: list[int] = field(default_factory=list)  # steps (from 0) that a roll-back found and that are not retaken
-    lowered: list[int] = field(default_factory=list)  # phases in their second try, with `lr_if_diverged`
+    left_out: list[int] = []  # steps (from 0) that a roll-back found and that are not retaken
+    lowered: list[int] = []  # phases in their second try, with `lr_if_diverged`
     fell_back: bool = False  # given up after the phase that ended last: its weights are the result
     pack_tokens: int | None = None  # the largest pack that memory holds; None: as the recipe says
-    rungs: list[str] = field(default_factory=list)  # of the memory ladder, beyond smaller packs
-    events: list[dict] = field(default_factory=list)  # {"step", "event", "detail"}: all of the above, told
+    rungs: list[str] = []  # of the memory ladder, beyond smaller packs
+    events: list[Event] = []  # all of the above, told
 
 
-@dataclass(slots=True)
-class TrainState:
+class TrainState(_Changing):
     """Position, dev scores and best step so far; the place in the data follows from `step`."""
 
     phase_index: int = 0
@@ -40,20 +45,20 @@ class TrainState:
     phase_ended: bool = False
     utterances_seen: int = 0
     scores_without_gain: int = 0  # dev scores since the phase's last gain
-    dev: list[dict] = field(default_factory=list)  # {"step", "phase", "wer", "cer", "folds"}
-    phase_end_steps: list[int] = field(default_factory=list)
-    losses: Losses = field(default_factory=Losses)
-    decisions: Decisions = field(default_factory=Decisions)
-    fingerprint: dict[str, str] = field(default_factory=dict)  # what makes two runs the same run
+    dev: list[DevScore] = []
+    phase_end_steps: list[int] = []
+    losses: Losses = Losses()
+    decisions: Decisions = Decisions()
+    fingerprint: dict[str, str] = {}  # what makes two runs the same run
 
     @property
-    def best(self) -> dict | None:
+    def best(self) -> DevScore | None:
         """The dev score with the lowest WER; of equal ones the latest."""
         return next(iter(self.best_of(1)), None)
 
-    def best_of(self, num: int) -> list[dict]:
+    def best_of(self, num: int) -> list[DevScore]:
         """That many dev scores, the lowest WER first; of equal ones the latest first."""
-        return sorted(reversed(self.dev), key=lambda score: score["wer"])[:num]
+        return sorted(reversed(self.dev), key=lambda score: score.wer)[:num]
 
     def next_phase(self, last: int) -> int | None:
         """The phase to go on with; None when the plan, up to its phase `last`, is through or was given up."""
@@ -63,11 +68,11 @@ class TrainState:
     def enter_phase(self, index: int) -> None:
         self.phase_index, self.step_in_phase, self.phase_ended, self.scores_without_gain = index, 0, False, 0
 
-    def add_dev_score(self, phase: str, score: dict[str, Any]) -> None:
-        """Record a score of this step."""
+    def add_dev_score(self, phase: str, rates: DevRates) -> None:
+        """Record what a model has on dev at this step."""
         before = self.best
-        self.dev.append({"step": self.step, "phase": phase, **score})
-        gained = before is None or score["wer"] < before["wer"]
+        self.dev.append(DevScore(step=self.step, phase=phase, **dict(rates)))
+        gained = before is None or rates.wer < before.wer
         self.scores_without_gain = 0 if gained else self.scores_without_gain + 1
 
     def require_same_run(self, fingerprint: dict[str, str], path: Path) -> None:
@@ -79,10 +84,16 @@ class TrainState:
                 "train anew, or choose another run folder"
             )
 
-    def to_json(self, fingerprint: dict[str, str]) -> dict:
-        return asdict(self) | {"fingerprint": fingerprint}
+    def to_json(self, fingerprint: dict[str, str]) -> dict[str, Any]:
+        return self.model_dump(mode="json") | {"fingerprint": fingerprint}
 
     @classmethod
-    def from_json(cls, state: dict) -> "TrainState":
-        nested = {"losses": Losses(**state["losses"]), "decisions": Decisions(**state["decisions"])}
-        return cls(**{**state, **nested})
+    def from_json(cls, state: dict[str, Any], path: Path) -> Self:
+        """The state of a checkpoint's `state.json`; RecipeError when another version of shibolet wrote it."""
+        try:
+            return cls.model_validate(state)
+        except ValidationError as error:
+            raise RecipeError(
+                f"{path} was written by another version of shibolet, which this one cannot go on from; choose another "
+                "run folder, or delete its folder to train anew"
+            ) from error

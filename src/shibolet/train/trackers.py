@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shibolet.errors import RecipeError
+from shibolet.records.documents.training import StepRow
 from shibolet.records.files import write_bytes
 
 LOG = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ class MetricsFile:
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Lines beyond `resumed_step` belong to steps that will be taken again and are cut off."""
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line cut off by a kill has no newline
-        kept = [line + b"\n" for line in lines if json.loads(line)["step"] <= resumed_step]
+        kept = [line + b"\n" for line in lines if StepRow.model_validate_json(line).step <= resumed_step]
         write_bytes(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    def write(self, row: StepRow) -> None:
+        self._file.write(json.dumps(row.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
     def sync(self) -> None:

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
 from shibolet.model.qwen3_asr.parts import num_layers_of
+from shibolet.records.documents.scores import Folds
+from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore
@@ -45,9 +46,8 @@ from shibolet.train.update import update
 
 LOG = logging.getLogger(__name__)
 
-# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
-DevScorer = Callable[[LoadedModel], dict[str, Any]]
-StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of each step, on the main rank
+DevScorer = Callable[[LoadedModel], DevRates]  # called on every rank
+StepCallback = Callable[[StepRow], None]  # gets the row of numbers of each step, on the main rank
 
 
 class PackedLoss(nn.Module):
@@ -247,7 +247,7 @@ class GradualUnfreezeTrainer:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.records.ledger([*self.ledger, *self.ladder.left()])
 
-    def _step(self, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> dict[str, Any]:
+    def _step(self, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> StepRow:
         """One optimizer step over its utterances; the row of numbers that describes it."""
         started = time.perf_counter()
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
@@ -317,17 +317,17 @@ class GradualUnfreezeTrainer:
                 LOG.warning("step %d, rank %d: loss %s in a pack of %s", step, self.rank, lost, ids)
         return f"loss {loss}, gradient norm {norm}"
 
-    def _after_step(self, row: dict[str, Any], optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> None:
+    def _after_step(self, row: StepRow, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> None:
         """Record, judge, score, checkpoint and stop, in that order."""
         state, config = self.state, self.config
         state.step += 1
         state.step_in_phase += 1
-        state.utterances_seen += row["utterances"]
+        state.utterances_seen += row.utterances
         state.phase_ended = state.step_in_phase >= num_steps
         self.records.step(row)
-        if row["skipped"]:
-            self.records.event(state, "skipped", row["skipped"])
-        if row["utterances"] and (odd := guards.watch(state, row["loss"], config.phases, config.guards)):
+        if row.skipped:
+            self.records.event(state, "skipped", row.skipped)
+        if row.utterances and (odd := guards.watch(state, row.loss, config.phases, config.guards)):
             self.records.event(state, "outlier", odd)
         wanted = False
         if self.score_dev and (state.phase_ended or state.step % config.eval_every_steps == 0):
@@ -347,20 +347,19 @@ class GradualUnfreezeTrainer:
                 f"stopped by a signal after step {state.step}, with a checkpoint; the same command continues"
             )
 
-    def dev_score(self) -> dict[str, Any]:
+    def dev_score(self) -> DevRates:
         """WER, CER and sums by fold on dev as the main rank finds them, the same on every rank."""
         self.model.eval()
         with torch.no_grad():
-            score = self.score_dev(self.loaded)
+            found = self.score_dev(self.loaded)
         self.model.train()
-        folds = score.get("folds", {"errors": [], "words": []})
-        numbers = [score["wer"], score["cer"], *folds["errors"], *folds["words"]]
+        folds = found.folds or Folds(errors=(), words=())
+        numbers = [found.wer, found.cer, *folds.errors, *folds.words]
         wer, cer, *sums = gather_rows(torch.tensor(numbers, dtype=torch.float64).to(self.device))[0].tolist()
         num = len(sums) // 2
-        found = {"wer": wer, "cer": cer}
-        return found | {"folds": {"errors": sums[:num], "words": sums[num:]}} if sums else found
+        return DevRates(wer=wer, cer=cer, folds=Folds(errors=sums[:num], words=sums[num:]) if sums else None)
 
-    def score_average(self, steps: Sequence[int]) -> dict[str, Any]:
+    def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
         self.keeper.load_average(steps)
         return self.dev_score()
@@ -379,7 +378,7 @@ class GradualUnfreezeTrainer:
         return {*self._best_steps(), *self.state.phase_end_steps}
 
     def _best_steps(self) -> set[int]:
-        return {score["step"] for score in self.state.best_of(self.config.average_best or 1)}
+        return {score.step for score in self.state.best_of(self.config.average_best or 1)}
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""

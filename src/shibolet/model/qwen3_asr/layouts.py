@@ -138,14 +138,31 @@ def legacy_config(
 
     `timestamp_ms` is the width of an aligner's time classes, which the native layout keeps with the processor.
     """
-    audio, text = native.audio_config, native.text_config
+    text = native.text_config
     rope = text.rope_parameters
     if rope["rope_type"] != "default" or text.use_sliding_window or (aligner and native.token_classification_bias):
         raise ModelError(
             f"the legacy layout has no scaled rope ('{rope['rope_type']}'), sliding window or bias in an aligner's head"
         )
+    top = {
+        "architectures": ["Qwen3ASRForConditionalGeneration"],
+        "dtype": _dtype(native),
+        "eos_token_id": native.eos_token_id,
+        "model_type": "qwen3_asr",
+        "pad_token_id": native.pad_token_id,
+        "support_languages": list(languages),
+        "thinker_config": _thinker_config(native, tokenizer, aligner=aligner),
+    }
+    if aligner:
+        top |= {"timestamp_token_id": native.timestamp_token_id, "timestamp_segment_time": timestamp_ms}
+    return top
+
+
+def _thinker_config(native: Qwen3ASRConfig, tokenizer: PreTrainedTokenizerBase, *, aligner: bool) -> dict:
+    """What the legacy `config.json` says of the model itself."""
+    audio, text = native.audio_config, native.text_config
     third = text.head_dim // 2 * 5 // 16  # of 64 frequencies 24 + 20 + 20
-    thinker = {
+    return {
         "architectures": ["Qwen3ASRForConditionalGeneration"],
         "audio_config": {
             "model_type": "qwen3_asr_audio_encoder",
@@ -169,25 +186,13 @@ def legacy_config(
                 "rope_type": "default",
                 "type": "default",
             },
-            "rope_theta": rope["rope_theta"],
+            "rope_theta": text.rope_parameters["rope_theta"],
             # An aligner's head has time classes for rows: tied to the embeddings it would be lost in loading.
             "tie_word_embeddings": native.tie_word_embeddings and not aligner,
         },
         "tie_word_embeddings": native.tie_word_embeddings,
+        **({"classify_num": native.num_labels} if aligner else {}),
     }
-    top = {
-        "architectures": ["Qwen3ASRForConditionalGeneration"],
-        "dtype": _dtype(native),
-        "eos_token_id": native.eos_token_id,
-        "model_type": "qwen3_asr",
-        "pad_token_id": native.pad_token_id,
-        "support_languages": list(languages),
-        "thinker_config": thinker,
-    }
-    if aligner:
-        thinker["classify_num"] = native.num_labels
-        top |= {"timestamp_token_id": native.timestamp_token_id, "timestamp_segment_time": timestamp_ms}
-    return top
 
 
 def supported_languages(config: dict, added: Sequence[str] = ()) -> list[str]:

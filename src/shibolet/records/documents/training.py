@@ -1,0 +1,120 @@
+"""What a training leaves: `train/result.json`, and the lines of metrics.jsonl, dev.jsonl and events.jsonl."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import ValidationError
+
+from shibolet.errors import DataError
+from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import Folds, Optimism
+from shibolet.records.files import read_jsonl, write_jsonl
+
+
+class Line(Part):
+    """A line of a JSONL file."""
+
+    @classmethod
+    def read_all(cls, path: Path) -> list[Self]:
+        """The lines of a file, none when there is no file; DataError for lines of another version of shibolet."""
+        try:
+            return [cls.model_validate(line) for line in read_jsonl(path)] if path.is_file() else []
+        except ValidationError as error:
+            raise DataError(
+                f"{path} was written by another version of shibolet; 'shibolet train RECIPE' in a new run folder makes "
+                "one"
+            ) from error
+
+
+def write_lines(path: Path, lines: Iterable[Line]) -> None:
+    """Write a JSONL file, whole or not at all."""
+    write_jsonl(path, (line.model_dump(mode="json") for line in lines))
+
+
+class Timing(Part):
+    """What a step took by the clock, in seconds; these numbers alone differ between two runs of the same training."""
+
+    step_s: float
+    data_s: float  # waited for packs
+    device_s: float  # waited for the device
+    checkpoint_s: float  # stood still for a checkpoint before it
+    utterances_per_s: float
+    audio_s_per_s: float
+
+
+class Memory(Part):
+    """A GPU's memory in a step."""
+
+    peak_gib: float
+    peak_pct: float
+
+
+class StepRow(Line):
+    """A line of metrics.jsonl: one optimizer step; a skipped one has a reason, and neither loss nor norms."""
+
+    step: int  # from 1
+    phase: str
+    phase_index: int
+    step_in_phase: int
+    epoch: float
+    loss: float | None  # mean over the targets of the step
+    lr: dict[str, float]  # part -> rate, as the optimizer holds it
+    grad_norm: float | None
+    grad_norm_by_part: dict[str, float]
+    skipped: str | None
+    utterances: int
+    audio_s: float
+    tokens: int
+    targets: int
+    timing: Timing
+    memory: Memory | None  # None: on a CPU
+
+
+class DevRates(Line):
+    """Error rates of a model on dev, shares."""
+
+    wer: float
+    cer: float
+    folds: Folds | None = None  # None: the scorer tells no folds
+
+
+class DevScore(DevRates):
+    """A line of dev.jsonl: the rates after a step."""
+
+    step: int
+    phase: str
+
+
+class Event(Line):
+    """A line of events.jsonl: what did not go as planned."""
+
+    step: int
+    event: str  # "skipped", "outlier", "roll_back", "out_of_memory"
+    detail: str
+
+
+class TrainResult(Document):
+    """What a training came to, and which weights are its result."""
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "'shibolet train RECIPE' in a new run folder makes one"
+
+    fingerprint: dict[str, str]  # what makes two trainings the same one
+    steps: int
+    utterances_seen: int
+    through: str  # the phase whose end the training was asked for
+    chosen_step: int
+    chosen_by: str  # "dev WER"
+    chosen_dev: DevRates | None  # without folds; None: there was no dev score of it
+    optimism: Optimism | None  # None: not chosen by dev WER, or not known
+    averaged_steps: tuple[int, ...]  # more than one, or none
+    dev: tuple[DevScore, ...]
+    events: tuple[Event, ...]
+    dropped: int  # utterances that did not train
+    num_threads: int
+
+    @property
+    def weights_of(self) -> tuple[int, ...]:
+        """The steps whose checkpoints, averaged when there are several, are the result."""
+        return self.averaged_steps or (self.chosen_step,)

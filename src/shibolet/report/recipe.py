@@ -1,0 +1,69 @@
+"""What pages and the model card say of a recipe: the parts of `recipe.yaml` that they name.
+
+The recipe itself is a layer above. The file in a run folder has every default in it, so nothing is decided here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shibolet.errors import DataError
+
+
+class _Shown(BaseModel):
+    """Some of the settings of a section."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ShownSource(_Shown):
+    name: str
+    hub: str | None
+    split: str | None
+    baseline_wer_pct: float | None = None  # of an evaluation set alone
+
+
+class ShownData(_Shown):
+    train: tuple[ShownSource, ...]
+
+
+class ShownEvaluate(_Shown):
+    sets: tuple[ShownSource, ...]
+
+
+class ShownModels(_Shown):
+    base: str
+    baseline: str
+    baseline_title: str
+
+
+class ShownAudit(_Shown):
+    min_coverage: float
+    min_confidence: float
+
+
+class ShownRecipe(_Shown):
+    """A round, as far as people read of it."""
+
+    name: str
+    title: str
+    language: str
+    models: ShownModels | None
+    data: ShownData
+    audit: ShownAudit
+    train: Any  # None: the round only audits
+    evaluate: ShownEvaluate
+
+    @classmethod
+    def read(cls, path: Path) -> "ShownRecipe":
+        """What is in a run folder's `recipe.yaml`; DataError where another version of shibolet wrote it."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise DataError(f"{path} was written by another version of shibolet; name another run folder") from error
+
+    @property
+    def only_audits(self) -> bool:
+        return self.models is None or self.train is None
