@@ -39,6 +39,8 @@ class Mapsswe(Part):
 
 
 class WordDifference(Difference):
+    """Of WER."""
+
     baseline: WordErrors
     candidate: WordErrors
     mapsswe: Mapsswe
@@ -50,6 +52,8 @@ class WordDifference(Difference):
 
 
 class CharDifference(Difference):
+    """Of CER."""
+
     baseline: CharErrors
     candidate: CharErrors
 
@@ -89,6 +93,8 @@ class Losses(Part):
 
 
 class Without(Part):
+    """The difference in WER of all other groups."""
+
     delta_points: float | None
     interval_points: Ends | None
 
@@ -183,10 +189,14 @@ class Comparison(PairComparison, Document):
 
 
 class SystemPair(PairComparison):
+    """Two of several systems."""
+
     holm_p: float | None  # p on all utterances, adjusted for the number of pairs
 
 
 class SystemRates(Part):
+    """One system on all sets together."""
+
     title: str
     wer: WordErrors
     cer: CharErrors

@@ -7,6 +7,8 @@ from shibolet.records.documents.scores import Folds, Optimism
 
 
 class Setting(Part):
+    """A way to decode."""
+
     beam_size: int  # 1: greedy
     length_penalty: float
 
