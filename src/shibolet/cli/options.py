@@ -111,7 +111,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=lambda document: document.to_json()))
 
 
 def answer(json_: bool, **result: Any) -> None:

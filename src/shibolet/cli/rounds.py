@@ -96,9 +96,9 @@ def audit(
     if json_:
         print_json(report)
     else:
-        show({"gate": verdict} | ({"review": report["review"]} if review else {}))
+        show({"gate": verdict} | ({"review": report.review} if review else {}))
         typer.echo(f"Page: {page}")
-    raise typer.Exit(verdict["exit_code"])
+    raise typer.Exit(verdict.exit_code)
 
 
 def calibrate(
@@ -127,8 +127,8 @@ def calibrate(
         print_json(result)
     else:
         show({"calibration": result})
-        if result.get("budget"):
-            typer.echo(result["budget"]["sentence"])
+        if result.budget:
+            typer.echo(result.budget.sentence)
         typer.echo(f"To audit with it: --set audit.calibration={path}")
 
 
@@ -141,7 +141,7 @@ def gate(
     with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
         verdict = do_gate(current)
     answer(json_, gate=verdict)
-    raise typer.Exit(verdict["exit_code"])
+    raise typer.Exit(verdict.exit_code)
 
 
 def prepare(
@@ -209,11 +209,11 @@ def _shard(given: str) -> tuple[int, int]:
 
 def _results(current: "Round") -> dict[str, Any]:
     """What a round has come to, from its files."""
-    from shibolet.records.files import read_json
+    from shibolet.records.documents.gate import GateVerdict
 
     folder = current.folder
     paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
-    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    results = {name: GateVerdict.read(path) for name, path in paths.items() if path.is_file()}
     return results | ({"compare": folder.read_compare()} if folder.compare.is_file() else {})
 
 

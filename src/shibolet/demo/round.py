@@ -7,6 +7,7 @@ from pathlib import Path
 from shibolet.demo.corpus import build_corpus
 from shibolet.demo.truth import open_truth
 from shibolet.recipe import Recipe, load_recipe
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing, stages
@@ -68,8 +69,10 @@ HEARD_ALREADY = (
 
 def summary_of(folder: RunFolder, seed: int, code: int) -> dict:
     """What the demo came to, from the files of its folder."""
-    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True), "compare": folder.compare}
-    results = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
+    results = {name: GateVerdict.read(path) for name, path in paths.items() if path.exists()}
+    if folder.compare.exists():
+        results["compare"] = read_json(folder.compare)
     return {
         "seed": seed,
         "exit_code": code,

@@ -7,6 +7,9 @@ from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_fro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.text import get_language
@@ -18,7 +21,7 @@ NOT_STATED = "not stated"
 def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
     """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
     compared = run.read_compare()
-    gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
+    gates = [GateVerdict.read(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
     paths = {source["name"]: run.scores(ROUND2, source["name"]) for source in recipe["evaluate"]["sets"]}
     scores = {name: read_json(path) for name, path in paths.items() if path.is_file()}  # an optional set may be missing
@@ -33,8 +36,8 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
         compared=compared,
         scores=scores,
         gates=gates,
-        audit=read_json(run.alignment_report()),
-        prepared=read_json(run.prepared / "summary.json"),
+        audit=AlignmentReport.read(run.alignment_report()),
+        prepared=Prepared.read(run.prepared / "summary.json"),
         plan=read_json(run.plan),
         trained=read_json(run.train / "result.json"),
         made_with=_training_start(read_json(run.provenance)),

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,9 @@ from huggingface_hub import DatasetCardData
 
 from shibolet.errors import DataError
 from shibolet.publish.leaks import refuse_leaks
-from shibolet.records.files import make_folder, read_json, write_bytes
+from shibolet.records.audited import Audited, read_audited, to_table
+from shibolet.records.documents.prepared import Prepared
+from shibolet.records.files import make_folder, write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.tables import read_batches
 from shibolet.speech.text import get_language
@@ -63,22 +66,22 @@ def _write_datasets(run: RunFolder, out: Path) -> dict[str, int]:
 
 def _card(run: RunFolder, counts: dict[str, int]) -> str:
     """A data set card that tells `datasets` where the splits are, from `summary.json`."""
-    summary = read_json(run.prepared / "summary.json")
-    language = get_language(summary["language"])
+    prepared = Prepared.read(run.prepared / "summary.json")
+    language = get_language(prepared.language)
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]
     data = DatasetCardData(
         language=language.code,
         task_categories=["automatic-speech-recognition"],
         configs=[{"config_name": "default", "data_files": files}],
     )
-    dropped, all_in = summary["utterances"]["dropped"], summary["utterances"]["in"]
-    rows = "".join(f"| {split} | {counts[split]} | {summary[split]['hours']} |\n" for split in counts)
+    rows = "".join(f"| {split} | {counts[split]} | {getattr(prepared, split).hours} |\n" for split in counts)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {language.name} speech, audited\n\n"
         "Kept by `shibolet prepare`: what the audit found wrong is left out, what was too long is cut at words, each\n"
         "piece with its own text. `origin_id`, `origin_start_s` and `origin_end_s` say where in its source it lay.\n\n"
         f"| split | utterances | hours |\n|---|---|---|\n{rows}\n"
-        f"{dropped} of {all_in} utterances were dropped. The licences of the sources bind this copy too.\n"
+        f"{prepared.utterances.dropped} of {prepared.utterances.given} utterances were dropped. The licences of the "
+        "sources bind this copy too.\n"
     )
 
 
@@ -151,21 +154,22 @@ def _write_verdicts(run: RunFolder, out: Path) -> dict[str, int]:
     for name, path in named.items():
         if not path.is_file():
             continue
-        table = pq.read_table(path)
-        rows = table.to_pylist()
-        for row in rows:
-            place = row["audio"] and row["audio"]["path"]
-            if place:
-                row["audio"]["path"] = Path(place).name
-                folder = f"{Path(place).parent}{os.sep}"
-                row["reasons"] = [reason.replace(folder, "") for reason in row["reasons"]]
-        table = pa.Table.from_pylist(rows, schema=table.schema)
-        tables.append(table.append_column("pass", pa.array([name] * len(rows), pa.string())))
-        counts[name] = len(rows)
+        table = to_table(map(_without_folder, read_audited(path)))
+        tables.append(table.append_column("pass", pa.array([name] * len(table), pa.string())))
+        counts[name] = len(table)
     if not tables:
         raise DataError(f"{run.path}: nothing was audited here yet; run 'shibolet audit'")
     pq.write_table(pa.concat_tables(tables, promote_options="default"), out / "verdicts.parquet")
     return counts
+
+
+def _without_folder(row: Audited) -> Audited:
+    """The row with its audio named by file, in its reasons too."""
+    if row.audio is None:
+        return row
+    path = Path(row.audio.path)
+    reasons = tuple(reason.replace(f"{path.parent}{os.sep}", "") for reason in row.reasons)
+    return replace(row, audio=replace(row.audio, path=path.name), reasons=reasons)
 
 
 def _lines(rows: Iterable[dict]) -> Iterator[bytes]:

@@ -17,8 +17,11 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from shibolet.errors import AudioError, DataError
-from shibolet.records.files import read_json, read_jsonl, write_bytes, write_jsonl
+from shibolet.errors import AudioError
+from shibolet.records.audited import Audited, read_audited
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.files import read_jsonl, write_bytes, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report.page import direction_of, environment, verdict_title
@@ -41,17 +44,18 @@ def write_audit_page(run_dir: Path) -> Path | None:
     run = RunFolder(run_dir)
     if not run.alignment_report().is_file():
         return None
-    recipe, report = yaml.safe_load(run.recipe.read_text(encoding="utf-8")), read_json(run.alignment_report())
-    if "review" not in report:
-        raise DataError(f"{run.alignment_report()} is of an earlier version; run 'shibolet audit' again")
+    recipe, report = (
+        yaml.safe_load(run.recipe.read_text(encoding="utf-8")),
+        AlignmentReport.read(run.alignment_report()),
+    )
     language = get_language(recipe["language"])
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
-    draw = {id: place for place, id in enumerate(report["review"]["draw"])}
+    draw = {id: place for place, id in enumerate(report.review.draw)}
     shown, num_rows = _chosen(tables, draw)
-    entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe["audit"], language, draw) for row in shown])
-    sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown}, run)
-    entries.sort(key=_worst_first)
-    gate = read_json(run.gate()) if run.gate().is_file() else None
+    entries = _within(MAX_TEXT_BYTES, [_entry(*row, recipe["audit"], language, draw) for row in shown])
+    sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run)
+    entries.sort(key=lambda entry: _worst_first(entry["id"], entry["low"], entry["confidence"]))
+    gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
     answers = {line["id"]: line for line in read_jsonl(run.review)} if run.review.is_file() else {}
     script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
     page = environment().get_template("audit.html.jinja").render(
@@ -61,8 +65,8 @@ def write_audit_page(run_dir: Path) -> Path | None:
         gate=gate,
         title=verdict_title(gate),
         report=report,
-        review=report["review"],
-        flags=report["human_flags"],
+        review=report.review,
+        flags=report.human_flags,
         num_rows=num_rows,
         num_shown=len(entries),
         num_sounds=len(sounds),
@@ -90,58 +94,53 @@ def write_audit_page(run_dir: Path) -> Path | None:
     return run.audit_page
 
 
-def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[dict], int]:
-    """Rows in the order in which they are worth their place, and how many there are in all.
+def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[tuple[Audited, bool]], int]:
+    """Rows in the order in which they are worth their place, each with whether it is of the rest; how many there are.
 
     The random draw first, then what is flagged, the least credible first, then what passed, likewise.
     """
-    import pyarrow.parquet as pq
-
     keys = []
     for number, path in enumerate(tables):
-        for row in pq.read_table(path, columns=["id", "is_low_quality", "confidence"]).to_pylist():
-            keys.append((draw.get(row["id"], len(draw)), *_worst_first({**row, "low": row["is_low_quality"]}), number))
+        for row in read_audited(path, short=True):
+            key = _worst_first(row.id, row.is_low_quality, row.confidence)
+            keys.append((draw.get(row.id, len(draw)), *key, number))
     most = MAX_TEXT_BYTES // 300  # no entry is smaller
     place = {key[3:]: i for i, key in enumerate(sorted(keys)[:most])}
-    rows: dict[int, dict] = {}
+    rows: dict[int, tuple[Audited, bool]] = {}
     for number, path in enumerate(tables):
-        for batch in pq.ParquetFile(path).iter_batches(1000):
-            for i, id in enumerate(batch.column("id").to_pylist()):
-                if (id, number) in place:
-                    rows[place[id, number]] = {**batch.slice(i, 1).to_pylist()[0], "is_rest": number > 0}
+        for row in read_audited(path, only={id for id, table in place if table == number}):
+            rows[place[row.id, number]] = row, number > 0
     return [rows[i] for i in sorted(rows)], len(keys)
 
 
-def _worst_first(row: Mapping) -> tuple:
+def _worst_first(id: str, is_low: bool, confidence: float | None) -> tuple:
     """Flagged before passed, the least credible first; what could not be heard after what could."""
-    return not row["low"], 2.0 if row["confidence"] is None else row["confidence"], row["id"]
+    return not is_low, 2.0 if confidence is None else confidence, id
 
 
-def _entry(row: Mapping, limits: Mapping, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
+def _entry(row: Audited, is_rest: bool, limits: Mapping, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
     """What the page shows of one utterance."""
-    said, heard = number_aware(row["text"], row["hypothesis"], language)
+    said, heard = number_aware(row.text, row.hypothesis, language)
     kinds = [
         kind
         for kind, holds in {
-            "failed": row["failure"] is not None,
-            "fit": row["confidence"] is not None and row["confidence"] < limits["min_confidence"],
-            "words": row["coverage"] is not None and row["coverage"] < limits["min_coverage"],
-            "length": bool(row["length_mismatch"]),
+            "failed": row.failure is not None,
+            "fit": row.confidence is not None and row.confidence < limits["min_confidence"],
+            "words": row.coverage is not None and row.coverage < limits["min_coverage"],
+            "length": bool(row.length_mismatch),
         }.items()
-        if holds and row["is_low_quality"]
+        if holds and row.is_low_quality
     ]
-    times = [t for span in zip(row["starts_s"], row["ends_s"]) for t in span]
+    times = [t for span in zip(row.starts_s, row.ends_s) for t in span]
     return {
-        "id": row["id"], "domain": row["domain"], "recording": row["recording"], "speaker": row["speaker"],
-        "seconds": round(row["duration_s"], 2), "text": row["text"], "low": row["is_low_quality"],
-        "suspect": row["suspect"] or row["failure"], "kinds": kinds,
-        "why": [sentence(reason) for reason in row["reasons"]],
-        "coverage": _rounded(row["coverage"]), "confidence": _rounded(row["confidence"]),
-        "probability": _rounded(row.get("probability")),
-        "snr_db": None if row["snr_db"] is None else round(row["snr_db"]),
-        "words": row["words"][:MAX_WORDS], "times": [round(t, 2) for t in times[: 2 * MAX_WORDS]],
-        "diff": [] if row["failure"] else _difference(said, heard)[:MAX_WORDS],
-        "flags": row["flags"], "rest": row["is_rest"], "draw": draw.get(row["id"]),
+        "id": row.id, "domain": row.domain, "recording": row.recording, "speaker": row.speaker,
+        "seconds": round(row.duration_s, 2), "text": row.text, "low": row.is_low_quality,
+        "suspect": row.suspect or row.failure, "kinds": kinds, "why": [sentence(reason) for reason in row.reasons],
+        "coverage": _rounded(row.coverage), "confidence": _rounded(row.confidence),
+        "probability": _rounded(row.probability), "snr_db": None if row.snr_db is None else round(row.snr_db),
+        "words": row.words[:MAX_WORDS], "times": [round(t, 2) for t in times[: 2 * MAX_WORDS]],
+        "diff": [] if row.failure else _difference(said, heard)[:MAX_WORDS],
+        "flags": row.flags, "rest": is_rest, "draw": draw.get(row.id),
     }  # fmt: skip
 
 
@@ -161,7 +160,7 @@ def _within(budget_bytes: int, entries: Iterable[dict]) -> list[dict]:
     return [entry for entry, size in zip(entries, sizes) if size <= budget_bytes]
 
 
-def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None], run: RunFolder) -> list[str]:
+def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, AudioRef | None], run: RunFolder) -> list[str]:
     """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not.
 
     What is encoded stays beside the page, by its samples: the next review or extension encodes only what is new.
@@ -179,7 +178,7 @@ def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None],
     kept: dict[str, dict] = {}
     sounds = []
     with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]]).in_folder(run.path), known), heard)
+        made = pool.map(lambda entry: _sound(audio_of[entry["id"]].in_folder(run.path), known), heard)
         for entry, sound in zip(heard, made):
             if isinstance(sound, AudioError):
                 entry["silent"] = sentence(str(sound))

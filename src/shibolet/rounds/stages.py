@@ -7,6 +7,9 @@ from tempfile import TemporaryDirectory
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.runfolder import COMPARE_FORMAT, RunFolder
 from shibolet.records.utterance import Utterance
@@ -18,24 +21,25 @@ from shibolet.speech.text import get_language
 ROUND1, ROUND2 = "round1", "round2"  # folders under evaluate/
 
 
-def do_prepare(current: Round) -> dict:
-    """The content of `prepared/summary.json`; hears first what the sample left out, where the recipe wants it heard.
+def do_prepare(current: Round) -> Prepared:
+    """What is left to train on; hears first what the sample left out, where the recipe wants it heard.
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
     from shibolet.audit.review import read_review
     from shibolet.prepare.stage import SUMMARY, run_prepare
-    from shibolet.prepare.verdicts import AuditedRows
+    from shibolet.prepare.verdicts import Verdicts
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
     folder.digest("gate")  # there must be one
-    if read_json(folder.gate())["decision"] == "INVALID":
+    if GateVerdict.read(folder.gate()).decision == "INVALID":
         config = config.model_copy(update={"drop_low_quality": False})
     tables = [folder.audited_utterances()]
     if config.unheard == "audit" and config.drop_low_quality:
         tables.append(auditing.do_hear_rest(current))
     inputs = {
+        "format": Prepared.FORMAT,
         "data": current.data.digest,
         "verdicts": [hash_file(table) for table in tables],
         "prepare": config.model_dump(mode="json"),
@@ -50,7 +54,7 @@ def do_prepare(current: Round) -> dict:
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
-                AuditedRows(tables, answers),
+                Verdicts(tables, answers),
                 config=config,
                 language=recipe.language,
                 seed=recipe.seed,
@@ -59,7 +63,7 @@ def do_prepare(current: Round) -> dict:
                 on_progress=progress,
             )
         stage.finish()
-    return read_json(folder.prepared / SUMMARY)
+    return Prepared.read(folder.prepared / SUMMARY)
 
 
 def do_train(current: Round) -> dict:
@@ -138,13 +142,9 @@ def _audit_summary(folder: RunFolder) -> dict:
     """What trackers show of the audit."""
     if not folder.gate().exists():
         return {}
-    gate, report = read_json(folder.gate()), read_json(folder.alignment_report())
-    kept = {
-        name: report[name]
-        for name in ("low_quality_percentage", "low_quality_count", "total_samples")
-        if name in report
-    }
-    return {"decision": gate["decision"], "low_quality_pct": gate["low_quality_pct"]["rate"], **kept}
+    gate, report = GateVerdict.read(folder.gate()), AlignmentReport.read(folder.alignment_report())
+    counts = {name: getattr(report, name) for name in ("low_quality_percentage", "low_quality_count", "total_samples")}
+    return {"decision": gate.decision, "low_quality_pct": gate.low_quality_pct.rate, **counts}
 
 
 def do_evaluate(current: Round, models: dict[str, str]) -> dict[str, dict[str, dict]]:
