@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_documents import alignment_report, gate_verdict, prepared
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
@@ -61,12 +62,9 @@ def current(tmp_path: Path):
 def write_a_run_around(current: Round) -> None:
     """The files that a card is written from."""
     folder = current.folder
-    rate = {"rate": 1.0, "lower": 0.5, "upper": 2.0}
-    part = {"utterances": 1, "hours": 0.1}
-    write_json(folder.gate(), {"decision": "PROCEED", "low_quality_pct": rate})
-    write_json(folder.alignment_report(), {"total_samples": 1, "population": 2, "notes": []})
-    summary = {"train": part, "dev": part, "utterances": {"in": 2, "dropped": 0}, "dropped_by_rule": {}, "notes": []}
-    write_json(folder.prepared / "summary.json", summary)
+    gate_verdict("PROCEED").write(folder.gate())
+    alignment_report().write(folder.alignment_report())
+    prepared().write(folder.prepared / "summary.json")
     write_json(folder.plan, {"phases": []})
     write_json(folder.train / "result.json", {"chosen_step": 1, "steps": 1, "chosen_by": "dev WER"})
 
