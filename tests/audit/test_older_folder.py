@@ -43,7 +43,7 @@ def test_an_older_audit_is_made_anew_and_hears_nothing_again(tmp_path: Path, cor
         assert num_heard > 100 and report.decision == verdict.decision
         make_older(folder.alignment_report(), folder.path / ".stages" / "audit.json")
         make_older(folder.gate(), folder.path / ".stages" / "gate.json")
-        with pytest.raises(DataError, match="written as a version .* 'shibolet audit RECIPE' makes it anew"):
+        with pytest.raises(DataError, match=r"written as a version .* 'shibolet audit RECIPE' makes it anew"):
             AlignmentReport.read(folder.alignment_report())
         assert auditing.do_audit(current) == report and ears.num_heard == num_heard
         assert "audit: format changed; what was there is now in .aside/audit-" in told[-1]

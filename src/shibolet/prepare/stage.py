@@ -76,15 +76,15 @@ def run_prepare(
         return make_pieces(utterance, find(utterance), spoken, config, hash_of)
 
     progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
-    kept, is_split = _write_shards(fit, dealt.parts, make, tally, out_dir, config.shard_utterances, progress)
+    kept, splits = _write_shards(fit, dealt.parts, make, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
-    if not is_split["train"]:
+    if "train" not in splits:
         reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
         raise DataError(
             f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
         )
     write_manifest(out_dir / MANIFEST, kept)
-    if not is_split["dev"]:
+    if "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
@@ -104,8 +104,8 @@ def _write_shards(
     out_dir: Path,
     shard_utterances: int,
     on_progress: Callable[[int], None] | None,
-) -> tuple[Sequence[Utterance], dict[str, bool]]:
-    """What was kept, with its audio in the shards, and whether a split has any; `tally` learns what became of each."""
+) -> tuple[list[Utterance], set[str]]:
+    """What was kept, with its audio in the shards, and the splits that have any; `tally` learns what became of each."""
     make_folder(out_dir)
     (out_dir / SUMMARY).unlink(missing_ok=True)
     writers = {name: ShardWriter(out_dir, name, shard_utterances) for name in SPLITS}
@@ -124,7 +124,7 @@ def _write_shards(
     for writer in writers.values():
         writer.close()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])
-    return list(kept.values()), {name: bool(writer.paths) for name, writer in writers.items()}
+    return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
 
 def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdict:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,40 +85,60 @@ def _card(run: RunFolder, counts: dict[str, int]) -> str:
     )
 
 
-def _audio_rows(run: RunFolder, out: Path, split: str) -> Iterator[tuple[dict, str, sf._SoundFileInfo]]:
-    """Each row of a split with its audio written to a file: the row, the file's relative path, its header."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """A row of a split whose audio was written to a file."""
+
+    id: str
+    text: str
+    source: str
+    domain: str | None
+    recording: str | None
+    speaker: str | None
+    language: str | None
+    origin_id: str
+    path: str  # of the file, relative
+    info: sf._SoundFileInfo
+
+    @property
+    def duration_s(self) -> float:
+        return self.info.frames / self.info.samplerate
+
+
+_OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info")]
+
+
+def _write_audio(run: RunFolder, out: Path, split: str) -> Iterator[_Written]:
+    """Each row of a split, its audio in a file."""
     (out / "audio" / split).mkdir(parents=True)
-    number = 0
-    for shard in _shards(run, split):
-        for rows in read_batches(shard, pq.read_schema(shard).names):
-            for row in rows:
-                path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
-                flac = row.pop("audio")["bytes"]
-                (out / path).write_bytes(flac)
-                yield row, path, sf.info(io.BytesIO(flac))
-                number += 1
+    rows = (row for shard in _shards(run, split) for rows in read_batches(shard, ["audio", *_OF_ROW]) for row in rows)
+    for number, row in enumerate(rows):
+        path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
+        flac = row.pop("audio")["bytes"]
+        (out / path).write_bytes(flac)
+        yield _Written(**row, path=path, info=sf.info(io.BytesIO(flac)))
 
 
 def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
     counts = {}
     for split in SPLITS:
         recordings, supervisions = [], []
-        for row, path, info in _audio_rows(run, out, split):
+        for row in _write_audio(run, out, split):
             recordings.append(
                 {
-                    "id": row["id"],
-                    "sources": [{"type": "file", "channels": [0], "source": path}],
-                    "sampling_rate": info.samplerate,
-                    "num_samples": info.frames,
-                    "duration": info.frames / info.samplerate,
+                    "id": row.id,
+                    "sources": [{"type": "file", "channels": [0], "source": row.path}],
+                    "sampling_rate": row.info.samplerate,
+                    "num_samples": row.info.frames,
+                    "duration": row.duration_s,
                     "channel_ids": [0],
                 }
             )
-            custom = {key: row[key] for key in ("source", "domain", "recording", "origin_id") if row[key] is not None}
+            custom = {name: getattr(row, name) for name in ("source", "domain", "recording", "origin_id")}
             supervision = {
-                "id": row["id"], "recording_id": row["id"], "start": 0.0, "duration": info.frames / info.samplerate,
-                "channel": 0, "text": row["text"], "language": row["language"], "speaker": row["speaker"],
-                "custom": custom,
+                "id": row.id, "recording_id": row.id, "start": 0.0, "duration": row.duration_s, "channel": 0,
+                "text": row.text, "language": row.language, "speaker": row.speaker,
+                "custom": {name: value for name, value in custom.items() if value is not None},
             }  # fmt: skip
             supervisions.append({key: value for key, value in supervision.items() if value is not None})
         _write_jsonl_gz(out / f"{split}_recordings.jsonl.gz", recordings)
@@ -131,11 +151,11 @@ def _write_nemo(run: RunFolder, out: Path) -> dict[str, int]:
     counts = {}
     for split in SPLITS:
         lines = []
-        for row, path, info in _audio_rows(run, out, split):
-            code = get_language(row["language"]).code if row["language"] else None
+        for row in _write_audio(run, out, split):
+            code = get_language(row.language).code if row.language else None
             line = {
-                "audio_filepath": path, "duration": info.frames / info.samplerate, "text": row["text"], "lang": code,
-                "speaker": row["speaker"], "id": row["id"],
+                "audio_filepath": row.path, "duration": row.duration_s, "text": row.text, "lang": code,
+                "speaker": row.speaker, "id": row.id,
             }  # fmt: skip
             lines.append({key: value for key, value in line.items() if value is not None})
         write_bytes(out / f"{split}_manifest.jsonl", b"".join(_lines(lines)))
