@@ -15,7 +15,7 @@ from spoken import distance_s
 
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import make_pieces
-from shibolet.prepare.verdicts import Verdict
+from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
 from shibolet.speech.text import get_language
@@ -80,7 +80,7 @@ class Recordings:
                 utterance.id, coverage=1.0, hypothesis=evidence.hypothesis, starts_s=evidence.starts_s,
                 words=HEBREW.to_words(utterance.text).tokens, ends_s=evidence.ends_s, **verdict,
             )  # fmt: skip
-            outcomes.append(make_pieces(utterance, Verdict(row), HEBREW, PrepareConfig(), content_hash))
+            outcomes.append(make_pieces(utterance, Reviewed(row), HEBREW, PrepareConfig(), content_hash))
         return outcomes
 
 

@@ -12,7 +12,7 @@ from spoken import raw_times, record
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
-from shibolet.prepare.verdicts import Verdict, Verdicts, reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows, reviewed
 from shibolet.recipe import load_recipe
 from shibolet.records.audited import write_audited
 from shibolet.records.documents.prepared import Counts, Cut, Prepared
@@ -37,7 +37,7 @@ class Corpus:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.rng = folder, np.random.default_rng(seed)
         self.utterances: list[Utterance] = []
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[str, Reviewed] = {}
 
     def add(
         self, id: str, phrases: list[int], *, text: str | None = None, pause_s=(0.3, 0.9), verdict=(), **fields
@@ -56,11 +56,11 @@ class Corpus:
             "source": utterance.source, "text": utterance.text, "coverage": 1.0, "hypothesis": " ".join(words),
             "words": tokens, "starts_s": tuple(starts_s), "ends_s": tuple(ends_s), **dict(verdict),
         }  # fmt: skip
-        self.verdicts[id] = Verdict(audited(id, **row))
+        self.verdicts[id] = Reviewed(audited(id, **row))
 
     def say(self, id: str, **changes) -> None:
         """Let the audit say something else of an utterance."""
-        self.verdicts[id] = Verdict(replace(self.verdicts[id].row, **changes))
+        self.verdicts[id] = Reviewed(replace(self.verdicts[id].row, **changes))
 
     def prepare(self, out_dir: Path, verdicts=None, unread=(), **settings) -> Prepared:
         config = PrepareConfig(**{"dev_frac": 0.1, **settings})
@@ -204,7 +204,7 @@ def test_verdicts_come_from_the_audits_tables_a_row_at_a_time(corpus, tmp_path):
     tables = [tmp_path / "utterances.parquet", tmp_path / "rest.parquet"]
     for table, some in zip(tables, (rows[:7], rows[7:]), strict=True):
         write_audited(table, [verdict.row for verdict in some])
-    verdicts = Verdicts(tables, {})
+    verdicts = ReviewedRows(tables, {})
     assert set(verdicts) == set(corpus.verdicts) and verdicts.get("nobody") is None
     corpus.prepare(tmp_path / "a"), corpus.prepare(tmp_path / "b", verdicts=verdicts)
     assert (tmp_path / "a" / "ledger.jsonl").read_bytes() == (tmp_path / "b" / "ledger.jsonl").read_bytes()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.resegment import Segment, owners, resegment, text_of
-from shibolet.prepare.verdicts import Verdict
+from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.audited import Audited
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
@@ -39,7 +39,7 @@ class Outcome:
     is_cut: bool = False
 
 
-def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig) -> Outcome | None:
+def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, config: PrepareConfig) -> Outcome | None:
     """Why an utterance is dropped by what is known without its audio; None when nothing speaks against it.
 
     DataError when the verdict is about another text.
@@ -81,7 +81,7 @@ def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None 
 
 
 def make_pieces(
-    utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig, hash_of: HashOf
+    utterance: Utterance, verdict: Reviewed | None, language: Language, config: PrepareConfig, hash_of: HashOf
 ) -> Outcome:
     """The utterance as FLAC, trimmed, and in pieces where it is long."""
     try:

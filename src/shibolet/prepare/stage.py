@@ -19,7 +19,7 @@ from shibolet.prepare.pieces import Outcome, drop, make_pieces, refuse
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import split
 from shibolet.prepare.tally import Tally
-from shibolet.prepare.verdicts import Verdict
+from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -34,13 +34,13 @@ NUM_THREADS = min(8, os.cpu_count() or 1)
 CACHED_HASHES = 4096  # of files that several utterances lie in
 CHUNK_UTTERANCES = 4 * NUM_THREADS  # whose encoded audio is in memory together
 
-FindVerdict = Callable[[Utterance], Verdict | None]
+FindVerdict = Callable[[Utterance], Reviewed | None]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 
 def run_prepare(
     utterances: Sequence[Utterance],
-    verdicts: Mapping[str, Verdict],
+    verdicts: Mapping[str, Reviewed],
     *,
     config: PrepareConfig,
     language: str,
@@ -127,10 +127,10 @@ def _write_shards(
     return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
 
-def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdict:
+def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdict:
     """The verdict on an utterance, or None; where the audit is not believed, only what a person found bad."""
 
-    def find(utterance: Utterance) -> Verdict | None:
+    def find(utterance: Utterance) -> Reviewed | None:
         verdict = verdicts.get(utterance.id)
         return verdict if verdict and (config.drop_low_quality or verdict.review == "bad") else None
 
@@ -138,7 +138,7 @@ def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdi
 
 
 def _notes_on_hearing(
-    utterances: Sequence[Utterance], verdicts: Mapping[str, Verdict], config: PrepareConfig
+    utterances: Sequence[Utterance], verdicts: Mapping[str, Reviewed], config: PrepareConfig
 ) -> list[str]:
     """What the summary says of utterances that nobody heard, or that nobody could judge."""
     if not config.drop_low_quality:

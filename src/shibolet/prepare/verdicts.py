@@ -10,7 +10,7 @@ from shibolet.records.review import Answer
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Reviewed:
     """The audit's row of an utterance, with a person's answer on the same text, where there is one that is sure."""
 
     row: Audited
@@ -22,13 +22,13 @@ class Verdict:
         return self.row.is_low_quality and (self.review != "good" or self.row.failure is not None)
 
 
-class Verdicts(Mapping[str, Verdict]):
-    """Verdicts by utterance id, from the audit's tables and a person's answers."""
+class ReviewedRows(Mapping[str, Reviewed]):
+    """Rows by utterance id, from the audit's tables and a person's answers."""
 
     def __init__(self, tables: Iterable[Path], answers: Mapping[str, Answer]) -> None:
         self._rows, self._answers = AuditedRows(tables), answers
 
-    def __getitem__(self, id: str) -> Verdict:
+    def __getitem__(self, id: str) -> Reviewed:
         return reviewed(self._rows[id], self._answers.get(id))
 
     def __contains__(self, id: object) -> bool:
@@ -41,8 +41,8 @@ class Verdicts(Mapping[str, Verdict]):
         return len(self._rows)
 
 
-def reviewed(row: Audited, answer: Answer | None) -> Verdict:
+def reviewed(row: Audited, answer: Answer | None) -> Reviewed:
     """The row with what a person said of the same text."""
     if answer is None or answer.text != row.text or answer.verdict == "unsure":
-        return Verdict(row)
-    return Verdict(row, answer.verdict)
+        return Reviewed(row)
+    return Reviewed(row, answer.verdict)

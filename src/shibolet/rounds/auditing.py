@@ -46,7 +46,7 @@ def do_audit(
         "language": recipe.language,
         "audit": config.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
         "calibration": hash_file(config.calibration) if config.calibration else None,
-        "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
+        "gate": recipe.gate.limits.model_dump(mode="json"),
         "listeners": list(listener.identities),
     }
     if same_model := _same_model(current, prepared):
@@ -207,7 +207,6 @@ SAME_MODEL = (
     "demo's speech a model trained on the raw data found 2 of 22 swapped texts, the model that it started from all 22 "
     "(benchmarks/RESULTS.md). A recogniser that never saw these recordings is a better judge."
 )
-DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
 def _listener(current: Round, prepared: bool = False) -> "Listener":

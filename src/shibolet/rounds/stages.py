@@ -28,7 +28,7 @@ def do_prepare(current: Round) -> Prepared:
     """
     from shibolet.audit.review import read_review
     from shibolet.prepare.stage import SUMMARY, run_prepare
-    from shibolet.prepare.verdicts import Verdicts
+    from shibolet.prepare.verdicts import ReviewedRows
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
@@ -54,7 +54,7 @@ def do_prepare(current: Round) -> Prepared:
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
-                Verdicts(tables, answers),
+                ReviewedRows(tables, answers),
                 config=config,
                 language=recipe.language,
                 seed=recipe.seed,

@@ -126,7 +126,7 @@ class Review(Part):
 class AlignmentReport(Document):
     """`alignment_report.json`; every row of `utterances.parquet` is counted."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet audit RECIPE' makes it anew, from what was heard before"
 
     decision: Decision | None = None  # the gate's when this was written; `gate.json` has the verdict in force

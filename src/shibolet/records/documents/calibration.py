@@ -43,7 +43,7 @@ class Recalibration(Part):
 class Calibration(Document):
     """Fitted confidence maps and the good range of letters per second, bound to the models that listened."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet audit RECIPE' makes it anew, from what was heard before"
 
     kind: str  # "self", or the name of what it was made of
@@ -138,7 +138,7 @@ class AblationLine(Part):
 class CalibrationFile(Document):
     """`calibration.json` of `shibolet calibrate`."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "run 'shibolet calibrate' again"
 
     calibration: Calibration

@@ -68,7 +68,7 @@ class GateDecision(Part):
 class GateVerdict(GateDecision, Document):
     """`gate.json`."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet gate RECIPE' makes it anew"
 
     exit_code: int

@@ -46,7 +46,7 @@ class Split(Amount):
 class Prepared(Document):
     """`prepared/summary.json`; by rule, the most frequent first."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet prepare RECIPE' makes it anew"
 
     utterances: Counts
