@@ -90,7 +90,7 @@ def audit(manifest: Path) -> dict:
     from shibolet.audit.sampling import SampleConfig
     from shibolet.audit.stage import run_audit
     from shibolet.gate.config import GateConfig
-    from shibolet.gate.stage import run_gate
+    from shibolet.gate.stage import gate, records_of
     from shibolet.records.manifest import manifest_hash
     from shibolet.speech.audio import load
     from shibolet.speech.read import read_source
@@ -109,14 +109,14 @@ def audit(manifest: Path) -> dict:
     manifest_hash(utterances)
     done("hash")
     config = AuditConfig(aligner="stub", recogniser="stub", sample=SampleConfig(sample_frac=1.0, shares={}))
-    listener = Listener(Stub(), Stub(), run_dir / "heard", load, config)
+    listener = Listener(Stub(), Stub(), run_dir / "heard", load, config, "Hebrew")
     report = run_audit(
         utterances, ledger, out_dir=run_dir / "audit", listener=listener, config=config, language="Hebrew"
     )
     done("audit")
-    run_gate(run_dir / "audit", run_dir / "gate.json", GateConfig())
+    gate(report, records_of(run_dir / "audit" / "utterances.parquet"), GateConfig())
     done("gate")
-    return {"rows": report["total_samples"], "steps": peaks, "peak_mib": peak_mib()}
+    return {"rows": report.total_samples, "steps": peaks, "peak_mib": peak_mib()}
 
 
 def main() -> None:

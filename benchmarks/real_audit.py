@@ -20,12 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile as sf
 
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import run_calibrate
-from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, confidence
 from shibolet.audit.config import AuditConfig, CalibrateConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import material_of
@@ -33,9 +32,12 @@ from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.selftest import UNTOUCHED
 from shibolet.audit.stage import fit_on, run_audit, signals_of
 from shibolet.gate.config import GateConfig
-from shibolet.gate.stage import run_gate
+from shibolet.gate.stage import gate, records_of
 from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.listen.open import open_recogniser
+from shibolet.records.audited import Audited, read_audited
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.roc import Scores, auroc
@@ -139,15 +141,15 @@ class Bench:
 
     def audit(
         self, utterances: list[Utterance], calibration: Path | None = None, recogniser=None
-    ) -> tuple[list[dict], dict, dict]:
+    ) -> tuple[list[Audited], GateVerdict, AlignmentReport]:
         config, folder = self.config(calibration), self.out / "run" / "audit"
         folder.mkdir(parents=True, exist_ok=True)
         report = run_audit(
             utterances, [], out_dir=folder, listener=self.listener(config, recogniser), config=config,
             language=self.language,
         )  # fmt: skip
-        verdict = run_gate(folder, self.out / "run" / "gate.json", GateConfig())
-        return pq.read_table(folder / "utterances.parquet").to_pylist(), verdict, report
+        table = folder / "utterances.parquet"
+        return list(read_audited(table)), gate(report, records_of(table), GateConfig()), report
 
     def calibrate(self, half: list[Utterance], name: str) -> Path:
         path = self.out / f"calibration-{name}.json"
@@ -157,7 +159,9 @@ class Bench:
         )  # fmt: skip
         return path
 
-    def from_file(self, utterances: list[Utterance], *, with_copies: bool) -> tuple[list[dict], dict, dict]:
+    def from_file(
+        self, utterances: list[Utterance], *, with_copies: bool
+    ) -> tuple[list[Audited], GateVerdict, AlignmentReport]:
         """The audit of a file of this recogniser's hypotheses."""
         config = self.config()
         material = material_of(utterances, config, self.language)
@@ -169,29 +173,27 @@ class Bench:
         return self.audit(utterances, recogniser=RecordedHypotheses(path))
 
 
-def figures(rows: list[dict], damaged: set[str], verdicts: list[dict]) -> dict:
+def figures(rows: list[Audited], damaged: set[str], verdicts: list[GateVerdict]) -> dict:
     """What the verdicts come to: of the damaged found, of the others flagged, and the gate's."""
-    flagged = {row["id"]: row["is_low_quality"] for row in rows}
+    flagged = {row.id: row.is_low_quality for row in rows}
     good, bad = ([f for id, f in flagged.items() if (id in damaged) == side] for side in (False, True))
     line: dict = {
-        "gate": [v["decision"] for v in verdicts],
-        "why": [v["reasons"][0] for v in verdicts if v["decision"] == "INVALID"],
+        "gate": [v.decision for v in verdicts],
+        "why": [v.reasons[0] for v in verdicts if v.decision == "INVALID"],
         "good_flagged_pct": round(100 * float(np.mean(good)), 1),
         "found_pct": round(100 * float(np.mean(bad)), 1) if bad else None,
     }
     if bad:
-        score = lambda side: [r for r in rows if (r["id"] in damaged) == side and r["confidence"] is not None]  # noqa: E731
-        one = lambda own: Scores(np.array([r["confidence"] for r in own]), [r["speaker"] for r in own])  # noqa: E731
+        score = lambda side: [r for r in rows if (r.id in damaged) == side and r.confidence is not None]  # noqa: E731
+        one = lambda own: Scores(np.array([r.confidence for r in own]), [r.speaker for r in own])  # noqa: E731
         line["auroc"] = round(auroc(one(score(False)), one(score(True))).value, 4)
     return line
 
 
-def tallies(report: dict) -> dict:
-    test = report["self_test"]
-    return {k: f"{t['hits']}/{t['total']}" for k, t in {**test["damaged"], **{k: test[k] for k in OTHERS}}.items()}
-
-
-OTHERS = ("harmless", "untouched")
+def tallies(report: AlignmentReport) -> dict:
+    test = report.self_test
+    named = {**test.damaged, "harmless": test.harmless, "untouched": test.untouched}
+    return {kind: f"{tally.hits}/{tally.total}" for kind, tally in named.items()}
 
 
 def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> dict:
@@ -207,12 +209,12 @@ def ablation(bench: Bench, utterances: list[Utterance], damaged: set[str]) -> di
         found, tally = {True: [], False: []}, defaultdict(list)
         whole = fit_on(signals, signals[UNTOUCHED], (), evidence)
         for clip in material.clips:
-            found[clip.key in damaged].append(whole.confidence([heard[clip.key].signals])[0] < 0.5)
+            found[clip.key in damaged].append(confidence(whole, [heard[clip.key].signals])[0] < 0.5)
         for keys in parts:
             made = fit_on(signals, signals[UNTOUCHED].keys() - set(keys), (), evidence)
             for kind, own in signals.items():
                 present = [own[key] for key in keys if key in own]
-                tally[kind] += (made.confidence(present) < 0.5).tolist() if present else []
+                tally[kind] += (confidence(made, present) < 0.5).tolist() if present else []
         pct = lambda flags: round(100 * float(np.mean(flags)), 1) if flags else None  # noqa: E731
         return {"good_flagged": pct(found[False]), "found": pct(found[True]), **{k: pct(v) for k, v in tally.items()}}
 
@@ -243,7 +245,7 @@ def measure(
         for mode in (False, True) if with_hypotheses else ():
             rows, verdict, report = bench.from_file(utterances, with_copies=mode)
             key = "hypotheses and copies" if mode else "hypotheses"
-            lines[name][key] = figures(rows, damaged, [verdict]) | {"judged_by": report["judged_by"]}
+            lines[name][key] = figures(rows, damaged, [verdict]) | {"judged_by": report.judged_by}
         if files:
             pooled, verdicts = [], []
             for side, path in zip((False, True), files, strict=True):

@@ -20,18 +20,18 @@ import numpy as np
 
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration, run_calibrate
-from shibolet.audit.calibration import Calibration
+from shibolet.audit.calibration import logits
 from shibolet.audit.clip import clip_of
 from shibolet.audit.config import AuditConfig, CalibrateConfig, SelfTestConfig
 from shibolet.audit.damage import Original, Pool, copies, matrix
 from shibolet.audit.detection import GROSS, MILD
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import material_of
-from shibolet.audit.probability import MIXTURE, Example, expected_error, reliability, weights_of
+from shibolet.audit.probability import MIXTURE, Example, expected_error, probability_at, reliability, weights_of
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import run_audit, signals_of
 from shibolet.listen.open import open_recogniser
-from shibolet.records.files import read_json
+from shibolet.records.documents.calibration import Calibration
 from shibolet.records.utterance import Utterance
 from shibolet.speech.audio import load
 from shibolet.speech.read import read_source
@@ -62,7 +62,7 @@ class Bench:
             fitted, out_path=path, name=name, listener=listener, audit=self.config, language=self.language,
             config=CalibrateConfig(copies_per_row=self.num_copies),
         )  # fmt: skip
-        calibration, _ = read_calibration(path, listener.identities, self.language)
+        calibration = read_calibration(path, listener.identities, self.language).calibration
         part_of = {row.name: "good" for row in matrix(self.language) if row.harmless}
         part_of |= {**dict.fromkeys(GROSS, "gross"), **dict.fromkeys(MILD, "mild")}
         rows = [row for row in matrix(self.language) if row.name in part_of]
@@ -81,7 +81,7 @@ class Bench:
         folder = self.out / f"audit-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         run_audit(fitted, [], out_dir=folder, listener=self.listener(), config=self.config, language=self.language)
-        calibration = Calibration.from_json(read_json(folder / "calibration.json"))
+        calibration = Calibration.read(folder / "calibration.json")
         material = material_of(judged, self.config, self.language)
         signals = signals_of(material, self.listener().hear(material.everything))
         part_of = {**dict.fromkeys(selftest.DAMAGES, "gross"), **dict.fromkeys(selftest.MILD, "mild")}
@@ -93,7 +93,7 @@ def examples(signals: dict[str, dict], part_of: dict[str, str], calibration: Cal
     found = []
     for row, own in signals.items():
         heard = {key: one for key, one in own.items() if one is not None}
-        for key, logit in zip(heard, calibration.logits(list(heard.values())), strict=True):
+        for key, logit in zip(heard, logits(calibration, list(heard.values())), strict=True):
             part = part_of.get(row, "good")
             found.append(Example(logit=float(logit), part=part, row=row, clip=key.removeprefix(f"{row}/"), fold=0))
     return found
@@ -103,21 +103,21 @@ def measure(pairs: Sequence[tuple[Calibration, list[Example]]]) -> dict:
     """Reliability of several calibrations on examples that they have not seen, pooled, and what misses its bar."""
     pooled = [one for _, own in pairs for one in own]
     probability = np.concatenate([
-        calibration.recalibration(np.array([one.logit for one in own])) for calibration, own in pairs
+        probability_at(calibration.recalibration, np.array([one.logit for one in own])) for calibration, own in pairs
     ])  # fmt: skip
     table = reliability(probability, np.array([one.part == "good" for one in pooled]), weights_of(pooled))
     error = expected_error(table)
     missed = [f"expected error {error}"] if error > MAX_ERROR else []
     for line in table:
-        off = abs(line["probability"] - line["good"])
-        if line["num_clips"] >= MIN_IN_TENTH and off > MAX_OF_TENTH:
-            missed.append(f"{line['from']} to {line['to']}: {off:.3f}")
+        off = abs(line.probability - line.good)
+        if line.num_clips >= MIN_IN_TENTH and off > MAX_OF_TENTH:
+            missed.append(f"{line.lower} to {line.upper}: {off:.3f}")
     return {
         "expected_error": error,
         "missed": missed,
         "clips": {part: sum(one.part == part for one in pooled) for part in MIXTURE},
         "printed_errors": [calibration.recalibration.expected_error for calibration, _ in pairs],
-        "table": table,
+        "table": [line.model_dump() for line in table],
     }
 
 

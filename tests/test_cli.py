@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from audit_documents import alignment_report, counted, gate_verdict
 from made_scores import SAID, comparison_of, overlap_of, scores_of
 from rich.console import Console
 
@@ -32,15 +33,13 @@ def verdict(monkeypatch):
     """Lets a test say what audit and gate find."""
 
     def say(decision: str, exit_code: int) -> None:
-        rate = {"rate": 12.0, "lower": 9.0, "upper": 16.0, "num_low_quality": 12, "num_heard": 100}
-        gate = {
-            "decision": decision, "exit_code": exit_code, "next": "stop", "recommendation": "Look at it.",
-            "reasons": ["a reason"], "strata": {"clean": rate}, "low_quality_pct": rate, "level_pct": 95.0,
-            "warnings": ["It would be otherwise."], "literal_point_verdict": "CAUTION", "sample_low_quality_pct": 12.0,
-            "hours_low_quality_pct": 11.5, "corrected_low_quality_pct": None, "corrected_from": "no error rates",
-            "num_scored": 97, "failures": {"nan_samples": 1, "undecodable": 2}, "notes": ["[whatsapp] is thin."],
-        }  # fmt: skip
-        monkeypatch.setattr(auditing, "do_audit", lambda current, **_: {"total_samples": 100})
+        gate = gate_verdict(
+            decision, exit_code=exit_code, next="stop", low_quality_pct=counted(12.0, 9.0, 16.0, num_heard=100),
+            warnings=("It would be otherwise.",), literal_point_verdict="CAUTION", sample_low_quality_pct=12.0,
+            hours_low_quality_pct=11.5, num_scored=97, failures={"nan_samples": 1, "undecodable": 2},
+            notes=("[whatsapp] is thin.",),
+        )  # fmt: skip
+        monkeypatch.setattr(auditing, "do_audit", lambda current, **_: alignment_report())
         monkeypatch.setattr(auditing, "do_gate", lambda current, **_: gate)
         monkeypatch.setattr(stages, "do_report", lambda current: None)
         monkeypatch.setattr(auditing, "do_audit_page", lambda current: current.folder.audit_page)
@@ -202,7 +201,7 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
     """A shard must not write a verdict, nor wait for the folder's lock; merge must not hear."""
     verdict("PROCEED", 0)
     calls = []
-    monkeypatch.setattr(auditing, "do_audit", lambda current, **how: calls.append(how) or {"total_samples": 100})
+    monkeypatch.setattr(auditing, "do_audit", lambda current, **how: calls.append(how) or alignment_report())
     monkeypatch.setattr(
         auditing, "do_audit_shard", lambda current, shard: calls.append((current.folder.path.name, shard))
     )

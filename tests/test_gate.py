@@ -5,26 +5,21 @@ import math
 
 import numpy as np
 import pytest
+from audit_documents import SOUND, audited, review_of, self_test
+from audit_documents import alignment_report as report
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.correction import Corrected, correct, corrected_rate
 from shibolet.gate.decision import decide
 from shibolet.gate.lines import EVEN_CHANCE, clips_to_settle, level_of_look
-from shibolet.gate.report import ErrorRates, SelfTestSummary, Tally
 from shibolet.gate.stage import gate, run_gate
-from shibolet.records.files import read_json, write_json
+from shibolet.records.audited import write_audited
+from shibolet.records.documents.alignment import Tally
+from shibolet.records.documents.calibration import ErrorRates
+from shibolet.records.documents.gate import GateVerdict, StratumRate
+from shibolet.records.files import write_json
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, StratumSize, estimate_rate, share_interval
-
-SOUND = {
-    "damaged": {"swapped": {"hits": 99, "total": 100}, "silent": {"hits": 100, "total": 100}},
-    "harmless": {"hits": 2, "total": 100},
-    "untouched": {"hits": 8, "total": 100},
-}
-
-
-def self_test(**changes) -> SelfTestSummary:
-    return SelfTestSummary.model_validate(json.loads(json.dumps(SOUND)) | changes)
 
 
 def estimate(lower: float, rate: float, upper: float, num_low: int = 120, num_heard: int = 1000) -> RateEstimate:
@@ -131,11 +126,10 @@ def test_more_than_four_in_ten_flagged_takes_somebody_who_says_that_the_texts_ar
         assert part in alone.recommendation
     assert decide(estimate(65, 70, 75), bad, 1.0, GateConfig(), texts_are_wrong=True).decision == "STOP"
     reviewed = {"num_counted": 60, "corrected_low_quality_pct": {"rate": 68.0, "lower": 55.0, "upper": 80.0}}
-    summary = bad.model_dump()
-    assert gate(report(self_test=summary), verdicts(700), GateConfig())["decision"] == "INVALID"
-    assert gate(report(self_test=summary, review=reviewed), verdicts(700), GateConfig())["decision"] == "STOP"
-    given = {"kind": "fleurs", "num_clean": 400, "num_left_out": 0}
-    assert gate(report(self_test=summary, calibration=given), verdicts(700), GateConfig())["decision"] == "STOP"
+    assert gate(report(self_test=bad), verdicts(700), GateConfig()).decision == "INVALID"
+    assert gate(report(self_test=bad, review=review_of(**reviewed)), verdicts(700), GateConfig()).decision == "STOP"
+    given = {"kind": "fleurs", "num_clean": 400, "num_left_out": 0, "models": ("a", "b")}
+    assert gate(report(self_test=bad, calibration=given), verdicts(700), GateConfig()).decision == "STOP"
 
 
 def test_an_instrument_that_is_deaf_in_one_domain_is_invalid():
@@ -155,12 +149,15 @@ def test_an_instrument_that_is_deaf_in_one_domain_is_invalid():
 def test_hypotheses_from_a_file_are_held_to_damage_on_the_text_side_and_say_so():
     tallies = {"damaged": {"swapped": {"hits": 99, "total": 100}, "text_halved": {"hits": 95, "total": 100}},
                "harmless": {"hits": 0, "total": 0}, "untouched": {"hits": 5, "total": 100}}  # fmt: skip
-    given = report(self_test=tallies, judged_by="text side only")
+    given = report(self_test=self_test(**tallies), judged_by="text side only")
     found = gate(given, verdicts(30), GateConfig())
-    assert found["decision"] == "PROCEED" and found["judged_by"] == "text side only"
-    assert "by the text side only" in found["recommendation"] and any("--export-copies" in n for n in found["notes"])
+    assert found.decision == "PROCEED" and found.judged_by == "text side only"
+    assert "by the text side only" in found.recommendation and any("--export-copies" in n for n in found.notes)
     half = tallies | {"damaged": tallies["damaged"] | {"text_halved": {"hits": 80, "total": 100}}}
-    assert gate(given | {"self_test": half}, verdicts(30), GateConfig())["decision"] == "INVALID"
+    assert (
+        gate(given.model_copy(update={"self_test": self_test(**half)}), verdicts(30), GateConfig()).decision
+        == "INVALID"
+    )
 
 
 def test_the_literal_verdict_reads_the_unweighted_sample():
@@ -255,18 +252,18 @@ def test_error_rates_that_are_not_those_of_these_data_give_no_rate():
     """None of 300 flagged where the file says that 5% of the good are: no true rate explains that."""
     made = report(detector=ERRORS | {"specificity": 0.95, "num_clean": 5000})
     found = gate(made, verdicts(0), GateConfig())
-    assert found["corrected_low_quality_pct"] is None and found["decision"] == "PROCEED"
-    assert "fewer utterances are flagged than the detector's error rates on FLEURS allow" in found["corrected_from"]
+    assert found.corrected_low_quality_pct is None and found.decision == "PROCEED"
+    assert "fewer utterances are flagged than the detector's error rates on FLEURS allow" in found.corrected_from
     with pytest.raises(DataError, match="fewer utterances are flagged"):
         gate(made, verdicts(0), GateConfig(rate="corrected"))
     useless = report(detector=ERRORS | {"sensitivity": 0.3, "specificity": 0.6})
-    assert "no better than chance" in gate(useless, verdicts(10), GateConfig())["corrected_from"]
+    assert "no better than chance" in gate(useless, verdicts(10), GateConfig()).corrected_from
 
 
 def test_a_review_of_these_data_says_nothing_of_new_recordings():
-    found = gate(report(review=ANSWERED), verdicts(10), GateConfig(target="new_recordings"))
-    assert found["corrected_low_quality_pct"] is None and "says nothing of new recordings" in found["corrected_from"]
-    assert found["target"] == "new_recordings" and any("those of this data set" in note for note in found["notes"])
+    found = gate(report(review=review_of(**ANSWERED)), verdicts(10), GateConfig(target="new_recordings"))
+    assert found.corrected_low_quality_pct is None and "says nothing of new recordings" in found.corrected_from
+    assert found.target == "new_recordings" and any("those of this data set" in note for note in found.notes)
 
 
 def test_a_guessing_detector_corrects_nothing():
@@ -306,18 +303,6 @@ def test_the_interval_of_the_corrected_rate_covers_the_truth(truth, sensitivity,
     assert hits / runs >= 0.92
 
 
-def report(**changes) -> dict:
-    strata = {"kan_clean": {"num_utterances": 5000, "hours": 8.0, "ids": ["other readers' keys are ignored"]}}
-    calibration = {"kind": "self", "num_clean": 181, "num_left_out": 43, "models": ["a", "b"]}
-    return {
-        "strata": strata,
-        "num_scored": 500,
-        "self_test": SOUND,
-        "calibration": calibration,
-        "failures": {},
-    } | changes
-
-
 def verdicts(low: int, total: int = 500) -> list[GateRecord]:
     return [
         GateRecord(stratum="kan_clean", cluster=f"r{i}", is_low_quality=i < low, duration_s=5) for i in range(total)
@@ -336,32 +321,31 @@ def verdicts(low: int, total: int = 500) -> list[GateRecord]:
 )
 def test_gate_json(low, settings, decision, exit_code, then):
     result = gate(report(), verdicts(low), GateConfig(**settings))
-    assert (result["decision"], result["exit_code"], result["next"]) == (decision, exit_code, then)
-    found = result["low_quality_pct"]
-    assert found["rate"] == pytest.approx(low / 5)
-    assert found["lower"] < found["rate"] < found["upper"]
-    assert result["strata"]["kan_clean"] == found | {"decision": decision}
-    assert result["corrected_low_quality_pct"] is None and "no error rates" in result["corrected_from"]
-    assert result["notes"][-1].startswith("Calibration: self. 181 of the judged clips stood for clean")
-    json.dumps(result, allow_nan=False)
+    assert (result.decision, result.exit_code, result.next) == (decision, exit_code, then)
+    found = result.low_quality_pct
+    assert found.rate == pytest.approx(low / 5)
+    assert found.lower < found.rate < found.upper
+    assert result.strata["kan_clean"] == StratumRate(**found.model_dump(), decision=decision)
+    assert result.corrected_low_quality_pct is None and "no error rates" in result.corrected_from
+    assert result.notes[-1].startswith("Calibration: self. 181 of the judged clips stood for clean")
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_an_accepted_invalid_goes_on_and_says_so():
     deaf = report(self_test=None)
-    assert {k: gate(deaf, verdicts(10), GateConfig())[k] for k in ("exit_code", "accepted", "next")} == {
-        "exit_code": 30, "accepted": False, "next": "stop",
-    }  # fmt: skip
+    refused = gate(deaf, verdicts(10), GateConfig())
+    assert (refused.exit_code, refused.accepted, refused.next) == (30, False, "stop")
     accepted = gate(deaf, verdicts(10), GateConfig(accept=("INVALID",)))
-    assert (accepted["decision"], accepted["exit_code"]) == ("INVALID", 30)
-    assert (accepted["accepted"], accepted["next"]) == (True, "continue")
-    assert not gate(report(), verdicts(10), GateConfig(accept=("INVALID",)))["accepted"]
+    assert (accepted.decision, accepted.exit_code) == ("INVALID", 30)
+    assert (accepted.accepted, accepted.next) == (True, "continue")
+    assert not gate(report(), verdicts(10), GateConfig(accept=("INVALID",))).accepted
 
 
 def test_the_corrected_rate_needs_error_rates_from_other_data():
     errors = ERRORS | {"specificity": 0.95}
     result = gate(report(detector=errors), verdicts(50), GateConfig())
-    assert result["corrected_low_quality_pct"]["rate"] == pytest.approx(100 * (0.10 - 0.05) / 0.85)
-    assert "FLEURS" in result["corrected_from"]
+    assert result.corrected_low_quality_pct.rate == pytest.approx(100 * (0.10 - 0.05) / 0.85)
+    assert "FLEURS" in result.corrected_from
 
 
 # The detector flags 12% where 5% are bad: two verdicts, of which the recipe chooses one.
@@ -373,50 +357,50 @@ STRATA = {"kan_clean": {"num_utterances": 50_000, "hours": 80.0}}
 
 
 def test_the_recipe_chooses_the_rate_and_the_other_one_warns():
-    made = report(strata=STRATA, num_scored=2500, review=ANSWERED)
+    made = report(strata=STRATA, num_scored=2500, review=review_of(**ANSWERED))
     by_rate = {rate: gate(made, verdicts(300, 2500), GateConfig(rate=rate)) for rate in ("apparent", "corrected")}
-    assert {rate: result["decision"] for rate, result in by_rate.items()} == {
+    assert {rate: result.decision for rate, result in by_rate.items()} == {
         "apparent": "CAUTION", "corrected": "PROCEED",
     }  # fmt: skip
-    assert by_rate["apparent"]["corrected_low_quality_pct"] == by_rate["corrected"]["corrected_low_quality_pct"]
-    assert by_rate["apparent"]["warnings"][0].startswith("By the corrected rate, 4.")
-    assert by_rate["apparent"]["warnings"][0].endswith("it would be PROCEED: the apparent rate decides (gate.rate).")
-    assert by_rate["corrected"]["warnings"][0].startswith("By the apparent rate, 12.0% (")
-    assert "corrected for the detector's errors" in by_rate["corrected"]["recommendation"]
-    assert "review of 90" in by_rate["corrected"]["corrected_from"]
+    assert by_rate["apparent"].corrected_low_quality_pct == by_rate["corrected"].corrected_low_quality_pct
+    assert by_rate["apparent"].warnings[0].startswith("By the corrected rate, 4.")
+    assert by_rate["apparent"].warnings[0].endswith("it would be PROCEED: the apparent rate decides (gate.rate).")
+    assert by_rate["corrected"].warnings[0].startswith("By the apparent rate, 12.0% (")
+    assert "corrected for the detector's errors" in by_rate["corrected"].recommendation
+    assert "review of 90" in by_rate["corrected"].corrected_from
     agreed = gate(made, verdicts(200, 2500), GateConfig())
-    assert (agreed["decision"], agreed["warnings"]) == ("PROCEED", ())
+    assert (agreed.decision, agreed.warnings) == ("PROCEED", ())
 
 
 def test_error_rates_of_other_data_inform_and_open_no_gate():
     made = report(strata=STRATA, num_scored=2500, detector=ERRORS)
     held = gate(made, verdicts(300, 2500), GateConfig(rate="corrected"))
-    assert held["decision"] == "CAUTION" and held["corrected_low_quality_pct"]["upper"] < 10
-    assert "without a person's review that rate informs and opens no gate" in held["recommendation"]
-    assert "it would be PROCEED: the apparent rate decides, since no person's review" in held["warnings"][0]
-    blind = made | {"detector": ERRORS | {"sensitivity": 0.5, "specificity": 0.999}}
+    assert held.decision == "CAUTION" and held.corrected_low_quality_pct.upper < 10
+    assert "without a person's review that rate informs and opens no gate" in held.recommendation
+    assert "it would be PROCEED: the apparent rate decides, since no person's review" in held.warnings[0]
+    blind = report(strata=STRATA, num_scored=2500, detector=ERRORS | {"sensitivity": 0.5, "specificity": 0.999})
     closed = gate(blind, verdicts(200, 2500), GateConfig(rate="corrected"))
-    assert closed["decision"] == "CAUTION" and "corrected for the detector's errors" in closed["recommendation"]
-    assert gate(blind, verdicts(200, 2500), GateConfig())["decision"] == "PROCEED"
+    assert closed.decision == "CAUTION" and "corrected for the detector's errors" in closed.recommendation
+    assert gate(blind, verdicts(200, 2500), GateConfig()).decision == "PROCEED"
 
 
 def test_a_reviews_own_interval_is_the_corrected_one_and_more_clips_would_not_settle_it():
     """The person heard a sample too: sensitivity and specificity taken as exact would hide that."""
     wide = {"num_counted": 60, "num_sure": 60, "corrected_low_quality_pct": {"rate": 6.0, "lower": 1.0, "upper": 14.0}}
-    result = gate(report(review=wide, detector=ERRORS), verdicts(50), GateConfig(rate="corrected"))
-    assert result["corrected_low_quality_pct"] == pytest.approx({"rate": 6.0, "lower": 1.0, "upper": 14.0})
-    assert (result["decision"], result["straddles_pct"], result["more_clips_needed"]) == ("CAUTION", (10.0,), None)
-    assert "Answers on everything that was heard would not settle it" in result["recommendation"]
+    result = gate(report(review=review_of(**wide), detector=ERRORS), verdicts(50), GateConfig(rate="corrected"))
+    assert result.corrected_low_quality_pct.model_dump() == pytest.approx({"rate": 6.0, "lower": 1.0, "upper": 14.0})
+    assert (result.decision, result.straddles_pct, result.more_clips_needed) == ("CAUTION", (10.0,), None)
+    assert "Answers on everything that was heard would not settle it" in result.recommendation
     lines = [{"num_answers": num, "lower": low, "upper": high} for num, low, high in ((120, 2, 11), (240, 3, 9.5))]
-    result = gate(report(review=wide | {"forecast": lines}), verdicts(50), GateConfig(rate="corrected"))
-    assert "About 180 more answers in the random draw would settle it" in result["recommendation"]
+    result = gate(report(review=review_of(**wide, forecast=lines)), verdicts(50), GateConfig(rate="corrected"))
+    assert "About 180 more answers in the random draw would settle it" in result.recommendation
     unsure = wide | {"forecast": lines, "num_counted": 90}  # a third of the answers say nothing, and will again
-    result = gate(report(review=unsure), verdicts(50), GateConfig(rate="corrected"))
-    assert "About 270 more answers" in result["recommendation"]
-    beside = gate(report(review=wide | {"forecast": lines}), verdicts(10), GateConfig())
-    assert beside["decision"] == "PROCEED"
-    assert any("corrected rate straddles a line. About 180 more answers" in note for note in beside["notes"])
-    assert beside["notes"][0] == "The rate is that of these 5,000 utterances, of which 500 were heard."
+    result = gate(report(review=review_of(**unsure)), verdicts(50), GateConfig(rate="corrected"))
+    assert "About 270 more answers" in result.recommendation
+    beside = gate(report(review=review_of(**wide, forecast=lines)), verdicts(10), GateConfig())
+    assert beside.decision == "PROCEED"
+    assert any("corrected rate straddles a line. About 180 more answers" in note for note in beside.notes)
+    assert beside.notes[0] == "The rate is that of these 5,000 utterances, of which 500 were heard."
 
 
 def test_what_is_asked_for_is_a_share_of_what_would_settle_a_corrected_verdict():
@@ -442,50 +426,49 @@ def test_what_is_asked_for_is_a_share_of_what_would_settle_a_corrected_verdict()
 def test_a_corrected_rate_that_is_not_known_is_an_error_and_no_verdict():
     unanswered = {"num_counted": 3, "corrected_low_quality_pct": None}
     with pytest.raises(DataError, match=r"gate\.rate: corrected, but that rate is not known: no error rates"):
-        gate(report(review=unanswered), verdicts(10), GateConfig(rate="corrected"))
+        gate(report(review=review_of(**unanswered)), verdicts(10), GateConfig(rate="corrected"))
 
 
 def test_broken_files_are_not_laid_to_the_instrument():
     """A person who reads 'the instrument' changes the model and not the files."""
     failures = {"nan_samples": 40, "undecodable": 90}
     result = gate(report(num_scored=370, failures=failures), verdicts(140), GateConfig())
-    assert result["decision"] == "INVALID"
-    assert result["recommendation"] == (
+    assert result.decision == "INVALID"
+    assert result.recommendation == (
         "No verdict: too little of the data could be scored. "
         "Only 74.0% of the utterances heard could be scored (>= 80%): undecodable 90, nan_samples 40."
     )
-    assert result["failures"] == failures and result["num_scored"] == 370
+    assert result.failures == failures and result.num_scored == 370
     both = gate(report(num_scored=370, failures=failures, self_test=None), verdicts(140), GateConfig())
-    assert "could be scored and the instrument cannot be believed" in both["recommendation"]
-    deaf = gate(report(self_test=None), verdicts(140), GateConfig())["recommendation"]
+    assert "could be scored and the instrument cannot be believed" in both.recommendation
+    deaf = gate(report(self_test=None), verdicts(140), GateConfig()).recommendation
     assert deaf == "No verdict: the instrument cannot be believed on this data. The self-test did not run."
-
-
-@pytest.mark.parametrize("missing", ["strata", "num_scored", "failures", "calibration"])
-def test_a_report_without_what_the_gate_needs_is_an_error(missing):
-    broken = report()
-    del broken[missing]
-    with pytest.raises(DataError, match=f"'{missing}'"):
-        gate(broken, verdicts(10), GateConfig())
 
 
 @pytest.mark.parametrize(("recording", "speakers", "num_recordings"), [("same", 4, 1), (None, 4, 4), (None, None, 500)])
 def test_run_gate_reads_the_audit_and_writes_the_verdict(tmp_path, recording, speakers, num_recordings):
-    import pyarrow
-    import pyarrow.parquet
-
     rows = [
-        {"domain": "kan_clean", "source": "set", "recording": recording, "is_low_quality": i < 10, "duration_s": 5.0,
-         "speaker": speakers and f"voice {i % speakers}"}
+        audited(
+            f"u{i:03d}", domain="kan_clean", recording=recording, speaker=speakers and f"voice {i % speakers}",
+            is_low_quality=i < 10,
+        )
         for i in range(500)
     ]  # fmt: skip
-    schema = pyarrow.schema({"domain": "string", "source": "string", "recording": "string", "speaker": "string",
-                             "is_low_quality": "bool", "duration_s": "double"})  # fmt: skip
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), tmp_path / "utterances.parquet")
-    write_json(tmp_path / "alignment_report.json", report())
+    write_audited(tmp_path / "utterances.parquet", rows)
+    report().write(tmp_path / "alignment_report.json")
     result = run_gate(tmp_path, tmp_path / "gate.json", GateConfig())
-    assert read_json(tmp_path / "gate.json") == json.loads(json.dumps(result))
-    assert result["low_quality_pct"]["num_recordings"] == num_recordings
+    assert GateVerdict.read(tmp_path / "gate.json") == result
+    assert result.low_quality_pct.num_recordings == num_recordings
+
+
+@pytest.mark.parametrize(("change", "said"), [({}, "a version that did not say so"), ({"format": 99}, "version 99")])
+def test_a_report_of_another_version_is_told_in_a_sentence(tmp_path, change, said):
+    """A traceback from the middle of it would be taken for a defect."""
+    content = report().to_json()
+    del content["format"]
+    write_json(tmp_path / "alignment_report.json", content | change)
+    with pytest.raises(DataError, match=f"was written as {said} .*'shibolet audit RECIPE' makes it anew"):
+        run_gate(tmp_path, tmp_path / "gate.json", GateConfig())
 
 
 def test_a_corrected_rate_of_nothing_is_still_of_a_sample():

@@ -7,16 +7,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from audit_documents import alignment_report, audited, gate_verdict
 from made_scores import SAID, comparison_of, scores_of
 from training_documents import train_result
 
-from shibolet.audit.table import write_rows
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
 from shibolet.gate.config import EXIT_CODES, GateConfig
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
+from shibolet.records.audited import write_audited
+from shibolet.records.documents.alignment import StratumSize
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import TrainingSet
 from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.scores import Scores
@@ -71,16 +74,14 @@ def play(monkeypatch, tmp_path):
     return run
 
 
-def after(decision: str, config: GateConfig) -> dict:
+def after(decision: str, config: GateConfig) -> GateVerdict:
     """What the gate says to `run` about a verdict."""
     accepted = decision in config.accept
     ways = {
         "PROCEED": "continue", "CAUTION": config.on_caution, "STOP": config.on_stop,
         "INVALID": "continue" if accepted else "stop",
     }  # fmt: skip
-    return {
-        "decision": decision, "exit_code": EXIT_CODES[decision], "next": ways[decision], "recommendation": "Do this.",
-    }  # fmt: skip
+    return gate_verdict(decision, exit_code=EXIT_CODES[decision], next=ways[decision])
 
 
 def test_proceed_and_caution_go_on(play):
@@ -323,65 +324,58 @@ def test_what_only_changes_the_time_does_not_train_again():
 @pytest.fixture
 def heard(current, monkeypatch):
     """The round with an audit that is done in no time: 400 utterances, a fifth flagged, a quarter of these good."""
-    from shibolet.audit import stage, table
+    from shibolet.audit import stage
 
     rows = [
-        {"id": f"u{i:03d}", "source": "s", "recording": f"r{i}", "speaker": None, "domain": "clean",
-         "text": f"text {i}", "duration_s": 3.0, "is_low_quality": i % 5 == 0,
-         "confidence": 0.2 if i % 5 == 0 else 0.9, "suspect": "wrong_text" if i % 5 == 0 else None}
+        audited(
+            f"u{i:03d}", recording=f"r{i}", is_low_quality=i % 5 == 0, confidence=0.2 if i % 5 == 0 else 0.9,
+            suspect="wrong_text" if i % 5 == 0 else None,
+        )
         for i in range(400)
     ]  # fmt: skip
-    tally, nothing = {"hits": 50, "total": 50}, {"hits": 0, "total": 50}
-    strata = {"clean": {"num_utterances": 4000, "hours": 3.0}}
-    report = {
-        "strata": strata, "num_scored": 400, "failures": {}, "notes": [],
-        "calibration": {"kind": "self", "num_clean": 50, "num_left_out": 0},
-        "self_test": {"damaged": {"swapped": tally, "silent": tally}, "harmless": nothing, "untouched": nothing},
-    }  # fmt: skip
-    calls = []
+    strata = {"clean": StratumSize(num_utterances=4000, hours=3.0)}
+    report, calls = alignment_report(strata=strata, num_scored=400), []
 
     def run_audit(utterances, ledger, *, out_dir, **_):
         calls.append(out_dir)
-        table.write_rows(out_dir / "utterances.parquet", rows)
+        write_audited(out_dir / "utterances.parquet", rows)
         write_json(out_dir / "calibration.json", {})
-        write_json(out_dir / "alignment_report.json", report)
-        return dict(report)
+        return report
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
     listener = SimpleNamespace(identities=("x", "y"), num_lost=0)
     monkeypatch.setattr(auditing, "_listener", lambda *_: listener)
     utterances = [
-        Utterance(id=row["id"], audio=AudioRef(path=""), text=row["text"], duration_s=3.0, source="s") for row in rows
+        Utterance(id=row.id, audio=AudioRef(path=""), text=row.text, duration_s=3.0, source="s") for row in rows
     ]
     current.data = SourceData(utterances, [], "digest")
-    return SimpleNamespace(current=current, rows={row["id"]: row for row in rows}, calls=calls)
+    return SimpleNamespace(current=current, rows={row.id: row for row in rows}, calls=calls)
 
 
 def test_a_review_enters_the_report_and_the_gate_and_stays(heard, tmp_path):
     """Verdicts that a person gave once must not get lost when the audit is asked for again."""
     current, folder = heard.current, heard.current.folder
     first = auditing.do_audit(current)
-    assert first["review"]["num_answered"] == 0 and len(first["review"]["draw"]) > 150
-    assert auditing.do_gate(current)["corrected_low_quality_pct"] is None
+    assert first.review.num_answered == 0 and len(first.review.draw) > 150
+    assert auditing.do_gate(current).corrected_low_quality_pct is None
     answers = [
-        {"id": id, "verdict": "bad" if heard.rows[id]["is_low_quality"] and i % 4 else "good",
-         "text": heard.rows[id]["text"]}
-        for i, id in enumerate(first["review"]["draw"])
+        {"id": id, "verdict": "bad" if heard.rows[id].is_low_quality and i % 4 else "good", "text": heard.rows[id].text}
+        for i, id in enumerate(first.review.draw)
     ]  # fmt: skip
     write_jsonl(tmp_path / "saved.jsonl", answers)
     reviewed = auditing.do_audit(current, review=tmp_path / "saved.jsonl")
-    assert len(heard.calls) == 2 and reviewed["review"]["sensitivity"] == 1.0
-    corrected = reviewed["review"]["corrected_low_quality_pct"]
+    assert len(heard.calls) == 2 and reviewed.review.sensitivity == 1.0
+    corrected = reviewed.review.corrected_low_quality_pct
     gate = auditing.do_gate(current)
-    assert gate["low_quality_pct"]["rate"] == 20 and 8 < corrected["lower"] < corrected["rate"] < 18
-    assert gate["corrected_low_quality_pct"]["rate"] == pytest.approx(corrected["rate"], abs=0.1)
+    assert gate.low_quality_pct.rate == 20 and 8 < corrected.lower < corrected.rate < 18
+    assert gate.corrected_low_quality_pct.rate == pytest.approx(corrected.rate, abs=0.1)
     (tmp_path / "saved.jsonl").unlink()
     assert auditing.do_audit(current) == reviewed and len(heard.calls) == 2
     assert folder.review.is_file()
-    assert gate["decision"] == "STOP" and "it would be CAUTION" in gate["warnings"][0]
+    assert gate.decision == "STOP" and "it would be CAUTION" in gate.warnings[0]
     corrected_rate = current.recipe.gate.model_copy(update={"rate": "corrected"})
     current.recipe = current.recipe.model_copy(update={"gate": corrected_rate})
-    assert auditing.do_audit(current)["decision"] == "CAUTION" == auditing.do_gate(current)["decision"]
+    assert auditing.do_audit(current).decision == "CAUTION" == auditing.do_gate(current).decision
 
 
 def test_a_review_of_other_data_is_refused_before_anything_is_heard(heard, tmp_path):
@@ -477,8 +471,8 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
         with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", told.append) as current:
             if not current.folder.finished("train"):
                 gate = current.folder.stage("gate", {})
-                write_json(current.folder.gate(), {"decision": "PROCEED"})
-                write_rows(current.folder.audited_utterances(), [])
+                gate_verdict("PROCEED").write(current.folder.gate())
+                write_audited(current.folder.audited_utterances(), [])
                 gate.finish()
                 stages.do_prepare(current)
                 train = current.folder.stage("train", {})

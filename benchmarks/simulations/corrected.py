@@ -3,7 +3,7 @@
 import numpy as np
 
 from shibolet.gate.correction import correct
-from shibolet.gate.report import ErrorRates
+from shibolet.records.documents.calibration import ErrorRates
 from shibolet.scoring.rates import Part, share_interval
 from simulations.rates import decided
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from shibolet.audit.review import review
+from shibolet.records.audited import Audited
+from shibolet.records.documents.alignment import StratumSize
 from shibolet.records.review import Answer
 from simulations.rates import decided
 
@@ -32,8 +34,12 @@ def sample(
         )
         for i, score in enumerate(np.where(flagged, of_flagged, of_passed)):
             id = f"{domain}{i:05d}"
-            rows.append({"id": id, "domain": domain, "text": "x", "failure": None, "suspect": None, "probability": None,
-                         "confidence": float(score), "is_low_quality": bool(flagged[i])})  # fmt: skip
+            rows.append(
+                Audited(
+                    id=id, source="", domain=domain, text="x", duration_s=1.0, confidence=float(score),
+                    is_low_quality=bool(flagged[i]),
+                )
+            )  # fmt: skip
             verdicts[id] = "bad" if bad[i] else "good"
     return rows, verdicts
 
@@ -41,17 +47,17 @@ def sample(
 def measure(design, answers, sensitivity, specificity, informative, runs: int, seed: int) -> dict[str, float]:
     size = sum(num for num, _, _ in design.values())
     truth = 100 * sum(num * bad for num, _, bad in design.values()) / size
-    strata = {name: {"num_utterances": num, "hours": 1.0} for name, (num, _, _) in design.items()}
+    strata = {name: StratumSize(num_utterances=num, hours=1.0) for name, (num, _, _) in design.items()}
     covered, wrong, found = 0, 0, []
     for i in range(runs):
         rows, verdicts = sample(np.random.default_rng([seed, i]), design, sensitivity, specificity, informative)
-        draw = review(rows, strata, {}, i, 0.95)["draw"][:answers]
+        draw = review(rows, strata, {}, i, 0.95).draw[:answers]
         given = {id: Answer(id=id, verdict=verdicts[id], text="x") for id in draw}
-        if (rate := review(rows, strata, given, i, 0.95)["corrected_low_quality_pct"]) is None:
+        if (rate := review(rows, strata, given, i, 0.95).corrected_low_quality_pct) is None:
             continue  # too few were flagged
-        covered += rate["lower"] <= truth <= rate["upper"]
-        wrong += rate["upper"] < 10 <= truth
-        found.append((rate["rate"], rate["upper"] - rate["lower"]))
+        covered += rate.lower <= truth <= rate.upper
+        wrong += rate.upper < 10 <= truth
+        found.append((rate.rate, rate.upper - rate.lower))
     rates, widths = np.array(found).T
     return {
         "coverage": covered / len(found), "wrong_proceed": wrong / len(found), "with_a_rate": len(found) / runs,

@@ -1,15 +1,15 @@
 """The confidence map: where its line lies, what stands for good, and what it does with signals that are not there."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from shibolet.audit.calibration import EVIDENCE, GOOD_FAILURES, Calibration, Good, fit
+from shibolet.audit.calibration import EVIDENCE, GOOD_FAILURES, Good, confidence, fit
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import judge
+from shibolet.records.documents.calibration import Calibration
 
 RIGHT = Signals(
     num_words=8, num_letters=32, speech_s=3.0, text_logp=-0.3, text_score=-0.1, worst_score=-1.5, cer=0.05,
@@ -46,7 +46,7 @@ def test_the_line_lies_where_one_in_twenty_of_the_good_fails_at_most() -> None:
     """Good and damaged that overlap: the line must not creep up to catch more damage."""
     for wrong in (0.15, 0.2, 0.3):
         calibration = fit(CLEAN, many(400, wrong, 2), IDENTITIES, trusted=True)
-        fails = np.mean(calibration.confidence([one.signals for one in CLEAN]) < 0.5)
+        fails = np.mean(confidence(calibration, [one.signals for one in CLEAN]) < 0.5)
         assert fails == pytest.approx(GOOD_FAILURES, abs=0.005), wrong
 
 
@@ -54,9 +54,9 @@ def test_where_good_and_damaged_lie_apart_the_line_lies_between_them() -> None:
     """On the edge of the good, new clips of the same kind would fail by a breath."""
     calibration = fit(CLEAN, DAMAGED, IDENTITIES, trusted=True)
     new = many(2000, 0.1, 3)
-    assert np.mean(calibration.confidence(new) < 0.5) < 0.01
-    assert np.mean(calibration.confidence(many(2000, 0.8, 4)) < 0.5) > 0.99
-    halfway = calibration.confidence([replace(RIGHT, cer=c, edge_cer=c) for c in (0.05, 0.9)])
+    assert np.mean(confidence(calibration, new) < 0.5) < 0.01
+    assert np.mean(confidence(calibration, many(2000, 0.8, 4)) < 0.5) > 0.99
+    halfway = confidence(calibration, [replace(RIGHT, cer=c, edge_cer=c) for c in (0.05, 0.9)])
     assert halfway[0] > halfway[1]
 
 
@@ -66,9 +66,9 @@ def test_copies_in_noise_lower_the_line_for_clips_in_noise() -> None:
     copies = [Good(signals=signals(rng, 0.4, snr_db=10.0), clip=one.clip, is_untouched=False) for one in CLEAN]
     quiet, taught = (fit(own, DAMAGED, IDENTITIES, trusted=True) for own in (CLEAN, [*CLEAN, *copies]))
     noisy = many(1000, 0.4, 6, snr_db=10.0)
-    before, after = (float(np.mean(one.confidence(noisy) < 0.5)) for one in (quiet, taught))
+    before, after = (float(np.mean(confidence(one, noisy) < 0.5)) for one in (quiet, taught))
     assert after < 0.08 < before
-    assert np.mean(taught.confidence(DAMAGED) < 0.5) > 0.98, "damage is found all the same"
+    assert np.mean(confidence(taught, DAMAGED) < 0.5) > 0.98, "damage is found all the same"
     assert taught.num_clean == quiet.num_clean == 200, "copies are no clips"
 
 
@@ -80,14 +80,14 @@ def test_originals_that_look_damaged_leave_with_their_copies() -> None:
     everything = [*CLEAN, *copies, *(Good(signals=s, clip=f"wrong {i}") for i, s in enumerate(wrong)), *bad_copies]
     found = fit(everything, DAMAGED, IDENTITIES)
     assert found.num_left_out >= 39 and found.num_clean >= 195 and found.num_clean + found.num_left_out == 240
-    assert np.mean(found.confidence(wrong) < 0.5) > 0.95
+    assert np.mean(confidence(found, wrong) < 0.5) > 0.95
     # Copies that look right do not bring a wrong original back, and leave with it.
     outvoted = [replace(one, clip=f"wrong {i % 40}") for i, one in enumerate(copies)]
     again = fit([*everything, *outvoted], DAMAGED, IDENTITIES)
-    assert again.num_left_out >= 39 and np.mean(again.confidence(wrong) < 0.5) > 0.95
+    assert again.num_left_out >= 39 and np.mean(confidence(again, wrong) < 0.5) > 0.95
     trusted = fit(everything, DAMAGED, IDENTITIES, trusted=True)
     assert trusted.num_left_out == 0 and trusted.num_clean == 240
-    assert np.mean(trusted.confidence(wrong) < 0.5) < 0.95
+    assert np.mean(confidence(trusted, wrong) < 0.5) < 0.95
 
 
 def test_at_most_half_of_the_clips_is_left_out() -> None:
@@ -102,7 +102,7 @@ def test_signals_that_nobody_gave_are_no_part_of_the_map() -> None:
     own, damaged = many(100, 0.1, 12, **unknown), many(200, 0.8, 13, **unknown)
     found = fit(good(own), damaged, IDENTITIES)
     assert [one.evidence for one in found.maps] == [("cer", "edge_cer")] and np.isfinite(found.maps[0].weights).all()
-    assert np.mean(found.confidence(own) >= 0.5) > 0.9 and np.mean(found.confidence(damaged) < 0.5) > 0.95
+    assert np.mean(confidence(found, own) >= 0.5) > 0.9 and np.mean(confidence(found, damaged) < 0.5) > 0.95
     assert fit(CLEAN, DAMAGED, IDENTITIES).maps[0].evidence == EVIDENCE
 
 
@@ -111,16 +111,17 @@ def test_a_clip_that_lacks_a_signal_is_judged_by_those_it_has() -> None:
     found = fit(CLEAN, DAMAGED, IDENTITIES)
     unknown = dict.fromkeys(("text_logp", "text_score", "worst_score"))
     for wrong, is_good in ((0.1, True), (0.8, False)):
-        confidence = found.confidence(many(50, wrong, 14, **unknown))
-        assert np.isfinite(confidence).all() and np.mean((confidence >= 0.5) == is_good) > 0.8
+        scores = confidence(found, many(50, wrong, 14, **unknown))
+        assert np.isfinite(scores).all() and np.mean((scores >= 0.5) == is_good) > 0.8
     some = [replace(one, signals=replace(one.signals, **unknown)) if i % 3 == 0 else one for i, one in enumerate(CLEAN)]
     assert np.isfinite(fit(some, DAMAGED, IDENTITIES).maps[0].weights).all()
 
 
-def test_a_map_that_was_kept_says_the_same() -> None:
+def test_a_map_that_was_kept_says_the_same(tmp_path) -> None:
     found = fit(CLEAN, DAMAGED, IDENTITIES)
-    again = Calibration.from_json(json.loads(json.dumps(found.to_json())))
-    assert np.array_equal(again.confidence(DAMAGED), found.confidence(DAMAGED))
+    found.write(tmp_path / "calibration.json")
+    again = Calibration.read(tmp_path / "calibration.json")
+    assert np.array_equal(confidence(again, DAMAGED), confidence(found, DAMAGED))
 
 
 def test_the_verdict_is_the_confidence_alone() -> None:

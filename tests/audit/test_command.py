@@ -68,7 +68,7 @@ def test_a_dry_run_shows_the_recipe_and_has_no_plan(shibolet, tmp_path: Path) ->
 def test_a_check_asks_for_nothing_that_an_audit_does_not_need(shibolet) -> None:
     """A file of hypotheses is there when it is there: it is no saved model."""
     code, out, _ = shibolet("check", "only-audit.yaml", "--json")
-    state = {row["what"].partition(":")[0]: row["state"] for row in json.loads(out)}
+    state = {row["what"].partition(":")[0]: row["state"] for row in json.loads(out)["findings"]}
     assert state["GPU, memory, disk"] == "note" and state["train"] == "ok" and state["recogniser"] == "ok"
     assert code == 0
 

@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shibolet.audit.audio_changes import Babble, Clipping, NoSpeech, Part, Shifted
 from shibolet.audit.clip import Clip
 from shibolet.audit.damage import (
     BABBLE_VOICES,
-    Babble,
-    Clipping,
-    NoSpeech,
     Original,
-    Part,
     Pool,
     Row,
-    Shifted,
     babbled,
     copies,
     matrix,

@@ -17,7 +17,7 @@ from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import run_audit
 from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
-from shibolet.gate.stage import run_gate
+from shibolet.gate.stage import gate, records_of
 from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.utterance import AudioRef
@@ -68,7 +68,7 @@ def audited(tmp_path: Path, corpus):
         )  # fmt: skip
         rows = pq.read_table(tmp_path / "audit" / "utterances.parquet").to_pylist()
         flagged = {row["id"] for row in rows if row["is_low_quality"]}
-        return report, run_gate(tmp_path / "audit", tmp_path / "gate.json", GateConfig()), flagged
+        return report, gate(report, records_of(tmp_path / "audit" / "utterances.parquet"), GateConfig()), flagged
 
     return run
 
@@ -78,21 +78,21 @@ WRONG = {f"u{i:03d}" for i in range(10)}
 
 def test_hypotheses_alone_judge_the_texts_and_say_so(audited, of_utterances) -> None:
     """Half of a self-test must neither pass as the whole, nor keep good data from training."""
-    report, gate, flagged = audited(of_utterances)
-    assert report["judged_by"] == gate["judged_by"] == "text side only" and gate["decision"] == "PROCEED"
+    report, verdict, flagged = audited(of_utterances)
+    assert report.judged_by == verdict.judged_by == "text side only" and verdict.decision == "PROCEED"
     assert WRONG <= flagged and len(flagged) <= 10 + 7  # 5% of 150
-    damaged = report["self_test"]["damaged"]
-    assert {kind for kind, tally in damaged.items() if tally["total"]} == {"swapped", "text_halved", "shuffled_letters"}
-    assert report["self_test"]["harmless"]["total"] == 0
+    damaged = report.self_test.damaged
+    assert {kind for kind, tally in damaged.items() if tally.total} == {"swapped", "text_halved", "shuffled_letters"}
+    assert report.self_test.harmless.total == 0
 
 
 def test_hypotheses_of_the_copies_make_the_self_test_whole(audited, of_utterances, of_copies) -> None:
-    report, gate, flagged = audited([*of_utterances, *of_copies])
-    assert report["judged_by"] == gate["judged_by"] == "text and audio" and gate["decision"] == "PROCEED"
+    report, verdict, flagged = audited([*of_utterances, *of_copies])
+    assert report.judged_by == verdict.judged_by == "text and audio" and verdict.decision == "PROCEED"
     assert WRONG <= flagged and len(flagged) <= 10 + 7
-    tallies = report["self_test"]
-    assert tallies["harmless"]["total"] == 180 and all(tally["total"] == 60 for tally in tallies["damaged"].values())
-    assert min(tallies["damaged"][kind]["hits"] for kind in ("audio_halved", "silent")) >= 57
+    tallies = report.self_test
+    assert tallies.harmless.total == 180 and all(tally.total == 60 for tally in tallies.damaged.values())
+    assert min(tallies.damaged[kind].hits for kind in ("audio_halved", "silent")) >= 57
 
 
 def test_a_system_that_hears_the_original_in_every_copy_is_invalid(audited, of_utterances, of_copies) -> None:
@@ -102,9 +102,9 @@ def test_a_system_that_hears_the_original_in_every_copy_is_invalid(audited, of_u
     """
     said = {line["id"]: line["hypothesis"] for line in of_utterances}
     unchanged = [line | {"hypothesis": said[line["id"].partition("/")[2]]} for line in of_copies]
-    report, gate, _ = audited([*of_utterances, *unchanged])
-    assert report["judged_by"] == "text and audio" and gate["decision"] == "INVALID"
-    assert "of 30 'silent' clips" in gate["recommendation"]
+    report, verdict, _ = audited([*of_utterances, *unchanged])
+    assert report.judged_by == "text and audio" and verdict.decision == "INVALID"
+    assert "of 30 'silent' clips" in verdict.recommendation
 
 
 @pytest.mark.parametrize(("kept", "judged_by"), [(0.85, "text side only"), (0.95, "text and audio")])
@@ -112,22 +112,22 @@ def test_copies_that_somebody_chose_show_nothing_and_a_few_may_be_missing(
     audited, of_utterances, of_copies, kept: float, judged_by: str
 ) -> None:
     drawn = np.random.default_rng(0).permutation(len(of_copies))[: round(kept * len(of_copies))]
-    report, gate, _ = audited([*of_utterances, *(of_copies[i] for i in drawn)])
-    assert report["judged_by"] == judged_by and gate["decision"] == "PROCEED"
-    assert (report["self_test"]["harmless"]["total"] > 0) == (judged_by == "text and audio")
+    report, verdict, _ = audited([*of_utterances, *(of_copies[i] for i in drawn)])
+    assert report.judged_by == judged_by and verdict.decision == "PROCEED"
+    assert (report.self_test.harmless.total > 0) == (judged_by == "text and audio")
 
 
 def test_texts_that_do_not_belong_to_the_hypotheses_are_a_stop(audited, of_utterances, corpus) -> None:
     texts = [u.text for u in corpus]
     swapped = [replace(u, text=texts[i - 37]) if i % 4 == 0 else u for i, u in enumerate(corpus)]
-    _, gate, flagged = audited(of_utterances, swapped)
-    assert gate["decision"] == "STOP" and {u.id for u in swapped[::4]} <= flagged
+    _, verdict, flagged = audited(of_utterances, swapped)
+    assert verdict.decision == "STOP" and {u.id for u in swapped[::4]} <= flagged
 
 
 def test_utterances_that_are_not_in_the_file_are_failures_and_too_many_are_no_verdict(audited, of_utterances) -> None:
-    report, gate, flagged = audited(of_utterances[:120])
-    assert report["failures"] == {"no_hypothesis": 40} and report["num_scored"] == 120
-    assert gate["decision"] == "INVALID" and {f"u{i}" for i in range(120, 160)} <= flagged
+    report, verdict, flagged = audited(of_utterances[:120])
+    assert report.failures == {"no_hypothesis": 40} and report.num_scored == 120
+    assert verdict.decision == "INVALID" and {f"u{i}" for i in range(120, 160)} <= flagged
 
 
 def test_a_domain_that_is_not_understood_is_invalid_and_one_too_small_is_named(audited, of_utterances, corpus) -> None:
@@ -139,15 +139,13 @@ def test_a_domain_that_is_not_understood_is_invalid_and_one_too_small_is_named(a
         line | {"hypothesis": said[i - 37]} if domains[i] == "phone" else line for i, line in enumerate(of_utterances)
     ]
     settings = CONFIG.model_copy(update={"selftest": SelfTestConfig(num_clips=160)})
-    report, gate, _ = audited(mixed, utterances, settings)
-    assert report["self_test"]["domains"].keys() == {"phone", "studio"} and report["self_test"]["untested"] == {
-        "tiny": 8
-    }
-    assert gate["decision"] == "INVALID" and gate["recommendation"].count("In domain 'phone': ")
-    assert "In domain 'studio'" not in gate["recommendation"]
-    assert any(note.startswith("Domain 'tiny' is untested: 8 of its clips") for note in gate["notes"])
-    good, gate, _ = audited(of_utterances, utterances, settings)
-    assert good["self_test"]["untested"] == {"tiny": 8} and gate["decision"] == "PROCEED"
+    report, verdict, _ = audited(mixed, utterances, settings)
+    assert report.self_test.domains.keys() == {"phone", "studio"} and report.self_test.untested == {"tiny": 8}
+    assert verdict.decision == "INVALID" and verdict.recommendation.count("In domain 'phone': ")
+    assert "In domain 'studio'" not in verdict.recommendation
+    assert any(note.startswith("Domain 'tiny' is untested: 8 of its clips") for note in verdict.notes)
+    good, verdict, _ = audited(of_utterances, utterances, settings)
+    assert good.self_test.untested == {"tiny": 8} and verdict.decision == "PROCEED"
 
 
 def test_copies_are_written_under_the_ids_that_the_audit_looks_for(exported: Path, corpus) -> None:
@@ -169,7 +167,7 @@ def test_copies_are_the_same_sound_that_an_audit_here_would_hear(exported: Path,
     ears = Ears()
     here = Listener(None, ears, tmp_path / "heard", load, CONFIG, "Hebrew")
     report = run_audit(corpus, [], out_dir=tmp_path / "audit", config=CONFIG, language="Hebrew", listener=here)
-    assert report["judged_by"] == "text and audio"
+    assert report.judged_by == "text and audio"
     again, _ = export_copies(corpus[::-1], tmp_path / "again", config=CONFIG, language="Hebrew")
     assert again == len(of_copies)
     first, second = ({r["id"]: folder / r["audio"] for r in read_jsonl(folder / MANIFEST)}

@@ -1,7 +1,6 @@
 """The probability beside the score: that of the stated mixture, monotone, and measured on what did not fit it."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +9,14 @@ from shibolet.audit.probability import (
     MIN_CLIPS,
     MIXTURE,
     Example,
-    Recalibration,
     expected_error,
+    probability_at,
     recalibrate,
     reliability,
+    reported,
     weights_of,
 )
+from shibolet.records.documents.calibration import Recalibration
 
 PLACES = {"good": 2.0, "gross": -4.0, "mild": 0.0}  # of their logits, which spread by 1.5
 
@@ -41,9 +42,12 @@ def test_it_is_the_probability_of_the_mixture_whatever_was_drawn(num_gross_rows:
     """Most copies are damaged: a curve without their weights would call every clip doubtful."""
     found = recalibrate(drawn(1500, 0, num_gross_rows))
     at = np.linspace(-5, 5, 41)
-    assert np.abs(found(at) - posterior(at)).max() < 0.12 and np.abs(found(at) - posterior(at)).mean() < 0.03
+    assert (
+        np.abs(probability_at(found, at) - posterior(at)).max() < 0.12
+        and np.abs(probability_at(found, at) - posterior(at)).mean() < 0.03
+    )
     new = drawn(3000, 1)
-    probability = found(np.array([one.logit for one in new]))
+    probability = probability_at(found, np.array([one.logit for one in new]))
     table = reliability(probability, np.array([one.part == "good" for one in new]), weights_of(new))
     assert expected_error(table) < 0.02
 
@@ -52,14 +56,14 @@ def test_it_rises_with_the_score_and_is_certain_of_nothing() -> None:
     apart = {"good": 20.0, "gross": -20.0, "mild": -10.0}
     for places in (PLACES, apart, dict.fromkeys(PLACES, 0.0)):
         found = recalibrate(drawn(40, 2, places=places))
-        values = found(np.linspace(-40, 40, 500))
+        values = probability_at(found, np.linspace(-40, 40, 500))
         assert (np.diff(values) >= 0).all() and 0 < values[0] and values[-1] < 1
 
 
 def test_a_score_that_knows_nothing_gives_everywhere_the_share_of_the_mixture() -> None:
     """One that is upside down too: the probability must not fall where the score rises."""
     for places in (dict.fromkeys(PLACES, 0.0), {part: -place for part, place in PLACES.items()}):
-        values = recalibrate(drawn(300, 3, places=places))(np.linspace(-3, 3, 50))
+        values = probability_at(recalibrate(drawn(300, 3, places=places)), np.linspace(-3, 3, 50))
         assert np.abs(values - MIXTURE["good"]).max() < 0.06 and (np.diff(values) >= 0).all()
 
 
@@ -71,10 +75,10 @@ def test_its_table_is_of_clips_that_did_not_fit_the_curve() -> None:
     for fold in range(5):
         curve = recalibrate([one for one in examples if one.fold != fold])
         own = np.array([one.fold == fold for one in examples])
-        probability[own] = curve(np.array([one.logit for one in examples]))[own]
+        probability[own] = probability_at(curve, np.array([one.logit for one in examples]))[own]
     good, weights = np.array([one.part == "good" for one in examples]), weights_of(examples)
     assert list(found.table) == reliability(probability, good, weights)
-    seen = reliability(found(np.array([one.logit for one in examples])), good, weights)
+    seen = reliability(probability_at(found, np.array([one.logit for one in examples])), good, weights)
     assert found.expected_error > expected_error(seen) + 0.01
 
 
@@ -96,7 +100,7 @@ def test_too_few_clips_of_a_part_and_one_recording_give_no_probability() -> None
 
 def test_one_that_was_kept_says_the_same() -> None:
     found = recalibrate(drawn(60, 7))
-    again = Recalibration.from_json(json.loads(json.dumps(asdict(found))))
+    again = Recalibration.model_validate_json(found.model_dump_json())
     at = np.linspace(-8, 8, 99)
-    assert np.array_equal(again(at), found(at)) and again.to_report() == found.to_report()
-    assert again.to_report()["sentence"].startswith("If 80% of the clips are right, 10% grossly damaged")
+    assert np.array_equal(probability_at(again, at), probability_at(found, at)) and reported(again) == reported(found)
+    assert reported(again).sentence.startswith("If 80% of the clips are right, 10% grossly damaged")

@@ -2,9 +2,11 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from audit_documents import audited
 
 from shibolet.audit.review import (
     MIN_ANSWERED,
@@ -19,7 +21,9 @@ from shibolet.audit.review import (
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
 from shibolet.gate.correction import corrected_rate
-from shibolet.gate.report import ErrorRates
+from shibolet.records.audited import Audited
+from shibolet.records.documents.alignment import Review, StratumSize
+from shibolet.records.documents.calibration import ErrorRates
 from shibolet.scoring.rates import clopper_pearson
 
 SIZES = {"clean": 4000, "noisy": 1000}  # of the population; the sample takes as many of each
@@ -31,22 +35,23 @@ TRUTH = {
     for domain in SIZES
     for flagged, scores in SCORES.items()
 }
-STRATA = {name: {"num_utterances": size, "hours": 1.0} for name, size in SIZES.items()}
+STRATA = {name: StratumSize(num_utterances=size, hours=1.0) for name, size in SIZES.items()}
 
 
-def heard(rng: np.random.Generator, num: int = 1000) -> tuple[list[dict], dict[str, str]]:
+def heard(rng: np.random.Generator, num: int = 1000) -> tuple[list[Audited], dict[str, str]]:
     """A sample of both domains in equal parts, and what a person would say of each."""
     rows, truth = [], {}
     for i in range(num):
         domain = ("clean", "noisy")[i % 2]
         flagged = bool(rng.random() < FLAGGED[domain])
         score = SCORES[flagged][int(rng.integers(len(SCORES[flagged])))]
-        row = {"id": f"u{i:04d}", "confidence": score, "probability": None, "domain": domain,
-               "text": f"text {i}", "failure": None, "is_low_quality": flagged,
-               "suspect": "wrong_text" if flagged else None}  # fmt: skip
+        row = audited(
+            f"u{i:04d}", confidence=score, domain=domain, text=f"text {i}", is_low_quality=flagged,
+            suspect="wrong_text" if flagged else None,
+        )  # fmt: skip
         rows.append(row)
         bad = BAD[score] * (1.5 if domain == "noisy" else 1)
-        truth[row["id"]] = "bad" if rng.random() < bad else "good"
+        truth[row.id] = "bad" if rng.random() < bad else "good"
     return rows, truth
 
 
@@ -55,10 +60,10 @@ def answers_to(ids, truth: dict[str, str]) -> dict[str, Answer]:
 
 
 def order_of(rows, seed: int = 0) -> list[str]:
-    return review(rows, STRATA, {}, seed, 0.95)["draw"]
+    return list(review(rows, STRATA, {}, seed, 0.95).draw)
 
 
-def judged(rows, truth, num: int, seed: int = 0) -> dict:
+def judged(rows, truth, num: int, seed: int = 0) -> Review:
     """The result of a person who answers the first `num` of the draw."""
     order = order_of(rows, seed)
     return review(rows, STRATA, answers_to(order[:num], truth), seed, 0.95)
@@ -84,9 +89,10 @@ def test_intervals_cover_the_truth_of_the_population():
         rows, truth = heard(np.random.default_rng(i))
         result = judged(rows, truth, 120, seed=i)
         for name, true in true_rates().items():
-            covered[name] += result[name]["lower"] <= true <= result[name]["upper"]
-            widths[name] += (result[name]["upper"] - result[name]["lower"]) / rounds
-            means[name] += result[name]["rate"] / rounds
+            rate = getattr(result, name)
+            covered[name] += rate.lower <= true <= rate.upper
+            widths[name] += (rate.upper - rate.lower) / rounds
+            means[name] += rate.rate / rounds
     for name, true in true_rates().items():
         assert covered[name] >= 0.92 * rounds, (name, covered[name], rounds)
         assert abs(means[name] - true) < 0.2 * widths[name], (name, means[name], true)
@@ -99,60 +105,58 @@ def test_looking_at_the_worst_besides_changes_no_rate():
     alone = judged(rows, truth, 100)
     order = order_of(rows)
     nearly = set(order[100:140])  # so that no cell's beginning grows
-    worst = [
-        row["id"] for row in rows if row["is_low_quality"] and row["id"] not in order[:100] and row["id"] not in nearly
-    ]
+    worst = [row.id for row in rows if row.is_low_quality and row.id not in order[:100] and row.id not in nearly]
     worst = worst[:30]
     assert len(worst) == 30 and set(order[140:]) & set(worst)
     both = review(rows, STRATA, answers_to([*order[:100], *worst], truth), 0, 0.95)
     rates = ("false_discovery_pct", "false_omission_pct", "corrected_low_quality_pct", "sensitivity", "num_counted")
-    assert [both[name] for name in rates] == [alone[name] for name in rates]
-    assert both["num_answered"] == 130 and "30 verdicts are on utterances that the person chose" in both["notes"][0]
+    assert [getattr(both, name) for name in rates] == [getattr(alone, name) for name in rates]
+    assert both.num_answered == 130 and "30 verdicts are on utterances that the person chose" in both.notes[0]
 
 
 def test_rogan_gladen_on_the_audits_rate_gives_the_corrected_rate():
     """The gate corrects with sensitivity and specificity; both ways must agree."""
     rows, truth = heard(np.random.default_rng(2))
-    rows += [{**rows[0], "id": f"f{i}", "failure": "undecodable", "is_low_quality": True, "suspect": None}
-             for i in range(12)]  # fmt: skip
+    failed = replace(rows[0], failure="undecodable", is_low_quality=True, suspect=None)
+    rows += [replace(failed, id=f"f{i}") for i in range(12)]
     result = judged(rows, truth, 120)
-    num = Counter(row["domain"] for row in rows)
-    low = Counter(row["domain"] for row in rows if row["is_low_quality"])
+    num = Counter(row.domain for row in rows)
+    low = Counter(row.domain for row in rows if row.is_low_quality)
     apparent = sum(SIZES[d] / sum(SIZES.values()) * low[d] / num[d] for d in SIZES)
     errors = ErrorRates(
-        sensitivity=result["sensitivity"], specificity=result["specificity"], num_damaged=1, num_clean=1,
+        sensitivity=result.sensitivity, specificity=result.specificity, num_damaged=1, num_clean=1,
         measured_on="a review",
     )  # fmt: skip
-    corrected = result["corrected_low_quality_pct"]["rate"]
+    corrected = result.corrected_low_quality_pct.rate
     assert 100 * corrected_rate(apparent, errors) == pytest.approx(corrected, abs=0.15)  # cells are whole utterances
     assert abs(100 * apparent - corrected) > 0.2, "a correction that changes nothing shows nothing"
 
 
 def test_everything_heard_and_judged_has_no_interval_left():
     rows, truth = heard(np.random.default_rng(3), 100)
-    strata = {name: {"num_utterances": 50, "hours": 1.0} for name in SIZES}
+    strata = {name: StratumSize(num_utterances=50, hours=1.0) for name in SIZES}
     result = review(rows, strata, answers_to(truth, truth), 0, 0.95)
-    assert result["num_counted"] == 100
+    assert result.num_counted == 100
     num_bad = sum(verdict == "bad" for verdict in truth.values())
-    assert set(result["corrected_low_quality_pct"].values()) == {float(num_bad)}
+    assert set(result.corrected_low_quality_pct.model_dump().values()) == {float(num_bad)}
 
 
 def test_too_few_answers_give_no_rate_and_say_so():
     rows, truth = heard(np.random.default_rng(4))
     few = judged(rows, truth, MIN_ANSWERED - 1)
-    assert few["false_discovery_pct"] is few["sensitivity"] is few["corrected_low_quality_pct"] is None
-    assert f"{MIN_ANSWERED - 1} utterances are judged good or bad, and {MIN_ANSWERED} are needed" in few["notes"][0]
-    assert judged(rows, truth, MIN_ANSWERED)["false_discovery_pct"] is not None
-    passed = [row["id"] for row in rows if not row["is_low_quality"]]
+    assert few.false_discovery_pct is few.sensitivity is few.corrected_low_quality_pct is None
+    assert f"{MIN_ANSWERED - 1} utterances are judged good or bad, and {MIN_ANSWERED} are needed" in few.notes[0]
+    assert judged(rows, truth, MIN_ANSWERED).false_discovery_pct is not None
+    passed = [row.id for row in rows if not row.is_low_quality]
     onesided = review(rows, STRATA, answers_to(passed, truth), 0, 0.95)
-    assert onesided["corrected_low_quality_pct"] is None
-    assert "0 of the flagged are judged good or bad, and 3 are needed" in onesided["notes"][-1]
+    assert onesided.corrected_low_quality_pct is None
+    assert "0 of the flagged are judged good or bad, and 3 are needed" in onesided.notes[-1]
     nobody = review(rows, STRATA, {}, 0, 0.95)
-    assert nobody["num_answered"] == 0 and nobody["notes"] == [] and nobody["draw"]
-    clean = [row for row in rows if not row["is_low_quality"]]
+    assert nobody.num_answered == 0 and nobody.notes == () and nobody.draw
+    clean = [row for row in rows if not row.is_low_quality]
     unflagged = review(clean, STRATA, answers_to(truth, truth), 0, 0.95)
-    assert unflagged["false_discovery_pct"] is None and unflagged["sensitivity"] == 0
-    assert 1 < unflagged["corrected_low_quality_pct"]["rate"] < 8
+    assert unflagged.false_discovery_pct is None and unflagged.sensitivity == 0
+    assert 1 < unflagged.corrected_low_quality_pct.rate < 8
 
 
 def test_an_answer_left_out_ends_the_random_sample_of_its_cell_and_unsure_does_not():
@@ -162,23 +166,23 @@ def test_an_answer_left_out_ends_the_random_sample_of_its_cell_and_unsure_does_n
     first = cells["clean", False]
     skipped = answers_to([id for ids in cells.values() for id in ids if id != first[3]], truth)
     total = sum(map(len, cells.values()))
-    assert review(rows, STRATA, skipped, 0, 0.95)["num_counted"] == total - len(first) + 3
+    assert review(rows, STRATA, skipped, 0, 0.95).num_counted == total - len(first) + 3
     unsure = skipped | {first[3]: Answer(id=first[3], verdict="unsure", text=f"text {int(first[3][1:])}")}
     result = review(rows, STRATA, unsure, 0, 0.95)
-    assert result["num_counted"] == total and f"1 of {total} in the draw are unsure" in result["notes"][0]
+    assert result.num_counted == total and f"1 of {total} in the draw are unsure" in result.notes[0]
 
 
 def test_a_sample_that_grows_loses_no_answer_and_says_nothing_untrue():
     """`--extend` hears more of each domain in the order of the sample's lots; a person has answered 60 before."""
     rows, truth = heard(np.random.default_rng(8))
-    rows.sort(key=lambda row: lot(0, row["id"]))
+    rows.sort(key=lambda row: lot(0, row.id))
     order = order_of(rows[:300])
     answers = answers_to(order[:60], truth)
     before = review(rows[:300], STRATA, answers, 0, 0.95)
-    assert before["num_counted"] == 60 and before["notes"] == []
+    assert before.num_counted == 60 and before.notes == ()
     after = review(rows, STRATA, answers, 0, 0.95)
-    assert after["num_counted"] == 60 and after["notes"] == []
-    assert after["false_discovery_pct"] and len(after["draw"]) == NUM_DRAWN
+    assert after.num_counted == 60 and after.notes == ()
+    assert after.false_discovery_pct and len(after.draw) == NUM_DRAWN
     for cell, ids in draw_cells(rows[:300], 0).items():
         assert draw_cells(rows, 0)[cell][: len(ids)] == ids
 
@@ -197,14 +201,14 @@ def test_the_draw_hangs_on_ids_alone_and_asks_most_where_most_is_at_stake():
     for cell, ids in cells.items():
         drawn = [id for id in order if cell_of[id] == cell]
         assert drawn == ids[: len(drawn)], "a cell in its own order"
-    rows[0]["failure"] = "undecodable"
-    assert rows[0]["id"] not in order_of(rows)
+    rows[0] = replace(rows[0], failure="undecodable")
+    assert rows[0].id not in order_of(rows)
 
 
 def test_a_few_events_among_many_passed_are_covered():
     """A detector that finds half of the bad ones: cells with an effective size in common covered 91% here."""
     covered, rounds = 0, 300
-    strata = {"a": {"num_utterances": 45_000, "hours": 1.0}}
+    strata = {"a": StratumSize(num_utterances=45_000, hours=1.0)}
     for i in range(rounds):
         rng, rows, truth = np.random.default_rng(i), [], {}
         for j in range(1000):
@@ -215,57 +219,55 @@ def test_a_few_events_among_many_passed_are_covered():
                 if flagged
                 else float(rng.choice([0.6, 0.9, 0.99], p=[0.4, 0.3, 0.3] if is_bad else [0.1, 0.2, 0.7]))
             )
-            rows.append({"id": f"u{j:04d}", "domain": "a", "text": f"text {j}", "failure": None, "suspect": None,
-                         "confidence": score, "probability": None, "is_low_quality": flagged})  # fmt: skip
+            rows.append(audited(f"u{j:04d}", domain="a", text=f"text {j}", confidence=score, is_low_quality=flagged))
             truth[f"u{j:04d}"] = "bad" if is_bad else "good"
-        order = review(rows, strata, {}, i, 0.95)["draw"]
-        found = review(rows, strata, answers_to(order[:120], truth), i, 0.95)["corrected_low_quality_pct"]
-        covered += found["lower"] <= 10.0 <= found["upper"]
+        order = review(rows, strata, {}, i, 0.95).draw
+        found = review(rows, strata, answers_to(order[:120], truth), i, 0.95).corrected_low_quality_pct
+        covered += found.lower <= 10.0 <= found.upper
     assert covered >= 0.93 * rounds
 
 
 def test_a_domain_without_an_answer_is_not_taken_to_be_like_another():
     """A is good and B is not; whoever skips the first of B's passed leaves B unknown, and not as good as A."""
-    strata = {"a": {"num_utterances": 1000, "hours": 1.0}, "b": {"num_utterances": 9000, "hours": 1.0}}
+    strata = {name: StratumSize(num_utterances=num, hours=1.0) for name, num in (("a", 1000), ("b", 9000))}
     rows = [
-        {"id": f"{domain}{i:03d}", "domain": domain, "text": "x", "failure": None, "suspect": None, "probability": None,
-         "confidence": 0.99 if i else 0.2, "is_low_quality": not i}
-        for domain in "ab" for i in range(150)
-    ]  # fmt: skip
+        audited(f"{domain}{i:03d}", domain=domain, text="x", confidence=0.99 if i else 0.2, is_low_quality=not i)
+        for domain in "ab"
+        for i in range(150)
+    ]
     first = draw_cells(rows, 0)["b", 4][0]
     answers = {
-        row["id"]: Answer(id=row["id"], verdict="bad" if row["domain"] == "b" and i % 6 == 0 else "good", text="x")
+        row.id: Answer(id=row.id, verdict="bad" if row.domain == "b" and i % 6 == 0 else "good", text="x")
         for i, row in enumerate(rows)
-        if row["id"] != first
+        if row.id != first
     }
     found = review(rows, strata, answers, 0, 0.95)
-    assert found["corrected_low_quality_pct"]["upper"] > 50
-    assert f"Nothing is known of domain 'b' where the score lies between 0.95 and 1: '{first}'" in found["notes"][-1]
+    assert found.corrected_low_quality_pct.upper > 50
+    assert f"Nothing is known of domain 'b' where the score lies between 0.95 and 1: '{first}'" in found.notes[-1]
 
 
 def test_what_was_heard_is_a_sample_however_much_of_it_is_answered():
     """240 heard and judged, 20 flagged of which 10 are bad, 220 passed of which 8: as 18 of 240."""
     rows = [
-        {"id": f"u{i:03d}", "domain": "a", "text": "x", "failure": None, "suspect": None, "probability": None,
-         "confidence": 0.2 if i < 20 else 0.9, "is_low_quality": i < 20}
+        audited(f"u{i:03d}", domain="a", text="x", confidence=0.2 if i < 20 else 0.9, is_low_quality=i < 20)
         for i in range(240)
-    ]  # fmt: skip
-    answers = {r["id"]: Answer(id=r["id"], verdict="bad" if i < 10 or i >= 232 else "good", text="x")
+    ]
+    answers = {r.id: Answer(id=r.id, verdict="bad" if i < 10 or i >= 232 else "good", text="x")
                for i, r in enumerate(rows)}  # fmt: skip
-    found = review(rows, {"a": {"num_utterances": 45_000, "hours": 1.0}}, answers, 0, 0.95)
+    found = review(rows, {"a": StratumSize(num_utterances=45_000, hours=1.0)}, answers, 0, 0.95)
     lower, upper = clopper_pearson(18 / 240, 240, 0.95)
-    assert found["corrected_low_quality_pct"]["lower"] == pytest.approx(100 * lower, abs=0.3)
-    assert found["corrected_low_quality_pct"]["upper"] == pytest.approx(100 * upper, abs=0.3)
+    assert found.corrected_low_quality_pct.lower == pytest.approx(100 * lower, abs=0.3)
+    assert found.corrected_low_quality_pct.upper == pytest.approx(100 * upper, abs=0.3)
 
 
 def test_more_answers_are_forecast_until_everything_is_judged():
     rows, truth = heard(np.random.default_rng(9), 300)
-    lines = judged(rows, truth, 120)["forecast"]
-    widths = [line["upper"] - line["lower"] for line in lines]
+    lines = judged(rows, truth, 120).forecast
+    widths = [line.upper - line.lower for line in lines]
     assert widths == sorted(widths, reverse=True)
     lower, upper = clopper_pearson(0.1, 300, 0.95)
     assert 0.7 * 100 * (upper - lower) < widths[-1] < 0.9 * widths[0], "what was heard is a sample too"
-    assert lines[0]["num_answers"] > 120 and lines[-1]["num_answers"] == 300
+    assert lines[0].num_answers > 120 and lines[-1].num_answers == 300
 
 
 def test_answers_about_other_texts_and_other_utterances_do_not_count():
@@ -274,7 +276,7 @@ def test_answers_about_other_texts_and_other_utterances_do_not_count():
     answers = answers_to(order[:100], truth)
     answers[order[0]] = Answer(id=order[0], verdict="bad", text="what stood there before")
     answers["nobody"] = Answer(id="nobody", verdict="bad", text="x")
-    notes = " ".join(review(rows, STRATA, answers, 0, 0.95)["notes"])
+    notes = " ".join(review(rows, STRATA, answers, 0, 0.95).notes)
     assert "1 verdicts are about another text" in notes and "1 verdicts are about utterances outside" in notes
 
 
@@ -309,14 +311,14 @@ def test_files_that_are_no_review_are_refused(tmp_path):
 
 def test_flags_of_the_data_set_against_verdicts():
     rows = [
-        {"flags": ["noisy"], "is_low_quality": True, "suspect": "wrong_text"},
-        {"flags": ["noisy", "too_long"], "is_low_quality": False, "suspect": None},
-        {"flags": [], "is_low_quality": True, "suspect": None, "failure": "undecodable"},
-        {"flags": None, "is_low_quality": True, "suspect": None},
-        {"is_low_quality": True, "failure": "missing_file"},
-    ]  # fmt: skip
+        audited("a", flags=("noisy",), is_low_quality=True, suspect="wrong_text"),
+        audited("b", flags=("noisy", "too_long")),
+        audited("c", flags=(), is_low_quality=True, failure="undecodable"),
+        audited("d", is_low_quality=True),
+        audited("e", is_low_quality=True, failure="missing_file"),
+    ]
     table = human_flags(rows)
-    assert table["num_utterances"] == 3 and list(table["flags"]) == ["noisy", "too_long"]
+    assert table.num_utterances == 3 and list(table.flags) == ["noisy", "too_long"]
     noisy = {"count": 2, "low_quality_count": 1, "low_quality_percentage": 50.0, "suspects": {"wrong_text": 1}}
-    assert table["flags"]["noisy"] == noisy and table["none"]["suspects"] == {"undecodable": 1}
+    assert table.flags["noisy"].model_dump() == noisy and table.none.suspects == {"undecodable": 1}
     assert human_flags(rows[3:]) is None

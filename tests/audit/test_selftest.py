@@ -4,6 +4,7 @@ import pytest
 
 from shibolet.audit import selftest
 from shibolet.audit.selftest import DAMAGES, HARMLESS, MILD, MIN_CLIPS, NUM_FOLDS, ROWS, TAUGHT, summarise
+from shibolet.records.documents.alignment import Tally
 
 
 def folds(keys, cluster_of):
@@ -64,12 +65,12 @@ def test_each_domain_has_a_tally_and_one_with_too_few_clips_is_named() -> None:
     flagged, domain_of = flags(sizes, deaf="phone")
     found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
     total = sum(sizes.values())
-    assert found["untested"] == {"tiny": MIN_CLIPS - 1} and list(found["domains"]) == ["phone", "studio"]
-    assert found["domains"]["phone"]["damaged"]["swapped"] == {"hits": 0, "total": MIN_CLIPS}
-    assert found["domains"]["studio"]["damaged"]["swapped"] == {"hits": 100, "total": 100}
-    assert found["damaged"]["swapped"] == {"hits": total - MIN_CLIPS, "total": total}
-    assert found["untouched"] == {"hits": 0, "total": total}
-    assert found["domains"]["phone"]["untouched"] == {"hits": 0, "total": MIN_CLIPS}
+    assert found.untested == {"tiny": MIN_CLIPS - 1} and list(found.domains) == ["phone", "studio"]
+    assert found.domains["phone"].damaged["swapped"] == Tally(hits=0, total=MIN_CLIPS)
+    assert found.domains["studio"].damaged["swapped"] == Tally(hits=100, total=100)
+    assert found.damaged["swapped"] == Tally(hits=total - MIN_CLIPS, total=total)
+    assert found.untouched == Tally(hits=0, total=total)
+    assert found.domains["phone"].untouched == Tally(hits=0, total=MIN_CLIPS)
 
 
 def test_a_verdict_that_changes_in_babble_is_no_fault_and_one_that_changes_with_the_level_is() -> None:
@@ -77,20 +78,20 @@ def test_a_verdict_that_changes_in_babble_is_no_fault_and_one_that_changes_with_
     flagged, domain_of = flags({"studio": 30})
     flagged["in_babble"] = dict.fromkeys(domain_of, True)
     found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
-    assert found["harmless"] == {"hits": 0, "total": 3 * 30}
+    assert found.harmless == Tally(hits=0, total=3 * 30)
     flagged["quieter"]["studio0"] = True
     for kind in ("untouched", *HARMLESS):
         flagged[kind]["studio1"] = True  # the same verdict as the original's, though it is a flag
     found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
-    assert found["harmless"] == {"hits": 1, "total": 90} and found["untouched"] == {"hits": 1, "total": 30}
+    assert found.harmless == Tally(hits=1, total=90) and found.untouched == Tally(hits=1, total=30)
 
 
 def test_damage_counts_on_long_clips_where_there_are_enough_of_them() -> None:
     flagged, domain_of = flags({"studio": 60})
     num_words = {key: 8 if i < 20 else 3 for i, key in enumerate(domain_of)}
-    assert summarise(flagged, num_words, domain_of, 6)["damaged"]["swapped"]["total"] == 20
+    assert summarise(flagged, num_words, domain_of, 6).damaged["swapped"].total == 20
     num_words[next(iter(num_words))] = 3
-    assert summarise(flagged, num_words, domain_of, 6)["damaged"]["swapped"]["total"] == 60
+    assert summarise(flagged, num_words, domain_of, 6).damaged["swapped"].total == 60
 
 
 def test_kinds_that_nobody_could_hear_are_empty_tallies() -> None:
@@ -98,8 +99,8 @@ def test_kinds_that_nobody_could_hear_are_empty_tallies() -> None:
     flagged, domain_of = flags({"studio": 30})
     texts = {kind: own for kind, own in flagged.items() if kind in ("untouched", "swapped", "text_halved")}
     found = summarise(texts, dict.fromkeys(domain_of, 8), domain_of, 6)
-    assert found["damaged"]["silent"] == found["harmless"] == {"hits": 0, "total": 0}
-    assert found["damaged"]["swapped"] == {"hits": 30, "total": 30}
+    assert found.damaged["silent"] == found.harmless == Tally(hits=0, total=0)
+    assert found.damaged["swapped"] == Tally(hits=30, total=30)
 
 
 def test_the_map_learns_from_noise_that_is_no_damage() -> None:
@@ -114,9 +115,9 @@ def test_mild_damage_has_a_tally_of_its_own() -> None:
     flagged, domain_of = flags({"studio": 30})
     flagged["text_quarter_cut"] = dict.fromkeys(domain_of, False)
     found = summarise(flagged, dict.fromkeys(domain_of, 8), domain_of, 6)
-    assert found["mild"] == found["domains"]["studio"]["mild"]
-    assert found["mild"] == {
-        "fifth_substituted": {"hits": 30, "total": 30},
-        "text_quarter_cut": {"hits": 0, "total": 30},
+    assert found.mild == found.domains["studio"].mild
+    assert found.mild == {
+        "fifth_substituted": Tally(hits=30, total=30),
+        "text_quarter_cut": Tally(hits=0, total=30),
     }
-    assert not set(MILD) & set(found["damaged"])
+    assert not set(MILD) & set(found.damaged)

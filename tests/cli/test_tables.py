@@ -1,8 +1,10 @@
 """What the terminal says beside its tables: protects from rates without a word on what they are."""
 
+from audit_documents import counted, gate_verdict
 from made_scores import scores_of
 
 from shibolet.cli import tables
+from shibolet.records.documents.gate import StratumRate
 
 
 def test_the_number_aware_rate_stands_beside_the_leaderboards_with_a_sentence(capsys) -> None:
@@ -25,14 +27,8 @@ def test_nothing_is_said_of_a_number_aware_rate_that_is_not_there(capsys) -> Non
 
 def test_an_interval_without_width_is_said_in_words(capsys) -> None:
     """ "11.1-11.1%" reads as a certainty that a sample cannot give."""
-    whole = {"rate": 11.1, "lower": 11.1, "upper": 11.1, "num_low_quality": 1, "num_heard": 9}
-    gate = {
-        "decision": "CAUTION", "recommendation": "Look at it.", "strata": {"part": {**whole, "upper": 12.5}},
-        "low_quality_pct": whole, "level_pct": 95.0, "warnings": [], "literal_point_verdict": "CAUTION",
-        "sample_low_quality_pct": 11.1, "hours_low_quality_pct": None, "corrected_low_quality_pct": None,
-        "corrected_from": "no error rates", "num_scored": 9, "failures": {}, "notes": [],
-    }  # fmt: skip
-    tables.show_gate(gate)
+    part = StratumRate(**counted(11.1, 11.1, 12.5).model_dump(), decision="CAUTION")
+    tables.show_gate(gate_verdict("CAUTION", low_quality_pct=counted(11.1, 11.1, 11.1), strata={"part": part}))
     part, everything = capsys.readouterr().out.splitlines()[2:4]
     assert part.split()[:3] == ["part", "11.1%", "11.1-12.5%"]
     assert everything.split()[:4] == ["all", "11.1%", "all", "heard"]

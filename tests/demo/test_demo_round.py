@@ -31,7 +31,7 @@ def test_a_round_repairs_trains_compares_and_opens_the_truth(tmp_path, monkeypat
     play = partial(demo.run_demo, 3, tmp_path / "run", CHANGES, without_prepare=True, tell=told.append)
     summary = play()
 
-    assert summary.gate["decision"] == "STOP" and summary.gate_prepared["next"] == "continue"
+    assert summary.gate.decision == "STOP" and summary.gate_prepared.next == "continue"
     assert summary.exit_code in (0, 40) and summary.compare.is_kept == (summary.exit_code == 0)
     truth = summary.truth
     assert sum(row.utterances for row in truth.rows) == 163

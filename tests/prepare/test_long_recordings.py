@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_documents import audited
 from spoken import distance_s
 
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import make_pieces
+from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
 from shibolet.speech.text import get_language
@@ -70,16 +72,15 @@ class Recordings:
             utterances.append(Utterance(id=str(number), audio=ref, text=words, duration_s=duration_s, source="long"))
         config = AuditConfig(recogniser="builtin:ctc", aligner_max_s=4, num_workers=0)
         listeners = open_aligner("builtin:aligner", "Hebrew"), open_recogniser("builtin:ctc", "Hebrew")
-        heard = Listener(*listeners, cache_dir, load, config).hear([clip_of(u, HEBREW) for u in utterances])
+        heard = Listener(*listeners, cache_dir, load, config, "Hebrew").hear([clip_of(u, HEBREW) for u in utterances])
         outcomes = []
         for utterance in utterances:
             evidence = heard[utterance.id]
-            row = {
-                "failure": None, "is_low_quality": False, "suspect": None, "reasons": [], "coverage": 1.0,
-                "hypothesis": evidence.hypothesis, "words": list(HEBREW.to_words(utterance.text).tokens),
-                "starts_s": evidence.starts_s, "ends_s": evidence.ends_s, **verdict,
-            }  # fmt: skip
-            outcomes.append(make_pieces(utterance, utterance.id, row, HEBREW, PrepareConfig(), content_hash))
+            row = audited(
+                utterance.id, coverage=1.0, hypothesis=evidence.hypothesis, starts_s=evidence.starts_s,
+                words=HEBREW.to_words(utterance.text).tokens, ends_s=evidence.ends_s, **verdict,
+            )  # fmt: skip
+            outcomes.append(make_pieces(utterance, Reviewed(row), HEBREW, PrepareConfig(), content_hash))
         return outcomes
 
 

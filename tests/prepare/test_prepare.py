@@ -1,21 +1,22 @@
 """Protects the training set from what the audit condemned and from lost or doubled words, and the books from gaps."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from audit_documents import audited, gate_verdict
 from spoken import raw_times, record
 
-from shibolet.audit.table import write_rows
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
-from shibolet.prepare.verdicts import AuditedRows, reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows, reviewed
 from shibolet.recipe import load_recipe
-from shibolet.records.files import write_json, write_jsonl
+from shibolet.records.audited import write_audited
+from shibolet.records.documents.prepared import Counts, Cut, Prepared
+from shibolet.records.files import write_jsonl
 from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.manifest import read_manifest
 from shibolet.records.review import Answer
@@ -36,7 +37,7 @@ class Corpus:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.rng = folder, np.random.default_rng(seed)
         self.utterances: list[Utterance] = []
-        self.verdicts: dict[str, dict] = {}
+        self.verdicts: dict[str, Reviewed] = {}
 
     def add(
         self, id: str, phrases: list[int], *, text: str | None = None, pause_s=(0.3, 0.9), verdict=(), **fields
@@ -51,13 +52,17 @@ class Corpus:
         self.utterances.append(utterance)
         tokens = HEBREW.to_words(utterance.text).tokens
         starts_s, ends_s = raw_times(times[: len(tokens)], self.rng, outlier_frac=0)
-        self.verdicts[id] = {
-            "id": id, "source": utterance.source, "text": utterance.text, "failure": None, "is_low_quality": False,
-            "suspect": None, "reasons": [], "coverage": 1.0, "hypothesis": " ".join(words), "words": list(tokens),
-            "starts_s": starts_s, "ends_s": ends_s, **dict(verdict),
+        row = {
+            "source": utterance.source, "text": utterance.text, "coverage": 1.0, "hypothesis": " ".join(words),
+            "words": tokens, "starts_s": tuple(starts_s), "ends_s": tuple(ends_s), **dict(verdict),
         }  # fmt: skip
+        self.verdicts[id] = Reviewed(audited(id, **row))
 
-    def prepare(self, out_dir: Path, verdicts=None, unread=(), **settings) -> dict:
+    def say(self, id: str, **changes) -> None:
+        """Let the audit say something else of an utterance."""
+        self.verdicts[id] = Reviewed(replace(self.verdicts[id].row, **changes))
+
+    def prepare(self, out_dir: Path, verdicts=None, unread=(), **settings) -> Prepared:
         config = PrepareConfig(**{"dev_frac": 0.1, **settings})
         verdicts = self.verdicts if verdicts is None else verdicts
         return run_prepare(
@@ -77,11 +82,11 @@ def corpus(tmp_path) -> Corpus:
     corpus.add("long-0", [6] * 12, speaker="s3")
     corpus.add("long-1", [5] * 9, speaker="s4", text=None)
     corpus.add("silent-edges", [6], pause_s=(2.0, 2.5))
-    corpus.add("wrong", [5], verdict={"is_low_quality": True, "suspect": "wrong_text", "reasons": ["0.1 under 0.5"]})
-    corpus.add("no-hebrew", [5], text="hello there", verdict={"failure": "no_words", "words": [], "starts_s": []})
-    corpus.add("empty", [2], text=" - ", verdict={"words": [], "starts_s": [], "ends_s": []})
+    corpus.add("wrong", [5], verdict={"is_low_quality": True, "suspect": "wrong_text", "reasons": ("0.1 under 0.5",)})
+    corpus.add("no-hebrew", [5], text="hello there", verdict={"failure": "no_words", "words": (), "starts_s": ()})
+    corpus.add("empty", [2], text=" - ", verdict={"words": (), "starts_s": (), "ends_s": ()})
     corpus.add("brief", [1], pause_s=(0.03, 0.04))
-    corpus.add("fast", [2], text=" ".join(["אוניברסיטאות"] * 6), verdict={"starts_s": [0.0] * 6, "ends_s": [0.0] * 6})
+    corpus.add("fast", [2], text=" ".join(["אוניברסיטאות"] * 6), verdict={"starts_s": (0.0,) * 6, "ends_s": (0.0,) * 6})
     corpus.add("broken", [4])
     (folder / "broken.flac").write_bytes(b"fLaC and then nothing")
     return corpus
@@ -93,10 +98,10 @@ def rows_of(out_dir: Path, split: str = "*") -> list[dict]:
 
 def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tmp_path):
     summary = corpus.prepare(tmp_path / "out")
-    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["utterances"] == {"in": 39, "kept": 33, "dropped": 6}
+    assert summary == Prepared.read(tmp_path / "out" / "summary.json")
+    assert summary.utterances == Counts(given=39, kept=33, dropped=6)
     ledger = read_ledger(tmp_path / "out" / "ledger.jsonl")
-    dropped = {line.id: line.rule for line in ledger if line.rule in summary["dropped_by_rule"]}
+    dropped = {line.id: line.rule for line in ledger if line.rule in summary.dropped_by_rule}
     assert dropped == {
         "wrong": "low_quality:wrong_text", "no-hebrew": "no_words", "empty": "empty_text", "brief": "too_short",
         "fast": "too_much_text", "broken": "undecodable",
@@ -108,14 +113,14 @@ def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tm
     left_s = sum(line.duration_s for line in ledger)
     kept_s = sum(row["duration_s"] for row in rows)
     assert kept_s + left_s == pytest.approx(sum(u.duration_s for u in corpus.utterances), abs=0.05)
-    hours = summary["hours"]
-    assert hours["in"] == pytest.approx(sum(hours.values()) - hours["in"], abs=1e-4)
-    for split in ("train", "dev"):
-        part = rows_of(tmp_path / "out", split)
-        assert summary[split]["utterances"] == len(part) > 0
-        for domain, amount in summary[split]["domains"].items():
-            assert amount["utterances"] == sum(row["domain"] == domain for row in part)
-    assert summary["split_by"] == "speaker"
+    hours = summary.hours
+    assert hours.given == pytest.approx(hours.kept + hours.dropped + hours.left_out_of_kept, abs=1e-4)
+    for name, split in (("train", summary.train), ("dev", summary.dev)):
+        part = rows_of(tmp_path / "out", name)
+        assert split.utterances == len(part) > 0
+        for domain, amount in split.domains.items():
+            assert amount.utterances == sum(row["domain"] == domain for row in part)
+    assert summary.split_by == "speaker"
     assert not {r["speaker"] for r in rows_of(tmp_path / "out", "train")} & {
         r["speaker"] for r in rows_of(tmp_path / "out", "dev")
     } - {None}
@@ -144,10 +149,10 @@ def test_rows_that_were_never_read_are_in_the_books_and_apart(corpus, tmp_path):
     lines = [LedgerLine(id=f"line-{n}", source="mine", stage="read", rule=rule, detail=f"line {n}: not there")
              for n, rule in enumerate(["missing_file", "missing_file", "not_json"])]  # fmt: skip
     summary = corpus.prepare(tmp_path / "out", unread=lines)
-    assert summary["unread"] == {"missing_file": 2, "not_json": 1}
-    assert summary["utterances"]["in"] == len(corpus.utterances)
+    assert summary.unread == {"missing_file": 2, "not_json": 1}
+    assert summary.utterances.given == len(corpus.utterances)
     assert read_ledger(tmp_path / "out" / "ledger.jsonl")[:3] == lines
-    assert corpus.prepare(tmp_path / "again")["unread"] == {}
+    assert corpus.prepare(tmp_path / "again").unread == {}
 
 
 def test_edges_are_trimmed_and_the_ledger_says_by_how_much(corpus, tmp_path):
@@ -198,8 +203,8 @@ def test_verdicts_come_from_the_audits_tables_a_row_at_a_time(corpus, tmp_path):
     rows = list(corpus.verdicts.values())
     tables = [tmp_path / "utterances.parquet", tmp_path / "rest.parquet"]
     for table, some in zip(tables, (rows[:7], rows[7:]), strict=True):
-        write_rows(table, some)
-    verdicts = AuditedRows(tables, {})
+        write_audited(table, [verdict.row for verdict in some])
+    verdicts = ReviewedRows(tables, {})
     assert set(verdicts) == set(corpus.verdicts) and verdicts.get("nobody") is None
     corpus.prepare(tmp_path / "a"), corpus.prepare(tmp_path / "b", verdicts=verdicts)
     assert (tmp_path / "a" / "ledger.jsonl").read_bytes() == (tmp_path / "b" / "ledger.jsonl").read_bytes()
@@ -218,7 +223,7 @@ def test_unheard_utterances_stop_the_stage_or_pass_the_cheap_checks(corpus, tmp_
     ids = {row["id"] for row in rows_of(tmp_path / "out")}
     assert {"good-0", "silent-edges"} < ids
     assert "silent-edges" not in rules  # nobody knows where its words are
-    assert "4 utterances were not heard" in summary["notes"][0]
+    assert "4 utterances were not heard" in summary.notes[0]
 
 
 def test_an_audit_that_is_not_believed_drops_trims_and_cuts_nothing(corpus, tmp_path):
@@ -229,7 +234,7 @@ def test_an_audit_that_is_not_believed_drops_trims_and_cuts_nothing(corpus, tmp_
         "fast": "too_much_text", "broken": "undecodable",
     }  # fmt: skip
     assert {"wrong", "no-hebrew"} < {row["id"] for row in rows_of(tmp_path / "out")}
-    assert "not believed" in summary["notes"][0]
+    assert "not believed" in summary.notes[0]
 
 
 def test_an_audit_of_another_text_is_refused(corpus, tmp_path):
@@ -239,8 +244,8 @@ def test_an_audit_of_another_text_is_refused(corpus, tmp_path):
 
 
 def test_nothing_left_is_an_error_with_the_first_reasons(corpus, tmp_path):
-    for verdict in corpus.verdicts.values():
-        verdict |= {"is_low_quality": True, "suspect": "no_speech", "reasons": ["nothing was heard"], "hypothesis": ""}
+    for id in corpus.verdicts:
+        corpus.say(id, is_low_quality=True, suspect="no_speech", reasons=("nothing was heard",), hypothesis="")
     with pytest.raises(
         DataError, match=r"nothing is left to train on of 39 .*'good-0': low_quality:no_speech, nothing was"
     ):
@@ -256,7 +261,7 @@ def test_a_part_of_a_long_utterance_that_cannot_be_cut_is_lost_and_the_rest_stay
         corpus.add(f"good-{i}", [6])
     corpus.add("reader", [6, 6, 70, 6, 6])
     summary = corpus.prepare(tmp_path / "out", dev_frac=0.01)
-    assert summary["utterances"]["kept"] == 5
+    assert summary.utterances.kept == 5
     (lost,) = [line for line in read_ledger(tmp_path / "out" / "ledger.jsonl") if line.rule == "part:no_pause"]
     pieces = [row for row in rows_of(tmp_path / "out") if row["origin_id"] == "reader"]
     assert lost.id.startswith("reader-p")
@@ -264,10 +269,10 @@ def test_a_part_of_a_long_utterance_that_cannot_be_cut_is_lost_and_the_rest_stay
     assert lost.duration_s > 20
     words = corpus.utterances[-1].text.split()
     assert " ".join(row["text"] for row in pieces).split() == words[:12] + words[82:]
-    assert summary["cut"] == {"utterances": 1, "pieces": len(pieces)}
+    assert summary.cut == Cut(utterances=1, pieces=len(pieces))
 
 
-FLAGGED = {"is_low_quality": True, "suspect": "wrong_text", "reasons": ["0.1 under 0.5"]}
+FLAGGED = {"is_low_quality": True, "suspect": "wrong_text", "reasons": ("0.1 under 0.5",)}
 
 
 def good_ones(folder: Path, seed: int) -> Corpus:
@@ -284,12 +289,11 @@ def test_of_a_flagged_long_recording_the_good_pieces_stay(tmp_path):
     corpus.add("half-right", [6] * 12, verdict=FLAGGED)
     corpus.add("all-wrong", [6] * 12, verdict={**FLAGGED, "hypothesis": "גגגגגג " * 60})
     corpus.add("short", [6], verdict=FLAGGED)
-    half = corpus.verdicts["half-right"]
-    heard = half["hypothesis"].split()
-    half["hypothesis"] = " ".join([*heard[:30], *["גגגג"] * 6, *heard[36:]])
+    heard = corpus.verdicts["half-right"].row.hypothesis.split()
+    corpus.say("half-right", hypothesis=" ".join([*heard[:30], *["גגגג"] * 6, *heard[36:]]))
     summary = corpus.prepare(tmp_path / "out", dev_frac=0.01, max_duration_s=8)
     ledger = {line.id: line for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
-    assert summary["dropped_by_rule"]["low_quality:wrong_text"]["utterances"] == 2
+    assert summary.dropped_by_rule["low_quality:wrong_text"].utterances == 2
     assert ledger["all-wrong"].detail == ledger["short"].detail == "0.1 under 0.5"
     (lost,) = [line for line in ledger.values() if line.rule == "part:not_heard"]
     assert lost.detail == "0 of 6 words were heard"
@@ -304,11 +308,11 @@ def test_speech_at_an_edge_that_the_text_lacks_is_trimmed_and_the_rest_stays(tmp
     corpus = good_ones(tmp_path / "data", seed=5)
     phrases = [5, 4] if kept else [3, 2, 4]
     corpus.add("two", phrases, pause_s=(0.5, 0.6), verdict={**FLAGGED, "suspect": "text_missing"})
-    verdict, words = corpus.verdicts["two"], corpus.utterances[-1].text.split()
+    row, words = corpus.verdicts["two"].row, corpus.utterances[-1].text.split()
     said = [0, 1, 2, 3, 4] if kept else [0, 1, 2, 5, 6, 7, 8]
     corpus.utterances[-1] = replace(corpus.utterances[-1], text=" ".join(words[i] for i in said))
-    for name in ("words", "starts_s", "ends_s"):
-        verdict[name] = [verdict[name][i] for i in said]
+    kept_of = {name: tuple(getattr(row, name)[i] for i in said) for name in ("words", "starts_s", "ends_s")}
+    corpus.say("two", **kept_of)
     corpus.prepare(tmp_path / "out", dev_frac=0.01)
     (line,) = [line for line in read_ledger(tmp_path / "out" / "ledger.jsonl") if line.id == "two"]
     rows = [row for row in rows_of(tmp_path / "out") if row["id"] == "two"]
@@ -318,7 +322,7 @@ def test_speech_at_an_edge_that_the_text_lacks_is_trimmed_and_the_rest_stays(tmp
     (row,) = rows
     assert line.rule == "trimmed"
     assert row["text"].split() == words[:5]
-    assert verdict["ends_s"][-1] - 0.08 <= row["origin_end_s"] <= verdict["ends_s"][-1] + 0.5  # the next phrase's start
+    assert kept_of["ends_s"][-1] - 0.08 <= row["origin_end_s"] <= kept_of["ends_s"][-1] + 0.5  # the next phrase's start
 
 
 def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
@@ -328,12 +332,12 @@ def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
     answers = {id: Answer(id=id, verdict=verdict, text=text_of[id]) for id, verdict in said.items()}
     answers["good-2"] = Answer(id="good-2", verdict="bad", text="משהו אחר")
     answers["gone"] = Answer(id="gone", verdict="bad", text="משהו")
-    corpus.verdicts["no-hebrew"] |= {"is_low_quality": True}
+    corpus.say("no-hebrew", is_low_quality=True)
     answers["no-hebrew"] = Answer(id="no-hebrew", verdict="good", text=text_of["no-hebrew"])
-    verdicts = {id: reviewed(row, answers.get(id)) for id, row in corpus.verdicts.items()}
+    verdicts = {id: reviewed(verdict.row, answers.get(id)) for id, verdict in corpus.verdicts.items()}
     summary = corpus.prepare(tmp_path / "out", verdicts=verdicts)
     ledger = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
-    assert summary["dropped_by_rule"]["review:bad"]["utterances"] == 2
+    assert summary.dropped_by_rule["review:bad"].utterances == 2
     assert ledger["good-0"] == ledger["long-0"] == "review:bad"
     assert ledger["no-hebrew"] == "no_words"
     ids = {row["id"] for row in rows_of(tmp_path / "out")}
@@ -353,8 +357,8 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
             if not current.folder.finished("gate"):
                 gate = current.folder.stage("gate", {})
-                write_json(current.folder.gate(), {"decision": "PROCEED"})
-                write_rows(current.folder.audited_utterances(), corpus.verdicts.values())
+                gate_verdict("PROCEED").write(current.folder.gate())
+                write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
                 gate.finish()
             stages.do_prepare(current)
             return {row["id"] for row in rows_of(current.folder.prepared)}

@@ -14,6 +14,8 @@ from shibolet.publish.config import PublishConfig
 from shibolet.publish.leaks import refuse_leaks
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json
@@ -76,14 +78,14 @@ def test_every_number_of_the_results_is_that_of_the_files(run):
 
 
 def test_data_gate_and_training_are_those_of_the_files(run):
-    card, prepared = card_of(run), read_json(run.prepared / "summary.json")
-    assert f"{prepared['train']['utterances']} utterances, {prepared['train']['hours']} h, trained the model" in card
-    for rule, left in prepared["dropped_by_rule"].items():
-        assert f"| {rule} | {left['utterances']} | {left['hours']} |" in card
+    card, prepared = card_of(run), Prepared.read(run.prepared / "summary.json")
+    assert f"{prepared.train.utterances} utterances, {prepared.train.hours} h, trained the model" in card
+    for rule, left in prepared.dropped_by_rule.items():
+        assert f"| {rule} | {left.utterances} | {left.hours} |" in card
     for name, prepared_too in (("raw data", False), ("what was kept", True)):
-        gate = read_json(run.gate(prepared=prepared_too))
-        rate = {key: round(gate["low_quality_pct"][key], 2) for key in ("rate", "lower", "upper")}
-        assert f"| {name} | {gate['decision']} | {rate['rate']} | {rate['lower']} to {rate['upper']} |" in card
+        gate = GateVerdict.read(run.gate(prepared=prepared_too))
+        rate, lower, upper = (round(getattr(gate.low_quality_pct, key), 2) for key in ("rate", "lower", "upper"))
+        assert f"| {name} | {gate.decision} | {rate} | {lower} to {upper} |" in card
     assert "Step 240 of 286, chosen by dev WER, as the best of 11 on dev: its WER there is too good by" in card
     assert "repeated 32 of 32 hypotheses" in card and "- Round 2 loops in 0 of 240 utterances" in card
     assert "| synthetic | cc0-1.0 |" in card
@@ -126,8 +128,7 @@ def test_a_number_that_changes_in_a_file_changes_on_the_card(run):
 def test_limits_and_a_forced_publication_are_said(run):
     compared = read_json(run.compare)
     write_json(run.compare, {**compared, "verdict": "reject", "next_steps": ["Do this next."]})
-    gate = read_json(run.gate())
-    write_json(run.gate(), {**gate, "decision": "INVALID"})
+    GateVerdict.read(run.gate()).model_copy(update={"decision": "INVALID"}).write(run.gate())
     card = card_of(run)
     assert "says **reject**; it was published all the same" in card and "- Do this next." in card
     assert "failed its own test (INVALID)" in card

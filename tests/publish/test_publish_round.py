@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_documents import alignment_report, gate_verdict, prepared
 from training_documents import train_result, training_plan
 from transformers import Qwen3ASRFeatureExtractor
 
@@ -17,7 +18,7 @@ from shibolet.publish.config import PublishConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.published import Reproduced
-from shibolet.records.files import read_jsonl, write_json, write_jsonl
+from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import stages
 from shibolet.rounds.publish import do_publish
@@ -64,12 +65,9 @@ def current(tmp_path: Path):
 def write_a_run_around(current: Round) -> None:
     """The files that a card is written from."""
     folder = current.folder
-    rate = {"rate": 1.0, "lower": 0.5, "upper": 2.0}
-    part = {"utterances": 1, "hours": 0.1}
-    write_json(folder.gate(), {"decision": "PROCEED", "low_quality_pct": rate})
-    write_json(folder.alignment_report(), {"total_samples": 1, "population": 2, "notes": []})
-    summary = {"train": part, "dev": part, "utterances": {"in": 2, "dropped": 0}, "dropped_by_rule": {}, "notes": []}
-    write_json(folder.prepared / "summary.json", summary)
+    gate_verdict("PROCEED").write(folder.gate())
+    alignment_report().write(folder.alignment_report())
+    prepared().write(folder.prepared / "summary.json")
     training_plan().write(folder.plan)
     train_result().write(folder.train_result)
 

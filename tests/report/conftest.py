@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from audit_documents import prepared as prepared_summary
 from made_scores import overlap_of
 from training_documents import phase_plan, step_row, train_result, training_plan
 
-from shibolet.audit.calibration import Calibration
 from shibolet.audit.review import review
 from shibolet.audit.summary import summarise
-from shibolet.audit.table import unreadable_row, write_rows
+from shibolet.audit.table import unreadable_row
 from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
@@ -19,12 +19,15 @@ from shibolet.evaluate.stage import read_rows
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
 from shibolet.recipe import load_recipe, write_recipe
+from shibolet.records.audited import Audited, write_audited
 from shibolet.records.candidate import named
+from shibolet.records.documents.alignment import SelfTest, StratumSize
+from shibolet.records.documents.calibration import Calibration
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Optimism, Scores
 from shibolet.records.documents.training import DevScore, write_lines
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
-from shibolet.records.files import write_json, write_jsonl
+from shibolet.records.files import write_jsonl
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -97,20 +100,20 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
         confidence = float(np.clip(rng.beta(1, 6), 0, 1) if bad else 1 - rng.beta(1, 9 - 4 * (i % 2)))
         confidence = 0.0 if i == 3 else confidence
         text = HOSTILE if i == 3 else sentence(rng, int(rng.integers(3, 9)))
+        words = tuple(text.split())
         rows.append(
-            {
-                "id": f"train-{i:04d}", "source": "synthetic", "recording": f"r{i // 8:03d}", "domain": domain,
-                "duration_s": round(float(rng.uniform(1.2, 6.0)), 3), "text": text,
-                "hypothesis": "" if bad and i % 4 == 3 else sentence(rng, 4) if bad else text,
-                "is_low_quality": bad or i == 3, "coverage": None if i == 7 else coverage,
-                "confidence": None if i == 7 else confidence,
-                "suspect": suspects[i % 4] if bad or i == 3 else None, "length_mismatch": bad, "failure": None,
-                "reasons": [f"evidence for {coverage:.0%} of 6 words, under 60%"] if bad or i == 3 else [],
-                "words": text.split(), "starts_s": [0.1 * w for w in range(len(text.split()))],
-                "ends_s": [0.1 * w + 0.08 for w in range(len(text.split()))], "snr_db": 20.0,
-                "flags": [["noisy"], [], None][i % 3],
-                "audio": {"path": str(clip(run, i)), "row": None, "column": "audio", "start_s": 0.0, "end_s": None},
-            }
+            Audited(
+                id=f"train-{i:04d}", source="synthetic", recording=f"r{i // 8:03d}", domain=domain,
+                duration_s=round(float(rng.uniform(1.2, 6.0)), 3), text=text,
+                hypothesis="" if bad and i % 4 == 3 else sentence(rng, 4) if bad else text,
+                is_low_quality=bad or i == 3, coverage=None if i == 7 else coverage,
+                confidence=None if i == 7 else confidence,
+                suspect=suspects[i % 4] if bad or i == 3 else None, length_mismatch=bad,
+                reasons=(f"evidence for {coverage:.0%} of 6 words, under 60%",) if bad or i == 3 else (),
+                words=words, starts_s=tuple(0.1 * w for w in range(len(words))),
+                ends_s=tuple(0.1 * w + 0.08 for w in range(len(words))), snr_db=20.0,
+                flags=(("noisy",), (), None)[i % 3], audio=AudioRef(path=str(clip(run, i))),
+            )
         )  # fmt: skip
     rows.append(unreadable_row(LedgerLine(
         id="train-0560", source="synthetic", stage="read", rule="undecodable", detail="audio/0560.ogg: no samples in it"
@@ -118,27 +121,25 @@ def write_audit(run: RunFolder, rng: np.random.Generator, *, bad_frac: float, pr
     kinds = {"swapped": 180, "text_halved": 168, "audio_halved": 171, "silent": 180}
     damaged = {kind: {"hits": hits, "total": 181} for kind, hits in kinds.items()}
     tallies = {
-        "damaged": damaged | {"shuffled_letters": {"hits": 0, "total": 0}},
+        "damaged": damaged | {"shuffled_letters": {"hits": 0, "total": 0}}, "mild": {},
         "harmless": {"hits": 9, "total": 540}, "untouched": {"hits": 4, "total": 181},
     }  # fmt: skip
     halves = {kind: {"hits": tally["hits"] // 2, "total": 90} for kind, tally in damaged.items()}
-    own = {"damaged": halves, "harmless": {"hits": 4, "total": 270}, "untouched": {"hits": 2, "total": 90}}
+    own = {"damaged": halves, "mild": {}, "harmless": {"hits": 4, "total": 270}, "untouched": {"hits": 2, "total": 90}}
     tallies |= {"domains": dict.fromkeys(DOMAINS, own), "untested": {"phone": 7}}
     calibration = Calibration(
         kind="self", identities=("a", "b"), maps=(), letters_per_s=(5.0, 20.0), num_clean=181, num_left_out=43
     )
-    strata = {domain: {"num_utterances": 330, "hours": 0.3} for domain in DOMAINS}
-    strata["unreadable"] = {"num_utterances": 1, "hours": 0.0}
-    write_rows(run.audited_utterances(prepared=prepared), rows)
+    strata = {domain: StratumSize(num_utterances=330, hours=0.3) for domain in DOMAINS}
+    strata["unreadable"] = StratumSize(num_utterances=1, hours=0.0)
+    write_audited(run.audited_utterances(prepared=prepared), rows)
     report = summarise(
-        run.audited_utterances(prepared=prepared), strata=strata, self_test=tallies, calibration=calibration, notes=[],
-        population=661,
+        run.audited_utterances(prepared=prepared), strata=strata, self_test=SelfTest.model_validate(tallies),
+        calibration=calibration, notes=[], population=661,
     )  # fmt: skip
-    report["judged_by"] = "text and audio"
     if not prepared:
-        listed = [{"recording": None, "suspect": None, **row} for row in rows]
-        report["review"] = review(listed, strata, {}, 0, 0.95)
-    write_json(run.alignment_report(prepared=prepared), report)
+        report = report.model_copy(update={"review": review(rows, strata, {}, 0, 0.95)})
+    report.write(run.alignment_report(prepared=prepared))
 
 
 def clip(run: RunFolder, i: int) -> Path:
@@ -152,17 +153,7 @@ def clip(run: RunFolder, i: int) -> Path:
 
 def write_prepared(run: RunFolder) -> None:
     run.prepared.mkdir()
-    domains = {domain: {"utterances": 230, "hours": 0.2} for domain in DOMAINS}
-    rules = {"low_quality:wrong_text": 30, "low_quality:no_speech": 30, "too_short": 5}
-    summary = {
-        "utterances": {"in": 561, "kept": 496, "dropped": 65}, "cut": {"utterances": 12, "pieces": 31},
-        "hours": {"in": 0.5, "kept": 0.43, "dropped": 0.06, "left_out_of_kept": 0.01},
-        "train": {"utterances": 460, "hours": 0.4, "domains": domains},
-        "dev": {"utterances": 36, "hours": 0.03, "domains": {"clean": {"utterances": 36, "hours": 0.03}}},
-        "dropped_by_rule": {rule: {"utterances": num, "hours": num * 3.2 / 3600} for rule, num in rules.items()},
-        "changed_by_rule": {}, "notes": ["Split by speaker."],
-    }  # fmt: skip
-    write_json(run.prepared / "summary.json", summary)
+    prepared_summary().write(run.prepared / "summary.json")
     lines = [
         LedgerLine(id=f"train-{i:04d}", source="synthetic", stage="prepare", duration_s=3.2,
                    rule=("low_quality:wrong_text", "low_quality:no_speech", "too_short")[min(i // 30, 2)],

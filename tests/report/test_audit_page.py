@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from audit_documents import answers
 
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
-from shibolet.records.files import read_json, write_json, write_jsonl
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict, Interval
+from shibolet.records.files import write_jsonl
 from shibolet.report import audit_page as module
 from shibolet.report.audit_page import write_audit_page
 from shibolet.speech import augment
@@ -138,7 +141,7 @@ def test_the_page_has_limits_and_says_what_is_left_out(run_dir, tmp_path, monkey
     page = Page(html)
     drawn = sum(row["draw"] is not None for row in page.rows)
     assert 200 < len(page.rows) < 400 and f"{len(page.rows)} of 561 utterances" in page.text
-    assert drawn == len(read_json(copy / "audit/alignment_report.json")["review"]["draw"])
+    assert drawn == len(AlignmentReport.read(copy / "audit/alignment_report.json").review.draw)
     assert 10 < len(page.sounds) < 60 and all(row["draw"] is not None for row in page.rows if "sound" in row)
     assert len(html.encode()) < 700_000
 
@@ -204,14 +207,14 @@ def test_a_review_and_the_rest_come_into_the_page(run_dir, tmp_path, monkeypatch
     write_jsonl(copy / "audit" / "review.jsonl", [
         {"id": ids[0], "verdict": "bad", "text": texts[0]}, {"id": ids[1], "verdict": "good", "text": "not this one"},
     ])  # fmt: skip
-    report = read_json(copy / "audit/alignment_report.json")
-    interval = {"rate": 12.5, "lower": 8.1, "upper": 17.0}
+    report = AlignmentReport.read(copy / "audit/alignment_report.json")
+    interval = Interval(rate=12.5, lower=8.1, upper=17.0)
     rates = dict.fromkeys(("false_discovery_pct", "false_omission_pct", "corrected_low_quality_pct"), interval)
-    report["review"] |= {
-        "num_answered": 80, "num_counted": 70, "answers": {"passed": {"good": 30, "bad": 1, "unsure": 0}}, **rates,
-        "sensitivity": 0.91, "specificity": 0.97, "notes": ["A note <of> it."],
-    }  # fmt: skip
-    write_json(copy / "audit/alignment_report.json", report)
+    reviewed = report.review.model_copy(update={
+        "num_answered": 80, "num_counted": 70, "answers": {"passed": answers(good=30, bad=1)}, **rates,
+        "sensitivity": 0.91, "specificity": 0.97, "notes": ("A note <of> it.",),
+    })  # fmt: skip
+    report.model_copy(update={"review": reviewed}).write(copy / "audit/alignment_report.json")
     run_gate(copy / "audit", copy / "gate.json", GateConfig())
     page = Page(write_audit_page(copy).read_text(encoding="utf-8"))
     assert page.data["answers"] == {ids[0]: "bad"}
@@ -227,12 +230,12 @@ def test_flags_of_the_data_stand_against_verdicts(page):
 
 def test_what_stands_beside_the_verdict_is_on_the_page(run_dir, page):
     """A rate alone hides that the instrument calibrated itself, that files are broken, what its sample alone says."""
-    gate = read_json(run_dir / "gate.json")
-    assert gate["literal_point_verdict"] == "STOP" and gate["failures"] == {"undecodable": 1}
+    gate = GateVerdict.read(run_dir / "gate.json")
+    assert gate.literal_point_verdict == "STOP" and gate.failures == {"undecodable": 1}
     tiles = " ".join(page.text.split())
     for said in (
-        f"Point verdict STOP{gate['sample_low_quality_pct']:.1f}% of the sample as it is",
-        f"By hours {gate['hours_low_quality_pct']:.1f}%",
+        f"Point verdict STOP{gate.sample_low_quality_pct:.1f}% of the sample as it is",
+        f"By hours {gate.hours_low_quality_pct:.1f}%",
         "Corrected –",
         "not available, no error rates of the detector",
         "could not be scored",

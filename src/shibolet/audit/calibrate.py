@@ -14,10 +14,10 @@ from time import monotonic
 
 import numpy as np
 
-from shibolet.audit.calibration import Calibration
+from shibolet.audit.audio_changes import Noise
 from shibolet.audit.clip import AudioChange, Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig, CalibrateConfig
-from shibolet.audit.damage import Noise, Original, Pool, Row, copies, matrix
+from shibolet.audit.damage import Original, Pool, Row, copies, matrix
 from shibolet.audit.detection import (
     UNTOUCHED,
     Trial,
@@ -31,7 +31,7 @@ from shibolet.audit.detection import (
 from shibolet.audit.hearing import Listener
 from shibolet.audit.probability import recalibrate
 from shibolet.errors import DataError
-from shibolet.records.files import read_json, write_json
+from shibolet.records.documents.calibration import Amount, Budget, CalibrationFile, MadeOf
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import get_language
 
@@ -66,8 +66,8 @@ def run_calibrate(
     minutes: float | None = None,
     tell: Tell = lambda sentence: None,
     on_progress: Progress | None = None,
-) -> dict:
-    """Write the calibration file and return its content; `utterances` have domains and are known to be clean.
+) -> CalibrationFile:
+    """Write the calibration file and return it; `utterances` have domains and are known to be clean.
 
     `foreign` are recordings in another language. With `minutes` so many clips are heard as are expected to fit.
     DataError when there is too little to fit on and to measure on.
@@ -89,47 +89,44 @@ def run_calibrate(
     harmless = {row.name for row in rows if row.harmless}
     trials = [_trials(originals, made, heard, domains, harmless) for originals, made in halves]
     fitting, held_out = trials
-    calibration = replace(fit_trials(fitting, listener.identities), kind=name, window_s=listener.window_s)
-    calibration = replace(calibration, recalibration=recalibrate(examples_of(held_out, calibration)))
-    content = {
-        "calibration": calibration.to_json(),
-        "language": language,
-        "made_of": {
-            "utterances": [len(originals) for originals, _ in halves],
-            "recordings": [_num_recordings(originals) for originals, _ in halves],
-            "trials": [len(half) for half in trials],
-            "foreign": len(foreign),
-        },
-        "budget": budget,
-        "detector": detector_rates(held_out, calibration, audit, name),
-        "table": detection_table(held_out, calibration, audit),
-        "left_out": left_out(fitting, held_out, listener.identities),
-        "ablation": ablation(fitting, held_out, listener.identities),
-    }
-    write_json(out_path, content)
-    return content
+    made = {"kind": name, "window_s": listener.window_s}
+    calibration = fit_trials(fitting, listener.identities).model_copy(update=made)
+    recalibration = recalibrate(examples_of(held_out, calibration))
+    calibration = calibration.model_copy(update={"recalibration": recalibration})
+    file = CalibrationFile(
+        calibration=calibration,
+        language=language,
+        made_of=MadeOf(
+            utterances=tuple(len(originals) for originals, _ in halves),
+            recordings=tuple(_num_recordings(originals) for originals, _ in halves),
+            trials=tuple(map(len, trials)),
+            foreign=len(foreign),
+        ),
+        budget=budget,
+        detector=detector_rates(held_out, calibration, audit, name),
+        table=detection_table(held_out, calibration, audit),
+        left_out=left_out(fitting, held_out, listener.identities),
+        ablation=ablation(fitting, held_out, listener.identities),
+        num_lost=listener.num_lost,
+    )
+    file.write(out_path)
+    return file
 
 
-def read_calibration(path: Path, identities: tuple[str, ...], language: str) -> tuple[Calibration, dict]:
-    """The maps of a calibration file and the detector's error rates; refused for other models or another language."""
-    try:
-        content = read_json(path)
-        calibration, detector = Calibration.from_json(content["calibration"]), content["detector"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"audit.calibration: {path} is no file of 'shibolet calibrate': {error}") from error
-    if not {"num_damaged", "num_clean"} <= detector.keys():
-        raise DataError(f"calibration {path} was made by an earlier version; run 'shibolet calibrate' again")
-    if tuple(calibration.identities) != tuple(identities):
+def read_calibration(path: Path, identities: tuple[str, ...], language: str) -> CalibrationFile:
+    """A calibration file; DataError where it is of other models or for another language."""
+    file = CalibrationFile.read(path)
+    if (models := file.calibration.identities) != tuple(identities):
         raise DataError(
-            f"calibration {path} was made with the models {', '.join(calibration.identities)}, these are "
+            f"calibration {path} was made with the models {', '.join(models)}, these are "
             f"{', '.join(identities)}: run 'shibolet calibrate' with these, or leave audit.calibration out"
         )
-    if content.get("language") != language:
+    if file.language != language:
         raise DataError(
-            f"calibration {path} was made for {content.get('language')}, and this recipe is for {language}: run "
+            f"calibration {path} was made for {file.language}, and this recipe is for {language}: run "
             "'shibolet calibrate' with this recipe, or leave audit.calibration out"
         )
-    return calibration, detector
+    return file
 
 
 def _draw(
@@ -192,17 +189,17 @@ def _clips_of(halves: Sequence[Half]) -> list[Clip]:
     return [*originals, *(copy for _, made in halves for own in made.values() for copy in own)]
 
 
-def _amount(halves: Sequence[Half]) -> dict[str, float]:
+def _amount(halves: Sequence[Half]) -> Amount:
     """How much is to be heard; of a copy, the length of its clip counts."""
     clips, num = _clips_of(halves), sum(len(originals) for originals, _ in halves)
-    return {"clips": num, "copies": len(clips) - num, "hours": sum(clip.duration_s for clip in clips) / 3600}
+    return Amount(clips=num, copies=len(clips) - num, hours=sum(clip.duration_s for clip in clips) / 3600)
 
 
-def _said(amount: Mapping[str, float]) -> str:
-    return f"{amount['clips']:,} clips and {amount['copies']:,} copies, {amount['hours']:.1f} h of audio"
+def _said(amount: Amount) -> str:
+    return f"{amount.clips:,} clips and {amount.copies:,} copies, {amount.hours:.1f} h of audio"
 
 
-def _fitting(halves: Sequence[Half], listener: Listener, minutes: float, tell: Tell) -> tuple[list[Half], dict]:
+def _fitting(halves: Sequence[Half], listener: Listener, minutes: float, tell: Tell) -> tuple[list[Half], Budget]:
     """As many of the first clips, each with all of its copies, as can be heard in time; and what that leaves out.
 
     The speed is that of a first part, which is heard in any case. DataError when not even the least would fit.
@@ -211,7 +208,7 @@ def _fitting(halves: Sequence[Half], listener: Listener, minutes: float, tell: T
     most, least = max(len(originals) for originals, _ in halves), _least(halves)
     num_measured, hours_per_s = _measure(halves, listener, 60 * minutes * MEASURED_FRAC)
     left_s = max(0.0, end_s - monotonic())
-    needed_s = lambda num: _amount(_part(halves, num_measured, num))["hours"] / hours_per_s  # noqa: E731
+    needed_s = lambda num: _amount(_part(halves, num_measured, num)).hours / hours_per_s  # noqa: E731
     sizes = range(max(least, num_measured), most + 1)
     if not (num_fitting := bisect_right(sizes, left_s, key=needed_s)):
         smallest, enough = _said(_amount(_part(halves, 0, least))), ceil(minutes + (needed_s(least) - left_s) / 60)
@@ -222,10 +219,14 @@ def _fitting(halves: Sequence[Half], listener: Listener, minutes: float, tell: T
     num = sizes[num_fitting - 1]
     drawn, everything = _part(halves, 0, num), _amount(halves)
     kept = _amount(drawn)
-    left_out = {name: round(everything[name] - kept[name], 3) for name in kept}
+    left_out = Amount(
+        clips=everything.clips - kept.clips,
+        copies=everything.copies - kept.copies,
+        hours=round(everything.hours - kept.hours, 3),
+    )
     sentence = f"--minutes {minutes:g} is enough for {_said(kept)}; left out are {_said(left_out)}."
     tell(f"calibrate: all of it takes {needed_s(most) / 60:.1f} min more at this speed. {sentence}")
-    return drawn, {"minutes": minutes, "clips_a_half": num, "left_out": left_out, "sentence": sentence}
+    return drawn, Budget(minutes=minutes, clips_a_half=num, left_out=left_out, sentence=sentence)
 
 
 def _least(halves: Sequence[Half]) -> int:
@@ -250,7 +251,7 @@ def _measure(halves: Sequence[Half], listener: Listener, least_s: float) -> tupl
         listener.hear(clips, lambda done, total, num_new=num_new: num_new.append(done))
         if num_new[-1]:
             took_s += monotonic() - started_s
-            hours += _amount(part)["hours"] * num_new[-1] / len(clips)
+            hours += _amount(part).hours * num_new[-1] / len(clips)
         num = min(most, 2 * num)
     return num, hours / took_s if took_s else float("inf")
 

@@ -6,12 +6,13 @@ look damaged are left out with their copies and the fit is made again.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.audit.probability import Recalibration
+from shibolet.audit.probability import probability_at
 from shibolet.audit.signals import Signals
+from shibolet.records.documents.calibration import Calibration, Map
 
 # Confidence 0.5 stands where this share of the good would fail. A line at 2% of them flags 4 to 5% of new speakers
 # (docs/decisions.md), and under 50 clips it is simply the worst clip.
@@ -21,9 +22,12 @@ EVIDENCE = ("text_logp", "text_score", "worst_score", "cer", "edge_cer")  # what
 HYPOTHESIS = ("cer", "edge_cer")  # of these, what every clip has
 CANDIDATES = ("length_ratio", "letters_per_s", "words_heard", "coverage")  # what did not
 KNOWING_NOISE = ("text_logp", "text_score", "worst_score", "cer")  # these weigh less the noisier the clip
+MAX_NOT_TAKEN = 0.2  # of a harmless change's copies may look damaged (docs/decisions.md, The line of confidence)
+# These five are chosen, not measured.
 MIN_KNOWN = 20  # untouched clips that a signal is known of, or all of them, before a map has it
-MAX_NOT_TAKEN = 0.2  # of a harmless change's copies may look damaged
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
+LOUDEST_DB, QUIETEST_DB = 10, 40  # of noise behind speech: under the first nothing was taught, the second is silence
+RATE_ROOM = 1.3  # around the middle 98% of the good clips' letters per second
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,55 +40,20 @@ class Good:
     kind: str = ""  # of change, where several that the listeners may not take are among the good
 
 
-@dataclass(frozen=True, kw_only=True)
-class Map:
-    """Weights of some signals, and the line between good and bad."""
-
-    evidence: tuple[str, ...]
-    center: tuple[float, ...]  # of each column of `columns`
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    intercept: float
-
-    def logits(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Logit `[n]` of the confidence; every signal of the evidence is known."""
-        return (columns(signals, self.evidence) - self.center) / self.scale @ np.array(self.weights) + self.intercept
+def logits(calibration: Calibration, signals: Sequence[Signals]) -> np.ndarray:
+    """Logit `[n]` of the confidence, 0 at the line; each by the first map whose evidence it has."""
+    return _logits(calibration.maps, signals)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Fitted confidence maps and the good range of letters per second, bound to the models that listened."""
+def confidence(calibration: Calibration, signals: Sequence[Signals]) -> np.ndarray:
+    """Score `[n]` from 0 to 1: 0.5 is the line under which 5% of the good fail. No probability."""
+    return 1 / (1 + np.exp(-np.clip(logits(calibration, signals), -30, 30)))
 
-    kind: str  # "self", or the name of what it was made of
-    identities: tuple[str, ...]  # recogniser, and aligner where there is one
-    maps: tuple[Map, ...]  # a clip is judged by the first whose evidence it has; the last needs a hypothesis alone
-    letters_per_s: tuple[float, float]  # good range
-    num_clean: int  # untouched clips that stood for good
-    num_left_out: int  # clips that were taken for damaged and left out
-    window_s: float | None = None  # with which the recogniser heard, where it has several
-    recalibration: Recalibration | None = None  # None: too few copies, or made by an earlier version
 
-    @classmethod
-    def from_json(cls, content: dict) -> "Calibration":
-        lists = {name: tuple(content[name]) for name in ("identities", "letters_per_s")}
-        maps = tuple(Map(**{k: tuple(v) if isinstance(v, list) else v for k, v in m.items()}) for m in content["maps"])
-        made = content.get("recalibration")
-        return cls(**content | lists | {"maps": maps, "recalibration": made and Recalibration.from_json(made)})
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    def logits(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Logit `[n]` of the confidence, 0 at the line."""
-        return _logits(self.maps, signals)
-
-    def confidence(self, signals: Sequence[Signals]) -> np.ndarray:
-        """Score `[n]` from 0 to 1: 0.5 is the line under which 5% of the good fail. No probability."""
-        return 1 / (1 + np.exp(-np.clip(self.logits(signals), -30, 30)))
-
-    def probability(self, signals: Sequence[Signals]) -> np.ndarray | None:
-        """Probability `[n]` that the text belongs to the audio and is complete, in the mixture of the recalibration."""
-        return self.recalibration and self.recalibration(self.logits(signals))
+def probability(calibration: Calibration, signals: Sequence[Signals]) -> np.ndarray | None:
+    """Probability `[n]` that the text belongs to the audio and is complete, in the mixture of the recalibration."""
+    curve = calibration.recalibration
+    return curve and probability_at(curve, logits(calibration, signals))
 
 
 def knows(signals: Signals, evidence: Sequence[str]) -> bool:
@@ -97,8 +66,14 @@ def _logits(maps: Sequence[Map], signals: Sequence[Signals]) -> np.ndarray:
     which = np.array([next(i for i, one in enumerate(maps) if knows(s, one.evidence)) for s in signals], int)
     for number, one in enumerate(maps):
         if len(own := np.flatnonzero(which == number)):
-            found[own] = one.logits([signals[i] for i in own])
+            found[own] = _by_map(one, [signals[i] for i in own])
     return found
+
+
+def _by_map(made: Map, signals: Sequence[Signals]) -> np.ndarray:
+    """Logit `[n]` by one map; every signal of its evidence is known."""
+    standardised = (columns(signals, made.evidence) - made.center) / made.scale
+    return standardised @ np.array(made.weights) + made.intercept
 
 
 def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
@@ -107,8 +82,7 @@ def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
     Noise by itself is no evidence: with it a map knows copies by their sound and not by what was heard in them.
     """
     values = np.array([[getattr(s, name) for name in evidence] for s in signals], float)
-    # 40 dB is as good as silence behind speech; under 10 dB nothing was taught, and silence itself is at 0.
-    noise = np.array([1 - np.clip(s.snr_db, 10, 40) / 40 for s in signals])
+    noise = np.array([1 - np.clip(s.snr_db, LOUDEST_DB, QUIETEST_DB) / QUIETEST_DB for s in signals])
     product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, None]
     return np.concatenate([values, product], axis=1)
 
@@ -207,16 +181,16 @@ def _with_line(made: Map, good: Sequence[Signals], damaged: Sequence[Signals]) -
 
     Where good and damaged lie apart, it goes between them: on the edge of the good a breath would decide.
     """
-    logits, bad = (made.logits([s for s in side if knows(s, made.evidence)]) for side in (good, damaged))
-    line = np.quantile(logits, GOOD_FAILURES)
+    own, bad = (_by_map(made, [s for s in side if knows(s, made.evidence)]) for side in (good, damaged))
+    line = np.quantile(own, GOOD_FAILURES)
     line -= max(0.0, line - np.quantile(bad, 1 - BAD_FAILURES)) / 2
-    return replace(made, intercept=made.intercept - float(line))
+    return made.model_copy(update={"intercept": made.intercept - float(line)})
 
 
 def _letters_per_s(good: Sequence[Signals]) -> tuple[float, float]:
     rates = [s.letters_per_s for s in good if s.letters_per_s > 0]
     low, high = np.quantile(rates, [0.01, 0.99]) if rates else (0.0, 100.0)
-    return float(low / 1.3), float(high * 1.3)
+    return float(low / RATE_ROOM), float(high * RATE_ROOM)
 
 
 def _logistic(good: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float]:

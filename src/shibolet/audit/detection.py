@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, Calibration, Good, fit
+from shibolet.audit.calibration import CANDIDATES, EVIDENCE, HYPOTHESIS, Good, fit, logits
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.probability import Example
 from shibolet.audit.selftest import UNTOUCHED, folds
 from shibolet.audit.signals import Signals
 from shibolet.audit.verdict import judge
 from shibolet.errors import DataError
+from shibolet.records.documents.calibration import AblationLine, Calibration, DetectionLine, ErrorRates, LeftOutLine
 from shibolet.scoring.roc import Scores, auroc, recall_at
 
 FALSE_ALARMS = (0.01, 0.02, 0.05)
@@ -62,14 +63,14 @@ def fit_trials(trials: Iterable[Trial], identities: tuple[str, ...], evidence: S
     return fit(good, damaged, identities, trusted=True, evidence=evidence)
 
 
-def detection_table(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> list[dict]:
+def detection_table(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> list[DetectionLine]:
     """A line for each row of the matrix, over all clips and within each domain, noise level and length class.
 
     AUROC and recall at a rate of false alarms are those of the confidence, against the untouched clips of the same
     slice (of the same noise level: against the harmless copies too, which is where noise comes from). `flagged` and
     `flagged_literal` are shares of verdicts: by our definitions, and by the specification's literal ones.
     """
-    logits, flagged = _judged(trials, calibration, config)
+    scores, flagged = _judged(trials, calibration, config)
     lines = []
     for slice_by, name_of in SLICES.items():
         slices: dict[str, list[int]] = defaultdict(list)
@@ -82,12 +83,12 @@ def detection_table(trials: Sequence[Trial], calibration: Calibration, config: A
                 by_row[trials[i].row].append(i)
             for row, own in by_row.items():
                 lines.append(
-                    {
-                        "row": row, "harmless": trials[own[0]].harmless, "by": slice_by, "slice": name, "num": len(own),
-                        "flagged": round(float(flagged[own].mean()), 4),
-                        "flagged_literal": round(float(np.mean([is_flagged_literally(trials[i]) for i in own])), 4),
-                        **(_detected(trials, logits, good, own) if good and not trials[own[0]].harmless else {}),
-                    }
+                    DetectionLine(
+                        row=row, harmless=trials[own[0]].harmless, by=slice_by, slice=name, num=len(own),
+                        flagged=round(float(flagged[own].mean()), 4),
+                        flagged_literal=round(float(np.mean([is_flagged_literally(trials[i]) for i in own])), 4),
+                        **(_detected(trials, scores, good, own) if good and not trials[own[0]].harmless else {}),
+                    )
                 )  # fmt: skip
     return lines
 
@@ -126,7 +127,7 @@ def is_flagged_literally(trial: Trial, min_coverage: float = 0.6, min_confidence
     return coverage < min_coverage or confidence < min_confidence
 
 
-def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig, name: str) -> dict:
+def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig, name: str) -> ErrorRates:
     """Sensitivity and specificity of the verdict on clips that did not fit the map, each domain in equal parts.
 
     Sensitivity is the mean of that for gross and that for mild damage; None of one that these clips are too small for.
@@ -141,16 +142,16 @@ def detector_rates(trials: Sequence[Trial], calibration: Calibration, config: Au
     }
     if not found:
         raise DataError(f"'{name}': no clip is long enough for a damaged copy, so nothing can be measured on it")
-    return {
-        "sensitivity": round(float(np.mean(list(found.values()))), 4),
-        "sensitivity_gross": found.get("gross"),
-        "sensitivity_mild": found.get("mild"),
-        "specificity": round(1 - mean((UNTOUCHED,)), 4),
-        "num_damaged": _num_clips(trials, (*GROSS, *MILD)),
-        "num_clean": _num_clips(trials, (UNTOUCHED,)),
-        "measured_on": f"{name}, the half of its recordings that did not fit the map; {' and '.join(found)} damage in "
+    return ErrorRates(
+        sensitivity=round(float(np.mean(list(found.values()))), 4),
+        sensitivity_gross=found.get("gross"),
+        sensitivity_mild=found.get("mild"),
+        specificity=round(1 - mean((UNTOUCHED,)), 4),
+        num_damaged=_num_clips(trials, (*GROSS, *MILD)),
+        num_clean=_num_clips(trials, (UNTOUCHED,)),
+        measured_on=f"{name}, the half of its recordings that did not fit the map; {' and '.join(found)} damage in "
         "equal parts",
-    }
+    )
 
 
 def _num_clips(trials: Sequence[Trial], rows: Sequence[str]) -> int:
@@ -169,24 +170,24 @@ def examples_of(trials: Sequence[Trial], calibration: Calibration) -> list[Examp
     heard = [t for t in trials if t.signals is not None and t.row in part_of]
     recording, domain = {t.clip: t.recording for t in heard}, {t.clip: t.domain for t in heard}
     fold = {clip: number for number, own in enumerate(folds(recording, recording, domain)) for clip in own}
-    logits = calibration.logits([t.signals for t in heard])
     return [
         Example(logit=float(logit), part=part_of[t.row], row=t.row, clip=t.clip, fold=fold[t.clip])
-        for t, logit in zip(heard, logits, strict=True)
+        for t, logit in zip(heard, logits(calibration, [t.signals for t in heard]), strict=True)
     ]
 
 
-def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
+def left_out(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[LeftOutLine]:
     """What a map detects of damage that it never saw: fitted without each family of kinds in turn."""
     good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
     lines = []
     for family in dict.fromkeys(family_of(t.row) for t in fitting if not t.harmless):
         calibration = fit_trials([t for t in fitting if family_of(t.row) != family], identities)
-        logits = _logits(held_out, calibration)
+        scores = _logits(held_out, calibration)
         for row in dict.fromkeys(t.row for t in fitting if family_of(t.row) == family):
             own = [i for i, t in enumerate(held_out) if t.row == row]
             if own:
-                lines.append({"row": row, "family": family, "num": len(own), **_detected(held_out, logits, good, own)})
+                found = _detected(held_out, scores, good, own)
+                lines.append(LeftOutLine(row=row, family=family, num=len(own), **found))
     return lines
 
 
@@ -196,23 +197,23 @@ def family_of(row: str) -> str:
     return next((family for family, kinds in FAMILIES.items() if kind in kinds), kind)
 
 
-def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[dict]:
+def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tuple[str, ...]) -> list[AblationLine]:
     """AUROC by row of all signals in use, of all but some, with one more, of each alone: which earn their place."""
     good = [i for i, t in enumerate(held_out) if t.row == UNTOUCHED]
     rows = list(dict.fromkeys(t.row for t in held_out if not t.harmless))
     members = {row: [i for i, t in enumerate(held_out) if t.row == row] for row in rows}
 
-    def line(name: str, scores: np.ndarray) -> dict:
+    def line(name: str, scores: np.ndarray) -> AblationLine:
         areas = {row: auroc(_scores(held_out, scores, good), _scores(held_out, scores, own)).value
                  for row, own in members.items()}  # fmt: skip
         recalls = {row: recall_at(0.02, scores[good], scores[own]) for row, own in members.items()}
-        return {
-            "signals": name,
-            "auroc": {row: round(area, 4) for row, area in areas.items()},
-            "recall_at_2pct": {row: round(recall, 4) for row, recall in recalls.items()},
-            "mean_auroc": round(float(np.mean(list(areas.values()))), 4),
-            "mean_recall_at_2pct": round(float(np.mean(list(recalls.values()))), 4),
-        }
+        return AblationLine(
+            signals=name,
+            auroc={row: round(area, 4) for row, area in areas.items()},
+            recall_at_2pct={row: round(recall, 4) for row, recall in recalls.items()},
+            mean_auroc=round(float(np.mean(list(areas.values()))), 4),
+            mean_recall_at_2pct=round(float(np.mean(list(recalls.values()))), 4),
+        )
 
     def fitted(names: Sequence[str]) -> np.ndarray:
         return _logits(held_out, fit_trials(fitting, identities, names))
@@ -227,30 +228,33 @@ def ablation(fitting: Sequence[Trial], held_out: Sequence[Trial], identities: tu
 
 def _judged(trials: Sequence[Trial], calibration: Calibration, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
     """Logit of the confidence and whether the verdict is low quality, of each trial."""
-    logits = _logits(trials, calibration)
-    confidence = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    scores = _logits(trials, calibration)
+    confidence = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
     flagged = [
         t.signals is None or judge(t.signals, float(c), calibration, config).low_quality
         for t, c in zip(trials, confidence, strict=True)
     ]
-    return logits, np.array(flagged)
+    return scores, np.array(flagged)
 
 
 def _logits(trials: Sequence[Trial], calibration: Calibration) -> np.ndarray:
     """Higher is better; what could not be heard is under everything."""
     heard = [i for i, t in enumerate(trials) if t.signals is not None]
-    logits = np.full(len(trials), -np.inf)
-    logits[heard] = calibration.logits([trials[i].signals for i in heard])
-    return logits
+    scores = np.full(len(trials), -np.inf)
+    scores[heard] = logits(calibration, [trials[i].signals for i in heard])
+    return scores
 
 
 def _scores(trials: Sequence[Trial], values: np.ndarray, members: Sequence[int]) -> Scores:
     return Scores(values[list(members)], [trials[i].recording for i in members])
 
 
-def _detected(trials: Sequence[Trial], logits: np.ndarray, good: Sequence[int], own: Sequence[int]) -> dict:
-    area = auroc(_scores(trials, logits, good), _scores(trials, logits, own))
-    recalls = {f"recall_at_{fa:.0%}": round(recall_at(fa, logits[good], logits[own]), 4) for fa in FALSE_ALARMS}
+def _detected(trials: Sequence[Trial], scores: np.ndarray, good: Sequence[int], own: Sequence[int]) -> dict[str, float]:
+    """The fields of `Detected`."""
+    area = auroc(_scores(trials, scores, good), _scores(trials, scores, own))
+    recalls = {
+        f"recall_at_{100 * fa:.0f}pct": round(recall_at(fa, scores[good], scores[own]), 4) for fa in FALSE_ALARMS
+    }
     return {
         "auroc": round(area.value, 4), "auroc_lower": round(area.lower, 4), "auroc_upper": round(area.upper, 4),
         **recalls,

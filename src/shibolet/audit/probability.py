@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shibolet.records.documents.alignment import Probability
+from shibolet.records.documents.calibration import Recalibration, Reliability
+
 MIXTURE = {"good": 0.80, "gross": 0.10, "mild": 0.10}  # good: untouched clips and harmless copies
 MIN_CLIPS = 20  # distinct clips of each part; fewer give no probability
 NUM_BINS = 10
@@ -26,29 +29,19 @@ class Example:
     fold: int  # of its recording or speaker
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recalibration:
-    """A rising curve from the confidence's logit to a probability, and how reliable it was on other recordings."""
+def probability_at(curve: Recalibration, logits: np.ndarray) -> np.ndarray:
+    """Probability `[n]` that the text belongs to the audio and is complete, in the mixture."""
+    return _probability(logits, curve.weights, curve.limits)
 
-    weights: tuple[float, float, float]  # of ln s, of -ln(1 - s) and of 1, where s is the score
-    limits: tuple[float, float]  # no clip is wrong or right for certain: where none of n clips was, another may be
-    mixture: Mapping[str, float]
-    num_clips: Mapping[str, int]  # by part: clips and copies that it was fitted on
-    table: tuple[Mapping[str, float], ...]  # by tenth of the probability, see `reliability`
-    expected_error: float
 
-    @classmethod
-    def from_json(cls, content: dict) -> "Recalibration":
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
-
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Probability `[n]` that the text belongs to the audio and is complete, in the mixture."""
-        return _probability(logits, self.weights, self.limits)
-
-    def to_report(self) -> dict:
-        """What a reader needs of it."""
-        return {"sentence": sentence(self.mixture), "num_clips": dict(self.num_clips), "table": list(self.table),
-                "expected_error": self.expected_error}  # fmt: skip
+def reported(curve: Recalibration) -> Probability:
+    """What a reader needs of it."""
+    return Probability(
+        sentence=sentence(curve.mixture),
+        num_clips=curve.num_clips,
+        table=curve.table,
+        expected_error=curve.expected_error,
+    )
 
 
 def sentence(mixture: Mapping[str, float]) -> str:
@@ -97,7 +90,7 @@ def weights_of(examples: Sequence[Example]) -> np.ndarray:
     return np.array(weights) * len(examples) / sum(weights)
 
 
-def reliability(probability: np.ndarray, good: np.ndarray, weights: np.ndarray) -> list[dict[str, float]]:
+def reliability(probability: np.ndarray, good: np.ndarray, weights: np.ndarray) -> list[Reliability]:
     """By tenth of the probability: how many clips, and in the mixture their share, mean probability and share good."""
     tenth = np.minimum((probability * NUM_BINS).astype(int), NUM_BINS - 1)
     lines = []
@@ -106,18 +99,18 @@ def reliability(probability: np.ndarray, good: np.ndarray, weights: np.ndarray) 
         if own.any():
             mean = lambda values: round(float(np.average(values[own], weights=weights[own])), 4)  # noqa: B023, E731
             lines.append(
-                {
-                    "from": number / NUM_BINS, "to": (number + 1) / NUM_BINS, "num_clips": int(own.sum()),
-                    "share": round(float(weights[own].sum() / weights.sum()), 4), "probability": mean(probability),
-                    "good": mean(good),
-                }
+                Reliability(
+                    lower=number / NUM_BINS, upper=(number + 1) / NUM_BINS, num_clips=int(own.sum()),
+                    share=round(float(weights[own].sum() / weights.sum()), 4), probability=mean(probability),
+                    good=mean(good),
+                )
             )  # fmt: skip
     return lines
 
 
-def expected_error(table: Sequence[Mapping[str, float]]) -> float:
+def expected_error(table: Sequence[Reliability]) -> float:
     """Mean distance between probability and share of good clips over the tenths, by their share of the mixture."""
-    return round(sum(line["share"] * abs(line["probability"] - line["good"]) for line in table), 4)
+    return round(sum(line.share * abs(line.probability - line.good) for line in table), 4)
 
 
 def _fit(examples: Sequence[Example]) -> tuple[tuple[float, ...], tuple[float, float]]:

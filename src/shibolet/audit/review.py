@@ -10,12 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from shibolet.audit.review_rates import MIN_OF_BAND, Bands, Cell, band_of, bands_of, is_flagged, told
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
+from shibolet.records.audited import Audited
+from shibolet.records.documents.alignment import Answers, FlagStatistics, HumanFlags, Review, StratumSize
+from shibolet.records.documents.gate import Interval
 from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer
 from shibolet.scoring.allocation import turns
@@ -24,30 +28,29 @@ from shibolet.scoring.rates import Part
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 40  # good or bad, all together; fewer give no rate
 SHUFFLED = 12  # that come after each other on the page, so that their order gives no cell away
-COLUMNS = ("id", "domain", "text", "failure", "confidence", "probability", "is_low_quality", "suspect")  # of a row
-VERDICTS = ("good", "bad", "unsure")
 
 
-def human_flags(rows: Iterable[Mapping]) -> dict | None:
+def human_flags(rows: Iterable[Audited]) -> HumanFlags | None:
     """By flag of the data set, how many utterances have it and what the audit says of them; None: no flags at all."""
-    noted = [row for row in rows if row.get("flags") is not None]
-    names = sorted({name for row in noted for name in row["flags"]})
-    return {
-        "num_utterances": len(noted),
-        "flags": {name: _tally([row for row in noted if name in row["flags"]]) for name in names},
-        "none": _tally([row for row in noted if not row["flags"]]),
-    } if noted else None  # fmt: skip
+    noted = [row for row in rows if row.flags is not None]
+    if not noted:
+        return None
+    names = sorted({name for row in noted for name in row.flags})
+    return HumanFlags(
+        num_utterances=len(noted),
+        flags={name: _statistics([row for row in noted if name in row.flags]) for name in names},
+        none=_statistics([row for row in noted if not row.flags]),
+    )
 
 
-def _tally(rows: Sequence[Mapping]) -> dict:
-    low = [row for row in rows if row["is_low_quality"]]
-    suspects = Counter(row.get("suspect") or row.get("failure") for row in low)
-    return {
-        "count": len(rows),
-        "low_quality_count": len(low),
-        "low_quality_percentage": round(100 * len(low) / len(rows), 2) if rows else None,
-        "suspects": dict(sorted(suspects.items())),
-    }
+def _statistics(rows: Sequence[Audited]) -> FlagStatistics:
+    low = [row for row in rows if row.is_low_quality]
+    return FlagStatistics(
+        count=len(rows),
+        low_quality_count=len(low),
+        low_quality_percentage=round(100 * len(low) / len(rows), 2) if rows else None,
+        suspects=dict(sorted(Counter(row.suspect or row.failure for row in low).items())),
+    )
 
 
 def read_review(path: Path) -> dict[str, Answer]:
@@ -90,15 +93,15 @@ def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> str:
     return f"review: {len(answers):,} answers to {len(before):,} that were there, {replaced:,} of them changed"
 
 
-def draw_cells(rows: Iterable[Mapping], seed: int) -> dict[Cell, list[str]]:
+def draw_cells(rows: Iterable[Audited], seed: int) -> dict[Cell, list[str]]:
     """By cell its ids in random order; what could not be heard is not there: nobody need judge it.
 
     A sample of a stratum grows in the order of its lots, so what is heard later comes after what was answered.
     """
     cells: dict[Cell, list[str]] = defaultdict(list)
     for row in rows:
-        if not row["failure"]:
-            cells[row["domain"], band_of(row)].append(row["id"])
+        if not row.failure:
+            cells[row.domain, band_of(row)].append(row.id)
     return {cell: sorted(cells[cell], key=lambda id: lot(seed, id)) for cell in sorted(cells)}
 
 
@@ -116,45 +119,46 @@ def in_turns(cells: Mapping[Cell, Sequence[str]], stakes: Mapping[Cell, float], 
 
 
 def review(
-    rows: Sequence[Mapping], strata: Mapping[str, Mapping], answers: Mapping[str, Answer], seed: int, level: float
-) -> dict:
+    rows: Sequence[Audited], strata: Mapping[str, StratumSize], answers: Mapping[str, Answer], seed: int, level: float
+) -> Review:
     """The draw, what was answered, and the rates behind it with their intervals, in percent.
 
-    `rows` are those of `utterances.parquet`, `strata` the report's: sizes of the population by domain.
+    `rows` are those of `utterances.parquet`, which may be short; `strata` are the report's.
     """
-    cells, by_id = draw_cells(rows, seed), {row["id"]: row for row in rows}
-    sizes = {name: stratum["num_utterances"] for name, stratum in strata.items()}
+    cells, by_id = draw_cells(rows, seed), {row.id: row for row in rows}
+    sizes = {name: stratum.num_utterances for name, stratum in strata.items()}
     verdicts = {id: answer.verdict for id, answer in answers.items()
-                if id in by_id and by_id[id]["text"] == answer.text}  # fmt: skip
+                if id in by_id and by_id[id].text == answer.text}  # fmt: skip
     counted = {cell: list(takewhile(verdicts.__contains__, ids)) for cell, ids in cells.items()}
     sure = {cell: [id for id in ids if verdicts[id] != "unsure"] for cell, ids in counted.items()}
     bands = bands_of(rows, sizes, sure, verdicts)
     tallies: dict[str, Counter] = defaultdict(Counter)
     for id, verdict in sorted(verdicts.items()):
         row = by_id[id]
-        tallies[(row["suspect"] or row["failure"] or "flagged") if row["is_low_quality"] else "passed"][verdict] += 1
-    result = {
-        "num_answered": len(verdicts),
-        "num_counted": sum(map(len, counted.values())),
-        "num_sure": sum(map(len, sure.values())),  # of these, good or bad
-        "answers": {name: {v: tally[v] for v in VERDICTS} for name, tally in sorted(tallies.items())},
-        "false_discovery_pct": None,
-        "false_omission_pct": None,
-        "corrected_low_quality_pct": None,
-        "sensitivity": None,
-        "specificity": None,
-        "forecast": [],
-        "notes": _notes(answers, verdicts, counted, sure, by_id),
-        "draw": in_turns(cells, bands.stakes(rows), seed),
-    }
+        tallies[(row.suspect or row.failure or "flagged") if row.is_low_quality else "passed"][verdict] += 1
+    notes = _notes(answers, verdicts, counted, sure, by_id)
     if short := _shortage(cells, sure):
-        result["notes"] += [f"Too few for rates: {short}."] if answers else []
-        return result
-    result["notes"] += _ended(cells, sure, verdicts)
-    return result | _rates(bands, level)
+        notes += [f"Too few for rates: {short}."] if answers else []
+    else:
+        notes += _ended(cells, sure, verdicts)
+    return Review(
+        num_answered=len(verdicts),
+        num_counted=sum(map(len, counted.values())),
+        num_sure=sum(map(len, sure.values())),
+        answers={name: Answers(**(dict.fromkeys(Answers.model_fields, 0) | tallies[name])) for name in sorted(tallies)},
+        **(NO_RATES if short else _rates(bands, level)),
+        notes=tuple(notes),
+        draw=tuple(in_turns(cells, bands.stakes(rows), seed)),
+    )
 
 
-def _rates(bands: Bands, level: float) -> dict:
+NO_RATES = {
+    "false_discovery_pct": None, "false_omission_pct": None, "corrected_low_quality_pct": None, "sensitivity": None,
+    "specificity": None, "forecast": (),
+}  # fmt: skip
+
+
+def _rates(bands: Bands, level: float) -> dict[str, Any]:
     """False discovery, false omission, and the rate of bad utterances in the population, in percent.
 
     Sensitivity and specificity follow from the same answers, so that Rogan-Gladen on the audit's rate gives this rate.
@@ -192,7 +196,7 @@ def _notes(
     verdicts: Mapping[str, str],
     counted: Mapping[Cell, Sequence[str]],
     sure: Mapping[Cell, Sequence[str]],
-    by_id: Mapping[str, Mapping],
+    by_id: Mapping[str, Audited],
 ) -> list[str]:
     notes = []
     if other := sum(answer.id in by_id and answer.id not in verdicts for answer in answers.values()):
@@ -222,5 +226,5 @@ def _ended(cells: Mapping[Cell, Sequence[str]], sure: Mapping[Cell, Sequence[str
     ]
 
 
-def _interval(part: Part) -> dict[str, float]:
-    return {name: round(100 * getattr(part, name), 3) for name in ("rate", "lower", "upper")}
+def _interval(part: Part) -> Interval:
+    return Interval(**{name: round(100 * getattr(part, name), 3) for name in Interval.model_fields})

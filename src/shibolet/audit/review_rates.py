@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shibolet.records.audited import Audited
+from shibolet.records.documents.alignment import Forecast
 from shibolet.scoring.rates import Part, clopper_pearson, combine
 
 EDGES = (0.1, 0.5, 0.75, 0.95)  # of the score, between bands; 0.5 parts what is flagged from what passed
@@ -20,11 +22,11 @@ MORE = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # times as many answers, for 
 Cell = tuple[str, int]  # domain, band
 
 
-def band_of(row: Mapping) -> int:
+def band_of(row: Audited) -> int:
     """0 for the lowest scores; the verdict decides on which side of the line a row lies."""
     side = EDGES.index(0.5)
-    band = 0 if row["confidence"] is None else bisect_right(EDGES, row["confidence"])
-    return min(band, side) if row["is_low_quality"] else max(band, side + 1)
+    band = 0 if row.confidence is None else bisect_right(EDGES, row.confidence)
+    return min(band, side) if row.is_low_quality else max(band, side + 1)
 
 
 def told(band: int) -> str:
@@ -48,12 +50,12 @@ class Bands:
     answered: Mapping[Cell, int]  # of these, good or bad
     bad: Mapping[Cell, int]
 
-    def stakes(self, rows: Sequence[Mapping]) -> dict[Cell, float]:
+    def stakes(self, rows: Sequence[Audited]) -> dict[Cell, float]:
         """How much the answers of a cell may move the rate: its share of the population times the spread expected."""
         expected: dict[Cell, list[float]] = {cell: [] for cell in self.members}
         for row in rows:
-            if not row["failure"] and row.get("probability") is not None:
-                expected[row["domain"], band_of(row)].append(1 - row["probability"])
+            if not row.failure and row.probability is not None:
+                expected[row.domain, band_of(row)].append(1 - row.probability)
         stakes = {}
         for (domain, band), own in expected.items():
             bad = min(max(sum(own) / len(own), 0.02), 0.98) if own else EXPECTED_BAD[band]
@@ -101,16 +103,17 @@ class Bands:
         """Of the population, the share that the audit would let pass."""
         return sum(self._weight(cell) for cell in self.members if not is_flagged(cell[1]))
 
-    def forecast(self, level: float) -> list[dict]:
+    def forecast(self, level: float) -> tuple[Forecast, ...]:
         """Intervals with more answers, in percent, until everything heard is judged."""
         lines, total = [], sum(self.members.values())
         for factor in MORE:
             part = self.rate(level, factor)
             num = round(sum(min(factor * self.answered.get(cell, 0), num) for cell, num in self.members.items()))
-            lines.append({"num_answers": num, "lower": round(100 * part.lower, 3), "upper": round(100 * part.upper, 3)})
+            ends = {"lower": round(100 * part.lower, 3), "upper": round(100 * part.upper, 3)}
+            lines.append(Forecast(num_answers=num, **ends))
             if num >= total:
                 break
-        return lines
+        return tuple(lines)
 
     @property
     def _population(self) -> int:
@@ -156,7 +159,7 @@ class Bands:
 
 
 def bands_of(
-    rows: Sequence[Mapping],
+    rows: Sequence[Audited],
     sizes: Mapping[str, int],
     sure: Mapping[Cell, Sequence[str]],
     verdicts: Mapping[str, str],
@@ -164,9 +167,9 @@ def bands_of(
     """`sure` are the ids of each cell that count and were judged good or bad."""
     return Bands(
         sizes=sizes,
-        heard=Counter(row["domain"] for row in rows),
-        failed=Counter(row["domain"] for row in rows if row["failure"]),
-        members=Counter((row["domain"], band_of(row)) for row in rows if not row["failure"]),
+        heard=Counter(row.domain for row in rows),
+        failed=Counter(row.domain for row in rows if row.failure),
+        members=Counter((row.domain, band_of(row)) for row in rows if not row.failure),
         answered={cell: len(ids) for cell, ids in sure.items()},
         bad={cell: sum(verdicts[id] == "bad" for id in ids) for cell, ids in sure.items()},
     )

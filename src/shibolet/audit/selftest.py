@@ -7,12 +7,11 @@ has to hold in each domain that is judged: an instrument that is deaf in one of 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from shibolet.audit.audio_changes import Gain, NoSpeech, Speed
 from shibolet.audit.damage import (
-    Gain,
-    NoSpeech,
     Row,
-    Speed,
     babbled,
     cut_audio,
     cut_text,
@@ -22,6 +21,7 @@ from shibolet.audit.damage import (
     substitute,
     swapped,
 )
+from shibolet.records.documents.alignment import SelfTest, SelfTestTallies, Tally
 
 UNTOUCHED = "untouched"
 NOISE_DB = 10.0
@@ -64,7 +64,7 @@ def has_copy(kind: str, place: int, num: int) -> bool:
     return place * most // num != (place + 1) * most // num
 
 
-def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> dict:
+def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> SelfTest:
     """Tallies of `flagged`, where kind "untouched" holds the clips as they are: of all clips, and by domain.
 
     `domains` are of all clips that are judged: a domain without one that was tested is named too.
@@ -75,14 +75,15 @@ def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str
     for key in flagged[UNTOUCHED]:
         members[domains[key]].append(key)
     tested = {name: keys for name, keys in sorted(members.items()) if len(keys) >= MIN_CLIPS}
-    return {
-        **_tallies(flagged, list(flagged[UNTOUCHED]), num_words, min_words),
-        "domains": {name: _tallies(flagged, keys, num_words, min_words) for name, keys in tested.items()},
-        "untested": {name: len(keys) for name, keys in sorted(members.items()) if name not in tested},
-    }
+    tallies = lambda keys: _tallies(flagged, keys, num_words, min_words)  # noqa: E731
+    return SelfTest(
+        **tallies(list(flagged[UNTOUCHED])),
+        domains={name: SelfTestTallies(**tallies(keys)) for name, keys in tested.items()},
+        untested={name: len(keys) for name, keys in sorted(members.items()) if name not in tested},
+    )
 
 
-def _tallies(flagged: Flags, keys: Sequence[str], num_words: Mapping[str, int], min_words: int) -> dict:
+def _tallies(flagged: Flags, keys: Sequence[str], num_words: Mapping[str, int], min_words: int) -> dict[str, Any]:
     untouched, found = flagged[UNTOUCHED], {}
     for kind in (*DAMAGES, *MILD):
         rows = {key: flagged[kind][key] for key in keys if key in flagged.get(kind, {})}
@@ -99,9 +100,9 @@ def _tallies(flagged: Flags, keys: Sequence[str], num_words: Mapping[str, int], 
     }
 
 
-def _tally(hits: Iterable[bool]) -> dict[str, int]:
+def _tally(hits: Iterable[bool]) -> Tally:
     hits = list(hits)
-    return {"hits": sum(hits), "total": len(hits)}
+    return Tally(hits=sum(hits), total=len(hits))
 
 
 def folds(keys: Iterable[str], cluster_of: Mapping[str, str], domains: Mapping[str, str]) -> list[list[str]]:

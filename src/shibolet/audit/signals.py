@@ -19,7 +19,11 @@ from shibolet.speech.text.repetition import collapse_loops
 from shibolet.speech.text.rules import letters_of
 
 EDGE_LETTERS = 5  # edge CER looks at this many letters at each end, as NeMo's does
+# These four are chosen, not measured.
 LOWEST_LOGP = -10.0  # a log-probability under it says no more than it
+SPEECH_ROOM_S = 0.2  # around speech, in which a word may lie: two and a half classes of an aligner with 80 ms
+LAST_LETTER_S = 0.1  # from when a letter is heard to where it ends
+SHORTEST_SPEECH_S = 0.05  # in less no rate of letters is known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +62,7 @@ def covered_words(alignment: Alignment, found: np.ndarray, speech: tuple[float, 
     starts, ends = alignment.starts_s, alignment.ends_s
     in_order = np.zeros((2, len(starts)), bool)
     in_order[0, longest_in_order(starts)] = in_order[1, longest_in_order(ends)] = True
-    on_speech = (ends >= speech[0] - 0.2) & (starts <= speech[1] + 0.2)
+    on_speech = (ends >= speech[0] - SPEECH_ROOM_S) & (starts <= speech[1] + SPEECH_ROOM_S)
     return in_order.all(axis=0) & ~zero_length_runs(alignment) & on_speech & (found >= HEARD_SHARE)
 
 
@@ -108,7 +112,7 @@ def measure(
         length_ratio=len(heard) / num_letters,
         words_heard=float((found >= HEARD_SHARE)[checked].mean()),
         coverage=coverage,
-        letters_per_s=num_letters / speech_s if speech_s > 0.05 else 0.0,
+        letters_per_s=num_letters / speech_s if speech_s > SHORTEST_SPEECH_S else 0.0,
         snr_db=sound.snr_db,
         bandwidth_hz=sound.bandwidth_hz,
     )
@@ -117,7 +121,7 @@ def measure(
 def _speech(sound: Sound, hearing: Hearing) -> tuple[float, float]:
     """Start and end of speech: by the letters heard, else by energy; empty where nothing was heard."""
     if len(times := hearing.letter_times_s):
-        return float(times[0]), float(times[-1]) + 0.1
+        return float(times[0]), float(times[-1]) + LAST_LETTER_S
     return (sound.speech[0][0], sound.speech[-1][1]) if sound.speech and hearing.hypothesis.strip() else (0.0, 0.0)
 
 

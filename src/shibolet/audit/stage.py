@@ -1,20 +1,18 @@
 """The audit: draw a sample, listen, test the instrument on damaged copies, calibrate, judge, report.
 
-Writes `alignment_report.json`, `utterances.parquet` (one row for each utterance heard) and `calibration.json`. What was
-heard is kept in the cache folder, so that thresholds can be changed without listening again.
+Writes `utterances.parquet` (one row for each utterance heard) and `calibration.json`; the report is written by whoever
+has the gate's decision too. What was heard is kept in the cache folder, so that thresholds can be changed without
+listening again.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
-from shibolet.audit.calibration import EVIDENCE, Calibration, Good, fit, looks_damaged
+from shibolet.audit.calibration import EVIDENCE, Good, fit, logits, looks_damaged
 from shibolet.audit.clip import Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
@@ -22,9 +20,11 @@ from shibolet.audit.material import Material, clips_of, material_of
 from shibolet.audit.probability import Example, recalibrate
 from shibolet.audit.signals import Signals
 from shibolet.audit.summary import summarise
-from shibolet.audit.table import UNREADABLE, judge_all, row_of, unreadable_row, write_rows
+from shibolet.audit.table import judge_all, row_of, unreadable_row
 from shibolet.errors import DataError
-from shibolet.records.files import read_json, write_json
+from shibolet.records.audited import UNREADABLE, read_audited, write_audited
+from shibolet.records.documents.alignment import AlignmentReport, SelfTest, StratumSize
+from shibolet.records.documents.calibration import Calibration
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
 
@@ -46,8 +46,8 @@ def run_audit(
     language: str,
     on_progress: Progress | None = None,
     merge: bool = False,
-) -> dict:
-    """The content of `alignment_report.json`, less the gate's decision; utterances have their domains.
+) -> AlignmentReport:
+    """The report, less the gate's decision; utterances have their domains.
 
     `out_dir` lies in the run folder; the tables name audio below that folder relative to it. With `merge` nothing is
     heard: shards have heard it all, or it is an error.
@@ -55,34 +55,32 @@ def run_audit(
     material = material_of(utterances, config, language).heard_by(listener.can_hear)
     given, detector = None, None
     if config.calibration:
-        given, detector = read_calibration(config.calibration, listener.identities, language)
+        file = read_calibration(config.calibration, listener.identities, language)
+        given, detector = file.calibration, file.detector
         listener.hear_as(given.window_s)
     heard = listener.merge(material.everything) if merge else listener.hear(material.everything, on_progress)
     calibration, tallies = _calibrate(material, heard, listener.identities, config, given)
     judged = ((u, material.wordless.get(u.id) or heard[u.id]) for u in material.utterances)
     rows = (row_of(u, evidence, calibration, config, language, out_dir.parent) for u, evidence in judged)
-    calibration = replace(calibration, window_s=listener.window_s)
-    write_json(out_dir / "calibration.json", calibration.to_json())
-    write_rows(out_dir / "utterances.parquet", chain(rows, map(unreadable_row, ledger)))
+    calibration = calibration.model_copy(update={"window_s": listener.window_s})
+    calibration.write(out_dir / "calibration.json")
+    write_audited(out_dir / "utterances.parquet", chain(rows, map(unreadable_row, ledger)))
     strata = {
-        name: {"num_utterances": s.num_utterances, "hours": s.hours} for name, s in material.sample.strata.items()
+        name: StratumSize(num_utterances=s.num_utterances, hours=s.hours) for name, s in material.sample.strata.items()
     }
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
-        strata[UNREADABLE] = {"num_utterances": len(ledger), "hours": hours}
-    report = summarise(
+        strata[UNREADABLE] = StratumSize(num_utterances=len(ledger), hours=hours)
+    return summarise(
         out_dir / "utterances.parquet",
         strata=strata,
         self_test=tallies,
         calibration=calibration,
         notes=[*material.sample.notes, *material.notes, *listener.notes, *([] if config.aligner else [NO_ALIGNER])],
         population=len(utterances) + len(ledger),
+        judged_by="text and audio" if material.has_changed_audio else "text side only",
+        detector=detector,
     )
-    report["judged_by"] = "text and audio" if material.has_changed_audio else "text side only"
-    if detector:
-        report["detector"] = detector
-    write_json(out_dir / "alignment_report.json", report)
-    return report
 
 
 def hear_shard(
@@ -110,16 +108,16 @@ def hear_rest(
     on_progress: Progress | None = None,
 ) -> int:
     """Judge with the audit's calibration what its sample left out, into a table like its own; how many there were."""
-    calibration = Calibration.from_json(read_json(audit_dir / "calibration.json"))
-    known = set(pq.read_table(audit_dir / "utterances.parquet", columns=["id"])["id"].to_pylist())
+    calibration = Calibration.read(audit_dir / "calibration.json")
+    known = {row.id for row in read_audited(audit_dir / "utterances.parquet", short=True)}
     rest = [u for u in utterances if u.id not in known]
-    if tuple(calibration.identities) != listener.identities:
+    if calibration.identities != listener.identities:
         raise DataError(f"the calibration in {audit_dir} was made with other models; run 'shibolet audit' again")
     listener.hear_as(calibration.window_s)
     clips, wordless = clips_of(rest, language)
     heard = listener.hear(clips, on_progress)
     judged = ((u, wordless.get(u.id) or heard[u.id]) for u in rest)
-    write_rows(out_path, (row_of(u, e, calibration, config, language, audit_dir.parent) for u, e in judged))
+    write_audited(out_path, (row_of(u, e, calibration, config, language, audit_dir.parent) for u, e in judged))
     return len(rest)
 
 
@@ -174,7 +172,7 @@ def _calibrate(
     identities: tuple[str, ...],
     config: AuditConfig,
     given: Calibration | None,
-) -> tuple[Calibration, dict]:
+) -> tuple[Calibration, SelfTest]:
     """The confidence map and its self-test.
 
     A map that was `given` saw none of these clips. Else one is fitted on all tested clips, and what is tested are maps
@@ -200,7 +198,8 @@ def _calibrate(
                 flagged[kind][key] = verdict is None or verdict.low_quality
     if not given:
         doubtful = looks_damaged(*_sides(signals, set(untouched)))
-        calibration = replace(calibration, recalibration=recalibrate([e for e in judged if e.clip not in doubtful]))
+        recalibration = recalibrate([e for e in judged if e.clip not in doubtful])
+        calibration = calibration.model_copy(update={"recalibration": recalibration})
     num_words = {o.clip.key: len(o.clip.words) for o in tested}
     return calibration, selftest.summarise(flagged, num_words, domains, config.selftest.min_words)
 
@@ -208,8 +207,7 @@ def _calibrate(
 def _examples(kind: str, own: Mapping[str, Signals], calibration: Calibration, fold: int) -> list[Example]:
     """Copies of one kind by key of their clip, judged by a map that they did not fit."""
     part = "gross" if kind in selftest.DAMAGES else "mild" if kind in selftest.MILD else "good"
-    logits = calibration.logits(list(own.values()))
     return [
         Example(logit=float(logit), part=part, row=kind, clip=key, fold=fold)
-        for key, logit in zip(own, logits, strict=True)
+        for key, logit in zip(own, logits(calibration, list(own.values())), strict=True)
     ]

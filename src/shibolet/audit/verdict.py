@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass
 
-from shibolet.audit.calibration import Calibration
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.signals import Signals
-from shibolet.speech.text.language import Language
+from shibolet.records.documents.calibration import Calibration
+from shibolet.speech.text.language import Words
+
+# What names the damage behind a low confidence. Chosen, not measured: no verdict depends on them.
+MANY_OTHER_LETTERS = 0.3  # CER: over it the letters are a reason
+NOTHING_HEARD = 0.2  # letters heard / written: under it nobody speaks
+OTHER_WORDS = 0.35  # share of words heard: under it another text
+MORE_SAID, LESS_SAID = 1.25, 0.8  # letters heard / written
+EDGE_LOST = 0.5  # edge CER: over it speech runs to the very edge of the audio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +47,7 @@ def judge(signals: Signals, confidence: float, calibration: Calibration, config:
     reasons = []
     if low_quality:
         reasons.append(f"confidence {confidence:.2f}, a score whose line is {config.min_confidence}")
-        if signals.cer > 0.3:
+        if signals.cer > MANY_OTHER_LETTERS:
             reasons.append(f"{signals.cer:.0%} of its letters were heard otherwise")
         if signals.coverage is not None and signals.coverage < config.min_coverage:
             reasons.append(
@@ -59,23 +66,22 @@ def judge(signals: Signals, confidence: float, calibration: Calibration, config:
 
 def suspect(signals: Signals) -> str:
     """The likeliest damage behind a low quality."""
-    if signals.length_ratio < 0.2:
+    if signals.length_ratio < NOTHING_HEARD:
         return "no_speech"
-    if signals.words_heard < 0.35:
+    if signals.words_heard < OTHER_WORDS:
         return "wrong_text"
-    if signals.length_ratio > 1.25:
+    if signals.length_ratio > MORE_SAID:
         return "text_missing"
-    if signals.length_ratio < 0.8:
+    if signals.length_ratio < LESS_SAID:
         # Words are missing from the audio: when it is cut, speech runs to the very edge.
-        return "audio_cut" if signals.edge_cer > 0.5 else "text_extra"
+        return "audio_cut" if signals.edge_cer > EDGE_LOST else "text_extra"
     return "wrong_text"
 
 
-def is_foreign(text: str, language: Language) -> bool:
-    """Whether most of its words are in letters of another script; words without a letter are of no language.
+def is_foreign(words: Words) -> bool:
+    """Whether most of a text's words are in letters of another script; words without a letter are of no language.
 
     Only the script tells: French in place of English, or English that was heard as Hebrew letters, is a wrong text.
     """
-    words = language.to_words(text)
     own = [ok for token, ok in zip(words.tokens, words.verifiable, strict=True) if any(map(str.isalpha, token))]
     return sum(own) < len(own) / 2

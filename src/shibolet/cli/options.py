@@ -104,14 +104,12 @@ def quiet() -> None:
     logging.getLogger("shibolet").setLevel(logging.INFO)
 
 
-def show(*documents: "Document", **by_name: Any) -> None:
+def show(*documents: "Document") -> None:
     """Tables for a person."""
     from shibolet.cli import tables
 
     for document in documents:
         tables.show(document)
-    for name, value in by_name.items():
-        getattr(tables, f"show_{name}")(value)
 
 
 def print_json(value: Any) -> None:
@@ -119,9 +117,6 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=lambda document: document.to_json()))
 
 
-def answer(json_: bool, *documents: "Document", **by_name: Any) -> None:
+def answer(json_: bool, document: "Document") -> None:
     """One result: as JSON, or as tables for a person."""
-    if json_:
-        print_json(*(document.to_json() for document in documents), *by_name.values())
-    else:
-        show(*documents, **by_name)
+    print_json(document) if json_ else show(document)

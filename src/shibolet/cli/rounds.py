@@ -33,6 +33,7 @@ def run(
     gpus: Gpus = 1, only_through: OnlyThrough = None,
 ):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
+    from shibolet.cli.tables import GATE_PREPARED, show_gate
     from shibolet.records.documents.training import TrainResult
     from shibolet.rounds.flow import run_round
     from shibolet.rounds.rank import under_torchrun
@@ -45,7 +46,8 @@ def run(
         if json_:
             print_json({"exit_code": code, **_results(current)})
         else:
-            show(**_results(current))
+            for name, document in _results(current).items():
+                show_gate(document, GATE_PREPARED) if name == "gate_prepared" else show(document)
             if current.folder.finished("train"):
                 typer.echo(_trained(TrainResult.read(current.folder.train_result), current.folder.final))
             typer.echo(f"Page: {current.folder.report}")
@@ -97,9 +99,9 @@ def audit(
     if json_:
         print_json(report)
     else:
-        show(gate=verdict, **({"review": report["review"]} if review else {}))
+        show(verdict, *([report.review] if review else []))
         typer.echo(f"Page: {page}")
-    raise typer.Exit(verdict["exit_code"])
+    raise typer.Exit(verdict.exit_code)
 
 
 def calibrate(
@@ -127,9 +129,9 @@ def calibrate(
     if json_:
         print_json(result)
     else:
-        show(calibration=result)
-        if result.get("budget"):
-            typer.echo(result["budget"]["sentence"])
+        show(result)
+        if result.budget:
+            typer.echo(result.budget.sentence)
         typer.echo(f"To audit with it: --set audit.calibration={path}")
 
 
@@ -141,8 +143,8 @@ def gate(
 
     with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
         verdict = do_gate(current)
-    answer(json_, gate=verdict)
-    raise typer.Exit(verdict["exit_code"])
+    answer(json_, verdict)
+    raise typer.Exit(verdict.exit_code)
 
 
 def prepare(
@@ -153,7 +155,7 @@ def prepare(
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         summary = do_prepare(current)
-    answer(json_, prepare=summary)
+    answer(json_, summary)
 
 
 def train(
@@ -211,11 +213,11 @@ def _shard(given: str) -> tuple[int, int]:
 def _results(current: "Round") -> dict[str, Any]:
     """What a round has come to, from its files."""
     from shibolet.records.documents.comparison import Comparison
-    from shibolet.records.files import read_json
+    from shibolet.records.documents.gate import GateVerdict
 
     folder = current.folder
     paths = {"gate": folder.gate(), "gate_prepared": folder.gate(prepared=True)}
-    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    results = {name: GateVerdict.read(path) for name, path in paths.items() if path.is_file()}
     return results | ({"compare": Comparison.read(folder.compare)} if folder.compare.is_file() else {})
 
 

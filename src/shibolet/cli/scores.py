@@ -17,7 +17,6 @@ from shibolet.cli.options import (
     quiet,
     round_of,
     run_folder,
-    show,
 )
 from shibolet.errors import EXIT_REJECT, RecipeError
 
@@ -53,6 +52,8 @@ def evaluate(
     """WER and CER on a recipe's sets, of its models or of other systems' hypotheses, or of a model on a manifest."""
     if (recipe is None and (model is None or manifest is None)) or (recipe and (model or manifest or language)):
         raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
+    from shibolet.cli.tables import show_scores
+
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
@@ -61,7 +62,7 @@ def evaluate(
 
         quiet()
         scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
-        print_json(scores) if json_ else show(scores={model: {manifest.name: scores}})
+        print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.stages import candidates_of, do_evaluate
 
@@ -72,7 +73,7 @@ def evaluate(
             scores = do_import(current, _systems(hypotheses))
         else:
             scores = do_evaluate(current, candidates_of(current))
-    answer(json_, scores=scores)
+    print_json(scores) if json_ else show_scores(scores)
 
 
 def compare(
@@ -103,7 +104,7 @@ def compare(
 
         with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
             compared = do_compare_systems(current, system)
-        answer(json_, systems=compared)
+        answer(json_, compared)
         return
     others = bool(baseline or candidate)
     with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as current:
@@ -112,7 +113,7 @@ def compare(
             current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
         do_evaluate(current, candidates_of(current, baseline, candidate))
         compared = do_compare(current)
-    answer(json_, compare=compared)
+    answer(json_, compared)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 
 
@@ -131,7 +132,7 @@ def tune_decoding(
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         tuned = do_tune_decoding(current, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
-    answer(json_, decoding=tuned)
+    answer(json_, tuned)
 
 
 def _trained_in(run_dir: Path) -> str:

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.gate.decision import counts_of
+from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched
+from shibolet.records.documents.calibration import CalibrationFile
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
 from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import CostPlan, PhasePlan, Plan
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
 if TYPE_CHECKING:
     from shibolet.demo.round import Summary
+
+GATE_PREPARED = "Gate on what was kept"
 
 
 @singledispatch
@@ -25,83 +31,78 @@ def show(document: Document) -> None:
     raise TypeError(f"there is no table for {type(document).__name__}")
 
 
-def show_gate_prepared(gate: dict) -> None:
-    show_gate(gate, "Gate on what was kept")
-
-
-def show_gate(gate: dict, title: str = "Gate") -> None:
+@show.register
+def show_gate(gate: GateVerdict, title: str = "Gate") -> None:
     """The verdict and the rate behind it, by domain, and what else must be known of it."""
     rows = [
         (
             name,
-            f"{rate['rate']:.1f}%",
-            f"{rate['lower']:.1f}-{rate['upper']:.1f}%" if rate["lower"] < rate["upper"] else "all heard",
-            rate["num_low_quality"],
-            rate["num_heard"],
+            f"{rate.rate:.1f}%",
+            f"{rate.lower:.1f}-{rate.upper:.1f}%" if rate.lower < rate.upper else "all heard",
+            rate.num_low_quality,
+            rate.num_heard,
         )
-        for name, rate in [*gate["strata"].items(), ("all", gate["low_quality_pct"])]
+        for name, rate in [*gate.strata.items(), ("all", gate.low_quality_pct)]
     ]
-    level = f" {gate['level_pct']:.4g}%"
-    table(f"{title}: {gate['decision']}", ["domain", " low quality", level, " flagged", " heard"], rows)
-    OUT.print(gate["recommendation"], markup=False)
+    level = f" {gate.level_pct:.4g}%"
+    table(f"{title}: {gate.decision}", ["domain", " low quality", level, " flagged", " heard"], rows)
+    OUT.print(gate.recommendation, markup=False)
     facts(_beside(gate))
 
 
-def _beside(gate: dict) -> list[tuple[str, str]]:
+def _beside(gate: GateVerdict) -> list[tuple[str, str]]:
     """What stands beside a verdict: other ways to take it, what could not be scored, warnings and notes."""
-    literal = f"{gate['literal_point_verdict']} ({gate['sample_low_quality_pct']:.1f}% of the sample as it is)"
-    hours, corrected = gate["hours_low_quality_pct"], gate["corrected_low_quality_pct"]
+    literal = f"{gate.literal_point_verdict} ({gate.sample_low_quality_pct:.1f}% of the sample as it is)"
+    hours, corrected = gate.hours_low_quality_pct, gate.corrected_low_quality_pct
     known = "not available"
     if corrected:
-        known = f"{corrected['rate']:.1f}% ({corrected['lower']:.1f} to {corrected['upper']:.1f}%)"
+        known = f"{corrected.rate:.1f}% ({corrected.lower:.1f} to {corrected.upper:.1f}%)"
     lines = [
-        *(("warning", warning) for warning in gate["warnings"]),
+        *(("warning", warning) for warning in gate.warnings),
         ("point verdict", literal),
         ("by hours", "not known" if hours is None else f"{hours:.1f}%"),
-        ("corrected", f"{known}: {gate['corrected_from']}"),
+        ("corrected", f"{known}: {gate.corrected_from}"),
     ]
-    if gate["failures"]:
-        heard = gate["low_quality_pct"]["num_heard"]
-        lines.append(("not scored", f"{heard - gate['num_scored']:,} of {heard:,}: {counts_of(gate['failures'])}"))
-    return lines + [("note", note) for note in gate["notes"]]
+    if gate.failures:
+        heard = gate.low_quality_pct.num_heard
+        lines.append(("not scored", f"{heard - gate.num_scored:,} of {heard:,}: {counts_of(gate.failures)}"))
+    return lines + [("note", note) for note in gate.notes]
 
 
-def show_review(review: dict) -> None:
+@show.register
+def show_review(review: Review) -> None:
     """What a person's verdicts say of the audit's."""
-    names = {
-        "false_discovery_pct": "good among the flagged",
-        "false_omission_pct": "bad among the passed",
-        "corrected_low_quality_pct": "low quality, corrected",
+    rates = {
+        "good among the flagged": review.false_discovery_pct,
+        "bad among the passed": review.false_omission_pct,
+        "low quality, corrected": review.corrected_low_quality_pct,
     }
     rows = [
-        (title, f"{rate['rate']:.1f}%", f"{rate['lower']:.1f}-{rate['upper']:.1f}%")
-        for name, title in names.items()
-        if (rate := review[name])
+        (title, f"{rate.rate:.1f}%", f"{rate.lower:.1f}-{rate.upper:.1f}%") for title, rate in rates.items() if rate
     ]
-    answered, counted = review["num_answered"], review["num_counted"]
-    table(f"Review: {answered} answered, {counted} of them in the random draw", ["", " rate", " 95%"], rows)
-    for note in review["notes"]:
+    title = f"Review: {review.num_answered} answered, {review.num_counted} of them in the random draw"
+    table(title, ["", " rate", " 95%"], rows)
+    for note in review.notes:
         OUT.print(note, markup=False)
 
 
-def show_calibration(content: dict) -> None:
+@show.register
+def show_calibration(made: CalibrationFile) -> None:
     """What was found of each kind of damage, and what harmless copies were flagged, over all clips."""
-    lines = [line for line in content["table"] if line["by"] == "all"]
+    lines = [line for line in made.table if line.by == "all"]
     found = [
-        (line["row"], line["num"], f"{line['auroc']:.3f}", f"{line['auroc_lower']:.3f}-{line['auroc_upper']:.3f}",
-         *(pct(line[f"recall_at_{fa}%"]) for fa in (1, 2, 5)), pct(line["flagged"]))
-        for line in lines if "auroc" in line
+        (line.row, line.num, f"{line.auroc:.3f}", f"{line.auroc_lower:.3f}-{line.auroc_upper:.3f}",
+         pct(line.recall_at_1pct), pct(line.recall_at_2pct), pct(line.recall_at_5pct), pct(line.flagged))
+        for line in lines if line.auroc is not None
     ]  # fmt: skip
     header = ["damage", " clips", " AUROC", " 95%", " at 1%", " at 2%", " at 5%", " flagged"]
     table("Found in recordings that it did not learn from, at a rate of false alarms", header, found)
-    harmless = [(line["row"], line["num"], pct(line["flagged"])) for line in lines if line["harmless"]]
+    harmless = [(line.row, line.num, pct(line.flagged)) for line in lines if line.harmless]
     table("Good clips and harmless copies", ["", " clips", " flagged"], harmless)
-    rates = content["detector"]
-    parts = [f"{name} {pct(rate)}" for name in ("gross", "mild") if (rate := rates[f"sensitivity_{name}"]) is not None]
-    OUT.print(
-        f"Sensitivity {pct(rates['sensitivity'])} ({', '.join(parts)}), specificity {pct(rates['specificity'])}.",
-        markup=False,
-    )
+    rates = made.detector
+    by_part = {"gross": rates.sensitivity_gross, "mild": rates.sensitivity_mild}
+    parts = ", ".join(f"{name} {pct(rate)}" for name, rate in by_part.items() if rate is not None)
+    OUT.print(f"Sensitivity {pct(rates.sensitivity)} ({parts}), specificity {pct(rates.specificity)}.", markup=False)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, Scores]]) -> None:
@@ -135,24 +136,26 @@ def _unheard(scores: Scores) -> Iterator[str]:
         )
 
 
-def show_prepare(summary: dict) -> None:
+@show.register
+def show_prepare(prepared: Prepared) -> None:
     """What left and by which rule, then what is kept."""
     rows = [
-        (rule, effect, f"{amount['utterances']:,}", f"{60 * amount['hours']:.1f}")
-        for effect, rules in (("dropped", summary["dropped_by_rule"]), ("kept in part", summary["changed_by_rule"]))
+        (rule, effect, f"{amount.utterances:,}", f"{60 * amount.hours:.1f}")
+        for effect, rules in (("dropped", prepared.dropped_by_rule), ("kept in part", prepared.changed_by_rule))
         for rule, amount in rules.items()
     ]
     if rows:
         table("Prepare", ["rule", "", " utterances", " minutes"], rows)
-    given, hours = summary["utterances"], summary["hours"]
-    lines = [("kept", f"{given['kept']:,} of {given['in']:,} utterances, {hours['kept']:.2f} of {hours['in']:.2f} h")]
-    if unread := sum(summary.get("unread", {}).values()):
+    num, hours = prepared.utterances, prepared.hours
+    lines = [("kept", f"{num.kept:,} of {num.given:,} utterances, {hours.kept:.2f} of {hours.given:.2f} h")]
+    if unread := sum(prepared.unread.values()):
         lines.append(("unread", f"{unread:,} rows never became utterances; prepared/ledger.jsonl has them first"))
-    for name in ("train", "dev"):
-        lines.append((name, f"{summary[name]['utterances']:,} utterances, {summary[name]['hours']:.2f} h"))
-    facts([*lines, *(("note", note) for note in summary["notes"])])
+    for name, split in (("train", prepared.train), ("dev", prepared.dev)):
+        lines.append((name, f"{split.utterances:,} utterances, {split.hours:.2f} h"))
+    facts([*lines, *(("note", note) for note in prepared.notes)])
 
 
+@show.register
 def show_decoding(tuned: DecodingTable) -> None:
     """WER and cost of each setting, and which to take."""
     interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
@@ -173,6 +176,7 @@ def show_decoding(tuned: DecodingTable) -> None:
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
 
 
+@show.register
 def show_compare(compared: Comparison) -> None:
     """Baseline and candidate, what leads first."""
     rows = []
@@ -186,6 +190,7 @@ def show_compare(compared: Comparison) -> None:
         OUT.print(sentence, markup=False)
 
 
+@show.register
 def show_systems(compared: SystemsComparison) -> None:
     """Systems by themselves, then each against each."""
     rows = [(one.title, pct(one.wer.rate), pct(one.cer.rate)) for one in compared.systems.values()]
@@ -285,7 +290,7 @@ def show_demo(summary: "Summary") -> None:
     """What a demo came to, for a person."""
     show_gate(summary.gate)
     if summary.gate_prepared:
-        show_gate_prepared(summary.gate_prepared)
+        show_gate(summary.gate_prepared, GATE_PREPARED)
     truth = summary.truth
     rows = [
         (row.kind, row.domain, row.utterances, row.flagged, pct(row.flagged / row.utterances)) for row in truth.rows

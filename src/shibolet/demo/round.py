@@ -10,8 +10,8 @@ from shibolet.demo.corpus import build_corpus
 from shibolet.demo.truth import open_truth
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.records.documents.comparison import Block, Comparison
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.truth import Truth
-from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing, stages
 from shibolet.rounds.flow import run_stages
@@ -93,13 +93,13 @@ class Summary:
 
 def summary_of(folder: RunFolder, seed: int, code: int) -> Summary:
     """What the demo came to, from the files of its folder."""
-    prepared = folder.gate(prepared=True)
+    gates = [GateVerdict.read(path) for path in (folder.gate(), folder.gate(prepared=True)) if path.exists()]
     return Summary(
         seed=seed,
         exit_code=code,
         truth=Truth.read(folder.path / TRUTH),
-        gate=read_json(folder.gate()),
-        gate_prepared=read_json(prepared) if prepared.exists() else None,
+        gate=gates[0],
+        gate_prepared=gates[1] if len(gates) > 1 else None,
         compare=Comparison.read(folder.compare) if folder.compare.exists() else None,
         page=folder.report,
     )

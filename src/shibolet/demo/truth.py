@@ -29,16 +29,10 @@ def open_truth(corpus_dir: Path, folder: RunFolder) -> Truth:
 
 def flagged_ids(folder: RunFolder) -> set[str]:
     """Utterances that the audit called low quality, in its sample or in the rest."""
-    import pyarrow.parquet as pq
+    from shibolet.records.audited import read_audited
 
     tables = [path for path in (folder.audited_utterances(), folder.audited_rest) if path.exists()]
-    columns = ["id", "is_low_quality"]
-    return {
-        row["id"]
-        for path in tables
-        for row in pq.read_table(path, columns=columns).to_pylist()
-        if row["is_low_quality"]
-    }
+    return {row.id for path in tables for row in read_audited(path, short=True) if row.is_low_quality}
 
 
 def kept_pieces(folder: RunFolder) -> list[Kept]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from shibolet.errors import DataError
-from shibolet.gate.report import ErrorRates, ReviewSummary
+from shibolet.records.documents.alignment import Review
+from shibolet.records.documents.calibration import ErrorRates
 from shibolet.scoring.rates import Part, Rate, clopper_pearson
 
 STEPS = 20_000  # of the rates that are tried: a two-hundredth of a point
@@ -17,7 +18,7 @@ class Corrected:
     lower: float
     upper: float
     errors: ErrorRates | None  # as measured on clean clips and damaged copies; None: a person's review stands behind it
-    review: ReviewSummary | None = None
+    review: Review | None = None
 
 
 def correct(apparent: Rate | Part, errors: ErrorRates, level: float) -> Corrected | None:

@@ -1,36 +1,32 @@
 """The verdict on the interval of a rate, and its reasons in words."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from shibolet.errors import DataError
-from shibolet.gate.config import Decision, GateConfig
 from shibolet.gate.correction import Corrected
-from shibolet.gate.instrument import instrument_faults
+from shibolet.gate.instrument import Limit, first_broken, instrument_faults
 from shibolet.gate.lines import clips_to_settle, level_of_look, pct, straddled, verdict_on
-from shibolet.gate.report import ReviewSummary, SelfTestSummary
+from shibolet.records.documents.alignment import Review, SelfTest
+from shibolet.records.documents.gate import Decision, GateDecision, GateLimits
 from shibolet.scoring.rates import Rate, RateEstimate
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateDecision:
-    """The verdict and its reasons, in words."""
-
-    decision: Decision
-    recommendation: str
-    reasons: tuple[str, ...]  # sentences
-    warnings: tuple[str, ...]  # sentences: what speaks against this decision
-    straddles_pct: tuple[float, ...]  # lines of the gate inside the interval
-    more_clips_needed: int | None  # about so many more would leave no line inside; None: nothing to settle
-    literal_point_verdict: Decision  # the specification's: the sample's unweighted rate, without an interval
+ADVICE: dict[Decision, str] = {
+    "PROCEED": "Proceed to training.",
+    "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch the dev error rate by domain.",
+    "STOP": "Do not train on this data yet: filter or resegment it first.",
+}
+HELD = (
+    "By the rate corrected with a calibration file the verdict would be milder; without a person's review that rate "
+    "informs and opens no gate."
+)
 
 
 def decide(
     estimate: RateEstimate,
-    self_test: SelfTestSummary | None,
+    self_test: SelfTest | None,
     scored_frac: float,
-    config: GateConfig,
+    config: GateLimits,
     num_looks: int = 1,
     *,
     corrected: Corrected | None = None,
@@ -46,17 +42,46 @@ def decide(
     `text_side_only`: the self-test had no copies with changed audio. DataError when the corrected rate shall decide and
     is not known.
     """
-    total, level, sample = estimate.total, f"{100 * estimate.level:.4g}%", pct(estimate.total.sample_rate)
-    judged, is_held = _judged(total, corrected, corrected_from, config)
-    rate, lower, upper = (pct(x) for x in (judged.rate, judged.lower, judged.upper))
-    unscored = _scoring_faults(scored_frac, failures or {}, config)
+    judged, is_held = _judged(estimate.total, corrected, corrected_from, config)
+    lower, upper, sample = pct(judged.lower), pct(judged.upper), pct(estimate.total.sample_rate)
+    unscored = list(first_broken([_on_scoring(scored_frac, failures or {}, config)]))
     deaf = instrument_faults(self_test, config, texts_are_wrong=texts_are_wrong, text_side_only=text_side_only)
-    faults = [*unscored, *deaf]
-    decision: Decision = "INVALID" if faults else verdict_on(lower, upper, config)
-    straddles = () if faults else straddled(lower, upper, config)
-    more, advice_on_more = _more(estimate, judged, num_looks, config) if straddles else (None, "")
+    decision: Decision = "INVALID" if unscored or deaf else verdict_on(lower, upper, config)
+    if decision == "INVALID":
+        straddles, more, warnings, reasons = (), None, (), [*unscored, *deaf]
+        causes = ["too little of the data could be scored"] * bool(unscored)
+        causes += ["the instrument cannot be believed on this data"] * bool(deaf)
+        advice = f"No verdict: {' and '.join(causes)}."
+    else:
+        straddles, advice = straddled(lower, upper, config), ADVICE[decision]
+        more, advice_on_more = _more(estimate, judged, num_looks, config) if straddles else (None, "")
+        reason = _reason(decision, estimate, judged, straddles, config, text_side_only=text_side_only)
+        reasons = [reason, *[HELD] * is_held, *[advice_on_more] * bool(advice_on_more)]
+        warnings = _warnings(decision, estimate.total, corrected, judged, config)
+    return GateDecision(
+        decision=decision,
+        recommendation=" ".join([advice, *reasons]),
+        reasons=tuple(reasons),
+        warnings=warnings,
+        straddles_pct=straddles,
+        more_clips_needed=more,
+        literal_point_verdict=verdict_on(sample, sample, config),
+    )
 
-    extent = "all were heard" if total.is_whole and lower == upper else f"{level} interval {lower:.1f} to {upper:.1f}%"
+
+def _reason(
+    decision: Decision,
+    estimate: RateEstimate,
+    judged: Rate | Corrected,
+    straddles: Sequence[float],
+    config: GateLimits,
+    *,
+    text_side_only: bool,
+) -> str:
+    """The rate that decides, and where its interval lies."""
+    rate, lower, upper = (pct(x) for x in (judged.rate, judged.lower, judged.upper))
+    is_certain = estimate.total.is_whole and lower == upper
+    extent = "all were heard" if is_certain else f"{100 * estimate.level:.4g}% interval {lower:.1f} to {upper:.1f}%"
     if straddles:
         place = f"which straddles the line of {' and that of '.join(f'{line:g}%' for line in straddles)}"
     else:
@@ -64,45 +89,15 @@ def decide(
             "PROCEED": f"under the line of {config.proceed_below_pct:g}%",
             "CAUTION": f"between the lines of {config.proceed_below_pct:g} and {config.stop_above_pct:g}%",
             "STOP": f"over the line of {config.stop_above_pct:g}%",
-        }.get(decision, "")
+        }[decision]
     how = "low quality, corrected for the detector's errors" if isinstance(judged, Corrected) else "low quality"
     side = "by the text side only, " if text_side_only else ""
     whose = "the utterances" if estimate.target == "data_set" else "the utterances of new recordings"
-    reasons = faults or [
-        f"{rate:.1f}% of {whose} are {how} ({side}{extent}), {place}.",
-        *[HELD] * is_held,
-        *[advice_on_more] * bool(advice_on_more),
-    ]
-    advice = {
-        "PROCEED": "Proceed to training.",
-        "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch the dev error rate by domain.",
-        "STOP": "Do not train on this data yet: filter or resegment it first.",
-        "INVALID": "No verdict: "
-        + " and ".join(
-            ["too little of the data could be scored"] * bool(unscored)
-            + ["the instrument cannot be believed on this data"] * bool(deaf)
-        )
-        + ".",
-    }[decision]
-    return GateDecision(
-        decision=decision,
-        recommendation=" ".join([advice, *reasons]),
-        reasons=tuple(reasons),
-        warnings=() if faults else _warnings(decision, total, corrected, judged, config),
-        straddles_pct=straddles,
-        more_clips_needed=more,
-        literal_point_verdict=verdict_on(sample, sample, config),
-    )
-
-
-HELD = (
-    "By the rate corrected with a calibration file the verdict would be milder; without a person's review that rate "
-    "informs and opens no gate."
-)
+    return f"{rate:.1f}% of {whose} are {how} ({side}{extent}), {place}."
 
 
 def _judged(
-    total: Rate, corrected: Corrected | None, corrected_from: str, config: GateConfig
+    total: Rate, corrected: Corrected | None, corrected_from: str, config: GateLimits
 ) -> tuple[Rate | Corrected, bool]:
     """The rate that decides, and whether a corrected one was held back.
 
@@ -123,7 +118,7 @@ def _judged(
 
 
 def _more(
-    estimate: RateEstimate, judged: Rate | Corrected, num_looks: int, config: GateConfig
+    estimate: RateEstimate, judged: Rate | Corrected, num_looks: int, config: GateLimits
 ) -> tuple[int | None, str]:
     """About how many more clips would settle the verdict, where hearing them would, and what to do in a sentence."""
     if isinstance(judged, Corrected) and judged.review:
@@ -137,7 +132,7 @@ def _more(
     return more, (f"Hearing about {more:,} more utterances has an even chance to settle it ('audit --extend').")
 
 
-def more_answers(review: ReviewSummary, config: GateConfig) -> str:
+def more_answers(review: Review, config: GateLimits) -> str:
     """How many more answers would leave no line of the gate inside the review's interval, in a sentence."""
     for line in review.forecast:
         if not straddled(line.lower, line.upper, config) and line.num_answers > review.num_sure > 0:
@@ -150,7 +145,7 @@ def more_answers(review: ReviewSummary, config: GateConfig) -> str:
 
 
 def _warnings(
-    decision: Decision, apparent: Rate, corrected: Corrected | None, judged: Rate | Corrected, config: GateConfig
+    decision: Decision, apparent: Rate, corrected: Corrected | None, judged: Rate | Corrected, config: GateLimits
 ) -> tuple[str, ...]:
     """Says when the rate that did not decide would have decided otherwise."""
     if corrected is None:
@@ -169,14 +164,14 @@ def _warnings(
     )
 
 
-def _scoring_faults(scored_frac: float, failures: Mapping[str, int], config: GateConfig) -> list[str]:
-    """Says when too little could be scored, and why by reason: that is the data's fault and not the instrument's."""
-    if scored_frac >= config.min_scored_frac:
-        return []
+def _on_scoring(scored_frac: float, failures: Mapping[str, int], config: GateLimits) -> Limit:
+    """Enough could be scored; where not, that is the data's fault and not the instrument's, and says why by reason."""
     counts = f": {counts_of(failures)}" if failures else ""
-    return [
-        f"Only {scored_frac:.1%} of the utterances heard could be scored (>= {config.min_scored_frac:.0%}){counts}."
-    ]
+    least = config.min_scored_frac
+    return Limit(
+        scored_frac >= least,
+        f"Only {scored_frac:.1%} of the utterances heard could be scored (>= {least:.0%}){counts}.",
+    )
 
 
 def counts_of(failures: Mapping[str, int]) -> str:

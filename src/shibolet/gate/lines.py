@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from shibolet.gate.config import Decision, GateConfig
 from shibolet.gate.correction import correct
-from shibolet.gate.report import ErrorRates
+from shibolet.records.documents.calibration import ErrorRates
+from shibolet.records.documents.gate import Decision, GateLimits
 from shibolet.scoring.allocation import in_proportion
 from shibolet.scoring.rates import Rate, clopper_pearson, combine_strata
 
@@ -16,7 +16,7 @@ from shibolet.scoring.rates import Rate, clopper_pearson, combine_strata
 EVEN_CHANCE = 0.6
 
 
-def level_of_look(config: GateConfig, look: int) -> float:
+def level_of_look(config: GateLimits, look: int) -> float:
     """The level of the interval at the first, second, ... look at data of which more is heard until it is settled.
 
     What may go wrong is halved at each look, so that asking again does not open the gate by itself: of data of which
@@ -25,14 +25,14 @@ def level_of_look(config: GateConfig, look: int) -> float:
     return 1 - (1 - config.confidence_level) / 2 ** (look - 1)
 
 
-def verdict_on(lower_pct: float, upper_pct: float, config: GateConfig) -> Decision:
+def verdict_on(lower_pct: float, upper_pct: float, config: GateLimits) -> Decision:
     """What an interval in percent comes to; the instrument may still be INVALID."""
     if upper_pct < config.proceed_below_pct:
         return "PROCEED"
     return "STOP" if lower_pct > config.stop_above_pct else "CAUTION"
 
 
-def straddled(lower_pct: float, upper_pct: float, config: GateConfig) -> tuple[float, ...]:
+def straddled(lower_pct: float, upper_pct: float, config: GateLimits) -> tuple[float, ...]:
     """The lines that the rate may still lie on both sides of; a rate exactly on a line is CAUTION."""
     low, high = config.proceed_below_pct, config.stop_above_pct
     is_straddled = {low: lower_pct < low <= upper_pct, high: lower_pct <= high < upper_pct}
@@ -40,7 +40,7 @@ def straddled(lower_pct: float, upper_pct: float, config: GateConfig) -> tuple[f
 
 
 def clips_to_settle(
-    strata: Mapping[str, Rate], level: float, config: GateConfig, errors: ErrorRates | None = None
+    strata: Mapping[str, Rate], level: float, config: GateLimits, errors: ErrorRates | None = None
 ) -> int | None:
     """About how many more utterances have an even chance to leave no line of the gate inside the interval.
 

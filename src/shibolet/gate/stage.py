@@ -1,18 +1,15 @@
 """From the audit's files to `gate.json`."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from shibolet.errors import DataError
 from shibolet.gate.config import EXIT_CODES, GateConfig
 from shibolet.gate.correction import Corrected, correct
 from shibolet.gate.decision import decide, more_answers
 from shibolet.gate.lines import level_of_look, pct, straddled, verdict_on
-from shibolet.gate.report import AuditReport, CalibrationSummary
-from shibolet.records.files import read_json, write_json
+from shibolet.records.documents.alignment import AlignmentReport, CalibrationSummary
+from shibolet.records.documents.gate import CountedRate, Decision, GateVerdict, Interval, StratumRate
 from shibolet.records.groups import cluster_of
 from shibolet.scoring.rates import GateRecord, Rate, RateEstimate, estimate_rate
 
@@ -22,21 +19,14 @@ TEXT_SIDE_ONLY = (
 )
 
 
-def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> dict:
-    """The content of `gate.json`, from that of `alignment_report.json` and the verdicts on the utterances heard."""
-    try:
-        audit = AuditReport.model_validate(report)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DataError(f"alignment_report.json, '{key}': {first['msg']}; run 'shibolet audit' again") from error
+def gate(audit: AlignmentReport, records: Iterable[GateRecord], config: GateConfig) -> GateVerdict:
+    """The verdict, from the audit's report and its verdicts on the utterances heard."""
     estimate = estimate_rate(records, audit.strata, level_of_look(config, audit.num_looks), config.target)
-    total = estimate.total
     corrected, why = _corrected(audit, estimate)
     decision = decide(
         estimate,
         audit.self_test,
-        audit.num_scored / total.num_heard,
+        audit.num_scored / estimate.total.num_heard,
         config,
         audit.num_looks,
         corrected=corrected,
@@ -45,55 +35,58 @@ def gate(report: Mapping, records: Iterable[GateRecord], config: GateConfig) -> 
         texts_are_wrong=_shown_wrong(audit, config),
         text_side_only=audit.judged_by == "text side only",
     )
-    accepted = decision.decision in config.accept
-    notes = [estimate.of, *estimate.notes, _calibration_note(audit.calibration)]
-    if audit.judged_by == "text side only":
-        notes.append(TEXT_SIDE_ONLY)
-    for name, num in (audit.self_test.untested if audit.self_test else {}).items():
-        notes.append(f"Domain '{name}' is untested: {num} of its clips could be tested, a test of its own takes 20.")
-    if config.rate == "apparent" and corrected and corrected.review:
-        if straddled(pct(corrected.lower), pct(corrected.upper), config):
-            notes.append(f"The corrected rate straddles a line. {more_answers(corrected.review, config)}")
-    if config.rate == "corrected":
-        notes.append("The verdicts by domain are on apparent rates.")
-    if estimate.target == "new_recordings":
-        notes.append("Rates and verdicts by domain are those of this data set.")
-    return {
-        **asdict(decision),
-        "exit_code": EXIT_CODES[decision.decision],
-        "accepted": accepted,
-        "next": {
-            "PROCEED": "continue",
-            "CAUTION": config.on_caution,
-            "STOP": config.on_stop,
-            "INVALID": "continue" if accepted else "stop",
-        }[decision.decision],
-        "level_pct": pct(estimate.level),
-        "target": estimate.target,
-        "low_quality_pct": _rate_json(total),
-        "sample_low_quality_pct": pct(total.sample_rate),
-        "hours_low_quality_pct": None if estimate.hours_rate is None else pct(estimate.hours_rate),
-        "corrected_low_quality_pct": corrected
-        and {name: pct(getattr(corrected, name)) for name in ("rate", "lower", "upper")},
-        "corrected_from": why,
-        "judged_by": audit.judged_by,
-        "num_scored": audit.num_scored,
-        "failures": audit.failures,
-        "strata": {
-            name: {
-                **_rate_json(rate),
-                "decision": "INVALID"
-                if decision.decision == "INVALID"
-                else verdict_on(pct(rate.lower), pct(rate.upper), config),
-            }
+    verdict = decision.decision
+    accepted = verdict in config.accept
+    then = {"PROCEED": "continue", "CAUTION": config.on_caution, "STOP": config.on_stop}
+    return GateVerdict(
+        **decision.model_dump(),
+        exit_code=EXIT_CODES[verdict],
+        accepted=accepted,
+        next=then.get(verdict) or ("continue" if accepted else "stop"),
+        level_pct=pct(estimate.level),
+        target=estimate.target,
+        low_quality_pct=CountedRate(**_in_percent(estimate.total)),
+        sample_low_quality_pct=pct(estimate.total.sample_rate),
+        hours_low_quality_pct=None if estimate.hours_rate is None else pct(estimate.hours_rate),
+        corrected_low_quality_pct=corrected
+        and Interval(**{name: pct(getattr(corrected, name)) for name in Interval.model_fields}),
+        corrected_from=why,
+        judged_by=audit.judged_by,
+        num_scored=audit.num_scored,
+        failures=audit.failures,
+        strata={
+            name: StratumRate(**_in_percent(rate), decision=_alone(rate, verdict, config))
             for name, rate in estimate.strata.items()
         },
-        "notes": notes,
-        "config": config.model_dump(mode="json"),
-    }
+        notes=tuple(_notes(audit, estimate, corrected, config)),
+        config=config.limits,
+    )
 
 
-def _corrected(audit: AuditReport, estimate: RateEstimate) -> tuple[Corrected | None, str]:
+def _alone(rate: Rate, verdict: Decision, config: GateConfig) -> Decision:
+    """What a stratum would come to by itself; an instrument that cannot be believed says nothing of a part either."""
+    return "INVALID" if verdict == "INVALID" else verdict_on(pct(rate.lower), pct(rate.upper), config)
+
+
+def _notes(
+    audit: AlignmentReport, estimate: RateEstimate, corrected: Corrected | None, config: GateConfig
+) -> Iterator[str]:
+    """What a reader of the verdict must know, in sentences."""
+    yield from [estimate.of, *estimate.notes, _calibration_note(audit.calibration)]
+    if audit.judged_by == "text side only":
+        yield TEXT_SIDE_ONLY
+    for name, num in (audit.self_test.untested if audit.self_test else {}).items():
+        yield f"Domain '{name}' is untested: {num} of its clips could be tested, a test of its own takes 20."
+    if config.rate == "apparent" and corrected and corrected.review:
+        if straddled(pct(corrected.lower), pct(corrected.upper), config):
+            yield f"The corrected rate straddles a line. {more_answers(corrected.review, config)}"
+    if config.rate == "corrected":
+        yield "The verdicts by domain are on apparent rates."
+    if estimate.target == "new_recordings":
+        yield "Rates and verdicts by domain are those of this data set."
+
+
+def _corrected(audit: AlignmentReport, estimate: RateEstimate) -> tuple[Corrected | None, str]:
     """The corrected rate, and what it is known from, or why it is not known."""
     if audit.review and (found := audit.review.corrected_low_quality_pct):
         if estimate.target == "new_recordings":
@@ -125,44 +118,34 @@ def _calibration_note(calibration: CalibrationSummary) -> str:
     )
 
 
-def run_gate(audit_dir: Path, gate_path: Path, config: GateConfig) -> dict:
-    """Read the audit's files, write `gate.json` and return its content.
+def run_gate(audit_dir: Path, gate_path: Path, config: GateConfig) -> GateVerdict:
+    """Read the audit's files, write `gate.json` and return it."""
+    report = AlignmentReport.read(audit_dir / "alignment_report.json")
+    verdict = gate(report, records_of(audit_dir / "utterances.parquet"), config)
+    verdict.write(gate_path)
+    return verdict
 
-    `utterances.parquet` has one row for each utterance heard; the columns `domain`, `source`, `recording` and `speaker`
-    (null: not known), `is_low_quality` and `duration_s` are read.
-    """
-    import pyarrow.parquet
 
-    columns = ["domain", "source", "recording", "speaker", "is_low_quality", "duration_s"]
-    rows = pyarrow.parquet.read_table(audit_dir / "utterances.parquet", columns=columns).to_pylist()
-    records = [
-        GateRecord(
-            stratum=row["domain"],
-            cluster=cluster_of(row["source"], row["recording"], row["speaker"]),
-            is_low_quality=row["is_low_quality"],
-            duration_s=row["duration_s"],
+def records_of(table: Path) -> Iterator[GateRecord]:
+    """What the gate counts: a record for each row of an audit's table."""
+    from shibolet.records.audited import read_audited  # pyarrow is slow to import
+
+    for row in read_audited(table, short=True):
+        yield GateRecord(
+            stratum=row.domain,
+            cluster=cluster_of(row.source, row.recording, row.speaker),
+            is_low_quality=row.is_low_quality,
+            duration_s=row.duration_s,
         )
-        for row in rows
-    ]
-    result = gate(read_json(audit_dir / "alignment_report.json"), records, config)
-    write_json(gate_path, result)
-    return result
 
 
-def _shown_wrong(audit: AuditReport, config: GateConfig) -> bool:
+def _shown_wrong(audit: AlignmentReport, config: GateConfig) -> bool:
     """Whether a map made elsewhere, or a person, stands behind what is flagged here."""
     reviewed = audit.review and audit.review.corrected_low_quality_pct
     return audit.calibration.kind != "self" or bool(reviewed and reviewed.lower > config.stop_above_pct)
 
 
-def _rate_json(rate: Rate) -> dict:
-    """Percentages and the counts behind them."""
-    return {
-        "rate": pct(rate.rate),
-        "lower": pct(rate.lower),
-        "upper": pct(rate.upper),
-        "num_heard": rate.num_heard,
-        "num_low_quality": rate.num_low_quality,
-        "num_population": rate.num_population,
-        "num_recordings": rate.num_recordings,
-    }
+def _in_percent(rate: Rate) -> dict[str, float]:
+    """The fields of `CountedRate`."""
+    shares = {name: pct(getattr(rate, name)) for name in Interval.model_fields}
+    return {name: getattr(rate, name) for name in CountedRate.model_fields} | shares

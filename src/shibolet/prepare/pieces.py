@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.resegment import Segment, owners, resegment, text_of
-from shibolet.prepare.verdicts import Verdict
+from shibolet.prepare.verdicts import Reviewed
+from shibolet.records.audited import Audited
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
@@ -38,39 +39,39 @@ class Outcome:
     is_cut: bool = False
 
 
-def refuse(utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig) -> Outcome | None:
+def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, config: PrepareConfig) -> Outcome | None:
     """Why an utterance is dropped by what is known without its audio; None when nothing speaks against it.
 
     DataError when the verdict is about another text.
     """
     words = language.to_words(utterance.text).tokens
-    if verdict and verdict.get("review") == "bad":
+    if verdict and verdict.review == "bad":
         return drop(utterance, "review:bad", "a person who listened to it found it bad")
-    if verdict and verdict["failure"]:
-        return drop(utterance, verdict["failure"], "; ".join(verdict["reasons"] or ()))
+    if verdict and verdict.row.failure:
+        return drop(utterance, verdict.row.failure, "; ".join(verdict.row.reasons))
     if not words:
         return drop(utterance, "empty_text", f"no word is left of '{utterance.text[:40]}'")
-    if verdict and (tuple(verdict["words"]) != words or len(verdict["starts_s"]) not in (0, len(words))):
+    if verdict and (verdict.row.words != words or len(verdict.row.starts_s) not in (0, len(words))):
         raise DataError(
-            f"utterance '{utterance.id}' of {utterance.source}: the audit heard {len(verdict['words'])} words in "
-            f"{len(verdict['starts_s'])} places, its text has {len(words)} ('{' '.join(words)[:40]}'); run "
+            f"utterance '{utterance.id}' of {utterance.source}: the audit heard {len(verdict.row.words)} words in "
+            f"{len(verdict.row.starts_s)} places, its text has {len(words)} ('{' '.join(words)[:40]}'); run "
             "'shibolet audit' again"
         )
-    if verdict and verdict["is_low_quality"] and not _may_hold_good(utterance, verdict, config):
-        return _condemned(utterance, verdict)
+    if verdict and verdict.is_low_quality and not _may_hold_good(utterance, verdict.row, config):
+        return _condemned(utterance, verdict.row)
     return None
 
 
-def _may_hold_good(utterance: Utterance, verdict: Verdict, config: PrepareConfig) -> bool:
+def _may_hold_good(utterance: Utterance, row: Audited, config: PrepareConfig) -> bool:
     """Whether a part of what the audit flagged may be right: of a long one, or between edges that the text lacks."""
-    if not verdict["starts_s"]:  # nobody knows where its words are
+    if not row.starts_s:  # nobody knows where its words are
         return False
-    is_within = verdict["suspect"] == "text_missing" and (verdict["coverage"] or 0.0) >= MIN_COVERAGE
+    is_within = row.suspect == "text_missing" and (row.coverage or 0.0) >= MIN_COVERAGE
     return utterance.duration_s > config.max_duration_s or is_within
 
 
-def _condemned(utterance: Utterance, verdict: Verdict, duration_s: float | None = None) -> Outcome:
-    return drop(utterance, f"low_quality:{verdict['suspect']}", "; ".join(verdict["reasons"] or ()), duration_s)
+def _condemned(utterance: Utterance, row: Audited, duration_s: float | None = None) -> Outcome:
+    return drop(utterance, f"low_quality:{row.suspect}", "; ".join(row.reasons), duration_s)
 
 
 def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None = None) -> Outcome:
@@ -80,7 +81,7 @@ def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None 
 
 
 def make_pieces(
-    utterance: Utterance, verdict: Verdict | None, language: Language, config: PrepareConfig, hash_of: HashOf
+    utterance: Utterance, verdict: Reviewed | None, language: Language, config: PrepareConfig, hash_of: HashOf
 ) -> Outcome:
     """The utterance as FLAC, trimmed, and in pieces where it is long."""
     try:
@@ -91,12 +92,10 @@ def make_pieces(
     duration_s = len(samples) / SAMPLE_RATE_HZ
     text = language.to_target(utterance.text)
     tokens, owner, said = text.split(), owners(text.split()), language.to_words(utterance.text)
-    is_flagged = bool(verdict and verdict["is_low_quality"])
-    if verdict and verdict["starts_s"]:
-        times_s, hypothesis = (verdict["starts_s"], verdict["ends_s"]), verdict["hypothesis"] or ""
-        if verdict.get("review") == "good":
-            hypothesis = None
-        found = resegment(samples, text, said, *times_s, hypothesis, config, is_flagged=is_flagged)
+    is_flagged = bool(verdict and verdict.is_low_quality)
+    if verdict and (row := verdict.row).starts_s:
+        hypothesis = None if verdict.review == "good" else row.hypothesis
+        found = resegment(samples, text, said, row.starts_s, row.ends_s, hypothesis, config, is_flagged=is_flagged)
     else:
         found = [Segment(0, len(owner), 0.0, duration_s)]
     pieces, lines = [], []
@@ -114,7 +113,7 @@ def make_pieces(
         flac = encode_flac(samples[first:end])
         pieces.append(Piece(piece, flac, utterance.id, span_s, origin_sha256, utterance.audio.start_s))
     if not pieces and is_flagged:
-        return _condemned(utterance, verdict, duration_s)
+        return _condemned(utterance, verdict.row, duration_s)
     if not pieces:
         worst = max(lines, key=lambda line: line.duration_s)
         return drop(utterance, worst.rule.removeprefix("part:"), worst.detail, duration_s)

@@ -19,8 +19,9 @@ from shibolet.prepare.pieces import Outcome, drop, make_pieces, refuse
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import split
 from shibolet.prepare.tally import Tally
-from shibolet.prepare.verdicts import Verdict
-from shibolet.records.files import write_json
+from shibolet.prepare.verdicts import Reviewed
+from shibolet.records.documents.prepared import Prepared
+from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
@@ -33,13 +34,13 @@ NUM_THREADS = min(8, os.cpu_count() or 1)
 CACHED_HASHES = 4096  # of files that several utterances lie in
 CHUNK_UTTERANCES = 4 * NUM_THREADS  # whose encoded audio is in memory together
 
-FindVerdict = Callable[[Utterance], Verdict | None]
+FindVerdict = Callable[[Utterance], Reviewed | None]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 
 def run_prepare(
     utterances: Sequence[Utterance],
-    verdicts: Mapping[str, Verdict],
+    verdicts: Mapping[str, Reviewed],
     *,
     config: PrepareConfig,
     language: str,
@@ -47,10 +48,10 @@ def run_prepare(
     out_dir: Path,
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
-) -> dict:
-    """Write `out_dir` and return the content of `summary.json`; the same input gives the same bytes.
+) -> Prepared:
+    """Write `out_dir` and return its summary; the same input gives the same bytes.
 
-    Ids of utterances differ. `verdicts` are the audit's rows by id; an utterance without one was not heard.
+    Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     DataError when there are such and the configuration wants none, or when nothing is left to train on.
     """
@@ -74,54 +75,70 @@ def run_prepare(
             return drop(utterance, "dev_surplus", detail)
         return make_pieces(utterance, find(utterance), spoken, config, hash_of)
 
-    out_dir.mkdir(parents=True, exist_ok=True)
+    progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
+    kept, splits = _write_shards(fit, dealt.parts, make, tally, out_dir, config.shard_utterances, progress)
+    write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
+    if "train" not in splits:
+        reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
+        raise DataError(
+            f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
+        )
+    write_manifest(out_dir / MANIFEST, kept)
+    if "dev" not in splits:
+        notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
+    groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
+    prepared = tally.prepared(
+        len(utterances), {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
+        language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
+        notes=(*notes, *dealt.notes),
+    )  # fmt: skip
+    prepared.write(out_dir / SUMMARY)
+    return prepared
+
+
+def _write_shards(
+    fit: Sequence[Utterance],
+    parts: Sequence[str],
+    make: Callable[[Utterance, str], Outcome],
+    tally: Tally,
+    out_dir: Path,
+    shard_utterances: int,
+    on_progress: Callable[[int], None] | None,
+) -> tuple[list[Utterance], set[str]]:
+    """What was kept, with its audio in the shards, and the splits that have any; `tally` learns what became of each."""
+    make_folder(out_dir)
     (out_dir / SUMMARY).unlink(missing_ok=True)
-    writers = {name: ShardWriter(out_dir, name, config.shard_utterances) for name in SPLITS}
+    writers = {name: ShardWriter(out_dir, name, shard_utterances) for name in SPLITS}
     kept: dict[str, Utterance] = {}
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for first in range(0, len(fit), CHUNK_UTTERANCES):
-            parts = dealt.parts[first : first + CHUNK_UTTERANCES]
-            for part, outcome in zip(parts, pool.map(make, fit[first : first + CHUNK_UTTERANCES], parts), strict=True):
+            some = parts[first : first + CHUNK_UTTERANCES]
+            for part, outcome in zip(some, pool.map(make, fit[first : first + CHUNK_UTTERANCES], some), strict=True):
                 tally.add(outcome, part)
                 for piece in outcome.pieces:
                     if piece.utterance.id in kept:
                         raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
                     kept[piece.utterance.id] = writers[part].add(piece)
             if on_progress:
-                on_progress(len(utterances) - len(fit) + first + len(parts), len(utterances))
+                on_progress(first + len(some))
     for writer in writers.values():
         writer.close()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])
-    write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
-    if not writers["train"].paths:
-        reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
-        raise DataError(
-            f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
-        )
-    write_manifest(out_dir / MANIFEST, kept.values())
-    if not writers["dev"].paths:
-        notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
-    made_by = {"language": spoken.name, "normaliser": spoken.target_version, "seed": seed, "split_by": dealt.by}
-    counts = {**tally.summary(len(utterances)), "unread": count_by_rule(unread)}
-    summary = {**counts, **made_by, "notes": notes + dealt.notes}
-    for name in SPLITS:
-        summary[name]["groups"] = len({group for group, part in zip(dealt.groups, dealt.parts) if part == name})
-    write_json(out_dir / SUMMARY, summary)
-    return summary
+    return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
 
-def _finder(verdicts: Mapping[str, Verdict], config: PrepareConfig) -> FindVerdict:
-    """The audit's row for an utterance, or None; where the audit is not believed, only what a person found bad."""
+def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdict:
+    """The verdict on an utterance, or None; where the audit is not believed, only what a person found bad."""
 
-    def find(utterance: Utterance) -> Verdict | None:
-        row = verdicts.get(utterance.id)
-        return row if row and (config.drop_low_quality or row.get("review") == "bad") else None
+    def find(utterance: Utterance) -> Reviewed | None:
+        verdict = verdicts.get(utterance.id)
+        return verdict if verdict and (config.drop_low_quality or verdict.review == "bad") else None
 
     return find
 
 
 def _notes_on_hearing(
-    utterances: Sequence[Utterance], verdicts: Mapping[str, Verdict], config: PrepareConfig
+    utterances: Sequence[Utterance], verdicts: Mapping[str, Reviewed], config: PrepareConfig
 ) -> list[str]:
     """What the summary says of utterances that nobody heard, or that nobody could judge."""
     if not config.drop_low_quality:

@@ -1,44 +1,48 @@
 """What the audit said of each utterance, and a person after it."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from shibolet.records.audited import Audited, AuditedRows
 from shibolet.records.review import Answer
 
-Verdict = Mapping  # a row of the audit's utterances.parquet: COLUMNS, and "review" where a person answered
-COLUMNS = (
-    "id", "text", "failure", "is_low_quality", "suspect", "reasons", "coverage", "hypothesis", "words", "starts_s",
-    "ends_s",
-)  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """The audit's row of an utterance, with a person's answer on the same text, where there is one that is sure."""
+
+    row: Audited
+    review: Literal["good", "bad"] | None = None
+
+    @property
+    def is_low_quality(self) -> bool:
+        """'good' takes low quality back, but no failure."""
+        return self.row.is_low_quality and (self.review != "good" or self.row.failure is not None)
 
 
-class AuditedRows(Mapping[str, Verdict]):
-    """Rows of the audit's tables by utterance id, made one at a time: lists are large in Python."""
+class ReviewedRows(Mapping[str, Reviewed]):
+    """Rows by utterance id, from the audit's tables and a person's answers."""
 
     def __init__(self, tables: Iterable[Path], answers: Mapping[str, Answer]) -> None:
-        self._table = pa.concat_tables([pq.read_table(path, columns=list(COLUMNS)) for path in tables]).combine_chunks()
-        self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
-        self._answers = answers
+        self._rows, self._answers = AuditedRows(tables), answers
 
-    def __getitem__(self, id: str) -> Verdict:
-        return reviewed(self._table.slice(self._place_of[id], 1).to_pylist()[0], self._answers.get(id))
+    def __getitem__(self, id: str) -> Reviewed:
+        return reviewed(self._rows[id], self._answers.get(id))
 
     def __contains__(self, id: object) -> bool:
-        return id in self._place_of
+        return id in self._rows
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._place_of)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._place_of)
+        return len(self._rows)
 
 
-def reviewed(row: Verdict, answer: Answer | None) -> Verdict:
-    """The row with what a person said of the same text; 'good' takes low quality back, but no failure."""
-    if answer is None or answer.text != row["text"] or answer.verdict == "unsure":
-        return row
-    is_low = row["is_low_quality"] and (answer.verdict == "bad" or row["failure"] is not None)
-    return {**row, "review": answer.verdict, "is_low_quality": is_low}
+def reviewed(row: Audited, answer: Answer | None) -> Reviewed:
+    """The row with what a person said of the same text."""
+    if answer is None or answer.text != row.text or answer.verdict == "unsure":
+        return Reviewed(row)
+    return Reviewed(row, answer.verdict)

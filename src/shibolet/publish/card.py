@@ -7,13 +7,15 @@ from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_fro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.documents.training import TrainResult
-from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
 from shibolet.speech.text import get_language
@@ -33,7 +35,7 @@ class Shown(NamedTuple):
 def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, reproduced: Reproduced) -> str:
     """The content of README.md; `reproduced` is what the export repeated."""
     compared = Comparison.read(run.compare)
-    gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
+    gates = [GateVerdict.read(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe.language)
     paths = {source.name: run.scores(compared.candidate.label, source.name) for source in recipe.evaluate.sets}
     # an optional set may be missing
@@ -49,8 +51,8 @@ def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, repro
         compared=compared,
         scores=scores,
         gates=gates,
-        audit=read_json(run.alignment_report()),
-        prepared=read_json(run.prepared / "summary.json"),
+        audit=AlignmentReport.read(run.alignment_report()),
+        prepared=Prepared.read(run.prepared / "summary.json"),
         plan=Plan.read(run.plan),
         trained=TrainResult.read(run.train_result),
         made_with=Provenance.read(run.provenance).training,

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,9 @@ from huggingface_hub import DatasetCardData
 
 from shibolet.errors import DataError
 from shibolet.publish.leaks import refuse_leaks
-from shibolet.records.files import make_folder, read_json, write_bytes
+from shibolet.records.audited import Audited, read_audited, to_table
+from shibolet.records.documents.prepared import Prepared
+from shibolet.records.files import make_folder, write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.speech.tables import read_batches
 from shibolet.speech.text import get_language
@@ -63,59 +66,79 @@ def _write_datasets(run: RunFolder, out: Path) -> dict[str, int]:
 
 def _card(run: RunFolder, counts: dict[str, int]) -> str:
     """A data set card that tells `datasets` where the splits are, from `summary.json`."""
-    summary = read_json(run.prepared / "summary.json")
-    language = get_language(summary["language"])
+    prepared = Prepared.read(run.prepared / "summary.json")
+    language = get_language(prepared.language)
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts]
     data = DatasetCardData(
         language=language.code,
         task_categories=["automatic-speech-recognition"],
         configs=[{"config_name": "default", "data_files": files}],
     )
-    dropped, all_in = summary["utterances"]["dropped"], summary["utterances"]["in"]
-    rows = "".join(f"| {split} | {counts[split]} | {summary[split]['hours']} |\n" for split in counts)
+    rows = "".join(f"| {split} | {counts[split]} | {getattr(prepared, split).hours} |\n" for split in counts)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {language.name} speech, audited\n\n"
         "Kept by `shibolet prepare`: what the audit found wrong is left out, what was too long is cut at words, each\n"
         "piece with its own text. `origin_id`, `origin_start_s` and `origin_end_s` say where in its source it lay.\n\n"
         f"| split | utterances | hours |\n|---|---|---|\n{rows}\n"
-        f"{dropped} of {all_in} utterances were dropped. The licences of the sources bind this copy too.\n"
+        f"{prepared.utterances.dropped} of {prepared.utterances.given} utterances were dropped. The licences of the "
+        "sources bind this copy too.\n"
     )
 
 
-def _audio_rows(run: RunFolder, out: Path, split: str) -> Iterator[tuple[dict, str, sf._SoundFileInfo]]:
-    """Each row of a split with its audio written to a file: the row, the file's relative path, its header."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """A row of a split whose audio was written to a file."""
+
+    id: str
+    text: str
+    source: str
+    domain: str | None
+    recording: str | None
+    speaker: str | None
+    language: str | None
+    origin_id: str
+    path: str  # of the file, relative
+    info: sf._SoundFileInfo
+
+    @property
+    def duration_s(self) -> float:
+        return self.info.frames / self.info.samplerate
+
+
+_OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info")]
+
+
+def _write_audio(run: RunFolder, out: Path, split: str) -> Iterator[_Written]:
+    """Each row of a split, its audio in a file."""
     (out / "audio" / split).mkdir(parents=True)
-    number = 0
-    for shard in _shards(run, split):
-        for rows in read_batches(shard, pq.read_schema(shard).names):
-            for row in rows:
-                path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
-                flac = row.pop("audio")["bytes"]
-                (out / path).write_bytes(flac)
-                yield row, path, sf.info(io.BytesIO(flac))
-                number += 1
+    rows = (row for shard in _shards(run, split) for rows in read_batches(shard, ["audio", *_OF_ROW]) for row in rows)
+    for number, row in enumerate(rows):
+        path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
+        flac = row.pop("audio")["bytes"]
+        (out / path).write_bytes(flac)
+        yield _Written(**row, path=path, info=sf.info(io.BytesIO(flac)))
 
 
 def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
     counts = {}
     for split in SPLITS:
         recordings, supervisions = [], []
-        for row, path, info in _audio_rows(run, out, split):
+        for row in _write_audio(run, out, split):
             recordings.append(
                 {
-                    "id": row["id"],
-                    "sources": [{"type": "file", "channels": [0], "source": path}],
-                    "sampling_rate": info.samplerate,
-                    "num_samples": info.frames,
-                    "duration": info.frames / info.samplerate,
+                    "id": row.id,
+                    "sources": [{"type": "file", "channels": [0], "source": row.path}],
+                    "sampling_rate": row.info.samplerate,
+                    "num_samples": row.info.frames,
+                    "duration": row.duration_s,
                     "channel_ids": [0],
                 }
             )
-            custom = {key: row[key] for key in ("source", "domain", "recording", "origin_id") if row[key] is not None}
+            custom = {name: getattr(row, name) for name in ("source", "domain", "recording", "origin_id")}
             supervision = {
-                "id": row["id"], "recording_id": row["id"], "start": 0.0, "duration": info.frames / info.samplerate,
-                "channel": 0, "text": row["text"], "language": row["language"], "speaker": row["speaker"],
-                "custom": custom,
+                "id": row.id, "recording_id": row.id, "start": 0.0, "duration": row.duration_s, "channel": 0,
+                "text": row.text, "language": row.language, "speaker": row.speaker,
+                "custom": {name: value for name, value in custom.items() if value is not None},
             }  # fmt: skip
             supervisions.append({key: value for key, value in supervision.items() if value is not None})
         _write_jsonl_gz(out / f"{split}_recordings.jsonl.gz", recordings)
@@ -128,11 +151,11 @@ def _write_nemo(run: RunFolder, out: Path) -> dict[str, int]:
     counts = {}
     for split in SPLITS:
         lines = []
-        for row, path, info in _audio_rows(run, out, split):
-            code = get_language(row["language"]).code if row["language"] else None
+        for row in _write_audio(run, out, split):
+            code = get_language(row.language).code if row.language else None
             line = {
-                "audio_filepath": path, "duration": info.frames / info.samplerate, "text": row["text"], "lang": code,
-                "speaker": row["speaker"], "id": row["id"],
+                "audio_filepath": row.path, "duration": row.duration_s, "text": row.text, "lang": code,
+                "speaker": row.speaker, "id": row.id,
             }  # fmt: skip
             lines.append({key: value for key, value in line.items() if value is not None})
         write_bytes(out / f"{split}_manifest.jsonl", b"".join(_lines(lines)))
@@ -151,21 +174,22 @@ def _write_verdicts(run: RunFolder, out: Path) -> dict[str, int]:
     for name, path in named.items():
         if not path.is_file():
             continue
-        table = pq.read_table(path)
-        rows = table.to_pylist()
-        for row in rows:
-            place = row["audio"] and row["audio"]["path"]
-            if place:
-                row["audio"]["path"] = Path(place).name
-                folder = f"{Path(place).parent}{os.sep}"
-                row["reasons"] = [reason.replace(folder, "") for reason in row["reasons"]]
-        table = pa.Table.from_pylist(rows, schema=table.schema)
-        tables.append(table.append_column("pass", pa.array([name] * len(rows), pa.string())))
-        counts[name] = len(rows)
+        table = to_table(map(_without_folder, read_audited(path)))
+        tables.append(table.append_column("pass", pa.array([name] * len(table), pa.string())))
+        counts[name] = len(table)
     if not tables:
         raise DataError(f"{run.path}: nothing was audited here yet; run 'shibolet audit'")
     pq.write_table(pa.concat_tables(tables, promote_options="default"), out / "verdicts.parquet")
     return counts
+
+
+def _without_folder(row: Audited) -> Audited:
+    """The row with its audio named by file, in its reasons too."""
+    if row.audio is None:
+        return row
+    path = Path(row.audio.path)
+    reasons = tuple(reason.replace(f"{path.parent}{os.sep}", "") for reason in row.reasons)
+    return replace(row, audio=replace(row.audio, path=path.name), reasons=reasons)
 
 
 def _lines(rows: Iterable[dict]) -> Iterator[bytes]:

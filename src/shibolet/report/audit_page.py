@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
@@ -16,8 +17,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shibolet.errors import AudioError, DataError
-from shibolet.records.files import read_json, read_jsonl, write_bytes, write_jsonl
+from shibolet.errors import AudioError
+from shibolet.records.audited import Audited, read_audited
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.files import read_jsonl, write_bytes, write_jsonl
+from shibolet.records.review import Answer
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report.page import direction_of, environment, verdict_title
@@ -36,23 +41,65 @@ WAVE_POINTS = 400  # of an envelope
 MAX_WORDS = 400  # of one utterance
 
 
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """What the page shows of one utterance; `audit.js` reads these names."""
+
+    id: str
+    domain: str
+    recording: str | None
+    speaker: str | None
+    seconds: float
+    text: str
+    low: bool
+    suspect: str | None
+    kinds: list[str]  # of reasons
+    why: list[str]  # sentences
+    coverage: float | None
+    confidence: float | None
+    probability: float | None
+    snr_db: int | None
+    words: Sequence[str]
+    times: list[float]  # start and end of each word
+    diff: list  # see `_difference`
+    flags: Sequence[str] | None
+    rest: bool  # not of the sample
+    draw: int | None  # its place in the random draw
+    sound: int | None = None  # its line of MP3; it has this and the envelope, or a reason why it is silent, or no room
+    wave: str | None = None
+    silent: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is not known of its sound."""
+        of_sound = ("sound", "wave", "silent")
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in of_sound}
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """An encoded clip; both as base64."""
+
+    key: str  # of its samples and of how they were encoded
+    mp3: str
+    wave: str  # the envelope: WAVE_POINTS bytes
+
+
 def write_audit_page(run_dir: Path) -> Path | None:
     """Write the page of the audit of a run's training data and return its path; None before there is an audit."""
     run = RunFolder(run_dir)
     if not run.alignment_report().is_file():
         return None
-    recipe, report = ShownRecipe.read(run.recipe), read_json(run.alignment_report())
-    if "review" not in report:
-        raise DataError(f"{run.alignment_report()} is of an earlier version; run 'shibolet audit' again")
+    recipe, report = ShownRecipe.read(run.recipe), AlignmentReport.read(run.alignment_report())
     language = get_language(recipe.language)
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
-    draw = {id: place for place, id in enumerate(report["review"]["draw"])}
+    draw = {id: place for place, id in enumerate(report.review.draw)}
     shown, num_rows = _chosen(tables, draw)
-    entries = _within(MAX_TEXT_BYTES, [_entry(row, recipe.audit, language, draw) for row in shown])
-    sounds = _add_sounds(entries, {row["id"]: row["audio"] for row in shown}, run)
-    entries.sort(key=_worst_first)
-    gate = read_json(run.gate()) if run.gate().is_file() else None
-    answers = {line["id"]: line for line in read_jsonl(run.review)} if run.review.is_file() else {}
+    entries = _within(MAX_TEXT_BYTES, [_entry(*row, recipe.audit, language, draw) for row in shown])
+    sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run)
+    entries.sort(key=lambda entry: _worst_first(entry.id, entry.low, entry.confidence))
+    gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
+    lines = map(Answer.model_validate, read_jsonl(run.review)) if run.review.is_file() else ()
+    verdicts = {(answer.id, answer.text): answer.verdict for answer in lines}
     script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
     page = environment().get_template("audit.html.jinja").render(
         recipe=recipe,
@@ -61,24 +108,23 @@ def write_audit_page(run_dir: Path) -> Path | None:
         gate=gate,
         title=verdict_title(gate),
         report=report,
-        review=report["review"],
-        flags=report["human_flags"],
+        review=report.review,
+        flags=report.human_flags,
         num_rows=num_rows,
         num_shown=len(entries),
         num_sounds=len(sounds),
         num_worst=_num_worst(entries),
-        has_coverage=any(entry["coverage"] is not None for entry in entries),
-        has_times=any(entry["times"] for entry in entries),
+        has_coverage=any(entry.coverage is not None for entry in entries),
+        has_times=any(entry.times for entry in entries),
         player_s=PLAYER_S,
         reasons=REASONS,
         data=_json_block(
             {
-                "rows": entries,
+                "rows": [entry.to_json() for entry in entries],
                 "player_s": PLAYER_S,
                 "suspects": {**SUSPECTS, **{name: (label, NOT_HEARD) for name, label in FAILURES.items()}},
                 "reasons": REASONS,
-                "answers": {row["id"]: answers[row["id"]]["verdict"] for row in entries
-                            if answers.get(row["id"], {}).get("text") == row["text"]},
+                "answers": {e.id: verdicts[e.id, e.text] for e in entries if (e.id, e.text) in verdicts},
                 "file": f"review-{recipe.name}.jsonl",
             }
         ),
@@ -90,59 +136,53 @@ def write_audit_page(run_dir: Path) -> Path | None:
     return run.audit_page
 
 
-def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[dict], int]:
-    """Rows in the order in which they are worth their place, and how many there are in all.
+def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[tuple[Audited, bool]], int]:
+    """Rows in the order in which they are worth their place, each with whether it is of the rest; how many there are.
 
     The random draw first, then what is flagged, the least credible first, then what passed, likewise.
     """
-    import pyarrow.parquet as pq
-
     keys = []
     for number, path in enumerate(tables):
-        for row in pq.read_table(path, columns=["id", "is_low_quality", "confidence"]).to_pylist():
-            keys.append((draw.get(row["id"], len(draw)), *_worst_first({**row, "low": row["is_low_quality"]}), number))
+        for row in read_audited(path, short=True):
+            key = _worst_first(row.id, row.is_low_quality, row.confidence)
+            keys.append((draw.get(row.id, len(draw)), *key, number))
     most = MAX_TEXT_BYTES // 300  # no entry is smaller
     place = {key[3:]: i for i, key in enumerate(sorted(keys)[:most])}
-    rows: dict[int, dict] = {}
+    rows: dict[int, tuple[Audited, bool]] = {}
     for number, path in enumerate(tables):
-        for batch in pq.ParquetFile(path).iter_batches(1000):
-            for i, id in enumerate(batch.column("id").to_pylist()):
-                if (id, number) in place:
-                    rows[place[id, number]] = {**batch.slice(i, 1).to_pylist()[0], "is_rest": number > 0}
+        for row in read_audited(path, only={id for id, table in place if table == number}):
+            rows[place[row.id, number]] = row, number > 0
     return [rows[i] for i in sorted(rows)], len(keys)
 
 
-def _worst_first(row: Mapping) -> tuple:
+def _worst_first(id: str, is_low: bool, confidence: float | None) -> tuple:
     """Flagged before passed, the least credible first; what could not be heard after what could."""
-    return not row["low"], 2.0 if row["confidence"] is None else row["confidence"], row["id"]
+    return not is_low, 2.0 if confidence is None else confidence, id
 
 
-def _entry(row: Mapping, limits: ShownAudit, language: Language, draw: Mapping[str, int]) -> dict[str, Any]:
-    """What the page shows of one utterance."""
-    said, heard = number_aware(row["text"], row["hypothesis"], language)
+def _entry(row: Audited, is_rest: bool, limits: ShownAudit, language: Language, draw: Mapping[str, int]) -> Entry:
+    said, heard = number_aware(row.text, row.hypothesis, language)
     kinds = [
         kind
         for kind, holds in {
-            "failed": row["failure"] is not None,
-            "fit": row["confidence"] is not None and row["confidence"] < limits.min_confidence,
-            "words": row["coverage"] is not None and row["coverage"] < limits.min_coverage,
-            "length": bool(row["length_mismatch"]),
+            "failed": row.failure is not None,
+            "fit": row.confidence is not None and row.confidence < limits.min_confidence,
+            "words": row.coverage is not None and row.coverage < limits.min_coverage,
+            "length": bool(row.length_mismatch),
         }.items()
-        if holds and row["is_low_quality"]
+        if holds and row.is_low_quality
     ]
-    times = [t for span in zip(row["starts_s"], row["ends_s"]) for t in span]
-    return {
-        "id": row["id"], "domain": row["domain"], "recording": row["recording"], "speaker": row["speaker"],
-        "seconds": round(row["duration_s"], 2), "text": row["text"], "low": row["is_low_quality"],
-        "suspect": row["suspect"] or row["failure"], "kinds": kinds,
-        "why": [sentence(reason) for reason in row["reasons"]],
-        "coverage": _rounded(row["coverage"]), "confidence": _rounded(row["confidence"]),
-        "probability": _rounded(row.get("probability")),
-        "snr_db": None if row["snr_db"] is None else round(row["snr_db"]),
-        "words": row["words"][:MAX_WORDS], "times": [round(t, 2) for t in times[: 2 * MAX_WORDS]],
-        "diff": [] if row["failure"] else _difference(said, heard)[:MAX_WORDS],
-        "flags": row["flags"], "rest": row["is_rest"], "draw": draw.get(row["id"]),
-    }  # fmt: skip
+    times = [t for span in zip(row.starts_s, row.ends_s) for t in span]
+    return Entry(
+        id=row.id, domain=row.domain, recording=row.recording, speaker=row.speaker, seconds=round(row.duration_s, 2),
+        text=row.text, low=row.is_low_quality, suspect=row.suspect or row.failure, kinds=kinds,
+        why=[sentence(reason) for reason in row.reasons], coverage=_rounded(row.coverage),
+        confidence=_rounded(row.confidence), probability=_rounded(row.probability),
+        snr_db=None if row.snr_db is None else round(row.snr_db), words=row.words[:MAX_WORDS],
+        times=[round(t, 2) for t in times[: 2 * MAX_WORDS]],
+        diff=[] if row.failure else _difference(said, heard)[:MAX_WORDS],
+        flags=row.flags, rest=is_rest, draw=draw.get(row.id),
+    )  # fmt: skip
 
 
 def _difference(said: str, heard: str) -> list:
@@ -154,46 +194,46 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _within(budget_bytes: int, entries: Iterable[dict]) -> list[dict]:
+def _within(budget_bytes: int, entries: Iterable[Entry]) -> list[Entry]:
     """As many of the first entries as the page has room for."""
     entries = list(entries)
-    sizes = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
+    sizes = accumulate(len(json.dumps(entry.to_json(), ensure_ascii=False).encode()) for entry in entries)
     return [entry for entry, size in zip(entries, sizes) if size <= budget_bytes]
 
 
-def _add_sounds(entries: Sequence[dict], audio_of: Mapping[str, Mapping | None], run: RunFolder) -> list[str]:
+def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None], run: RunFolder) -> list[str]:
     """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not.
 
     What is encoded stays beside the page, by its samples: the next review or extension encodes only what is new.
     """
     heard, size = [], 0.0
     for entry in entries:
-        if audio_of[entry["id"]] is None:
-            entry["silent"] = "The row could not be read."
+        if audio_of[entry.id] is None:
+            entry.silent = "The row could not be read."
             continue
-        size += 1500 + min(entry["seconds"], PLAYER_S) * PLAYER_BPS / 8 * 4 / 3
+        size += 1500 + min(entry.seconds, PLAYER_S) * PLAYER_BPS / 8 * 4 / 3
         if size > MAX_SOUND_BYTES:
             break
         heard.append(entry)
-    known = {sound["key"]: sound for sound in read_jsonl(run.sounds)} if run.sounds.is_file() else {}
-    kept: dict[str, dict] = {}
+    encoded = [Sound(**line) for line in read_jsonl(run.sounds)] if run.sounds.is_file() else []
+    known, kept = {sound.key: sound for sound in encoded}, {}
     sounds = []
     with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda entry: _sound(AudioRef(**audio_of[entry["id"]]).in_folder(run.path), known), heard)
+        made = pool.map(lambda entry: _sound(audio_of[entry.id].in_folder(run.path), known), heard)
         for entry, sound in zip(heard, made):
             if isinstance(sound, AudioError):
-                entry["silent"] = sentence(str(sound))
+                entry.silent = sentence(str(sound))
             else:
-                entry |= {"sound": len(sounds), "wave": sound["wave"]}
-                sounds.append(sound["mp3"])
-                kept[sound["key"]] = sound
+                entry.sound, entry.wave = len(sounds), sound.wave
+                sounds.append(sound.mp3)
+                kept[sound.key] = sound
     if kept.keys() != known.keys():
-        write_jsonl(run.sounds, kept.values())
+        write_jsonl(run.sounds, map(asdict, kept.values()))
     return sounds
 
 
-def _sound(ref: AudioRef, known: Mapping[str, dict]) -> dict[str, str] | AudioError:
-    """MP3 and envelope as base64 with the key of their samples, which may be `known`; or why there is no sound."""
+def _sound(ref: AudioRef, known: Mapping[str, Sound]) -> Sound | AudioError:
+    """The sound, which may be `known`; or why there is none."""
     import numpy as np
 
     from shibolet.speech import audio
@@ -211,13 +251,13 @@ def _sound(ref: AudioRef, known: Mapping[str, dict]) -> dict[str, str] | AudioEr
     peaks = padded.reshape(WAVE_POINTS, -1).max(axis=1)
     wave = np.round(255 * peaks / max(float(peaks.max()), 1e-3)).clip(0, 255).astype(np.uint8)
     mp3 = encode(samples, "mp3", PLAYER_BPS, **MP3)
-    return {"key": key, "mp3": base64.b64encode(mp3).decode(), "wave": base64.b64encode(wave.tobytes()).decode()}
+    return Sound(key, base64.b64encode(mp3).decode(), base64.b64encode(wave.tobytes()).decode())
 
 
-def _num_worst(entries: Sequence[Mapping]) -> int:
+def _num_worst(entries: Sequence[Entry]) -> int:
     """How many of the worst have sound without a gap, those aside that have none to give."""
-    flagged = [entry for entry in entries if entry["low"] and "silent" not in entry]
-    return next((i for i, entry in enumerate(flagged) if "sound" not in entry), len(flagged))
+    flagged = [entry for entry in entries if entry.low and entry.silent is None]
+    return next((i for i, entry in enumerate(flagged) if entry.sound is None), len(flagged))
 
 
 def _json_block(value: Any) -> Markup:

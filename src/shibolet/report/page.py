@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shibolet.errors import DataError
 from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
@@ -67,11 +68,11 @@ def write_report(run_dir: Path) -> Path:
 def _headline(gate: dict | None, compared: Comparison | None) -> dict:
     """The verdict of the last stage that gave one, and the numbers behind it."""
     tiles = []
-    for verdict in gate["verdicts"] if gate else []:
-        rate = verdict["low_quality_pct"]
-        within = f"{rate['lower']:.1f} to {rate['upper']:.1f}" if rate["lower"] < rate["upper"] else "all heard"
-        note = f"{rate['rate']:.1f}% low quality, {within}"
-        tiles.append({"name": f"Gate, {verdict['name'].lower()}", "value": verdict["decision"], "note": note})
+    for name, verdict in gate["verdicts"].items() if gate else []:
+        rate = verdict.low_quality_pct
+        within = f"{rate.lower:.1f} to {rate.upper:.1f}" if rate.lower < rate.upper else "all heard"
+        note = f"{rate.rate:.1f}% low quality, {within}"
+        tiles.append({"name": f"Gate, {name.lower()}", "value": verdict.decision, "note": note})
     for name, block in compared.breakdown(compared.lead_with).items() if compared else []:
         wer = block.wer
         if wer.delta_points is None:
@@ -85,8 +86,8 @@ def _headline(gate: dict | None, compared: Comparison | None) -> dict:
         title = f"{'Keep' if compared.is_kept else 'Do not keep'} {compared.candidate.title}"
         return {"title": title, "sentence": compared.sentence, "tiles": tiles}
     if gate:
-        last = gate["verdicts"][-1]
-        return {"title": verdict_title(last), "sentence": last["recommendation"], "tiles": tiles}
+        last = list(gate["verdicts"].values())[-1]
+        return {"title": verdict_title(last), "sentence": last.recommendation, "tiles": tiles}
     return {
         "title": verdict_title(None),
         "sentence": "Neither the gate nor a comparison has run in this folder.",
@@ -94,15 +95,15 @@ def _headline(gate: dict | None, compared: Comparison | None) -> dict:
     }
 
 
-def verdict_title(gate: dict | None) -> str:
-    """The gate's decision as a headline; `gate` is the content of `gate.json`, None before there is one."""
+def verdict_title(gate: GateVerdict | None) -> str:
+    """The gate's decision as a headline; None before there is one."""
     titles = {
         "PROCEED": "The data are fit to train on",
         "CAUTION": "The data may train, with caution",
         "STOP": "The data are not fit to train on",
         "INVALID": "No verdict on the data",
     }
-    return titles[gate["decision"]] if gate else "No verdict yet"
+    return titles[gate.decision] if gate else "No verdict yet"
 
 
 def direction_of(language: Language) -> str:

@@ -5,120 +5,112 @@ Chooses, sorts and lays out; rates and verdicts come from the stages that wrote 
 
 import base64
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import chain, groupby, pairwise, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import AudioError
+from shibolet.records.documents.alignment import AlignmentReport, SelfTest, Tally
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.documents.truth import Truth
-from shibolet.records.files import read_json
 from shibolet.records.ledger import read_ledger
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.utterance import AudioRef
 from shibolet.report import figures
 from shibolet.report.figures import Phase, Rate
 from shibolet.report.recipe import ShownRecipe
+
+if TYPE_CHECKING:
+    from shibolet.records.audited import Audited
 
 MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
 
 
 def gates(run: RunFolder) -> dict | None:
-    """The verdict on the raw data and, after a repair, on what was kept; one figure for both."""
-    named = (("Raw data", run.gate()), ("After repair", run.gate(prepared=True)))
-    verdicts = [{"name": name, **read_json(path)} for name, path in named if path.is_file()]
+    """The verdict on the raw data and, after a repair, on what was kept, by name; one figure for both."""
+    named = {"Raw data": run.gate(), "After repair": run.gate(prepared=True)}
+    verdicts = {name: GateVerdict.read(path) for name, path in named.items() if path.is_file()}
     if not verdicts:
         return None
     rows = []
-    for verdict in verdicts:
-        strata = verdict["strata"] if len(verdict["strata"]) > 1 else {}
-        for name, rate in [(verdict["name"], verdict["low_quality_pct"]), *strata.items()]:
-            rows.append(Rate(name, rate["rate"], rate["lower"], rate["upper"], is_part=name in strata))
-    config = verdicts[0]["config"]
-    figure = figures.gate(rows, config["proceed_below_pct"], config["stop_above_pct"])
+    for title, verdict in verdicts.items():
+        strata = verdict.strata if len(verdict.strata) > 1 else {}
+        for name, rate in [(title, verdict.low_quality_pct), *strata.items()]:
+            rows.append(Rate(name, rate.rate, rate.lower, rate.upper, is_part=name in strata))
+    first = next(iter(verdicts.values()))
     reports = [run.alignment_report(prepared=prepared) for prepared in (False, True)]
-    if len(verdicts) == 2 and all(path.is_file() for path in reports):
-        raw, kept = (read_json(path)["calibration"]["models"] for path in reports)
-        if raw == kept:
-            verdicts[1]["notes"].append("The models that filtered this data judged it again: it could hardly fail.")
-    return {"verdicts": verdicts, "accepted": verdicts[0]["accepted"], "figure": figure}
+    models = [AlignmentReport.read(path).calibration.models for path in reports if path.is_file()]
+    return {
+        "verdicts": verdicts,
+        "accepted": first.accepted,
+        "figure": figures.gate(rows, first.config.proceed_below_pct, first.config.stop_above_pct),
+        "same_judges": len(models) == 2 and models[0] == models[1],
+    }
 
 
 def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     """Distributions, domains, the self-test and the least credible utterances."""
     if not run.alignment_report().is_file():
         return None
-    import pyarrow.parquet
+    from shibolet.records.audited import read_audited
 
-    report = read_json(run.alignment_report())
-    rows = pyarrow.parquet.read_table(run.audited_utterances()).to_pylist()
-    heard: dict[str, list[dict]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["domain"]):
-        if row["confidence"] is not None:
-            heard[row["domain"]].append(row)
-    coverage: dict[str, list[float]] = {}  # nobody measures it without an aligner
-    for name, members in heard.items():
-        if known := [row["coverage"] for row in members if row["coverage"] is not None]:
-            coverage[name] = known
-    confidence = {name: [row["confidence"] for row in members] for name, members in heard.items()}
-    flagged = [row for row in rows if row["is_low_quality"]]
+    report = AlignmentReport.read(run.alignment_report())
+    rows = list(read_audited(run.audited_utterances()))
+    confidence: dict[str, list[float]] = defaultdict(list)
+    coverage: dict[str, list[float]] = defaultdict(list)  # nobody measures it without an aligner
+    for row in sorted(rows, key=lambda row: row.domain):
+        if row.confidence is not None:
+            confidence[row.domain].append(row.confidence)
+            if row.coverage is not None:
+                coverage[row.domain].append(row.coverage)
+    flagged = [row for row in rows if row.is_low_quality]
     return {
+        "report": report,
         "coverage_figure": coverage and figures.histograms(coverage, recipe.audit.min_coverage, "coverage"),
-        "probability": report.get("probability"),  # audits before 2026-11-28 had none
         "confidence_figure": figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
-        "domains": report["domain_statistics"],
-        "coverage_distribution": report["coverage_distribution"],
-        "suspects": report["suspects"],
-        "failures": report["failures"],
-        "notes": report["notes"],
-        "review": report["review"],
-        "self_test": _self_test(report["self_test"]),
-        "judged_by": report.get("judged_by", "text and audio"),  # audits before 2026-11-27 knew no other way
-        "untested": (report["self_test"] or {}).get("untested", {}),
+        "self_test": report.self_test and _self_test(report.self_test),
         "num_flagged": len(flagged),
         "worst": [_with_player(row, run.path) for row in _worst(flagged)],
     }
 
 
-def _self_test(result: dict | None) -> list[dict] | None:
-    if result is None:
-        return None
-    domains = result.get("domains", {})  # audits before 2026-11-27 were tested in no domain by itself
+def _self_test(result: SelfTest) -> list[tuple[str, Tally]]:
     named = {
-        **{f"{kind.replace('_', ' ')} (damage)": tally for kind, tally in result["damaged"].items()},
-        **{f"{kind.replace('_', ' ')} (mild damage)": tally for kind, tally in result.get("mild", {}).items()},
-        "untouched": result["untouched"],
-        "harmless copies with another verdict": result["harmless"],
-        **{f"untouched, {name}": own["untouched"] for name, own in domains.items() if len(domains) > 1},
+        **{f"{kind.replace('_', ' ')} (damage)": tally for kind, tally in result.damaged.items()},
+        **{f"{kind.replace('_', ' ')} (mild damage)": tally for kind, tally in result.mild.items()},
+        "untouched": result.untouched,
+        "harmless copies with another verdict": result.harmless,
+        **{f"untouched, {name}": own.untouched for name, own in result.domains.items() if len(result.domains) > 1},
     }
-    rows = [{"name": name, **tally} for name, tally in named.items() if tally["total"]]
-    return [{**row, "share": row["hits"] / row["total"]} for row in rows]
+    return [(name, tally) for name, tally in named.items() if tally.total]
 
 
-def _worst(flagged: list[dict]) -> list[dict]:
+def _worst(flagged: Sequence["Audited"]) -> list["Audited"]:
     """The least credible utterance of each suspect type in turn, so that one kind does not hide the others."""
-    flagged = [{**row, "suspect": row["suspect"] or row["failure"]} for row in flagged]
-    order = sorted(flagged, key=lambda row: (row["suspect"], row["confidence"] or 0, row["coverage"] or 0, row["id"]))
-    kinds = [list(members) for _, members in groupby(order, key=lambda row: row["suspect"])]
+    kind = lambda row: row.suspect or row.failure  # noqa: E731
+    order = sorted(flagged, key=lambda row: (kind(row), row.confidence or 0, row.coverage or 0, row.id))
+    kinds = [list(members) for _, members in groupby(order, key=kind)]
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None][:MAX_WORST]
 
 
-def _with_player(row: dict, run_dir: Path) -> dict:
+def _with_player(row: "Audited", run_dir: Path) -> dict:
     """The row with its audio as a data: URI, or with the reason why there is none."""
-    if row["audio"] is None:
-        return {**row, "no_audio": "the row could not be read"}
+    if row.audio is None:
+        return {"row": row, "sound": None, "no_sound": "the row could not be read"}
     from shibolet.speech import audio
     from shibolet.speech.augment import encode
 
     try:
-        samples = audio.load(AudioRef(**row["audio"]).in_folder(run_dir))
+        samples = audio.load(row.audio.in_folder(run_dir))
     except AudioError as error:
-        return {**row, "audio": None, "no_audio": str(error)}
+        return {"row": row, "sound": None, "no_sound": str(error)}
     mp3 = encode(samples[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)], "mp3", PLAYER_BPS)
-    return {**row, "audio": "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()}
+    return {"row": row, "sound": "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()}
 
 
 def truth(run: RunFolder) -> dict | None:
@@ -138,16 +130,17 @@ def truth(run: RunFolder) -> dict | None:
 
 def prepare(run: RunFolder) -> dict | None:
     """What is left to train on, and by which rule the rest went, with an example of each."""
-    if not (run.prepared / "summary.json").is_file():
+    path = run.prepared / "summary.json"
+    if not path.is_file():
         return None
-    summary = read_json(run.prepared / "summary.json")
+    prepared = Prepared.read(path)
     example = {line.rule: line for line in reversed(read_ledger(run.prepared / "ledger.jsonl"))}
     rules = [
-        {"rule": rule, "effect": effect, "example": example[rule], **amount}
-        for effect in ("dropped", "changed")
-        for rule, amount in summary[f"{effect}_by_rule"].items()
+        (rule, effect, amount, example[rule])
+        for effect, amounts in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))
+        for rule, amount in amounts.items()
     ]
-    return {"unread": {}, **summary, "rules": rules}  # rounds before 2026-11-26 did not count what was never read
+    return {"summary": prepared, "splits": {"train": prepared.train, "dev": prepared.dev}, "rules": rules}
 
 
 def train(run: RunFolder) -> dict | None:

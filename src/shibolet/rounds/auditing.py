@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.lines import level_of_look
-from shibolet.gate.stage import run_gate
-from shibolet.recipe import Recipe
+from shibolet.gate.stage import gate, records_of, run_gate
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.calibration import Calibration, CalibrationFile
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.provenance import Extension
-from shibolet.records.files import hash_file, read_json, write_json
+from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.shared import Round, SourceData
 from shibolet.speech.sources import DataSource
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from shibolet.audit.hearing import Listener
 
 
-def do_audit(current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None) -> dict:
-    """The content of `alignment_report.json`: of the training data, or of what prepare kept.
+def do_audit(
+    current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None
+) -> AlignmentReport:
+    """The audit's report: on the training data, or on what prepare kept.
 
     With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
     the audit's page of the training data; the folder keeps it for later audits.
@@ -32,37 +35,28 @@ def do_audit(current: Round, *, prepared: bool = False, merge: bool = False, rev
     from shibolet.audit.stage import run_audit
 
     recipe, folder = current.recipe, current.folder
-    if _gate_config(current, prepared).rate == "corrected" and not (
-        recipe.audit.calibration or review or folder.review.is_file()
-    ):
-        raise DataError(
-            "gate.rate: corrected needs error rates of the detector: give audit.calibration, or audit with gate.rate: "
-            "apparent first, answer the random draw of audit.html and come back with --review FILE"
-        )
-    if recipe.audit.calibration and not recipe.audit.calibration.is_file():
-        raise DataError(
-            f"audit.calibration: there is no file {recipe.audit.calibration}; 'shibolet calibrate' makes one"
-        )
+    _require_error_rates(current, prepared, review)
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
-    is_reviewed = not prepared and folder.review.is_file()
     listener = _listener(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {
+        "format": [AlignmentReport.FORMAT, Calibration.FORMAT],
         "data": data.digest,
         "language": recipe.language,
         "audit": config.model_dump(mode="json", exclude={"num_workers", "decode_timeout_s"}),
         "calibration": hash_file(config.calibration) if config.calibration else None,
-        "gate": recipe.gate.model_dump(mode="json", exclude=DECIDED_AFTER),
+        "gate": recipe.gate.limits.model_dump(mode="json"),
         "listeners": list(listener.identities),
     }
     if same_model := _same_model(current, prepared):
         inputs["same_model"] = same_model
-    if is_reviewed:
+    if not prepared and folder.review.is_file():
         inputs["review"] = hash_file(folder.review)
     path = folder.alignment_report(prepared=prepared)
-    stage = _begin(current, "audit-prepared" if prepared else "audit", inputs, lambda: _lost_of(path))
+    name = "audit-prepared" if prepared else "audit"
+    stage = _begin(current, name, inputs, lambda: AlignmentReport.read(path).num_lost)
     if not stage.done:
         with current.track("audit") as progress:
             report = run_audit(
@@ -75,15 +69,27 @@ def do_audit(current: Round, *, prepared: bool = False, merge: bool = False, rev
                 on_progress=progress,
                 merge=merge,
             )
+        report = report.model_copy(
+            update={"num_lost": _tell_lost(current, listener), "notes": (*report.notes, *same_model)}
+        )
         if not prepared:
-            report["num_looks"] = 1 + len(_extensions(folder, data))
-            report |= _reviewed(folder, report["strata"], recipe, report["num_looks"])
-        report["num_lost"] = _tell_lost(current, listener)
-        report["notes"] += same_model
-        write_json(path, report)
-        write_json(path, _decision(path.parent, _gate_config(current, prepared)) | report)
+            report = _reviewed(report, current, data)
+        _decided(report, folder.audited_utterances(prepared=prepared), _gate_config(current, prepared)).write(path)
         stage.finish()
-    return read_json(path)
+    return AlignmentReport.read(path)
+
+
+def _require_error_rates(current: Round, prepared: bool, review: Path | None) -> None:
+    """DataError where a corrected rate shall decide and nothing can tell it, or a calibration file is not there."""
+    calibration, folder = current.recipe.audit.calibration, current.folder
+    is_known = calibration or review or folder.review.is_file()
+    if _gate_config(current, prepared).rate == "corrected" and not is_known:
+        raise DataError(
+            "gate.rate: corrected needs error rates of the detector: give audit.calibration, or audit with gate.rate: "
+            "apparent first, answer the random draw of audit.html and come back with --review FILE"
+        )
+    if calibration and not calibration.is_file():
+        raise DataError(f"audit.calibration: there is no file {calibration}; 'shibolet calibrate' makes one")
 
 
 def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int]) -> Stage:
@@ -95,11 +101,6 @@ def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int])
     if stage.note:
         current.tell(stage.note)
     return stage
-
-
-def _lost_of(report: Path) -> int:
-    """Clips that were given up for what a report says; 0 in one of an earlier version."""
-    return read_json(report).get("num_lost", 0)
 
 
 def _tell_lost(current: Round, listener: "Listener") -> int:
@@ -148,25 +149,26 @@ def do_export(current: Round, out_dir: Path) -> str:
     )
 
 
-def _reviewed(folder: RunFolder, strata: dict, recipe: Recipe, num_looks: int) -> dict:
-    """What a person's verdicts say of the audit's."""
-    import pyarrow.parquet as pq
+def _reviewed(report: AlignmentReport, current: Round, data: SourceData) -> AlignmentReport:
+    """With what a person's verdicts say of the audit's, at the look that this is."""
+    from shibolet.audit.review import read_review, review
+    from shibolet.records.audited import read_audited
 
-    from shibolet.audit.review import COLUMNS, read_review, review
-
-    rows = pq.read_table(folder.audited_utterances(), columns=list(COLUMNS)).to_pylist()
+    recipe, folder = current.recipe, current.folder
+    rows = list(read_audited(folder.audited_utterances(), short=True))
     answers = read_review(folder.review) if folder.review.is_file() else {}
+    num_looks = 1 + len(_extensions(folder, data))
     level = level_of_look(recipe.gate, num_looks)
-    return {"review": review(rows, strata, answers, recipe.audit.sample.seed, level)}
+    found = review(rows, report.strata, answers, recipe.audit.sample.seed, level)
+    return report.model_copy(update={"num_looks": num_looks, "review": found})
 
 
 def extend_audit(current: Round) -> int:
     """Ask for as many more utterances as would settle the gate's CAUTION; how many the next audit hears."""
-    gate = do_gate(current)
-    if not gate["more_clips_needed"]:
-        raise DataError(f"--extend: the gate says {gate['decision']}, and hearing more would settle nothing")
-    heard = gate["low_quality_pct"]["num_heard"] - len(current.data.ledger)
-    wanted = heard + gate["more_clips_needed"]
+    verdict = do_gate(current)
+    if not verdict.more_clips_needed:
+        raise DataError(f"--extend: the gate says {verdict.decision}, and hearing more would settle nothing")
+    wanted = verdict.low_quality_pct.num_heard - len(current.data.ledger) + verdict.more_clips_needed
     sizes = [*_extensions(current.folder, current.data), wanted]
     Extension(data=current.data.digest, sizes=sizes).write(current.folder.audit_extension)
     return wanted
@@ -208,7 +210,6 @@ SAME_MODEL = (
     "demo's speech a model trained on the raw data found 2 of 22 swapped texts, the model that it started from all 22 "
     "(benchmarks/RESULTS.md). A recogniser that never saw these recordings is a better judge."
 )
-DECIDED_AFTER = {"on_caution", "on_stop", "accept"}  # of the gate's settings: no part of its decision
 
 
 def _listener(current: Round, prepared: bool = False) -> "Listener":
@@ -236,11 +237,10 @@ def _gate_config(current: Round, prepared: bool) -> GateConfig:
     return gate.model_copy(update={"rate": "apparent"}) if prepared and not audit.calibration else gate
 
 
-def _decision(audit_dir: Path, config: GateConfig) -> dict:
-    """What the report says of the gate when it is written; `gate.json` is the verdict in force."""
-    with TemporaryDirectory() as scratch:
-        verdict = run_gate(audit_dir, Path(scratch) / "gate.json", config)
-    return {"decision": verdict["decision"], "recommendation": verdict["recommendation"]}
+def _decided(report: AlignmentReport, table: Path, config: GateConfig) -> AlignmentReport:
+    """With what the gate says when the report is written; `gate.json` is the verdict in force."""
+    verdict = gate(report, records_of(table), config)
+    return report.model_copy(update={"decision": verdict.decision, "recommendation": verdict.recommendation})
 
 
 def do_hear_rest(current: Round) -> Path:
@@ -271,12 +271,10 @@ def do_hear_rest(current: Round) -> Path:
 
 def _lost_in(table: Path) -> int:
     """Rows of a table that were given up as no fault of theirs: evidence on disk never says that of a clip."""
-    import pyarrow.parquet as pq
-
     from shibolet.audit.workers import LOST
+    from shibolet.records.audited import read_audited
 
-    failures = pq.read_table(table, columns=["failure"])["failure"].to_pylist()
-    return sum(failure in LOST for failure in failures)
+    return sum(row.failure in LOST for row in read_audited(table, short=True))
 
 
 def _named(path: Path) -> DataSource:
@@ -284,8 +282,10 @@ def _named(path: Path) -> DataSource:
     return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
 
 
-def do_calibrate(current: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None) -> dict:
-    """The content of `calibration.json`: what the recipe's listeners detect, measured on clean clips that are damaged.
+def do_calibrate(
+    current: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None
+) -> CalibrationFile:
+    """What the recipe's listeners detect, measured on clean clips that are damaged.
 
     `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language; with
     `minutes` so much is heard as fits.
@@ -295,6 +295,7 @@ def do_calibrate(current: Round, clean: Sequence[Path], foreign: Sequence[Path],
     data, others = (current.join([_named(path) for path in paths]) for paths in (clean, foreign))
     recipe, listener, path = current.recipe, _listener(current), current.folder.calibration
     inputs = {
+        "format": CalibrationFile.FORMAT,
         "data": [data.digest, others.digest],
         "language": recipe.language,
         "calibrate": recipe.calibrate.model_dump(mode="json"),
@@ -303,10 +304,10 @@ def do_calibrate(current: Round, clean: Sequence[Path], foreign: Sequence[Path],
     }
     if minutes is not None:
         inputs["minutes"] = minutes
-    stage = _begin(current, "calibrate", inputs, lambda: _lost_of(path))
+    stage = _begin(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
     if not stage.done:
         with current.track("calibrate") as progress:
-            content = run_calibrate(
+            run_calibrate(
                 data.utterances,
                 others.utterances,
                 out_path=path,
@@ -319,15 +320,16 @@ def do_calibrate(current: Round, clean: Sequence[Path], foreign: Sequence[Path],
                 tell=current.tell,
                 on_progress=progress,
             )
-        write_json(path, content | {"num_lost": _tell_lost(current, listener)})
+        _tell_lost(current, listener)
         stage.finish()
-    return read_json(path)
+    return CalibrationFile.read(path)
 
 
-def do_gate(current: Round, *, prepared: bool = False) -> dict:
-    """The content of `gate.json`: the verdict on the raw data, or on what prepare kept."""
+def do_gate(current: Round, *, prepared: bool = False) -> GateVerdict:
+    """The verdict on the raw data, or on what prepare kept."""
     name = "gate-prepared" if prepared else "gate"
     inputs = {
+        "format": GateVerdict.FORMAT,
         "audit": current.folder.digest("audit-prepared" if prepared else "audit"),
         "gate": current.recipe.gate.model_dump(mode="json"),
     }
@@ -336,7 +338,7 @@ def do_gate(current: Round, *, prepared: bool = False) -> dict:
     if not stage.done:
         run_gate(current.folder.audit(prepared=prepared), path, _gate_config(current, prepared))
         stage.finish()
-    return read_json(path)
+    return GateVerdict.read(path)
 
 
 def do_audit_page(current: Round) -> Path:

@@ -25,22 +25,22 @@ def run_stages(current: Round) -> int:
     """
     auditing.do_audit(current)
     gate = auditing.do_gate(current)
-    current.tell(f"gate: {gate['decision']}. {gate['recommendation']}")
-    if gate["next"] == "stop":
+    current.tell(f"gate: {gate.decision}. {gate.recommendation}")
+    if gate.next == "stop":
         current.retire("prepare", *REPAIR, *_after_gates(current))
-        current.tell(_way_on(gate["decision"]))
-        return gate["exit_code"]
-    if gate["decision"] == "INVALID":
+        current.tell(_way_on(gate.decision))
+        return gate.exit_code
+    if gate.decision == "INVALID":
         current.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
     stages.do_prepare(current)
-    if gate["next"] == "repair":
+    if gate.next == "repair":
         auditing.do_audit(current, prepared=True)
         repaired = auditing.do_gate(current, prepared=True)
-        current.tell(f"gate on what was kept: {repaired['decision']}. {repaired['recommendation']}")
-        if repaired["next"] != "continue":
+        current.tell(f"gate on what was kept: {repaired.decision}. {repaired.recommendation}")
+        if repaired.next != "continue":
             current.retire(*_after_gates(current))
             current.tell("the gate is closed after repair too: prepared/ledger.jsonl says what was dropped and why")
-            return repaired["exit_code"]
+            return repaired.exit_code
     else:
         current.retire(*REPAIR)
     stages.do_train(current)

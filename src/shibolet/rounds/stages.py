@@ -8,11 +8,14 @@ from tempfile import TemporaryDirectory
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.candidate import Candidate, Model
+from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison, Named
+from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.documents.training import TrainResult
-from shibolet.records.files import hash_file, read_json
+from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.rounds import auditing
@@ -21,24 +24,25 @@ from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
 
-def do_prepare(current: Round) -> dict:
-    """The content of `prepared/summary.json`; hears first what the sample left out, where the recipe wants it heard.
+def do_prepare(current: Round) -> Prepared:
+    """What is left to train on; hears first what the sample left out, where the recipe wants it heard.
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
     from shibolet.audit.review import read_review
     from shibolet.prepare.stage import SUMMARY, run_prepare
-    from shibolet.prepare.verdicts import AuditedRows
+    from shibolet.prepare.verdicts import ReviewedRows
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
     folder.digest("gate")  # there must be one
-    if read_json(folder.gate())["decision"] == "INVALID":
+    if GateVerdict.read(folder.gate()).decision == "INVALID":
         config = config.model_copy(update={"drop_low_quality": False})
     tables = [folder.audited_utterances()]
     if config.unheard == "audit" and config.drop_low_quality:
         tables.append(auditing.do_hear_rest(current))
     inputs = {
+        "format": Prepared.FORMAT,
         "data": current.data.digest,
         "verdicts": [hash_file(table) for table in tables],
         "prepare": config.model_dump(mode="json"),
@@ -53,7 +57,7 @@ def do_prepare(current: Round) -> dict:
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
-                AuditedRows(tables, answers),
+                ReviewedRows(tables, answers),
                 config=config,
                 language=recipe.language,
                 seed=recipe.seed,
@@ -62,7 +66,7 @@ def do_prepare(current: Round) -> dict:
                 on_progress=progress,
             )
         stage.finish()
-    return read_json(folder.prepared / SUMMARY)
+    return Prepared.read(folder.prepared / SUMMARY)
 
 
 def do_train(current: Round) -> TrainResult:
@@ -143,13 +147,9 @@ def _audit_summary(folder: RunFolder) -> dict:
     """What trackers show of the audit."""
     if not folder.gate().exists():
         return {}
-    gate, report = read_json(folder.gate()), read_json(folder.alignment_report())
-    kept = {
-        name: report[name]
-        for name in ("low_quality_percentage", "low_quality_count", "total_samples")
-        if name in report
-    }
-    return {"decision": gate["decision"], "low_quality_pct": gate["low_quality_pct"]["rate"], **kept}
+    gate, report = GateVerdict.read(folder.gate()), AlignmentReport.read(folder.alignment_report())
+    counts = {name: getattr(report, name) for name in ("low_quality_percentage", "low_quality_count", "total_samples")}
+    return {"decision": gate.decision, "low_quality_pct": gate.low_quality_pct.rate, **counts}
 
 
 def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:

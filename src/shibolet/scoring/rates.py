@@ -5,7 +5,7 @@ of this data set: then the interval is that of simple random sampling without re
 recordings the utterances share. Each stratum's own interval is exact, and they are put together by squares (MOVER, Zou
 and Donner, Statistics in Medicine 2008): one effective sample size for unlike strata covers too seldom.
 
-The rate of new recordings from the same sources is another question, of another interval (`Target`).
+The rate of new recordings from the same sources is another question, of another interval (`target`).
 """
 
 import math
@@ -14,23 +14,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from shibolet.errors import DataError
+from shibolet.records.documents.alignment import StratumSize
+from shibolet.records.documents.gate import Target
 
 THIN_UTTERANCES = 30  # a stratum that is heard with fewer is named in the notes
 MIN_RECORDINGS = 30  # that new ones can be judged by: ten gave 17% wrong PROCEED at an intraclass correlation of .6
 ENDLESS = 10_000  # a population of so many times what was drawn is drawn from as if it had no end
-Target = Literal["data_set", "new_recordings"]
 _ROUNDING = 1e-6  # of an utterance: what floating point leaves of a whole number
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StratumSize:
-    """One stratum of the population from which the sample was drawn."""
-
-    num_utterances: int
-    hours: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

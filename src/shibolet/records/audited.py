@@ -1,0 +1,159 @@
+"""The audited utterance: what the audit says of each, as its tables have it; the tables' schema is derived from it.
+
+`utterances.parquet`, `rest.parquet`: rows are written as they come and read a batch at a time, so that memory does not
+grow with their number.
+"""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shibolet.errors import DataError
+from shibolet.records.files import writing
+from shibolet.records.utterance import AudioRef
+
+UNREADABLE = "unreadable"  # the domain of rows that never became utterances: known whole, all low quality
+BATCH_ROWS = 1024  # in memory at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audited:
+    """An utterance that was heard, or a row of the data that never became one; None is not known."""
+
+    id: str
+    source: str
+    recording: str | None = None
+    speaker: str | None = None
+    domain: str
+    text: str
+    duration_s: float
+    audio: AudioRef | None = None  # relative to the run folder where it lies below; None: of a row that cannot be read
+    flags: tuple[str, ...] | None = None  # what people noted of it, as in `Utterance`
+    failure: str | None = None  # why it could not be scored, a ledger rule: undecodable, no_words, ...
+    is_low_quality: bool
+    # A guess: wrong_text, text_missing, text_extra, audio_cut, no_speech, other_language; None: not low, or a failure.
+    suspect: str | None = None
+    reasons: tuple[str, ...] = ()  # sentences with the number that decided
+    coverage: float | None = None  # share of words with evidence; None: nothing aligned it
+    confidence: float | None = None  # the score that decides; no probability
+    probability: float | None = None  # that text and audio belong together, in a stated mixture
+    length_mismatch: bool | None = None
+    hypothesis: str = ""
+    words: tuple[str, ...] = ()  # of the text, as they are compared; W of them
+    starts_s: tuple[float, ...] = ()  # of each word [W]; empty where nobody knows
+    ends_s: tuple[float, ...] = ()
+    num_words: int | None = None  # this and what follows: `audit/signals.py` says what each signal is
+    num_letters: int | None = None
+    speech_s: float | None = None
+    text_logp: float | None = None
+    text_score: float | None = None
+    worst_score: float | None = None
+    cer: float | None = None
+    edge_cer: float | None = None
+    length_ratio: float | None = None
+    words_heard: float | None = None
+    letters_per_s: float | None = None
+    snr_db: float | None = None
+    bandwidth_hz: float | None = None
+
+
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_LONG = ("audio", "reasons", "hypothesis", "words", "starts_s", "ends_s")
+
+
+def _required(hint: Any) -> Any:
+    """A type hint less `| None`."""
+    left = [one for one in get_args(hint) if one is not NoneType]
+    return left[0] if NoneType in get_args(hint) else hint
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    hint = _required(hint)
+    if get_origin(hint) is tuple:
+        return pa.list_(_arrow_type(get_args(hint)[0]))
+    return _SCALARS.get(hint) or pa.struct(_columns(hint))
+
+
+def _columns(kind: type) -> list[tuple[str, pa.DataType]]:
+    hints = get_type_hints(kind)
+    return [(field.name, _arrow_type(hints[field.name])) for field in fields(kind)]
+
+
+SCHEMA = pa.schema(_columns(Audited))
+_LISTS = {field.name for field in SCHEMA if pa.types.is_list(field.type)}
+_SHORT = [name for name in SCHEMA.names if name not in _LONG]
+
+
+def to_table(rows: Iterable[Audited]) -> pa.Table:
+    """Rows as the columns of `SCHEMA`."""
+    return pa.Table.from_pylist([_plain(row) for row in rows], schema=SCHEMA)
+
+
+def write_audited(path: Path, rows: Iterable[Audited]) -> None:
+    """Write a table whole or not at all."""
+    rows = iter(rows)
+    with writing(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        while batch := list(islice(rows, BATCH_ROWS)):
+            writer.write_table(to_table(batch))
+
+
+def read_audited(path: Path, *, short: bool = False, only: Container[str] | None = None) -> Iterator[Audited]:
+    """The rows of a table in their order; of these ids `only`, where they are given.
+
+    `short` rows are read without their audio, reasons, hypothesis, words and times: each of those is an AttributeError.
+    """
+    for batch in _opened(path).iter_batches(BATCH_ROWS, columns=_SHORT if short else SCHEMA.names):
+        if only is not None:
+            batch = batch.take([i for i, id in enumerate(batch["id"].to_pylist()) if id in only])
+        yield from map(_row, batch.to_pylist())
+
+
+class AuditedRows(Mapping[str, Audited]):
+    """Rows of tables by id, made one at a time: lists are large in Python."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._table = pa.concat_tables([_opened(path).read(SCHEMA.names) for path in paths]).combine_chunks()
+        self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
+
+    def __getitem__(self, id: str) -> Audited:
+        return _row(self._table.slice(self._place_of[id], 1).to_pylist()[0])
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._place_of
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place_of)
+
+    def __len__(self) -> int:
+        return len(self._place_of)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    file = pq.ParquetFile(path)
+    if lacking := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+        raise DataError(f"{path} has no column '{lacking[0]}': an earlier version wrote it; run 'shibolet audit' again")
+    return file
+
+
+def _plain(row: Audited) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in SCHEMA.names}
+    audio = row.audio and {field.name: getattr(row.audio, field.name) for field in fields(AudioRef)}
+    return {**values, "audio": audio}
+
+
+def _row(values: dict[str, Any]) -> Audited:
+    """A row with those fields that were read."""
+    row = object.__new__(Audited)
+    for name, value in values.items():
+        if value is not None and name in _LISTS:
+            value = tuple(value)
+        elif value is not None and name == "audio":
+            value = AudioRef(**value)
+        object.__setattr__(row, name, value)
+    return row

@@ -1,0 +1,64 @@
+"""`prepared/summary.json`: what is left to train on, and what became of the rest."""
+
+from typing import ClassVar
+
+from shibolet.records.documents.base import Document, Part
+
+
+class Amount(Part):
+    """A number of utterances and their hours in all."""
+
+    utterances: int
+    hours: float
+
+
+class Counts(Part):
+    """What became of the utterances: kept + dropped = given."""
+
+    given: int
+    kept: int  # of which at least a piece stays
+    dropped: int
+
+
+class Hours(Part):
+    """... and of their hours: kept + dropped + left_out_of_kept = given."""
+
+    given: float
+    kept: float  # of the pieces
+    dropped: float
+    left_out_of_kept: float
+
+
+class Cut(Part):
+    """Utterances of which more than one piece came, and their pieces."""
+
+    utterances: int
+    pieces: int
+
+
+class Split(Amount):
+    """One side of the split; its utterances are rows, so pieces count each."""
+
+    domains: dict[str, Amount]
+    groups: int  # speakers, recordings or files: what it was split by
+
+
+class Prepared(Document):
+    """`prepared/summary.json`; by rule, the most frequent first."""
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "'shibolet prepare RECIPE' makes it anew"
+
+    utterances: Counts
+    hours: Hours
+    cut: Cut
+    train: Split
+    dev: Split
+    dropped_by_rule: dict[str, Amount]
+    changed_by_rule: dict[str, Amount]  # hours: what was left out of utterances that stay
+    unread: dict[str, int]  # rows that never became utterances, counted nowhere else
+    language: str
+    normaliser: str
+    seed: int
+    split_by: str
+    notes: tuple[str, ...]  # sentences
