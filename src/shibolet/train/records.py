@@ -96,6 +96,7 @@ def step_row(
     loss: float | None,
     grad_norm: float,
     grad_norm_by_part: dict[str, float],
+    numbers: dict[str, float],
     skipped: str | None,
     seconds: dict[str, float],
     memory: dict[str, float] | None,
@@ -123,6 +124,8 @@ def step_row(
             "audio_s_per_s": round(audio_s / seconds["step"], 2),
         },
     }
+    if numbers and not skipped:
+        row["numbers"] = numbers  # of the objective, beside its loss
     return row if memory is None else {**row, "memory": memory}
 
 
@@ -133,6 +136,7 @@ def scalars_of(row: dict[str, Any]) -> dict[str, float]:
         "training/grad_norm": row["grad_norm"],
         "training/strategy": row["phase_index"],
         "training/epoch": row["epoch"],
+        **{f"training/{name}": value for name, value in row.get("numbers", {}).items()},
         **{f"lr/{part}": lr for part, lr in row["lr"].items()},
         **{f"grad_norm/{part}": norm for part, norm in row["grad_norm_by_part"].items()},
         **{f"timing/{name}": value for name, value in row["timing"].items()},
