@@ -146,7 +146,8 @@ def test_a_refused_step_changes_nothing(dtype: torch.dtype):
 def test_a_step_without_gradients_waits_for_no_update():
     model, optimizer = make(torch.float32)
     before = model.first.weight.detach().clone()
-    told = update(optimizer, Ran([], failed_tokens=77))
+    told = update(optimizer, Ran([], {"seen": []}, failed_tokens=77), flags=(True,))
     assert not told.done and told.failed_tokens == 77 and not any(told.grad_norm_by_part.values())
+    assert told.numbers == {"seen": 0.0} and told.flags == (True,)
     take_steps(model, optimizer, 0, 1)
     assert states(optimizer)["first.weight"]["step"] == 1 and not model.first.weight.equal(before)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from shibolet.errors import Preempted, RecipeError
 from shibolet.model.qwen3_asr.fused import fuse_decoder
@@ -33,7 +34,6 @@ from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
-from shibolet.train.objective import Objective
 from shibolet.train.objectives.registry import OBJECTIVES
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
@@ -45,6 +45,8 @@ from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
+# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
+DevScorer = Callable[[LoadedModel], dict[str, Any]]
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -56,7 +58,7 @@ def run_train(
     config: TrainConfig,
     language: str,
     seed: int,
-    score_dev: Callable[[LoadedModel], dict[str, Any]] | None,
+    score_dev: DevScorer | None,
     about: Mapping[str, Any],
     num_threads: int | None = None,
     only_through: str | None = None,
@@ -82,31 +84,19 @@ def run_train(
             return done
     config, plan = _plan(opened, config, seed, out_dir)
     num_workers = worker_count(config.num_workers, opened.ranks.device, opened.ranks.num_processes)
-    threads_before = threads = torch.get_num_threads()
+    threads = torch.get_num_threads()
     if num_workers and not num_threads:
         threads = min(threads, threads_beside(num_workers, opened.ranks.num_processes))
-    store = CheckpointStore(out_dir / "checkpoints")
-    model, is_main = opened.loaded.model, opened.ranks.is_main_process
-    objective = OBJECTIVES[config.objective]()
-    trainer = GradualUnfreezeTrainer(
-        model=model, thaw=partial(enter_phase, model), objective=objective,
-        reader=_reader(opened, config, objective, seed, num_workers, out_dir), examples=opened.examples,
-        ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
-        new_ladder=partial(MemoryLadder, config, opened.examples, num_layers_of(model)["decoder"]), store=store,
-        score_dev=score_dev and partial(score_dev, opened.loaded), ranks=opened.ranks, on_step=on_step,
-        records=Records(
-            out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan}, step), is_main=is_main
-        ),
+    trainer = _trainer(
+        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
+        score_dev=score_dev, about={**about, "plan": plan},
     )  # fmt: skip
-    try:
-        torch.set_num_threads(threads)
-        state = _train(trainer, out_dir / "PREEMPTED")
-    finally:
-        torch.set_num_threads(threads_before)
+    state = _train(trainer, out_dir / "PREEMPTED", threads)
     chosen = choose(trainer, state, config, last_phase)
     result = _result(opened, state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
-    if is_main:
-        write_final(base, config, seed, average_weights([store.at(step) for step in chosen.steps]), out_dir / "final")
+    if opened.is_main:
+        checkpoints = [trainer.keeper.store.at(step) for step in chosen.steps]
+        write_final(base, config, seed, average_weights(checkpoints), out_dir / "final")
         write_json(result_path, result)
     opened.ranks.wait_for_everyone()
     return result
@@ -123,6 +113,14 @@ class _Opened:
     ledger: list[LedgerLine]
     fingerprint: dict[str, str]
 
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.loaded.model
+
+    @property
+    def is_main(self) -> bool:
+        return self.ranks.is_main_process
+
 
 def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     ranks = join_ranks()
@@ -137,7 +135,7 @@ def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, see
 
 def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, dict]:
     """The settings with the planned length of packs, and the plan; the model then has its adapters and its device."""
-    model, ranks, examples = opened.loaded.model, opened.ranks, opened.examples
+    model, ranks, examples = opened.model, opened.ranks, opened.examples
     add_adapters(model, config, seed)
     plan = make_plan(
         config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
@@ -145,42 +143,54 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan["step"]["pack_tokens"]})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
-    if ranks.is_main_process:
+    if opened.is_main:
         write_json(out_dir / "plan.json", plan)
     model.to(ranks.device)
     fuse_decoder(model)
     return config, plan
 
 
-def _reader(
-    opened: _Opened, config: TrainConfig, objective: Objective, seed: int, num_workers: int, out_dir: Path
-) -> PackReader:
-    model, ranks = opened.loaded.model, opened.ranks
+def _trainer(
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
+    score_dev: DevScorer | None, about: Mapping[str, Any], on_step: StepCallback | None,
+) -> GradualUnfreezeTrainer:  # fmt: skip
+    model, ranks, examples, objective = opened.model, opened.ranks, opened.examples, OBJECTIVES[config.objective]()
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
             return None
         return EncoderCache(
-            out_dir / "encoder_cache", model, opened.examples, step=step, is_main=ranks.is_main_process,
-            wait=ranks.wait_for_everyone,
-        )  # fmt: skip
+            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=ranks.wait_for_everyone
+        )
 
-    return PackReader(
+    reader = PackReader(
         opened.prompt.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
     )  # fmt: skip
+    return GradualUnfreezeTrainer(
+        model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
+        ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
+        new_ladder=partial(MemoryLadder, config, examples, num_layers_of(model)["decoder"]),
+        store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
+        ranks=ranks, records=Records(out_dir, partial(start_trackers, out_dir, config, about), is_main=opened.is_main),
+        on_step=on_step,
+    )  # fmt: skip
 
 
-def _train(trainer: GradualUnfreezeTrainer, marker: Path) -> TrainState:
-    """Train; after a signal `marker` says so until the next start."""
+def _train(trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int) -> TrainState:
+    """Train with so many threads of torch; after a signal `marker` says so until the next start."""
     if trainer.is_main:
         marker.unlink(missing_ok=True)
+    threads_before = torch.get_num_threads()
     try:
+        torch.set_num_threads(num_threads)
         return trainer.train()
     except Preempted as stopped:
         if trainer.is_main:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
         raise
+    finally:
+        torch.set_num_threads(threads_before)
 
 
 def _result(

@@ -42,8 +42,6 @@ from shibolet.train.update import Ran, update
 
 LOG = logging.getLogger(__name__)
 
-# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
-DevScorer = Callable[[], dict[str, Any]]
 StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of each step, on the main rank
 
 
@@ -70,7 +68,7 @@ class GradualUnfreezeTrainer:
         fingerprint: dict[str, str],
         last_phase: int,
         store: CheckpointStore,
-        score_dev: DevScorer | None,
+        score_dev: Callable[[], dict[str, Any]] | None,  # of the model as it is: `stage.DevScorer`
         ranks: PartialState,
         records: Records,
         on_step: StepCallback | None = None,
@@ -81,7 +79,7 @@ class GradualUnfreezeTrainer:
         self.config, self.seed, self.last_phase = config, seed, last_phase
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
         self.device, self.is_main = ranks.device, ranks.is_main_process
-        self.rank, self.num_ranks, self.wait = ranks.process_index, ranks.num_processes, ranks.wait_for_everyone
+        self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
         self.keeper = Keeper(model, store, fingerprint, is_main=self.is_main)
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
