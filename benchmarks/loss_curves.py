@@ -32,12 +32,13 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import probe
 from shibolet.train.config import OptimizerConfig, PhaseConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.objective import TrainStep
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.packing import step_utterances
 from shibolet.train.phases import enter_phase
 from shibolet.train.reader import PackReader
-from shibolet.train.trainer import PackedLoss
-from shibolet.train.update import update
+from shibolet.train.update import Ran, update
 
 LR = 3e-4
 WINDOW = 20
@@ -92,7 +93,7 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> tupl
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:
         fuse_decoder(model)
-    loss_of_pack, losses, seconds = PackedLoss(model), [], []
+    objective, losses, seconds = Transcribe(), [], []
     for step in range(args.steps):
         utterances = step_utterances(step, num_utterances=len(examples), utterances_per_step=args.utterances, seed=seed)
         chosen = [examples[u] for u in utterances]
@@ -104,12 +105,12 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> tupl
         begun = time.perf_counter()
         if fast:
             with packed_attention(model):
-                loss = loss_of_pack(packs[0])
+                loss = objective.loss(model, packs[0], TrainStep(chosen, 0.0)).total
                 (loss / num_targets).backward()
         else:
             loss = plain_loss(loaded, packs)
             (loss / num_targets).backward()
-        losses.append(update(optimizer, [loss.detach()]).loss_sum / num_targets)  # waits for the device
+        losses.append(update(optimizer, Ran([loss.detach()])).loss_sum / num_targets)  # waits for the device
         seconds.append(time.perf_counter() - begun)
     return losses, median(seconds)
 

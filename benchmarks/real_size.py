@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
@@ -22,10 +22,11 @@ from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 from shibolet.recipe import load_recipe
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.memory import Sizes, assumed_sizes
+from shibolet.train.objective import TrainStep
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.phases import add_adapters, enter_phase
-from shibolet.train.trainer import PackedLoss
-from shibolet.train.update import update
+from shibolet.train.update import Ran, update
 
 ALL_PARTS = {"encoder.conv": 1e-5, "encoder.layers": 1e-5, "projector": 1e-5, "embeddings": 1e-5,
              "decoder.layers": 1e-5, "decoder.norm": 1e-5}  # fmt: skip
@@ -109,7 +110,7 @@ class Stepper:
         self.optimizer.set_lr(1e-3)
         self.waited_s = 0.0  # of the host for the device, in all steps
         fuse_decoder(model)
-        self.loss: nn.Module = PackedLoss(model)
+        self.objective = Transcribe()
         names = [name for group in groups.values() for name in group]
         self.cost = Cost(model, names, model.dtype.itemsize)
         self.trainable = sum(weight.numel() for group in groups.values() for weight in group.values())
@@ -119,11 +120,11 @@ class Stepper:
         losses = []
         with packed_attention(self.model):
             for number, pack in enumerate(packs, start=1):
-                loss = self.loss(pack)
+                loss = self.objective.loss(self.model, pack, TrainStep([], 0.0)).total
                 with self.optimizer.shards.early(is_last=number == len(packs)):
                     (loss / num_targets).backward()
                 losses.append(loss.detach())
-        told = update(self.optimizer, losses)
+        told = update(self.optimizer, Ran(losses))
         self.waited_s += told.waited_s
         return told.loss_sum / num_targets
 

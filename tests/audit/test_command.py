@@ -75,7 +75,8 @@ def test_a_check_asks_for_nothing_that_an_audit_does_not_need(shibolet) -> None:
 
 def test_a_check_names_a_file_of_hypotheses_that_is_not_there(shibolet) -> None:
     code, out, _ = shibolet("check", "only-audit.yaml", "--set", "audit.recogniser=./gone.jsonl", "--json")
-    assert code == 3 and any(row["state"] == "missing" and "gone.jsonl" in row["what"] for row in json.loads(out))
+    found = json.loads(out)["findings"]
+    assert code == 3 and any(row["state"] == "missing" and "gone.jsonl" in row["what"] for row in found)
 
 
 def test_an_audit_from_a_file_ends_with_its_verdict_and_a_page(shibolet, tmp_path: Path) -> None:

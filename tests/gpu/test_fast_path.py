@@ -19,9 +19,10 @@ from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encod
 from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train.config import OptimizerConfig
+from shibolet.train.objective import TrainStep
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.optimizer import MasterAdamW
-from shibolet.train.trainer import PackedLoss
-from shibolet.train.update import update
+from shibolet.train.update import Ran, update
 
 pytestmark = pytest.mark.gpu
 
@@ -127,13 +128,13 @@ def test_a_step_waits_for_the_device_nowhere(model, pack):
     optimizer = MasterAdamW({"all": weights}, {"all": 1e-3}, OptimizerConfig())
     assert all(dict(optimizer.state(name))["master"].dtype == torch.float32 for name in weights)
     optimizer.set_lr(1.0)
-    loss, on_gpu = PackedLoss(model), pack.to("cuda")
+    on_gpu, no_examples = pack.to("cuda"), TrainStep([], 0.0)
 
     def step() -> None:
         with packed_attention(model):
-            total = loss(on_gpu)
+            total = Transcribe().loss(model, on_gpu, no_examples).total
             total.div(100).backward()
-        assert update(optimizer, [total.detach()]).done  # waits for an event, not for what was launched after it
+        assert update(optimizer, Ran([total.detach()])).done  # waits for an event, not for what was launched after it
 
     step()  # kernels are compiled
     torch.cuda.synchronize()

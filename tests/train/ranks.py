@@ -21,13 +21,14 @@ from torch import Tensor
 from shibolet.errors import Preempted
 from shibolet.train import shards, stage
 from shibolet.train.config import LoraSettings, TrainConfig
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.ranks import join_ranks
 from shibolet.train.shards import Shards
-from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
+from shibolet.train.trainer import GradualUnfreezeTrainer
 
 CONFIG = tiny_config(lora=LoraSettings(part="decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0))
 FAILING = {
-    "forward": (PackedLoss, "forward"),
+    "forward": (Transcribe, "loss"),
     "backward": (Shards, "_arrive"),  # sums of the gradients before it have begun
 }
 FORK = multiprocessing.get_context("forkserver")

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from test_trainer import rows, run
 from tiny_run import tiny_config
@@ -19,9 +18,10 @@ from shibolet.train import guards
 from shibolet.train.config import GuardsConfig, PhaseConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.guards import RollBack
+from shibolet.train.objective import PackLoss
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.reader import Decoded, PackReader
 from shibolet.train.state import TrainState
-from shibolet.train.trainer import PackedLoss
 
 CONFIG = GuardsConfig()
 B = PhaseConfig(name="B", num_epochs=2, lr_by_part={"projector": 2e-4})
@@ -128,12 +128,13 @@ def test_a_batch_that_gives_no_number_is_skipped_and_named(base_dir, prepared_di
 
 
 def test_a_batch_of_a_hundredfold_loss_is_clipped_and_told(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
-    plain, calls = PackedLoss.forward, itertools.count(1)
+    plain, calls = Transcribe.loss, itertools.count(1)
 
-    def hundredfold(self: PackedLoss, pack) -> torch.Tensor:
-        return plain(self, pack) * (100 if next(calls) == 4 else 1)  # step 3: one pack a step, after the trial
+    def hundredfold(*args) -> PackLoss:
+        times = 100 if next(calls) == 4 else 1  # step 3: one pack a step, after the trial
+        return PackLoss(plain(*args).total * times)
 
-    monkeypatch.setattr(PackedLoss, "forward", hundredfold)
+    monkeypatch.setattr(Transcribe, "loss", hundredfold)
     config = tiny_config(pack_tokens=4096, guards=GuardsConfig(window_steps=2))
     run(base_dir, prepared_dir, tmp_path, config)
     assert events(tmp_path) == [(3, "outlier")]
@@ -145,13 +146,13 @@ def test_a_batch_of_a_hundredfold_loss_is_clipped_and_told(base_dir, prepared_di
 def test_skips_in_a_row_roll_back_pass_over_them_and_in_the_end_give_up(base_dir, prepared_dir, tmp_path, monkeypatch):
     """From step 3 on the first three attempts give no number."""
     calls = []
-    plain = PackedLoss.forward
+    plain = Transcribe.loss
 
-    def failing(self: PackedLoss, pack) -> torch.Tensor:
+    def failing(*args) -> PackLoss:
         calls.append(None)
-        return plain(self, pack) * (math.nan if len(calls) in bad else 1.0)
+        return PackLoss(plain(*args).total * (math.nan if len(calls) in bad else 1.0))
 
-    monkeypatch.setattr(PackedLoss, "forward", failing)
+    monkeypatch.setattr(Transcribe, "loss", failing)
     config = tiny_config(
         utterances_per_step=4, pack_tokens=4096, checkpoint_every_steps=1,
         guards=GuardsConfig(max_skips=2, max_rollbacks=1),

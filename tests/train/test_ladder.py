@@ -9,28 +9,31 @@ import torch
 from test_guards import events
 from test_trainer import rows, run, without_dropout
 from tiny_run import PHASE_A, tiny_config
+from transformers import PreTrainedModel
 
 from shibolet.errors import OutOfMemory, RecipeError
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
+from shibolet.train.objective import PackLoss, TrainStep
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.state import Decisions
-from shibolet.train.trainer import GradualUnfreezeTrainer, PackedLoss
+from shibolet.train.trainer import GradualUnfreezeTrainer
 
 
-def limit(monkeypatch: pytest.MonkeyPatch, fits: Callable[[PackedLoss, Pack], bool]) -> list[int]:
+def limit(monkeypatch: pytest.MonkeyPatch, fits: Callable[[PreTrainedModel, Pack], bool]) -> list[int]:
     """Make packs that do not fit run out of memory, as CUDA would; their numbers of tokens."""
     failed = []
-    plain = PackedLoss.forward
+    plain = Transcribe.loss
 
-    def forward(self: PackedLoss, pack: Pack) -> torch.Tensor:
-        if not fits(self, pack):
+    def loss(self: Transcribe, model: PreTrainedModel, pack: Pack, step: TrainStep) -> PackLoss:
+        if not fits(model, pack):
             failed.append(pack.num_tokens)
             raise torch.OutOfMemoryError("injected")
-        return plain(self, pack)
+        return plain(self, model, pack, step)
 
-    monkeypatch.setattr(PackedLoss, "forward", forward)
+    monkeypatch.setattr(Transcribe, "loss", loss)
     return failed
 
 
@@ -43,7 +46,7 @@ def test_the_largest_pack_is_tried_first_and_smaller_packs_change_nothing(
 ):
     config = tiny_config(lora=without_dropout(), pack_tokens=4096)
     run(base_dir, prepared_dir, tmp_path / "whole", config)
-    failed = limit(monkeypatch, lambda objective, pack: pack.num_tokens <= 150)
+    failed = limit(monkeypatch, lambda model, pack: pack.num_tokens <= 150)
     run(base_dir, prepared_dir, tmp_path / "small", config)
     assert failed == sorted(failed, reverse=True) and len(failed) < 4  # once in the trial of B, kept for A
     assert events(tmp_path / "small") == [(0, "out_of_memory")] * len(failed)
@@ -56,7 +59,7 @@ def test_out_of_memory_within_a_step_takes_the_same_step_again(base_dir, prepare
     config = tiny_config(lora=without_dropout(), pack_tokens=4096)
     run(base_dir, prepared_dir, tmp_path / "whole", config)
     calls = []
-    failed = limit(monkeypatch, lambda objective, pack: calls.append(pack) or len(calls) != 3)  # one pack a step
+    failed = limit(monkeypatch, lambda model, pack: calls.append(pack) or len(calls) != 3)  # one pack a step
     run(base_dir, prepared_dir, tmp_path / "retried", config)
     assert len(failed) == 1 and events(tmp_path / "retried") == [(1, "out_of_memory")]
     state = json.loads((tmp_path / "retried" / "checkpoints" / "step-00000003" / "state.json").read_text())
@@ -76,8 +79,8 @@ def test_every_rung_is_taken_in_order_and_only_where_the_recipe_allows_it(
         GradualUnfreezeTrainer, "_enter", lambda self, *args: trainers.append(self) or plain(self, *args)
     )
 
-    def fits(objective: PackedLoss, pack: Pack) -> bool:
-        layers = objective.model.model.language_model.layers
+    def fits(model: PreTrainedModel, pack: Pack) -> bool:
+        layers = model.model.language_model.layers
         thawed = [number for number, layer in enumerate(layers) if layer.mlp.up_proj.weight.requires_grad]
         return thawed == [3] and layers[0].gradient_checkpointing and "max_audio" in trainers[-1].state.decisions.rungs
 
@@ -109,7 +112,7 @@ def test_slow_speech_is_longer_and_fits_its_packs_all_the_same(base_dir, prepare
     """One utterance a pack is the last step of the ladder, of its length at the slowest speed."""
     slow = tiny_config(lora=without_dropout(), augment=AugmentConfig(speeds=(0.5,)), pack_tokens=4096)
     longest = max(example.tokens_at(0.5) for example in examples)
-    failed = limit(monkeypatch, lambda objective, pack: pack.num_tokens <= longest)
+    failed = limit(monkeypatch, lambda model, pack: pack.num_tokens <= longest)
     run(base_dir, prepared_dir, tmp_path / "out", slow)
     assert failed and f"packs of at most {longest} tokens" in told(tmp_path / "out")[-1]
     with pytest.raises(RecipeError, match="raise it to"):
@@ -121,7 +124,7 @@ def test_the_top_decoder_layers_are_found_however_the_recipe_names_them(examples
     config = tiny_config(pack_tokens=4096, on_out_of_memory=OutOfMemoryConfig(decoder_layers=2))
     decisions = Decisions(rungs=["decoder_layers"])
     phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={part: 1e-4, "encoder.layers[0:1]": 1e-4})
-    narrowed = MemoryLadder(config, examples, decisions, 4).narrowed(phase)
+    narrowed = MemoryLadder(config, examples, 4, decisions).narrowed(phase)
     assert narrowed.lr_by_part == {"decoder.layers[2:4]": 1e-4, "encoder.layers[0:1]": 1e-4}
 
 
@@ -137,7 +140,8 @@ def test_checkpointed_activations_give_the_same_gradients(loaded, examples, read
             loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(3)
         with packed_attention(loaded.model):
-            PackedLoss(loaded.model)(reader.pack(examples[:3])).backward()
+            pack = reader.pack(examples[:3])
+            Transcribe().loss(loaded.model, pack, TrainStep(examples[:3], 0.0)).total.backward()
         weights = {name: weight for group in groups.values() for name, weight in group.items()}
         found.append({name: weight.grad.clone() for name, weight in weights.items()})
         for weight in weights.values():
@@ -149,8 +153,8 @@ def test_checkpointed_activations_give_the_same_gradients(loaded, examples, read
 
 def test_the_largest_pack_is_the_fullest_a_rank_can_get(examples):
     lengths = [example.num_tokens for example in examples]
-    ladder = MemoryLadder(tiny_config(pack_tokens=max(lengths) + min(lengths)), examples, Decisions(), 4)
+    ladder = MemoryLadder(tiny_config(pack_tokens=max(lengths) + min(lengths)), examples, 4, Decisions())
     largest = ladder.largest_pack(most_utterances=8)
     assert lengths[largest[0]] == max(lengths) and sum(lengths[u] for u in largest) <= ladder.pack_tokens
     assert len(largest) == 2
-    assert len(MemoryLadder(tiny_config(pack_tokens=9999), examples, Decisions(), 4).largest_pack(4)) == 4
+    assert len(MemoryLadder(tiny_config(pack_tokens=9999), examples, 4, Decisions()).largest_pack(4)) == 4

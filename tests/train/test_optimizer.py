@@ -7,7 +7,7 @@ from torch import nn
 from shibolet.errors import ShiboletError
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
-from shibolet.train.update import update
+from shibolet.train.update import Ran, update
 
 
 class Small(nn.Module):
@@ -135,7 +135,7 @@ def test_a_refused_step_changes_nothing(dtype: torch.dtype):
     for losses, gradient in (([torch.tensor(torch.inf)], 1.0), ([torch.tensor(1.0)], torch.nan)):
         for weight in model.parameters():
             weight.grad = torch.full_like(weight, gradient)
-        told = update(optimizer, losses, flags=(False, True))
+        told = update(optimizer, Ran(losses), flags=(False, True))
         assert not told.done and told.flags == (False, True) and not told.failed_tokens
         assert all(weight.grad is None for weight in model.parameters())
     take_steps(model, optimizer, 2, 3)
@@ -146,7 +146,8 @@ def test_a_refused_step_changes_nothing(dtype: torch.dtype):
 def test_a_step_without_gradients_waits_for_no_update():
     model, optimizer = make(torch.float32)
     before = model.first.weight.detach().clone()
-    told = update(optimizer, [], failed_tokens=77)
+    told = update(optimizer, Ran([], {"seen": []}, failed_tokens=77), flags=(True,))
     assert not told.done and told.failed_tokens == 77 and not any(told.grad_norm_by_part.values())
+    assert told.numbers == {"seen": 0.0} and told.flags == (True,)
     take_steps(model, optimizer, 0, 1)
     assert states(optimizer)["first.weight"]["step"] == 1 and not model.first.weight.equal(before)

@@ -14,7 +14,7 @@ from shibolet.train import shards
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.shards import divide_among_ranks, give_homes
-from shibolet.train.update import update
+from shibolet.train.update import Ran, update
 
 RANKS, DTYPES = 3, [torch.float32, torch.bfloat16]
 SHAPES = {"scale": (7,), "narrow": (40, 5), "wide": (33, 50), "bias": (1,), "last": (70, 9)}
@@ -52,7 +52,7 @@ def steps(weights: dict[str, nn.Parameter], ranks: list[int], failing: int | Non
                         if not (step == 2 and rank == 1):  # that rank has nothing to train on
                             chosen = names[len(names) // 2 :] if failed else names  # and here it gets no further
                             loss_of(weights, chosen, step, rank).backward()
-                told = update(optimizer, [torch.ones(()) for _ in ranks], failed_tokens=9 * failed)
+                told = update(optimizer, Ran([torch.ones(()) for _ in ranks], failed_tokens=9 * failed))
                 assert told.done is not fails and told.failed_tokens == 9 * fails
         carried = optimizer
     return optimizer

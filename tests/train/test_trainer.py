@@ -20,10 +20,11 @@ from shibolet.records.documents.scores import Folds
 from shibolet.records.documents.training import DevRates
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.objective import TrainStep
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.reader import PackReader
 from shibolet.train.stage import run_train
-from shibolet.train.trainer import PackedLoss
 
 
 def run(base_dir: Path, prepared_dir: Path, out_dir: Path, config: TrainConfig, **changes) -> dict:
@@ -116,7 +117,8 @@ def test_a_frozen_encoder_holds_no_graph(loaded: LoadedModel, examples: list[Tra
     for phase in config.phases:
         enter_phase(loaded.model, phase)
         with packed_attention(loaded.model):
-            assert PackedLoss(loaded.model)(reader.pack(examples[:2])).requires_grad
+            step = TrainStep(examples[:2], 0.0)
+            assert Transcribe().loss(loaded.model, reader.pack(examples[:2]), step).total.requires_grad
     assert seen == [False] * 6 + [False] * 4 + [True] * 2
 
 

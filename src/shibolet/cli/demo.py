@@ -40,14 +40,16 @@ def build(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint goes.")],
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where the speech goes.")],
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    device: str = "cpu",
-    workers: Annotated[int, typer.Option(min=1)] = 2,
-    max_minutes: Annotated[float | None, typer.Option(min=0.1, help="Of training; fewer steps if need be.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make speech and features.")] = 2,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of training; left out: as many as the shipped one's.")
+    ] = None,
 ):
-    """Train one of the tiny checkpoints from nothing, as the shipped one was."""
+    """Train one of the tiny checkpoints from nothing; the same command continues after an interruption."""
     from dataclasses import replace
 
     from shibolet.demo import build as checkpoints
 
-    settings = replace(checkpoints.SETTINGS[name], max_minutes=max_minutes)
-    checkpoints.build(settings, out, work, seed=seed, device=device, num_workers=workers)
+    settings = checkpoints.SETTINGS[name]
+    settings = replace(settings, num_steps=steps or settings.num_steps)
+    checkpoints.build(settings, out, work, seed=seed, num_workers=workers)

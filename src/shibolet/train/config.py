@@ -147,6 +147,7 @@ class TrainConfig(Config):
     """How a phase plan is run."""
 
     phases: tuple[PhaseConfig, ...]
+    objective: Literal["transcribe"] = "transcribe"  # what is minimised: a name in `train/objectives/registry.py`
     untie_head: bool = (
         True  # give the output projection weights of its own, so that it trains and embeddings stay frozen
     )

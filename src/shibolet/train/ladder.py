@@ -30,7 +30,7 @@ class MemoryLadder:
     """How large a pack may be and what else gave way; `decisions`, saved with each checkpoint, is all it remembers."""
 
     def __init__(
-        self, config: TrainConfig, examples: Sequence[TrainExample], decisions: Decisions, num_decoder_layers: int
+        self, config: TrainConfig, examples: Sequence[TrainExample], num_decoder_layers: int, decisions: Decisions
     ) -> None:
         self._examples, self._decisions, self._most = examples, decisions, config.pack_tokens
         self._config, self._num_decoder_layers = config.on_out_of_memory, num_decoder_layers

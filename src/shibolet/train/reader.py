@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import forkserver, get_context
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
 
@@ -35,7 +36,9 @@ from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
 from shibolet.train.data import FRAME_TOLERANCE, TrainExample
 from shibolet.train.encoder_cache import EncoderCache
+from shibolet.train.objective import Extras
 
+Needs = Callable[[TrainExample], Extras]  # `Objective.needs`
 _AHEAD = 2  # packs that each worker has ready or in work
 
 
@@ -68,8 +71,10 @@ class Decoded:
 class Decoder(Dataset):
     """Decodes, augments and lays out; a copy of it lives in each worker."""
 
-    def __init__(self, frame: TranscriptionFrame, augment: AugmentConfig | None, seed: int, num_bins: int) -> None:
-        self._frame, self._augment, self._seed, self._num_bins = frame, augment, seed, num_bins
+    def __init__(
+        self, frame: TranscriptionFrame, augment: AugmentConfig | None, seed: int, num_bins: int, needs: Needs | None
+    ) -> None:
+        self._frame, self._augment, self._seed, self._num_bins, self._needs = frame, augment, seed, num_bins, needs
 
     def __getitem__(self, request: PackRequest) -> Decoded:
         clips = [self.clip(example, request.epoch) for example in request.examples]
@@ -106,7 +111,31 @@ class Decoder(Dataset):
         pack = lay_out(sequences, num_frames, self._frame.audio_id, shift=True)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
-        return pack
+        return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack
+
+
+class Reader(Protocol):
+    """What the loop reads from: packs that its objective can compute a loss of."""
+
+    waited_s: float  # of the loop for packs; the loop sets it back
+
+    def lengths(self, examples: Sequence[TrainExample], epoch: int) -> list[int]:
+        """Tokens of each utterance as the epoch hears it; those of a pack are added up to stay within a limit."""
+
+    def enter_phase(self, step: int, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
+        """A phase begins, or goes on, at a step; `upcoming` are its requests in order, as far as is known."""
+
+    def read(self, model: nn.Module, requests: Sequence[PackRequest]) -> Iterator[Any]:
+        """The packs on the device, one by one, within the objective's context."""
+
+    def longest_pack(self, examples: Sequence[TrainExample]) -> Any:
+        """One pack of these utterances, as long as any epoch can have it."""
+
+    def end_step(self, step: int) -> None:
+        """Step `step` (from 1) is over on this rank."""
+
+    def close(self) -> None:
+        """No pack is asked for any more."""
 
 
 class PackReader:
@@ -122,24 +151,40 @@ class PackReader:
         seed: int = 0,
         cache_gib: float = 0.0,
         num_workers: int = 0,
+        needs: Needs | None = None,
+        open_cache: Callable[[int], EncoderCache | None] = lambda step: None,
     ) -> None:
-        """`cache_gib` of features are kept where this process decodes and nothing is augmented."""
+        """`cache_gib` of features are kept where this process decodes and nothing is augmented.
+
+        `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may.
+        """
         self._device = torch.device(device)
         self._log_mel = PackedLogMel(extractor, self._device)
-        self._decoder = Decoder(frame, augment, seed, extractor.feature_size)
+        self._decoder = Decoder(frame, augment, seed, extractor.feature_size, needs)
         slowest = augment and augment.model_copy(update={"speeds": (augment.slowest_speed,)})
-        self._slowest = Decoder(frame, slowest, seed, extractor.feature_size)
+        self._slowest = Decoder(frame, slowest, seed, extractor.feature_size, needs)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features [F, whole chunks of frames]
         self._frames: dict[str, int] = {}
         self._ahead = _ReadAhead(self._decoder, num_workers, self._device.type == "cuda") if num_workers else None
+        self._open_cache = open_cache
         self.encoder_cache: EncoderCache | None = None
         self.waited_s = 0.0  # for workers, or decoding here; the caller sets it back
 
     def lengths(self, examples: Sequence[TrainExample], epoch: int) -> list[int]:
         """Tokens of each sequence as the epoch hears it."""
         return [example.tokens_at(self._decoder.speed(example, epoch)) for example in examples]
+
+    def enter_phase(self, step: int, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
+        """Read ahead in this order, and keep encoder states while no encoder trains."""
+        self.encoder_cache = self._open_cache(step)
+        self.follow(upcoming)
+
+    def end_step(self, step: int) -> None:
+        """Write the encoder states of a step (from 1)."""
+        if self.encoder_cache:
+            self.encoder_cache.write(step)
 
     def follow(self, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
         """Read ahead in this order from now on; what comes before the pack that is asked for is passed over."""

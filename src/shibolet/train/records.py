@@ -95,6 +95,7 @@ def step_row(
     loss: float | None,
     grad_norm: float,
     grad_norm_by_part: dict[str, float],
+    numbers: dict[str, float],
     skipped: str | None,
     seconds: dict[str, float],
     memory: Memory | None,
@@ -121,6 +122,7 @@ def step_row(
             utterances_per_s=round(len(examples) / step_s, 2),
             audio_s_per_s=round(audio_s / step_s, 2),
         ),
+        numbers={} if skipped else numbers,
         memory=memory,
     )
 
@@ -132,6 +134,7 @@ def scalars_of(row: StepRow) -> dict[str, float]:
         "training/grad_norm": row.grad_norm,
         "training/strategy": row.phase_index,
         "training/epoch": row.epoch,
+        **{f"training/{name}": value for name, value in row.numbers.items()},
         **{f"lr/{part}": lr for part, lr in row.lr.items()},
         **{f"grad_norm/{part}": norm for part, norm in row.grad_norm_by_part.items()},
         **{f"timing/{name}": value for name, value in row.timing},

@@ -7,39 +7,49 @@ train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  tensorb
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from shibolet.errors import Preempted, RecipeError
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
+from shibolet.model.qwen3_asr.parts import num_layers_of
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
+from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
+from shibolet.records.ledger import LedgerLine
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
-from shibolet.train.ladder import gpu_memory_gib
+from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
+from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
+from shibolet.train.objectives.registry import OBJECTIVES
 from shibolet.train.packing import check_fit
-from shibolet.train.phases import add_adapters
+from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import join_ranks
 from shibolet.train.reader import PackReader, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
-from shibolet.train.trainer import DevScorer, GradualUnfreezeTrainer, StepCallback
+from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
+# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
+DevScorer = Callable[[LoadedModel], DevRates]
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -66,67 +76,135 @@ def run_train(
     holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    if num_threads:
-        torch.set_num_threads(num_threads)
     last_phase = phase_index(config, only_through)
     require_wandb(config.wandb_project)
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    opened = _open(prepared_dir, base, config, language, seed)
+    result_path = out_dir / "result.json"
+    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
+        if only_through in (None, done.through):
+            return done
+    config, plan = _plan(opened, config, seed, out_dir)
+    num_workers = worker_count(config.num_workers, opened.ranks.device, opened.ranks.num_processes)
+    threads = torch.get_num_threads()
+    if num_workers and not num_threads:
+        threads = min(threads, threads_beside(num_workers, opened.ranks.num_processes))
+    trainer = _trainer(
+        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
+        score_dev=score_dev, about={**about, "plan": plan.to_json()},
+    )  # fmt: skip
+    state = _train(trainer, out_dir / "PREEMPTED", threads)
+    chosen = choose(trainer, state, config, last_phase)
+    result = _result(opened, state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
+    if opened.is_main:
+        checkpoints = [trainer.keeper.store.at(step) for step in chosen.steps]
+        write_final(base, config, seed, average_weights(checkpoints), out_dir / "final")
+        result.write(result_path)
+    opened.ranks.wait_for_everyone()
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a rank trains, and on what."""
+
+    ranks: PartialState
+    loaded: LoadedModel
+    prompt: TranscriptionPrompt
+    examples: list[TrainExample]
+    ledger: list[LedgerLine]
+    fingerprint: dict[str, str]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.loaded.model
+
+    @property
+    def is_main(self) -> bool:
+        return self.ranks.is_main_process
+
+
+def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     ranks = join_ranks()
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     prompt = TranscriptionPrompt(loaded.tokenizer, language)
-    examples, ledger = read_examples(
-        prepared_dir, "train", prompt, loaded.model.config.text_config.max_position_embeddings
-    )
-    fingerprint = fingerprint_of(loaded, examples, config, language, seed)
-    result_path = out_dir / "result.json"
-    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == fingerprint:
-        if only_through in (None, done.through):
-            return done
-    add_adapters(loaded.model, config, seed)
+    most = loaded.model.config.text_config.max_position_embeddings
+    examples, ledger = read_examples(prepared_dir, "train", prompt, most)
+    return _Opened(
+        ranks, loaded, prompt, examples, ledger, fingerprint_of(loaded, examples, config, language, seed)
+    )  # fmt: skip
+
+
+def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:
+    """The settings with the planned length of packs, and the plan; the model then has its adapters and its device."""
+    model, ranks, examples = opened.model, opened.ranks, opened.examples
+    add_adapters(model, config, seed)
     plan = make_plan(
-        config, loaded.model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
+        config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
         gpu_memory_gib=gpu_memory_gib(ranks.device),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
-    if ranks.is_main_process:
+    if opened.is_main:
         plan.write(out_dir / "plan.json")
-    loaded.model.to(ranks.device)
-    fuse_decoder(loaded.model)
-    store = CheckpointStore(out_dir / "checkpoints")
-    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
-    threads_before = threads = torch.get_num_threads()
-    if num_workers and not num_threads:
-        threads = min(threads, threads_beside(num_workers, ranks.num_processes))
+    model.to(ranks.device)
+    fuse_decoder(model)
+    return config, plan
+
+
+def _trainer(
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
+    score_dev: DevScorer | None, about: Mapping[str, Any], on_step: StepCallback | None,
+) -> GradualUnfreezeTrainer:  # fmt: skip
+    model, ranks, examples, objective = opened.model, opened.ranks, opened.examples, OBJECTIVES[config.objective]()
+
+    def open_cache(step: int) -> EncoderCache | None:
+        if not (config.encoder_cache and encoder_is_frozen(model)):
+            return None
+        return EncoderCache(
+            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=ranks.wait_for_everyone
+        )
+
     reader = PackReader(
-        prompt.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
-        cache_gib=config.feature_cache_gib, num_workers=num_workers,
+        opened.prompt.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
+        cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
     )  # fmt: skip
-    trainer = GradualUnfreezeTrainer(
-        loaded=loaded, examples=examples, ledger=ledger, config=config, seed=seed, fingerprint=fingerprint,
-        reader=reader, store=store, last_phase=last_phase, score_dev=score_dev, ranks=ranks, on_step=on_step,
-        records=Records(
-            out_dir, lambda step: start_trackers(out_dir, config, {**about, "plan": plan.to_json()}, step),
-            is_main=ranks.is_main_process,
-        ),
+    return GradualUnfreezeTrainer(
+        model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
+        ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
+        new_ladder=partial(MemoryLadder, config, examples, num_layers_of(model)["decoder"]),
+        store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
+        ranks=ranks, records=Records(out_dir, partial(start_trackers, out_dir, config, about), is_main=opened.is_main),
+        on_step=on_step,
     )  # fmt: skip
-    marker = out_dir / "PREEMPTED"
-    if ranks.is_main_process:
+
+
+def _train(trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int) -> TrainState:
+    """Train with so many threads of torch; after a signal `marker` says so until the next start."""
+    if trainer.is_main:
         marker.unlink(missing_ok=True)
+    threads_before = torch.get_num_threads()
     try:
-        torch.set_num_threads(threads)
-        state = trainer.train()
+        torch.set_num_threads(num_threads)
+        return trainer.train()
     except Preempted as stopped:
-        if ranks.is_main_process:
+        if trainer.is_main:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
         raise
     finally:
         torch.set_num_threads(threads_before)
-    chosen = choose(trainer, state, config, last_phase)
-    result = TrainResult(
-        fingerprint=fingerprint,
+
+
+def _result(
+    opened: _Opened, state: TrainState, chosen: "Choice", through: str, ladder: MemoryLadder, num_threads: int
+) -> TrainResult:
+    """What `result.json` says."""
+    return TrainResult(
+        fingerprint=opened.fingerprint,
         steps=state.step,
         utterances_seen=state.utterances_seen,
-        through=config.phases[last_phase].name,
+        through=through,
         chosen_step=chosen.steps[0],
         chosen_by=chosen.reason,
         chosen_dev=chosen.dev,
@@ -134,14 +212,9 @@ def run_train(
         averaged_steps=chosen.steps if len(chosen.steps) > 1 else (),
         dev=state.dev,
         events=state.decisions.events,
-        dropped=len(ledger) + len(trainer.ladder.left()),
-        num_threads=threads,
+        dropped=len(opened.ledger) + len(ladder.left()),
+        num_threads=num_threads,
     )
-    if ranks.is_main_process:
-        write_final(base, config, seed, average_weights([store.at(step) for step in chosen.steps]), out_dir / "final")
-        result.write(result_path)
-    ranks.wait_for_everyone()
-    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A step: count targets, forward and backward each pack, did memory hold, all finite?, clip, update, record. What a step
 does is a function of the weights, the moments and its number alone; so a run that was cut off continues bit for bit.
-What watches is in guards.py, what gives way in ladder.py, what remembers in keeper.py.
+objective.py says what is minimised, guards.py watches, ladder.py gives way, keeper.py remembers.
 """
 
 import gc
@@ -10,6 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +19,6 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
-from shibolet.model.fast.losses import summed_cross_entropy
-from shibolet.model.qwen3_asr.load import LoadedModel
-from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
-from shibolet.model.qwen3_asr.parts import num_layers_of
 from shibolet.records.documents.scores import Folds
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
@@ -28,37 +26,25 @@ from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
-from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.guards import RollBack
 from shibolet.train.keeper import Keeper
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
+from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
-from shibolet.train.phases import enter_phase
+from shibolet.train.phases import Groups
 from shibolet.train.ranks import gather_rows
-from shibolet.train.reader import PackReader, PackRequest
+from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.shards import give_homes
 from shibolet.train.signals import StopSignals
-from shibolet.train.state import TrainState
-from shibolet.train.update import update
+from shibolet.train.state import Decisions, TrainState
+from shibolet.train.update import Ran, update
 
 LOG = logging.getLogger(__name__)
 
-DevScorer = Callable[[LoadedModel], DevRates]  # called on every rank
 StepCallback = Callable[[StepRow], None]  # gets the row of numbers of each step, on the main rank
-
-
-class PackedLoss(nn.Module):
-    """The summed token cross-entropy of a pack; call it, and its backward, within `packed_attention`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pack: Pack) -> Tensor:
-        return summed_cross_entropy(decode_pack(self.model, pack), output_head(self.model), pack.labels)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -72,29 +58,34 @@ class GradualUnfreezeTrainer:
     def __init__(
         self,
         *,
-        loaded: LoadedModel,
+        model: nn.Module,
+        thaw: Callable[[PhaseConfig], Groups],
+        objective: Objective,
+        reader: Reader,
         examples: Sequence[TrainExample],
         ledger: Sequence[LedgerLine],
-        reader: PackReader,
+        new_ladder: Callable[[Decisions], MemoryLadder],
         config: TrainConfig,
         seed: int,
         fingerprint: dict[str, str],
         last_phase: int,
         store: CheckpointStore,
-        score_dev: DevScorer | None,
+        score_dev: Callable[[], DevRates] | None,  # of the model as it is: `stage.DevScorer`
         ranks: PartialState,
         records: Records,
         on_step: StepCallback | None = None,
     ) -> None:
-        self.loaded, self.model, self.examples, self.reader = loaded, loaded.model, examples, reader
+        """`thaw` makes a phase's parameters, and no others, trainable, and returns them by part."""
+        self.model, self.thaw, self.objective, self.reader = model, thaw, objective, reader
+        self.examples, self.new_ladder = examples, new_ladder
         self.config, self.seed, self.last_phase = config, seed, last_phase
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
         self.device, self.is_main = ranks.device, ranks.is_main_process
-        self.rank, self.num_ranks, self.wait = ranks.process_index, ranks.num_processes, ranks.wait_for_everyone
-        self.keeper = Keeper(loaded.model, store, fingerprint, is_main=self.is_main)
+        self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
+        self.keeper = Keeper(model, store, fingerprint, is_main=self.is_main)
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
-        self.ladder = self._new_ladder()
+        self.ladder = new_ladder(self.state.decisions)
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
@@ -119,12 +110,9 @@ class GradualUnfreezeTrainer:
 
     def _resume(self, at_most: int | None = None) -> States:
         self.state, carried = self.keeper.restore(at_most)
-        self.ladder = self._new_ladder()
+        self.ladder = self.new_ladder(self.state.decisions)
         self.records.open(self.state)
         return carried
-
-    def _new_ladder(self) -> MemoryLadder:
-        return MemoryLadder(self.config, self.examples, self.state.decisions, num_layers_of(self.model)["decoder"])
 
     def _roll_back(self, order: RollBack) -> States:
         """Resume where the guards say, with what was decided since."""
@@ -132,7 +120,7 @@ class GradualUnfreezeTrainer:
         decisions = self.state.decisions
         carried = self._resume(order.step)
         self.state.decisions = decisions
-        self.ladder = self._new_ladder()
+        self.ladder = self.new_ladder(self.state.decisions)
         order.change(decisions)
         self.records.event(self.state, "roll_back", str(order))
         return carried
@@ -164,7 +152,7 @@ class GradualUnfreezeTrainer:
     def _enter(self, phase: PhaseConfig, carried: Carried, end: int) -> MasterAdamW:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
-        groups = enter_phase(self.model, phase)
+        groups = self.thaw(phase)
         try:
             optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         except torch.OutOfMemoryError as error:
@@ -176,9 +164,10 @@ class GradualUnfreezeTrainer:
         carried.clear()  # what no longer trains is let go
         give_homes(self.model)
         self.keeper.will_train(optimizer.weights)
-        self.objective = PackedLoss(self.model)
         self._give_way()
-        self._read_ahead(end)
+        self.reader.enter_phase(
+            self.state.step, lambda: (r for step in range(self.state.step, end) for r in self._requests(step))
+        )
         self.model.train()
         return optimizer
 
@@ -190,23 +179,11 @@ class GradualUnfreezeTrainer:
             request = PackRequest(self.state.step, 0, self.state.step // self.steps_per_epoch, chosen)
             # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
             packs = (self.reader.longest_pack(r.examples) for r in [request])
-            num_targets = sum(example.num_targets for example in chosen)
-            losses, failed_tokens = self._run_packs(optimizer, [request], packs, num_targets)
-            told = update(optimizer, losses, failed_tokens=failed_tokens, dry=True)
+            ran = self._run_packs(optimizer, [request], packs, TrainStep(chosen, 0.0))
+            told = update(optimizer, ran, dry=True)
             if not told.failed_tokens:
                 return
             self._make_room(told.failed_tokens, phase)
-
-    def _read_ahead(self, end: int) -> None:
-        """Let the reader know what comes, up to step `end`, and keep encoder states while no encoder trains."""
-        cache = None
-        if self.config.encoder_cache and encoder_is_frozen(self.model):
-            cache = EncoderCache(
-                self.keeper.store.root.parent / "encoder_cache", self.model, self.examples, step=self.state.step,
-                is_main=self.is_main, wait=self.wait,
-            )  # fmt: skip
-        self.reader.encoder_cache = cache
-        self.reader.follow(lambda: (r for step in range(self.state.step, end) for r in self._requests(step)))
 
     def _utterances(self, step: int) -> list[int]:
         """Those of a step; none when a roll-back left it out."""
@@ -252,29 +229,25 @@ class GradualUnfreezeTrainer:
         started = time.perf_counter()
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
         while True:
-            utterances, requests = self._utterances(self.state.step), self._requests(self.state.step)
-            num_targets = sum(self.examples[u].num_targets for u in utterances)
+            requests = self._requests(self.state.step)
+            chosen = [self.examples[u] for u in self._utterances(self.state.step)]
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
             packs = self.reader.read(self.model, requests)
-            losses, failed_tokens = self._run_packs(optimizer, requests, packs, num_targets)
-            told = update(
-                optimizer, losses, failed_tokens=failed_tokens, dry=not utterances,
-                flags=(self.signals.received, self.keeper.failed),
-            )  # fmt: skip
+            ran = self._run_packs(optimizer, requests, packs, TrainStep(chosen, self.state.step_in_phase / num_steps))
+            told = update(optimizer, ran, dry=not chosen, flags=(self.signals.received, self.keeper.failed))
             if not told.failed_tokens:
                 break
             self._make_room(told.failed_tokens, phase)
         self._stop_asked, disk_failed = told.flags
         if disk_failed:
             self._commit()  # raises: the last checkpoint could not be written
-        loss = told.loss_sum / num_targets if utterances else None
-        skipped = None if told.done else self._fault(loss, told.grad_norm, requests, losses)
-        if self.reader.encoder_cache:
-            self.reader.encoder_cache.write(self.state.step + 1)
+        loss = told.loss_sum / self.objective.count(chosen) if chosen else None
+        skipped = None if told.done else self._fault(loss, told.grad_norm, requests, ran.losses)
+        self.reader.end_step(self.state.step + 1)
         row = step_row(
-            self.state, phase, [self.examples[u] for u in utterances], epoch_steps=self.steps_per_epoch,
+            self.state, phase, chosen, epoch_steps=self.steps_per_epoch,
             lr=optimizer.lr_by_part(), loss=loss, grad_norm=told.grad_norm, grad_norm_by_part=told.grad_norm_by_part,
-            skipped=skipped,
+            numbers=told.numbers, skipped=skipped,
             seconds={
                 "step": time.perf_counter() - started, "data": self.reader.waited_s, "device": told.waited_s,
                 "checkpoint": self._checkpoint_s,
@@ -285,26 +258,27 @@ class GradualUnfreezeTrainer:
         return row
 
     def _run_packs(
-        self, optimizer: MasterAdamW, requests: Sequence[PackRequest], packs: Iterator[Pack], num_targets: int
-    ) -> tuple[list[Tensor], int]:
-        """Forward and backward of this rank's packs: the losses, and the tokens of the pack that memory did not hold.
+        self, optimizer: MasterAdamW, requests: Sequence[PackRequest], packs: Iterator[Any], step: TrainStep
+    ) -> Ran:
+        """Forward and backward of this rank's packs of a step.
 
-        0 when it held all. Sums of gradients over ranks begin with the last backward pass.
+        Sums of gradients over ranks begin with the last backward pass.
         """
-        losses, examples = [], ()
+        count = self.objective.count(step.examples)
+        ran, examples = Ran([], {name: [] for name in self.objective.numbers}), ()
         try:
-            with packed_attention(self.model):
+            with self.objective.context(self.model):
                 for number, request in enumerate(requests, start=1):
                     examples = request.examples
-                    loss = self.objective(next(packs))
+                    found = self.objective.loss(self.model, next(packs), step)
                     with optimizer.shards.early(is_last=number == len(requests)):
-                        (loss / num_targets).backward()
-                    losses.append(loss.detach())
+                        (found.total / count).backward()
+                    ran.add(found)
             if requests:
                 optimizer.assert_gradients()
         except torch.OutOfMemoryError:
-            return losses, sum(example.tokens_at(self.config.slowest_speed) for example in examples)
-        return losses, 0
+            return replace(ran, failed_tokens=sum(e.tokens_at(self.config.slowest_speed) for e in examples))
+        return ran
 
     def _fault(self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]) -> str:
         """Why a step has not changed the weights; the log says which utterances are to blame."""
@@ -351,7 +325,7 @@ class GradualUnfreezeTrainer:
         """WER, CER and sums by fold on dev as the main rank finds them, the same on every rank."""
         self.model.eval()
         with torch.no_grad():
-            found = self.score_dev(self.loaded)
+            found = self.score_dev()
         self.model.train()
         folds = found.folds or Folds(errors=(), words=())
         numbers = [found.wer, found.cer, *folds.errors, *folds.words]

@@ -5,14 +5,29 @@ decides whether there is one: not where a rank ran out of memory, nor where loss
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from shibolet.train.objective import PackLoss
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.ranks import gather_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of this rank's packs of a step, one entry a pack."""
+
+    losses: list[Tensor]  # summed, not divided
+    numbers: Mapping[str, list[Tensor]] = field(default_factory=dict)  # by name, the same names on every rank
+    failed_tokens: int = 0  # of the pack that memory did not hold; 0: all were held
+
+    def add(self, found: PackLoss) -> None:
+        self.losses.append(found.total.detach())
+        for name, values in self.numbers.items():
+            values.append(found.numbers[name].detach())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,29 +37,29 @@ class Update:
     done: bool  # the weights have changed
     failed_tokens: int  # of the largest pack that some rank's memory did not hold; 0: all were held
     loss_sum: float
+    numbers: dict[str, float]  # of the objective
     grad_norm: float  # before clipping
     grad_norm_by_part: dict[str, float]
     flags: tuple[bool, ...]  # whether any rank's was set
     waited_s: float  # of the host for the device; near 0 where the host is the slower one
 
 
-def update(
-    optimizer: MasterAdamW, losses: Sequence[Tensor], *, failed_tokens: int = 0, dry: bool = False,
-    flags: Sequence[bool] = (),
-) -> Update:  # fmt: skip
-    """Sum gradients over ranks, clip and step, and clear them; `losses` are the summed losses of this rank's packs.
+def update(optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequence[bool] = ()) -> Update:
+    """Sum gradients over ranks, clip and step, and clear them.
 
-    `failed_tokens` as in `Update`, of this rank; `dry`: no step, as it was a trial or no rank has anything to train on.
+    `dry`: no step, as it was a trial or no rank has anything to train on.
     """
-    norm_by_part = optimizer.collect_gradients(failed=failed_tokens > 0)
-    loss_sum = torch.stack([torch.zeros((), device=optimizer.device), *losses]).sum()
-    numbers = [loss_sum, *(torch.full_like(loss_sum, float(number)) for number in (failed_tokens, *flags))]
+    norm_by_part = optimizer.collect_gradients(failed=ran.failed_tokens > 0)
+    start = torch.zeros((), device=optimizer.device)
+    sums = [torch.stack([start, *values]).sum() for values in (ran.losses, *ran.numbers.values())]
+    told = [torch.full_like(start, float(number)) for number in (ran.failed_tokens, *flags)]
+    numbers = [sums[0], *told, *sums[1:]]
     of_ranks = gather_rows(torch.stack([*numbers, *norm_by_part.values()]))
     by_part = torch.linalg.vector_norm(of_ranks[:, len(numbers) :], dim=0)
     grad_norm = torch.linalg.vector_norm(by_part)
     refused = ~(of_ranks[:, 0].sum() + grad_norm).isfinite() | of_ranks[:, 1].any()
     read = _to_host(torch.cat([refused[None], grad_norm[None], by_part, of_ranks[:, : len(numbers)].flatten()]))
-    stepped = not failed_tokens and not dry
+    stepped = not ran.failed_tokens and not dry
     if stepped:
         optimizer.step(grad_norm, refused)
     elif dry:
@@ -57,10 +72,11 @@ def update(
     if stepped and was_refused:
         optimizer.uncount_step()
     norms, rows = rest[: len(by_part)], rest[len(by_part) :]
-    losses_of, failed_of, *flags_of = (rows[column :: len(numbers)] for column in range(len(numbers)))
+    losses_of, failed_of, *others = (rows[column :: len(numbers)] for column in range(len(numbers)))
     return Update(
         done=stepped and not was_refused, failed_tokens=int(max(failed_of)), loss_sum=sum(losses_of), grad_norm=norm,
-        grad_norm_by_part=dict(zip(norm_by_part, norms, strict=True)), flags=tuple(map(any, flags_of)),
+        numbers=dict(zip(ran.numbers, map(sum, others[len(flags) :]), strict=True)),
+        grad_norm_by_part=dict(zip(norm_by_part, norms, strict=True)), flags=tuple(map(any, others[: len(flags)])),
         waited_s=waited_s,
     )  # fmt: skip
 

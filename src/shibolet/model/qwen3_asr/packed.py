@@ -11,10 +11,11 @@ Shapes: T tokens of a pack, U utterances, L label positions, C one-second chunks
 tokens, E encoder dim.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class Pack:
     labels: Tensor  # [L]
     features: Tensor | None = None  # [1, F, C * 100], each utterance padded to whole chunks
     encoded: Tensor | None = None  # [A, E], `encoder_states` computed before; features are then not needed
+    extras: tuple[Mapping[str, Any], ...] = ()  # of each utterance, plain data that an objective needs
 
     def to(self, device: torch.device | str) -> "Pack":
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
