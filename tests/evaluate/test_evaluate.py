@@ -15,7 +15,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.stage import dev_scorer, evaluate_set, read_overlap, read_rows, summarise
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.records.files import read_json, read_jsonl, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
@@ -284,7 +284,7 @@ def test_dev_scores_are_those_of_the_stage(tmp_path):
         utterances.append(Utterance(audio=AudioRef(path=str(tmp_path / f"{i}.flac")), source="dev", **fields))
     config = EvaluateConfig(batch_utterances=2, max_new_tokens_per_s=5.0)
     loaded = LoadedModel(model, tokenizer, extractor, tmp_path, "x")
-    scores = dev_scorer(rows, "Hebrew", config)(model, tokenizer, extractor)
+    scores = dev_scorer(rows, "Hebrew", config)(loaded)
     transcriber = Transcriber(loaded, "Hebrew", batch_utterances=2, max_new_tokens_per_s=5.0)
     staged = evaluate(transcriber, utterances, tmp_path / "out", config=config, set_name="dev")
     assert staged["num_empty_hypotheses"] < 5 and staged["cer"]["substitutions"] > 0

@@ -12,9 +12,10 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
+from shibolet.model.family import LoadedModel
 from shibolet.model.folders import resolve
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
-from shibolet.model.qwen3_asr.load import LoadedModel, load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
 from shibolet.model.qwen3_asr.parts import is_tied, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt

@@ -9,11 +9,13 @@ from peft import PeftModel
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import ModelError
+from shibolet.model.family import LoadedModel
+from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
+from shibolet.model.parts import select
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
-from shibolet.model.qwen3_asr.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
-from shibolet.model.qwen3_asr.parts import part_of, select, untie_head
+from shibolet.model.qwen3_asr.parts import part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
 

@@ -12,7 +12,8 @@ from tiny_run import make_rows, tiny_config, write_shard
 from transformers import Qwen3ASRForConditionalGeneration
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import packed_attention
 from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.train.config import LoraSettings, TrainConfig

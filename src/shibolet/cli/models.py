@@ -72,7 +72,7 @@ def convert(
     ] = None,
 ):
     """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
-    from shibolet.model.qwen3_asr.save import convert as convert_model
+    from shibolet.model.family import convert as convert_model
 
     quiet()
     convert_model(source, out, layout, language or [])

@@ -15,12 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import soundfile as sf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
 
 from shibolet.errors import AudioError, DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from shibolet.records.groups import count_groups
 from shibolet.records.ledger import LedgerLine
@@ -49,7 +48,7 @@ SLICES = {  # breakdown -> its key in scores.json
 }  # fmt: skip
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
-ScoreDev = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], dict]
+ScoreDev = Callable[[LoadedModel], dict]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
@@ -321,10 +320,10 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Qwen3ASRFeatureExtractor) -> dict:
+    def score(loaded: LoadedModel) -> dict:
         transcriber = Transcriber(
-            LoadedModel(model, tokenizer, extractor, path=Path(), identity="in training"), spoken.name,
-            batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s,
+            loaded, spoken.name, batch_utterances=config.batch_utterances,
+            max_new_tokens_per_s=config.max_new_tokens_per_s,
         )  # fmt: skip
         texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from shibolet.model.family import Family
 from shibolet.publish.config import PublishConfig
 from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
@@ -15,8 +16,11 @@ ROUND2 = "round2"
 NOT_STATED = "not stated"
 
 
-def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: dict) -> str:
-    """The content of README.md; `recipe` is the resolved one as plain data, `reproduced` what the export repeated."""
+def model_card(run: RunFolder, recipe: dict, config: PublishConfig, family: Family, reproduced: dict) -> str:
+    """The content of README.md.
+
+    `recipe` is the resolved one as plain data, `family` the exported model's, `reproduced` what the export repeated.
+    """
     compared = run.read_compare()
     gates = [read_json(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe["language"])
@@ -26,6 +30,7 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
+        usage=family.usage(config.to, config.layout),
         language=language,
         base=base,
         round1=_named(recipe["models"]["baseline"], config, "model"),
@@ -40,7 +45,7 @@ def model_card(run: RunFolder, recipe: dict, config: PublishConfig, reproduced: 
         made_with=_training_start(read_json(run.provenance)),
         reproduced=reproduced,
     )  # fmt: skip
-    return f"---\n{_metadata(config, language.code, base, recipe, scores)}\n---\n\n{page}"
+    return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
 
 
 def _training_start(starts: list[dict]) -> dict:
@@ -48,7 +53,9 @@ def _training_start(starts: list[dict]) -> dict:
     return next((start for start in reversed(starts) if start["command"] in ("run", "train", "demo")), starts[-1])
 
 
-def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores: dict[str, dict]) -> str:
+def _metadata(
+    config: PublishConfig, family: Family, code: str, base: dict, recipe: dict, scores: dict[str, dict]
+) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
@@ -69,7 +76,7 @@ def _metadata(config: PublishConfig, code: str, base: dict, recipe: dict, scores
         base_model=base["hub"],
         datasets=[source["hub"] for source in recipe["data"]["train"] if source["hub"] and not _is_path(source["hub"])]
         or None,
-        tags=["qwen3-asr", "shibolet"],
+        tags=[family.tag, "shibolet"],
         eval_results=results or None,
     )
     return data.to_yaml()

@@ -34,7 +34,7 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
 
 def export_adapter(current: Round, path: Path) -> None:
     """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_local
     from shibolet.train.checkpoint import CheckpointStore, average_weights
     from shibolet.train.stage import write_adapter
 
@@ -74,7 +74,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     stage = current.begin("publish", inputs)
     if stage.done:
         return
-    from shibolet.model.qwen3_asr.save import convert
+    from shibolet.model.family import convert, family_of
     from shibolet.publish.card import model_card
     from shibolet.publish.leaks import refuse_leaks
     from shibolet.rounds.reproduce import reproduce
@@ -88,7 +88,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     with current.track("read again in a fresh process"):
         reproduced = reproduce(current, model, ROUND2)
     write_json(folder.publish / "reproduced.json", reproduced)
-    card = model_card(folder, current.recipe.model_dump(mode="json"), config, reproduced)
+    family = family_of(read_json(model / "config.json"))
+    card = model_card(folder, current.recipe.model_dump(mode="json"), config, family, reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)
     stage.finish()

@@ -5,12 +5,12 @@ Works from the configuration alone: `meta_model` has shapes and no weights.
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from torch import nn
 
-from shibolet.model.qwen3_asr.cost import Cost, PackSize
-from shibolet.model.qwen3_asr.parts import is_tied, part_of
+from shibolet.model.family import PackSize, family_of
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import cache_bytes
@@ -21,7 +21,6 @@ from shibolet.train.memory import (
     PhaseMemory,
     Sizes,
     assumed_sizes,
-    fullest_pack,
     gpu_named,
     sizes_of,
 )
@@ -36,17 +35,17 @@ _FILLED_FRAC = 0.95  # of the GPU, by the largest pack; above it a training warn
 _TIMED_STEPS = 16  # steps whose predicted times are averaged
 
 
-def meta_model(model_config: Qwen3ASRConfig, config: TrainConfig) -> PreTrainedModel:
+def meta_model(model_config: Any, config: TrainConfig) -> nn.Module:
     """The model that would train, head untied and adapters attached, without weights."""
     with torch.device("meta"):
-        model = Qwen3ASRForConditionalGeneration(model_config)
+        model = family_of(model_config).blank(model_config)
     add_adapters(model, config, seed=0)
     return model
 
 
 def make_plan(
     config: TrainConfig,
-    model: PreTrainedModel,
+    model: nn.Module,
     examples: Sequence[TrainExample] | None,
     *,
     num_utterances: int | None = None,
@@ -61,9 +60,10 @@ def make_plan(
     `gpu_memory_gib` packs are planned as large as fit in every phase,
     or as small as they have to be where the recipe gives `pack_tokens`.
     """
+    family = family_of(model.config)
     count = len(examples) if examples else num_utterances
     per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
-    sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
+    sizes = sizes_of(examples) if examples else assumed_sizes(family, _ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     described = [_phase(phase, config, model, per_epoch, world_size) for phase in config.phases]
     most, longest = -(-config.utterances_per_step // world_size), max(size[0] for size in longest_sizes)
@@ -76,7 +76,9 @@ def make_plan(
     phases = []
     for (phase, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gpu_memory_gib)
+        needs = _memory(
+            memory, memory.fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gpu_memory_gib
+        )
         step_s = hours = None
         if gpu is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
@@ -96,7 +98,7 @@ def make_plan(
         "steps": sum(phase["steps"] for phase in phases) if per_epoch else None,
         "model": {
             "parameters": sum(weight.numel() for weight in model.parameters()),
-            "head": "tied to the embeddings" if is_tied(model) else "untied",
+            "head": "tied to the embeddings" if family.is_tied(model) else "untied",
         },
         "precision": {
             "weights_and_compute": config.precision,
@@ -149,7 +151,7 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 
 def _phase(
-    phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, world_size: int
+    phase: PhaseConfig, config: TrainConfig, model: nn.Module, per_epoch: int | None, world_size: int
 ) -> tuple[dict, PhaseMemory]:
     groups = phase_groups(model, phase)
     parts = [
@@ -161,10 +163,11 @@ def _phase(
     trainable = sum(part["parameters"] for part in parts)
     steps = phase_steps(phase, per_epoch) if per_epoch else None
     names = [name for group in groups.values() for name in group]
+    family = family_of(model.config)
     memory = PhaseMemory(
-        cost=Cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
+        cost=family.cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
         width=_WEIGHT_BYTES[config.precision], world_size=world_size,
-        encoder_kept=config.encoder_cache and not any(part_of(name)[0].startswith("encoder.") for name in names),
+        encoder_kept=config.encoder_cache and not any(family.part_of(name)[0].startswith("encoder.") for name in names),
     )  # fmt: skip
     described = {
         "name": phase.name,
@@ -210,13 +213,14 @@ def _cost(config: TrainConfig, phases: list[dict], world_size: int, count: int |
 
 
 def _cache_gib(
-    config: TrainConfig, model: PreTrainedModel, examples: Sequence[TrainExample] | None, count: int | None
+    config: TrainConfig, model: nn.Module, examples: Sequence[TrainExample] | None, count: int | None
 ) -> float | None:
     """Disk that the encoder's kept output takes; 0 without it, None while the training set is not known."""
-    dim, width = model.config.audio_config.d_model, _WEIGHT_BYTES[config.precision]
+    family, width = family_of(model.config), _WEIGHT_BYTES[config.precision]
+    dim = family.encoder_dim(model)
     if not config.encoder_cache or examples:
         return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
-    return round(count * MEAN_S * 13 * dim * width / GIB, 2) if count else None
+    return round(count * MEAN_S * family.audio_tokens_per_s * dim * width / GIB, 2) if count else None
 
 
 def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
@@ -225,7 +229,7 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
-def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phases: list[dict]) -> list[str]:
+def _notes(config: TrainConfig, model: nn.Module, count: int | None, phases: list[dict]) -> list[str]:
     """What a reader of the recipe may not expect."""
     notes = []
     if count and count < config.utterances_per_step:
@@ -241,6 +245,10 @@ def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phase
                 f"phase {phase['name']}: its warm-up of {phase['warmup_steps']} steps is longer than its "
                 f"{phase['steps']} steps; rates reach {phase['highest_lr_factor']:.0%} of the peak"
             )
-    if is_tied(model) and any({"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases):
+    if config.fast == "off":
+        notes.append("train.fast is off: memory and time are predicted for the faster layers, and will be more")
+    if family_of(model.config).is_tied(model) and any(
+        {"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases
+    ):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")
     return notes

@@ -16,11 +16,8 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
-from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
-from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
-from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
-from shibolet.model.qwen3_asr.save import save_model
+from shibolet.model.family import LoadedModel, Prompt, load_recogniser
+from shibolet.model.lora import has_lora, merge_lora, save_lora
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
@@ -70,10 +67,9 @@ def run_train(
     require_wandb(config.wandb_project)
     ranks = join_ranks()
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
-    prompt = TranscriptionPrompt(loaded.tokenizer, language)
-    examples, ledger = read_examples(
-        prepared_dir, "train", prompt, loaded.model.config.text_config.max_position_embeddings
-    )
+    family = loaded.family
+    targets = family.targets(loaded.tokenizer, Prompt(language))
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, family.max_tokens(loaded.model.config))
     fingerprint = fingerprint_of(loaded, examples, config, language, seed)
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := read_json(result_path))["fingerprint"] == fingerprint:
@@ -89,14 +85,15 @@ def run_train(
     if ranks.is_main_process:
         write_json(out_dir / "plan.json", plan)
     loaded.model.to(ranks.device)
-    fuse_decoder(loaded.model)
+    if config.fast == "auto":
+        family.fuse(loaded.model)
     store = CheckpointStore(out_dir / "checkpoints")
     num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
     threads_before = threads = torch.get_num_threads()
     if num_workers and not num_threads:
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     reader = PackReader(
-        prompt.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
+        family, targets.frame, loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers,
     )  # fmt: skip
     trainer = GradualUnfreezeTrainer(
@@ -217,7 +214,7 @@ def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str,
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
     with disk_errors(path):
-        save_model(loaded, partial)
+        loaded.family.save(loaded, partial)
         os.replace(partial, path)
         sync_dir(path.parent)
 

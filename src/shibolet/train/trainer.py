@@ -18,10 +18,8 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
-from shibolet.model.fast.losses import summed_cross_entropy
-from shibolet.model.qwen3_asr.load import LoadedModel
-from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
-from shibolet.model.qwen3_asr.parts import num_layers_of
+from shibolet.model.family import LoadedModel, Pack, family_of
+from shibolet.model.fast.losses import plain_cross_entropy, summed_cross_entropy
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore
@@ -51,14 +49,15 @@ StepCallback = Callable[[dict[str, Any]], None]  # gets the row of numbers of ea
 
 
 class PackedLoss(nn.Module):
-    """The summed token cross-entropy of a pack; call it, and its backward, within `packed_attention`."""
+    """The summed token cross-entropy of a pack; call it, and its backward, within `Family.packed`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, fast: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._family = model, family_of(model.config)
+        self._cross_entropy = summed_cross_entropy if fast else plain_cross_entropy
 
     def forward(self, pack: Pack) -> Tensor:
-        return summed_cross_entropy(decode_pack(self.model, pack), output_head(self.model), pack.labels)
+        return self._cross_entropy(self._family.hidden(self.model, pack), self._family.head(self.model), pack.labels)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -124,7 +123,9 @@ class GradualUnfreezeTrainer:
         return carried
 
     def _new_ladder(self) -> MemoryLadder:
-        return MemoryLadder(self.config, self.examples, self.state.decisions, num_layers_of(self.model)["decoder"])
+        return MemoryLadder(
+            self.config, self.examples, self.state.decisions, self.loaded.family.num_layers(self.model)["decoder"]
+        )
 
     def _roll_back(self, order: RollBack) -> States:
         """Resume where the guards say, with what was decided since."""
@@ -176,7 +177,7 @@ class GradualUnfreezeTrainer:
         carried.clear()  # what no longer trains is let go
         give_homes(self.model)
         self.keeper.will_train(optimizer.weights)
-        self.objective = PackedLoss(self.model)
+        self.objective = PackedLoss(self.model, fast=self.config.fast == "auto")
         self._give_way()
         self._read_ahead(end)
         self.model.train()
@@ -293,7 +294,7 @@ class GradualUnfreezeTrainer:
         """
         losses, examples = [], ()
         try:
-            with packed_attention(self.model):
+            with self.loaded.family.packed(self.model):
                 for number, request in enumerate(requests, start=1):
                     examples = request.examples
                     loss = self.objective(next(packs))
