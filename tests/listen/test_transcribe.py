@@ -10,7 +10,8 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.family import LoadedModel, Prompt
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.family import FAMILY
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
 from shibolet.errors import ModelError
-from shibolet.model.family import Prompt
+from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.model.qwen3_asr.layouts import template_of
 from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt

@@ -11,7 +11,8 @@ from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.forced_text import judge, writings_of
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.family import LoadedModel, Prompt
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Prompt
 
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 

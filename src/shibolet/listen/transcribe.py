@@ -7,7 +7,8 @@ import numpy as np
 
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
-from shibolet.model.family import LoadedModel, Prompt
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Prompt
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later

@@ -355,7 +355,8 @@ def _prepared_examples(recipe: Recipe, prepared: Path, config: Any) -> tuple[lis
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    from shibolet.model.family import Prompt, family_of
+    from shibolet.model.family import family_of
+    from shibolet.model.protocols import Prompt
     from shibolet.train.data import read_examples
 
     number = sum(pq.read_metadata(shard).num_rows for shard in prepared.glob("train-*.parquet"))

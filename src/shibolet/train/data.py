@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from shibolet.errors import DataError
-from shibolet.model.family import Family, Targets
+from shibolet.model.family import Family
+from shibolet.model.protocols import Targets
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ

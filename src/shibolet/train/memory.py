@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from shibolet.errors import RecipeError
-from shibolet.model.family import Cost, Family, PackSize
+from shibolet.model.family import Family
+from shibolet.model.protocols import Cost, PackSize
 from shibolet.train.data import TrainExample
 from shibolet.train.packing import divide, fullest, packs_of
 from shibolet.train.shards import BLOCK_NUMEL, SLOTS

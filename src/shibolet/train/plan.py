@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from shibolet.model.family import PackSize, family_of
+from shibolet.model.family import family_of
+from shibolet.model.protocols import PackSize
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import cache_bytes

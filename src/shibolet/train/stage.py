@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import Preempted, RecipeError
-from shibolet.model.family import LoadedModel, Prompt, load_recogniser
+from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.lora import has_lora, merge_lora, save_lora
+from shibolet.model.protocols import Prompt
 from shibolet.records.files import disk_errors, hash_json, read_json, sync_dir, write_bytes, write_json
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights

@@ -18,8 +18,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
-from shibolet.model.family import LoadedModel, Pack, family_of
+from shibolet.model.family import LoadedModel, family_of
 from shibolet.model.fast.losses import plain_cross_entropy, summed_cross_entropy
+from shibolet.model.protocols import Pack
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.checkpoint import CheckpointStore

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from shibolet.model.family import Ending
+from shibolet.model.protocols import Ending
 from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, PackedLogMel, log_mels, num_mel_frames
 from shibolet.model.qwen3_asr.packed import attention_as, decode_pack, output_head, pack_clips, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
-from shibolet.model.family import SpecMask
+from shibolet.model.protocols import SpecMask
 
 HOP_SAMPLES = 160
 MIN_SAMPLES = 8000  # shorter audio is padded with zeros, as the official package does

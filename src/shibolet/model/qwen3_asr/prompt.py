@@ -11,7 +11,7 @@ from itertools import chain, islice
 from transformers import PreTrainedTokenizerBase
 
 from shibolet.errors import ModelError
-from shibolet.model.family import Prompt
+from shibolet.model.protocols import Prompt
 
 AUDIO_START, AUDIO_TOKEN, AUDIO_END = "<|audio_start|>", "<|audio_pad|>", "<|audio_end|>"
 ASR_TEXT, END_OF_TURN, TIMESTAMP = "<asr_text>", "<|im_end|>", "<timestamp>"

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from shibolet.model.family import Ending, LoadedModel, Prompt
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Ending, Prompt
 from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
