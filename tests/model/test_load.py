@@ -14,9 +14,10 @@ from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
 from shibolet.model.family import LoadedModel, offline_config
 from shibolet.model.folders import resolve
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
-from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
+from shibolet.model.qwen3_asr.packed import build_pack
 from shibolet.model.qwen3_asr.parts import is_tied, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import convert, save_model
@@ -40,7 +41,7 @@ def logits(loaded: LoadedModel, clip, aligner: bool = False) -> torch.Tensor:
         prompt = TranscriptionPrompt(loaded.tokenizer, "Hebrew")
         sequence = prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם")
     with torch.no_grad():
-        return packed_logits(loaded.model, build_pack([sequence], [mel], prompt.audio_id, shift=not aligner))
+        return FAMILY.logits(loaded.model, build_pack([sequence], [mel], prompt.audio_id, shift=not aligner))
 
 
 @pytest.mark.parametrize("tied", [True, False])

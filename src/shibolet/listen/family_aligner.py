@@ -1,7 +1,6 @@
 """A family's forced aligner with its logits: raw times, before the repair that hides what is wrong."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,13 +32,12 @@ class FamilyAligner:
     def _align_pack(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Alignment]:
         family, model, class_s = self._family, self._loaded.model, self._family.class_s
         pack = family.lay_words(self._loaded.tokenizer, words, [family.num_frames(len(clip)) for clip in clips])
-        samples = family.lay_samples(clips, None, self._features.num_bins)
-        pack = replace(pack.to(model.device), features=self._features(samples))
+        pack = family.with_audio(pack, clips, self._features, model.device)
         # The classes that lie within the audio, and one more for its end.
         num_classes = torch.tensor([int(np.ceil(len(clip) / SAMPLE_RATE_HZ / class_s)) + 1 for clip in clips])
         counts = [2 * len(said) for said in words]
-        with self._forward, family.packed(model):  # a state of the model
-            logits = family.head(model)(family.hidden(model, pack))
+        with self._forward:  # packed attention is a state of the model
+            logits = family.logits(model, pack)
         classes = raw_classes(logits, num_classes.repeat_interleave(torch.tensor(counts)).to(model.device))
         times = np.split(classes.cpu().numpy() * class_s, np.cumsum(counts)[:-1])
         return [Alignment(starts_s=own[0::2], ends_s=own[1::2]) for own in times]

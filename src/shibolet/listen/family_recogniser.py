@@ -1,7 +1,6 @@
 """A family's model as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,11 +69,10 @@ class FamilyRecogniser:
         for first, last in by_audio(clips, self._max_pack_s):
             heard, written = clips[first:last], self._targets.encode(texts[first:last])
             pack = family.lay_out(frame, written, [family.num_frames(len(clip)) for clip in heard])
-            samples = family.lay_samples(heard, None, self._features.num_bins)
-            pack = replace(pack.to(model.device), features=self._features(samples))
+            pack = family.with_audio(pack, heard, self._features, model.device)
             counts = [frame.num_targets(len(ids)) for ids in written]
-            with self._forward, family.packed(model):  # a state of the model
-                logits = family.head(model)(family.hidden(model, pack))
+            with self._forward:  # packed attention is a state of the model
+                logits = family.logits(model, pack)
             rows = zip(logits.split(LOGIT_ROWS), pack.labels.split(LOGIT_ROWS), strict=True)
             loss = torch.cat([F.cross_entropy(part.float(), labels, reduction="none") for part, labels in rows])
             found += [-own[frame.num_prefix :] for own in np.split(loss.cpu().numpy(), np.cumsum(counts[:-1]))]

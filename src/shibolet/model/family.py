@@ -9,7 +9,7 @@ Shapes: A audio tokens, L label positions, D model dim, V vocabulary, E encoder 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,11 @@ class Family(ABC):
     def features(self, extractor: Any, device: torch.device | str) -> Features:
         """What makes features on a device."""
 
+    def with_audio(self, pack: Pack, clips: Sequence[np.ndarray], features: Features, device: torch.device) -> Pack:
+        """A pack on a device with the features of its clips."""
+        made = features(self.lay_samples(clips, None, features.num_bins))
+        return replace(pack.to(device), features=made)
+
     # Forward
 
     @abstractmethod
@@ -134,6 +139,11 @@ class Family(ABC):
     @abstractmethod
     def head(self, model: nn.Module) -> nn.Linear:
         """The linear map from hidden states to logits `[L, V]`."""
+
+    def logits(self, model: nn.Module, pack: Pack) -> Tensor:
+        """Logits `[L, V]` that predict the labels, or `[L, classes]` of an aligner."""
+        with self.packed(model):
+            return self.head(model)(self.hidden(model, pack))
 
     def fuse(self, model: nn.Module) -> None:  # noqa: B027
         """Put faster layers into a model, where the family has any; the same mathematics, rounded differently."""

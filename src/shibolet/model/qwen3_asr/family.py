@@ -35,7 +35,7 @@ from shibolet.model.qwen3_asr.packed import (
 )
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
-from shibolet.model.qwen3_asr.save import convert, save_model
+from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
 from shibolet.model.qwen3_asr.writing import ClipDecoder
 
 
@@ -49,7 +49,7 @@ class Qwen3Asr(Family):
     prompt_tokens, target_tokens = 15, 4
     layouts = ("native", "legacy")
     tag = "qwen3-asr"
-    class_s = 0.08
+    class_s = TIMESTAMP_MS / 1000
 
     num_frames = staticmethod(num_mel_frames)
     num_audio_tokens = staticmethod(num_audio_tokens)
