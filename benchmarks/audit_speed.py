@@ -36,9 +36,9 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import encode_flac, load
 
 if TYPE_CHECKING:
-    from shibolet.listen.qwen_recogniser import QwenRecogniser
+    from shibolet.listen.family_recogniser import FamilyRecogniser
     from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.qwen3_asr.load import LoadedModel
+    from shibolet.model.family import LoadedModel
 
 PASSES = ("decode", "align", "score", "greedy", "all")
 WORDS_PER_S, TOKENS_PER_S = 2.0, 7.0
@@ -76,7 +76,7 @@ class NoRecogniser:
 class OnePass(NoRecogniser):
     """One half of a Qwen recogniser's work."""
 
-    def __init__(self, recogniser: "QwenRecogniser", transcriber: "Transcriber", name: str) -> None:
+    def __init__(self, recogniser: "FamilyRecogniser", transcriber: "Transcriber", name: str) -> None:
         self.identity = name
         self._recogniser, self._transcriber, self._name = recogniser, transcriber, name
 
@@ -100,9 +100,9 @@ def random_model(kind: str, device: str) -> "LoadedModel":
         Qwen3ASRForTokenClassification,
     )
 
+    from shibolet.model.family import LoadedModel
     from shibolet.model.folders import dtype_on, resolve
     from shibolet.model.qwen3_asr.fused import fuse_decoder
-    from shibolet.model.qwen3_asr.load import LoadedModel
     from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP
 
     cls, settings = {
@@ -178,9 +178,9 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from shibolet.listen.family_aligner import FamilyAligner
+    from shibolet.listen.family_recogniser import FamilyRecogniser
     from shibolet.listen.open import open_aligner, open_recogniser
-    from shibolet.listen.qwen_aligner import QwenAligner
-    from shibolet.listen.qwen_recogniser import QwenRecogniser
     from shibolet.listen.transcribe import Transcriber
 
     if args.threads:
@@ -205,7 +205,7 @@ def main() -> None:
                     tiny = args.size == "tiny"
                     aligner = (
                         open_aligner("builtin:aligner", "Hebrew", device=args.device) if tiny
-                        else QwenAligner(random_model("aligner", args.device), args.pack_s)
+                        else FamilyAligner(random_model("aligner", args.device), args.pack_s)
                     )  # fmt: skip
                 if name in ("score", "greedy", "all") and isinstance(recogniser, NoRecogniser):
                     if args.size == "tiny":
@@ -213,7 +213,7 @@ def main() -> None:
                     else:
                         loaded = random_model("recogniser", args.device)
                         writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-                        recogniser = QwenRecogniser(loaded, "Hebrew", max_pack_s=args.pack_s, transcriber=writer)
+                        recogniser = FamilyRecogniser(loaded, "Hebrew", max_pack_s=args.pack_s, transcriber=writer)
                 ears = {
                     "decode": (NoAligner(), NoRecogniser()), "align": (aligner, NoRecogniser()),
                     "all": (aligner, recogniser),

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.errors import ShiboletError
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.speech.audio import encode_flac
@@ -42,7 +43,7 @@ ROUND_3 = AugmentConfig(
 
 def write_shard(path: Path, seed: int, num_rows: int) -> None:
     rng, rows = np.random.default_rng(seed), []
-    for number, (_, frames, _) in enumerate(assumed_sizes(num_rows, seed)):
+    for number, (_, frames, _) in enumerate(assumed_sizes(FAMILY, num_rows, seed)):
         samples = 0.1 * make_noise(160 * frames + 80, "babble", rng)
         text = "".join(rng.choice(list("אבגדהוזחטיכלמנ "), size=max(1, frames // 12))).strip() or "א"
         rows.append({"id": f"{seed}-{number}", "audio": {"bytes": encode_flac(samples), "path": None}, "text": text,
@@ -91,7 +92,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         folder, started = Path(scratch), time.perf_counter()
         write_shards(folder, args.hours, max(args.workers))
-        examples, _ = read_examples(folder, "train", prompt, max_tokens=65_536)
+        examples, _ = read_examples(folder, "train", FAMILY, prompt, max_tokens=65_536)
         audio_h = sum(example.duration_s for example in examples) / 3600
         size_gib = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
         report.add(shards_h=round(audio_h, 2), shards_gib=round(size_gib, 3),
@@ -103,7 +104,7 @@ def main() -> None:
         for augment in (None, ROUND_3):
             for workers in args.workers:
                 free()
-                reader = PackReader(prompt.frame, Qwen3ASRFeatureExtractor(), device=device, augment=augment,
+                reader = PackReader(FAMILY, prompt.frame, Qwen3ASRFeatureExtractor(), device=device, augment=augment,
                                     num_workers=workers)  # fmt: skip
                 reader.follow(lambda: iter(requests))
                 try:

@@ -22,9 +22,11 @@ from real_size import ALL_PARTS, Report, best_device, machine
 from torch import Tensor
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.records.files import read_jsonl
@@ -55,7 +57,7 @@ def read_corpus(folder: Path, prompt: TranscriptionPrompt) -> list[TrainExample]
             TrainExample(
                 id=row["id"], audio=audio, text=row["text"], text_ids=array("i", text_ids), duration_s=duration_s,
                 num_frames=frames, num_tokens=prompt.frame.num_tokens(num_audio_tokens(frames), len(text_ids)),
-                num_targets=prompt.frame.num_targets(len(text_ids)),
+                num_targets=prompt.frame.num_targets(len(text_ids)), family=FAMILY,
             )
         )  # fmt: skip
     return examples
@@ -88,12 +90,12 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> tupl
     loaded = load_recogniser("builtin:round1", dtype=getattr(torch, args.dtype), device=str(device))
     model, prompt = loaded.model.train(), TranscriptionPrompt(loaded.tokenizer, "Hebrew")
     examples = read_corpus(folder, prompt)
-    reader = PackReader(prompt.frame, loaded.extractor, device=device, cache_gib=2.0)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, device=device, cache_gib=2.0)
     phase = PhaseConfig(name="all", num_epochs=1, lr_by_part=dict.fromkeys(ALL_PARTS, LR))
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:
         fuse_decoder(model)
-    objective, losses, seconds = Transcribe(), [], []
+    objective, losses, seconds = Transcribe(FAMILY), [], []
     for step in range(args.steps):
         utterances = step_utterances(step, num_utterances=len(examples), utterances_per_step=args.utterances, seed=seed)
         chosen = [examples[u] for u in utterances]

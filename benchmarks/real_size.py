@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.offline import standard_config
 from shibolet.model.qwen3_asr.packed import Pack, lay_out, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 from shibolet.recipe import load_recipe
@@ -36,7 +36,7 @@ _BEFORE, _AFTER = 9, 6  # tokens of the prompt before and after the audio
 def model_config(tiny: bool) -> Qwen3ASRConfig:
     """The 1.7B's sizes, or as many layers of small ones, to try a benchmark where there is no GPU."""
     if not tiny:
-        return standard_config()
+        return FAMILY.standard_config()[0]
     audio = {"d_model": 32, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "downsample_hidden_size": 8}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
             "head_dim": 16, "vocab_size": 151936, "max_position_embeddings": 65536, "tie_word_embeddings": True,
@@ -110,7 +110,7 @@ class Stepper:
         self.optimizer.set_lr(1e-3)
         self.waited_s = 0.0  # of the host for the device, in all steps
         fuse_decoder(model)
-        self.objective = Transcribe()
+        self.objective = Transcribe(FAMILY)
         names = [name for group in groups.values() for name in group]
         self.cost = Cost(model, names, model.dtype.itemsize)
         self.trainable = sum(weight.numel() for group in groups.values() for weight in group.values())
@@ -138,7 +138,7 @@ def without_lora(config: TrainConfig) -> TrainConfig:
 
 def mean_batches(num_batches: int, size: int, seed: int) -> list[list[Sizes]]:
     """Batches of assumed utterances."""
-    sizes = assumed_sizes(num_batches * size, seed)
+    sizes = assumed_sizes(FAMILY, num_batches * size, seed)
     return [sizes[at : at + size] for at in range(0, len(sizes), size)]
 
 

@@ -36,8 +36,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ASRFeature
 
 from shibolet.demo.lexicon import load_lexicon
 from shibolet.evaluate.dev import dev_scorer
+from shibolet.model.family import LoadedModel
 from shibolet.model.folders import resolve
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.recipe import load_recipe
@@ -107,11 +108,11 @@ def write_shard(path: Path, sizes: Sequence[Sizes], texts: Sequence[str], num_ro
 def write_shards(folder: Path, prompt: TranscriptionPrompt, *, rows: int, clips: int, dev: int) -> None:
     """`rows` training utterances, of them `clips` different ones, and `dev` others, all at once."""
     starts = range(0, rows, ROWS_PER_SHARD)
-    sizes = assumed_sizes(max(min(clips, rows), len(starts)), seed=0)
+    sizes = assumed_sizes(FAMILY, max(min(clips, rows), len(starts)), seed=0)
     texts = write_texts(sizes, prompt, seed=0)
     jobs = [(folder / f"train-{n:05d}.parquet", sizes[n :: len(starts)], texts[n :: len(starts)],
              min(ROWS_PER_SHARD, rows - start)) for n, start in enumerate(starts)]  # fmt: skip
-    dev_sizes = assumed_sizes(dev, seed=1)
+    dev_sizes = assumed_sizes(FAMILY, dev, seed=1)
     jobs.append((folder / "dev-00000.parquet", dev_sizes, write_texts(dev_sizes, prompt, seed=1), dev))
     folder.mkdir()
     cores = len(os.sched_getaffinity(0))
@@ -171,7 +172,7 @@ class Watch:
     def score_dev(self, loaded: LoadedModel) -> DevRates:
         synchronize()
         started = time.perf_counter()
-        scores = self._score(loaded.model, loaded.tokenizer, loaded.extractor)
+        scores = self._score(loaded)
         self._dev_s = time.perf_counter() - started
         self._report.add(dev_after_step=len(self.steps) + 1, utterances=scores.num_utterances,
                          dev_s=round(self._dev_s, 2))  # fmt: skip

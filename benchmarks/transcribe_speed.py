@@ -19,10 +19,10 @@ import transformers
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.load import load_recogniser
-from shibolet.model.qwen3_asr.offline import standard_config
 
 NEW_TOKENS = 40
 
@@ -170,7 +170,7 @@ def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = Qwen3ASRForConditionalGeneration(standard_config())
+        model = Qwen3ASRForConditionalGeneration(FAMILY.standard_config()[0])
     torch.set_default_dtype(torch.float32)
     if device != "cpu":
         fuse_decoder(model)

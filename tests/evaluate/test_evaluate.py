@@ -18,7 +18,7 @@ from shibolet.evaluate.describe import describe
 from shibolet.evaluate.dev import dev_scorer
 from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.records.candidate import named
 from shibolet.records.documents.scores import Failure, Scores, Tally, WordErrors
 from shibolet.records.files import read_jsonl, write_jsonl
@@ -247,7 +247,7 @@ def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
             patch.setattr(
                 "shibolet.evaluate.dev.score_row", lambda u, *a, **k: seen.append(u.id) or score_row(u, *a, **k)
             )
-            assert score(None, None, None).num_utterances == len(seen)
+            assert score(None).num_utterances == len(seen)
         return set(seen)
 
     few = scored(rows, 7)
@@ -286,7 +286,7 @@ def test_dev_scores_are_those_of_the_stage(tmp_path):
         utterances.append(Utterance(audio=AudioRef(path=str(tmp_path / f"{i}.flac")), source="dev", **fields))
     config = EvaluateConfig(batch_utterances=2, max_new_tokens_per_s=5.0)
     loaded = LoadedModel(model, tokenizer, extractor, tmp_path, "x")
-    scores = dev_scorer(rows, "Hebrew", config)(model, tokenizer, extractor)
+    scores = dev_scorer(rows, "Hebrew", config)(loaded)
     transcriber = Transcriber(loaded, "Hebrew", batch_utterances=2, max_new_tokens_per_s=5.0)
     staged = evaluate(transcriber, utterances, tmp_path / "out", config=config, set_name="dev")
     assert staged.num_empty_hypotheses < 5 and staged.cer.substitutions > 0

@@ -11,10 +11,11 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.model.fast.kernels import cross_entropy_
 from shibolet.model.fast.losses import summed_cross_entropy
+from shibolet.model.lora import attach_lora
 from shibolet.model.qwen3_asr.cost import PackSize
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.lora import attach_lora
 from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
 from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
@@ -132,7 +133,7 @@ def test_a_step_waits_for_the_device_nowhere(model, pack):
 
     def step() -> None:
         with packed_attention(model):
-            total = Transcribe().loss(model, on_gpu, no_examples).total
+            total = Transcribe(FAMILY).loss(model, on_gpu, no_examples).total
             total.div(100).backward()
         assert update(optimizer, Ran([total.detach()])).done  # waits for an event, not for what was launched after it
 

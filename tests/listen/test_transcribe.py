@@ -10,8 +10,10 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import decoding
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
 
 RATE = 16000
 
@@ -67,11 +69,11 @@ def test_silence_is_heard_like_anything_else(chatty):
 
 def test_special_tokens_are_dropped_and_letters_that_look_like_them_stay(chatty):
     """A transcript about markup is still a transcript."""
-    transcriber = Transcriber(chatty, "Hebrew")
+    decoder = FAMILY.decoder(chatty, Prompt("Hebrew"), clips_at_once=None, beam_size=1, length_penalty=1.0)
     tokenizer = chatty.tokenizer
     literal = tokenizer("<b> <asr_text> מה", split_special_tokens=True)["input_ids"]
     audio, asr_text, end = tokenizer.convert_tokens_to_ids(["<|audio_pad|>", "<asr_text>", "<|im_end|>"])
-    assert transcriber._text([asr_text, *literal, audio, end, *literal]) == "<b> <asr_text> מה"
+    assert decoder.text([asr_text, *literal, audio, end, *literal]) == "<b> <asr_text> מה"
 
 
 def test_long_audio_is_its_pieces_joined(chatty):

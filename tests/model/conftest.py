@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2Tokenizer, Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.save import save_model
 
 SENTENCES = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול על השולחן"]

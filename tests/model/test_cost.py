@@ -6,12 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.model.fast.losses import summed_cross_entropy
+from shibolet.model.lora import attach_lora
+from shibolet.model.parts import freeze_all_but, partition
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.lora import attach_lora
 from shibolet.model.qwen3_asr.packed import build_pack, decode_pack, output_head, packed_attention
-from shibolet.model.qwen3_asr.parts import freeze_all_but, partition, untie_head
+from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 B = ("projector", "decoder.layers[2:4]", "head", "lora")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 DURATIONS_S = [2.0, 0.4, 9.3, 3.5, 1.0, 3.49, 0.99, 8.0, 5.2, 17.0, 0.5, 6.1]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import Qwen3ASRFeatureExtractor
 
-from shibolet.model.qwen3_asr.features import PackedLogMel, SpecMask, lay_samples, log_mel, num_mel_frames
+from shibolet.model.protocols import SpecMask
+from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel, num_mel_frames
 
 EXTRACTOR = Qwen3ASRFeatureExtractor()
 

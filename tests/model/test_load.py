@@ -12,10 +12,12 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
+from shibolet.model.family import LoadedModel, offline_config
 from shibolet.model.folders import resolve
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
-from shibolet.model.qwen3_asr.load import LoadedModel, load_aligner, load_recogniser
-from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.packed import build_pack
 from shibolet.model.qwen3_asr.parts import is_tied, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import convert, save_model
@@ -39,7 +41,7 @@ def logits(loaded: LoadedModel, clip, aligner: bool = False) -> torch.Tensor:
         prompt = TranscriptionPrompt(loaded.tokenizer, "Hebrew")
         sequence = prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם")
     with torch.no_grad():
-        return packed_logits(loaded.model, build_pack([sequence], [mel], prompt.audio_id, shift=not aligner))
+        return FAMILY.logits(loaded.model, build_pack([sequence], [mel], prompt.audio_id, shift=not aligner))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -194,3 +196,15 @@ def test_identity_follows_the_weights(native_dir: Path):
     weights["model.language_model.norm.weight"][0] += 1
     save_file(weights, native_dir / "model.safetensors", metadata={"format": "pt"})
     assert load_recogniser(str(native_dir)).identity != before
+
+
+def test_a_configuration_without_weights_says_where_it_is_from(native_dir: Path, tmp_path: Path):
+    """A plan must not pass sizes of another model off as those that were asked for."""
+    native, said = offline_config(str(native_dir))
+    assert said == str(native_dir)
+    legacy, said = offline_config(str(to_legacy(native_dir, tmp_path / "legacy")))
+    assert said == f"{tmp_path / 'legacy'} (legacy layout)"
+    assert legacy.text_config.hidden_size == native.text_config.hidden_size == 128
+    away, said = offline_config("org/away")
+    assert said == "org/away is not on this machine: sizes are those of Qwen3-ASR-1.7B"
+    assert away.audio_config.output_dim == away.text_config.hidden_size == 2048

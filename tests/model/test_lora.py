@@ -9,11 +9,14 @@ from peft import PeftModel
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import ModelError
+from shibolet.model.family import LoadedModel
+from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
+from shibolet.model.parts import select
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
-from shibolet.model.qwen3_asr.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
-from shibolet.model.qwen3_asr.packed import build_pack, packed_logits
-from shibolet.model.qwen3_asr.parts import part_of, select, untie_head
+from shibolet.model.qwen3_asr.load import load_recogniser
+from shibolet.model.qwen3_asr.packed import build_pack
+from shibolet.model.qwen3_asr.parts import part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
 
@@ -64,14 +67,14 @@ def test_merging_gives_the_same_logits(recogniser, tokenizer, clips, dtype):
     pack = build_pack([prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם")], [mel], prompt.audio_id, shift=True)
     recogniser.to(dtype)
     with torch.no_grad():
-        plain = packed_logits(recogniser, pack).float()
+        plain = FAMILY.logits(recogniser, pack).float()
         attach(recogniser)
-        assert packed_logits(recogniser, pack).float().equal(plain)  # B starts at zero
+        assert FAMILY.logits(recogniser, pack).float().equal(plain)  # B starts at zero
         for weight in adapters(recogniser).values():
             weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(weight.numel()))
-        adapted = packed_logits(recogniser, pack).float()
+        adapted = FAMILY.logits(recogniser, pack).float()
         merge_lora(recogniser)
-        merged = packed_logits(recogniser, pack).float()
+        merged = FAMILY.logits(recogniser, pack).float()
     assert not has_lora(recogniser) and lora_layers(recogniser) == set()
     change, error = (adapted - plain).norm(), (merged - adapted).norm()
     assert change > 0 and error < (1e-5 if dtype == torch.float32 else 0.1) * change

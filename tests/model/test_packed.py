@@ -6,6 +6,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.model.fast.losses import summed_cross_entropy
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.packed import (
     PACKED,
@@ -13,7 +14,6 @@ from shibolet.model.qwen3_asr.packed import (
     decode_pack,
     output_head,
     packed_attention,
-    packed_logits,
 )
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 
@@ -66,7 +66,7 @@ def test_logits_loss_and_gradients_are_those_of_the_stock_model(recogniser, toke
         hidden = decode_pack(recogniser, pack)
         packed = summed_cross_entropy(hidden, output_head(recogniser), pack.labels)
         packed.backward()
-    torch.testing.assert_close(packed_logits(recogniser, pack), torch.cat(logits), rtol=0, atol=1e-5)
+    torch.testing.assert_close(FAMILY.logits(recogniser, pack), torch.cat(logits), rtol=0, atol=1e-5)
     assert packed.item() == pytest.approx(loss, rel=1e-6)
     whole = torch.stack([grad.norm() for grad in stock.values()]).norm()
     for name, weight in recogniser.named_parameters():
@@ -78,11 +78,11 @@ def test_logits_loss_and_gradients_are_those_of_the_stock_model(recogniser, toke
 
 def test_a_neighbour_changes_nothing(recogniser, tokenizer, sequences, mels):
     audio_id = TranscriptionPrompt(tokenizer, "Hebrew").audio_id
-    alone = packed_logits(recogniser, build_pack(sequences[1:2], mels[1:2], audio_id, shift=True))
+    alone = FAMILY.logits(recogniser, build_pack(sequences[1:2], mels[1:2], audio_id, shift=True))
     for order in ([1, 3], [3, 1], [0, 2, 1]):
         pack = build_pack([sequences[i] for i in order], [mels[i] for i in order], audio_id, shift=True)
         start = sum(sum(label != -100 for label in sequences[i].labels) for i in order[: order.index(1)])
-        together = packed_logits(recogniser, pack)[start : start + len(alone)]
+        together = FAMILY.logits(recogniser, pack)[start : start + len(alone)]
         torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_time_classes_of_the_aligner_are_those_of_the_stock_model(tokenizer, mel
             at = [i for i, label in enumerate(sequence.labels) if label != -100]
             assert all(sequence.input_ids[i] == prompt.timestamp_id for i in at)
             stock.append(model(**stock_inputs(sequence, mel)).logits[0, at])
-        packed = packed_logits(model, build_pack(sequences, mels, prompt.audio_id, shift=False))
+        packed = FAMILY.logits(model, build_pack(sequences, mels, prompt.audio_id, shift=False))
     torch.testing.assert_close(packed, torch.cat(stock), rtol=0, atol=1e-5)
 
 

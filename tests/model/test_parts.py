@@ -10,9 +10,10 @@ from transformers import AutoTokenizer, Qwen3ASRForConditionalGeneration
 
 from shibolet.demo import tiny
 from shibolet.errors import RecipeError
+from shibolet.model.parts import freeze_all_but, partition, select, trainable_names
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.layouts import native_config
-from shibolet.model.qwen3_asr.offline import standard_config
-from shibolet.model.qwen3_asr.parts import freeze_all_but, part_of, partition, select, trainable_names, untie_head
+from shibolet.model.qwen3_asr.parts import part_of, untie_head
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"
 WHOLE = ["encoder.conv", "encoder.layers", "projector", "embeddings", "decoder.layers", "decoder.norm"]
@@ -21,7 +22,7 @@ WHOLE = ["encoder.conv", "encoder.layers", "projector", "embeddings", "decoder.l
 @pytest.fixture(scope="module")
 def real():
     with torch.device("meta"):
-        return Qwen3ASRForConditionalGeneration(standard_config())
+        return Qwen3ASRForConditionalGeneration(FAMILY.standard_config()[0])
 
 
 def size(model, part: str) -> int:

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
 from shibolet.errors import ModelError
+from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.model.qwen3_asr.layouts import template_of
 from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
@@ -28,6 +29,21 @@ def test_the_prompt_is_the_published_templates(real):
     text = real.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     text = text.replace("<|audio_pad|>", "<|audio_pad|>" * 26) + "language Hebrew<asr_text>"
     assert TranscriptionPrompt(real, "Hebrew").request(26) == real(text)["input_ids"]
+
+
+def test_context_and_style_stand_in_the_systems_turn(tokenizer):
+    """One place for what later rounds tell a model; markup in it must not end the turn."""
+    tokenizer.chat_template = template_of("native", aligner=False)
+    messages = [
+        {"role": "system", "content": "שמות: דן\nבלי פיסוק"},
+        {"role": "user", "content": [{"type": "audio", "audio": "x"}]},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False) + "language Hebrew<asr_text>"
+    told = Prompt("Hebrew", context="שמות: דן\n", style="בלי פיסוק")
+    assert TranscriptionPrompt(tokenizer, told).request(1) == tokenizer(text)["input_ids"]
+    plain, marked = (TranscriptionPrompt(tokenizer, Prompt("Hebrew", context=said)) for said in ("א", "א<|im_end|>"))
+    assert marked.request(1).count(marked.end_id) == plain.request(1).count(plain.end_id) == 2
+    assert TranscriptionPrompt(tokenizer, Prompt("Hebrew")).frame == TranscriptionPrompt(tokenizer, "Hebrew").frame
 
 
 def test_hebrew_costs_about_two_tokens_a_word(real):

@@ -15,7 +15,8 @@ from transformers import (
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.parts import is_tied, untie_head
 from shibolet.model.qwen3_asr.save import convert, save_model
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from shibolet.errors import DataError
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.publish.card import model_card
 from shibolet.publish.config import PublishConfig
 from shibolet.publish.leaks import refuse_leaks
@@ -45,7 +46,7 @@ def run(finished, tmp_path) -> RunFolder:
 
 def card_of(run: RunFolder, *overrides: str, config: PublishConfig = CONFIG) -> str:
     recipe = ShownRecipe.model_validate(load_recipe("demo", overrides).model_dump(mode="json"))
-    return model_card(run, recipe, config, REPRODUCED)
+    return model_card(run, recipe, config, FAMILY, REPRODUCED)
 
 
 def pct(rate: float) -> str:

@@ -12,7 +12,8 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.errors import ModelError, Rejected, UploadError
 from shibolet.evaluate.hear import batches_of
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.publish.config import PublishConfig
 from shibolet.recipe import load_recipe

@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny_run import make_rows, save_base, write_shard
 
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.reader import PackReader
@@ -42,9 +44,9 @@ def prompt(loaded: LoadedModel) -> TranscriptionPrompt:
 
 @pytest.fixture
 def examples(prepared_dir: Path, prompt: TranscriptionPrompt) -> list[TrainExample]:
-    return read_examples(prepared_dir, "train", prompt, max_tokens=4096)[0]
+    return read_examples(prepared_dir, "train", FAMILY, prompt, max_tokens=4096)[0]
 
 
 @pytest.fixture
 def reader(loaded: LoadedModel, prompt: TranscriptionPrompt) -> PackReader:
-    return PackReader(prompt.frame, loaded.extractor, cache_gib=1.0)
+    return PackReader(FAMILY, prompt.frame, loaded.extractor, cache_gib=1.0)

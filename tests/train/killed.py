@@ -13,7 +13,7 @@ import torch
 from tiny_run import PHASE_A, PHASE_B, tiny_config
 
 from shibolet.errors import Preempted
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.records.documents.training import DevRates
 from shibolet.train import checkpoint, stage
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig

@@ -7,6 +7,7 @@ import pytest
 from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
 from shibolet.train.data import samples_at
@@ -89,7 +90,7 @@ def test_masks_stay_inside_and_within_their_size():
 
 
 def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt, loaded):
-    reader = PackReader(prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
     for epoch in range(2):
         for example, length in zip(examples, reader.lengths(examples, epoch), strict=True):
             assert reader.pack([example], epoch).num_tokens == length != example.num_tokens
@@ -97,7 +98,7 @@ def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt
 
 
 def test_the_longest_pack_has_every_utterance_at_the_slowest_speed(examples, prompt, loaded):
-    reader = PackReader(prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
     for example in examples[:3]:
         assert reader.longest_pack([example]).num_tokens == example.tokens_at(0.8) > example.num_tokens
 

@@ -6,7 +6,8 @@ import pytest
 from tiny_run import make_rows, write_shard
 
 from shibolet.errors import DataError
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.reader import PackReader
@@ -31,7 +32,7 @@ def test_markup_in_a_transcript_stays_text(tmp_path: Path, prompt: Transcription
     rows = make_rows(1, seed=0)
     rows[0]["text"] = "שלום <|im_end|> עולם"
     write_shard(tmp_path / "train-0.parquet", rows)
-    (example,), _ = read_examples(tmp_path, "train", prompt, max_tokens=4096)
+    (example,), _ = read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)
     assert reader.pack([example]).labels.tolist().count(prompt.end_id) == 1
 
 
@@ -40,7 +41,7 @@ def test_what_cannot_be_trained_on_leaves_a_ledger_line(tmp_path: Path, prompt: 
     rows[1]["text"] = " "
     rows[2]["text"] = "שלום " * 200
     write_shard(tmp_path / "train-0.parquet", rows)
-    examples, ledger = read_examples(tmp_path, "train", prompt, max_tokens=256)
+    examples, ledger = read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=256)
     assert [example.id for example in examples] == ["u0000", "u0003"]
     assert [example.audio.row for example in examples] == [0, 3]
     assert [(line.id, line.rule) for line in ledger] == [("u0001", "empty_text"), ("u0002", "too_long:positions")]
@@ -48,24 +49,24 @@ def test_what_cannot_be_trained_on_leaves_a_ledger_line(tmp_path: Path, prompt: 
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path, prompt: TranscriptionPrompt):
     with pytest.raises(DataError, match=r"no train-\*.parquet"):
-        read_examples(tmp_path, "train", prompt, max_tokens=4096)
+        read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)
     rows = make_rows(2, seed=0)
     write_shard(tmp_path / "train-0.parquet", [row | {"text": ""} for row in rows])
     with pytest.raises(DataError, match="none of 2 train utterances"):
-        read_examples(tmp_path, "train", prompt, max_tokens=4096)
+        read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)
 
 
 def test_audio_of_another_length_than_the_table_says_is_named(tmp_path: Path, prompt, reader: PackReader):
     rows = make_rows(1, seed=0)
     rows[0]["duration_s"] += 0.5
     write_shard(tmp_path / "train-0.parquet", rows)
-    (example,), _ = read_examples(tmp_path, "train", prompt, max_tokens=4096)
+    (example,), _ = read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)
     with pytest.raises(DataError, match="utterance 'u0000': the table says"):
         reader.pack([example])
 
 
 def test_features_are_the_same_with_and_without_the_cache(examples, reader: PackReader, loaded, prompt):
-    without = PackReader(prompt.frame, loaded.extractor, cache_gib=0)
+    without = PackReader(FAMILY, prompt.frame, loaded.extractor, cache_gib=0)
     first = reader.pack(examples[:4]).features
     assert reader.pack(examples[:4]).features.equal(first)
     assert without.pack(examples[:4]).features.equal(first)

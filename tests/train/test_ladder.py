@@ -12,6 +12,7 @@ from tiny_run import PHASE_A, tiny_config
 from transformers import PreTrainedModel
 
 from shibolet.errors import OutOfMemory, RecipeError
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
@@ -141,7 +142,7 @@ def test_checkpointed_activations_give_the_same_gradients(loaded, examples, read
         torch.manual_seed(3)
         with packed_attention(loaded.model):
             pack = reader.pack(examples[:3])
-            Transcribe().loss(loaded.model, pack, TrainStep(examples[:3], 0.0)).total.backward()
+            Transcribe(FAMILY).loss(loaded.model, pack, TrainStep(examples[:3], 0.0)).total.backward()
         weights = {name: weight for group in groups.values() for name, weight in group.items()}
         found.append({name: weight.grad.clone() for name, weight in weights.items()})
         for weight in weights.values():

@@ -14,7 +14,8 @@ from torch import nn
 
 from shibolet.demo import tiny
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.packed import Pack, build_pack, encoder_states, packed_logits
+from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.packed import Pack, build_pack, encoder_states
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.recipe import load_recipe
 from shibolet.train.config import TrainConfig
@@ -70,13 +71,13 @@ def test_a_mixture_is_the_weighted_sum_of_the_means_and_the_encoder_runs_once(
 ):
     passes, plain = [], encoder_states
     counted = lambda *args: passes.append(1) or plain(*args)  # noqa: E731
-    monkeypatch.setattr("shibolet.train.objectives.mixture.encoder_states", counted)
+    monkeypatch.setattr(type(FAMILY), "encode", staticmethod(counted))
     monkeypatch.setattr("shibolet.model.qwen3_asr.packed.encoder_states", counted)
     loud = LoudEncoder()
-    mixture = Mixture([Term("transcribe", Transcribe(), lambda _: 1.0), Term("loud", loud, halving)])
+    mixture = Mixture(FAMILY, [Term("transcribe", Transcribe(FAMILY), lambda _: 1.0), Term("loud", loud, halving)])
     assert mixture.numbers == ("transcribe", "loud", "loud/seen")
     step = TrainStep(examples[:5], progress_frac=0.5)
-    reader = PackReader(prompt.frame, loaded.extractor, needs=mixture.needs)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, needs=mixture.needs)
     packs = [reader.pack(examples[:2]), reader.pack(examples[2:5])]
     with torch.no_grad(), mixture.context(loaded.model):
         found = [mixture.loss(loaded.model, pack, step) for pack in packs]
@@ -84,8 +85,8 @@ def test_a_mixture_is_the_weighted_sum_of_the_means_and_the_encoder_runs_once(
     assert loud.extras == [len(example.text) for example in examples[:5]]
     mean = {name: sum(pack.numbers[name].item() for pack in found) for name in mixture.numbers}
     assert mean["loud/seen"] == 5
-    with torch.no_grad(), Transcribe().context(loaded.model):
-        losses = sum(Transcribe().loss(loaded.model, pack, step).total.item() for pack in packs)
+    with torch.no_grad(), Transcribe(FAMILY).context(loaded.model):
+        losses = sum(Transcribe(FAMILY).loss(loaded.model, pack, step).total.item() for pack in packs)
     assert mean["transcribe"] == pytest.approx(losses / sum(example.num_targets for example in examples[:5]))
     total = sum(pack.total.item() for pack in found) / mixture.count(step.examples)
     assert total == pytest.approx(mean["transcribe"] + 0.5**1.5 * mean["loud"])
@@ -93,7 +94,10 @@ def test_a_mixture_is_the_weighted_sum_of_the_means_and_the_encoder_runs_once(
 
 def test_a_training_records_the_numbers_of_its_objective(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
     """With a pack a step and with many, which have to come to the same."""
-    mixture = lambda: Mixture([Term("main", Transcribe(), lambda _: 1.0), Term("loud", LoudEncoder(), halving)])  # noqa: E731
+
+    def mixture(family, fast):
+        return Mixture(family, [Term("main", Transcribe(family), lambda _: 1.0), Term("loud", LoudEncoder(), halving)])
+
     monkeypatch.setitem(OBJECTIVES, "transcribe", mixture)
     for name, tokens in (("one", 4096), ("many", 100)):
         run(base_dir, prepared_dir, tmp_path / name, tiny_config(lora=without_dropout(), pack_tokens=tokens))
@@ -109,7 +113,7 @@ def test_a_time_one_class_off_is_nearly_right(loaded):
     """The classes of times, and the loss against the library's cross-entropy."""
     model, prompt = tiny.new_aligner(loaded.tokenizer, seed=0).eval(), AlignmentPrompt(loaded.tokenizer)
     spans = {"u": ((0.0, 0.41), (0.43, 99.0))}
-    align = Align(lambda example: spans[example], num_classes=tiny.NUM_TIME_CLASSES)
+    align = Align(FAMILY, lambda example: spans[example], num_classes=tiny.NUM_TIME_CLASSES)
     classes = align.needs("u")["classes"]
     assert classes == [0, 5, 5, 499]
     pack = build_pack(
@@ -117,7 +121,7 @@ def test_a_time_one_class_off_is_nearly_right(loaded):
     )
     with torch.no_grad(), align.context(model):
         total = align.loss(model, pack, TrainStep([], 0.0)).total
-        logp = F.log_softmax(packed_logits(model, pack).float(), dim=-1)
+        logp = F.log_softmax(FAMILY.logits(model, pack).float(), dim=-1)
     wanted = 0.0
     for row, right in zip(logp, classes, strict=True):
         for target, weight in ((right, 0.8), (max(0, right - 1), 0.1), (min(499, right + 1), 0.1)):

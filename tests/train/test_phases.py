@@ -4,8 +4,9 @@ import pytest
 from tiny_run import PHASE_A, PHASE_B, tiny_config
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.load import LoadedModel
-from shibolet.model.qwen3_asr.parts import part_of, trainable_names
+from shibolet.model.family import LoadedModel
+from shibolet.model.parts import trainable_names
+from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.train.config import OptimizerConfig, PhaseConfig
 from shibolet.train.optimizer import MasterAdamW, assert_optimizer_covers
 from shibolet.train.phases import add_adapters, enter_phase

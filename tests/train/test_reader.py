@@ -11,7 +11,8 @@ from tiny_run import PHASE_A, PHASE_B, tiny_config
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train import encoder_cache
@@ -45,8 +46,8 @@ def rows(out_dir: Path) -> list[dict]:
 @pytest.mark.slow("train", seconds=20)
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: LoadedModel, augment):
-    here = PackReader(prompt.frame, loaded.extractor, augment=augment, seed=3)
-    ahead = PackReader(prompt.frame, loaded.extractor, augment=augment, seed=3, num_workers=2)
+    here = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=augment, seed=3)
+    ahead = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=augment, seed=3, num_workers=2)
     wanted = requests(examples, 4, epoch=1)
     ahead.follow(lambda: wanted)
     try:
@@ -62,7 +63,7 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
 
 @pytest.mark.slow("train", seconds=20)
 def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
-    reader = PackReader(prompt.frame, loaded.extractor, num_workers=1)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
     broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)
     with pytest.raises(DataError, match="utterance 'u0000': the table says"):
         list(reader.read(loaded.model, [PackRequest(0, 0, 0, (broken,))]))
@@ -137,7 +138,7 @@ def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: 
     )
     encoded = []
     plain = encoder_states
-    monkeypatch.setattr("shibolet.train.reader.encoder_states", lambda *a: encoded.append(1) or plain(*a))
+    monkeypatch.setattr(type(FAMILY), "encode", staticmethod(lambda *a: encoded.append(1) or plain(*a)))
     for name in ("with", "without"):
         config = tiny_config(phases=phases, encoder_cache=name == "with", pack_tokens=4096)  # a pack a step
         run_train(
@@ -172,7 +173,10 @@ def test_a_cache_of_augmented_audio_is_refused():
 
 def test_features_do_not_depend_on_what_is_kept(examples, prompt, loaded):
     extractor = Qwen3ASRFeatureExtractor()
-    keeps, forgets = PackReader(prompt.frame, extractor, cache_gib=1.0), PackReader(prompt.frame, extractor)
+    keeps, forgets = (
+        PackReader(FAMILY, prompt.frame, extractor, cache_gib=1.0),
+        PackReader(FAMILY, prompt.frame, extractor),
+    )
     for _ in range(2):
         assert_same(keeps.pack(examples[:5]), forgets.pack(examples[:5]))
 
@@ -182,8 +186,8 @@ def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     model = frozen_model(loaded).to(torch.bfloat16).cuda()
-    here = PackReader(prompt.frame, loaded.extractor, device="cuda")
-    ahead = PackReader(prompt.frame, loaded.extractor, device="cuda", num_workers=2)
+    here = PackReader(FAMILY, prompt.frame, loaded.extractor, device="cuda")
+    ahead = PackReader(FAMILY, prompt.frame, loaded.extractor, device="cuda", num_workers=2)
     ahead.encoder_cache = open_cache(tmp_path, model, examples)
     wanted = requests(examples, 4)
     ahead.follow(lambda: wanted)

@@ -12,7 +12,9 @@ from tiny_run import make_rows, tiny_config, write_shard
 from transformers import Qwen3ASRForConditionalGeneration
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
+from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import packed_attention
 from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.records.documents.plan import Plan
@@ -118,7 +120,7 @@ def test_a_frozen_encoder_holds_no_graph(loaded: LoadedModel, examples: list[Tra
         enter_phase(loaded.model, phase)
         with packed_attention(loaded.model):
             step = TrainStep(examples[:2], 0.0)
-            assert Transcribe().loss(loaded.model, reader.pack(examples[:2]), step).total.requires_grad
+            assert Transcribe(FAMILY).loss(loaded.model, reader.pack(examples[:2]), step).total.requires_grad
     assert seen == [False] * 6 + [False] * 4 + [True] * 2
 
 

@@ -14,7 +14,8 @@ from test_trainer import rows, run
 from tiny_run import tiny_config
 
 from shibolet.errors import DiskError
-from shibolet.train import checkpoint, stage
+from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.train import checkpoint
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.trackers import MetricsFile
 from shibolet.train.writer import CheckpointWriter
@@ -102,7 +103,7 @@ def test_a_disk_too_full_for_the_result_is_a_sentence_and_not_a_defect(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "save_model", full)
+        patch.setattr(type(FAMILY), "save", full)
         where = getattr(error, "filename", None) or tmp_path / "final"
         with pytest.raises(DiskError, match=f"^{where} could not be written: .*; make room and run the same command"):
             run(base_dir, prepared_dir, tmp_path, tiny_config())

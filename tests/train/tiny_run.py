@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.speech.audio import encode_flac
 from shibolet.train.config import LoraSettings, OptimizerConfig, PhaseConfig, TrainConfig

@@ -28,7 +28,7 @@ class AuditConfig(Config):
     """What listens, to how much, and what counts as low quality."""
 
     aligner: str | None = "Qwen/Qwen3-ForcedAligner-0.6B"  # none: words have the recogniser's times, if it gives any
-    # decides: a Qwen3-ASR, a Whisper of transformers or CTranslate2, any CTC model, or a .jsonl file of hypotheses
+    # decides: a family's model, a Whisper of transformers or CTranslate2, any CTC model, or a .jsonl file of hypotheses
     recogniser: str
     second_gate_recogniser: str | None = None  # judges what prepare kept; None: the same again, and the report says so
     calibration: Path | None = None  # a file of `shibolet calibrate`; None: the judged clips' own copies calibrate

@@ -71,8 +71,8 @@ def convert(
         list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")
     ] = None,
 ):
-    """Rewrite a Qwen3-ASR or forced aligner in the other layout, bit for bit and complete."""
-    from shibolet.model.qwen3_asr.save import convert as convert_model
+    """Rewrite a model or its forced aligner in another layout of its family, bit for bit and complete."""
+    from shibolet.model.family import convert as convert_model
 
     quiet()
     convert_model(source, out, layout, language or [])

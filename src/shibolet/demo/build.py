@@ -25,12 +25,11 @@ from shibolet.demo.corpus import round1_requests
 from shibolet.demo.objectives import Ctc, EncoderLetters, PaddedClips
 from shibolet.demo.reader import ClipReader, Collate, padded_clips
 from shibolet.demo.synth import synthesise
-from shibolet.model.qwen3_asr.features import num_audio_tokens
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
+from shibolet.model.parts import freeze_all_but
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, build_pack
-from shibolet.model.qwen3_asr.parts import freeze_all_but
 from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
-from shibolet.model.qwen3_asr.save import save_model
 from shibolet.records.documents.training import StepRow
 from shibolet.records.files import hash_json, write_json
 from shibolet.records.utterance import AudioRef
@@ -91,30 +90,29 @@ def _examples(clips: Mapping[str, Clip], frames_per_s: int) -> list[TrainExample
         TrainExample(
             id=id_, audio=AudioRef(path=id_), text=" ".join(clip.words), text_ids=array("i"),
             duration_s=clip.features.shape[1] / frames_per_s, num_frames=clip.features.shape[1], num_tokens=0,
-            num_targets=0,
+            num_targets=0, family=FAMILY,
         )
         for id_, clip in clips.items()
     ]  # fmt: skip
 
 
 def _with_letters(name: str, main: Objective, weight: float) -> Mixture:
-    return Mixture(
-        [Term(name, main, lambda _: 1.0), Term("letters", EncoderLetters(), lambda progress: weight * (1 - progress))]
-    )
+    letters = Term("letters", EncoderLetters(), lambda progress: weight * (1 - progress))
+    return Mixture(FAMILY, [Term(name, main, lambda _: 1.0), letters])
 
 
 def qwen_task(settings: BuildSettings, clips: Mapping[str, Clip], seed: int, device: torch.device) -> Task:
     """Round 1 or the aligner."""
     examples, transcribes = _examples(clips, frames_per_s=100), settings.name == "round1"
     tokenizer = tiny.train_tokenizer(sorted({example.text for example in examples}))
-    nums_audio = [num_audio_tokens(example.num_frames) for example in examples]
+    nums_audio = [FAMILY.num_audio_tokens(example.num_frames) for example in examples]
     if transcribes:
         model, prompt = tiny.new_recogniser(tokenizer, seed), TranscriptionPrompt(tokenizer, LANGUAGE)
-        objective = _with_letters("transcribe", Transcribe(), settings.letters_weight)
+        objective = _with_letters("transcribe", Transcribe(FAMILY), settings.letters_weight)
         sequences = prompt.examples(nums_audio, [example.text for example in examples])
     else:
         model, prompt = tiny.new_aligner(tokenizer, seed), AlignmentPrompt(tokenizer)
-        align = Align(lambda example: clips[example.id].times, tiny.NUM_TIME_CLASSES)
+        align = Align(FAMILY, lambda example: clips[example.id].times, tiny.NUM_TIME_CLASSES)
         objective = _with_letters("align", align, settings.letters_weight)
         classes = [align.needs(example)["classes"] for example in examples]
         sequences = prompt.examples(nums_audio, [list(clip.words) for clip in clips.values()], classes)
@@ -127,7 +125,7 @@ def qwen_task(settings: BuildSettings, clips: Mapping[str, Clip], seed: int, dev
 
     def save(path: Path) -> None:
         EncoderLetters.drop_head(model)
-        save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path)
+        FAMILY.save(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path)
 
     counted = [
         replace(e, num_tokens=len(s.input_ids), num_targets=sum(label != IGNORED for label in s.labels))

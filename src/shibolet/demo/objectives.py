@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shibolet.demo import tiny
-from shibolet.model.qwen3_asr.features import num_audio_tokens
-from shibolet.model.qwen3_asr.packed import Pack, packed_attention
+from shibolet.model.protocols import Pack
+from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, PackLoss, TrainStep
 
@@ -86,13 +86,13 @@ class EncoderLetters:
         delattr(model, LETTER_HEAD)
 
     def needs(self, example: TrainExample) -> Extras:
-        return {"letters": letter_ids(example.text), "audio_tokens": num_audio_tokens(example.num_frames)}
+        return {"letters": letter_ids(example.text), "audio_tokens": FAMILY.num_audio_tokens(example.num_frames)}
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return len(examples)
 
     def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return packed_attention(model)
+        return FAMILY.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         """Of a pack that holds the encoder's output `[A, E]`."""

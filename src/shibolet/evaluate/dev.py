@@ -2,17 +2,15 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import soundfile as sf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import summarise
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.records.documents.scores import DevScores
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef, Utterance
@@ -21,7 +19,7 @@ from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
 from shibolet.speech.text import get_language
 
-ScoreDev = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor], DevScores]
+ScoreDev = Callable[[LoadedModel], DevScores]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
@@ -48,12 +46,10 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    def score(
-        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Qwen3ASRFeatureExtractor
-    ) -> DevScores:
+    def score(loaded: LoadedModel) -> DevScores:
         transcriber = Transcriber(
-            LoadedModel(model, tokenizer, extractor, path=Path(), identity="in training"), spoken.name,
-            batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s,
+            loaded, spoken.name, batch_utterances=config.batch_utterances,
+            max_new_tokens_per_s=config.max_new_tokens_per_s,
         )  # fmt: skip
         texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [

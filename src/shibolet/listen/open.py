@@ -5,9 +5,8 @@ from pathlib import Path
 from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.protocols import Aligner, Recogniser
+from shibolet.model.family import FAMILIES, has_family, load_aligner, load_recogniser
 from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
-from shibolet.model.qwen3_asr.layouts import is_legacy
-from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.records.files import hash_file
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
@@ -19,26 +18,27 @@ def listener_identity(name: str) -> str:
 
 
 def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
-    """A Qwen3 forced aligner in either layout, or any CTC checkpoint of transformers."""
+    """A family's forced aligner in any of its layouts, or any CTC checkpoint of transformers."""
     path, config = read_config(name)
     kind = _kind(config)
-    if kind == "qwen":
-        from shibolet.listen.qwen_aligner import QwenAligner
+    if kind == "family":
+        from shibolet.listen.family_aligner import FamilyAligner
 
-        return QwenAligner(load_aligner(name, dtype=dtype_on(device), device=device))
+        return FamilyAligner(load_aligner(name, dtype=dtype_on(device), device=device))
     if kind == "ctc":
         from shibolet.listen.ctc import CtcAligner, CtcModel
 
         weight_files(name, path)
         return CtcAligner(CtcModel(path, language, device=device))
     raise ModelError(
-        f"aligner '{name}' is {_described(config)}; a Qwen3 forced aligner or a ...ForCTC checkpoint can align"
+        f"aligner '{name}' is {_described(config)}; a forced aligner ({', '.join(FAMILIES)}) or a ...ForCTC checkpoint "
+        "can align"
     )
 
 
 def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogniser:
-    """A recogniser by what it is: a file of hypotheses, a Qwen3-ASR in either layout, a Whisper of CTranslate2, or any
-    CTC or sequence-to-sequence speech recogniser of transformers.
+    """A recogniser by what it is: a file of hypotheses, a model of a family in any of its layouts, a Whisper of
+    CTranslate2, or any CTC or sequence-to-sequence speech recogniser of transformers.
     """
     if name.endswith(HYPOTHESES):
         from shibolet.listen.hypotheses import RecordedHypotheses
@@ -52,10 +52,10 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
 
         return CTranslate2Whisper(name, path, language, device=device)
     kind = _kind(config)
-    if kind == "qwen":
-        from shibolet.listen.qwen_recogniser import QwenRecogniser
+    if kind == "family":
+        from shibolet.listen.family_recogniser import FamilyRecogniser
 
-        return QwenRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
+        return FamilyRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
     if kind == "ctc":
         from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
@@ -67,8 +67,9 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         weight_files(name, path)
         return Seq2SeqRecogniser(path, language, device=device)
     raise ModelError(
-        f"recogniser '{name}' is {_described(config)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
-        "speech recogniser such as Whisper (transformers' or CTranslate2's), or a .jsonl file of hypotheses can listen"
+        f"recogniser '{name}' is {_described(config)}; a model of a family ({', '.join(FAMILIES)}), a ...ForCTC "
+        "checkpoint, a sequence-to-sequence speech recogniser such as Whisper (transformers' or CTranslate2's), or a "
+        ".jsonl file of hypotheses can listen"
     )
 
 
@@ -80,8 +81,8 @@ def _is_ctranslate2(path: Path, config: dict) -> bool:
 def _kind(config: dict) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    if is_legacy(config) or config.get("model_type") == "qwen3_asr":
-        return "qwen"
+    if has_family(config):
+        return "family"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
         return "ctc"
     return "seq2seq" if config.get("model_type") in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else None

@@ -15,7 +15,6 @@ import numpy as np
 from shibolet.errors import ServerError
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import is_loop
-from shibolet.model.qwen3_asr.features import MIN_SAMPLES
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
 from shibolet.speech.text.rules import strip_official_prefix
 
@@ -23,6 +22,7 @@ PARALLEL_REQUESTS = 64  # a server batches what it has at once
 TIMEOUT_S = 300.0
 WAITS_S = (1.0, 4.0, 15.0)  # before a request is sent again
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+MIN_SAMPLES = SAMPLE_RATE_HZ // 2  # shorter audio is padded with zeros: servers refuse it
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 

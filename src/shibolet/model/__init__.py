@@ -1,1 +1,1 @@
-"""Models: folders of weights, families (a package each), and the fast paths that they may share."""
+"""Models: what a family is (`family`), a package for each, folders of weights, parts and adapters, fast paths."""

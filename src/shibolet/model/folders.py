@@ -55,6 +55,11 @@ def _pickle_advice(path: Path) -> str:
     )
 
 
+def is_local(name: str) -> bool:
+    """Whether `resolve` looks for a model on this machine's disk and not on the Hub."""
+    return name.startswith((BUILTIN, ".", "/", "~")) or Path(name).exists()
+
+
 def read_config(name: str) -> tuple[Path, dict]:
     """The folder of a model and its `config.json`."""
     path = resolve(name)

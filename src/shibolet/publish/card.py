@@ -6,6 +6,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from shibolet.model.family import Family
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
@@ -32,8 +33,10 @@ class Shown(NamedTuple):
     page: str | None = None
 
 
-def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, reproduced: Reproduced) -> str:
-    """The content of README.md; `reproduced` is what the export repeated."""
+def model_card(
+    run: RunFolder, recipe: ShownRecipe, config: PublishConfig, family: Family, reproduced: Reproduced
+) -> str:
+    """The content of README.md; `family` is the exported model's, `reproduced` what the export repeated."""
     compared = Comparison.read(run.compare)
     gates = [GateVerdict.read(path) for path in (run.gate(), run.gate(prepared=True)) if path.is_file()]
     language = get_language(recipe.language)
@@ -44,6 +47,7 @@ def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, repro
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
+        usage=family.usage(config.to, config.layout),
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
@@ -58,10 +62,12 @@ def model_card(run: RunFolder, recipe: ShownRecipe, config: PublishConfig, repro
         made_with=Provenance.read(run.provenance).training,
         reproduced=reproduced,
     )  # fmt: skip
-    return f"---\n{_metadata(config, language.code, base, recipe, scores)}\n---\n\n{page}"
+    return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
 
 
-def _metadata(config: PublishConfig, code: str, base: Shown, recipe: ShownRecipe, scores: dict[str, Scores]) -> str:
+def _metadata(
+    config: PublishConfig, family: Family, code: str, base: Shown, recipe: ShownRecipe, scores: dict[str, Scores]
+) -> str:
     """The YAML that the Hub reads; without results of a name that is a folder's."""
     results = [
         EvalResult(
@@ -79,7 +85,7 @@ def _metadata(config: PublishConfig, code: str, base: Shown, recipe: ShownRecipe
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
         datasets=[source.hub for source in recipe.data.train if source.hub and not _is_path(source.hub)] or None,
-        tags=["qwen3-asr", "shibolet"],
+        tags=[family.tag, "shibolet"],
         eval_results=results or None,
     )
     return data.to_yaml()

@@ -43,7 +43,7 @@ class Utterance:
 
     id: str
     audio: AudioRef
-    text: str  # as given, less the official "language X<asr_text>" prefix and Whisper's <|t|> tokens
+    text: str  # as given, less the language that some formats put before it and Whisper's <|t|> tokens
     duration_s: float
     source: str  # the recipe's name of the data set
     recording: str | None = None  # None: unknown

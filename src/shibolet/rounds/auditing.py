@@ -200,7 +200,7 @@ def _same_model(current: Round, prepared: bool) -> list[str]:
 
 def _is_same(current: Round, one: str, other: str) -> bool:
     """By name, and for models on this machine by content."""
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_local
 
     return one == other or (is_local(one) and is_local(other) and current.identity(one) == current.identity(other))
 

@@ -17,7 +17,7 @@ from shibolet.speech.sources import DataSource
 
 SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
 CHECKPOINTS = 5  # at most on disk at once: two last, the best, one a phase
-HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be a Qwen3-ASR
+HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be of a model family
 GIB = 2**30
 
 
@@ -109,7 +109,7 @@ def _hypotheses(what: str, name: str, language: str) -> Finding:
 
 
 def _is_here(model: str) -> bool:
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_local
 
     return is_local(model)
 

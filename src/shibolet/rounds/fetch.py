@@ -45,8 +45,7 @@ def _model(name: str) -> Callable[[], None] | None:
     A file of hypotheses is on this machine or nowhere: what it is fetched by then says that it is missing.
     """
     from shibolet.listen.open import HYPOTHESES, listener_identity
-    from shibolet.model.folders import is_ctranslate2, resolve, weight_files
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_ctranslate2, is_local, resolve, weight_files
 
     if name.endswith(HYPOTHESES):
         return None if Path(name).expanduser().is_file() else lambda: listener_identity(name)

@@ -7,7 +7,7 @@ from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.training import TrainResult
-from shibolet.records.files import write_bytes
+from shibolet.records.files import read_json, write_bytes
 from shibolet.rounds.shared import Round
 
 README = "README.md"
@@ -36,7 +36,7 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
 
 def export_adapter(current: Round, path: Path) -> None:
     """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_local
     from shibolet.train.checkpoint import CheckpointStore, average_weights
     from shibolet.train.stage import write_adapter
 
@@ -77,7 +77,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     stage = current.begin("publish", inputs)
     if stage.done:
         return
-    from shibolet.model.qwen3_asr.save import convert
+    from shibolet.model.family import convert, family_of
     from shibolet.publish.card import model_card
     from shibolet.publish.leaks import refuse_leaks
     from shibolet.report.recipe import ShownRecipe
@@ -93,7 +93,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
         reproduced = reproduce(current, model, label)
     reproduced.write(folder.publish / "reproduced.json")
     shown = ShownRecipe.model_validate(current.recipe.model_dump(mode="json"))
-    card = model_card(folder, shown, config, reproduced)
+    family = family_of(read_json(model / "config.json"))
+    card = model_card(folder, shown, config, family, reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)
     stage.finish()

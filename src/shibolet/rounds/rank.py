@@ -144,7 +144,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     def score_and_tell(loaded) -> DevRates:
         nonlocal trained_from, advised
         started = time.perf_counter()
-        scores = score(loaded.model, loaded.tokenizer, loaded.extractor)
+        scores = score(loaded)
         ended = time.perf_counter()
         share = (ended - started) / (ended - trained_from)
         trained_from = ended

@@ -230,8 +230,8 @@ class Round:
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.transcribe import Transcriber
+        from shibolet.model.family import load_recogniser
         from shibolet.model.folders import dtype_on
-        from shibolet.model.qwen3_asr.load import load_recogniser
 
         if (model, language) not in self._transcribers:
             config = self.recipe.evaluate

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
@@ -296,8 +297,8 @@ def evaluate_manifest(
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import load_recogniser
     from shibolet.model.folders import dtype_on
-    from shibolet.model.qwen3_asr.load import load_recogniser
     from shibolet.speech.read import read_source
 
     config, device = EvaluateConfig(), best_device()
@@ -330,7 +331,7 @@ def make_plan(
     Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
     `training_set_from` says which.
     """
-    from shibolet.model.qwen3_asr.offline import offline_config
+    from shibolet.model.family import offline_config
     from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
 
     config, model_from = offline_config(recipe.models.base)
@@ -347,9 +348,7 @@ def make_plan(
                 "(--utterances N for another number)"
             )
         else:
-            examples, num_utterances, training_set_from = _prepared_examples(
-                recipe, prepared, config.text_config.max_position_embeddings
-            )
+            examples, num_utterances, training_set_from = _prepared_examples(recipe, prepared, config)
     plan = make_plan(
         recipe.train, meta_model(config, recipe.train), examples, num_utterances=num_utterances,
         world_size=world_size, gpu=gpu, gpu_memory_gib=gpu_memory_gib,
@@ -367,20 +366,22 @@ def _rows_of_manifests(recipe: Recipe) -> int | None:
     return sum(min(count_rows(source), source.max_utterances or math.inf) for source in sources)
 
 
-def _prepared_examples(recipe: Recipe, prepared: Path, max_tokens: int) -> tuple[list | None, int, str]:
+def _prepared_examples(recipe: Recipe, prepared: Path, config: Any) -> tuple[list | None, int, str]:
     """Prepared utterances with their lengths, or None; their number; where it is from, and why there are no lengths."""
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+    from shibolet.model.family import family_of
+    from shibolet.model.protocols import Prompt
     from shibolet.train.data import read_examples
 
     number = sum(pq.read_metadata(shard).num_rows for shard in prepared.glob("train-*.parquet"))
     if (folder := _tokenizer_folder(recipe.models.base)) is None:
         why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
         return None, number, f"prepared in {prepared}; {why}"
-    prompt = TranscriptionPrompt(AutoTokenizer.from_pretrained(folder), recipe.language)
-    examples, _ = read_examples(prepared, "train", prompt, max_tokens)
+    family = family_of(config)
+    targets = family.targets(AutoTokenizer.from_pretrained(folder), Prompt(recipe.language))
+    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config))
     return examples, len(examples), f"prepared in {prepared}, with their lengths"
 
 
@@ -388,8 +389,7 @@ def _tokenizer_folder(model: str) -> Path | None:
     """Where a model's tokenizer lies, without a network; None where it does not."""
     from huggingface_hub import try_to_load_from_cache
 
-    from shibolet.model.folders import resolve
-    from shibolet.model.qwen3_asr.offline import is_local
+    from shibolet.model.folders import is_local, resolve
 
     cached = None if is_local(model) else try_to_load_from_cache(model, "config.json")
     folder = resolve(model) if is_local(model) else Path(cached).parent if isinstance(cached, str) else None

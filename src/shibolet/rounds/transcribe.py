@@ -52,8 +52,8 @@ def open_engine(
 
         return ServerEngine(server, model=model, language_code=language_code)
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import load_recogniser
     from shibolet.model.folders import dtype_on
-    from shibolet.model.qwen3_asr.load import load_recogniser
 
     device = best_device()
     return Transcriber(load_recogniser(model, dtype=dtype_on(device), device=device), language, **settings)

@@ -64,8 +64,8 @@ def do_tune_decoding(
 def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[MeasuredSetting]:
     from shibolet.evaluate.stage import evaluate_set, read_rows
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import load_recogniser
     from shibolet.model.folders import dtype_on
-    from shibolet.model.qwen3_asr.load import load_recogniser
     from shibolet.scoring.intervals import difference_interval
     from shibolet.scoring.rows import groups_of
     from shibolet.scoring.selection import fold_sums

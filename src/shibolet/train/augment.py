@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.model.qwen3_asr.features import SpecMask
+from shibolet.model.protocols import SpecMask
 from shibolet.speech import augment as channel
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
 from shibolet.train.data import samples_at

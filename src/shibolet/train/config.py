@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
@@ -135,11 +135,15 @@ class AugmentConfig(Config):
         return self
 
 
+# YAML reads a bare `off` as false.
+Fast = Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+
 # Settings of `TrainConfig` that may differ from one start of a training to the next: how long it takes, when it is
 # looked at, and what follows from now on when it goes wrong.
 FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
     "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+    "fast",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
 
@@ -156,6 +160,7 @@ class TrainConfig(Config):
     utterances_per_step: int = Field(64, gt=0)  # over all ranks, whatever the hardware
     pack_tokens: int | None = Field(None, gt=0)  # longest pack in decoder tokens; null: what the GPU's memory holds
     precision: Literal["bf16", "fp32"] = "bf16"  # weights and compute; masters and moments are fp32 either way
+    fast: Fast = "auto"  # faster layers and loss, where the family has them; off: transformers' own and torch's
     eval_every_steps: int = Field(500, gt=0)  # dev WER and CER; also at the end of each phase
     checkpoint_every_steps: int = Field(500, gt=0)
     patience: int | None = None  # dev evaluations without a better WER before a phase ends early; it never skips one

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from shibolet.errors import DataError
-from shibolet.model.qwen3_asr.features import num_audio_tokens, num_mel_frames
-from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+from shibolet.model.family import Family
+from shibolet.model.protocols import Targets
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
-FRAME_TOLERANCE = 5  # mel frames (50 ms) by which decoded audio may differ from the table's duration
+FRAME_TOLERANCE = 5  # frames of features (50 ms) by which decoded audio may differ from the table's duration
 
 
 def samples_at(speed: float, num_samples: int) -> int:
@@ -30,25 +30,27 @@ class TrainExample:
     text: str
     text_ids: array  # its tokens, int32
     duration_s: float
-    num_frames: int  # mel frames
+    num_frames: int  # of features
     num_tokens: int  # of the whole sequence: prompt, audio and target
     num_targets: int  # labels
+    family: Family  # whose lengths these are
 
     def frames_at(self, speed: float) -> int:
-        """Mel frames of the audio that much faster, by the table's duration."""
+        """Frames of the audio that much faster, by the table's duration."""
         if speed == 1.0:
             return self.num_frames
-        return num_mel_frames(samples_at(speed, round(self.duration_s * SAMPLE_RATE_HZ)))
+        return self.family.num_frames(samples_at(speed, round(self.duration_s * SAMPLE_RATE_HZ)))
 
     def tokens_at(self, speed: float) -> int:
         """Length of the sequence with the audio that much faster."""
         if speed == 1.0:
             return self.num_tokens
+        num_audio_tokens = self.family.num_audio_tokens
         return self.num_tokens + num_audio_tokens(self.frames_at(speed)) - num_audio_tokens(self.num_frames)
 
 
 def read_examples(
-    prepared_dir: Path, split: str, prompt: TranscriptionPrompt, max_tokens: int
+    prepared_dir: Path, split: str, family: Family, targets: Targets, max_tokens: int
 ) -> tuple[list[TrainExample], list[LedgerLine]]:
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 
@@ -60,11 +62,11 @@ def read_examples(
     examples, ledger = [], []
     for shard in shards:
         table = pq.read_table(shard, columns=["id", "text", "duration_s"]).to_pylist()
-        tokens = prompt.encode([line["text"] for line in table]) if table else []
+        tokens = targets.encode([line["text"] for line in table]) if table else []
         for row, (line, text_ids) in enumerate(zip(table, tokens, strict=True)):
-            num_frames = num_mel_frames(round(line["duration_s"] * SAMPLE_RATE_HZ))
-            num_targets = prompt.frame.num_targets(len(text_ids))
-            num_tokens = prompt.frame.num_tokens(num_audio_tokens(num_frames), len(text_ids))
+            num_frames = family.num_frames(round(line["duration_s"] * SAMPLE_RATE_HZ))
+            num_targets = targets.frame.num_targets(len(text_ids))
+            num_tokens = targets.frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
             rule = detail = ""
             if not line["text"].strip():
                 rule, detail = "empty_text", "the target is empty"
@@ -83,7 +85,7 @@ def read_examples(
                 TrainExample(
                     id=line["id"], audio=AudioRef(path=str(shard), row=row), text=line["text"],
                     text_ids=array("i", text_ids), duration_s=line["duration_s"], num_frames=num_frames,
-                    num_tokens=num_tokens, num_targets=num_targets,
+                    num_tokens=num_tokens, num_targets=num_targets, family=family,
                 )
             )  # fmt: skip
     if not examples:

@@ -15,20 +15,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.features import num_audio_tokens
-from shibolet.model.qwen3_asr.parts import part_of
+from shibolet.model.family import family_of
 from shibolet.records.files import hash_json, read_json, write_json
 from shibolet.train.data import FRAME_TOLERANCE, TrainExample
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def encoder_is_frozen(model: PreTrainedModel) -> bool:
-    """Whether nothing before the encoder's last norm trains."""
+def encoder_is_frozen(model: nn.Module) -> bool:
+    """Whether no weight trains that the encoder's output depends on."""
     return not any(p.requires_grad for p in _encoder_weights(model).values())
 
 
@@ -43,7 +41,7 @@ class EncoderCache:
     def __init__(
         self,
         root: Path,
-        model: PreTrainedModel,
+        model: nn.Module,
         examples: Sequence[TrainExample],
         *,
         step: int,
@@ -51,7 +49,8 @@ class EncoderCache:
         wait: Callable[[], None],
     ) -> None:
         """Open the cache under `root` that fits, or start one; `wait` returns once every rank has called it."""
-        dim, dtype = model.config.audio_config.d_model, model.dtype
+        self._family = family_of(model.config)
+        dim, dtype = self._family.encoder_dim(model), model.dtype
         spans, total = {}, 0
         for index, example in enumerate(examples):
             spans[example.id] = (index, total)
@@ -63,7 +62,7 @@ class EncoderCache:
         wait()
         self._states = torch.from_file(str(folder / "states.bin"), shared=True, size=total * dim, dtype=dtype)
         self._states = self._states.view(total, dim)
-        # [N, 2]: the step (from 1) that wrote the entry, 0 for none, and its mel frames
+        # [N, 2]: the step (from 1) that wrote the entry, 0 for none, and its frames
         entries = torch.from_file(str(folder / "entries.bin"), shared=True, size=2 * len(examples), dtype=torch.int64)
         self._entries = entries.view(len(examples), 2)
         if is_main:
@@ -76,12 +75,12 @@ class EncoderCache:
         return all(self._entries[self._spans[example.id][0], 0] for example in examples)
 
     def read(self, examples: Sequence[TrainExample]) -> tuple[Tensor, list[int]]:
-        """States `[A, E]` of utterances laid end to end, pinned where there is a GPU, and their mel frames."""
+        """States `[A, E]` of utterances laid end to end, pinned where there is a GPU, and their frames."""
         frames, pieces = [], []
         for example in examples:
             index, start = self._spans[example.id]
             frames.append(int(self._entries[index, 1]))
-            pieces.append(self._states[start : start + num_audio_tokens(frames[-1])])
+            pieces.append(self._states[start : start + self._family.num_audio_tokens(frames[-1])])
         size = (sum(map(len, pieces)), self._states.shape[1])
         states = torch.empty(size, dtype=self._states.dtype, pin_memory=torch.cuda.is_available())
         return torch.cat(pieces, out=states), frames
@@ -102,7 +101,7 @@ class EncoderCache:
         for examples, num_frames, states, event in self._held:
             if event is not None:
                 event.synchronize()  # long past: the backward pass is queued behind it
-            sizes = [num_audio_tokens(frames) for frames in num_frames]
+            sizes = [self._family.num_audio_tokens(frames) for frames in num_frames]
             for example, frames, piece in zip(examples, num_frames, states.split(sizes), strict=True):
                 index, start = self._spans[example.id]
                 if not self._entries[index, 0]:
@@ -113,17 +112,16 @@ class EncoderCache:
 
 
 def _tokens(example: TrainExample) -> int:
-    return (
-        num_audio_tokens(example.num_frames + FRAME_TOLERANCE) + 1
-    )  # a second's 13 tokens are no multiple of 8 frames
+    # One more: fewer frames can take more tokens where a family rounds within each second.
+    return example.family.num_audio_tokens(example.num_frames + FRAME_TOLERANCE) + 1
 
 
-def _encoder_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    named = model.named_parameters()
-    return {name: weight for name, weight in named if part_of(name)[0] in ("encoder.conv", "encoder.layers")}
+def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:
+    family, named = family_of(model.config), model.named_parameters()
+    return {name: weight for name, weight in named if family.part_of(name)[0].startswith("encoder.")}
 
 
-def _key(model: PreTrainedModel, examples: Sequence[TrainExample]) -> str:
+def _key(model: nn.Module, examples: Sequence[TrainExample]) -> str:
     digest = hashlib.sha256()
     for name, weight in _encoder_weights(model).items():
         digest.update(name.encode())

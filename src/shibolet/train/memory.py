@@ -1,6 +1,6 @@
 """Memory and time of a phase before it runs: what stays, what a pack adds, what is set aside, how long a step takes.
 
-Arithmetic over `model.qwen3_asr.cost`; every constant that is not arithmetic stands here, with where it is from.
+Arithmetic over the family's `Cost`; every constant that is not arithmetic stands here, with where it is from.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.cost import Cost, PackSize
-from shibolet.model.qwen3_asr.features import num_audio_tokens
+from shibolet.model.family import Family
+from shibolet.model.protocols import Cost, PackSize
 from shibolet.train.data import TrainExample
 from shibolet.train.packing import divide, fullest, packs_of
 from shibolet.train.shards import BLOCK_NUMEL, SLOTS
@@ -45,9 +45,8 @@ FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
 MEAN_S, MIN_S, MAX_S, TOKENS_PER_S = 5.8, 0.5, 15.0, 6.0
-_FRAME_TOKENS, _TARGET_FRAME_TOKENS = 15, 4  # of the prompt around the audio; of the target around its text
 
-Sizes = tuple[int, int, int]  # tokens, mel frames and labels of an utterance
+Sizes = tuple[int, int, int]  # tokens, frames and labels of an utterance
 
 
 def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes]:
@@ -55,19 +54,14 @@ def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes
     return [(e.tokens_at(speed), e.frames_at(speed), e.num_targets) for e in examples]
 
 
-def assumed_sizes(num: int, seed: int = 0) -> list[Sizes]:
+def assumed_sizes(family: Family, num: int, seed: int = 0) -> list[Sizes]:
     """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average, 6 tokens a second."""
     durations_s = MIN_S + (MAX_S - MIN_S) * np.random.default_rng(seed).beta(1.5, 2.604, num)  # mean of 5.8
     sizes = []
     for duration_s in durations_s:
-        frames, labels = int(100 * duration_s), _TARGET_FRAME_TOKENS + round(TOKENS_PER_S * duration_s)
-        sizes.append((_FRAME_TOKENS + num_audio_tokens(frames) + labels, frames, labels))
+        frames, labels = int(100 * duration_s), family.target_tokens + round(TOKENS_PER_S * duration_s)
+        sizes.append((family.prompt_tokens + family.num_audio_tokens(frames) + labels, frames, labels))
     return sizes
-
-
-def fullest_pack(sizes: Sequence[Sizes], pack_tokens: int, most: int) -> PackSize:
-    """The pack that takes most memory."""
-    return PackSize.of(sizes[u] for u in fullest([tokens for tokens, _, _ in sizes], pack_tokens, most))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +74,11 @@ class PhaseMemory:
     width: int  # bytes of a weight
     world_size: int
     encoder_kept: bool  # states come from the cache
+
+    def fullest_pack(self, sizes: Sequence[Sizes], pack_tokens: int, most: int) -> PackSize:
+        """The pack that takes most memory."""
+        chosen = fullest([tokens for tokens, _, _ in sizes], pack_tokens, most)
+        return self.cost.size_of(sizes[u] for u in chosen)
 
     @property
     def lasting(self) -> dict[str, int]:
@@ -137,7 +136,7 @@ class PhaseMemory:
         low, high = 0, most_tokens
         while low < high:
             middle = (low + high + 1) // 2
-            pack = fullest_pack(sizes, middle, most)
+            pack = self.fullest_pack(sizes, middle, most)
             fits = self.total(pack, several=pack.tokens < most_tokens) <= budget
             low, high = (middle, high) if fits else (low, middle - 1)
         return low if low >= max(size[0] for size in sizes) else 0
@@ -151,7 +150,7 @@ class PhaseMemory:
             sum(
                 max(
                     PACK_S,
-                    self.cost.operations(PackSize.of(utterances[u] for u in pack), encoder=not self.encoder_kept)
+                    self.cost.operations(self.cost.size_of(utterances[u] for u in pack), encoder=not self.encoder_kept)
                     / rate,
                 )
                 for pack in packs_of(share, lengths, pack_tokens)

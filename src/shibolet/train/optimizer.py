@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shibolet.errors import ShiboletError
 from shibolet.model.fast.kernels import adamw_
-from shibolet.model.qwen3_asr.parts import trainable_names
+from shibolet.model.parts import trainable_names
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.shards import Piece, divide_among_ranks
 

@@ -1,20 +1,20 @@
 """What trains: adapters and head of the whole run, then a phase's parameters, from the one table of the recipe."""
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.lora import attach_lora, check_lora_frozen, has_lora
-from shibolet.model.qwen3_asr.parts import freeze_all_but, partition, untie_head
+from shibolet.model.family import family_of
+from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora
+from shibolet.model.parts import freeze_all_but, partition
 from shibolet.train.config import PhaseConfig, TrainConfig
 
 Groups = dict[str, dict[str, nn.Parameter]]  # part -> parameter name -> parameter
 
 
-def add_adapters(model: PreTrainedModel, config: TrainConfig, seed: int) -> None:
+def add_adapters(model: nn.Module, config: TrainConfig, seed: int) -> None:
     """Untie the head and attach adapters as the recipe says; the same weights for the same seed."""
     if config.untie_head:
-        untie_head(model)
+        family_of(model.config).untie_head(model)
     if config.lora:
         attach_lora(
             model, config.lora.part, rank=config.lora.rank, alpha=config.lora.alpha, dropout=config.lora.dropout,
@@ -22,7 +22,7 @@ def add_adapters(model: PreTrainedModel, config: TrainConfig, seed: int) -> None
         )  # fmt: skip
 
 
-def phase_groups(model: PreTrainedModel, phase: PhaseConfig) -> Groups:
+def phase_groups(model: nn.Module, phase: PhaseConfig) -> Groups:
     """The parameters that a phase trains, by part; RecipeError when the table cannot be meant."""
     parts = phase.lr_by_part
     if has_lora(model) and "lora" not in parts:
@@ -36,7 +36,7 @@ def phase_groups(model: PreTrainedModel, phase: PhaseConfig) -> Groups:
     return partition(model, parts)
 
 
-def enter_phase(model: PreTrainedModel, phase: PhaseConfig) -> Groups:
+def enter_phase(model: nn.Module, phase: PhaseConfig) -> Groups:
     """Freeze all but the phase's parameters and return these by part."""
     groups = phase_groups(model, phase)
     freeze_all_but(model, groups)

@@ -5,12 +5,13 @@ Works from the configuration alone: `meta_model` has shapes and no weights.
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from torch import nn
 
-from shibolet.model.qwen3_asr.cost import Cost, PackSize
-from shibolet.model.qwen3_asr.parts import is_tied, part_of
+from shibolet.model.family import family_of
+from shibolet.model.protocols import PackSize
 from shibolet.records.documents.plan import (
     CostPlan,
     GpuPlan,
@@ -32,7 +33,6 @@ from shibolet.train.memory import (
     PhaseMemory,
     Sizes,
     assumed_sizes,
-    fullest_pack,
     gpu_named,
     sizes_of,
 )
@@ -47,17 +47,17 @@ _FILLED_FRAC = 0.95  # of the GPU, by the largest pack; above it a training warn
 _TIMED_STEPS = 16  # steps whose predicted times are averaged
 
 
-def meta_model(model_config: Qwen3ASRConfig, config: TrainConfig) -> PreTrainedModel:
+def meta_model(model_config: Any, config: TrainConfig) -> nn.Module:
     """The model that would train, head untied and adapters attached, without weights."""
     with torch.device("meta"):
-        model = Qwen3ASRForConditionalGeneration(model_config)
+        model = family_of(model_config).blank(model_config)
     add_adapters(model, config, seed=0)
     return model
 
 
 def make_plan(
     config: TrainConfig,
-    model: PreTrainedModel,
+    model: nn.Module,
     examples: Sequence[TrainExample] | None,
     *,
     num_utterances: int | None = None,
@@ -90,7 +90,7 @@ def make_plan(
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
         model=ModelPlan(
             parameters=sum(weight.numel() for weight in model.parameters()),
-            head="tied to the embeddings" if is_tied(model) else "untied",
+            head="tied to the embeddings" if family_of(model.config).is_tied(model) else "untied",
         ),
         precision=PrecisionPlan(
             weights_and_compute=config.precision,
@@ -105,11 +105,11 @@ def make_plan(
 
 
 def _phases(
-    config: TrainConfig, model: PreTrainedModel, examples: Sequence[TrainExample] | None, per_epoch: int | None,
+    config: TrainConfig, model: nn.Module, examples: Sequence[TrainExample] | None, per_epoch: int | None,
     gpus: GpuPlan,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it."""
-    sizes = sizes_of(examples) if examples else assumed_sizes(_ASSUMED_UTTERANCES)
+    sizes = sizes_of(examples) if examples else assumed_sizes(family_of(model.config), _ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
     described = [_phase(phase, config, model, per_epoch, gpus.number) for phase in config.phases]
@@ -122,7 +122,7 @@ def _phases(
     phases = []
     for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        needs = _memory(memory, fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
+        needs = _memory(memory, memory.fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
@@ -170,7 +170,7 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 
 def _phase(
-    phase: PhaseConfig, config: TrainConfig, model: PreTrainedModel, per_epoch: int | None, world_size: int
+    phase: PhaseConfig, config: TrainConfig, model: nn.Module, per_epoch: int | None, world_size: int
 ) -> tuple[dict, int | None, PhaseMemory]:
     """What the plan says of a phase before packs are known, its steps, and the memory that it takes."""
     groups = phase_groups(model, phase)
@@ -183,10 +183,11 @@ def _phase(
     trainable = sum(part.parameters for part in parts)
     steps = phase_steps(phase, per_epoch) if per_epoch else None
     names = [name for group in groups.values() for name in group]
+    family = family_of(model.config)
     memory = PhaseMemory(
-        cost=Cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
+        cost=family.cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
         width=_WEIGHT_BYTES[config.precision], world_size=world_size,
-        encoder_kept=config.encoder_cache and not any(part_of(name)[0].startswith("encoder.") for name in names),
+        encoder_kept=config.encoder_cache and not any(family.part_of(name)[0].startswith("encoder.") for name in names),
     )  # fmt: skip
     described = dict(
         name=phase.name, epochs=phase.num_epochs, steps=steps, warmup_steps=phase.warmup_steps,
@@ -228,13 +229,14 @@ def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int, cou
 
 
 def _cache_gib(
-    config: TrainConfig, model: PreTrainedModel, examples: Sequence[TrainExample] | None, count: int | None
+    config: TrainConfig, model: nn.Module, examples: Sequence[TrainExample] | None, count: int | None
 ) -> float | None:
     """Disk that the encoder's kept output takes; 0 without it, None while the training set is not known."""
-    dim, width = model.config.audio_config.d_model, _WEIGHT_BYTES[config.precision]
+    family, width = family_of(model.config), _WEIGHT_BYTES[config.precision]
+    dim = family.encoder_dim(model)
     if not config.encoder_cache or examples:
         return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
-    return round(count * MEAN_S * 13 * dim * width / GIB, 2) if count else None
+    return round(count * MEAN_S * family.audio_tokens_per_s * dim * width / GIB, 2) if count else None
 
 
 def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
@@ -243,7 +245,7 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
-def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
+def _notes(config: TrainConfig, model: nn.Module, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
     """What a reader of the recipe may not expect."""
     notes = []
     if count and count < config.utterances_per_step:
@@ -259,6 +261,10 @@ def _notes(config: TrainConfig, model: PreTrainedModel, count: int | None, phase
                 f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps is longer than its "
                 f"{phase.steps} steps; rates reach {phase.highest_lr_factor:.0%} of the peak"
             )
-    if is_tied(model) and any({"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases):
+    if config.fast == "off":
+        notes.append("train.fast is off: memory and time are predicted for the faster layers, and will be more")
+    if family_of(model.config).is_tied(model) and any(
+        {"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases
+    ):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")
     return notes

@@ -17,20 +17,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError
-from shibolet.model.qwen3_asr.features import (
-    CHUNK_FRAMES,
-    PackedLogMel,
-    PackedSamples,
-    SpecMask,
-    lay_samples,
-    num_audio_tokens,
-    num_mel_frames,
-)
-from shibolet.model.qwen3_asr.packed import Pack, encoder_states, lay_out
-from shibolet.model.qwen3_asr.prompt import TranscriptionFrame
+from shibolet.model.family import Family
+from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
@@ -62,7 +52,7 @@ class Decoded:
 
     pack: Pack
     num_frames: tuple[int, ...]  # of each utterance, as decoded
-    samples: PackedSamples | None
+    samples: Movable | None
 
     def pin_memory(self) -> "Decoded":
         return Decoded(self.pack.pin_memory(), self.num_frames, self.samples and self.samples.pin_memory())
@@ -72,16 +62,19 @@ class Decoder(Dataset):
     """Decodes, augments and lays out; a copy of it lives in each worker."""
 
     def __init__(
-        self, frame: TranscriptionFrame, augment: AugmentConfig | None, seed: int, num_bins: int, needs: Needs | None
-    ) -> None:
-        self._frame, self._augment, self._seed, self._num_bins, self._needs = frame, augment, seed, num_bins, needs
+        self, family: Family, frame: Frame, augment: AugmentConfig | None, seed: int, num_bins: int,
+        needs: Needs | None,
+    ) -> None:  # fmt: skip
+        self._family, self._frame, self._augment, self._seed = family, frame, augment, seed
+        self._num_bins, self._needs = num_bins, needs
 
     def __getitem__(self, request: PackRequest) -> Decoded:
         clips = [self.clip(example, request.epoch) for example in request.examples]
-        frames = tuple(num_mel_frames(len(clip)) for clip in clips)
+        frames = tuple(self._family.num_frames(len(clip)) for clip in clips)
         drawn = [self.augmentation(example, request.epoch) for example in request.examples]
         masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, frames, strict=True)]
-        return Decoded(self.lay_out(request.examples, frames), frames, lay_samples(clips, masks, self._num_bins))
+        samples = self._family.lay_samples(clips, masks, self._num_bins)
+        return Decoded(self.lay_out(request.examples, frames), frames, samples)
 
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
         return Augmentation(self._augment, self._seed, epoch, example.id) if self._augment else None
@@ -94,7 +87,7 @@ class Decoder(Dataset):
     def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
         """The samples of an utterance as the epoch hears them."""
         samples = load(example.audio)
-        if abs(num_mel_frames(len(samples)) - example.num_frames) > FRAME_TOLERANCE:
+        if abs(self._family.num_frames(len(samples)) - example.num_frames) > FRAME_TOLERANCE:
             raise DataError(
                 f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has "
                 f"{len(samples) / SAMPLE_RATE_HZ:.2f} s ({example.audio.path} row {example.audio.row}); run "
@@ -104,11 +97,7 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        sequences = [
-            self._frame.sequence(num_audio_tokens(frames), example.text_ids)
-            for example, frames in zip(examples, num_frames, strict=True)
-        ]
-        pack = lay_out(sequences, num_frames, self._frame.audio_id, shift=True)
+        pack = self._family.lay_out(self._frame, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack
@@ -143,8 +132,9 @@ class PackReader:
 
     def __init__(
         self,
-        frame: TranscriptionFrame,
-        extractor: Qwen3ASRFeatureExtractor,
+        family: Family,
+        frame: Frame,
+        extractor: Any,
         *,
         device: torch.device | str = "cpu",
         augment: AugmentConfig | None = None,
@@ -158,14 +148,14 @@ class PackReader:
 
         `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may.
         """
-        self._device = torch.device(device)
-        self._log_mel = PackedLogMel(extractor, self._device)
-        self._decoder = Decoder(frame, augment, seed, extractor.feature_size, needs)
+        self._family, self._device = family, torch.device(device)
+        self._features = family.features(extractor, self._device)
+        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs)
         slowest = augment and augment.model_copy(update={"speeds": (augment.slowest_speed,)})
-        self._slowest = Decoder(frame, slowest, seed, extractor.feature_size, needs)
+        self._slowest = Decoder(family, frame, slowest, seed, self._features.num_bins, needs)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
-        self._kept: dict[str, Tensor] = {}  # utterance id -> features [F, whole chunks of frames]
+        self._kept: dict[str, Tensor] = {}  # utterance id -> features
         self._frames: dict[str, int] = {}
         self._ahead = _ReadAhead(self._decoder, num_workers, self._device.type == "cuda") if num_workers else None
         self._open_cache = open_cache
@@ -191,8 +181,8 @@ class PackReader:
         if self._ahead:
             self._ahead.follow(lambda: (request for request in upcoming() if not self._is_encoded(request)))
 
-    def read(self, model: PreTrainedModel, requests: Sequence[PackRequest]) -> Iterator[Pack]:
-        """The packs on the device, one by one, with features or encoder states; within `packed_attention`."""
+    def read(self, model: nn.Module, requests: Sequence[PackRequest]) -> Iterator[Pack]:
+        """The packs on the device, one by one, with features or encoder states; within `Family.packed`."""
         for request in requests:
             started = time.perf_counter()
             if self._is_encoded(request):
@@ -206,7 +196,7 @@ class PackReader:
             pack = self._with_features(decoded, request.examples)
             if self.encoder_cache:
                 with torch.no_grad():
-                    pack = replace(pack, encoded=encoder_states(model, pack), features=None)
+                    pack = replace(pack, encoded=self._family.encode(model, pack), features=None)
                 self.encoder_cache.hold(request.examples, decoded.num_frames, pack.encoded)
             yield pack
 
@@ -240,14 +230,15 @@ class PackReader:
     def _with_features(self, decoded: Decoded, examples: Sequence[TrainExample]) -> Pack:
         pack = decoded.pack.to(self._device)
         if decoded.samples is None:
-            return replace(pack, features=torch.cat([self._kept[e.id] for e in examples], dim=1)[None].to(self._device))
-        features = self._log_mel(decoded.samples)
+            features = self._features.join([self._kept[e.id] for e in examples])
+            return replace(pack, features=features.to(self._device))
+        features = self._features(decoded.samples)
         if self._keeps:
-            self._keep(examples, decoded.num_frames, features[0].cpu())
+            self._keep(examples, decoded.num_frames, features.cpu())
         return replace(pack, features=features)
 
     def _keep(self, examples: Sequence[TrainExample], num_frames: Sequence[int], features: Tensor) -> None:
-        pieces = features.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
+        pieces = self._features.split(features, num_frames)
         for example, frames, piece in zip(examples, num_frames, pieces, strict=True):
             num_bytes = piece.numel() * piece.element_size()
             if example.id not in self._kept and num_bytes <= self._left_bytes:

@@ -19,12 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.errors import Preempted, RecipeError
-from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
-from shibolet.model.qwen3_asr.lora import has_lora, merge_lora, save_lora
-from shibolet.model.qwen3_asr.parts import num_layers_of
-from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
-from shibolet.model.qwen3_asr.save import save_model
+from shibolet.model.family import LoadedModel, load_recogniser
+from shibolet.model.lora import has_lora, merge_lora, save_lora
+from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, TrainResult
@@ -111,7 +108,7 @@ class _Opened:
 
     ranks: PartialState
     loaded: LoadedModel
-    prompt: TranscriptionPrompt
+    targets: Targets
     examples: list[TrainExample]
     ledger: list[LedgerLine]
     fingerprint: dict[str, str]
@@ -128,11 +125,11 @@ class _Opened:
 def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     ranks = join_ranks()
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
-    prompt = TranscriptionPrompt(loaded.tokenizer, language)
-    most = loaded.model.config.text_config.max_position_embeddings
-    examples, ledger = read_examples(prepared_dir, "train", prompt, most)
+    family = loaded.family
+    targets = family.targets(loaded.tokenizer, Prompt(language))
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, family.max_tokens(loaded.model.config))
     return _Opened(
-        ranks, loaded, prompt, examples, ledger, fingerprint_of(loaded, examples, config, language, seed)
+        ranks, loaded, targets, examples, ledger, fingerprint_of(loaded, examples, config, language, seed)
     )  # fmt: skip
 
 
@@ -149,7 +146,8 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
     if opened.is_main:
         plan.write(out_dir / "plan.json")
     model.to(ranks.device)
-    fuse_decoder(model)
+    if config.fast == "auto":
+        opened.loaded.family.fuse(model)
     return config, plan
 
 
@@ -157,7 +155,8 @@ def _trainer(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
     score_dev: DevScorer | None, about: Mapping[str, Any], on_step: StepCallback | None,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
-    model, ranks, examples, objective = opened.model, opened.ranks, opened.examples, OBJECTIVES[config.objective]()
+    model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
+    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto")
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
@@ -167,13 +166,13 @@ def _trainer(
         )
 
     reader = PackReader(
-        opened.prompt.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
+        family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
-        new_ladder=partial(MemoryLadder, config, examples, num_layers_of(model)["decoder"]),
+        new_ladder=partial(MemoryLadder, config, examples, family.num_layers(model)["decoder"]),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
         ranks=ranks, records=Records(out_dir, partial(start_trackers, out_dir, config, about), is_main=opened.is_main),
         on_step=on_step,
@@ -296,7 +295,7 @@ def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str,
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
     with disk_errors(path):
-        save_model(loaded, partial)
+        loaded.family.save(loaded, partial)
         os.replace(partial, path)
         sync_dir(path.parent)
 

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3ASRForTokenClassification,
 )
 
-from shibolet.model.qwen3_asr.load import LoadedModel
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT, AUDIO_END, AUDIO_START, AUDIO_TOKEN, END_OF_TURN, TIMESTAMP
 from shibolet.model.qwen3_asr.save import save_model

@@ -4,6 +4,7 @@ Shapes: L label positions, D model dim, V vocabulary.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shibolet.model.fast.kernels import cross_entropy_, scale_
@@ -19,8 +20,13 @@ def summed_cross_entropy(
     Its gradients are computed with it, chunk by chunk, so no logit is computed twice; a frozen head has none.
     """
     if head.bias is not None:
-        raise ValueError("a head with a bias is none of Qwen3-ASR's")
+        raise ValueError("the chunked loss has no place for a head's bias; train with train.fast: off")
     return _SummedCrossEntropy.apply(hidden, head.weight, labels, chunk_positions)
+
+
+def plain_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
+    """The same by torch alone, with all logits at once."""
+    return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -1,1 +1,1 @@
-"""The only room that knows Qwen3-ASR: layouts, parts, prompt, features, packed attention, decoding, adapters."""
+"""The only room that knows Qwen3-ASR; `family.py` is what the rest sees of it."""

@@ -76,6 +76,8 @@ class Cost:
         self._encoder_trains, self._decoder_trains = of_kind("encoder.layers"), of_kind("decoder.layers")
         self._linears = [_projections(layer) for layer in model.model.language_model.layers]
 
+    size_of = staticmethod(PackSize.of)
+
     def operations(self, size: PackSize, encoder: bool = True) -> int:
         """Of one forward and backward pass; without the encoder's where its output is kept."""
         e, ffn, text = self._audio.d_model, self._audio.encoder_ffn_dim, self._text

@@ -11,7 +11,6 @@ Shapes: R rows, P positions of a row, T tokens of a prefill, N key heads, G quer
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from shibolet.model.protocols import Ending
 from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, PackedLogMel, log_mels, num_mel_frames
 from shibolet.model.qwen3_asr.packed import attention_as, decode_pack, output_head, pack_clips, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
@@ -33,8 +33,6 @@ STEPS = 4  # between two looks at which rows have ended: one wait for the device
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
 SEEN_POSITIONS = 64  # a step attends to a multiple of this; there is one graph a multiple
 ROW_POSITIONS = 256  # a row has a multiple of this, so that few calls ask for longer rows than there are
-
-Ending = Literal["end", "limit", "loop"]  # the model's own end; as many tokens as it may write; the caller's stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
+from shibolet.model.protocols import SpecMask
+
 HOP_SAMPLES = 160
 MIN_SAMPLES = 8000  # shorter audio is padded with zeros, as the official package does
 CHUNK_FRAMES = 100  # the convolutions see one second at a time
@@ -63,14 +65,6 @@ class PackedSamples:
     def _with(self, change) -> "PackedSamples":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return PackedSamples(**{name: tensor if tensor is None else change(tensor) for name, tensor in tensors.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class SpecMask:
-    """Stretches of an utterance's features that are set to 0: (first, number) of frames and of mel bins."""
-
-    frames: tuple[tuple[int, int], ...] = ()
-    bins: tuple[tuple[int, int], ...] = ()
 
 
 def lay_samples(
@@ -135,10 +129,17 @@ class PackedLogMel:
             features = features * packed.bins_kept.index_select(0, packed.chunk_utterance).T[:, :, None]
         return (features.view(self.num_bins, -1) * packed.frame_kept)[None]
 
+    def split(self, features: Tensor, num_frames: Sequence[int]) -> list[Tensor]:
+        """The features `[F, whole chunks]` of each utterance of a pack."""
+        return list(features[0].split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1))
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Those of utterances as a pack has them."""
+        return torch.cat(list(features), dim=1)[None]
+
 
 def log_mels(clips: Sequence[np.ndarray], features: PackedLogMel) -> list[Tensor]:
     """As `log_mel`, of many clips in one transform, on its device, where they stay."""
-    made = features(lay_samples(clips, num_bins=features.num_bins))[0]
     num_frames = [num_mel_frames(len(clip)) for clip in clips]
-    chunks = made.split([-(-frames // CHUNK_FRAMES) * CHUNK_FRAMES for frames in num_frames], dim=1)
-    return [own[:, :frames] for own, frames in zip(chunks, num_frames, strict=True)]
+    made = features.split(features(lay_samples(clips, num_bins=features.num_bins)), num_frames)
+    return [own[:, :frames] for own, frames in zip(made, num_frames, strict=True)]

@@ -19,20 +19,10 @@ from transformers import (
 )
 
 from shibolet.errors import ModelError
+from shibolet.model.family import LoadedModel
 from shibolet.model.folders import identity_of, read_config, read_mapping, weight_files
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.layouts import is_aligner, is_legacy, native_config, native_name
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model with what is needed to feed it."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    extractor: Qwen3ASRFeatureExtractor
-    path: Path
-    identity: str  # hash of configuration and weights: calibrations and caches are bound to it
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,12 +226,6 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
     return hidden if kept else hidden.index_select(0, pack.keep_positions)
 
 
-def packed_logits(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """Logits `[L, V]` (recogniser) or time-class logits `[L, classes]` (aligner) where labels stand."""
-    with packed_attention(model):
-        return output_head(model)(decode_pack(model, pack))
-
-
 def output_head(model: PreTrainedModel) -> nn.Module:
     """The linear map from hidden states to tokens (recogniser) or time classes (aligner)."""
     return model.lm_head if hasattr(model, "lm_head") else model.score

@@ -11,6 +11,7 @@ from itertools import chain, islice
 from transformers import PreTrainedTokenizerBase
 
 from shibolet.errors import ModelError
+from shibolet.model.protocols import Prompt
 
 AUDIO_START, AUDIO_TOKEN, AUDIO_END = "<|audio_start|>", "<|audio_pad|>", "<|audio_end|>"
 ASR_TEXT, END_OF_TURN, TIMESTAMP = "<asr_text>", "<|im_end|>", "<timestamp>"
@@ -35,6 +36,11 @@ class TranscriptionFrame:
     audio_id: int
     end_id: int  # closes the target
 
+    @property
+    def num_prefix(self) -> int:
+        """Labels before those of the text."""
+        return len(self.prefix)
+
     def request(self, num_audio_tokens: int) -> list[int]:
         """Token ids up to where the model writes the transcript, the language given."""
         return self.before + [self.audio_id] * num_audio_tokens + self.after + self.prefix
@@ -58,17 +64,24 @@ class TranscriptionFrame:
 
 
 class TranscriptionPrompt:
-    """`system, user <audio>, assistant "language X<asr_text>"` around an utterance."""
+    """`system, user <audio>, assistant "language X<asr_text>"` around an utterance; context and style are the system's.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, language: str) -> None:
+    `prompt` may be the language alone.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt | str) -> None:
+        prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         self._tokenizer = tokenizer
         self.audio_id = token_id(tokenizer, AUDIO_TOKEN)
         self.end_id = token_id(tokenizer, END_OF_TURN)
         encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+        said = "\n".join(text.strip() for text in (prompt.context, prompt.style) if text.strip())
+        (system,) = _encode(tokenizer, [said]) if said else ([],)
+        user = f"{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}"
         self.frame = TranscriptionFrame(
-            before=encode(f"<|im_start|>system\n{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}"),
+            before=encode("<|im_start|>system\n") + system + encode(user),
             after=encode(f"{AUDIO_END}{END_OF_TURN}\n<|im_start|>assistant\n"),
-            prefix=encode(f"language {language}{ASR_TEXT}"),
+            prefix=encode(f"language {prompt.language}{ASR_TEXT}"),
             audio_id=self.audio_id,
             end_id=self.end_id,
         )

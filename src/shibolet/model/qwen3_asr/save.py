@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from shibolet.errors import ModelError
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.layouts import (
     Layout,
     is_legacy,
@@ -29,7 +30,7 @@ from shibolet.model.qwen3_asr.layouts import (
     supported_languages,
     template_of,
 )
-from shibolet.model.qwen3_asr.load import LoadedModel, open_folder
+from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.model.qwen3_asr.parts import is_tied
 from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 

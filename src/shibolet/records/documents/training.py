@@ -67,7 +67,7 @@ class StepRow(Line):
     audio_s: float
     tokens: int
     targets: int
-    numbers: dict[str, float] = {}  # of the objective, beside its loss
+    numbers: dict[str, float]  # of the objective, beside its loss
     timing: Timing
     memory: Memory | None  # None: on a CPU
 

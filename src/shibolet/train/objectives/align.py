@@ -1,4 +1,4 @@
-"""The forced aligner's objective: two classes of 80 ms a word, where it starts and where it ends."""
+"""The forced aligner's objective: two classes of time a word, where it starts and where it ends."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 import torch.nn.functional as F
 from torch import nn
 
-from shibolet.listen.qwen_aligner import CLASS_S
-from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
+from shibolet.model.family import Family
+from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, PackLoss, TrainStep
 
@@ -20,22 +20,22 @@ class Align:
 
     numbers: tuple[str, ...] = ()
 
-    def __init__(self, times_of: Callable[[TrainExample], Times], num_classes: int) -> None:
-        self._times_of, self._num_classes = times_of, num_classes
+    def __init__(self, family: Family, times_of: Callable[[TrainExample], Times], num_classes: int) -> None:
+        self._family, self._times_of, self._num_classes = family, times_of, num_classes
 
     def needs(self, example: TrainExample) -> Extras:
         """`classes`: start and end of each word in turn; what lies beyond the last class is in it."""
         times = [t for span in self._times_of(example) for t in span]
-        return {"classes": [min(self._num_classes - 1, round(t / CLASS_S)) for t in times]}
+        return {"classes": [min(self._num_classes - 1, round(t / self._family.class_s)) for t in times]}
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return sum(example.num_targets for example in examples)
 
     def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return packed_attention(model)
+        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
-        logits = output_head(model)(decode_pack(model, pack)).float()
+        logits = self._family.head(model)(self._family.hidden(model, pack)).float()
         total = (1 - 2 * NEIGHBOUR_WEIGHT) * F.cross_entropy(logits, pack.labels, reduction="sum")
         for shift in (-1, 1):
             beside = (pack.labels + shift).clamp(0, self._num_classes - 1)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from shibolet.model.qwen3_asr.packed import Pack, encoder_states
+from shibolet.model.family import Family
+from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, Objective, PackLoss, TrainStep
 
@@ -23,8 +24,8 @@ class Term:
 class Mixture:
     """The weighted sum of the terms' mean losses, whatever each of them counts; all see one pass of the encoder."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self._terms = terms
+    def __init__(self, family: Family, terms: Sequence[Term]) -> None:
+        self._family, self._terms = family, terms
         own = ((term.name, *(f"{term.name}/{name}" for name in term.objective.numbers)) for term in terms)
         self.numbers = tuple(name for names in own for name in names)
 
@@ -44,7 +45,7 @@ class Mixture:
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         if pack.encoded is None:
-            pack = replace(pack, encoded=encoder_states(model, pack))
+            pack = replace(pack, encoded=self._family.encode(model, pack))
         count, total, numbers = self.count(step.examples), 0.0, {}
         for term in self._terms:
             found = term.objective.loss(model, pack, step)

@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager
 
 from torch import nn
 
-from shibolet.model.fast.losses import summed_cross_entropy
-from shibolet.model.qwen3_asr.packed import Pack, decode_pack, output_head, packed_attention
+from shibolet.model.family import Family
+from shibolet.model.fast.losses import plain_cross_entropy, summed_cross_entropy
+from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, PackLoss, TrainStep
 
@@ -16,6 +17,9 @@ class Transcribe:
 
     numbers: tuple[str, ...] = ()
 
+    def __init__(self, family: Family, *, fast: bool = True) -> None:
+        self._family, self._cross_entropy = family, summed_cross_entropy if fast else plain_cross_entropy
+
     def needs(self, example: TrainExample) -> Extras:
         return {}
 
@@ -23,7 +27,8 @@ class Transcribe:
         return sum(example.num_targets for example in examples)
 
     def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return packed_attention(model)
+        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
-        return PackLoss(summed_cross_entropy(decode_pack(model, pack), output_head(model), pack.labels))
+        hidden = self._family.hidden(model, pack)
+        return PackLoss(self._cross_entropy(hidden, self._family.head(model), pack.labels))

@@ -1,4 +1,4 @@
-"""A Qwen3-ASR as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against that."""
+"""A family's model as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against it."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,14 @@ from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
 from shibolet.listen.forced_text import judge, writings_of
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
-from shibolet.model.qwen3_asr.load import LoadedModel
-from shibolet.model.qwen3_asr.packed import pack_clips, packed_logits
-from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Prompt
 
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 
 
-class QwenRecogniser:
-    """`Recogniser` over a Qwen3-ASR; a model that was trained on the judged clips has learned their errors too."""
+class FamilyRecogniser:
+    """`Recogniser` over a model of a family; one that was trained on the judged clips has learned their errors too."""
 
     def __init__(
         self,
@@ -30,9 +28,10 @@ class QwenRecogniser:
         transcriber: Transcriber | None = None,
     ) -> None:
         self.identity = loaded.identity
-        self._loaded, self._max_pack_s = loaded, max_pack_s or pack_audio_s(loaded.model.device)
-        self._language, self._prompt = language, TranscriptionPrompt(loaded.tokenizer, language)
-        self._features = PackedLogMel(loaded.extractor, loaded.model.device)
+        self._loaded, self._family, self._language = loaded, loaded.family, language
+        self._max_pack_s = max_pack_s or pack_audio_s(loaded.model.device)
+        self._targets = self._family.targets(loaded.tokenizer, Prompt(language))
+        self._features = self._family.features(loaded.extractor, loaded.model.device)
         self._transcriber = transcriber or Transcriber(loaded, language)
         self._forward = forward_lock(loaded.model.device)
 
@@ -60,21 +59,21 @@ class QwenRecogniser:
         ]
 
     def log_likelihood(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        """Of each text, end of turn included, given its clip."""
+        """Of each text, its end included, given its clip."""
         return [float(logps.sum()) for logps in self._token_logps(clips, texts)]
 
     @torch.inference_mode()
     def _token_logps(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[np.ndarray]:
-        """Of each text's tokens and its end of turn; the language before them is given."""
-        model, found, num_prefix = self._loaded.model, [], len(self._prompt.frame.prefix)
+        """Of each text's tokens and its end; the labels before them are given."""
+        model, family, frame, found = self._loaded.model, self._family, self._targets.frame, []
         for first, last in by_audio(clips, self._max_pack_s):
-            nums_audio = [num_audio_tokens(num_mel_frames(len(clip))) for clip in clips[first:last]]
-            sequences = self._prompt.examples(nums_audio, texts[first:last])
-            pack = pack_clips(sequences, clips[first:last], self._features, self._prompt.audio_id, shift=True)
-            counts = [sum(label >= 0 for label in sequence.labels) for sequence in sequences]
+            heard, written = clips[first:last], self._targets.encode(texts[first:last])
+            pack = family.lay_out(frame, written, [family.num_frames(len(clip)) for clip in heard])
+            pack = family.with_audio(pack, heard, self._features, model.device)
+            counts = [frame.num_targets(len(ids)) for ids in written]
             with self._forward:  # packed attention is a state of the model
-                logits = packed_logits(model, pack)
+                logits = family.logits(model, pack)
             rows = zip(logits.split(LOGIT_ROWS), pack.labels.split(LOGIT_ROWS), strict=True)
             loss = torch.cat([F.cross_entropy(part.float(), labels, reduction="none") for part, labels in rows])
-            found += [-own[num_prefix:] for own in np.split(loss.cpu().numpy(), np.cumsum(counts[:-1]))]
+            found += [-own[frame.num_prefix :] for own in np.split(loss.cpu().numpy(), np.cumsum(counts[:-1]))]
         return found

@@ -7,10 +7,10 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
 from shibolet.listen.batches import by_audio
-from shibolet.listen.qwen_aligner import QwenAligner, raw_classes
-from shibolet.listen.qwen_recogniser import QwenRecogniser
+from shibolet.listen.family_aligner import FamilyAligner, raw_classes
+from shibolet.listen.family_recogniser import FamilyRecogniser
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel, log_mels
-from shibolet.model.qwen3_asr.load import LoadedModel
 
 TEXTS = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול", "שלום", "אל הים"]
 
@@ -44,8 +44,8 @@ def test_features_of_many_clips_are_those_of_each(clips: list[np.ndarray]) -> No
 
 def test_packed_alignments_are_those_of_each_clip(clips: list[np.ndarray]) -> None:
     aligner, words = loaded(new_aligner), [text.split() for text in TEXTS]
-    together = QwenAligner(aligner, max_pack_s=10.0).align(clips, words)
-    alone = [QwenAligner(aligner).align([clip], [said])[0] for clip, said in zip(clips, words, strict=True)]
+    together = FamilyAligner(aligner, max_pack_s=10.0).align(clips, words)
+    alone = [FamilyAligner(aligner).align([clip], [said])[0] for clip, said in zip(clips, words, strict=True)]
     assert len({float(a.starts_s[0]) for a in alone}) > 1, "times must differ, or the comparison shows nothing"
     for packed, single in zip(together, alone, strict=True):
         assert (packed.starts_s == single.starts_s).all() and (packed.ends_s == single.ends_s).all()
@@ -53,8 +53,8 @@ def test_packed_alignments_are_those_of_each_clip(clips: list[np.ndarray]) -> No
 
 def test_packed_likelihoods_are_those_of_each_clip(clips: list[np.ndarray]) -> None:
     recogniser = loaded(new_recogniser)
-    together = QwenRecogniser(recogniser, "Hebrew", max_pack_s=10.0).log_likelihood(clips, TEXTS)
-    single = QwenRecogniser(recogniser, "Hebrew")
+    together = FamilyRecogniser(recogniser, "Hebrew", max_pack_s=10.0).log_likelihood(clips, TEXTS)
+    single = FamilyRecogniser(recogniser, "Hebrew")
     alone = [single.log_likelihood([clip], [text])[0] for clip, text in zip(clips, TEXTS, strict=True)]
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     assert single.log_likelihood(clips[:1], TEXTS[:1]) != single.log_likelihood(clips[1:2], TEXTS[:1])
@@ -62,7 +62,7 @@ def test_packed_likelihoods_are_those_of_each_clip(clips: list[np.ndarray]) -> N
 
 def test_the_greedy_text_is_no_worse_than_another(clips: list[np.ndarray]) -> None:
     """The score is the text's against the hypothesis's: the hypothesis itself has none to lose."""
-    recogniser = QwenRecogniser(loaded(new_recogniser), "Hebrew")
+    recogniser = FamilyRecogniser(loaded(new_recogniser), "Hebrew")
     heard = recogniser.hear(clips[1:3], [TEXTS[0].split(), TEXTS[1].split()])
     own = recogniser.hear(clips[1:3], [h.hypothesis.split(" ") for h in heard])
     assert all(abs(h.text_score) < 1e-5 for h in own)

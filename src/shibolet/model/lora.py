@@ -1,10 +1,8 @@
 """Low-rank adapters on attention projections of decoder layers: placed by peft, merged back and saved here.
 
-The pattern is anchored: names alone would also hit the encoder, where servers skip adapters and its output could not be
-cached.
+A family says where they go: on an encoder servers would skip them, and its output could not be cached.
 """
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,23 +10,23 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from torch import nn
 
 from shibolet.errors import ModelError
-from shibolet.model.qwen3_asr.parts import is_tied, part_of, select
+from shibolet.model.family import family_of
+from shibolet.model.parts import select
 from shibolet.records.files import make_folder
 
 
 def attach_lora(
-    model: PreTrainedModel, part: str, *, rank: int, alpha: int, dropout: float, targets: list[str], seed: int
+    model: nn.Module, part: str, *, rank: int, alpha: int, dropout: float, targets: list[str], seed: int
 ) -> None:
     """Add adapters, in the model's dtype, to the projections `targets` ("q_proj") of the decoder layers in `part`."""
-    layers = sorted({part_of(name)[1] for name in select(model, part)})
-    names = "|".join(re.escape(target) for target in targets)
-    numbers = "|".join(str(layer) for layer in layers)
+    family = family_of(model.config)
+    layers = sorted({family.part_of(name)[1] for name in select(model, part)})
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=rf"^model\.language_model\.layers\.({numbers})\.self_attn\.({names})$",
+        target_modules=family.adapter_pattern(layers, targets),
     )  # fmt: skip
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)  # lora_A starts random: from the seed, not from what ran before
@@ -36,21 +34,22 @@ def attach_lora(
     torch.random.set_rng_state(state)
     model.train(model.training)  # new modules start in training mode, their dropout on
     for name, parameter in model.named_parameters():
-        if part_of(name)[0] == "lora":
+        if family.part_of(name)[0] == "lora":
             parameter.data = parameter.data.to(model.dtype)
 
 
-def lora_layers(model: PreTrainedModel) -> set[int]:
+def lora_layers(model: nn.Module) -> set[int]:
     """Decoder layers that carry adapters."""
-    names = [name for name, _ in model.named_parameters() if part_of(name)[0] == "lora"]
-    return {int(re.search(r"language_model\.layers\.(\d+)\.", name)[1]) for name in names}
+    family = family_of(model.config)
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return {family.part_of(f"{name}.weight")[1] for name in adapted}
 
 
-def has_lora(model: PreTrainedModel) -> bool:
+def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
-def merge_lora(model: PreTrainedModel) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Fold adapters into their layers, computed in float32 (in bf16 a tenth of the change is lost), and remove them."""
     for name, module in list(model.named_modules()):
         if not isinstance(module, LoraLayer):
@@ -62,9 +61,7 @@ def merge_lora(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(parent), child, base)
 
 
-def save_lora(
-    model: PreTrainedModel, trained: Collection[str], path: Path, base: str | None, dtype: torch.dtype
-) -> None:
+def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str | None, dtype: torch.dtype) -> None:
     """Write the adapters, and whole every module of `trained` weights, for `PeftModel.from_pretrained` on the base.
 
     `base` is the Hub id that the adapter names, if there is one. ModelError when the model carries no adapters, or when
@@ -73,8 +70,9 @@ def save_lora(
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if not layers:
         raise ModelError("this model carries no adapters; take the whole of it")
-    whole = {name for name in trained if part_of(name)[0] != "lora"}
-    if is_tied(model) and any(part_of(name)[0] == "embeddings" for name in whole):
+    family = family_of(model.config)
+    whole = {name for name in trained if family.part_of(name)[0] != "lora"}
+    if family.is_tied(model) and any(family.part_of(name)[0] == "embeddings" for name in whole):
         raise ModelError(
             "embeddings that are the head too were trained: an adapter cannot carry them, take the whole model"
         )
@@ -86,15 +84,12 @@ def save_lora(
         base_model_name_or_path=base, inference_mode=True,
     ).save_pretrained(path)  # fmt: skip
     state = {f"base_model.model.{name.replace('.default', '')}": weight for name, weight in model.state_dict().items()
-             if part_of(name)[0] == "lora" or name in whole}  # fmt: skip
+             if family.part_of(name)[0] == "lora" or name in whole}  # fmt: skip
     tensors = {name: weight.to(dtype).contiguous() for name, weight in state.items()}
     save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def check_lora_frozen(model: PreTrainedModel, part: str) -> list[int]:
+def check_lora_frozen(model: nn.Module, part: str) -> list[int]:
     """Layers of a decoder part that carry adapters; thawing one is a recipe error."""
-    carrying = lora_layers(model)
-    return sorted({layer for name in select(model, part) if (layer := part_of(name)[1]) in carrying})
-
-
-__all__ = ["attach_lora", "check_lora_frozen", "has_lora", "lora_layers", "merge_lora", "save_lora"]
+    carrying, family = lora_layers(model), family_of(model.config)
+    return sorted({layer for name in select(model, part) if (layer := family.part_of(name)[1]) in carrying})

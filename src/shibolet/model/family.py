@@ -1,0 +1,274 @@
+"""What a family of models is to all that trains, listens, evaluates, plans and publishes, and which families there are.
+
+A family is a package beside this file whose `family.py` holds one object, `FAMILY`; nothing outside of `model/` names
+one. It has no state: what a model is stands in its configuration, and `family_of` finds the object by that.
+
+Shapes: A audio tokens, L label positions, D model dim, V vocabulary, E encoder dim.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+
+from shibolet.errors import ModelError, RecipeError
+from shibolet.model.folders import is_local, read_config, read_mapping, resolve
+from shibolet.model.protocols import Cost, Decoder, Features, Frame, Movable, Pack, Prompt, SpecMask, Targets
+
+FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.family"}  # model_type of config.json -> the module of its FAMILY
+_MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
+_STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with what is needed to feed it."""
+
+    model: nn.Module  # its `config.model_type` says the family
+    tokenizer: Any
+    extractor: Any  # makes features of audio
+    path: Path
+    identity: str  # hash of configuration and weights: calibrations and caches are bound to it
+
+    @property
+    def family(self) -> "Family":
+        return family_of(self.model.config)
+
+
+class Family(ABC):
+    """One architecture; every method is a function of its arguments alone.
+
+    Parts are names of a partition of the parameters. What begins with "encoder." is the encoder, whose output can be
+    kept while all of it is frozen; `encoder.layers` and `decoder.layers` can be named in spans of layers.
+    """
+
+    title: str  # as people know it
+    parts: tuple[str, ...]  # in the order of the forward pass, after "lora" where adapters can be attached
+    min_samples: int = 1  # shorter audio is padded with zeros
+    audio_tokens_per_s: int
+    prompt_tokens: int  # around the audio; with the next, for plans before there is a tokenizer
+    target_tokens: int  # labels around a text
+    layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
+    tag: str  # of a model card
+
+    # Lengths
+
+    @abstractmethod
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of features of an utterance of that many samples at 16 kHz."""
+
+    @abstractmethod
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """Places in the sequence that its audio takes."""
+
+    @abstractmethod
+    def max_tokens(self, config: Any) -> int:
+        """The longest sequence that a model has positions for."""
+
+    # Parts
+
+    @abstractmethod
+    def part_of(self, parameter: str) -> tuple[str, int | None]:
+        """The part a parameter belongs to and its layer, where the part has layers."""
+
+    @abstractmethod
+    def num_layers(self, model: nn.Module) -> dict[str, int]:
+        """Of "encoder" and "decoder"."""
+
+    @abstractmethod
+    def encoder_dim(self, model: nn.Module) -> int:
+        """E, of what `encode` gives."""
+
+    @abstractmethod
+    def is_tied(self, model: nn.Module) -> bool:
+        """Whether the output projection is the embedding matrix."""
+
+    @abstractmethod
+    def untie_head(self, model: nn.Module) -> None:
+        """Give the output projection weights of its own, equal to the embeddings'; nothing to do if untied."""
+
+    def adapter_pattern(self, layers: Sequence[int], targets: Sequence[str]) -> str:
+        """The modules of decoder layers that adapters go to, as a regular expression of their whole names."""
+        raise RecipeError(f"a {self.title} takes no adapters; set train.lora to null")
+
+    # Prompt and packs
+
+    @abstractmethod
+    def targets(self, tokenizer: Any, prompt: Prompt) -> Targets:
+        """The prompt in tokens."""
+
+    @abstractmethod
+    def lay_out(self, frame: Frame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
+        """A pack of utterances with their texts as labels, without its audio."""
+
+    @abstractmethod
+    def lay_samples(self, clips: Sequence[np.ndarray], masks: Sequence[SpecMask] | None, num_bins: int) -> Movable:
+        """Mono 16 kHz clips as `features` takes them, with the stretches that are to be blanked out."""
+
+    @abstractmethod
+    def features(self, extractor: Any, device: torch.device | str) -> Features:
+        """What makes features on a device."""
+
+    def with_audio(self, pack: Pack, clips: Sequence[np.ndarray], features: Features, device: torch.device) -> Pack:
+        """A pack on a device with the features of its clips."""
+        made = features(self.lay_samples(clips, None, features.num_bins))
+        return replace(pack.to(device), features=made)
+
+    # Forward
+
+    @abstractmethod
+    def packed(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within it a model takes packs; a backward that recomputes belongs inside too."""
+
+    @abstractmethod
+    def encode(self, model: nn.Module, pack: Pack) -> Tensor:
+        """The output of the encoder, `[A, E]`, that can be kept while all of it is frozen; within `packed`."""
+
+    @abstractmethod
+    def hidden(self, model: nn.Module, pack: Pack) -> Tensor:
+        """Last hidden states `[L, D]`, those that predict the labels; within `packed`."""
+
+    @abstractmethod
+    def head(self, model: nn.Module) -> nn.Linear:
+        """The linear map from hidden states to logits `[L, V]`."""
+
+    def logits(self, model: nn.Module, pack: Pack) -> Tensor:
+        """Logits `[L, V]` that predict the labels, or `[L, classes]` of an aligner."""
+        with self.packed(model):
+            return self.head(model)(self.hidden(model, pack))
+
+    def fuse(self, model: nn.Module) -> None:  # noqa: B027
+        """Put faster layers into a model, where the family has any; the same mathematics, rounded differently."""
+
+    # Cost
+
+    @abstractmethod
+    def cost(self, model: nn.Module, trainable: Iterable[str], width: int) -> Cost:
+        """`model` may be on the meta device; `trainable` are parameter names, `width` the bytes of a weight."""
+
+    # Decoding
+
+    @abstractmethod
+    def decoder(
+        self, loaded: LoadedModel, prompt: Prompt, *, clips_at_once: int | None, beam_size: int, length_penalty: float
+    ) -> Decoder:
+        """Greedy decoding for a `beam_size` of 1; `clips_at_once` None: as many as memory allows."""
+
+    # Alignment
+
+    class_s: float  # width of a time class of the family's aligner
+
+    def lay_words(self, tokenizer: Any, words: Sequence[Sequence[str]], num_frames: Sequence[int]) -> Pack:
+        """A pack for the aligner, without its audio: two label positions a word, for its start and its end."""
+        raise ModelError(f"{self.title} has no forced aligner")
+
+    # Files
+
+    @abstractmethod
+    def config_in(self, path: Path) -> tuple[Any, str]:
+        """The configuration in a folder and its layout; no weights are read."""
+
+    @abstractmethod
+    def blank(self, config: Any) -> nn.Module:
+        """A recogniser with random weights; under `torch.device("meta")` with none."""
+
+    @abstractmethod
+    def load_recogniser(self, name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
+        """In evaluation mode; ModelError for what is not whole."""
+
+    def load_aligner(self, name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
+        raise ModelError(f"model '{name}': {self.title} has no forced aligner")
+
+    @abstractmethod
+    def save(self, loaded: LoadedModel, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write a model into a folder, in the first of the family's layouts."""
+
+    @abstractmethod
+    def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:
+        """Write a model into a new folder: the same weights bit for bit, whole or not at all."""
+
+    def standard_config(self) -> tuple[Any, str]:
+        """The configuration of the family's usual model, and its name."""
+        raise ModelError(f"a {self.title} has no usual size")
+
+    @abstractmethod
+    def usage(self, name: str, layout: str) -> str:
+        """Markdown for a model card: how a published model is used."""
+
+
+def family_of(config: Any) -> Family:
+    """The family of a configuration: `config.json` as a mapping, or what transformers makes of it."""
+    if (kind := _kind_of(config)) is None:
+        raise ModelError(f"a '{_value(config, 'model_type')}' is none of the model families: {', '.join(FAMILIES)}")
+    return import_module(FAMILIES[kind]).FAMILY
+
+
+def has_family(config: Mapping[str, Any]) -> bool:
+    return _kind_of(config) is not None
+
+
+def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+    """A recogniser of any family, in evaluation mode; ModelError for what is of none, or not whole."""
+    return _named(name).load_recogniser(name, dtype=dtype, device=device)
+
+
+def load_aligner(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+    """A forced aligner of any family that has them, in evaluation mode."""
+    return _named(name).load_aligner(name, dtype=dtype, device=device)
+
+
+def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ()) -> None:
+    """Write the model `source` into the new folder `path`; `languages` join the list of one that has such a list."""
+    family = _named(source)
+    if layout not in family.layouts:
+        raise ModelError(f"a {family.title} has no layout '{layout}'; it has {', '.join(family.layouts)}")
+    family.convert(source, path, layout, languages)
+
+
+def offline_config(name: str) -> tuple[Any, str]:
+    """The configuration of a model and, in words, where it is from: its folder, the Hub's cache, or a usual one's.
+
+    The usual model of the first family stands in for a Hub id that is not in the cache.
+    """
+    if is_local(name):
+        path = resolve(name)
+    else:
+        cached = try_to_load_from_cache(name, "config.json")
+        if not isinstance(cached, str):
+            config, usual = import_module(FAMILIES[_STANDARD]).FAMILY.standard_config()
+            return config, f"{name} is not on this machine: sizes are those of {usual}"
+        path = Path(cached).parent
+    family = _family_in(name, path, read_mapping(name, path / "config.json"))
+    config, layout = family.config_in(path)
+    return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
+
+
+def _named(name: str) -> Family:
+    return _family_in(name, *read_config(name))
+
+
+def _family_in(name: str, path: Path, config: Mapping[str, Any]) -> Family:
+    if not has_family(config):
+        titles = " or ".join(import_module(module).FAMILY.title for module in FAMILIES.values())
+        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a {titles} (config.json in {path})")
+    return family_of(config)
+
+
+def _kind_of(config: Any) -> str | None:
+    for mark, kind in _MARKS.items():
+        if _value(config, mark) is not None:
+            return kind
+    kind = _value(config, "model_type")
+    return kind if kind in FAMILIES else None
+
+
+def _value(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)

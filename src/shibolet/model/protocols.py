@@ -1,0 +1,141 @@
+"""What the rest sees of a family's objects: prompts in words and tokens, packs, features, decoders, costs.
+
+Shapes: A audio tokens, L label positions, E encoder dim.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Ending = Literal["end", "limit", "loop"]  # the model's own end; as many tokens as it may write; the caller's stop
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is told beside the audio; each family says it in its own markup, or refuses what it cannot say."""
+
+    language: str  # as in recipes: "Hebrew"
+    context: str = ""  # names, terms, what was said before
+    style: str = ""  # how to write it down
+
+
+@dataclass(frozen=True, slots=True)
+class SpecMask:
+    """Stretches of an utterance's features that are set to 0: (first, number) of frames and of bins."""
+
+    frames: tuple[tuple[int, int], ...] = ()
+    bins: tuple[tuple[int, int], ...] = ()
+
+
+class Movable(Protocol):
+    """Tensors that go to a device together."""
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+    def pin_memory(self) -> Self: ...
+
+
+class Pack(Movable, Protocol):
+    """Utterances laid end to end, as a dataclass; `features` or `encoded` is put in by `dataclasses.replace`."""
+
+    labels: Tensor  # [L]
+    features: Tensor | None
+    encoded: Tensor | None  # [A, E], what `Family.encode` gave before
+    extras: tuple[Mapping[str, Any], ...]  # of each utterance, what the objective needs beside audio and text
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def num_utterances(self) -> int: ...
+
+
+class Features(Protocol):
+    """Makes the features of laid samples, where it computes."""
+
+    num_bins: int
+
+    def __call__(self, samples: Movable) -> Tensor:
+        """The features of a pack."""
+        ...
+
+    def split(self, features: Tensor, num_frames: Sequence[int]) -> list[Tensor]:
+        """The features of each utterance of a pack ..."""
+        ...
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """... and back."""
+        ...
+
+
+class Frame(Protocol):
+    """The tokens around the audio and the text of an utterance; a process that has it needs no tokenizer."""
+
+    num_prefix: int  # labels before those of the text
+
+    def num_tokens(self, num_audio_tokens: int, num_text: int) -> int:
+        """Length of the sequence of a text of `num_text` tokens."""
+        ...
+
+    def num_targets(self, num_text: int) -> int:
+        """Its labels: those before the text, the text, and its end."""
+        ...
+
+
+class Targets(Protocol):
+    """A prompt in tokens, and texts as what is to be written after it."""
+
+    frame: Frame
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each text; markup in it stays text."""
+        ...
+
+
+class Decoder(Protocol):
+    """Writes down what is said in clips."""
+
+    clips_at_once: int
+
+    def decode(
+        self, clips: Sequence[np.ndarray], limits: Sequence[int], is_loop: Callable[[int, list[int]], bool]
+    ) -> Iterator[tuple[int, list[int], Ending]]:
+        """Place of each clip, the ids written for it, at most `limits` of them, and why they end; in any order.
+
+        Clips come the longest first. `is_loop` may be shown what was written so far, and may end it there.
+        """
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words of written ids."""
+        ...
+
+
+class PackSize(Protocol):
+    """The numbers of a pack that decide what it costs."""
+
+    tokens: int
+
+
+class Cost(Protocol):
+    """Operations and kept bytes of one model in which certain parameters train."""
+
+    def size_of(self, utterances: Iterable[tuple[int, int, int]]) -> PackSize:
+        """The size of a pack of utterances of (tokens, frames, labels)."""
+        ...
+
+    def operations(self, size: PackSize, encoder: bool = True) -> int:
+        """Of one forward and backward pass; without the encoder's where its output is kept."""
+        ...
+
+    def kept(self, size: PackSize, encoder: bool = True) -> list[tuple[str, int, int]]:
+        """(part, bytes that its forward keeps, bytes that its backward needs besides), in the order of the forward."""
+        ...
+
+    def loss_bytes(self, size: PackSize) -> tuple[int, int]:
+        """Bytes while the loss is computed: its gradients, which stay, and logits, which go."""
+        ...

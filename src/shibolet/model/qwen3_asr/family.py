@@ -1,0 +1,139 @@
+"""Qwen3-ASR and its forced aligner as a model family: the modules beside this one under the family's names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+)
+
+from shibolet.model.family import Family
+from shibolet.model.qwen3_asr.cost import Cost
+from shibolet.model.qwen3_asr.features import (
+    MIN_SAMPLES,
+    TOKENS_PER_CHUNK,
+    PackedLogMel,
+    lay_samples,
+    num_audio_tokens,
+    num_mel_frames,
+)
+from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.layouts import is_legacy, native_config
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.packed import (
+    Pack,
+    decode_pack,
+    encoder_states,
+    lay_out,
+    output_head,
+    packed_attention,
+)
+from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
+from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
+from shibolet.model.qwen3_asr.writing import ClipDecoder
+
+
+class Qwen3Asr(Family):
+    """Its functions stand in the modules of this package."""
+
+    title = "Qwen3-ASR"
+    parts = PARTS
+    min_samples = MIN_SAMPLES
+    audio_tokens_per_s = TOKENS_PER_CHUNK
+    prompt_tokens, target_tokens = 15, 4
+    layouts = ("native", "legacy")
+    tag = "qwen3-asr"
+    class_s = TIMESTAMP_MS / 1000
+
+    num_frames = staticmethod(num_mel_frames)
+    num_audio_tokens = staticmethod(num_audio_tokens)
+    part_of = staticmethod(part_of)
+    num_layers = staticmethod(num_layers_of)
+    is_tied = staticmethod(is_tied)
+    untie_head = staticmethod(untie_head)
+    adapter_pattern = staticmethod(adapter_pattern)
+    targets = TranscriptionPrompt
+    lay_samples = staticmethod(lay_samples)
+    features = PackedLogMel
+    packed = staticmethod(packed_attention)
+    encode = staticmethod(encoder_states)
+    hidden = staticmethod(decode_pack)
+    head = staticmethod(output_head)
+    fuse = staticmethod(fuse_decoder)
+    cost = Cost
+    decoder = ClipDecoder
+    blank = Qwen3ASRForConditionalGeneration
+    load_recogniser = staticmethod(load_recogniser)
+    load_aligner = staticmethod(load_aligner)
+    save = staticmethod(save_model)
+    convert = staticmethod(convert)
+
+    def max_tokens(self, config: Qwen3ASRConfig) -> int:
+        return config.text_config.max_position_embeddings
+
+    def encoder_dim(self, model: nn.Module) -> int:
+        return model.config.audio_config.d_model
+
+    def lay_out(self, frame: TranscriptionFrame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
+        sequences = [
+            frame.sequence(num_audio_tokens(frames), text) for text, frames in zip(texts, num_frames, strict=True)
+        ]
+        return lay_out(sequences, num_frames, frame.audio_id, shift=True)
+
+    def lay_words(
+        self, tokenizer: PreTrainedTokenizerBase, words: Sequence[Sequence[str]], num_frames: Sequence[int]
+    ) -> Pack:
+        prompt, classes = AlignmentPrompt(tokenizer), [[0] * (2 * len(said)) for said in words]
+        sequences = prompt.examples(list(map(num_audio_tokens, num_frames)), words, classes)
+        return lay_out(sequences, num_frames, prompt.audio_id, shift=False)
+
+    def config_in(self, path: Path) -> tuple[Qwen3ASRConfig, str]:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if is_legacy(config):
+            return native_config(config, AutoTokenizer.from_pretrained(path)), "legacy"
+        return Qwen3ASRConfig.from_pretrained(path), "native"
+
+    def standard_config(self) -> tuple[Qwen3ASRConfig, str]:
+        """Transformers' defaults, less an encoder output that does not fit the decoder."""
+        dim = Qwen3ASRConfig().text_config.hidden_size
+        return Qwen3ASRConfig(audio_config={"output_dim": dim}), "Qwen3-ASR-1.7B"
+
+    def usage(self, name: str, layout: str) -> str:
+        return _USAGE[layout].replace("ORG/NAME", name)
+
+
+_USAGE = {
+    "native": """\
+With transformers >= 5.15. The processor refuses languages outside of its own list; without one the model names the
+language itself.
+
+```python
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+processor = AutoProcessor.from_pretrained("ORG/NAME")
+model = Qwen3ASRForConditionalGeneration.from_pretrained("ORG/NAME", dtype="bfloat16", device_map="auto")
+inputs = processor.apply_transcription_request("speech.wav").to(model.device, model.dtype)
+written = model.generate(**inputs, max_new_tokens=256)
+print(processor.decode(written[0, inputs["input_ids"].shape[1]:], return_format="transcription_only"))
+```
+""",
+    "legacy": """\
+With qwen-asr 0.0.6 (transformers 4.57), or `vllm serve ORG/NAME`. qwen-asr's `transcribe` refuses languages outside
+of its own list; without one the model names the language itself.
+
+```python
+from qwen_asr import Qwen3ASRModel
+
+model = Qwen3ASRModel.from_pretrained("ORG/NAME", dtype="bfloat16", attn_implementation="flash_attention_2")
+print(model.transcribe("speech.wav")[0].text)
+```
+""",
+}
+
+FAMILY = Qwen3Asr()

@@ -1,0 +1,68 @@
+"""Clips to the ids of their texts: prompts around them, greedy decoding or beams, and ids back to words."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Ending, Prompt
+from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+
+
+class ClipDecoder:
+    """The family's `Decoder`; beams are not asked whether they are in a loop."""
+
+    def __init__(
+        self, loaded: LoadedModel, prompt: Prompt, *, clips_at_once: int | None, beam_size: int, length_penalty: float
+    ) -> None:
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._features = PackedLogMel(loaded.extractor, loaded.model.device)
+        self._prompt = TranscriptionPrompt(loaded.tokenizer, prompt)
+        self._stop_ids = {self._prompt.end_id, loaded.tokenizer.pad_token_id}
+        self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
+        self._beam_size, self._length_penalty = beam_size, length_penalty
+        self.clips_at_once = clips_at_once or max(
+            1, (CUDA_ROWS if loaded.model.device.type == "cuda" else CPU_ROWS) // beam_size
+        )
+        self._greedy = GreedyDecoder(
+            loaded.model,
+            self._features,
+            audio_id=self._prompt.audio_id,
+            stop_ids=self._stop_ids,
+            max_rows=self.clips_at_once,
+        )
+
+    def decode(
+        self, clips: Sequence[np.ndarray], limits: Sequence[int], is_loop: Callable[[int, list[int]], bool]
+    ) -> Iterator[tuple[int, list[int], Ending]]:
+        """As `Decoder.decode`; with beams at most `clips_at_once` neighbours are decoded together."""
+        if self._beam_size == 1:
+            positions = max(
+                len(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))) + limit
+                for clip, limit in zip(clips, limits, strict=True)
+            )
+            yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop)
+            return
+        for first in range(0, len(clips), self.clips_at_once):
+            batch = slice(first, first + self.clips_at_once)
+            found = generate_padded(
+                self._model,
+                self._features,
+                list(self._requests(clips[batch], limits[batch])),
+                stop_ids=sorted(self._stop_ids),
+                pad_id=self._tokenizer.pad_token_id,
+                num_beams=self._beam_size,
+                length_penalty=self._length_penalty,
+            )
+            yield from ((place, ids, ending) for place, (ids, ending) in enumerate(found, first))
+
+    def _requests(self, clips: Sequence[np.ndarray], limits: Sequence[int]) -> Iterator[Request]:
+        for clip, limit in zip(clips, limits, strict=True):
+            yield Request(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip)))), clip, limit)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words before the end of the turn. Letters that look like markup are letters and stay."""
+        end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
+        return self._tokenizer.decode([i for i in ids[:end] if i not in self._markup_ids]).strip()

@@ -1,0 +1,149 @@
+"""The smallest model family: a letter for each tenth of a second of audio, from a linear encoder and decoder.
+
+It has no adapters, aligner or beams, blanks nothing out and knows the CPU alone. test_family runs a round of it.
+Shapes: A audio tokens (0.1 s), F = D = 81 bins of the spectrum, L labels, V letters and the end.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shibolet.model.family import Family, LoadedModel
+from shibolet.model.folders import identity_of, resolve
+from shibolet.records.files import make_folder, read_json, write_json
+
+BINS, TOKEN_SAMPLES = 81, 1600
+
+
+@dataclass(frozen=True)
+class ToyPack:
+    labels: Tensor  # [L]
+    positions: Tensor  # [L], the audio token that each label is read from
+    num_tokens: int
+    num_utterances: int
+    features: Tensor | None = None  # [A, F]
+    encoded: Tensor | None = None  # [A, F]
+    extras: tuple = ()
+
+    def to(self, device):
+        return self
+
+
+class Model(nn.Module):
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config, self.dtype, self.device = config, torch.float32, torch.device("cpu")
+        self.encoder = nn.Sequential(*(nn.Linear(BINS, BINS) for _ in range(config.encoder_layers)))
+        self.decoder = nn.Sequential(*(nn.Linear(BINS, BINS) for _ in range(config.decoder_layers)))
+        self.head = nn.Linear(BINS, len(config.letters) + 1, bias=False)  # 0: the end
+
+
+class Letters:
+    """Tokenizer and targets in one: ids of letters."""
+
+    frame = SimpleNamespace(num_prefix=0, num_tokens=lambda audio, text: audio + text + 1, num_targets=lambda n: n + 1)
+
+    def __init__(self, letters: str, prompt=None) -> None:
+        self.letters = letters
+
+    def encode(self, texts):
+        return [[self.letters.index(letter) + 1 for letter in text if letter in self.letters] for text in texts]
+
+
+class Spectrum:
+    num_bins = BINS
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        return torch.fft.rfft(samples).abs().mean(1)
+
+    def split(self, features, num_frames):
+        return features.split([frames // 10 for frames in num_frames])
+
+    join = staticmethod(torch.cat)
+
+
+class Greedy:
+    clips_at_once = 8
+
+    def __init__(self, loaded: LoadedModel, prompt, *, clips_at_once, beam_size, length_penalty) -> None:
+        self.loaded = loaded
+
+    @torch.inference_mode()
+    def decode(self, clips, limits, is_loop):
+        model, family = self.loaded.model, self.loaded.family
+        for place, (clip, limit) in enumerate(zip(clips, limits, strict=True)):
+            features = Spectrum()(family.lay_samples([clip], None, BINS))
+            pack = family.lay_out(Letters.frame, [[0] * (len(features) - 1)], [10 * len(features)])
+            ids = model.head(family.hidden(model, replace(pack, features=features))).argmax(-1).tolist()[:limit]
+            yield (place, ids[: ids.index(0)], "end") if 0 in ids else (place, ids, "limit")
+
+    def text(self, ids):
+        return "".join(self.loaded.tokenizer[i - 1] for i in ids)
+
+
+class ToyFamily(Family):
+    title, parts, tag = "Toy", ("encoder.layers", "decoder.layers", "head"), "toy"
+    audio_tokens_per_s, prompt_tokens, target_tokens = 10, 0, 1
+    num_frames = staticmethod(lambda num_samples: 10 * -(-num_samples // TOKEN_SAMPLES))
+    num_audio_tokens = staticmethod(lambda num_frames: num_frames // 10)
+    max_tokens = staticmethod(lambda config: 1000)
+    num_layers = staticmethod(lambda m: {"encoder": len(m.encoder), "decoder": len(m.decoder)})
+    encoder_dim = staticmethod(lambda model: BINS)
+    is_tied, untie_head = staticmethod(lambda model: False), staticmethod(lambda model: None)
+    targets, decoder, blank, features = Letters, Greedy, Model, staticmethod(lambda extractor, device: Spectrum())
+    packed, head = staticmethod(lambda model: nullcontext()), staticmethod(lambda model: model.head)
+    usage = staticmethod(lambda name, layout: f"Load {name}.")
+
+    def part_of(self, parameter):
+        part, _, rest = parameter.partition(".")
+        return ("head", None) if part == "head" else (f"{part}.layers", int(rest.partition(".")[0]))
+
+    def lay_out(self, frame, texts, num_frames):
+        positions, labels, first = [], [], 0
+        for text, num_audio in zip(texts, map(self.num_audio_tokens, num_frames), strict=True):
+            positions += [first + min(i, num_audio - 1) for i in range(len(text) + 1)]
+            labels, first = [*labels, *text, 0], first + num_audio
+        return ToyPack(torch.tensor(labels), torch.tensor(positions), first + len(labels), len(texts))
+
+    def lay_samples(self, clips, masks, num_bins):
+        padded = [np.pad(clip, (0, -len(clip) % TOKEN_SAMPLES)) for clip in clips]
+        return torch.from_numpy(np.concatenate(padded)).view(-1, 10, 160)
+
+    encode = staticmethod(lambda model, pack: model.encoder(pack.features))
+
+    def hidden(self, model, pack):
+        encoded = self.encode(model, pack) if pack.encoded is None else pack.encoded
+        return model.decoder(encoded[pack.positions])
+
+    def cost(self, model, trainable, width):
+        size_of = lambda utterances: SimpleNamespace(tokens=sum(tokens for tokens, _, _ in utterances))  # noqa: E731
+        return SimpleNamespace(
+            size_of=size_of, operations=lambda size, encoder=True: size.tokens * BINS**2 * 12,
+            kept=lambda size, encoder=True: [("decoder.layers", size.tokens * BINS * 16, 0)],
+            loss_bytes=lambda size: (size.tokens * BINS * 4, size.tokens * BINS * 4),
+        )  # fmt: skip
+
+    def config_in(self, path):
+        return SimpleNamespace(**read_json(path / "config.json")), "native"
+
+    def load_recogniser(self, name, *, dtype, device):
+        path = resolve(name)
+        model = Model(self.config_in(path)[0])
+        model.load_state_dict(load_file(path / "model.safetensors"))
+        return LoadedModel(model.eval(), model.config.letters, None, path, identity_of(path))
+
+    def save(self, loaded, path, dtype=torch.float32):
+        make_folder(path)
+        write_json(path / "config.json", vars(loaded.model.config))
+        save_file(loaded.model.state_dict(), path / "model.safetensors")
+
+    def convert(self, source, path, layout, languages):
+        self.save(self.load_recogniser(source, dtype=torch.float32, device="cpu"), path)
+
+
+FAMILY = ToyFamily()
