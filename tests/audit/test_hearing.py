@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from ears import InFile, Louder, Swayed, half
 
+from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.hearing import Listener, _chunks
+from shibolet.audit.hearing import Listener
 from shibolet.audit.workers import Worker, decode
 from shibolet.errors import DataError
 from shibolet.records.utterance import AudioRef
@@ -118,7 +119,7 @@ def test_processes_find_what_one_process_finds(tmp_path: Path, clips: list[Clip]
 
 def test_chunks_hold_every_content_once_and_stay_within_both_limits(clips: list[Clip]) -> None:
     ids = [clip.content_id(clip.audio.path) for clip in clips]
-    chunks = list(_chunks([*clips, clips[0]], [*ids, ids[0]], 8, 5.0))
+    chunks = list(chunks_of([*clips, clips[0]], [*ids, ids[0]], 8, 5.0))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(clips)))
     assert all(len(chunk) <= 8 and sum(clips[i].duration_s for i in chunk) <= 5.0 for chunk in chunks)
     assert max(map(len, chunks)) == 8 and len({len(chunk) for chunk in chunks}) > 1
@@ -181,7 +182,7 @@ def test_a_change_sounds_the_same_under_every_text_and_is_one_array_from_another
 def test_only_the_texts_of_one_sound_exceed_a_chunk(clips: list[Clip]) -> None:
     everything = with_texts(clips, 11)
     ids = [clip.content_id(clip.audio.path) for clip in everything]
-    chunks = list(_chunks(everything, ids, 8, 900.0))
+    chunks = list(chunks_of(everything, ids, 8, 900.0))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(everything)))
     sounds = [{(everything[i].audio, everything[i].change_audio) for i in chunk} for chunk in chunks]
     assert len(chunks) == len(clips) and all(len(chunk) == 12 for chunk in chunks)

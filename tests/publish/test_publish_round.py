@@ -9,7 +9,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
 from shibolet.errors import ModelError, Rejected, UploadError
-from shibolet.evaluate.stage import batches_of
+from shibolet.evaluate.hear import batches_of
 from shibolet.model.qwen3_asr.load import LoadedModel, load_recogniser
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.publish.config import PublishConfig

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import soundfile as sf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
 
 from shibolet.errors import AudioError, DataError
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.evaluate.hear import Hearer, hear
+from shibolet.listen.lazy import Engines
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.qwen3_asr.load import LoadedModel
 from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
@@ -53,18 +54,8 @@ ScoreDev = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Qwen3ASRFeatureEx
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
-class Hearer(Protocol):
-    """What evaluation needs of a transcriber."""
-
-    clips_at_once: int
-
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]: ...
-
-    def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str: ...
-
-
 def evaluate_set(
-    transcriber: Hearer,
+    transcriber: Hearer | Engines,
     utterances: Sequence[Utterance],
     *,
     set_name: str,
@@ -87,7 +78,7 @@ def evaluate_set(
     scored = _ScoredSet(
         set_name, get_language(language), config, out_dir, model_name, identity, utterances, ledger, overlap
     )
-    return scored.found() or scored.write(*_hear(transcriber, utterances, config, on_progress))
+    return scored.found() or scored.write(*hear(transcriber, utterances, config, on_progress))
 
 
 def score_hypotheses(
@@ -334,40 +325,6 @@ def dev_scorer(
         return summarise(scored, config.buckets_s) | {"folds": fold_sums(scored)}
 
     return score
-
-
-def _hear(
-    transcriber: Hearer, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
-) -> tuple[list[str], list[dict], list[float | None]]:
-    """Hypotheses in the set's order, the failures, and the SNRs; audio of one batch is in memory at a time."""
-    texts, failures = [""] * len(utterances), {}
-    snrs_db: list[float | None] = [None] * len(utterances)
-    done = 0
-    for batch in batches_of(utterances, transcriber.clips_at_once):
-        clips: dict[int, np.ndarray] = {}
-        for i in batch:
-            try:
-                samples = audio.load(utterances[i].audio)
-            except AudioError as error:
-                failures[i] = {"id": utterances[i].id, "reason": error.reason, "detail": error.detail}
-                continue
-            snrs_db[i] = round(estimate_snr_db(samples), 1)
-            if len(samples) > config.max_piece_s * audio.SAMPLE_RATE_HZ:
-                texts[i] = transcriber.transcribe_long(samples, config.max_piece_s)
-            else:
-                clips[i] = samples
-        for i, text in zip(clips, transcriber.transcribe(list(clips.values())), strict=True):
-            texts[i] = text
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(utterances))
-    return texts, [failures[i] for i in sorted(failures)], snrs_db
-
-
-def batches_of(utterances: Sequence[Utterance], at_once: int) -> list[list[int]]:
-    """Places of utterances heard together, the longest first: who shares a batch changes the last bits of a logit."""
-    order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
-    return [order[first : first + at_once] for first in range(0, len(order), at_once)]
 
 
 def _snr_db(utterance: Utterance) -> float | None:

@@ -1,14 +1,22 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
+from shibolet.listen.engine import Engine
+from shibolet.listen.executor import Executor
+from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
 from shibolet.model.qwen3_asr.layouts import is_legacy
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.records.files import hash_file
+
+if TYPE_CHECKING:
+    from shibolet.listen.transcribe import Transcriber
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
 
@@ -70,6 +78,24 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         f"recogniser '{name}' is {_described(config)}; a Qwen3-ASR, a ...ForCTC checkpoint, a sequence-to-sequence "
         "speech recogniser such as Whisper (transformers' or CTranslate2's), or a .jsonl file of hypotheses can listen"
     )
+
+
+def open_transcriber(name: str, language: str, *, device: str = "cpu", **settings) -> "Transcriber":
+    """A Qwen3-ASR as a transcription engine, with the settings of one."""
+    from shibolet.listen.transcribe import Transcriber
+
+    return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
+
+
+def open_engines(executor: Executor, name: str, language: str, *, device: str = "cpu", **settings) -> Engine | Engines:
+    """The same in each process of an executor, where it has several."""
+    if executor.num_processes == 1:
+        return open_transcriber(name, language, device=device, **settings)
+    from shibolet.listen.transcribe import clips_at_once
+
+    open_it = partial(open_transcriber, name, language, device=device, **settings)
+    batch = {key: settings[key] for key in ("batch_utterances", "beam_size") if key in settings}
+    return Engines(Lazy(open_it), clips_at_once(device, **batch), executor)
 
 
 def _is_ctranslate2(path: Path, config: dict) -> bool:

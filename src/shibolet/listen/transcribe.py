@@ -37,9 +37,7 @@ class Transcriber(Engine):
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
         self._beam_size, self._length_penalty = beam_size, length_penalty
         self._max_new_tokens_per_s = max_new_tokens_per_s
-        self.clips_at_once = batch_utterances or max(
-            1, (CUDA_ROWS if loaded.model.device.type == "cuda" else CPU_ROWS) // beam_size
-        )
+        self.clips_at_once = clips_at_once(loaded.model.device.type, batch_utterances, beam_size)
         self._greedy = GreedyDecoder(
             loaded.model,
             self._features,
@@ -102,3 +100,8 @@ class Transcriber(Engine):
         """The words before the end of the turn. Letters that look like markup are letters and stay."""
         end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
         return self._tokenizer.decode([i for i in ids[:end] if i not in self._markup_ids]).strip()
+
+
+def clips_at_once(device: str, batch_utterances: int | None = None, beam_size: int = 1) -> int:
+    """How many clips a transcriber decodes together on a device; None: as many as memory allows."""
+    return batch_utterances or max(1, (CUDA_ROWS if device == "cuda" else CPU_ROWS) // beam_size)

@@ -12,7 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shibolet.errors import ModelError
-from shibolet.evaluate.stage import batches_of, evaluate_set
+from shibolet.evaluate.hear import batches_of
+from shibolet.evaluate.stage import evaluate_set
+from shibolet.listen.executor import Here
 from shibolet.records.files import read_json, read_jsonl, write_json
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
@@ -102,6 +104,7 @@ def _transcribe(request: dict) -> None:
         config = recipe.evaluate.model_copy(update={"batch_utterances": entry["together"]})
         once = recipe.model_copy(update={"evaluate": config})
         current = Round(once, RunFolder(Path(request["recipe"]).parent), tell=lambda sentence: None)
+        current.executor = Here()  # a few batches
         evaluate_set(
             current.transcriber(request["model"], "export", entry["language"]),
             read_manifest(Path(entry["manifest"])),
