@@ -18,7 +18,6 @@ from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
 from shibolet.audit.workers import (
-    RETRIES,
     AnyWorker,
     Decoders,
     Load,
@@ -28,7 +27,7 @@ from shibolet.audit.workers import (
     run_each,
 )
 from shibolet.errors import DataError
-from shibolet.listen.executor import Executor, Here
+from shibolet.listen.executor import TRIES, Executor, Here
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json, read_json, write_json
 from shibolet.records.utterance import AudioRef
@@ -217,7 +216,7 @@ class Listener:
 def lost_sentence(num_lost: int) -> str:
     """What a reader has to know of clips that were given up."""
     return (
-        f"Clips that could not be decoded here in {1 + len(RETRIES)} tries: {num_lost:,}. Such a clip counts as a "
+        f"Clips that could not be decoded or heard here in {TRIES} tries: {num_lost:,}. Such a clip counts as a "
         "failure in this run, and the next audit hears it again."
     )
 
