@@ -109,7 +109,7 @@ def audit(manifest: Path) -> dict:
     manifest_hash(utterances)
     done("hash")
     config = AuditConfig(aligner="stub", recogniser="stub", sample=SampleConfig(sample_frac=1.0, shares={}))
-    listener = Listener(Stub(), Stub(), run_dir / "heard", load, config)
+    listener = Listener(Stub(), Stub(), run_dir / "heard", load, config, "Hebrew")
     report = run_audit(
         utterances, ledger, out_dir=run_dir / "audit", listener=listener, config=config, language="Hebrew"
     )

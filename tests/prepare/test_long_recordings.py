@@ -70,7 +70,7 @@ class Recordings:
             utterances.append(Utterance(id=str(number), audio=ref, text=words, duration_s=duration_s, source="long"))
         config = AuditConfig(recogniser="builtin:ctc", aligner_max_s=4, num_workers=0)
         listeners = open_aligner("builtin:aligner", "Hebrew"), open_recogniser("builtin:ctc", "Hebrew")
-        heard = Listener(*listeners, cache_dir, load, config).hear([clip_of(u, HEBREW) for u in utterances])
+        heard = Listener(*listeners, cache_dir, load, config, "Hebrew").hear([clip_of(u, HEBREW) for u in utterances])
         outcomes = []
         for utterance in utterances:
             evidence = heard[utterance.id]

@@ -59,6 +59,7 @@ class Listener:
         self.num_lost = 0  # clips that the last hearing gave up, as no fault of theirs: the next one tries them again
         has_models = not self._by_name or aligner is not None
         self._executor = executor if executor and has_models else Here()
+        self.num_processes = self._executor.num_processes
         self._cache_dir = cache_dir
         self.window_s: float | None = None  # that the recogniser heard with last, where it has several
         self._fixed_window_s = config.window_s
@@ -154,8 +155,9 @@ class Listener:
 
     def _share(self, decoders: Decoders) -> Decoders:
         """What each of several processes decodes with; one has all."""
-        num_processes = self._executor.num_processes
-        return decoders if num_processes == 1 else Decoders(num_decoders(self._config.num_workers, num_processes))
+        if self.num_processes == 1:
+            return decoders
+        return Decoders(num_decoders(self._config.num_workers, self.num_processes))
 
     def _folder(self, clips: Sequence[Clip], content_ids: Sequence[str], decoders: Decoders) -> Path:
         """Where the evidence of these listeners lies; settles first with which window the recogniser hears.

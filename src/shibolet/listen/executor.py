@@ -7,6 +7,7 @@ list. Processes share no memory: a chunk names audio by its place wherever the w
 
 import gc
 import logging
+import multiprocessing
 import os
 import sys
 from collections import deque
@@ -186,6 +187,7 @@ class _Peer:
 
     def hand(self, task: _Task, work: Work) -> None:
         if self._child is None:
+            _free_memory()  # what training has left in this process is in the way there
             self._child = Child(_serve, self._num_threads, environment=self._environment, has_children=True)
         self.tasks[task.number] = task
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `receive` finds out
@@ -241,6 +243,8 @@ class _Peer:
 def _serve(connection: Connection, num_threads: int | None) -> None:
     """What a process does: open each work that it is told, say so, and answer chunks in whichever order they end."""
     leave_signals_to_parent()
+    # Locks that libraries make, such as tqdm's, are then known to nobody else: a killed process leaves none behind.
+    multiprocessing.set_start_method("fork", force=True)
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
     if num_threads:
         import torch
