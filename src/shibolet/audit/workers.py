@@ -168,7 +168,7 @@ def _run_alone(worker: AnyWorker, function: Callable, item: Any, limit_s: float)
             return result
         except WorkerLost as error:
             lost = error
-    return WorkerLost(lost.reason, f"{lost} in {executor.TRIES} tries; the next audit tries again")
+    return WorkerLost(lost.reason, f"{lost} in {1 + len(RETRIES)} tries; the next audit tries again")
 
 
 class Decoders:
