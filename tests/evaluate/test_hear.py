@@ -54,11 +54,10 @@ def test_several_processes_write_the_files_that_one_writes(tmp_path: Path, utter
     """A score that hangs on the number of GPUs could not be compared with another."""
     one = files_of(Here(), utterances, tmp_path / "one")
     assert one.keys() == {"hypotheses.jsonl", "listing.txt", "scores.json"}
-    for num in (2, 3):
-        with closing(Processes([{}] * num)) as several:
-            assert files_of(several, utterances, tmp_path / f"by-{num}") == one
-        loaded = {path.name for path in (tmp_path / f"by-{num}-notes").glob("loaded-*")}
-        assert len(loaded) == num and f"loaded-{os.getpid()}" not in loaded
+    with closing(Processes([{}] * 2)) as two:
+        assert files_of(two, utterances, tmp_path / "two") == one
+    loaded = {path.name for path in (tmp_path / "two-notes").glob("loaded-*")}
+    assert len(loaded) == 2 and f"loaded-{os.getpid()}" not in loaded
 
 
 def test_a_killed_process_changes_no_score_and_a_batch_that_kills_is_told(tmp_path: Path, utterances) -> None:

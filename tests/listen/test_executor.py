@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -184,6 +186,36 @@ def test_an_interrupt_ends_the_processes() -> None:
         for child in children:
             with pytest.raises((ValueError, ProcessLookupError)):
                 os.kill(child.pid, 0)
+
+
+LEFT_OPEN = """
+import sys
+from test_executor import Do, Processes, tell_and_wait
+if __name__ == "__main__":
+    for pid in Processes([{}, {}]).map(Do(tell_and_wait, at_once=1), [0, 0] + [60] * int(sys.argv[1])):
+        print(pid, flush=True)
+"""
+
+
+def tell_and_wait(seconds: int) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, is_killed: bool) -> None:
+    """Whether it ends by itself, with processes that nobody closed, or is killed while they work."""
+    script = tmp_path / "left_open.py"
+    script.write_text(LEFT_OPEN)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), "2" if is_killed else "0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        children = {int(parent.stdout.readline()) for _ in range(2)}
+        if is_killed:
+            parent.kill()
+        assert parent.wait(60) == (-signal.SIGKILL if is_killed else 0)
+        assert parent.stdout.read() == ""  # its end: every process that could write there has ended
+    assert parent.pid not in children
 
 
 def open_model(folder: Path, name: str) -> str:

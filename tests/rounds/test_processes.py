@@ -48,7 +48,9 @@ def everything_heard(manifest: Path, out_dir: Path, executor) -> dict[str, bytes
         stages.do_evaluate(current, {"round1": "builtin:round1"})
         folders = (current.folder.audit() / "heard", current.folder.evaluation("round1", "noise"))
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(out_dir)): path.read_bytes() for path in files}
+        found = {str(path.relative_to(out_dir)): path.read_bytes() for path in files}
+        assert current.make_way() == 0 and not any(peer._child for peer in getattr(executor, "_peers", ()))
+        return found
 
 
 def test_a_round_on_several_processes_has_the_bytes_of_one(manifest: Path, tmp_path: Path) -> None:
