@@ -25,6 +25,7 @@ from shibolet.listen.processes import (
     MAX_STARTS,
     Channel,
     Child,
+    Outcome,
     WorkerLost,
     attempt,
     leave_signals_to_parent,
@@ -250,26 +251,34 @@ def _serve(connection: Connection, num_threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-    channel, sending = Channel(connection), Lock()
-    opened, do, pool = ExitStack(), None, None
+    channel, sending, opened = Channel(connection), Lock(), ExitStack()
+    pool, opening = None, None
 
-    def answer(number: int, chunk: Any) -> None:
-        outcome = attempt(do, chunk)
+    def send(outcome: Outcome, number: int | None) -> None:
         with sending, suppress(OSError):  # the parent has ended
             send_outcome(channel, outcome, number)
 
+    def begin(work: Work) -> Callable:
+        opened.close()  # after the next work has come: it keeps the models that both need
+        _free_memory()
+        succeeded, do = attempt(opened.enter_context, work.open())
+        send((succeeded, None if succeeded else do), None)
+        return do
+
+    def answer(opening: Future, number: int, chunk: Any) -> None:
+        send(attempt(opening.result(), chunk), number)
+
     with suppress(EOFError, OSError):
-        while True:
+        while True:  # reading goes on while models load: the parent has other processes to feed
             number, given = channel.receive()
             if number is not None:
-                pool.submit(answer, number, given)
+                pool.submit(answer, opening, number, given)
                 continue
-            opened.close()  # after the next work has come: it keeps the models that both need
-            do = pool = None
-            _free_memory()
-            pool = opened.enter_context(ThreadPoolExecutor(given.at_once))
-            succeeded, do = attempt(opened.enter_context, given.open())
-            send_outcome(channel, (succeeded, None if succeeded else do), None)
+            if pool is not None:
+                pool.shutdown()
+            opening = None  # the models of before
+            pool = ThreadPoolExecutor(given.at_once)
+            opening = pool.submit(begin, given)
 
 
 def _free_memory() -> None:

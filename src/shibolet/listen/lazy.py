@@ -37,7 +37,8 @@ _SENT: WeakValueDictionary[bytes, Lazy] = WeakValueDictionary()
 
 def _of_this_process(instructions: bytes) -> Lazy:
     if (found := _SENT.get(instructions)) is None:
-        found = _SENT[instructions] = Lazy(pickle.loads(instructions))
+        # Read at first use too: that loads the libraries.
+        found = _SENT[instructions] = Lazy(lambda: pickle.loads(instructions)())
     return found
 
 
