@@ -150,11 +150,11 @@ def measure(name: str, aligner, recogniser, clips: list[Clip], config: AuditConf
 
     with tempfile.TemporaryDirectory() as folder:
         warm = len(clips) // 10
-        Listener(aligner, recogniser, Path(folder) / "warm", load, config).hear(clips[:warm])
+        Listener(aligner, recogniser, Path(folder) / "warm", load, config, "Hebrew").hear(clips[:warm])
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        heard = Listener(aligner, recogniser, Path(folder) / "timed", load, config).hear(clips[warm:])
+        heard = Listener(aligner, recogniser, Path(folder) / "timed", load, config, "Hebrew").hear(clips[warm:])
         seconds = time.perf_counter() - started
         failures = sum(heard[key].failure is not None for key in heard)
     audio_s = sum(clip.duration_s for clip in clips[warm:])

@@ -316,7 +316,7 @@ def test_compare_reads_scores_once_and_again_when_they_change(current, monkeypat
 def test_what_only_changes_the_time_does_not_train_again():
     decides = {
         "phases", "untie_head", "lora", "optimizer", "utterances_per_step", "precision", "patience", "average_best",
-        "augment",
+        "augment", "objective",
     }  # fmt: skip
     assert load_recipe("demo").train.identity().keys() == decides
 

@@ -21,6 +21,7 @@ def step_row(step: int, **changes) -> StepRow:
     values = {
         "phase": "B", "phase_index": 0, "step_in_phase": step, "epoch": 0.5, "loss": 1.0, "lr": {}, "grad_norm": 1.0,
         "grad_norm_by_part": {}, "skipped": None, "utterances": 16, "audio_s": 48.0, "tokens": 900, "targets": 300,
+        "numbers": {},
         "timing": timing, "memory": None,
     }  # fmt: skip
     return StepRow(step=step, **values | changes)

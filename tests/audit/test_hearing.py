@@ -1,8 +1,12 @@
 """Hearing: nothing twice, the same bytes whatever was cut off or shared out, the same window for all of it."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +15,13 @@ import numpy as np
 import pytest
 from ears import InFile, Louder, Swayed, half
 
+from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.hearing import Listener, _chunks
+from shibolet.audit.hearing import Listener
 from shibolet.audit.workers import Worker, decode
 from shibolet.errors import DataError
+from shibolet.listen.executor import Processes
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
 
@@ -118,7 +124,7 @@ def test_processes_find_what_one_process_finds(tmp_path: Path, clips: list[Clip]
 
 def test_chunks_hold_every_content_once_and_stay_within_both_limits(clips: list[Clip]) -> None:
     ids = [clip.content_id(clip.audio.path) for clip in clips]
-    chunks = list(_chunks([*clips, clips[0]], [*ids, ids[0]], 8, 5.0))
+    chunks = list(chunks_of([*clips, clips[0]], [*ids, ids[0]], 8, 5.0))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(clips)))
     assert all(len(chunk) <= 8 and sum(clips[i].duration_s for i in chunk) <= 5.0 for chunk in chunks)
     assert max(map(len, chunks)) == 8 and len({len(chunk) for chunk in chunks}) > 1
@@ -181,7 +187,7 @@ def test_a_change_sounds_the_same_under_every_text_and_is_one_array_from_another
 def test_only_the_texts_of_one_sound_exceed_a_chunk(clips: list[Clip]) -> None:
     everything = with_texts(clips, 11)
     ids = [clip.content_id(clip.audio.path) for clip in everything]
-    chunks = list(_chunks(everything, ids, 8, 900.0))
+    chunks = list(chunks_of(everything, ids, 8, 900.0))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(everything)))
     sounds = [{(everything[i].audio, everything[i].change_audio) for i in chunk} for chunk in chunks]
     assert len(chunks) == len(clips) and all(len(chunk) == 12 for chunk in chunks)
@@ -246,6 +252,74 @@ def test_without_an_aligner_words_have_the_recogniser_s_times_or_none(tmp_path: 
     assert listener(tmp_path / "aligned", Swayed()).hear(clips[:1])["u0"].signals.coverage is not None
 
 
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Noted(Swayed):
+    """Leaves the name of the process that it hears in; there it dies when it hears a clip of so many samples."""
+
+    def __init__(self, folder: Path, dies_of: int = 0, times: int = 1) -> None:
+        super().__init__()
+        folder.mkdir(exist_ok=True)
+        self.folder, self.dies_of, self.times = folder, dies_of, times
+
+    def hear(self, clips, words):
+        (self.folder / f"heard-{os.getpid()}").touch()
+        if self.dies_of in map(len, clips) and len(list(self.folder.glob("died-*"))) < self.times:
+            (self.folder / f"died-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        return super().hear(clips, words)
+
+
+@pytest.mark.parametrize("num, num_workers", [(2, 4), (3, 0)])
+def test_several_processes_put_on_disk_what_one_does(tmp_path: Path, clips, num: int, num_workers: int) -> None:
+    """What is heard together must not hang on how many GPUs there are, nor the ledger, nor the order."""
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    clips = [*clips[:9], replace(clips[9], key="bad", audio=AudioRef(path=str(broken))), *clips[10:]]
+    one = evidence(listener(tmp_path / "one", Swayed()).hear(clips))
+    progress = []
+    with closing(Processes([{}] * num)) as several:
+        ears = Noted(tmp_path / "notes")
+        config = CONFIG.model_copy(update={"num_workers": num_workers})
+        found = Listener(ears, ears, tmp_path / "several", load, config, "Hebrew", several).hear(
+            clips, lambda *done: progress.append(done)
+        )
+        assert evidence(found) == one and list(found) == [clip.key for clip in clips]
+        assert bytes_of(tmp_path / "several") == bytes_of(tmp_path / "one")
+        assert len(list(ears.folder.glob("heard-*"))) == num and ears.heard == [], "this process heard nothing"
+        assert progress == sorted(progress) and progress[-1] == (len(clips), len(clips)) and len(progress) > 4
+        again = Listener(ears, ears, tmp_path / "one", load, CONFIG, "Hebrew", several)
+        assert evidence(again.hear(clips)) == one, "what one process heard, several know"
+
+
+def test_a_process_that_is_killed_while_it_hears_loses_nothing(tmp_path: Path, clips: list[Clip]) -> None:
+    listener(tmp_path / "one", Swayed()).hear(clips)
+    with closing(Processes([{}] * 2)) as two:
+        ears = Noted(tmp_path / "notes", dies_of=3200 + 797 * 17)
+        killed = Listener(ears, ears, tmp_path / "two", load, CONFIG, "Hebrew", two)
+        killed.hear(clips)
+    assert len(list(ears.folder.glob("died-*"))) == 1 and killed.num_lost == 0
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+
+
+def test_a_chunk_that_kills_whoever_hears_it_is_given_up_in_this_run_alone(tmp_path: Path, clips) -> None:
+    """Else one recording that a model cannot take would end every audit of a corpus."""
+    whole = evidence(listener(tmp_path / "one", Swayed()).hear(clips))
+    ears = Noted(tmp_path / "notes", dies_of=3200 + 797 * 17, times=3)
+    with closing(Processes([{}] * 2)) as two:
+        first, second = (Listener(ears, ears, tmp_path / "two", load, CONFIG, "Hebrew", two) for _ in range(2))
+        found = evidence(first.hear(clips))
+        lost = {key for key, one in found.items() if one.failure == "listener_crashed"}
+        assert "u17" in lost and len(lost) == first.num_lost <= 8
+        assert {key: found[key] for key in whole if key not in lost} == {
+            key: whole[key] for key in whole if key not in lost
+        }
+        assert evidence(second.hear(clips)) == whole and second.num_lost == 0
+
+
 class Windowed(Swayed):
     """Can hear with several windows; notes what it is tried on and what it is set to."""
 
@@ -278,6 +352,16 @@ def test_a_window_is_chosen_once_and_kept(tmp_path: Path, clips: list[Clip]) -> 
     listener(tmp_path / "many", shard).hear(clips[::-1], shard=(1, 2))
     assert shard.tried_on == [] and shard.set_to == [10.0] and shard.heard
     assert evidence(listener(tmp_path / "many", Windowed(good=30.0)).merge(clips[::-1])).keys() == whole.keys()
+
+
+def test_a_window_that_another_process_chose_is_the_same(tmp_path: Path, clips: list[Clip]) -> None:
+    """This process, which loads no model where several hear, has no say in it."""
+    ears = Windowed()
+    listener(tmp_path / "one", Windowed()).hear(clips)
+    with closing(Processes([{}] * 2)) as two:
+        Listener(ears, ears, tmp_path / "two", load, CONFIG, "Hebrew", two).hear(clips)
+    assert ears.tried_on == [] and ears.set_to == [10.0]
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 
 def test_another_window_is_another_evidence_and_one_that_is_given_is_not_tried(tmp_path: Path, clips) -> None:

@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 
 from shibolet.audit import workers
-from shibolet.audit.workers import AnyWorker, Worker, WorkerLost, run_each, worker_threads
+from shibolet.audit.workers import AnyWorker, Decoders, Worker, WorkerLost, num_decoders, run_each
 
 
 def test_a_worker_raises_what_its_function_raises() -> None:
@@ -123,7 +123,14 @@ def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
         assert running.wait(30)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), worker_threads(0) as threads:
-        list(threads(busy, until_interrupted()))
+    with pytest.raises(KeyboardInterrupt), Decoders(0) as decoders:
+        list(decoders.map(busy, until_interrupted()))
     left.set()
     assert ended.wait(30), "the interrupt waited until the listening was over"
+
+
+def test_processes_that_hear_share_the_cores(monkeypatch) -> None:
+    """Eight GPUs must not start eight times as many decoders as one; whoever decodes itself goes on so."""
+    monkeypatch.setattr("os.cpu_count", lambda: 34)
+    assert [num_decoders(None, shares) for shares in (1, 4, 32)] == [14, 8, 2]
+    assert [num_decoders(6, shares) for shares in (1, 2, 8)] == [6, 3, 1] and num_decoders(0, 4) == 0

@@ -4,15 +4,20 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from engines import Together
 
 from shibolet.errors import AudioError
 from shibolet.listen.engine import Engine, Written
+from shibolet.listen.executor import Processes
+from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.open import open_aligner
 from shibolet.listen.recordings import Heard, hear_recordings
 from shibolet.listen.transcribe import Transcriber
@@ -152,6 +157,22 @@ def test_recordings_keep_their_order_and_a_bad_one_ends_nothing(tmp_path):
     assert found == [("0.wav", "100", "end"), ("1.wav", "400", "loop"), ("2.wav", "200", "end")]
     errors = {one.path.name: one.error for one in heard if one.error is not None}
     assert set(errors) == {"broken.wav", "missing.wav"} and all(isinstance(e, AudioError) for e in errors.values())
+
+
+def test_several_processes_hear_what_one_hears(tmp_path):
+    """Pieces of one window must stay together, in their order, with the ends of recordings where they belong."""
+    for i, seconds in enumerate((9.0, 1.0, 14.0, 2.0, 1.5)):
+        sf.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(round(seconds * RATE)), RATE)
+    (tmp_path / "2b.wav").write_bytes(b"RIFF and nothing else")
+    paths = sorted(tmp_path.iterdir())
+    told = lambda heard: [(one.path.name, one.piece, str(one.error)) for one in heard]  # noqa: E731
+    (notes := tmp_path / "notes").mkdir()
+    one = told(hear_recordings(paths, Together(notes), HEBREW, max_piece_s=4.0))
+    assert len({piece.text.split()[1] for _, piece, _ in one if piece}) > 2, "texts must depend on their window"
+    with closing(Processes([{}] * 2)) as two:
+        engines = Engines(Lazy(partial(Together, notes)), Together.clips_at_once, two)
+        assert told(hear_recordings(paths, engines, HEBREW, max_piece_s=4.0)) == one
+    assert len(list(notes.iterdir())) == 3, "both processes must have heard"
 
 
 def test_a_recording_that_breaks_off_gives_what_was_before(tmp_path, monkeypatch):

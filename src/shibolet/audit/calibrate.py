@@ -37,7 +37,8 @@ from shibolet.speech.text import get_language
 
 MIN_RECORDINGS, MIN_CLIPS = 4, 20  # in each half
 MIN_COPIES = 20  # of a row of the matrix, about, where a budget is short
-WARM_UP, MEASURED_FRAC = 2, 0.05  # clips of each half before time is taken; share of a budget that measures the speed
+WARM_UP = 2  # clips of each half, for each process that hears, before time is taken
+MEASURED_FRAC = 0.05  # of a budget, that measures the speed
 # The map learns from damage that a listener can hear; one wrong word in ten is in the table and not in the fit.
 FITTED = (
     *(f"swapped:{which}" for which in ("random", "same speaker", "nearest length")),
@@ -243,7 +244,8 @@ def _measure(halves: Sequence[Half], listener: Listener, least_s: float) -> tupl
 
     It takes `least_s` or longer, of hearing what was not known before; it is everything when that takes less.
     """
-    most, num, took_s, hours = max(len(originals) for originals, _ in halves), WARM_UP, 0.0, 0.0
+    most, took_s, hours = max(len(originals) for originals, _ in halves), 0.0, 0.0
+    num = min(most, WARM_UP * listener.num_processes)
     listener.hear(_clips_of(_part(halves, 0, num)))  # loads the models
     while num < most and took_s < least_s:
         part, num_new = _part(halves, num, 2 * num), [0]

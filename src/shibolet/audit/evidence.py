@@ -22,6 +22,16 @@ def to_line(evidence: Evidence) -> bytes:
     return json.dumps(evidence.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
+def write_lines(folder: Path, lines: Mapping[str, bytes]) -> None:
+    """Put lines that `to_line` made on disk by content id; a store's `refresh` finds them."""
+    begins, position = {}, 0
+    for content_id, line in lines.items():
+        begins[content_id] = position
+        position += len(line) + 1
+    head = json.dumps({"begins": begins}).encode()
+    write_bytes(folder / f"{hash_json(list(lines))}.jsonl", b"\n".join([head, *lines.values()]) + b"\n")
+
+
 class EvidenceStore:
     """Evidence by content id; memory holds about 100 bytes of index for each, the rest stays on disk."""
 
@@ -51,15 +61,6 @@ class EvidenceStore:
 
     def __contains__(self, content_id: str) -> bool:
         return int(content_id, 16) in self._place
-
-    def write(self, lines: Mapping[str, bytes]) -> None:
-        """Put lines that `to_line` made on disk by content id; `refresh` finds them."""
-        begins, position = {}, 0
-        for content_id, line in lines.items():
-            begins[content_id] = position
-            position += len(line) + 1
-        head = json.dumps({"begins": begins}).encode()
-        write_bytes(self._folder / f"{hash_json(list(lines))}.jsonl", b"\n".join([head, *lines.values()]) + b"\n")
 
     def read(self, content_id: str) -> dict:
         """JSON of the evidence; KeyError where there is none."""

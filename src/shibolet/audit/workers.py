@@ -4,21 +4,15 @@ A decoder that crashes or never returns takes its process with it and nothing el
 second and stays small.
 """
 
-import multiprocessing
 import os
-import pickle
-import signal
-import socket
-import traceback
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import Process
 from multiprocessing.connection import Connection
 from queue import LifoQueue
-from threading import Lock, Thread, Timer
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -27,6 +21,17 @@ from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
 from shibolet.errors import AudioError, ShiboletError
+from shibolet.listen import executor
+from shibolet.listen.executor import in_threads
+from shibolet.listen.processes import (
+    MAX_STARTS,
+    Channel,
+    Child,
+    WorkerLost,
+    attempt,
+    leave_signals_to_parent,
+    send_outcome,
+)
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
@@ -35,29 +40,20 @@ from shibolet.speech.audio import content_hash
 
 MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
 START_S = 600.0  # for a process to load its libraries and to take a job; a busy machine or a slow disk is no reason
-MAX_STARTS = 3
 RETRIES = (2, 4)  # limits of an item's second and third try, alone in a new process, in units of its own limit
-LOST = ("decoder_hung", "decoder_crashed")  # failures that say something of the machine and nothing of the content
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Failures that say something of the machine and nothing of the content.
+LOST = ("decoder_hung", "decoder_crashed", executor.LOST)
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]
-_STARTING = Lock()
-
-
-class WorkerLost(Exception):
-    """A process that crashed or took too long; `reason`, one of LOST, is the ledger's rule for what it was given."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 class Worker:
     """A process that runs functions of modules, one after the other; it starts at the first, and again when lost."""
 
     def __init__(self) -> None:
-        self._process: multiprocessing.Process | None = None
-        self._channel: Channel | None = None
+        self._child: Child | None = None
 
     def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
         """What `function(*args)` returns there; raises what it raises, or WorkerLost.
@@ -65,10 +61,10 @@ class Worker:
         The clock starts when the process begins with the function: its start and the way of the arguments do not count.
         """
         self._hand_over((function, args))
-        limit = _Limit(self._process, timeout_s)
+        limit = _Limit(self._child.process, timeout_s)
         try:
             with limit:
-                succeeded, result = self._channel.receive()
+                succeeded, result = self._child.channel.receive()
         except (EOFError, OSError):
             self.close()
             if limit.passed:
@@ -83,12 +79,12 @@ class Worker:
     def _hand_over(self, job: tuple[Callable, tuple]) -> None:
         """Return once a process has begun with the job; ShiboletError when none can be had."""
         for _ in range(MAX_STARTS):
-            if self._process is None:
-                self._start()
+            if self._child is None:
+                self._child = Child(_serve, environment=ONE_THREAD)
             try:
-                with _Limit(self._process, START_S):
-                    self._channel.send(job)
-                    self._channel.receive()
+                with _Limit(self._child.process, START_S):
+                    self._child.channel.send(job)
+                    self._child.channel.receive()
                 return
             except (EOFError, OSError):  # it ended while it was idle, or at its start: nothing that a job did
                 self.close()
@@ -97,27 +93,11 @@ class Worker:
             "whether the memory is full; with --set audit.num_workers=0 the command decodes by itself"
         )
 
-    def _start(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        channel = Channel(ours)
-        process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
-        try:
-            with _one_thread(), _deaf_to_interrupts():
-                process.start()
-        except BaseException:  # there is no process then that `close` could end
-            channel.close()
-            raise
-        finally:
-            theirs.close()  # or its end would not be the end of what we read
-        self._process, self._channel = process, channel
-
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._channel.close()
-            self._process = self._channel = None
+        if self._child is not None:
+            self._child.close()
+            self._child = None
 
 
 class _Limit:
@@ -127,7 +107,7 @@ class _Limit:
     answer, blocks the call that moves the bytes.
     """
 
-    def __init__(self, process: multiprocessing.Process, limit_s: float) -> None:
+    def __init__(self, process: Process, limit_s: float) -> None:
         self.passed = False
         self._process = process
         self._timer = Timer(limit_s, self._kill)
@@ -145,71 +125,15 @@ class _Limit:
         self._timer.join()  # from here on `passed` does not change
 
 
-class Channel:
-    """Objects between two processes; arrays pass beside the pickles, one call of the system each.
-
-    An executor reads its results in steps of 64 KB, for each of which it waits until no other thread runs Python: with
-    several hundred megabytes of samples a second, the thread that launches kernels then waits too.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._socket.setblocking(True)
-
-    def send(self, item: Any) -> None:
-        buffers: list[pickle.PickleBuffer] = []
-        head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
-        views = [buffer.raw() for buffer in buffers]
-        self._connection.send([len(view) for view in views])
-        self._connection.send_bytes(head)
-        for view in views:
-            self._socket.sendall(view)
-
-    def receive(self) -> Any:
-        """The next object; EOFError when the other side has ended."""
-        sizes = self._connection.recv()
-        head = self._connection.recv_bytes()
-        buffers = [np.empty(size, np.uint8) for size in sizes]
-        for buffer in buffers:
-            filled = 0
-            while filled < len(buffer):  # a signal may cut a call short
-                got = self._socket.recv_into(buffer[filled:], 0, socket.MSG_WAITALL)
-                if not got:
-                    raise EOFError
-                filled += got
-        return pickle.loads(head, buffers=buffers)
-
-    def close(self) -> None:
-        self._socket.close()
-        self._connection.close()
-
-
 def _serve(connection: Connection) -> None:
-    """What a process does: leave Ctrl-C to its parent, end when that ends, say that a job has come and run it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    """What a process does: say that a job has come, run it and answer, until its parent ends."""
+    leave_signals_to_parent()
     channel = Channel(connection)
-    while True:
-        try:
+    with suppress(EOFError, OSError):
+        while True:
             function, args = channel.receive()
             channel.send("begun")
-        except (EOFError, OSError):  # the parent has ended
-            return
-        try:
-            answer = True, function(*args)
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            answer = False, error
-        try:
-            channel.send(answer)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:  # raised before anything is on its way
-            channel.send((False, TypeError(f"{answer[1]!r:.200} cannot be sent: {error}")))
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+            send_outcome(channel, attempt(function, *args))
 
 
 class InThisProcess:
@@ -247,78 +171,52 @@ def _run_alone(worker: AnyWorker, function: Callable, item: Any, limit_s: float)
     return WorkerLost(lost.reason, f"{lost} in {1 + len(RETRIES)} tries; the next audit tries again")
 
 
-@contextmanager
-def worker_threads(num_workers: int | None) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """A `map(function, items)` over `function(worker, item)` that keeps the order and runs little ahead of its reader.
+class Decoders:
+    """Workers of which each is borrowed by one thread at a time; another process that is sent them has its own."""
 
-    Each thread owns a process, so one item is with the models while others are decoded; with 0 they decode themselves.
-    None is all cores but two, which feed the models. A KeyboardInterrupt does not wait for what is with the models:
-    threads and processes are left to the end of this process.
-    """
-    if num_workers is None:
-        num_workers = max(2, min(MAX_WORKERS, (os.cpu_count() or 1) - 2))
-    idle: LifoQueue[AnyWorker] = LifoQueue()  # the last first: it is running
-    workers = [Worker() for _ in range(num_workers)] or [InThisProcess() for _ in range(2)]
-    for worker in workers:
-        idle.put(worker)
+    def __init__(self, num_workers: int) -> None:
+        """0: the threads decode themselves."""
+        self.num_workers = num_workers
+        self._workers = [Worker() for _ in range(num_workers)] or [InThisProcess() for _ in range(2)]
+        self.at_once = len(self._workers)
+        self._idle: LifoQueue[AnyWorker] = LifoQueue()  # the last first: it is running
+        for worker in self._workers:
+            self._idle.put(worker)
 
-    def with_worker(function: Callable, item: Any) -> Any:
-        worker = idle.get()
+    def __reduce__(self) -> tuple:
+        return Decoders, (self.num_workers,)
+
+    @contextmanager
+    def borrow(self) -> Iterator[AnyWorker]:
+        worker = self._idle.get()
         try:
-            return function(worker, item)
+            yield worker
         finally:
-            idle.put(worker)
+            self._idle.put(worker)
 
-    pool, waits = ThreadPoolExecutor(len(workers)), True
+    def map(self, function: Callable[[AnyWorker, Any], Any], items: Iterable) -> Iterator:
+        """`function(worker, item)` of each item in order; one item is decoded while others are."""
 
-    def ordered(function: Callable, items: Iterable) -> Iterator:
-        ahead: deque[Future] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(with_worker, function, item))
-                if len(ahead) > 2 * len(workers):
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        def with_worker(item: Any) -> Any:
+            with self.borrow() as worker:
+                return function(worker, item)
 
-    try:
-        yield ordered
-    except KeyboardInterrupt:
-        waits = False
-        raise
-    finally:
-        pool.shutdown(wait=waits, cancel_futures=True)
-        for worker in workers if waits else ():  # a running thread would take the end of its process for a crash
+        return in_threads(with_worker, items, self.at_once)
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # After an interrupt threads run on, and would take the end of a process for a crash.
+        for worker in self._workers if kind is not KeyboardInterrupt else ():
             worker.close()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What a process that is started within finds in its environment when it loads its libraries."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    with _STARTING:
-        before = {name: os.environ.get(name) for name in names}
-        os.environ.update(dict.fromkeys(names, "1"))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started within ignores Ctrl-C from its first instruction on, not only once `_serve` is reached."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def num_decoders(num_workers: int | None, num_shares: int = 1) -> int:
+    """Workers in each of `num_shares` processes; None is all cores but two, which feed the models."""
+    if num_workers is None:
+        return max(2, min(MAX_WORKERS, ((os.cpu_count() or 1) - 2) // num_shares))
+    return num_workers and max(1, num_workers // num_shares)
 
 
 def hash_audio(refs: Sequence[AudioRef]) -> list[str]:

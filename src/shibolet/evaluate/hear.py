@@ -1,14 +1,19 @@
-"""What an engine hears in the utterances of a set: audio is decoded batch by batch, the longest first."""
+"""What a model hears in the utterances of a set: batches decided by the list alone, wherever each is transcribed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, ShiboletError
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.listen.lazy import Engines, Lazy
+from shibolet.listen.processes import WorkerLost
 from shibolet.records.documents.scores import Failure
-from shibolet.records.utterance import Utterance
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech import audio
 from shibolet.speech.activity import estimate_snr_db
 
@@ -33,38 +38,83 @@ class Heard(NamedTuple):
     snrs_db: list[float | None]  # None: not known
 
 
+@dataclass(frozen=True, slots=True)
+class HeardUtterance:
+    """The text, empty where the audio cannot be decoded; then `failure` is the reason and its detail."""
+
+    text: str = ""
+    snr_db: float | None = None
+    failure: tuple[str, str] | None = None
+
+
 def hear(
-    transcriber: Hearer, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
+    transcriber: Hearer | Engines, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
 ) -> Heard:
-    """Transcribe a set; audio of one batch is in memory at a time."""
-    texts, failures = [""] * len(utterances), {}
-    snrs_db: list[float | None] = [None] * len(utterances)
-    done = 0
-    for batch in batches_of(utterances, transcriber.clips_at_once):
-        clips: dict[int, np.ndarray] = {}
-        for i in batch:
-            try:
-                samples = audio.load(utterances[i].audio)
-            except AudioError as error:
-                failures[i] = Failure(id=utterances[i].id, reason=error.reason, detail=error.detail)
-                continue
-            snrs_db[i] = round(estimate_snr_db(samples), 1)
-            if len(samples) > config.max_piece_s * audio.SAMPLE_RATE_HZ:
-                texts[i] = transcriber.transcribe_long(samples, config.max_piece_s)
-            else:
-                clips[i] = samples
-        for i, text in zip(clips, transcriber.transcribe(list(clips.values())), strict=True):
-            texts[i] = text
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(utterances))
-    return Heard(texts, [failures[i] for i in sorted(failures)], snrs_db)
+    """Transcribe a set; audio of one batch is in memory at a time.
+
+    ShiboletError when a batch cannot be transcribed: a set is scored whole.
+    """
+    engines = Engines.of(transcriber)
+    batches = batches_of(utterances, engines.clips_at_once)
+    chunks = ([utterances[i].audio for i in batch] for batch in batches)
+    heard: dict[int, HeardUtterance] = {}
+    with closing(engines.executor.map(HearBatch(engines.engine, config.max_piece_s), chunks)) as results:
+        for batch, found in zip(batches, results, strict=True):
+            if isinstance(found, WorkerLost):
+                raise ShiboletError(
+                    f"a batch of {len(batch)} utterances, the first of which is '{utterances[batch[0]].id}', could not "
+                    f"be transcribed: {found}"
+                )
+            heard |= zip(batch, found, strict=True)
+            if on_progress is not None:
+                on_progress(len(heard), len(utterances))
+    in_order = [heard[i] for i in range(len(utterances))]
+    failures = [
+        Failure(id=utterance.id, reason=one.failure[0], detail=one.failure[1])
+        for utterance, one in zip(utterances, in_order, strict=True)
+        if one.failure
+    ]
+    return Heard([one.text for one in in_order], failures, [one.snr_db for one in in_order])
 
 
 def batches_of(utterances: Sequence[Utterance], at_once: int) -> list[list[int]]:
     """Places of utterances heard together, the longest first: who shares a batch changes the last bits of a logit."""
     order = sorted(range(len(utterances)), key=lambda i: (-utterances[i].duration_s, i))
     return [order[first : first + at_once] for first in range(0, len(order), at_once)]
+
+
+@dataclass(frozen=True, slots=True)
+class HearBatch:
+    """The work: decode the utterances of a batch and transcribe them together."""
+
+    engine: Lazy[Hearer]
+    max_piece_s: float
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[HeardUtterance]]]:
+        yield partial(self._hear, self.engine.get())
+
+    def _hear(self, engine: Hearer, refs: Sequence[AudioRef]) -> list[HeardUtterance]:
+        heard: dict[int, HeardUtterance] = {}
+        clips: dict[int, np.ndarray] = {}
+        for i, ref in enumerate(refs):
+            try:
+                samples = audio.load(ref)
+            except AudioError as error:
+                heard[i] = HeardUtterance(failure=(error.reason, error.detail))
+                continue
+            if len(samples) > self.max_piece_s * audio.SAMPLE_RATE_HZ:
+                text = engine.transcribe_long(samples, self.max_piece_s)
+                heard[i] = HeardUtterance(text, round(estimate_snr_db(samples), 1))
+            else:
+                clips[i] = samples
+        for (i, samples), text in zip(clips.items(), engine.transcribe(list(clips.values())), strict=True):
+            heard[i] = HeardUtterance(text, round(estimate_snr_db(samples), 1))
+        return [heard[i] for i in range(len(refs))]
 
 
 def snr_db(utterance: Utterance) -> float | None:

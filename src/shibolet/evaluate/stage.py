@@ -16,6 +16,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
 from shibolet.evaluate.hear import Heard, Hearer, Progress, hear, snr_db
+from shibolet.listen.lazy import Engines
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Overlap, Scores
 from shibolet.records.files import hash_json, read_jsonl, write_bytes, write_jsonl
@@ -35,7 +36,7 @@ NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the
 
 
 def evaluate_set(
-    transcriber: Hearer,
+    transcriber: Hearer | Engines,
     utterances: Sequence[Utterance],
     *,
     set_name: str,

@@ -1,13 +1,21 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
+from shibolet.listen.engine import Engine
+from shibolet.listen.executor import Executor
+from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import FAMILIES, has_family, load_aligner, load_recogniser
+from shibolet.model.family import FAMILIES, family_named, has_family, load_aligner, load_recogniser
 from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
 from shibolet.records.files import hash_file
+
+if TYPE_CHECKING:
+    from shibolet.listen.transcribe import Transcriber
 
 HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
 
@@ -71,6 +79,24 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
         "checkpoint, a sequence-to-sequence speech recogniser such as Whisper (transformers' or CTranslate2's), or a "
         ".jsonl file of hypotheses can listen"
     )
+
+
+def open_transcriber(name: str, language: str, *, device: str = "cpu", **settings) -> "Transcriber":
+    """A model of a family as a transcription engine, with the settings of one."""
+    from shibolet.listen.transcribe import Transcriber
+
+    return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
+
+
+def open_engines(executor: Executor, name: str, language: str, *, device: str = "cpu", **settings) -> Engine | Engines:
+    """The same in each process of an executor, where it has several."""
+    if executor.num_processes == 1:
+        return open_transcriber(name, language, device=device, **settings)
+    open_it = partial(open_transcriber, name, language, device=device, **settings)
+    together = settings.get("batch_utterances")
+    if together is None:
+        together = family_named(name).clips_at_once(device, settings.get("beam_size", 1))
+    return Engines(Lazy(open_it), together, executor)
 
 
 def _is_ctranslate2(path: Path, config: dict) -> bool:

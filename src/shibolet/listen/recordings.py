@@ -3,18 +3,24 @@
 What is in memory at a time is a block of one file and the pieces that the engine takes at once, whatever the length.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, ShiboletError
 from shibolet.listen.engine import Engine
+from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.pieces import cut_stream
+from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner
 from shibolet.listen.word_times import repair_times
 from shibolet.speech.audio import SAMPLE_RATE_HZ, stream
+from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
 WINDOW_S = 1800.0  # of audio in pieces that wait for the engine, 115 MB, however many it takes at once
@@ -75,7 +81,7 @@ class _Clip:
 
 def hear_recordings(
     paths: Iterable[Path],
-    engine: Engine,
+    engine: Engine | Engines,
     language: Language,
     *,
     aligner: Aligner | None = None,
@@ -86,48 +92,81 @@ def hear_recordings(
 
     A file that cannot be read, or from some point on, ends with an error; the next ones are heard all the same.
     """
-    waiting: list[_Clip | Heard] = []
-    num_clips, waiting_s = 0, 0.0
+    engines = Engines.of(engine)
+    windows: deque[list[_Clip | Heard]] = deque()
 
-    def hear() -> Iterator[Heard]:
-        clips = [clip for clip in waiting if isinstance(clip, _Clip)]
-        pieces = iter(_pieces(clips, engine, language, aligner))
-        for one in waiting:
-            if isinstance(one, _Clip):
-                yield Heard(path=one.path, piece=next(pieces))
-                on_progress(one.duration_s)
-            else:
-                yield one
+    def clips() -> Iterator[list[_Clip]]:
+        for window in _windows(paths, engines.clips_at_once, max_piece_s):
+            windows.append(window)
+            yield [one for one in window if isinstance(one, _Clip)]
 
+    with closing(engines.executor.map(HearPieces(engines.engine, aligner, language.name), clips())) as results:
+        for pieces in results:
+            if isinstance(pieces, WorkerLost):
+                [first, *_] = (one for one in windows[0] if isinstance(one, _Clip))
+                raise ShiboletError(f"{first.path}, from {first.start_s:.1f} s on, could not be transcribed: {pieces}")
+            found = iter(pieces)
+            for one in windows.popleft():
+                if isinstance(one, _Clip):
+                    yield Heard(path=one.path, piece=next(found))
+                    on_progress(one.duration_s)
+                else:
+                    yield one
+
+
+def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[_Clip | Heard]]:
+    """Pieces that are heard together, and the ends of recordings where they come between them.
+
+    Of pieces the samples: what a compressed recording has from some second on depends on what was decoded before.
+    """
+    window: list[_Clip | Heard] = []
+    num_clips, audio_s = 0, 0.0
     for path in paths:
         error = None
         try:
             for start, samples in cut_stream(stream(path), max_piece_s):
-                waiting.append(_Clip(path, start, samples))
-                num_clips, waiting_s = num_clips + 1, waiting_s + waiting[-1].duration_s
-                if num_clips >= engine.clips_at_once or waiting_s >= WINDOW_S:
-                    yield from hear()
-                    waiting, num_clips, waiting_s = [], 0, 0.0
+                window.append(_Clip(path, start, samples))
+                num_clips, audio_s = num_clips + 1, audio_s + window[-1].duration_s
+                if num_clips >= clips_at_once or audio_s >= WINDOW_S:
+                    yield window
+                    window, num_clips, audio_s = [], 0, 0.0
         except AudioError as found:
             error = found
-        waiting.append(Heard(path=path, error=error))
-    yield from hear()
+        window.append(Heard(path=path, error=error))
+    yield window
+
+
+@dataclass(frozen=True, slots=True)
+class HearPieces:
+    """The work: transcribe pieces together, and find their words' times where there is an aligner."""
+
+    engine: Lazy[Engine]
+    aligner: Aligner | None
+    language: str
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[_Clip]], list[Piece]]]:
+        load_now(self.aligner)
+        yield partial(_pieces, engine=self.engine.get(), language=get_language(self.language), aligner=self.aligner)
 
 
 def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language, aligner: Aligner | None) -> list[Piece]:
     written = engine.write([clip.samples for clip in clips])
     spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
+    times = _times(clips, spoken, language, aligner)
     return [
         Piece(
             start_s=clip.start_s, end_s=clip.end_s, text=one.text, ending=one.ending,
             words=tuple(
                 Word(text=word, start_s=clip.start_s + float(start_s), end_s=clip.start_s + float(end_s))
-                for word, (start_s, end_s) in zip(words, times, strict=True)
+                for word, (start_s, end_s) in zip(words, own, strict=True)
             ),
         )
-        for clip, one, words, times in zip(
-            clips, written, spoken, _times(clips, spoken, language, aligner), strict=True
-        )
+        for clip, one, words, own in zip(clips, written, spoken, times, strict=True)
     ]  # fmt: skip
 
 

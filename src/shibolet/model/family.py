@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -156,6 +156,15 @@ class Family(ABC):
 
     # Decoding
 
+    rows_at_once: ClassVar[Mapping[str, int]] = {
+        "cpu": 32,
+        "cuda": 256,
+    }  # at most, by device
+
+    def clips_at_once(self, device: str, beam_size: int) -> int:
+        """Clips that are decoded together where nobody says another number."""
+        return max(1, self.rows_at_once[torch.device(device).type] // beam_size)
+
     @abstractmethod
     def decoder(
         self, loaded: LoadedModel, prompt: Prompt, *, clips_at_once: int | None, beam_size: int, length_penalty: float
@@ -217,17 +226,17 @@ def has_family(config: Mapping[str, Any]) -> bool:
 
 def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
     """A recogniser of any family, in evaluation mode; ModelError for what is of none, or not whole."""
-    return _named(name).load_recogniser(name, dtype=dtype, device=device)
+    return family_named(name).load_recogniser(name, dtype=dtype, device=device)
 
 
 def load_aligner(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
     """A forced aligner of any family that has them, in evaluation mode."""
-    return _named(name).load_aligner(name, dtype=dtype, device=device)
+    return family_named(name).load_aligner(name, dtype=dtype, device=device)
 
 
 def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ()) -> None:
     """Write the model `source` into the new folder `path`; `languages` join the list of one that has such a list."""
-    family = _named(source)
+    family = family_named(source)
     if layout not in family.layouts:
         raise ModelError(f"a {family.title} has no layout '{layout}'; it has {', '.join(family.layouts)}")
     family.convert(source, path, layout, languages)
@@ -251,7 +260,8 @@ def offline_config(name: str) -> tuple[Any, str]:
     return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
 
 
-def _named(name: str) -> Family:
+def family_named(name: str) -> Family:
+    """The family of a model by name; no weights are read."""
     return _family_in(name, *read_config(name))
 
 

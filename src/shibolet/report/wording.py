@@ -14,6 +14,7 @@ FAILURES = {  # why an utterance could not be scored; of the codes that are not 
     "decoder_crashed": "the decoder crashed",
     "decoder_hung": "decoding took too long",
     "empty_audio": "no samples in it",
+    "listener_crashed": "the process that heard it crashed",
     "markup": "markup in the text",
     "missing_audio": "no audio in the row",
     "missing_file": "file missing",

@@ -219,7 +219,10 @@ def _listener(current: Round, prepared: bool = False) -> "Listener":
 
     audit = current.recipe.audit
     recogniser = current.recogniser(_recogniser_name(current, prepared))
-    return Listener(current.aligner, recogniser, current.folder.audit() / "heard", load, audit, current.recipe.language)
+    return Listener(
+        current.aligner, recogniser, current.folder.audit() / "heard", load, audit, current.recipe.language,
+        current.executor,
+    )  # fmt: skip
 
 
 def _recogniser_name(current: Round, prepared: bool) -> str:

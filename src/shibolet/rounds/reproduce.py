@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from shibolet.errors import ModelError
 from shibolet.evaluate.hear import batches_of
 from shibolet.evaluate.stage import HYPOTHESES, evaluate_set
+from shibolet.listen.executor import Here
 from shibolet.records.candidate import named
 from shibolet.records.documents.base import Part
 from shibolet.records.documents.published import Reproduced
@@ -128,6 +129,7 @@ def _transcribe(request: Request) -> None:
         config = recipe.evaluate.model_copy(update={"batch_utterances": one.clips_at_once})
         once = recipe.model_copy(update={"evaluate": config})
         current = Round(once, RunFolder(request.recipe.parent), tell=lambda sentence: None)
+        current.executor = Here()  # a few batches
         evaluate_set(
             current.transcriber(str(request.model), EXPORT.label, one.language),
             read_manifest(one.manifest),

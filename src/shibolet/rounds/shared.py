@@ -3,12 +3,11 @@
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluationSet, ServerConfig
@@ -22,6 +21,11 @@ from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
 from shibolet.speech.sources import DataSource
 
+if TYPE_CHECKING:
+    from shibolet.listen.engine import Engine
+    from shibolet.listen.executor import Executor
+    from shibolet.listen.lazy import Engines, LazyListener
+
 MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
 
@@ -33,38 +37,6 @@ Track = Callable[[str], AbstractContextManager[Progress]]  # a progress bar with
 @contextmanager
 def untracked(title: str) -> Iterator[Progress]:
     yield lambda done, total: None
-
-
-class LazyListener:
-    """An aligner or recogniser that is loaded at its first clip: what was heard before needs none."""
-
-    def __init__(self, identity: str, open_it: Callable[[], Any]) -> None:
-        self.identity, self._opened = identity, cache(open_it)
-        self._window_s: float | None = None
-
-    def _listener(self) -> Any:
-        with _LOADING:
-            opened = self._opened()
-        if self._window_s is not None and hasattr(opened, "set_window"):
-            opened.set_window(self._window_s)
-        return opened
-
-    def align(self, clips: Sequence, words: Sequence[list[str]]) -> list:
-        return self._listener().align(clips, words)
-
-    def hear(self, clips: Sequence, words: Sequence[list[str]]) -> list:
-        return self._listener().hear(clips, words)
-
-    def choose_window(self, clips: Sequence, words: Sequence[list[str]]) -> float | None:
-        """The window of a recogniser that can hear with several; None for any other."""
-        choose = getattr(self._listener(), "choose_window", None)
-        return choose(clips, words) if choose else None
-
-    def set_window(self, seconds: float) -> None:
-        self._window_s = seconds
-
-
-_LOADING = Lock()  # transformers loads one model at a time: it changes torch's defaults meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +69,7 @@ class Round:
     only_through: str | None = None  # the phase whose end is the result of training
     _sources: dict[str, SourceData] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict)
-    _recognisers: dict[str, LazyListener] = field(default_factory=dict)
+    _recognisers: dict[str, "LazyListener"] = field(default_factory=dict)
     _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
     _trained_on: dict[Path, Any] = field(default_factory=dict)
 
@@ -178,6 +150,13 @@ class Round:
             torch.set_num_threads(self.recipe.num_threads)
         return best_device()
 
+    @cached_property
+    def executor(self) -> "Executor":
+        """Who hears: all GPUs, or this process."""
+        from shibolet.listen.executor import local_executor
+
+        return local_executor(self.recipe.num_threads)
+
     def identity(self, model: str) -> str:
         """Content hash of a model by name."""
         from shibolet.listen.open import listener_identity
@@ -191,20 +170,23 @@ class Round:
         self._identities.pop(model, None)
 
     @cached_property
-    def aligner(self) -> LazyListener | None:
+    def aligner(self) -> "LazyListener | None":
         """The audit's aligner, if it has one."""
+        from shibolet.listen.lazy import LazyListener
         from shibolet.listen.open import open_aligner
 
         if (name := self.recipe.audit.aligner) is None:
             return None
-        return LazyListener(self.identity(name), lambda: open_aligner(name, self.recipe.language, device=self.device))
+        open_it = partial(open_aligner, name, self.recipe.language, device=self.device)
+        return LazyListener(self.identity(name), open_it)
 
-    def recogniser(self, name: str) -> LazyListener:
+    def recogniser(self, name: str) -> "LazyListener":
         """A recogniser by name."""
+        from shibolet.listen.lazy import LazyListener
         from shibolet.listen.open import HYPOTHESES, open_recogniser
 
         if name not in self._recognisers:
-            open_it = lambda: open_recogniser(name, self.recipe.language, device=self.device)  # noqa: E731
+            open_it = partial(open_recogniser, name, self.recipe.language, device=self.device)
             is_file = name.endswith(HYPOTHESES)
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
@@ -223,22 +205,22 @@ class Round:
         servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
         return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
 
-    def transcriber(self, model: str, label: str, language: str):
-        """A transcriber of one language, here or on the server of a label; only the last is kept in memory."""
+    def transcriber(self, model: str, label: str, language: str) -> "Engine | Engines":
+        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory."""
         if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
-        from shibolet.listen.transcribe import Transcriber
-        from shibolet.model.family import load_recogniser
-        from shibolet.model.folders import dtype_on
+        from shibolet.listen.open import open_engines
 
         if (model, language) not in self._transcribers:
             config = self.recipe.evaluate
             self._transcribers.clear()
-            self._transcribers[model, language] = Transcriber(
-                load_recogniser(model, dtype=dtype_on(self.device), device=self.device),
+            self._transcribers[model, language] = open_engines(
+                self.executor,
+                model,
                 language,
+                device=self.device,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
                 beam_size=config.beam_size,
@@ -267,9 +249,15 @@ class Round:
         self._recognisers.clear()
         self._transcribers.clear()
         self.__dict__.pop("aligner", None)
+        self.close()
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was not used yet
         return torch.cuda.device_count()
+
+    def close(self) -> None:
+        """End the processes that hear; who hears next starts new ones."""
+        if "executor" in self.__dict__:
+            self.executor.close()
 
     def retire(self, *names: str, why: str = "this round does not reach it") -> None:
         """Put aside what an earlier start made and what must not pass as the result of this one."""
@@ -292,7 +280,8 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
         keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         folder.write_provenance(command, recipe.num_threads)
-        yield Round(recipe, folder, tell, track)
+        with closing(Round(recipe, folder, tell, track)) as current:
+            yield current
 
 
 def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
@@ -309,7 +298,8 @@ def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untrack
     """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
     folder = RunFolder(run_dir)
     keep_the_demo_apart(recipe, folder)
-    yield Round(recipe, folder, tell, track)
+    with closing(Round(recipe, folder, tell, track)) as current:
+        yield current
 
 
 def prepared_of(model: str) -> Path | None:

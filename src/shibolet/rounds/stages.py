@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -296,26 +297,25 @@ def evaluate_manifest(
     from shibolet.evaluate.config import EvaluateConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
-    from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.family import load_recogniser
-    from shibolet.model.folders import dtype_on
+    from shibolet.listen.executor import local_executor
+    from shibolet.listen.open import listener_identity, open_engines
     from shibolet.speech.read import read_source
 
-    config, device = EvaluateConfig(), best_device()
+    config = EvaluateConfig()
     with track("read") as progress:
         utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
     trained = None if (prepared := prepared_of(model)) is None else read_trained_on(prepared)
-    loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
-    with TemporaryDirectory() as scratch, track("transcribe") as progress:
+    identity, batch_utterances = listener_identity(model), config.batch_utterances
+    with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            Transcriber(loaded, language, batch_utterances=config.batch_utterances),
+            open_engines(executor, model, language, device=best_device(), batch_utterances=batch_utterances),
             utterances,
             set_name=manifest.stem,
             language=language,
             config=config,
             out_dir=out_dir or Path(scratch),
             named=Named(label=model, title=model),
-            identity=loaded.identity,
+            identity=identity,
             ledger=ledger,
             overlap=None if trained is None else overlap(utterances, trained, manifest.stem),
             on_progress=progress,

@@ -4,7 +4,8 @@ import glob
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,6 +17,7 @@ from shibolet.speech.audio import AUDIO_SUFFIXES
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
     from shibolet.listen.formats import Format, Writer
+    from shibolet.listen.lazy import Engines
     from shibolet.listen.recordings import Heard
 
 
@@ -45,23 +47,21 @@ def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
 
 def open_engine(
     model: str | None, server: str | None, language: str, language_code: str | None, **settings
-) -> "Engine":
-    """A model on this machine, or on a server."""
+) -> "Engine | Engines":
+    """A model on every GPU of this machine, or on a server."""
     if server is not None:
         from shibolet.listen.server import ServerEngine
 
         return ServerEngine(server, model=model, language_code=language_code)
-    from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.family import load_recogniser
-    from shibolet.model.folders import dtype_on
+    from shibolet.listen.executor import local_executor
+    from shibolet.listen.open import open_engines
 
-    device = best_device()
-    return Transcriber(load_recogniser(model, dtype=dtype_on(device), device=device), language, **settings)
+    return open_engines(local_executor(), model, language, device=best_device(), **settings)
 
 
 def transcribe_files(
     recordings: Mapping[Path, Path],
-    make_engine: Callable[[], "Engine"],
+    make_engine: Callable[[], "Engine | Engines"],
     language: str,
     format: "Format",
     *,
@@ -75,7 +75,8 @@ def transcribe_files(
 
     A sentence is told about each recording that fails, and about those where the model looped or came to no end.
     """
-    from shibolet.listen.open import open_aligner
+    from shibolet.listen.lazy import Engines, LazyListener
+    from shibolet.listen.open import listener_identity, open_aligner
     from shibolet.listen.recordings import hear_recordings
     from shibolet.speech.text import get_language
 
@@ -83,9 +84,15 @@ def transcribe_files(
     paths, targets = list(recordings), _targets(recordings, out_dir, format)
     if format in ("srt", "vtt") and aligner is None:
         tell(f"{format} without --aligner: a cue is a whole piece, of up to {max_piece_s:g} s")
-    engine = make_engine()
-    listener = None if aligner is None else open_aligner(aligner, language, device=best_device())
-    with _Outputs(targets, format) as outputs, track(f"transcribe {len(paths)} recordings") as progress:
+    engines, listener = Engines.of(make_engine()), None
+    if aligner is not None:
+        open_it = partial(open_aligner, aligner, language, device=best_device())
+        listener = LazyListener(listener_identity(aligner), open_it)
+    with (
+        closing(engines.executor),
+        _Outputs(targets, format) as outputs,
+        track(f"transcribe {len(paths)} recordings") as progress,
+    ):
         total_s, heard_s = _total_s(paths), 0.0
 
         def advance(audio_s: float) -> None:
@@ -94,7 +101,7 @@ def transcribe_files(
             progress(round(heard_s), round(max(total_s, heard_s)))
 
         for heard in hear_recordings(
-            paths, engine, spoken, aligner=listener, max_piece_s=max_piece_s, on_progress=advance
+            paths, engines, spoken, aligner=listener, max_piece_s=max_piece_s, on_progress=advance
         ):
             outputs.add(heard)
             if heard.piece is not None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from transformers import (
@@ -14,6 +15,7 @@ from transformers import (
 
 from shibolet.model.family import Family
 from shibolet.model.qwen3_asr.cost import Cost
+from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
 from shibolet.model.qwen3_asr.features import (
     MIN_SAMPLES,
     TOKENS_PER_CHUNK,
@@ -50,6 +52,7 @@ class Qwen3Asr(Family):
     layouts = ("native", "legacy")
     tag = "qwen3-asr"
     class_s = TIMESTAMP_MS / 1000
+    rows_at_once: ClassVar = {"cpu": CPU_ROWS, "cuda": CUDA_ROWS}
 
     num_frames = staticmethod(num_mel_frames)
     num_audio_tokens = staticmethod(num_audio_tokens)

@@ -6,7 +6,7 @@ import numpy as np
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Ending, Prompt
-from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS, GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
@@ -23,9 +23,7 @@ class ClipDecoder:
         self._stop_ids = {self._prompt.end_id, loaded.tokenizer.pad_token_id}
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
         self._beam_size, self._length_penalty = beam_size, length_penalty
-        self.clips_at_once = clips_at_once or max(
-            1, (CUDA_ROWS if loaded.model.device.type == "cuda" else CPU_ROWS) // beam_size
-        )
+        self.clips_at_once = clips_at_once or loaded.family.clips_at_once(loaded.model.device.type, beam_size)
         self._greedy = GreedyDecoder(
             loaded.model,
             self._features,

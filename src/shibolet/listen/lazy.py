@@ -1,0 +1,92 @@
+"""Models that are opened at first use, from instructions that other processes can be given."""
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from shibolet.listen.engine import Engine
+from shibolet.listen.executor import Executor, Here
+
+Model = TypeVar("Model")
+_LOADING = RLock()  # transformers loads one model at a time: it changes torch's defaults meanwhile
+
+
+class Lazy(Generic[Model]):
+    """What `open_it` gives, opened once; another process opens its own, one for all that are sent there."""
+
+    def __init__(self, open_it: Callable[[], Model]) -> None:
+        """`open_it` must be a function of a module, or a partial one, to be sent."""
+        self._open_it = open_it
+        self._opened: Model | None = None
+
+    def get(self) -> Model:
+        with _LOADING:
+            if self._opened is None:
+                self._opened = self._open_it()
+            return self._opened
+
+    def __reduce__(self) -> tuple:
+        return _of_this_process, (pickle.dumps(self._open_it),)
+
+
+_SENT: WeakValueDictionary[bytes, Lazy] = WeakValueDictionary()
+
+
+def _of_this_process(instructions: bytes) -> Lazy:
+    if (found := _SENT.get(instructions)) is None:
+        # Read at first use too: that loads the libraries.
+        found = _SENT[instructions] = Lazy(lambda: pickle.loads(instructions)())
+    return found
+
+
+class LazyListener:
+    """An aligner or recogniser that is loaded at its first clip: what was heard before needs none."""
+
+    def __init__(self, identity: str, open_it: Callable[[], Any]) -> None:
+        self.identity, self._listener = identity, Lazy(open_it)
+        self._window_s: float | None = None
+
+    def get(self) -> Any:
+        """The listener, with the window that was set."""
+        opened = self._listener.get()
+        if self._window_s is not None and hasattr(opened, "set_window"):
+            opened.set_window(self._window_s)
+        return opened
+
+    def align(self, clips: Sequence, words: Sequence[list[str]]) -> list:
+        return self.get().align(clips, words)
+
+    def hear(self, clips: Sequence, words: Sequence[list[str]]) -> list:
+        return self.get().hear(clips, words)
+
+    def choose_window(self, clips: Sequence, words: Sequence[list[str]]) -> float | None:
+        """The window of a recogniser that can hear with several; None for any other."""
+        choose = getattr(self.get(), "choose_window", None)
+        return choose(clips, words) if choose else None
+
+    def set_window(self, seconds: float) -> None:
+        self._window_s = seconds
+
+
+def load_now(*listeners: Any) -> None:
+    """Load those that wait for their first clip."""
+    for listener in listeners:
+        if isinstance(listener, LazyListener):
+            listener.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A transcription engine in each process of an executor."""
+
+    engine: Lazy[Engine]
+    clips_at_once: int  # of each
+    executor: Executor
+
+    @classmethod
+    def of(cls, engine: "Engine | Engines") -> "Engines":
+        """One that is open is this process's."""
+        return engine if isinstance(engine, Engines) else cls(Lazy(lambda: engine), engine.clips_at_once, Here())

@@ -1,0 +1,72 @@
+"""Hearing a set: batches and files are the same however many processes transcribe."""
+
+import os
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from engines import Together
+
+from shibolet.errors import ShiboletError
+from shibolet.evaluate.config import EvaluateConfig
+from shibolet.evaluate.stage import evaluate_set
+from shibolet.listen.executor import Executor, Here, Processes
+from shibolet.listen.lazy import Engines, Lazy
+from shibolet.records.candidate import named
+from shibolet.records.utterance import AudioRef, Utterance
+
+RATE = 16000
+CONFIG = EvaluateConfig(batch_utterances=3)
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Twenty utterances of different lengths: one is longer than a piece, one is no audio."""
+    made, rng = [], np.random.default_rng(0)
+    for i in range(20):
+        path, num = tmp_path / f"{i}.wav", 31 * RATE if i == 7 else 3000 + 331 * i
+        sf.write(path, 0.1 * rng.standard_normal(num), RATE)
+        if i == 4:
+            path.write_bytes(b"not a wave file")
+        utterance = Utterance(
+            id=f"u{i}", audio=AudioRef(path=str(path)), text="אאא בב", duration_s=num / RATE, source="here",
+            recording=f"r{i // 2}", speaker="s", domain="clean",
+        )  # fmt: skip
+        made.append(utterance)
+    return [*made, replace(made[2], id="cut", audio=made[2].audio.cut(0.05, 0.2), duration_s=0.15)]
+
+
+def files_of(executor: Executor, utterances, out_dir: Path, **engine) -> dict[str, bytes]:
+    folder = out_dir.with_name(f"{out_dir.name}-notes")
+    folder.mkdir()
+    engines = Engines(Lazy(partial(Together, folder, **engine)), Together.clips_at_once, executor)
+    evaluate_set(
+        engines, utterances, set_name="here", language="Hebrew", config=CONFIG, out_dir=out_dir, named=named("together"),
+        identity="1",
+    )  # fmt: skip
+    return {path.name: path.read_bytes() for path in out_dir.iterdir()}
+
+
+def test_several_processes_write_the_files_that_one_writes(tmp_path: Path, utterances) -> None:
+    """A score that hangs on the number of GPUs could not be compared with another."""
+    one = files_of(Here(), utterances, tmp_path / "one")
+    assert one.keys() == {"hypotheses.jsonl", "listing.txt", "scores.json"}
+    with closing(Processes([{}] * 2)) as two:
+        assert files_of(two, utterances, tmp_path / "two") == one
+    loaded = {path.name for path in (tmp_path / "two-notes").glob("loaded-*")}
+    assert len(loaded) == 2 and f"loaded-{os.getpid()}" not in loaded
+
+
+def test_a_killed_process_changes_no_score_and_a_batch_that_kills_is_told(tmp_path: Path, utterances) -> None:
+    """A set with a batch left out would be another set."""
+    one, dies_of = files_of(Here(), utterances, tmp_path / "one"), 3000 + 331 * 9
+    with closing(Processes([{}] * 2)) as two:
+        assert files_of(two, utterances, tmp_path / "killed", dies_of=dies_of, times=1) == one
+        assert len(list((tmp_path / "killed-notes").glob("died-*"))) == 1
+        with pytest.raises(ShiboletError, match=r"a batch of 3 utterances, the first of which is 'u\d+', could not be"):
+            files_of(two, utterances, tmp_path / "lost", dies_of=dies_of, times=9)
+    assert not (tmp_path / "lost").exists()
