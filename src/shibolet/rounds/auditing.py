@@ -13,6 +13,7 @@ from shibolet.gate.stage import run_gate
 from shibolet.recipe import Recipe
 from shibolet.records.files import hash_file, read_json, write_json
 from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.shared import Round, SourceData
 from shibolet.speech.sources import DataSource
 
@@ -46,6 +47,7 @@ def do_audit(current: Round, *, prepared: bool = False, merge: bool = False, rev
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
     is_reviewed = not prepared and folder.review.is_file()
+    take_over_evidence(folder, current.tell)
     listener = _listener(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {

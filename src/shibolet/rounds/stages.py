@@ -311,10 +311,14 @@ def make_plan(
     Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
     "training_set_from" says which.
     """
-    from shibolet.model.qwen3_asr.offline import offline_config
+    from shibolet.model.qwen3_asr.offline import offline_config, standard_config
     from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
 
-    config, model_from = offline_config(recipe.models.base)
+    config, model_from = (
+        offline_config(recipe.models.base)
+        if recipe.models.base
+        else (standard_config(), "no model is named yet: sizes are those of Qwen3-ASR-1.7B")
+    )
     examples, training_set_from = None, "as given; lengths are assumed"
     if num_utterances is None:
         prepared = RunFolder(run_dir).prepared
