@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import FinishedRun, require_run
+from shibolet.cli.options import Changes, FinishedRun, require_run
 
 
 def next_(
@@ -17,11 +17,12 @@ def next_(
     title: Annotated[
         str | None, typer.Option(help="What people read of it; else the number after this round's.")
     ] = None,
+    changes: Changes = None,
     force: Annotated[bool, typer.Option("--force", help="Start from a model that was not kept.")] = False,
 ):
     """Write the recipe of the next round: it starts from this one's model, has to beat it, and takes over its work."""
     from shibolet.rounds.lineage import write_next
 
     require_run(run_dir)
-    recipe = write_next(run_dir, out, source=source, title=title, force=force)
+    recipe = write_next(run_dir, out, source=source, title=title, changes=changes or [], force=force)
     typer.echo(f"{out}: {recipe.title}, after {recipe.models.baseline_title}. To run it: shibolet run {out}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError
@@ -13,11 +14,13 @@ from shibolet.rounds.shared import Tell
 
 
 def write_next(
-    run_dir: Path, path: Path, *, source: str | None = None, title: str | None = None, force: bool = False
-) -> Recipe:
+    run_dir: Path, path: Path, *, source: str | None = None, title: str | None = None,
+    changes: Sequence[str] = (), force: bool = False,
+) -> Recipe:  # fmt: skip
     """Write the recipe of the round after `run_dir`: that round's model is where it starts and what it has to beat.
 
-    `source` is the recipe that it is like (a file or a name), else that of the round itself; comments stay. DataError
+    `source` is the recipe that it is like (a file or a name), else that of the round itself; comments stay, unless
+    there are `changes` (`a.b=value`) or paths that lead elsewhere from the new place. DataError
     where nothing was trained there, or where its model was not kept and `force` does not take it all the same.
     """
     folder = RunFolder(Path(os.path.normpath(run_dir.absolute())))
@@ -34,7 +37,7 @@ def write_next(
         )
     final = str(folder.final)
     like = find_recipe(source) if source else folder.recipe
-    base = load_recipe(like, [f"models.base={final}", f"models.baseline={final}"])
+    base = load_recipe(like, [f"models.base={final}", f"models.baseline={final}", *changes])
     trained = [one.name for one in before.data.train]
     known = {one.name for one in base.data.train}
     models = ModelsConfig(
