@@ -82,7 +82,8 @@ def test_errors_in_the_file_name_the_file_and_all_of_them_are_told(small):
     assert f"{path}: unknown key 'sead'; did you mean 'seed'?" in message
     assert f"{path}: unknown key 'gate.on_stopp'; did you mean 'gate.on_stop'?" in message
     assert "train.phases: names must be there" in refused(small(train={"phases": []}))
-    assert "key 'models.base' is missing" in refused(small(models={"baseline": "x"}))
+    with pytest.raises(RecipeError, match=r"names no models\.base: 'shibolet next RUN --from small -o FILE'"):
+        load_recipe(small(models={"baseline": "x"})).require("run", "models")
 
 
 def test_files_that_are_no_recipes(tmp_path):

@@ -31,8 +31,8 @@ from shibolet.train.config import TrainConfig
 class ModelsConfig(Config):
     """The model that is trained and the one it has to beat: Hub ids, folders, or `builtin:NAME`."""
 
-    base: str  # what training starts from
-    baseline: str  # what the result has to beat: for a second round the first one's model
+    base: str | None = None  # what training starts from; None: a recipe for any round before (`shibolet next`)
+    baseline: str | None = None  # what the result has to beat: for a second round the first one's model
     baseline_title: str = Field("Round 1", min_length=1)  # what people read of it
     baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
@@ -48,6 +48,7 @@ class Recipe(Config):
 
     name: str = Field(min_length=1)
     title: str = Field("Round 2", min_length=1)  # of what it trains, where people read of it
+    parent: Path | None = None  # run folder of the round before: what it heard, prepared and scored is taken over
     language: str = "Hebrew"  # as in the prompt
     seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch; results differ in bits between counts
@@ -70,6 +71,12 @@ class Recipe(Config):
 
     def require(self, command: str, *sections: str) -> None:
         """RecipeError where a section is missing that a command cannot do without."""
+        for key in ("base", "baseline") if self.models and "models" in sections else ():
+            if getattr(self.models, key) is None:
+                raise RecipeError(
+                    f"recipe '{self.name}' names no models.{key}: 'shibolet next RUN --from {self.name} -o FILE' "
+                    f"writes it with the model of the round before, or give --set models.{key}=MODEL"
+                )
         if missing := [name for name in sections if getattr(self, name) is None]:
             raise RecipeError(
                 f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "

@@ -45,8 +45,8 @@ def files_of(executor: Executor, utterances, out_dir: Path, **engine) -> dict[st
     folder.mkdir()
     engines = Engines(Lazy(partial(Together, folder, **engine)), Together.clips_at_once, executor)
     evaluate_set(
-        engines, utterances, set_name="here", language="Hebrew", config=CONFIG, out_dir=out_dir, named=named("together"),
-        identity="1",
+        engines, utterances, set_name="here", language="Hebrew", config=CONFIG, out_dir=out_dir,
+        named=named("together"), identity="1",
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in out_dir.iterdir()}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, demo, models, rounds, scores
+from shibolet.cli import beforehand, demo, lineage, models, rounds, scores
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -16,6 +16,7 @@ COMMANDS = {
         rounds.run, rounds.audit, rounds.calibrate, rounds.gate, rounds.prepare, rounds.train, scores.evaluate,
         scores.compare, rounds.report,
     ),
+    "From round to round": (lineage.next_,),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch),
     "What it has made": (models.publish, models.export_adapter, models.export_data, scores.tune_decoding),
     "Models and text": (models.transcribe, models.convert, models.normalize),
@@ -46,7 +47,7 @@ def shibolet(
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(command.__name__.strip("_").replace("_", "-"), rich_help_panel=panel)(command)
 app.add_typer(demo.app, name="demo", rich_help_panel="To see it work")
 
 

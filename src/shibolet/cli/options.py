@@ -54,7 +54,8 @@ def round_of(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    loaded.require(sys.argv[1], *needs)
+    if not dry:
+        loaded.require(sys.argv[1], *needs)
     folder = run_folder(run_dir, loaded.name, suffix)
     if dry:
         planned = make_plan(loaded, folder, None, 1) if loaded.models and loaded.train else None

@@ -252,12 +252,17 @@ def offline_config(name: str) -> tuple[Any, str]:
     else:
         cached = try_to_load_from_cache(name, "config.json")
         if not isinstance(cached, str):
-            config, usual = import_module(FAMILIES[_STANDARD]).FAMILY.standard_config()
-            return config, f"{name} is not on this machine: sizes are those of {usual}"
+            return usual_config(f"{name} is not on this machine")
         path = Path(cached).parent
     family = _family_in(name, path, read_mapping(name, path / "config.json"))
     config, layout = family.config_in(path)
     return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
+
+
+def usual_config(why: str) -> tuple[Any, str]:
+    """The configuration of the first family's usual model, which stands in for one that is not there."""
+    config, usual = import_module(FAMILIES[_STANDARD]).FAMILY.standard_config()
+    return config, f"{why}: sizes are those of {usual}"
 
 
 def family_named(name: str) -> Family:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, as `writing` does."""
     with writing(path) as file:
         file.write(content)
+
+
+def take_over(source: Path, target: Path) -> None:
+    """Put files of one place at another, as links where both are on one disk; files that are there already stay.
+
+    A link is safe since nobody writes into a file here: it is written anew and renamed.
+    """
+    for file in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source) if source.is_dir() else target
+        if place.exists():
+            continue
+        make_folder(place.parent)
+        try:
+            os.link(file, place)
+        except OSError:  # another disk, or one that has no links
+            shutil.copy2(file, place)
 
 
 def sync_dir(path: Path) -> None:

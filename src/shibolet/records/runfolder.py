@@ -45,7 +45,7 @@ from typing import Any, Literal
 
 from shibolet.errors import DataError
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir
+from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir, take_over
 from shibolet.records.provenance import this_start
 
 # stage -> what it makes, and what else goes when its inputs change; `evaluate/<label>/<set>` makes that folder
@@ -91,6 +91,7 @@ class RunFolder:
     """Paths of one round, and the markers that let a second start skip what is done."""
 
     path: Path
+    parent: "RunFolder | None" = None  # of the round before
 
     @property
     def recipe(self) -> Path:
@@ -227,6 +228,9 @@ class RunFolder:
         if self._take_back(name, inputs):
             taken = self.stage(name, inputs)
             return replace(taken, note=f"{name}: taken back from .aside, where the same inputs had left it")
+        if self._inherit(name, inputs):
+            note = f"{name}: taken over from {self.parent.path}, which made it from the same inputs"
+            return Stage(self, name, inputs, "done", note)
         self._begin(name, inputs)
         if aside is None:
             return Stage(self, name, inputs, "new", "")
@@ -294,6 +298,19 @@ class RunFolder:
         outputs, rest = _made_by(name)
         self._move([*rest, *outputs, marker], source, self.path)
         shutil.rmtree(source)
+        return True
+
+    def _inherit(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Take over what the round before made from the same inputs, its marker last."""
+        if self.parent is None or not (name == "prepare" or name.startswith("evaluate/")):
+            return False  # tables of an audit name sounds by where the run folder is
+        if not self.parent.finished(name) or self.parent.inputs(name) != inputs:
+            return False
+        if self.parent.digest(name) != hash_json(self.parent._hash_outputs(name)):
+            return False
+        for output in _made_by(name)[0]:
+            take_over(self.parent.path / output, self.path / output)
+        take_over(self.parent.path / _marker_of(name), self.path / _marker_of(name))
         return True
 
     @staticmethod

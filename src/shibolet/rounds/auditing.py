@@ -15,6 +15,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.provenance import Extension
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.shared import Round, SourceData
 from shibolet.speech.sources import DataSource
 
@@ -39,6 +40,7 @@ def do_audit(
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
+    take_over_evidence(folder, current.tell)
     listener = _listener(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     inputs = {

@@ -275,13 +275,28 @@ class Round:
 @contextmanager
 def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked) -> Iterator[Round]:
     """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
-    folder = RunFolder(run_dir)
+    folder = folder_of(recipe, run_dir)
     with folder.locked():
         keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         folder.write_provenance(command, recipe.num_threads)
         with closing(Round(recipe, folder, tell, track)) as current:
             yield current
+
+
+def folder_of(recipe: Recipe, run_dir: Path) -> RunFolder:
+    """The folder of a round, with that of the round before; DataError where the recipe names one that is none."""
+    if recipe.parent is None:
+        return RunFolder(run_dir)
+    parent = RunFolder(recipe.parent)
+    if not parent.recipe.is_file():
+        raise DataError(
+            f"parent: '{recipe.parent}' is no run folder; put it back, or leave 'parent' out: then everything is "
+            "heard, prepared and scored anew"
+        )
+    if recipe.parent.absolute() == run_dir.absolute():
+        raise DataError(f"parent: '{recipe.parent}' is this round's own folder; name another with -o")
+    return RunFolder(run_dir, parent)
 
 
 def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
@@ -296,7 +311,7 @@ def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
 @contextmanager
 def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
     """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
-    folder = RunFolder(run_dir)
+    folder = folder_of(recipe, run_dir)
     keep_the_demo_apart(recipe, folder)
     with closing(Round(recipe, folder, tell, track)) as current:
         yield current

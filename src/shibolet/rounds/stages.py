@@ -9,6 +9,7 @@ from typing import Any
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
+from shibolet.records.audited import audited_hash
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison, Named
@@ -46,7 +47,7 @@ def do_prepare(current: Round) -> Prepared:
     inputs = {
         "format": Prepared.FORMAT,
         "data": current.data.digest,
-        "verdicts": [hash_file(table) for table in tables],
+        "verdicts": [audited_hash(table) for table in tables],
         "prepare": config.model_dump(mode="json"),
         "language": recipe.language,
         "seed": recipe.seed,
@@ -331,10 +332,12 @@ def make_plan(
     Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
     `training_set_from` says which.
     """
-    from shibolet.model.family import offline_config
+    from shibolet.model.family import offline_config, usual_config
     from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
 
-    config, model_from = offline_config(recipe.models.base)
+    config, model_from = (
+        offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
+    )
     examples, training_set_from = None, "as given; lengths are assumed"
     if num_utterances is None:
         prepared = RunFolder(run_dir).prepared
