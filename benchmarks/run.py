@@ -34,9 +34,9 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("gate", "statistics.py --part rates extend corrected", 12),
-    Benchmark("gate", "statistics.py --part review", 2),
-    Benchmark("compare", "statistics.py --part keep", 5),
+    Benchmark("gate", "verdicts.py --part rates extend corrected", 12),
+    Benchmark("gate", "verdicts.py --part review", 2),
+    Benchmark("compare", "verdicts.py --part keep", 5),
     Benchmark("audit", "audit_detection.py --seed 411 --out OUT --copies 150", 10),
     Benchmark("audit", "audit_memory.py", None),
     Benchmark("audit", "real_audit.py --data MANIFEST --recogniser MODEL --out OUT", 30, needs=SPEECH),

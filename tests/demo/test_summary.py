@@ -42,7 +42,7 @@ def test_as_json_it_has_the_documents_of_the_folder(run, capsys) -> None:
 
 
 def test_a_round_that_ended_at_the_gate_has_no_comparison(run, tmp_path, capsys) -> None:
-    for path in (run.gate(), run.path / "truth.json"):
+    for path in (run.recipe, run.gate(), run.path / "truth.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     summary = summary_of(RunFolder(tmp_path), seed=3, code=20)
     assert summary.compare is None and {"compare", "gate_prepared"}.isdisjoint(summary.to_json())

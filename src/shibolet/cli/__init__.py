@@ -16,7 +16,7 @@ COMMANDS = {
         rounds.run, rounds.audit, rounds.calibrate, rounds.gate, rounds.prepare, rounds.train, scores.evaluate,
         scores.compare, rounds.report,
     ),
-    "From round to round": (lineage.next_,),
+    "From round to round": (lineage.next_, lineage.rounds),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch),
     "What it has made": (models.publish, models.export_adapter, models.export_data, scores.tune_decoding),
     "Models and text": (models.transcribe, models.convert, models.normalize),

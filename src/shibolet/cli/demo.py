@@ -18,6 +18,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the data and the training.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/demo"),
     changes: Changes = None,
+    rounds: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Through Round N; Round 1 ships with the package.")
+    ] = 2,
     without_prepare: Annotated[bool, typer.Option(help="Also train the same round on the raw data.")] = False,
     json_: AsJson = False,
 ):
@@ -29,7 +32,9 @@ def demo(
     from shibolet.demo.round import run_demo
 
     quiet()
-    summary = run_demo(seed, out, changes or [], without_prepare=without_prepare, tell=tell, track=track)
+    summary = run_demo(
+        seed, out, changes or [], last_round=rounds, without_prepare=without_prepare, tell=tell, track=track
+    )
     print_json(summary) if json_ else show_demo(summary)
     raise typer.Exit(summary.exit_code)
 

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import Changes, FinishedRun, require_run
+from shibolet.cli.options import AsJson, Changes, FinishedRun, print_json, require_run
+
+
+def rounds(run_dir: FinishedRun, json_: AsJson = False):
+    """The rounds that led to this one: verdicts, WER by set with intervals, time and cost."""
+    from shibolet.cli.tables import show_chain
+    from shibolet.report.lineage import chain_of
+
+    require_run(run_dir)
+    chain = chain_of(run_dir)
+    print_json(chain.model_dump(mode="json")) if json_ else show_chain(chain)
 
 
 def next_(

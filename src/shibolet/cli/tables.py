@@ -13,6 +13,7 @@ from shibolet.records.documents.calibration import CalibrationFile
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.plan import CostPlan, PhasePlan, Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
@@ -222,6 +223,28 @@ def _change(name: str, block: Block) -> tuple[str, ...]:
 
 
 @show.register
+def show_chain(chain: Chain) -> None:
+    """Each round on each set, and what its training took."""
+    points = lambda value: f"{value:+.1f}"  # noqa: E731
+    rows = [
+        (
+            one.title, name, pct(gain.wer),
+            "-" if gain.interval is None else "{:.1f}-{:.1f}%".format(*(100 * end for end in gain.interval)),
+            "" if gain.points is None else points(gain.points),
+            "" if gain.interval_points is None else " to ".join(map(points, gain.interval_points)),
+        )
+        for one in chain.rounds
+        for name, gain in one.sets.items()
+    ]  # fmt: skip
+    table("Rounds", ["", "set", " WER", " 95%", " points", " 95%"], rows)
+    trained = [one for one in chain.rounds if one.folder]
+    said = [
+        (one.title, ", ".join(filter(None, (one.verdict or "not compared", one.time, one.cost)))) for one in trained
+    ]
+    facts([*said, *([("missing", chain.missing)] if chain.missing else [])])
+
+
+@show.register
 def show_plan(plan: Plan) -> None:
     """Steps, parts, bytes and hours by phase, then what they are of and what they cost."""
     where = f"{plan.gpu.number} x {plan.gpu.name}"
@@ -305,4 +328,6 @@ def show_demo(summary: "Summary") -> None:
         show_compare(summary.compare)
     for name, block in (truth.without_prepare or {}).items():
         OUT.print(f"Trained without prepare, {name}: WER {pct(block.wer.candidate.rate)}")
+    if summary.chain:
+        show_chain(summary.chain)
     OUT.print(f"Page: {summary.page}. All speech in it is synthetic.", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from shibolet.scoring.rates import Rate, clopper_pearson, combine_strata
 
 # Of the clips that would settle it if the rates stayed what they are, for an even chance. Only samples whose rate lies
 # near a line are extended, and it lies nearer than the truth more often than not; less so where much of the sample was
-# spent on small strata, since such a one is extended whatever it shows (benchmarks/statistics.py, extend).
+# spent on small strata, since such a one is extended whatever it shows (benchmarks/verdicts.py, extend).
 EVEN_CHANCE = 0.6
 
 

@@ -17,7 +17,9 @@ def chain_of(run_dir: Path) -> Chain:
     folders, missing = [RunFolder(run_dir)], None
     while (parent := _parent(folders[0])) is not None:
         if not parent.recipe.is_file():
-            missing = f"{folders[0].path} names '{parent.path}' as the round before, and that is no run folder any more"
+            missing = (
+                f"{folders[0].path.name} came after a round whose folder is not there any more: {parent.path.name}"
+            )
             break
         if any(parent.path.resolve() == folder.path.resolve() for folder in folders):
             raise DataError(f"{folders[0].path}: the round before is '{parent.path}', which comes after it")

@@ -49,6 +49,7 @@ class ShownRecipe(_Shown):
 
     name: str
     title: str
+    parent: str | None = None  # run folder of the round before, relative to this one
     language: str
     models: ShownModels | None
     data: ShownData

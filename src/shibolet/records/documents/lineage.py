@@ -24,9 +24,20 @@ class RoundOfChain(Part):
     gpus: int | None = None  # None: on a CPU
     usd: float | None = None  # None: the recipe names no price, or there was no GPU
 
+    @property
+    def time(self) -> str:
+        """Of the training, in words; empty where nothing was trained."""
+        if self.hours is None:
+            return ""
+        return f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.0f} min"
+
+    @property
+    def cost(self) -> str:
+        return "" if self.usd is None else f"${self.usd:.2f}"
+
 
 class Chain(Part):
-    """Rounds, each after the one that it started from."""
+    """Rounds, each after the one that it started from; no file has it, it is read from their folders."""
 
     rounds: tuple[RoundOfChain, ...]
     missing: str | None = None  # a sentence, where a run folder of the chain is not there any more
