@@ -13,7 +13,7 @@ from shibolet.records.documents.comparison import Block, Comparison
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.truth import Truth
 from shibolet.records.runfolder import RunFolder
-from shibolet.rounds import auditing, stages
+from shibolet.rounds import auditing, scoring, stages
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.shared import Round, Tell, Track, keep_the_demo_apart, open_round, untracked
 
@@ -61,8 +61,8 @@ def train_on_raw_data(current: Round) -> dict[str, Block]:
         auditing.do_gate(raw)
         stages.do_prepare(raw)
         stages.do_train(raw)
-        stages.do_evaluate(raw, stages.candidates_of(raw))
-        return stages.do_compare(raw).sets
+        scoring.do_evaluate(raw, scoring.candidates_of(raw))
+        return scoring.do_compare(raw).sets
 
 
 def heard_already(current: Round) -> tuple[str, ...]:

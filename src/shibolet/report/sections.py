@@ -5,7 +5,8 @@ Chooses, sorts and lays out; rates and verdicts come from the stages that wrote 
 
 import base64
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby, pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,21 @@ MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
 
 
-def gates(run: RunFolder) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """The verdicts of a round's gates."""
+
+    verdicts: Mapping[str, GateVerdict]  # by name, one or two
+    accepted: bool
+    figure: figures.Figure
+    same_judges: bool  # both judged by the same models
+
+    @property
+    def last(self) -> GateVerdict:
+        return list(self.verdicts.values())[-1]
+
+
+def gates(run: RunFolder) -> Gates | None:
     """The verdict on the raw data and, after a repair, on what was kept, by name; one figure for both."""
     named = {"Raw data": run.gate(), "After repair": run.gate(prepared=True)}
     verdicts = {name: GateVerdict.read(path) for name, path in named.items() if path.is_file()}
@@ -45,12 +60,12 @@ def gates(run: RunFolder) -> dict | None:
     first = next(iter(verdicts.values()))
     reports = [run.alignment_report(prepared=prepared) for prepared in (False, True)]
     models = [AlignmentReport.read(path).calibration.models for path in reports if path.is_file()]
-    return {
-        "verdicts": verdicts,
-        "accepted": first.accepted,
-        "figure": figures.gate(rows, first.config.proceed_below_pct, first.config.stop_above_pct),
-        "same_judges": len(models) == 2 and models[0] == models[1],
-    }
+    return Gates(
+        verdicts=verdicts,
+        accepted=first.accepted,
+        figure=figures.gate(rows, first.config.proceed_below_pct, first.config.stop_above_pct),
+        same_judges=len(models) == 2 and models[0] == models[1],
+    )
 
 
 def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
@@ -90,7 +105,7 @@ def _self_test(result: SelfTest) -> list[tuple[str, Tally]]:
     return [(name, tally) for name, tally in named.items() if tally.total]
 
 
-def _worst(flagged: Sequence["Audited"]) -> list["Audited"]:
+def _worst(flagged: "Sequence[Audited]") -> "list[Audited]":
     """The least credible utterance of each suspect type in turn, so that one kind does not hide the others."""
     kind = lambda row: row.suspect or row.failure  # noqa: E731
     order = sorted(flagged, key=lambda row: (kind(row), row.confidence or 0, row.coverage or 0, row.id))
