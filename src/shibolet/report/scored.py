@@ -14,6 +14,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.svg import Figure
 from shibolet.scoring.counts import align_words
 from shibolet.scoring.metrics import Column, shown
 from shibolet.scoring.sclite import Aligned, Entry, align_weighted
@@ -37,16 +38,6 @@ def sides(recipe: ShownRecipe) -> tuple[Named, Named] | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownComparison:
-    """The comparison of a round."""
-
-    made: Comparison
-    groups: Sequence["Group"]
-    figure: figures.Figure | None  # None: no slice of what leads has a rate of both
-    difference_figure: figures.Figure | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """A table of the comparison."""
 
@@ -56,6 +47,16 @@ class Group:
     is_folded: bool = False
     published: Mapping[str, float]  # by set, WER in percent that the baseline is said to have
     with_p: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownComparison:
+    """The comparison of a round."""
+
+    made: Comparison
+    groups: Sequence[Group]
+    figure: Figure | None  # None: no slice of what leads has a rate of both
+    difference_figure: Figure | None
 
 
 def comparison(run: RunFolder, recipe: ShownRecipe) -> ShownComparison | None:

@@ -47,12 +47,12 @@ def _evaluate_set(current: Round, candidate: Candidate, source: DataSource) -> S
     trained_on = {} if prepared is None else {"trained_on": hash_file(prepared / MANIFEST)}
     made_by = {"model": current.identity(model), **trained_on}
 
-    def score(data: Sequence[Utterance], **settings) -> Scores:
+    def score(data: Sequence[Utterance], *, identity: str, **settings) -> Scores:
         overlap = None if prepared is None else current.overlap(source, prepared)
         engine = current.transcriber(model, label, language)
         if current.server(label):
-            settings["identity"] = engine.identity  # that a server has this model is the recipe's word
-        return evaluate_set(engine, data, overlap=overlap, **settings)
+            identity = engine.identity  # that a server has this model is the recipe's word
+        return evaluate_set(engine, data, identity=identity, overlap=overlap, **settings)
 
     return score_set(current, candidate.named, source, made_by, score)
 
