@@ -35,7 +35,7 @@ from real_size import Report, best_device, free, machine, new_model, recipe_conf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ASRFeatureExtractor
 
 from shibolet.demo.lexicon import load_lexicon
-from shibolet.evaluate.dev import dev_scorer
+from shibolet.evaluate.dev import dev_scorer, read_dev
 from shibolet.model.family import LoadedModel
 from shibolet.model.folders import resolve
 from shibolet.model.qwen3_asr.family import FAMILY
@@ -162,10 +162,9 @@ class Watch:
 
     def __init__(self, prepared_dir: Path, dev_utterances: int, report: Report) -> None:
         self._report = report
-        shard = pq.read_table(prepared_dir / "dev-00000.parquet").to_pylist()
         changes = {"max_new_tokens_per_s": DEV_TOKENS_PER_S, "dev_utterances": dev_utterances}
         evaluate = load_recipe("hebrew-round2").evaluate.model_copy(update=changes)
-        self._score = dev_scorer(shard, LANGUAGE, evaluate)
+        self._score = dev_scorer(read_dev(prepared_dir), LANGUAGE, evaluate)
         self._dev_s = 0.0
         self.steps: list[Step] = []
 

@@ -16,7 +16,7 @@ from shibolet import errors, recipe
 from shibolet.cli import tables
 from shibolet.records.candidate import named
 from shibolet.records.documents.scores import Failure
-from shibolet.rounds import auditing, flow, stages
+from shibolet.rounds import auditing, flow, scoring, stages
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "av")
 
@@ -244,8 +244,8 @@ def test_compare_ends_with_40_on_reject_and_takes_the_models_given(shibolet, mon
     def evaluate(current, candidates):
         seen.update({candidate.label: candidate.source.name for candidate in candidates})
 
-    monkeypatch.setattr(stages, "do_evaluate", evaluate)
-    monkeypatch.setattr(stages, "do_compare", lambda current: result)
+    monkeypatch.setattr(scoring, "do_evaluate", evaluate)
+    monkeypatch.setattr(scoring, "do_compare", lambda current: result)
     code, out, _ = shibolet("compare", "--baseline", "org/one", "--candidate", "org/two", "--recipe", "demo")
     assert code == 40 and "Round 2 against Round 3: reject" in out and "+14.3" in out and "0 loops" in out
     assert "Two voices are known." in out and "Round 1" not in out

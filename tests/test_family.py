@@ -19,7 +19,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.documents.plan import Plan
 from shibolet.records.files import read_jsonl, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
-from shibolet.rounds import stages
+from shibolet.rounds import scoring, stages
 from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import encode_flac
 
@@ -97,8 +97,8 @@ def test_a_toy_family_goes_through_a_round_without_a_change_in_the_program(recip
         folder = current.folder
         prepare(folder)
         result = stages.do_train(current)
-        scores = stages.do_evaluate(current, stages.candidates_of(current))
-        compared = stages.do_compare(current)
+        scores = scoring.do_evaluate(current, scoring.candidates_of(current))
+        compared = scoring.do_compare(current)
     rows = read_jsonl(folder.train / "metrics.jsonl")
     assert [row["phase"] for row in rows if row["epoch"] % 1 == 0] and {row["phase"] for row in rows} == {"B", "A"}
     assert rows[-1]["loss"] < rows[0]["loss"] / 5 and result.dev[-1].wer < 0.5

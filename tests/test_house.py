@@ -31,6 +31,7 @@ FOREIGN = {
     "listen/seq2seq.py": "what a tokenizer of transformers gives",
     "listen/server.py": "a server's answer",
     "model/folders.py": "the index of a model's weights",
+    "model/lora.py": "the configurations and layers of peft",
     "model/qwen3_asr/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
     "records/documents/base.py": "pydantic's errors",
     "records/settings.py": "YAML, and pydantic's errors",

@@ -26,7 +26,7 @@ from shibolet.records.documents.scores import Scores
 from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds import auditing, publish, rank, stages
+from shibolet.rounds import auditing, publish, rank, scoring, stages
 from shibolet.rounds.flow import run_round
 from shibolet.rounds.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
@@ -63,10 +63,10 @@ def play(monkeypatch, tmp_path):
             publish, "do_publish", lambda current, config: done.append(f"publish to {config.to}") or "page"
         )
         for name in ("audit", "prepare", "train", "evaluate", "report"):
-            monkeypatch.setattr(auditing if name == "audit" else stages, f"do_{name}", note(name))
+            monkeypatch.setattr({"audit": auditing, "evaluate": scoring}.get(name, stages), f"do_{name}", note(name))
         monkeypatch.setattr(auditing, "do_gate", gate)
-        monkeypatch.setattr(stages, "do_compare", compare)
-        monkeypatch.setattr(stages, "candidates_of", lambda current: ())
+        monkeypatch.setattr(scoring, "do_compare", compare)
+        monkeypatch.setattr(scoring, "candidates_of", lambda current: ())
         with open_round(recipe, tmp_path / "run", "run", told.append) as current:
             code = run_round(current)
         return code, done, " ".join(told)
@@ -291,7 +291,7 @@ def test_stages_out_of_order_say_what_to_run_first(current):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
         auditing.do_gate(current)
     with pytest.raises(DataError, match="stage 'evaluate/round1/clean' is not done"):
-        stages.do_compare(current)
+        scoring.do_compare(current)
 
 
 def test_compare_reads_scores_once_and_again_when_they_change(current, monkeypatch):
@@ -306,10 +306,10 @@ def test_compare_reads_scores_once_and_again_when_they_change(current, monkeypat
             stage.finish()
 
     score("round1", 1), score("round2", 2)
-    assert stages.do_compare(current) == stages.do_compare(current) == made
+    assert scoring.do_compare(current) == scoring.do_compare(current) == made
     assert len(calls) == 1 and calls[0][0] == (["round1", "round1"], ["round2", "round2"])
     score("round2", 3)
-    stages.do_compare(current)
+    scoring.do_compare(current)
     assert len(calls) == 2
 
 
@@ -400,7 +400,7 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     calls = []
     monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
-    stages.do_compare(current)
+    scoring.do_compare(current)
     own, names, _, _, other, _ = calls[0]
     assert own == (["round1 clean"], ["round2 clean"])
     assert other == (["round1 whatsapp"], ["round2 whatsapp"])
@@ -478,8 +478,8 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
                 train = current.folder.stage("train", {})
                 current.folder.final.mkdir(parents=True)
                 train.finish()
-            stages.do_evaluate(current, stages.candidates_of(current))
-            return stages.do_compare(current)
+            scoring.do_evaluate(current, scoring.candidates_of(current))
+            return scoring.do_compare(current)
 
     result = compared()
     num_trained = pq.read_metadata(tmp_path / "run/prepared/train-00000.parquet").num_rows

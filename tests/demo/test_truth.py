@@ -2,14 +2,15 @@
 
 import pytest
 
+from shibolet.demo.corpus import Spoken
 from shibolet.demo.truth import Kept, found_by_kind, left_after_prepare
 from shibolet.records.documents.truth import Found
 
 
-def row(id: str, kind: str, domain: str = "clean", said: str = "אחת שתיים שלוש") -> dict:
+def row(id: str, kind: str, domain: str = "clean", said: str = "אחת שתיים שלוש") -> Spoken:
     """An utterance of 3 s, a word a second; what was said is what the truth knows, not what the manifest claims."""
-    words = [[word, i + 0.1, i + 0.9] for i, word in enumerate(said.split())]
-    return {"id": id, "kind": kind, "domain": domain, "duration_s": 3.0, "words": words}
+    words = tuple((word, i + 0.1, i + 0.9) for i, word in enumerate(said.split()))
+    return Spoken(id=id, split="train", kind=kind, domain=domain, duration_s=3.0, reference=said, words=words)
 
 
 def whole(id: str, text: str = "אחת שתיים שלוש") -> Kept:
@@ -26,7 +27,7 @@ def test_found_is_counted_by_kind_and_domain_with_the_untouched_first():
 
 
 def test_what_is_kept_is_damaged_when_the_text_is_not_what_is_said():
-    truth = {r["id"]: r for r in [row("good", "clean"), row("bad", "swapped"), row("mute", "silent", said="")]}
+    truth = {r.id: r for r in [row("good", "clean"), row("bad", "swapped"), row("mute", "silent", said="")]}
     left = left_after_prepare(truth, [whole("good"), whole("bad", "ארבע חמש שש"), whole("mute")])
     assert (left.kept_utterances, left.kept_damaged) == (3, 2)
     assert left.damaged_by_kind["swapped"] == left.damaged_by_kind["silent"] == 1

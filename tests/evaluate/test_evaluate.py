@@ -15,7 +15,7 @@ from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
-from shibolet.evaluate.dev import dev_scorer
+from shibolet.evaluate.dev import DevRow, dev_scorer
 from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
@@ -229,15 +229,15 @@ def test_numbers_in_digits_change_the_number_aware_rate_and_nothing_beside_it(ut
     assert heard.number_aware.wer.rate == heard.wer.rate > 0, "no number, no difference"
 
 
+def dev_row(id: str, text: str, flac: bytes) -> DevRow:
+    return DevRow(Utterance(id=id, audio=AudioRef(path=""), text=text, duration_s=1.0, source="dev"), flac)
+
+
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
     """A subset that changes would make dev WER move by itself."""
     encoded = io.BytesIO()
     sf.write(encoded, np.zeros(RATE, np.float32), RATE, format="FLAC")
-    fields = {"duration_s": 1.0, "domain": None, "recording": None, "speaker": None}
-    rows = [
-        {"id": f"u{i}", "text": TEXTS[0], "audio": {"bytes": encoded.getvalue(), "path": None}, **fields}
-        for i in range(50)
-    ]
+    rows = [dev_row(f"u{i}", TEXTS[0], encoded.getvalue()) for i in range(50)]
 
     def scored(rows, dev_utterances):
         seen = []
@@ -282,8 +282,8 @@ def test_dev_scores_are_those_of_the_stage(tmp_path):
         (tmp_path / f"{i}.flac").write_bytes(encoded.getvalue())
         fields = {"id": f"u{i}", "text": TEXTS[i % 4], "duration_s": len(samples) / RATE, "domain": "clean"}
         fields |= {"recording": f"r{i}", "speaker": None}
-        rows.append({**fields, "language": "Hebrew", "audio": {"bytes": encoded.getvalue(), "path": None}})
         utterances.append(Utterance(audio=AudioRef(path=str(tmp_path / f"{i}.flac")), source="dev", **fields))
+        rows.append(DevRow(utterances[-1], encoded.getvalue()))
     config = EvaluateConfig(batch_utterances=2, max_new_tokens_per_s=5.0)
     loaded = LoadedModel(model, tokenizer, extractor, tmp_path, "x")
     scores = dev_scorer(rows, "Hebrew", config)(loaded)
@@ -305,6 +305,5 @@ def test_dev_set_must_be_what_prepare_writes():
         dev_scorer([], "Hebrew", EvaluateConfig())
     encoded = io.BytesIO()
     sf.write(encoded, np.zeros(800, np.float32), 8000, format="FLAC")
-    row = {"id": "u", "audio": {"bytes": encoded.getvalue(), "path": None}, "text": "כן"}
     with pytest.raises(DataError, match="'u' is not mono at 16,000 Hz"):
-        dev_scorer([row], "Hebrew", EvaluateConfig())
+        dev_scorer([dev_row("u", "כן", encoded.getvalue())], "Hebrew", EvaluateConfig())

@@ -21,7 +21,7 @@ from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds import stages
+from shibolet.rounds import scoring
 from shibolet.rounds.publish import do_publish
 from shibolet.rounds.reproduce import reproduce, whole_batches
 from shibolet.rounds.shared import Round, open_round
@@ -58,8 +58,8 @@ def current(tmp_path: Path):
         write_a_run_around(current)
         for stage in begun:
             stage.finish()
-        stages.do_evaluate(current, stages.candidates_of(current))
-        stages.do_compare(current)
+        scoring.do_evaluate(current, scoring.candidates_of(current))
+        scoring.do_compare(current)
         yield current
 
 

@@ -27,7 +27,7 @@ from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Optimism, Scores
 from shibolet.records.documents.training import DevScore, write_lines
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
-from shibolet.records.files import write_jsonl
+from shibolet.records.hypotheses import HypothesisLine, write_hypothesis_lines
 from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -206,9 +206,13 @@ def write_evaluation(run: RunFolder, name: Named, rng: np.random.Generator, *, i
             rows.append(
                 score_row(utterance, hypothesis, set=set_name, normaliser=get_language("he").to_scoring, snr_db=snr_db)
             )
-            kept = ("id", "duration_s", "domain", "recording", "speaker", "source")
-            line = {key: getattr(utterance, key) for key in kept}
-            lines.append({**line, "reference": said, "hypothesis": hypothesis, "snr_db": snr_db})
+            lines.append(
+                HypothesisLine(
+                    id=utterance.id, reference=said, hypothesis=hypothesis, duration_s=utterance.duration_s,
+                    domain=set_name, recording=utterance.recording, speaker=utterance.speaker, source=set_name,
+                    snr_db=snr_db,
+                )
+            )  # fmt: skip
         detail = "test-0011.ogg: no samples in it"
         scores = Scores(
             label=name.label, title=name.title, identity="0", set=set_name, unreadable_rows=(), inputs={},
@@ -216,7 +220,7 @@ def write_evaluation(run: RunFolder, name: Named, rng: np.random.Generator, *, i
             **dict(describe(rows, get_language("he"), EvaluateConfig().buckets_s)),
             failures=[Failure(id="test-0011", reason="undecodable", detail=detail)],
         )  # fmt: skip
-        write_jsonl(run.hypotheses(name.label, set_name), lines)
+        write_hypothesis_lines(run.hypotheses(name.label, set_name), lines)
         scores.write(run.scores(name.label, set_name))
         assert read_rows(run.evaluation(name.label, set_name)) == rows
         pooled += rows

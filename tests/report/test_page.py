@@ -246,7 +246,7 @@ def test_a_probability_stands_with_its_mixture_and_its_table(run_dir, tmp_path):
     path = copy / "audit" / "alignment_report.json"
     line = Reliability(lower=0.9, upper=1.0, num_clips=1234, share=0.77, probability=0.986, good=0.978)
     num_clips = {"good": 1000, "gross": 900, "mild": 800}
-    found = Probability(sentence=sentence(MIXTURE), num_clips=num_clips, table=(line,), expected_error=0.0123)
+    found = Probability(sentence=sentence(**MIXTURE), num_clips=num_clips, table=(line,), expected_error=0.0123)
     for made, is_there in ((None, False), (found, True)):
         AlignmentReport.read(path).model_copy(update={"probability": made}).write(path)
         for page in (write_report(copy), write_audit_page(copy)):

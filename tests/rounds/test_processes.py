@@ -10,8 +10,9 @@ import soundfile as sf
 from shibolet.audit.material import clips_of
 from shibolet.listen.executor import Here, Processes
 from shibolet.recipe import load_recipe
+from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.files import write_jsonl
-from shibolet.rounds import auditing, stages
+from shibolet.rounds import auditing, scoring
 from shibolet.rounds.shared import open_round
 
 RATE = 16000
@@ -45,7 +46,7 @@ def everything_heard(manifest: Path, out_dir: Path, executor) -> dict[str, bytes
         clips, wordless = clips_of(current.data.utterances, "Hebrew")
         heard = auditing._listener(current).hear(clips)
         assert len(heard) == 12 and not wordless and not any(heard[key].failure for key in heard)
-        stages.do_evaluate(current, {"round1": "builtin:round1"})
+        scoring.do_evaluate(current, [Candidate(named("Round 1"), Model("builtin:round1"))])
         folders = (current.folder.audit() / "heard", current.folder.evaluation("round1", "noise"))
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         found = {str(path.relative_to(out_dir)): path.read_bytes() for path in files}

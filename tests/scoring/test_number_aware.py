@@ -35,7 +35,7 @@ NUMBERS = [
 def test_without_a_number_it_is_the_leaderboards_rate() -> None:
     aware = number_aware_wer(WORDS, ENGLISH)
     assert aware.wer == pool(WORDS).scores().wer and aware.wer.errors > 3
-    assert aware.by_domain == {name: scores.wer for name, scores in pool_by_slice(WORDS)["domains"].items()}
+    assert aware.by_domain == {name: scores.wer for name, scores in pool_by_slice(WORDS).domains.items()}
     assert list(aware.by_domain) == ["phone", "studio", "unknown"]
 
 

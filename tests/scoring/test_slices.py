@@ -57,12 +57,12 @@ def test_every_slice_adds_up_to_the_whole() -> None:
     ]
     scores, overall = pool_by_slice(rows), pool(rows).scores()
     assert overall.wer == EditCounts(2, 0, 3, 1).word_errors()
-    assert list(scores["sets"]) == ["d1", "whatsapp"]
-    assert list(scores["domains"]) == ["clean", "unknown", "noisy"]
-    assert set(scores["buckets"]) == {"shorter", "medium", "longer", "short"}
-    assert scores["buckets"]["longer"].wer.rate is None
-    for breakdown in ("sets", "domains", "buckets"):
-        members = scores[breakdown].values()
+    assert list(scores.sets) == ["d1", "whatsapp"]
+    assert list(scores.domains) == ["clean", "unknown", "noisy"]
+    assert set(scores.buckets) == {"shorter", "medium", "longer", "short"}
+    assert scores.buckets["longer"].wer.rate is None
+    for breakdown in (scores.sets, scores.domains, scores.buckets):
+        members = breakdown.values()
         for number in ("utterances", "duration_s"):
             assert sum(getattr(one, number) for one in members) == pytest.approx(getattr(overall, number))
         for number in ("errors", "words"):

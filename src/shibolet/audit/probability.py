@@ -4,7 +4,7 @@
 of the clips with about that score is good in the mixture. No verdict depends on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +37,18 @@ def probability_at(curve: Recalibration, logits: np.ndarray) -> np.ndarray:
 def reported(curve: Recalibration) -> Probability:
     """What a reader needs of it."""
     return Probability(
-        sentence=sentence(curve.mixture),
+        sentence=sentence(**curve.mixture),
         num_clips=curve.num_clips,
         table=curve.table,
         expected_error=curve.expected_error,
     )
 
 
-def sentence(mixture: Mapping[str, float]) -> str:
+def sentence(good: float, gross: float, mild: float) -> str:
+    """What the probability is of, with the shares of the mixture."""
     return (
-        f"If {mixture['good']:.0%} of the clips are right, {mixture['gross']:.0%} grossly damaged and "
-        f"{mixture['mild']:.0%} mildly damaged, the probability of a clip is the share of clips with about its score "
+        f"If {good:.0%} of the clips are right, {gross:.0%} grossly damaged and "
+        f"{mild:.0%} mildly damaged, the probability of a clip is the share of clips with about its score "
         "whose text belongs to the audio and is complete. Another mixture gives other numbers, and no verdict depends "
         "on them."
     )

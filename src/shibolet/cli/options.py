@@ -42,7 +42,7 @@ def round_of(
     suffix: str = "",
     shard: bool = False,
     needs: tuple[str, ...] = ("models", "train"),
-) -> Iterator["Round"]:
+) -> "Iterator[Round]":
     """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
     With `shard` others work in the folder too. `needs` are sections that the recipe has to have.
@@ -72,7 +72,7 @@ def round_of(
 
 
 @contextmanager
-def finished_round(run_dir: Path) -> Iterator["Round"]:
+def finished_round(run_dir: Path) -> "Iterator[Round]":
     """The round of a run folder, by the recipe that lies in it."""
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe

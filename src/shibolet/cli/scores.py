@@ -58,13 +58,13 @@ def evaluate(
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
         from shibolet.cli.terminal import track
-        from shibolet.rounds.stages import evaluate_manifest
+        from shibolet.rounds.scoring import evaluate_manifest
 
         quiet()
         scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
-    from shibolet.rounds.stages import candidates_of, do_evaluate
+    from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         if hypotheses:
@@ -91,7 +91,7 @@ def compare(
     dry: DryRun = False,
 ):
     """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
-    from shibolet.rounds.stages import candidates_of, do_compare, do_evaluate
+    from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
@@ -144,7 +144,7 @@ def _trained_in(run_dir: Path) -> str:
     return str(folder.final.absolute())
 
 
-def _systems(given: list[str]) -> list["Candidate"]:
+def _systems(given: list[str]) -> "list[Candidate]":
     """Other systems from NAME=FILE and NAME/SET=FILE; a name may come several times."""
     from shibolet.records.candidate import Candidate, Hypotheses
     from shibolet.records.documents.comparison import Named

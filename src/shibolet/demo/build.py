@@ -22,7 +22,7 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.demo.clips import Clip, make_features, read_clips
 from shibolet.demo.corpus import round1_requests
-from shibolet.demo.objectives import Ctc, EncoderLetters, PaddedClips
+from shibolet.demo.objectives import Ctc, EncoderLetters, PaddedClips, letter_ids
 from shibolet.demo.reader import ClipReader, Collate, padded_clips
 from shibolet.demo.synth import synthesise
 from shibolet.model.family import LoadedModel
@@ -138,12 +138,12 @@ def ctc_task(clips: Mapping[str, Clip], seed: int, device: torch.device) -> Task
     """The recogniser of letters."""
     model, objective = tiny.new_ctc(seed), Ctc()
     examples = [
-        replace(example, num_tokens=example.num_frames, num_targets=len(objective.needs(example)["letters"]))
+        replace(example, num_tokens=example.num_frames, num_targets=len(letter_ids(example.text)))
         for example in _examples(clips, frames_per_s=50)
     ]
 
     def collate(chosen: Sequence[TrainExample], features: Sequence[Tensor]) -> list[PaddedClips]:
-        return padded_clips(features, [objective.needs(e)["letters"] for e in chosen], device)
+        return padded_clips(features, [letter_ids(e.text) for e in chosen], device)
 
     def save(path: Path) -> None:
         tiny.ctc_processor(path).save_pretrained(path)

@@ -56,18 +56,18 @@ def _make_shard(job: tuple[Path, Path, int, int]) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng([seed, index])
     mel, stacked = Qwen3ASRFeatureExtractor(), tiny.SeamlessM4TFeatureExtractor()
-    clips: dict[str, list[Clip]] = {name: [] for name in NAMES}
+    round1, aligner, ctc = [], [], []
     for samples, words, times in _join(read_shard(shard), 3, rng):
         audio = clean(samples, rng, ROUND1_ROOMS)
         if rng.random() < 0.5:
             audio = band_limit(audio, rng.uniform(20, 150), rng.uniform(4500, 7800))
-        clips["round1"].append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
+        round1.append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
     for samples, words, times in _join(read_shard(shard), 8, rng):
         audio = for_listeners(samples, rng)
-        clips["aligner"].append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
+        aligner.append(Clip(log_mel(audio, mel).numpy().astype(np.float16), words, times))
         features = stacked(audio, sampling_rate=16000, return_tensors="np")["input_features"][0].T
-        clips["ctc"].append(Clip(features.astype(np.float16), words, times))
-    write_bytes(path, pickle.dumps(clips))
+        ctc.append(Clip(features.astype(np.float16), words, times))
+    write_bytes(path, pickle.dumps(dict(zip(NAMES, (round1, aligner, ctc), strict=True))))
 
 
 def for_listeners(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

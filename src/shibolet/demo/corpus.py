@@ -25,15 +25,34 @@ from shibolet.demo.synth import SHARD_REQUESTS, Speech, SpeechRequest, synthesis
 from shibolet.demo.voices import ROUND1_VOICES, TEST_VOICES, TRAIN_VOICES, VoiceGroup, draw_manner, vary
 from shibolet.errors import DataError
 from shibolet.records.config import Config
-from shibolet.records.files import hash_json, read_json, write_bytes, write_json, write_jsonl
+from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
 from shibolet.speech.augment import encode
 
 Domain = Literal["clean", "whatsapp"]
 DOMAINS: tuple[Domain, ...] = ("clean", "whatsapp")
+TRUTH = "truth.jsonl"
 NUM_BUCKETS, TEST_BUCKET, TRAIN_BUCKET = 10, 0, 1  # the other buckets are Round 1's
 # Closed classes are never held out: without them there are hardly any sentences.
 OPEN_CATEGORIES = ("noun", "the", "at", "to", "from", "adj", "present", "past", "to_do", "name", "when", "how", "count")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """A line of truth.jsonl: what was done to an utterance, and what is said in it; fields in the file's order."""
+
+    id: str
+    split: str
+    kind: str  # of damage, or "clean"
+    domain: Domain
+    duration_s: float
+    reference: str
+    words: tuple[tuple[str, float, float], ...]  # start and end in seconds
+
+
+def read_truth(corpus_dir: Path) -> list[Spoken]:
+    """All splits."""
+    return [Spoken(**line) for line in read_jsonl(corpus_dir / TRUTH)]
 
 
 class CorpusConfig(Config):
@@ -185,7 +204,7 @@ def build_corpus(
     config = config or CorpusConfig()
     lexicon = [asdict(entry) for entry in load_lexicon().entries]
     made_of = {"seed": seed, "config": config.model_dump(mode="json"), "lexicon": hash_json(lexicon)}
-    made_of_path, truth_path, speech_dir = out_dir / "corpus.json", out_dir / "truth.jsonl", out_dir / ".speech"
+    made_of_path, truth_path, speech_dir = out_dir / "corpus.json", out_dir / TRUTH, out_dir / ".speech"
     if made_of_path.exists() and read_json(made_of_path) != made_of:
         raise DataError(
             f"{out_dir} holds the corpus of {read_json(made_of_path)}, not of {made_of}: choose another folder"
@@ -208,7 +227,7 @@ def build_corpus(
                 manifest_row(utterance, damage.get(utterance.id)) for utterance in planned if utterance.split == split
             ]
             write_jsonl(out_dir / split / "manifest.jsonl", rows)
-        write_jsonl(truth_path, truth)
+        write_jsonl(truth_path, map(asdict, truth))
     shutil.rmtree(speech_dir, ignore_errors=True)
 
 
@@ -225,8 +244,8 @@ def plan_damage(seed: int, config: CorpusConfig, planned: Sequence[Planned]) -> 
 
 def record_utterance(
     out_dir: Path, seed: int, utterance: Planned, speeches: Sequence[Speech], damage: Damage | None
-) -> dict:
-    """Write the audio of one utterance and return its row of the truth."""
+) -> Spoken:
+    """Write the audio of one utterance and return its line of the truth."""
     rng = np.random.default_rng(list(hashlib.sha256(f"{seed} {utterance.id}".encode()).digest()))
     speech = join_speech(speeches, rng)
     if damage:
@@ -235,15 +254,15 @@ def record_utterance(
     bitrate_bps = utterance.condition.bitrate_bps
     content = encode(samples, "opus", bitrate_bps) if bitrate_bps else encode_flac(samples)
     write_bytes(out_dir / utterance.split / utterance.audio, content)
-    return {
-        "id": utterance.id,
-        "split": utterance.split,
-        "kind": damage.kind if damage else "clean",
-        "domain": utterance.domain,
-        "duration_s": len(samples) / SAMPLE_RATE_HZ,
-        "reference": " ".join(word.word for word in speech.words),
-        "words": [[word.word, round(word.start_s, 3), round(word.end_s, 3)] for word in speech.words],
-    }
+    return Spoken(
+        id=utterance.id,
+        split=utterance.split,
+        kind=damage.kind if damage else "clean",
+        domain=utterance.domain,
+        duration_s=len(samples) / SAMPLE_RATE_HZ,
+        reference=" ".join(word.word for word in speech.words),
+        words=tuple((word.word, round(word.start_s, 3), round(word.end_s, 3)) for word in speech.words),
+    )
 
 
 def manifest_row(utterance: Planned, damage: Damage | None) -> dict:

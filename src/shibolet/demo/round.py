@@ -15,7 +15,7 @@ from shibolet.records.documents.truth import Truth
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.settings import peek
 from shibolet.report.lineage import chain_of
-from shibolet.rounds import auditing, stages
+from shibolet.rounds import auditing, scoring, stages
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.lineage import write_next
 from shibolet.rounds.shared import Round, Tell, Track, keep_the_demo_apart, open_round, untracked
@@ -91,8 +91,8 @@ def train_on_raw_data(current: Round) -> dict[str, Block]:
         auditing.do_gate(raw)
         stages.do_prepare(raw)
         stages.do_train(raw)
-        stages.do_evaluate(raw, stages.candidates_of(raw))
-        return stages.do_compare(raw).sets
+        scoring.do_evaluate(raw, scoring.candidates_of(raw))
+        return scoring.do_compare(raw).sets
 
 
 @dataclass(frozen=True, slots=True)

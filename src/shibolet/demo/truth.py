@@ -1,13 +1,14 @@
 """The truth about the demo's training data, opened after the round: what was found of it, and what is left of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shibolet.demo.corpus import Spoken, read_truth
 from shibolet.demo.damage import KINDS
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
-from shibolet.records.files import read_jsonl
 from shibolet.records.runfolder import RunFolder
+from shibolet.speech.tables import read_columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +23,7 @@ class Kept:
 
 def open_truth(corpus_dir: Path, folder: RunFolder) -> Truth:
     """What was found of the damage and, once prepare has run, what was left of it."""
-    truth = {row["id"]: row for row in read_jsonl(corpus_dir / "truth.jsonl") if row["split"] == "train"}
+    truth = {spoken.id: spoken for spoken in read_truth(corpus_dir) if spoken.split == "train"}
     left = left_after_prepare(truth, kept_pieces(folder)) if folder.finished("prepare") else None
     return Truth(rows=found_by_kind(truth.values(), flagged_ids(folder)), after_prepare=left)
 
@@ -37,27 +38,21 @@ def flagged_ids(folder: RunFolder) -> set[str]:
 
 def kept_pieces(folder: RunFolder) -> list[Kept]:
     """What prepare kept, both splits."""
-    import pyarrow.parquet as pq
-
-    columns = ["origin_id", "text", "origin_start_s", "origin_end_s"]
-    rows = [
-        row
-        for path in sorted(folder.prepared.glob("*.parquet"))
-        for row in pq.read_table(path, columns=columns).to_pylist()
-    ]
+    columns = ("origin_id", "text", "origin_start_s", "origin_end_s")
     return [
-        Kept(utterance=row["origin_id"], text=row["text"], start_s=row["origin_start_s"], end_s=row["origin_end_s"])
-        for row in rows
+        Kept(utterance=utterance, text=text, start_s=start_s, end_s=end_s)
+        for path in sorted(folder.prepared.glob("*.parquet"))
+        for utterance, text, start_s, end_s in read_columns(path, *columns)
     ]
 
 
-def found_by_kind(truth: Iterable[dict], flagged: set[str]) -> list[Found]:
+def found_by_kind(truth: Iterable[Spoken], flagged: set[str]) -> list[Found]:
     """A row for each kind of damage and domain, untouched utterances first."""
     counts: dict[tuple[str, str], list[int]] = {}
-    for row in truth:
-        cell = counts.setdefault((row["kind"], row["domain"]), [0, 0])
+    for spoken in truth:
+        cell = counts.setdefault((spoken.kind, spoken.domain), [0, 0])
         cell[0] += 1
-        cell[1] += row["id"] in flagged
+        cell[1] += spoken.id in flagged
     order = ["clean", *KINDS]
     return [
         Found(kind=kind, domain=domain, utterances=utterances, flagged=hits)
@@ -67,12 +62,12 @@ def found_by_kind(truth: Iterable[dict], flagged: set[str]) -> list[Found]:
     ]
 
 
-def left_after_prepare(truth: dict[str, dict], kept: Sequence[Kept]) -> AfterPrepare:
+def left_after_prepare(truth: Mapping[str, Spoken], kept: Sequence[Kept]) -> AfterPrepare:
     """Counts of what was kept; a piece is damaged when its text is not what is said in its span, for any reason."""
     damaged = [piece for piece in kept if piece.text.split() != words_within(truth[piece.utterance], piece)]
-    kinds = [truth[piece.utterance]["kind"] for piece in damaged]
-    good_s = sum(row["duration_s"] for row in truth.values() if row["kind"] == "clean")
-    kept_s = sum(p.end_s - p.start_s for p in kept if truth[p.utterance]["kind"] == "clean" and p not in damaged)
+    kinds = [truth[piece.utterance].kind for piece in damaged]
+    good_s = sum(spoken.duration_s for spoken in truth.values() if spoken.kind == "clean")
+    kept_s = sum(p.end_s - p.start_s for p in kept if truth[p.utterance].kind == "clean" and p not in damaged)
     return AfterPrepare(
         kept_utterances=len(kept),
         kept_damaged=len(damaged),
@@ -83,6 +78,6 @@ def left_after_prepare(truth: dict[str, dict], kept: Sequence[Kept]) -> AfterPre
     )
 
 
-def words_within(row: dict, piece: Kept) -> list[str]:
+def words_within(spoken: Spoken, piece: Kept) -> list[str]:
     """Words of which the middle lies in a piece's span."""
-    return [word for word, start_s, end_s in row["words"] if piece.start_s <= (start_s + end_s) / 2 < piece.end_s]
+    return [word for word, start_s, end_s in spoken.words if piece.start_s <= (start_s + end_s) / 2 < piece.end_s]

@@ -1,9 +1,11 @@
 """Scores of a model in training on the dev split."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import soundfile as sf
 
 from shibolet.errors import DataError
@@ -17,32 +19,49 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import score_row
 from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
+from shibolet.speech.tables import encoded_audio, read_columns
 from shibolet.speech.text import get_language
 
 ScoreDev = Callable[[LoadedModel], DevScores]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
+_OF_UTTERANCE = ("id", "text", "duration_s", "domain", "recording", "speaker")
+
+
+@dataclass(frozen=True, slots=True)
+class DevRow:
+    """A row of the prepared dev shards."""
+
+    utterance: Utterance
+    flac: bytes
+
+
+def read_dev(prepared_dir: Path) -> list[DevRow]:
+    """The dev split; empty where there is none."""
+    return [
+        DevRow(
+            Utterance(audio=AudioRef(path=""), source="dev", **dict(zip(_OF_UTTERANCE, values, strict=True))),
+            encoded_audio(cell, shard.parent),
+        )
+        for shard in sorted(prepared_dir.glob("dev-*.parquet"))
+        for cell, *values in read_columns(shard, "audio", *_OF_UTTERANCE)
+    ]
+
+
 def dev_scorer(
-    rows: Iterable[Mapping[str, Any]], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
+    rows: Iterable[DevRow], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
 ) -> ScoreDev:
     """A function that scores a model, which must be in evaluation mode, on the dev set.
 
-    `rows` are those of the prepared dev shards: id, audio, text, duration_s, domain, recording, speaker. Of more than
-    `config.dev_utterances` always the same are taken, by the hash of their ids. Audio is decoded once, here. With
-    `share_out` several processes transcribe a part each, and all have the score.
+    Of more than `config.dev_utterances` rows always the same are taken, by the hash of their ids. Audio is decoded
+    once, here. With `share_out` several processes transcribe a part each, and all have the score.
     """
     spoken = get_language(language)
     rows = list(rows)
-    chosen = {row["id"] for row in sorted(rows, key=lambda row: hash_json(row["id"]))[: config.dev_utterances]}
-    utterances, clips = [], []
-    for row in (row for row in rows if row["id"] in chosen):
-        samples, rate_hz = sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
-        if rate_hz != audio.SAMPLE_RATE_HZ or samples.ndim != 1:
-            raise DataError(f"dev utterance '{row['id']}' is not mono at 16,000 Hz; run 'shibolet prepare' again")
-        clips.append(samples)
-        fields = {name: row[name] for name in ("id", "text", "duration_s", "domain", "recording", "speaker")}
-        utterances.append(Utterance(audio=AudioRef(path=""), source="dev", **fields))
+    chosen = set(sorted((row.utterance.id for row in rows), key=hash_json)[: config.dev_utterances])
+    rows = [row for row in rows if row.utterance.id in chosen]
+    utterances, clips = [row.utterance for row in rows], [_decoded(row) for row in rows]
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
@@ -59,3 +78,10 @@ def dev_scorer(
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
     return score
+
+
+def _decoded(row: DevRow) -> np.ndarray:
+    samples, rate_hz = sf.read(io.BytesIO(row.flac), dtype="float32")
+    if rate_hz != audio.SAMPLE_RATE_HZ or samples.ndim != 1:
+        raise DataError(f"dev utterance '{row.utterance.id}' is not mono at 16,000 Hz; run 'shibolet prepare' again")
+    return samples

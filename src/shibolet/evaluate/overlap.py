@@ -15,6 +15,7 @@ from shibolet.errors import AudioError
 from shibolet.records.documents.scores import Overlap
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import content_hash
+from shibolet.speech.tables import read_columns
 
 SHARED_FRAC = 0.5  # of the shorter span; less is a margin at a cut
 MAX_IDS = 20
@@ -39,16 +40,15 @@ def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
     if not shards or any(not set(_COLUMNS) <= set(pq.read_schema(shard).names) for shard in shards):
         return None
     spans: dict[str, list[Span]] = defaultdict(list)
-    names: dict[str, set[str]] = {"recording": set(), "speaker": set()}
+    recordings, speakers = set(), set()
     for shard in shards:
-        for row in pq.read_table(shard, columns=list(_COLUMNS)).to_pylist():
-            start_s, end_s = (row["origin_offset_s"] + row[name] for name in ("origin_start_s", "origin_end_s"))
-            spans[row["origin_sha256"]].append((start_s, end_s))
-            spans[row["sha256"]].append((0.0, end_s - start_s))
-            for kind, found in names.items():
-                if row[kind] is not None:
-                    found.add(row[kind])
-    return TrainedOn(spans, frozenset(names["recording"]), frozenset(names["speaker"]))
+        for recording, speaker, own, origin, offset_s, origin_start_s, origin_end_s in read_columns(shard, *_COLUMNS):
+            start_s, end_s = offset_s + origin_start_s, offset_s + origin_end_s
+            spans[origin].append((start_s, end_s))
+            spans[own].append((0.0, end_s - start_s))
+            recordings.add(recording)
+            speakers.add(speaker)
+    return TrainedOn(spans, frozenset(recordings - {None}), frozenset(speakers - {None}))
 
 
 def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> Overlap:

@@ -19,7 +19,8 @@ from shibolet.evaluate.hear import Heard, Hearer, Progress, hear, snr_db
 from shibolet.listen.lazy import Engines
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Overlap, Scores
-from shibolet.records.files import hash_json, read_jsonl, write_bytes, write_jsonl
+from shibolet.records.files import hash_json, write_bytes
+from shibolet.records.hypotheses import HypothesisLine, read_hypothesis_lines, write_hypothesis_lines
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.utterance import AudioRef, Utterance
@@ -30,7 +31,6 @@ from shibolet.scoring.slices import error_line
 from shibolet.speech.text import Language, get_language
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
-ROW_FIELDS = ("id", "reference", "hypothesis", "duration_s", "domain", "recording", "speaker", "source")
 NO_HYPOTHESIS = "no_hypothesis"
 NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
 
@@ -154,7 +154,7 @@ class _ScoredSet:
             overlap=self.overlap,
             inputs=self.inputs,
         )
-        write_jsonl(self.out_dir / HYPOTHESES, lines)
+        write_hypothesis_lines(self.out_dir / HYPOTHESES, lines)
         write_bytes(self.out_dir / LISTING, _listing(rows, self.named.label, self.language).encode())
         scores.write(self.out_dir / SCORES)  # last: where it is, all are whole
         return scores
@@ -202,18 +202,20 @@ def read_rows(out_dir: Path) -> list[ScoredRow]:
             f"{out_dir}: scored with normaliser '{scores.normaliser}', this version has '{spoken.scoring_version}'; "
             "run 'shibolet evaluate' again"
         )
-    return [_row(line, scores.set, spoken) for line in read_jsonl(out_dir / HYPOTHESES)]
+    return [_row(line, scores.set, spoken) for line in read_hypothesis_lines(out_dir / HYPOTHESES)]
 
 
-def _row(line: Mapping[str, Any], set_name: str, language: Language) -> ScoredRow:
-    """The scored row of a line of `hypotheses.jsonl`, whichever version wrote it."""
-    fields = {name: line[name] for name in ("id", "duration_s", "domain")}
-    fields |= {"source": line.get("source", set_name)} | {name: line.get(name) for name in ("recording", "speaker")}
-    utterance = Utterance(audio=AudioRef(path=""), text=line["reference"], **fields)
-    normaliser = language.to_scoring
-    return score_row(utterance, line["hypothesis"], set=set_name, normaliser=normaliser, snr_db=line.get("snr_db"))
+def _row(line: HypothesisLine, set_name: str, language: Language) -> ScoredRow:
+    utterance = Utterance(
+        id=line.id, audio=AudioRef(path=""), text=line.reference, duration_s=line.duration_s, domain=line.domain,
+        source=line.source or set_name, recording=line.recording, speaker=line.speaker,
+    )  # fmt: skip
+    return score_row(utterance, line.hypothesis, set=set_name, normaliser=language.to_scoring, snr_db=line.snr_db)
 
 
-def _line(utterance: Utterance, hypothesis: str, snr_db: float | None) -> dict:
-    values = {**utterance.to_json(), "reference": utterance.text, "hypothesis": hypothesis}
-    return {**{name: values[name] for name in ROW_FIELDS}, "snr_db": snr_db}
+def _line(utterance: Utterance, hypothesis: str, snr_db: float | None) -> HypothesisLine:
+    return HypothesisLine(
+        id=utterance.id, reference=utterance.text, hypothesis=hypothesis, duration_s=utterance.duration_s,
+        domain=utterance.domain, recording=utterance.recording, speaker=utterance.speaker, source=utterance.source,
+        snr_db=snr_db,
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """The page's figures as files: an SVG each, and a CSV of its numbers."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from shibolet.errors import DataError
@@ -26,10 +27,11 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
         "compare": scored.comparison(run, recipe),
     }
     figures = {
-        f"{section}-{key.removesuffix('figure').rstrip('_') or 'overview'}": value
+        f"{section}-{field.name.removesuffix('figure').rstrip('_') or 'overview'}": figure
         for section, values in shown.items()
-        for key, value in (values or {}).items()
-        if isinstance(value, Figure)
+        if values is not None
+        for field in fields(values)
+        if isinstance(figure := getattr(values, field.name), Figure)
     }
     if not figures:
         raise DataError(f"{run_dir}: no stage that has a figure has run there")

@@ -1,5 +1,7 @@
 """`report.html`: one page that needs nothing beside it, no network and no script."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,13 +37,14 @@ def write_report(run_dir: Path) -> Path:
         )
     recipe = ShownRecipe.read(run.recipe)
     language, pair = get_language(recipe.language), scored.sides(recipe)
+    gate, audit, compared = sections.gates(run), sections.audit(run, recipe), scored.comparison(run, recipe)
     shown = {
-        "gate": sections.gates(run),
+        "gate": gate,
         "truth": sections.truth(run),
-        "audit": sections.audit(run, recipe),
+        "audit": audit,
         "prepare": sections.prepare(run),
         "train": sections.train(run),
-        "compare": scored.comparison(run, recipe),
+        "compare": compared,
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
         "systems": scored.systems(run),
         "scores": scored.scores(run),
@@ -50,7 +53,7 @@ def write_report(run_dir: Path) -> Path:
         "provenance": sections.provenance(run),
     }
     left_out = {name for name in ("truth", "chain", "systems", "errors", "examples") if not shown[name]}
-    left_out |= set() if shown["audit"] else {"selftest", "worst"}
+    left_out |= set() if audit else {"selftest", "worst"}
     if recipe.only_audits:  # there are no such stages to wait for
         left_out |= {name for name in _OF_A_ROUND if not shown[name]}
     page = environment().get_template("report.html.jinja").render(
@@ -58,7 +61,7 @@ def write_report(run_dir: Path) -> Path:
         recipe_text=run.recipe.read_text(encoding="utf-8"),
         code=language.code,
         direction=direction_of(language),
-        headline=_headline(shown["gate"], shown["compare"] and shown["compare"]["made"]),
+        headline=_headline(gate, compared and compared.made),
         titles=[one.title for one in pair or ()],
         contents={id: title for id, title in _CONTENTS.items() if id not in left_out},
         **shown,
@@ -67,14 +70,32 @@ def write_report(run_dir: Path) -> Path:
     return run.report
 
 
-def _headline(gate: dict | None, compared: Comparison | None) -> dict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A number of the headline."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """What the page says first."""
+
+    title: str
+    sentence: str
+    tiles: Sequence[Tile] = ()
+
+
+def _headline(gate: sections.Gates | None, compared: Comparison | None) -> Headline:
     """The verdict of the last stage that gave one, and the numbers behind it."""
     tiles = []
-    for name, verdict in gate["verdicts"].items() if gate else []:
+    for name, verdict in gate.verdicts.items() if gate else []:
         rate = verdict.low_quality_pct
         within = f"{rate.lower:.1f} to {rate.upper:.1f}" if rate.lower < rate.upper else "all heard"
         note = f"{rate.rate:.1f}% low quality, {within}"
-        tiles.append({"name": f"Gate, {name.lower()}", "value": verdict.decision, "note": note})
+        tiles.append(Tile(name=f"Gate, {name.lower()}", value=verdict.decision, note=note))
     for name, block in compared.breakdown(compared.lead_with).items() if compared else []:
         wer = block.wer
         if wer.delta_points is None:
@@ -83,18 +104,13 @@ def _headline(gate: dict | None, compared: Comparison | None) -> dict:
         if wer.interval_points:
             note += " ({} to {})".format(*map(_signed, wer.interval_points))
         value = f"{_pct(wer.baseline.rate)} \u2192 {_pct(wer.candidate.rate)}"
-        tiles.append({"name": f"WER, {name}", "value": value, "note": note})
+        tiles.append(Tile(name=f"WER, {name}", value=value, note=note))
     if compared:
         title = f"{'Keep' if compared.is_kept else 'Do not keep'} {compared.candidate.title}"
-        return {"title": title, "sentence": compared.sentence, "tiles": tiles}
+        return Headline(title=title, sentence=compared.sentence, tiles=tiles)
     if gate:
-        last = list(gate["verdicts"].values())[-1]
-        return {"title": verdict_title(last), "sentence": last.recommendation, "tiles": tiles}
-    return {
-        "title": verdict_title(None),
-        "sentence": "Neither the gate nor a comparison has run in this folder.",
-        "tiles": [],
-    }
+        return Headline(title=verdict_title(gate.last), sentence=gate.last.recommendation, tiles=tiles)
+    return Headline(title=verdict_title(None), sentence="Neither the gate nor a comparison has run in this folder.")
 
 
 def verdict_title(gate: GateVerdict | None) -> str:
@@ -120,9 +136,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count}
-    environment.filters |= {"in_words": in_words, "sentence": sentence, "p": _p}
-    environment.filters["capital"] = lambda text: f"{text[:1].upper()}{text[1:]}"
+    environment.filters |= {"in_words": in_words, "sentence": sentence, "p": _p, "capital": _capital}
     return environment
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _pct(fraction: float | None, digits: int = 1) -> str:

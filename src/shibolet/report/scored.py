@@ -5,16 +5,16 @@ Chooses, sorts and lays out, as `sections` does; every rate comes from the files
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Block, Comparison, Named, SystemsComparison
 from shibolet.records.documents.scores import Scores, Tally
-from shibolet.records.files import read_jsonl
+from shibolet.records.hypotheses import HypothesisLine, read_hypothesis_lines
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.svg import Figure
 from shibolet.scoring.counts import align_words
 from shibolet.scoring.metrics import Column, shown
 from shibolet.scoring.sclite import Aligned, Entry, align_weighted
@@ -49,7 +49,17 @@ class Group:
     with_p: bool = False
 
 
-def comparison(run: RunFolder, recipe: ShownRecipe) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownComparison:
+    """The comparison of a round."""
+
+    made: Comparison
+    groups: Sequence[Group]
+    figure: Figure | None  # None: no slice of what leads has a rate of both
+    difference_figure: Figure | None
+
+
+def comparison(run: RunFolder, recipe: ShownRecipe) -> ShownComparison | None:
     """Baseline and candidate by slice, in the order in which they should be read."""
     if not run.compare.is_file():
         return None
@@ -79,12 +89,12 @@ def comparison(run: RunFolder, recipe: ShownRecipe) -> dict | None:
     in_figure = {TITLES[key]: compared.breakdown(key) for key in order if key in IN_FIGURE}
     differences = _differences({"All": {"all sets": compared.overall}} | in_figure)
     target = compared.target.points
-    return {
-        "made": compared,
-        "groups": groups,
-        "figure": figures.changes(changes, compared.titles) if changes else None,
-        "difference_figure": figures.differences(differences, target, compared.titles) if differences else None,
-    }
+    return ShownComparison(
+        made=compared,
+        groups=groups,
+        figure=figures.changes(changes, compared.titles) if changes else None,
+        difference_figure=figures.differences(differences, target, compared.titles) if differences else None,
+    )
 
 
 def _largest(blocks: Mapping[str, Block]) -> dict[str, Block]:
@@ -162,10 +172,10 @@ def errors(run: RunFolder, language: Language, candidate: Named | None) -> list[
             continue
         frequent = {kind: getattr(made.frequent_errors, kind)[:MAX_FREQUENT] for kind in KINDS}
         entries = []
-        for line in read_jsonl(run.hypotheses(made.label, made.set)):
-            said, heard = (language.to_scoring(line[key]).split() for key in ("reference", "hypothesis"))
+        for line in read_hypothesis_lines(run.hypotheses(made.label, made.set)):
+            said, heard = (language.to_scoring(text).split() for text in (line.reference, line.hypothesis))
             if said != heard and len(said) <= MAX_EXAMPLE_WORDS:
-                entries.append(Entry(line["id"], align_weighted(said, heard)))
+                entries.append(Entry(line.id, align_weighted(said, heard)))
         entries.sort(key=lambda entry: (-entry.counts.errors, entry.id))
         found.append(ShownErrors(made=made, frequent=frequent, listed=entries[:MAX_LISTED], num_wrong=len(entries)))
     first = candidate.label if candidate else None
@@ -177,7 +187,7 @@ class Example:
     """An utterance as both wrote it."""
 
     set: str
-    line: Mapping[str, Any]  # of the candidate's hypotheses.jsonl
+    line: HypothesisLine  # the candidate's
     heard: tuple[Aligned, Aligned]  # baseline, candidate
     why: str = ""
 
@@ -194,7 +204,7 @@ class Example:
 
     @property
     def id(self) -> str:
-        return self.line["id"]
+        return self.line.id
 
 
 def examples(run: RunFolder, language: Language, pair: tuple[Named, Named] | None) -> list[Example]:
@@ -208,8 +218,8 @@ def examples(run: RunFolder, language: Language, pair: tuple[Named, Named] | Non
         before_path = run.hypotheses(baseline.label, set_name)
         if not before_path.is_file():
             continue
-        before = {line["id"]: line for line in read_jsonl(before_path)}
-        rows = [_example(set_name, before[line["id"]], line, language) for line in read_jsonl(path)]
+        before = {line.id: line for line in read_hypothesis_lines(before_path)}
+        rows = [_example(set_name, before[line.id], line, language) for line in read_hypothesis_lines(path)]
         rows = [row for row in rows if len(row.heard[0]) <= MAX_EXAMPLE_WORDS]
         rows.sort(key=lambda row: (-row.gained, row.id))
         better = [replace(row, why="Better") for row in rows if row.gained > 0]
@@ -218,7 +228,7 @@ def examples(run: RunFolder, language: Language, pair: tuple[Named, Named] | Non
     return chosen
 
 
-def _example(set_name: str, before: Mapping, after: Mapping, language: Language) -> Example:
-    reference = language.to_scoring(after["reference"])
-    first, second = (align_words(reference, language.to_scoring(line["hypothesis"])) for line in (before, after))
+def _example(set_name: str, before: HypothesisLine, after: HypothesisLine, language: Language) -> Example:
+    reference = language.to_scoring(after.reference)
+    first, second = (align_words(reference, language.to_scoring(line.hypothesis)) for line in (before, after))
     return Example(set=set_name, line=after, heard=(first, second))

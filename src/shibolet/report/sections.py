@@ -5,7 +5,8 @@ Chooses, sorts and lays out; rates and verdicts come from the stages that wrote 
 
 import base64
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from shibolet.errors import AudioError
 from shibolet.records.documents.alignment import AlignmentReport, SelfTest, Tally
 from shibolet.records.documents.gate import GateVerdict
-from shibolet.records.documents.plan import Plan
-from shibolet.records.documents.prepared import Prepared
+from shibolet.records.documents.plan import PhasePlan, Plan
+from shibolet.records.documents.prepared import Amount, Prepared, Split
 from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
-from shibolet.records.documents.truth import Truth
-from shibolet.records.ledger import read_ledger
+from shibolet.records.documents.truth import Found, Truth
+from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
 from shibolet.report.figures import Phase, Rate
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.svg import Figure
 
 if TYPE_CHECKING:
     from shibolet.records.audited import Audited
@@ -31,7 +33,21 @@ MAX_WORST = 20
 PLAYER_S, PLAYER_BPS = 15.0, 24_000  # length and bitrate of a player: about 45 kB
 
 
-def gates(run: RunFolder) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """The verdicts of a round's gates."""
+
+    verdicts: Mapping[str, GateVerdict]  # by name, one or two
+    accepted: bool
+    figure: Figure
+    same_judges: bool  # both judged by the same models
+
+    @property
+    def last(self) -> GateVerdict:
+        return list(self.verdicts.values())[-1]
+
+
+def gates(run: RunFolder) -> Gates | None:
     """The verdict on the raw data and, after a repair, on what was kept, by name; one figure for both."""
     named = {"Raw data": run.gate(), "After repair": run.gate(prepared=True)}
     verdicts = {name: GateVerdict.read(path) for name, path in named.items() if path.is_file()}
@@ -45,15 +61,36 @@ def gates(run: RunFolder) -> dict | None:
     first = next(iter(verdicts.values()))
     reports = [run.alignment_report(prepared=prepared) for prepared in (False, True)]
     models = [AlignmentReport.read(path).calibration.models for path in reports if path.is_file()]
-    return {
-        "verdicts": verdicts,
-        "accepted": first.accepted,
-        "figure": figures.gate(rows, first.config.proceed_below_pct, first.config.stop_above_pct),
-        "same_judges": len(models) == 2 and models[0] == models[1],
-    }
+    return Gates(
+        verdicts=verdicts,
+        accepted=first.accepted,
+        figure=figures.gate(rows, first.config.proceed_below_pct, first.config.stop_above_pct),
+        same_judges=len(models) == 2 and models[0] == models[1],
+    )
 
 
-def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """An utterance to listen to."""
+
+    row: "Audited"
+    sound: str | None  # a data: URI
+    no_sound: str = ""  # the reason why there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownAudit:
+    """What an audit heard."""
+
+    report: AlignmentReport
+    coverage_figure: Figure | None  # None: nobody measured it
+    confidence_figure: Figure
+    self_test: Sequence[tuple[str, Tally]] | None  # None: it did not run
+    num_flagged: int
+    worst: Sequence[Player]
+
+
+def audit(run: RunFolder, recipe: ShownRecipe) -> ShownAudit | None:
     """Distributions, domains, the self-test and the least credible utterances."""
     if not run.alignment_report().is_file():
         return None
@@ -69,14 +106,14 @@ def audit(run: RunFolder, recipe: ShownRecipe) -> dict | None:
             if row.coverage is not None:
                 coverage[row.domain].append(row.coverage)
     flagged = [row for row in rows if row.is_low_quality]
-    return {
-        "report": report,
-        "coverage_figure": coverage and figures.histograms(coverage, recipe.audit.min_coverage, "coverage"),
-        "confidence_figure": figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
-        "self_test": report.self_test and _self_test(report.self_test),
-        "num_flagged": len(flagged),
-        "worst": [_with_player(row, run.path) for row in _worst(flagged)],
-    }
+    return ShownAudit(
+        report=report,
+        coverage_figure=figures.histograms(coverage, recipe.audit.min_coverage, "coverage") if coverage else None,
+        confidence_figure=figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
+        self_test=report.self_test and _self_test(report.self_test),
+        num_flagged=len(flagged),
+        worst=[_player(row, run.path) for row in _worst(flagged)],
+    )
 
 
 def _self_test(result: SelfTest) -> list[tuple[str, Tally]]:
@@ -90,7 +127,7 @@ def _self_test(result: SelfTest) -> list[tuple[str, Tally]]:
     return [(name, tally) for name, tally in named.items() if tally.total]
 
 
-def _worst(flagged: Sequence["Audited"]) -> list["Audited"]:
+def _worst(flagged: "Sequence[Audited]") -> "list[Audited]":
     """The least credible utterance of each suspect type in turn, so that one kind does not hide the others."""
     kind = lambda row: row.suspect or row.failure  # noqa: E731
     order = sorted(flagged, key=lambda row: (kind(row), row.confidence or 0, row.coverage or 0, row.id))
@@ -98,22 +135,38 @@ def _worst(flagged: Sequence["Audited"]) -> list["Audited"]:
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None][:MAX_WORST]
 
 
-def _with_player(row: "Audited", run_dir: Path) -> dict:
-    """The row with its audio as a data: URI, or with the reason why there is none."""
+def _player(row: "Audited", run_dir: Path) -> Player:
     if row.audio is None:
-        return {"row": row, "sound": None, "no_sound": "the row could not be read"}
+        return Player(row=row, sound=None, no_sound="the row could not be read")
     from shibolet.speech import audio
     from shibolet.speech.augment import encode
 
     try:
         samples = audio.load(row.audio.in_folder(run_dir))
     except AudioError as error:
-        return {"row": row, "sound": None, "no_sound": str(error)}
+        return Player(row=row, sound=None, no_sound=str(error))
     mp3 = encode(samples[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)], "mp3", PLAYER_BPS)
-    return {"row": row, "sound": "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()}
+    return Player(row=row, sound="data:audio/mpeg;base64," + base64.b64encode(mp3).decode())
 
 
-def truth(run: RunFolder) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownKind:
+    """What was found of one kind of damage, in the order of the domains."""
+
+    kind: str
+    cells: Sequence[Found | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownTruth:
+    """What was dealt against what was found."""
+
+    made: Truth
+    domains: Sequence[str]
+    rows: Sequence[ShownKind]
+
+
+def truth(run: RunFolder) -> ShownTruth | None:
     """What the audit found of the damage that was dealt on purpose: a row a kind, a column a domain."""
     path = run.path / "truth.json"
     if not path.is_file():
@@ -122,13 +175,22 @@ def truth(run: RunFolder) -> dict | None:
     domains = list(dict.fromkeys(row.domain for row in found.rows))
     cells = {(row.kind, row.domain): row for row in found.rows}
     rows = [
-        {"kind": "nothing" if kind == "clean" else kind, "cells": [cells.get((kind, domain)) for domain in domains]}
+        ShownKind(kind="nothing" if kind == "clean" else kind, cells=[cells.get((kind, domain)) for domain in domains])
         for kind in dict.fromkeys(row.kind for row in found.rows)
     ]
-    return {"made": found, "domains": domains, "rows": rows}
+    return ShownTruth(made=found, domains=domains, rows=rows)
 
 
-def prepare(run: RunFolder) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPrepared:
+    """What is left to train on."""
+
+    summary: Prepared
+    splits: Mapping[str, Split]
+    rules: Sequence[tuple[str, str, Amount, LedgerLine]]  # rule, what it did, how much, an example
+
+
+def prepare(run: RunFolder) -> ShownPrepared | None:
     """What is left to train on, and by which rule the rest went, with an example of each."""
     path = run.prepared / "summary.json"
     if not path.is_file():
@@ -140,18 +202,28 @@ def prepare(run: RunFolder) -> dict | None:
         for effect, amounts in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))
         for rule, amount in amounts.items()
     ]
-    return {"summary": prepared, "splits": {"train": prepared.train, "dev": prepared.dev}, "rules": rules}
+    return ShownPrepared(summary=prepared, splits={"train": prepared.train, "dev": prepared.dev}, rules=rules)
 
 
-def train(run: RunFolder) -> dict | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownTraining:
+    """The plan of a training and, once there are steps, what became of it."""
+
+    phases: Sequence[PhasePlan]
+    notes: Sequence[str]
+    loss_figure: Figure | None = None
+    lr_figure: Figure | None = None
+    dev_figure: Figure | None = None
+    optimism: str | None = None
+    switches: Sequence[str] = ()
+
+
+def train(run: RunFolder) -> ShownTraining | None:
     """Phases, and once there are steps their losses, rates and dev scores."""
     if not run.plan.is_file():
         return None
     plan = Plan.read(run.plan)
-    shown = {
-        "phases": plan.phases, "notes": [plan.step.arithmetic, *plan.notes], "switches": [],
-        "loss_figure": None, "lr_figure": None, "dev_figure": None, "optimism": None,
-    }  # fmt: skip
+    shown = ShownTraining(phases=plan.phases, notes=[plan.step.arithmetic, *plan.notes])
     rows = StepRow.read_all(run.metrics)
     if not rows:
         return shown
@@ -165,18 +237,18 @@ def train(run: RunFolder) -> dict | None:
     loss = {row.step: row.loss for row in rows if row.loss is not None}  # skipped steps have none
     dev = DevScore.read_all(run.dev_scores)
     result = TrainResult.read(run.train_result) if run.train_result.is_file() else None
-    return {
-        **shown,
-        "optimism": result and result.optimism and result.optimism.sentence,
-        "loss_figure": figures.losses(list(loss.items()), phases),
-        "lr_figure": figures.rates(lr_by_part, phases),
-        "dev_figure": figures.dev_scores([(score.step, 100 * score.wer) for score in dev], phases) if dev else None,
-        "switches": [
+    return replace(
+        shown,
+        optimism=result and result.optimism and result.optimism.sentence,
+        loss_figure=figures.losses(list(loss.items()), phases),
+        lr_figure=figures.rates(lr_by_part, phases),
+        dev_figure=figures.dev_scores([(score.step, 100 * score.wer) for score in dev], phases) if dev else None,
+        switches=[
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)
             if {old.last, new.first} <= loss.keys()
         ],
-    }
+    )
 
 
 def provenance(run: RunFolder) -> list[tuple[str, Any]]:

@@ -43,6 +43,7 @@ def do_audit(
     take_over_evidence(folder, current.tell)
     listener = _listener(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
+    same_model = _same_model(current, prepared)
     inputs = {
         "format": [AlignmentReport.FORMAT, Calibration.FORMAT],
         "data": data.digest,
@@ -51,11 +52,9 @@ def do_audit(
         "calibration": hash_file(config.calibration) if config.calibration else None,
         "gate": recipe.gate.limits.model_dump(mode="json"),
         "listeners": list(listener.identities),
+        **({"same_model": same_model} if same_model else {}),
+        **({"review": hash_file(folder.review)} if not prepared and folder.review.is_file() else {}),
     }
-    if same_model := _same_model(current, prepared):
-        inputs["same_model"] = same_model
-    if not prepared and folder.review.is_file():
-        inputs["review"] = hash_file(folder.review)
     path = folder.alignment_report(prepared=prepared)
     name = "audit-prepared" if prepared else "audit"
     stage = _begin(current, name, inputs, lambda: AlignmentReport.read(path).num_lost)
@@ -306,9 +305,8 @@ def do_calibrate(
         "calibrate": recipe.calibrate.model_dump(mode="json"),
         "audit": recipe.audit.model_dump(mode="json", exclude={"calibration", "sample"}),
         "listeners": list(listener.identities),
+        **({} if minutes is None else {"minutes": minutes}),
     }
-    if minutes is not None:
-        inputs["minutes"] = minutes
     stage = _begin(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
     if not stage.done:
         with current.track("calibrate") as progress:

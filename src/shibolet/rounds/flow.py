@@ -1,7 +1,7 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.rounds import auditing, publish, stages
+from shibolet.rounds import auditing, publish, scoring, stages
 from shibolet.rounds.shared import Round
 
 
@@ -49,8 +49,8 @@ def run_stages(current: Round) -> int:
         current.retire(*current.folder.evaluated(baseline.label), *stages.after_training(current))
         current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
-    stages.do_evaluate(current, stages.candidates_of(current))
-    compared = stages.do_compare(current)
+    scoring.do_evaluate(current, scoring.candidates_of(current))
+    compared = scoring.do_compare(current)
     current.tell(f"compare: {compared.verdict}. {compared.sentence}")
     if compared.is_kept:
         return 0

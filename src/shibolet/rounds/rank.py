@@ -127,17 +127,13 @@ def _among_ranks() -> Iterator[None]:
 
 def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
     """WER and CER of a model in training on the dev split, each rank hearing its share; None: no dev split."""
-    import pyarrow.parquet as pq
-
-    from shibolet.evaluate.dev import dev_scorer
+    from shibolet.evaluate.dev import dev_scorer, read_dev
     from shibolet.records.documents.training import DevRates
     from shibolet.train.ranks import share_out
 
-    shards = sorted(job.prepared_dir.glob("dev-*.parquet"))
-    if not shards:
+    if not (rows := read_dev(job.prepared_dir)):
         tell("train: there is no dev split, so the last weights are the result")
         return None
-    rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
     trained_from, advised = time.perf_counter(), False
 

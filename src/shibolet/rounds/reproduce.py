@@ -18,11 +18,12 @@ from shibolet.listen.executor import Here
 from shibolet.records.candidate import named
 from shibolet.records.documents.base import Part
 from shibolet.records.documents.published import Reproduced
-from shibolet.records.files import read_json, read_jsonl, write_json
+from shibolet.records.files import read_json, write_json
+from shibolet.records.hypotheses import read_hypothesis_lines
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.scoring import language_of
 from shibolet.rounds.shared import Round
-from shibolet.rounds.stages import language_of
 
 NUM_HYPOTHESES = 20  # at least, over all sets
 EXPORT = named("export")
@@ -85,7 +86,7 @@ def reproduce(current: Round, model: Path, label: str) -> Reproduced:
 
 def _hypotheses(out_dir: Path) -> dict[str, str]:
     """By utterance id, as an evaluation wrote them."""
-    return {row["id"]: row["hypothesis"] for row in read_jsonl(out_dir / HYPOTHESES)}
+    return {line.id: line.hypothesis for line in read_hypothesis_lines(out_dir / HYPOTHESES)}
 
 
 def whole_batches(utterances: Sequence[Utterance], batch_utterances: int, num_wanted: int) -> list[Utterance]:

@@ -11,8 +11,8 @@ from shibolet.records.candidate import Candidate
 from shibolet.records.documents.comparison import Named, SystemsComparison
 from shibolet.records.documents.scores import Scores
 from shibolet.records.files import hash_file, hash_json
+from shibolet.rounds.scoring import compared_with, language_of, overlaps_of, score_set
 from shibolet.rounds.shared import Round
-from shibolet.rounds.stages import compared_with, language_of, overlaps_of, score_set
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 

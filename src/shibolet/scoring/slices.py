@@ -1,7 +1,7 @@
 """WER and CER pooled over the utterances of a set, a domain, a duration bucket, a speaker, a length, a noise level."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -98,13 +98,27 @@ def slices(
     return found
 
 
-def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> dict[str, dict[str, Slice]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sliced:
+    """Pooled scores by slice; a breakdown of which nothing is known is empty."""
+
+    sets: Mapping[str, Slice]
+    domains: Mapping[str, Slice]
+    buckets: Mapping[str, Slice]
+    lengths: Mapping[str, Slice]
+    speakers: Mapping[str, Slice] = field(default_factory=dict)
+    noise: Mapping[str, Slice] = field(default_factory=dict)
+
+
+def pool_by_slice(rows: Sequence[ScoredRow], buckets: Buckets = BUCKETS_S) -> Sliced:
     """Pooled scores by breakdown and slice."""
     found = slices(rows, lambda row: row, buckets)
-    return {
-        breakdown: {name: pool(members).scores() for name, members in groups.items()}
-        for breakdown, groups in found.items()
-    }
+    return Sliced(
+        **{
+            breakdown: {name: pool(members).scores() for name, members in groups.items()}
+            for breakdown, groups in found.items()
+        }
+    )
 
 
 def _bin(value: float, edges: Sequence[int], unit: str) -> str:

@@ -22,11 +22,13 @@ def frequent_errors(rows: Sequence[ScoredRow], most: int = MOST_FREQUENT) -> Fre
             for operation, said, heard in align_words(row.said, row.heard):
                 if operation != "hit":
                     seen[operation][said, heard] += 1
-    ranked = {
-        operation: tuple(Tally(said=said, heard=heard, times=times) for (said, heard), times in _ranked(counter)[:most])
-        for operation, counter in seen.items()
-    }
-    return FrequentErrors(substitutions=ranked["sub"], deletions=ranked["del"], insertions=ranked["ins"])
+
+    def ranked(operation: Operation) -> tuple[Tally, ...]:
+        return tuple(
+            Tally(said=said, heard=heard, times=times) for (said, heard), times in _ranked(seen[operation])[:most]
+        )
+
+    return FrequentErrors(substitutions=ranked("sub"), deletions=ranked("del"), insertions=ranked("ins"))
 
 
 def _ranked(counter: Counter) -> list[tuple[tuple[str | None, str | None], int]]:

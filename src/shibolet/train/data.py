@@ -4,14 +4,13 @@ from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from shibolet.errors import DataError
 from shibolet.model.family import Family
 from shibolet.model.protocols import Targets
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
+from shibolet.speech.tables import read_columns
 
 FRAME_TOLERANCE = 5  # frames of features (50 ms) by which decoded audio may differ from the table's duration
 
@@ -61,14 +60,14 @@ def read_examples(
         raise DataError(f"no {split}-*.parquet in {prepared_dir}; run 'shibolet prepare' first")
     examples, ledger = [], []
     for shard in shards:
-        table = pq.read_table(shard, columns=["id", "text", "duration_s"]).to_pylist()
-        tokens = targets.encode([line["text"] for line in table]) if table else []
-        for row, (line, text_ids) in enumerate(zip(table, tokens, strict=True)):
-            num_frames = family.num_frames(round(line["duration_s"] * SAMPLE_RATE_HZ))
+        table = list(read_columns(shard, "id", "text", "duration_s"))
+        tokens = targets.encode([text for _, text, _ in table]) if table else []
+        for row, ((id, text, duration_s), text_ids) in enumerate(zip(table, tokens, strict=True)):
+            num_frames = family.num_frames(round(duration_s * SAMPLE_RATE_HZ))
             num_targets = targets.frame.num_targets(len(text_ids))
             num_tokens = targets.frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
             rule = detail = ""
-            if not line["text"].strip():
+            if not text.strip():
                 rule, detail = "empty_text", "the target is empty"
             elif num_tokens > max_tokens:
                 rule = "too_long:positions"
@@ -76,16 +75,15 @@ def read_examples(
             if rule:
                 ledger.append(
                     LedgerLine(
-                        id=line["id"], source=shard.name, stage="train", rule=rule, detail=detail,
-                        duration_s=line["duration_s"],
+                        id=id, source=shard.name, stage="train", rule=rule, detail=detail, duration_s=duration_s
                     )
                 )  # fmt: skip
                 continue
             examples.append(
                 TrainExample(
-                    id=line["id"], audio=AudioRef(path=str(shard), row=row), text=line["text"],
-                    text_ids=array("i", text_ids), duration_s=line["duration_s"], num_frames=num_frames,
-                    num_tokens=num_tokens, num_targets=num_targets, family=family,
+                    id=id, audio=AudioRef(path=str(shard), row=row), text=text, text_ids=array("i", text_ids),
+                    duration_s=duration_s, num_frames=num_frames, num_tokens=num_tokens, num_targets=num_targets,
+                    family=family,
                 )
             )  # fmt: skip
     if not examples:

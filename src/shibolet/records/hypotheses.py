@@ -1,0 +1,32 @@
+"""The lines of `hypotheses.jsonl`: what a system heard in each utterance of a set, in the set's order."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shibolet.records.files import read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HypothesisLine:
+    """An utterance and its hypothesis, both texts as they came; fields in the file's order."""
+
+    id: str
+    reference: str
+    hypothesis: str  # empty where recognition failed
+    duration_s: float
+    domain: str | None
+    recording: str | None = None  # older files have nothing from here on
+    speaker: str | None = None
+    source: str | None = None
+    snr_db: float | None = None  # None: nobody looked at the audio
+
+
+def write_hypothesis_lines(path: Path, lines: Iterable[HypothesisLine]) -> None:
+    """Write the file, whole or not at all."""
+    write_jsonl(path, map(asdict, lines))
+
+
+def read_hypothesis_lines(path: Path) -> list[HypothesisLine]:
+    """The lines of a file, whichever version wrote it."""
+    return [HypothesisLine(**line) for line in read_jsonl(path)]
