@@ -39,9 +39,8 @@ Hear = Callable[[list[Clip], Path], None]
 
 def open_listener(kind: str, cpu: bool):
     """The aligner or the recogniser of the audit, or the engine of an evaluation."""
-    from shibolet.listen.qwen_aligner import QwenAligner
-    from shibolet.listen.qwen_recogniser import QwenRecogniser
-
+    from shibolet.listen.family_aligner import FamilyAligner
+    from shibolet.listen.family_recogniser import FamilyRecogniser
     from shibolet.listen.open import open_aligner, open_recogniser, open_transcriber
     from shibolet.listen.transcribe import Transcriber
 
@@ -52,10 +51,10 @@ def open_listener(kind: str, cpu: bool):
         }[kind]  # fmt: skip
         return open_it(name, "Hebrew")
     if kind == "aligner":
-        return QwenAligner(random_model("aligner", "cuda"))
+        return FamilyAligner(random_model("aligner", "cuda"))
     loaded = random_model("recogniser", "cuda")
     writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-    return writer if kind == "engine" else QwenRecogniser(loaded, "Hebrew", transcriber=writer)
+    return writer if kind == "engine" else FamilyRecogniser(loaded, "Hebrew", transcriber=writer)
 
 
 def auditing(executor: Executor, args: argparse.Namespace) -> Hear:

@@ -83,6 +83,28 @@ def test_no_modules_import_each_other_in_a_circle():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def test_what_tests_and_benchmarks_import_is_there():
+    """Benchmarks run rarely and import late: a module that was renamed would be missed on a rented machine first."""
+    known = {}
+    for path, tree in modules().items():
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        defined |= {
+            node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        imported = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+        known[name] = defined | {alias.asname or alias.name for alias in imported}
+    lost, read = [], 0
+    for path in sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "shibolet":
+                names, read = known.get(node.module, set()), read + 1
+                strange = [one.name for one in node.names if one.name not in names]
+                strange = [name for name in strange if f"{node.module}.{name}" not in known]
+                lost += [f"{path.relative_to(ROOT)}:{node.lineno}: {node.module}.{name}" for name in strange]
+    assert read > 500 and not lost, "\n".join(lost)
+
+
 def test_no_file_and_no_function_is_long():
     long = []
     for path, tree in modules().items():

@@ -1,12 +1,17 @@
 """Listeners that are known to be good, deaf or gullible, over words that are tones; changes that tests know."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
+from shibolet.audit.clip import Evidence
+from shibolet.audit.config import AuditConfig
+from shibolet.audit.hearing import Listener
 from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.speech.audio import load
 
 VOCABULARY = [
     a + b + c for a, b, c in zip("אבגדהוזחטיכלמנסעפצקרשת", "נסעפצקרשתאבגדהוזחטיכלמ", "זחטיכלמנסעפצקרשתאבגדהו")
@@ -127,3 +132,16 @@ class InFile:
 
     def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
         return [Hearing(hypothesis=self.said[id], text_score=None) if id in self.said else None for id in ids]
+
+
+CONFIG = AuditConfig(aligner="ears", recogniser="ears", chunk_utterances=8, num_workers=0)
+
+
+def listener(folder: Path, ears: "Swayed", **settings) -> Listener:
+    """One that hears and aligns by the same ears."""
+    return Listener(ears, ears, folder, load, CONFIG.model_copy(update=settings), "Hebrew")
+
+
+def evidence(heard: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """All that was heard, in memory."""
+    return {key: heard[key] for key in heard}

@@ -13,27 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ears import InFile, Louder, Swayed, half
+from ears import CONFIG, InFile, Louder, Swayed, evidence, half, listener
 
 from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
-from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.workers import Worker, decode
 from shibolet.errors import DataError
 from shibolet.listen.executor import Processes
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
-
-CONFIG = AuditConfig(aligner="ears", recogniser="ears", chunk_utterances=8, num_workers=0)
-
-
-def listener(folder: Path, ears: Swayed, **settings) -> Listener:
-    return Listener(ears, ears, folder, load, CONFIG.model_copy(update=settings), "Hebrew")
-
-
-def evidence(heard) -> dict:
-    return {key: heard[key] for key in heard}
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_evidence(tmp_path: Path, clips: list[Clip]) -> None:

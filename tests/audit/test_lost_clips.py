@@ -10,7 +10,7 @@ from threading import Event, Thread
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from ears import Ears, Swayed
+from ears import CONFIG, Ears, Swayed, evidence, listener
 
 from shibolet.audit import workers
 from shibolet.audit.clip import Clip
@@ -24,16 +24,6 @@ from shibolet.records.utterance import AudioRef
 from shibolet.rounds import auditing
 from shibolet.rounds.shared import SourceData, open_round
 from shibolet.speech.audio import load
-
-CONFIG = AuditConfig(aligner="ears", recogniser="ears", chunk_utterances=8, num_workers=0)
-
-
-def listener(folder: Path, ears: Swayed, **settings) -> Listener:
-    return Listener(ears, ears, folder, load, CONFIG.model_copy(update=settings), "Hebrew")
-
-
-def evidence(heard) -> dict:
-    return {key: heard[key] for key in heard}
 
 
 def load_or_die(ref: AudioRef) -> np.ndarray:

@@ -305,6 +305,15 @@ def test_a_recipe_that_only_audits_waits_for_no_training(run_dir, tmp_path):
     assert "has not run in this folder" not in page and "#train" not in page and 'id="audit"' in page
 
 
+def test_a_recipe_that_waits_for_its_base_has_its_pages(run_dir, tmp_path):
+    """hebrew-round3 can be audited before there is a round whose model it starts from."""
+    copy = copy_run(run_dir, tmp_path)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
+    waiting = recipe["models"] | {"base": None, "baseline": None}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "models": waiting}))
+    assert 'id="audit"' in write_report(copy).read_text(encoding="utf-8")
+
+
 def test_an_audit_without_an_aligner_has_a_page_without_coverage(run_dir, tmp_path):
     """Nobody measured coverage: neither an empty figure nor a full one may stand there."""
     copy = copy_run(run_dir, tmp_path)

@@ -91,3 +91,12 @@ def test_a_file_of_hypotheses_is_read(found, tmp_path: Path) -> None:
     assert found("heard.jsonl").state == "ok"
     write_jsonl(tmp_path / "heard.jsonl", [{"id": "a"}])
     assert found("heard.jsonl").state == "missing" and "line 1" in found("heard.jsonl").found
+
+
+def test_a_recipe_that_waits_for_its_base_is_told_how_to_get_one(found) -> None:
+    """hebrew-round3 names no model until `shibolet next` has put the round before in."""
+    recipe = load_recipe("hebrew-round3", ["audit.aligner=none", "audit.recogniser=builtin:ctc"])
+    findings = {one.what: one for one in check_recipe(recipe, Path("run")).findings}
+    assert findings["base"].state == findings["baseline"].state == "missing"
+    assert "'shibolet next RUN --from hebrew-round3 -o FILE' writes it" in findings["base"].found
+    assert "memory" in findings, "what the usual model takes is told meanwhile"

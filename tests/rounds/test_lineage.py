@@ -1,12 +1,14 @@
 """From round to round: protects from a next round that starts elsewhere, hears again, or has another's name."""
 
+import os
 from pathlib import Path
 
 import pytest
+from made_scores import SAID, comparison_of
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import load_recipe, write_recipe
-from shibolet.records.files import write_json
+from shibolet.records.files import take_over, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.lineage import take_over_evidence, title_after, write_next
 from shibolet.rounds.shared import folder_of
@@ -61,6 +63,9 @@ def test_a_round_that_is_not_finished_or_not_kept_has_no_next(finished, tmp_path
         bare = RunFolder(tmp_path / "bare")
         write_recipe(load_recipe(finished.recipe), bare.recipe)
         write_next(bare.path, tmp_path / "three.yaml", force=True)
+    comparison_of(SAID, SAID).write(finished.compare)
+    with pytest.raises(DataError, match=r"Round 2 is not kept .*; --force takes it all the same"):
+        write_next(finished.path, tmp_path / "three.yaml")
     (tmp_path / "there.yaml").write_text("")
     with pytest.raises(RecipeError, match="exists; name a new file"):
         write_next(finished.path, tmp_path / "there.yaml", force=True)
@@ -114,6 +119,38 @@ def test_evidence_is_taken_over_and_what_is_heard_later_stays_apart(finished, tm
     assert (child.audit() / "heard" / "ears" / "a.jsonl").read_text() == "one"
     (child.audit() / "heard" / "ears" / "b.jsonl").write_text("two")
     assert not (heard / "b.jsonl").exists()
+
+
+def test_what_is_taken_over_is_whole_or_absent(tmp_path, monkeypatch) -> None:
+    """A file that was cut off half-way would be taken for evidence; two jobs of an array may begin together."""
+    source, target = tmp_path / "one" / "a.jsonl", tmp_path / "two" / "a.jsonl"
+    source.parent.mkdir()
+    source.write_text("one")
+    link = os.link
+
+    def too_late(file: Path, place: Path) -> None:
+        link(file, place)
+        link(file, place)  # another job was first
+
+    monkeypatch.setattr("os.link", too_late)
+    take_over(source, target)
+    assert target.read_text() == "one" and source.read_text() == "one"
+    target.unlink()
+
+    def without_links(file: Path, place: Path) -> None:
+        raise OSError("no links on this disk")
+
+    def cut_off(original, copy) -> None:
+        copy.write(b"o")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.link", without_links)
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr("shutil.copyfileobj", cut_off)
+        take_over(source, target)
+    assert not target.exists()
+    take_over(source, target)
+    assert target.read_text() == "one" and target.stat().st_ino != source.stat().st_ino
 
 
 def test_a_parent_that_is_gone_is_told(finished, tmp_path) -> None:

@@ -7,11 +7,7 @@ import pytest
 import ranks
 from killed import PREEMPTED
 from ranks import train
-from tiny_run import make_rows, write_shard
-
-
-def rows(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+from tiny_run import make_rows, rows, write_shard
 
 
 def same(one: Path, other: Path, rel: float) -> None:

@@ -1,13 +1,12 @@
 """What is read does not depend on who decodes it, and the encoder's kept output is the encoder's output."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import PHASE_A, PHASE_B, tiny_config
+from tiny_run import PHASE_A, PHASE_B, rows, tiny_config
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError, RecipeError
@@ -37,10 +36,6 @@ def assert_same(one: Pack, other: Pack) -> None:
     for field in dataclasses.fields(Pack):
         a, b = getattr(one, field.name), getattr(other, field.name)
         assert a.equal(b) if isinstance(a, torch.Tensor) else a == b, field.name
-
-
-def rows(out_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow("train", seconds=20)

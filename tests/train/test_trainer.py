@@ -1,6 +1,5 @@
 """The mathematics of a step, what moves and what does not, and the guards."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import make_rows, tiny_config, write_shard
+from tiny_run import make_rows, rows, tiny_config, write_shard
 from transformers import Qwen3ASRForConditionalGeneration
 
 from shibolet.errors import RecipeError
@@ -32,10 +31,6 @@ from shibolet.train.stage import run_train
 def run(base_dir: Path, prepared_dir: Path, out_dir: Path, config: TrainConfig, **changes) -> dict:
     arguments = {"language": "Hebrew", "seed": 5, "score_dev": None, "about": {}, "num_threads": 1} | changes
     return run_train(prepared_dir=prepared_dir, out_dir=out_dir, base=str(base_dir), config=config, **arguments)
-
-
-def rows(out_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def without_dropout() -> LoraSettings:

@@ -11,6 +11,7 @@ from transformers import Qwen3ASRFeatureExtractor
 from shibolet.demo import tiny
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.save import save_model
+from shibolet.records.files import read_jsonl
 from shibolet.speech.audio import encode_flac
 from shibolet.train.config import LoraSettings, OptimizerConfig, PhaseConfig, TrainConfig
 
@@ -75,3 +76,8 @@ def save_base(path: Path) -> Path:
     model = tiny.new_recogniser(tokenizer, seed=0)
     save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, dtype=torch.float32)
     return path
+
+
+def rows(out_dir: Path) -> list[dict]:
+    """The lines of metrics.jsonl, as they stand there."""
+    return read_jsonl(out_dir / "metrics.jsonl")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.engine import Engine
-from shibolet.listen.executor import Executor
+from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.family import FAMILIES, family_named, has_family, load_aligner, load_recogniser
@@ -90,7 +90,7 @@ def open_transcriber(name: str, language: str, *, device: str = "cpu", **setting
 
 def open_engines(executor: Executor, name: str, language: str, *, device: str = "cpu", **settings) -> Engine | Engines:
     """The same in each process of an executor, where it has several."""
-    if executor.num_processes == 1:
+    if isinstance(executor, Here):
         return open_transcriber(name, language, device=device, **settings)
     open_it = partial(open_transcriber, name, language, device=device, **settings)
     together = settings.get("batch_utterances")

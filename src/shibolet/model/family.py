@@ -156,10 +156,7 @@ class Family(ABC):
 
     # Decoding
 
-    rows_at_once: ClassVar[Mapping[str, int]] = {
-        "cpu": 32,
-        "cuda": 256,
-    }  # at most, by device
+    rows_at_once: ClassVar[Mapping[str, int]] = {"cpu": 32, "cuda": 256}  # at most, by device
 
     def clips_at_once(self, device: str, beam_size: int) -> int:
         """Clips that are decoded together where nobody says another number."""

@@ -77,8 +77,11 @@ def take_over(source: Path, target: Path) -> None:
         make_folder(place.parent)
         try:
             os.link(file, place)
+        except FileExistsError:  # another job of an array was first
+            continue
         except OSError:  # another disk, or one that has no links
-            shutil.copy2(file, place)
+            with file.open("rb") as original, writing(place) as copy:
+                shutil.copyfileobj(original, copy)
 
 
 def sync_dir(path: Path) -> None:

@@ -18,6 +18,8 @@ audit-prepared/                 the same as audit/, over what was kept, when a S
 gate-prepared.json
 train/plan.json                 phases, steps, memory
       metrics.jsonl             one line a step
+      dev.jsonl                 one line a dev score
+      events.jsonl              steps skipped, roll-backs, memory that ran out
       result.json               which step was chosen, and by what
       checkpoints/
       final/                    the result: the model that the later stages use
@@ -26,6 +28,7 @@ evaluate/<label>/<set>/hypotheses.jsonl
                        scores.json
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
+tune-decoding/decoding.json     ways to decode on dev, with what each costs
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
 report.html

@@ -34,8 +34,8 @@ class ShownEvaluate(_Shown):
 
 
 class ShownModels(_Shown):
-    base: str
-    baseline: str
+    base: str | None  # None: of a round that only audits so far
+    baseline: str | None
     baseline_title: str
 
 

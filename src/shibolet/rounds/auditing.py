@@ -117,6 +117,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
     """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
     from shibolet.audit.stage import hear_shard
 
+    take_over_evidence(current.folder, current.tell)
     config, listener = _extended(current.recipe.audit, current.folder, current.data), _listener(current)
     with current.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
         hear_shard(

@@ -29,7 +29,7 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
     models = list(_models(recipe))
     if not (recipe.models and recipe.train):
         machine = [Finding("GPU, memory, disk", "note", "this recipe trains nothing")]
-    elif models[0].state == "ok" or not _is_here(recipe.models.base):
+    elif recipe.models.base is None or models[0].state == "ok" or not _is_here(recipe.models.base):
         try:
             machine = list(_machine(make_plan(recipe, run_dir, None, 1), run_dir))
         except DataError:  # told of its source below
@@ -94,6 +94,10 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
             yield _hypotheses(what, name, recipe.language)
         else:
             yield _local_model(what, name, only_hears) or _hub_model(what, name, only_hears)
+    for role in ("base", "baseline") if recipe.models else ():
+        if role not in roles:
+            how = f"'shibolet next RUN --from {recipe.name} -o FILE' writes it with the model of the round before"
+            yield Finding(role, "missing", f"the recipe names none: {how}, or give --set models.{role}=MODEL")
 
 
 def _hypotheses(what: str, name: str, language: str) -> Finding:

@@ -152,9 +152,7 @@ class TrainConfig(Config):
 
     phases: tuple[PhaseConfig, ...]
     objective: Literal["transcribe"] = "transcribe"  # what is minimised: a name in `train/objectives/registry.py`
-    untie_head: bool = (
-        True  # give the output projection weights of its own, so that it trains and embeddings stay frozen
-    )
+    untie_head: bool = True  # give the output projection weights of its own: it trains, and embeddings stay frozen
     lora: LoraSettings | None = LoraSettings()
     optimizer: OptimizerConfig = OptimizerConfig()
     utterances_per_step: int = Field(64, gt=0)  # over all ranks, whatever the hardware

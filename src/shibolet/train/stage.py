@@ -45,8 +45,7 @@ from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
-# -> {"wer": ..., "cer": ...}, shares, and "folds", of `scoring.selection`; called on every rank
-DevScorer = Callable[[LoadedModel], DevRates]
+DevScorer = Callable[[LoadedModel], DevRates]  # of the dev set; called on every rank
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -64,7 +63,7 @@ def run_train(
     only_through: str | None = None,
     on_step: StepCallback | None = None,
 ) -> TrainResult:
-    """Train, or go on training, and write `final/`; the content of `result.json`.
+    """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `about` is what trackers show first: the audit's summary, the recipe. `only_through` names the phase whose last
@@ -128,9 +127,7 @@ def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, see
     family = loaded.family
     targets = family.targets(loaded.tokenizer, Prompt(language))
     examples, ledger = read_examples(prepared_dir, "train", family, targets, family.max_tokens(loaded.model.config))
-    return _Opened(
-        ranks, loaded, targets, examples, ledger, fingerprint_of(loaded, examples, config, language, seed)
-    )  # fmt: skip
+    return _Opened(ranks, loaded, targets, examples, ledger, fingerprint_of(loaded, examples, config, language, seed))
 
 
 def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:

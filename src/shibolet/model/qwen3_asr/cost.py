@@ -2,7 +2,7 @@
 
 Operations are those of the mathematics: two a multiply-add, attention over pairs that see each other, nothing that is
 computed twice. Bytes are an explicit list of the tensors that autograd keeps under packed attention and in fused layers
-(`model.fused`); each line of a list names what it stands for.
+(`fused.py`); each line of a list names what it stands for.
 
 Shapes: T tokens, A audio tokens, L label positions, C one-second chunks.
 """

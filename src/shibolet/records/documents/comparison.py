@@ -164,7 +164,7 @@ class Refusal(Part):
 
 
 class Comparison(PairComparison, Document):
-    """The content of `compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
+    """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
     FORMAT: ClassVar[int] = 6
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
@@ -203,7 +203,7 @@ class SystemRates(Part):
 
 
 class SystemsComparison(Document):
-    """The content of `systems.json`: any systems that were scored in a run folder, each with each."""
+    """`systems.json`: any systems that were scored in a run folder, each with each."""
 
     FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE --system A --system B' makes it anew from the scores"

@@ -176,7 +176,7 @@ class Overlap(Part):
 
 
 class Scores(Measured, Document):
-    """The content of `scores.json`."""
+    """`scores.json`."""
 
     FORMAT: ClassVar[int] = 4
     REMEDY: ClassVar[str] = "'shibolet evaluate RECIPE' makes it"

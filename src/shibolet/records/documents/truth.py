@@ -27,7 +27,7 @@ class AfterPrepare(Part):
 
 
 class Truth(Document):
-    """The content of `truth.json`."""
+    """`truth.json`."""
 
     FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet demo' writes it anew"
