@@ -16,7 +16,7 @@ from shibolet.rounds import auditing, scoring
 from shibolet.rounds.shared import open_round
 
 RATE = 16000
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("listen", seconds=65)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def save_recipe(folder: Path, recipe: dict = RECIPE) -> Path:
     """The recipe as a file, with a base model beside it."""
     base = str(save_base(folder / "base"))
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "models": {"base": base, "round1": base}}))
+    path.write_text(yaml.safe_dump({**recipe, "models": {"base": base, "baseline": base}}))
     return path
 
 
