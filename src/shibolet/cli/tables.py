@@ -5,7 +5,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from shibolet.cli.terminal import OUT, facts, pct, table
-from shibolet.gate.decision import counts_of
+from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched
