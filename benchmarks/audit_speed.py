@@ -85,8 +85,8 @@ class OnePass(NoRecogniser):
         if self._name == "greedy":
             with self._recogniser._forward:
                 return [Hearing(hypothesis=text, text_score=None) for text in self._transcriber.transcribe(clips)]
-        scores = self._recogniser.log_likelihood(clips, texts)
-        return [Hearing(hypothesis=text, text_score=score) for text, score in zip(texts, scores, strict=True)]
+        logps = self._recogniser.token_logps(clips, texts)
+        return [Hearing(hypothesis=text, text_score=float(own.sum())) for text, own in zip(texts, logps, strict=True)]
 
 
 def random_model(kind: str, device: str) -> "LoadedModel":

@@ -12,6 +12,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.correction import Corrected, correct, corrected_rate
 from shibolet.gate.decision import decide
+from shibolet.gate.limits import LIMITS, SELF_TEST_LIMITS, Case, Clips
 from shibolet.gate.lines import EVEN_CHANCE, clips_to_settle, level_of_look
 from shibolet.gate.stage import gate, run_gate
 from shibolet.records.audited import write_audited
@@ -88,6 +89,33 @@ def test_an_instrument_that_fails_its_self_test_gives_no_verdict(changes, scored
         result = decide(at, self_test(**changes), scored_frac, GateConfig())
         assert (result.decision, result.more_clips_needed, result.straddles_pct) == ("INVALID", None, ())
         assert reason in result.recommendation
+
+
+def test_each_limit_is_broken_by_what_it_is_about_and_by_nothing_else():
+    """One that cannot be broken is no limit."""
+
+    def case(tested=None, scored_frac=1.0) -> Case:
+        return Case(
+            scored_frac=scored_frac, failures={}, self_test=tested, texts_are_wrong=False, text_side_only=False,
+            config=GateConfig(),
+        )  # fmt: skip
+
+    def broken(limits, judged) -> list[str]:
+        return [limit.name for limit in limits if limit.broken(judged)]
+
+    assert [broken(LIMITS, one) for one in (case(self_test()), case(self_test(), 0.5), case())] == [
+        [], ["scored"], ["self_test"],
+    ]  # fmt: skip
+    changes = {
+        "damaged_copies": {"damaged": SOUND["damaged"] | {"swapped": {"hits": 50, "total": 100}}},
+        "harmless_copies": {"harmless": {"hits": 30, "total": 100}},
+        "untouched_clips": {"untouched": {"hits": 45, "total": 100}},
+    }
+    assert list(changes) == [limit.name for limit in SELF_TEST_LIMITS]
+    for name, change in changes.items():
+        tested = self_test(**change)
+        overall = Clips(case=case(tested), tallies=tested, is_domain=False)
+        assert broken(SELF_TEST_LIMITS, overall) == [name]
 
 
 def test_the_limits_of_the_instrument_are_themselves_allowed():

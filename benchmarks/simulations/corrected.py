@@ -4,7 +4,7 @@ import numpy as np
 
 from shibolet.gate.correction import correct
 from shibolet.records.documents.calibration import ErrorRates
-from shibolet.scoring.rates import Part, share_interval
+from shibolet.scoring.rates import WeightedRate, share_interval
 from simulations.rates import decided
 
 POPULATION = 45_000
@@ -24,7 +24,7 @@ def measure(truth: float, sensitivity: float, specificity: float, num: int, clip
         if errors.sensitivity + errors.specificity <= 1:
             continue  # refused in words
         ends = share_interval(low, num, POPULATION, 0.95)
-        if (corrected := correct(Part(1.0, low / num, *ends), errors, 0.95)) is None:
+        if (corrected := correct(WeightedRate(1.0, low / num, *ends), errors, 0.95)) is None:
             continue  # likewise: no true rate would be possible
         given += 1
         covered += corrected.lower <= truth <= corrected.upper

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,12 @@ def test_a_round_that_ended_at_the_gate_has_no_comparison(run, tmp_path, capsys)
     assert summary.compare is None and {"compare", "gate_prepared"}.isdisjoint(summary.to_json())
     show_demo(summary)
     assert "against" not in capsys.readouterr().out
+
+
+def test_a_round_that_kept_nothing_has_no_share_of_damaged_utterances(run, capsys) -> None:
+    summary = summary_of(run, seed=3, code=0)
+    left = {"kept_utterances": 0, "kept_damaged": 0, "kept_damaged_pct": None, "good_hours_lost_pct": 100.0}
+    nothing = summary.truth.after_prepare.model_copy(update=left)
+    truth = summary.truth.model_copy(update={"after_prepare": nothing})
+    show_demo(replace(summary, truth=truth))
+    assert "Kept: 0 utterances; 100.0% of the good hours are lost." in capsys.readouterr().out

@@ -20,7 +20,7 @@ from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
 from shibolet.records.candidate import named
-from shibolet.records.documents.scores import Failure, Scores, Tally, WordErrors
+from shibolet.records.documents.scores import Failure, FrequentError, Scores, WordErrors
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
@@ -201,7 +201,7 @@ def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
     """The kinds of errors, the other normaliser and the listing are of the same hypotheses as WER."""
     texts = ["שלום שלום", "מה נשמע היום " + "כן " * 8, "בית ספר.", ""]
     scores = evaluate(Parrot(texts), utterances, tmp_path / "out")
-    assert scores.frequent_errors.substitutions == (Tally(said="עולם", heard="שלום", times=1),)
+    assert scores.frequent_errors.substitutions == (FrequentError(said="עולם", heard="שלום", times=1),)
     assert scores.insertion_tail.runaway_ids == scores.loops.ids == ("u1",)
     assert (scores.normaliser, scores.as_target.normaliser) == ("leaderboard-1", "he-target-1")
     assert scores.as_target.wer.errors > scores.wer.errors, "a full stop is a letter to a target"

@@ -46,7 +46,7 @@ def clips() -> list[np.ndarray]:
 def pack(tokenizer, clips) -> Pack:
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
     mels = [log_mel(clip, Qwen3ASRFeatureExtractor()) for clip in clips]
-    sequences = [prompt.example(num_audio_tokens(m.shape[1]), text) for m, text in zip(mels, SENTENCES, strict=True)]
+    sequences = prompt.examples([num_audio_tokens(m.shape[1]) for m in mels], SENTENCES)
     return build_pack(sequences, mels, prompt.audio_id, shift=True)
 
 

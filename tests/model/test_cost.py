@@ -29,7 +29,7 @@ def in_place(out: tuple, a: tuple, b: tuple, **_) -> int:
 def test_multiply_adds_are_those_that_torch_counts(recogniser, tokenizer, clips, sentences, parts):
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
     mels = [log_mel(clip, Qwen3ASRFeatureExtractor()) for clip in clips]
-    sequences = [prompt.example(num_audio_tokens(m.shape[1]), text) for m, text in zip(mels, sentences, strict=True)]
+    sequences = prompt.examples([num_audio_tokens(m.shape[1]) for m in mels], sentences)
     pack = build_pack(sequences, mels, prompt.audio_id, shift=True)
     untie_head(recogniser)
     if "lora" in parts:

@@ -29,7 +29,7 @@ TRAINED = {
 def pack(tokenizer, clips, sentences) -> Pack:
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
     mels = [log_mel(clip, Qwen3ASRFeatureExtractor()) for clip in clips]
-    sequences = [prompt.example(num_audio_tokens(m.shape[1]), text) for m, text in zip(mels, sentences, strict=True)]
+    sequences = prompt.examples([num_audio_tokens(m.shape[1]) for m in mels], sentences)
     return build_pack(sequences, mels, prompt.audio_id, shift=True)
 
 

@@ -30,9 +30,12 @@ def test_logits_equal_those_of_the_qwen_asr_package(kind: str, tmp_path: Path):
         mel = log_mel(clip, loaded.extractor)
         num_audio = num_audio_tokens(mel.shape[1])
         if kind == "aligner":
-            ids = AlignmentPrompt(loaded.tokenizer).example(num_audio, tiny_models.TEXT.split()).input_ids
+            prompt = AlignmentPrompt(loaded.tokenizer)
+            (sequence,) = prompt.examples([num_audio], [tiny_models.TEXT.split()], [None])
         else:
-            ids = TranscriptionPrompt(loaded.tokenizer, "Hebrew").example(num_audio, tiny_models.TEXT).input_ids
+            prompt = TranscriptionPrompt(loaded.tokenizer, "Hebrew")
+            (sequence,) = prompt.examples([num_audio], [tiny_models.TEXT])
+        ids = sequence.input_ids
         expected = torch.tensor(golden["logits"])
         assert len(ids) == golden["num_tokens"] and ids[-len(expected) :] == golden["input_ids"]
         padding = -mel.shape[1] % CHUNK_FRAMES

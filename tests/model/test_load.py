@@ -36,12 +36,12 @@ def logits(loaded: LoadedModel, clip, aligner: bool = False) -> torch.Tensor:
     mel = log_mel(clip, loaded.extractor)
     if aligner:
         prompt = AlignmentPrompt(loaded.tokenizer)
-        sequence = prompt.example(num_audio_tokens(mel.shape[1]), ["שלום", "עולם"], [0, 1, 2, 3])
+        sequences = prompt.examples([num_audio_tokens(mel.shape[1])], [["שלום", "עולם"]], [[0, 1, 2, 3]])
     else:
         prompt = TranscriptionPrompt(loaded.tokenizer, "Hebrew")
-        sequence = prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם")
+        sequences = prompt.examples([num_audio_tokens(mel.shape[1])], ["שלום עולם"])
     with torch.no_grad():
-        return FAMILY.logits(loaded.model, build_pack([sequence], [mel], prompt.audio_id, shift=not aligner))
+        return FAMILY.logits(loaded.model, build_pack(sequences, [mel], prompt.audio_id, shift=not aligner))
 
 
 @pytest.mark.parametrize("tied", [True, False])

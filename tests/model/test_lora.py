@@ -64,7 +64,9 @@ def test_adapters_start_from_the_seed_whatever_ran_before(tokenizer, recogniser)
 def test_merging_gives_the_same_logits(recogniser, tokenizer, clips, dtype):
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
     mel = log_mel(clips[1], Qwen3ASRFeatureExtractor())
-    pack = build_pack([prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם")], [mel], prompt.audio_id, shift=True)
+    pack = build_pack(
+        prompt.examples([num_audio_tokens(mel.shape[1])], ["שלום עולם"]), [mel], prompt.audio_id, shift=True
+    )
     recogniser.to(dtype)
     with torch.no_grad():
         plain = FAMILY.logits(recogniser, pack).float()
@@ -119,7 +121,8 @@ def test_an_adapter_alone_on_its_base_is_the_trained_model(recogniser, tokenizer
     assert put_on.peft_config["default"].base_model_name_or_path == "org/base"
     mel = log_mel(clips[1], Qwen3ASRFeatureExtractor())
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
-    ids = torch.tensor([prompt.example(num_audio_tokens(mel.shape[1]), "שלום עולם").input_ids])
+    (sequence,) = prompt.examples([num_audio_tokens(mel.shape[1])], ["שלום עולם"])
+    ids = torch.tensor([sequence.input_ids])
     inputs = {
         "input_ids": ids, "attention_mask": torch.ones_like(ids), "input_features": F.pad(mel, (0, 30))[None],
         "input_features_mask": (torch.arange(200) < 170).long()[None],

@@ -26,7 +26,7 @@ def mels(clips):
 @pytest.fixture
 def sequences(tokenizer, mels, sentences):
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
-    return [prompt.example(num_audio_tokens(m.shape[1]), text) for m, text in zip(mels, sentences, strict=True)]
+    return prompt.examples([num_audio_tokens(m.shape[1]) for m in mels], sentences)
 
 
 def stock_inputs(sequence, mel) -> dict:
@@ -90,10 +90,8 @@ def test_time_classes_of_the_aligner_are_those_of_the_stock_model(tokenizer, mel
     model = tiny.new_aligner(tokenizer, seed=2).eval()
     prompt = AlignmentPrompt(tokenizer)
     words = [text.split() for text in sentences]
-    sequences = [
-        prompt.example(num_audio_tokens(m.shape[1]), w, list(range(2 * len(w))))
-        for m, w in zip(mels, words, strict=True)
-    ]
+    classes = [list(range(2 * len(said))) for said in words]
+    sequences = prompt.examples([num_audio_tokens(m.shape[1]) for m in mels], words, classes)
     stock = []
     with torch.no_grad():
         for sequence, mel in zip(sequences, mels, strict=True):

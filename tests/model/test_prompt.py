@@ -64,13 +64,13 @@ def test_the_aligners_prompt_is_that_of_the_native_processor(tokenizer, clips):
     processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, template_of("native", aligner=True))
     inputs, words = processor.prepare_forced_aligner_inputs(clips[1], "שלום עולם", return_tensors="pt")
     assert words == [["שלום", "עולם"]]
-    expected = AlignmentPrompt(tokenizer).example(num_audio_tokens(170), words[0]).input_ids
-    assert inputs["input_ids"][0].tolist() == expected
+    (expected,) = AlignmentPrompt(tokenizer).examples([num_audio_tokens(170)], words, [None])
+    assert inputs["input_ids"][0].tolist() == expected.input_ids
 
 
 def test_labels_stand_on_the_target_and_nowhere_else(tokenizer):
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
-    sequence = prompt.example(5, "שלום עולם")
+    (sequence,) = prompt.examples([5], ["שלום עולם"])
     request = prompt.request(5)
     num_text = len(prompt.encode(["שלום עולם"])[0])
     assert len(sequence.input_ids) == len(sequence.labels) == prompt.frame.num_tokens(5, num_text)
@@ -85,22 +85,22 @@ def test_labels_stand_on_the_target_and_nowhere_else(tokenizer):
 def test_markup_in_a_transcript_is_no_token_of_ours(tokenizer, markup: str):
     transcription, alignment = TranscriptionPrompt(tokenizer, "Hebrew"), AlignmentPrompt(tokenizer)
     special = tokenizer.convert_tokens_to_ids(markup)
-    plain, marked = transcription.example(3, "שלום"), transcription.example(3, f"שלום {markup}")
+    plain, marked = transcription.examples([3, 3], ["שלום", f"שלום {markup}"])
     assert marked.input_ids.count(special) == plain.input_ids.count(special)
     assert tokenizer.decode(transcription.encode([markup])[0]) == markup
-    counts = [alignment.example(3, [word]).input_ids.count(special) for word in ("שלום", markup)]
-    assert counts[0] == counts[1]
+    plain, marked = alignment.examples([3, 3], [["שלום"], [markup]], [None, None])
+    assert marked.input_ids.count(special) == plain.input_ids.count(special)
 
 
 def test_the_aligners_markers_follow_each_word(tokenizer):
     prompt = AlignmentPrompt(tokenizer)
-    sequence = prompt.example(4, ["שלום", "עולם"], [3, 7, 7, 12])
+    (sequence,) = prompt.examples([4], [["שלום", "עולם"]], [[3, 7, 7, 12]])
     at = [i for i, token in enumerate(sequence.input_ids) if token == prompt.timestamp_id]
     assert [sequence.labels[i] for i in at] == [3, 7, 7, 12]
     assert sum(label != IGNORED for label in sequence.labels) == 4
     assert tokenizer.decode(sequence.input_ids[6:]) == "שלום<timestamp><timestamp>עולם<timestamp><timestamp>"
     with pytest.raises(ValueError, match="2 words need 4 time classes, got 3"):
-        prompt.example(4, ["שלום", "עולם"], [1, 2, 3])
+        prompt.examples([4], [["שלום", "עולם"]], [[1, 2, 3]])
 
 
 def test_a_tokenizer_of_another_model_is_refused(real):

@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.scoring.rare import Losses, cost_of_loop, losses, pieces_for, told
+from shibolet.scoring.rare import PairedLosses, cost_of_loop, losses, pieces_for, told
 from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.tallies import is_failure, is_loop
 
@@ -17,8 +17,8 @@ def row(reference: str, hypothesis: str) -> ScoredRow:
     return score_row(utterance, hypothesis, set="d", normaliser=str.strip)
 
 
-def counted(first_alone: int, second_alone: int, both: int = 0, num: int = 412) -> Losses:
-    return Losses(num, num, first_alone + both, second_alone + both, first_alone, second_alone)
+def counted(first_alone: int, second_alone: int, both: int = 0, num: int = 412) -> PairedLosses:
+    return PairedLosses(num, num, first_alone + both, second_alone + both, first_alone, second_alone)
 
 
 def test_the_upper_limit_is_what_so_few_losses_are_just_compatible_with() -> None:
@@ -39,8 +39,8 @@ def test_more_losses_than_chance_explains_is_an_exact_test_of_those_that_are_not
 def test_losses_are_counted_by_utterance_in_both_systems() -> None:
     first = [row("א ב", LOOP), row("א ב", LOOP), row("א ב", "א"), row("א ב", ""), row("", "")]
     second = [row("א ב", LOOP), row("א ב", "א ב"), row("א ב", LOOP), row("א ב", ""), row("", "")]
-    assert losses(first, second, is_loop) == Losses(5, 5, 2, 2, 1, 1)
-    assert losses(first, second, is_failure) == Losses(5, 5, 1, 1, 0, 0), "an empty reference asks for no words"
+    assert losses(first, second, is_loop) == PairedLosses(5, 5, 2, 2, 1, 1)
+    assert losses(first, second, is_failure) == PairedLosses(5, 5, 1, 1, 0, 0), "an empty reference asks for no words"
     assert not is_failure(row("א", "ב"))
     dot = Utterance(id="a", audio=AudioRef(path=""), text="א ב", duration_s=1.0, source="s")
     blank = score_row(dot, ".", set="d", normaliser=lambda text: text.replace(".", " "))
@@ -72,7 +72,7 @@ def test_the_sentences_say_what_was_seen_and_what_may_be_missing() -> None:
     assert loops.startswith("Round 2 loops in 3 of 412 utterances, Round 1 in 2; Round 2 alone in 2, which is ")
     assert "those not seen come to 6.3 points" in loops
     assert failures == "Round 2 recognises nothing in 3 utterances that have words, Round 1 in 0."
-    cut = Losses(17, 340, 0, 0, 0, 0)
+    cut = PairedLosses(17, 340, 0, 0, 0, 0)
     assert told(cut, cut, 5.0, TITLES)[0].startswith(
         "0 loops in 17 utterances (340 pieces of 30 s or less) are compatible with 1.1% (upper 97.5% limit); at 5.0 "
         "times a piece's words each"

@@ -9,8 +9,8 @@ from scipy.stats import binomtest, hypergeom
 from shibolet.errors import DataError
 from shibolet.scoring.rates import (
     GateRecord,
-    Part,
     StratumSize,
+    WeightedRate,
     clopper_pearson,
     combine,
     estimate_rate,
@@ -60,12 +60,12 @@ def test_of_a_small_population_the_interval_has_every_share_that_is_not_refuted(
 
 
 def test_parts_are_put_together_by_squares_and_what_is_known_adds_nothing():
-    parts = [Part(0.5, 0.2, 0.1, 0.4), Part(0.3, 0.5, 0.3, 0.6), Part(0.2, 1.0, 1.0, 1.0)]
+    parts = [WeightedRate(0.5, 0.2, 0.1, 0.4), WeightedRate(0.3, 0.5, 0.3, 0.6), WeightedRate(0.2, 1.0, 1.0, 1.0)]
     found = combine(parts)
     assert (found.weight, found.rate) == pytest.approx((1.0, 0.45))
     assert found.lower == pytest.approx(0.45 - np.hypot(0.05, 0.06))
     assert found.upper == pytest.approx(0.45 + np.hypot(0.10, 0.03))
-    assert combine(parts[2:]) == Part(0.2, 0.2, 0.2, 0.2)
+    assert combine(parts[2:]) == WeightedRate(0.2, 0.2, 0.2, 0.2)
 
 
 @pytest.mark.parametrize("per_recording", [1, 10, 300])

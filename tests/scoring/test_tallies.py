@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from shibolet.records.documents.scores import Loops, Tally
+from shibolet.records.documents.scores import FrequentError, Loops
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
@@ -27,7 +27,7 @@ ROWS = [
 
 def test_frequent_errors_add_up_to_the_counts_in_any_order_of_the_rows() -> None:
     found = frequent_errors(ROWS)
-    assert found.substitutions == (Tally(said="ב", heard="x", times=2),)
+    assert found.substitutions == (FrequentError(said="ב", heard="x", times=2),)
     for kind in ("deletions", "insertions", "substitutions"):
         assert sum(one.times for one in getattr(found, kind)) == sum(getattr(row.words, kind) for row in ROWS)
     assert frequent_errors(ROWS[::-1]) == found

@@ -117,7 +117,7 @@ def test_a_time_one_class_off_is_nearly_right(loaded):
     classes = align.needs("u")["classes"]
     assert classes == [0, 5, 5, 499]
     pack = build_pack(
-        [prompt.example(13, ["שלום", "עולם"], classes)], [torch.randn(128, 100)], prompt.audio_id, shift=False
+        prompt.examples([13], [["שלום", "עולם"]], [classes]), [torch.randn(128, 100)], prompt.audio_id, shift=False
     )
     with torch.no_grad(), align.context(model):
         total = align.loss(model, pack, TrainStep([], 0.0)).total

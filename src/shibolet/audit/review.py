@@ -23,7 +23,7 @@ from shibolet.records.documents.gate import Interval
 from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer
 from shibolet.scoring.allocation import turns
-from shibolet.scoring.rates import Part
+from shibolet.scoring.rates import WeightedRate
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 40  # good or bad, all together; fewer give no rate
@@ -169,7 +169,8 @@ def _rates(bands: Bands, level: float) -> dict[str, Any]:
     missed = passed_share * passed.rate if passed else 0.0
     right = passed_share - missed
     return {
-        "false_discovery_pct": flagged and _interval(Part(1.0, 1 - flagged.rate, 1 - flagged.upper, 1 - flagged.lower)),
+        "false_discovery_pct": flagged
+        and _interval(WeightedRate(1.0, 1 - flagged.rate, 1 - flagged.upper, 1 - flagged.lower)),
         "false_omission_pct": passed and _interval(passed),
         "corrected_low_quality_pct": _interval(found),
         "sensitivity": round(1 - missed / found.rate, 5) if found.rate > 0 else None,
@@ -226,5 +227,5 @@ def _ended(cells: Mapping[Cell, Sequence[str]], sure: Mapping[Cell, Sequence[str
     ]
 
 
-def _interval(part: Part) -> Interval:
+def _interval(part: WeightedRate) -> Interval:
     return Interval(**{name: round(100 * getattr(part, name), 3) for name in Interval.model_fields})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Forecast
-from shibolet.scoring.rates import Part, clopper_pearson, combine
+from shibolet.scoring.rates import WeightedRate, clopper_pearson, combine
 
 EDGES = (0.1, 0.5, 0.75, 0.95)  # of the score, between bands; 0.5 parts what is flagged from what passed
 EXPECTED_BAD = (0.95, 0.7, 0.3, 0.1, 0.03)  # of each band, before anybody answered, where no probability is known
@@ -75,29 +75,31 @@ class Bands:
             groups += own
         return groups
 
-    def rate(self, level: float, factor: float = 1.0) -> Part:
+    def rate(self, level: float, factor: float = 1.0) -> WeightedRate:
         """The share of bad ones in the population; with `factor` times as many answers, if they stay what they are."""
         from scipy.special import ndtri
 
         parts = {tuple(group): self._part(group, level, factor) for group in self.groups()}
         failed = sum(self.sizes[d] / self._population * num / self.heard[d] for d, num in self.failed.items())
         unknown = [
-            Part(self._weight(cell), parts[group].rate, 0.0, 1.0) for group in parts for cell in self._unknown(group)
+            WeightedRate(self._weight(cell), parts[group].rate, 0.0, 1.0)
+            for group in parts
+            for cell in self._unknown(group)
         ]
-        found = combine([*parts.values(), *unknown, Part(failed, 1.0, 1.0, 1.0)])
+        found = combine([*parts.values(), *unknown, WeightedRate(failed, 1.0, 1.0, 1.0)])
         rate_of = {band: part.rate for group, part in parts.items() for band in group}
         reach = float(ndtri((1 + level) / 2)) ** 2 * sum(self._variance(domain, rate_of) for domain in self.heard)
         below = math.sqrt((found.rate - found.lower) ** 2 + reach)
         above = math.sqrt((found.upper - found.rate) ** 2 + reach)
-        return Part(1.0, found.rate, max(0.0, found.rate - below), min(1.0, found.rate + above))
+        return WeightedRate(1.0, found.rate, max(0.0, found.rate - below), min(1.0, found.rate + above))
 
-    def side(self, *, flagged: bool, level: float) -> Part | None:
+    def side(self, *, flagged: bool, level: float) -> WeightedRate | None:
         """The share of bad ones among what the audit flagged, or passed; None where that is nothing."""
         parts = [self._part(group, level) for group in self.groups() if is_flagged(group[0]) == flagged]
         if not parts:
             return None
         weight = sum(part.weight for part in parts)
-        return combine(Part(part.weight / weight, part.rate, part.lower, part.upper) for part in parts)
+        return combine(WeightedRate(part.weight / weight, part.rate, part.lower, part.upper) for part in parts)
 
     def share_passed(self) -> float:
         """Of the population, the share that the audit would let pass."""
@@ -127,7 +129,7 @@ class Bands:
     def _answers(self, group: Sequence[int]) -> int:
         return sum(num for (_, band), num in self.answered.items() if band in group)
 
-    def _part(self, group: Sequence[int], level: float, factor: float = 1.0) -> Part:
+    def _part(self, group: Sequence[int], level: float, factor: float = 1.0) -> WeightedRate:
         """Bands that are taken together, as far as they are answered; exact on the effective number of answers."""
         own = [cell for cell in self.members if cell[1] in group]
         judged = [cell for cell in own if self.answered.get(cell)]
@@ -142,7 +144,7 @@ class Bands:
             unheard += share**2 / num * (1 - num * self.heard[cell[0]] / (self.members[cell] * self.sizes[cell[0]]))
         lower, upper = clopper_pearson(rate, 1 / variance, level)
         left = math.sqrt(max(0.0, unheard / variance))
-        return Part(weight, rate, rate - (rate - lower) * left, rate + (upper - rate) * left)
+        return WeightedRate(weight, rate, rate - (rate - lower) * left, rate + (upper - rate) * left)
 
     def _unknown(self, group: Sequence[int]) -> list[Cell]:
         """Cells without an answer: anything may be true of them."""

@@ -67,12 +67,7 @@ def evaluate(
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        if hypotheses:
-            from shibolet.rounds.systems import do_import
-
-            scores = do_import(current, _systems(hypotheses))
-        else:
-            scores = do_evaluate(current, candidates_of(current))
+        scores = do_evaluate(current, _systems(hypotheses) if hypotheses else candidates_of(current))
     print_json(scores) if json_ else show_scores(scores)
 
 

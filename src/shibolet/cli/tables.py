@@ -5,7 +5,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from shibolet.cli.terminal import OUT, facts, pct, table
-from shibolet.gate.decision import counts_of
+from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched
@@ -320,8 +320,10 @@ def show_demo(summary: "Summary") -> None:
     ]
     table("The truth, opened after the round", ["what was done", "domain", " utterances", " flagged", ""], rows)
     if left := truth.after_prepare:
+        damaged = left.kept_damaged_pct
+        kept = "" if damaged is None else f", {damaged:.1f}% of them damaged"
         OUT.print(
-            f"Kept: {left.kept_utterances} utterances, {left.kept_damaged_pct:.1f}% of them damaged; "
+            f"Kept: {left.kept_utterances} utterances{kept}; "
             f"{left.good_hours_lost_pct:.1f}% of the good hours are lost."
         )
     if summary.compare:

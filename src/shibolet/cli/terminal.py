@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shibolet.scoring.wording import shown_pct
+
 LINE_S = 60.0  # between lines of progress in a log
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -67,4 +69,4 @@ def facts(lines: Sequence[tuple[str, str]]) -> None:
 
 
 def pct(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}%"
+    return shown_pct(rate) or "-"

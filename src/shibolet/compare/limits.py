@@ -11,6 +11,7 @@ from shibolet.compare.config import CompareConfig
 from shibolet.compare.pairs import Overlaps
 from shibolet.records.documents.comparison import WORSE, Block, PairComparison
 from shibolet.records.documents.scores import WordErrors
+from shibolet.records.limit import Limit
 from shibolet.scoring.rare import MAX_CHANCE, pieces_for
 
 DECIDING_FRAC = 0.25  # of the gain: a group that brings less is not what decides a result that is barely shown
@@ -32,12 +33,10 @@ def _nothing(case: Case) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """One thing that must hold."""
+class Condition(Limit[Case]):
+    """A limit of the verdict to keep."""
 
-    name: str
     rule: Callable[[Case], str | None]  # words that go on from "keep when"; None: the recipe does not ask for it
-    broken: Callable[[Case], list[str]]  # sentences on why it does not hold; none: it holds
     next_steps: Callable[[Case], list[str]] = _nothing  # sentences on what to do about it
 
 
@@ -160,27 +159,27 @@ def _untangle(case: Case) -> list[str]:
 
 
 LIMITS = (
-    Limit(
+    Condition(
         name="gain",
         rule=lambda case: (
             f"the 95% interval of the difference in WER ends below {case.config.keep_below_points:g} points"
         ),
         broken=_is_not_shown,
     ),
-    Limit(
+    Condition(
         name="unseen_loops",
         rule=lambda case: "also with an allowance for loops that were not seen" if case.config.loop_cost else None,
         broken=_of_unseen_loops,
     ),
-    Limit(name="one_group", rule=lambda case: "no single group decides it", broken=_of_one_group),
-    Limit(name="recognition", rule=lambda case: "both recognise speech", broken=_of_deafness),
-    Limit(
+    Condition(name="one_group", rule=lambda case: "no single group decides it", broken=_of_one_group),
+    Condition(name="recognition", rule=lambda case: "both recognise speech", broken=_of_deafness),
+    Condition(
         name="losses",
         rule=lambda case: f"{case.pair.candidate.title} does not loop or fail more often",
         broken=_of_losses,
     ),
-    Limit(name="forgetting", rule=_allowed_loss, broken=_of_forgetting, next_steps=_remember),
-    Limit(name="overlap", rule=_unshared, broken=_of_overlap, next_steps=_untangle),
+    Condition(name="forgetting", rule=_allowed_loss, broken=_of_forgetting, next_steps=_remember),
+    Condition(name="overlap", rule=_unshared, broken=_of_overlap, next_steps=_untangle),
 )
 
 

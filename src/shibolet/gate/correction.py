@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shibolet.errors import DataError
 from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.calibration import ErrorRates
-from shibolet.scoring.rates import Part, Rate, clopper_pearson
+from shibolet.scoring.rates import Rate, WeightedRate, clopper_pearson
 
 STEPS = 20_000  # of the rates that are tried: a two-hundredth of a point
 
@@ -21,7 +21,7 @@ class Corrected:
     review: Review | None = None
 
 
-def correct(apparent: Rate | Part, errors: ErrorRates, level: float) -> Corrected | None:
+def correct(apparent: Rate | WeightedRate, errors: ErrorRates, level: float) -> Corrected | None:
     """The corrected rate; its interval has the uncertainty of all three: apparent rate, sensitivity, specificity.
 
     None where no true rate is possible: these error rates are not those of the detector on these data.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from shibolet.errors import DataError
 from shibolet.gate.correction import Corrected
-from shibolet.gate.instrument import Limit, first_broken, instrument_faults
+from shibolet.gate.limits import LIMITS, Case
 from shibolet.gate.lines import clips_to_settle, level_of_look, pct, straddled, verdict_on
 from shibolet.records.documents.alignment import Review, SelfTest
 from shibolet.records.documents.gate import Decision, GateDecision, GateLimits
@@ -44,14 +44,15 @@ def decide(
     """
     judged, is_held = _judged(estimate.total, corrected, corrected_from, config)
     lower, upper, sample = pct(judged.lower), pct(judged.upper), pct(estimate.total.sample_rate)
-    unscored = list(first_broken([_on_scoring(scored_frac, failures or {}, config)]))
-    deaf = instrument_faults(self_test, config, texts_are_wrong=texts_are_wrong, text_side_only=text_side_only)
-    decision: Decision = "INVALID" if unscored or deaf else verdict_on(lower, upper, config)
-    if decision == "INVALID":
-        straddles, more, warnings, reasons = (), None, (), [*unscored, *deaf]
-        causes = ["too little of the data could be scored"] * bool(unscored)
-        causes += ["the instrument cannot be believed on this data"] * bool(deaf)
-        advice = f"No verdict: {' and '.join(causes)}."
+    case = Case(
+        scored_frac=scored_frac, failures=failures or {}, self_test=self_test, texts_are_wrong=texts_are_wrong,
+        text_side_only=text_side_only, config=config,
+    )  # fmt: skip
+    broken = [(limit.cause, sentence) for limit in LIMITS for sentence in limit.broken(case)]
+    decision: Decision = "INVALID" if broken else verdict_on(lower, upper, config)
+    if broken:
+        straddles, more, warnings, reasons = (), None, (), [sentence for _, sentence in broken]
+        advice = f"No verdict: {' and '.join(dict.fromkeys(cause for cause, _ in broken))}."
     else:
         straddles, advice = straddled(lower, upper, config), ADVICE[decision]
         more, advice_on_more = _more(estimate, judged, num_looks, config) if straddles else (None, "")
@@ -162,18 +163,3 @@ def _warnings(
             else "the apparent rate decides, since no person's review stands behind the corrected one."
         ),
     )
-
-
-def _on_scoring(scored_frac: float, failures: Mapping[str, int], config: GateLimits) -> Limit:
-    """Enough could be scored; where not, that is the data's fault and not the instrument's, and says why by reason."""
-    counts = f": {counts_of(failures)}" if failures else ""
-    least = config.min_scored_frac
-    return Limit(
-        scored_frac >= least,
-        f"Only {scored_frac:.1%} of the utterances heard could be scored (>= {least:.0%}){counts}.",
-    )
-
-
-def counts_of(failures: Mapping[str, int]) -> str:
-    """Reasons with their numbers, the most frequent first: "undecodable 12, nan_samples 2"."""
-    return ", ".join(f"{name} {num:,}" for name, num in sorted(failures.items(), key=lambda pair: (-pair[1], pair[0])))

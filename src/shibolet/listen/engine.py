@@ -3,11 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from shibolet.listen.pieces import cut_stream, in_blocks
+
+if TYPE_CHECKING:  # torch: kept out of `shibolet --help`
+    from shibolet.model.protocols import Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Written:
     """
 
     text: str
-    ending: Literal["end", "limit", "loop"]
+    ending: "Ending"
 
 
 class Engine(Protocol):

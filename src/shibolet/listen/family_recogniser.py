@@ -48,7 +48,7 @@ class FamilyRecogniser:
             for clip, plan, hypothesis in zip(clips, plans, heard, strict=True)
             for text in (*plan, hypothesis)
         }
-        logps = dict(zip(asked, self._token_logps(list(asked.values()), [text for _, text in asked]), strict=True))
+        logps = dict(zip(asked, self.token_logps(list(asked.values()), [text for _, text in asked]), strict=True))
         judged = [
             judge([logps[id(clip), text] for text in plan], logps[id(clip), hypothesis])
             for clip, plan, hypothesis in zip(clips, plans, heard, strict=True)
@@ -58,13 +58,9 @@ class FamilyRecogniser:
             for h, j in zip(heard, judged, strict=True)
         ]
 
-    def log_likelihood(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        """Of each text, its end included, given its clip."""
-        return [float(logps.sum()) for logps in self._token_logps(clips, texts)]
-
     @torch.inference_mode()
-    def _token_logps(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[np.ndarray]:
-        """Of each text's tokens and its end; the labels before them are given."""
+    def token_logps(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[np.ndarray]:
+        """Log-probabilities of each text's tokens and its end, given its clip and the labels before them."""
         model, family, frame, found = self._loaded.model, self._family, self._targets.frame, []
         for first, last in by_audio(clips, self._max_pack_s):
             heard, written = clips[first:last], self._targets.encode(texts[first:last])

@@ -15,6 +15,7 @@ from shibolet.report import lineage, scored, sections
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import in_words, p_value, sentence
+from shibolet.scoring.wording import shown_pct
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
@@ -145,7 +146,7 @@ def _capital(text: str) -> str:
 
 
 def _pct(fraction: float | None, digits: int = 1) -> str:
-    return "\u2013" if fraction is None else f"{100 * fraction:.{digits}f}%"
+    return shown_pct(fraction, digits) or "\u2013"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Block, Comparison, Named, SystemsComparison
-from shibolet.records.documents.scores import Scores, Tally
+from shibolet.records.documents.scores import FrequentError, Scores
 from shibolet.records.hypotheses import HypothesisLine, read_hypothesis_lines
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import figures
@@ -159,7 +159,7 @@ class ShownErrors:
     """What a system got wrong on one set."""
 
     made: Scores
-    frequent: Mapping[str, Sequence[Tally]]  # by kind
+    frequent: Mapping[str, Sequence[FrequentError]]  # by kind
     listed: Sequence[Entry]  # those with most errors
     num_wrong: int  # utterances with errors
 

@@ -14,6 +14,7 @@ from shibolet.errors import Preempted
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.records.config import Config
 from shibolet.records.runfolder import RunFolder
+from shibolet.scoring.wording import shown_pct
 from shibolet.train.config import TrainConfig
 
 
@@ -169,4 +170,4 @@ def _too_much(share: float, num_utterances: int) -> str:
 
 
 def _pct(rate: float | None) -> str:
-    return "n/a" if rate is None else f"{100 * rate:.1f}%"
+    return shown_pct(rate) or "n/a"

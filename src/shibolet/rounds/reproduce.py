@@ -22,7 +22,7 @@ from shibolet.records.files import read_json, write_json
 from shibolet.records.hypotheses import read_hypothesis_lines
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
-from shibolet.rounds.scoring import language_of
+from shibolet.rounds.scorers import language_of
 from shibolet.rounds.shared import Round
 
 NUM_HYPOTHESES = 20  # at least, over all sets

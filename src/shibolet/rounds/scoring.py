@@ -1,6 +1,6 @@
-"""Scores in a round: models on its evaluation sets, the candidate against the baseline, one model on one manifest."""
+"""Scores in a round: candidates on its evaluation sets, one against the baseline; and one model on one manifest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,21 +9,17 @@ from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
-from shibolet.records.files import hash_file
-from shibolet.records.utterance import Utterance
-from shibolet.rounds.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
+from shibolet.rounds.scorers import language_of, scores_of
+from shibolet.rounds.shared import Round, Track, best_device, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
 
 def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:
-    """Scores of models by label and set."""
+    """Scores of candidates by label and set."""
     if not current.sets:
         raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
-    return {
-        candidate.label: {source.name: _evaluate_set(current, candidate, source) for source in current.sets}
-        for candidate in candidates
-    }
+    return {candidate.label: scores_of(current, candidate) for candidate in candidates}
 
 
 def candidates_of(
@@ -37,66 +33,6 @@ def candidates_of(
         Candidate(named, Model(model, prepared_of(model))) for named, model in zip(current.names, models, strict=True)
     )
     return first, second
-
-
-def _evaluate_set(current: Round, candidate: Candidate, source: DataSource) -> Scores:
-    from shibolet.evaluate.stage import evaluate_set
-
-    label, model, prepared = candidate.label, candidate.source.name, candidate.source.trained_on
-    language = language_of(current, source)
-    trained_on = {} if prepared is None else {"trained_on": hash_file(prepared / MANIFEST)}
-    made_by = {"model": current.identity(model), **trained_on}
-
-    def score(data: Sequence[Utterance], *, identity: str, **settings) -> Scores:
-        overlap = None if prepared is None else current.overlap(source, prepared)
-        engine = current.transcriber(model, label, language)
-        if current.server(label):
-            identity = engine.identity  # that a server has this model is the recipe's word
-        return evaluate_set(engine, data, identity=identity, overlap=overlap, **settings)
-
-    return score_set(current, candidate.named, source, made_by, score)
-
-
-def language_of(current: Round, source: DataSource) -> str:
-    """What a set is scored in."""
-    return source.language or current.recipe.language
-
-
-def score_set(current: Round, named: Named, source: DataSource, made_by: dict[str, str], score: Callable) -> Scores:
-    """The scores of one system on one set; `made_by` are the inputs that tell systems apart, first what it is."""
-    from shibolet.evaluate.stage import NOT_OF_A_SET
-
-    recipe, folder, data, label = current.recipe, current.folder, current.read(source), named.label
-    inputs = {
-        "format": Scores.FORMAT,
-        **made_by,
-        "data": data.digest,
-        "language": language_of(current, source),
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_A_SET),
-    }
-    stage = current.begin(f"evaluate/{label}/{source.name}", inputs)
-    if not stage.done:
-        current.retire(*systems_with(current, label), why=f"{label} is scored anew")
-        with current.track(f"{named.title} on {source.name}") as progress:
-            score(
-                data.utterances,
-                set_name=source.name,
-                language=language_of(current, source),
-                config=recipe.evaluate,
-                out_dir=folder.evaluation(label, source.name),
-                named=named,
-                identity=next(iter(made_by.values())),
-                ledger=data.ledger,
-                on_progress=progress,
-            )
-        stage.finish()
-    return Scores.read(folder.scores(label, source.name))
-
-
-def systems_with(current: Round, label: str) -> list[str]:
-    """The comparison of systems, where it has this one."""
-    folder = current.folder
-    return ["systems"] if folder.finished("systems") and label in folder.inputs("systems")["systems"] else []
 
 
 def do_compare(current: Round) -> Comparison:

@@ -15,7 +15,7 @@ from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing
-from shibolet.rounds.scoring import systems_with
+from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 
 

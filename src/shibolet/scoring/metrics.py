@@ -13,6 +13,7 @@ from shibolet.scoring.intervals import rate_interval
 from shibolet.scoring.number_aware import number_aware_wer
 from shibolet.scoring.rows import ScoredRow, groups_of
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
+from shibolet.scoring.wording import shown_pct, shown_span
 from shibolet.speech.text.language import Language
 
 
@@ -63,21 +64,13 @@ def as_target(rows: Sequence[ScoredRow], language: Language) -> AsTarget:
     return AsTarget(normaliser=language.target_version, wer=words.word_errors(), cer=chars.char_errors())
 
 
-def _pct(rate: float | None) -> str | None:
-    return None if rate is None else f"{100 * rate:.1f}%"
-
-
-def _span(ends: Ends | None) -> str | None:
-    return None if ends is None else f"{_pct(ends[0])} to {_pct(ends[1])}"
-
-
 METRICS = (
     Metric(
         field="wer",
         measure=word_rate,
         columns=(
-            Column("WER", lambda one: _pct(one.wer.rate), in_terminal=True),
-            Column("95% interval", lambda one: _span(one.wer.interval)),
+            Column("WER", lambda one: shown_pct(one.wer.rate), in_terminal=True),
+            Column("95% interval", lambda one: shown_span(one.wer.interval)),
             Column("errors", lambda one: f"{one.wer.errors:,} / {one.wer.words:,}", in_terminal=True, is_extra=True),
             Column("ins", lambda one: f"{one.wer.insertions:,}", is_extra=True),
             Column("del", lambda one: f"{one.wer.deletions:,}", is_extra=True),
@@ -88,7 +81,11 @@ METRICS = (
         field="number_aware",
         measure=number_aware_wer,
         columns=(
-            Column("number-aware", lambda one: one.number_aware and _pct(one.number_aware.wer.rate), in_terminal=True),
+            Column(
+                "number-aware",
+                lambda one: one.number_aware and shown_pct(one.number_aware.wer.rate),
+                in_terminal=True,
+            ),
         ),
         note='Number-aware WER compares numbers as they are said: "268" and "two six eight" are then the same words. '
         "No verdict depends on it.",
@@ -96,7 +93,7 @@ METRICS = (
     Metric(
         field="cer",
         measure=char_rate,
-        columns=(Column("CER", lambda one: _pct(one.cer.rate), in_terminal=True),),
+        columns=(Column("CER", lambda one: shown_pct(one.cer.rate), in_terminal=True),),
     ),
     Metric(
         field="loops",
@@ -106,7 +103,7 @@ METRICS = (
     Metric(
         field="as_target",
         measure=as_target,
-        columns=(Column("as written", lambda one: _pct(one.as_target.wer.rate), is_extra=True),),
+        columns=(Column("as written", lambda one: shown_pct(one.as_target.wer.rate), is_extra=True),),
     ),
     Metric(field="insertion_tail", measure=lambda rows, language: insertion_tail(rows)),
     Metric(field="frequent_errors", measure=lambda rows, language: frequent_errors(rows)),

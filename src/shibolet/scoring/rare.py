@@ -19,7 +19,7 @@ LEVEL = 0.95  # two-sided: the upper limit is passed in 2.5% of sets
 
 
 @dataclass(frozen=True, slots=True)
-class Losses:
+class PairedLosses:
     """In how many of the same utterances two systems have one kind of loss."""
 
     num_utterances: int
@@ -54,10 +54,12 @@ class Losses:
         return clopper_pearson(self.second_alone / self.num_pieces, self.num_pieces, LEVEL)[1]
 
 
-def losses(first: Sequence[ScoredRow], second: Sequence[ScoredRow], is_lost: Callable[[ScoredRow], bool]) -> Losses:
+def losses(
+    first: Sequence[ScoredRow], second: Sequence[ScoredRow], is_lost: Callable[[ScoredRow], bool]
+) -> PairedLosses:
     """Counts over the utterances of two systems, which come in the same order."""
     found = [(is_lost(one), is_lost(two)) for one, two in zip(first, second, strict=True)]
-    return Losses(
+    return PairedLosses(
         num_utterances=len(found),
         num_pieces=num_pieces(first),
         first=sum(one for one, _ in found),
@@ -84,7 +86,7 @@ def pieces_for(cost: float, rate: float) -> int:
     return 1 if rate >= cost else math.ceil(math.log((1 - LEVEL) / 2) / math.log1p(-rate / cost))
 
 
-def told(loops: Losses, failures: Losses, cost: float, titles: tuple[str, str]) -> list[str]:
+def told(loops: PairedLosses, failures: PairedLosses, cost: float, titles: tuple[str, str]) -> list[str]:
     """Sentences on what was seen of both kinds and what loops may cost that were not seen."""
     num, seen, is_cut = loops.num_utterances, loops.second_alone, loops.num_pieces > loops.num_utterances
     pieces = f" ({loops.num_pieces:,} pieces of {PIECE_S:g} s or less)" if is_cut else ""

@@ -71,7 +71,7 @@ class RateEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WeightedRate:
     """A share with its interval, and what it weighs in a sum."""
 
     weight: float
@@ -127,7 +127,7 @@ def estimate_rate(
     )
 
 
-def combine_strata(strata: Iterable[Rate], level: float) -> Part:
+def combine_strata(strata: Iterable[Rate], level: float) -> WeightedRate:
     """The rate of all strata together; its ends are shares that the population can have, rounded outwards.
 
     Of strata that are nearly heard whole a few utterances decide, and without rounding 90% are covered. Of strata of
@@ -136,13 +136,15 @@ def combine_strata(strata: Iterable[Rate], level: float) -> Part:
     """
     strata = list(strata)
     num = sum(one.num_population for one in strata)
-    found = combine(Part(one.num_population / num, one.rate, one.lower, one.upper) for one in strata)
+    found = combine(WeightedRate(one.num_population / num, one.rate, one.lower, one.upper) for one in strata)
     below, above = _as_one_sample([one for one in strata if not one.is_whole], num, level)
     lower = math.floor(num * (found.rate - max(found.rate - found.lower, below)) + _ROUNDING) / num
     upper = math.ceil(num * (found.rate + max(found.upper - found.rate, above)) - _ROUNDING) / num
     least = sum(one.num_low_quality for one in strata)
     most = num - sum(one.num_heard - one.num_low_quality for one in strata)
-    return Part(1.0, found.rate, max(min(lower, found.rate), least / num), min(max(upper, found.rate), most / num))
+    return WeightedRate(
+        1.0, found.rate, max(min(lower, found.rate), least / num), min(max(upper, found.rate), most / num)
+    )
 
 
 def _as_one_sample(strata: Sequence[Rate], population: int, level: float) -> tuple[float, float]:
@@ -164,13 +166,13 @@ def _as_one_sample(strata: Sequence[Rate], population: int, level: float) -> tup
     return scale * (rate - lower), scale * (upper - rate)
 
 
-def combine(parts: Iterable[Part]) -> Part:
+def combine(parts: Iterable[WeightedRate]) -> WeightedRate:
     """A weighted sum of independent shares: distances to the ends add up by squares; what is known adds nothing."""
     parts = list(parts)
     rate = math.fsum(part.weight * part.rate for part in parts)
     below = math.sqrt(math.fsum((part.weight * (part.rate - part.lower)) ** 2 for part in parts))
     above = math.sqrt(math.fsum((part.weight * (part.upper - part.rate)) ** 2 for part in parts))
-    return Part(math.fsum(part.weight for part in parts), rate, rate - below, rate + above)
+    return WeightedRate(math.fsum(part.weight for part in parts), rate, rate - below, rate + above)
 
 
 @lru_cache(maxsize=100_000)
@@ -208,10 +210,10 @@ def clopper_pearson(rate: float, num_trials: float, level: float) -> tuple[float
 def _stratum(heard: Sequence[GateRecord], population: int, level: float) -> Rate:
     num_low = sum(record.is_low_quality for record in heard)
     ends = share_interval(num_low, len(heard), population, level)
-    return _rate(heard, population, Part(1.0, num_low / len(heard), *ends))
+    return _rate(heard, population, WeightedRate(1.0, num_low / len(heard), *ends))
 
 
-def _rate(heard: Sequence[GateRecord], population: int, found: Part) -> Rate:
+def _rate(heard: Sequence[GateRecord], population: int, found: WeightedRate) -> Rate:
     return Rate(
         rate=found.rate,
         lower=found.lower,
@@ -225,7 +227,7 @@ def _rate(heard: Sequence[GateRecord], population: int, found: Part) -> Rate:
 
 def _of_new_recordings(
     heard: Mapping[str, Sequence[GateRecord]], population: Mapping[str, StratumSize], level: float
-) -> Part:
+) -> WeightedRate:
     """Linearised variance between recordings, and Clopper-Pearson on the effective size (Korn and Graubard 1998).
 
     Domain rules look at single utterances, so a recording may lie in several strata: its scores are added over strata
@@ -260,11 +262,11 @@ def _of_new_recordings(
     between = math.fsum(squares)
     variance = max(between * num / (num - 1), independent)
     if variance == 0:  # All alike: nothing shows how far recordings differ, so each counts once.
-        return Part(1.0, rate, *clopper_pearson(rate, num, level))
+        return WeightedRate(1.0, rate, *clopper_pearson(rate, num, level))
     # Of a few bad recordings, or one that is long, the variance itself is hardly known: only those count as freedom.
     freedom = min(between**2 / math.fsum(square**2 for square in squares), num - 1) if between else num - 1
     shrink = float(stdtrit(10**6, (1 + level) / 2) / stdtrit(freedom, (1 + level) / 2))
-    return Part(1.0, rate, *clopper_pearson(rate, rate * (1 - rate) / variance * shrink**2, level))
+    return WeightedRate(1.0, rate, *clopper_pearson(rate, rate * (1 - rate) / variance * shrink**2, level))
 
 
 def _hours_rate(heard: Mapping[str, Sequence[GateRecord]], population: Mapping[str, StratumSize]) -> float | None:

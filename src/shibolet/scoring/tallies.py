@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from shibolet.records.documents.scores import FrequentErrors, InsertionTail, Loops, Tally
+from shibolet.records.documents.scores import FrequentError, FrequentErrors, InsertionTail, Loops
 from shibolet.scoring.counts import Operation, align_words
 from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.text.repetition import repeats_beyond
@@ -23,9 +23,10 @@ def frequent_errors(rows: Sequence[ScoredRow], most: int = MOST_FREQUENT) -> Fre
                 if operation != "hit":
                     seen[operation][said, heard] += 1
 
-    def ranked(operation: Operation) -> tuple[Tally, ...]:
+    def ranked(operation: Operation) -> tuple[FrequentError, ...]:
         return tuple(
-            Tally(said=said, heard=heard, times=times) for (said, heard), times in _ranked(seen[operation])[:most]
+            FrequentError(said=said, heard=heard, times=times)
+            for (said, heard), times in _ranked(seen[operation])[:most]
         )
 
     return FrequentErrors(substitutions=ranked("sub"), deletions=ranked("del"), insertions=ranked("ins"))

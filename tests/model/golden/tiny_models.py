@@ -17,7 +17,7 @@ from transformers import (
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT, AUDIO_END, AUDIO_START, AUDIO_TOKEN, END_OF_TURN, TIMESTAMP
-from shibolet.model.qwen3_asr.save import save_model
+from shibolet.model.qwen3_asr.save import convert, save_model
 
 KINDS = ("tied", "untied", "aligner")
 TEXT = "שלום עולם"
@@ -32,10 +32,11 @@ def clips() -> list[np.ndarray]:
 
 
 def export_legacy(kind: str, path: Path) -> None:
-    """Write the tiny checkpoint `kind` in the legacy layout, float32."""
+    """Write the tiny checkpoint `kind` in the legacy layout, float32; beside it, in the native one."""
     tokenizer, model = _tokenizer(), _model(kind, _tokenizer())
-    save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, torch.float32,
-               layout="legacy", languages=["Hebrew"])  # fmt: skip
+    native = path.with_name(f"{path.name}-native")
+    save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), native, ""), native, torch.float32)
+    convert(str(native), path, "legacy", ["Hebrew"])
 
 
 def _tokenizer() -> Qwen2Tokenizer:

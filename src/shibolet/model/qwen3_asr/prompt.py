@@ -90,12 +90,8 @@ class TranscriptionPrompt:
         """`TranscriptionFrame.request`."""
         return self.frame.request(num_audio_tokens)
 
-    def example(self, num_audio_tokens: int, text: str) -> TokenSequence:
-        """`TranscriptionFrame.sequence` of a text."""
-        return self.examples([num_audio_tokens], [text])[0]
-
     def examples(self, nums_audio_tokens: Sequence[int], texts: Sequence[str]) -> list[TokenSequence]:
-        """`example` of several texts, which the tokenizer takes at once."""
+        """`TranscriptionFrame.sequence` of each text."""
         return [self.frame.sequence(n, ids) for n, ids in zip(nums_audio_tokens, self.encode(texts), strict=True)]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -112,17 +108,13 @@ class AlignmentPrompt:
         self.timestamp_id = token_id(tokenizer, TIMESTAMP)
         self._start, self._end = token_id(tokenizer, AUDIO_START), token_id(tokenizer, AUDIO_END)
 
-    def example(self, num_audio_tokens: int, words: list[str], classes: list[int] | None = None) -> TokenSequence:
-        """The sequence of `words`; `classes` are 2 x len(words) time classes, start and end of each word in turn."""
-        return self.examples([num_audio_tokens], [words], [classes])[0]
-
     def examples(
         self,
         nums_audio_tokens: Sequence[int],
         words: Sequence[list[str]],
         classes: Sequence[list[int] | None],
     ) -> list[TokenSequence]:
-        """`example` of several clips, whose words the tokenizer takes at once."""
+        """The sequence of each clip's words; its classes are two for each word, those of its start and of its end."""
         ids_of_words, made = iter(_encode(self._tokenizer, list(chain.from_iterable(words)))), []
         for num_audio_tokens, said, times in zip(nums_audio_tokens, words, classes, strict=True):
             if times is not None and len(times) != 2 * len(said):

@@ -42,20 +42,20 @@ def save_model(
     loaded: LoadedModel,
     path: Path,
     dtype: torch.dtype = torch.bfloat16,
-    *,
-    layout: Layout = "native",
-    languages: Sequence[str] = (),
 ) -> None:
-    """Write a model into a folder; `languages` join the legacy layout's list of supported ones."""
+    """Write a model into a folder, in the native layout."""
     state = {name: weight.to(dtype) for name, weight in loaded.model.state_dict().items()}
     if is_tied(loaded.model):
         state.pop("lm_head.weight")
-    _write(path, layout, loaded.path, loaded.model.config, state, loaded.tokenizer, loaded.extractor,
-           aligner=not hasattr(loaded.model, "lm_head"), languages=languages)  # fmt: skip
+    _write(path, "native", loaded.path, loaded.model.config, state, loaded.tokenizer, loaded.extractor,
+           aligner=not hasattr(loaded.model, "lm_head"), languages=())  # fmt: skip
 
 
 def convert(source: str, path: Path, layout: Layout, languages: Sequence[str] = ()) -> None:
-    """Write the model `source` into the new folder `path`: the same weights bit for bit, whole or not at all."""
+    """Write the model `source` into the new folder `path`: the same weights bit for bit, whole or not at all.
+
+    `languages` join the legacy layout's list of supported ones.
+    """
     if path.exists():
         raise ModelError(f"'{path}' exists; name a new folder for the converted model")
     folder = open_folder(source)

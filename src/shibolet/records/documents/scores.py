@@ -119,7 +119,7 @@ class Loops(Part):
     ids: tuple[str, ...]  # the first ones
 
 
-class Tally(Part):
+class FrequentError(Part):
     """One kind of error and how often it occurs."""
 
     said: str | None
@@ -130,9 +130,9 @@ class Tally(Part):
 class FrequentErrors(Part):
     """The most frequent ones of each kind."""
 
-    substitutions: tuple[Tally, ...]
-    deletions: tuple[Tally, ...]
-    insertions: tuple[Tally, ...]
+    substitutions: tuple[FrequentError, ...]
+    deletions: tuple[FrequentError, ...]
+    insertions: tuple[FrequentError, ...]
 
 
 class Measured(Summary):
