@@ -26,9 +26,8 @@ from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
 from shibolet.train.data import FRAME_TOLERANCE, TrainExample
 from shibolet.train.encoder_cache import EncoderCache
-from shibolet.train.objective import Extras
+from shibolet.train.objective import Needs
 
-Needs = Callable[[TrainExample], Extras]  # `Objective.needs`
 _AHEAD = 2  # packs that each worker has ready or in work
 
 
