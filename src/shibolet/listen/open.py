@@ -10,7 +10,7 @@ from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import FAMILIES, family_named, has_family, load_aligner, load_recogniser
+from shibolet.model.family import FAMILIES, family_named, family_of, has_family, load_aligner, load_recogniser
 from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
 from shibolet.records.files import hash_file
 
@@ -107,7 +107,7 @@ def _is_ctranslate2(path: Path, config: dict) -> bool:
 def _kind(config: dict) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    if has_family(config):
+    if has_family(config) and family_of(config).listens:
         return "family"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
         return "ctc"
