@@ -11,7 +11,7 @@ from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.files import hash_file
 from shibolet.records.utterance import Utterance
-from shibolet.rounds.shared import MANIFEST, Round, Track, best_device, prepared_of, stream_cache, untracked
+from shibolet.rounds.shared import MANIFEST, Round, Track, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -165,7 +165,7 @@ def evaluate_manifest(
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, device=best_device(), batch_utterances=batch_utterances),
+            open_engines(executor, model, language, batch_utterances=batch_utterances),
             utterances,
             set_name=manifest.stem,
             language=language,
