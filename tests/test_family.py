@@ -111,6 +111,9 @@ def test_a_toy_family_goes_through_a_round_without_a_change_in_the_program(recip
     plan = Plan.read(folder.plan)
     assert plan.encoder_cache_gib >= 0 and plan.training_set.tokens > 0
     clip = whistled("אבג דהו", np.random.default_rng(3))
+    planned = stages.make_plan(load_recipe("demo", recipe), tmp_path / "run", None, world_size=1)
+    assert planned.training_set_from.endswith("with their lengths"), "it has a tokenizer of its own"
+    assert planned.training_set == plan.training_set
     (hearing,) = open_recogniser(str(folder.final), "Hebrew").hear([clip], [["אבג", "דהו"]])
     assert hearing.hypothesis == "אבג דהו" and hearing.text_score == 0
 

@@ -1,7 +1,8 @@
 """The smallest model family: a letter for each tenth of a second of audio, from a linear encoder and decoder.
 
 It has no adapters, aligner or beams, blanks nothing out and knows the CPU alone. test_family runs a round of it.
-Shapes: A audio tokens (0.1 s), F = D = 81 bins of the spectrum, L labels, V letters and the end.
+Its decoder looks at encoder states and has no places for audio in its sequence.
+Shapes: A encoder states (0.1 s), F = D = 81 bins of the spectrum, L labels, V letters and the end.
 """
 
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ BINS, TOKEN_SAMPLES = 81, 1600
 @dataclass(frozen=True)
 class ToyPack:
     labels: Tensor  # [L]
-    positions: Tensor  # [L], the audio token that each label is read from
+    positions: Tensor  # [L], the state that each label is read from
     num_tokens: int
     num_utterances: int
     features: Tensor | None = None  # [A, F]
@@ -88,9 +89,10 @@ class Greedy:
 
 class ToyFamily(Family):
     title, parts, tag = "Toy", ("encoder.layers", "decoder.layers", "head"), "toy"
-    audio_tokens_per_s, prompt_tokens, target_tokens = 10, 0, 1
+    states_per_s, prompt_tokens, target_tokens, text_tokens_per_s, listens = 10, 0, 1, 10.0, True
     num_frames = staticmethod(lambda num_samples: 10 * -(-num_samples // TOKEN_SAMPLES))
-    num_audio_tokens = staticmethod(lambda num_frames: num_frames // 10)
+    num_audio_tokens = staticmethod(lambda num_frames: 0)
+    num_states = staticmethod(lambda num_frames: num_frames // 10)
     max_tokens = staticmethod(lambda config: 1000)
     num_layers = staticmethod(lambda m: {"encoder": len(m.encoder), "decoder": len(m.decoder)})
     encoder_dim = staticmethod(lambda model: BINS)
@@ -105,10 +107,10 @@ class ToyFamily(Family):
 
     def lay_out(self, frame, texts, num_frames):
         positions, labels, first = [], [], 0
-        for text, num_audio in zip(texts, map(self.num_audio_tokens, num_frames), strict=True):
+        for text, num_audio in zip(texts, map(self.num_states, num_frames), strict=True):
             positions += [first + min(i, num_audio - 1) for i in range(len(text) + 1)]
             labels, first = [*labels, *text, 0], first + num_audio
-        return ToyPack(torch.tensor(labels), torch.tensor(positions), first + len(labels), len(texts))
+        return ToyPack(torch.tensor(labels), torch.tensor(positions), len(labels), len(texts))
 
     def lay_samples(self, clips, masks, num_bins):
         padded = [np.pad(clip, (0, -len(clip) % TOKEN_SAMPLES)) for clip in clips]
@@ -127,6 +129,9 @@ class ToyFamily(Family):
             kept=lambda size, encoder=True: [("decoder.layers", size.tokens * BINS * 16, 0)],
             loss_bytes=lambda size: (size.tokens * BINS * 4, size.tokens * BINS * 4),
         )  # fmt: skip
+
+    def tokenizer(self, name):
+        return self.config_in(resolve(name))[0].letters
 
     def config_in(self, path):
         return SimpleNamespace(**read_json(path / "config.json")), "native"

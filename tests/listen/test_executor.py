@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shibolet.errors import AudioError, DataError, ShiboletError
 from shibolet.listen import executor as module
 from shibolet.listen.executor import Here, Processes, local_executor
-from shibolet.listen.lazy import Lazy
+from shibolet.listen.lazy import Lazy, LazyListener
 from shibolet.listen.processes import WorkerLost
+from shibolet.recipe import load_recipe
+from shibolet.rounds.shared import open_round
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,21 @@ def test_a_process_keeps_the_models_that_the_next_work_needs_too(tmp_path: Path)
         for models, names in (((one,), ["one"]), ((one, two), ["one", "two"]), ((two,), ["two"]), ((one,), ["one"])):
             assert list(process.map(Ask(models), [0])) == [names]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one-0", "one-2", "two-1"]
+
+
+def hear_noise(listener: LazyListener, seed: int) -> float:
+    noise = np.random.default_rng(seed).standard_normal(16000).astype(np.float32)
+    return listener.hear([noise], [["שלום"]])[0].text_score
+
+
+def test_a_process_opens_models_on_its_own_device(tmp_path: Path, monkeypatch) -> None:
+    """Whoever hands out may have a GPU where the process that hears has none, or the other way round."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with open_round(load_recipe("demo", []), tmp_path / "run", "run", lambda sentence: None) as current:
+        listener = current.recogniser("builtin:ctc")
+    monkeypatch.undo()
+    with processes(1) as one:
+        assert list(one.map(Do(partial(hear_noise, listener)), [0])) == [hear_noise(listener, 0)]
 
 
 def test_one_gpu_or_none_is_this_process_and_several_are_seen_by_one_process_each(monkeypatch) -> None:

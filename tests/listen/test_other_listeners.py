@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_family import ToyFamily
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
@@ -25,6 +26,7 @@ from shibolet.listen.ctc import CtcAligner, CtcModel, CtcRecogniser
 from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.listen.seq2seq import Seq2SeqRecogniser
+from shibolet.model.family import FAMILIES
 
 LATIN = "abcdefghijklmnopqrstuvwxyz'"
 
@@ -136,6 +138,15 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 weight.mul_(8)
     model.save_pretrained(path)
     return path
+
+
+def test_a_family_hears_in_the_place_of_transformers_own_class_where_it_says_so(whisper: Path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "whisper", "toy_family")
+    monkeypatch.setattr(ToyFamily, "listens", False)
+    assert isinstance(open_recogniser(str(whisper), "Hebrew"), Seq2SeqRecogniser)
+    monkeypatch.setattr(ToyFamily, "listens", True)
+    with pytest.raises(AttributeError, match=r"encoder_layers|letters"):  # it is opened as a toy, which it is not
+        open_recogniser(str(whisper), "Hebrew")
 
 
 def test_a_sequence_to_sequence_model_scores_a_text_as_it_would_write_it(

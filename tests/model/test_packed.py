@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
+from shibolet.errors import ModelError
 from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens, num_mel_frames
@@ -125,3 +127,8 @@ def test_the_loss_in_chunks_is_the_loss_at_once(recogniser):
         grads.append((loss.detach(), hidden.grad, recogniser.lm_head.weight.grad.clone()))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_with_a_bias_is_refused_by_the_fast_loss():
+    with pytest.raises(ModelError, match=r"output head has a bias.*set train\.fast: off"):
+        summed_cross_entropy(torch.zeros(2, 4), nn.Linear(4, 3), torch.zeros(2, dtype=torch.long))

@@ -9,6 +9,7 @@ import soundfile as sf
 
 from shibolet.audit.material import clips_of
 from shibolet.listen.executor import Here, Processes
+from shibolet.model.folders import best_device
 from shibolet.recipe import load_recipe
 from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.files import write_jsonl
@@ -42,7 +43,7 @@ def everything_heard(manifest: Path, out_dir: Path, executor) -> dict[str, bytes
     ]  # fmt: skip
     with open_round(load_recipe("demo", changes), out_dir, "run", lambda sentence: None) as current:
         current.executor = executor
-        assert current.device == "cpu"
+        assert best_device() == "cpu"
         clips, wordless = clips_of(current.data.utterances, "Hebrew")
         heard = auditing._listener(current).hear(clips)
         assert len(heard) == 12 and not wordless and not any(heard[key].failure for key in heard)

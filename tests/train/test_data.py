@@ -47,6 +47,16 @@ def test_what_cannot_be_trained_on_leaves_a_ledger_line(tmp_path: Path, prompt: 
     assert [(line.id, line.rule) for line in ledger] == [("u0001", "empty_text"), ("u0002", "too_long:positions")]
 
 
+def test_audio_that_is_too_long_for_a_family_leaves_a_ledger_line(tmp_path, prompt, monkeypatch):
+    rows = make_rows(8, seed=0)
+    write_shard(tmp_path / "train-0.parquet", rows)
+    monkeypatch.setattr(type(FAMILY), "max_samples", 16000)
+    examples, ledger = read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)
+    assert examples and {example.id for example in examples} == {row["id"] for row in rows if row["duration_s"] <= 1}
+    assert len(ledger) + len(examples) == 8 and {line.rule for line in ledger} == {"too_long:audio"}
+    assert ledger[0].detail.endswith("a Qwen3-ASR takes 1 s at most")
+
+
 def test_nothing_to_train_on_is_an_error(tmp_path: Path, prompt: TranscriptionPrompt):
     with pytest.raises(DataError, match=r"no train-\*.parquet"):
         read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=4096)

@@ -1,5 +1,6 @@
 """An objective is all that a training minimises: its loss, what divides it, what it needs, and what is recorded."""
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,16 +29,18 @@ from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.reader import PackReader
 
 
+def length_of(example: TrainExample) -> Extras:
+    return {"length": len(example.text)}
+
+
 class LoudEncoder:
     """Half the squares of the encoder's output, a mean over utterances."""
 
     numbers: tuple[str, ...] = ("seen",)
+    needs = staticmethod(length_of)
 
     def __init__(self) -> None:
         self.inside, self.extras = False, []
-
-    def needs(self, example: TrainExample) -> Extras:
-        return {"length": len(example.text)}
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return len(examples)
@@ -107,6 +110,35 @@ def test_a_training_records_the_numbers_of_its_objective(base_dir, prepared_dir,
         assert a["numbers"] == pytest.approx(b["numbers"], rel=1e-4) and a["numbers"]["loud/seen"] == a["utterances"]
         weight = halving((a["step_in_phase"] - 1) / 3)
         assert a["loss"] == pytest.approx(a["numbers"]["main"] + weight * a["numbers"]["loud"], rel=1e-4)
+
+
+@pytest.mark.slow("train", seconds=20)
+def test_workers_get_what_a_pack_needs_and_not_the_objective(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    """An objective with a teacher, which no process could be sent, trains with workers as without."""
+
+    class Taught(LoudEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = lambda: None
+
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(Taught())
+
+    def mixture(family, fast):
+        return Mixture(family, [Term("main", Transcribe(family), lambda _: 1.0), Term("loud", Taught(), halving)])
+
+    monkeypatch.setitem(OBJECTIVES, "transcribe", mixture)
+    for num_workers in (0, 1):
+        run(base_dir, prepared_dir, tmp_path / str(num_workers), tiny_config(num_workers=num_workers))
+    here, there = rows(tmp_path / "0"), rows(tmp_path / "1")
+    assert [row["loss"] for row in here] == [row["loss"] for row in there] and len(here) == 6
+    assert [row["numbers"] for row in here] == [row["numbers"] for row in there]
+
+
+def test_two_terms_that_need_one_name_are_refused(examples: list[TrainExample]):
+    mixture = Mixture(FAMILY, [Term(name, LoudEncoder(), halving) for name in ("loud", "louder")])
+    with pytest.raises(ValueError, match="'loud' and 'louder' of a mixture both need 'length'"):
+        mixture.needs(examples[0])
 
 
 def test_a_time_one_class_off_is_nearly_right(loaded):

@@ -196,6 +196,7 @@ def train_from_nothing(settings: BuildSettings, clips: Sequence[Clip], out_dir: 
     store = CheckpointStore(out_dir / "checkpoints")
     trainer = GradualUnfreezeTrainer(
         model=model, thaw=partial(thaw_all, model), objective=task.objective,
+        checkpoint_activations=partial(FAMILY.checkpoint_activations, model),
         reader=ClipReader(by_id, task.collate, seed), examples=examples, ledger=[],
         new_ladder=partial(MemoryLadder, config, examples, 0), config=config, seed=seed, fingerprint=fingerprint,
         last_phase=0, store=store, score_dev=None, ranks=ranks, on_step=_show,

@@ -47,13 +47,19 @@ def summed_ctc(logits: Tensor, lengths: Sequence[int], letters: Sequence[list[in
     return (losses / nums.clamp(min=1).to(losses.device)).sum()
 
 
+def letters_of(example: TrainExample) -> Extras:
+    return {"letters": letter_ids(example.text)}
+
+
+def letters_in_audio(example: TrainExample) -> Extras:
+    return {**letters_of(example), "audio_tokens": FAMILY.num_audio_tokens(example.num_frames)}
+
+
 class Ctc:
     """The recogniser's: the CTC loss a letter, a mean over the clips of a step. A pack is a list of `PaddedClips`."""
 
     numbers: tuple[str, ...] = ()
-
-    def needs(self, example: TrainExample) -> Extras:
-        return {"letters": letter_ids(example.text)}
+    needs = staticmethod(letters_of)
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return len(examples)
@@ -76,6 +82,7 @@ class EncoderLetters:
     """
 
     numbers: tuple[str, ...] = ()
+    needs = staticmethod(letters_in_audio)
 
     @staticmethod
     def add_head(model: nn.Module) -> None:
@@ -84,9 +91,6 @@ class EncoderLetters:
     @staticmethod
     def drop_head(model: nn.Module) -> None:
         delattr(model, LETTER_HEAD)
-
-    def needs(self, example: TrainExample) -> Extras:
-        return {"letters": letter_ids(example.text), "audio_tokens": FAMILY.num_audio_tokens(example.num_frames)}
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return len(examples)

@@ -38,7 +38,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Work(Protocol):
-    """What is to be done with each chunk: instructions that can be pickled, by name and place, and no open model."""
+    """What is to be done with each chunk: instructions that can be pickled, by name and place, and no open model.
+
+    Every process opens models on its own device, and finds models, audio and evidence under the same paths: one disk.
+    """
 
     at_once: int  # chunks that one process has in hand
 

@@ -10,8 +10,16 @@ from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import FAMILIES, family_named, has_family, load_aligner, load_recogniser
-from shibolet.model.folders import CTRANSLATE2_WEIGHTS, dtype_on, identity_of, read_config, resolve, weight_files
+from shibolet.model.family import FAMILIES, family_named, family_of, has_family, load_aligner, load_recogniser
+from shibolet.model.folders import (
+    CTRANSLATE2_WEIGHTS,
+    best_device,
+    dtype_on,
+    identity_of,
+    read_config,
+    resolve,
+    weight_files,
+)
 from shibolet.records.files import hash_file
 
 if TYPE_CHECKING:
@@ -25,8 +33,12 @@ def listener_identity(name: str) -> str:
     return hash_file(_hypotheses(name)) if name.endswith(HYPOTHESES) else identity_of(resolve(name))
 
 
-def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
-    """A family's forced aligner in any of its layouts, or any CTC checkpoint of transformers."""
+def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:
+    """A family's forced aligner in any of its layouts, or any CTC checkpoint of transformers.
+
+    `device` None: the best one of the process that opens it.
+    """
+    device = device or best_device()
     path, config = read_config(name)
     kind = _kind(config)
     if kind == "family":
@@ -44,14 +56,17 @@ def open_aligner(name: str, language: str, *, device: str = "cpu") -> Aligner:
     )
 
 
-def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogniser:
+def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> Recogniser:
     """A recogniser by what it is: a file of hypotheses, a model of a family in any of its layouts, a Whisper of
     CTranslate2, or any CTC or sequence-to-sequence speech recogniser of transformers.
+
+    `device` None: the best one of the process that opens it.
     """
     if name.endswith(HYPOTHESES):
         from shibolet.listen.hypotheses import RecordedHypotheses
 
         return RecordedHypotheses(_hypotheses(name))
+    device = device or best_device()
     if device == "cpu":
         keep_buffers()
     path, config = read_config(name)
@@ -81,21 +96,25 @@ def open_recogniser(name: str, language: str, *, device: str = "cpu") -> Recogni
     )
 
 
-def open_transcriber(name: str, language: str, *, device: str = "cpu", **settings) -> "Transcriber":
-    """A model of a family as a transcription engine, with the settings of one."""
+def open_transcriber(name: str, language: str, **settings) -> "Transcriber":
+    """A model of a family as a transcription engine on the process's best device, with the settings of one."""
     from shibolet.listen.transcribe import Transcriber
 
+    device = best_device()
     return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
 
 
-def open_engines(executor: Executor, name: str, language: str, *, device: str = "cpu", **settings) -> Engine | Engines:
-    """The same in each process of an executor, where it has several."""
+def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:
+    """The same in each process of an executor, where it has several.
+
+    Each opens it on its own device; how many clips one takes at once, where nobody says, follows from this process's.
+    """
     if isinstance(executor, Here):
-        return open_transcriber(name, language, device=device, **settings)
-    open_it = partial(open_transcriber, name, language, device=device, **settings)
+        return open_transcriber(name, language, **settings)
+    open_it = partial(open_transcriber, name, language, **settings)
     together = settings.get("batch_utterances")
     if together is None:
-        together = family_named(name).clips_at_once(device, settings.get("beam_size", 1))
+        together = family_named(name).clips_at_once(best_device(), settings.get("beam_size", 1))
     return Engines(Lazy(open_it), together, executor)
 
 
@@ -107,7 +126,7 @@ def _is_ctranslate2(path: Path, config: dict) -> bool:
 def _kind(config: dict) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    if has_family(config):
+    if has_family(config) and family_of(config).listens:
         return "family"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
         return "ctc"

@@ -3,7 +3,7 @@
 A family is a package beside this file whose `family.py` holds one object, `FAMILY`; nothing outside of `model/` names
 one. It has no state: what a model is stands in its configuration, and `family_of` finds the object by that.
 
-Shapes: A audio tokens, L label positions, D model dim, V vocabulary, E encoder dim.
+Shapes: A encoder states, L label positions, D model dim, V vocabulary, E encoder dim.
 """
 
 from abc import ABC, abstractmethod
@@ -53,9 +53,14 @@ class Family(ABC):
     title: str  # as people know it
     parts: tuple[str, ...]  # in the order of the forward pass, after "lora" where adapters can be attached
     min_samples: int = 1  # shorter audio is padded with zeros
-    audio_tokens_per_s: int
-    prompt_tokens: int  # around the audio; with the next, for plans before there is a tokenizer
+    max_samples: int | None = None  # longer audio is not trained on
+    frames_per_s: int = 100
+    states_per_s: int  # of a full second
+    prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
     target_tokens: int  # labels around a text
+    text_tokens_per_s: float  # of speech
+    listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
+    adapter_task: str  # of its adapters, as peft calls it
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     tag: str  # of a model card
 
@@ -68,6 +73,10 @@ class Family(ABC):
     @abstractmethod
     def num_audio_tokens(self, num_frames: int) -> int:
         """Places in the sequence that its audio takes."""
+
+    def num_states(self, num_frames: int) -> int:
+        """A, the rows of what `encode` gives of it."""
+        return self.num_audio_tokens(num_frames)
 
     @abstractmethod
     def max_tokens(self, config: Any) -> int:
@@ -136,6 +145,10 @@ class Family(ABC):
     def hidden(self, model: nn.Module, pack: Pack) -> Tensor:
         """Last hidden states `[L, D]`, those that predict the labels; within `packed`."""
 
+    def checkpoint_activations(self, model: nn.Module) -> None:
+        """From now on compute activations again in the backward pass."""
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     @abstractmethod
     def head(self, model: nn.Module) -> nn.Linear:
         """The linear map from hidden states to logits `[L, V]`."""
@@ -201,6 +214,16 @@ class Family(ABC):
     def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:
         """Write a model into a new folder: the same weights bit for bit, whole or not at all."""
 
+    def tokenizer(self, name: str) -> Any | None:
+        """What `targets` takes, of a model on this machine; None where it is not here. Nothing is downloaded."""
+        from transformers import AutoTokenizer
+
+        folder = _offline_folder(name)
+        enough = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+        if folder is None or not any(all((folder / file).is_file() for file in files) for files in enough):
+            return None
+        return AutoTokenizer.from_pretrained(folder)
+
     def standard_config(self) -> tuple[Any, str]:
         """The configuration of the family's usual model, and its name."""
         raise ModelError(f"a {self.title} has no usual size")
@@ -244,16 +267,19 @@ def offline_config(name: str) -> tuple[Any, str]:
 
     The usual model of the first family stands in for a Hub id that is not in the cache.
     """
-    if is_local(name):
-        path = resolve(name)
-    else:
-        cached = try_to_load_from_cache(name, "config.json")
-        if not isinstance(cached, str):
-            return usual_config(f"{name} is not on this machine")
-        path = Path(cached).parent
+    if (path := _offline_folder(name)) is None:
+        return usual_config(f"{name} is not on this machine")
     family = _family_in(name, path, read_mapping(name, path / "config.json"))
     config, layout = family.config_in(path)
     return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
+
+
+def _offline_folder(name: str) -> Path | None:
+    """The folder of a model without a network: its own or the Hub's cache; None where it is in neither."""
+    if is_local(name):
+        return resolve(name)
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def usual_config(why: str) -> tuple[Any, str]:

@@ -23,6 +23,11 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
+def best_device() -> str:
+    """Where models run in this process: its first GPU, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def dtype_on(device: str) -> torch.dtype:
     """The precision of listening and transcribing on a device."""
     return torch.float32 if device == "cpu" else torch.bfloat16

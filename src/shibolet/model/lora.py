@@ -25,7 +25,7 @@ def attach_lora(
     family = family_of(model.config)
     layers = sorted({family.part_of(name)[1] for name in select(model, part)})
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM",
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type=family.adapter_task,
         target_modules=family.adapter_pattern(layers, targets),
     )  # fmt: skip
     state = torch.random.get_rng_state()
@@ -79,8 +79,9 @@ def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str 
     one = next(iter(layers.values()))
     make_folder(path)
     LoraConfig(
-        r=one.r["default"], lora_alpha=one.lora_alpha["default"], lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-        target_modules=sorted(layers), modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
+        r=one.r["default"], lora_alpha=one.lora_alpha["default"], lora_dropout=0.0, bias="none",
+        task_type=family.adapter_task, target_modules=sorted(layers),
+        modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
         base_model_name_or_path=base, inference_mode=True,
     ).save_pretrained(path)  # fmt: skip
     state = {f"base_model.model.{name.replace('.default', '')}": weight for name, weight in model.state_dict().items()

@@ -1,6 +1,6 @@
 """What the rest sees of a family's objects: prompts in words and tokens, packs, features, decoders, costs.
 
-Shapes: A audio tokens, L label positions, E encoder dim.
+Shapes: A encoder states, L label positions, E encoder dim.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.rounds.scorers import language_of, scores_of
-from shibolet.rounds.shared import Round, Track, best_device, prepared_of, stream_cache, untracked
+from shibolet.rounds.shared import Round, Track, prepared_of, stream_cache, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -101,7 +101,7 @@ def evaluate_manifest(
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, device=best_device(), batch_utterances=batch_utterances),
+            open_engines(executor, model, language, batch_utterances=batch_utterances),
             utterances,
             set_name=manifest.stem,
             language=language,

@@ -141,14 +141,12 @@ class Round:
         utterances = read_manifest(self.folder.prepared / MANIFEST)
         return SourceData(utterances, [], manifest_hash(utterances))
 
-    @cached_property
-    def device(self) -> str:
-        """Where models run, with as many CPU threads as the recipe says."""
+    def set_threads(self) -> None:
+        """As many CPU threads in this process as the recipe says, before a model runs in it."""
         import torch
 
         if self.recipe.num_threads:
             torch.set_num_threads(self.recipe.num_threads)
-        return best_device()
 
     @cached_property
     def executor(self) -> "Executor":
@@ -177,7 +175,8 @@ class Round:
 
         if (name := self.recipe.audit.aligner) is None:
             return None
-        open_it = partial(open_aligner, name, self.recipe.language, device=self.device)
+        self.set_threads()
+        open_it = partial(open_aligner, name, self.recipe.language, device=None)
         return LazyListener(self.identity(name), open_it)
 
     def recogniser(self, name: str) -> "LazyListener":
@@ -186,7 +185,8 @@ class Round:
         from shibolet.listen.open import HYPOTHESES, open_recogniser
 
         if name not in self._recognisers:
-            open_it = partial(open_recogniser, name, self.recipe.language, device=self.device)
+            self.set_threads()
+            open_it = partial(open_recogniser, name, self.recipe.language, device=None)
             is_file = name.endswith(HYPOTHESES)
             self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
         return self._recognisers[name]
@@ -215,12 +215,12 @@ class Round:
 
         if (model, language) not in self._transcribers:
             config = self.recipe.evaluate
+            self.set_threads()
             self._transcribers.clear()
             self._transcribers[model, language] = open_engines(
                 self.executor,
                 model,
                 language,
-                device=self.device,
                 batch_utterances=config.batch_utterances,
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
                 beam_size=config.beam_size,
@@ -327,10 +327,3 @@ def prepared_of(model: str) -> Path | None:
 def stream_cache() -> Path:
     """Where streamed sources are kept between rounds."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shibolet"
-
-
-def best_device() -> str:
-    """Where models run: the first GPU, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

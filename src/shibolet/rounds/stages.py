@@ -200,31 +200,16 @@ def _rows_of_manifests(recipe: Recipe) -> int | None:
 def _prepared_examples(recipe: Recipe, prepared: Path, config: Any) -> tuple[list | None, int, str]:
     """Prepared utterances with their lengths, or None; their number; where it is from, and why there are no lengths."""
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
 
     from shibolet.model.family import family_of
     from shibolet.model.protocols import Prompt
     from shibolet.train.data import read_examples
 
     number = sum(pq.read_metadata(shard).num_rows for shard in prepared.glob("train-*.parquet"))
-    if (folder := _tokenizer_folder(recipe.models.base)) is None:
+    family = family_of(config)
+    if (tokenizer := family.tokenizer(recipe.models.base)) is None:
         why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
         return None, number, f"prepared in {prepared}; {why}"
-    family = family_of(config)
-    targets = family.targets(AutoTokenizer.from_pretrained(folder), Prompt(recipe.language))
+    targets = family.targets(tokenizer, Prompt(recipe.language))
     examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config))
     return examples, len(examples), f"prepared in {prepared}, with their lengths"
-
-
-def _tokenizer_folder(model: str) -> Path | None:
-    """Where a model's tokenizer lies, without a network; None where it does not."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from shibolet.model.folders import is_local, resolve
-
-    cached = None if is_local(model) else try_to_load_from_cache(model, "config.json")
-    folder = resolve(model) if is_local(model) else Path(cached).parent if isinstance(cached, str) else None
-    enough = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-    if folder is None or not any(all((folder / name).is_file() for name in names) for names in enough):
-        return None
-    return folder

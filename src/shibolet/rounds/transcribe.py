@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shibolet.errors import AudioError, RecipeError
 from shibolet.records.files import make_folder
-from shibolet.rounds.shared import Tell, Track, best_device, untracked
+from shibolet.rounds.shared import Tell, Track, untracked
 from shibolet.speech.audio import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def open_engine(
     from shibolet.listen.executor import local_executor
     from shibolet.listen.open import open_engines
 
-    return open_engines(local_executor(), model, language, device=best_device(), **settings)
+    return open_engines(local_executor(), model, language, **settings)
 
 
 def transcribe_files(
@@ -86,7 +86,7 @@ def transcribe_files(
         tell(f"{format} without --aligner: a cue is a whole piece, of up to {max_piece_s:g} s")
     engines, listener = Engines.of(make_engine()), None
     if aligner is not None:
-        open_it = partial(open_aligner, aligner, language, device=best_device())
+        open_it = partial(open_aligner, aligner, language, device=None)
         listener = LazyListener(listener_identity(aligner), open_it)
     with (
         closing(engines.executor),

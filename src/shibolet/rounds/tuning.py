@@ -65,7 +65,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     from shibolet.evaluate.stage import evaluate_set, read_rows
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.family import load_recogniser
-    from shibolet.model.folders import dtype_on
+    from shibolet.model.folders import best_device, dtype_on
     from shibolet.scoring.intervals import difference_interval
     from shibolet.scoring.rows import groups_of
     from shibolet.scoring.selection import fold_sums
@@ -73,10 +73,9 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
     if not dev:
         raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
-    config, loaded = (
-        current.recipe.evaluate,
-        load_recogniser(model, dtype=dtype_on(current.device), device=current.device),
-    )
+    current.set_threads()
+    config, device = current.recipe.evaluate, best_device()
+    loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
     audio_s = sum(utterance.duration_s for utterance in dev)
     found: list[MeasuredSetting] = []
     greedy = []

@@ -12,7 +12,12 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.tables import read_columns
 
-FRAME_TOLERANCE = 5  # frames of features (50 ms) by which decoded audio may differ from the table's duration
+TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
+
+
+def frame_tolerance(family: Family) -> int:
+    """The same in frames of features."""
+    return round(TOLERANCE_S * family.frames_per_s)
 
 
 def samples_at(speed: float, num_samples: int) -> int:
@@ -53,7 +58,8 @@ def read_examples(
 ) -> tuple[list[TrainExample], list[LedgerLine]]:
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 
-    `max_tokens` is the longest sequence the model has positions for; a target is never shortened to fit it.
+    `max_tokens` is the longest sequence the model has positions for; a target is never shortened to fit it, nor audio
+    to fit the family's `max_samples`.
     """
     shards = sorted(prepared_dir.glob(f"{split}-*.parquet"))
     if not shards:
@@ -63,12 +69,16 @@ def read_examples(
         table = list(read_columns(shard, "id", "text", "duration_s"))
         tokens = targets.encode([text for _, text, _ in table]) if table else []
         for row, ((id, text, duration_s), text_ids) in enumerate(zip(table, tokens, strict=True)):
-            num_frames = family.num_frames(round(duration_s * SAMPLE_RATE_HZ))
+            num_samples = round(duration_s * SAMPLE_RATE_HZ)
+            num_frames = family.num_frames(num_samples)
             num_targets = targets.frame.num_targets(len(text_ids))
             num_tokens = targets.frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
             rule = detail = ""
             if not text.strip():
                 rule, detail = "empty_text", "the target is empty"
+            elif family.max_samples is not None and num_samples > family.max_samples:
+                longest_s = family.max_samples / SAMPLE_RATE_HZ
+                rule, detail = "too_long:audio", f"{duration_s:.2f} s, a {family.title} takes {longest_s:g} s at most"
             elif num_tokens > max_tokens:
                 rule = "too_long:positions"
                 detail = f"{num_tokens} tokens, the model has positions for {max_tokens}"

@@ -6,7 +6,7 @@ The key is a hash of the encoder's weights and of the utterances and the files t
 never synced: they outlive a killed process, not a machine, so a cache of another boot is started anew. An entry knows
 the step that wrote it; a run that continues from an earlier step forgets later ones and so takes the same path again.
 
-Shapes: A audio tokens, E encoder dim, N utterances.
+Shapes: A encoder states, E encoder dim, N utterances.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from shibolet.errors import RecipeError
 from shibolet.model.family import family_of
 from shibolet.records.files import hash_json, read_json, write_json
-from shibolet.train.data import FRAME_TOLERANCE, TrainExample
+from shibolet.train.data import TrainExample, frame_tolerance
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -32,7 +32,7 @@ def encoder_is_frozen(model: nn.Module) -> bool:
 
 def cache_bytes(examples: Sequence[TrainExample], dim: int, width: int) -> int:
     """Disk that a cache takes, at most; `width` bytes a number."""
-    return sum(_tokens(example) for example in examples) * dim * width
+    return sum(_most_states(example) for example in examples) * dim * width
 
 
 class EncoderCache:
@@ -54,7 +54,7 @@ class EncoderCache:
         spans, total = {}, 0
         for index, example in enumerate(examples):
             spans[example.id] = (index, total)
-            total += _tokens(example)
+            total += _most_states(example)
         self._spans = spans
         folder = root / _key(model, examples)
         if is_main:
@@ -80,7 +80,7 @@ class EncoderCache:
         for example in examples:
             index, start = self._spans[example.id]
             frames.append(int(self._entries[index, 1]))
-            pieces.append(self._states[start : start + self._family.num_audio_tokens(frames[-1])])
+            pieces.append(self._states[start : start + self._family.num_states(frames[-1])])
         size = (sum(map(len, pieces)), self._states.shape[1])
         states = torch.empty(size, dtype=self._states.dtype, pin_memory=torch.cuda.is_available())
         return torch.cat(pieces, out=states), frames
@@ -101,7 +101,7 @@ class EncoderCache:
         for examples, num_frames, states, event in self._held:
             if event is not None:
                 event.synchronize()  # long past: the backward pass is queued behind it
-            sizes = [self._family.num_audio_tokens(frames) for frames in num_frames]
+            sizes = [self._family.num_states(frames) for frames in num_frames]
             for example, frames, piece in zip(examples, num_frames, states.split(sizes), strict=True):
                 index, start = self._spans[example.id]
                 if not self._entries[index, 0]:
@@ -111,9 +111,9 @@ class EncoderCache:
         self._held.clear()
 
 
-def _tokens(example: TrainExample) -> int:
-    # One more: fewer frames can take more tokens where a family rounds within each second.
-    return example.family.num_audio_tokens(example.num_frames + FRAME_TOLERANCE) + 1
+def _most_states(example: TrainExample) -> int:
+    # One more: fewer frames can have more states where a family rounds within each second.
+    return example.family.num_states(example.num_frames + frame_tolerance(example.family)) + 1
 
 
 def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from shibolet.errors import RecipeError
 from shibolet.model.family import Family
 from shibolet.model.protocols import Cost, PackSize
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.train.data import TrainExample
 from shibolet.train.packing import divide, fullest, packs_of
 from shibolet.train.shards import BLOCK_NUMEL, SLOTS
@@ -44,7 +45,7 @@ NCCL_GIB = 0.8  # its buffers, with more than one rank
 FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
-MEAN_S, MIN_S, MAX_S, TOKENS_PER_S = 5.8, 0.5, 15.0, 6.0
+MEAN_S, MIN_S, MAX_S = 5.8, 0.5, 15.0
 
 Sizes = tuple[int, int, int]  # tokens, frames and labels of an utterance
 
@@ -55,11 +56,12 @@ def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes
 
 
 def assumed_sizes(family: Family, num: int, seed: int = 0) -> list[Sizes]:
-    """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average, 6 tokens a second."""
+    """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average."""
     durations_s = MIN_S + (MAX_S - MIN_S) * np.random.default_rng(seed).beta(1.5, 2.604, num)  # mean of 5.8
     sizes = []
     for duration_s in durations_s:
-        frames, labels = int(100 * duration_s), family.target_tokens + round(TOKENS_PER_S * duration_s)
+        frames = family.num_frames(int(SAMPLE_RATE_HZ * duration_s))
+        labels = family.target_tokens + round(family.text_tokens_per_s * duration_s)
         sizes.append((family.prompt_tokens + family.num_audio_tokens(frames) + labels, frames, labels))
     return sizes
 

@@ -4,7 +4,7 @@ The loop knows neither labels nor a model's forward pass. What a pack is, is bet
 objective. `objectives/` has the objectives; a recipe names one in `train.objective`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from shibolet.train.data import TrainExample
 
-Extras = Mapping[str, Any]  # plain data by name, which a reader's worker process can make
+Extras = Mapping[str, Any]  # plain data by name: times of words, a teacher's tokens
+Needs = Callable[[TrainExample], Extras]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class Objective(Protocol):
     """What is minimised. It may run the model as often as it needs, sample from it, or ask other models."""
 
     numbers: tuple[str, ...]  # names in `PackLoss.numbers`: a rank without packs has to know them too
-
-    def needs(self, example: TrainExample) -> Extras:
-        """What a pack has to hold of an utterance beyond its audio and text: times of words, a teacher's tokens."""
+    # What a pack has to hold of an utterance beyond its audio and text; None: nothing. Each worker process of a reader
+    # gets a copy: a function of a module or an object of plain data, no method of the objective, which may hold models.
+    needs: Needs | None
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         """What the loss of a step of these utterances is divided by.

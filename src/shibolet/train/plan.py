@@ -236,7 +236,7 @@ def _cache_gib(
     dim = family.encoder_dim(model)
     if not config.encoder_cache or examples:
         return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
-    return round(count * MEAN_S * family.audio_tokens_per_s * dim * width / GIB, 2) if count else None
+    return round(count * MEAN_S * family.states_per_s * dim * width / GIB, 2) if count else None
 
 
 def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:

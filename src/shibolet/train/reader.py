@@ -24,11 +24,10 @@ from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import FRAME_TOLERANCE, TrainExample
+from shibolet.train.data import TrainExample, frame_tolerance
 from shibolet.train.encoder_cache import EncoderCache
-from shibolet.train.objective import Extras
+from shibolet.train.objective import Needs
 
-Needs = Callable[[TrainExample], Extras]  # `Objective.needs`
 _AHEAD = 2  # packs that each worker has ready or in work
 
 
@@ -87,7 +86,7 @@ class Decoder(Dataset):
     def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
         """The samples of an utterance as the epoch hears them."""
         samples = load(example.audio)
-        if abs(self._family.num_frames(len(samples)) - example.num_frames) > FRAME_TOLERANCE:
+        if abs(self._family.num_frames(len(samples)) - example.num_frames) > frame_tolerance(self._family):
             raise DataError(
                 f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has "
                 f"{len(samples) / SAMPLE_RATE_HZ:.2f} s ({example.audio.path} row {example.audio.row}); run "

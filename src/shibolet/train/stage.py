@@ -168,6 +168,7 @@ def _trainer(
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
+        checkpoint_activations=partial(family.checkpoint_activations, model),
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(MemoryLadder, config, examples, family.num_layers(model)["decoder"]),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),

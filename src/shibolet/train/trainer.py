@@ -60,6 +60,7 @@ class GradualUnfreezeTrainer:
         *,
         model: nn.Module,
         thaw: Callable[[PhaseConfig], Groups],
+        checkpoint_activations: Callable[[], None],
         objective: Objective,
         reader: Reader,
         examples: Sequence[TrainExample],
@@ -75,9 +76,12 @@ class GradualUnfreezeTrainer:
         records: Records,
         on_step: StepCallback | None = None,
     ) -> None:
-        """`thaw` makes a phase's parameters, and no others, trainable, and returns them by part."""
+        """`thaw` makes a phase's parameters, and no others, trainable, and returns them by part.
+
+        `checkpoint_activations` makes the model compute activations again in the backward pass.
+        """
         self.model, self.thaw, self.objective, self.reader = model, thaw, objective, reader
-        self.examples, self.new_ladder = examples, new_ladder
+        self.examples, self.new_ladder, self.checkpoint_activations = examples, new_ladder, checkpoint_activations
         self.config, self.seed, self.last_phase = config, seed, last_phase
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
         self.device, self.is_main = ranks.device, ranks.is_main_process
@@ -221,7 +225,7 @@ class GradualUnfreezeTrainer:
     def _give_way(self) -> None:
         """Do what the rungs taken so far say."""
         if self.ladder.checkpoints_activations:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.checkpoint_activations()
         self.records.ledger([*self.ledger, *self.ladder.left()])
 
     def _step(self, optimizer: MasterAdamW, phase: PhaseConfig, num_steps: int) -> StepRow:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shibolet.errors import ModelError
 from shibolet.model.fast.kernels import cross_entropy_, scale_
 
 LOSS_CHUNK_POSITIONS = 2048  # logits of 2,048 positions are 0.6 GB in bf16 at the real vocabulary of 151,936
@@ -18,9 +19,10 @@ def summed_cross_entropy(
     """Sum over positions, float32, of the cross-entropy of `head(hidden)` `[L, V]` against `labels` `[L]`.
 
     Its gradients are computed with it, chunk by chunk, so no logit is computed twice; a frozen head has none.
+    ModelError for a head with a bias.
     """
     if head.bias is not None:
-        raise ValueError("the chunked loss has no place for a head's bias; train with train.fast: off")
+        raise ModelError("the model's output head has a bias, which the fast loss cannot take; set train.fast: off")
     return _SummedCrossEntropy.apply(hidden, head.weight, labels, chunk_positions)
 
 

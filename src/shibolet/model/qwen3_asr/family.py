@@ -47,8 +47,9 @@ class Qwen3Asr(Family):
     title = "Qwen3-ASR"
     parts = PARTS
     min_samples = MIN_SAMPLES
-    audio_tokens_per_s = TOKENS_PER_CHUNK
-    prompt_tokens, target_tokens = 15, 4
+    states_per_s = TOKENS_PER_CHUNK
+    prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
+    listens, adapter_task = True, "CAUSAL_LM"
     layouts = ("native", "legacy")
     tag = "qwen3-asr"
     class_s = TIMESTAMP_MS / 1000

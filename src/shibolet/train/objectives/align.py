@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import nn
@@ -15,18 +16,27 @@ Times = Sequence[tuple[float, float]]  # start and end of each word, seconds
 NEIGHBOUR_WEIGHT = 0.1  # of each class beside the right one: a time one class off is nearly right
 
 
+@dataclass(frozen=True, slots=True)
+class TimeClasses:
+    """`classes`: start and end of each word in turn; what lies beyond the last class is in it."""
+
+    times_of: Callable[[TrainExample], Times]
+    class_s: float
+    num_classes: int
+
+    def __call__(self, example: TrainExample) -> Extras:
+        times = [t for span in self.times_of(example) for t in span]
+        return {"classes": [min(self.num_classes - 1, round(t / self.class_s)) for t in times]}
+
+
 class Align:
     """The cross-entropy of time classes, a mean over the starts and ends of a step."""
 
     numbers: tuple[str, ...] = ()
 
     def __init__(self, family: Family, times_of: Callable[[TrainExample], Times], num_classes: int) -> None:
-        self._family, self._times_of, self._num_classes = family, times_of, num_classes
-
-    def needs(self, example: TrainExample) -> Extras:
-        """`classes`: start and end of each word in turn; what lies beyond the last class is in it."""
-        times = [t for span in self._times_of(example) for t in span]
-        return {"classes": [min(self._num_classes - 1, round(t / self._family.class_s)) for t in times]}
+        self._family, self._num_classes = family, num_classes
+        self.needs = TimeClasses(times_of, family.class_s, num_classes)
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return sum(example.num_targets for example in examples)

@@ -1,6 +1,6 @@
 """Several objectives at once, each with a weight that may change as a phase goes on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from shibolet.model.family import Family
 from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
-from shibolet.train.objective import Extras, Objective, PackLoss, TrainStep
+from shibolet.train.objective import Extras, Needs, Objective, PackLoss, TrainStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,25 @@ class Term:
     weight: Callable[[float], float]  # of the progress within the phase, 0 to 1
 
 
+@dataclass(frozen=True, slots=True)
+class TermsNeeds:
+    """All that the terms need of an utterance; ValueError where two of them use one name."""
+
+    by_term: Mapping[str, Needs]
+
+    def __call__(self, example: TrainExample) -> Extras:
+        extras, owners = {}, {}
+        for term, needs in self.by_term.items():
+            for name, value in needs(example).items():
+                if name in extras:
+                    raise ValueError(
+                        f"the terms '{owners[name]}' and '{term}' of a mixture both need '{name}' of an utterance; "
+                        "give it another name in one of them"
+                    )
+                extras[name], owners[name] = value, term
+        return extras
+
+
 class Mixture:
     """The weighted sum of the terms' mean losses, whatever each of them counts; all see one pass of the encoder."""
 
@@ -28,9 +47,7 @@ class Mixture:
         self._family, self._terms = family, terms
         own = ((term.name, *(f"{term.name}/{name}" for name in term.objective.numbers)) for term in terms)
         self.numbers = tuple(name for names in own for name in names)
-
-    def needs(self, example: TrainExample) -> Extras:
-        return {name: value for term in self._terms for name, value in term.objective.needs(example).items()}
+        self.needs = TermsNeeds({term.name: term.objective.needs for term in terms if term.objective.needs})
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         """The first term's."""

@@ -9,19 +9,17 @@ from shibolet.model.family import Family
 from shibolet.model.fast.losses import plain_cross_entropy, summed_cross_entropy
 from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
-from shibolet.train.objective import Extras, PackLoss, TrainStep
+from shibolet.train.objective import PackLoss, TrainStep
 
 
 class Transcribe:
     """The token cross-entropy, a mean over the targets of a step."""
 
     numbers: tuple[str, ...] = ()
+    needs = None
 
     def __init__(self, family: Family, *, fast: bool = True) -> None:
         self._family, self._cross_entropy = family, summed_cross_entropy if fast else plain_cross_entropy
-
-    def needs(self, example: TrainExample) -> Extras:
-        return {}
 
     def count(self, examples: Sequence[TrainExample]) -> int:
         return sum(example.num_targets for example in examples)
