@@ -19,7 +19,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_recipe(tmp_path_factory.mktemp("command"))
 
 
-@pytest.mark.slow("train", seconds=60)
+@pytest.mark.slow("train", seconds=65)
 def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path):
     one, two = prepared(tmp_path / "one"), prepared(tmp_path / "two")
     assert end(train(SHIBOLET, recipe, one))[0] == 0
@@ -49,7 +49,7 @@ def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path)
         assert RunFolder(one).finished("train") and len(rows(one)) == 18
 
 
-@pytest.mark.slow("train", seconds=60)
+@pytest.mark.slow("train", seconds=12)
 def test_a_defect_in_one_rank_ends_both_and_is_named(recipe: Path, tmp_path: Path):
     run = prepared(tmp_path / "run", duration_s=1.0)
     code, errors = end(train(SHIBOLET, recipe, run, "--gpus", "2"))

@@ -105,14 +105,14 @@ def test_no_recording_fits_and_measures(sound, clean):
     assert sum(made_of.recordings) <= len({u.cluster for u in clean}) and min(made_of.recordings) >= 4
 
 
-@pytest.mark.slow("audit", seconds=20)
+@pytest.mark.slow("audit", seconds=7)
 def test_a_deaf_listener_is_said_to_detect_nothing(tmp_path, clean):
     content = calibrate(tmp_path, clean, Deaf())
     assert line(content, "swapped:random").auroc < 0.9
     assert line(content, "swapped:random").recall_at_2pct < 0.5
 
 
-@pytest.mark.slow("audit", seconds=20)
+@pytest.mark.slow("audit", seconds=12)
 def test_a_listener_that_believes_nothing_is_said_to_detect_no_wrong_text(tmp_path, clean):
     """The line lies where few of the good fail, so it flags hardly a clip; its blindness must show in the table."""
     content = calibrate(tmp_path, clean, Shouting())

@@ -185,7 +185,7 @@ def test_only_the_texts_of_one_sound_exceed_a_chunk(clips: list[Clip]) -> None:
     assert sum(a == b for a, b in pairwise(near)) == sum(bool(c.change_audio) for c in clips)
 
 
-@pytest.mark.slow("audit", seconds=60)
+@pytest.mark.slow("audit", seconds=25)
 def test_memory_does_not_grow_with_the_rows() -> None:
     """A whole corpus is heard on the machine that heard its sample: evidence must not wait in memory."""
 

@@ -22,7 +22,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.slow("demo", seconds=120)
+@pytest.mark.slow("demo", seconds=90)
 def test_a_round_repairs_trains_compares_and_opens_the_truth(tmp_path, monkeypatch):
     pytest.importorskip("espeakng_loader")
     size = CorpusConfig(num_train=160, num_long=3, num_test=24)

@@ -11,7 +11,7 @@ from shibolet.listen.open import open_aligner
 from shibolet.model.folders import resolve
 
 
-@pytest.mark.slow("listen", seconds=20)
+@pytest.mark.slow("listen", seconds=4)
 @pytest.mark.parametrize("num_sentences", [1, 6])  # clips of 3 s, and of 20 s, where the tiny Qwen aligner is lost
 def test_words_are_where_they_were_said(tmp_path_factory: pytest.TempPathFactory, num_sentences: int) -> None:
     """A lag that is taken for the words' own time, or measured wrongly, moves every word by a third of a second."""
@@ -27,7 +27,7 @@ def test_words_are_where_they_were_said(tmp_path_factory: pytest.TempPathFactory
     assert (off[:, 0] < 0.1).mean() > 0.93 and (off[:, 1] < 0.1).mean() > 0.75
 
 
-@pytest.mark.slow("listen", seconds=20)
+@pytest.mark.slow("listen", seconds=8)
 def test_the_lag_of_one_clip_is_that_of_many(tmp_path):
     """Measured at a clip's two edges alone, a clip that is heard by itself has all of its words moved by the chance of
     one onset and one end."""

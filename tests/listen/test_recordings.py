@@ -122,7 +122,7 @@ for heard in hear_recordings([Path(sys.argv[1])], engine, get_language("Hebrew")
 """
 
 
-@pytest.mark.slow("listen", seconds=60)
+@pytest.mark.slow("listen", seconds=40)
 def test_an_hour_is_heard_once_as_well_as_short_clips_and_in_the_memory_of_minutes(transcriber, tmp_path):
     hour = Recording(tmp_path / "hour.flac", 3600.0, transcriber)
     done = subprocess.run(

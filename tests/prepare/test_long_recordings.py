@@ -20,7 +20,7 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
 from shibolet.speech.text import get_language
 
-pytestmark = pytest.mark.slow("prepare", seconds=60)
+pytestmark = pytest.mark.slow("prepare", seconds=12)
 HEBREW = get_language("he")
 SIZES = (18, 40, 75)  # sentences: about one, two and four minutes
 

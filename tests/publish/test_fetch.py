@@ -99,7 +99,7 @@ def test_a_closed_network_is_said_at_once(asked, monkeypatch):
     assert not asked
 
 
-@pytest.mark.slow("publish", seconds=20)
+@pytest.mark.slow("publish", seconds=25)
 def test_what_was_fetched_is_found_without_a_network(tmp_path: Path):
     """The real client against a Hub on this machine: cut off, gated, whole, then offline."""
     hub = LocalHub(tmp_path / "cas")

@@ -135,7 +135,7 @@ def test_no_token_path_or_machine_in_any_file(current, repeated, tmp_path, monke
         assert secret.encode() not in whole
 
 
-@pytest.mark.slow("publish", seconds=20)
+@pytest.mark.slow("publish", seconds=15)
 def test_the_export_repeats_the_evaluation_in_a_fresh_process(current):
     done = reproduce(current, current.folder.final, "round2")
     assert done.hypotheses >= 20 and len(done.ids["noise"]) == done.hypotheses

@@ -42,7 +42,7 @@ def test_a_whole_upload_is_seen_and_private(hub, folder):
         assert any(path.is_file() for path in hub.xet_store.rglob("*"))
 
 
-@pytest.mark.parametrize("answer_lost", [False, pytest.param(True, marks=pytest.mark.slow("publish", seconds=20))])
+@pytest.mark.parametrize("answer_lost", [False, pytest.param(True, marks=pytest.mark.slow("publish", seconds=5))])
 def test_cut_off_at_any_request_the_next_call_completes_it(hub, folder, answer_lost, monkeypatch):
     monkeypatch.setattr("shibolet.publish.upload.ATTEMPTS", 1)
     send(folder, "org/whole")

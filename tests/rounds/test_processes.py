@@ -17,7 +17,7 @@ from shibolet.rounds import auditing, scoring
 from shibolet.rounds.shared import open_round
 
 RATE = 16000
-pytestmark = pytest.mark.slow("listen", seconds=65)
+pytestmark = pytest.mark.slow("listen", seconds=25)
 
 
 @pytest.fixture

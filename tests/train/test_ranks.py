@@ -17,7 +17,7 @@ def same(one: Path, other: Path, rel: float) -> None:
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=rel), b["step"]
 
 
-@pytest.mark.slow("train", seconds=60)
+@pytest.mark.slow("train", seconds=170)
 def test_ranks_packs_and_memory_change_nothing_over_20_steps(base_dir: Path, tmp_path: Path):
     """Through the switch; 17 utterances in steps of 8, so that the last of an epoch has one and a rank has none.
 
@@ -50,7 +50,7 @@ def test_ranks_packs_and_memory_change_nothing_over_20_steps(base_dir: Path, tmp
         assert len(held[0]) == 2 and held[0] == held[1]  # after B and after A, the newly thawed layers included
 
 
-@pytest.mark.slow("train", seconds=60)
+@pytest.mark.slow("train", seconds=50)
 def test_a_signal_to_one_rank_stops_both_and_any_number_continues(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     assert train(1, base_dir, prepared_dir, tmp_path / "whole") == [0]
     assert train(2, base_dir, prepared_dir, tmp_path / "cut", terminate_at=3) == [PREEMPTED] * 2

@@ -38,7 +38,7 @@ def assert_same(one: Pack, other: Pack) -> None:
         assert a.equal(b) if isinstance(a, torch.Tensor) else a == b, field.name
 
 
-@pytest.mark.slow("train", seconds=20)
+@pytest.mark.slow("train", seconds=6)
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: LoadedModel, augment):
     here = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=augment, seed=3)
@@ -56,7 +56,7 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     assert ahead.waited_s > 0
 
 
-@pytest.mark.slow("train", seconds=20)
+@pytest.mark.slow("train", seconds=4)
 def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
     broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)
