@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, demo, lineage, models, rounds, scores
+from shibolet.cli import beforehand, demo, lineage, models, scores, stages
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
 COMMANDS = {
     "A round, and its stages": (
-        rounds.run, rounds.audit, rounds.calibrate, rounds.gate, rounds.prepare, rounds.train, scores.evaluate,
-        scores.compare, rounds.report,
+        stages.run, stages.audit, stages.calibrate, stages.gate, stages.prepare, stages.train, scores.evaluate,
+        scores.compare, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch),

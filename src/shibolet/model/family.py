@@ -1,7 +1,7 @@
 """What a family of models is to all that trains, listens, evaluates, plans and publishes, and which families there are.
 
-A family is a package beside this file whose `family.py` holds one object, `FAMILY`; nothing outside of `model/` names
-one. It has no state: what a model is stands in its configuration, and `family_of` finds the object by that.
+A family is a package beside this file whose `family.py` holds one object, `FAMILY`; outside of `model/` only the demo
+names one. It has no state: what a model is stands in its configuration, and `family_of` finds the object by that.
 
 Shapes: A encoder states, L label positions, D model dim, V vocabulary, E encoder dim.
 """

@@ -1,4 +1,4 @@
-"""Systems that are scored in a round, each compared with each."""
+"""Systems that are scored in a round, each compared with each; `scorers.py` scores them."""
 
 from collections.abc import Sequence
 
