@@ -226,6 +226,7 @@ def in_time(tmp_path, monkeypatch, clean):
     return run
 
 
+@pytest.mark.slow("audit", seconds=16)
 def test_a_budget_is_kept_and_what_it_leaves_out_is_said(in_time):
     """Nobody starts what takes a night without knowing it; a smaller draw must not depend on the speed behind it."""
     content, told, ears = in_time(minutes=3.0, audio_s_per_s=50.0)
