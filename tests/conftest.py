@@ -1,6 +1,9 @@
 """What tests in several folders share: the command line, run in the process of the test; slow tests by topic."""
 
+import os
 import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, before it is imported: two processes share the cores
 
 import pytest
 

@@ -108,7 +108,10 @@ def test_killed_at_100_random_points(base_dir, prepared_dir, tmp_path: Path, who
     assert struck == 25
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+INTERRUPT = pytest.param(signal.SIGINT, marks=pytest.mark.slow("resume", seconds=6))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, INTERRUPT])
 def test_a_signal_ends_at_the_step_with_a_checkpoint(base_dir, prepared_dir, tmp_path: Path, whole, number):
     assert train(base_dir, prepared_dir, tmp_path, ("step", 3), number) == killed.PREEMPTED
     rows = outcome(tmp_path)["metrics"]
