@@ -182,6 +182,8 @@ def test_an_audit_takes_no_model_to_train_and_no_training(small, tmp_path):
     recipe = load_recipe(small(models=None, train=None, audit={"recogniser": "builtin:ctc", "aligner": "none"}))
     assert recipe.models is recipe.train is None and recipe.model_names() == {"recogniser": "builtin:ctc"}
     recipe.require("audit")
+    with pytest.raises(RecipeError, match="no section 'models'"):
+        recipe.require("run", "models", named=False)
     with pytest.raises(RecipeError, match=r"has no section 'models' and no section 'train': .* not used for 'train'"):
         recipe.require("train", "models", "train")
     write_recipe(recipe, tmp_path / "recipes" / "run" / "recipe.yaml")

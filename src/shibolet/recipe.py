@@ -69,9 +69,9 @@ class Recipe(Config):
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         return {role: name for role, name in roles.items() if name}
 
-    def require(self, command: str, *sections: str) -> None:
-        """RecipeError where a section is missing that a command cannot do without."""
-        for key in ("base", "baseline") if self.models and "models" in sections else ():
+    def require(self, command: str, *sections: str, named: bool = True) -> None:
+        """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
+        for key in ("base", "baseline") if named and self.models and "models" in sections else ():
             if getattr(self.models, key) is None:
                 raise RecipeError(
                     f"recipe '{self.name}' names no models.{key}: 'shibolet next RUN --from {self.name} -o FILE' "

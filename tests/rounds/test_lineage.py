@@ -66,6 +66,8 @@ def test_a_round_that_is_not_finished_or_not_kept_has_no_next(finished, tmp_path
     comparison_of(SAID, SAID).write(finished.compare)
     with pytest.raises(DataError, match=r"Round 2 is not kept .*; --force takes it all the same"):
         write_next(finished.path, tmp_path / "three.yaml")
+    with pytest.raises(RecipeError, match="'next' itself decides name, title, parent, models; edit the file"):
+        write_next(finished.path, tmp_path / "three.yaml", changes=["models.baseline=other"], force=True)
     (tmp_path / "there.yaml").write_text("")
     with pytest.raises(RecipeError, match="exists; name a new file"):
         write_next(finished.path, tmp_path / "there.yaml", force=True)

@@ -54,8 +54,7 @@ def round_of(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    if not dry:
-        loaded.require(sys.argv[1], *needs)
+    loaded.require(sys.argv[1], *needs, named=not dry)
     folder = run_folder(run_dir, loaded.name, suffix)
     if dry:
         planned = make_plan(loaded, folder, None, 1) if loaded.models and loaded.train else None

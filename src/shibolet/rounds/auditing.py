@@ -40,7 +40,8 @@ def do_audit(
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
-    take_over_evidence(folder, current.tell)
+    if not prepared:  # the audit of the raw data came before
+        take_over_evidence(folder, current.tell)
     listener = _listener(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     same_model = _same_model(current, prepared)

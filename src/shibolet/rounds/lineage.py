@@ -13,6 +13,8 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.records.settings import settings_yaml
 from shibolet.rounds.shared import Tell
 
+OWN = ("name", "title", "parent", "models")  # what makes it the next round
+
 
 def write_next(
     run_dir: Path, path: Path, *, source: str | None = None, title: str | None = None,
@@ -24,6 +26,8 @@ def write_next(
     there are `changes` (`a.b=value`) or paths that lead elsewhere from the new place. DataError
     where nothing was trained there, or where its model was not kept and `force` does not take it all the same.
     """
+    if own := [change for change in changes if re.split(r"[.=]", change)[0] in OWN]:
+        raise RecipeError(f"--set {own[0]}: 'next' itself decides {', '.join(OWN)}; edit the file that it writes")
     folder = RunFolder(Path(os.path.normpath(run_dir.absolute())))
     before = load_recipe(folder.recipe)
     before.require("next", "models", "train")
@@ -89,7 +93,7 @@ def _heading(recipe: Recipe, path: Path) -> str:
 def _with_blocks(text: str, wanted: Recipe, path: Path) -> str:
     """A recipe's text with `name`, `title`, `parent` and `models` of another; all else, comments too, as it is."""
     written = _blocks(settings_yaml(wanted, path.parent))
-    replaced = {name: written[name] for name in ("name", "title", "parent", "models")}
+    replaced = {name: written[name] for name in OWN}
     blocks = {name: block for name, block in _blocks(text).items() if name and name not in replaced}
     first = [replaced["name"], replaced["title"], replaced["parent"]]
     rest = [blocks.pop(name) for name in ("language", "seed") if name in blocks]
