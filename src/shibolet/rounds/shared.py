@@ -106,7 +106,8 @@ class Round:
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
                 self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
             utterances = with_domains(utterances, self.recipe.audit.domain_rules)
-            digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
+            is_test = isinstance(source, EvaluationSet)
+            digest = hash_json([manifest_hash(utterances, whole=is_test), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)
         return self._sources[source.name]
 
