@@ -190,10 +190,8 @@ class RunFolder(RunPaths):
         What no marker speaks of passes: another version of shibolet may have written it.
         """
         markers = self.path / ".stages"
-        found = names or sorted(
-            path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json")
-        )
-        for name in found:
+        known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
+        for name in names or [name for name in known if name not in _NOT_SHOWN]:
             if (marker := self._marker(name)) is not None and marker.state == "done":
                 self._require_outputs(name, marker)
                 if records:
