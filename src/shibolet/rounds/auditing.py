@@ -37,7 +37,7 @@ def do_audit(
 
     recipe, folder = current.recipe, current.folder
     _require_error_rates(current, prepared, review)
-    folder.intact("review", "extend")
+    folder.intact("review")
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
@@ -186,6 +186,7 @@ def _extensions(folder: RunFolder, data: SourceData) -> tuple[int, ...]:
     path = folder.audit_extension
     if not path.exists():
         return ()
+    folder.intact("extend")
     asked = Extension.read(path)
     return asked.sizes if asked.data == data.digest else ()
 
