@@ -131,7 +131,8 @@ class CheckpointStore:
             shutil.rmtree(partial)
         for path in self._folders():
             if _step_of(path) > step:
-                (path / _MARKER).unlink(missing_ok=True)
+                if (path / _MARKER).is_file():
+                    (path / _MARKER).unlink()
                 shutil.rmtree(path)
 
     def _folders(self) -> list[Path]:
