@@ -48,18 +48,24 @@ def _opened(path: Path, schema: pa.Schema, columns: Sequence[str], remedy: str) 
     for name in columns:
         if name not in found.names:
             raise DataError(f"{path} has no column '{name}': an earlier version wrote it; {remedy}")
-        if not (kind := found.field(name).type).equals(wanted := _as_written(schema.field(name).type)):
-            raise DataError(f"{path}: column '{name}' holds {kind} instead of {wanted}; {remedy}")
+        if not _fits(kind := found.field(name).type, schema.field(name)):
+            raise DataError(f"{path}: column '{name}' holds {kind} instead of {schema.field(name).type}; {remedy}")
     return file
 
 
-def _as_written(kind: pa.DataType) -> pa.DataType:
-    """A type as files have it, where everything may be missing."""
-    if pa.types.is_list(kind):
-        return pa.list_(_as_written(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _as_written(field.type)) for field in kind.fields])
-    return kind
+def _fits(found: pa.DataType, field: pa.Field) -> bool:
+    """Whether a column of a file can be this field: everything may be missing in it that need not have a value."""
+    if field.nullable and pa.types.is_null(found):
+        return True
+    if pa.types.is_list(field.type):
+        return pa.types.is_list(found) and _fits(found.value_type, field.type.value_field)
+    if pa.types.is_struct(field.type):
+        if not pa.types.is_struct(found):
+            return False
+        there, wanted = {one.name: one.type for one in found.fields}, {one.name: one for one in field.type.fields}
+        needed = {name for name, one in wanted.items() if not one.nullable}
+        return needed <= there.keys() <= wanted.keys() and all(_fits(there[name], wanted[name]) for name in there)
+    return found.equals(field.type)
 
 
 @contextmanager
@@ -77,12 +83,12 @@ def _fault(array: pa.Array, field: pa.Field) -> str | None:
     """What a column has that its field does not allow, or None."""
     if array.null_count and not field.nullable:
         return "lacks values"
-    if pa.types.is_floating(field.type):
+    if pa.types.is_floating(array.type):
         return None if pc.all(pc.is_finite(array)).as_py() is not False else "has a number that is not finite"
-    if pa.types.is_list(field.type):
+    if pa.types.is_list(array.type):
         return _fault(array.flatten(), field.type.value_field)
-    if pa.types.is_struct(field.type):
+    if pa.types.is_struct(array.type):
         there = array.filter(array.is_valid()) if array.null_count else array
-        faults = (_fault(there.field(i), field.type.field(i)) for i in range(field.type.num_fields))
+        faults = (_fault(there.field(name), field.type.field(name)) for name in (one.name for one in array.type.fields))
         return next(filter(None, faults), None)
     return None
