@@ -74,7 +74,7 @@ def _reading(path: Path, remedy: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}; {remedy}") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # text: of a column's name
         said = " ".join(str(error).split())
         raise DataError(f"{path} is not whole ({said[:200]}); {remedy}") from error
 
