@@ -1,9 +1,13 @@
 """Files that went wrong in every way that we can think of, each from a seed: cut, flipped, of another type, absurd."""
 
+import io
 import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 # What a value becomes: other types, limits of them, text that nobody writes.
 ODD: tuple[Any, ...] = (
@@ -132,3 +136,33 @@ def mutated_jsonl(rng: random.Random, content: bytes) -> bytes:
     place = rng.randrange(len(lines))
     lines[place] = mutated_json(rng, lines[place])
     return b"\n".join(lines) + b"\n"
+
+
+def mutated_parquet(rng: random.Random, content: bytes) -> bytes:
+    """A table with another column, or with damage to its bytes."""
+    if rng.random() < 0.3:
+        return mutated_bytes(rng, content)
+    table = pq.read_table(pa.BufferReader(content))
+    name = rng.choice(table.schema.names)
+    place, values = table.schema.get_field_index(name), table[name].to_pylist()
+    match rng.random():
+        case chance if chance < 0.1:
+            table = table.slice(0, rng.choice((0, 1)))
+        case chance if chance < 0.2:
+            table = pa.concat_tables([table, table])
+        case chance if chance < 0.25:
+            table = table.drop_columns([name])
+        case chance if chance < 0.6:  # other values of the same type, where it has them
+            some = [mutated_value(rng, value) for value in values[:5]]
+            try:
+                table = table.set_column(place, name, pa.array([*some, *values[5:]], table.schema.field(name).type))
+            except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):
+                table = table.set_column(place, name, pa.array(values[::-1], table.schema.field(name).type))
+        case chance if chance < 0.8:
+            odd = rng.choice([None, 5, "x", -1.0, float("nan"), [1], {"x": 1}])
+            table = table.set_column(place, name, pa.array([odd] * len(table)))
+        case _:
+            table = table.set_column(place, name, pa.array(values[::-1], table.schema.field(name).type))
+    written = io.BytesIO()
+    pq.write_table(table, written)
+    return written.getvalue()

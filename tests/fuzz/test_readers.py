@@ -1,28 +1,21 @@
-"""Inputs that went wrong, through each format's reader: they are read or refused in a sentence, soon, in little memory.
+"""Our own files that went wrong, through each format's reader: documents, lines and tables.
 
 What a reader lets through can be written again; the rest of the program relies on its types.
 """
 
 import json
 import random
-import resource
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 import schemas
-import yaml
 from examples import audited_table, documents, lines, shard
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from mutate import ODD, mutated_bytes, mutated_json, mutated_jsonl, mutated_value
+from harness import FEW, MANY, Kind, fuzz, how_many
+from mutate import mutated_json, mutated_jsonl, mutated_parquet
 
 from shibolet.demo.corpus import Spoken
-from shibolet.errors import ShiboletError
-from shibolet.recipe import Recipe, load_recipe, recipe_yaml, shipped_recipes, write_recipe
 from shibolet.records.audited import AuditedRows, audited_hash, read_audited
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.training import DevRates, DevScore, Event, Line, StepRow
@@ -30,50 +23,8 @@ from shibolet.records.hypotheses import HypothesisLine
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.reading import read_lines
 from shibolet.records.review import Answer
-from shibolet.records.settings import _all_keys
 from shibolet.records.shards import SCHEMA, read_shard
 from shibolet.report.audit_page import Sound
-
-CPU_S, MEMORY_KB = 10.0, 1_000_000  # beyond what a good input takes
-FEW, MANY = 200, 10_000
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of input: how it is made from a seed, and who reads it."""
-
-    make: Callable[[random.Random], bytes]
-    read: Callable[[Path], object]
-
-
-def fuzz(kind: Kind, path: Path, num: int) -> None:
-    """So many inputs of a kind; the same ones every time."""
-    outcomes = {True: 0, False: 0}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    @settings(max_examples=num, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(seed=st.integers(0, 2**32 - 1))
-    def check(seed: int) -> None:
-        path.write_bytes(kind.make(random.Random(seed)))
-        started = time.process_time()
-        try:
-            kind.read(path)
-        except ShiboletError as error:
-            assert str(error) and error.exit_code in (2, 3)
-            outcomes[False] += 1
-        else:
-            outcomes[True] += 1
-        assert time.process_time() - started < CPU_S
-
-    check()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < MEMORY_KB
-    assert outcomes[True] and outcomes[False], "a reader that takes all or nothing is not tested by this"
-
-
-def how_many(seconds: int) -> Callable:
-    """Few inputs in the ordinary suite, many in the slow one, which take so long."""
-    return pytest.mark.parametrize("num", [FEW, pytest.param(MANY, marks=pytest.mark.slow("fuzz", seconds=seconds))])
-
 
 CLASSES = (
     "AlignmentReport", "Calibration", "CalibrationFile", "Checked", "Comparison", "DecodingTable", "Extension",
@@ -153,44 +104,4 @@ def read_tables(path: Path) -> None:
 def test_tables(name: str, num: int, tmp_path: Path):
     content = {"audited": audited_table, "shard": shard}[name](tmp_path)
     read = read_tables if name == "audited" else lambda path: list(read_shard(path, *SCHEMA.names))
-    fuzz(Kind(lambda rng: mutated_bytes(rng, content), read), tmp_path / "x.parquet", num)
-
-
-def mutated_recipe(rng: random.Random, content: bytes) -> bytes:
-    if rng.random() < 0.3:
-        return mutated_bytes(rng, content)
-    value = mutated_value(rng, yaml.safe_load(content))
-    return yaml.safe_dump(value, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")
-
-
-def override(rng: random.Random) -> str:
-    """A change of the command line, mostly of a key that there is."""
-    key = (
-        rng.choice(KEYS) if rng.random() < 0.9 else rng.choice(("x", "", "..", "train.phases.x", "data.train.99.name"))
-    )
-    value = rng.choice(ODD)
-    text = value if isinstance(value, str) else json.dumps(value)
-    return rng.choice((f"{key}={text}", f"{key}={text}", f"{key}={text}", f"{key}={text[:-1]}", key, f"{key}=[{text}"))
-
-
-KEYS = list(_all_keys(Recipe, ""))
-
-
-@how_many(300)
-def test_recipes(num: int, tmp_path: Path):
-    content = shipped_recipes()["demo"].read_bytes()
-
-    def read(path: Path) -> None:
-        recipe = load_recipe(path, changes.pop())
-        recipe_yaml(recipe)
-        write_recipe(recipe, tmp_path / "again.yaml")
-        assert load_recipe(tmp_path / "again.yaml") == recipe
-
-    changes: list[list[str]] = []
-
-    def make(rng: random.Random) -> bytes:
-        has_changes = rng.random() < 0.3
-        changes.append([override(rng) for _ in range(rng.choice((1, 2)))] if has_changes else [])
-        return content if has_changes else mutated_recipe(rng, content)
-
-    fuzz(Kind(make, read), tmp_path / "x.yaml", num)
+    fuzz(Kind(lambda rng: mutated_parquet(rng, content), read), tmp_path / "x.parquet", num)

@@ -134,7 +134,8 @@ class AuditedRows(Mapping[str, Audited]):
 
     def __init__(self, paths: Iterable[Path]) -> None:
         batches = [batch for path in paths for batch in read_batches(path, _READ, SCHEMA.names, BATCH_ROWS, _REMEDY)]
-        self._table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
+        tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
+        self._table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
         self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
