@@ -13,7 +13,6 @@ import torch
 import yaml
 from harness import MANY, Kind, fuzz, how_many
 from mutate import ODD, mutated_bytes, mutated_json, mutated_value
-from shibolet.listen.http_client import Answer
 
 from shibolet.listen import server
 from shibolet.model.family import family_of, offline_config
@@ -106,7 +105,7 @@ ANSWERS = {
 def test_answers_of_servers(num: int, tmp_path: Path, monkeypatch):
     """Below the connection: status, headers and content of any kind, for both questions that are asked."""
     clips = [np.zeros(16_000, np.float32)]
-    answered: dict[str, Answer] = {}
+    answered: dict[str, server.Answer] = {}
     monkeypatch.setattr(server, "WAITS_S", ())
     monkeypatch.setattr(server, "exchange", lambda url, *_: answered[url.removeprefix("http://a/v1")])
 
@@ -116,7 +115,7 @@ def test_answers_of_servers(num: int, tmp_path: Path, monkeypatch):
             for name in rng.sample(("Content-Encoding", "Location", "Content-Type"), rng.choice((0, 0, 1))):
                 headers[name] = rng.choice(("gzip", "\u202e", "x" * 5000, "file:///etc/passwd"))
             changed = mutated_json(rng, content) if rng.random() < 0.7 else content
-            answered[path] = Answer(status, rng.choice(("OK", "", "\x1b[2J")), headers, changed)
+            answered[path] = server.Answer(status, rng.choice(("OK", "", "\x1b[2J")), headers, changed)
         return b""
 
     def read(path: Path) -> None:
