@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
-from train_command import SHIBOLET, TORCHRUN, end, prepared, rows, save_recipe, train, wait_for
+from train_command import SHIBOLET, TORCHRUN, end, prepared, ranks_of, rows, save_recipe, train, wait_for
 
 from shibolet.records.runfolder import RunFolder
 
@@ -47,6 +48,24 @@ def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path)
         found = json.loads((one / "train" / "result.json").read_text())
         assert (found["chosen_step"], found["chosen_by"], found["through"]) == (chosen, why, phase)
         assert RunFolder(one).finished("train") and len(rows(one)) == 18
+
+
+@pytest.mark.slow("train", seconds=60)
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others_and_the_same_command_goes_on(recipe: Path, tmp_path: Path, killed: int):
+    """As the system does when memory runs out; the other one would wait for an hour."""
+    run, options = prepared(tmp_path / "run"), ("--gpus", "2", "--set", "train.checkpoint_every_steps=2")
+    launched = train(SHIBOLET, recipe, run, *options)
+    wait_for(lambda: len(rows(run)) >= 4, launched)
+    ranks_of(launched)[killed].kill()
+    killed_at = time.monotonic()
+    code, errors = end(launched)
+    assert code == 3 and time.monotonic() - killed_at < 30
+    assert errors.splitlines()[-1].startswith(f"shibolet: rank {killed} was ended by SIGKILL"), errors
+    assert "Traceback" not in errors
+    code, errors = end(train(SHIBOLET, recipe, run, *options))
+    assert code == 0 and "continuing after step" in errors
+    assert [row["step"] for row in rows(run)] == list(range(1, 19))
 
 
 @pytest.mark.slow("train", seconds=12)

@@ -60,6 +60,12 @@ class OutOfMemory(ShiboletError):
     exit_code = 3
 
 
+class RankLost(ShiboletError):
+    """A process of a training was ended from outside, or crashed below Python; the same command continues."""
+
+    exit_code = 3
+
+
 class Diverged(ShiboletError):
     """The training lost its weights again and again, and was stopped."""
 

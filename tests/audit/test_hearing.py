@@ -347,6 +347,20 @@ def test_a_window_is_chosen_once_and_kept(tmp_path: Path, clips: list[Clip]) -> 
     assert evidence(listener(tmp_path / "many", Windowed(good=30.0)).merge(clips[::-1])).keys() == whole.keys()
 
 
+@pytest.mark.parametrize("content", ["", '{"window_s": 10', "{}", '{"window_s": "x"}', '{"window_s": -5.0}', "[10]"])
+def test_a_window_that_cannot_be_read_is_chosen_again_and_said(tmp_path: Path, clips, content: str, caplog) -> None:
+    """On the same clips it is the same one: what was heard with it stays."""
+    first, again = Windowed(), Windowed()
+    listener(tmp_path, first).hear(clips[:8])
+    [path] = tmp_path.glob("**/window-*.json")
+    kept = path.read_bytes()
+    path.write_text(content)
+    listener(tmp_path, again).hear(clips[:8])
+    assert again.tried_on == first.tried_on and again.heard == [] and path.read_bytes() == kept
+    [said] = caplog.messages
+    assert str(path) in said and said.endswith("it is made again")
+
+
 def test_a_window_that_another_process_chose_is_the_same(tmp_path: Path, clips: list[Clip]) -> None:
     """This process, which loads no model where several hear, has no say in it."""
     ears = Windowed()

@@ -11,11 +11,9 @@ from audit_documents import audited
 from shibolet.audit.review import (
     MIN_ANSWERED,
     NUM_DRAWN,
-    Answer,
     draw_cells,
     human_flags,
     keep_review,
-    read_review,
     review,
 )
 from shibolet.audit.sampling import lot
@@ -24,6 +22,7 @@ from shibolet.gate.correction import corrected_rate
 from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Review, StratumSize
 from shibolet.records.documents.calibration import ErrorRates
+from shibolet.records.review import Answer, read_review
 from shibolet.scoring.rates import clopper_pearson
 
 SIZES = {"clean": 4000, "noisy": 1000}  # of the population; the sample takes as many of each
@@ -305,7 +304,7 @@ def test_files_that_are_no_review_are_refused(tmp_path):
         path.write_text(f'{{"id": "b", "verdict": "bad", "text": ""}}\n{line}\n', encoding="utf-8")
         with pytest.raises(DataError, match=r"review\.jsonl, line 2: "):
             read_review(path)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no"):
         read_review(tmp_path / "absent.jsonl")
 
 

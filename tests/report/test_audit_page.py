@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,13 +18,14 @@ import pytest
 import soundfile as sf
 from audit_documents import answers
 
+from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict, Interval
 from shibolet.records.files import write_jsonl
 from shibolet.report import audit_page as module
-from shibolet.report.audit_page import write_audit_page
+from shibolet.report.audit_page import Sound, write_audit_page
 from shibolet.speech import augment
 
 HOSTILE = "<script>alert('x')</script> שלום & \"ברכה\""
@@ -194,6 +196,39 @@ def test_the_next_page_encodes_only_what_is_new(run_dir, tmp_path, monkeypatch):
     rows = rows.set_column(column, rows.schema.field(column), [pa.array(moved, rows.schema.field(column).type)])
     pq.write_table(rows, copy / "audit" / "utterances.parquet")
     assert write_audit_page(copy).read_bytes() != first and set(encoded[num_first:]) == {8000}
+
+
+def test_a_sound_that_was_changed_is_encoded_again_and_said(run_dir, tmp_path, monkeypatch, caplog):
+    """A person would judge another sound; and the page takes what stands there as it is."""
+    monkeypatch.setattr(module, "MAX_SOUND_BYTES", 200_000)
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    sounds = copy / "audit" / "sounds.jsonl"
+    sounds.unlink(missing_ok=True)
+    page, lines = write_audit_page(copy).read_bytes(), sounds.read_bytes()
+    first, *rest = lines.splitlines(keepends=True)
+    row = json.loads(first)
+    script = asdict(Sound.of(row["key"], "</script><script>alert(1)</script>", row["wave"]))
+    for changed in (
+        json.dumps({**row, "mp3": row["mp3"][::-1]}).encode() + b"\n",
+        json.dumps(script).encode() + b"\n",
+        first[: len(first) // 2],
+        b"[]\n",
+    ):
+        caplog.clear()
+        sounds.write_bytes(changed + b"".join(rest))
+        assert write_audit_page(copy).read_bytes() == page and sounds.read_bytes() == lines
+        [said] = caplog.messages
+        assert str(sounds) in said and said.endswith("encoded again")
+    sounds.write_bytes(lines)
+    caplog.clear()
+    assert write_audit_page(copy).read_bytes() == page and not caplog.messages
+
+
+def test_an_answer_that_is_none_is_named_by_the_page(run_dir, tmp_path):
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    (copy / "audit" / "review.jsonl").write_text('{"id": "a", "verdict": "maybe", "text": ""}\n')
+    with pytest.raises(DataError, match=r"review\.jsonl, line 1: verdict: "):
+        write_audit_page(copy)
 
 
 def test_a_review_and_the_rest_come_into_the_page(run_dir, tmp_path, monkeypatch):

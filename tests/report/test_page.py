@@ -267,6 +267,25 @@ def test_a_document_of_an_earlier_version_is_told_in_a_sentence(run_dir, tmp_pat
         write_report(copy)
 
 
+def test_files_that_do_not_fit_each_other_are_named(run_dir, tmp_path):
+    """Each is whole; one was copied from another folder, or lost lines."""
+    copy = copy_run(run_dir, tmp_path)
+    for name, said in (
+        (
+            "evaluate/round1/clean/hypotheses.jsonl",
+            r"round2/clean/hypotheses\.jsonl has utterance .test-0100.",
+        ),
+        ("prepared/ledger.jsonl", r"ledger\.jsonl has no line of rule 'too_short', which .*summary\.json counts"),
+    ):
+        content = (copy / name).read_bytes()
+        lines = content.splitlines(keepends=True)
+        (copy / name).write_bytes(b"".join(lines[: 100 if len(lines) > 100 else 60]))
+        with pytest.raises(DataError, match=rf"{said}.*; 'shibolet \w+ RECIPE' makes"):
+            write_report(copy)
+        (copy / name).write_bytes(content)
+    write_report(copy)
+
+
 def test_a_third_round_is_called_by_its_own_title(tmp_path):
     """Its page once said Round 2 in the verdict, the tables, the figures and the examples."""
     write_run(tmp_path, ("Round 2", "Round 3"))

@@ -1,6 +1,7 @@
 """A checkpoint is whole or ignored; the newest that verifies wins and the log says why another did not."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_broken_one_is_named_and_the_one_before_is_taken(store: CheckpointStor
     store.discard_after(100)
     save(store, 200)  # the run comes to the same step again and replaces it
     assert store.latest().state["step"] == 200
+
+
+def test_markers_and_folders_of_no_sense_are_left_out(store: CheckpointStore, caplog):
+    """A copy beside a checkpoint, a marker that is a folder, one that is no text: none of them ends a training."""
+    newest = store.root / "step-00000200"
+    shutil.copytree(newest, store.root / "step-00000200 (copy)")
+    (newest / "COMPLETE").write_bytes(b"\xff\xfe")
+    assert store.latest().state["step"] == 100
+    (newest / "COMPLETE").unlink()
+    (newest / "COMPLETE").mkdir()
+    assert store.latest().state["step"] == 100 and "COMPLETE cannot be read" in caplog.text
+    store.discard_after(100)
+    assert not newest.exists() and (store.root / "step-00000200 (copy)").exists()
 
 
 def test_only_broken_ones_are_an_error_with_its_own_exit_code(store: CheckpointStore):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shibolet.errors import DataError, DiskError, Preempted
+from shibolet.errors import DataError, DiskError, Preempted, RankLost
 from shibolet.train.launch import launch
 
 
@@ -71,10 +71,31 @@ def test_the_first_failure_is_the_one_that_is_raised(monkeypatch):
         start(fail_alone, ZeroDivisionError("a defect"))
     with pytest.raises(DiskError, match="x could not be written: no room; make room and run the same command again"):
         start(fail_alone, OSError(errno.ENOSPC, "no room", "x"))
-    with pytest.raises(RuntimeError, match="rank 1 ended with SIGKILL, out of memory perhaps"):
-        start(die_alone, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"rank 1 ended with SIGUSR1$"):
-        start(die_alone, signal.SIGUSR1)
+
+
+def die_after_the_other(folder: Path, send) -> None:
+    """Rank 1 is killed, and the failure of rank 0, which waits for its answer, is heard of first."""
+    told = folder / "told"
+    if os.environ["RANK"] == "0":
+        told.touch()
+        raise ConnectionError("connection closed by peer")
+    while not told.exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_rank_that_is_killed_is_a_sentence_with_an_exit_code_and_never_the_silence_of_the_others(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr("shibolet.train.launch._GRACE_S", 2.0)
+    with pytest.raises(RankLost, match=r"rank 1 was ended by SIGKILL, which .* the same command goes on") as lost:
+        start(die_after_the_other, tmp_path)
+    assert lost.value.exit_code == 3
+    monkeypatch.setattr("shibolet.train.launch._GRACE_S", 0.2)
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        with pytest.raises(RankLost, match=rf"rank 1 was ended by {number.name}\b.*; the others were stopped"):
+            start(die_alone, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

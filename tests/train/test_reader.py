@@ -126,6 +126,18 @@ def test_a_cache_is_bound_to_weights_data_boot_and_step(loaded, examples, reader
     assert not holds() and len(list(tmp_path.glob("*/states.bin"))) == 1
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"boot": 5}'])
+def test_a_cache_whose_description_is_broken_is_started_anew_and_said(loaded, examples, tmp_path, content, caplog):
+    """Of another boot its files may hold anything."""
+    model = frozen_model(loaded)
+    open_cache(tmp_path / "cache", model, examples)
+    [meta] = tmp_path.glob("cache/*/meta.json")
+    kept = meta.read_bytes()
+    meta.write_text(content)
+    open_cache(tmp_path / "cache", model, examples)
+    assert meta.read_bytes() == kept and any(str(meta) in said for said in caplog.messages)
+
+
 def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch):
     phases = (
         PhaseConfig(name="B", num_epochs=3, lr_by_part=PHASE_B),

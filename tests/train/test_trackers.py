@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import tiny_config
 from training_documents import step_row
 
-from shibolet.errors import Preempted, RecipeError
+from shibolet.errors import DataError, Preempted, RecipeError
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.train import trackers as module
 from shibolet.train.stage import run_train
@@ -38,6 +38,13 @@ def test_steps_beyond_the_resumed_one_are_cut_off(tmp_path: Path):
     record.write(step_row(3))
     record.close()
     assert steps(path) == [1, 2, 3]
+
+
+def test_a_step_that_cannot_be_read_is_named_when_the_training_goes_on(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: phase: Field required; .*delete the file"):
+        MetricsFile(path, 2)
 
 
 class Broken:

@@ -10,6 +10,9 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import BoundedSemaphore
+from typing import Annotated
+
+from pydantic import Field
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
@@ -96,6 +99,13 @@ class HearChunk:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a recogniser hears at once."""
+
+    window_s: Annotated[float, Field(gt=0)] | None  # None: of one that has no choice
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChooseWindow:
     """The work: choose with which window a recogniser hears, on clips; None where they cannot be decoded."""
@@ -107,19 +117,18 @@ class ChooseWindow:
     at_once = 1
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Clip]], dict | None]]:
+    def open(self) -> Iterator[Callable[[Sequence[Clip]], Window | None]]:
         load_now(self.recogniser)
         with self.decoders:
             yield self._choose
 
-    def _choose(self, clips: Sequence[Clip]) -> dict | None:
-        """{"window_s": seconds}, of None for a recogniser that has no choice."""
+    def _choose(self, clips: Sequence[Clip]) -> Window | None:
         with self.decoders.borrow() as worker:
             decoded = zip(decode_by(worker, clips, self.load, self.config), clips, strict=True)
             usable = [(one[0], list(clip.words)) for one, clip in decoded if isinstance(one, tuple)]
         if not usable:
             return None
-        return {"window_s": self.recogniser.choose_window(*map(list, zip(*usable, strict=True)))}
+        return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True))))
 
 
 def decode_by(worker: AnyWorker, clips: Sequence[Clip], load: Load, config: AuditConfig) -> list:

@@ -11,9 +11,10 @@ that is put on disk, and the next run hears the clip.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
-from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, chunks_of, given_up
+from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
@@ -29,7 +30,8 @@ from shibolet.audit.workers import (
 from shibolet.errors import DataError
 from shibolet.listen.executor import TRIES, Executor, Here
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
-from shibolet.records.files import hash_json, read_json, write_json
+from shibolet.records.files import hash_json, write_json
+from shibolet.records.reading import read_cached
 from shibolet.records.utterance import AudioRef
 
 VERSION = 9  # of the signals; raising it makes everything be heard again
@@ -168,19 +170,19 @@ class Listener:
         has_windows = hasattr(self._recogniser, "choose_window")
         if has_windows and window_s is None:
             path = self._cache_dir / f"window-{self.identities[-1][:16]}.json"
-            if not path.is_file():
+            if (window := read_cached(path, Window)) is None:
                 untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
                 first = sorted((content_ids[i], i) for i in untouched)
                 trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
                 work = ChooseWindow(
                     recogniser=self._recogniser, load=self._load, config=self._config, decoders=self._share(decoders)
                 )
-                [chosen] = self._executor.map(work, [trial])
-                if isinstance(chosen, WorkerLost):
-                    raise DataError(f"the recogniser's window could not be chosen: {chosen}")
-                if chosen is not None:
-                    write_json(path, chosen)
-            window_s = read_json(path)["window_s"] if path.is_file() else None
+                [window] = self._executor.map(work, [trial])
+                if isinstance(window, WorkerLost):
+                    raise DataError(f"the recogniser's window could not be chosen: {window}")
+                if window is not None:
+                    write_json(path, asdict(window))
+            window_s = window and window.window_s
         self.window_s = window_s if has_windows else None
         if self.window_s is not None:
             self._recogniser.set_window(self.window_s)

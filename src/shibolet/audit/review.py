@@ -12,8 +12,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from shibolet.audit.review_rates import MIN_OF_BAND, Bands, Cell, band_of, bands_of, is_flagged, told
 from shibolet.audit.sampling import lot
 from shibolet.errors import DataError
@@ -21,7 +19,7 @@ from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Answers, FlagStatistics, HumanFlags, Review, StratumSize
 from shibolet.records.documents.gate import Interval
 from shibolet.records.files import write_jsonl
-from shibolet.records.review import Answer
+from shibolet.records.review import Answer, read_review
 from shibolet.scoring.allocation import turns
 from shibolet.scoring.rates import WeightedRate
 
@@ -51,28 +49,6 @@ def _statistics(rows: Sequence[Audited]) -> FlagStatistics:
         low_quality_percentage=round(100 * len(low) / len(rows), 2) if rows else None,
         suspects=dict(sorted(Counter(row.suspect or row.failure for row in low).items())),
     )
-
-
-def read_review(path: Path) -> dict[str, Answer]:
-    """Answers by utterance id; of two on the same utterance the later. DataError names the line that is none."""
-    answers = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"review {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            answer = Answer.model_validate_json(line)
-        except ValidationError as error:
-            raise DataError(
-                f"review {path}, line {number}: {'.'.join(map(str, error.errors()[0]['loc']))}: "
-                f"{error.errors()[0]['msg']}; give the file that audit.html saved, or lines like "
-                '{"id": "...", "verdict": "good, bad or unsure", "text": "that was judged"}'
-            ) from error
-        answers[answer.id] = answer
-    return answers
 
 
 def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> str:

@@ -25,13 +25,15 @@ from shibolet.demo.synth import SHARD_REQUESTS, Speech, SpeechRequest, synthesis
 from shibolet.demo.voices import ROUND1_VOICES, TEST_VOICES, TRAIN_VOICES, VoiceGroup, draw_manner, vary
 from shibolet.errors import DataError
 from shibolet.records.config import Config
-from shibolet.records.files import hash_json, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from shibolet.records.files import hash_json, write_bytes, write_json, write_jsonl
+from shibolet.records.reading import read_lines, read_own
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
 from shibolet.speech.augment import encode
 
 Domain = Literal["clean", "whatsapp"]
 DOMAINS: tuple[Domain, ...] = ("clean", "whatsapp")
 TRUTH = "truth.jsonl"
+_REMEDY = "delete the corpus, and the demo makes it again"
 NUM_BUCKETS, TEST_BUCKET, TRAIN_BUCKET = 10, 0, 1  # the other buckets are Round 1's
 # Closed classes are never held out: without them there are hardly any sentences.
 OPEN_CATEGORIES = ("noun", "the", "at", "to", "from", "adj", "present", "past", "to_do", "name", "when", "how", "count")
@@ -52,7 +54,7 @@ class Spoken:
 
 def read_truth(corpus_dir: Path) -> list[Spoken]:
     """All splits."""
-    return [Spoken(**line) for line in read_jsonl(corpus_dir / TRUTH)]
+    return read_lines(corpus_dir / TRUTH, Spoken, _REMEDY)
 
 
 class CorpusConfig(Config):
@@ -205,10 +207,8 @@ def build_corpus(
     lexicon = [asdict(entry) for entry in load_lexicon().entries]
     made_of = {"seed": seed, "config": config.model_dump(mode="json"), "lexicon": hash_json(lexicon)}
     made_of_path, truth_path, speech_dir = out_dir / "corpus.json", out_dir / TRUTH, out_dir / ".speech"
-    if made_of_path.exists() and read_json(made_of_path) != made_of:
-        raise DataError(
-            f"{out_dir} holds the corpus of {read_json(made_of_path)}, not of {made_of}: choose another folder"
-        )
+    if made_of_path.exists() and (before := read_own(made_of_path, _REMEDY)) != made_of:
+        raise DataError(f"{out_dir} holds the corpus of {before}, not of {made_of}: choose another folder")
     write_json(made_of_path, made_of)
     if not truth_path.exists():  # written last
         planned = plan(seed, config)

@@ -8,7 +8,7 @@ from shibolet.demo.corpus import Spoken, read_truth
 from shibolet.demo.damage import KINDS
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.runfolder import RunFolder
-from shibolet.speech.tables import read_columns
+from shibolet.records.shards import read_shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ def kept_pieces(folder: RunFolder) -> list[Kept]:
     return [
         Kept(utterance=utterance, text=text, start_s=start_s, end_s=end_s)
         for path in sorted(folder.prepared.glob("*.parquet"))
-        for utterance, text, start_s, end_s in read_columns(path, *columns)
+        for utterance, text, start_s, end_s in read_shard(path, *columns)
     ]
 
 

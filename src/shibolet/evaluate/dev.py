@@ -15,11 +15,11 @@ from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
 from shibolet.records.documents.scores import DevScores
 from shibolet.records.files import hash_json
+from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rows import score_row
 from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
-from shibolet.speech.tables import encoded_audio, read_columns
 from shibolet.speech.text import get_language
 
 ScoreDev = Callable[[LoadedModel], DevScores]
@@ -42,10 +42,10 @@ def read_dev(prepared_dir: Path) -> list[DevRow]:
     return [
         DevRow(
             Utterance(audio=AudioRef(path=""), source="dev", **dict(zip(_OF_UTTERANCE, values, strict=True))),
-            encoded_audio(cell, shard.parent),
+            flac,
         )
         for shard in sorted(prepared_dir.glob("dev-*.parquet"))
-        for cell, *values in read_columns(shard, "audio", *_OF_UTTERANCE)
+        for flac, *values in read_shard(shard, "audio", *_OF_UTTERANCE)
     ]
 
 
@@ -81,7 +81,12 @@ def dev_scorer(
 
 
 def _decoded(row: DevRow) -> np.ndarray:
-    samples, rate_hz = sf.read(io.BytesIO(row.flac), dtype="float32")
+    try:
+        samples, rate_hz = sf.read(io.BytesIO(row.flac), dtype="float32")
+    except sf.LibsndfileError as error:
+        raise DataError(
+            f"dev utterance '{row.utterance.id}' cannot be decoded ({error}); run 'shibolet prepare' again"
+        ) from error
     if rate_hz != audio.SAMPLE_RATE_HZ or samples.ndim != 1:
         raise DataError(f"dev utterance '{row.utterance.id}' is not mono at 16,000 Hz; run 'shibolet prepare' again")
     return samples

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from shibolet.errors import AudioError
 from shibolet.records.documents.scores import Overlap
+from shibolet.records.shards import has_columns, read_shard
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import content_hash
-from shibolet.speech.tables import read_columns
 
 SHARED_FRAC = 0.5  # of the shorter span; less is a margin at a cut
 MAX_IDS = 20
@@ -37,12 +35,12 @@ class TrainedOn:
 def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
     """What `prepare` kept to train on; None where it is not there, or written by a version that kept no hashes."""
     shards = sorted(prepared_dir.glob("train-*.parquet"))
-    if not shards or any(not set(_COLUMNS) <= set(pq.read_schema(shard).names) for shard in shards):
+    if not shards or not all(has_columns(shard, *_COLUMNS) for shard in shards):
         return None
     spans: dict[str, list[Span]] = defaultdict(list)
     recordings, speakers = set(), set()
     for shard in shards:
-        for recording, speaker, own, origin, offset_s, origin_start_s, origin_end_s in read_columns(shard, *_COLUMNS):
+        for recording, speaker, own, origin, offset_s, origin_start_s, origin_end_s in read_shard(shard, *_COLUMNS):
             start_s, end_s = offset_s + origin_start_s, offset_s + origin_end_s
             spans[origin].append((start_s, end_s))
             spans[own].append((0.0, end_s - start_s))

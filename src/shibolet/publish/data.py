@@ -27,7 +27,7 @@ from shibolet.records.audited import Audited, read_audited, to_table
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder, write_bytes
 from shibolet.records.runfolder import RunFolder
-from shibolet.speech.tables import read_batches
+from shibolet.records.shards import num_rows, read_shard
 from shibolet.speech.text import get_language
 
 Format = Literal["datasets", "lhotse", "nemo", "verdicts"]
@@ -59,7 +59,7 @@ def _write_datasets(run: RunFolder, out: Path) -> dict[str, int]:
         for i, shard in enumerate(shards):
             shutil.copyfile(shard, out / "data" / f"{split}-{i:05d}-of-{len(shards):05d}.parquet")
         if shards:
-            counts[split] = sum(pq.read_metadata(shard).num_rows for shard in shards)
+            counts[split] = sum(map(num_rows, shards))
     write_bytes(out / "README.md", _card(run, counts).encode())
     return counts
 
@@ -111,12 +111,18 @@ _OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path"
 def _write_audio(run: RunFolder, out: Path, split: str) -> Iterator[_Written]:
     """Each row of a split, its audio in a file."""
     (out / "audio" / split).mkdir(parents=True)
-    rows = (row for shard in _shards(run, split) for rows in read_batches(shard, ["audio", *_OF_ROW]) for row in rows)
-    for number, row in enumerate(rows):
+    rows = (row for shard in _shards(run, split) for row in read_shard(shard, "audio", *_OF_ROW))
+    for number, (flac, *values) in enumerate(rows):
         path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
-        flac = row.pop("audio")["bytes"]
         (out / path).write_bytes(flac)
-        yield _Written(**row, path=path, info=sf.info(io.BytesIO(flac)))
+        row = dict(zip(_OF_ROW, values, strict=True))
+        try:
+            info = sf.info(io.BytesIO(flac))
+        except sf.LibsndfileError as error:
+            raise DataError(
+                f"{run.prepared}: utterance '{row['id']}' cannot be decoded ({error}); run 'shibolet prepare' again"
+            ) from error
+        yield _Written(**row, path=path, info=info)
 
 
 def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:

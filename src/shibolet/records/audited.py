@@ -16,8 +16,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shibolet.errors import DataError
 from shibolet.records.files import writing
+from shibolet.records.parquet import read_batches
 from shibolet.records.utterance import AudioRef
 
 UNREADABLE = "unreadable"  # the domain of rows that never became utterances: known whole, all low quality
@@ -75,19 +75,23 @@ def _required(hint: Any) -> Any:
     return left[0] if NoneType in get_args(hint) else hint
 
 
-def _arrow_type(hint: Any) -> pa.DataType:
+def _arrow_type(hint: Any, strict: bool) -> pa.DataType:
     hint = _required(hint)
     if get_origin(hint) is tuple:
-        return pa.list_(_arrow_type(get_args(hint)[0]))
-    return _SCALARS.get(hint) or pa.struct(_columns(hint))
+        return pa.list_(pa.field("item", _arrow_type(get_args(hint)[0], strict), nullable=not strict))
+    return _SCALARS.get(hint) or pa.struct(_columns(hint, strict))
 
 
-def _columns(kind: type) -> list[tuple[str, pa.DataType]]:
-    hints = get_type_hints(kind)
-    return [(field.name, _arrow_type(hints[field.name])) for field in fields(kind)]
+def _columns(kind: type, strict: bool = False) -> list[pa.Field]:
+    """Columns of a dataclass; with `strict` those that are never None are not nullable, which no file of ours says."""
+    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    can_be_none = {name: not strict or NoneType in get_args(hint) for name, hint in hints.items()}
+    return [pa.field(name, _arrow_type(hint, strict), can_be_none[name]) for name, hint in hints.items()]
 
 
 SCHEMA = pa.schema(_columns(Audited))
+_READ = pa.schema(_columns(Audited, strict=True))
+_REMEDY = "run 'shibolet audit' again"
 _LISTS = {field.name for field in SCHEMA if pa.types.is_list(field.type)}
 _SHORT = [name for name in SCHEMA.names if name not in _LONG]
 
@@ -110,7 +114,7 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
 
     `short` rows are read without their audio, reasons, hypothesis, words and times: each of those is an AttributeError.
     """
-    for batch in _opened(path).iter_batches(BATCH_ROWS, columns=_SHORT if short else SCHEMA.names):
+    for batch in read_batches(path, _READ, _SHORT if short else SCHEMA.names, BATCH_ROWS, _REMEDY):
         if only is not None:
             batch = batch.take([i for i, id in enumerate(batch["id"].to_pylist()) if id in only])
         yield from map(_row, batch.to_pylist())
@@ -119,7 +123,7 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
 def audited_hash(path: Path) -> str:
     """Content hash of a table, less where its sounds lie: a moved run folder, or another one, has the same."""
     digest, columns = hashlib.sha256(), [name for name in SCHEMA.names if name != "audio"]
-    for batch in _opened(path).iter_batches(BATCH_ROWS, columns=columns):
+    for batch in read_batches(path, _READ, columns, BATCH_ROWS, _REMEDY):
         for row in batch.to_pylist():
             digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()[:16]
@@ -129,7 +133,9 @@ class AuditedRows(Mapping[str, Audited]):
     """Rows of tables by id, made one at a time: lists are large in Python."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._table = pa.concat_tables([_opened(path).read(SCHEMA.names) for path in paths]).combine_chunks()
+        batches = [batch for path in paths for batch in read_batches(path, _READ, SCHEMA.names, BATCH_ROWS, _REMEDY)]
+        tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
+        self._table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
         self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
@@ -143,13 +149,6 @@ class AuditedRows(Mapping[str, Audited]):
 
     def __len__(self) -> int:
         return len(self._place_of)
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    file = pq.ParquetFile(path)
-    if lacking := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
-        raise DataError(f"{path} has no column '{lacking[0]}': an earlier version wrote it; run 'shibolet audit' again")
-    return file
 
 
 def _plain(row: Audited) -> dict[str, Any]:

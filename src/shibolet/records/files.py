@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,22 +16,41 @@ from shibolet.errors import DiskError, ShiboletError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEPT_BYTES = 64 << 20  # files from here on are not hashed again: 2 GB/s
 _SETTLED_S = 2.0  # since the last change
+_NO_HANDLE = (errno.EMFILE, errno.ENFILE)
+_NO_PLACE = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.EIO, errno.ESTALE, *_NO_HANDLE,
+)  # fmt: skip
 
 
 @contextmanager
 def disk_errors(path: Path | None = None) -> Iterator[None]:
-    """DiskError for what a full disk or a spent quota raises; it names the file, or `path` where the error has none."""
+    """DiskError for what a full disk, a spent quota, or a place that cannot be read or written raises.
+
+    It names the file, or `path` where the error has none.
+    """
     try:
         yield
     except ShiboletError:
         raise
     except Exception as error:  # of several kinds: safetensors and tokenizers pass on Rust's text alone
-        if getattr(error, "errno", None) not in _FULL and not any(f"(os error {no})" in str(error) for no in _FULL):
-            raise
         where, why = getattr(error, "filename", None) or path, getattr(error, "strerror", None) or error
-        raise DiskError(
-            f"{where or 'a file'} could not be written: {why}; make room and run the same command again"
-        ) from error
+        if _is_of(error, _FULL):
+            raise DiskError(
+                f"{where or 'a file'} could not be written: {why}; make room and run the same command again"
+            ) from error
+        is_without_place = isinstance(error, FileNotFoundError) and where is None  # tempfile: no folder of many
+        if is_without_place or _is_of(error, _NO_PLACE):
+            remedy = "give this account the right to read and write there, or name another place"
+            if _is_of(error, _NO_HANDLE):
+                remedy = "raise this shell's limit (ulimit -n) and run the same command again"
+            raise DiskError(f"{where or 'a file'} cannot be used: {why}; {remedy}") from error
+        raise
+
+
+def _is_of(error: Exception, numbers: Sequence[int]) -> bool:
+    """Whether the system's error is one of these."""
+    return getattr(error, "errno", None) in numbers or any(f"(os error {no})" in str(error) for no in numbers)
 
 
 def make_folder(path: Path) -> None:
@@ -152,8 +171,8 @@ def _kept_hash(path: Path, stat: os.stat_result) -> tuple[Path, str]:
 
 def _read_kept(place: Path, key: str) -> str | None:
     try:
-        kept = read_json(place)
+        kept = json.loads(place.read_bytes())
         is_whole = kept["key"] == key and kept["check"] == hash_json([key, kept["hash"]])
         return kept["hash"] if is_whole else None
-    except (OSError, ValueError, KeyError, TypeError, ShiboletError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shibolet.records.files import read_jsonl, write_jsonl
+from shibolet.records.files import write_jsonl
+from shibolet.records.reading import read_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,5 +29,5 @@ def write_hypothesis_lines(path: Path, lines: Iterable[HypothesisLine]) -> None:
 
 
 def read_hypothesis_lines(path: Path) -> list[HypothesisLine]:
-    """The lines of a file, whichever version wrote it."""
-    return [HypothesisLine(**line) for line in read_jsonl(path)]
+    """The lines of a file, whichever version wrote it; DataError names the line that is none."""
+    return read_lines(path, HypothesisLine, "'shibolet evaluate RECIPE' makes it again")

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shibolet.records.files import read_jsonl, write_jsonl
+from shibolet.records.files import write_jsonl
+from shibolet.records.reading import read_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,8 @@ def write_ledger(path: Path, lines: Iterable[LedgerLine]) -> None:
 
 
 def read_ledger(path: Path) -> list[LedgerLine]:
-    return [LedgerLine(**row) for row in read_jsonl(path)]
+    """The lines of what `prepare` wrote; DataError names the line that is none."""
+    return read_lines(path, LedgerLine, "'shibolet prepare RECIPE' makes it again")
 
 
 def count_by_rule(lines: Iterable[LedgerLine]) -> dict[str, int]:

@@ -1,8 +1,16 @@
 """What a person said of an utterance."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from shibolet.records.reading import read_lines
+
+_REMEDY = (
+    "save the file from audit.html again, or write lines like "
+    '{"id": "...", "verdict": "good, bad or unsure", "text": "that was judged"}'
+)
 
 
 class Answer(BaseModel):
@@ -13,3 +21,8 @@ class Answer(BaseModel):
     id: str
     verdict: Literal["good", "bad", "unsure"]
     text: str  # that was judged: a verdict on another text of the same id does not count
+
+
+def read_review(path: Path) -> dict[str, Answer]:
+    """Answers by utterance id; of two on the same utterance the later. DataError names the line that is none."""
+    return {answer.id: answer for answer in read_lines(path, Answer, _REMEDY)}

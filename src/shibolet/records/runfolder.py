@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from shibolet.errors import DataError
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, take_over
+from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir, take_over
 from shibolet.records.provenance import this_start
+from shibolet.records.reading import parse_own
 from shibolet.records.runpaths import RunPaths
 
 
@@ -341,10 +342,10 @@ def _marker_in(path: Path) -> StageMarker | None:
 def _is_broken(path: Path) -> bool:
     """Whether a marker is there, and not one of another version."""
     try:
-        content = read_json(path)
+        content = parse_own(path.read_bytes())
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return True
     return not isinstance(content, dict) or content.get("format") == StageMarker.FORMAT
 

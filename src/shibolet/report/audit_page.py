@@ -7,6 +7,8 @@ all that the page's policy allows, writes them as text. Reads files and computes
 import base64
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,12 +19,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, DataError
 from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict
-from shibolet.records.files import read_jsonl, write_bytes, write_jsonl
-from shibolet.records.review import Answer
+from shibolet.records.files import write_bytes, write_jsonl
+from shibolet.records.reading import read_lines
+from shibolet.records.review import read_review
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
 from shibolet.report.page import direction_of, environment, verdict_title
@@ -32,6 +35,8 @@ from shibolet.scoring.counts import align_words
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 from shibolet.speech.text.reading import number_aware
+
+LOG = logging.getLogger(__name__)
 
 # Together with 1 MB for everything else the page stays under 25 MB.
 MAX_TEXT_BYTES, MAX_SOUND_BYTES = 7_000_000, 12_000_000
@@ -82,6 +87,16 @@ class Sound:
     key: str  # of its samples and of how they were encoded
     mp3: str
     wave: str  # the envelope: WAVE_POINTS bytes
+    sha256: str  # of these three: no other sound is played than was encoded
+
+    @classmethod
+    def of(cls, key: str, mp3: str, wave: str) -> "Sound":
+        return cls(key, mp3, wave, hashlib.sha256(" ".join((key, mp3, wave)).encode()).hexdigest())
+
+    @property
+    def is_whole(self) -> bool:
+        is_base64 = re.fullmatch(r"[A-Za-z0-9+/=]*", self.mp3 + self.wave)  # the page takes it as it is
+        return bool(is_base64) and self == Sound.of(self.key, self.mp3, self.wave)
 
 
 def write_audit_page(run_dir: Path) -> Path | None:
@@ -99,8 +114,8 @@ def write_audit_page(run_dir: Path) -> Path | None:
     sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run)
     entries.sort(key=lambda entry: _worst_first(entry.id, entry.low, entry.confidence))
     gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
-    lines = map(Answer.model_validate, read_jsonl(run.review)) if run.review.is_file() else ()
-    verdicts = {(answer.id, answer.text): answer.verdict for answer in lines}
+    answers = read_review(run.review) if run.review.exists() else {}
+    verdicts = {(answer.id, answer.text): answer.verdict for answer in answers.values()}
     script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
     page = environment().get_template("audit.html.jinja").render(
         recipe=recipe,
@@ -216,8 +231,7 @@ def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None
         if size > MAX_SOUND_BYTES:
             break
         heard.append(entry)
-    encoded = [Sound(**line) for line in read_jsonl(run.sounds)] if run.sounds.is_file() else []
-    known, kept = {sound.key: sound for sound in encoded}, {}
+    known, kept = _known_sounds(run.sounds), {}
     sounds = []
     with ThreadPoolExecutor(4) as pool:
         made = pool.map(lambda entry: _sound(audio_of[entry.id].in_folder(run.path), known), heard)
@@ -231,6 +245,19 @@ def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None
     if kept.keys() != known.keys():
         write_jsonl(run.sounds, map(asdict, kept.values()))
     return sounds
+
+
+def _known_sounds(path: Path) -> dict[str, Sound]:
+    """Encoded clips by key; what is not whole is encoded again, and said."""
+    try:
+        encoded = read_lines(path, Sound, "its sounds are encoded again") if path.exists() else []
+    except DataError as error:
+        LOG.warning("%s", error)
+        encoded = []
+    known = {sound.key: sound for sound in encoded if sound.is_whole}
+    if len(known) < len(encoded):
+        LOG.warning("%s: %d sounds are not as they were written; encoded again", path, len(encoded) - len(known))
+    return known
 
 
 def _sound(ref: AudioRef, known: Mapping[str, Sound]) -> Sound | AudioError:
@@ -252,7 +279,7 @@ def _sound(ref: AudioRef, known: Mapping[str, Sound]) -> Sound | AudioError:
     peaks = padded.reshape(WAVE_POINTS, -1).max(axis=1)
     wave = np.round(255 * peaks / max(float(peaks.max()), 1e-3)).clip(0, 255).astype(np.uint8)
     mp3 = encode(samples, "mp3", PLAYER_BPS, **MP3)
-    return Sound(key, base64.b64encode(mp3).decode(), base64.b64encode(wave.tobytes()).decode())
+    return Sound.of(key, base64.b64encode(mp3).decode(), base64.b64encode(wave.tobytes()).decode())
 
 
 def _num_worst(entries: Sequence[Entry]) -> int:

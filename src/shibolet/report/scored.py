@@ -6,6 +6,7 @@ Chooses, sorts and lays out, as `sections` does; every rate comes from the files
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shibolet.errors import DataError
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Block, Comparison, Named, SystemsComparison
 from shibolet.records.documents.scores import FrequentError, Scores
@@ -219,7 +220,13 @@ def examples(run: RunFolder, language: Language, pair: tuple[Named, Named] | Non
         if not before_path.is_file():
             continue
         before = {line.id: line for line in read_hypothesis_lines(before_path)}
-        rows = [_example(set_name, before[line.id], line, language) for line in read_hypothesis_lines(path)]
+        after = read_hypothesis_lines(path)
+        if lacking := [line.id for line in after if line.id not in before]:
+            raise DataError(
+                f"{path} has utterance '{lacking[0]}', and {before_path} has not: they are of different data; "
+                "'shibolet evaluate RECIPE' makes them again"
+            )
+        rows = [_example(set_name, before[line.id], line, language) for line in after]
         rows = [row for row in rows if len(row.heard[0]) <= MAX_EXAMPLE_WORDS]
         rows.sort(key=lambda row: (-row.gained, row.id))
         better = [replace(row, why="Better") for row in rows if row.gained > 0]

@@ -11,7 +11,7 @@ from itertools import chain, groupby, pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, DataError
 from shibolet.records.documents.alignment import AlignmentReport, SelfTest, Tally
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import PhasePlan, Plan
@@ -196,7 +196,13 @@ def prepare(run: RunFolder) -> ShownPrepared | None:
     if not path.is_file():
         return None
     prepared = Prepared.read(path)
-    example = {line.rule: line for line in reversed(read_ledger(run.prepared / "ledger.jsonl"))}
+    ledger = run.prepared / "ledger.jsonl"
+    example = {line.rule: line for line in reversed(read_ledger(ledger))}
+    if lacking := [rule for rule in (*prepared.dropped_by_rule, *prepared.changed_by_rule) if rule not in example]:
+        raise DataError(
+            f"{ledger} has no line of rule '{lacking[0]}', which {path} counts; 'shibolet prepare RECIPE' makes both "
+            "again"
+        )
     rules = [
         (rule, effect, amount, example[rule])
         for effect, amounts in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))

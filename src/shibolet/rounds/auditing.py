@@ -159,8 +159,9 @@ def do_export(current: Round, out_dir: Path) -> str:
 
 def _reviewed(report: AlignmentReport, current: Round, data: SourceData) -> AlignmentReport:
     """With what a person's verdicts say of the audit's, at the look that this is."""
-    from shibolet.audit.review import read_review, review
+    from shibolet.audit.review import review
     from shibolet.records.audited import read_audited
+    from shibolet.records.review import read_review
 
     recipe, folder = current.recipe, current.folder
     rows = list(read_audited(folder.audited_utterances(), short=True))

@@ -24,9 +24,9 @@ def do_prepare(current: Round) -> Prepared:
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
-    from shibolet.audit.review import read_review
     from shibolet.prepare.stage import SUMMARY, run_prepare
     from shibolet.prepare.verdicts import ReviewedRows
+    from shibolet.records.review import read_review
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
@@ -206,13 +206,12 @@ def _rows_of_manifests(recipe: Recipe) -> int | None:
 
 def _prepared_examples(recipe: Recipe, prepared: Path, config: Any) -> tuple[list | None, int, str]:
     """Prepared utterances with their lengths, or None; their number; where it is from, and why there are no lengths."""
-    import pyarrow.parquet as pq
-
     from shibolet.model.family import family_of
     from shibolet.model.protocols import Prompt
+    from shibolet.records.shards import num_rows
     from shibolet.train.data import read_examples
 
-    number = sum(pq.read_metadata(shard).num_rows for shard in prepared.glob("train-*.parquet"))
+    number = sum(map(num_rows, prepared.glob("train-*.parquet")))
     family = family_of(config)
     if (tokenizer := family.tokenizer(recipe.models.base)) is None:
         why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"

@@ -100,12 +100,6 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[list[dict]]:
             yield batch.to_pylist()
 
 
-def read_columns(path: Path, *columns: str) -> Iterator[tuple]:
-    """The rows of a Parquet file, a value for each of these columns."""
-    table = pq.read_table(path, columns=list(columns))
-    return zip(*(table.column(name).to_pylist() for name in columns), strict=True)
-
-
 def encoded_audio(cell: object, folder: Path) -> bytes | Path:
     """What an audio cell holds: its bytes, or a path (relative to the table's folder); AudioError if neither."""
     if isinstance(cell, bytes):

@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shibolet.errors import CheckpointError
-from shibolet.records.files import hash_file, read_json, sync_dir, write_bytes, write_json
+from shibolet.errors import CheckpointError, DataError
+from shibolet.records.files import hash_file, make_folder, sync_dir, write_bytes, write_json
+from shibolet.records.reading import read_as, read_own
 
 LOG = logging.getLogger(__name__)
 _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json", "step-"
+_REMEDY = "delete that checkpoint to go on from the one before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class CheckpointStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
 
     def path(self, step: int) -> Path:
         return self.root / f"{_PREFIX}{step:08d}"
@@ -98,7 +100,7 @@ class CheckpointStore:
                 LOG.warning("checkpoint %s is broken and is left out: %s", path, fault)
                 broken.append(f"{path.name}: {fault}")
                 continue
-            return Checkpoint(path, read_json(path / _STATE))
+            return Checkpoint(path, read_own(path / _STATE, _REMEDY))
         if broken:
             raise CheckpointError(
                 f"no checkpoint in {self.root} can be used ({'; '.join(broken)}); delete it to start anew"
@@ -110,7 +112,7 @@ class CheckpointStore:
         path = self.path(step)
         if fault := "not there" if not (path / _MARKER).exists() else _fault(path):
             raise CheckpointError(f"checkpoint {path}: {fault}")
-        return Checkpoint(path, read_json(path / _STATE))
+        return Checkpoint(path, read_own(path / _STATE, _REMEDY))
 
     def keep_only(self, steps: Collection[int], last: int = 2) -> None:
         """Delete all but the checkpoints of `steps` and the `last` newest; the marker goes first."""
@@ -129,11 +131,13 @@ class CheckpointStore:
             shutil.rmtree(partial)
         for path in self._folders():
             if _step_of(path) > step:
-                (path / _MARKER).unlink(missing_ok=True)
+                if (path / _MARKER).is_file():
+                    (path / _MARKER).unlink()
                 shutil.rmtree(path)
 
     def _folders(self) -> list[Path]:
-        return [path for path in self.root.glob(f"{_PREFIX}*") if path.is_dir()]
+        named = [path for path in self.root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
+        return [path for path in named if path.is_dir()]
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -165,11 +169,15 @@ def _sync_file(path: Path) -> None:
 def _fault(path: Path) -> str | None:
     """What is wrong with a committed checkpoint, or None."""
     manifest = path / _MANIFEST
-    if not manifest.exists() or hash_file(manifest) != (path / _MARKER).read_text():
-        return f"{_MANIFEST} is missing or was changed"
-    for name, stamp in read_json(manifest).items():
-        file, expected = path / name, Stamp(**stamp)
-        if not file.exists():
+    try:
+        if hash_file(manifest).encode() != (path / _MARKER).read_bytes():
+            return f"{_MANIFEST} is missing or was changed"
+        stamps = read_as(manifest, dict[str, Stamp], _REMEDY)
+    except (OSError, DataError) as error:
+        return f"{_MANIFEST} or {_MARKER} cannot be read: {error}"
+    for name, expected in stamps.items():
+        file = path / name
+        if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != expected.bytes:
             return f"{name} has {file.stat().st_size} bytes, {expected.bytes} were written"

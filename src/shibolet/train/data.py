@@ -8,9 +8,9 @@ from shibolet.errors import DataError
 from shibolet.model.family import Family
 from shibolet.model.protocols import Targets
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
-from shibolet.speech.tables import read_columns
 
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 
@@ -66,7 +66,7 @@ def read_examples(
         raise DataError(f"no {split}-*.parquet in {prepared_dir}; run 'shibolet prepare' first")
     examples, ledger = [], []
     for shard in shards:
-        table = list(read_columns(shard, "id", "text", "duration_s"))
+        table = list(read_shard(shard, "id", "text", "duration_s"))
         tokens = targets.encode([text for _, text, _ in table]) if table else []
         for row, ((id, text, duration_s), text_ids) in enumerate(zip(table, tokens, strict=True)):
             num_samples = round(duration_s * SAMPLE_RATE_HZ)

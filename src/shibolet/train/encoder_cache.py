@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from shibolet.errors import RecipeError
 from shibolet.model.family import family_of
-from shibolet.records.files import hash_json, read_json, write_json
+from shibolet.records.files import hash_json, make_folder, write_json
+from shibolet.records.reading import read_cached
 from shibolet.train.data import TrainExample, frame_tolerance
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -135,10 +136,10 @@ def _start(root: Path, folder: Path, num_bytes: int) -> None:
     """Make the folder if there is none that still holds; caches of other weights or data are deleted."""
     boot = _BOOT.read_text().strip() if _BOOT.exists() else None  # without one no cache outlives its process
     meta = folder / "meta.json"
-    if boot and meta.exists() and read_json(meta) == {"boot": boot}:
+    if boot and read_cached(meta, dict[str, str]) == {"boot": boot}:
         return
     shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    make_folder(root)
     if (free := shutil.disk_usage(root).free) < num_bytes:
         raise RecipeError(
             f"train.encoder_cache needs {num_bytes / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} GiB are free; "

@@ -16,7 +16,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from shibolet.errors import Preempted, ShiboletError
+from shibolet.errors import Preempted, RankLost, ShiboletError
 from shibolet.records.files import disk_errors
 
 LOG = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], No
             except EOFError:
                 rank = open_pipes.pop(pipe)
                 rank.join()
-                if rank.exitcode and failure is None:
+                # Of the one that was killed the others know only that it does not answer.
+                is_cause = rank.exitcode == -signal.SIGKILL and not isinstance(failure, ShiboletError)
+                if rank.exitcode and (failure is None or is_cause):
                     failure = _death(ranks.index(rank), rank.exitcode)
             else:
                 if not isinstance(message, Exception):
@@ -124,7 +126,11 @@ def _death(rank: int, exit_code: int) -> Exception:
     name = signal.Signals(-exit_code).name
     if -exit_code in (signal.SIGTERM, signal.SIGINT):
         return Preempted(f"rank {rank} was stopped by {name}; the same command continues from the last checkpoint")
-    return RuntimeError(f"rank {rank} ended with {name}" + ", out of memory perhaps" * (name == "SIGKILL"))
+    why = ", which the system sends where memory runs out" * (name == "SIGKILL")
+    return RankLost(
+        f"rank {rank} was ended by {name}{why}; the others were stopped, and the same command goes on from the last "
+        "checkpoint"
+    )
 
 
 def _free_port() -> int:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from shibolet.errors import RecipeError
 from shibolet.records.documents.training import StepRow
 from shibolet.records.files import write_bytes
+from shibolet.records.reading import parse_line
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class MetricsFile:
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Lines beyond `resumed_step` belong to steps that will be taken again and are cut off."""
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line cut off by a kill has no newline
-        kept = [line + b"\n" for line in lines if StepRow.model_validate_json(line).step <= resumed_step]
+        rows = (parse_line(path, number, line, StepRow, StepRow.REMEDY) for number, line in enumerate(lines, 1))
+        kept = [line + b"\n" for line, row in zip(lines, rows, strict=True) if row.step <= resumed_step]
         write_bytes(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
 

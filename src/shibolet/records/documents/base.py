@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shibolet.errors import DataError
-from shibolet.records.files import read_json, write_json
+from shibolet.records.files import write_json
+from shibolet.records.reading import fault, read_own
 
 
 class Part(BaseModel):
@@ -32,26 +33,18 @@ class Document(Part):
     @classmethod
     def read(cls, path: Path) -> Self:
         """The document in a file; DataError when it is not there, not whole, or of another version of shibolet."""
-        try:
-            content = read_json(path)
-        except FileNotFoundError as error:
-            raise DataError(f"there is no {path}; {cls.REMEDY}") from error
-        except ValueError as error:
-            raise DataError(f"{path} is not whole ({error}); {cls.REMEDY}") from error
-        return cls.from_json(content, path)
+        return cls.from_json(read_own(path, cls.REMEDY), path)
 
     @classmethod
     def from_json(cls, content: Any, path: Path) -> Self:
         """The document of a file's content; `path` is for the sentence when it is none."""
         found = content.pop("format", None) if isinstance(content, dict) else None
-        if found != cls.FORMAT:
-            version = f"version {found}" if found is not None else "a version that did not say so"
+        if found != cls.FORMAT or isinstance(found, bool):
+            version = f"version {found}" if type(found) is int else "a version that did not say so"
             raise DataError(
                 f"{path} was written as {version} of this file, and this shibolet reads {cls.FORMAT}; {cls.REMEDY}"
             )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(key) for key in first["loc"])
-            raise DataError(f"{path} has been changed by hand or cut: {where}: {first['msg']}; {cls.REMEDY}") from error
+            raise DataError(f"{path} has been changed by hand or cut: {fault(error)}; {cls.REMEDY}") from error

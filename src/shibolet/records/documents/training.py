@@ -4,27 +4,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import ValidationError
-
-from shibolet.errors import DataError
 from shibolet.records.documents.base import Document, Part
 from shibolet.records.documents.scores import Folds, Optimism
-from shibolet.records.files import read_jsonl, write_jsonl
+from shibolet.records.files import write_jsonl
+from shibolet.records.reading import read_lines
 
 
 class Line(Part):
-    """A line of a JSONL file."""
+    """A line of a JSONL file of a training."""
+
+    REMEDY: ClassVar[str] = (
+        "a training that was cut off mends it when it goes on; of one that is done, delete the file, and pages leave "
+        "out what it said"
+    )
 
     @classmethod
     def read_all(cls, path: Path) -> list[Self]:
-        """The lines of a file, none when there is no file; DataError for lines of another version of shibolet."""
-        try:
-            return [cls.model_validate(line) for line in read_jsonl(path)] if path.is_file() else []
-        except ValidationError as error:
-            raise DataError(
-                f"{path} was written by another version of shibolet; 'shibolet train RECIPE' in a new run folder makes "
-                "one"
-            ) from error
+        """The lines of a file, none when there is no file; DataError names the line that is none."""
+        return read_lines(path, cls, cls.REMEDY) if path.exists() else []
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:

@@ -1,0 +1,1 @@
+"""The helpers of these tests are modules beside them."""

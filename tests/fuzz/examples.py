@@ -1,0 +1,120 @@
+"""A whole file of every kind that our readers read, small: what the fuzzing damages."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from audit_documents import alignment_report, audited, gate_verdict, prepared
+from made_scores import SAID, comparison_of, scored_rows, scores_of
+from training_documents import phase_plan, step_row, train_result, training_plan
+
+from shibolet.compare import CompareConfig, compare_systems
+from shibolet.demo.corpus import Spoken
+from shibolet.prepare import shards as prepared_shards
+from shibolet.records.audited import write_audited
+from shibolet.records.candidate import named
+from shibolet.records.documents.base import Document
+from shibolet.records.documents.beforehand import Checked, Fetched, Finding
+from shibolet.records.documents.calibration import Calibration, CalibrationFile
+from shibolet.records.documents.decoding import DecodingTable, Setting
+from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
+from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.scores import Optimism
+from shibolet.records.documents.training import DevScore, Event
+from shibolet.records.documents.truth import AfterPrepare, Found, Truth
+from shibolet.records.hypotheses import HypothesisLine
+from shibolet.records.ledger import LedgerLine
+from shibolet.records.provenance import this_start
+from shibolet.records.review import Answer
+from shibolet.records.utterance import AudioRef
+from shibolet.report.audit_page import Sound
+
+_MAP = {"evidence": ["cer"], "center": [0.0], "scale": [1.0], "weights": [1.0], "intercept": 0.5}
+_CALIBRATION = {
+    "kind": "self", "identities": ["a", "b"], "maps": [_MAP], "letters_per_s": [5.0, 20.0], "num_clean": 181,
+    "num_left_out": 43, "window_s": None, "recalibration": None,
+}  # fmt: skip
+_LINE = {"auroc": 0.9, "row": "swapped", "num": 5}
+_FILE = {
+    "calibration": _CALIBRATION, "language": "Hebrew", "budget": None, "num_lost": 0,
+    "made_of": {"utterances": [4, 4], "recordings": [2, 2], "trials": [9, 9], "foreign": 0},
+    "detector": {"sensitivity": 0.9, "specificity": 0.95, "num_damaged": 5, "num_clean": 4, "measured_on": "clean"},
+    "table": [{**_LINE, "harmless": False, "by": "all", "slice": "all", "flagged": 0.5, "flagged_literal": 0.1}],
+    "left_out": [{**_LINE, "family": "text"}],
+    "ablation": [
+        {"signals": "cer", "auroc": {}, "recall_at_2pct": {"a": 0.5}, "mean_auroc": 0.9, "mean_recall_at_2pct": 0.5}
+    ],
+}  # fmt: skip
+_MEASURED = {
+    "beam_size": 1, "length_penalty": 1.0, "wer_pct": 9.0, "cer_pct": 3.0, "points": 0.0, "interval_points": [None, 1],
+    "folds": {"errors": [1], "words": [9]}, "seconds": 1.0, "audio_s_per_s": 9.0, "times_greedy": 1.0,
+}  # fmt: skip
+
+
+def documents() -> dict[str, Document]:
+    """One of each class, by its name."""
+    phases = [phase_plan("B", epochs=1, steps=3, lr_by_part={"head": 1e-3})]
+    systems = {named(name): scored_rows(SAID) for name in ("one", "two")}
+    dev = DevScore(step=1, phase="B", wer=0.5, cer=0.2)
+    found = [
+        alignment_report(), gate_verdict(), prepared(), training_plan(*phases), train_result(dev=(dev,)), scores_of(),
+        comparison_of(SAID, ["room"] * 4), compare_systems(systems, CompareConfig(bootstrap_samples=100)),
+        Calibration.model_validate(_CALIBRATION), CalibrationFile.model_validate(_FILE),
+        Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
+        DecodingTable(
+            model="m", level_pct=95.0, settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
+            sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
+        ),
+        Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)), Reproduced(hypotheses=1, ids={}),
+        StageMarker(state="done", inputs={"a": [1, {"b": None}]}, outputs={"gate.json": "0123456789abcdef"}),
+        Truth(
+            rows=(Found(kind="silent", domain="clean", utterances=3, flagged=2),),
+            after_prepare=AfterPrepare(
+                kept_utterances=3, kept_damaged=0, kept_damaged_pct=None, damaged_by_kind={"silent": 1}, good_hours=1.0,
+                good_hours_lost_pct=0.5,
+            ),
+        ),
+    ]  # fmt: skip
+    return {type(document).__name__: document for document in found}
+
+
+def lines() -> dict[type, bytes]:
+    """A JSONL file of each kind of line."""
+    found = {
+        HypothesisLine: [HypothesisLine(id=f"u{i}", reference="שלום", hypothesis="x", duration_s=2.5, domain="clean",
+                                        recording="r", snr_db=3.5) for i in range(3)],
+        LedgerLine: [LedgerLine(id=f"u{i}", source="s", stage="read", rule="undecodable", duration_s=1.0, text="t")
+                     for i in range(3)],
+        Sound: [Sound.of(f"k{i}", "bXAz", "AAAA") for i in range(2)],
+        Spoken: [Spoken(id="a", split="train", kind="clean", domain="clean", duration_s=1.0, reference="x",
+                        words=(("x", 0.0, 1.0),))],
+    }  # fmt: skip
+    models = [
+        [step_row(i, lr={"head": 1e-3}, numbers={"x": 1.0}) for i in range(1, 4)],
+        [DevScore(step=1, phase="B", wer=0.5, cer=0.2)], [Event(step=1, event="skipped", detail="d")],
+        [Answer(id="a", verdict="good", text="t"), Answer(id="b", verdict="bad", text="u")],
+    ]  # fmt: skip
+    as_json = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}
+    as_json |= {type(rows[0]): [row.model_dump(mode="json") for row in rows] for rows in models}
+    write: Callable[[Mapping], str] = lambda row: json.dumps(row, ensure_ascii=False) + "\n"  # noqa: E731
+    return {kind: "".join(map(write, rows)).encode() for kind, rows in as_json.items()}
+
+
+def audited_table(folder: Path) -> bytes:
+    """`utterances.parquet` of twelve rows."""
+    words = {"words": ("a", "b"), "starts_s": (0.0, 1.0), "ends_s": (0.5, 1.5), "reasons": ("so",), "confidence": 0.5}
+    rows = [audited(f"u{i}", audio=AudioRef(path="x.wav"), **words) for i in range(11)]
+    write_audited(folder / "whole.parquet", [*rows, audited("bare", failure="undecodable")])
+    return (folder / "whole.parquet").read_bytes()
+
+
+def shard(folder: Path) -> bytes:
+    """`train-00000.parquet` of five rows."""
+    row = {name: "x" for name in ("text", "origin_id", "sha256", "origin_sha256", "recording")}
+    row |= {name: 1.0 for name in ("duration_s", "origin_start_s", "origin_end_s", "origin_offset_s")}
+    rows = [{**row, "id": f"u{i}", "audio": {"bytes": b"fLaC", "path": None}} for i in range(5)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=prepared_shards.SCHEMA), folder / "whole.parquet")
+    return (folder / "whole.parquet").read_bytes()
