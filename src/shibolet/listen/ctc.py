@@ -1,6 +1,5 @@
 """Any CTC model of transformers: what it hears, how well a text explains the same frames, and where its words are."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from transformers import AutoModelForCTC, AutoProcessor
 
 from shibolet.errors import ModelError
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
+from shibolet.listen.checkpoints import open_model
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
-from shibolet.model.folders import dtype_on, identity_of
+from shibolet.model.folders import from_folder, identity_of, opening, read_mapping
 from shibolet.speech.activity import HANGOVER_S, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
@@ -76,13 +76,11 @@ class CtcModel:
     def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
         self.identity = identity_of(path)
         adapter = _adapter(path, language)
+        self._processor = from_folder(AutoProcessor, path, **adapter)
         sizes = {"ignore_mismatched_sizes": True} if adapter else {}
-        self._processor = AutoProcessor.from_pretrained(path, **adapter)
-        self._model = AutoModelForCTC.from_pretrained(
-            path, dtype=dtype_on(device), use_safetensors=True, **adapter, **sizes
-        )
-        self._model.to(device).eval()
-        tokenizer = self._processor.tokenizer
+        self._model = open_model(AutoModelForCTC, path, device, **adapter, **sizes)
+        with opening(path):  # where there is no tokenizer, it is a feature extractor alone
+            tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()
         self._letters = {index: token for token, index in self._vocabulary.items()}
         self._special = set(tokenizer.all_special_ids)
@@ -283,7 +281,7 @@ class CtcRecogniser:
 def _adapter(path: Path, language: str) -> dict[str, str]:
     """The arguments that choose a language of a checkpoint with an adapter for each (MMS)."""
     file = path / "vocab.json"
-    vocabulary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    vocabulary = read_mapping(str(path), file) if file.is_file() else {}
     if not any(isinstance(value, dict) for value in vocabulary.values()):
         return {}
     code = ISO_639_3.get(get_language(language).code)
@@ -291,4 +289,6 @@ def _adapter(path: Path, language: str) -> dict[str, str]:
         raise ModelError(
             f"the CTC model in {path} has adapters for {len(vocabulary)} languages, and none for {language}"
         )
+    if not (adapter := path / f"adapter.{code}.safetensors").is_file():  # transformers would open a pickle instead
+        raise ModelError(f"the CTC model in {path} has no {adapter.name}; download it again, with that file")
     return {"target_lang": code}
