@@ -1,5 +1,6 @@
 """Opening any speech recogniser of transformers: its own weights, all of them, and nothing that was made up."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ _UNUSED = "masked_spec_embed"  # of training alone; many checkpoints lack it
 def open_model(auto: Any, path: Path, device: str, **settings) -> PreTrainedModel:
     """A model in evaluation mode by one of transformers' auto classes; `settings` are `from_pretrained`'s.
 
-    ModelError where weights are missing: transformers would draw random ones and say so in a log.
+    ModelError where weights are missing, or layers are left over: transformers would draw random ones, or drop layers,
+    and say so in a log.
     """
     _check_amount(auto, path)
     model, loaded = from_folder(
@@ -26,6 +28,11 @@ def open_model(auto: Any, path: Path, device: str, **settings) -> PreTrainedMode
         raise ModelError(
             f"the model in {path} lacks {len(missing)} of its weights, the first are {', '.join(missing[:3])}; is the "
             "download whole, and is the configuration of this model?"
+        )
+    if extra := sorted(key for key in loaded["unexpected_keys"] if re.search(r"\.layers?\.\d+\.", key)):
+        raise ModelError(
+            f"the model in {path} has weights of layers that its configuration leaves out, the first are "
+            f"{', '.join(extra[:3])}; take both from one place"
         )
     return model.to(device).eval()
 

@@ -24,6 +24,7 @@ WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ
 MARGIN_SAMPLES = SAMPLE_RATE_HZ
 LAG_CLIPS = 32  # that the lag is measured on
 MAX_LAG_S = 0.5
+NUM_SPECIAL = 4  # symbols of a model (start, end, padding, unknown) that some vocabularies leave out
 LAG_PAUSE_S = 0.4  # a pause that the letters on both sides are told apart by
 
 # Latin letters for Hebrew ones, in the manner of uroman, for vocabularies that have no others (MMS aligners). What is
@@ -74,16 +75,23 @@ class CtcModel:
     """A `...ForCTC` checkpoint with its processor."""
 
     def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
-        self.identity = identity_of(path)
         adapter = _adapter(path, language)
         self._processor = from_folder(AutoProcessor, path, **adapter)
         sizes = {"ignore_mismatched_sizes": True} if adapter else {}
         self._model = open_model(AutoModelForCTC, path, device, **adapter, **sizes)
+        self.identity = identity_of(path)
         with opening(path):  # where there is no tokenizer, it is a feature extractor alone
             tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()
         self._letters = {index: token for token, index in self._vocabulary.items()}
         self._special = set(tokenizer.all_special_ids)
+        num_symbols = self._model.config.vocab_size
+        without = [i for i in range(num_symbols) if i not in self._letters]
+        if len(without) > NUM_SPECIAL:
+            raise ModelError(
+                f"the CTC model in {path} writes {num_symbols} symbols, and its vocabulary has nothing for "
+                f"{len(without)} of them, the first is {without[0]}; are model and vocabulary of one place?"
+            )
         self.blank = self._model.config.pad_token_id
         # None: an aligner's vocabulary, without a sign between words
         self.space = self._vocabulary.get(getattr(tokenizer, "word_delimiter_token", None) or "|")
@@ -111,7 +119,9 @@ class CtcModel:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The words of a collapsed path."""
-        letters = (" " if i == self.space else "" if i in self._special else self._letters[i] for i in map(int, ids))
+        letters = (
+            " " if i == self.space else "" if i in self._special else self._letters.get(i, "") for i in map(int, ids)
+        )
         return " ".join("".join(letters).split())
 
     def speak(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Spoken]:

@@ -1,5 +1,6 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,7 +135,7 @@ def _described(config: dict) -> str:
 
 
 def _hypotheses(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise ModelError(f"recogniser '{name}': there is no such file of hypotheses")
     return path

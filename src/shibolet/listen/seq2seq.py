@@ -52,8 +52,8 @@ class Seq2SeqRecogniser(EncoderDecoderRecogniser[EncodedBatch]):
             self._extractor, self._tokenizer = processor.feature_extractor, processor.tokenizer
         fixed_s = getattr(self._extractor, "chunk_length", None)  # Whisper pads everything to it
         super().__init__(language, float(fixed_s or UNFIXED_S), device)
-        self.identity, self._is_padded = identity_of(path), fixed_s is not None
         self._model = open_model(AutoModelForSpeechSeq2Seq, path, device)
+        self.identity, self._is_padded = identity_of(path), fixed_s is not None
         self._forward = forward_lock(self._model.device)
         self._prefix = self._prefix_ids(path)
         self._end = self._tokenizer.eos_token_id

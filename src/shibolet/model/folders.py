@@ -6,6 +6,7 @@ and is never opened here. Code that a folder brings is never run, and nobody is 
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def resolve(name: str) -> Path:
     if name.startswith(BUILTIN):
         path = Path(str(files("shibolet"))) / "demo" / "checkpoints" / name.removeprefix(BUILTIN)
     elif is_local(name):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # as it is where there is no such user
     else:
         path = _from_hub(name)
     with opening(path):

@@ -85,7 +85,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 def _anchored(value: Any, kind: Any, root: Path) -> Any:
     """`value` with its relative paths starting at `root`: fields of type Path, and any text with ./ or ../ in front."""
-    return _map_paths(value, kind, lambda text: os.path.normpath(root / Path(text).expanduser()))
+    return _map_paths(value, kind, lambda text: os.path.normpath(root / os.path.expanduser(text)))
 
 
 def _moved(value: Any, kind: Any, root: Path) -> Any:
