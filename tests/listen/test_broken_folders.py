@@ -298,7 +298,7 @@ def mutated(data, config):
         for key in at[:-1]:
             place = place[key]
         if data.draw(st.integers(0, 4)):
-            place[at[-1]] = data.draw(ODDITIES)
+            place[at[-1]] = copy.deepcopy(data.draw(ODDITIES))  # what is sampled is shared
         elif isinstance(place, dict):
             del place[at[-1]]
     return config

@@ -56,6 +56,8 @@ def resolve(name: str) -> Path:
 
     ModelError for what is none, and for one that would have code of its own run.
     """
+    if why := _unusable(name):
+        raise ModelError(why)
     if name.startswith(BUILTIN):
         path = Path(str(files("shibolet"))) / "demo" / "checkpoints" / name.removeprefix(BUILTIN)
     elif is_local(name):
@@ -128,16 +130,19 @@ def _pickle_advice(path: Path) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Whether `resolve` looks for a model on this machine's disk and not on the Hub; ModelError for no name at all."""
+    """Whether `resolve` looks for a model on this machine's disk, or refuses the name, and does not ask the Hub."""
+    return name.startswith((BUILTIN, ".", "/", "~")) or _unusable(name) is not None or Path(name).exists()
+
+
+def _unusable(name: str) -> str | None:
+    """Why a name can be no model's, in a sentence; None: it can."""
     if url := re.match(r"(?i)(?:[a-z][a-z0-9+.-]*://|www\.)", name):
         hub = re.match(r"(?i)https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", name)
         advice = f"'{hub[1]}'" if hub else "the id of a Hub model as org/name, or a folder"
-        raise ModelError(f"model '{name[:200]}': an address ({url[0]}) is no model; write {advice}")
+        return f"model {name[:200]!r}: an address ({url[0]}) is no model; write {advice}"
     if not name or not name.isprintable() or len(name) > 4000 or any(len(part) > 250 for part in name.split("/")):
-        raise ModelError(
-            f"model {name[:100]!r} can be no Hub id and no folder: it is empty, too long, or has control characters"
-        )
-    return name.startswith((BUILTIN, ".", "/", "~")) or Path(name).exists()
+        return f"model {name[:100]!r} can be no Hub id and no folder: it is empty, too long, or has control characters"
+    return None
 
 
 def read_config(name: str) -> tuple[Path, dict]:
@@ -154,7 +159,7 @@ def config_in(name: str, path: Path) -> dict:
     inner = [thinker.get(key) for key in ("audio_config", "text_config")] if isinstance(thinker, dict) else []
     names = config.get("architectures")
     kinds = {
-        "model_type": isinstance(config.get("model_type") or "", str),
+        "model_type": config.get("model_type") is None or isinstance(config["model_type"], str),
         "architectures": names is None or (isinstance(names, list) and all(isinstance(one, str) for one in names)),
         "thinker_config": thinker is None or (inner and all(isinstance(one, dict) for one in inner)),
     }

@@ -48,7 +48,7 @@ def _model(name: str) -> Callable[[], None] | None:
     from shibolet.model.folders import is_ctranslate2, is_local, resolve, weight_files
 
     if name.endswith(HYPOTHESES):
-        return None if Path(name).expanduser().is_file() else lambda: listener_identity(name)
+        return None if Path(os.path.expanduser(name)).is_file() else lambda: listener_identity(name)
     if is_local(name):
         return None
 
