@@ -110,7 +110,8 @@ def test_what_is_no_file_is_one_sentence(tmp_path: Path):
 
 
 NAMES = [
-    ".", "..", "a/b", "../a", "/a", "-a", ".a", "a.", "a ", " a", "a\\b", "", "x" * 201, "ש" * 101, "a:b", "a\nb", "con\t",
+    ".", "..", "a/b", "../a", "/a", "-a", ".a", "a.", "a ", " a", "a\\b", "", "x" * 201, "ש" * 101, "a:b", "a\nb",
+    "con\t",
 ]  # fmt: skip
 
 

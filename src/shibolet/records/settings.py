@@ -186,12 +186,13 @@ def _map_paths(value: Any, kind: Any, change) -> Any:
 def _override(raw: dict, override: str, schema: Schema) -> None:
     """Put one `a.b=value` into plain data."""
     dotted, equals, text = override.partition("=")
+    override = _one_line(override)[:200]  # as messages show it
     if not equals or not dotted:
         raise RecipeError(f"--set {override}: write it as key=value, such as --set train.pack_tokens=4096")
     try:
         value = _parse(text)
     except ValueError as error:
-        raise RecipeError(f"--set {override[:200]}: the value is not YAML: {error}") from error
+        raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
     *parents, last = _split_key(dotted, schema)
     place, kind = raw, schema
     for key in parents:
@@ -318,7 +319,7 @@ def _sentence(problem: Mapping, path: Path, changed: Sequence[str], schema: Sche
 
 
 def _one_line(value: Any) -> str:
-    return " ".join(str(value).split())[:500]
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(value)[:2000].split()))[:500]
 
 
 def _suggest_key(location: Sequence[str | int], schema: Schema) -> str:
