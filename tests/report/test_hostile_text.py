@@ -4,10 +4,8 @@ import csv
 import io
 import re
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
-from conftest import write_run
 
 from shibolet.cli import terminal
 from shibolet.errors import DataError
@@ -32,10 +30,8 @@ def test_no_template_shows_text_that_turns_the_rest():
     assert not re.search(f"[{TURNING}\x00]", shown) and shown.count("&lt;b&gt;[U+202A]") == 3
 
 
-def test_a_whole_page_with_names_that_turn(tmp_path: Path):
-    run = tmp_path / "run"
-    write_run(run, titles=("Round \u202e1", "Round \u20662"))
-    page = write_report(run).read_text(encoding="utf-8")
+def test_a_whole_page_with_names_that_turn(run_with_titles):
+    page = write_report(run_with_titles("Round \u202e1", "Round \u20662")).read_text(encoding="utf-8")
     assert "Round [U+202E]1" in page and not re.search(f"[{TURNING}]", page)
 
 
