@@ -1,6 +1,7 @@
 """Model folders that are broken, or that would have code run: protects the machine, and people from tracebacks."""
 
 import copy
+import fnmatch
 import json
 import math
 import os
@@ -103,6 +104,18 @@ def test_models_are_opened_in_one_place_with_code_turned_off():
     assert set(calls) == {"model/folders.py", "model/qwen3_asr/load.py"} and not any(calls.values())
     sources = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     assert not re.search(r"trust_remote_code=(?!False)|torch\.load\(|yaml\.(unsafe_|full_)", sources)
+
+
+def test_no_code_is_downloaded_with_a_model(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **settings: asked.update(settings) or "/nowhere"
+    )
+    with pytest.raises(ModelError, match="no config.json"):
+        resolve("somebody/model")
+    assert not any(
+        fnmatch.fnmatch(file, p) for p in asked["allow_patterns"] for file in ("a.py", "a/b.py", "a.pt", "x.bin")
+    )
 
 
 @pytest.mark.parametrize(
