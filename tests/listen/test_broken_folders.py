@@ -107,15 +107,13 @@ def test_models_are_opened_in_one_place_with_code_turned_off():
 
 
 def test_no_code_is_downloaded_with_a_model(monkeypatch):
+    """Nothing of the Hub could be run that is not on this machine."""
     asked = {}
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda name, **settings: asked.update(settings) or "/nowhere"
-    )
-    with pytest.raises(ModelError, match="no config.json"):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda _, **given: asked.update(given) or "/nowhere")
+    with pytest.raises(ModelError, match="expected a Hub id or a folder"):
         resolve("somebody/model")
-    assert not any(
-        fnmatch.fnmatch(file, p) for p in asked["allow_patterns"] for file in ("a.py", "a/b.py", "a.pt", "x.bin")
-    )
+    code = ("a.py", "a/b.py", "a.pt", "pytorch_model.bin", "x.sh")
+    assert not any(fnmatch.fnmatch(file, pattern) for pattern in asked["allow_patterns"] for file in code)
 
 
 @pytest.mark.parametrize(
