@@ -20,6 +20,8 @@ from shibolet.errors import ModelError
 from shibolet.listen.open import open_aligner, open_recogniser
 from shibolet.model.family import offline_config
 from shibolet.model.folders import SETTINGS, resolve
+from shibolet.recipe import load_recipe
+from shibolet.rounds.fetch import fetch_recipe
 
 PACKAGE = Path(shibolet.__file__).parent
 KINDS = ("qwen", "ctc", "whisper")
@@ -265,6 +267,14 @@ def test_a_name_that_can_be_no_model_is_one_sentence(name: str, sentence: str, m
     if sentence != "Hub" and not name.startswith((".", "/", "~", "a")):
         with pytest.raises(ModelError):
             offline_config(name)
+
+
+def test_a_name_that_can_be_no_model_is_said_by_fetch(monkeypatch):
+    """It is neither on this machine nor fetched: nobody would hear of it before a GPU waits."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    recipe = load_recipe("demo", ["audit.recogniser=https://huggingface.co/a/b", "audit.aligner=null"])
+    found = fetch_recipe(recipe, wait=lambda _: None)
+    assert "write 'a/b'" in json.dumps(found.to_json())
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root reads every folder")

@@ -56,7 +56,7 @@ def resolve(name: str) -> Path:
 
     ModelError for what is none, and for one that would have code of its own run.
     """
-    if why := _unusable(name):
+    if why := unusable(name):
         raise ModelError(why)
     if name.startswith(BUILTIN):
         path = Path(str(files("shibolet"))) / "demo" / "checkpoints" / name.removeprefix(BUILTIN)
@@ -131,10 +131,10 @@ def _pickle_advice(path: Path) -> str:
 
 def is_local(name: str) -> bool:
     """Whether `resolve` looks for a model on this machine's disk, or refuses the name, and does not ask the Hub."""
-    return name.startswith((BUILTIN, ".", "/", "~")) or _unusable(name) is not None or Path(name).exists()
+    return name.startswith((BUILTIN, ".", "/", "~")) or unusable(name) is not None or Path(name).exists()
 
 
-def _unusable(name: str) -> str | None:
+def unusable(name: str) -> str | None:
     """Why a name can be no model's, in a sentence; None: it can."""
     if url := re.match(r"(?i)(?:[a-z][a-z0-9+.-]*://|www\.)", name):
         hub = re.match(r"(?i)https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", name)
