@@ -196,6 +196,10 @@ def test_a_list_of_models_of_another_shape_is_one_sentence(body: bytes):
 def test_a_key_is_not_shown(monkeypatch):
     with listening(says(b'{"error": {"message": "bad key: sk-secret"}}', b"HTTP/1.1 401 No\r\n")) as (address, _):
         assert "bad key: (the key)" in refused(address)
+    with listening(says(b"", b"HTTP/1.1 302 No\r\nLocation: http://x/?sk-secret\r\n")) as (address, _):
+        assert "http://x/?(the key)" in refused(address)
+    with listening(says(b'{"said": "sk-secret"}')) as (address, _):
+        assert "(the key)" in refused(address)
     monkeypatch.setenv(module.KEY_VARIABLE, "sk-secret\r\nHost: x")
     with pytest.raises(RecipeError, match="OPENAI_API_KEY has a space, a line's end") as caught:
         ServerEngine("http://127.0.0.1:9", model="m")

@@ -55,7 +55,7 @@ class ServerEngine(Engine):
         answer = self._ask("/audio/transcriptions", body, {"Content-Type": kind})
         text = answer.get("text") if isinstance(answer, dict) else None
         if not isinstance(text, str):
-            raise ServerError(f"{self._url} answered without a text: {_one_line(answer)}")
+            raise ServerError(f"{self._url} answered without a text: {self._shown(answer)}")
         if len(text) > MAX_TEXT_CHARS or not _is_unicode(text):
             problem = f"of {len(text):,} characters" if len(text) > MAX_TEXT_CHARS else "with halves of characters"
             raise ServerError(f"{self._url} answered a text {problem} for {len(clip) / SAMPLE_RATE_HZ:.1f} s of audio")
@@ -70,10 +70,10 @@ class ServerEngine(Engine):
             names = [None]
         if not all(isinstance(name, str) and name.isprintable() for name in names):
             raise ServerError(
-                f"{self._url}/models answered no list of models: {_one_line(answer)}; is it a server like OpenAI's?"
+                f"{self._url}/models answered no list of models: {self._shown(answer)}; is it a server like OpenAI's?"
             )
         if len(names) != 1:
-            raise ServerError(f"{self._url} serves {_one_line(names or 'no model')}: say which one with --model")
+            raise ServerError(f"{self._url} serves {self._shown(names or 'no model')}: say which one with --model")
         return names[0]
 
     def _ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
@@ -92,11 +92,11 @@ class ServerEngine(Engine):
                 problem = f"answered more than {MAX_ANSWER_BYTES >> 20} MiB, which is no transcript"
                 break
             except ValueError as error:
-                problem = f"answered no JSON ({_one_line(error)})"
+                problem = f"answered no JSON ({self._shown(error)})"
                 break
             except (OSError, HTTPException) as error:  # refused, reset, timed out, cut off
                 reason = getattr(error, "reason", None) or error
-                problem = f"cannot be reached: {_one_line(reason) or type(error).__name__}"
+                problem = f"cannot be reached: {self._shown(reason) or type(error).__name__}"
             if wait_s is not None:
                 time.sleep(wait_s)
         else:
@@ -104,10 +104,10 @@ class ServerEngine(Engine):
         raise ServerError(f"the server {url} {problem}")
 
     def _said(self, answer: Answer) -> str:
-        """What an answer that is none says, in one line, without the key."""
+        """What an answer that is none says."""
         if target := answer.headers.get("Location") if 300 <= answer.status < 400 else None:
             return (
-                f"it sends on to {_one_line(target)}, which is not followed: audio and key go to no other address; "
+                f"it sends on to {self._shown(target)}, which is not followed: audio and key go to no other address; "
                 "if you trust that one, name it"
             )
         text: Any = answer.content.decode("utf-8", "replace")
@@ -116,8 +116,12 @@ class ServerEngine(Engine):
             text = (found.get("error") or {}).get("message") or found.get("message") or text
         except (ValueError, AttributeError, RecursionError):
             pass
-        said = str(text)[:10_000]
-        return _one_line(said.replace(self._key, "(the key)") if self._key else said) or _one_line(answer.reason)
+        return self._shown(text) or self._shown(answer.reason)
+
+    def _shown(self, value: Any) -> str:
+        """What came from the server, in one line, without the key."""
+        said = str(value)[:10_000]
+        return _one_line(said.replace(self._key, "(the key)") if self._key else said)
 
 
 def _key() -> str | None:
