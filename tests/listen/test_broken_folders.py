@@ -345,7 +345,7 @@ def test_ten_thousand_configurations_are_read_or_refused(data, tmp_path_factory)
         assert "\n" not in str(error)
 
 
-@pytest.mark.slow("fuzz", seconds=120)
+@pytest.mark.slow("fuzz", seconds=40)
 @pytest.mark.parametrize("kind", KINDS)
 @fuzzed(100)
 @given(data=st.data())
