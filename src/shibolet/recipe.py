@@ -3,8 +3,8 @@
 No stage runs here, nothing heavy is imported.
 """
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,7 @@ from shibolet.publish.config import PublishConfig
 from shibolet.records.candidate import label_of
 from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
+from shibolet.records.names import check_name, check_names
 from shibolet.records.settings import peek, read_settings, settings_yaml
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
@@ -84,13 +85,10 @@ class Recipe(Config):
             )
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _names_can_be_folders(self) -> Self:
+        check_name("name", self.name, spaces=True)
         for key, sources in (("data.train", self.data.train), ("evaluate.sets", self.evaluate.sets)):
-            names = [source.name for source in sources]
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise RecipeError(f"{key}: {', '.join(twice)} named twice; each source needs a name of its own")
-            if bad := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
-                raise RecipeError(f"{key}: '{bad[0]}' cannot name a folder; use letters, digits, '-', '_' and '.'")
+            check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():
             if name not in known:
@@ -112,6 +110,7 @@ class Recipe(Config):
         for key, title in (("title", self.title), ("models.baseline_title", baseline_title)):
             if not label_of(title):
                 raise RecipeError(f"{key}: '{title}' has no letter or digit to name a folder by")
+            check_name(key, label_of(title))
         if self.models and label_of(self.title) == label_of(baseline_title):
             raise RecipeError(
                 f"title and models.baseline_title are both '{self.title}': a round and what it has to beat need "
@@ -163,12 +162,13 @@ def shipped_recipes() -> dict[str, Path]:
 def find_recipe(path_or_name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one that ships with the package."""
     path, shipped = Path(path_or_name), shipped_recipes()
-    if path.is_file():
-        return path
+    with suppress(OSError):  # no file has such a name
+        if path.is_file():
+            return path
     if str(path_or_name) in shipped:
         return shipped[str(path_or_name)]
     raise RecipeError(
-        f"recipe '{path_or_name}' is neither a file here nor one of {', '.join(shipped)}"
+        f"recipe {str(path_or_name)[:200]!r} is neither a file here nor one of {', '.join(shipped)}"
         f"{did_you_mean(str(path_or_name), list(shipped))}"
     )
 

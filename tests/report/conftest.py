@@ -54,6 +54,17 @@ def run_dir(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def run_with_titles(tmp_path: Path):
+    """A function that writes such a run with these titles of baseline and result."""
+
+    def write(*titles: str) -> Path:
+        write_run(tmp_path / "run", titles)
+        return tmp_path / "run"
+
+    return write
+
+
 def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2")) -> None:
     """The run of a round with these titles of baseline and result."""
     run, rng = RunFolder(path), np.random.default_rng(5)

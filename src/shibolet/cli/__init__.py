@@ -57,7 +57,9 @@ def main() -> None:
         with disk_errors():
             app(prog_name="shibolet")
     except ShiboletError as error:
-        print(f"shibolet: {error}", file=sys.stderr)
+        from shibolet.report.wording import visible
+
+        print(f"shibolet: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:

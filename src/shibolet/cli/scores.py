@@ -95,7 +95,10 @@ def compare(
             raise RecipeError(
                 "compare --system: name two or more different systems, without --baseline and --candidate"
             )
+        from shibolet.records.names import check_names
         from shibolet.rounds.systems import do_compare_systems
+
+        check_names("compare --system", system)
 
         with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
             compared = do_compare_systems(current, system)
@@ -143,13 +146,17 @@ def _systems(given: list[str]) -> "list[Candidate]":
     """Other systems from NAME=FILE and NAME/SET=FILE; a name may come several times."""
     from shibolet.records.candidate import Candidate, Hypotheses
     from shibolet.records.documents.comparison import Named
+    from shibolet.records.names import check_name, check_names
 
     files: dict[str, list[tuple[str | None, Path]]] = {}
     for one in given:
-        match = re.fullmatch(r"([\w.-]+)(?:/([\w.-]+))?=(.+)", one)
+        match = re.fullmatch(r"([^/=]+)(?:/([^/=]+))?=(.+)", one)
         if match is None:
             raise RecipeError(
                 f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
             )
+        for name in filter(None, match.groups()[:2]):
+            check_name(f"--hypotheses {one}", name)
         files.setdefault(match[1], []).append((match[2], Path(match[3])))
+    check_names("--hypotheses", files)
     return [Candidate(Named(label=name, title=name), Hypotheses(tuple(own))) for name, own in files.items()]

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shibolet.report.wording import visible
 from shibolet.scoring.wording import shown_pct
 
 LINE_S = 60.0  # between lines of progress in a log
@@ -17,7 +18,7 @@ OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
 
 def tell(sentence: str) -> None:
     """A sentence about what is going on."""
-    ERR.print(sentence, markup=False, soft_wrap=True)
+    ERR.print(visible(sentence), markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -49,12 +50,12 @@ def track(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; columns whose header begins with a blank are numbers."""
-    OUT.print(title, style="bold", markup=False)
+    OUT.print(visible(title), style="bold", markup=False)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for name in header:
         grid.add_column(name.strip(), justify="right" if name.startswith(" ") else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*map(str, row))
+        grid.add_row(*(_cell(str(cell)) for cell in row))
     OUT.print(grid)
 
 
@@ -64,8 +65,13 @@ def facts(lines: Sequence[tuple[str, str]]) -> None:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, said in lines:
-        grid.add_row(name, escape(said))
+        grid.add_row(_cell(name), _cell(said))
     OUT.print(grid)
+
+
+def _cell(text: str) -> str:
+    """Text of data in a table: no markup, and nothing that a terminal obeys."""
+    return escape(visible(text))
 
 
 def pct(rate: float | None) -> str:

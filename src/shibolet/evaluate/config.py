@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
@@ -22,6 +22,13 @@ class ServerConfig(Config):
     url: str  # its root, as http://localhost:8000
     model: str | None = None  # by the server's name for it; null: the only one that it has
     language_code: str | None = None  # such as he, where the server is to be told; null: the model guesses
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        from shibolet.listen.http_client import check_url
+
+        return check_url(url)
 
 
 class ServersConfig(Config):

@@ -1,6 +1,5 @@
 """Any CTC model of transformers: what it hears, how well a text explains the same frames, and where its words are."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from transformers import AutoModelForCTC, AutoProcessor
 
 from shibolet.errors import ModelError
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
+from shibolet.listen.checkpoints import open_model
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.listen.viterbi import IMPOSSIBLE, ForcedPath, forced_paths
-from shibolet.model.folders import dtype_on, identity_of
+from shibolet.model.folders import from_folder, identity_of, opening, read_mapping
 from shibolet.speech.activity import HANGOVER_S, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
@@ -24,6 +24,7 @@ WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ
 MARGIN_SAMPLES = SAMPLE_RATE_HZ
 LAG_CLIPS = 32  # that the lag is measured on
 MAX_LAG_S = 0.5
+NUM_SPECIAL = 4  # symbols of a model (start, end, padding, unknown) that some vocabularies leave out
 LAG_PAUSE_S = 0.4  # a pause that the letters on both sides are told apart by
 
 # Latin letters for Hebrew ones, in the manner of uroman, for vocabularies that have no others (MMS aligners). What is
@@ -74,18 +75,23 @@ class CtcModel:
     """A `...ForCTC` checkpoint with its processor."""
 
     def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
-        self.identity = identity_of(path)
         adapter = _adapter(path, language)
+        self._processor = from_folder(AutoProcessor, path, **adapter)
         sizes = {"ignore_mismatched_sizes": True} if adapter else {}
-        self._processor = AutoProcessor.from_pretrained(path, **adapter)
-        self._model = AutoModelForCTC.from_pretrained(
-            path, dtype=dtype_on(device), use_safetensors=True, **adapter, **sizes
-        )
-        self._model.to(device).eval()
-        tokenizer = self._processor.tokenizer
+        self._model = open_model(AutoModelForCTC, path, device, **adapter, **sizes)
+        self.identity = identity_of(path)
+        with opening(path):  # where there is no tokenizer, it is a feature extractor alone
+            tokenizer = self._processor.tokenizer
         self._vocabulary = tokenizer.get_vocab()
         self._letters = {index: token for token, index in self._vocabulary.items()}
         self._special = set(tokenizer.all_special_ids)
+        num_symbols = self._model.config.vocab_size
+        without = [i for i in range(num_symbols) if i not in self._letters]
+        if len(without) > NUM_SPECIAL:
+            raise ModelError(
+                f"the CTC model in {path} writes {num_symbols} symbols, and its vocabulary has nothing for "
+                f"{len(without)} of them, the first is {without[0]}; are model and vocabulary of one place?"
+            )
         self.blank = self._model.config.pad_token_id
         # None: an aligner's vocabulary, without a sign between words
         self.space = self._vocabulary.get(getattr(tokenizer, "word_delimiter_token", None) or "|")
@@ -113,7 +119,9 @@ class CtcModel:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The words of a collapsed path."""
-        letters = (" " if i == self.space else "" if i in self._special else self._letters[i] for i in map(int, ids))
+        letters = (
+            " " if i == self.space else "" if i in self._special else self._letters.get(i, "") for i in map(int, ids)
+        )
         return " ".join("".join(letters).split())
 
     def speak(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Spoken]:
@@ -283,7 +291,7 @@ class CtcRecogniser:
 def _adapter(path: Path, language: str) -> dict[str, str]:
     """The arguments that choose a language of a checkpoint with an adapter for each (MMS)."""
     file = path / "vocab.json"
-    vocabulary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    vocabulary = read_mapping(str(path), file) if file.is_file() else {}
     if not any(isinstance(value, dict) for value in vocabulary.values()):
         return {}
     code = ISO_639_3.get(get_language(language).code)
@@ -291,4 +299,6 @@ def _adapter(path: Path, language: str) -> dict[str, str]:
         raise ModelError(
             f"the CTC model in {path} has adapters for {len(vocabulary)} languages, and none for {language}"
         )
+    if not (adapter := path / f"adapter.{code}.safetensors").is_file():  # transformers would open a pickle instead
+        raise ModelError(f"the CTC model in {path} has no {adapter.name}; download it again, with that file")
     return {"target_lang": code}

@@ -1,5 +1,6 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,6 @@ from shibolet.model.folders import (
     identity_of,
     read_config,
     resolve,
-    weight_files,
 )
 from shibolet.records.files import hash_file
 
@@ -48,7 +48,6 @@ def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Ali
     if kind == "ctc":
         from shibolet.listen.ctc import CtcAligner, CtcModel
 
-        weight_files(name, path)
         return CtcAligner(CtcModel(path, language, device=device))
     raise ModelError(
         f"aligner '{name}' is {_described(config)}; a forced aligner ({', '.join(FAMILIES)}) or a ...ForCTC checkpoint "
@@ -82,12 +81,10 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
     if kind == "ctc":
         from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
-        weight_files(name, path)
         return CtcRecogniser(CtcModel(path, language, device=device))
     if kind == "seq2seq":
         from shibolet.listen.seq2seq import Seq2SeqRecogniser
 
-        weight_files(name, path)
         return Seq2SeqRecogniser(path, language, device=device)
     raise ModelError(
         f"recogniser '{name}' is {_described(config)}; a model of a family ({', '.join(FAMILIES)}), a ...ForCTC "
@@ -138,7 +135,7 @@ def _described(config: dict) -> str:
 
 
 def _hypotheses(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise ModelError(f"recogniser '{name}': there is no such file of hypotheses")
     return path

@@ -15,10 +15,11 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from shibolet.errors import ModelError
 from shibolet.listen.batches import forward_lock
+from shibolet.listen.checkpoints import open_model
 from shibolet.listen.encoder_decoder import EncoderDecoderRecogniser
 from shibolet.listen.forced_text import check_tokenizer
 from shibolet.listen.loops import is_loop
-from shibolet.model.folders import dtype_on, identity_of
+from shibolet.model.folders import from_folder, identity_of, opening
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
@@ -46,13 +47,13 @@ class Seq2SeqRecogniser(EncoderDecoderRecogniser[EncodedBatch]):
     """`Recogniser` over transformers' own decoder; it tells no times."""
 
     def __init__(self, path: Path, language: str, *, device: str = "cpu") -> None:
-        processor = AutoProcessor.from_pretrained(path)
-        self._extractor, self._tokenizer = processor.feature_extractor, processor.tokenizer
+        processor = from_folder(AutoProcessor, path)
+        with opening(path):  # where there is no tokenizer, it is a feature extractor alone
+            self._extractor, self._tokenizer = processor.feature_extractor, processor.tokenizer
         fixed_s = getattr(self._extractor, "chunk_length", None)  # Whisper pads everything to it
         super().__init__(language, float(fixed_s or UNFIXED_S), device)
+        self._model = open_model(AutoModelForSpeechSeq2Seq, path, device)
         self.identity, self._is_padded = identity_of(path), fixed_s is not None
-        model = AutoModelForSpeechSeq2Seq.from_pretrained(path, dtype=dtype_on(device), use_safetensors=True)
-        self._model = model.to(device).eval()
         self._forward = forward_lock(self._model.device)
         self._prefix = self._prefix_ids(path)
         self._end = self._tokenizer.eos_token_id

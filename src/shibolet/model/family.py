@@ -20,7 +20,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from shibolet.errors import ModelError, RecipeError
-from shibolet.model.folders import is_local, read_config, read_mapping, resolve
+from shibolet.model.folders import config_in, from_folder, is_local, read_config, resolve
 from shibolet.model.protocols import Cost, Decoder, Features, Frame, Movable, Pack, Prompt, SpecMask, Targets
 
 FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.family"}  # model_type of config.json -> the module of its FAMILY
@@ -222,7 +222,7 @@ class Family(ABC):
         enough = (("tokenizer.json",), ("vocab.json", "merges.txt"))
         if folder is None or not any(all((folder / file).is_file() for file in files) for files in enough):
             return None
-        return AutoTokenizer.from_pretrained(folder)
+        return from_folder(AutoTokenizer, folder)
 
     def standard_config(self) -> tuple[Any, str]:
         """The configuration of the family's usual model, and its name."""
@@ -269,7 +269,7 @@ def offline_config(name: str) -> tuple[Any, str]:
     """
     if (path := _offline_folder(name)) is None:
         return usual_config(f"{name} is not on this machine")
-    family = _family_in(name, path, read_mapping(name, path / "config.json"))
+    family = _family_in(name, path, config_in(name, path))
     config, layout = family.config_in(path)
     return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
 

@@ -1,10 +1,12 @@
 """The model card of a round, from the JSON files of its run folder; no number is computed here."""
 
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData, RepoCard, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from shibolet.model.family import Family
 from shibolet.publish.config import PublishConfig
@@ -19,6 +21,7 @@ from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.wording import visible
 from shibolet.speech.text import get_language
 
 NOT_STATED = "not stated"
@@ -47,7 +50,7 @@ def model_card(
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
-        usage=family.usage(config.to, config.layout),
+        usage=Markup(family.usage(config.to, config.layout)),  # ours, of several lines
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
@@ -125,10 +128,18 @@ def _license_on_hub(name: str, kind: str) -> str | None:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("shibolet", "publish"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
+        keep_trailing_newline=True, finalize=_shown,
     )  # fmt: skip
     environment.filters |= {"pct": _pct, "points": _points, "interval": _interval, "span": _span}
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Text of data for a place in Markdown: in one line, in one cell, no HTML; markup is ours."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    line = visible(" ".join(value.splitlines())).replace("|", "\\|")
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", line)
 
 
 def _pct(rate: float | None) -> float | str:

@@ -6,6 +6,7 @@ Knows pydantic's models and no particular one: an unknown key is an error that n
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ValidationError
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 
+MAX_YAML_BYTES = 512 << 10  # in full, with every default, 0.7 KiB a data set
+MAX_VALUES = 50_000  # of a file, with its aliases written out
+
 Settings = TypeVar("Settings", bound=Config)
 Schema = type[Config]
 
@@ -27,10 +31,7 @@ def read_settings(path: Path, schema: type[Settings], overrides: Sequence[str] =
     `overrides` are `a.b=value` with values in YAML; numbers are places in a list: `data.train.0.manifest=x.jsonl`.
     Relative paths in the file start at the file, those of overrides at the current folder.
     """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this file holds {_kind(raw)}")
     raw = _anchored(raw, schema, path.parent.resolve())
@@ -39,7 +40,7 @@ def read_settings(path: Path, schema: type[Settings], overrides: Sequence[str] =
     try:
         return schema.model_validate(raw)
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{path}: {_one_line(error)}") from error
     except ValidationError as error:
         changed = [override.partition("=")[0] for override in overrides]
         raise RecipeError("\n".join(_sentence(problem, path, changed, schema) for problem in _told(error))) from error
@@ -56,20 +57,87 @@ def settings_yaml(settings: Config, folder: Path | None = None, *, width: int = 
 def peek(path: Path, key: str) -> Any:
     """What stands at a key of a YAML file; None where there is none, or no YAML."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError):
+        raw = read_yaml(path)
+    except RecipeError:
         return None
     return raw.get(key) if isinstance(raw, dict) else None
 
 
+def read_yaml(path: Path) -> Any:
+    """The plain data in a YAML file: mappings with keys of text, lists, text, numbers, truth values, nothing.
+
+    RecipeError for what is none, and for what would take a machine's time or memory.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise RecipeError(f"{path} has more than {MAX_YAML_BYTES >> 10} KiB: this is no recipe")
+    try:
+        return _parse(content.decode())
+    except ValueError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from error
+
+
+def _parse(text: str) -> Any:
+    """The plain data in YAML; ValueError, in a sentence, for what is none."""
+    try:
+        loader = _Loader(text.removeprefix("\ufeff"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _num_values(node, {})
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())[:500]) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a tag such as !!int
+        raise ValueError(f"a value is not what it should be ({' '.join(str(error).split())[:300]})") from error
+
+
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for with its aliases written out; YAMLError for more than any recipe has."""
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES  # of itself, while it is being counted: an alias to what it is in
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = [one for pair in inner for one in pair] if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = 1 + sum(_num_values(one, known) for one in pairs)
+    if known[id(node)] > MAX_VALUES:
+        raise yaml.YAMLError(f"it stands for more than {MAX_VALUES:,} values, aliases written out: that is no recipe")
+    return known[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-4 is a number and a key given twice is an error."""
+    """YAML's plain data alone; 2e-4 is a number, a date is text, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' is given twice", node.start_mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                problem = f"key {key!r} is no text; put it in quotes"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        digits = self.construct_scalar(node)
+        if len(digits) > 100 or abs(value := super().construct_yaml_int(node)) >= 1 << 63:
+            problem = f"{digits[:30]} is more than 64 bits hold"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = self.construct_scalar(node)
+        if odd := next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), None):
+            problem = f"text with the control character U+{ord(odd):04X}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return text
 
 
 class _Dumper(yaml.SafeDumper):
@@ -81,11 +149,23 @@ class _Dumper(yaml.SafeDumper):
 
 _FLOAT = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != f"{_TAG}timestamp"]
+    for first, forms in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: made
+    for tag, made in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "float", "seq", "map")
+}
+_Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)
+_Loader.add_constructor(f"{_TAG}str", _Loader.construct_yaml_str)
 
 
 def _anchored(value: Any, kind: Any, root: Path) -> Any:
     """`value` with its relative paths starting at `root`: fields of type Path, and any text with ./ or ../ in front."""
-    return _map_paths(value, kind, lambda text: os.path.normpath(root / Path(text).expanduser()))
+    return _map_paths(value, kind, lambda text: os.path.normpath(root / os.path.expanduser(text)))
 
 
 def _moved(value: Any, kind: Any, root: Path) -> Any:
@@ -106,12 +186,13 @@ def _map_paths(value: Any, kind: Any, change) -> Any:
 def _override(raw: dict, override: str, schema: Schema) -> None:
     """Put one `a.b=value` into plain data."""
     dotted, equals, text = override.partition("=")
+    override = _one_line(override)[:200]  # as messages show it
     if not equals or not dotted:
         raise RecipeError(f"--set {override}: write it as key=value, such as --set train.pack_tokens=4096")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+        value = _parse(text)
+    except ValueError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
     *parents, last = _split_key(dotted, schema)
     place, kind = raw, schema
     for key in parents:
@@ -224,17 +305,21 @@ def _sentence(problem: Mapping, path: Path, changed: Sequence[str], schema: Sche
     is_given = any(within(dotted, key) or (is_unknown and within(key, dotted)) for key in changed)
     where = "--set" if is_given else str(path)
     if is_unknown:
-        return f"{where}: unknown key '{dotted}'{_suggest_key(location, schema)}"
+        return f"{where}: unknown key '{_one_line(dotted)}'{_suggest_key(location, schema)}"
     if problem["type"] == "missing":
         return f"{where}: key '{dotted}' is missing"
     if problem["type"] == "too_short":
         return f"{where}: '{dotted}' is empty; it takes {problem['ctx']['min_length']} or more"
     if problem["type"] == "model_type":
         return f"{where}: {dotted}: should be a mapping of keys to values, not {_kind(problem['input'])}"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = _one_line(problem["msg"].removeprefix("Value error, ").removeprefix("Input "))
     if problem["type"] == "value_error" or not isinstance(problem["input"], str | int | float):
         return f"{where}: {dotted}: {message}"
-    return f"{where}: {dotted}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    return f"{where}: {dotted}: {message[0].lower()}{message[1:]}, not {_one_line(repr(problem['input']))}"
+
+
+def _one_line(value: Any) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(value)[:2000].split()))[:500]
 
 
 def _suggest_key(location: Sequence[str | int], schema: Schema) -> str:

@@ -18,13 +18,19 @@
   let sort = { key: null, up: true }; // null: worst first, as the rows came
   let isDraw = false, stopAt = null, move = () => {};
 
+  // Control characters, and those that turn the direction of text, are named: a line could be made to read as another.
+  const unseen = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
+  const visible = (text) =>
+    text.replace(unseen, (char) => `[U+${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
+
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {
       if (name in element) element[name] = value;
       else element.setAttribute(name, value);
     }
-    element.append(...children.filter((child) => child !== null));
+    const some = children.filter((child) => child !== null);
+    element.append(...some.map((child) => (typeof child === "string" ? visible(child) : child)));
     return element;
   }
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from shibolet.errors import DataError
 from shibolet.records.documents.comparison import Comparison
@@ -14,7 +16,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import lineage, scored, sections
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
-from shibolet.report.wording import in_words, p_value, sentence
+from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
@@ -132,14 +134,19 @@ def direction_of(language: Language) -> str:
 
 
 def environment() -> Environment:
-    """Templates in which every value is escaped and an unknown name is an error."""
+    """Templates in which every value is escaped, odd characters are named, and an unknown name is an error."""
     environment = Environment(
         loader=PackageLoader("shibolet", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     environment.filters |= {"pct": _pct, "number": _number, "signed": _signed, "rate": short, "count": _count}
     environment.filters |= {"in_words": in_words, "sentence": sentence, "p": _p, "capital": _capital}
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What stands on a page for a value: text of data without characters that turn what follows; markup is ours."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _capital(text: str) -> str:

@@ -6,10 +6,10 @@ The recipe itself is a layer above. The file in a run folder has every default i
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
+from shibolet.records.settings import read_yaml
 
 
 class _Shown(BaseModel):
@@ -61,7 +61,9 @@ class ShownRecipe(_Shown):
     def read(cls, path: Path) -> "ShownRecipe":
         """What is in a run folder's `recipe.yaml`; DataError where another version of shibolet wrote it."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_yaml(path))
+        except RecipeError as error:
+            raise DataError(f"{error}; it is no recipe that shibolet wrote: run the round again there") from error
         except ValidationError as error:
             raise DataError(f"{path} was written by another version of shibolet; name another run folder") from error
 

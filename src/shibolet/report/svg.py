@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
+from shibolet.report.wording import visible
+
 WIDE_PX, HALF_PX, NARROW_PX = (
     1000,
     480,
@@ -41,12 +43,13 @@ class Svg:
 
     def text(self, x: float, y: float, content: str, cls: str = "", anchor: str = "start") -> None:
         self._shapes.append(
-            f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
+            f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(visible(content))}</text>'
         )
 
     def render(self) -> str:
+        alt = escape(visible(self._alt))
         return (
-            f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" aria-label="{escape(self._alt)}">'
+            f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" aria-label="{alt}">'
             f"{''.join(self._shapes)}</svg>"
         )
 
@@ -72,8 +75,16 @@ class Figure(Markup):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows(self.rows)
+        writer.writerows([_as_text(cell) for cell in row] for row in self.rows)
         return text.getvalue()
+
+
+def _as_text(cell: str | float | None) -> str | float | None:
+    """A cell that a spreadsheet does not take for a formula: a name that looks like one gets an apostrophe in front."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
 
 
 def for_both(

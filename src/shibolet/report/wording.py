@@ -1,4 +1,10 @@
-"""What suspect types, reasons, failures and rates are called where people read them."""
+"""What suspect types, reasons, failures and rates are called where people read them; and how odd text is shown."""
+
+import re
+
+# Control characters but tab and line feed; and those that turn the direction of text, with which a line can be made to
+# read as another one (Unicode technical report 36).
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 SUSPECTS = {
     "wrong_text": ("another text", "What is said seems to be another text than the one written."),
@@ -36,6 +42,11 @@ REASONS = {
     "failed": "could not be heard",
 }
 NOT_HEARD = "This could not be heard."
+
+
+def visible(text: str) -> str:
+    """A text from outside as pages and terminals show it: characters that would change how the rest reads are named."""
+    return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def p_value(value: float) -> str:

@@ -42,14 +42,14 @@ def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float
 def _model(name: str) -> Callable[[], None] | None:
     """Downloads a model of the Hub and looks whether it is whole; None for what is on this machine.
 
-    A file of hypotheses is on this machine or nowhere: what it is fetched by then says that it is missing.
+    A file of hypotheses is on this machine or nowhere, and some names are no model's: what is fetched by then says so.
     """
     from shibolet.listen.open import HYPOTHESES, listener_identity
-    from shibolet.model.folders import is_ctranslate2, is_local, resolve, weight_files
+    from shibolet.model.folders import is_ctranslate2, is_local, resolve, unusable, weight_files
 
     if name.endswith(HYPOTHESES):
-        return None if Path(name).expanduser().is_file() else lambda: listener_identity(name)
-    if is_local(name):
+        return None if Path(os.path.expanduser(name)).is_file() else lambda: listener_identity(name)
+    if is_local(name) and not unusable(name):
         return None
 
     def fetch() -> None:

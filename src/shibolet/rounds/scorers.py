@@ -54,7 +54,7 @@ def _of_hypotheses(current: Round, named: Named, hypotheses: Hypotheses) -> dict
     from shibolet.evaluate.imported import read_hypotheses
 
     label, files, known = named.label, hypotheses.files, [source.name for source in current.sets]
-    if label in [own.label for own in current.names]:
+    if label.casefold() in [own.label.casefold() for own in current.names]:
         raise RecipeError(f"--hypotheses {label}=...: that name belongs to the recipe's own rounds; take another")
     if strange := [name for name, _ in files if name not in (None, *known)]:
         raise RecipeError(f"--hypotheses {label}/{strange[0]}=...: the recipe's sets are {', '.join(known)}")

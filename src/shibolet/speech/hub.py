@@ -85,7 +85,7 @@ def _explained(source: DataSource) -> Iterator[None]:
             "cannot be reached and is not in the local cache: fetch it while there is a network (HF_HUB_OFFLINE unset)"
         )
         raise DataError(f"{what} {advice}; {_first_line(error)}") from error
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a script, which is not run
         raise DataError(
             f"{what} cannot be read (config {source.config}, split {source.split}): {_first_line(error)}"
         ) from error

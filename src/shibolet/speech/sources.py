@@ -62,7 +62,8 @@ class DataSource(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_known(cls, given: Any) -> Any:
-        known = KNOWN_SOURCES.get(given.get("hub")) if isinstance(given, dict) else None
+        hub = given.get("hub") if isinstance(given, dict) else None
+        known = KNOWN_SOURCES.get(hub) if isinstance(hub, str) else None
         if known is None:
             return given
         columns = given.get("columns", {})

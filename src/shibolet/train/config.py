@@ -54,8 +54,8 @@ class LoraSettings(Config):
 class OptimizerConfig(Config):
     """AdamW; norms and biases carry no weight decay."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)  # of the global gradient, over all ranks and packs
 

@@ -1,6 +1,5 @@
 """Qwen3-ASR and its forced aligner as a model family: the modules beside this one under the family's names."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +13,7 @@ from transformers import (
 )
 
 from shibolet.model.family import Family
+from shibolet.model.folders import config_in, from_folder
 from shibolet.model.qwen3_asr.cost import Cost
 from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
 from shibolet.model.qwen3_asr.features import (
@@ -25,8 +25,8 @@ from shibolet.model.qwen3_asr.features import (
     num_mel_frames,
 )
 from shibolet.model.qwen3_asr.fused import fuse_decoder
-from shibolet.model.qwen3_asr.layouts import is_legacy, native_config
-from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
+from shibolet.model.qwen3_asr.layouts import is_legacy
+from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser, read_native
 from shibolet.model.qwen3_asr.packed import (
     Pack,
     decode_pack,
@@ -98,10 +98,9 @@ class Qwen3Asr(Family):
         return lay_out(sequences, num_frames, prompt.audio_id, shift=False)
 
     def config_in(self, path: Path) -> tuple[Qwen3ASRConfig, str]:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if is_legacy(config):
-            return native_config(config, AutoTokenizer.from_pretrained(path)), "legacy"
-        return Qwen3ASRConfig.from_pretrained(path), "native"
+        config = config_in(str(path), path)
+        tokenizer = from_folder(AutoTokenizer, path) if is_legacy(config) else None
+        return read_native(path, config, tokenizer), "legacy" if is_legacy(config) else "native"
 
     def standard_config(self) -> tuple[Qwen3ASRConfig, str]:
         """Transformers' defaults, less an encoder output that does not fit the decoder."""

@@ -20,7 +20,7 @@ from transformers import (
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
-from shibolet.model.folders import identity_of, read_config, read_mapping, weight_files
+from shibolet.model.folders import from_folder, identity_of, opening, read_config, read_mapping, weight_files
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.layouts import is_aligner, is_legacy, native_config, native_name
 
@@ -86,14 +86,19 @@ def open_folder(name: str) -> ModelFolder:
         read_mapping(name, path / "tokenizer.json")
     elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
         raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    try:
-        native = native_config(config, tokenizer) if is_legacy(config) else Qwen3ASRConfig.from_pretrained(path)
-    except KeyError as error:
-        raise ModelError(f"model '{name}': config.json in {path} has no {error}; is it whole?") from error
-    folder = ModelFolder(path, config, native, tokenizer, is_aligner(config))
-    folder.check_weights()
+    tokenizer = from_folder(AutoTokenizer, path)
+    folder = ModelFolder(path, config, read_native(path, config, tokenizer), tokenizer, is_aligner(config))
+    with opening(path):
+        folder.check_weights()
     return folder
+
+
+def read_native(path: Path, config: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen3ASRConfig:
+    """The native configuration of a folder with this `config.json`, in either layout."""
+    if not is_legacy(config):
+        return from_folder(Qwen3ASRConfig, path)
+    with opening(path):
+        return native_config(config, tokenizer)
 
 
 def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
@@ -112,9 +117,11 @@ def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str
         kind = "a forced aligner" if folder.aligner else "a recogniser"
         raise ModelError(f"model '{name}' is {kind} ({folder.path}); the other kind was asked for")
     source = {"config": folder.native, "state_dict": folder.read_weights()} if folder.legacy else {}
-    model = cls.from_pretrained(
-        None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-    )
+    with opening(folder.path):
+        model = cls.from_pretrained(
+            None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa",
+            use_safetensors=True, trust_remote_code=False,
+        )  # fmt: skip
     extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
     model = model.to(device)
     if model.device.type == "cuda":
