@@ -1,0 +1,26 @@
+"""Which decoder has which file: libsndfile what it reads to the end, FFmpeg the rest."""
+
+from shibolet.speech.encoded import Encoded, Window
+from shibolet.speech.extents import OGG, extent_of, magic_of, mended, num_ogg_links, ogg_pages
+from shibolet.speech.ffmpeg import FFmpegSound
+from shibolet.speech.sndfile import SndSound, try_sndfile
+
+
+def links_of(encoded: Encoded, *, for_length: bool = False) -> list[Encoded]:
+    """The streams that follow each other in an Ogg file, as files of their own; of any other file, the file itself.
+
+    With `for_length` its pages are looked at only where there are several.
+    """
+    if magic_of(encoded) != OGG or (for_length and num_ogg_links(encoded) < 2):
+        return [encoded]
+    links = ogg_pages(encoded).links
+    return [encoded] if len(links) < 2 else [Window(encoded, begin, end) for begin, end in links]
+
+
+def open_sound(encoded: Encoded, *, for_length: bool = False, after_damage: bool = False) -> SndSound | FFmpegSound:
+    """The audio, opened; `for_length`: no samples will be asked for; `after_damage`: libsndfile did not go on."""
+    extent = extent_of(encoded)
+    if extent is not None and extent.is_understated:
+        encoded = mended(encoded, extent)
+    sound = None if after_damage else try_sndfile(encoded, extent, for_length=for_length)
+    return FFmpegSound(encoded, extent) if sound is None else sound
