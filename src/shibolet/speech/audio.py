@@ -23,7 +23,6 @@ from shibolet.speech.encoded import (
     MAX_UTTERANCE_S,
     DecoderStopped,
     Encoded,
-    encoded_of,
     reading,
     require_file,
     told,
@@ -71,7 +70,7 @@ def load(ref: AudioRef) -> np.ndarray:
     span_beyond_audio.
     """
     with reading(_name(ref)):
-        first, *more = links_of(encoded_of(_content(ref)))
+        first, *more = links_of(Encoded.of(_content(ref)))
         if not more:
             return _load(first, ref.start_s, ref.end_s)
         samples = np.concatenate([_load(link, 0.0, None) for link in (first, *more)])
@@ -113,7 +112,7 @@ def _read(sound: SndSound | FFmpegSound, start_s: float, end_s: float | None) ->
 
 def _probe(content: bytes | Path) -> AudioInfo:
     duration_s, firsts = 0.0, []
-    for link in links_of(encoded_of(content), for_length=True):
+    for link in links_of(Encoded.of(content), for_length=True):
         with open_sound(link, for_length=True) as sound:
             duration_s += sound.lead_s + sound.length_s()
             firsts.append((sound.rate_hz, sound.channels))
@@ -145,7 +144,7 @@ class Stream:
     def _decode(self, path: Path) -> Iterator[np.ndarray]:
         with reading(str(path)):
             num = 0
-            for link in links_of(encoded_of(path)):
+            for link in links_of(Encoded.of(path)):
                 for block in self._link(link, num / SAMPLE_RATE_HZ):
                     num += len(block)
                     yield block
@@ -169,7 +168,7 @@ class Stream:
                         done_s += len(good) / sound.rate_hz
                         yield resampler.add(good)
                         if wrong is None and before_s + done_s > MAX_DURATION_S:
-                            wrong = AudioError("there is more", "too_long")
+                            wrong = AudioError("more than a recording has", "too_long")
                         if wrong is not None:
                             break
                 except DecoderStopped:

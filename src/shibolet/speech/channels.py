@@ -18,16 +18,20 @@ class Mixer:
 
     def mix(self, channels: np.ndarray) -> np.ndarray:
         """`[C, S]` to `[S]`."""
-        num = len(channels)
-        if num == 1:
+        if len(channels) == 1:
             return channels[0] + np.float32(0)  # -0.0 becomes 0.0, as in an average
+        with np.errstate(over="ignore", invalid="ignore"):  # samples that are none are refused later
+            return self._mix(channels)
+
+    def _mix(self, channels: np.ndarray) -> np.ndarray:
+        num = len(channels)
         mono = (channels[0] + channels[1] + np.float32(0)) / 2 if num == 2 else channels.mean(axis=0)
         power = float(np.dot(mono, mono))
         loudest = max(powers := [float(np.dot(one, one)) for one in channels])
         if not _CANCELS * num**2 * power < loudest:  # NaN is no reason
             return mono
         if self.taken is None or powers[self.taken] * _AS_LOUD < loudest:
-            self.taken = powers.index(loudest)
+            self.taken = next(i for i, one in enumerate(powers) if one * _AS_LOUD >= loudest)
         return channels[self.taken].copy()
 
     @property

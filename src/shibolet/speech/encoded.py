@@ -14,8 +14,7 @@ import soundfile as sf
 
 from shibolet.errors import AudioError
 
-Encoded = str | BinaryIO  # what both decoders open: a path, or a file object that can seek
-
+_HEAD_BYTES = 4096
 MAX_DURATION_S = 24 * 3600.0  # longer is taken for a broken header, and is not decoded any further
 MAX_UTTERANCE_S = 3600.0  # is decoded and heard in one piece: 230 MB of samples; longer needs spans
 _TOLD_FAULTS = 5
@@ -50,13 +49,54 @@ def told(faults: Sequence[Fault]) -> list[str]:
     return lines
 
 
-class Window(io.RawIOBase):
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Encoded audio that may be opened: a regular file, or bytes in memory, or a part of either."""
+
+    source: str | BinaryIO  # what both decoders open: a path, or a file object that can seek
+    size: int
+    head: bytes  # its first bytes
+
+    @classmethod
+    def of(cls, content: bytes | Path | BinaryIO) -> "Encoded":
+        """AudioError missing_file, not_a_file, empty_audio."""
+        if isinstance(content, Path):
+            size = require_file(content)
+            with open(content, "rb", buffering=0) as file:
+                return cls(str(content), size, file.read(_HEAD_BYTES))
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        size = source.seek(0, os.SEEK_END)
+        if not size:
+            raise AudioError("no bytes in it", "empty_audio")
+        source.seek(0)
+        return cls(source, size, source.read(_HEAD_BYTES))
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """A file object at its begin."""
+        if isinstance(self.source, str):
+            with open(self.source, "rb", buffering=0) as file:
+                yield file
+        else:
+            self.source.seek(0)
+            yield self.source
+
+    def part(self, begin: int, end: int) -> "Encoded":
+        """A part of it as if it were all."""
+        return Encoded.of(_Part(self.source, begin, end))
+
+    def patched(self, at: int, patch: bytes) -> "Encoded":
+        """All of it with other bytes in one place."""
+        return Encoded.of(_Part(self.source, 0, self.size, at, patch))
+
+
+class _Part(io.RawIOBase):
     """A part of a file as a file of its own, with some of its bytes replaced by others."""
 
-    def __init__(self, encoded: Encoded, begin: int, end: int, patch_at: int = 0, patch: bytes = b"") -> None:
+    def __init__(self, source: str | BinaryIO, begin: int, end: int, patch_at: int = 0, patch: bytes = b"") -> None:
         super().__init__()
-        self._file = open(encoded, "rb", buffering=0) if isinstance(encoded, str) else encoded
-        self._owns = isinstance(encoded, str)
+        self._file = open(source, "rb", buffering=0) if isinstance(source, str) else source
+        self._owns = isinstance(source, str)
         self._begin, self._size, self._at = begin, end - begin, 0
         self._patch_at, self._patch = patch_at, patch
 
@@ -90,35 +130,8 @@ class Window(io.RawIOBase):
         super().close()
 
 
-def size_of(encoded: Encoded) -> int:
-    if isinstance(encoded, str):
-        return os.path.getsize(encoded)
-    return encoded.seek(0, os.SEEK_END)
-
-
-@contextmanager
-def opened(encoded: Encoded) -> Iterator[BinaryIO]:
-    """A file object at the begin of encoded audio."""
-    if isinstance(encoded, str):
-        with open(encoded, "rb", buffering=0) as file:
-            yield file
-    else:
-        encoded.seek(0)
-        yield encoded
-
-
-def encoded_of(content: bytes | Path) -> Encoded:
-    """What decoders open; AudioError missing_file, not_a_file, empty_audio."""
-    if isinstance(content, bytes):
-        if not content:
-            raise AudioError("no bytes in it", "empty_audio")
-        return io.BytesIO(content)
-    require_file(content)
-    return str(content)
-
-
-def require_file(path: Path) -> None:
-    """AudioError for what is no regular file with bytes in it: opening a pipe or a device would wait for ever."""
+def require_file(path: Path) -> int:
+    """Its bytes; AudioError for what is no regular file with bytes: opening a pipe or a device would wait for ever."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name with a NUL
@@ -127,6 +140,7 @@ def require_file(path: Path) -> None:
         raise AudioError("not a regular file", "not_a_file")
     if not found.st_size:
         raise AudioError("no bytes in it", "empty_audio")
+    return found.st_size
 
 
 def require_rate(rate_hz: int) -> int:

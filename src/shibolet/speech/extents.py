@@ -12,12 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
 
-from shibolet.speech.encoded import Encoded, Window, opened, size_of
+from shibolet.speech.encoded import Encoded
 
 OGG = b"OggS"
-_HEAD_BYTES = 4096  # read at once
 _UNKNOWN_BYTES = 0x7FFF0000  # or more, in 32 bits: what writers to a pipe leave, 2^31 or 2^32 less a little
 
 
@@ -69,15 +67,16 @@ _TAG = re.compile(rb"[A-Za-z0-9_ ]{4}|ID3|TAG")  # begins what is a chunk or a t
 
 def extent_of(encoded: Encoded) -> Extent | None:
     """Of samples in chunks; None for another format, or where no chunk of samples is found."""
-    with opened(encoded) as file:
-        head = file.read(_HEAD_BYTES)
-        if head[:4] == b".snd" and len(head) >= 12:
-            start, promised = struct.unpack(">II", head[4:12])
-            return Extent(start, _known(promised), max(0, size_of(encoded) - start), 8, ">I")
-        if head[:7] == b"NIST_1A":
-            return _of_sphere(head, size_of(encoded))
-        family = _FAMILIES.get(head[:4])
-        return None if family is None else _samples_chunk(file, head, family, size_of(encoded))
+    head = encoded.head
+    if head[:4] == b".snd" and len(head) >= 12:
+        start, promised = struct.unpack(">II", head[4:12])
+        return Extent(start, _known(promised), max(0, encoded.size - start), 8, ">I")
+    if head[:7] == b"NIST_1A":
+        return _of_sphere(head, encoded.size)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":  # the file as a whole, and its sound in proportion
+        return Extent(8, int.from_bytes(head[4:8], "little"), encoded.size - 8, 4, "")
+    family = _FAMILIES.get(head[:4])
+    return None if family is None else _samples_chunk(encoded, family)
 
 
 def _of_sphere(head: bytes, size: int) -> Extent | None:
@@ -91,11 +90,11 @@ def _of_sphere(head: bytes, size: int) -> Extent | None:
     return Extent(start, promised, max(0, size - start), 0, "")
 
 
-def _samples_chunk(file: BinaryIO, head: bytes, family: _Chunks, size: int) -> Extent | None:
+def _samples_chunk(encoded: Encoded, family: _Chunks) -> Extent | None:
     at, long_size = family.first, None
-    for kind, size_at, length in _chunks(file, head, family, at, size):
+    for kind, size_at, length in _chunks(encoded, family, at):
         if kind == b"ds64" and length >= 16:  # RF64: the sizes that 32 bits do not hold
-            long_size = struct.unpack("<Q", _bytes_at(file, head, size_at + 12, 8))[0]
+            long_size = int.from_bytes(_bytes_at(encoded, size_at + 12, 8), "little")
         if kind == family.samples:
             break
     else:
@@ -109,8 +108,8 @@ def _samples_chunk(file: BinaryIO, head: bytes, family: _Chunks, size: int) -> E
         promised = _known(promised)
     elif promised < 0:
         promised = None
-    present = size - start
-    if promised is not None and promised < present and _is_tail(file, head, family, start + promised, size):
+    present = encoded.size - start
+    if promised is not None and promised < present and _is_tail(encoded, family, start + promised):
         present = promised
     return Extent(start, promised, present, size_at, family.size_format)
 
@@ -119,11 +118,11 @@ def _known(promised: int) -> int | None:
     return None if promised >= _UNKNOWN_BYTES else promised
 
 
-def _chunks(file: BinaryIO, head: bytes, family: _Chunks, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(encoded: Encoded, family: _Chunks, at: int) -> Iterator[tuple[bytes, int, int]]:
     """Id, place of the size and length in bytes of each chunk from `at` on, as far as their headers are in the file."""
     header_bytes = family.id_bytes + struct.calcsize(family.size_format)
-    while at + header_bytes <= size:
-        header = _bytes_at(file, head, at, header_bytes)
+    while at + header_bytes <= encoded.size:
+        header = _bytes_at(encoded, at, header_bytes)
         if len(header) < header_bytes:
             return
         [length] = struct.unpack(family.size_format, header[family.id_bytes :])
@@ -135,46 +134,47 @@ def _chunks(file: BinaryIO, head: bytes, family: _Chunks, at: int, size: int) ->
         at += -at % family.align
 
 
-def _bytes_at(file: BinaryIO, head: bytes, at: int, num: int) -> bytes:
-    if at + num <= len(head):
-        return head[at : at + num]
-    file.seek(at)
-    return file.read(num)
+def _bytes_at(encoded: Encoded, at: int, num: int) -> bytes:
+    if at + num <= len(encoded.head):
+        return encoded.head[at : at + num]
+    with encoded.opened() as file:
+        file.seek(at)
+        return file.read(num)
 
 
-def _is_tail(file: BinaryIO, head: bytes, family: _Chunks, end: int, size: int) -> bool:
+def _is_tail(encoded: Encoded, family: _Chunks, end: int) -> bool:
     """Whether what follows the samples is further chunks or a tag, or too little to matter, and not more samples."""
-    if size - end < 16:
+    if encoded.size - end < 16:
         return True
     end += -end % family.align
-    if not _TAG.match(_bytes_at(file, head, end, 4)):
+    if not _TAG.match(_bytes_at(encoded, end, 4)):
         return False
     last = end
-    for _, size_at, length in _chunks(file, head, family, end, size):
+    for _, size_at, length in _chunks(encoded, family, end):
         last = size_at + length
-    return last <= size + 16 or _bytes_at(file, head, end, 3) in (b"ID3", b"TAG")
+    return last <= encoded.size + 16 or _bytes_at(encoded, end, 3) in (b"ID3", b"TAG")
 
 
 _FLAC_RATES_HZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
-_FLAC_TAIL_BYTES = 1 << 16
+_FLAC_TAILS_BYTES = (1 << 13, 1 << 16)
 
 
 def flac_lengths(encoded: Encoded) -> tuple[int, int | None] | None:
     """Samples of a FLAC file as its header says, and as its last frame does (None: none is found); None: no FLAC."""
-    with opened(encoded) as file:
-        head = file.read(42)
-        if head[:4] != b"fLaC" or len(head) < 42:
-            return None
-        size = size_of(encoded)
-        file.seek(max(42, size - _FLAC_TAIL_BYTES))
-        tail = file.read(_FLAC_TAIL_BYTES)
+    head = encoded.head
+    if head[:4] != b"fLaC" or len(head) < 42:
+        return None
     block_samples = int.from_bytes(head[8:10], "big")
     rate_hz = int.from_bytes(head[18:21], "big") >> 4
     total = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
-    at = len(tail)
-    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
-        if (end := _flac_frame_end(tail[at : at + 16], block_samples, rate_hz)) is not None:
-            return total, end
+    with encoded.opened() as file:
+        for num_bytes in _FLAC_TAILS_BYTES:
+            file.seek(max(42, encoded.size - num_bytes))
+            tail = file.read(num_bytes)
+            at = len(tail)
+            while (at := tail.rfind(b"\xff", 0, at)) >= 0:
+                if (end := _flac_frame_end(tail[at : at + 16], block_samples, rate_hz)) is not None:
+                    return total, end
     return total, None
 
 
@@ -212,28 +212,28 @@ def _flac_frame_end(header: bytes, block_samples: int, rate_hz: int) -> int | No
 def _crc8(content: bytes) -> int:
     crc = 0
     for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x07) & 0xFF if crc & 0x80 else crc << 1
+        crc = _CRC8[crc ^ byte]
     return crc
 
 
-def magic_of(encoded: Encoded) -> bytes:
-    """The four bytes that most formats are known by."""
-    with opened(encoded) as file:
-        return file.read(4)
+def _crc8_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte << 1 ^ (0x107 if byte & 0x80 else 0)
+    return byte
 
 
-def mended(encoded: Encoded, extent: Extent) -> Window:
+_CRC8 = [_crc8_of(byte) for byte in range(256)]
+
+
+def mended(encoded: Encoded, extent: Extent) -> Encoded:
     """The file as if its header said how many bytes of samples it has."""
-    size = struct.pack(extent.size_format, extent.present)
-    return Window(encoded, 0, size_of(encoded), extent.size_at, size)
+    return encoded.patched(extent.size_at, struct.pack(extent.size_format, extent.present))
 
 
 def num_ogg_links(encoded: Encoded) -> int:
     """Streams that begin in an Ogg file, found by reading over it without looking at its pages."""
     begin, num, before = b"OggS\x00\x02", 0, b""
-    with opened(encoded) as file:
+    with encoded.opened() as file:
         while content := file.read(1 << 20):
             num += (before + content).count(begin)
             before = content[1 - len(begin) :]
@@ -253,10 +253,10 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def ogg_pages(encoded: Encoded) -> OggPages:
     """The pages of an Ogg file, each checked. Reads all of it, once while it stays the same."""
-    if isinstance(encoded, str):
-        found = os.stat(encoded)
-        return _ogg_pages_of(encoded, found.st_mtime_ns, found.st_size)
-    with opened(encoded) as file:
+    if isinstance(encoded.source, str):
+        found = os.stat(encoded.source)
+        return _ogg_pages_of(encoded.source, found.st_mtime_ns, found.st_size)
+    with encoded.opened() as file:
         return _ogg_pages(file.read())
 
 
@@ -292,8 +292,8 @@ def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
         is_first = bool(is_begin)
         numbers[serial] = number
         at += size
-    ends = [*links[1:], len(content)]
-    return OggPages(tuple(zip(links, ends, strict=True)), is_plain)
+    begins = [0, *links[1:]]
+    return OggPages(tuple(zip(begins, [*links[1:], len(content)], strict=True)), is_plain and bool(links))
 
 
 def _is_sound_page(page: bytes) -> bool:
@@ -305,13 +305,10 @@ def _is_sound_page(page: bytes) -> bool:
 
 def mp3_promised_frames(encoded: Encoded) -> int | None:
     """Frames that an MP3's first frame promises (a Xing, Info or VBRI header); None where it promises none."""
-    with opened(encoded) as file:
-        head = file.read(10)
-        start = 0
-        if head[:3] == b"ID3":
-            start = 10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
-        file.seek(start)
-        first = file.read(200)
+    head, start = encoded.head, 0
+    if head[:3] == b"ID3":
+        start = 10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
+    first = _bytes_at(encoded, start, 200)
     for name, flags_at, frames_at in ((b"Xing", 4, 8), (b"Info", 4, 8), (b"VBRI", None, 14)):
         at = first.find(name)
         if at >= 0 and len(first) >= at + frames_at + 4 and (flags_at is None or first[at + 7] & 1):

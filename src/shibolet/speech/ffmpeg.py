@@ -28,9 +28,10 @@ _DEMUXERS = (
 _WAIT_S = 60.0  # for the bytes of a file; a disk that takes longer does not answer
 _PREROLL_S = 1.0  # decoded and thrown away before a span: AAC and Opus need up to 80 ms to settle
 _RAW = {"mp3", "aac"}  # frames without times
+_COUNTED = {"mp3", "aac", "amr", "wav", "avi"}  # packets that follow each other without a gap: their lengths are exact
 _MAX_FRAME_BYTES = 2048  # for each channel; what is larger holds bytes that are no frames
 _SOUGHT = {"mov", "matroska"}  # a seek lands where it should
-_TIMED = {"flac", "ogg"} | _SOUGHT  # a gap between times is sound that is missing
+_TIMED = {"flac", "ogg", "mpegts", "flv"} | _SOUGHT  # a gap between times is sound that is missing
 _MAX_GAP_S = 600.0  # times that jump further are broken; they are not followed
 _MAX_LEAD_S = 3600.0  # a sound that starts later has the clock of a broadcast, not of a file
 _MAX_PAD_SAMPLES = 2048  # decoded after the end that an MP4 gives: the rest of a codec's last frame
@@ -108,7 +109,8 @@ class FFmpegSound:
             if num_ticks * self._tick_s > MAX_DURATION_S:
                 break
         if is_told:
-            return last * self._tick_s - self._first_s if self._kinds & _TIMED else num_ticks * self._tick_s
+            is_summed = self._kinds & _COUNTED or not last
+            return num_ticks * self._tick_s if is_summed else last * self._tick_s - self._first_s
         return sum(len(block) for block in self.blocks(0, None)) / self.rate_hz
 
     def blocks(self, start: int, end: int | None, block_samples: int | None = None) -> Iterator[np.ndarray]:
@@ -165,7 +167,7 @@ class FFmpegSound:
             if end_s is None and len(container.streams) == 1 and container.duration is not None:
                 end_s = container.duration / av.time_base
             return end_s and end_s - self._first_s
-        if self._kinds & _TIMED and stream.duration:
+        if self._kinds & {"flac", "ogg", "mov"} and stream.duration:
             return stream.duration * self._tick_s
         return None
 
@@ -270,7 +272,8 @@ class FFmpegSound:
         """
         num_bytes, num_ticks, num_lost, is_skipping = 0, 0, 0, from_s is not None
         for packet in self._demuxed():
-            if is_skipping and packet.pts is not None and packet.pts * self._tick_s < from_s:
+            skipped_s = self._num_skipped / self.rate_hz
+            if is_skipping and packet.pts is not None and packet.pts * self._tick_s + skipped_s < from_s:
                 self._num_skipped += num_lost
             else:
                 is_skipping = False
@@ -301,12 +304,13 @@ def _parts(whole: int, most: int) -> Iterator[int]:
 
 def _open(encoded: Encoded) -> av.container.InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-    if isinstance(encoded, str):
-        encoded = f"file:{encoded}"  # or FFmpeg takes "a:b.mp3" for a protocol
+    source = encoded.source
+    if isinstance(source, str):
+        source = f"file:{source}"  # or FFmpeg takes "a:b.mp3" for a protocol
     else:
-        encoded.seek(0)
+        source.seek(0)
     try:
-        return av.open(encoded, metadata_errors="replace", options=options, timeout=_WAIT_S)
+        return av.open(source, metadata_errors="replace", options=options, timeout=_WAIT_S)
     except av.ArgumentError:  # the whitelist's
         raise AudioError("a playlist, or of another format that is not opened as audio") from None
 

@@ -1,7 +1,7 @@
 """Which decoder has which file: libsndfile what it reads to the end, FFmpeg the rest."""
 
-from shibolet.speech.encoded import Encoded, Window
-from shibolet.speech.extents import OGG, extent_of, magic_of, mended, num_ogg_links, ogg_pages
+from shibolet.speech.encoded import Encoded
+from shibolet.speech.extents import OGG, extent_of, mended, num_ogg_links, ogg_pages
 from shibolet.speech.ffmpeg import FFmpegSound
 from shibolet.speech.sndfile import SndSound, try_sndfile
 
@@ -11,10 +11,10 @@ def links_of(encoded: Encoded, *, for_length: bool = False) -> list[Encoded]:
 
     With `for_length` its pages are looked at only where there are several.
     """
-    if magic_of(encoded) != OGG or (for_length and num_ogg_links(encoded) < 2):
+    if encoded.head[:4] != OGG or (for_length and num_ogg_links(encoded) < 2):
         return [encoded]
     links = ogg_pages(encoded).links
-    return [encoded] if len(links) < 2 else [Window(encoded, begin, end) for begin, end in links]
+    return [encoded] if len(links) < 2 else [encoded.part(begin, end) for begin, end in links]
 
 
 def open_sound(encoded: Encoded, *, for_length: bool = False, after_damage: bool = False) -> SndSound | FFmpegSound:

@@ -4,6 +4,7 @@ It believes what headers say of the length, stops at the first damaged frame and
 file is FFmpeg's (`ffmpeg.py`), as is MP3, of which it takes the length from the first frames and misses seeks.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from shibolet.speech.encoded import SHORT_S, DecoderStopped, Encoded, Fault, req
 from shibolet.speech.extents import Extent, flac_lengths, ogg_pages
 
 _BLOCK_VALUES = 1 << 20  # decoded at a time, over all channels: what a header claims is never allocated
+_MPEG_IN_WAV = re.compile(rb"RIFF....WAVE.{0,200}?fmt ....[\x50\x55]\0", re.DOTALL)
 
 
 class SndSound:
@@ -65,12 +67,15 @@ class SndSound:
 
 def try_sndfile(encoded: Encoded, extent: Extent | None, *, for_length: bool) -> SndSound | None:
     """The audio opened by libsndfile, or None where FFmpeg does better."""
-    if isinstance(encoded, str) and encoded.lower().endswith((".raw", ".mp3")):
+    source = encoded.source
+    if isinstance(source, str) and source.lower().endswith((".raw", ".mp3")):
         return None  # soundfile takes .raw for headerless samples and asks for a rate
-    if not isinstance(encoded, str):
-        encoded.seek(0)
+    if _MPEG_IN_WAV.match(encoded.head):
+        return None
+    if not isinstance(source, str):
+        source.seek(0)
     try:
-        sound = sf.SoundFile(encoded)
+        sound = sf.SoundFile(source)
     except sf.LibsndfileError:
         return None
     if not _is_fit(sound, encoded, for_length):
@@ -81,7 +86,7 @@ def try_sndfile(encoded: Encoded, extent: Extent | None, *, for_length: bool) ->
 
 def _is_fit(sound: sf.SoundFile, encoded: Encoded, for_length: bool) -> bool:
     """Whether libsndfile decodes all of a file: no MP3, and nothing that has more or less in it than it says."""
-    if sound.format == "MP3" or sound.subtype.startswith("MPEG"):
+    if sound.format == "MP3":
         return False
     if sound.format == "FLAC":
         header, last = flac_lengths(encoded) or (sound.frames, None)
