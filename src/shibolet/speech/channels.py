@@ -18,9 +18,9 @@ class Mixer:
 
     def mix(self, channels: np.ndarray) -> np.ndarray:
         """`[C, S]` to `[S]`."""
-        if len(channels) == 1:
-            return channels[0] + np.float32(0)  # -0.0 becomes 0.0, as in an average
         with np.errstate(over="ignore", invalid="ignore"):  # samples that are none are refused later
+            if len(channels) == 1:
+                return channels[0] + np.float32(0)  # -0.0 becomes 0.0, as in an average
             return self._mix(channels)
 
     def _mix(self, channels: np.ndarray) -> np.ndarray:
