@@ -1,7 +1,10 @@
 """Sound that starts late, has holes, cancels itself or lies in one of several tracks; and files that would hang."""
 
 import os
+import resource
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +205,22 @@ def test_a_small_file_of_endless_silence_is_given_up(tmp_path, monkeypatch):
     with pytest.raises(AudioError, match=r"after \d+\.00 s: more than a recording has") as caught:
         got.extend(stream(tmp_path / "a.flac", 10.0))
     assert caught.value.reason == "too_long" and 80 <= sum(map(len, got)) / RATE_HZ <= 110
+
+
+def test_many_streams_that_follow_each_other_and_what_only_looks_like_them(tmp_path):
+    """A radio's recording has thousands; bytes that look like pages everywhere must not be checked again and again."""
+    link = encode(chirp(0.1), format="OGG", subtype="OPUS")
+    (tmp_path / "radio.opus").write_bytes(link * 200)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        assert len(load(ref(tmp_path / "radio.opus"))) == pytest.approx(20 * RATE_HZ, abs=200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    (tmp_path / "trap.ogg").write_bytes(link + (b"OggS\0\0" + b"\xff" * 40) * 20_000)
+    (tmp_path / "trap.wav").write_bytes(b"RIFF\xff\xff\xff\x7fWAVE" + b"JUNK\0\0\0\0" * 500_000)
+    for name in ("trap.ogg", "trap.wav"):
+        started_s = time.process_time()
+        with suppress(AudioError):
+            load(ref(tmp_path / name))
+        assert time.process_time() - started_s < 3, name

@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +81,10 @@ class Encoded:
             self.source.seek(0)
             yield self.source
 
-    def part(self, begin: int, end: int) -> "Encoded":
-        """A part of it as if it were all."""
-        return Encoded.of(_Part(self.source, begin, end))
+    def parts(self, spans: Iterable[tuple[int, int]]) -> Iterator["Encoded"]:
+        """Parts of it, each as if it were all; they share a file that stays open."""
+        source = open(self.source, "rb", buffering=0) if isinstance(self.source, str) else self.source
+        return (Encoded.of(_Part(source, begin, end)) for begin, end in spans)
 
     def patched(self, at: int, patch: bytes) -> "Encoded":
         """All of it with other bytes in one place."""

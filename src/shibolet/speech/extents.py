@@ -12,11 +12,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from shibolet.speech.encoded import Encoded
 
 OGG = b"OggS"
 _UNKNOWN_BYTES = 0x7FFF0000  # or more, in 32 bits: what writers to a pipe leave, 2^31 or 2^32 less a little
+_MAX_CHUNKS = 1000  # that are stepped over before the samples, or after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def _known(promised: int) -> int | None:
 def _chunks(encoded: Encoded, family: _Chunks, at: int) -> Iterator[tuple[bytes, int, int]]:
     """Id, place of the size and length in bytes of each chunk from `at` on, as far as their headers are in the file."""
     header_bytes = family.id_bytes + struct.calcsize(family.size_format)
-    while at + header_bytes <= encoded.size:
+    for _ in range(_MAX_CHUNKS):
+        if at + header_bytes > encoded.size:
+            return
         header = _bytes_at(encoded, at, header_bytes)
         if len(header) < header_bytes:
             return
@@ -269,10 +273,12 @@ def _ogg_pages_of(path: str, mtime_ns: int, size: int) -> OggPages:
 def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
     links, is_plain, is_first, at = [], True, False, 0
     numbers: dict[bytes, int] = {}  # of each stream's last page
-    while at + 27 <= len(content):
+    budget = 4 * len(content) + (1 << 20)  # bytes to check; what only looks like pages could cost their square
+    while at + 27 <= len(content) and budget > 0:
         num_segments = content[at + 26]
         size = 27 + num_segments + sum(content[at + 27 : at + 27 + num_segments])
         page = content[at : at + size]
+        budget -= size
         if page[:4] != b"OggS" or (len(page) == size and not _is_sound_page(page)):
             at = content.find(b"OggS", at + 1)
             if at < 0:
@@ -292,8 +298,8 @@ def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
         is_first = bool(is_begin)
         numbers[serial] = number
         at += size
-    begins = [0, *links[1:]]
-    return OggPages(tuple(zip(begins, [*links[1:], len(content)], strict=True)), is_plain and bool(links))
+    edges = [0, *links[1:], len(content)]
+    return OggPages(tuple(pairwise(edges)), is_plain and bool(links) and budget > 0)
 
 
 def _is_sound_page(page: bytes) -> bool:

@@ -1,9 +1,12 @@
 """Which decoder has which file: libsndfile what it reads to the end, FFmpeg the rest."""
 
+from shibolet.errors import AudioError
 from shibolet.speech.encoded import Encoded
 from shibolet.speech.extents import OGG, extent_of, mended, num_ogg_links, ogg_pages
 from shibolet.speech.ffmpeg import FFmpegSound
 from shibolet.speech.sndfile import SndSound, try_sndfile
+
+_MAX_LINKS = 10_000
 
 
 def links_of(encoded: Encoded, *, for_length: bool = False) -> list[Encoded]:
@@ -14,7 +17,9 @@ def links_of(encoded: Encoded, *, for_length: bool = False) -> list[Encoded]:
     if encoded.head[:4] != OGG or (for_length and num_ogg_links(encoded) < 2):
         return [encoded]
     links = ogg_pages(encoded).links
-    return [encoded] if len(links) < 2 else [encoded.part(begin, end) for begin, end in links]
+    if len(links) > _MAX_LINKS:
+        raise AudioError(f"{len(links):,} streams follow each other in it, {_MAX_LINKS:,} may")
+    return [encoded] if len(links) < 2 else list(encoded.parts(links))
 
 
 def open_sound(encoded: Encoded, *, for_length: bool = False, after_damage: bool = False) -> SndSound | FFmpegSound:
