@@ -23,7 +23,8 @@ from shibolet.speech.extents import Extent, mp3_promised_frames
 # files and hosts that they name, nor devices, pictures, and raw samples, which anything could be taken for.
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,amr,amrnb,amrwb,flac,wav,w64,aiff,au,caf,asf,avi,flv,mpegts,mpeg,"
-    "ac3,eac3,dts,dtshd,ape,wv,tta,tak,mpc,mpc8,rm,voc,nistsphere,loas,latm,sox,gsm,qcp,nut,mxf,oma,shn,ircam,ivr,dsf"
+    "ac3,eac3,dts,dtshd,ape,wv,tta,tak,mpc,mpc8,rm,voc,nistsphere,loas,latm,sox,gsm,qcp,nut,mxf,oma,shn,ircam,ivr,dsf,"
+    "mlp,truehd,ilbc,lc3,xwma,wtv"
 )
 _WAIT_S = 60.0  # for the bytes of a file; a disk that takes longer does not answer
 _PREROLL_S = 1.0  # decoded and thrown away before a span: AAC and Opus need up to 80 ms to settle
