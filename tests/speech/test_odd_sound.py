@@ -114,6 +114,14 @@ def test_no_memory_is_handed_out_that_nobody_wrote(tmp_path):
     assert np.count_nonzero(differs) < 0.05 * RATE_HZ, "but for the edges of the hole"
 
 
+def test_damage_in_a_later_stream_has_the_time_of_the_file(tmp_path):
+    first = encode(chirp(20.0), format="OGG", subtype="OPUS")
+    (tmp_path / "a.ogg").write_bytes(first + flipped(first, 16))
+    blocks = stream(tmp_path / "a.ogg")
+    assert sum(map(len, blocks)) == pytest.approx(40 * RATE_HZ, abs=200)
+    assert blocks.notes == ["damaged: 1.00 s from 28.99 s on could not be decoded"]
+
+
 def test_samples_before_wrong_ones_are_given(tmp_path):
     """An hour with a NaN in its last minute is an hour that can be transcribed."""
     samples = chirp(10.0)

@@ -174,7 +174,7 @@ class Stream:
                 except DecoderStopped:
                     follower = open_sound(encoded, after_damage=True)
                 yield resampler.finish()
-                self.notes += [*told(sound.faults), *sound.notes]
+                self.notes += [*told(sound.faults, before_s), *sound.notes]
             if wrong is not None:
                 raise AudioError(f"after {before_s + sound.lead_s + done_s:.2f} s: {wrong}", wrong.reason)
             sound = follower

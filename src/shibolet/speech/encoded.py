@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,8 +40,9 @@ class Fault:
         return f"damaged: {self.end_s - self.start_s:.2f} s from {self.start_s:.2f} s on could not be decoded"
 
 
-def told(faults: Sequence[Fault]) -> list[str]:
-    """A sentence for each fault, of many for the first ones."""
+def told(faults: Sequence[Fault], before_s: float) -> list[str]:
+    """A sentence for each fault, of many for the first ones; `before_s` is what comes before in the same file."""
+    faults = [replace(fault, start_s=fault.start_s + before_s, end_s=fault.end_s + before_s) for fault in faults]
     lines = [str(fault) for fault in faults[:_TOLD_FAULTS]]
     if more := faults[_TOLD_FAULTS:]:
         lost_s = sum(fault.end_s - fault.start_s for fault in more)

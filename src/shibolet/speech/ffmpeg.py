@@ -79,7 +79,7 @@ class FFmpegSound:
         self.num_samples: int | None = None  # known when all has been decoded
         self._times_present = extent.times_present if extent else 1.0
         self._mixer, self._planar = Mixer(), {}
-        self._error: av.FFmpegError | None = None  # the first of what could not be read or decoded
+        self._error: av.FFmpegError | AudioError | None = None  # the first of what could not be read or decoded
         self._num_skipped = 0  # samples that were lost where nothing was decoded, before a span
         self._num_pending = 0  # samples after the last frame that could not be decoded
         self._has_jumped = False
@@ -247,7 +247,9 @@ class FFmpegSound:
             try:
                 found = [(frame, self._planes_of(frame)) for frame in packet.decode()]
             except (av.FFmpegError, ValueError) as error:  # ValueError: PyAV's, of a frame that is none
-                self._error = self._error or error
+                self._error = self._error or AudioError(
+                    f"not audio that can be read ({getattr(error, 'strerror', error)})"
+                )
                 num_lost += round((packet.duration or 0) * self._tick_s * self.rate_hz)
                 continue
             for frame, planes in found:
