@@ -16,6 +16,8 @@ from shibolet.errors import AudioError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech import audio
 from shibolet.speech.audio import content_hash, load, probe, stream
+from shibolet.speech.encoded import Encoded
+from shibolet.speech.opening import open_sound
 
 
 def ref(path: Path, start_s: float = 0.0, end_s: float | None = None) -> AudioRef:
@@ -156,6 +158,15 @@ def test_two_speakers_and_a_film_are_averaged(tmp_path):
     six[:, 2] = chirp(2.0)
     sf.write(tmp_path / "film.wav", six, RATE_HZ, subtype="FLOAT")
     np.testing.assert_allclose(load(ref(tmp_path / "film.wav")), chirp(2.0) / 6, atol=1e-7)
+
+
+def test_more_channels_than_pyav_has_planes_for(tmp_path):
+    """PyAV reads memory that is not its own where FFmpeg has over eight channels: the process crashed."""
+    samples = np.stack([chirp(1.0)] * 12, axis=1)
+    (tmp_path / "a.wav").write_bytes(encode(samples, format="WAV", subtype="PCM_16"))
+    with open_sound(Encoded.of(tmp_path / "a.wav"), after_damage=True) as sound:
+        found = np.concatenate(list(sound.blocks(0, None)))
+    np.testing.assert_allclose(found, chirp(1.0), atol=1e-4)
 
 
 @pytest.mark.parametrize("container, codec", [("mp4", "aac"), ("matroska", "libopus")])

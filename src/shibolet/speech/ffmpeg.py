@@ -39,6 +39,7 @@ _MAX_PAD_SAMPLES = 2048  # decoded after the end that an MP4 gives: the rest of 
 _MP3_PAD_FRAMES = 4  # an encoder's delay and padding, at most
 _AUDIBLE = 1e-3  # -60 dB: a track that stays below it is silent
 _SILENCE_S = 10.0  # at a time
+_MAX_PLANES = 8
 _MAX_ERRORS = 100  # of reading, after which a file is given up
 
 
@@ -261,12 +262,16 @@ class FFmpegSound:
 
     def _planes_of(self, frame: av.AudioFrame) -> np.ndarray:
         """Its samples `[C, S]` at the rate of the first frame; a stream may change its form."""
-        form = frame.format.name, frame.layout.name, frame.sample_rate
+        form, num_channels = (frame.format.name, frame.layout.name, frame.sample_rate), frame.layout.nb_channels
         if form not in self._planar:
             rate_hz = None if frame.sample_rate == self.rate_hz else self.rate_hz
-            self._planar[form] = av.AudioResampler(format="fltp", rate=rate_hz)
-        planar = [one.to_ndarray() for one in self._planar[form].resample(frame)]
-        return planar[0] if len(planar) == 1 else np.concatenate([np.zeros((1, 0), np.float32), *planar], axis=1)
+            # PyAV reads beyond its memory where there are more than eight planes.
+            packing = "fltp" if num_channels <= _MAX_PLANES else "flt"
+            self._planar[form] = av.AudioResampler(format=packing, rate=rate_hz)
+        found = [one.to_ndarray() for one in self._planar[form].resample(frame)]
+        if num_channels > _MAX_PLANES:
+            found = [one.reshape(-1, num_channels).T for one in found]
+        return np.concatenate(found, axis=1) if found else np.zeros((num_channels, 0), np.float32)
 
     def _packets(self, from_s: float | None = None) -> Iterator[tuple[av.Packet, int]]:
         """Packets from `from_s` on, each with the samples that are lost before it.
@@ -341,8 +346,8 @@ def _audible(container: av.container.InputContainer) -> int:
 
 
 def _peak(frame: av.AudioFrame) -> float:
-    planar = av.AudioResampler(format="fltp").resample(frame)
-    return max((float(np.abs(one.to_ndarray()).max(initial=0.0)) for one in planar), default=0.0)
+    packed = av.AudioResampler(format="flt").resample(frame)
+    return max((float(np.abs(one.to_ndarray()).max(initial=0.0)) for one in packed), default=0.0)
 
 
 def _seconds(clock: str) -> float | None:
