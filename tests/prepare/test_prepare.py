@@ -126,6 +126,22 @@ def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tm
     } - {None}
 
 
+def test_a_hole_and_a_missing_end_under_a_text_are_not_trained_on(tmp_path):
+    """Each was decoded as far as it went: the words that are said in what is lost would be learned from nothing."""
+    corpus = good_ones(tmp_path / "data", seed=3)
+    for id in ("hole", "half"):
+        corpus.add(id, [4, 4])
+    hole, half = (tmp_path / "data" / f"{id}.flac" for id in ("hole", "half"))
+    content = hole.read_bytes()
+    hole.write_bytes(content[:20_000] + bytes(9) + content[20_009:])
+    half.write_bytes(half.read_bytes()[:20_000])
+    corpus.prepare(tmp_path / "out")
+    rules = {line.id: (line.rule, line.detail) for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert rules["hole"][0] == "damaged" and "could not be decoded" in rules["hole"][1]
+    assert rules["half"][0] == "cut_short" and "the header says" in rules["half"][1]
+    assert not {"hole", "half"} & {row["origin_id"] for row in rows_of(tmp_path / "out")}
+
+
 def test_pieces_of_a_long_utterance_own_its_words_and_its_audio(corpus, tmp_path):
     corpus.prepare(tmp_path / "out")
     rows = rows_of(tmp_path / "out")

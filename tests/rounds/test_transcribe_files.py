@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from made_audio import mux
 
 from shibolet.listen.engine import Engine, Written
 from shibolet.rounds import transcribe as module
@@ -131,6 +132,53 @@ def test_what_looped_or_came_to_no_end_is_said(levels, tmp_path):
     assert code == 0 and out.count("level5") == 2, "the text is there as it was written"
     assert "loops.wav: 2 of 2 pieces end in a repetition" in err
     assert "long.wav: 1 of 1 pieces were cut" in err and "good.wav:" not in err
+
+
+def test_what_could_not_be_decoded_is_said_and_the_rest_is_transcribed(levels, tmp_path):
+    """Half a file, and one with a damaged frame: today's transcript of what is there, and where the rest would be."""
+    write(tmp_path / "half.wav", 2, seconds=40.0)
+    content = (tmp_path / "half.wav").read_bytes()
+    (tmp_path / "half.wav").write_bytes(content[: len(content) // 2])
+    write(tmp_path / "damaged.flac", 3, seconds=40.0)
+    content = bytearray((tmp_path / "damaged.flac").read_bytes())
+    content[len(content) // 2] ^= 0x55
+    (tmp_path / "damaged.flac").write_bytes(content)
+    write(tmp_path / "good.wav", 4)
+    code, out, err = levels("half.wav", "damaged.flac", "good.wav", "--format", "json")
+    assert code == 0, err
+    half, damaged, good = json.loads(out)
+    assert half["warnings"] == ["the header says 40.00 s, samples end at 20.00 s"] and half["error"] is None
+    assert half["duration_s"] == pytest.approx(20.0, abs=0.01)
+    [warning] = damaged["warnings"]
+    assert warning.startswith("damaged: 0.26 s from ") and damaged["duration_s"] == 40.0
+    assert "warnings" not in good
+    assert f"half.wav: {half['warnings'][0]}" in err and f"damaged.flac: {warning}" in err
+    code, out, _ = levels("half.wav", "--format", "jsonl")
+    assert json.loads(out.splitlines()[-1]) == {"file": "half.wav", "warnings": half["warnings"]}
+
+
+def test_two_minutes_before_an_error_are_transcribed(levels, tmp_path):
+    """Pauses are sought in 150 s at a time: an error threw away all that was held of them."""
+    samples = np.full(130 * RATE, 0.2, np.float32)
+    samples[120 * RATE :] = np.nan
+    sf.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    code, out, err = levels("a.wav", "--format", "json")
+    [found] = json.loads(out)
+    assert (
+        code == 3 and found["duration_s"] == 120.0 and "a.wav: after 120.00 s: " in found["error"] and "level2" in out
+    )
+    assert found["error"] in err
+
+
+@pytest.mark.parametrize("container, codec", [("matroska", "libopus"), ("mp4", "aac")])
+def test_subtitles_have_the_times_of_the_film(levels, tmp_path, container, codec):
+    """Where the sound of a film starts later than its picture, each cue stood on the screen too early."""
+    sound = np.full(48000, 0.5, np.float32) * np.sin(np.arange(48000) / 20).astype(np.float32)
+    mux(tmp_path / "film.mkv", container, [(codec, sound, 1.4)], picture_s=3.0)
+    code, out, err = levels("film.mkv", "--format", "srt")
+    assert code == 0, err
+    start, end = out.splitlines()[1].split(" --> ")
+    assert "00:00:01,37" <= start <= "00:00:01,41" and "00:00:02,3" < end < "00:00:02,5"
 
 
 @pytest.mark.parametrize(

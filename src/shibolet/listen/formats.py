@@ -68,8 +68,9 @@ class Writer:
     def _jsonl(self, heard: Heard) -> Iterator[str]:
         if heard.piece is not None:
             yield json.dumps({"file": str(heard.path), **heard.piece.to_json()}, ensure_ascii=False) + "\n"
-        elif heard.error is not None:
-            yield json.dumps({"file": str(heard.path), "error": str(heard.error)}, ensure_ascii=False) + "\n"
+        elif heard.error is not None or heard.warnings:
+            error = {} if heard.error is None else {"error": str(heard.error)}
+            yield json.dumps({"file": str(heard.path), **error, **_warnings(heard)}, ensure_ascii=False) + "\n"
 
     def _json(self, heard: Heard) -> Sequence[str]:
         if heard.piece is not None:
@@ -82,6 +83,7 @@ class Writer:
                 "text": " ".join(piece.text for piece in self._pieces if piece.text),
                 "pieces": [piece.to_json() for piece in self._pieces],
                 "error": None if heard.error is None else str(heard.error),
+                **_warnings(heard),
             }
         )
         self._pieces = []
@@ -96,6 +98,10 @@ class Writer:
         for cue in cues(heard.piece) if heard.piece is not None else ():
             text = _lines(cue.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             yield f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{text}\n\n"
+
+
+def _warnings(heard: Heard) -> dict[str, list[str]]:
+    return {"warnings": list(heard.warnings)} if heard.warnings else {}
 
 
 def _clock(at_s: float, point: str) -> str:

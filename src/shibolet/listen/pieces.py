@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from shibolet.errors import AudioError
 from shibolet.speech.activity import speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
@@ -13,9 +14,19 @@ BLOCK_S = 120.0  # pauses are sought in what is left of the block before and thi
 
 
 def cut_stream(blocks: Iterable[np.ndarray], max_piece_s: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Start in samples and samples of each piece of a recording that comes in blocks of any length (16 kHz, mono)."""
-    start, held, length = 0, [], 0
-    for block in blocks:
+    """Start in samples and samples of each piece of a recording that comes in blocks of any length (16 kHz, mono).
+
+    An AudioError of `blocks` is raised after the pieces of what came before it.
+    """
+    start, held, length, error = 0, [], 0, None
+    blocks = iter(blocks)
+    while True:
+        try:
+            block = next(blocks, None)
+        except AudioError as found:
+            block, error = None, found
+        if block is None:
+            break
         held.append(block)
         length += len(block)
         if length >= (BLOCK_S + max_piece_s) * SAMPLE_RATE_HZ:
@@ -26,6 +37,8 @@ def cut_stream(blocks: Iterable[np.ndarray], max_piece_s: float) -> Iterator[tup
     if length:
         samples = np.concatenate(held)
         yield from ((start + begin, samples[begin:end]) for begin, end in cut_at_pauses(samples, max_piece_s))
+    if error is not None:
+        raise error
 
 
 def in_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -55,7 +55,8 @@ class Heard:
 
     path: Path
     piece: Piece | None = None
-    error: AudioError | None = None
+    error: AudioError | None = None  # why it was not heard, or not to its end
+    warnings: tuple[str, ...] = ()  # what of it could not be decoded, and what was chosen in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def hear_recordings(
 ) -> Iterator[Heard]:
     """Pieces of each recording in turn, in their order, and one `Heard` without a piece at the end of each.
 
-    A file that cannot be read, or from some point on, ends with an error; the next ones are heard all the same.
+    Times are those of the file, also where its sound starts late. A file that cannot be read, or from some point on,
+    ends with an error; the next ones are heard all the same.
     """
     engines = Engines.of(engine)
     windows: deque[list[_Clip | Heard]] = deque()
@@ -122,17 +124,17 @@ def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> I
     window: list[_Clip | Heard] = []
     num_clips, audio_s = 0, 0.0
     for path in paths:
-        error = None
+        blocks, error = stream(path), None
         try:
-            for start, samples in cut_stream(stream(path), max_piece_s):
-                window.append(_Clip(path, start, samples))
+            for start, samples in cut_stream(blocks, max_piece_s):
+                window.append(_Clip(path, start + round(blocks.start_s * SAMPLE_RATE_HZ), samples))
                 num_clips, audio_s = num_clips + 1, audio_s + window[-1].duration_s
                 if num_clips >= clips_at_once or audio_s >= WINDOW_S:
                     yield window
                     window, num_clips, audio_s = [], 0, 0.0
         except AudioError as found:
             error = found
-        window.append(Heard(path=path, error=error))
+        window.append(Heard(path=path, error=error, warnings=tuple(blocks.notes)))
     yield window
 
 

@@ -17,6 +17,8 @@ SUSPECTS = {
 FAILURES = {  # why an utterance could not be scored; of the codes that are not here, their words will do
     "bad_duration": "impossible length",
     "bad_span": "impossible start or end",
+    "cut_short": "shorter than its header says",
+    "damaged": "damaged: a part cannot be decoded",
     "decoder_crashed": "the decoder crashed",
     "decoder_hung": "decoding took too long",
     "empty_audio": "no samples in it",

@@ -73,7 +73,8 @@ def transcribe_files(
 ) -> int:
     """How many of `find_recordings` failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
 
-    A sentence is told about each recording that fails, and about those where the model looped or came to no end.
+    A sentence is told about each recording that fails, what of one could not be decoded, and where the model looped or
+    came to no end.
     """
     from shibolet.listen.lazy import Engines, LazyListener
     from shibolet.listen.open import listener_identity, open_aligner
@@ -110,6 +111,8 @@ def transcribe_files(
             if heard.error is not None:
                 failed += 1
                 tell(str(heard.error))
+            for warning in heard.warnings:
+                tell(f"{heard.path}: {warning}")
             for ending, what in _NOTES.items():
                 if endings[ending]:
                     tell(f"{heard.path}: {endings[ending]} of {endings.total()} pieces {what}")

@@ -1,19 +1,16 @@
 """Encoded audio to samples and back: 16 kHz, mono, float32, shape [S].
 
-libsndfile decodes wav, FLAC, Ogg Vorbis and Ogg Opus, PyAV (FFmpeg) what libsndfile does not open, and MP3: without a
-Xing header libsndfile takes an MP3's length from its first frames and stops there, and its seek misses by frames.
+What a decoder gives is the audio. libsndfile (`sndfile.py`) decodes what it reads to the end; FFmpeg (`ffmpeg.py`) all
+else, damaged files included. A length that a header claims hides no samples; samples that it claims too many are an
+error to `load`, which training reads with, and a note of `stream`, which transcribes.
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import av
 import numpy as np
 import soundfile as sf
 import soxr
@@ -21,6 +18,18 @@ import soxr
 from shibolet.errors import AudioError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech import tables
+from shibolet.speech.encoded import (
+    MAX_DURATION_S,
+    MAX_UTTERANCE_S,
+    DecoderStopped,
+    Encoded,
+    reading,
+    require_file,
+    told,
+)
+from shibolet.speech.ffmpeg import FFmpegSound
+from shibolet.speech.opening import links_of, open_sound
+from shibolet.speech.sndfile import SndSound
 
 SAMPLE_RATE_HZ = 16000
 AUDIO_SUFFIXES = frozenset(
@@ -28,118 +37,152 @@ AUDIO_SUFFIXES = frozenset(
     .split()
 )  # fmt: skip
 
-_UNKNOWN_FRAMES = 1 << 40  # libsndfile answers about 2**63 frames for a FLAC stream whose header gives no length
-_RATES_HZ = (4000, 384_000)  # outside, the header is broken, and resampling from 1 Hz would fill the memory
-_SHORT_READ_S = 0.1  # a decoder may end this much before the header says; more than that is a truncated file
-_PREROLL_S = 1.0  # decoded and thrown away after a seek: AAC and Opus need up to 80 ms to settle
 _MAX_PEAK = 8.0  # decoders overshoot 1.0 a little; integers stored as floats reach 32768
-_BLOCK_VALUES = 1 << 20  # decoded at a time, over all channels: what a header claims is never allocated
-_PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # FFmpeg would open the files and hosts that these name
-
-Encoded = str | BinaryIO  # what both decoders open: a path or bytes in memory
+_LOADED_S = MAX_UTTERANCE_S + 60.0  # more than a header can have claimed of what is loaded whole
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
     """What the header of encoded audio says; for the whole of it, whatever span a reference takes."""
 
-    duration_s: float
+    duration_s: float  # on the file's clock: from its zero to the end of its sound
     sample_rate_hz: int
     channels: int
 
 
 def probe(ref: AudioRef) -> AudioInfo:
     """Length, rate and channels, from the header where the format gives them; AudioError as in `load`."""
-    with _reading(_name(ref)):
+    with reading(_name(ref)):
         return _probe(_content(ref))
 
 
 def probe_encoded(content: bytes | Path, name: str) -> AudioInfo:
     """As `probe`, for bytes or a file; `name` is what an error calls it."""
-    with _reading(name):
+    with reading(name):
         return _probe(content)
 
 
 def load(ref: AudioRef) -> np.ndarray:
-    """The samples of the referenced span, float32 [S] at 16 kHz, channels averaged.
+    """The samples of the referenced span, float32 [S] at 16 kHz, channels averaged where they do not cancel.
 
-    AudioError reasons: missing_file, not_a_file, missing_audio, undecodable, empty_audio, nan_samples, out_of_range,
+    Times are those of the file: silence stands before a sound that starts late. AudioError reasons: missing_file,
+    not_a_file, missing_audio, undecodable, damaged, cut_short, empty_audio, nan_samples, out_of_range, too_long,
     span_beyond_audio.
     """
-    with _reading(_name(ref)):
-        encoded = _encoded(_content(ref))
-        sound = _open_sound(encoded)
-        if sound is None:
-            return _read_av(encoded, ref)
-        try:
-            return _read_sound(sound, ref)
-        except sf.LibsndfileError:
-            _require_length(encoded, sound.frames / sound.samplerate)
-            raise
+    with reading(_name(ref)):
+        first, *more = links_of(Encoded.of(_content(ref)))
+        if not more:
+            return _load(first, ref.start_s, ref.end_s)
+        samples = np.concatenate([_load(link, 0.0, None) for link in (first, *more)])
+        end = None if ref.end_s is None else round(ref.end_s * SAMPLE_RATE_HZ)
+        _require_span(ref.start_s, len(samples) / SAMPLE_RATE_HZ)
+        return samples[round(ref.start_s * SAMPLE_RATE_HZ) : end]
 
 
-def stream(path: Path, block_s: float = 30.0) -> Iterator[np.ndarray]:
-    """A file's samples as `load` gives them, in blocks: decoded once from its start, without seeking.
+def _load(encoded: Encoded, start_s: float, end_s: float | None) -> np.ndarray:
+    try:
+        return _read(open_sound(encoded), start_s, end_s)
+    except DecoderStopped:
+        return _read(open_sound(encoded, after_damage=True), start_s, end_s)
 
-    AudioError as in `load`, after the blocks that could be decoded.
-    """
-    with _reading(str(path)):
-        _require_file(path)
-        sound = _open_sound(str(path))
-        rate_hz, expected, blocks = _stream_av(str(path), block_s) if sound is None else _stream_sound(sound, block_s)
-        resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
-        decoded = 0
-        for block in blocks:
-            if not np.isfinite(block).all():
-                raise AudioError(f"samples after {decoded / rate_hz:.0f} s are not numbers", "nan_samples")
-            if (peak := float(np.abs(block).max())) > _MAX_PEAK:
-                raise AudioError(f"samples reach {peak:.0f}, expected -1 to 1 (integers stored as floats?)")
-            decoded += len(block)
-            yield block if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(block)
-        if rate_hz != SAMPLE_RATE_HZ:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        if decoded < (expected or 1) - _SHORT_READ_S * rate_hz:
-            raise AudioError(
-                f"ends after {decoded / rate_hz:.2f} s of the {expected / rate_hz:.2f} s that it should have"
-            )
-        if not decoded:
+
+def _read(sound: SndSound | FFmpegSound, start_s: float, end_s: float | None) -> np.ndarray:
+    """The samples of a span, [S] at 16 kHz; AudioError when any of them cannot be decoded."""
+    with sound:
+        rate_hz, lead = sound.rate_hz, round(sound.lead_s * sound.rate_hz)
+        start = round(start_s * rate_hz) - lead
+        end = None if end_s is None else round(end_s * rate_hz) - lead
+        _require_start(start, sound)
+        samples = _Samples(rate_hz)
+        if start < 0:
+            samples.add(np.zeros(-start if end is None else min(0, end) - start, np.float32))
+        num_decoded = 0
+        if end is None or end > 0:
+            for block in sound.blocks(max(0, start), end):
+                samples.add(block)
+                num_decoded += len(block)
+        for fault in sound.faults:
+            if fault.end_s > start_s and (end_s is None or fault.start_s < end_s):
+                raise AudioError(str(fault), fault.reason)
+        if not num_decoded:
+            _require_start(start, sound)
             raise AudioError("no samples in it", "empty_audio")
+    return samples.finish()
 
 
-def _stream_sound(sound: sf.SoundFile, block_s: float) -> tuple[int, int, Iterator[np.ndarray]]:
-    """Rate, number of samples by the header, and mono blocks."""
+def _probe(content: bytes | Path) -> AudioInfo:
+    duration_s, firsts = 0.0, []
+    for link in links_of(Encoded.of(content), for_length=True):
+        with open_sound(link, for_length=True) as sound:
+            duration_s += sound.lead_s + sound.length_s()
+            firsts.append((sound.rate_hz, sound.channels))
+    if duration_s <= 0:
+        raise AudioError("no samples in it", "empty_audio")
+    return AudioInfo(duration_s, *firsts[0])
 
-    def blocks() -> Iterator[np.ndarray]:
-        with sound:
-            for block in sound.blocks(round(block_s * sound.samplerate), dtype="float32", always_2d=True):
-                yield block.mean(axis=1)
 
-    return _require_rate(sound.samplerate), sound.frames, blocks()
+class Stream:
+    """A file's samples as `load` gives them, in blocks, decoded once from its start; to be iterated once.
+
+    Damage costs what is damaged: silence stands for it, and `notes` says where, once all blocks have come. `start_s`,
+    known with the first block, is when a sound begins that starts late: no silence stands for that. AudioError as in
+    `load` for what is nowhere audio, and for samples that are none, after the blocks before them.
+    """
+
+    def __init__(self, path: Path, block_s: float = 30.0) -> None:
+        self.start_s = 0.0
+        self.notes: list[str] = []
+        self._block_s = block_s
+        self._blocks = self._decode(path)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self._blocks
+
+    def __next__(self) -> np.ndarray:
+        return next(self._blocks)
+
+    def _decode(self, path: Path) -> Iterator[np.ndarray]:
+        with reading(str(path)):
+            num = 0
+            for link in links_of(Encoded.of(path)):
+                for block in self._link(link, num / SAMPLE_RATE_HZ):
+                    num += len(block)
+                    yield block
+            if not num:
+                raise AudioError("no samples in it", "empty_audio")
+
+    def _link(self, encoded: Encoded, before_s: float) -> Iterator[np.ndarray]:
+        """Blocks at 16 kHz of one of the streams that follow each other in a file; of most files that is all of it."""
+        sound, done_s = open_sound(encoded), 0.0
+        while sound is not None:
+            follower, wrong = None, None
+            resampler = _Resampler(sound.rate_hz)
+            with sound:
+                self.start_s = sound.lead_s
+                try:
+                    for block in sound.blocks(
+                        round(done_s * sound.rate_hz), None, round(self._block_s * sound.rate_hz)
+                    ):
+                        wrong = _wrong(block)
+                        good = block if wrong is None else block[: np.argmin(np.abs(block) <= _MAX_PEAK)]
+                        done_s += len(good) / sound.rate_hz
+                        yield resampler.add(good)
+                        if wrong is None and before_s + done_s > MAX_DURATION_S:
+                            wrong = AudioError("more than a recording has", "too_long")
+                        if wrong is not None:
+                            break
+                except DecoderStopped:
+                    follower = open_sound(encoded, after_damage=True)
+                yield resampler.finish()
+                self.notes += [*told(sound.faults, before_s), *sound.notes]
+            if wrong is not None:
+                raise AudioError(f"after {before_s + sound.lead_s + done_s:.2f} s: {wrong}", wrong.reason)
+            sound = follower
 
 
-def _stream_av(path: str, block_s: float) -> tuple[int, int | None, Iterator[np.ndarray]]:
-    container = _open_av(path)
-    stream = _audio_stream(container)
-    rate_hz, length_s = _require_rate(stream.codec_context.sample_rate), _length_s(container, stream)
-    expected = None if length_s is None else round(length_s * rate_hz)
-
-    def blocks() -> Iterator[np.ndarray]:
-        with container:
-            to_planar, held, decoded = av.AudioResampler(format="fltp"), [], 0
-            for frame in container.decode(stream):
-                for planar in to_planar.resample(frame):
-                    held.append(planar.to_ndarray().mean(axis=0)[: None if expected is None else expected - decoded])
-                    decoded += len(held[-1])
-                    if expected is not None and decoded >= expected:  # what follows is a codec's padding
-                        yield np.concatenate(held)
-                        return
-                if sum(map(len, held)) >= block_s * rate_hz:
-                    yield np.concatenate(held)
-                    held = []
-            if held:
-                yield np.concatenate(held)
-
-    return rate_hz, expected, blocks()
+def stream(path: Path, block_s: float = 30.0) -> Stream:
+    """A file's samples in blocks of about `block_s`."""
+    return Stream(path, block_s)
 
 
 def encode_flac(samples: np.ndarray) -> bytes:
@@ -155,11 +198,11 @@ def content_hash(ref: AudioRef) -> str:
 
     At 2 GB/s it costs a tenth of decoding FLAC, which has to read the same bytes.
     """
-    with _reading(_name(ref)):
+    with reading(_name(ref)):
         content = _content(ref)
         if isinstance(content, bytes):
             return hashlib.sha256(content).hexdigest()
-        _require_file(content)
+        require_file(content)
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -168,222 +211,65 @@ def _name(ref: AudioRef) -> str:
     return ref.path if ref.row is None else f"{ref.path} row {ref.row}"
 
 
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turns what the two decoders raise into AudioError; its cause is an AudioError too, without the name."""
-    try:
-        yield
-        return
-    except AudioError as error:
-        bare = error
-    except (sf.SoundFileError, av.FFmpegError, OSError) as error:
-        bare = AudioError(_why(error))
-        bare.__cause__ = error
-    raise AudioError(f"{name}: {bare}", bare.reason, str(bare)) from bare
-
-
-def _why(error: Exception) -> str:
-    """One sentence, without the decoder's number and the path that it repeats."""
-    if isinstance(error, sf.LibsndfileError):
-        return f"not audio that can be read ({error.error_string.rstrip('.')})"
-    what = getattr(error, "strerror", None) or str(error)
-    is_decoder = isinstance(error, sf.SoundFileError | av.FFmpegError)
-    return f"{'not audio that can be read' if is_decoder else 'cannot be read'} ({what})"
-
-
 def _content(ref: AudioRef) -> bytes | Path:
     path = Path(ref.path)
     if ref.row is None:
         return path
-    _require_file(path)
+    require_file(path)
     return tables.read_cell(path, ref.row, ref.column)
 
 
-def _encoded(content: bytes | Path) -> Encoded:
-    if isinstance(content, bytes):
-        if not content:
-            raise AudioError("no bytes in it", "empty_audio")
-        return io.BytesIO(content)
-    _require_file(content)
-    return str(content)
+def _require_span(start_s: float, length_s: float) -> None:
+    if 0 < length_s <= start_s:
+        raise AudioError(f"the span starts at {start_s:.2f} s, the audio ends at {length_s:.2f} s", "span_beyond_audio")
 
 
-def _require_file(path: Path) -> None:
-    # os.path, not Path: it answers False, not an exception, for names that are too long or hold a NUL.
-    if not os.path.exists(path):
-        raise AudioError("no such file", "missing_file")
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise AudioError("not a regular file", "not_a_file")
-    if not os.path.getsize(path):
-        raise AudioError("no bytes in it", "empty_audio")
+def _require_start(start: int, sound: SndSound | FFmpegSound) -> None:
+    if sound.num_samples is not None:
+        _require_span(start / sound.rate_hz + sound.lead_s, sound.num_samples / sound.rate_hz + sound.lead_s)
 
 
-def _probe(content: bytes | Path) -> AudioInfo:
-    encoded = _encoded(content)
-    sound = _open_sound(encoded)
-    if sound is None:
-        info = _probe_av(encoded)
-    else:
-        with sound:
-            rate_hz = _require_rate(sound.samplerate)
-            info = AudioInfo(sound.frames / rate_hz, rate_hz, sound.channels)
-    if info.duration_s <= 0:
-        raise AudioError("no samples in it", "empty_audio")
-    return info
+def _wrong(block: np.ndarray) -> AudioError | None:
+    """Why samples are none."""
+    if not np.isfinite(block).all():
+        return AudioError(f"{np.count_nonzero(~np.isfinite(block)):,} samples are not numbers", "nan_samples")
+    if (peak := float(np.abs(block).max(initial=0.0))) > _MAX_PEAK:
+        return AudioError(f"samples reach {peak:.3g}, expected -1 to 1 (integers stored as floats?)", "out_of_range")
+    return None
 
 
-def _open_sound(encoded: Encoded) -> sf.SoundFile | None:
-    """The audio opened by libsndfile, or None where PyAV does better."""
-    if isinstance(encoded, str) and encoded.lower().endswith((".raw", ".mp3")):
-        return None  # soundfile takes .raw for headerless samples and asks for a rate
-    try:
-        sound = sf.SoundFile(encoded)
-    except sf.LibsndfileError:
-        return None
-    if sound.format == "MP3" or sound.frames >= _UNKNOWN_FRAMES:
-        sound.close()
-        return None
-    return sound
+class _Resampler:
+    """Blocks at any rate to blocks at 16 kHz."""
+
+    def __init__(self, rate_hz: int) -> None:
+        same = rate_hz == SAMPLE_RATE_HZ
+        self._stream = None if same else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+
+    def add(self, block: np.ndarray) -> np.ndarray:
+        return block if self._stream is None else self._stream.resample_chunk(block)
+
+    def finish(self) -> np.ndarray:
+        nothing = np.zeros(0, np.float32)
+        return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
 
 
 class _Samples:
     """Mono blocks at any rate, kept as samples at 16 kHz: memory grows with the length alone."""
 
     def __init__(self, rate_hz: int) -> None:
-        self.rate_hz, self.num_decoded = rate_hz, 0
-        self._blocks: list[np.ndarray] = []
-        same = rate_hz == SAMPLE_RATE_HZ
-        self._resampler = None if same else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+        self._rate_hz, self._num_added = rate_hz, 0
+        self._resampler, self._blocks = _Resampler(rate_hz), []
 
     def add(self, block: np.ndarray) -> None:
         if not len(block):
             return
-        if not np.isfinite(block).all():
-            raise AudioError(f"{np.count_nonzero(~np.isfinite(block)):,} samples are not numbers", "nan_samples")
-        if (peak := float(np.abs(block).max())) > _MAX_PEAK:
-            detail = f"samples reach {peak:.3g}, expected -1 to 1 (integers stored as floats?)"
-            raise AudioError(detail, "out_of_range")
-        self.num_decoded += len(block)
-        self._blocks.append(self._resampler.resample_chunk(block) if self._resampler else block)
+        if wrong := _wrong(block):
+            raise wrong
+        self._num_added += len(block)
+        if self._num_added > _LOADED_S * self._rate_hz:
+            raise AudioError(f"more than {_LOADED_S:,.0f} s in one piece", "too_long")
+        self._blocks.append(self._resampler.add(block))
 
-    def finish(self, num_expected: int | None = None) -> np.ndarray:
-        """All of it, [S]; `num_expected` at the original rate."""
-        if num_expected is not None and self.num_decoded < num_expected - _SHORT_READ_S * self.rate_hz:
-            got_s, expected_s = self.num_decoded / self.rate_hz, num_expected / self.rate_hz
-            raise AudioError(f"{got_s:.2f} s could be decoded where {expected_s:.2f} s should be")
-        if not self.num_decoded:
-            raise AudioError("no samples in it", "empty_audio")
-        if self._resampler:
-            self._blocks.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        return np.concatenate(self._blocks)
-
-
-def _read_sound(sound: sf.SoundFile, ref: AudioRef) -> np.ndarray:
-    with sound:
-        rate_hz = _require_rate(sound.samplerate)
-        start = round(ref.start_s * rate_hz)
-        end = sound.frames if ref.end_s is None else min(round(ref.end_s * rate_hz), sound.frames)
-        _require_span(start / rate_hz, sound.frames / rate_hz)
-        sound.seek(start)
-        samples, left = _Samples(rate_hz), max(0, end - start)
-        while left:
-            block = sound.read(min(left, _BLOCK_VALUES // sound.channels), dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            samples.add(block.mean(axis=1))
-            left -= len(block)
-    return samples.finish(end - start)
-
-
-def _open_av(encoded: Encoded) -> av.container.InputContainer:
-    if isinstance(encoded, str):
-        encoded = f"file:{encoded}"  # or FFmpeg takes "a:b.mp3" for a protocol
-    else:
-        encoded.seek(0)
-    container = av.open(encoded, metadata_errors="replace", options={"protocol_whitelist": "file"})
-    if playlist := _PLAYLISTS & set(container.format.name.split(",")):
-        container.close()
-        raise AudioError(f"a playlist ({playlist.pop()}), not audio")
-    return container
-
-
-def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
-    if not container.streams.audio or container.streams.audio[0].codec_context is None:
-        raise AudioError("no audio stream in it that could be decoded")
-    return container.streams.audio[0]
-
-
-def _length_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """The length as the container gives it; None where it gives none, or (MP3) only an estimate."""
-    if stream.codec_context.name.startswith("mp3"):
-        return None
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration is not None else None
-
-
-def _probe_av(encoded: Encoded) -> AudioInfo:
-    with _open_av(encoded) as container:
-        stream = _audio_stream(container)
-        duration_s = _length_s(container, stream)
-        if duration_s is None:  # count packets without decoding them
-            ticks = sum(packet.duration or 0 for packet in container.demux(stream))
-            duration_s = float(ticks * stream.time_base)
-        rate_hz = _require_rate(stream.codec_context.sample_rate)
-        return AudioInfo(duration_s, rate_hz, stream.codec_context.channels)
-
-
-def _read_av(encoded: Encoded, ref: AudioRef) -> np.ndarray:
-    with _open_av(encoded) as container:
-        stream = _audio_stream(container)
-        rate_hz = _require_rate(stream.codec_context.sample_rate)
-        length_s = _length_s(container, stream)
-        ends_s = [end_s for end_s in (ref.end_s, length_s) if end_s is not None]
-        start, end = round(ref.start_s * rate_hz), round(min(ends_s) * rate_hz) if ends_s else None
-        is_sought = ref.start_s > _PREROLL_S
-        if is_sought and length_s is not None:
-            container.seek(int((ref.start_s - _PREROLL_S) * av.time_base))
-        samples, position = _Samples(rate_hz), 0
-        to_planar = av.AudioResampler(format="fltp")
-        for i, frame in enumerate(_frames(container, stream, ref.start_s - _PREROLL_S)):
-            if i == 0 and is_sought:  # later frames follow without a gap, whatever their rounded times say
-                position = round((frame.pts - (stream.start_time or 0)) * frame.time_base * rate_hz)
-            for planar in to_planar.resample(frame):
-                block = planar.to_ndarray().mean(axis=0)
-                stop = len(block) if end is None else min(len(block), end - position)
-                samples.add(block[max(0, start - position) : max(0, stop)])
-                position += len(block)
-            if end is not None and position >= end:
-                break
-    _require_span(ref.start_s, position / rate_hz)
-    return samples.finish(None if end is None else end - start)
-
-
-def _frames(container: av.container.InputContainer, stream: av.AudioStream, from_s: float) -> Iterator[av.AudioFrame]:
-    """Decoded frames, of the packets from `from_s` on: in MP3 seeks miss, and hours before a span need no decoding."""
-    from_ticks, is_skipping = from_s / float(stream.time_base), True
-    for packet in container.demux(stream):
-        if is_skipping and packet.pts is not None and packet.pts < from_ticks:
-            continue
-        is_skipping = False
-        yield from packet.decode()
-
-
-def _require_rate(rate_hz: int) -> int:
-    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
-        raise AudioError(f"sample rate {rate_hz:,} Hz, expected {_RATES_HZ[0]:,} to {_RATES_HZ[1]:,}")
-    return rate_hz
-
-
-def _require_length(encoded: Encoded, header_s: float) -> None:
-    """AudioError when what is there ends before the header says; counts packets without decoding them."""
-    with _open_av(encoded) as container:
-        stream = _audio_stream(container)
-        length_s = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
-    if length_s < header_s - _SHORT_READ_S:
-        raise AudioError(f"the header says {header_s:.2f} s, samples end at {length_s:.2f} s")
-
-
-def _require_span(start_s: float, length_s: float) -> None:
-    if 0 < length_s <= start_s:
-        raise AudioError(f"the span starts at {start_s:.2f} s, the audio ends at {length_s:.2f} s", "span_beyond_audio")
+    def finish(self) -> np.ndarray:
+        """All of it, [S]."""
+        return np.concatenate([*self._blocks, self._resampler.finish()])

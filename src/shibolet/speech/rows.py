@@ -8,13 +8,12 @@ from shibolet.errors import AudioError, DataError
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import AudioInfo
+from shibolet.speech.encoded import MAX_DURATION_S, MAX_UTTERANCE_S
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import LANGUAGES, strip_official_prefix
 from shibolet.speech.text.rules import tidy
 from shibolet.speech.whisper_slices import parse_slice, without_timestamps
 
-MAX_DURATION_S = 24 * 3600.0  # longer is taken for a broken header
-MAX_UTTERANCE_S = 3600.0  # is decoded and heard in one piece: 230 MB of samples; longer needs spans
 MAX_CHARS_PER_S = 100  # nobody speaks a third of it; an aligner's memory grows with both text and audio
 MAX_REPEATED_FRAC = 0.01  # of ids: a few are slips, more say that the column holds something else
 END_TOLERANCE_S = 0.5  # an end this far beyond the audio, as of a rounded duration, is moved to the audio's end
