@@ -96,7 +96,8 @@ def evaluate_manifest(
 
     config = EvaluateConfig()
     with track("read") as progress:
-        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
+        source = DataSource(name=manifest.stem, manifest=manifest)
+        utterances, ledger = read_source(source, stream_cache(), progress, language)
     trained = None if (prepared := prepared_of(model)) is None else read_trained_on(prepared)
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError, DataError
+from shibolet.speech.textfiles import BadRow
 
 BATCH_ROWS = 64  # 30 s slices are about 0.2 MB encoded: a batch stays near 10 MB
 
@@ -77,8 +78,9 @@ def _open(path: Path, mtime_ns: int, size: int) -> ParquetTable | ArrowTable:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"table {path} cannot be read: {error}") from error
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(f"table {path} cannot be read: {reason}") from error
 
 
 def read_cell(path: Path, row: int, column: str) -> bytes | Path:
@@ -98,6 +100,26 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[list[dict]]:
     with _reading(path):
         for batch in open_table(path).batches(columns):
             yield batch.to_pylist()
+
+
+def read_foreign_batches(path: Path, columns: list[str]) -> Iterator[list[dict | BadRow]]:
+    """The same of a table that others wrote: its text may be no UTF-8, its times none of a calendar."""
+    with _reading(path):
+        for batch in open_table(path).batches(columns):
+            try:
+                rows = batch.to_pylist()
+            except (ValueError, OverflowError):
+                rows = [_row_or_reason(batch, row) for row in range(batch.num_rows)]
+            yield rows
+
+
+def _row_or_reason(batch: pa.RecordBatch, row: int) -> dict | BadRow:
+    try:
+        return batch.slice(row, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return BadRow("not_utf8", str(error))
+    except (ValueError, OverflowError) as error:
+        return BadRow("not_a_row", str(error))
 
 
 def read_columns(path: Path, *columns: str) -> Iterator[tuple]:
