@@ -80,7 +80,7 @@ def parse_object(line: str | BadRow) -> dict[str, Any] | BadRow:
         if "\\u" in line:
             json.dumps(values, ensure_ascii=False).encode()  # an escaped half of a surrogate pair cannot be written
     except (ValueError, RecursionError) as error:
-        return BadRow("not_json", str(error))
+        return BadRow("not_json", f"not JSON: {error}")
     return values if isinstance(values, dict) else BadRow("not_json", f"a {type(values).__name__}, not an object")
 
 
