@@ -11,7 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from shibolet.errors import DataError
 from shibolet.speech.sources import Columns, DataSource
@@ -58,8 +58,8 @@ def spellings(name: str) -> list[str]:
 
 def plain_path(name: str) -> str:
     """A path without `file://` and `~/`; other names as they are."""
-    if name[:7].lower() == "file://" and urlsplit(name).netloc in ("", "localhost"):
-        return unquote(urlsplit(name).path)
+    if name[:7].lower() == "file://" and (path := name[7:].removeprefix("localhost")).startswith("/"):
+        return unquote(path)
     return str(Path(name).expanduser()) if name.startswith("~/") else name
 
 

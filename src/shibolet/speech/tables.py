@@ -79,8 +79,11 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(f"table {path} cannot be read: {reason}") from error
+        raise DataError(f"table {path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def read_cell(path: Path, row: int, column: str) -> bytes | Path:
@@ -107,6 +110,7 @@ def read_foreign_batches(path: Path, columns: list[str]) -> Iterator[list[dict |
     with _reading(path):
         for batch in open_table(path).batches(columns):
             try:
+                batch.validate(full=True)  # what a damaged file says of lengths must not be believed
                 rows = batch.to_pylist()
             except (ValueError, OverflowError):
                 rows = [_row_or_reason(batch, row) for row in range(batch.num_rows)]
@@ -115,11 +119,12 @@ def read_foreign_batches(path: Path, columns: list[str]) -> Iterator[list[dict |
 
 def _row_or_reason(batch: pa.RecordBatch, row: int) -> dict | BadRow:
     try:
-        return batch.slice(row, 1).to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return BadRow("not_utf8", str(error))
+        own = batch.slice(row, 1)
+        own.validate(full=True)
+        return own.to_pylist()[0]
     except (ValueError, OverflowError) as error:
-        return BadRow("not_a_row", str(error))
+        is_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+        return BadRow("not_utf8" if is_text else "not_a_row", _first_line(error))
 
 
 def read_columns(path: Path, *columns: str) -> Iterator[tuple]:

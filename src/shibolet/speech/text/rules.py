@@ -6,8 +6,8 @@ A rule deletes inside a word or puts a space between words: deleting what stands
 import re
 import unicodedata
 
-# Controls, soft hyphen, direction marks, half surrogates. The joiners U+200C/D spell words in some scripts and stay, and
-# the zero width space U+200B separates words.
+# Controls, soft hyphen, direction marks, half surrogates. The joiners U+200C/D spell words in some scripts and
+# stay; the zero width space U+200B separates words.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )
