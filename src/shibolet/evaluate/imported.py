@@ -13,7 +13,7 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.listen.hypotheses import EITHER_KEYS, ID_KEYS, TEXT_KEYS, Row, id_of, read_rows, same_id, text_key
 from shibolet.records.utterance import Utterance
-from shibolet.speech.textfiles import BadRow, explained, read_lines
+from shibolet.speech.textfiles import BadRow, explained, one_line, read_lines
 
 LOOKED_AT = 1000  # rows, to tell which columns hold texts
 MAX_EQUAL_FRAC = 0.95  # of hypotheses to their references, where another column may hold the hypotheses
@@ -131,11 +131,12 @@ def _add(found: HypothesisFile, row: Row, where: str) -> str:
             f"{found.path}, {where}: a row needs an id ({', '.join(ID_KEYS)}) and a text "
             f"({', '.join((*TEXT_KEYS, *EITHER_KEYS))})"
         )
-    if row[key] is not None and not isinstance(row[key], str):
-        raise DataError(f"{found.path}, {where}: '{key}' is {type(row[key]).__name__}, not text")
-    place = (row.get("set"), id)
+    for name in (key, "set"):
+        if row.get(name) is not None and not isinstance(row[name], str):
+            raise DataError(f"{found.path}, {where}: '{name}' is {type(row[name]).__name__}, not text")
+    place = (row.get("set") or None, id)
     if place in found.by_id:
-        raise DataError(f"{found.path}, {where}: id '{id}' stands there twice; ids must be unique in a set")
+        raise DataError(f"{found.path}, {where}: id '{one_line(id)}' stands there twice; ids must be unique in a set")
     found.by_id[place] = row[key] or ""
     return key
 
@@ -176,6 +177,6 @@ def _read_ctm(path: Path) -> HypothesisFile:
                 words[same_id(name)].append((float(start) + float(duration) / 2, word))
             except ValueError as error:
                 raise DataError(
-                    f"{path}, line {number}: not 'file channel start duration word', but '{line.strip()[:200]}'"
+                    f"{path}, line {number}: not 'file channel start duration word', but '{one_line(line)}'"
                 ) from error
     return HypothesisFile(path, words={name: sorted(heard, key=lambda item: item[0]) for name, heard in words.items()})

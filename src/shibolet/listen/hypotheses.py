@@ -14,7 +14,14 @@ from shibolet.errors import DataError
 from shibolet.listen.protocols import Hearing
 from shibolet.records.files import hash_file
 from shibolet.speech import cells
-from shibolet.speech.textfiles import BadRow, explained, parse_object, read_lines, require_one_object_a_line
+from shibolet.speech.textfiles import (
+    BadRow,
+    explained,
+    one_line,
+    parse_object,
+    read_lines,
+    require_one_object_a_line,
+)  # fmt: skip
 
 ID_KEYS = ("id", "utterance_id", "audio_filepath", "audio")
 TEXT_KEYS = ("hypothesis", "pred_text", "predicted_text", "prediction")  # nothing but a hypothesis is called so
@@ -102,7 +109,7 @@ class RecordedHypotheses:
             if id is None or key not in TEXT_KEYS or not isinstance(row[key], str):
                 raise DataError(f"{path}, {where}: expected the texts 'id' and 'hypothesis' (or {TEXT_KEYS[1:]})")
             if self._said.setdefault(id, row[key]) != row[key]:
-                raise DataError(f"{path}, {where}: id '{id}' stands there twice with different hypotheses")
+                raise DataError(f"{path}, {where}: id '{one_line(id)}' stands there twice with different hypotheses")
 
     def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
         """What was heard in each utterance; None where the file has nothing of it."""

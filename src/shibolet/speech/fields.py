@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from shibolet.errors import DataError
 from shibolet.speech.sources import Columns, DataSource
+from shibolet.speech.textfiles import one_line
 
 OFFSET = "offset"  # with a duration: where the span starts, as NeMo, Lhotse and others have it
 _START = Columns().start_s
@@ -144,4 +145,4 @@ def _words(name: str) -> set[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return " and ".join(f"'{name}'" for name in names)
+    return " and ".join(f"'{one_line(name)}'" for name in names)

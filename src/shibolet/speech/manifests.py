@@ -28,7 +28,15 @@ from shibolet.speech.fields import (
     with_offset,
 )  # fmt: skip
 from shibolet.speech.sources import DataSource
-from shibolet.speech.textfiles import BadRow, explained, parse_object, read_lines, read_text, require_one_object_a_line
+from shibolet.speech.textfiles import (
+    BadRow,
+    explained,
+    one_line,
+    parse_object,
+    read_lines,
+    read_text,
+    require_one_object_a_line,
+)  # fmt: skip
 
 KNOWN = (
     "JSONL with 'audio' and 'text' or what `columns` names, NeMo JSONL ('audio_filepath'), Lhotse JSONL (cuts, or "
@@ -189,7 +197,7 @@ def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[
         if columns.audio in names and columns.text in names:
             require_single(names, columns.model_dump().values(), what)
             if lacking := [column for column in columns.required if column not in names]:
-                raise DataError(f"{what} has no column '{lacking[0]}', only {', '.join(names)[:300]}")
+                raise DataError(f"{what} has no column '{lacking[0]}', only {one_line(', '.join(names))}")
             refuse_unread(names, source, path)
             return header, columns.text, lambda row: iter((with_offset(row, columns),))
         if {"path", "sentence"} <= set(names):
@@ -201,7 +209,7 @@ def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[
         return None
     raise DataError(
         f"source '{source.name}': {path} is no table that is known: its columns are "
-        f"{', '.join(headers[0].names)[:300]}; {KNOWN}"
+        f"{one_line(', '.join(headers[0].names))}; {KNOWN}"
     )
 
 
@@ -294,5 +302,5 @@ def _guarded(rows: Iterator, source: DataSource) -> Iterator:
 def _shown(first: str | BadRow, fields: list[Fields]) -> str:
     """What a person recognises the file by."""
     if fields:
-        return f"its first row has the fields {', '.join(fields[0])[:200] or '(none)'}"
+        return f"its first row has the fields {one_line(', '.join(fields[0]), 200) or '(none)'}"
     return "its first line is " + (first.detail if isinstance(first, BadRow) else repr(first[:60]))

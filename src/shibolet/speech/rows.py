@@ -13,7 +13,7 @@ from shibolet.speech.fields import as_number
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import find_language, strip_official_prefix
 from shibolet.speech.text.rules import tidy
-from shibolet.speech.textfiles import BadRow
+from shibolet.speech.textfiles import BadRow, one_line
 from shibolet.speech.whisper_slices import parse_slice, without_timestamps
 
 MAX_DURATION_S = 24 * 3600.0  # longer is taken for a broken header
@@ -77,7 +77,7 @@ class RowSink:
 
     def first_reasons(self) -> str:
         """Why the first of the rows that left did so."""
-        return "; ".join(f"{line.id}: {line.rule}, {line.detail}" for line in self.ledger[:3])
+        return one_line("; ".join(f"{line.id}: {line.rule}, {line.detail}" for line in self.ledger[:3]), 1000)
 
     def add_unreadable(self, where: str, bad: BadRow) -> None:
         """Count a row of which not even the fields could be read."""
@@ -110,8 +110,8 @@ class RowSink:
         """DataError when so many rows repeat another's id that the column holds something else."""
         if len(self._repeated) > MAX_REPEATED_FRAC * self.num_rows:
             raise DataError(
-                f"source '{self.source.name}': {self._repeated[0]} ({len(self._repeated):,} of {self.num_rows:,} rows "
-                "repeat an id); give each row its own, or leave ids out with `columns: {id: null}`"
+                f"source '{self.source.name}': {one_line(self._repeated[0])} ({len(self._repeated):,} of "
+                f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with `columns: {id: null}`"
             )
 
     def _claim(self, row: Row) -> str:

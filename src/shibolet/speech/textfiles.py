@@ -123,6 +123,11 @@ class _Unpacked(io.RawIOBase):
         return num_read
 
 
+def one_line(text: str, max_chars: int = 300) -> str:
+    """What stands in somebody's data, for a message: without line ends, and not all of it where it is long."""
+    return " ".join(text.split())[:max_chars]
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
