@@ -111,7 +111,8 @@ class RowSink:
         if len(self._repeated) > MAX_REPEATED_FRAC * self.num_rows:
             raise DataError(
                 f"source '{self.source.name}': {one_line(self._repeated[0])} ({len(self._repeated):,} of "
-                f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with `columns: {id: null}`"
+                f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with "
+                "`columns: {id: null}`"
             )
 
     def _claim(self, row: Row) -> str:
