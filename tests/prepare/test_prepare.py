@@ -96,6 +96,16 @@ def rows_of(out_dir: Path, split: str = "*") -> list[dict]:
     return [row for path in sorted(out_dir.glob(f"{split}-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
+def test_a_text_without_words_is_no_target_whatever_the_audit_says(corpus, tmp_path):
+    """Half of a corpus may not have been heard: what is no word may not be learnt from it either."""
+    texts = ("[צחוק]", "(מוזיקה)", "...", "♪", "😀")
+    for number, text in enumerate(texts):
+        corpus.add(f"wordless-{number}", [5], text=text)
+    corpus.prepare(tmp_path / "out", verdicts={}, unheard="keep")
+    rules = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert [rules.get(f"wordless-{number}") for number in range(len(texts))] == ["no_words"] * len(texts)
+
+
 def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tmp_path):
     summary = corpus.prepare(tmp_path / "out")
     assert summary == Prepared.read(tmp_path / "out" / "summary.json")

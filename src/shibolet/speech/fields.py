@@ -17,7 +17,8 @@ from shibolet.errors import DataError
 from shibolet.speech.sources import Columns, DataSource
 from shibolet.speech.textfiles import one_line
 
-OFFSET = "offset"  # with a duration: where the span starts, as NeMo, Lhotse and others have it
+OFFSET = "offset"  # with a duration: where the span starts, as NeMo and others have it
+ONSET = "onset"  # beside which an offset is the end
 _START = Columns().start_s
 _WORDS_OF = {
     "start_s": {"start", "starts", "begin", "begins", "beginning", "onset", "offset"},
@@ -85,7 +86,7 @@ def with_offset(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
     """The row, its `offset` as the start of its span where it has a duration and no other start."""
     if columns.start_s != _START or row.get(OFFSET) is None or row.get(_START) is not None:
         return row
-    return {**row, _START: row[OFFSET]} if columns.duration in row else row
+    return {**row, _START: row[OFFSET]} if columns.duration in row and ONSET not in row else row
 
 
 def refuse_unread(
@@ -103,16 +104,19 @@ def refuse_unread(
     columns = source.columns.model_dump()
     missing = {field: columns[field] for field in fields if columns[field] and columns[field] not in names}
     has_length = columns["duration"] in names
-    if has_length and OFFSET in names and columns["start_s"] == _START:  # a span, as `with_offset` reads it
+    has_offset = OFFSET in names and ONSET not in names and columns["start_s"] == _START
+    if has_length and has_offset:  # `with_offset` reads a span
         missing = {field: column for field, column in missing.items() if field not in ("start_s", "end_s")}
     if columns["start_s"] in names and "end_s" in missing and not has_length:
         missing["duration"] = columns["duration"] or ""
     found = {}
     for name in sorted(set(names if new is None else new) - set(columns.values())) if missing else ():
-        if len(name) <= _MAX_NAME and (field := _field_of(name, missing)):
+        of_end = name == OFFSET and ONSET in names and "end_s" in missing
+        if len(name) <= _MAX_NAME and (field := "end_s" if of_end else _field_of(name, missing)):
             found.setdefault(field, name)
     if not found:
         return
+    found = {field: found[field] for field in (*FIELDS, "duration") if field in found}
     are, it = ("is", "it") if len(found) == 1 else ("are", "them")
     shown = f"source '{source.name}': {place} has {_listed(found.values())}, which {are} not read, and no "
     shown += _listed([missing[field] or field for field in found])

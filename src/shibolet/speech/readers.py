@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from glob import glob
 from itertools import islice
@@ -12,7 +13,7 @@ import pyarrow as pa
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded
-from shibolet.speech.fields import OFFSET, refuse_unread, require_single, with_offset
+from shibolet.speech.fields import OFFSET, as_number, refuse_unread, require_single, with_offset
 from shibolet.speech.manifests import Manifest
 from shibolet.speech.rows import Row, RowSink, lookup
 from shibolet.speech.sources import DataSource, Progress
@@ -47,11 +48,18 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
                     detail = f"'{columns.audio}' is {kind}"
                     sink.add(Row(where, where, values, AudioRef(path=""), AudioError(detail, "missing_audio")))
                 else:
-                    start_s = lookup(values, columns.start_s)
-                    sink.add(Row(where, f"{name}@{start_s}" if start_s else name, values, *probed[name]))
+                    sink.add(Row(where, _default_id(name, lookup(values, columns.start_s)), values, *probed[name]))
             num_rows += len(chunk)
             if on_progress is not None:
                 on_progress(num_rows, manifest.num_rows)
+
+
+def _default_id(name: str, start: object) -> str:
+    """The id of a row that has none: its file, and where its span starts."""
+    if isinstance(start, str):  # as tables have it
+        with suppress(ValueError):
+            start = as_number(start)
+    return f"{name}@{start}" if start else name
 
 
 def _probe_file(path: str) -> tuple[AudioRef, AudioInfo | AudioError]:
