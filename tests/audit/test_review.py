@@ -307,6 +307,17 @@ def test_files_that_are_no_review_are_refused(tmp_path):
             read_review(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_review(tmp_path / "absent.jsonl")
+    answer = '{"id": "a", "verdict": "good", "text": "שלום עולם"}\n'
+    for content, said in (
+        (answer.encode("utf-16"), "it is UTF-16: save it as UTF-8"),
+        (answer.encode("cp1255"), "line 1: .*windows-1255"),
+        (f"[{answer.strip()}]".encode(), "is a JSON array: one object a line"),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            read_review(path)
+    path.write_bytes(f"\ufeff{answer}\r\n\ufeff{answer}".encode())
+    assert list(read_review(path)) == ["a"]
 
 
 def test_flags_of_the_data_set_against_verdicts():

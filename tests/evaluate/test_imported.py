@@ -163,10 +163,10 @@ def test_the_case_that_was_reported():
 def test_hypotheses_as_programs_and_people_write_them(tmp_path):
     """Names with accents in either form, marks, quotes of a spreadsheet, gzip: the same as in manifests."""
     asked = [utterance("u1", ""), utterance("u2", "", path="/data/café.wav"), utterance("u3", "")]
-    rows = '\ufeff Id ;Hypothesis\r\nu1;"אמר ""לא"""\r\ncafe\u0301;ב\r\n'
+    rows = '\ufeff Id ;Hypothesis\r\nu1;"אמר ""לא"""\r\ncafe\u0301;ב\r\nu3\r\n'
     found = read_hypotheses(write(tmp_path / "h.csv", rows)).of_set("d", asked, NORMALISER)
-    assert found == {"u1": 'אמר "לא"', "u2": "ב"}
-    lines = '\ufeff{"ID": "u1", "pred_text": "א"}\n\ufeff{"id": "u3", "prediction": "ג"}\n'
+    assert found == {"u1": 'אמר "לא"', "u2": "ב", "u3": ""}
+    lines = '\ufeff{"ID": "u1", "pred_text": "א"}\n\ufeff{"id": "u3", "prediction": "language Hebrew<asr_text>ג"}\n'
     (tmp_path / "h.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     assert read_hypotheses(tmp_path / "h.jsonl.gz").of_set("d", asked, NORMALISER) == {"u1": "א", "u3": "ג"}
     assert RecordedHypotheses(tmp_path / "h.jsonl.gz").look_up(["u3"])[0].hypothesis == "ג"

@@ -24,6 +24,7 @@ from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer
 from shibolet.scoring.allocation import turns
 from shibolet.scoring.rates import WeightedRate
+from shibolet.speech.textfiles import BadRow, explained, read_lines, require_one_object_a_line
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 40  # good or bad, all together; fewer give no rate
@@ -55,14 +56,13 @@ def _statistics(rows: Sequence[Audited]) -> FlagStatistics:
 
 def read_review(path: Path) -> dict[str, Answer]:
     """Answers by utterance id; of two on the same utterance the later. DataError names the line that is none."""
+    with explained(f"review {path}"):
+        lines = list(read_lines(path))
+    require_one_object_a_line(lines[0][1] if lines else "", f"review {path}")
     answers = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"review {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
+        if isinstance(line, BadRow):
+            raise DataError(f"review {path}, line {number}: {line.detail}")
         try:
             answer = Answer.model_validate_json(line)
         except ValidationError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.listen.hypotheses import EITHER_KEYS, ID_KEYS, TEXT_KEYS, Row, id_of, read_rows, same_id, text_key
 from shibolet.records.utterance import Utterance
+from shibolet.speech.text import strip_official_prefix
 from shibolet.speech.textfiles import BadRow, explained, one_line, read_lines
 
 LOOKED_AT = 1000  # rows, to tell which columns hold texts
@@ -137,7 +138,7 @@ def _add(found: HypothesisFile, row: Row, where: str) -> str:
     place = (row.get("set") or None, id)
     if place in found.by_id:
         raise DataError(f"{found.path}, {where}: id '{one_line(id)}' stands there twice; ids must be unique in a set")
-    found.by_id[place] = row[key] or ""
+    found.by_id[place] = strip_official_prefix(row[key] or "")[1]
     return key
 
 

@@ -14,6 +14,7 @@ from shibolet.errors import DataError
 from shibolet.listen.protocols import Hearing
 from shibolet.records.files import hash_file
 from shibolet.speech import cells
+from shibolet.speech.text import strip_official_prefix
 from shibolet.speech.textfiles import (
     BadRow,
     explained,
@@ -58,10 +59,9 @@ def _table(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
         reason = first.detail if isinstance(first, BadRow) else "its first line is no header of several columns"
         raise DataError(f"{path}: {reason}")
     header = max(headers, key=lambda header: len(known.intersection(header.names)))
-    text = next((name for name in (*TEXT_KEYS, *EITHER_KEYS) if name in header.names), header.names[-1])
     if twice := next((name for name in known if header.names.count(name) > 1), None):
         raise DataError(f"{path} has {header.names.count(twice)} columns named '{twice}': rename all but one")
-    yield from cells.rows(read_lines(path), header, text)
+    yield from cells.rows(read_lines(path), header, None)  # an empty hypothesis may be left out
 
 
 def id_of(row: Row) -> str | None:
@@ -108,7 +108,8 @@ class RecordedHypotheses:
             id, key = id_of(row), text_key(row, f"{path}, {where}")
             if id is None or key not in TEXT_KEYS or not isinstance(row[key], str):
                 raise DataError(f"{path}, {where}: expected the texts 'id' and 'hypothesis' (or {TEXT_KEYS[1:]})")
-            if self._said.setdefault(id, row[key]) != row[key]:
+            text = strip_official_prefix(row[key])[1]
+            if self._said.setdefault(id, text) != text:
                 raise DataError(f"{path}, {where}: id '{one_line(id)}' stands there twice with different hypotheses")
 
     def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:

@@ -40,13 +40,14 @@ def split(line: str, delimiter: str) -> list[str]:
     return line.split(delimiter) if '"' not in line else [_plain(cell) for cell in _cell(delimiter).findall(line)]
 
 
-def rows(lines: Iterable[Line], header: Header, text: str) -> Iterator[tuple[int, dict[str, str] | BadRow]]:
+def rows(lines: Iterable[Line], header: Header, text: str | None) -> Iterator[tuple[int, dict[str, str] | BadRow]]:
     """Each row after the header: the number of its first line, and its cells by column.
 
-    Empty cells at the end of a row may be missing, and be too many. `text` is the column of the texts: a row that ends
-    in it, and seems to go on in the next line or ends the file without a line end, may have lost half of its text.
+    Empty cells at the end of a row may be missing, and be too many. `text` is a column that no row may lack: one that
+    ends in it, and seems to go on in the next line or ends the file without a line end, may have lost half of its text.
     """
-    waiting, lines, width, place = deque(), iter(lines), len(header.names), header.names.index(text)
+    waiting, lines, width = deque(), iter(lines), len(header.names)
+    place = -1 if text is None else header.names.index(text)
     next(lines, None)
     while waiting or (line := next(lines, None)):
         number, line = waiting.popleft() if waiting else line
@@ -58,7 +59,7 @@ def rows(lines: Iterable[Line], header: Header, text: str) -> Iterator[tuple[int
             cells = _over_lines(line, waiting, lines, header) or cells
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
-        if place + 1 == len(cells) < width and (not has_end or _goes_on(cells, _peek(waiting, lines), header)):
+        if 0 < place + 1 == len(cells) < width and (not has_end or _goes_on(cells, _peek(waiting, lines), header)):
             yield number, BadRow("not_a_row", f"{len(cells)} cells under a header of {width}, the text seems cut")
             continue
         if not place < len(cells) <= width:

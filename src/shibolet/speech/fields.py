@@ -128,6 +128,7 @@ def refuse_unread(
         how = f"write seconds in place of {units[0]}"
     elif found.keys() & {"start_s", "end_s", "duration"}:
         how += " (seconds)"
+    how += f", rename {it} in the file" if not units else ""
     raise DataError(f"{shown}: {how}, or say that there {are} none, `columns: {{{nothing}}}`")
 
 

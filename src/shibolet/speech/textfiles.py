@@ -16,7 +16,7 @@ from typing import Any
 from shibolet.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20  # a longer line, or .txt, is not read
-MAX_UNPACKED_RATIO = 50  # of a gzip; manifests of real data have 6 to 15, ones that repeat a text 30
+MAX_UNPACKED_RATIO = 50  # of a gzip; manifests have 8 to 21
 MIN_UNPACKED_BYTES = 16 * 2**20  # that any gzip may have
 _HEAD_BYTES = 64 * 1024  # looked at to tell what a file is
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
