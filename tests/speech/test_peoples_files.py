@@ -65,6 +65,9 @@ def rules(ledger: list[LedgerLine]) -> list[str]:
         ("begin", "end", "`columns: {start_s: begin, end_s: end}`"),
         ("segmentStart", "segmentEnd", "`columns: {start_s: segmentStart, end_s: segmentEnd}`"),
         ("onset", "offset", "`columns: {start_s: onset, end_s: offset}`"),
+        ("starttime", "endtime", "`columns: {start_s: starttime, end_s: endtime}`"),
+        ("t_start", "t_end", "`columns: {start_s: t_start, end_s: t_end}`"),
+        ("from", "to", "`columns: {start_s: from, end_s: to}`"),
         ("start_ms", "end_ms", "write seconds in place of milliseconds"),
         ("start_sample", "end_sample", "write seconds in place of samples"),
     ],
@@ -89,6 +92,16 @@ def test_a_start_with_a_duration_is_a_span_in_every_format(folder, name):
         assert spans(read(path)[0]) == [(1.5, 3.5), (1.5, 10)]
     with pytest.raises(DataError, match="has 'length', which is not read, and no 'duration'"):
         read(write(folder / name, [{"audio": "a.wav", "text": "שלום", "start_s": 1.5, "length": 2}]))
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.parquet"])
+def test_what_is_not_read_is_asked_about_only_where_it_matters(folder, name):
+    """Speakers decide the split; anything else is anybody's."""
+    row = {"audio": "a.wav", "text": "שלום", "to": "x", "is_start": 1, "segment": "", "end_of_turn": 1, "frame_rate": 2}
+    assert read(write(folder / name, [row]))[1] == []
+    for own, field in (("speakerId", "speaker"), ("spk", "speaker"), ("recording_id", "recording")):
+        with pytest.raises(DataError, match=f"has '{own}', which is not read, and no '{field}'"):
+            read(write(folder / name, [row | {own: "x"}]))
 
 
 def test_a_span_that_turns_up_late_is_asked_about_too(folder):

@@ -21,13 +21,33 @@ OFFSET = "offset"  # with a duration: where the span starts, as NeMo and others 
 ONSET = "onset"  # beside which an offset is the end
 _START = Columns().start_s
 _WORDS_OF = {
-    "start_s": {"start", "starts", "begin", "begins", "beginning", "onset", "offset"},
-    "end_s": {"end", "ends", "ending", "stop", "stops", "finish"},
+    "start_s": {"start", "starts", "begin", "begins", "beginning", "starttime", "begintime", "onset", "offset"},
+    "end_s": {"end", "ends", "ending", "stop", "stops", "finish", "endtime", "stoptime"},
+    "speaker": {"speaker", "spk"},
+    "recording": {"recording", "rec"},
 }
-_BESIDE = {"time", "timestamp", "ts", "at", "pos", "position", "segment", "seg", "audio", "clip", "utterance", "utt"}
+_PAIRS = ((ONSET, OFFSET), ("from", "to"), ("t0", "t1"), ("tmin", "tmax"), ("xmin", "xmax"))  # only both are a span
+_TIMES = {
+    "time",
+    "timestamp",
+    "ts",
+    "t",
+    "at",
+    "pos",
+    "position",
+    "segment",
+    "seg",
+    "audio",
+    "clip",
+    "utterance",
+    "utt",
+}
 _SECONDS = {"s", "sec", "secs", "second", "seconds"}
-_OTHER_UNITS = {"ms": "milliseconds", "msec": "milliseconds", "millis": "milliseconds", "milliseconds": "milliseconds",
-                "sample": "samples", "samples": "samples", "frame": "frames", "frames": "frames"}  # fmt: skip
+_OTHER_UNITS = {
+    "ms": "milliseconds", "msec": "milliseconds", "millis": "milliseconds", "milliseconds": "milliseconds",
+    "sample": "samples", "samples": "samples", "frame": "frames", "frames": "frames",
+}  # fmt: skip
+_NAMES = {"id", "name", "label", "code"}
 _LENGTHS = {"dur", "length", "len", "duration"}
 FIELDS = ("start_s", "end_s", "speaker", "recording")  # without which data are others
 _MAX_NAME = 100  # characters
@@ -111,8 +131,7 @@ def refuse_unread(
         missing["duration"] = columns["duration"] or ""
     found = {}
     for name in sorted(set(names if new is None else new) - set(columns.values())) if missing else ():
-        of_end = name == OFFSET and ONSET in names and "end_s" in missing
-        if len(name) <= _MAX_NAME and (field := "end_s" if of_end else _field_of(name, missing)):
+        if len(name) <= _MAX_NAME and (field := _field_of(name, names, missing)):
             found.setdefault(field, name)
     if not found:
         return
@@ -132,12 +151,16 @@ def refuse_unread(
     raise DataError(f"{shown}: {how}, or say that there {are} none, `columns: {{{nothing}}}`")
 
 
-def _field_of(name: str, missing: Mapping[str, str | None]) -> str | None:
-    """Which of the missing fields a name seems to be of."""
+def _field_of(name: str, names: Collection[str], missing: Mapping[str, str]) -> str | None:
+    """Which of the missing fields one of these names seems to be of."""
+    for pair in _PAIRS:
+        if name in pair and set(pair) <= set(names):
+            field = ("start_s", "end_s")[pair.index(name)]
+            return field if field in missing else None
     words = _words(name)
     for field, own in (*_WORDS_OF.items(), ("duration", _LENGTHS)):
-        rest = words - own
-        if field in missing and words & own and rest <= _BESIDE | _SECONDS | _OTHER_UNITS.keys():
+        beside = _NAMES if field in ("speaker", "recording") else _TIMES | _SECONDS | _OTHER_UNITS.keys()
+        if field in missing and words & own and words - own <= beside:
             return field
     by_column = {column: field for field, column in missing.items() if column}
     near = difflib.get_close_matches(name, by_column, n=1, cutoff=_NEAR)
