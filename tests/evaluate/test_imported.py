@@ -142,7 +142,7 @@ def test_a_reference_is_not_taken_for_the_hypothesis(tmp_path, name):
         file.of_set("d1", asked, NORMALISER)
     wrong = [row | {"text": f"אחר {row['id']}"} for row in said]
     assert len(read(wrong).of_set("d1", asked, NORMALISER)) == 4, "a text that is no reference is a hypothesis"
-    perfect = [{key: row[key] for key in ("id", "text", "speaker")} for row in said]
+    perfect = [{"id": row["id"], "text": row["text"], "ref": row["text"], "speaker": "a b"} for row in said]
     assert len(read(perfect).of_set("d1", asked, NORMALISER)) == 4, "a perfect system has no other text"
     for other in ("transcription", "transcript"):
         with pytest.raises(DataError, match=f"'text' or '{other}' is the hypothesis, and the other the reference"):

@@ -16,6 +16,9 @@ from shibolet.records.utterance import Utterance
 from shibolet.speech.text import strip_official_prefix
 from shibolet.speech.textfiles import BadRow, explained, one_line, read_lines
 
+NO_TEXTS = {
+    *ID_KEYS, "set", "speaker", "recording", "domain", "source", "language", "model", "system", "accent", "path", "file",
+}  # fmt: skip
 LOOKED_AT = 1000  # rows, to tell which columns hold texts
 MAX_EQUAL_FRAC = 0.95  # of hypotheses to their references, where another column may hold the hypotheses
 IVRIT_COLUMNS = ("reference_text", "predicted_text")
@@ -143,24 +146,25 @@ def _add(found: HypothesisFile, row: Row, where: str) -> str:
 
 
 class _OtherTexts:
-    """Finds a column beside `text` that could as well hold the hypotheses: sentences, most of them different."""
+    """Finds a column beside `text` that could as well hold the hypotheses: other texts of several words."""
 
     def __init__(self) -> None:
         self._num_rows, self._read = 0, set()
-        self._seen: dict[str, Counter[str]] = defaultdict(Counter)
+        self._others: Counter[str] = Counter()
 
     def look_at(self, row: Row, key: str) -> None:
         self._num_rows += 1
         self._read.add(key)
         if key in EITHER_KEYS and self._num_rows <= LOOKED_AT:
             for name, value in row.items():
-                if name not in (key, *ID_KEYS) and isinstance(value, str) and " " in value.strip():
-                    self._seen[name][value] += 1
+                is_text = isinstance(value, str) and " " in value.strip()
+                if is_text and name not in NO_TEXTS and value != row[key]:
+                    self._others[name] += 1
 
     def found(self) -> tuple[str, str] | None:
         """The column that was read, and the other one; None where nothing is in doubt."""
         enough = min(self._num_rows, LOOKED_AT) / 2
-        other = next((name for name, texts in self._seen.items() if len(texts) >= enough), None)
+        other = next((name for name, num in self._others.items() if num >= enough), None)
         return (next(iter(self._read)), other) if other and len(self._read) == 1 else None
 
 
