@@ -43,15 +43,22 @@ TEXTS = [
     "...", "\u200b", "\ufeffx", "\ud800", "\x00", "language English<asr_text>x", "<|0.00|>a<|1.00|>", "\u2028", "1.5",
     "1,5", "nan", "-1", "0", "he-IL", "1e400", "NaN",
 ]  # fmt: skip
-numbers = st.one_of(
-    st.integers(-5, 5), st.floats(-3, 3), st.sampled_from([float("nan"), float("inf"), 10**400, 1e300, 0.5, 1, True])
-)
-texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
-values = st.recursive(
-    st.one_of(st.none(), st.booleans(), numbers, texts, st.sampled_from(PATHS)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)),
-    max_leaves=5,
-)
+NUMBERS = [0, 1, -1, 2, 0.1, 0.25, 0.5, 0.75, 7, 1e300, 10**400, float("nan"), float("inf"), -0.0, True, False]
+NESTED = [
+    None,
+    [],
+    {},
+    [0],
+    [[0]],
+    {"audio": "a.wav"},
+    {"text": []},
+    {"path": "a.wav", "bytes": None},
+    {"id": {"id": 1}},
+]
+# Most values are drawn from a pool: half of the time of a test goes into drawing.
+texts = st.sampled_from(TEXTS) | st.text(max_size=8)
+values = st.sampled_from([*NESTED, *NUMBERS, *TEXTS, *PATHS]) | st.floats(-3, 3) | texts
+numbers = st.sampled_from(NUMBERS)
 good = st.fixed_dictionaries(
     {"audio": st.just("a.wav"), "text": st.just("\u05d0\u05d1 \u05d2\u05d3")},
     optional={"start_s": st.sampled_from([0, 0.1, "0.1"]), "duration": st.sampled_from([0.2, "0.5", 0.5, 7])},
@@ -82,7 +89,7 @@ def line_of(row: dict) -> bytes:
 def jsonl(rows: st.SearchStrategy[dict]) -> st.SearchStrategy[bytes]:
     """Lines of JSON, mostly rows; other lines, marks, line ends and encodings between them."""
     lines = st.one_of(rows.map(line_of), rows.map(line_of), st.binary(max_size=20), texts.map(_bytes))
-    whole = st.tuples(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]), st.lists(lines, max_size=6))
+    whole = st.tuples(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]), st.lists(lines, max_size=4))
     return whole.map(lambda made: made[0].join(made[1]))
 
 
@@ -102,7 +109,7 @@ def tables(delimiter: str) -> st.SearchStrategy[bytes]:
         st.just(["path", "sentence", "locale"]),
     )
     cell = st.builds(quoted, st.one_of(st.sampled_from(PATHS), texts, numbers.map(str)), st.booleans())
-    rows = st.lists(st.lists(cell, max_size=7).map(delimiter.join), max_size=6)
+    rows = st.lists(st.lists(cell, max_size=6).map(delimiter.join), max_size=4)
     whole = st.tuples(names.map(delimiter.join), rows, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
     return whole.map(lambda made: _bytes(made[2].join([made[0], *made[1]]) + made[2] * made[3]))
 

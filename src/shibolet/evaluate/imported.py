@@ -17,7 +17,7 @@ from shibolet.speech.text import strip_official_prefix
 from shibolet.speech.textfiles import BadRow, explained, one_line, read_lines
 
 NO_TEXTS = {
-    *ID_KEYS, "set", "speaker", "recording", "domain", "source", "language", "model", "system", "accent", "path", "file",
+    *ID_KEYS, "set", "speaker", "recording", "domain", "source", "language", "model", "system", "path", "file",
 }  # fmt: skip
 LOOKED_AT = 1000  # rows, to tell which columns hold texts
 MAX_EQUAL_FRAC = 0.95  # of hypotheses to their references, where another column may hold the hypotheses

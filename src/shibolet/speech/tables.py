@@ -71,7 +71,9 @@ def open_table(path: str | Path) -> ParquetTable | ArrowTable:
 
 @lru_cache(maxsize=4)
 def _open(path: Path, mtime_ns: int, size: int) -> ParquetTable | ArrowTable:
-    return ParquetTable(path) if path.suffix == ".parquet" else ArrowTable(path)
+    table = ParquetTable(path) if path.suffix == ".parquet" else ArrowTable(path)
+    _ = table.schema.names  # those of a damaged file are no text: known here, where it is told
+    return table
 
 
 @contextmanager
