@@ -26,7 +26,6 @@ FOREIGN = {
     "demo/tiny.py": "the JSON of the tokenizers library",
     "listen/ctc.py": "what a processor of transformers gives",
     "listen/ctranslate2_whisper.py": "what a processor of transformers gives",
-    "listen/hypotheses.py": "another system's hypotheses",
     "listen/open.py": "a model's config.json",
     "listen/seq2seq.py": "what a tokenizer of transformers gives",
     "listen/server.py": "a server's answer",

@@ -142,6 +142,7 @@ def test_cross_checks():
     for rate in ("-1e-3", "0", ".nan", "1e4"):
         assert "lr_by_part.head" in refused("hebrew-round2", f"train.phases.0.lr_by_part.head={rate}")
     assert "'hebrw' is not known" in refused("hebrew-round2", "language=hebrw")
+    assert "is in English, and the recipe trains Hebrew" in refused("hebrew-round2", "data.train.0.language=English")
     assert "'a' goes from 5 to 1 s" in refused("hebrew-round2", "evaluate.buckets_s=[[a, 5, 1]]")
     rates = "{projector: 1e-4}"
     assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")

@@ -287,6 +287,22 @@ def test_rows_left_out_are_told_by_reason(tmp_path):
     assert "1 utterances; rows left out: 2 missing_file, 1 empty_text; the first is 'b.wav', line 2" in sentence
 
 
+def test_rows_in_another_language_are_neither_trained_nor_scored(tmp_path):
+    """They would be trained under the recipe's name, and their words counted as the set's."""
+    sf.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    rows = [{"audio": "a.wav", "text": "שלום", "language": own} for own in ("he", "en", "iw", "ar")]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, {"audio": "a.wav", "text": "language English<asr_text>hello"}])
+    place = f"manifest: {tmp_path}/rows.jsonl"
+    sets = f"evaluate.sets=[{{name: s, {place}}}, {{name: e, {place}, language: English}}]"
+    recipe = load_recipe("demo", [f"data.train=[{{name: t, {place}}}]", sets])
+    with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
+        trained, hebrew, english = current.data, *map(current.read, current.recipe.evaluate.sets)
+    assert {u.language for u in trained.utterances} == {u.language for u in hebrew.utterances} == {"Hebrew"}
+    assert len(trained.utterances) == 2 and [u.language for u in english.utterances] == ["English"] * 2
+    for data, num in ((trained, 3), (hebrew, 3), (english, 3)):
+        assert [(line.rule, line.text) for line in data.ledger] == [("other_language", None)] * num
+
+
 def test_stages_out_of_order_say_what_to_run_first(current):
     with pytest.raises(DataError, match="stage 'audit' is not done; run it first"):
         auditing.do_gate(current)

@@ -122,6 +122,13 @@ class Recipe(Config):
     def _languages_are_known(self) -> Self:
         for language in (self.language, *(source.language for source in self.evaluate.sets if source.language)):
             get_language(language)
+        own = get_language(self.language)
+        for source in self.data.train:
+            if source.language and get_language(source.language) is not own:
+                raise RecipeError(
+                    f"data.train: '{source.name}' is in {source.language}, and the recipe trains {own.name}: a "
+                    "round has one language"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from shibolet.audit.review import (
     draw_cells,
     human_flags,
     keep_review,
+    read_saved,
     review,
 )
 from shibolet.audit.sampling import lot
@@ -297,15 +298,26 @@ def test_files_that_are_no_review_are_refused(tmp_path):
     path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
     keep_review(path, kept, {"a": "x\u2028y"})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as an editor on Windows saves it
-    assert read_review(kept)["a"].verdict == "good"
+    assert read_saved(path)["a"].verdict == "good"
     with pytest.raises(DataError, match="none of its 1 verdicts is about an utterance of this data set"):
         keep_review(path, kept, {"a": "other", "b": "x\u2028y"})
     for line in ("{", '{"id": "a"}', '{"id": "a", "verdict": "fine", "text": ""}', '["a"]'):
         path.write_text(f'{{"id": "b", "verdict": "bad", "text": ""}}\n{line}\n', encoding="utf-8")
         with pytest.raises(DataError, match=r"review\.jsonl, line 2: "):
-            read_review(path)
-    with pytest.raises(DataError, match="there is no"):
-        read_review(tmp_path / "absent.jsonl")
+            read_saved(path)
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_saved(tmp_path / "absent.jsonl")
+    answer = '{"id": "a", "verdict": "good", "text": "שלום עולם"}\n'
+    for content, said in (
+        (answer.encode("utf-16"), "it is UTF-16: save it as UTF-8"),
+        (answer.encode("cp1255"), "line 1: .*windows-1255"),
+        (f"[{answer.strip()}]".encode(), "is a JSON array: one object a line"),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            read_saved(path)
+    path.write_bytes(f"\ufeff{answer}\r\n\ufeff{answer}".encode())
+    assert list(read_saved(path)) == ["a"]
 
 
 def test_flags_of_the_data_set_against_verdicts():

@@ -1,5 +1,7 @@
 """Foreign hypotheses: each format finds its utterances, nothing is taken for another's, what is left over is named."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.imported import read_hypotheses
 from shibolet.evaluate.stage import score_hypotheses
+from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.records.candidate import named
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.text import get_language
@@ -84,14 +87,14 @@ def test_any_csv_with_an_id_and_a_text(tmp_path):
     [
         ("h.jsonl", '{"id": "a", "hypothesis": "x"}\nnot json', "line 2: not JSON"),
         ("h.jsonl", '{"id": "a"}', "line 1: a row needs an id"),
-        ("h.jsonl", '["a"]', "line 1: a row needs an id"),
+        ("h.jsonl", '["a"]', "line 1: a list, not an object"),
         ("h.jsonl", '{"id": "a", "hypothesis": ["x"]}', "'hypothesis' is list, not text"),
         ("h.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "line 2: id 'a' stands there twice"),
         ("h.jsonl", "\n", "no hypotheses in it"),
         ("h.ctm", "rec 1 zero 0.5 word", "line 1: not 'file channel start duration word'"),
         ("h.ctm", "rec 1 0.5", "line 1: not 'file channel"),
         ("h.csv", "a,b\n1,2\n", "line 2: a row needs an id"),
-        ("h.trn", "x", "come as .jsonl, .ctm or .csv"),
+        ("h.trn", "x", "come as .jsonl, .csv, .tsv or .ctm"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, name, text, match):
@@ -118,3 +121,69 @@ def test_an_utterance_without_a_hypothesis_counts_as_deleted(tmp_path):
     assert scores.wer.deletions == scores.wer.errors == 3 and scores.num_utterances == 2
     assert [(one.id, one.reason) for one in scores.failures] == [("u2", "no_hypothesis")]
     assert score_hypotheses({}, asked, out_dir=tmp_path / "out", **settings) == scores, "found by its identity"
+
+
+@pytest.mark.parametrize("name", ["h.jsonl", "h.csv", "h.tsv"])
+def test_a_reference_is_not_taken_for_the_hypothesis(tmp_path, name):
+    """A perfect score, of a file in which the references stand as `text` beside what the system said."""
+    texts = [(f"u{i}", f"שלום עולם {i}", f"שטויות גמורות {i}") for i in range(4)]
+    said = [{"id": id, "text": text, "other": other, "speaker": "a b"} for id, text, other in texts]
+    asked = [utterance(row["id"], row["text"]) for row in said]
+
+    def read(rows: list[dict]):
+        if name == "h.jsonl":
+            return read_hypotheses(write(tmp_path / name, "".join(json.dumps(row) + "\n" for row in rows)))
+        cells = [rows[0].keys(), *(row.values() for row in rows)]
+        delimiter = "," if name == "h.csv" else "\t"
+        return read_hypotheses(write(tmp_path / name, "".join(delimiter.join(row) + "\n" for row in cells)))
+
+    file = read(said)
+    with pytest.raises(DataError, match="'text' is the reference in 4 of 4 rows of set 'd1', and 'other' may be"):
+        file.of_set("d1", asked, NORMALISER)
+    wrong = [row | {"text": f"אחר {row['id']}"} for row in said]
+    assert len(read(wrong).of_set("d1", asked, NORMALISER)) == 4, "a text that is no reference is a hypothesis"
+    perfect = [{"id": row["id"], "text": row["text"], "ref": row["text"], "speaker": "a b"} for row in said]
+    assert len(read(perfect).of_set("d1", asked, NORMALISER)) == 4, "a perfect system has no other text"
+    for other in ("transcription", "transcript"):
+        with pytest.raises(DataError, match=f"'text' or '{other}' is the hypothesis, and the other the reference"):
+            read([{"id": row["id"], "text": row["text"], other: row["other"]} for row in said])
+        assert read([{"id": "u0", other: "א ב"}]).of_set("d1", asked, NORMALISER) == {"u0": "א ב"}
+    with pytest.raises(DataError, match="'hypothesis' and 'pred_text' differ"):
+        read([{"id": "u0", "hypothesis": "א", "pred_text": "ב"}])
+
+
+def test_the_case_that_was_reported():
+    case = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "hyp_reference_as_hypothesis"
+    if not case.exists():
+        pytest.skip("no folder 'shared' beside the repository")
+    with pytest.raises(DataError, match="'text' or 'transcription' is the hypothesis"):
+        read_hypotheses(case / "reftext.jsonl")
+
+
+def test_hypotheses_as_programs_and_people_write_them(tmp_path):
+    """Names with accents in either form, marks, quotes of a spreadsheet, gzip: the same as in manifests."""
+    asked = [utterance("u1", ""), utterance("u2", "", path="/data/café.wav"), utterance("u3", "")]
+    rows = '\ufeff Id ;Hypothesis\r\nu1;"אמר ""לא"""\r\ncafe\u0301;ב\r\nu3\r\n'
+    found = read_hypotheses(write(tmp_path / "h.csv", rows)).of_set("d", asked, NORMALISER)
+    assert found == {"u1": 'אמר "לא"', "u2": "ב", "u3": ""}
+    lines = '\ufeff{"ID": "u1", "pred_text": "א"}\n\ufeff{"id": "u3", "prediction": "language Hebrew<asr_text>ג"}\n'
+    (tmp_path / "h.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert read_hypotheses(tmp_path / "h.jsonl.gz").of_set("d", asked, NORMALISER) == {"u1": "א", "u3": "ג"}
+    assert RecordedHypotheses(tmp_path / "h.jsonl.gz").look_up(["u3"])[0].hypothesis == "ג"
+    heard = RecordedHypotheses(tmp_path / "h.csv").look_up(["caf\u00e9", "u9"])
+    assert [one and one.hypothesis for one in heard] == ["ב", None]
+    for content, said in (
+        ('[{"id": "u1", "hypothesis": "x"}]', "is a JSON array"), (lines.encode("utf-16"), "it is UTF-16"),
+        ('{"id": "u1", "hypothesis": "שלום עולם"}\n'.encode("cp1255"), "line 1: byte 0xf9 .*windows-1255"),
+    ):  # fmt: skip
+        (tmp_path / "h.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+        for read in (read_hypotheses, RecordedHypotheses):
+            with pytest.raises(DataError, match=said):
+                read(tmp_path / "h.jsonl")
+
+
+def test_an_audit_takes_nothing_but_a_hypothesis(tmp_path):
+    """With the texts of the manifest as hypotheses every text would be right."""
+    path = write(tmp_path / "h.jsonl", '{"id": "u1", "text": "א"}\n')
+    with pytest.raises(DataError, match="line 1: expected the texts 'id' and 'hypothesis'"):
+        RecordedHypotheses(path)

@@ -189,7 +189,7 @@ def test_hypotheses_from_a_file_are_found_by_id(tmp_path: Path) -> None:
     assert isinstance(recogniser, RecordedHypotheses) and recogniser.identity == listener_identity(str(path))
     found = recogniser.look_up(["b", "a", "c"])
     assert [h and h.hypothesis for h in found] == ["", "שלום", None] and found[0].text_score is None
-    path.write_text('{"id": 3, "hypothesis": "x"}\n', encoding="utf-8")
+    path.write_text('{"id": null, "hypothesis": "x"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="line 1"):
         open_recogniser(str(path), "Hebrew")
     with pytest.raises(ModelError, match="no such file"):

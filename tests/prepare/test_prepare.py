@@ -96,6 +96,16 @@ def rows_of(out_dir: Path, split: str = "*") -> list[dict]:
     return [row for path in sorted(out_dir.glob(f"{split}-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
+def test_a_text_without_words_is_no_target_whatever_the_audit_says(corpus, tmp_path):
+    """Half of a corpus may not have been heard: what is no word may not be learnt from it either."""
+    texts = ("[צחוק]", "(מוזיקה)", "...", "♪", "😀")
+    for number, text in enumerate(texts):
+        corpus.add(f"wordless-{number}", [5], text=text)
+    corpus.prepare(tmp_path / "out", verdicts={}, unheard="keep")
+    rules = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert [rules.get(f"wordless-{number}") for number in range(len(texts))] == ["no_words"] * len(texts)
+
+
 def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tmp_path):
     summary = corpus.prepare(tmp_path / "out")
     assert summary == Prepared.read(tmp_path / "out" / "summary.json")
@@ -103,7 +113,7 @@ def test_kept_and_dropped_are_what_came_in_and_each_drop_has_its_rule(corpus, tm
     ledger = read_ledger(tmp_path / "out" / "ledger.jsonl")
     dropped = {line.id: line.rule for line in ledger if line.rule in summary.dropped_by_rule}
     assert dropped == {
-        "wrong": "low_quality:wrong_text", "no-hebrew": "no_words", "empty": "empty_text", "brief": "too_short",
+        "wrong": "low_quality:wrong_text", "no-hebrew": "no_words", "empty": "no_words", "brief": "too_short",
         "fast": "too_much_text", "broken": "undecodable",
     }  # fmt: skip
     assert next(line.detail for line in ledger if line.id == "wrong") == "0.1 under 0.5"
@@ -246,7 +256,7 @@ def test_an_audit_that_is_not_believed_drops_trims_and_cuts_nothing(corpus, tmp_
     summary = corpus.prepare(tmp_path / "out", drop_low_quality=False)
     rules = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}
     assert rules == {
-        "long-0": "too_long", "long-1": "too_long", "empty": "empty_text", "brief": "too_short",
+        "long-0": "too_long", "long-1": "too_long", "empty": "no_words", "brief": "too_short",
         "fast": "too_much_text", "broken": "undecodable",
     }  # fmt: skip
     assert {"wrong", "no-hebrew"} < {row["id"] for row in rows_of(tmp_path / "out")}

@@ -12,7 +12,7 @@ import soundfile as sf
 
 from shibolet.errors import DataError
 from shibolet.records.utterance import Utterance
-from shibolet.speech import manifests
+from shibolet.speech import textfiles
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.speech.manifests import open_manifest
 from shibolet.speech.read import read_source
@@ -228,7 +228,6 @@ def test_folder(tmp_path):
     "content, shown",
     [
         ('{"wav": "a.wav", "words": "a"}\n', "its first row has the fields wav, words"),
-        ('[{"id": "x"}]\n', "its first line is '[{"),
         ("a.wav|one\n", "its first line is 'a.wav|one"),
         ("a.wav\tone\n", "its columns are a.wav, one"),
         (b"PAR1\x00\x01", r"its first line is 'PAR1"),
@@ -260,7 +259,7 @@ def test_manifests_that_cannot_be_read(tmp_path):
 
 def test_a_line_without_end(tmp_path, monkeypatch):
     """A line of many megabytes is passed over, not read; the lines around it keep their numbers."""
-    monkeypatch.setattr(manifests, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(textfiles, "MAX_LINE_BYTES", 1000)
     write_audio(tmp_path / "a.wav")
     good = {"audio": "a.wav", "text": "one"}
     path = write_rows(tmp_path / "x.jsonl", good, {**good, "text": "x" * 5000}, good, {**good, "text": "x" * 1500})

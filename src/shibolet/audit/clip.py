@@ -11,6 +11,7 @@ from shibolet.audit.signals import Signals
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.text.language import Language
+from shibolet.speech.text.rules import has_words
 
 AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -49,7 +50,7 @@ class Clip:
 def clip_of(u: Utterance, language: Language) -> Clip | None:
     """An utterance to listen to; None where its text has no word that could be checked."""
     words = language.to_words(u.text)
-    if not words.num_verifiable:
+    if not words.num_verifiable or not has_words(u.text):
         return None
     return Clip(
         key=u.id,

@@ -19,9 +19,11 @@ from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Answers, FlagStatistics, HumanFlags, Review, StratumSize
 from shibolet.records.documents.gate import Interval
 from shibolet.records.files import write_jsonl
-from shibolet.records.review import Answer, read_review
+from shibolet.records.reading import parse_line
+from shibolet.records.review import REMEDY, Answer, read_review
 from shibolet.scoring.allocation import turns
 from shibolet.scoring.rates import WeightedRate
+from shibolet.speech.textfiles import BadRow, explained, read_lines, require_one_object_a_line
 
 NUM_DRAWN = 240  # that the page offers, over all cells; a person answers about 60 in ten minutes
 MIN_ANSWERED = 40  # good or bad, all together; fewer give no rate
@@ -51,12 +53,26 @@ def _statistics(rows: Sequence[Audited]) -> FlagStatistics:
     )
 
 
+def read_saved(path: Path) -> dict[str, Answer]:
+    """Answers of a file that a person brings, by utterance id; the later of two counts. DataError names the line that is none."""
+    with explained(f"review {path}"):
+        lines = list(read_lines(path))
+    require_one_object_a_line(lines[0][1] if lines else "", f"review {path}")
+    answers = {}
+    for number, line in lines:
+        if isinstance(line, BadRow):
+            raise DataError(f"review {path}, line {number}: {line.detail}")
+        answer = parse_line(path, number, line.encode(), Answer, REMEDY)
+        answers[answer.id] = answer
+    return answers
+
+
 def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> str:
     """Add a saved review to what the run folder has of them; a sentence about both.
 
     Of two answers on an utterance the new one counts. DataError when none is about these utterances.
     """
-    answers = read_review(path)
+    answers = read_saved(path)
     if not any(text_of.get(answer.id) == answer.text for answer in answers.values()):
         raise DataError(
             f"review {path}: none of its {len(answers)} verdicts is about an utterance of this data set; "

@@ -1,22 +1,26 @@
 """Hypotheses that another system made, as its files have them, by utterance of a set.
 
-.jsonl  one object a line: `id` and `hypothesis`, or NeMo's `audio_filepath` and `pred_text`; `set` where ids repeat
-.ctm    NIST's: file, channel, start, duration, word; words go to the utterance whose span holds their middle
-.csv    ivrit.ai's evaluate_model.py: `reference_text` and `predicted_text`, matched by reference; or `id` and a text
+.jsonl      one object a line: `id` and `hypothesis`, or NeMo's `audio_filepath` and `pred_text`; `set` where ids repeat
+.csv, .tsv  the same in columns; or ivrit.ai's `reference_text` and `predicted_text`, matched by reference
+.ctm        NIST's: file, channel, start, duration, word; words go to the utterance whose span holds their middle
 """
 
-import csv
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shibolet.errors import DataError
+from shibolet.listen.hypotheses import EITHER_KEYS, ID_KEYS, TEXT_KEYS, Row, id_of, read_rows, same_id, text_key
 from shibolet.records.utterance import Utterance
+from shibolet.speech.text import strip_official_prefix
+from shibolet.speech.textfiles import BadRow, explained, one_line, read_lines
 
-ID_KEYS = ("id", "utterance_id", "audio_filepath", "audio")
-TEXT_KEYS = ("hypothesis", "pred_text", "predicted_text", "prediction", "text")
+NO_TEXTS = {
+    *ID_KEYS, "set", "speaker", "recording", "domain", "source", "language", "model", "system", "path", "file",
+}  # fmt: skip
+LOOKED_AT = 1000  # rows, to tell which columns hold texts
+MAX_EQUAL_FRAC = 0.95  # of hypotheses to their references, where another column may hold the hypotheses
 IVRIT_COLUMNS = ("reference_text", "predicted_text")
 
 Normaliser = Callable[[str], str]
@@ -30,6 +34,7 @@ class HypothesisFile:
     by_id: dict[tuple[str | None, str], str] = field(default_factory=dict)  # (set, id)
     by_reference: list[tuple[str, str]] = field(default_factory=list)  # (reference, hypothesis) in order
     words: dict[str, list[tuple[float, str]]] = field(default_factory=dict)  # recording -> (middle in s, word) in order
+    in_doubt: tuple[str, str] | None = None  # the key that was read, and another that may hold the hypotheses
     used: set[Hashable] = field(default_factory=set)
 
     @property
@@ -45,7 +50,7 @@ class HypothesisFile:
         return [name for key, name in self.entries.items() if key not in self.used]
 
     def of_set(self, set_name: str, utterances: Sequence[Utterance], normaliser: Normaliser) -> dict[str, str]:
-        """Hypotheses by utterance id; utterances without one are missing."""
+        """Hypotheses by utterance id, without those that have none; DataError where they seem to be references."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for place, (reference, _) in enumerate(self.by_reference):
             if place not in self.used:
@@ -62,14 +67,22 @@ class HypothesisFile:
             elif places := waiting.get(normaliser(utterance.text).strip()) if waiting else None:
                 self.used.add(place := places.pop(0))
                 found[utterance.id] = self.by_reference[place][1]
+        if self.in_doubt and found:
+            equal = sum(found.get(utterance.id) == utterance.text for utterance in utterances)
+            if equal >= MAX_EQUAL_FRAC * len(found):
+                read, other = self.in_doubt
+                raise DataError(
+                    f"{self.path}: '{read}' is the reference in {equal:,} of {len(found):,} rows of set '{set_name}', "
+                    f"and '{other}' may be the hypothesis: call the hypothesis 'hypothesis'"
+                )
         return found
 
     def _spoken_in(self, utterance: Utterance) -> str | None:
         """The words of a CTM within the utterance; None where the CTM does not know its recording."""
-        if utterance.id in self.words:
-            name, start_s, end_s = utterance.id, 0.0, None
+        if (id := same_id(utterance.id)) in self.words:
+            name, start_s, end_s = id, 0.0, None
         else:
-            candidates = (Path(utterance.audio.path).stem, utterance.recording or "")
+            candidates = map(same_id, (Path(utterance.audio.path).stem, utterance.recording or ""))
             name = next((name for name in candidates if name in self.words), None)
             start_s, end_s = utterance.audio.start_s, utterance.audio.end_s
         if name is None:
@@ -87,78 +100,88 @@ def _names(utterance: Utterance) -> tuple[str, ...]:
     """What a file may call an utterance: its id, or its audio file where it is the whole of it."""
     audio = utterance.audio
     whole = audio.row is None and audio.start_s == 0 and audio.end_s is None
-    return (utterance.id, audio.path, Path(audio.path).name, Path(audio.path).stem) if whole else (utterance.id,)
+    names = (utterance.id, audio.path, Path(audio.path).name, Path(audio.path).stem) if whole else (utterance.id,)
+    return tuple(map(same_id, names))
 
 
 def read_hypotheses(path: Path) -> HypothesisFile:
-    """The content of a JSONL, CTM or CSV file; DataError names the line that cannot be read."""
-    readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".ctm": _read_ctm, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: hypotheses come as .jsonl, .ctm or .csv, not '{path.suffix}'")
-    try:
-        found = readers[path.suffix.lower()](path)
-    except OSError as error:
-        raise DataError(f"hypotheses {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"hypotheses {path} are not UTF-8: {error.reason}") from error
+    """The content of a JSONL, CSV, TSV or CTM file; DataError names the line that cannot be read."""
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind not in (".jsonl", ".json", ".ctm", ".csv", ".tsv"):
+        raise DataError(f"{path}: hypotheses come as .jsonl, .csv, .tsv or .ctm, not '{path.suffix}'")
+    found = _read_ctm(path) if kind == ".ctm" else _read_rows(path, is_table=kind in (".csv", ".tsv"))
     if not found.entries:
         raise DataError(f"{path}: no hypotheses in it")
     return found
 
 
-def _read_jsonl(path: Path) -> HypothesisFile:
+def _read_rows(path: Path, *, is_table: bool) -> HypothesisFile:
     found = HypothesisFile(path)
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # U+2028 may stand inside a text
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON: {error}") from error
-        _add(found, row, f"line {number}")
-    return found
-
-
-def _read_csv(path: Path) -> HypothesisFile:
-    found = HypothesisFile(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if set(IVRIT_COLUMNS) <= set(rows.fieldnames or ()):
-            found.by_reference = [tuple(row[name] or "" for name in IVRIT_COLUMNS) for row in rows]
+    others = _OtherTexts()
+    for where, row in read_rows(path):
+        if set(IVRIT_COLUMNS) <= row.keys() and (is_table or id_of(row) is None):
+            found.by_reference.append(tuple(row[name] or "" for name in IVRIT_COLUMNS))
         else:
-            for row in rows:
-                _add(found, row, f"line {rows.line_num}")
+            others.look_at(row, _add(found, row, where))
+    found.in_doubt = others.found()
     return found
 
 
-def _add(found: HypothesisFile, row: object, where: str) -> None:
-    """One row with an id and a text."""
-    id_key = next((key for key in ID_KEYS if isinstance(row, dict) and row.get(key) is not None), None)
-    text_key = next((key for key in TEXT_KEYS if isinstance(row, dict) and key in row), None)
-    if id_key is None or text_key is None:
+def _add(found: HypothesisFile, row: Row, where: str) -> str:
+    """Take over a row with an id and a text; the key of the text comes back."""
+    id, key = id_of(row), text_key(row, f"{found.path}, {where}")
+    if id is None or key is None:
         raise DataError(
-            f"{found.path}, {where}: a row needs an id ({', '.join(ID_KEYS)}) and a text ({', '.join(TEXT_KEYS)})"
+            f"{found.path}, {where}: a row needs an id ({', '.join(ID_KEYS)}) and a text "
+            f"({', '.join((*TEXT_KEYS, *EITHER_KEYS))})"
         )
-    text = row[text_key]
-    if text is not None and not isinstance(text, str):
-        raise DataError(f"{found.path}, {where}: '{text_key}' is {type(text).__name__}, not text")
-    key = (row.get("set"), str(row[id_key]))
-    if key in found.by_id:
-        raise DataError(f"{found.path}, {where}: id '{key[1]}' stands there twice; ids must be unique in a set")
-    found.by_id[key] = text or ""
+    for name in (key, "set"):
+        if row.get(name) is not None and not isinstance(row[name], str):
+            raise DataError(f"{found.path}, {where}: '{name}' is {type(row[name]).__name__}, not text")
+    place = (row.get("set") or None, id)
+    if place in found.by_id:
+        raise DataError(f"{found.path}, {where}: id '{one_line(id)}' stands there twice; ids must be unique in a set")
+    found.by_id[place] = strip_official_prefix(row[key] or "")[1]
+    return key
+
+
+class _OtherTexts:
+    """Finds a column beside `text` that could as well hold the hypotheses: other texts of several words."""
+
+    def __init__(self) -> None:
+        self._num_rows, self._read = 0, set()
+        self._others: Counter[str] = Counter()
+
+    def look_at(self, row: Row, key: str) -> None:
+        self._num_rows += 1
+        self._read.add(key)
+        if key in EITHER_KEYS and self._num_rows <= LOOKED_AT:
+            for name, value in row.items():
+                is_text = isinstance(value, str) and " " in value.strip()
+                if is_text and name not in NO_TEXTS and value != row[key]:
+                    self._others[name] += 1
+
+    def found(self) -> tuple[str, str] | None:
+        """The column that was read, and the other one; None where nothing is in doubt."""
+        enough = min(self._num_rows, LOOKED_AT) / 2
+        other = next((name for name, num in self._others.items() if num >= enough), None)
+        return (next(iter(self._read)), other) if other and len(self._read) == 1 else None
 
 
 def _read_ctm(path: Path) -> HypothesisFile:
     words: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        fields = line.split()
-        if not fields or fields[0].startswith(";;"):
-            continue
-        try:
-            name, _, start, duration, word = fields[:5]
-            words[name].append((float(start) + float(duration) / 2, word))
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: not 'file channel start duration word', but '{line.strip()}'"
-            ) from error
+    with explained(f"hypotheses {path}"):
+        for number, line in read_lines(path):
+            if isinstance(line, BadRow):
+                raise DataError(f"{path}, line {number}: {line.detail}")
+            fields = line.split()
+            if not fields or fields[0].startswith(";;"):
+                continue
+            try:
+                name, _, start, duration, word = fields[:5]
+                words[same_id(name)].append((float(start) + float(duration) / 2, word))
+            except ValueError as error:
+                raise DataError(
+                    f"{path}, line {number}: not 'file channel start duration word', but '{one_line(line)}'"
+                ) from error
     return HypothesisFile(path, words={name: sorted(heard, key=lambda item: item[0]) for name, heard in words.items()})

@@ -25,7 +25,12 @@ from shibolet.records.files import hash_file
 if TYPE_CHECKING:
     from shibolet.listen.transcribe import Transcriber
 
-HYPOTHESES = ".jsonl"  # a recogniser's name that ends so is a file of what was heard elsewhere
+HYPOTHESES = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".csv",
+    ".tsv",
+)  # a recogniser's name that ends so is a file of what was heard elsewhere
 
 
 def listener_identity(name: str) -> str:

@@ -12,6 +12,7 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
+from shibolet.speech.text.rules import has_words
 
 HashOf = Callable[[AudioRef], str]  # of all encoded bytes
 MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
@@ -49,8 +50,8 @@ def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, c
         return drop(utterance, "review:bad", "a person who listened to it found it bad")
     if verdict and verdict.row.failure:
         return drop(utterance, verdict.row.failure, "; ".join(verdict.row.reasons))
-    if not words:
-        return drop(utterance, "empty_text", f"no word is left of '{utterance.text[:40]}'")
+    if not has_words(utterance.text):
+        return drop(utterance, "no_words", f"no word outside brackets in '{utterance.text[:40]}'")
     if verdict and (verdict.row.words != words or len(verdict.row.starts_s) not in (0, len(words))):
         raise DataError(
             f"utterance '{utterance.id}' of {utterance.source}: the audit heard {len(verdict.row.words)} words in "

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from shibolet.records.reading import read_lines
 
-_REMEDY = (
+REMEDY = (
     "save the file from audit.html again, or write lines like "
     '{"id": "...", "verdict": "good, bad or unsure", "text": "that was judged"}'
 )
@@ -25,4 +25,4 @@ class Answer(BaseModel):
 
 def read_review(path: Path) -> dict[str, Answer]:
     """Answers by utterance id; of two on the same utterance the later. DataError names the line that is none."""
-    return {answer.id: answer for answer in read_lines(path, Answer, _REMEDY)}
+    return {answer.id: answer for answer in read_lines(path, Answer, REMEDY)}

@@ -36,6 +36,7 @@ FAILURES = {  # why an utterance could not be scored; of the codes that are not 
     "too_long": "over an hour long",
     "too_short": "too short to score",
     "undecodable": "cannot be decoded",
+    "wrong_duration": "not as long as its row says",
 }
 REASONS = {
     "fit": "the text does not fit",

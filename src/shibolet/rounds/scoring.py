@@ -99,7 +99,8 @@ def evaluate_manifest(
 
     config = EvaluateConfig()
     with track("read") as progress:
-        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), cache_dir(), progress)
+        source = DataSource(name=manifest.stem, manifest=manifest)
+        utterances, ledger = read_source(source, cache_dir(), progress, language)
     trained = None
     if (prepared := prepared_of(model)) is not None:
         RunFolder(prepared.parent).intact("prepare")

@@ -100,7 +100,8 @@ class Round:
 
         if source.name not in self._sources:
             with self.track(f"read {source.name}") as progress:
-                utterances, ledger = read_source(source, cache_dir(), progress)
+                language = source.language or self.recipe.language
+                utterances, ledger = read_source(source, cache_dir(), progress, language)
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"

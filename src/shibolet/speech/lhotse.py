@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from shibolet.speech.rows import BadRow
+from shibolet.speech.textfiles import BadRow
 
 _KEEPS_TIMES = {"Resample"}  # of the transforms that a recording still waits for
 

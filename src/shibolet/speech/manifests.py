@@ -1,16 +1,13 @@
 """Manifests as people have them: what a file is, from its content, and its rows under our own names of fields.
 
-Ours, NeMo's and Lhotse's JSONL (also gzipped), TSV, Common Voice, and folders of audio with a `.txt` beside each file.
-A row keeps its own fields beside ours, so that `columns` can name them. No audio is looked at here.
+Ours, NeMo's and Lhotse's JSONL, TSV and CSV, Common Voice, each also gzipped, and folders of audio with a `.txt` beside
+each file. A row keeps its own fields beside ours, so that `columns` can name them. No audio is looked at here.
 """
 
-import difflib
-import gzip
-import json
 import os
-import zlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,18 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from shibolet.errors import DataError
-from shibolet.speech import lhotse
+from shibolet.speech import cells, lhotse
 from shibolet.speech.audio import AUDIO_SUFFIXES
-from shibolet.speech.rows import BadRow
+from shibolet.speech.fields import (
+    OFFSET,
+    as_number,
+    plain_path,
+    refuse_unread,
+    renamed,
+    require_single,
+    spellings,
+    with_offset,
+)  # fmt: skip
 from shibolet.speech.sources import DataSource
+from shibolet.speech.textfiles import (
+    BadRow,
+    explained,
+    one_line,
+    parse_object,
+    read_lines,
+    read_text,
+    require_one_object_a_line,
+)  # fmt: skip
 
 KNOWN = (
     "JSONL with 'audio' and 'text' or what `columns` names, NeMo JSONL ('audio_filepath'), Lhotse JSONL (cuts, or "
-    "supervisions with their recordings beside them), each also as .gz; TSV with a header, Common Voice's too; a "
-    "folder of audio with a .txt beside each file. Parquet and Arrow files go under `parquet`"
+    "supervisions with their recordings beside them), TSV or CSV with a header, Common Voice's too, each also as .gz; "
+    "a folder of audio with a .txt beside each file. Parquet and Arrow files go under `parquet`"
 )
 HEAD_LINES = 100  # looked at to tell what a file is: the first lines may be broken
-MAX_LINE_BYTES = 16 * 2**20  # a longer line, or .txt, is not read
 
 Fields = dict[str, Any]
 Convert = Callable[[Fields], Iterator[Fields | BadRow]]
@@ -45,9 +59,15 @@ class Manifest:
 
     def find(self, name: str) -> Path:
         """The path of a file; the first that is found in one of several folders decides for those after it."""
+        name = plain_path(name)
         if len(self.folders) > 1 and not os.path.isabs(name):
             self.folders[:] = [f for f in self.folders if os.path.exists(f / name)][:1] or self.folders
         return self.folders[0] / name
+
+    def find_respelled(self, name: str) -> Path | None:
+        """The file that a name means which is there under another spelling only."""
+        others = (folder / other for folder in self.folders for other in spellings(plain_path(name)))
+        return next((other for other in others if os.path.exists(other)), None)
 
 
 def open_manifest(source: DataSource) -> Manifest:
@@ -58,24 +78,24 @@ def open_manifest(source: DataSource) -> Manifest:
     with _explained(source):
         if path.exists() and not path.is_file():
             raise OSError("neither a file nor a folder")
-        head = list(islice(_lines(path), HEAD_LINES))
-        num_lines = sum(1 for _ in _lines(path))
-    first = head[0][1] if head else b""
-    if isinstance(first, bytes) and b"\t" in first and not first.lstrip().startswith(b"{"):
-        header = [name.strip() for name in first.decode(errors="replace").split("\t")]
-        convert = _tsv_format(header, source, path)
-        return Manifest(_guarded(_tsv_rows(path, header, convert), source), num_lines - 1, [path.parent])
-    fields = [parsed for _, line in head if isinstance(parsed := _parse(line), dict)]
+        head = list(islice(read_lines(path), HEAD_LINES))
+        num_lines = sum(1 for _ in read_lines(path))
+    first = head[0][1] if head else ""
+    require_one_object_a_line(first, f"source '{source.name}': {path}")
+    fields = [parsed for _, line in head if isinstance(parsed := parse_object(line), dict)]
+    if not fields and (table := _table_format(first, source, path)):
+        header, text, convert = table
+        return Manifest(
+            _guarded(_table_rows(path, header, text, convert), source), max(num_lines - 1, 0), [path.parent]
+        )
     if any(lhotse.is_recording(row) for row in fields):
         return open_manifest(source.model_copy(update={"manifest": _pair(path, "recordings", "supervisions", source)}))
-    found = next((found for row in fields if (found := _json_format(row, source, path))), None)
+    found = next((found for row in fields if (found := _json_format(row, fields, source, path))), None)
     if head and found is None:
         raise DataError(
             f"source '{source.name}': {path} is no manifest that is known: {_shown(first, fields)}; {KNOWN}"
         )
     convert, is_foreign = found or (_as_it_is, False)
-    if convert is _as_it_is:
-        _refuse_near_misses({key for row in fields for key in row}, source, path)
     # Lhotse's and NeMo's paths often start where the data were prepared: at a folder above the manifest's.
     folders = [path.parent, *path.parent.parents] if is_foreign else [path.parent]
     rows = _guarded(_json_rows(convert, path), source)
@@ -88,72 +108,112 @@ def count_rows(source: DataSource) -> int:
     return manifest.num_rows or sum(1 for _ in manifest.rows)
 
 
-def _json_format(row: Fields, source: DataSource, path: Path) -> tuple[Convert, bool] | None:
+def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path) -> tuple[Convert, bool] | None:
     """How rows like this one are read, and whether others made them; None: like nothing that is known."""
-    audio = source.columns.audio
-    if audio in row or audio.split(".")[0] in row:
-        return _as_it_is, False
+    columns = source.columns
+    others = renamed({key for one in head for key in one}, columns.model_dump().values())
+    own = {others.get(key, key) for key in row}
+    if columns.audio in own or columns.audio.split(".")[0] in own:
+        return _OwnRows(source, path, head, others).convert, False
     if "audio_filepath" in row:
-        return _nemo, True
+        return _NemoRows(source, path, head).convert, True
     if lhotse.is_cut(row):
         return lhotse.rows_of_cut, True
     if lhotse.is_supervision(row):
         recordings = _pair(path, "supervisions", "recordings", source)
         with _explained(source):
-            by_id = lhotse.recordings_by_id(_parse(line) for _, line in _lines(recordings))
+            by_id = lhotse.recordings_by_id(parse_object(line) for _, line in read_lines(recordings))
         return partial(lhotse.rows_of_supervision, by_id, recordings.name), True
     return None
 
 
-def _refuse_near_misses(keys: Collection[str], source: DataSource, path: Path) -> None:
-    """DataError where spans or speakers seem to stand under a name that nothing reads: without them data are others."""
-    columns = source.columns.model_dump()
-    missing = {columns[field]: field for field in ("start_s", "end_s", "speaker", "recording")}
-    missing = {column: field for column, field in missing.items() if column and column not in keys}
-    for key in sorted(set(keys) - set(columns.values())):
-        if near := difflib.get_close_matches(key, missing, n=1, cutoff=0.75):
-            field = missing[near[0]]
-            raise DataError(
-                f"source '{source.name}': {path} has '{key}', which is not read, and no '{near[0]}': name it in the "
-                f"recipe, `columns: {{{field}: {key}}}`, or say that there is none, `columns: {{{field}: null}}`"
-            )
+class _Watched:
+    """Rows whose fields are looked at as they appear; `fields` are those that must not stand under other names."""
+
+    fields: tuple[str, ...] = ("start_s", "end_s")
+
+    def __init__(self, source: DataSource, path: Path, head: list[Fields]) -> None:
+        self.source, self._path, self._seen = source, path, set()
+        self._watch({key for row in head for key in row})
+
+    def _watch(self, names: set[str]) -> None:
+        new = names - self._seen
+        self._seen |= new
+        refuse_unread(self._seen, self.source, self._path, new=new, fields=self.fields)
+
+    def watch(self, row: Fields) -> None:
+        """DataError where a name turns up that seems to be that of a field."""
+        if not row.keys() <= self._seen:
+            self._watch(set(row))
+
+
+class _OwnRows(_Watched):
+    """Rows in our own form; `others` are names that differ from ours in case only."""
+
+    fields = ("start_s", "end_s", "speaker", "recording")
+
+    def __init__(self, source: DataSource, path: Path, head: list[Fields], others: dict[str, str]) -> None:
+        self._others = others
+        super().__init__(source, path, [self._named(row) for row in head])
+        for column in source.columns.required:
+            if column in (source.columns.start_s, source.columns.end_s) and column.split(".")[0] not in self._seen:
+                raise DataError(f"source '{source.name}': {path} has no '{column}' in its first {len(head)} rows")
+
+    def _named(self, row: Fields) -> Fields:
+        return {self._others.get(key, key): value for key, value in row.items()} if self._others else row
+
+    def convert(self, row: Fields) -> Iterator[Fields]:
+        row = self._named(row)
+        self.watch(row)
+        yield with_offset(row, self.source.columns)
+
+
+class _NemoRows(_Watched):
+    """NeMo's: `duration` is that of the span, which starts at `offset` (0 where it is missing)."""
+
+    def convert(self, row: Fields) -> Iterator[Fields]:
+        self.watch(row)
+        fields = {"language": row.get("lang"), **row, "audio": row.get("audio_filepath")}
+        if row.get("start_s") is None and row.get("end_s") is None:
+            fields |= {"start_s": row.get(OFFSET), "end_s": row.get("duration")}
+            with suppress(ValueError):  # a line of the ledger, when the row is looked at
+                start_s, duration_s = as_number(row.get(OFFSET)), as_number(row.get("duration"))
+                if start_s is not None and duration_s is not None:
+                    fields["end_s"] = round(start_s + duration_s, 6)
+        yield fields
 
 
 def _as_it_is(row: Fields) -> Iterator[Fields]:
     yield row
 
 
-def _nemo(row: Fields) -> Iterator[Fields]:
-    """`duration` is that of the span, which starts at `offset` (0 where it is missing)."""
-    start_s, duration_s = row.get("offset"), row.get("duration")
-    summable = all(isinstance(value, int | float) and abs(value) < 1e9 for value in (start_s, duration_s))
-    end_s = round(start_s + duration_s, 6) if summable else duration_s
-    yield {"language": row.get("lang"), **row, "audio": row.get("audio_filepath"), "start_s": start_s, "end_s": end_s}
-
-
-def _tsv_format(header: list[str], source: DataSource, path: Path) -> Convert:
-    columns = source.columns
-    if columns.audio in header and columns.text in header:
-        _refuse_near_misses(header, source, path)
-        seconds = [name for name in (columns.start_s, columns.end_s, columns.duration) if name in header]
-        return partial(_tsv, seconds)
-    if {"path", "sentence"} <= set(header):
-        return partial(_common_voice, "clips/" if (path.parent / "clips").is_dir() else "")
+def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[cells.Header, str, Convert] | None:
+    """The header, the column of the texts and how rows are read; None where the first line is no header."""
+    columns, headers = source.columns, cells.headers(first)
+    for header in headers:
+        others = renamed(header.names, (*columns.model_dump().values(), *COMMON_VOICE))
+        header = cells.Header(tuple(others.get(name, name) for name in header.names), header.delimiter)
+        names, what = header.names, f"source '{source.name}': {path}"
+        if columns.audio in names and columns.text in names:
+            require_single(names, columns.model_dump().values(), what)
+            if lacking := [column for column in columns.required if column not in names]:
+                raise DataError(f"{what} has no column '{lacking[0]}', only {one_line(', '.join(names))}")
+            refuse_unread(names, source, path)
+            return header, columns.text, lambda row: iter((with_offset(row, columns),))
+        if {"path", "sentence"} <= set(names):
+            require_single(names, COMMON_VOICE, what)
+            refuse_unread(names, source, path, fields=_Watched.fields)
+            prefix = "clips/" if (path.parent / "clips").is_dir() else ""
+            return header, "sentence", partial(_common_voice, prefix)
+    if not headers:
+        return None
     raise DataError(
-        f"source '{source.name}': {path} is no table that is known: its columns are {', '.join(header)[:300]}; {KNOWN}"
+        f"source '{source.name}': {path} is no table that is known: its columns are "
+        f"{one_line(', '.join(headers[0].names))}; {KNOWN}"
     )
 
 
-def _tsv(seconds: list[str], row: Fields) -> Iterator[Fields]:
-    yield {name: _number(cell) if name in seconds else cell for name, cell in row.items()}
-
-
-def _number(cell: str) -> float | str | None:
-    """A cell as a number; the cell itself where it is none, for the ledger."""
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
+COMMON_VOICE = ("path", "sentence", "client_id", "locale")
 
 
 def _common_voice(prefix: str, row: Fields) -> Iterator[Fields]:
@@ -162,22 +222,16 @@ def _common_voice(prefix: str, row: Fields) -> Iterator[Fields]:
 
 
 def _json_rows(convert: Convert, path: Path) -> Iterator[tuple[str, Fields | BadRow]]:
-    for number, line in _lines(path):
-        row = _parse(line)
+    for number, line in read_lines(path):
+        row = parse_object(line)
         found = list(convert(row)) if isinstance(row, dict) else [row]
         for i, fields in enumerate(found, 1):
             yield f"line {number}" if len(found) == 1 else f"line {number}, supervision {i}", fields
 
 
-def _tsv_rows(path: Path, header: list[str], convert: Convert) -> Iterator[tuple[str, Fields | BadRow]]:
-    for number, line in islice(_lines(path), 1, None):
-        try:
-            cells = line if isinstance(line, BadRow) else line.decode().rstrip("\r\n").split("\t")
-        except UnicodeDecodeError as error:
-            cells = BadRow("not_utf8", str(error))
-        if isinstance(cells, list) and len(cells) != len(header):
-            cells = BadRow("not_a_row", f"{len(cells)} cells under a header of {len(header)}")
-        for fields in [cells] if isinstance(cells, BadRow) else convert(dict(zip(header, cells))):
+def _table_rows(path: Path, header: cells.Header, text: str, convert: Convert) -> Iterator[tuple[str, Fields | BadRow]]:
+    for number, row in cells.rows(read_lines(path), header, text):
+        for fields in [row] if isinstance(row, BadRow) else convert(row):
             yield f"line {number}", fields
 
 
@@ -193,18 +247,23 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, Fields | BadRow]]:
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in sorted(folders) if is_new(name)]
         files = [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-        spoken = {file.stem for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
-        texts = {file.stem: file for file in files if file.suffix.lower() == ".txt"}
+        spoken = {_stem(file) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
+        texts = {_stem(file): file for file in files if file.suffix.lower() == ".txt"}
         for file in files:
             where = file.relative_to(folder).as_posix()
             if file.suffix.lower() in AUDIO_SUFFIXES:
-                text = _text_of(texts[file.stem]) if file.stem in texts else _NO_TEXT
+                text = _text_of(texts[_stem(file)]) if _stem(file) in texts else _NO_TEXT
                 yield where, text if isinstance(text, BadRow) else {"audio": where, "text": text}
-            elif file.suffix.lower() == ".txt" and file.stem not in spoken:
+            elif file.suffix.lower() == ".txt" and _stem(file) not in spoken:
                 yield where, BadRow("missing_audio", "no audio of this name beside it")
 
 
 _NO_TEXT = BadRow("missing_text", "no .txt of this name beside it")
+
+
+def _stem(path: Path) -> str:
+    """The name by which a text finds its audio: systems differ in how they write accents in names."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def _raise(error: OSError) -> None:
@@ -213,15 +272,11 @@ def _raise(error: OSError) -> None:
 
 def _text_of(path: Path) -> str | BadRow:
     try:
-        if not path.is_file():
-            return BadRow("missing_text", f"{path.name} is not a file")
-        if path.stat().st_size > MAX_LINE_BYTES:
-            return BadRow("too_long_text", f"{path.name} has {path.stat().st_size:,} bytes")
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path) if path.is_file() else BadRow("missing_text", f"{path.name} is not a file")
+    except BadRow as bad:
+        return bad
     except OSError as error:
         return BadRow("missing_text", f"{path.name} cannot be read: {error.strerror}")
-    except UnicodeDecodeError as error:
-        return BadRow("not_utf8", f"{path.name}: {error}")
 
 
 def _pair(path: Path, own: str, other: str, source: DataSource) -> Path:
@@ -235,41 +290,8 @@ def _pair(path: Path, own: str, other: str, source: DataSource) -> Path:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Number and content of each line that is not blank, one in memory at a time; gzip is unpacked."""
-    with path.open("rb") as raw:
-        is_packed = raw.peek(2)[:2] == b"\x1f\x8b"
-        with gzip.open(raw) if is_packed else raw as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-                        pass
-                    yield number, BadRow("too_long_line", f"over {MAX_LINE_BYTES / 2**20:.0f} MiB")
-                elif line.strip():
-                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-
-
-def _parse(line: bytes | BadRow) -> Fields | BadRow:
-    if isinstance(line, BadRow):
-        return line
-    try:
-        values = json.loads(line)
-        json.dumps(values, ensure_ascii=False).encode()  # an escaped half of a surrogate pair cannot be written again
-    except (ValueError, RecursionError) as error:
-        return BadRow("not_json", str(error))
-    return values if isinstance(values, dict) else BadRow("not_json", f"a {type(values).__name__}, not an object")
-
-
-@contextmanager
-def _explained(source: DataSource) -> Iterator[None]:
-    """One sentence for a file that cannot be read, or a gzip that ends too soon."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"source '{source.name}': manifest {source.manifest} cannot be read: {reason}") from error
+def _explained(source: DataSource) -> AbstractContextManager[None]:
+    return explained(f"source '{source.name}': manifest {source.manifest}")
 
 
 def _guarded(rows: Iterator, source: DataSource) -> Iterator:
@@ -277,8 +299,8 @@ def _guarded(rows: Iterator, source: DataSource) -> Iterator:
         yield from rows
 
 
-def _shown(first: bytes | BadRow, fields: list[Fields]) -> str:
+def _shown(first: str | BadRow, fields: list[Fields]) -> str:
     """What a person recognises the file by."""
     if fields:
-        return f"its first row has the fields {', '.join(fields[0])[:200] or '(none)'}"
-    return "its first line is " + (first.detail if isinstance(first, BadRow) else repr(first[:60])[1:])
+        return f"its first row has the fields {one_line(', '.join(fields[0]), 200) or '(none)'}"
+    return "its first line is " + (first.detail if isinstance(first, BadRow) else repr(first[:60]))

@@ -18,14 +18,14 @@ SCRIPT_SAMPLE = 5000  # utterances looked at
 
 
 def read_source(
-    source: DataSource, cache_dir: Path, on_progress: Progress | None = None
+    source: DataSource, cache_dir: Path, on_progress: Progress | None = None, language: str | None = None
 ) -> tuple[list[Utterance], list[LedgerLine]]:
     """Every usable utterance of a source, headers probed but nothing decoded, and a line for each row that is not.
 
-    `cache_dir` holds what is read from streams. DataError when the source cannot be read, two rows have the same id, or
-    nothing is usable.
+    `cache_dir` holds what is read from streams. Rows that say they are in another language than `language`, or than the
+    source's where that is None, leave. DataError when the source cannot be read, ids repeat, or nothing is usable.
     """
-    sink = RowSink(source)
+    sink = RowSink(source, language)
     if source.manifest is not None:
         place = str(source.manifest)
         readers.read_manifest_rows(open_manifest(source), sink, on_progress)
@@ -37,9 +37,8 @@ def read_source(
         readers.read_table_rows(*hub.hub_tables(source, cache_dir), sink, on_progress)
     sink.require_own_ids()
     if not sink.utterances:
-        reasons = "; ".join(f"{line.id}: {line.rule}, {line.detail}" for line in sink.ledger[:3])
         raise DataError(
-            f"source '{source.name}' ({place}): none of {sink.num_rows:,} rows can be used. {reasons}"
+            f"source '{source.name}' ({place}): none of {sink.num_rows:,} rows can be used. {sink.first_reasons()}"
             if sink.num_rows
             else f"source '{source.name}' ({place}) has no rows"
         )

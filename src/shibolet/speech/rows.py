@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from shibolet.errors import AudioError, DataError
@@ -9,16 +10,23 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import AudioInfo
 from shibolet.speech.encoded import MAX_DURATION_S, MAX_UTTERANCE_S
+from shibolet.speech.fields import as_number
 from shibolet.speech.sources import DataSource
-from shibolet.speech.text import LANGUAGES, strip_official_prefix
+from shibolet.speech.text import find_language, strip_official_prefix
 from shibolet.speech.text.rules import tidy
+from shibolet.speech.textfiles import BadRow, one_line
 from shibolet.speech.whisper_slices import parse_slice, without_timestamps
 
 MAX_CHARS_PER_S = 100  # nobody speaks a third of it; an aligner's memory grows with both text and audio
 MAX_REPEATED_FRAC = 0.01  # of ids: a few are slips, more say that the column holds something else
+MAX_BAD_ROWS = 100_000  # that are listed where hardly a row is good
+MIN_GOOD_FRAC = 0.01  # of the rows from there on
 END_TOLERANCE_S = 0.5  # an end this far beyond the audio, as of a rounded duration, is moved to the audio's end
+WHOLE_TOLERANCE_S = 1.0  # of a duration in whole seconds, rounded down
+DURATION_TOLERANCE_FRAC = 0.02  # a header that tells a bit rate tells the length about so well
 
 
+_NO_LANGUAGE = ("und", "unknown", "none", "null")  # codes that say that nobody knows
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
 
@@ -34,19 +42,12 @@ class Row:
     info: AudioInfo | AudioError
 
 
-class BadRow(Exception):
-    """Why a row is no utterance: a ledger rule, and the sentence for a person."""
-
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(rule, detail)
-        self.rule, self.detail = rule, detail
-
-
 class RowSink:
     """Takes rows in order; fills `utterances` and `ledger` until `max_utterances` is reached."""
 
-    def __init__(self, source: DataSource) -> None:
+    def __init__(self, source: DataSource, language: str | None = None) -> None:
         self.source = source
+        self.language = _language_name(language or source.language)  # what all rows must be in; None: anything
         self.utterances: list[Utterance] = []
         self.ledger: list[LedgerLine] = []
         self.num_rows = 0
@@ -67,6 +68,15 @@ class RowSink:
         self.ledger.append(
             LedgerLine(id=id, source=name, stage="read", rule=rule, detail=detail, duration_s=duration_s, **known)
         )
+        num_good, num_bad = len(self.utterances), len(self.ledger)
+        if num_bad >= MAX_BAD_ROWS and num_good < MIN_GOOD_FRAC * num_bad:
+            raise DataError(
+                f"source '{name}': {num_good:,} of the first {self.num_rows:,} rows can be used; {self.first_reasons()}"
+            )
+
+    def first_reasons(self) -> str:
+        """Why the first of the rows that left did so."""
+        return one_line("; ".join(f"{line.id}: {line.rule}, {line.detail}" for line in self.ledger[:3]), 1000)
 
     def add_unreadable(self, where: str, bad: BadRow) -> None:
         """Count a row of which not even the fields could be read."""
@@ -86,7 +96,7 @@ class RowSink:
             columns = self.source.columns
             text = lookup(row.values, columns.text)
             known = {
-                "text": text.strip() if isinstance(text, str) and tidy(text) else None,
+                "text": text.strip() if _counts(text, bad) else None,
                 "recording": self._label(row, columns.recording),
                 "speaker": self._label(row, columns.speaker),
             }
@@ -99,8 +109,9 @@ class RowSink:
         """DataError when so many rows repeat another's id that the column holds something else."""
         if len(self._repeated) > MAX_REPEATED_FRAC * self.num_rows:
             raise DataError(
-                f"source '{self.source.name}': {self._repeated[0]} ({len(self._repeated):,} of {self.num_rows:,} rows "
-                "repeat an id); give each row its own, or leave ids out with `columns: {id: null}`"
+                f"source '{self.source.name}': {one_line(self._repeated[0])} ({len(self._repeated):,} of "
+                f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with "
+                "`columns: {id: null}`"
             )
 
     def _claim(self, row: Row) -> str:
@@ -126,15 +137,17 @@ class RowSink:
             raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
         if found := _MARKUP.search(text):
             raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
-        declared = _number(row, columns.duration, "bad_duration")
-        if declared is not None and not 0 < declared <= MAX_DURATION_S:
-            raise BadRow("bad_duration", f"'{columns.duration}' is {declared:g} s")
+        own = _language_name(language or self._label(row, columns.language))
+        if own and self.language and own != self.language:
+            raise BadRow("other_language", f"its language is '{own[:40]}', that of the source {self.language}")
+        declared_s = _number(row, columns.duration, "bad_duration")
+        if declared_s is not None and not 0 < declared_s <= MAX_DURATION_S:
+            raise BadRow("bad_duration", f"'{columns.duration}' is {declared_s:g} s")
         if isinstance(row.info, AudioError):
             raise BadRow(row.info.reason, str(row.info))
         if row.info.duration_s > MAX_DURATION_S:
             raise BadRow("bad_duration", f"the audio's header says {row.info.duration_s:g} s")
-        audio, duration_s = self._span(row, row.info.duration_s)
-        language = language or self._label(row, columns.language) or self.source.language
+        audio, duration_s = self._span(row, row.info.duration_s, declared_s)
         return Utterance(
             id=row_id,
             audio=audio,
@@ -144,22 +157,34 @@ class RowSink:
             recording=self._label(row, columns.recording),
             speaker=self._label(row, columns.speaker),
             domain=self._label(row, columns.domain),
-            language=_language_name(language),
+            language=own or _language_name(self.source.language),
             flags=_flags(lookup(row.values, columns.flags)),
         )
 
-    def _span(self, row: Row, audio_s: float) -> tuple[AudioRef, float]:
-        start_s = _number(row, self.source.columns.start_s, "bad_span") or 0.0
+    def _span(self, row: Row, audio_s: float, declared_s: float | None) -> tuple[AudioRef, float]:
+        """The stretch that a row says it is, and its length; BadRow where that, or the row's duration, cannot be.
+
+        A duration is the span's or the whole audio's. With a start and no end it is the span's where that fits.
+        """
+        given_s = _number(row, self.source.columns.start_s, "bad_span")
         end_s = _number(row, self.source.columns.end_s, "bad_span")
+        start_s = given_s or 0.0
+        if given_s is not None and end_s is None and declared_s is not None:
+            if start_s + declared_s <= audio_s + END_TOLERANCE_S or not _agrees(declared_s, audio_s):
+                end_s = round(start_s + declared_s, 6) if start_s else declared_s
         if not 0 <= start_s < (audio_s if end_s is None else end_s):
             end = f"{audio_s:.2f} s, the end of the audio" if end_s is None else f"{end_s:g} s"
             raise BadRow("bad_span", f"the span goes from {start_s:g} s to {end}")
-        if end_s is None:
-            return replace(row.audio, start_s=start_s) if start_s else row.audio, audio_s - start_s
-        if end_s > audio_s + END_TOLERANCE_S or start_s >= audio_s:
+        if end_s is not None and (end_s > audio_s + END_TOLERANCE_S or start_s >= audio_s):
             raise BadRow("span_beyond_audio", f"the span ends at {end_s:g} s, the audio at {audio_s:.2f} s")
-        end_s = min(end_s, audio_s)
-        return replace(row.audio, start_s=start_s, end_s=end_s), end_s - start_s
+        length_s = (audio_s if end_s is None else min(end_s, audio_s)) - start_s
+        if declared_s is not None and not _agrees(declared_s, length_s) and not _agrees(declared_s, audio_s):
+            span = "" if length_s == audio_s else f", its span {length_s:.2f} s"
+            column = self.source.columns.duration
+            raise BadRow("wrong_duration", f"'{column}' is {declared_s:g} s, the audio has {audio_s:.2f} s{span}")
+        if end_s is None:
+            return replace(row.audio, start_s=start_s) if start_s else row.audio, length_s
+        return replace(row.audio, start_s=start_s, end_s=min(end_s, audio_s)), length_s
 
     def _add_segments(self, whole: Utterance, where: str) -> None:
         """An utterance for each closed segment of a Whisper slice; a ledger line for what has no text of its own."""
@@ -224,12 +249,21 @@ def lookup(values: dict[str, Any], column: str | None) -> Any:
 
 
 def _number(row: Row, column: str | None, rule: str) -> float | None:
-    value = lookup(row.values, column)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # NaN is not less either
-        raise BadRow(rule, f"'{column}' is {value!r:.60}, not a number of seconds")
-    return float(value)
+    try:
+        return as_number(lookup(row.values, column))
+    except ValueError as error:
+        raise BadRow(rule, f"'{column}' is {error} of seconds") from None
+
+
+def _agrees(declared_s: float, found_s: float) -> bool:
+    """Whether a duration that somebody wrote is that of some audio, but for rounding and a codec's padding."""
+    rounding_s = WHOLE_TOLERANCE_S if declared_s == int(declared_s) else END_TOLERANCE_S
+    return abs(declared_s - found_s) <= rounding_s + DURATION_TOLERANCE_FRAC * found_s
+
+
+def _counts(text: Any, bad: BadRow) -> bool:
+    """Whether evaluation counts the words of a row that cannot be heard: not those in another language."""
+    return isinstance(text, str) and bool(tidy(text)) and bad.rule != "other_language"
 
 
 def _flags(noted: Any) -> tuple[str, ...] | None:
@@ -239,10 +273,13 @@ def _flags(noted: Any) -> tuple[str, ...] | None:
     return tuple(sorted(name for name, value in noted.items() if value is True))
 
 
+@lru_cache
 def _language_name(language: str | None) -> str | None:
-    """The name as in the prompt for a name or code that is known; another one as it was given."""
-    wanted = (language or "").lower()
-    return next((known.name for known in LANGUAGES if wanted in (known.code, known.name.lower())), language)
+    """The name as in the prompt for a name or code that is known; another one as it was given; None: nobody knows."""
+    if not language or language.strip().lower() in _NO_LANGUAGE:
+        return None
+    known = find_language(language)
+    return known.name if known else language
 
 
 def _first_free(wanted: str, taken: dict[str, str]) -> str:

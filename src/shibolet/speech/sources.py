@@ -25,11 +25,11 @@ class Columns(Config):
     recording: str | None = "recording"
     speaker: str | None = "speaker"
     domain: str | None = "domain"  # a boolean column gives its own name where it is true: `extra_data.noisy` -> noisy
-    language: str | None = "language"  # name or ISO code
+    language: str | None = "language"  # name or code ("Hebrew", "he", "he-IL"); a row in another language leaves
     flags: str | None = "flags"  # a struct whose booleans are what people noted: {noisy: true, too_long: false}
     start_s: str | None = "start_s"
     end_s: str | None = "end_s"
-    duration: str | None = "duration"  # seconds, only looked at for nonsense: the audio's header decides
+    duration: str | None = "duration"  # seconds, of the span or of the audio; a row that neither agrees with leaves
 
     @property
     def required(self) -> list[str]:
@@ -47,7 +47,7 @@ class DataSource(Config):
     """A data set: a manifest, a Hub data set or local Parquet. What is known of a Hub id need not be said."""
 
     name: str = Field(min_length=1)  # stands in every utterance, ledger line and report; domain rules look at it
-    manifest: Path | None = None  # JSONL of ours, NeMo's or Lhotse's, TSV, or a folder of audio with .txt beside it
+    manifest: Path | None = None  # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt
     hub: str | None = None  # Hub id or a local copy of the repository
     config: str | None = None  # of the Hub data set, e.g. "he_il"
     split: str | None = None  # of the Hub data set, e.g. "train"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError, DataError
+from shibolet.speech.textfiles import BadRow
 
 BATCH_ROWS = 64  # 30 s slices are about 0.2 MB encoded: a batch stays near 10 MB
 
@@ -70,15 +71,21 @@ def open_table(path: str | Path) -> ParquetTable | ArrowTable:
 
 @lru_cache(maxsize=4)
 def _open(path: Path, mtime_ns: int, size: int) -> ParquetTable | ArrowTable:
-    return ParquetTable(path) if path.suffix == ".parquet" else ArrowTable(path)
+    table = ParquetTable(path) if path.suffix == ".parquet" else ArrowTable(path)
+    _ = table.schema.names  # those of a damaged file are no text: known here, where it is told
+    return table
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"table {path} cannot be read: {error}") from error
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        raise DataError(f"table {path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def read_cell(path: Path, row: int, column: str) -> bytes | Path:
@@ -98,6 +105,28 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[list[dict]]:
     with _reading(path):
         for batch in open_table(path).batches(columns):
             yield batch.to_pylist()
+
+
+def read_foreign_batches(path: Path, columns: list[str]) -> Iterator[list[dict | BadRow]]:
+    """The same of a table that others wrote: its text may be no UTF-8, its times none of a calendar."""
+    with _reading(path):
+        for batch in open_table(path).batches(columns):
+            try:
+                batch.validate(full=True)  # what a damaged file says of lengths must not be believed
+                rows = batch.to_pylist()
+            except (ValueError, OverflowError):
+                rows = [_row_or_reason(batch, row) for row in range(batch.num_rows)]
+            yield rows
+
+
+def _row_or_reason(batch: pa.RecordBatch, row: int) -> dict | BadRow:
+    try:
+        own = batch.slice(row, 1)
+        own.validate(full=True)
+        return own.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        is_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+        return BadRow("not_utf8" if is_text else "not_a_row", _first_line(error))
 
 
 def encoded_audio(cell: object, folder: Path) -> bytes | Path:

@@ -3,12 +3,15 @@
 import pytest
 
 from shibolet.errors import RecipeError
-from shibolet.speech.text import LANGUAGES, get_language, normalise, strip_official_prefix
+from shibolet.speech.text import LANGUAGES, find_language, get_language, normalise, strip_official_prefix
+from shibolet.speech.text.rules import has_words, tidy
 
 
 def test_by_name_or_code_in_any_case() -> None:
     assert get_language("he") is get_language("Hebrew") is get_language(" HEBREW ")
     assert get_language("en").name == "English"
+    assert all(find_language(code) is get_language("he") for code in ("he-IL", "HE_il", "heb", "iw", "hebrew"))
+    assert find_language("henna") is find_language("hello") is find_language("") is None
 
 
 def test_an_unknown_language_says_what_exists_and_where_to_add_one() -> None:
@@ -54,3 +57,25 @@ def test_english_words() -> None:
 )
 def test_official_prefix(text: str, language: str | None, rest: str) -> None:
     assert strip_official_prefix(text) == (language, rest)
+
+
+@pytest.mark.parametrize("text", [
+    "[laughter]", "(applause)", "<unk>", "[BLANK_AUDIO]", "[מוזיקה] (צחוק)", "♪", "♪ ♪", "😀", "...", "—", "",
+    "\u200b\u00ad\u200f",
+])  # fmt: skip
+def test_what_is_no_target(text: str) -> None:
+    """A model that learns to write these writes them where somebody speaks."""
+    assert not has_words(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("שלום [צחוק]", "שלום [צחוק]"), ("(כן) לא", "(כן) לא"), ("7", "7"), ("♪ לה לה ♪", "♪ לה לה ♪"),
+        ("כן 😀", "כן 😀"), ("שלום\u200bעולם", "שלום עולם"), ("שלום \u200b עולם", "שלום עולם"), ("של\u00adום", "שלום"),
+        ("[לא נסגר", "[לא נסגר"),
+    ],
+)  # fmt: skip
+def test_what_is_a_target(text: str, target: str) -> None:
+    """Words make a target, whatever stands beside them; a zero width space is a space, a soft hyphen nothing."""
+    assert has_words(text) and tidy(text) == target

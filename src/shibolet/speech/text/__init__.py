@@ -3,6 +3,7 @@
 Another language is a `Language` in a module of its own here, listed in `LANGUAGES`.
 """
 
+import re
 from typing import Literal, get_args
 
 from shibolet.errors import RecipeError
@@ -11,18 +12,32 @@ from shibolet.speech.text.hebrew import HEBREW
 from shibolet.speech.text.language import Language, Words
 from shibolet.speech.text.rules import strip_official_prefix
 
-__all__ = ["LANGUAGES", "Language", "NormalForm", "Words", "get_language", "normalise", "strip_official_prefix"]
+__all__ = [
+    "LANGUAGES",
+    "Language",
+    "NormalForm",
+    "Words",
+    "find_language",
+    "get_language",
+    "normalise",
+    "strip_official_prefix",
+]
 
 LANGUAGES = (HEBREW, ENGLISH)
 NormalForm = Literal["target", "leaderboard"]
 
 
-def get_language(code_or_name: str) -> Language:
-    """The language with that ISO code or name, in any case."""
+def find_language(code_or_name: str) -> Language | None:
+    """The language with that name or ISO code, in any case, with or without a region ("he-IL"); None: not known."""
     wanted = code_or_name.strip().lower()
-    for language in LANGUAGES:
-        if wanted in (language.code, language.name.lower()):
-            return language
+    code = re.split("[-_]", wanted)[0]
+    return next((one for one in LANGUAGES if wanted == one.name.lower() or code in (one.code, *one.other_codes)), None)
+
+
+def get_language(code_or_name: str) -> Language:
+    """The same; RecipeError where it is not known."""
+    if language := find_language(code_or_name):
+        return language
     known = ", ".join(f"{language.name} ({language.code})" for language in LANGUAGES)
     raise RecipeError(
         f"language '{code_or_name}' is not known, only {known}; add a module like shibolet/speech/text/english.py "

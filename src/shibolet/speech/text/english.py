@@ -7,6 +7,7 @@ from shibolet.speech.text.language import Language
 ENGLISH = Language(
     name="English",
     code="en",
+    other_codes=("eng",),
     letters="a-zà-öø-ÿ",
     target_version="en-target-1",
     scoring_version="basic-1",

@@ -67,6 +67,7 @@ def leaderboard_deletions(text: str) -> str:
 HEBREW = Language(
     name="Hebrew",
     code="he",
+    other_codes=("heb", "iw"),
     letters="א-תװ-ײ",
     target_version="he-target-1",
     scoring_version="leaderboard-1",

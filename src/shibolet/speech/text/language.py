@@ -49,6 +49,7 @@ class Language:
     letters: str  # inside a regular expression's [...], lower case
     target_version: str
     scoring_version: str
+    other_codes: tuple[str, ...] = ()  # lower case: of three letters, or of an older standard
     unmark: Callable[[str], str] = _unchanged  # the script's own rules for targets and words, before the shared ones
     prescore: Callable[[str], str] = _unchanged  # the script's own rules for scoring, before the shared ones
     # by name, other ways in which the same words are written: an audit must not mind them

@@ -6,9 +6,10 @@ A rule deletes inside a word or puts a space between words: deleting what stands
 import re
 import unicodedata
 
-# Controls, soft hyphen, direction marks, half surrogates. The joiners U+200C/D spell words in some scripts and stay.
+# Controls, soft hyphen, direction marks, half surrogates. The joiners U+200C/D spell words in some scripts and
+# stay; the zero width space U+200B separates words.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _WHISPER_TOKEN = re.compile(r"<\|[^<>|\s]*\|>")
 _REPEATED = re.compile(r"([.!?,])\1+")
@@ -40,7 +41,7 @@ def tidy(text: str) -> str:
     that stands between two words. Ours too: NFC, nothing invisible, plain quotation marks, and `"` for two apostrophes,
     as gershayim are often typed.
     """
-    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text.replace("\u200b", " ")))
     text = text.translate(_QUOTES).replace("''", '"')
     text = _WHISPER_TOKEN.sub(" ", text)
     text = _REPEATED.sub(r"\1", text)
@@ -60,6 +61,14 @@ def split_words(text: str) -> list[str]:
 def without_brackets(text: str) -> str:
     """Text without what stands in brackets or parentheses, which scoring leaves out."""
     return _PARENTHESISED.sub("", _BRACKETED.sub("", text))
+
+
+def has_words(text: str) -> bool:
+    """Whether a text is a target: a letter or digit stands outside the brackets that scoring leaves out.
+
+    `[laughter]`, `(applause)`, `<unk>`, an emoji, `♪` and `...` are none. Brackets beside words stay in the target.
+    """
+    return any(map(str.isalnum, without_brackets(tidy(text))))
 
 
 def basic(text: str) -> str:
