@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
 from shibolet.model.family import LoadedModel, offline_config
-from shibolet.model.folders import resolve
+from shibolet.model.folders import identity_of, resolve
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
@@ -187,6 +188,26 @@ def test_an_adapter_alone_is_no_model(tmp_path: Path):
 def test_a_folder_that_does_not_exist_is_not_asked_for_on_the_hub(tmp_path: Path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         resolve(str(tmp_path / "nowhere"))
+
+
+def test_identity_follows_every_file_that_can_change_a_hypothesis(native_dir: Path, tmp_path: Path):
+    """Swapped tokens or another prompt give other hypotheses: such a model must not pass as the one that was scored."""
+    folder = Path(shutil.copytree(native_dir, tmp_path / "model"))
+    before, names = identity_of(folder), sorted(path.name for path in folder.iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} < set(names)
+    more = ["generation_config.json", "vocab.txt", "merges.txt", "spiece.model", "tekken.json", "added_tokens.json"]
+    for name in [*names, *more, "model.bin", "language_model/unigrams.txt"]:
+        path = folder / name
+        whole = path.read_bytes() if path.exists() else None
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((whole or b"") + b" ")
+        assert identity_of(folder) != before, name
+        path.write_bytes(whole) if whole is not None else path.unlink()
+        assert identity_of(folder) == before, name
+    for name in ("README.md", "trainer_state.json", "optimizer.pt", "pytorch_model.bin", ".cache/huggingface/a.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("nobody reads it")
+        assert identity_of(folder) == before, name
 
 
 def test_identity_follows_the_weights(native_dir: Path):

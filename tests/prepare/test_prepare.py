@@ -356,10 +356,10 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
     def prepared() -> set[str]:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
             if not current.folder.finished("gate"):
-                gate = current.folder.stage("gate", {})
                 gate_verdict("PROCEED").write(current.folder.gate())
                 write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
-                gate.finish()
+                current.folder.seal("audit")
+                current.folder.seal("gate")
             stages.do_prepare(current)
             return {row["id"] for row in rows_of(current.folder.prepared)}
 

@@ -92,13 +92,81 @@ def test_files_of_unknown_origin_are_not_taken_for_results(folder):
 
 def test_the_digest_of_a_stage_follows_its_outputs(folder):
     with pytest.raises(DataError, match="'gate' is not done"):
-        folder.digest("gate")
+        folder.verified("gate")
     make_gate(folder, {})
-    first = folder.digest("gate")
+    first = folder.verified("gate")
     make_gate(folder, {"other": 1}, content="verdict")
-    assert folder.digest("gate") == first
+    assert folder.verified("gate") == first
     make_gate(folder, {"third": 1}, content="another verdict")
-    assert folder.digest("gate") != first
+    assert folder.verified("gate") != first
+
+
+def test_what_a_stage_reads_is_verified_before_and_after_it(folder):
+    """A later stage may not train or score on a file that is not as its producer wrote it."""
+    make_gate(folder, {}, "verdict")
+    stage = folder.stage("prepare", {}, reads=("gate",))
+    write_json(folder.gate(), "other verdict")
+    write_json(folder.prepared / "summary.json", 1)
+    with pytest.raises(DataError, match=r"gate\.json changed since 'gate' wrote it; run 'shibolet gate'"):
+        stage.finish()
+    with pytest.raises(DataError, match=r"gate\.json changed"):
+        folder.stage("prepare", {}, reads=("gate",))
+    assert not folder.finished("prepare")
+    assert folder.stage("gate", {}).state == "interrupted"  # it is made again, and then prepare may read it
+    make_gate(folder, {}, "verdict")
+    stage = folder.stage("prepare", {}, reads=("gate",))
+    write_json(folder.prepared / "summary.json", 1)
+    make_gate(folder, {"line": 2}, "other verdict")
+    with pytest.raises(DataError, match="'gate' was made anew while 'prepare' ran"):
+        stage.finish()
+
+
+def test_a_stage_made_from_another_outcome_is_not_read_until_it_is_asked_again(folder):
+    """A gate of an audit that is not there any more opens nothing."""
+    for number in (1, 2):
+        stage = folder.stage("audit", {"number": number})
+        write_json(folder.alignment_report(), number)
+        stage.finish()
+        if number == 1:
+            stage = folder.stage("gate", {}, reads=("audit",))
+            write_json(folder.gate(), "verdict")
+            stage.finish()
+    with pytest.raises(DataError, match="'gate' was made from another 'audit' than the one that is there"):
+        folder.verified("gate")
+    folder.intact("gate")  # a page may show it
+    assert folder.stage("gate", {}, reads=("audit",)).done  # by its inputs it would come out the same
+    folder.verified("gate")
+
+
+def test_records_are_refused_when_changed_and_missed_by_nobody(folder):
+    """Curves that a page would show are checked; for them nothing is trained again."""
+    stage = folder.stage("train", {})
+    for path in (folder.metrics, folder.final / "config.json"):
+        write_json(path, path.name)
+    stage.finish()
+    write_json(folder.metrics, "other numbers")
+    with pytest.raises(DataError, match=r"train/metrics\.jsonl changed since 'train' wrote it; put it back, or delete"):
+        folder.intact()
+    assert folder.stage("train", {}).done and folder.verified("train")
+    folder.metrics.unlink()
+    folder.intact()
+
+
+def test_a_recipe_and_provenance_changed_between_starts_are_noticed(folder):
+    folder.path.mkdir()
+    folder.recipe.write_text("name: a\n")
+    assert folder.write_provenance("run", 2) is None
+    folder.intact("start")
+    folder.recipe.write_text("name: b\n")
+    with pytest.raises(
+        DataError, match=r"recipe\.yaml changed since 'start' wrote it; start a command with the recipe"
+    ):
+        folder.intact("start")
+    said = folder.provenance.read_text()
+    folder.provenance.write_text(said.replace('"run"', '"train"'))
+    assert "not as written" in folder.write_provenance("run", 2)
+    assert len(Provenance.read(folder.provenance).starts) == 1
+    assert '"train"' in (folder.path / ".aside" / "provenance.json").read_text()
 
 
 def test_evaluations_of_two_models_do_not_disturb_each_other(folder):

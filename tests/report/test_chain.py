@@ -28,6 +28,7 @@ def rounds(tmp_path_factory) -> tuple[RunFolder, RunFolder]:
         run.path.mkdir()
         a_run.write_run(run.path, titles)
     write_recipe(load_recipe(three.recipe, [f"parent={two.path}"]), three.recipe)
+    three.seal("start")
     return two, three
 
 

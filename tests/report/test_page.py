@@ -20,6 +20,7 @@ from shibolet.records.documents.calibration import Reliability
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.scores import Scores
 from shibolet.records.files import read_json, write_json
+from shibolet.records.runfolder import RunFolder
 from shibolet.report.audit_page import write_audit_page
 from shibolet.report.export import export_figures
 from shibolet.report.page import write_report
@@ -295,6 +296,7 @@ def test_a_recipe_that_only_audits_waits_for_no_training(run_dir, tmp_path):
     copy = copy_run(run_dir, tmp_path)
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
     (copy / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "models": None, "train": None}))
+    RunFolder(copy).seal("start")
     assert 'id="train"' in write_report(copy).read_text(encoding="utf-8"), "what has run is shown"
     for name in ("prepared", "train", "evaluate"):
         shutil.rmtree(copy / name)
@@ -311,6 +313,7 @@ def test_a_recipe_that_waits_for_its_base_has_its_pages(run_dir, tmp_path):
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
     waiting = recipe["models"] | {"base": None, "baseline": None}
     (copy / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "models": waiting}))
+    RunFolder(copy).seal("start")
     assert 'id="audit"' in write_report(copy).read_text(encoding="utf-8")
 
 

@@ -94,7 +94,7 @@ def test_what_the_round_before_made_from_the_same_inputs_is_taken_over(finished,
     taken = child.stage("prepare", {"data": "x"})
     assert taken.done and "taken over from" in taken.note
     assert (child.prepared / "train-00000.parquet").read_bytes() == b"rows"
-    assert child.digest("prepare") == finished.digest("prepare")
+    assert child.verified("prepare") == finished.verified("prepare")
     assert child.stage("prepare", {"data": "x"}).note == "prepare: done before, nothing changed"
 
 

@@ -1,20 +1,23 @@
 """Evidence on disk, found by the content that it was heard from: nothing is heard twice, whatever it is called.
 
-A file holds what was heard together: a line with the content ids and where each one's line begins, then those lines. It
-is written whole or not at all and named by its ids, so several processes or machines may fill one folder, and folders
-may be put together with `cp`.
+A file holds what was heard together: a line with the content ids, where each one's line begins and a hash of all of it,
+then those lines. It is written whole or not at all and named by its ids, so several processes or machines may fill one
+folder, and folders may be put together with `cp`. A file that is not as it was written is set aside and heard again.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from shibolet.audit.clip import Evidence
-from shibolet.errors import DataError
 from shibolet.records.files import hash_json, write_bytes
 
+LOG = logging.getLogger(__name__)
 _OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
 
 
@@ -28,8 +31,26 @@ def write_lines(folder: Path, lines: Mapping[str, bytes]) -> None:
     for content_id, line in lines.items():
         begins[content_id] = position
         position += len(line) + 1
-    head = json.dumps({"begins": begins}).encode()
-    write_bytes(folder / f"{hash_json(list(lines))}.jsonl", b"\n".join([head, *lines.values()]) + b"\n")
+    body = b"\n".join(lines.values()) + b"\n"
+    head = {"begins": begins, "sha256": _checksum(begins, hashlib.sha256(body).hexdigest())}
+    write_bytes(folder / f"{hash_json(list(lines))}.jsonl", json.dumps(head).encode() + b"\n" + body)
+
+
+def _checksum(begins: Mapping[str, int], of_lines: str) -> str:
+    return hash_json([begins, of_lines])
+
+
+def _index(path: Path) -> tuple[dict[str, int], int] | None:
+    """Where each content's line begins, and where the first does; None where the file is not as it was written."""
+    with path.open("rb") as file:
+        head = file.readline()
+        try:
+            found = json.loads(head)
+            begins, said = found["begins"], found["sha256"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        whole = said == _checksum(begins, hashlib.file_digest(file, "sha256").hexdigest())
+    return (begins, len(head)) if whole else None
 
 
 class EvidenceStore:
@@ -48,15 +69,15 @@ class EvidenceStore:
         for path in sorted(self._folder.glob("*.jsonl")):
             if path in known:
                 continue
-            with path.open("rb") as file:
-                head = file.readline()
-                try:
-                    index = json.loads(head)["begins"]
-                except (ValueError, KeyError) as error:
-                    raise DataError(f"{path} is no evidence that shibolet wrote; delete it to hear it again") from error
-                for content_id, begin in index.items():
-                    place = len(self._files) << _OFFSET_BITS | len(head) + begin
-                    self._place.setdefault(int(content_id, 16), place)
+            if (index := _index(path)) is None:
+                LOG.warning("%s is not as it was written; it is now %s.broken, and is heard again", path, path.name)
+                with suppress(FileNotFoundError):  # another job was first
+                    path.rename(path.with_name(f"{path.name}.broken"))
+                continue
+            begins, head_bytes = index
+            for content_id, begin in begins.items():
+                place = len(self._files) << _OFFSET_BITS | head_bytes + begin
+                self._place.setdefault(int(content_id, 16), place)
             self._files.append(path)
 
     def __contains__(self, content_id: str) -> bool:

@@ -58,7 +58,7 @@ def export_data(
     from shibolet.publish.data import export_data as export
 
     with finished_round(run_dir) as current:
-        current.folder.digest("audit" if format_ == "verdicts" else "prepare")  # there must be one
+        current.folder.verified("audit" if format_ == "verdicts" else "prepare")
         counts = export(current.folder, out, format_)
     typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 

@@ -75,9 +75,11 @@ def finished_round(run_dir: Path) -> "Iterator[Round]":
     """The round of a run folder, by the recipe that lies in it."""
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe
+    from shibolet.records.runfolder import RunFolder
     from shibolet.rounds.shared import open_round
 
     require_run(run_dir)
+    RunFolder(run_dir).intact("start")
     quiet()
     with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as current:
         yield current

@@ -135,7 +135,7 @@ def _trained_in(run_dir: Path) -> str:
     from shibolet.records.runfolder import RunFolder
 
     folder = RunFolder(run_dir)
-    folder.digest("train")  # there must be one
+    folder.verified("train")
     return str(folder.final.absolute())
 
 

@@ -42,6 +42,7 @@ def run_demo(
         if without_prepare and current.folder.finished("train"):
             truth = truth.model_copy(update={"without_prepare": train_on_raw_data(current)})
         truth.write(out_dir / TRUTH)
+        current.folder.seal("truth")
         stages.do_report(current)
     folder = RunFolder(out_dir)
     for number in range(3, last_round + 1):
@@ -70,6 +71,7 @@ def run_next(before: RunFolder, run_dir: Path, corpus_dir: Path, tell: Tell, tra
     with open_round(recipe, run_dir, "demo", tell, track) as current:
         code = run_stages(current)
         open_truth(corpus_dir, current.folder).write(run_dir / TRUTH)
+        current.folder.seal("truth")
         stages.do_report(current)
     return code
 

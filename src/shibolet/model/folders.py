@@ -3,7 +3,6 @@
 Weights are read from safetensors only: a pickle can run code when it is opened, and is never opened here.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from importlib.resources import files
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError
+from shibolet.records.files import hash_file, hash_json
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
 CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, which have longer names
@@ -20,6 +20,9 @@ CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, whi
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md", CTRANSLATE2_WEIGHTS]
 NEEDS_CTRANSLATE2 = "is in CTranslate2's format, which needs a package more: pip install 'shibolet[faster-whisper]'"
 INDEX = "model.safetensors.index.json"
+_OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_DOCUMENTS = (".md", ".png", ".jpg", ".svg", ".pdf")
+_OF_TRAINING = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "LICENSE")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -134,12 +137,16 @@ def is_ctranslate2(files: Iterable[str]) -> bool:
 
 
 def identity_of(path: Path) -> str:
-    """Content hash of a model folder's configuration and weights (16 hex digits)."""
-    digest = hashlib.sha256()
-    weights = sorted(path.glob("*.safetensors")) or list(path.glob(CTRANSLATE2_WEIGHTS))
-    for file in [path / "config.json", *weights]:
-        digest.update(file.name.encode())
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    """Content hash of a model folder (16 hex digits): of every file in it that a library may read to transcribe.
+
+    Configuration, weights, tokenizer, vocabulary, generation and processor settings, chat template, language model.
+    """
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _is_read(file.relative_to(path)))
+    return hash_json([[file.relative_to(path).as_posix(), hash_file(file)] for file in files])
+
+
+def _is_read(file: Path) -> bool:
+    """Whether a file can change a hypothesis: not documents, what training left, or weights that are never opened."""
+    is_hidden = any(part.startswith(".") for part in file.parts)
+    is_weights = file.name == CTRANSLATE2_WEIGHTS or file.suffix not in (*_PICKLES, *_OTHER_WEIGHTS)
+    return not is_hidden and is_weights and file.name not in _OF_TRAINING and file.suffix not in _DOCUMENTS

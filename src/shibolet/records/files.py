@@ -5,14 +5,17 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shibolet.errors import DiskError, ShiboletError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_KEPT_BYTES = 64 << 20  # files from here on are not hashed again: 2 GB/s
+_SETTLED_S = 2.0  # since the last change
 
 
 @contextmanager
@@ -117,6 +120,40 @@ def hash_json(value: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Content hash of a file (16 hex digits of SHA-256)."""
+    """Content hash of a file (16 hex digits of SHA-256); of a large one it is kept, by size, times and place on disk.
+
+    A kept hash is believed while the file's change time is the same, which no program can set back.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        before = os.fstat(file.fileno())
+        kept = _kept_hash(path, before) if before.st_size >= _KEPT_BYTES else None
+        if kept and (found := _read_kept(*kept)):
+            return found
+        found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    # A change so soon after another may leave the times as they are.
+    if kept and time.time() - before.st_ctime > _SETTLED_S:
+        with suppress(OSError, ShiboletError):  # a cache that cannot be written costs time alone
+            write_json(kept[0], {"key": kept[1], "hash": found, "check": hash_json([kept[1], found])})
+    return found
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept between rounds."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shibolet"
+
+
+def _kept_hash(path: Path, stat: os.stat_result) -> tuple[Path, str]:
+    """Where the hash of a file is kept, and for which state of the file."""
+    name = hash_json(str(path.absolute()))
+    return cache_dir() / "hashes" / f"{name}.json", hash_json(
+        [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    )
+
+
+def _read_kept(place: Path, key: str) -> str | None:
+    try:
+        kept = read_json(place)
+        is_whole = kept["key"] == key and kept["check"] == hash_json([key, kept["hash"]])
+        return kept["hash"] if is_whole else None
+    except (OSError, ValueError, KeyError, TypeError, ShiboletError):
+        return None

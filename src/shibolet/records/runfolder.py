@@ -1,48 +1,16 @@
-"""The run folder: where every file of a round lies, what made it, and which stages are done.
+"""The run folder: what made its files, which stages are done, and whether files are still as they were written.
 
-recipe.yaml                     the recipe in full: defaults and overrides resolved, paths relative to this file
-provenance.json                 versions, commit, platform, threads, time of every start; no other file has a time
-audit/alignment_report.json     what the audit found, in total and by domain
-      utterances.parquet        ... and for each utterance of its sample
-      rest.parquet              the same for all others, when prepare hears them
-      review.jsonl              a person's verdicts, once there are any
-      audit.html                utterances to listen to and to judge
-      sounds.jsonl              what it plays, so that nothing is encoded twice
-      calibration.json          what a clean clip looks like to these models
-      heard/                    what the models said, so that nothing is heard twice
-      extended.json             how many utterances `audit --extend` has asked for
-calibration.json                what the listeners detect, from `shibolet calibrate`
-gate.json                       the verdict and the interval behind it
-prepared/                       shards, splits and ledger: what may train
-audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
-gate-prepared.json
-train/plan.json                 phases, steps, memory
-      metrics.jsonl             one line a step
-      dev.jsonl                 one line a dev score
-      events.jsonl              steps skipped, roll-backs, memory that ran out
-      result.json               which step was chosen, and by what
-      checkpoints/
-      final/                    the result: the model that the later stages use
-evaluate/<label>/<set>/hypotheses.jsonl
-                       listing.txt
-                       scores.json
-compare.json                    the result against the baseline
-systems.json                    any systems that were scored here, each against each
-tune-decoding/decoding.json     ways to decode on dev, with what each costs
-publish/model/                  the repository as it is uploaded: weights, processor, card
-       reproduced.json          which hypotheses a fresh process repeated from it
-report.html
-.stages/<stage>.json            what a stage was begun with, and its outputs once it is done
-.aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
+A stage is known by its marker, `.stages/<stage>.json`: its inputs, the content hash of every file that it made, and
+which stages it read. Who reads a file of another stage asks `verified` first, and a page `intact`.
 """
 
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,20 +18,46 @@ from shibolet.errors import DataError
 from shibolet.records.documents.provenance import Provenance, StageMarker
 from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir, take_over
 from shibolet.records.provenance import this_start
+from shibolet.records.runpaths import RunPaths
 
-# stage -> what it makes, and what else goes when its inputs change; `evaluate/<label>/<set>` makes that folder
-_OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "audit": (("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"), ()),
-    "hear-rest": (("audit/rest.parquet",), ()),
-    "calibrate": (("calibration.json",), ()),
-    "gate": (("gate.json",), ()),
-    "prepare": (("prepared",), ()),
-    "audit-prepared": (("audit-prepared",), ()),
-    "gate-prepared": (("gate-prepared.json",), ()),
-    "train": (("train/plan.json", "train/result.json", "train/final"), ("train",)),
-    "compare": (("compare.json",), ()),
-    "systems": (("systems.json",), ()),
-    "publish": (("publish/model", "publish/reproduced.json"), ("publish",)),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What a stage, or a command that keeps something, leaves in the run folder."""
+
+    outputs: tuple[str, ...]  # altered or gone, they are made again
+    records: tuple[str, ...] = ()  # read by people alone: altered they are not shown, and nothing is made again
+    also: tuple[str, ...] = ()  # goes with them when the inputs change
+    again: str  # how they are made again
+
+
+_MADE = {
+    "audit": _Made(
+        outputs=("audit/alignment_report.json", "audit/utterances.parquet", "audit/calibration.json"),
+        again="run 'shibolet audit' with the recipe",
+    ),
+    "hear-rest": _Made(outputs=("audit/rest.parquet",), again="run 'shibolet prepare' with the recipe"),
+    "calibrate": _Made(outputs=("calibration.json",), again="run 'shibolet calibrate'"),
+    "gate": _Made(outputs=("gate.json",), again="run 'shibolet gate' with the recipe"),
+    "prepare": _Made(outputs=("prepared",), again="run 'shibolet prepare' with the recipe"),
+    "audit-prepared": _Made(outputs=("audit-prepared",), again="run 'shibolet run' with the recipe"),
+    "gate-prepared": _Made(outputs=("gate-prepared.json",), again="run 'shibolet run' with the recipe"),
+    "train": _Made(
+        outputs=("train/plan.json", "train/result.json", "train/final"),
+        records=("train/metrics.jsonl", "train/dev.jsonl", "train/events.jsonl"),
+        also=("train",),
+        again="run 'shibolet train' with the recipe",
+    ),
+    "compare": _Made(outputs=("compare.json",), again="run 'shibolet compare' with the recipe"),
+    "systems": _Made(outputs=("systems.json",), again="run 'shibolet compare' with its --system again"),
+    "publish": _Made(
+        outputs=("publish/model", "publish/reproduced.json"), also=("publish",), again="run 'shibolet publish'"
+    ),
+    # No stages, but files that a command keeps: `seal` says so.
+    "start": _Made(outputs=("recipe.yaml", "provenance.json"), again="start a command with the recipe's own file"),
+    "extend": _Made(outputs=("audit/extended.json",), again="delete it, and 'shibolet audit --extend' asks again"),
+    "review": _Made(outputs=("audit/review.jsonl",), again="delete it, and give yours with 'shibolet audit --review'"),
+    "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
 
@@ -76,126 +70,28 @@ class Stage:
     inputs: dict[str, Any]  # plain data; content hashes for whatever is large
     state: Literal["done", "interrupted", "changed", "new"]
     note: str  # a sentence for the user; empty when there is nothing to say
+    reads: Mapping[str, str] = field(default_factory=dict)  # stage whose files it reads -> hash of what that made
 
     @property
     def done(self) -> bool:
         return self.state == "done"
 
     def finish(self) -> str:
-        """Mark the stage as done, after everything else, and return the hash of its outputs."""
-        outputs = self.folder._hash_outputs(self.name)
-        marker = StageMarker(state="done", inputs=self.inputs, outputs=outputs)
-        marker.write(self.folder.path / _marker_of(self.name))
-        return hash_json(outputs)
+        """Mark the stage as done, after everything else, and return the hash of its outputs.
+
+        DataError where a file that it read was changed meanwhile.
+        """
+        for name, digest in self.reads.items():
+            if self.folder.verified(name) != digest:
+                raise DataError(f"{self.folder.path}: '{name}' was made anew while '{self.name}' ran; run it again")
+        return self.folder.seal(self.name, self.inputs, self.reads)
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Paths of one round, and the markers that let a second start skip what is done."""
+class RunFolder(RunPaths):
+    """A round's folder, and the markers that let a second start skip what is done."""
 
-    path: Path
     parent: "RunFolder | None" = None  # of the round before
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        return self.path / "provenance.json"
-
-    def audit(self, *, prepared: bool = False) -> Path:
-        return self.path / ("audit-prepared" if prepared else "audit")
-
-    def alignment_report(self, *, prepared: bool = False) -> Path:
-        return self.audit(prepared=prepared) / "alignment_report.json"
-
-    def audited_utterances(self, *, prepared: bool = False) -> Path:
-        return self.audit(prepared=prepared) / "utterances.parquet"
-
-    @property
-    def audited_rest(self) -> Path:
-        return self.audit() / "rest.parquet"
-
-    @property
-    def review(self) -> Path:
-        return self.audit() / "review.jsonl"
-
-    @property
-    def sounds(self) -> Path:
-        return self.audit() / "sounds.jsonl"
-
-    @property
-    def audit_page(self) -> Path:
-        return self.audit() / "audit.html"
-
-    @property
-    def audit_extension(self) -> Path:
-        return self.audit() / "extended.json"
-
-    @property
-    def calibration(self) -> Path:
-        return self.path / "calibration.json"
-
-    def gate(self, *, prepared: bool = False) -> Path:
-        return self.path / ("gate-prepared.json" if prepared else "gate.json")
-
-    @property
-    def prepared(self) -> Path:
-        return self.path / "prepared"
-
-    @property
-    def train(self) -> Path:
-        return self.path / "train"
-
-    @property
-    def plan(self) -> Path:
-        return self.train / "plan.json"
-
-    @property
-    def train_result(self) -> Path:
-        return self.train / "result.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.train / "metrics.jsonl"
-
-    @property
-    def dev_scores(self) -> Path:
-        return self.train / "dev.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.train / "checkpoints"
-
-    @property
-    def final(self) -> Path:
-        return self.train / "final"
-
-    def evaluation(self, label: str, set_name: str) -> Path:
-        return self.path / "evaluate" / label / set_name
-
-    def hypotheses(self, label: str, set_name: str) -> Path:
-        return self.evaluation(label, set_name) / "hypotheses.jsonl"
-
-    def scores(self, label: str, set_name: str) -> Path:
-        return self.evaluation(label, set_name) / "scores.json"
-
-    @property
-    def compare(self) -> Path:
-        return self.path / "compare.json"
-
-    @property
-    def systems(self) -> Path:
-        return self.path / "systems.json"
-
-    @property
-    def publish(self) -> Path:
-        return self.path / "publish"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -208,55 +104,97 @@ class RunFolder:
                 raise DataError(f"run folder '{self.path}' is in use by another shibolet; wait for it") from error
             yield
 
-    def stage(self, name: str, inputs: dict[str, Any]) -> Stage:
+    def stage(self, name: str, inputs: dict[str, Any], reads: Sequence[str] = ()) -> Stage:
         """How `name` stands for these inputs; unless it is done, the folder is then ready for its work.
 
         done         the marker has the same inputs and every output is as it was written
         interrupted  begun with the same inputs and cut off, or an output is gone or altered: go on with what is there
         changed      made from other inputs: that lies in `.aside/` now, and comes back for the same inputs
         new          nothing there
+
+        `reads` are stages whose files it reads; DataError where one of them is not as it was written.
         """
         inputs = json.loads(json.dumps(inputs))  # as the marker will give them back
+        return self._stage(name, inputs, {one: self.verified(one) for one in reads})
+
+    def _stage(self, name: str, inputs: dict[str, Any], reads: Mapping[str, str]) -> Stage:
         marker = self._marker(name)
         if marker is not None and marker.inputs == inputs:
             if marker.state == "begun":
-                return Stage(self, name, inputs, "interrupted", f"{name}: was cut off, goes on")
-            if not (altered := _differing(marker.outputs, self._hash_outputs(name))):
-                return Stage(self, name, inputs, "done", f"{name}: done before, nothing changed")
-            self._move(_made_by(name)[0], self.path, self._aside(name, "altered"))
+                return Stage(self, name, inputs, "interrupted", f"{name}: was cut off, goes on", reads)
+            if not (altered := _differing(marker.outputs, self._hashes(_made_by(name).outputs))):
+                if marker.reads != reads:
+                    marker.model_copy(update={"reads": dict(reads)}).write(self.path / _marker_of(name))
+                return Stage(self, name, inputs, "done", f"{name}: done before, nothing changed", reads)
+            self._require_records(name, marker)
+            self._move(_made_by(name).outputs, self.path, self._aside(name, "altered"))
             self._begin(name, inputs)
-            return Stage(self, name, inputs, "interrupted", f"{name}: {_first(altered)} not as written; made again")
+            note = f"{name}: {_first(altered)} changed since they were written; made again"
+            return Stage(self, name, inputs, "interrupted", note, reads)
 
         aside = self._set_aside(name)
         if self._take_back(name, inputs):
-            taken = self.stage(name, inputs)
+            taken = self._stage(name, inputs, reads)
             return replace(taken, note=f"{name}: taken back from .aside, where the same inputs had left it")
-        if self._inherit(name, inputs):
+        if self._inherit(name, inputs, reads):
             note = f"{name}: taken over from {self.parent.path}, which made it from the same inputs"
-            return Stage(self, name, inputs, "done", note)
+            return Stage(self, name, inputs, "done", note, reads)
         self._begin(name, inputs)
         if aside is None:
-            return Stage(self, name, inputs, "new", "")
+            return Stage(self, name, inputs, "new", "", reads)
         why = "made by another version of shibolet"
         if marker is not None:
             why = f"{_first(_differing(marker.inputs, inputs))} changed"
-        return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}")
+        return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}", reads)
+
+    def seal(self, name: str, inputs: dict[str, Any] | None = None, reads: Mapping[str, str] | None = None) -> str:
+        """Keep the hashes of what `name` made, which is done; the hash of its outputs."""
+        made = _made_by(name)
+        outputs, records = self._hashes(made.outputs), self._hashes(made.records)
+        marker = StageMarker(state="done", inputs=inputs or {}, outputs=outputs, records=records, reads=reads or {})
+        marker.write(self.path / _marker_of(name))
+        return hash_json(outputs)
 
     def retire(self, *names: str) -> list[str]:
         """Put stages aside that the round does not reach any more; the names of those that were there."""
         return [name for name in names if self._set_aside(name)]
 
-    def evaluated(self, label: str) -> list[str]:
-        """Stages that scored what has this label."""
-        markers = (self.path / ".stages" / "evaluate" / label).glob("*.json")
-        return sorted(f"evaluate/{label}/{path.stem}" for path in markers)
+    def evaluated(self, label: str = "*") -> list[str]:
+        """Stages that scored what has this label, or anything."""
+        markers = (self.path / ".stages" / "evaluate").glob(f"{label}/*.json")
+        return sorted(f"evaluate/{path.parent.name}/{path.stem}" for path in markers)
 
-    def digest(self, name: str) -> str:
-        """Hash of what a finished stage made: an input of the stages after it."""
+    def verified(self, name: str) -> str:
+        """Hash of what a finished stage made: an input of the stages that read it.
+
+        DataError where it is not finished, a file is not as it wrote it, or it was made from another outcome of a stage
+        before it than the one that is there.
+        """
         marker = self._marker(name)
         if marker is None or marker.state != "done":
             raise DataError(f"{self.path}: stage '{name}' is not done; run it first, or `shibolet run` for all of them")
-        return hash_json(marker.outputs)
+        self._require_outputs(name, marker)
+        for source, digest in marker.reads.items():
+            if (before := self._marker(source)) is None or before.state != "done" or before.digest != digest:
+                raise DataError(
+                    f"{self.path}: '{name}' was made from another '{source}' than the one that is there; "
+                    f"{_made_by(name).again}, then this command"
+                )
+        return marker.digest
+
+    def intact(self, *names: str) -> None:
+        """DataError where a file of these, or of all that is finished, is not as it was written.
+
+        What no marker speaks of passes: another version of shibolet may have written it.
+        """
+        markers = self.path / ".stages"
+        found = names or sorted(
+            path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json")
+        )
+        for name in found:
+            if (marker := self._marker(name)) is not None and marker.state == "done":
+                self._require_outputs(name, marker)
+                self._require_records(name, marker)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """What a stage that was begun or finished here is made from; nothing for one of another version of shibolet."""
@@ -268,17 +206,32 @@ class RunFolder:
         marker = self._marker(name)
         return marker is not None and marker.state == "done"
 
+    def _require_outputs(self, name: str, marker: StageMarker) -> None:
+        if altered := _differing(marker.outputs, self._hashes(_made_by(name).outputs)):
+            raise DataError(
+                f"{self.path}: {_first(altered)} changed since '{name}' wrote it; {_made_by(name).again}, "
+                "then this command"
+            )
+
+    def _require_records(self, name: str, marker: StageMarker) -> None:
+        """A record may be deleted: nothing is made from it."""
+        now = self._hashes(_made_by(name).records)
+        if altered := [path for path in _differing(marker.records, now) if path in now]:
+            raise DataError(
+                f"{self.path}: {_first(altered)} changed since '{name}' wrote it; put it back, or delete it: "
+                "nothing is made from it, and the page does without"
+            )
+
     def _marker(self, name: str) -> StageMarker | None:
         return _marker_in(self.path / _marker_of(name))
 
     def _begin(self, name: str, inputs: dict[str, Any]) -> None:
         StageMarker(state="begun", inputs=inputs).write(self.path / _marker_of(name))
 
-    def _hash_outputs(self, name: str) -> dict[str, str]:
-        """Content hash of every file that a stage makes, by path in the run folder."""
+    def _hashes(self, paths: Sequence[str]) -> dict[str, str]:
+        """Content hash of every file at or below these paths, by path in the run folder."""
         found = []
-        for output in _made_by(name)[0]:
-            path = self.path / output
+        for path in (self.path / path for path in paths):
             found += [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         return {file.relative_to(self.path).as_posix(): hash_file(file) for file in found}
 
@@ -289,8 +242,7 @@ class RunFolder:
         """Move what a stage made, and its marker after it, to the place of its inputs; None: there was nothing."""
         marker = self._marker(name)
         target = self._aside(name, hash_json(marker.inputs) if marker else "unknown")
-        outputs, rest = _made_by(name)
-        moved = self._move([*rest, *outputs, _marker_of(name)], self.path, target)
+        moved = self._move([*_places_of(name), _marker_of(name)], self.path, target)
         return str(target.relative_to(self.path)) if moved else None
 
     def _take_back(self, name: str, inputs: dict[str, Any]) -> bool:
@@ -298,22 +250,22 @@ class RunFolder:
         source, marker = self._aside(name, hash_json(inputs)), _marker_of(name)
         if _marker_in(source / marker) is None:
             return False
-        outputs, rest = _made_by(name)
-        self._move([*rest, *outputs, marker], source, self.path)
+        self._move([*_places_of(name), marker], source, self.path)
         shutil.rmtree(source)
         return True
 
-    def _inherit(self, name: str, inputs: dict[str, Any]) -> bool:
+    def _inherit(self, name: str, inputs: dict[str, Any], reads: Mapping[str, str]) -> bool:
         """Take over what the round before made from the same inputs, its marker last."""
         if self.parent is None or not (name == "prepare" or name.startswith("evaluate/")):
             return False  # tables of an audit name sounds by where the run folder is
-        if not self.parent.finished(name) or self.parent.inputs(name) != inputs:
+        theirs, outputs = self.parent._marker(name), _made_by(name).outputs
+        if theirs is None or theirs.state != "done" or theirs.inputs != inputs:
             return False
-        if self.parent.digest(name) != hash_json(self.parent._hash_outputs(name)):
+        if theirs.outputs != self.parent._hashes(outputs):
             return False
-        for output in _made_by(name)[0]:
+        for output in outputs:
             take_over(self.parent.path / output, self.path / output)
-        take_over(self.parent.path / _marker_of(name), self.path / _marker_of(name))
+        theirs.model_copy(update={"reads": dict(reads)}).write(self.path / _marker_of(name))
         return True
 
     @staticmethod
@@ -330,19 +282,35 @@ class RunFolder:
                 moved = True
         return moved
 
-    def write_provenance(self, command: str, num_threads: int | None) -> None:
-        """Add this start to `provenance.json`; one of another version goes to `.aside/`, and a new one begins."""
-        starts = ()
+    def write_provenance(self, command: str, num_threads: int | None) -> str | None:
+        """Add this start to `provenance.json`, and seal it and the recipe; a sentence where a new one begins.
+
+        One of another version, or that is not as it was written, goes to `.aside/`.
+        """
+        starts, said = (), None
         if self.provenance.exists():
             try:
+                sealed = marker.outputs if (marker := self._marker("start")) else {}
+                if sealed.get(self.provenance.name, hash_file(self.provenance)) != hash_file(self.provenance):
+                    raise DataError("not as written")
                 starts = Provenance.read(self.provenance).starts
             except DataError:
                 self._move([self.provenance.name], self.path, self.path / ".aside")
+                said = f"{self.provenance.name}: not as written, or of another version; it is now in .aside"
         Provenance(starts=(*starts, this_start(command, num_threads))).write(self.provenance)
+        self.seal("start")
+        return said
 
 
-def _made_by(stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return _OUTPUTS.get(stage, ((stage,), ()))
+def _made_by(stage: str) -> _Made:
+    """`evaluate/<label>/<set>` and `tune-decoding` make the folder of their name."""
+    again = f"run 'shibolet {stage.partition('/')[0]}' as before"
+    return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
+
+
+def _places_of(stage: str) -> tuple[str, ...]:
+    """All that goes aside with a stage."""
+    return (*_made_by(stage).also, *_made_by(stage).outputs)
 
 
 def _marker_of(stage: str) -> str:
@@ -357,7 +325,7 @@ def _marker_in(path: Path) -> StageMarker | None:
         return None
 
 
-def _differing(old: dict, new: dict) -> list[str]:
+def _differing(old: Mapping, new: Mapping) -> list[str]:
     """Names of the entries that are not the same in both."""
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 

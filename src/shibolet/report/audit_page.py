@@ -89,6 +89,7 @@ def write_audit_page(run_dir: Path) -> Path | None:
     run = RunFolder(run_dir)
     if not run.alignment_report().is_file():
         return None
+    run.intact("start", "audit", "hear-rest", "review", "gate")
     recipe, report = ShownRecipe.read(run.recipe), AlignmentReport.read(run.alignment_report())
     language = get_language(recipe.language)
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]

@@ -19,6 +19,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
     from shibolet.report.page import environment
 
     run = RunFolder(run_dir)
+    run.intact()
     recipe = ShownRecipe.read(run.recipe)
     shown = {
         "gate": sections.gates(run),

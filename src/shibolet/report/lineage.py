@@ -24,6 +24,8 @@ def chain_of(run_dir: Path) -> Chain:
         if any(parent.path.resolve() == folder.path.resolve() for folder in folders):
             raise DataError(f"{folders[0].path}: the round before is '{parent.path}', which comes after it")
         folders.insert(0, parent)
+    for folder in folders:
+        folder.intact("start", "compare", "train", *folder.evaluated())
     rounds = [_round(folder) for folder in folders]
     first = _compared(folders[0])
     return Chain(rounds=(*([_baseline(folders[0], first)] if first else []), *rounds), missing=missing)

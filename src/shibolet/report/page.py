@@ -36,6 +36,7 @@ def write_report(run_dir: Path) -> Path:
         raise DataError(
             f"{run_dir}: no {run.recipe.name}, so this is no run folder; give the folder of a 'shibolet run'"
         )
+    run.intact()
     recipe = ShownRecipe.read(run.recipe)
     language, pair = get_language(recipe.language), scored.sides(recipe)
     gate, audit, compared = sections.gates(run), sections.audit(run, recipe), scored.comparison(run, recipe)

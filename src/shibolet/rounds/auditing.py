@@ -37,9 +37,11 @@ def do_audit(
 
     recipe, folder = current.recipe, current.folder
     _require_error_rates(current, prepared, review)
+    folder.intact("review", "extend")
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
+        folder.seal("review")
     if not prepared:  # the audit of the raw data came before
         take_over_evidence(folder, current.tell)
     listener = _listener(current, prepared)
@@ -58,7 +60,8 @@ def do_audit(
     }
     path = folder.alignment_report(prepared=prepared)
     name = "audit-prepared" if prepared else "audit"
-    stage = _begin(current, name, inputs, lambda: AlignmentReport.read(path).num_lost)
+    reads = ("prepare",) if prepared else ()
+    stage = _begin(current, name, inputs, lambda: AlignmentReport.read(path).num_lost, reads)
     if not stage.done:
         with current.track("audit") as progress:
             report = run_audit(
@@ -94,9 +97,9 @@ def _require_error_rates(current: Round, prepared: bool, review: Path | None) ->
         raise DataError(f"audit.calibration: there is no file {calibration}; 'shibolet calibrate' makes one")
 
 
-def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int]) -> Stage:
+def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int], reads: Sequence[str] = ()) -> Stage:
     """The stage; one that is done and gave up `num_lost` clips, as no fault of theirs, is open again for these."""
-    stage = current.folder.stage(name, inputs)
+    stage = current.folder.stage(name, inputs, reads)
     if stage.done and (lost := num_lost()):
         note = f"{name}: done before, but clips could not be decoded ({lost:,}); these are heard again"
         stage = replace(stage, state="interrupted", note=note)
@@ -174,6 +177,7 @@ def extend_audit(current: Round) -> int:
     wanted = verdict.low_quality_pct.num_heard - len(current.data.ledger) + verdict.more_clips_needed
     sizes = [*_extensions(current.folder, current.data), wanted]
     Extension(data=current.data.digest, sizes=sizes).write(current.folder.audit_extension)
+    current.folder.seal("extend")
     return wanted
 
 
@@ -254,10 +258,10 @@ def do_hear_rest(current: Round) -> Path:
     from shibolet.audit.stage import hear_rest
 
     path = current.folder.audited_rest
-    current.folder.digest("audit")  # there must be one; a person's review of it changes nothing here
+    current.folder.verified("audit")  # of which a person's review changes nothing here
     read = (current.folder.audit() / "calibration.json", current.folder.audited_utterances())
     inputs = {"audit": [hash_file(path) for path in read], "data": current.data.digest}
-    stage = _begin(current, "hear-rest", inputs, lambda: _lost_in(path))
+    stage = _begin(current, "hear-rest", inputs, lambda: _lost_in(path), ("audit",))
     if not stage.done:
         listener = _listener(current)
         with current.track("hear the rest") as progress:
@@ -332,13 +336,13 @@ def do_calibrate(
 
 def do_gate(current: Round, *, prepared: bool = False) -> GateVerdict:
     """The verdict on the raw data, or on what prepare kept."""
-    name = "gate-prepared" if prepared else "gate"
+    name, audited = ("gate-prepared", "audit-prepared") if prepared else ("gate", "audit")
     inputs = {
         "format": GateVerdict.FORMAT,
-        "audit": current.folder.digest("audit-prepared" if prepared else "audit"),
+        "audit": current.folder.verified(audited),
         "gate": current.recipe.gate.model_dump(mode="json"),
     }
-    stage = current.begin(name, inputs)
+    stage = current.begin(name, inputs, reads=(audited,))
     path = current.folder.gate(prepared=prepared)
     if not stage.done:
         run_gate(current.folder.audit(prepared=prepared), path, _gate_config(current, prepared))

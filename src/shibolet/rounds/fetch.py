@@ -9,7 +9,7 @@ from shibolet.errors import DataError, ModelError
 from shibolet.recipe import Recipe
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.retry import retried
-from shibolet.rounds.shared import Track, stream_cache, untracked
+from shibolet.rounds.shared import Track, cache_dir, untracked
 from shibolet.speech.sources import DataSource
 
 
@@ -68,7 +68,7 @@ def _data(source: DataSource) -> Callable[[], None] | None:
     def fetch() -> None:
         from shibolet.speech.hub import fetch_card, hub_tables
 
-        for _ in hub_tables(source, stream_cache())[0]:
+        for _ in hub_tables(source, cache_dir())[0]:
             pass
         fetch_card(source)
 

@@ -29,6 +29,7 @@ def write_next(
     if own := [change for change in changes if re.split(r"[.=]", change)[0] in OWN]:
         raise RecipeError(f"--set {own[0]}: 'next' itself decides {', '.join(OWN)}; edit the file that it writes")
     folder = RunFolder(Path(os.path.normpath(run_dir.absolute())))
+    folder.intact("start", "train", "compare")
     before = load_recipe(folder.recipe)
     before.require("next", "models", "train")
     if path.exists():

@@ -42,7 +42,7 @@ def export_adapter(current: Round, path: Path) -> None:
 
     if path.exists():
         raise DataError(f"'{path}' exists; name a new folder for the adapter")
-    current.folder.digest("train")  # there must be one
+    current.folder.verified("train")
     store = CheckpointStore(current.folder.checkpoints)
     steps = TrainResult.read(current.folder.train_result).weights_of
     weights = average_weights([store.at(step) for step in steps])
@@ -63,18 +63,18 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
             "not published: evaluate.servers.candidate had a server write the hypotheses, and an export must repeat "
             "them word for word, to be shown to be what was scored; leave that key out and compare again"
         )
-    compared_as = folder.digest("compare")  # there must be one
+    compared_as = folder.verified("compare")
     compared = Comparison.read(folder.compare)
     if not compared.is_kept and not force:
         raise Rejected(f"not published: {compared.sentence} --force publishes it all the same, and the card says so")
     inputs = {
-        "train": folder.digest("train"),
-        "prepare": folder.digest("prepare"),
-        "gate": folder.digest("gate"),
+        "train": folder.verified("train"),
+        "prepare": folder.verified("prepare"),
+        "gate": folder.verified("gate"),
         "compare": compared_as,
         "publish": config.model_dump(mode="json", exclude={"private"}),
     }
-    stage = current.begin("publish", inputs)
+    stage = current.begin("publish", inputs, reads=("train", "prepare", "gate", "compare"))
     if stage.done:
         return
     from shibolet.model.family import convert, family_of

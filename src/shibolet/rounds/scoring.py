@@ -9,8 +9,9 @@ from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
+from shibolet.records.files import cache_dir
 from shibolet.rounds.scorers import language_of, scores_of
-from shibolet.rounds.shared import Round, Track, prepared_of, stream_cache, untracked
+from shibolet.rounds.shared import Round, Track, prepared_of, run_of, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -27,7 +28,7 @@ def candidates_of(
 ) -> tuple[Candidate, Candidate]:
     """The models that a round compares: those given, else the recipe's baseline and what was trained here."""
     if candidate is None:
-        current.folder.digest("train")  # there must be one
+        current.folder.verified("train")
     models = baseline or current.recipe.models.baseline, candidate or str(current.folder.final.absolute())
     first, second = (
         Candidate(named, Model(model, prepared_of(model))) for named, model in zip(current.names, models, strict=True)
@@ -44,10 +45,11 @@ def do_compare(current: Round) -> Comparison:
     sets = [source.name for source in current.sets]
     if not _by_language(current)[0]:
         raise RecipeError(f"there is nothing to compare on: name one or more evaluate.sets in {recipe.language}")
-    scores = [folder.digest(f"evaluate/{named.label}/{name}") for named in names for name in sets]
+    scored = [f"evaluate/{named.label}/{name}" for named in names for name in sets]
+    scores = [folder.verified(stage) for stage in scored]
     who = [named.model_dump(mode="json") for named in names]
     made_with = compared_with(current, Comparison.FORMAT)
-    stage = current.begin("compare", {"scores": scores, "names": who, **made_with})
+    stage = current.begin("compare", {"scores": scores, "names": who, **made_with}, reads=scored)
     if not stage.done:
         own, other = (
             tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
@@ -96,7 +98,9 @@ def evaluate_manifest(
 
     config = EvaluateConfig()
     with track("read") as progress:
-        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), stream_cache(), progress)
+        utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), cache_dir(), progress)
+    if (run := run_of(model)) is not None:
+        run.intact("train", "prepare")
     trained = None if (prepared := prepared_of(model)) is None else read_trained_on(prepared)
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:

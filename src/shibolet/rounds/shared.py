@@ -1,7 +1,6 @@
 """What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Overlap
-from shibolet.records.files import hash_json
+from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.utterance import Utterance
@@ -101,7 +100,7 @@ class Round:
 
         if source.name not in self._sources:
             with self.track(f"read {source.name}") as progress:
-                utterances, ledger = read_source(source, stream_cache(), progress)
+                utterances, ledger = read_source(source, cache_dir(), progress)
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
@@ -138,6 +137,7 @@ class Round:
         """What prepare kept, both splits."""
         from shibolet.records.manifest import manifest_hash, read_manifest
 
+        self.folder.verified("prepare")
         utterances = read_manifest(self.folder.prepared / MANIFEST)
         return SourceData(utterances, [], manifest_hash(utterances))
 
@@ -156,10 +156,12 @@ class Round:
         return local_executor(self.recipe.num_threads)
 
     def identity(self, model: str) -> str:
-        """Content hash of a model by name."""
+        """Content hash of a model by name; DataError where it is not as the training that made it wrote it."""
         from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
+            if (run := run_of(model)) is not None:
+                run.intact("train")
             self._identities[model] = listener_identity(model)
         return self._identities[model]
 
@@ -233,6 +235,7 @@ class Round:
         from shibolet.evaluate.overlap import overlap, read_trained_on
 
         if prepared not in self._trained_on:
+            RunFolder(prepared.parent).intact("prepare")
             self._trained_on[prepared] = read_trained_on(prepared)
         if (trained := self._trained_on[prepared]) is None:
             self.tell(f"{source.name}: not compared with {prepared}, which an older version wrote without hashes")
@@ -264,9 +267,9 @@ class Round:
         if retired := self.folder.retire(*names):
             self.tell(f"put aside, since {why}: {', '.join(retired)}")
 
-    def begin(self, name: str, inputs: dict[str, Any]) -> Stage:
-        """The stage, and a sentence to the user when there is one to say."""
-        stage = self.folder.stage(name, inputs)
+    def begin(self, name: str, inputs: dict[str, Any], reads: Sequence[str] = ()) -> Stage:
+        """The stage, which reads files of others, and a sentence to the user when there is one to say."""
+        stage = self.folder.stage(name, inputs, reads)
         if stage.note:
             self.tell(stage.note)
         return stage
@@ -279,7 +282,8 @@ def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: T
     with folder.locked():
         keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
-        folder.write_provenance(command, recipe.num_threads)
+        if said := folder.write_provenance(command, recipe.num_threads):
+            tell(said)
         with closing(Round(recipe, folder, tell, track)) as current:
             yield current
 
@@ -317,13 +321,14 @@ def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untrack
         yield current
 
 
-def prepared_of(model: str) -> Path | None:
-    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
+def run_of(model: str) -> RunFolder | None:
+    """The run folder that a model was trained in; None for any other model."""
     path = Path(model).absolute()
     run = RunFolder(path.parent.parent)
-    return run.prepared if path == run.final and (run.prepared / MANIFEST).is_file() else None
+    return run if path == run.final else None
 
 
-def stream_cache() -> Path:
-    """Where streamed sources are kept between rounds."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shibolet"
+def prepared_of(model: str) -> Path | None:
+    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
+    run = run_of(model)
+    return run.prepared if run and (run.prepared / MANIFEST).is_file() else None

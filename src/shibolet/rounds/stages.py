@@ -30,13 +30,15 @@ def do_prepare(current: Round) -> Prepared:
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
-    folder.digest("gate")  # there must be one
+    folder.verified("gate")
     if GateVerdict.read(folder.gate()).decision == "INVALID":
         config = config.model_copy(update={"drop_low_quality": False})
-    tables = [folder.audited_utterances()]
+    tables, reads = [folder.audited_utterances()], ["gate", "audit"]
     if config.unheard == "audit" and config.drop_low_quality:
         tables.append(auditing.do_hear_rest(current))
-    is_reviewed = folder.review.is_file()
+        reads.append("hear-rest")
+    if is_reviewed := folder.review.is_file():
+        folder.intact("review")
     inputs = {
         "format": Prepared.FORMAT,
         "data": current.data.digest,
@@ -47,7 +49,7 @@ def do_prepare(current: Round) -> Prepared:
         **({"review": hash_file(folder.review)} if is_reviewed else {}),
     }
     answers = read_review(folder.review) if is_reviewed else {}
-    stage = current.begin("prepare", inputs)
+    stage = current.begin("prepare", inputs, reads)
     if not stage.done:
         with current.track("prepare") as progress:
             run_prepare(
@@ -72,12 +74,12 @@ def do_train(current: Round) -> TrainResult:
     recipe, folder = current.recipe, current.folder
     inputs = {
         "base": current.identity(recipe.models.base),
-        "prepared": folder.digest("prepare"),
+        "prepared": folder.verified("prepare"),
         "train": recipe.train.identity(),
         "language": recipe.language,
         "seed": recipe.seed,
     }
-    stage = current.begin("train", inputs)
+    stage = current.begin("train", inputs, reads=("prepare",))
     _retire_of_others(current)
     if stage.done and current.only_through is None:
         if under_torchrun():
@@ -136,6 +138,7 @@ def _audit_summary(folder: RunFolder) -> dict:
     """What trackers show of the audit."""
     if not folder.gate().exists():
         return {}
+    folder.intact("gate", "audit")
     gate, report = GateVerdict.read(folder.gate()), AlignmentReport.read(folder.alignment_report())
     counts = {name: getattr(report, name) for name in ("low_quality_percentage", "low_quality_count", "total_samples")}
     return {"decision": gate.decision, "low_quality_pct": gate.low_quality_pct.rate, **counts}
@@ -168,7 +171,9 @@ def make_plan(
     )
     examples, training_set_from = None, "as given; lengths are assumed"
     if num_utterances is None:
-        prepared = RunFolder(run_dir).prepared
+        folder = RunFolder(run_dir)
+        folder.intact("prepare")
+        prepared = folder.prepared
         is_prepared = any(prepared.glob("train-*.parquet"))
         if not is_prepared and (num_utterances := _rows_of_manifests(recipe)):
             training_set_from = f"rows of the manifests, since nothing is prepared in {run_dir}; lengths are assumed"

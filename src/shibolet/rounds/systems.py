@@ -28,9 +28,10 @@ def do_compare_systems(current: Round, labels: Sequence[str]) -> SystemsComparis
         )
     if not common:
         raise DataError(f"{', '.join(labels)} have no set in common")
-    scores = [[folder.digest(f"evaluate/{label}/{set_name}") for set_name in common] for label in labels]
+    scores = [[folder.verified(f"evaluate/{label}/{set_name}") for set_name in common] for label in labels]
+    read = [f"evaluate/{label}/{set_name}" for label in labels for set_name in common]
     made_with = compared_with(current, SystemsComparison.FORMAT)
-    stage = current.begin("systems", {"systems": list(labels), "scores": scores, **made_with})
+    stage = current.begin("systems", {"systems": list(labels), "scores": scores, **made_with}, reads=read)
     if not stage.done:
         rows = {
             _named(current, label, common[0]): [

@@ -34,7 +34,7 @@ def do_tune_decoding(
         raise RecipeError(f"beam sizes start at 1, not {min(beam_sizes, default='none')}")
     recipe, folder = current.recipe, current.folder
     if model is None:
-        folder.digest("train")  # there must be one
+        folder.verified("train")
         model = str(folder.final.absolute())
     grid = [
         GREEDY,
@@ -46,13 +46,13 @@ def do_tune_decoding(
     ]
     inputs = {
         "format": DecodingTable.FORMAT,
-        "prepared": folder.digest("prepare"),
+        "prepared": folder.verified("prepare"),
         "model": current.identity(model),
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"sets", "servers", "beam_size", "length_penalty"}),
         "grid": [[setting.beam_size, setting.length_penalty] for setting in grid],
     }
-    stage = current.begin(STAGE, inputs)
+    stage = current.begin(STAGE, inputs, reads=("prepare",))
     out_dir = folder.path / STAGE
     if not stage.done:
         rows = _measure(current, model, grid)

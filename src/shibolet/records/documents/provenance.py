@@ -2,7 +2,10 @@
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from shibolet.records.documents.base import Document, Part
+from shibolet.records.files import hash_json
 
 
 class Start(Part):
@@ -41,7 +44,14 @@ class StageMarker(Document):
 
     state: Literal["begun", "done"]
     inputs: dict[str, Any]  # plain data; content hashes for whatever is large
-    outputs: dict[str, str] | None = None  # None until it is done; path in the run folder -> content hash
+    outputs: dict[str, str] = Field(default_factory=dict)  # path -> content hash; empty until it is done
+    records: dict[str, str] = Field(default_factory=dict)  # the same of files that people read and no stage does
+    reads: dict[str, str] = Field(default_factory=dict)  # stage whose files it read -> digest of that stage then
+
+    @property
+    def digest(self) -> str:
+        """Hash of the outputs."""
+        return hash_json(self.outputs)
 
 
 class Extension(Document):

@@ -1,0 +1,148 @@
+"""Where every file of a round lies in its run folder.
+
+recipe.yaml                     the recipe in full: defaults and overrides resolved, paths relative to this file
+provenance.json                 versions, commit, platform, threads, time of every start; no other file has a time
+audit/alignment_report.json     what the audit found, in total and by domain
+      utterances.parquet        ... and for each utterance of its sample
+      rest.parquet              the same for all others, when prepare hears them
+      review.jsonl              a person's verdicts, once there are any
+      audit.html                utterances to listen to and to judge
+      sounds.jsonl              what it plays, so that nothing is encoded twice
+      calibration.json          what a clean clip looks like to these models
+      heard/                    what the models said, so that nothing is heard twice
+      extended.json             how many utterances `audit --extend` has asked for
+calibration.json                what the listeners detect, from `shibolet calibrate`
+gate.json                       the verdict and the interval behind it
+prepared/                       shards, splits and ledger: what may train
+audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
+gate-prepared.json
+train/plan.json                 phases, steps, memory
+      metrics.jsonl             one line a step
+      dev.jsonl                 one line a dev score
+      events.jsonl              steps skipped, roll-backs, memory that ran out
+      result.json               which step was chosen, and by what
+      checkpoints/
+      final/                    the result: the model that the later stages use
+evaluate/<label>/<set>/hypotheses.jsonl
+                       listing.txt
+                       scores.json
+compare.json                    the result against the baseline
+systems.json                    any systems that were scored here, each against each
+tune-decoding/decoding.json     ways to decode on dev, with what each costs
+publish/model/                  the repository as it is uploaded: weights, processor, card
+       reproduced.json          which hypotheses a fresh process repeated from it
+report.html
+.stages/<stage>.json            what a stage was begun with, and its outputs once it is done
+.aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Paths of one round."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    def audit(self, *, prepared: bool = False) -> Path:
+        return self.path / ("audit-prepared" if prepared else "audit")
+
+    def alignment_report(self, *, prepared: bool = False) -> Path:
+        return self.audit(prepared=prepared) / "alignment_report.json"
+
+    def audited_utterances(self, *, prepared: bool = False) -> Path:
+        return self.audit(prepared=prepared) / "utterances.parquet"
+
+    @property
+    def audited_rest(self) -> Path:
+        return self.audit() / "rest.parquet"
+
+    @property
+    def review(self) -> Path:
+        return self.audit() / "review.jsonl"
+
+    @property
+    def sounds(self) -> Path:
+        return self.audit() / "sounds.jsonl"
+
+    @property
+    def audit_page(self) -> Path:
+        return self.audit() / "audit.html"
+
+    @property
+    def audit_extension(self) -> Path:
+        return self.audit() / "extended.json"
+
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.json"
+
+    def gate(self, *, prepared: bool = False) -> Path:
+        return self.path / ("gate-prepared.json" if prepared else "gate.json")
+
+    @property
+    def prepared(self) -> Path:
+        return self.path / "prepared"
+
+    @property
+    def train(self) -> Path:
+        return self.path / "train"
+
+    @property
+    def plan(self) -> Path:
+        return self.train / "plan.json"
+
+    @property
+    def train_result(self) -> Path:
+        return self.train / "result.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.train / "metrics.jsonl"
+
+    @property
+    def dev_scores(self) -> Path:
+        return self.train / "dev.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.train / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.train / "final"
+
+    def evaluation(self, label: str, set_name: str) -> Path:
+        return self.path / "evaluate" / label / set_name
+
+    def hypotheses(self, label: str, set_name: str) -> Path:
+        return self.evaluation(label, set_name) / "hypotheses.jsonl"
+
+    def scores(self, label: str, set_name: str) -> Path:
+        return self.evaluation(label, set_name) / "scores.json"
+
+    @property
+    def compare(self) -> Path:
+        return self.path / "compare.json"
+
+    @property
+    def systems(self) -> Path:
+        return self.path / "systems.json"
+
+    @property
+    def publish(self) -> Path:
+        return self.path / "publish"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
