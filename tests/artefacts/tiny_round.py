@@ -54,6 +54,7 @@ RECIPE = {
         "precision": "fp32",
         "eval_every_steps": 2,
         "checkpoint_every_steps": 2,
+        "encoder_cache": True,
     },
     "evaluate": {
         "max_new_tokens_per_s": 6.0,
@@ -153,7 +154,11 @@ def review(base: Path) -> None:
 
 def other_systems(base: Path) -> None:
     """Hypotheses of two systems: one drops a word, the other two."""
-    rows = [row for name in ("clean", "whatsapp") for row in read_jsonl(base / "run" / "corpus" / f"test_{name}/manifest.jsonl")]
+    rows = [
+        row
+        for name in ("clean", "whatsapp")
+        for row in read_jsonl(base / "run" / "corpus" / f"test_{name}/manifest.jsonl")
+    ]
     for name, dropped in (("one", 1), ("two", 2)):
         lines = [{"id": row["id"], "hypothesis": " ".join(row["text"].split()[dropped:])} for row in rows]
         write_jsonl(base / f"{name}.jsonl", lines)
