@@ -4,7 +4,7 @@
 # make bench      the benchmarks, each with what it shows and how long it takes; make bench TOPIC=gate runs some of them
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
 # make golden     the logits of qwen-asr's own classes that tests/model/test_golden.py compares with; an environment apart
-# make schemas    docs/schemas, from the documents' classes, and docs/artefacts.md
+# make schemas    docs/schemas, from the documents' classes
 # make lint       formatting and style
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -47,7 +47,6 @@ golden: $(READY) build/golden-venv/.ready
 
 schemas: $(READY)
 	$(BIN)/python tests/schemas.py
-	$(BIN)/python tests/artefacts/artefact_kinds.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

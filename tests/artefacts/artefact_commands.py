@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -69,9 +70,13 @@ def files_of(base: Path) -> dict[str, str]:
 
 
 def copy_of(round_: Path, base: Path) -> Path:
-    """A copy that may be written to: files are replaced, never written into."""
-    shutil.copytree(round_, base, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    """A copy to write to: of links, since files are replaced and never written into. A lock is of one folder alone."""
+    shutil.copytree(round_, base, copy_function=_link)
     return base
+
+
+def _link(source: str, target: str) -> None:
+    shutil.copyfile(source, target) if source.endswith(".lock") else os.link(source, target)
 
 
 def _hash(path: Path, base: Path) -> str:

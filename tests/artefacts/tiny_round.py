@@ -1,7 +1,7 @@
 """The smallest real round with every kind of artefact: made by the commands, from a corpus of the demo's speech.
 
-`<base>/corpus` is the data, `<base>/tiny.yaml` the recipe, `<base>/run` the run folder, and `<base>/next.yaml` the recipe
-of the round after it. A copy of `<base>` is the same round: paths in the recipe and in the folder are relative.
+`<base>/run` is the run folder with the data in `corpus/`, `<base>/tiny.yaml` the recipe, and `<base>/next.yaml` that of
+the round after it. A copy of `<base>` is the same round: paths in the recipe and in the folder are relative.
 """
 
 import io
@@ -18,7 +18,7 @@ import yaml
 
 from shibolet import cli
 from shibolet.demo.corpus import CorpusConfig, build_corpus
-from shibolet.records.files import read_json, read_jsonl, write_jsonl
+from shibolet.records.files import read_jsonl, write_jsonl
 
 LOW, HIGH = 1, 3  # the gate's lines, in percent: the damage of the raw data is over both, what is kept is no proof
 # A first look at half of the data, which the gate cannot decide on: `--extend` then asks for more.
@@ -40,14 +40,17 @@ RECIPE = {
     },
     "calibrate": {"max_utterances": 40, "copies_per_row": 20},
     "gate": {
-        "proceed_below_pct": LOW, "stop_above_pct": HIGH, "min_selftest_recall": 0.0, "max_harmless_changed_frac": 1.0,
+        "proceed_below_pct": LOW,
+        "stop_above_pct": HIGH,
+        "min_selftest_recall": 0.0,
+        "max_harmless_changed_frac": 1.0,
         "on_stop": "repair",
-    },  # fmt: skip
+    },
     "prepare": {"dev_frac": 0.2},
     "train": {
         "phases": [
-            {"name": "B", "num_epochs": 1, "lr_by_part": {"projector": 5e-4, "decoder.layers[2:4]": 2e-4, "lora": 5e-4}},
-            {"name": "A", "num_epochs": 1, "lr_by_part": {"encoder.layers[0:6]": 3e-4, "projector": 4e-4, "lora": 2e-4}},
+            {"name": "B", "num_epochs": 1, "lr_by_part": {"projector": 5e-4, "lora": 5e-4}},
+            {"name": "A", "num_epochs": 1, "lr_by_part": {"encoder.layers[0:6]": 3e-4, "lora": 2e-4}},
         ],
         "lora": {"part": "decoder.layers[0:2]", "rank": 4, "alpha": 8},
         "utterances_per_step": 16,
@@ -64,7 +67,7 @@ RECIPE = {
         ],
     },
     "compare": {"noisy_domain": "whatsapp", "bootstrap_samples": 100, "keep_below_points": 100.0, "loop_cost": 0.0},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +111,23 @@ def must(*args: str | Path, codes: Sequence[int] = (0,)) -> Answer:
     return answer
 
 
-def write_corpus(base: Path, num_train: int, num_test: int) -> Path:
-    """The corpus and the recipe, and where the recipe is."""
+def write_corpus(base: Path, num_train: int, num_test: int, **changes: dict) -> Path:
+    """The corpus and the recipe, with other sections than `RECIPE` has, and where the recipe is."""
     size = CorpusConfig(num_train=num_train, num_long=1, num_test=num_test, recording_utterances=2)
     build_corpus(base / "run" / "corpus", 3, size)
     path = base / "tiny.yaml"
-    path.write_text(yaml.safe_dump(RECIPE, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}, sort_keys=False), encoding="utf-8")
     return path
 
 
 def build_round(base: Path) -> None:
-    """From audit to report, no more; the round ends with a verdict of the comparison."""
-    must("run", write_corpus(base, 24, 6), "-o", base / "run", codes=(0, 40))
+    """From audit to report, no more; nobody listens, so it takes seconds."""
+    heard = base / "heard.jsonl"
+    audit = {"aligner": None, "recogniser": str(heard), "selftest": {"num_clips": 10}, "num_workers": 0}
+    recipe = write_corpus(base, 24, 3, audit=audit, gate={"stop_above_pct": 100, "accept": ["INVALID"]})
+    rows = read_jsonl(base / "run" / "corpus" / "train" / "manifest.jsonl")
+    write_jsonl(heard, [{"id": row["id"], "hypothesis": row["text"]} for row in rows])
+    must("run", recipe, "-o", base / "run", codes=(0, 40))
 
 
 def build_full_round(base: Path) -> None:
@@ -162,8 +170,3 @@ def other_systems(base: Path) -> None:
     for name, dropped in (("one", 1), ("two", 2)):
         lines = [{"id": row["id"], "hypothesis": " ".join(row["text"].split()[dropped:])} for row in rows]
         write_jsonl(base / f"{name}.jsonl", lines)
-
-
-def trained_step(run: Path) -> int:
-    """The step of the checkpoint that is the result."""
-    return read_json(run / "train" / "result.json")["chosen_step"]
