@@ -472,7 +472,7 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
             if not current.folder.finished("train"):
                 gate_verdict("PROCEED").write(current.folder.gate())
                 write_audited(current.folder.audited_utterances(), [])
-                current.folder.seal("audit")
+                current.folder.seal("audit", {"data": current.data.digest})
                 current.folder.seal("gate")
                 stages.do_prepare(current)
                 train = current.folder.stage("train", {})

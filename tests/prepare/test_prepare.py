@@ -358,7 +358,7 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
             if not current.folder.finished("gate"):
                 gate_verdict("PROCEED").write(current.folder.gate())
                 write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
-                current.folder.seal("audit")
+                current.folder.seal("audit", {"data": current.data.digest})
                 current.folder.seal("gate")
             stages.do_prepare(current)
             return {row["id"] for row in rows_of(current.folder.prepared)}

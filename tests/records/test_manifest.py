@@ -96,3 +96,15 @@ def test_hash_sees_audio(utterances, offset):
     stat = os.stat(path)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))  # some file systems keep coarse times
     assert manifest_hash(utterances) != known
+
+
+def test_of_a_test_set_every_byte_counts(utterances):
+    """A test set's audio is hashed whole: its scores decide."""
+    sampled, whole = manifest_hash(utterances), manifest_hash(utterances, whole=True)
+    path = utterances[1].audio.path
+    with open(path, "r+b") as file:
+        file.seek(100_000)  # between the samples
+        byte = file.read(1)[0]
+        file.seek(100_000)
+        file.write(bytes([byte ^ 1]))
+    assert manifest_hash(utterances) == sampled and manifest_hash(utterances, whole=True) != whole

@@ -122,7 +122,7 @@ class _ScoredSet:
     def inputs(self) -> dict[str, Any]:
         return {
             "identity": self.identity,
-            "data": hash_json([manifest_hash(self.utterances), [asdict(line) for line in self.ledger]]),
+            "data": hash_json([manifest_hash(self.utterances, whole=True), [asdict(line) for line in self.ledger]]),
             "language": self.language.name,
             "normaliser": self.language.scoring_version,
             "config": self.config.model_dump(mode="json", exclude=NOT_OF_A_SET),

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError
 from shibolet.records.files import hash_file, hash_json
+from shibolet.records.runfolder import run_of
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
 CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, which have longer names
@@ -37,13 +38,18 @@ def dtype_on(device: str) -> torch.dtype:
 
 
 def resolve(name: str) -> Path:
-    """The folder of a model: a local path, `builtin:NAME`, or a Hub id (from the cache, else downloaded)."""
+    """The folder of a model: a local path, `builtin:NAME`, or a Hub id (from the cache, else downloaded).
+
+    DataError for the model of a run folder that is not as its training wrote it.
+    """
     if name.startswith(BUILTIN):
         path = Path(str(files("shibolet"))) / "demo" / "checkpoints" / name.removeprefix(BUILTIN)
     elif Path(name).exists() or name.startswith((".", "/", "~")):
         path = Path(name).expanduser()
     else:
         path = _from_hub(name)
+    if (run := run_of(path)) is not None:
+        run.intact("train", records=False)
     if path.suffix in _PICKLES and path.is_file():
         raise ModelError(f"model '{name}': {_pickle_advice(path)}")
     if not (path / "config.json").is_file():

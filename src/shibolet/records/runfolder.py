@@ -60,6 +60,8 @@ _MADE = {
     "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
+_NOT_SHOWN = ("calibrate", "extend", "tune-decoding", "publish")
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -182,19 +184,18 @@ class RunFolder(RunPaths):
                 )
         return marker.digest
 
-    def intact(self, *names: str) -> None:
-        """DataError where a file of these, or of all that is finished, is not as it was written.
+    def intact(self, *names: str, records: bool = True) -> None:
+        """DataError where a file of these, or of all that pages and the card show, is not as it was written.
 
         What no marker speaks of passes: another version of shibolet may have written it.
         """
         markers = self.path / ".stages"
-        found = names or sorted(
-            path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json")
-        )
-        for name in found:
+        known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
+        for name in names or [name for name in known if name not in _NOT_SHOWN]:
             if (marker := self._marker(name)) is not None and marker.state == "done":
                 self._require_outputs(name, marker)
-                self._require_records(name, marker)
+                if records:
+                    self._require_records(name, marker)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """What a stage that was begun or finished here is made from; nothing for one of another version of shibolet."""
@@ -300,6 +301,12 @@ class RunFolder(RunPaths):
         Provenance(starts=(*starts, this_start(command, num_threads))).write(self.provenance)
         self.seal("start")
         return said
+
+
+def run_of(model: Path) -> RunFolder | None:
+    """The run folder that a model was trained in; None for any other model."""
+    run = RunFolder(model.absolute().parent.parent)
+    return run if model.absolute() == run.final else None
 
 
 def _made_by(stage: str) -> _Made:

@@ -37,7 +37,7 @@ def do_audit(
 
     recipe, folder = current.recipe, current.folder
     _require_error_rates(current, prepared, review)
-    folder.intact("review", "extend")
+    folder.intact("review")
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
@@ -186,6 +186,7 @@ def _extensions(folder: RunFolder, data: SourceData) -> tuple[int, ...]:
     path = folder.audit_extension
     if not path.exists():
         return ()
+    folder.intact("extend")
     asked = Extension.read(path)
     return asked.sizes if asked.data == data.digest else ()
 
@@ -258,7 +259,7 @@ def do_hear_rest(current: Round) -> Path:
     from shibolet.audit.stage import hear_rest
 
     path = current.folder.audited_rest
-    current.folder.verified("audit")  # of which a person's review changes nothing here
+    require_audited(current)  # a person's review of it changes nothing here
     read = (current.folder.audit() / "calibration.json", current.folder.audited_utterances())
     inputs = {"audit": [hash_file(path) for path in read], "data": current.data.digest}
     stage = _begin(current, "hear-rest", inputs, lambda: _lost_in(path), ("audit",))
@@ -277,6 +278,16 @@ def do_hear_rest(current: Round) -> Path:
         _tell_lost(current, listener)
         stage.finish()
     return path
+
+
+def require_audited(current: Round) -> None:
+    """DataError where the training data are not those that were audited in the folder."""
+    current.folder.verified("audit")
+    if current.folder.inputs("audit").get("data") != current.data.digest:
+        raise DataError(
+            f"{current.folder.path}: the training data have changed since they were audited; run 'shibolet audit' with "
+            "the recipe first"
+        )
 
 
 def _lost_in(table: Path) -> int:

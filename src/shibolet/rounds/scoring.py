@@ -10,8 +10,9 @@ from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.files import cache_dir
+from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.scorers import language_of, scores_of
-from shibolet.rounds.shared import Round, Track, prepared_of, run_of, untracked
+from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -99,9 +100,10 @@ def evaluate_manifest(
     config = EvaluateConfig()
     with track("read") as progress:
         utterances, ledger = read_source(DataSource(name=manifest.stem, manifest=manifest), cache_dir(), progress)
-    if (run := run_of(model)) is not None:
-        run.intact("train", "prepare")
-    trained = None if (prepared := prepared_of(model)) is None else read_trained_on(prepared)
+    trained = None
+    if (prepared := prepared_of(model)) is not None:
+        RunFolder(prepared.parent).intact("prepare")
+        trained = read_trained_on(prepared)
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(

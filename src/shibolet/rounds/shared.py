@@ -16,7 +16,7 @@ from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Overlap
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
-from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.records.runfolder import RunFolder, Stage, run_of
 from shibolet.records.utterance import Utterance
 from shibolet.speech.sources import DataSource
 
@@ -106,7 +106,8 @@ class Round:
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
                 self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
             utterances = with_domains(utterances, self.recipe.audit.domain_rules)
-            digest = hash_json([manifest_hash(utterances), [[line.id, line.rule] for line in ledger]])
+            is_test = isinstance(source, EvaluationSet)
+            digest = hash_json([manifest_hash(utterances, whole=is_test), [[line.id, line.rule] for line in ledger]])
             self._sources[source.name] = SourceData(utterances, ledger, digest)
         return self._sources[source.name]
 
@@ -156,12 +157,10 @@ class Round:
         return local_executor(self.recipe.num_threads)
 
     def identity(self, model: str) -> str:
-        """Content hash of a model by name; DataError where it is not as the training that made it wrote it."""
+        """Content hash of a model by name."""
         from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
-            if (run := run_of(model)) is not None:
-                run.intact("train")
             self._identities[model] = listener_identity(model)
         return self._identities[model]
 
@@ -321,14 +320,7 @@ def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untrack
         yield current
 
 
-def run_of(model: str) -> RunFolder | None:
-    """The run folder that a model was trained in; None for any other model."""
-    path = Path(model).absolute()
-    run = RunFolder(path.parent.parent)
-    return run if path == run.final else None
-
-
 def prepared_of(model: str) -> Path | None:
     """The `prepared/` of the run folder that a model was trained in; None for any other model."""
-    run = run_of(model)
+    run = run_of(Path(model))
     return run.prepared if run and (run.prepared / MANIFEST).is_file() else None

@@ -31,6 +31,7 @@ def do_prepare(current: Round) -> Prepared:
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
     folder.verified("gate")
+    auditing.require_audited(current)
     if GateVerdict.read(folder.gate()).decision == "INVALID":
         config = config.model_copy(update={"drop_low_quality": False})
     tables, reads = [folder.audited_utterances()], ["gate", "audit"]
