@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from tiny_round import FIRST_LOOK, Answer, shibolet
 
 _ROUND = ("{base}/tiny.yaml", "-o", "{base}/run")
@@ -45,7 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 # Not the same from one start to the next, or moved there and so of no use in a comparison.
 _UNCOMPARED = re.compile(
     r"run/(\.lock|\.aside/.*|provenance\.json|\.stages/start\.json|train/tensorboard/.*|train/encoder_cache/.*"
-    r"|audit/heard/.*|corpus/.*)|out/(\.lock|provenance\.json|\.stages/start\.json|audit/heard/.*)"
+    r"|audit/heard/.*|corpus/.*)|out/(\.lock|provenance\.json|\.stages/.*|audit/heard/.*)"
 )
 _TIMED = ("timing", "seconds", "audio_s_per_s", "times_greedy", "records")  # keys of JSON whose values are a clock's
 
@@ -56,12 +57,14 @@ class Seen:
 
     answer: Answer
     files: Mapping[str, str]
+    aside: frozenset[str]  # hashes of what lies in .aside
 
 
 def run(command: str, base: Path) -> Seen:
     """Run a command on a copy of the round."""
     answer = shibolet(*(word.format(base=base) for word in COMMANDS[command]))
-    return Seen(answer, files_of(base))
+    put_aside = (path for path in sorted((base / "run" / ".aside").rglob("*")) if path.is_file())
+    return Seen(answer, files_of(base), frozenset(_hash(path, base) for path in put_aside))
 
 
 def files_of(base: Path) -> dict[str, str]:
@@ -80,7 +83,10 @@ def _link(source: str, target: str) -> None:
 
 
 def _hash(path: Path, base: Path) -> str:
-    content = path.read_bytes().replace(str(base).encode(), b"<base>")
+    content = path.read_bytes()
+    if path.suffix == ".parquet" and path.is_relative_to(base / "out"):  # names audio of another folder by full paths
+        content = repr(pq.read_table(path).to_pylist()).encode()
+    content = content.replace(str(base).encode(), b"<base>")
     if path.suffix in (".json", ".jsonl"):
         content = _without_clock(content, path.match(".stages/tune-decoding.json"))
     elif path.suffix == ".html":

@@ -31,7 +31,7 @@ def _built(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], N
     pytest.importorskip("espeakng_loader")
     own = factory.getbasetemp()
     shared = (own.parent if own.name.startswith("popen-") else own) / name
-    with own.parent.joinpath(f"{own.parent.name}-{name}.lock").open("w") as lock:
+    with shared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "whole").exists():
             (shared / "base").mkdir(parents=True)
