@@ -90,7 +90,7 @@ def _hash(path: Path, base: Path) -> str:
     if path.suffix in (".json", ".jsonl"):
         content = _without_clock(content, path.match(".stages/tune-decoding.json"))
     elif path.suffix == ".html":
-        content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.+]+", b"<time>", content)
+        content = re.sub(rb"(?<=<dt>Commit</dt><dd>)[^<]*", b"", content)  # who tests may change it meanwhile
     return hashlib.sha256(content).hexdigest()
 
 

@@ -17,6 +17,9 @@ DOCUMENTED = {
     )
 }
 REFUSALS = (2, 3, 50)
+RECORDS_OF_TRAINING = {
+    f"run/{name}" for name in (".stages/train.json", "train/metrics.jsonl", "train/dev.jsonl", "train/result.json")
+}
 # Damage that a stage undoes in a whole `run`, or the command after `run` that makes such a file.
 STAGES = (
     ("audit", "audit/utterances.parquet", "run"),
@@ -76,9 +79,8 @@ def fault(kind: Kind, path: str, before: Mapping[str, str], seen: Seen, control:
     differing = {name for name in both if seen.files.get(name) != control.files.get(name)}
     # What a stage after the one that is made again had made is put aside, and taken back when it is asked for.
     differing -= {name for name in differing if name not in seen.files and control.files[name] in seen.aside}
-    if is_named and "checkpoints" in path:  # all files of a broken one go
-        beside = str(Path(place).parent)
-        differing -= {name for name in differing if name not in seen.files and name.startswith(f"{beside}/")}
+    if is_named and "checkpoints" in path:  # its steps are forgotten, and the model is that of an earlier one
+        differing -= {name for name in differing if name.startswith(f"{Path(place).parent}/")} | RECORDS_OF_TRAINING
     if kind.readers == () or is_named:
         differing.discard(place)
     if path == "provenance.json" and is_named:  # the page lists the starts that are known
