@@ -153,7 +153,7 @@ def test_babble_is_other_speakers_of_the_data_and_never_the_clip_s_own(originals
     for clip in found:
         key, others = clip.key.removeprefix("in_babble/"), clip.change_audio.others
         assert len(set(others)) == BABBLE_VOICES and speaker_of[key] not in {speaker_of[other] for other in others}
-        assert [ref.path for ref in clip.change_audio.voices] == [f"{other[1:]}.wav" for other in others]
+        assert [ref.path for ref in clip.change_audio.mixes_in] == [f"{other[1:]}.wav" for other in others]
     unknown = [Original(clip=o.clip, recording=o.recording, speaker=None) for o in originals]
     for clip in copies(BABBLED, unknown, Pool(unknown, "Hebrew"), seed=0)["in_babble"]:
         assert clip.key.removeprefix("in_babble/") not in clip.change_audio.others
@@ -189,9 +189,15 @@ def test_what_was_heard_in_babble_is_known_wherever_the_voices_lie(originals):
     """The same data in another folder would be heard again, or two kinds of babble would pass as one."""
     [first, *rest] = copies(BABBLED, originals, Pool(originals, "Hebrew"), seed=0)["in_babble"]
     babble = first.change_audio
-    moved = Babble(babble.others, 10.0, tuple(AudioRef(path=f"/elsewhere/{ref.path}") for ref in babble.voices))
-    ids = [replace(first, change_audio=change).content_id("a") for change in (babble, moved)]
+    moved = Babble(babble.others, 10.0, tuple(AudioRef(path=f"/elsewhere/{ref.path}") for ref in babble.mixes_in))
+    hashes = [f"hash {i}" for i in range(len(babble.mixes_in))]
+    ids = [replace(first, change_audio=change).content_id("a", hashes) for change in (babble, moved)]
     assert ids[0] == ids[1] and ".wav" not in repr(babble)
-    for other in (Babble(babble.others, 5.0, babble.voices), Babble(babble.others[::-1], 10.0, babble.voices), None):
-        assert replace(first, change_audio=other).content_id("a") != ids[0]
+    assert replace(first, change_audio=moved).content_id("a", [*hashes[:-1], "another voice"]) != ids[0]
+    for other in (
+        Babble(babble.others, 5.0, babble.mixes_in),
+        Babble(babble.others[::-1], 10.0, babble.mixes_in),
+        None,
+    ):
+        assert replace(first, change_audio=other).content_id("a", hashes) != ids[0]
     assert len({repr(clip.change_audio) for clip in rest}) > 1

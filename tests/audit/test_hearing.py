@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ears import CONFIG, InFile, Louder, Swayed, evidence, half, listener
 
+from shibolet.audit.audio_changes import Shifted
 from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
 from shibolet.audit.hearing import Listener
@@ -74,6 +75,9 @@ def test_content_is_audio_span_words_and_changes(clips: list[Clip]) -> None:
     ids = [c.content_id("a") for c in [clip, *other]] + [clip.content_id("b")]
     assert len(set(ids)) == len(ids)
     assert replace(clip, key="x", duration_s=9.0).content_id("a") == clip.content_id("a")
+    shifted = replace(clip, change_audio=Shifted(0.2, clips[1].audio))
+    elsewhere = replace(clip, change_audio=Shifted(0.2, replace(clips[1].audio, path="/elsewhere/b.wav")))
+    assert shifted.content_id("a", ["b"]) == elsewhere.content_id("a", ["b"]) != shifted.content_id("a", ["c"])
     with pytest.raises(ValueError, match="function of a module"):
         replace(clip, change_audio=lambda samples, rng: samples).content_id("a")
 

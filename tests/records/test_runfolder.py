@@ -169,6 +169,19 @@ def test_a_recipe_and_provenance_changed_between_starts_are_noticed(folder):
     assert '"train"' in (folder.path / ".aside" / "provenance.json").read_text()
 
 
+def test_a_marker_that_is_not_whole_guards_nothing_in_silence(folder):
+    make_gate(folder, {})
+    marker = folder.path / ".stages" / "gate.json"
+    for content in (b"", marker.read_bytes()[:-20], b"[1]"):
+        marker.write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"\.stages/gate\.json is not whole, so what 'gate' wrote cannot be checked"
+        ):
+            folder.intact("gate")
+    write_json(marker, {"state": "done", "inputs": {}})  # of another version, which is told elsewhere
+    folder.intact("gate")
+
+
 def test_evaluations_of_two_models_do_not_disturb_each_other(folder):
     for model in ("round1", "round2"):
         stage = folder.stage(f"evaluate/{model}/clean", {"model": model})

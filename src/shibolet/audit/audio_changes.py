@@ -1,4 +1,7 @@
-"""Changes of audio: values that other processes can call, so that what was heard is kept under their text."""
+"""Changes of audio: values that other processes can call, so that what was heard is kept under their text.
+
+A change that mixes in other recordings has them as `mixes_in`: what was heard is kept under their content too.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,7 +29,11 @@ class Shifted:
     """Cut too late by `seconds`: the head is lost and what follows in the recording is there instead."""
 
     seconds: float
-    after: AudioRef
+    after: AudioRef = field(repr=False)  # where it lies is no part of what is heard
+
+    @property
+    def mixes_in(self) -> tuple[AudioRef, ...]:
+        return (self.after,)
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         num = min(round(self.seconds * audio.SAMPLE_RATE_HZ), len(samples))
@@ -66,11 +73,11 @@ class Babble:
 
     others: tuple[str, ...]  # keys of their clips
     snr_db: float
-    voices: tuple[AudioRef, ...] = field(repr=False)  # where they lie is no part of what is heard
+    mixes_in: tuple[AudioRef, ...] = field(repr=False)  # where they lie is no part of what is heard
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         voices = np.zeros(len(samples), np.float64)
-        for ref in self.voices:
+        for ref in self.mixes_in:
             try:
                 voice = np.resize(audio.load(ref), len(samples)).astype(np.float64)
             except AudioError:  # that clip's fault, and said there

@@ -1,7 +1,7 @@
 """What is to be heard, and what was: plain data that the audit's processes hand to each other. No torch."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 
@@ -30,10 +30,20 @@ class Clip:
     duration_s: float = 0.0  # as the data say, to plan with
     change_audio: AudioChange | None = None
 
-    def content_id(self, audio_hash: str) -> str:
-        """Hash of all that its evidence depends on, but for the listeners: never of names, places or times of files."""
+    @property
+    def other_audio(self) -> tuple[AudioRef, ...]:
+        """What its change mixes in."""
+        return getattr(self.change_audio, "mixes_in", ())
+
+    def content_id(self, audio_hash: str, other_hashes: Sequence[str] = ()) -> str:
+        """Hash of all that its evidence depends on, but for the listeners: never of names, places or times of files.
+
+        The hashes are those of its audio's bytes and of `other_audio`'s.
+        """
         span = (self.audio.start_s, self.audio.end_s)
-        return hash_json([audio_hash, span, self.words, self.verifiable, _name(self.change_audio)])
+        others = [[hash, ref.start_s, ref.end_s] for hash, ref in zip(other_hashes, self.other_audio)]
+        content = [audio_hash, span, self.words, self.verifiable, _name(self.change_audio)]
+        return hash_json([*content, others] if others else content)
 
 
 def clip_of(u: Utterance, language: Language) -> Clip | None:

@@ -190,16 +190,21 @@ class Listener:
     def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[list[str], Lost]:
         """What each clip is, by the bytes of its audio, its words and its changes; and which could not be read."""
         # Of one file with many spans the bytes are read once.
-        refs = list(dict.fromkeys(clip.audio.whole() for clip in clips))
+        refs = list(dict.fromkeys(ref.whole() for clip in clips for ref in (clip.audio, *clip.other_audio)))
         batches = [refs[first : first + HASHED_TOGETHER] for first in range(0, len(refs), HASHED_TOGETHER)]
         hash_of: dict[AudioRef, str | WorkerLost] = {}
         for batch, hashes in zip(batches, decoders.map(self._hash, batches), strict=True):
             hash_of.update(zip(batch, hashes, strict=True))
+
+        def known_as(ref: AudioRef) -> str:
+            found = hash_of[ref.whole()]
+            return hash_json([found.reason, ref.path]) if isinstance(found, WorkerLost) else found
+
         content_ids, lost = [], {}
         for clip in clips:
             found = hash_of[clip.audio.whole()]
             is_lost = isinstance(found, WorkerLost)
-            content_id = clip.content_id(hash_json([found.reason, clip.audio.path]) if is_lost else found)
+            content_id = clip.content_id(known_as(clip.audio), [known_as(ref) for ref in clip.other_audio])
             content_ids.append(hash_json([content_id, clip.utterance]) if self._by_name else content_id)
             if is_lost:
                 lost[content_ids[-1]] = given_up(clip, found)

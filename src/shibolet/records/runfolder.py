@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from shibolet.errors import DataError
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir, take_over
+from shibolet.records.files import hash_file, hash_json, make_folder, read_json, sync_dir, take_over
 from shibolet.records.provenance import this_start
 from shibolet.records.runpaths import RunPaths
 
@@ -192,7 +192,13 @@ class RunFolder(RunPaths):
         markers = self.path / ".stages"
         known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
         for name in names or [name for name in known if name not in _NOT_SHOWN]:
-            if (marker := self._marker(name)) is not None and marker.state == "done":
+            marker = self._marker(name)
+            if marker is None and _is_broken(self.path / _marker_of(name)):
+                raise DataError(
+                    f"{self.path}: {_marker_of(name)} is not whole, so what '{name}' wrote cannot be checked; "
+                    f"{_made_by(name).again}, then this command"
+                )
+            if marker is not None and marker.state == "done":
                 self._require_outputs(name, marker)
                 if records:
                     self._require_records(name, marker)
@@ -330,6 +336,17 @@ def _marker_in(path: Path) -> StageMarker | None:
         return StageMarker.read(path)
     except DataError:
         return None
+
+
+def _is_broken(path: Path) -> bool:
+    """Whether a marker is there, and not one of another version."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(content, dict) or content.get("format") == StageMarker.FORMAT
 
 
 def _differing(old: Mapping, new: Mapping) -> list[str]:

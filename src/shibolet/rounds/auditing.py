@@ -95,6 +95,8 @@ def _require_error_rates(current: Round, prepared: bool, review: Path | None) ->
         )
     if calibration and not calibration.is_file():
         raise DataError(f"audit.calibration: there is no file {calibration}; 'shibolet calibrate' makes one")
+    if calibration and RunFolder(calibration.parent).calibration == calibration:
+        RunFolder(calibration.parent).intact("calibrate")
 
 
 def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int], reads: Sequence[str] = ()) -> Stage:

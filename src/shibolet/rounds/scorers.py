@@ -9,6 +9,7 @@ from shibolet.records.candidate import Candidate, Hypotheses, Model
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Scores
 from shibolet.records.files import hash_file, hash_json
+from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.shared import MANIFEST, Round
 from shibolet.speech.sources import DataSource
@@ -33,6 +34,8 @@ def _of_model(current: Round, named: Named, model: Model, source: DataSource) ->
     from shibolet.evaluate.stage import evaluate_set
 
     language, prepared = language_of(current, source), model.trained_on
+    if prepared is not None:
+        RunFolder(prepared.parent).intact("prepare")
     trained_on = {} if prepared is None else {"trained_on": hash_file(prepared / MANIFEST)}
     made_by = {"model": current.identity(model.name), **trained_on}
 

@@ -234,7 +234,6 @@ class Round:
         from shibolet.evaluate.overlap import overlap, read_trained_on
 
         if prepared not in self._trained_on:
-            RunFolder(prepared.parent).intact("prepare")
             self._trained_on[prepared] = read_trained_on(prepared)
         if (trained := self._trained_on[prepared]) is None:
             self.tell(f"{source.name}: not compared with {prepared}, which an older version wrote without hashes")

@@ -81,7 +81,8 @@ def do_train(current: Round) -> TrainResult:
         "seed": recipe.seed,
     }
     stage = current.begin("train", inputs, reads=("prepare",))
-    _retire_of_others(current)
+    if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
+        _retire_of_others(current)
     if stage.done and current.only_through is None:
         if under_torchrun():
             lead(None, current.tell)
