@@ -60,6 +60,12 @@ class OutOfMemory(ShiboletError):
     exit_code = 3
 
 
+class ProcessLost(ShiboletError):
+    """A process that decodes or hears ended again and again: the machine's memory, or a defect of a library."""
+
+    exit_code = 3
+
+
 class RankLost(ShiboletError):
     """A process of a training was ended from outside, or crashed below Python; the same command continues."""
 

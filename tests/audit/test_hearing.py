@@ -347,7 +347,19 @@ def test_a_window_is_chosen_once_and_kept(tmp_path: Path, clips: list[Clip]) -> 
     assert evidence(listener(tmp_path / "many", Windowed(good=30.0)).merge(clips[::-1])).keys() == whole.keys()
 
 
-@pytest.mark.parametrize("content", ["", '{"window_s": 10', "{}", '{"window_s": "x"}', '{"window_s": -5.0}', "[10]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"window_s": 10',
+        "{}",
+        '{"window_s": "x"}',
+        '{"window_s": -5.0}',
+        "[10]",
+        '{"window_s": 20.0}',
+        '{"window_s": 20.0, "sha256": "0"}',
+    ],
+)
 def test_a_window_that_cannot_be_read_is_chosen_again_and_said(tmp_path: Path, clips, content: str, caplog) -> None:
     """On the same clips it is the same one: what was heard with it stays."""
     first, again = Windowed(), Windowed()

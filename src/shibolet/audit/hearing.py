@@ -9,9 +9,10 @@ A clip that a process was lost over again and again is a failure in this run alo
 that is put on disk, and the next run hears the clip.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up
@@ -34,6 +35,7 @@ from shibolet.records.files import hash_json, write_json
 from shibolet.records.reading import read_cached
 from shibolet.records.utterance import AudioRef
 
+LOG = logging.getLogger(__name__)
 VERSION = 9  # of the signals; raising it makes everything be heard again
 HASHED_TOGETHER = 256  # files
 WHOLE = (0, 1)
@@ -170,7 +172,7 @@ class Listener:
         has_windows = hasattr(self._recogniser, "choose_window")
         if has_windows and window_s is None:
             path = self._cache_dir / f"window-{self.identities[-1][:16]}.json"
-            if (window := read_cached(path, Window)) is None:
+            if (window := _kept_window(path)) is None:
                 untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
                 first = sorted((content_ids[i], i) for i in untouched)
                 trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
@@ -181,7 +183,7 @@ class Listener:
                 if isinstance(window, WorkerLost):
                     raise DataError(f"the recogniser's window could not be chosen: {window}")
                 if window is not None:
-                    write_json(path, asdict(window))
+                    write_json(path, {**asdict(window), "sha256": hash_json(asdict(window))})
             window_s = window and window.window_s
         self.window_s = window_s if has_windows else None
         if self.window_s is not None:
@@ -220,6 +222,23 @@ class Listener:
         """Of each chunk of the whole list, the places of clips whose evidence is not there."""
         chunks = chunks_of(clips, content_ids, self._config.chunk_utterances, self._config.chunk_audio_s)
         return [[i for i in chunk if content_ids[i] not in store] for chunk in chunks]
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptWindow(Window):
+    """As it is on disk: folders of evidence are put together with `cp`, so it has its own checksum."""
+
+    sha256: str
+
+
+def _kept_window(path: Path) -> Window | None:
+    if (kept := read_cached(path, _KeptWindow)) is None:
+        return None
+    window = Window(kept.window_s)
+    if kept.sha256 == hash_json(asdict(window)):
+        return window
+    LOG.warning("%s is not as it was written; it is made again", path)
+    return None
 
 
 def lost_sentence(num_lost: int) -> str:

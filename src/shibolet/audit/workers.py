@@ -20,7 +20,7 @@ import numpy as np
 from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
-from shibolet.errors import AudioError, ShiboletError
+from shibolet.errors import AudioError, ProcessLost
 from shibolet.listen import executor
 from shibolet.listen.executor import in_threads
 from shibolet.listen.processes import (
@@ -77,7 +77,7 @@ class Worker:
         raise result
 
     def _hand_over(self, job: tuple[Callable, tuple]) -> None:
-        """Return once a process has begun with the job; ShiboletError when none can be had."""
+        """Return once a process has begun with the job; ProcessLost when none can be had."""
         for _ in range(MAX_STARTS):
             if self._child is None:
                 self._child = Child(_serve, environment=ONE_THREAD)
@@ -88,7 +88,7 @@ class Worker:
                 return
             except (EOFError, OSError):  # it ended while it was idle, or at its start: nothing that a job did
                 self.close()
-        raise ShiboletError(
+        raise ProcessLost(
             f"no process that decodes audio starts here: {MAX_STARTS} crashed or took more than {START_S:.0f} s. See "
             "whether the memory is full; with --set audit.num_workers=0 the command decodes by itself"
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from shibolet.errors import AudioError, ShiboletError
+from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.processes import WorkerLost
@@ -52,7 +52,7 @@ def hear(
 ) -> Heard:
     """Transcribe a set; audio of one batch is in memory at a time.
 
-    ShiboletError when a batch cannot be transcribed: a set is scored whole.
+    ProcessLost when a batch cannot be transcribed: a set is scored whole.
     """
     engines = Engines.of(transcriber)
     batches = batches_of(utterances, engines.clips_at_once)
@@ -61,7 +61,7 @@ def hear(
     with closing(engines.executor.map(HearBatch(engines.engine, config.max_piece_s), chunks)) as results:
         for batch, found in zip(batches, results, strict=True):
             if isinstance(found, WorkerLost):
-                raise ShiboletError(
+                raise ProcessLost(
                     f"a batch of {len(batch)} utterances, the first of which is '{utterances[batch[0]].id}', could not "
                     f"be transcribed: {found}"
                 )

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Lock
 from typing import Any, Protocol
 
-from shibolet.errors import ShiboletError
+from shibolet.errors import ProcessLost
 from shibolet.listen.processes import (
     MAX_STARTS,
     Channel,
@@ -201,7 +201,7 @@ class _Peer:
             self._child.channel.send((task.number, task.chunk))
 
     def receive(self, run: _Run) -> None:
-        """Take one message, or its end; raises what the work raised, and ShiboletError when no process starts."""
+        """Take one message, or its end; raises what the work raised, and ProcessLost when no process starts."""
         try:
             number, succeeded, result = self._child.channel.receive()
         except (EOFError, OSError):
@@ -221,7 +221,7 @@ class _Peer:
         if not had_begun:  # nothing that a chunk did
             self._num_starts += 1
             if self._num_starts == MAX_STARTS:
-                raise ShiboletError(
+                raise ProcessLost(
                     f"no process that listens starts here: {MAX_STARTS} crashed while they loaded their models. See "
                     "whether the memory is full; with CUDA_VISIBLE_DEVICES=0 one GPU is used, without other processes"
                 )

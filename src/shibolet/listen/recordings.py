@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shibolet.errors import AudioError, ShiboletError
+from shibolet.errors import AudioError, ProcessLost
 from shibolet.listen.engine import Engine
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.pieces import cut_stream
@@ -106,7 +106,7 @@ def hear_recordings(
         for pieces in results:
             if isinstance(pieces, WorkerLost):
                 [first, *_] = (one for one in windows[0] if isinstance(one, _Clip))
-                raise ShiboletError(f"{first.path}, from {first.start_s:.1f} s on, could not be transcribed: {pieces}")
+                raise ProcessLost(f"{first.path}, from {first.start_s:.1f} s on, could not be transcribed: {pieces}")
             found = iter(pieces)
             for one in windows.popleft():
                 if isinstance(one, _Clip):
