@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import unicodedata
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
+from shibolet.audit.review import read_saved
 from shibolet.errors import DataError
+from shibolet.evaluate.imported import read_hypotheses
+from shibolet.records.files import hash_file
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
 from shibolet.speech import rows, textfiles
@@ -347,3 +351,14 @@ def test_the_cases_that_were_reported():
         read(CASES / "span_names" / "start_time.jsonl")
     utterances, _ = read(CASES / "csv_quoted_tsv" / "d.tsv")
     assert [u.text for u in utterances[:2]] == ['"שלום," אמר הילד.', 'צה"ל יצא']
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet", "m.arrow", "heard.jsonl", "heard.csv", "saved.jsonl"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    """Opening one waits for ever for somebody who writes."""
+    os.mkfifo(path := tmp_path / name)
+    read_it = {"m": read, "heard": read_hypotheses, "saved": read_saved}[path.stem]
+    with pytest.raises(DataError, match=f"{name}.*(neither a file nor a folder|no regular file)"):
+        read_it(path)
+    with pytest.raises(OSError, match="no regular file"):
+        hash_file(path)

@@ -54,7 +54,7 @@ def _statistics(rows: Sequence[Audited]) -> FlagStatistics:
 
 
 def read_saved(path: Path) -> dict[str, Answer]:
-    """Answers of a file that a person brings, by utterance id: the later of two. DataError names a line that is none."""
+    """Answers of a file that a person brings, by utterance id: the later of two; DataError for no answer."""
     with explained(f"review {path}"):
         lines = list(read_lines(path))
     require_one_object_a_line(lines[0][1] if lines else "", f"review {path}")

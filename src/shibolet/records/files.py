@@ -133,6 +133,13 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def open_regular(path: Path, buffer_bytes: int = -1) -> BinaryIO:
+    """A file to read; OSError for a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb", buffer_bytes)
+
+
 def hash_json(value: Any) -> str:
     """Content hash of plain data, independent of key order (16 hex digits of SHA-256)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
@@ -143,7 +150,7 @@ def hash_file(path: Path) -> str:
 
     A kept hash is believed while the file's change time is the same, which no program can set back.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         before = os.fstat(file.fileno())
         kept = _kept_hash(path, before) if before.st_size >= _KEPT_BYTES else None
         if kept and (found := _read_kept(*kept)):

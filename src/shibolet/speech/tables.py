@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError, DataError
+from shibolet.records.files import open_regular
 from shibolet.speech.textfiles import BadRow
 
 BATCH_ROWS = 64  # 30 s slices are about 0.2 MB encoded: a batch stays near 10 MB
@@ -65,7 +66,8 @@ def open_table(path: str | Path) -> ParquetTable | ArrowTable:
     """The table at a path, from a small cache that notices a changed file; DataError if it cannot be read."""
     path = Path(path)
     with _reading(path):
-        stat = path.stat()
+        with open_regular(path):  # a pipe would never end
+            stat = path.stat()
         return _open(path, stat.st_mtime_ns, stat.st_size)
 
 

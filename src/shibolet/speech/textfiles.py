@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shibolet.errors import DataError
+from shibolet.records.files import open_regular
 
 MAX_LINE_BYTES = 16 * 2**20  # a longer line, or .txt, is not read
 MAX_UNPACKED_RATIO = 50  # of a gzip; manifests have 8 to 21
@@ -38,7 +39,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
     One line is in memory at a time. Where the file has no line feed, lines end with carriage returns. OSError, EOFError
     or zlib.error for a file that is not UTF-8 at all, a broken gzip, and one that unpacks to absurd lengths.
     """
-    with path.open("rb", _HEAD_BYTES) as raw:
+    with open_regular(path, _HEAD_BYTES) as raw:
         is_packed = raw.peek(2)[:2] == b"\x1f\x8b"
         with _Unpacked(raw, path.stat().st_size) if is_packed else raw as content:
             content = io.BufferedReader(content, _HEAD_BYTES) if is_packed else content
