@@ -79,7 +79,7 @@ def prepared(**changes) -> Prepared:
         "train": Split(utterances=460, hours=0.4, domains=domains, groups=20),
         "dev": Split(utterances=36, hours=0.03, domains={"clean": Amount(utterances=36, hours=0.03)}, groups=2),
         "dropped_by_rule": {rule: Amount(utterances=num, hours=num * 3.2 / 3600) for rule, num in rules.items()},
-        "changed_by_rule": {}, "unread": {}, "language": "Hebrew", "normaliser": "he-target-1", "seed": 0,
+        "changed_by_rule": {}, "unread": {}, "language": "Hebrew", "normaliser": "he-target-2", "seed": 0,
         "split_by": "speaker", "notes": ("Split by speaker.",),
     }  # fmt: skip
     return Prepared(**values | changes)

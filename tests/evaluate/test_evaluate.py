@@ -203,7 +203,7 @@ def test_what_is_told_of_the_errors_is_of_all_of_them(utterances, tmp_path):
     scores = evaluate(Parrot(texts), utterances, tmp_path / "out")
     assert scores.frequent_errors.substitutions == (FrequentError(said="עולם", heard="שלום", times=1),)
     assert scores.insertion_tail.runaway_ids == scores.loops.ids == ("u1",)
-    assert (scores.normaliser, scores.as_target.normaliser) == ("leaderboard-1", "he-target-1")
+    assert (scores.normaliser, scores.as_target.normaliser) == ("leaderboard-1", "he-target-2")
     assert scores.as_target.wer.errors > scores.wer.errors, "a full stop is a letter to a target"
     assert list(scores.by_noise)[-1] == "unknown" and scores.by_speaker and not scores.by_set
     listing = (tmp_path / "out/listing.txt").read_text(encoding="utf-8")

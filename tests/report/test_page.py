@@ -88,7 +88,7 @@ def test_every_section_of_a_finished_round_is_there(html):
         "Chosen as the best of 11 on dev: its WER there is too good by about 0.4 points.",
         "ends below 0 points",
         "wav2vec is better than whisper",
-        "he-target-1",
+        "he-target-2",
         "By speaker",
         "over 5 groups of recordings and speakers",
         "3 of 120 utterances of set 'clean' are in the training data.",

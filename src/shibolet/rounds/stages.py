@@ -17,6 +17,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
+from shibolet.speech.text import get_language
 
 
 def do_prepare(current: Round) -> Prepared:
@@ -46,6 +47,7 @@ def do_prepare(current: Round) -> Prepared:
         "verdicts": [audited_hash(table) for table in tables],
         "prepare": config.model_dump(mode="json"),
         "language": recipe.language,
+        "targets": get_language(recipe.language).target_version,
         "seed": recipe.seed,
         **({"review": hash_file(folder.review)} if is_reviewed else {}),
     }

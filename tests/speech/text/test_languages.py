@@ -21,8 +21,8 @@ def test_an_unknown_language_says_what_exists_and_where_to_add_one() -> None:
 
 def test_versions_name_the_rules() -> None:
     assert {language.code: (language.target_version, language.scoring_version) for language in LANGUAGES} == {
-        "he": ("he-target-1", "leaderboard-1"),
-        "en": ("en-target-1", "basic-1"),
+        "he": ("he-target-2", "leaderboard-1"),
+        "en": ("en-target-2", "basic-1"),
     }
 
 
