@@ -1,5 +1,6 @@
 """Lengths: what the decoder gives is the audio, whatever a header claims, in files as programs leave them."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -220,3 +221,14 @@ def test_a_span_beyond_a_short_mp4_names_its_length(tmp_path):
     path = mux(tmp_path / "a.m4a", "ipod", [("aac", chirp(0.5, 48000), 0.0)])
     with pytest.raises(AudioError, match=r"starts at 2\.00 s, the audio ends at 0\.5\d s"):
         load(AudioRef(path=str(path), start_s=2.0, end_s=3.0))
+
+
+def test_a_recording_of_a_broadcast_is_as_long_as_it_is(tmp_path):
+    """Its first page says how long the broadcast had lasted; FFmpeg counts that in, and the file seemed cut short."""
+    content = encode(chirp(10.0), format="OGG", subtype="OPUS")
+    pages = [match.start() for match in re.finditer(b"OggS", content)]
+    late = next(at for at in pages if int.from_bytes(content[at + 6 : at + 14], "little") > 4 * 48000)
+    path = tmp_path / "a.opus"
+    path.write_bytes(content[: pages[2]] + content[late:])
+    probed, loaded, streamed = lengths_s(path)
+    assert 4 < loaded < 7 and probed == pytest.approx(loaded, abs=0.1) and streamed == pytest.approx(loaded, abs=0.1)

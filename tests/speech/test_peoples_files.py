@@ -147,10 +147,10 @@ def test_a_duration_that_neither_the_span_nor_the_audio_has(folder):
     assert utterances[6].audio.start_s == 4 and utterances[6].duration_s == 6
 
 
-@pytest.mark.parametrize("own", ["Hebrew", "he", "HE", "he-IL", "he_IL", "heb", "iw", "und", ""])
+@pytest.mark.parametrize("own", ["Hebrew", "he", "HE", "he-IL", "he_IL", "heb", "iw", "und", "auto", "N/A", ""])
 def test_a_language_by_any_of_its_codes(folder, own):
     utterances, _ = read(write(folder / "m.jsonl", [{"audio": "a.wav", "text": "שלום", "language": own}]))
-    assert utterances[0].language == (None if own in ("", "und") else "Hebrew")
+    assert utterances[0].language == (None if own in ("", "und", "auto", "N/A") else "Hebrew")
 
 
 def test_a_number_for_a_language_is_said_to_be_one(folder):

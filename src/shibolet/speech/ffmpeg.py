@@ -179,6 +179,8 @@ class FFmpegSound:
             if end_s is None and len(container.streams) == 1 and container.duration is not None:
                 end_s = container.duration / av.time_base
             return end_s and end_s - self._first_s
+        if "ogg" in self._kinds and self._first_s > SHORT_S:  # recorded from a broadcast: its length counts from before
+            return None
         if self._kinds & {"flac", "ogg", "mov"} and stream.duration:
             return stream.duration * self._tick_s
         return None

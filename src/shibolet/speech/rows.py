@@ -26,7 +26,7 @@ WHOLE_TOLERANCE_S = 1.0  # of a duration in whole seconds, rounded down
 DURATION_TOLERANCE_FRAC = 0.02  # a header that tells a bit rate tells the length about so well
 
 
-_NO_LANGUAGE = ("und", "unknown", "none", "null")  # codes that say that nobody knows
+_NO_LANGUAGE = ("und", "unknown", "none", "null", "n/a", "auto")  # codes that say that nobody knows
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
 
