@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe, load_recipe
-from shibolet.records.settings import _all_keys
+from shibolet.records.settings import _all_keys, read_yaml
 
 SMALL = {
     "name": "small",
@@ -101,6 +101,13 @@ def test_an_alias_is_read_and_a_date_is_text(small: Path):
         "audit: &b {recogniser: 'builtin:ctc'}\nmodels: {base: &m 'builtin:round1', baseline: *m}\n"
     )
     assert load_recipe(small).models.baseline == "builtin:round1" and load_recipe(small).name == "2026-11-28"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    """A `recipe.yaml` of somebody's run folder may be one, and opening it never ends."""
+    os.mkfifo(tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError, match="no regular file"):
+        read_yaml(tmp_path / "recipe.yaml")
 
 
 def test_what_is_no_file_is_one_sentence(tmp_path: Path):

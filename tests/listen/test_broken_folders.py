@@ -57,6 +57,14 @@ def test_whole_folders_open(folders, kind: str):
     assert open_recogniser(str(folders(kind)), "Hebrew").identity
 
 
+def test_shards_of_another_precision_beside_the_weights_are_left_alone(folders):
+    """openai/whisper-large-v3 has them on the Hub, with an index of another name."""
+    path = folders("whisper")
+    shutil.copy(path / "model.safetensors", path / "model.fp32-00001-of-00002.safetensors")
+    (path / "model.safetensors.index.fp32.json").write_text('{"weight_map": {}}')
+    assert open_recogniser(str(path), "Hebrew").identity
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", SETTINGS)
 def test_code_of_a_folder_is_not_run_and_nobody_is_asked(folders, kind: str, file: str, monkeypatch):

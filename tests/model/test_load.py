@@ -204,7 +204,8 @@ def test_identity_follows_every_file_that_can_change_a_hypothesis(native_dir: Pa
         assert identity_of(folder) != before, name
         path.write_bytes(whole) if whole is not None else path.unlink()
         assert identity_of(folder) == before, name
-    for name in ("README.md", "trainer_state.json", "optimizer.pt", "pytorch_model.bin", ".cache/huggingface/a.json"):
+    unread = ["README.md", "trainer_state.json", "optimizer.pt", "pytorch_model.bin", ".cache/huggingface/a.json"]
+    for name in [*unread, "checkpoint-500/model.safetensors", "runs/Nov28/events.out.tfevents.1"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("nobody reads it")
         assert identity_of(folder) == before, name

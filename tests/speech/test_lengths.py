@@ -1,5 +1,6 @@
 """Lengths: what the decoder gives is the audio, whatever a header claims, in files as programs leave them."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -204,3 +205,30 @@ def test_mp3_whose_header_lies(tmp_path, frames):
     assert sum(map(len, blocks)) == pytest.approx(10 * RATE_HZ, abs=0.1 * RATE_HZ)
     assert bool(blocks.notes) == (frames == 5000)
     assert probe(AudioRef(path=str(path))).duration_s == pytest.approx(10.0, abs=0.1)
+
+
+@pytest.mark.parametrize("tail", [bytes(20_000), b"LYRICSBEGIN" + b"abc" * 5000 + b"LYRICS200"])
+def test_what_programs_leave_after_an_mp3_is_no_sound_that_is_lost(tmp_path, tail):
+    """Each utterance that is a file of its own would leave training as damaged."""
+    path = mux(tmp_path / "a.mp3", "mp3", [("mp3", chirp(3.0, 48000), 0.0)])
+    path.write_bytes(path.read_bytes() + tail)
+    assert len(load(AudioRef(path=str(path)))) == pytest.approx(3.0 * RATE_HZ, abs=0.06 * RATE_HZ)
+    blocks = stream(path)
+    assert sum(map(len, blocks)) and blocks.notes == []
+
+
+def test_a_span_beyond_a_short_mp4_names_its_length(tmp_path):
+    path = mux(tmp_path / "a.m4a", "ipod", [("aac", chirp(0.5, 48000), 0.0)])
+    with pytest.raises(AudioError, match=r"starts at 2\.00 s, the audio ends at 0\.5\d s"):
+        load(AudioRef(path=str(path), start_s=2.0, end_s=3.0))
+
+
+def test_a_recording_of_a_broadcast_is_as_long_as_it_is(tmp_path):
+    """Its first page says how long the broadcast had lasted; FFmpeg counts that in, and the file seemed cut short."""
+    content = encode(chirp(10.0), format="OGG", subtype="OPUS")
+    pages = [match.start() for match in re.finditer(b"OggS", content)]
+    late = next(at for at in pages if int.from_bytes(content[at + 6 : at + 14], "little") > 4 * 48000)
+    path = tmp_path / "a.opus"
+    path.write_bytes(content[: pages[2]] + content[late:])
+    probed, loaded, streamed = lengths_s(path)
+    assert 4 < loaded < 7 and probed == pytest.approx(loaded, abs=0.1) and streamed == pytest.approx(loaded, abs=0.1)

@@ -30,6 +30,7 @@ INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _DOCUMENTS = (".md", ".png", ".jpg", ".svg", ".pdf")
 _OF_TRAINING = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "LICENSE")
+_TRAINING_DIRS = re.compile(r"runs|checkpoint-\d+")  # logs and earlier weights, in a folder that a trainer wrote
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SETTINGS = (  # files in which transformers looks for settings, and for the names of classes
     "config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json",
@@ -207,12 +208,14 @@ def read_mapping(name: str, path: Path) -> dict:
 
 
 def weight_files(name: str, path: Path) -> list[Path]:
-    """The safetensors files of a model folder, each of the size that its header says; ModelError otherwise."""
+    """The safetensors files that a model is read from, each of the size that its header says; ModelError otherwise."""
     index = path / INDEX
     if index.is_file():
         found = sorted({path / shard for shard in _shards(name, index)})
         if (path / WEIGHTS).is_file() and path / WEIGHTS not in found:
             raise ModelError(f"model '{name}': {path} has {WEIGHTS} and an {INDEX} of other files; take one out")
+    elif (path / WEIGHTS).is_file():  # the one file that is opened, whatever lies beside it (Whisper's fp32 shards)
+        found = [path / WEIGHTS]
     else:
         found = sorted(path.glob("*.safetensors"))
         if found and (shard := next((file for file in found if "-of-" in file.stem), None)):
@@ -284,6 +287,8 @@ def identity_of(path: Path) -> str:
 
 def _is_read(file: Path) -> bool:
     """Whether a file can change a hypothesis: not documents, what training left, or weights that are never opened."""
+    if len(file.parts) > 1 and _TRAINING_DIRS.fullmatch(file.parts[0]):
+        return False
     is_hidden = any(part.startswith(".") for part in file.parts)
     is_weights = file.name == CTRANSLATE2_WEIGHTS or file.suffix not in (*_PICKLES, *_OTHER_WEIGHTS)
     return not is_hidden and is_weights and file.name not in _OF_TRAINING and file.suffix not in _DOCUMENTS

@@ -55,7 +55,8 @@ def rows(lines: Iterable[Line], header: Header, text: str | None) -> Iterator[tu
             yield number, line
             continue
         has_end, cells = line.endswith(("\n", "\r")), _fitted(line, header)
-        if len(cells) != width and _open_quote(line, header.delimiter):
+        # A row that is full may end in a quote of a sentence: then a row of its own follows.
+        if _open_quote(line, header.delimiter) and (len(cells) != width or _is_rest(_peek(waiting, lines), header)):
             cells = _over_lines(line, waiting, lines, header) or cells
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
@@ -80,15 +81,17 @@ def _fitted(line: str, header: Header) -> list[str]:
 
 def _over_lines(line: str, waiting: deque[Line], lines: Iterator[Line], header: Header) -> list[str] | None:
     """The cells of a row of which one goes over several lines, taken from `waiting` and `lines`; None: it is none."""
-    joined, taken = line, []
-    while len(taken) < MAX_CELL_LINES and len(joined) < MAX_LINE_BYTES and (after := _peek(waiting, lines)):
-        if isinstance(after[1], BadRow):
+    joined, taken, is_inside = line, [], _ends_inside(line, header.delimiter)
+    while is_inside and len(taken) < MAX_CELL_LINES and len(joined) < MAX_LINE_BYTES:
+        after = _peek(waiting, lines)
+        if after is None or isinstance(after[1], BadRow):
             break
         taken.append(waiting.popleft())
         joined += after[1]
-        if '"' in after[1]:
+        is_inside = '"' not in after[1] or _ends_inside(joined, header.delimiter)
+        if not is_inside and not _open_quote(joined, header.delimiter):
             cells = split(joined.rstrip("\r\n"), header.delimiter)
-            if len(cells) <= len(header.names) and not _open_quote(joined, header.delimiter):
+            if len(cells) <= len(header.names):
                 return cells
     waiting.extendleft(reversed(taken))
     return None
@@ -99,6 +102,11 @@ def _peek(waiting: deque[Line], lines: Iterator[Line]) -> Line | None:
     if not waiting and (line := next(lines, None)):
         waiting.append(line)
     return waiting[0] if waiting else None
+
+
+def _is_rest(after: Line | None, header: Header) -> bool:
+    """Whether a line is no row of its own."""
+    return after is not None and isinstance(after[1], str) and len(_fitted(after[1], header)) != len(header.names)
 
 
 def _goes_on(cells: list[str], after: Line | None, header: Header) -> bool:
@@ -114,6 +122,17 @@ def _open_quote(line: str, delimiter: str) -> bool:
     if '"' not in line:
         return False
     return any(cell[:1] == '"' and not _is_quoted(cell) for cell in _cell(delimiter).findall(line.rstrip("\r\n")))
+
+
+def _ends_inside(text: str, delimiter: str) -> bool:
+    """Whether a line after the text may close the first of its cells that begins with a quote and is not quoted."""
+    return bool(_unclosed(delimiter).match(text))
+
+
+@lru_cache
+def _unclosed(delimiter: str) -> re.Pattern[str]:
+    own = re.escape(delimiter)
+    return re.compile(rf'(?:(?:"(?:[^"]|"")*+"|[^"{own}][^{own}]*+|){own})*+"(?:[^"]|"")*+\Z')
 
 
 @lru_cache

@@ -162,7 +162,8 @@ def _field_of(name: str, names: Collection[str], missing: Mapping[str, str]) -> 
         beside = _NAMES if field in ("speaker", "recording") else _TIMES | _SECONDS | _OTHER_UNITS.keys()
         if field in missing and words & own and words - own <= beside:
             return field
-    by_column = {column: field for field, column in missing.items() if column}
+    # `speaker_age` is near to `speaker`, but no slip of it.
+    by_column = {column: field for field, column in missing.items() if column and column not in words}
     near = difflib.get_close_matches(name, by_column, n=1, cutoff=_NEAR)
     return by_column[near[0]] if near else None
 

@@ -26,7 +26,7 @@ WHOLE_TOLERANCE_S = 1.0  # of a duration in whole seconds, rounded down
 DURATION_TOLERANCE_FRAC = 0.02  # a header that tells a bit rate tells the length about so well
 
 
-_NO_LANGUAGE = ("und", "unknown", "none", "null")  # codes that say that nobody knows
+_NO_LANGUAGE = ("und", "unknown", "none", "null", "n/a", "auto")  # codes that say that nobody knows
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
 
@@ -137,7 +137,7 @@ class RowSink:
             raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
         if found := _MARKUP.search(text):
             raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
-        own = _language_name(language or self._label(row, columns.language))
+        own = _language_name(language or self._named_language(row))
         if own and self.language and own != self.language:
             raise BadRow("other_language", f"its language is '{own[:40]}', that of the source {self.language}")
         declared_s = _number(row, columns.duration, "bad_duration")
@@ -216,6 +216,16 @@ class RowSink:
             left_s = max(0.0, whole.duration_s - parts.open_start_s)
             detail = f"the segment that starts at {parts.open_start_s:g} s is not closed; {left_s:.2f} s have no text"
             self.drop(f"{whole.id}-tail", where, "open_tail", detail, left_s)
+
+    def _named_language(self, row: Row) -> str | None:
+        """The name or code in a row's language field; BadRow for a number, whose list of names is elsewhere."""
+        column = self.source.columns.language
+        named, value = self._label(row, column), lookup(row.values, column)
+        if named is not None and not isinstance(value, str):
+            raise BadRow(
+                "bad_language", f"'{column}' is {value!r:.40}, no name; leave it out with `columns: {{language: null}}`"
+            )
+        return named
 
     def _label(self, row: Row, column: str | None) -> str | None:
         """A field as text; None where it is missing, empty, or false."""
