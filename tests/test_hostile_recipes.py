@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe, load_recipe
+from shibolet.records.names import check_name
 from shibolet.records.settings import _all_keys, read_yaml
 
 SMALL = {
@@ -209,3 +210,11 @@ def test_recipes_with_several_odd_values_are_read_or_refused(data, tmp_path_fact
     path.write_text(yaml.safe_dump(SMALL))
     pairs = data.draw(st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(ODD)), min_size=1, max_size=4))
     check(path, [f"{key}={write(value)}" for key, value in pairs])
+
+
+def test_names_of_folders_as_people_give_them():
+    for name in ("Kan (clean)", "test+dev", "a b", "eval-d1", "עברית", "R&D, part 2", "x"):
+        check_name("evaluate.sets", name)
+    for name in ("CON", "nul", "com1.txt", "a.", "a ", " a", "-a", ".a", "a/b", "a\\b", "a:b", "a\tb", "", ".."):
+        with pytest.raises(RecipeError, match="cannot name a folder"):
+            check_name("evaluate.sets", name)

@@ -86,7 +86,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
-        check_name("name", self.name, spaces=True)
+        check_name("name", self.name)
         for key, sources in (("data.train", self.data.train), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]

@@ -118,6 +118,8 @@ def opening(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:300]
+        if isinstance(error, ImportError):
+            raise ModelError(f"the model in {path} needs a package that is not installed: {said}") from error
         raise ModelError(
             f"the model in {path} cannot be opened: {type(error).__name__}{': ' if said else ''}{said}; is it whole, "
             "and are its files of one model?"

@@ -6,16 +6,17 @@ from collections.abc import Iterable
 
 from shibolet.errors import RecipeError
 
+_FOLDER = re.compile(r"\w(?:[\w .,+&()-]*[\w+)-])?")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 MAX_NAME_BYTES = 200  # file systems take 255, and our own endings follow
 
 
-def check_name(key: str, name: str, *, spaces: bool = False) -> None:
-    """RecipeError where a name cannot name a folder on every system; `spaces` may stand inside of it where told so."""
-    inner = r"[\w. -]*" if spaces else r"[\w.-]*"
-    if not re.fullmatch(rf"\w(?:{inner}[\w-])?", name):
+def check_name(key: str, name: str) -> None:
+    """RecipeError where a name cannot name a folder on every system."""
+    if not _FOLDER.fullmatch(name) or _DEVICE.fullmatch(name):
         raise RecipeError(
-            f"{key}: {name[:100]!r} cannot name a folder; use letters, digits, '-', '_' and '.', a letter or a digit "
-            "first and no '.' last"
+            f"{key}: {name[:100]!r} cannot name a folder; use letters, digits, spaces and - _ . , + & ( ), a letter or "
+            "a digit first, no '.' or space last, and no device of Windows such as 'con'"
         )
     if len(name.encode()) > MAX_NAME_BYTES:
         raise RecipeError(f"{key}: '{name[:50]}...' is too long to name a folder; {MAX_NAME_BYTES} bytes are the most")
