@@ -55,8 +55,8 @@ def rows(lines: Iterable[Line], header: Header, text: str | None) -> Iterator[tu
             yield number, line
             continue
         has_end, cells = line.endswith(("\n", "\r")), _fitted(line, header)
-        if len(cells) != width and _open_quote(line, header.delimiter):
-            cells = _over_lines(line, waiting, lines, header) or cells
+        if _open_quote(line, header.delimiter):
+            cells = _over_lines(line, waiting, lines, header, is_row=len(cells) == width) or cells
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
         if 0 < place + 1 == len(cells) < width and (not has_end or _goes_on(cells, _peek(waiting, lines), header)):
@@ -78,11 +78,18 @@ def _fitted(line: str, header: Header) -> list[str]:
     return cells
 
 
-def _over_lines(line: str, waiting: deque[Line], lines: Iterator[Line], header: Header) -> list[str] | None:
-    """The cells of a row of which one goes over several lines, taken from `waiting` and `lines`; None: it is none."""
+def _over_lines(
+    line: str, waiting: deque[Line], lines: Iterator[Line], header: Header, *, is_row: bool
+) -> list[str] | None:
+    """The cells of a row of which one goes over several lines, taken from `waiting` and `lines`; None: it is none.
+
+    Where the line could be a row by itself (`is_row`), its quote a character, lines that could be rows are left alone.
+    """
     joined, taken = line, []
     while len(taken) < MAX_CELL_LINES and len(joined) < MAX_LINE_BYTES and (after := _peek(waiting, lines)):
         if isinstance(after[1], BadRow):
+            break
+        if is_row and after[1].count(header.delimiter) + 1 >= len(header.names):
             break
         taken.append(waiting.popleft())
         joined += after[1]
