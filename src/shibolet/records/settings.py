@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
+from shibolet.records.files import open_regular
 
 MAX_YAML_BYTES = 512 << 10  # in full, with every default, 0.7 KiB a data set
 MAX_VALUES = 50_000  # of a file, with its aliases written out
@@ -69,7 +70,7 @@ def read_yaml(path: Path) -> Any:
     RecipeError for what is none, and for what would take a machine's time or memory.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
