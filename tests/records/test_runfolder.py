@@ -262,7 +262,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, tmp_path):
     marker.unlink()
     os.mkfifo(marker)
     with pytest.raises(DataError, match="is not whole"):
-        folder.intact(folder.gate)
+        folder.intact("gate")
     os.mkfifo(pipe := tmp_path / "pipe")
     for read in (read_json, read_jsonl):
         with pytest.raises(OSError, match="no regular file"):
