@@ -187,3 +187,29 @@ def test_an_audit_takes_nothing_but_a_hypothesis(tmp_path):
     path = write(tmp_path / "h.jsonl", '{"id": "u1", "text": "א"}\n')
     with pytest.raises(DataError, match="line 1: expected the texts 'id' and 'hypothesis'"):
         RecordedHypotheses(path)
+
+
+def test_hypotheses_of_one_word_and_references_alone(tmp_path):
+    asked = [utterance(f"u{i}", "כן") for i in range(4)]
+    rows = [{"id": f"u{i}", "text": "כן", "asr_output": "לא"} for i in range(4)]
+    path = write(tmp_path / "h.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="'text' is the reference in 4 of 4 rows of set 'd1', and 'asr_output' may be"):
+        read_hypotheses(path).of_set("d1", asked, NORMALISER)
+    for key, in_doubt in (("text", True), ("hypothesis", False)):
+        file = read_hypotheses(write(path, "".join(json.dumps({"id": f"u{i}", key: "כן"}) + "\n" for i in range(4))))
+        assert len(file.of_set("d1", asked, NORMALISER)) == 4 and file.equals_references is in_doubt
+
+
+def test_paths_of_a_manifest_and_of_another_machine(tmp_path):
+    asked = [
+        utterance("u1", "א", "/x/clips/1.wav"),
+        utterance("u2", "ב", "/x/clips/2.wav"),
+        utterance("u3", "ג", "/x/a/3.wav"),
+        utterance("u4", "ד", "/x/b/3.wav"),
+        utterance("u5", "ה", "/x/5.wav", 1.0, 2.0),
+    ]
+    said = {"clips/1.wav": "1", "/elsewhere/2.wav": "2", "/elsewhere/3.wav": "3", "/elsewhere/5.wav": "5"}
+    rows = [{"audio_filepath": name, "pred_text": text} for name, text in said.items()]
+    file = read_hypotheses(write(tmp_path / "h.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
+    assert file.of_set("d1", asked, NORMALISER) == {"u1": "1", "u2": "2"}
+    assert file.unused == ["/elsewhere/3.wav", "/elsewhere/5.wav"], "a name of two files, and of a part of one"

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.records.documents.provenance import Provenance
-from shibolet.records.files import read_json, write_json
+from shibolet.records.files import read_json, read_jsonl, write_json
+from shibolet.records.manifest import read_manifest
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.settings import read_yaml
 
 
 @pytest.fixture
@@ -252,3 +254,20 @@ def test_a_folder_of_an_earlier_version_is_told_and_made_anew(folder):
     folder.write_provenance("run", 2)
     assert len(Provenance.read(folder.provenance).starts) == 1
     assert read_json(folder.path / ".aside" / "provenance.json") == [{"command": "run"}]
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, tmp_path):
+    make_gate(folder, {"audit": "1"})
+    marker = folder.path / ".stages" / "gate.json"
+    marker.unlink()
+    os.mkfifo(marker)
+    with pytest.raises(DataError, match="is not whole"):
+        folder.intact("gate")
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for read in (read_json, read_jsonl):
+        with pytest.raises(OSError, match="no regular file"):
+            read(pipe)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_manifest(pipe)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_yaml(pipe)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from made_audio import RATE_HZ, chirp, encode, mux, pitch_hz
+from made_audio import RATE_HZ, amr, chirp, encode, mux, pitch_hz
 
 from shibolet.errors import AudioError
 from shibolet.records.utterance import AudioRef
@@ -243,3 +243,93 @@ def test_many_streams_that_follow_each_other_and_what_only_looks_like_them(tmp_p
         with suppress(AudioError):
             load(ref(tmp_path / name))
         assert time.process_time() - started_s < 3, name
+
+
+@pytest.mark.parametrize("container, codec", [("matroska", "libopus"), ("mpegts", "aac"), ("mp4", "aac")])
+def test_sound_that_starts_long_after_the_picture(tmp_path, container, codec):
+    """FFmpeg looks at the first seconds alone: for what it did not see it says that it starts at 0, at a rate of 0."""
+    path = mux(tmp_path / "a.bin", container, [(codec, chirp(5.0, 48000), 70.0)], picture_s=80.0)
+    assert probe(ref(path)).duration_s == pytest.approx(75.0, abs=0.1)
+    assert pitch_hz(load(ref(path, 72.0, 72.1))) == pytest.approx(405, abs=5)
+    blocks = stream(path)
+    assert sum(map(len, blocks)) == pytest.approx(5.0 * RATE_HZ, abs=1600)
+    assert blocks.start_s == pytest.approx(70.0, abs=0.05) and blocks.notes == []
+
+
+@pytest.mark.parametrize("container, options", [("avi", {}), ("asf", {}), ("matroska", {"live": "1"})])
+def test_a_length_is_found_where_no_header_and_no_packet_tells_it(tmp_path, container, options):
+    path = mux(tmp_path / "a.bin", container, [("aac", chirp(5.0, 16000), 0.0)], rate_hz=16000, options=options)
+    assert probe(ref(path)).duration_s == pytest.approx(5.0, abs=0.15)
+    assert len(load(ref(path))) == pytest.approx(5.0 * RATE_HZ, abs=2400)
+
+
+def test_a_stream_that_begins_in_the_middle_costs_nothing(tmp_path):
+    """A broken tag of FLV, or a picture that begins late: packets of a stream that was not there at the start."""
+    path = mux(tmp_path / "a.flv", "flv", [("libmp3lame", chirp(10.0, 44100), 0.0)], rate_hz=44100)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x08", len(content) // 2)
+    while content[at + 8 : at + 11] != b"\0\0\0" or content[at + 11] >> 4 != 2:  # a tag of sound, of MP3
+        at = content.index(b"\x08", at + 1)
+    content[at] = 9  # is one of a picture now
+    path.write_bytes(content)
+    assert len(load(ref(path))) == pytest.approx(10.0 * RATE_HZ, abs=1600)
+    assert probe(ref(path)).duration_s == pytest.approx(10.0, abs=0.1)
+
+
+def test_flv_that_lost_its_second_half(tmp_path):
+    path = mux(tmp_path / "a.flv", "flv", [("libmp3lame", chirp(10.0, 44100), 0.0)], rate_hz=44100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="the header says 10") as error:
+        load(ref(path))
+    assert error.value.reason == "cut_short"
+
+
+@pytest.mark.parametrize("container", ["asf", "nut", "mpeg"])
+def test_a_hole_keeps_the_time_of_what_follows(tmp_path, container):
+    path = mux(tmp_path / "a.bin", container, [("mp3", chirp(10.0, 44100), 0.0)], rate_hz=44100)
+    path.write_bytes(zeroed(path.read_bytes(), 6000))
+    with pytest.raises(AudioError, match="damaged"):
+        load(ref(path))
+    blocks = stream(path)
+    samples = np.concatenate(list(blocks))
+    assert len(samples) == pytest.approx(10.0 * RATE_HZ, abs=1600) and blocks.notes
+    assert pitch_hz(samples[9 * RATE_HZ :][:1600]) == pytest.approx(1105, abs=8)
+
+
+def test_one_voice_of_two_that_cancels(tmp_path):
+    """The first is in phase in both channels, the second is not: the average of all of it hides the second."""
+    voice = chirp(10.0)
+    other = np.where(np.arange(len(voice)) < len(voice) // 2, voice, -voice)
+    path = tmp_path / "a.wav"
+    path.write_bytes(encode(np.stack([voice, other], axis=1), format="WAV"))
+    blocks = stream(path)
+    samples = np.concatenate(list(blocks))
+    assert pitch_hz(samples[8 * RATE_HZ :][:1600]) == pytest.approx(1005, abs=5)
+    assert np.abs(samples[8 * RATE_HZ :]).max() > 0.4 and "cancel" in blocks.notes[0]
+
+
+def test_files_written_one_after_the_other(tmp_path):
+    """`cat a.mp3 b.mp3 > c.mp3`, as of podcasts, and the same of AMR, WAV and transport streams."""
+    mp3 = mux(tmp_path / "1.mp3", "mp3", [("libmp3lame", chirp(4.0), 0.0)], rate_hz=RATE_HZ).read_bytes()
+    ts = mux(tmp_path / "1.ts", "mpegts", [("aac", chirp(4.0, 48000), 0.0)]).read_bytes()
+    one_amr, wav = amr(200), encode(chirp(4.0), format="WAV")
+    for name, content in {"c.mp3": mp3, "c.amr": one_amr, "c.wav": wav, "c.ts": ts}.items():
+        path = tmp_path / name
+        path.write_bytes(content + content)
+        samples = load(ref(path))
+        assert len(samples) == pytest.approx(8.0 * RATE_HZ, abs=1600), name
+        assert probe(ref(path)).duration_s == pytest.approx(8.0, abs=0.25), name
+        if name != "c.amr":
+            assert pitch_hz(samples[7 * RATE_HZ :][:1600]) == pytest.approx(505, abs=8), name
+
+
+@pytest.mark.parametrize("how", [{"subtype": "OPUS"}, {"subtype": "VORBIS"}])
+def test_ogg_that_ends_in_the_middle_of_a_page(tmp_path, how):
+    content = encode(np.random.default_rng(0).normal(0, 0.1, 160_000), format="OGG", **how)
+    path = tmp_path / "a.ogg"
+    path.write_bytes(content[:-100])
+    with pytest.raises(AudioError, match="cut in the middle of a page") as error:
+        load(ref(path))
+    assert error.value.reason == "cut_short"
+    blocks = stream(path)
+    assert sum(map(len, blocks)) > 2 * RATE_HZ and "cut in the middle of a page" in blocks.notes[0]

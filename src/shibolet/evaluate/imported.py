@@ -5,6 +5,7 @@
 .ctm        NIST's: file, channel, start, duration, word; words go to the utterance whose span holds their middle
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ LOOKED_AT = 1000  # rows, to tell which columns hold texts
 MAX_EQUAL_FRAC = 0.95  # of hypotheses to their references, where another column may hold the hypotheses
 IVRIT_COLUMNS = ("reference_text", "predicted_text")
 
+_NAMED = re.compile("hyp|pred|asr|output|transcri|recogni|decod|result")  # a name of hypotheses, of one word each too
+
 Normaliser = Callable[[str], str]
 
 
@@ -35,6 +38,8 @@ class HypothesisFile:
     by_reference: list[tuple[str, str]] = field(default_factory=list)  # (reference, hypothesis) in order
     words: dict[str, list[tuple[float, str]]] = field(default_factory=dict)  # recording -> (middle in s, word) in order
     in_doubt: tuple[str, str] | None = None  # the key that was read, and another that may hold the hypotheses
+    is_either: bool = False  # the key that was read may be of references
+    equals_references: bool = False  # all of the set that was asked for last, of such a key
     used: set[Hashable] = field(default_factory=set)
 
     @property
@@ -55,6 +60,7 @@ class HypothesisFile:
         for place, (reference, _) in enumerate(self.by_reference):
             if place not in self.used:
                 waiting[normaliser(reference).strip()].append(place)
+        elsewhere = self._by_name_alone(set_name, utterances)
         found = {}
         for utterance in utterances:
             for name in _names(utterance):
@@ -62,13 +68,17 @@ class HypothesisFile:
                     if utterance.id not in found and key in self.by_id:
                         self.used.add(key)
                         found[utterance.id] = self.by_id[key]
+            if utterance.id not in found and utterance.id in elsewhere:
+                self.used.add(key := elsewhere[utterance.id])
+                found[utterance.id] = self.by_id[key]
             if self.words and (text := self._spoken_in(utterance)) is not None:
                 found[utterance.id] = text
             elif places := waiting.get(normaliser(utterance.text).strip()) if waiting else None:
                 self.used.add(place := places.pop(0))
                 found[utterance.id] = self.by_reference[place][1]
+        equal = sum(found.get(utterance.id) == utterance.text for utterance in utterances)
+        self.equals_references = self.is_either and bool(found) and equal == len(found)
         if self.in_doubt and found:
-            equal = sum(found.get(utterance.id) == utterance.text for utterance in utterances)
             if equal >= MAX_EQUAL_FRAC * len(found):
                 read, other = self.in_doubt
                 raise DataError(
@@ -76,6 +86,20 @@ class HypothesisFile:
                     f"and '{other}' may be the hypothesis: call the hypothesis 'hypothesis'"
                 )
         return found
+
+    def _by_name_alone(self, set_name: str, utterances: Sequence[Utterance]) -> dict[str, tuple[str | None, str]]:
+        """Keys by utterance id where a path of another machine has the name of a file, and no other has it."""
+        keys, ids = defaultdict(list), defaultdict(list)
+        for own, id in self.by_id:
+            if "/" in id and own in (None, set_name):
+                keys[Path(id).name].append((own, id))
+        for utterance in utterances if keys else ():
+            ids[same_id(Path(utterance.audio.path).name)].append(utterance)
+        return {
+            ids[name][0].id: found[0]
+            for name, found in keys.items()
+            if len(found) == len(ids[name]) == 1 and _is_whole(ids[name][0])
+        }
 
     def _spoken_in(self, utterance: Utterance) -> str | None:
         """The words of a CTM within the utterance; None where the CTM does not know its recording."""
@@ -96,12 +120,18 @@ class HypothesisFile:
         return " ".join(word for _, word in inside)
 
 
-def _names(utterance: Utterance) -> tuple[str, ...]:
-    """What a file may call an utterance: its id, or its audio file where it is the whole of it."""
+def _is_whole(utterance: Utterance) -> bool:
+    """Whether it is all of an audio file."""
     audio = utterance.audio
-    whole = audio.row is None and audio.start_s == 0 and audio.end_s is None
-    names = (utterance.id, audio.path, Path(audio.path).name, Path(audio.path).stem) if whole else (utterance.id,)
-    return tuple(map(same_id, names))
+    return audio.row is None and audio.start_s == 0 and audio.end_s is None
+
+
+def _names(utterance: Utterance) -> tuple[str, ...]:
+    """What a file may call an utterance: its id, or its audio file, by any end of its path, where it is all of that."""
+    audio, whole = utterance.audio, _is_whole(utterance)
+    parts = Path(audio.path).parts if whole else ()
+    ends = [str(Path(*parts[at:])) for at in range(len(parts))]  # "a/b.wav" of "/x/a/b.wav", as a manifest may have it
+    return tuple(map(same_id, (utterance.id, *ends, *([Path(audio.path).stem] if whole else ()))))
 
 
 def read_hypotheses(path: Path) -> HypothesisFile:
@@ -123,7 +153,7 @@ def _read_rows(path: Path, *, is_table: bool) -> HypothesisFile:
             found.by_reference.append(tuple(row[name] or "" for name in IVRIT_COLUMNS))
         else:
             others.look_at(row, _add(found, row, where))
-    found.in_doubt = others.found()
+    found.in_doubt, found.is_either = others.found(), others.is_either
     return found
 
 
@@ -157,9 +187,13 @@ class _OtherTexts:
         self._read.add(key)
         if key in EITHER_KEYS and self._num_rows <= LOOKED_AT:
             for name, value in row.items():
-                is_text = isinstance(value, str) and " " in value.strip()
+                is_text = isinstance(value, str) and (" " in value.strip() or _NAMED.search(name) is not None)
                 if is_text and name not in NO_TEXTS and value != row[key]:
                     self._others[name] += 1
+
+    @property
+    def is_either(self) -> bool:
+        return bool(self._read) and self._read <= set(EITHER_KEYS)
 
     def found(self) -> tuple[str, str] | None:
         """The column that was read, and the other one; None where nothing is in doubt."""

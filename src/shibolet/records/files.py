@@ -125,12 +125,14 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    with open_regular(path) as file:
+        return json.loads(file.read().decode())
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """One object a line; not `splitlines`, which also breaks at U+2028 inside a transcript."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    with open_regular(path) as file:
+        return [json.loads(line) for line in file.read().decode().split("\n") if line]
 
 
 def open_regular(path: Path, buffer_bytes: int = -1) -> BinaryIO:
@@ -178,7 +180,8 @@ def _kept_hash(path: Path, stat: os.stat_result) -> tuple[Path, str]:
 
 def _read_kept(place: Path, key: str) -> str | None:
     try:
-        kept = json.loads(place.read_bytes())
+        with open_regular(place) as file:
+            kept = json.load(file)
         is_whole = kept["key"] == key and kept["check"] == hash_json([key, kept["hash"]])
         return kept["hash"] if is_whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from shibolet.errors import DataError
-from shibolet.records.files import hash_file, write_jsonl
+from shibolet.records.files import hash_file, open_regular, write_jsonl
 from shibolet.records.utterance import Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
@@ -27,7 +27,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 def read_manifest(path: Path) -> list[Utterance]:
     """The utterances of a manifest, audio paths absolute; DataError names the line that is not one of ours."""
     try:
-        with path.open("rb") as file:  # lines of bytes: U+2028 may stand inside a text
+        with open_regular(path) as file:  # lines of bytes: U+2028 may stand inside a text
             return [_parse(line, number, path) for number, line in enumerate(file, 1) if line.strip()]
     except OSError as error:
         raise DataError(f"manifest {path} cannot be read: {error.strerror}") from error

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from shibolet.errors import DataError
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_json, make_folder, sync_dir, take_over
+from shibolet.records.files import hash_file, hash_json, make_folder, open_regular, sync_dir, take_over
 from shibolet.records.provenance import this_start
 from shibolet.records.reading import parse_own
 from shibolet.records.runpaths import RunPaths
@@ -342,7 +342,8 @@ def _marker_in(path: Path) -> StageMarker | None:
 def _is_broken(path: Path) -> bool:
     """Whether a marker is there, and not one of another version."""
     try:
-        content = parse_own(path.read_bytes())
+        with open_regular(path) as file:
+            content = parse_own(file.read())
     except FileNotFoundError:
         return False
     except (OSError, ValueError):

@@ -90,6 +90,11 @@ def _of_files(
     for name, file in files:
         if name in (None, source.name):
             found = file.of_set(source.name, current.read(source).utterances, normaliser)
+            if file.equals_references:
+                current.tell(
+                    f"{label}: every hypothesis of {file.path} for set '{source.name}' is the reference itself; are "
+                    "these the hypotheses? (under the name 'hypothesis' nobody asks)"
+                )
             if twice := sorted(found.keys() & texts.keys()):
                 raise DataError(
                     f"{label}: {file.path} and another file both have a hypothesis for utterance '{twice[0]}' of set "

@@ -35,6 +35,8 @@ class Fault:
     end_s: float
 
     def __str__(self) -> str:
+        if self.reason == "cut_short" and self.start_s == self.end_s:
+            return f"it is cut in the middle of a page: samples end at {self.end_s:.2f} s"
         if self.reason == "cut_short":
             return f"the header says {self.end_s:.2f} s, samples end at {self.start_s:.2f} s"
         return f"damaged: {self.end_s - self.start_s:.2f} s from {self.start_s:.2f} s on could not be decoded"

@@ -250,6 +250,7 @@ class OggPages:
 
     links: tuple[tuple[int, int], ...]  # begin and end in the file of streams that follow each other
     is_plain: bool  # one stream at a time, no page damaged or lost: what libsndfile reads as it is
+    is_cut: bool  # the last page is not there in full
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -271,7 +272,7 @@ def _ogg_pages_of(path: str, mtime_ns: int, size: int) -> OggPages:
 
 
 def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
-    links, is_plain, is_first, at = [], True, False, 0
+    links, is_plain, is_first, is_cut, at = [], True, False, False, 0
     numbers: dict[bytes, int] = {}  # of each stream's last page
     budget = 4 * len(content) + (1 << 20)  # bytes to check; what only looks like pages could cost their square
     while at + 27 <= len(content) and budget > 0:
@@ -285,7 +286,7 @@ def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
                 break
             is_plain = False
             continue
-        if len(page) < size:
+        if is_cut := len(page) < size:
             break
         is_begin, serial, number = page[5] & 2, page[14:18], int.from_bytes(page[18:22], "little")
         if is_begin and is_first:
@@ -298,8 +299,10 @@ def _ogg_pages(content: bytes | mmap.mmap) -> OggPages:
         is_first = bool(is_begin)
         numbers[serial] = number
         at += size
+    is_cut = is_cut or content[at : at + 4] == OGG
     edges = [0, *links[1:], len(content)]
-    return OggPages(tuple(pairwise(edges)), is_plain and bool(links) and budget > 0)
+    is_plain = is_plain and not is_cut and bool(links) and budget > 0
+    return OggPages(tuple(pairwise(edges)), is_plain, is_cut and budget > 0)
 
 
 def _is_sound_page(page: bytes) -> bool:
@@ -307,6 +310,62 @@ def _is_sound_page(page: bytes) -> bool:
     reversed_bits = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
     crc = zlib.crc32(reversed_bits, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return page[22:26].translate(_REVERSED) == crc.to_bytes(4, "big")
+
+
+_ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\xfe][\x00\x10\x20\x40\x80\xc0\xe0][\x00-\x7f]{4}")
+_BEGINS = (_ID3, re.compile(rb"#!AMR(?:-WB)?\n"))
+
+
+def joined_files(encoded: Encoded) -> tuple[tuple[int, int], ...]:
+    """Begin and end of whole files of one format that somebody wrote one after the other: WAV, MP3 with tags, AMR."""
+    head = encoded.head
+    if head[:4] == b"RIFF":
+        return _joined(_wav_begins(encoded), encoded.size)
+    is_mp3 = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2)
+    if not is_mp3 and head[:5] != b"#!AMR":
+        return ((0, encoded.size),)
+    begin = _BEGINS[0 if is_mp3 else 1]
+    if isinstance(encoded.source, str):
+        found = os.stat(encoded.source)
+        return _joined(_begins_of(encoded.source, found.st_mtime_ns, found.st_size, begin), encoded.size)
+    with encoded.opened() as file:
+        return _joined(_begins(file.read(), begin), encoded.size)
+
+
+def _joined(begins: tuple[int, ...], size: int) -> tuple[tuple[int, int], ...]:
+    return tuple(pairwise([0, *(at for at in begins if at), size]))
+
+
+def _wav_begins(encoded: Encoded) -> tuple[int, ...]:
+    """Where a WAV begins, and those right after it."""
+    at, begins = 0, []
+    while (head := _bytes_at(encoded, at, 12))[:4] == b"RIFF" and head[8:] == b"WAVE" and len(begins) < _MAX_CHUNKS:
+        begins.append(at)
+        size = int.from_bytes(head[4:8], "little")
+        at += 8 + size + size % 2
+        if not 36 <= size or at >= encoded.size:
+            break
+    return tuple(begins)
+
+
+@lru_cache(maxsize=256)
+def _begins_of(path: str, mtime_ns: int, size: int, begin: re.Pattern[bytes]) -> tuple[int, ...]:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _begins(content, begin)
+
+
+def _begins(content: bytes | mmap.mmap, begin: re.Pattern[bytes]) -> tuple[int, ...]:
+    found, at = [], 0
+    while match := begin.search(content, at):
+        at = match.end()
+        if begin is _ID3:
+            at += sum(byte << 7 * (3 - i) for i, byte in enumerate(match[0][6:10]))
+            frame = content[at : at + 2]
+            if len(frame) < 2 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+                at = match.end() if match.start() else at
+                continue
+        found.append(match.start())
+    return tuple(found)
 
 
 def mp3_promised_frames(encoded: Encoded) -> int | None:

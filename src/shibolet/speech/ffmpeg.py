@@ -6,38 +6,29 @@ time, and a `Fault` says where. A file's sound may begin after its picture: `lea
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 
 import av
 import numpy as np
-from av.stream import Disposition
 
 from shibolet.errors import AudioError
 from shibolet.speech.channels import Mixer
+from shibolet.speech.containers import audible_track, demuxed, first_frame, open_container, tracks_of
 from shibolet.speech.encoded import MAX_DURATION_S, SHORT_S, Encoded, Fault, require_rate
-from shibolet.speech.extents import Extent, mp3_promised_frames
+from shibolet.speech.extents import Extent, mp3_promised_frames, ogg_pages
 
-# What may be opened. Not playlists and descriptions (concat, dash, hls, imf, sdp ...), of which FFmpeg would open the
-# files and hosts that they name, nor devices, pictures, and raw samples, which anything could be taken for.
-_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,amr,amrnb,amrwb,flac,wav,w64,aiff,au,caf,asf,avi,flv,mpegts,mpeg,"
-    "ac3,eac3,dts,dtshd,ape,wv,tta,tak,mpc,mpc8,rm,voc,nistsphere,loas,latm,sox,gsm,qcp,nut,mxf,oma,shn,ircam,ivr,dsf,"
-    "mlp,truehd,ilbc,lc3,xwma,wtv"
-)
-_WAIT_S = 60.0  # for the bytes of a file; a disk that takes longer does not answer
 _PREROLL_S = 1.0  # decoded and thrown away before a span: AAC and Opus need up to 80 ms to settle
 _RAW = {"mp3", "aac"}  # frames without times
 _COUNTED = {"mp3", "aac", "amr", "wav", "avi"}  # packets that follow each other without a gap: their lengths are exact
 _MAX_FRAME_BYTES = 2048  # for each channel; what is larger holds bytes that are no frames
 _SOUGHT = {"mov", "matroska"}  # a seek lands where it should
-_TIMED = {"flac", "ogg", "mpegts", "flv"} | _SOUGHT  # a gap between times is sound that is missing
+# A gap between times is lost sound.
+_TIMED = {"flac", "ogg", "mpegts", "flv", "asf", "nut", "mpeg"} | _SOUGHT
 _MAX_GAP_S = 600.0  # times that jump further are broken; they are not followed
 _MAX_LEAD_S = 3600.0  # a sound that starts later has the clock of a broadcast, not of a file
 _MAX_PAD_SAMPLES = 2048  # decoded after the end that an MP4 gives: the rest of a codec's last frame
 _MP3_PAD_FRAMES = 4  # an encoder's delay and padding, at most
-_AUDIBLE = 1e-3  # -60 dB: a track that stays below it is silent
 _SILENCE_S = 10.0  # at a time
 _MAX_PLANES = 8
 _MAX_ERRORS = 100  # of reading, after which a file is given up
@@ -60,20 +51,28 @@ class FFmpegSound:
     """A file that FFmpeg has opened, and of its tracks the one that can be heard."""
 
     def __init__(self, encoded: Encoded, extent: Extent | None = None) -> None:
-        self._container = _open(encoded)
-        self._track, self._num_tracks = 0, len(_tracks(self._container))
+        self._encoded, self._extent = encoded, extent
+        self._container = open_container(encoded)
+        self._track, self._num_tracks = 0, len(tracks_of(self._container))
         if self._num_tracks > 1:
-            self._track = _audible(self._container)
-            self._container.close()
-            self._container = _open(encoded)
-        self._stream = _tracks(self._container)[self._track]
+            self._track = audible_track(self._container)
+            self._open_again()
+        self._stream = tracks_of(self._container)[self._track]
+        first = None
+        if len(self._container.streams) > 1 or not self._stream.codec_context.sample_rate:
+            first = first_frame(self._container, self._stream)
+            self._open_again()
+            self._stream = tracks_of(self._container)[self._track]
         self._kinds = set(self._container.format.name.split(","))
         if "flac" in self._kinds:
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._tick_s = float(self._stream.time_base)
         self._first_s = (self._stream.start_time or 0) * self._tick_s
-        self.rate_hz = require_rate(self._stream.codec_context.sample_rate)
-        self.channels = self._stream.codec_context.channels
+        if first is not None and first.pts is not None:  # FFmpeg takes 0 for what starts after it stopped looking
+            begins_s = float(first.pts * first.time_base)
+            self._first_s = begins_s if begins_s > self._first_s + SHORT_S else self._first_s
+        self.rate_hz = require_rate(self._stream.codec_context.sample_rate or (first.sample_rate if first else 0))
+        self.channels = self._stream.codec_context.channels or (first.layout.nb_channels if first else 1)
         self.lead_s = self._find_lead_s()
         promised_s = self._find_promised_s(encoded)
         self._promised = None if promised_s is None else max(0, round(promised_s * self.rate_hz))
@@ -85,6 +84,10 @@ class FFmpegSound:
         self._num_pending = 0  # samples after the last frame that could not be decoded
         self._has_jumped = False
         self.faults: list[Fault] = []
+
+    def _open_again(self) -> None:
+        self._container.close()
+        self._container = open_container(self._encoded)
 
     def __enter__(self) -> "FFmpegSound":
         return self
@@ -112,8 +115,11 @@ class FFmpegSound:
                 break
         if is_told:
             is_summed = self._kinds & _COUNTED or not last
-            return num_ticks * self._tick_s if is_summed else last * self._tick_s - self._first_s
-        return sum(len(block) for block in self.blocks(0, None)) / self.rate_hz
+            summed_s = num_ticks * self._tick_s  # more than the last time tells where times begin anew
+            timed_s = last * self._tick_s - self._first_s
+            return summed_s if is_summed or summed_s > timed_s + SHORT_S else timed_s
+        with FFmpegSound(self._encoded, self._extent) as anew:
+            return sum(len(block) for block in anew.blocks(0, None)) / self.rate_hz
 
     def blocks(self, start: int, end: int | None, block_samples: int | None = None) -> Iterator[np.ndarray]:
         """Mono samples from `start` on, up to `end`, in blocks; afterwards `faults` has what is missing in them."""
@@ -148,6 +154,8 @@ class FFmpegSound:
             self._add_fault("cut_short", position, wanted)
         elif self._lost_at_end(position) and (end is None or position < end):
             self._add_fault("damaged", position, position + self._num_pending)
+        elif "ogg" in self._kinds and (end is None or position < end) and ogg_pages(self._encoded).is_cut:
+            self._add_fault("cut_short", position, position)
 
     def _lost_at_end(self, position: int) -> bool:
         """Whether more than a frame is lost after the last sample: not where the file has given what it promises.
@@ -181,6 +189,8 @@ class FFmpegSound:
             return end_s and end_s - self._first_s
         if "ogg" in self._kinds and self._first_s > SHORT_S:  # recorded from a broadcast: its length counts from before
             return None
+        if "flv" in self._kinds and len(container.streams) == 1 and container.duration:
+            return container.duration / av.time_base
         if self._kinds & {"flac", "ogg", "mov"} and stream.duration:
             return stream.duration * self._tick_s
         return None
@@ -307,59 +317,21 @@ class FFmpegSound:
 
     def _demuxed(self) -> Iterator[av.Packet]:
         """Packets as far as there are any; what lies between them and is none is stepped over."""
-        for _ in range(_MAX_ERRORS):
+        num_errors = 0
+        while num_errors < _MAX_ERRORS:
             try:
-                yield from self._container.demux(self._stream)
+                yield from demuxed(self._container, self._stream)
                 return
             except av.EOFError:
                 return
             except av.FFmpegError as error:
                 self._error = self._error or error
+                num_errors += 1
 
 
 def _parts(whole: int, most: int) -> Iterator[int]:
     for done in range(0, whole, most):
         yield min(most, whole - done)
-
-
-def _open(encoded: Encoded) -> av.container.InputContainer:
-    options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-    source = encoded.source
-    if isinstance(source, str):
-        source = f"file:{source}"  # or FFmpeg takes "a:b.mp3" for a protocol
-    else:
-        source.seek(0)
-    try:
-        return av.open(source, metadata_errors="replace", options=options, timeout=_WAIT_S)
-    except av.ArgumentError:  # the whitelist's
-        raise AudioError("a playlist, or of another format that is not opened as audio") from None
-
-
-def _tracks(container: av.container.InputContainer) -> list[av.AudioStream]:
-    tracks = [stream for stream in container.streams.audio if stream.codec_context is not None]
-    if not tracks:
-        raise AudioError("no audio stream in it that could be decoded")
-    return tracks
-
-
-def _audible(container: av.container.InputContainer) -> int:
-    """Which of several tracks to take: the one that the file marks as its default, or the first of them that sounds."""
-    tracks = _tracks(container)
-    order = sorted(range(len(tracks)), key=lambda i: not tracks[i].disposition & Disposition.default)
-    heard: set[int] = set()
-    for packet in container.demux(tracks):
-        track = next(i for i, one in enumerate(tracks) if one.index == packet.stream_index)
-        with suppress(av.FFmpegError, ValueError):
-            if track not in heard and any(_peak(frame) > _AUDIBLE for frame in packet.decode()):
-                heard.add(track)
-        if order[0] in heard:
-            break
-    return next((i for i in order if i in heard), order[0])
-
-
-def _peak(frame: av.AudioFrame) -> float:
-    packed = av.AudioResampler(format="flt").resample(frame)
-    return max((float(np.abs(one.to_ndarray()).max(initial=0.0)) for one in packed), default=0.0)
 
 
 def _seconds(clock: str) -> float | None:

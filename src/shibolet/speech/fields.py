@@ -19,14 +19,23 @@ from shibolet.speech.textfiles import one_line
 
 OFFSET = "offset"  # with a duration: where the span starts, as NeMo and others have it
 ONSET = "onset"  # beside which an offset is the end
-_START = Columns().start_s
+_START, _LANGUAGE = Columns().start_s, Columns().language
 _WORDS_OF = {
-    "start_s": {"start", "starts", "begin", "begins", "beginning", "starttime", "begintime", "onset", "offset"},
-    "end_s": {"end", "ends", "ending", "stop", "stops", "finish", "endtime", "stoptime"},
+    "start_s": {
+        "start", "starts", "starting", "begin", "begins", "beginning", "beg", "starttime", "begintime", "onset",
+        "offset", "stime", "tstart", "tbegin", "tbeg",
+    },
+    "end_s": {
+        "end", "ends", "ending", "stop", "stops", "finish", "endtime", "stoptime", "etime", "tend", "tstop",
+    },
     "speaker": {"speaker", "spk"},
     "recording": {"recording", "rec"},
-}
-_PAIRS = ((ONSET, OFFSET), ("from", "to"), ("t0", "t1"), ("tmin", "tmax"), ("xmin", "xmax"))  # only both are a span
+}  # fmt: skip
+_PAIRS = (  # only both are a span
+    (ONSET, OFFSET), ("from", "to"), ("in", "out"), ("s", "e"), ("st", "et"), ("t0", "t1"), ("t1", "t2"), ("ts", "te"),
+    ("tmin", "tmax"), ("xmin", "xmax"),
+)  # fmt: skip
+_OTHERS_SPANS = {"word", "words", "char", "chars", "phone", "phones", "token", "tokens", "page", "line", "year", "date"}
 _TIMES = {
     "time",
     "timestamp",
@@ -48,7 +57,11 @@ _OTHER_UNITS = {
     "sample": "samples", "samples": "samples", "frame": "frames", "frames": "frames",
 }  # fmt: skip
 _NAMES = {"id", "name", "label", "code"}
-_LENGTHS = {"dur", "length", "len", "duration"}
+_LENGTHS = {"dur", "length", "len", "duration", "tdur"}
+_LANGUAGES = ("lang", "locale")  # other names of a row's language, as NeMo and Common Voice have it
+SPANS = ("timestamp", "timestamps", "segment", "span", "interval", "time", "times", "range")
+_PAIR = re.compile(r"[\[(]\s*([0-9.]+)\s*,\s*([0-9.]+)\s*[\])]")  # as a table has it
+OTHER_NAMES = (OFFSET, *_LANGUAGES)  # that are read beside those of `Columns`
 FIELDS = ("start_s", "end_s", "speaker", "recording")  # without which data are others
 _MAX_NAME = 100  # characters
 _NEAR = 0.75  # of difflib: "spekaer" and "speaker_id" are near to "speaker", "segment" and "seeker" are not
@@ -102,11 +115,40 @@ def require_single(names: Collection[str], wanted: Iterable[str | None], what: s
         raise DataError(f"{what} has {names.count(twice)} columns named '{twice}': rename all but one")
 
 
-def with_offset(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
-    """The row, its `offset` as the start of its span where it has a duration and no other start."""
+def with_other_names(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
+    """The row with what stands under another name that can mean one thing only: a language, the start of a span.
+
+    An `offset` is the start where there is a duration and no other start.
+    """
+    if columns.language == _LANGUAGE and _LANGUAGE not in row:
+        named = next((row[name] for name in _LANGUAGES if isinstance(row.get(name), str)), None)
+        row = row if named is None else {**row, _LANGUAGE: named}
     if columns.start_s != _START or row.get(OFFSET) is None or row.get(_START) is not None:
         return row
     return {**row, _START: row[OFFSET]} if columns.duration in row and ONSET not in row else row
+
+
+def span_in_one(row: Mapping[str, Any]) -> str | None:
+    """The name of a field that has both ends of a span, `[0.5, 2.0]` or `{start: 0.5, end: 2.0}`, if any."""
+    for name in SPANS:
+        if name in row and _is_span(row[name]):
+            return name
+    return None
+
+
+def _is_span(value: Any) -> bool:
+    if isinstance(value, str) and (found := _PAIR.fullmatch(value.strip())):
+        value = found.groups()
+    elif isinstance(value, Mapping):
+        words = [next((w for w in ("start", "end") if w in _words(str(key))), None) for key in value]
+        return "start" in words and "end" in words
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    try:
+        first, last = as_number(value[0]), as_number(value[1])
+    except ValueError:
+        return False
+    return first is not None and last is not None and 0 <= first < last
 
 
 def refuse_unread(
@@ -125,7 +167,7 @@ def refuse_unread(
     missing = {field: columns[field] for field in fields if columns[field] and columns[field] not in names}
     has_length = columns["duration"] in names
     has_offset = OFFSET in names and ONSET not in names and columns["start_s"] == _START
-    if has_length and has_offset:  # `with_offset` reads a span
+    if has_length and has_offset:  # `with_other_names` reads a span
         missing = {field: column for field, column in missing.items() if field not in ("start_s", "end_s")}
     if columns["start_s"] in names and "end_s" in missing and not has_length:
         missing["duration"] = columns["duration"] or ""
@@ -160,12 +202,22 @@ def _field_of(name: str, names: Collection[str], missing: Mapping[str, str]) -> 
     words = _words(name)
     for field, own in (*_WORDS_OF.items(), ("duration", _LENGTHS)):
         beside = _NAMES if field in ("speaker", "recording") else _TIMES | _SECONDS | _OTHER_UNITS.keys()
-        if field in missing and words & own and words - own <= beside:
+        if field in missing and words & own and (words - own <= beside or _has_partner(name, own, names)):
             return field
     # `speaker_age` is near to `speaker`, but no slip of it.
     by_column = {column: field for field, column in missing.items() if column and column not in words}
     near = difflib.get_close_matches(name, by_column, n=1, cutoff=_NEAR)
     return by_column[near[0]] if near else None
+
+
+def _has_partner(name: str, own: set[str], names: Collection[str]) -> bool:
+    """Whether one of the names is the other end of a span: `turn_start` beside `turn_end`, or `turn_duration`."""
+    rest = _words(name) - own
+    if not rest or rest & _OTHERS_SPANS:
+        return False
+    starts, ends = _WORDS_OF["start_s"], _WORDS_OF["end_s"] | _LENGTHS
+    wanted = ends if own is _WORDS_OF["start_s"] else starts
+    return any(_words(other) & wanted and _words(other) - wanted == rest for other in names if other != name)
 
 
 def _words(name: str) -> set[str]:

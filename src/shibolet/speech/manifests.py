@@ -25,7 +25,7 @@ from shibolet.speech.fields import (
     renamed,
     require_single,
     spellings,
-    with_offset,
+    with_other_names,
 )  # fmt: skip
 from shibolet.speech.sources import DataSource
 from shibolet.speech.textfiles import (
@@ -165,7 +165,7 @@ class _OwnRows(_Watched):
     def convert(self, row: Fields) -> Iterator[Fields]:
         row = self._named(row)
         self.watch(row)
-        yield with_offset(row, self.source.columns)
+        yield with_other_names(row, self.source.columns)
 
 
 class _NemoRows(_Watched):
@@ -199,7 +199,7 @@ def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[
             if lacking := [column for column in columns.required if column not in names]:
                 raise DataError(f"{what} has no column '{lacking[0]}', only {one_line(', '.join(names))}")
             refuse_unread(names, source, path)
-            return header, columns.text, lambda row: iter((with_offset(row, columns),))
+            return header, columns.text, lambda row: iter((with_other_names(row, columns),))
         if {"path", "sentence"} <= set(names):
             require_single(names, COMMON_VOICE, what)
             refuse_unread(names, source, path, fields=_Watched.fields)
@@ -209,7 +209,7 @@ def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[
         return None
     raise DataError(
         f"source '{source.name}': {path} is no table that is known: its columns are "
-        f"{one_line(', '.join(headers[0].names))}; {KNOWN}"
+        f"{one_line(', '.join(headers[0].names))}; say which with `columns: {{audio: ..., text: ...}}`. {KNOWN}"
     )
 
 
@@ -238,6 +238,9 @@ def _table_rows(path: Path, header: cells.Header, text: str, convert: Convert) -
 def _folder_rows(folder: Path) -> Iterator[tuple[str, Fields | BadRow]]:
     """A row for each audio file below a folder, and for each `.txt` without one; hidden files are left out."""
     seen = {os.path.realpath(folder)}
+    listed = next((name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
+    hint = f"; to read {listed}, name it as the manifest" if listed else ""
+    no_text = BadRow("missing_text", f"no .txt of this name beside it{hint}")
 
     def is_new(name: str) -> bool:
         """Links are followed, but not in circles."""
@@ -252,13 +255,10 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, Fields | BadRow]]:
         for file in files:
             where = file.relative_to(folder).as_posix()
             if file.suffix.lower() in AUDIO_SUFFIXES:
-                text = _text_of(texts[_stem(file)]) if _stem(file) in texts else _NO_TEXT
+                text = _text_of(texts[_stem(file)]) if _stem(file) in texts else no_text
                 yield where, text if isinstance(text, BadRow) else {"audio": where, "text": text}
             elif file.suffix.lower() == ".txt" and _stem(file) not in spoken:
                 yield where, BadRow("missing_audio", "no audio of this name beside it")
-
-
-_NO_TEXT = BadRow("missing_text", "no .txt of this name beside it")
 
 
 def _stem(path: Path) -> str:

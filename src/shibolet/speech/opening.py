@@ -2,7 +2,7 @@
 
 from shibolet.errors import AudioError
 from shibolet.speech.encoded import Encoded
-from shibolet.speech.extents import OGG, extent_of, mended, num_ogg_links, ogg_pages
+from shibolet.speech.extents import OGG, extent_of, joined_files, mended, num_ogg_links, ogg_pages
 from shibolet.speech.ffmpeg import FFmpegSound
 from shibolet.speech.sndfile import SndSound, try_sndfile
 
@@ -10,11 +10,14 @@ _MAX_LINKS = 10_000
 
 
 def links_of(encoded: Encoded, *, for_length: bool = False) -> list[Encoded]:
-    """The streams that follow each other in an Ogg file, as files of their own; of any other file, the file itself.
+    """The streams that follow each other in an Ogg file, or files that were joined, each by itself; else the file.
 
-    With `for_length` its pages are looked at only where there are several.
+    With `for_length` the pages of an Ogg file are looked at only where there are several streams.
     """
-    if encoded.head[:4] != OGG or (for_length and num_ogg_links(encoded) < 2):
+    if encoded.head[:4] != OGG:
+        links = joined_files(encoded)
+        return [encoded] if not 1 < len(links) <= _MAX_LINKS else list(encoded.parts(links))
+    if for_length and num_ogg_links(encoded) < 2:
         return [encoded]
     links = ogg_pages(encoded).links
     if len(links) > _MAX_LINKS:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from shibolet.errors import AudioError, DataError
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded
-from shibolet.speech.fields import OFFSET, as_number, refuse_unread, require_single, with_offset
+from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
 from shibolet.speech.manifests import Manifest
 from shibolet.speech.rows import Row, RowSink, lookup
 from shibolet.speech.sources import DataSource, Progress
@@ -46,6 +46,8 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
                 elif name not in probed if isinstance(name, str) else True:
                     kind = "empty" if isinstance(name, str) else "missing" if name is None else type(name).__name__
                     detail = f"'{columns.audio}' is {kind}"
+                    if isinstance(lookup(values, columns.audio), dict):
+                        detail += f", not a path: name the path in it, `columns: {{audio: {columns.audio}.path}}`"
                     sink.add(Row(where, where, values, AudioRef(path=""), AudioError(detail, "missing_audio")))
                 else:
                     sink.add(Row(where, _default_id(name, lookup(values, columns.start_s)), values, *probed[name]))
@@ -99,7 +101,7 @@ def read_table_rows(paths: Iterable[Path], num_rows: int | None, sink: RowSink, 
                     if isinstance(values, BadRow):
                         sink.add_unreadable(where, values)
                     else:
-                        values = with_offset(values, columns)
+                        values = with_other_names(values, columns)
                         sink.add(Row(where, f"{sink.source.name}-{n:06d}", values, audio, info))
                 number += len(batch)
                 if on_progress is not None:
@@ -130,7 +132,7 @@ def _columns_of(path: Path, source: DataSource) -> list[str]:
                 "say which with `columns: {text: ...}`"
             )
     refuse_unread(schema.names, source, path)
-    wanted = {str(column).split(".")[0] for column in source.columns.model_dump().values()} | {OFFSET}
+    wanted = {str(column).split(".")[0] for column in source.columns.model_dump().values()} | {*OTHER_NAMES, *SPANS}
     return [name for name in schema.names if name in wanted]
 
 

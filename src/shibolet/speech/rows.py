@@ -10,7 +10,7 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import AudioInfo
 from shibolet.speech.encoded import MAX_DURATION_S, MAX_UTTERANCE_S
-from shibolet.speech.fields import as_number
+from shibolet.speech.fields import as_number, span_in_one
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import find_language, strip_official_prefix
 from shibolet.speech.text.rules import tidy
@@ -168,6 +168,11 @@ class RowSink:
         """
         given_s = _number(row, self.source.columns.start_s, "bad_span")
         end_s = _number(row, self.source.columns.end_s, "bad_span")
+        if given_s is None and end_s is None and self.source.columns.start_s and (name := span_in_one(row.values)):
+            raise DataError(
+                f"source '{self.source.name}': '{name}' at {row.where} has both ends of a span, which are not read: "
+                "write them as 'start_s' and 'end_s', or say that it is none, `columns: {start_s: null, end_s: null}`"
+            )
         start_s = given_s or 0.0
         if given_s is not None and end_s is None and declared_s is not None:
             if start_s + declared_s <= audio_s + END_TOLERANCE_S or not _agrees(declared_s, audio_s):

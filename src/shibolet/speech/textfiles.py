@@ -20,7 +20,12 @@ MAX_LINE_BYTES = 16 * 2**20  # a longer line, or .txt, is not read
 MAX_UNPACKED_RATIO = 50  # of a gzip; manifests have 8 to 21
 MIN_UNPACKED_BYTES = 16 * 2**20  # that any gzip may have
 _HEAD_BYTES = 64 * 1024  # looked at to tell what a file is
-_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",  # before the mark that it begins with
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 _MIN_READABLE_FRAC = 0.95  # of characters up to U+06FF, for UTF-16 without a mark
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 
