@@ -45,8 +45,8 @@ class SndSound:
 
     def blocks(self, start: int, end: int | None, block_samples: int | None = None) -> Iterator[np.ndarray]:
         """Mono samples from `start` on, up to `end`, in blocks; DecoderStopped where there should be more."""
-        if start:
-            self._sound.seek(start)
+        if start or self._sound.seekable():
+            self._sound.seek(start)  # to 0 too: without it, Opus that FFmpeg wrote begins with the codec's delay
         left = max(0, (self.num_samples if end is None else min(end, self.num_samples)) - start)
         most = _BLOCK_VALUES // self.channels if block_samples is None else block_samples
         while left:
