@@ -87,6 +87,7 @@ def _hash(path: Path, base: Path) -> str:
     if path.suffix == ".parquet" and path.is_relative_to(base / "out"):  # names audio of another folder by full paths
         content = repr(pq.read_table(path).to_pylist()).encode()
     content = content.replace(str(base).encode(), b"<base>")
+    content = re.sub(rb'"/[^"]*(?=/run/train/final")', b'"<base>', content)  # tune-decoding's, by where the round was
     if path.suffix in (".json", ".jsonl"):
         content = _without_clock(content, path.match(".stages/tune-decoding.json"))
     elif path.suffix == ".html":

@@ -23,9 +23,9 @@ AUDIT = AuditConfig(
 
 
 def make_older(document: Path, marker: Path) -> None:
-    """As a version wrote them that had no versions."""
+    """As a version wrote them that had no versions, and no checksums."""
     content, stage = (json.loads(path.read_text(encoding="utf-8")) for path in (document, marker))
-    del content["format"], stage["inputs"]["format"]
+    del content["format"], stage["inputs"]["format"], stage["sha256"]
     document.write_text(json.dumps(content), encoding="utf-8")
     marker.write_text(json.dumps(stage), encoding="utf-8")
 

@@ -176,12 +176,36 @@ def test_a_marker_that_is_not_whole_guards_nothing_in_silence(folder):
     marker = folder.path / ".stages" / "gate.json"
     for content in (b"", marker.read_bytes()[:-20], b"[1]"):
         marker.write_bytes(content)
-        with pytest.raises(
-            DataError, match=r"\.stages/gate\.json is not whole, so what 'gate' wrote cannot be checked"
-        ):
-            folder.intact("gate")
+        for check in (folder.intact, folder.verified):
+            with pytest.raises(
+                DataError, match=r"\.stages/gate\.json is not as it was written, so what 'gate' made cannot be checked"
+            ):
+                check("gate")
     write_json(marker, {"state": "done", "inputs": {}})  # of another version, which is told elsewhere
     folder.intact("gate")
+
+
+def test_no_changed_byte_of_a_marker_passes(folder):
+    """Inputs speak to other stages too: a label that lost a bit once left a comparison of systems standing."""
+    make_gate(folder, {"line": 10})
+    stage = folder.stage("prepare", {"data": "aa", "systems": ["one"]}, reads=("gate",))
+    write_json(folder.prepared / "summary.json", 1)
+    stage.finish()
+    marker = folder.path / ".stages" / "prepare.json"
+    whole = marker.read_bytes()
+    for at, byte in enumerate(whole):
+        for bit in (1, 4, 32):
+            marker.write_bytes(whole[:at] + bytes([byte ^ bit]) + whole[at + 1 :])
+            assert folder.inputs("prepare") == {} and not folder.finished("prepare")
+        with pytest.raises(DataError, match="'prepare'"):
+            folder.verified("prepare")
+    stage = folder.stage("prepare", {"data": "aa", "systems": ["one"]})
+    assert not stage.done and "prepare: its marker is not as it was written; what was there is now in" in stage.note
+    marker.write_bytes(whole)
+    write_json(folder.prepared / "summary.json", 1)
+    assert folder.verified("prepare")
+    write_json(marker, {key: value for key, value in read_json(marker).items() if key != "sha256"})
+    assert folder.verified("prepare")  # of an earlier version
 
 
 def test_evaluations_of_two_models_do_not_disturb_each_other(folder):

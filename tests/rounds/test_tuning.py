@@ -93,6 +93,13 @@ def test_greedy_stays_where_none_is_better_or_none_is_shown(play):
     assert few.recommended == tuning.GREEDY and few.sentence.startswith("No difference shown")
 
 
+def test_a_beam_that_is_as_good_does_not_have_the_lowest_wer_for_a_slow_start_of_greedy(play):
+    """The first setting pays for loading: what the table says of a tie once hung on the clock."""
+    greedy = play(GREEDY).settings[0].model_copy(update={"seconds": 9.0})
+    beam = greedy.model_copy(update={"beam_size": 2, "seconds": 1.0})
+    assert tuning._recommend("m", [greedy, beam]).sentence == "No setting has a lower WER than greedy decoding."
+
+
 def test_without_dev_there_is_nothing_to_tune_on(play):
     with pytest.raises(DataError, match="no dev split"):
         play(BEAM, num_dev=0)

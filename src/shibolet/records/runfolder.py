@@ -135,6 +135,7 @@ class RunFolder(RunPaths):
             note = f"{name}: {_first(altered)} changed since they were written; made again"
             return Stage(self, name, inputs, "interrupted", note, reads)
 
+        is_broken = marker is None and _is_broken(self.path / _marker_of(name))
         aside = self._set_aside(name)
         if self._take_back(name, inputs):
             taken = self._stage(name, inputs, reads)
@@ -145,7 +146,7 @@ class RunFolder(RunPaths):
         self._begin(name, inputs)
         if aside is None:
             return Stage(self, name, inputs, "new", "", reads)
-        why = "made by another version of shibolet"
+        why = "its marker is not as it was written" if is_broken else "made by another version of shibolet"
         if marker is not None:
             why = f"{_first(_differing(marker.inputs, inputs))} changed"
         return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}", reads)
@@ -173,7 +174,7 @@ class RunFolder(RunPaths):
         DataError where it is not finished, a file is not as it wrote it, or it was made from another outcome of a stage
         before it than the one that is there.
         """
-        marker = self._marker(name)
+        marker = self._checked(name)
         if marker is None or marker.state != "done":
             raise DataError(f"{self.path}: stage '{name}' is not done; run it first, or `shibolet run` for all of them")
         self._require_outputs(name, marker)
@@ -193,12 +194,7 @@ class RunFolder(RunPaths):
         markers = self.path / ".stages"
         known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
         for name in names or [name for name in known if name not in _NOT_SHOWN]:
-            marker = self._marker(name)
-            if marker is None and _is_broken(self.path / _marker_of(name)):
-                raise DataError(
-                    f"{self.path}: {_marker_of(name)} is not whole, so what '{name}' wrote cannot be checked; "
-                    f"{_made_by(name).again}, then this command"
-                )
+            marker = self._checked(name)
             if marker is not None and marker.state == "done":
                 self._require_outputs(name, marker)
                 if records:
@@ -232,6 +228,15 @@ class RunFolder(RunPaths):
 
     def _marker(self, name: str) -> StageMarker | None:
         return _marker_in(self.path / _marker_of(name))
+
+    def _checked(self, name: str) -> StageMarker | None:
+        """The marker of a stage; DataError where it is there and not as it was written."""
+        if (marker := self._marker(name)) is None and _is_broken(self.path / _marker_of(name)):
+            raise DataError(
+                f"{self.path}: {_marker_of(name)} is not as it was written, so what '{name}' made cannot be checked; "
+                f"{_made_by(name).again}, then this command"
+            )
+        return marker
 
     def _begin(self, name: str, inputs: dict[str, Any]) -> None:
         StageMarker(state="begun", inputs=inputs).write(self.path / _marker_of(name))

@@ -147,7 +147,7 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting]) -> DecodingTable:
     """The table with what to put into the recipe, why, and how much too good the lowest WER is."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
-    order = sorted(rows, key=lambda row: (row.wer_pct, row.seconds))
+    order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.seconds))
     greedy, best, optimism = rows[0], order[0], optimism_of([row.folds for row in order])
     high, chosen = best.interval_points[1], greedy
     lead = f"No difference shown: {best} has the lowest WER, {best.points:+.2f} points, but"

@@ -1,9 +1,11 @@
 """What a run folder keeps of itself: with what it was made, which stages are done, what was asked beside the recipe."""
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from shibolet.errors import DataError
 from shibolet.records.documents.base import Document, Part
 from shibolet.records.files import hash_json
 
@@ -52,6 +54,17 @@ class StageMarker(Document):
     def digest(self) -> str:
         """Hash of the outputs."""
         return hash_json(self.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        content = super().to_json()
+        return {**content, "sha256": hash_json(content)}
+
+    @classmethod
+    def from_json(cls, content: Any, path: Path) -> Self:
+        """DataError also where its own checksum is another; a marker of an earlier version has none."""
+        if isinstance(content, dict) and content.pop("sha256", None) not in (None, hash_json(content)):
+            raise DataError(f"{path} is not as it was written; {cls.REMEDY}")
+        return super().from_json(content, path)
 
 
 class Extension(Document):
