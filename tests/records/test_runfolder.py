@@ -285,7 +285,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, tmp_path):
     marker = folder.path / ".stages" / "gate.json"
     marker.unlink()
     os.mkfifo(marker)
-    with pytest.raises(DataError, match="is not whole"):
+    with pytest.raises(DataError, match="is not as it was written"):
         folder.intact("gate")
     os.mkfifo(pipe := tmp_path / "pipe")
     for read in (read_json, read_jsonl):
