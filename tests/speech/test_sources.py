@@ -353,6 +353,16 @@ def test_stream_that_was_cut_off_is_continued(local_hub, tmp_path, monkeypatch):
     num_asked = len(local_hub.asked)
     again, _ = read(source, tmp_path)
     assert again == every and len(local_hub.asked) == num_asked == 2
+    shard = sorted((tmp_path / "cache").rglob("*.parquet"))[1]
+    whole = shard.read_bytes()
+    pq.write_table(pq.read_table(shard).slice(0, 1), shard)  # a row less would pass as all of the data
+    with pytest.raises(DataError, match="has 3 shards with 4 rows, .* delete the folder to read it again"):
+        read(source, tmp_path)
+    shard.unlink()
+    with pytest.raises(DataError, match="has 2 shards with 3 rows"):
+        read(source, tmp_path)
+    shard.write_bytes(whole)
+    assert read(source, tmp_path)[0] == every
 
 
 def test_local_parquet(tmp_path):

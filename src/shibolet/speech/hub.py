@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
 from shibolet.errors import DataError
-from shibolet.records.files import hash_json, sync_dir, write_json
+from shibolet.records.files import hash_json, make_folder, sync_dir, write_json
+from shibolet.records.reading import read_as
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 from shibolet.speech.tables import BATCH_ROWS, open_table
@@ -40,16 +42,23 @@ def _stream_shards(source: DataSource, cache_dir: Path) -> Iterator[Path]:
     """Shards that lie there from before, then new ones as they are read; a stream that was cut off is continued.
 
     A stream is named by id, config, split and revision: without a revision, what was read once is not read again.
+    DataError where a shard is gone or has other rows than were written.
     """
     key = [source.hub, source.config, source.split, source.revision]
     folder = cache_dir / f"{source.hub.strip('/').replace('/', '--')}-{hash_json(key)}"
     shards, complete = sorted(folder.glob("*.parquet")), folder / "complete.json"
+    num_shards, num_rows = len(shards), sum(open_table(shard).num_rows for shard in shards)
+    written = read_as(complete, _Complete, f"delete {folder} to read the stream again") if complete.exists() else None
+    is_whole = [shard.name for shard in shards] == [f"{number:06d}.parquet" for number in range(num_shards)]
+    if not is_whole or (written and (written.num_shards, written.num_rows) != (num_shards, num_rows)):
+        raise DataError(
+            f"source '{source.name}': {folder} has {num_shards:,} shards with {num_rows:,} rows, which is not what was "
+            "read from the stream: delete the folder to read it again"
+        )
     yield from shards
-    if complete.exists():
+    if written:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    num_rows = sum(open_table(shard).num_rows for shard in shards)
-    num_shards = len(shards)
+    make_folder(folder)
     with _explained(source):
         rows = load_dataset(source.hub, source.config, split=source.split, revision=source.revision, streaming=True)
         rows = rows.cast_column(source.columns.audio, Audio(decode=False)).skip(num_rows).with_format("arrow")
@@ -61,7 +70,16 @@ def _stream_shards(source: DataSource, cache_dir: Path) -> Iterator[Path]:
             sync_dir(folder)
             num_shards, num_rows = num_shards + 1, num_rows + table.num_rows
             yield shard
-    write_json(complete, {"source": key, "num_shards": num_shards, "num_rows": num_rows})
+    write_json(complete, asdict(_Complete(key, num_shards, num_rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Complete:
+    """complete.json: a stream that was read to its end."""
+
+    source: list[str | None]
+    num_shards: int
+    num_rows: int
 
 
 @contextmanager
