@@ -52,8 +52,8 @@ def _stream_shards(source: DataSource, cache_dir: Path) -> Iterator[Path]:
     is_whole = [shard.name for shard in shards] == [f"{number:06d}.parquet" for number in range(num_shards)]
     if not is_whole or (written and (written.num_shards, written.num_rows) != (num_shards, num_rows)):
         raise DataError(
-            f"source '{source.name}': {folder} has {num_shards:,} shards with {num_rows:,} rows, which is not what was "
-            "read from the stream: delete the folder to read it again"
+            f"source '{source.name}': {folder} has {num_shards:,} shards with {num_rows:,} rows, which is not what the "
+            "stream had: delete the folder to read it again"
         )
     yield from shards
     if written:
