@@ -356,7 +356,7 @@ def test_stream_that_was_cut_off_is_continued(local_hub, tmp_path, monkeypatch):
     shard = sorted((tmp_path / "cache").rglob("*.parquet"))[1]
     whole = shard.read_bytes()
     pq.write_table(pq.read_table(shard).slice(0, 1), shard)  # a row less would pass as all of the data
-    with pytest.raises(DataError, match="has 3 shards with 4 rows, .* delete the folder to read it again"):
+    with pytest.raises(DataError, match=r"has 3 shards with 4 rows, .* delete the folder to read it again"):
         read(source, tmp_path)
     shard.unlink()
     with pytest.raises(DataError, match="has 2 shards with 3 rows"):
