@@ -61,6 +61,33 @@ def test_a_file_that_has_just_changed_is_hashed_again(large, tmp_path, monkeypat
     assert not kept_in(tmp_path)
 
 
+def test_a_file_that_changes_while_it_is_hashed_is_not_kept(large, tmp_path, monkeypatch):
+    """However long hashing takes: what counts is how long the file was left alone before."""
+    real = files.hashlib.file_digest
+
+    def and_grow(file, name):
+        found = real(file, name)
+        with large.open("ab") as more:
+            more.write(b"more")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", and_grow)
+        hash_file(large)
+    assert not kept_in(tmp_path)
+    monkeypatch.setattr(files, "_SETTLED_S", 0.5)
+
+    def slowly(file, name):
+        time.sleep(0.6)
+        return real(file, name)
+
+    large.write_bytes(b"just now")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", slowly)
+        hash_file(large)
+    assert not kept_in(tmp_path)
+
+
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(large, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from shibolet.errors import DiskError, ShiboletError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_KEPT_BYTES = 64 << 20  # files from here on are not hashed again: 2 GB/s
+_KEPT_BYTES = 64 << 20  # files from here on are not hashed again: 1 to 2 GB/s
 _SETTLED_S = 2.0  # since the last change
 _NO_HANDLE = (errno.EMFILE, errno.ENFILE)
 _NO_PLACE = (
@@ -154,12 +154,14 @@ def hash_file(path: Path) -> str:
     """
     with open_regular(path) as file:
         before = os.fstat(file.fileno())
+        is_settled = time.time() - before.st_ctime > _SETTLED_S
         kept = _kept_hash(path, before) if before.st_size >= _KEPT_BYTES else None
         if kept and (found := _read_kept(*kept)):
             return found
         found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        after = os.fstat(file.fileno())
     # A change so soon after another may leave the times as they are.
-    if kept and time.time() - before.st_ctime > _SETTLED_S:
+    if kept and is_settled and _kept_hash(path, after) == kept:
         with suppress(OSError, ShiboletError):  # a cache that cannot be written costs time alone
             write_json(kept[0], {"key": kept[1], "hash": found, "check": hash_json([kept[1], found])})
     return found
