@@ -98,6 +98,12 @@ class Kind:
         return damage.first_hash if self.name.startswith(".stages/") else CHANGES[self.name]
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """How it is damaged; of the files of a model, which are hashed alike, all but the weights in one way."""
+        is_alike = self.name.startswith(("train/final/", "publish/model/")) and not self.name.endswith(".safetensors")
+        return ("different",) if is_alike else damage.WAYS
+
+    @property
     def example(self) -> str:
         """Its files in the tiny round, as a glob; of several the last is damaged."""
         return EXAMPLES.get(self.name) or re.sub("<[a-z]+>", "*", self.name.replace("<step>", "step-00000004"))

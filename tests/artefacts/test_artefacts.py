@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from artefact_commands import COMMANDS, Seen, files_of, run
-from artefact_damage import WAYS, damage
+from artefact_damage import damage
 from artefact_kinds import CHANGES, DOCUMENT, KINDS, Kind, kind_of
 
 DOCUMENTED = {
@@ -141,7 +141,7 @@ def test_no_artefact_of_a_finished_round_is_forgotten(full_round):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_no_command_uses_a_damaged_artefact(kind, full_round):
     """Each ends with a documented code, and names the file or makes it again as it was."""
-    faults = [fault for way in WAYS for fault in walk(kind, way, kind.readers or ("run", "report"), full_round)]
+    faults = [fault for way in kind.ways for fault in walk(kind, way, kind.readers or ("run", "report"), full_round)]
     assert faults == []
 
 
