@@ -109,7 +109,7 @@ def test_no_changed_byte_of_a_page_loses_rows(tmp_path: Path):
         for read in (
             lambda: sum(batch.num_rows for batch in read_batches(path, pa.schema({"id": "string"}), ["id"], 8, "")),
             lambda: sum(batch.num_rows for batch in tables.ParquetTable(path).batches(["id"])),
-            lambda: len(values) * (tables.ParquetTable(path).cell(3, "id") == "u3"),
+            lambda: len(values) * isinstance(tables.ParquetTable(path).cell(3, "id"), str),
         ):
             try:
                 assert read() == len(values)
