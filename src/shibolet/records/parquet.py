@@ -20,12 +20,16 @@ def read_batches(
     """These columns of a file, so many rows at a time; DataError when it is not whole or of another schema."""
     with _reading(path, remedy):
         file = _opened(path, schema, columns, remedy)
+        num_read, promised = 0, file.metadata.num_rows
         for batch in file.iter_batches(batch_rows, columns=list(columns)):
+            num_read += batch.num_rows
             batch.validate(full=True)
             for name in columns:
                 if fault := _fault(batch.column(name), schema.field(name)):
                     raise DataError(f"{path}: column '{name}' {fault}; {remedy}")
             yield batch
+        if num_read != promised:  # pyarrow passes over a page of a kind that it does not know
+            raise DataError(f"{path} is not whole ({num_read:,} of {promised:,} rows can be read); {remedy}")
 
 
 def num_rows(path: Path, remedy: str) -> int:
