@@ -106,7 +106,7 @@ def _without_clock(content: bytes, has_timed_outputs: bool) -> bytes:
 
     def without(value):
         if isinstance(value, dict):
-            dropped = (*_TIMED, "outputs") if has_timed_outputs else _TIMED
+            dropped = (*_TIMED, "outputs", "sha256") if has_timed_outputs else _TIMED
             return {key: without(inner) for key, inner in value.items() if key not in dropped}
         return [without(inner) for inner in value] if isinstance(value, list) else value
 
