@@ -35,22 +35,13 @@ _PAIRS = (  # only both are a span
     (ONSET, OFFSET), ("from", "to"), ("in", "out"), ("s", "e"), ("st", "et"), ("t0", "t1"), ("t1", "t2"), ("ts", "te"),
     ("tmin", "tmax"), ("xmin", "xmax"),
 )  # fmt: skip
-_OTHERS_SPANS = {"word", "words", "char", "chars", "phone", "phones", "token", "tokens", "page", "line", "year", "date"}
+_OTHERS_SPANS = {  # not of the row's audio: of its words, or of where the audio was cut from
+    "word", "words", "char", "chars", "phone", "phones", "token", "tokens", "page", "line", "year", "date", "origin",
+    "original", "orig",
+}  # fmt: skip
 _TIMES = {
-    "time",
-    "timestamp",
-    "ts",
-    "t",
-    "at",
-    "pos",
-    "position",
-    "segment",
-    "seg",
-    "audio",
-    "clip",
-    "utterance",
-    "utt",
-}
+    "time", "timestamp", "ts", "t", "at", "pos", "position", "segment", "seg", "audio", "clip", "utterance", "utt",
+}  # fmt: skip
 _SECONDS = {"s", "sec", "secs", "second", "seconds"}
 _OTHER_UNITS = {
     "ms": "milliseconds", "msec": "milliseconds", "millis": "milliseconds", "milliseconds": "milliseconds",
