@@ -34,9 +34,10 @@ def _of_model(current: Round, named: Named, model: Model, source: DataSource) ->
     from shibolet.evaluate.stage import evaluate_set
 
     language, prepared = language_of(current, source), model.trained_on
+    trained_on = {}
     if prepared is not None:
         RunFolder(prepared.parent).intact("prepare")
-    trained_on = {} if prepared is None else {"trained_on": hash_file(prepared / MANIFEST)}
+        trained_on = {"trained_on": hash_file(prepared / MANIFEST)}
     made_by = {"model": current.identity(model.name), **trained_on}
 
     def score(data: Sequence[Utterance], *, identity: str, **settings) -> Scores:
