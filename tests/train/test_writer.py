@@ -51,6 +51,21 @@ def test_one_is_in_flight_and_the_next_waits(tmp_path: Path, monkeypatch):
     assert CheckpointStore(tmp_path).latest().state == {"step": 2}
 
 
+def test_a_training_that_fails_leaves_no_thread_behind_that_writes(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    """Who goes on in the same process deletes what is unfinished, and would meet it."""
+    plain = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args: time.sleep(0.3) or plain(*args))
+
+    def fail(row):
+        if row.step == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(base_dir, prepared_dir, tmp_path, tiny_config(checkpoint_every_steps=1), on_step=fail)
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    assert CheckpointStore(tmp_path / "checkpoints").latest().state["step"] == 1
+
+
 def test_the_metrics_have_all_the_time_that_the_loop_stood_still(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
     """For the checkpoint before, the record and the copy."""
     for kind, name in ((CheckpointWriter, "wait"), (MetricsFile, "sync"), (CheckpointWriter, "submit")):

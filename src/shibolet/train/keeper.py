@@ -92,6 +92,10 @@ class Keeper:
             raise failure or DiskError("the main rank could not write a checkpoint")
         return self._writer.committed()
 
+    def close(self) -> None:
+        """Leave no thread behind that writes: who resumes here next deletes what is unfinished."""
+        self._writer.close()
+
     def load_average(self, steps: Sequence[int]) -> None:
         """Put the mean of these checkpoints into the model."""
         load_weights(self._model, self._untrained)

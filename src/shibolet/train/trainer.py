@@ -108,6 +108,7 @@ class GradualUnfreezeTrainer:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
             gc.unfreeze()
+            self.keeper.close()
             self.reader.close()
             self.records.close()
         return self.state

@@ -52,9 +52,7 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Until what was submitted is on disk; DiskError when it could not be written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self.close()
         if isinstance(self._failure, OSError | SafetensorError):
             raise DiskError(
                 f"a checkpoint could not be written to {self._store.root}: {self._failure}; the ones before it are "
@@ -62,6 +60,12 @@ class CheckpointWriter:
             ) from self._failure
         if self._failure is not None:
             raise self._failure
+
+    def close(self) -> None:
+        """Until nothing is being written any more, whether it could be or not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def committed(self) -> list[int]:
         """Steps whose checkpoints came to stand on disk since the last call."""
