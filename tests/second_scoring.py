@@ -126,7 +126,8 @@ def places_by(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def by_domain(rows: Sequence[Row]) -> dict[str, list[int]]:
-    return places_by([row.domain for row in rows])
+    names = [row.domain or "unknown" for row in rows]
+    return places_by(names) if set(names) != {"unknown"} else {}
 
 
 def by_bucket(rows: Sequence[Row], buckets: Sequence) -> dict[str, list[int]]:

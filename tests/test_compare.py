@@ -71,10 +71,49 @@ def test_a_clear_gain_is_kept_and_reported_in_points() -> None:
 
 
 def test_no_difference_is_rejected_with_both_next_steps() -> None:
-    result = judge(rows({"whatsapp_noisy": 0.3}), rows({"whatsapp_noisy": 0.3}, seed=1), CONFIG)
+    sides = [[replace(row, snr_db=21.0) for row in rows({"street": 0.3}, seed=seed)] for seed in (0, 1)]
+    result = judge(*sides)
     assert result.verdict == "reject" and result.sentence.startswith("No difference shown")
     assert result.lead_with == "domains"
     assert len(result.next_steps) == 2 and "codec augmentation" in result.next_steps[1]
+    assert "Domain 'street' is noisy (median signal over noise 21 dB)" in result.next_steps[1]
+    assert len(judge(*sides, heard_codecs=True).next_steps) == 1
+
+
+@pytest.mark.parametrize("snr_db", [None, 30.0, 46.0])
+def test_only_what_was_measured_is_noisy(snr_db) -> None:
+    """Its name says nothing: a set of clean clips called whatsapp is no reason for codec augmentation."""
+    sides = [[replace(row, snr_db=snr_db) for row in rows({"whatsapp": 0.3}, seed=seed)] for seed in (0, 1)]
+    assert not any("codec" in step for step in judge(*sides).next_steps)
+
+
+def test_the_gain_on_the_target_domain_comes_first_against_what_was_expected() -> None:
+    """A round made for noisy speech that gains on clean speech alone has not done what it was for."""
+    before, after = rows({"whatsapp": 0.3, "clean": 0.3}), rows({"whatsapp": 0.3, "clean": 0.1})
+    config = CONFIG.model_copy(
+        update={"target_domain": "whatsapp", "target_points": 0.5, "expected_points": (0.5, 1.0)}
+    )
+    result = judge(before, after, config)
+    target, block = result.target, result.domains["whatsapp"].wer
+    assert result.verdict == "keep" and not target.reached and result.lead_with == "domains"
+    assert target.gained_points == -block.delta_points
+    assert target.interval_points == (-block.interval_points[1], -block.interval_points[0])
+    assert target.sentence == (
+        f"The target of 0.50 WER points on domain 'whatsapp' is not reached: {target.gained_points:.2f} gained, 95% "
+        "interval {:.2f} to {:.2f}; the plan expects 0.5 to 1.".format(*target.interval_points)
+    )
+    assert result.sentence.startswith(f"{target.sentence} Round 2 is better")
+    assert "on domain 'whatsapp' is under the target" in result.next_steps[0]
+    on_all = judge(before, after, CONFIG)
+    assert on_all.target.reached and on_all.target.sentence.startswith("The target of 1.00 WER points is reached: ")
+
+
+def test_a_target_domain_that_no_utterance_is_of_is_said() -> None:
+    result = judge(rows({"clean": 0.3}), rows({"clean": 0.1}), CONFIG.model_copy(update={"target_domain": "whatsapp"}))
+    assert result.sentence.startswith(
+        "The target on domain 'whatsapp' cannot be judged: no utterance of these sets is of it. Round 2 is better"
+    )
+    assert result.target.gained_points is None and not result.target.reached
 
 
 def test_worse_is_named_worse() -> None:

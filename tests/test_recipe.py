@@ -144,6 +144,9 @@ def test_cross_checks():
     assert "'hebrw' is not known" in refused("hebrew-round2", "language=hebrw")
     assert "is in English, and the recipe trains Hebrew" in refused("hebrew-round2", "data.train.0.language=English")
     assert "'a' goes from 5 to 1 s" in refused("hebrew-round2", "evaluate.buckets_s=[[a, 5, 1]]")
+    assert "no key any more: whether a domain is noisy is measured" in refused("demo", "compare.noisy_domain=whatsapp")
+    assert "has the domain 'clena'; did you mean 'clean'?" in refused("demo", "compare.target_domain=clena")
+    assert "expected_points: 2 is above 1" in refused("demo", "compare.expected_points=[2, 1]")
     rates = "{projector: 1e-4}"
     assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")
     without = ["train.lora=null", f"train.phases.0.lr_by_part={rates}"]

@@ -66,7 +66,7 @@ RECIPE = {
             {"name": "whatsapp", "manifest": "run/corpus/test_whatsapp/manifest.jsonl"},
         ],
     },
-    "compare": {"noisy_domain": "whatsapp", "bootstrap_samples": 100, "keep_below_points": 100.0, "loop_cost": 0.0},
+    "compare": {"bootstrap_samples": 100, "keep_below_points": 100.0, "loop_cost": 0.0},
 }
 
 

@@ -80,7 +80,7 @@ def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2")) -> N
     write_training(run, rng)
     names = named(titles[0]), named(titles[1], parent=named(titles[0]).label)
     rows = tuple(write_evaluation(run, name, rng, is_candidate=i == 1) for i, name in enumerate(names))
-    compared = compare(rows, names, CompareConfig(noisy_domain="whatsapp"), overlaps=OVERLAPS)
+    compared = compare(rows, names, CompareConfig(), overlaps=OVERLAPS)
     compared.write(run.compare)
     others = dict(zip(map(named, ("whisper", "wav2vec")), rows))
     compare_systems(others, CompareConfig()).write(run.systems)

@@ -1,6 +1,7 @@
-"""Whether a candidate is kept over the baseline, and what to do next."""
+"""Whether a candidate is kept over the baseline, what it gained where it was meant to, and what to do next."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.limits import LIMITS, Case, rule_of
@@ -11,6 +12,7 @@ from shibolet.scoring.slices import BUCKETS_S, Buckets, group
 
 Rows = tuple[Sequence[ScoredRow], Sequence[ScoredRow]]  # of baseline and candidate
 GAIN = LIMITS[0]
+NOISY_BELOW_DB = 30.0  # median of a domain's utterances: clean rooms have 33 to 46, voice messages 26 (decisions.md)
 
 
 def compare(
@@ -20,26 +22,28 @@ def compare(
     buckets: Buckets = BUCKETS_S,
     other_languages: Rows = ((), ()),
     overlaps: Overlaps = NO_OVERLAPS,
+    heard_codecs: bool = False,
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
-    `overlaps` is what each set shares with the candidate's training data, where that is known.
+    `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
+    it was trained with codec augmentation.
     """
     pair = compare_pair(*rows, config, names, buckets)
     case = Case(pair, _forgetting(other_languages, names, config), overlaps, config)
-    refusals, rule = list(_refusals(case)), rule_of(case)
+    refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
-    delta = pair.overall.wer.delta_points
-    gained = None if delta is None else -delta
-    reached = gained is not None and gained >= config.target_points
+    if target.domain:
+        sentence = f"{target.sentence} {sentence}"
+    steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
         **dict(pair) | {"sentence": sentence, "beside": [line for line in pair.beside if line not in sentence]},
         verdict="reject" if refusals else "keep",
         refusals=refusals,
         rule=rule,
-        target=Target(points=config.target_points, gained_points=gained, reached=reached),
-        lead_with="sets" if reached else "domains",
-        next_steps=[*_next_steps(pair, gained, config), *(step for limit in LIMITS for step in limit.next_steps(case))],
+        target=target,
+        lead_with="domains" if pair.domains and (target.domain or not target.reached) else "sets",
+        next_steps=[*steps, *(step for limit in LIMITS for step in limit.next_steps(case))],
         forgetting=dict(case.forgetting),
         overlaps=dict(overlaps),
     )
@@ -69,23 +73,55 @@ def _forgetting(rows: Rows, names: Names, config: CompareConfig) -> Mapping[str,
     return {name: block_of(members, config) for name, members in group(pairs, lambda pair: pair.baseline.set).items()}
 
 
-def _next_steps(pair: PairComparison, gained_points: float | None, config: CompareConfig) -> list[str]:
-    """The specification's branches for a gain under the target and for a noisy domain that stays as it was."""
-    steps, interval = [], pair.overall.wer.interval_points
-    if gained_points is not None and gained_points < config.target_points:
+def _target(pair: PairComparison, config: CompareConfig) -> Target:
+    """What was gained where the round was meant to gain."""
+    block = pair.domains.get(config.target_domain) if config.target_domain else pair.overall
+    delta = block.wer.delta_points if block else None
+    interval = block.wer.interval_points if block else None
+    gained = None if delta is None else 0.0 - delta  # no -0.0
+    within = None if interval is None else (0.0 - interval[1], 0.0 - interval[0])
+    reached = gained is not None and gained >= config.target_points
+    where = f" on domain '{config.target_domain}'" if config.target_domain else ""
+    if gained is None:
+        why = "its references have no words" if block else "no utterance of these sets is of it"
+        sentence = f"The target{where or ' on all utterances'} cannot be judged: {why}."
+    else:
+        sentence = f"The target of {config.target_points:.2f} WER points{where} is {'' if reached else 'not '}reached: "
+        sentence += f"{gained:z.2f} gained, "
+        sentence += "95% interval {:z.2f} to {:z.2f}".format(*within) if within else "of too few groups for an interval"
+        expected = config.expected_points
+        sentence += "; the plan expects {:g} to {:g}.".format(*expected) if expected else "."
+    return Target(
+        domain=config.target_domain, points=config.target_points, expected_points=config.expected_points,
+        gained_points=gained, interval_points=within, reached=reached, sentence=sentence,
+    )  # fmt: skip
+
+
+def _noisy_domains(rows: Sequence[ScoredRow]) -> dict[str, float]:
+    """The median signal over noise in dB of each domain of which it is low, where it is known."""
+    domains = group([row for row in rows if row.domain and row.snr_db is not None], lambda row: row.domain)
+    medians = {name: median(row.snr_db for row in members) for name, members in domains.items()}
+    return {name: value for name, value in medians.items() if value < NOISY_BELOW_DB}
+
+
+def _next_steps(pair: PairComparison, target: Target, noisy_db: Mapping[str, float]) -> list[str]:
+    """The specification's branches for a gain under the target and for noisy domains that stay as they were."""
+    steps, gained, interval = [], target.gained_points, target.interval_points
+    where = f" on domain '{target.domain}'" if target.domain else ""
+    if gained is not None and not target.reached:
         steps.append(
-            f"The gain of {gained_points:.2f} WER points is under the target of {config.target_points:.2f}: "
-            "see which domains gained; more data may be needed."
+            f"The gain of {gained:z.2f} WER points{where} is under the target of {target.points:.2f}: "
+            f"see which {'domains' if pair.domains else 'sets'} gained; more data may be needed."
         )
-    elif gained_points is not None and interval and -interval[1] < config.target_points:
+    elif gained is not None and interval and interval[0] < target.points:
         steps.append(
-            f"The gain of {gained_points:.2f} WER points reaches the target of {config.target_points:.2f}, "
-            f"but its interval begins at {-interval[1]:.2f}: more recordings would settle it."
+            f"The gain of {gained:z.2f} WER points{where} reaches the target of {target.points:.2f}, "
+            f"but its interval begins at {interval[0]:.2f}: more recordings would settle it."
         )
-    noisy = pair.domains.get(config.noisy_domain)
-    if noisy is not None and noisy.wer.shown != BETTER:
-        steps.append(
-            f"Domain '{config.noisy_domain}' has not been shown to improve: "
-            "the next round is the one with codec augmentation (Opus and MP3 on the training audio)."
-        )
+    steps += [
+        f"Domain '{name}' is noisy (median signal over noise {noisy_db[name]:.0f} dB) and has not been shown to "
+        "improve: the next round is the one with codec augmentation (Opus and MP3 on the training audio)."
+        for name, block in pair.domains.items()
+        if name in noisy_db and block.wer.shown != BETTER
+    ]
     return steps

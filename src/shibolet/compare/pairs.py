@@ -120,7 +120,7 @@ def compare_pair(
         sentence=_sentence(overall.wer, titles, counted),
         beside=[*lost.sentences, *([largest.sentence] if largest and overall.wer.shown != NOT_SHOWN else [])],
         overall=overall,
-        **{"noise": {}, "speakers": {}, **by, "sets": _adjusted(by["sets"])},
+        **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": _adjusted(by["sets"])},
         losses=lost,
         largest_group=largest,
         method=Method(

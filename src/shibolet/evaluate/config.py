@@ -12,6 +12,7 @@ from shibolet.speech.sources import DataSource
 class EvaluationSet(DataSource):
     """A data set with what the baseline is said to score on it."""
 
+    domain: str | None = Field(None, min_length=1)  # of the set, such as broadcast; a row's own goes first
     baseline_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
     optional: bool = False  # left out, with a sentence, where it cannot be had
 
@@ -47,6 +48,7 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
+    expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
     buckets_s: tuple[tuple[str, float, float], ...] = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))

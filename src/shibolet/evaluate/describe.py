@@ -19,7 +19,7 @@ def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) ->
 
 
 def summarise(rows: Sequence[ScoredRow], buckets: Buckets) -> Summary:
-    """WER and CER in all, by domain, duration bucket and length, and where known by set, speaker and noise."""
+    """WER and CER in all, by duration bucket and length, and where known by domain, set, speaker and noise."""
     everything, by = pool(rows).scores(), pool_by_slice(rows, buckets)
     return Summary(
         num_utterances=len(rows),

@@ -32,7 +32,7 @@ from shibolet.speech.text import Language, get_language
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 NO_HYPOTHESIS = "no_hypothesis"
-NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
+NOT_OF_A_SET = {"sets", "dev_utterances", "expected_beam_points"}  # settings that change nothing in the scores of a set
 
 
 def evaluate_set(
@@ -167,7 +167,7 @@ def _failure(line: LedgerLine) -> Failure:
 def _unheard(line: LedgerLine) -> Utterance:
     return Utterance(
         id=line.id, audio=AudioRef(path=""), text=line.text or "", duration_s=line.duration_s or 0.0,
-        source=line.source, recording=line.recording, speaker=line.speaker,
+        source=line.source, recording=line.recording, speaker=line.speaker, domain=line.domain,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class LedgerLine:
     text: str | None = None  # of a row whose audio cannot be read: evaluation counts its words
     recording: str | None = None  # of such a row, where they are known
     speaker: str | None = None
+    domain: str | None = None
 
 
 def write_ledger(path: Path, lines: Iterable[LedgerLine]) -> None:

@@ -48,7 +48,7 @@ class Utterance:
     source: str  # the recipe's name of the data set
     recording: str | None = None  # None: unknown
     speaker: str | None = None
-    domain: str | None = None  # None: the recipe's domain rules decide
+    domain: str | None = None  # None: not known; of training data the recipe's domain rules decide
     language: str | None = None  # name as in the prompt, "Hebrew"
     flags: tuple[str, ...] | None = None  # what people noted of it: ("noisy",), () for nothing; None: nobody was asked
 

@@ -100,7 +100,8 @@ def _headline(gate: sections.Gates | None, compared: Comparison | None) -> Headl
         within = f"{rate.lower:.1f} to {rate.upper:.1f}" if rate.lower < rate.upper else "all heard"
         note = f"{rate.rate:.1f}% low quality, {within}"
         tiles.append(Tile(name=f"Gate, {name.lower()}", value=verdict.decision, note=note))
-    for name, block in compared.breakdown(compared.lead_with).items() if compared else []:
+    blocks = compared.breakdown(compared.lead_with) if compared else {}
+    for name, block in sorted(blocks.items(), key=lambda item: item[0] != compared.target.domain):
         wer = block.wer
         if wer.delta_points is None:
             continue

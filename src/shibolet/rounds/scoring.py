@@ -49,7 +49,7 @@ def do_compare(current: Round) -> Comparison:
     scored = [f"evaluate/{named.label}/{name}" for named in names for name in sets]
     scores = [folder.verified(stage) for stage in scored]
     who = [named.model_dump(mode="json") for named in names]
-    made_with = compared_with(current, Comparison.FORMAT)
+    made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": _heard_codecs(current)}
     stage = current.begin("compare", {"scores": scores, "names": who, **made_with}, reads=scored)
     if not stage.done:
         own, other = (
@@ -57,7 +57,10 @@ def do_compare(current: Round) -> Comparison:
             for some in _by_language(current)
         )
         overlaps = overlaps_of(current, names[1].label, sets)
-        compare(own, names, recipe.compare, recipe.evaluate.buckets_s, other, overlaps).write(folder.compare)
+        heard_codecs = _heard_codecs(current)
+        compare(own, names, recipe.compare, recipe.evaluate.buckets_s, other, overlaps, heard_codecs).write(
+            folder.compare
+        )
         stage.finish()
     return Comparison.read(folder.compare)
 
@@ -75,6 +78,12 @@ def compared_with(current: Round, format: int) -> dict:
         "compare": current.recipe.compare.model_dump(mode="json"),
         "buckets": current.recipe.evaluate.model_dump(mode="json", include={"buckets_s"}),
     }
+
+
+def _heard_codecs(current: Round) -> bool:
+    """Whether the recipe trains with codec augmentation."""
+    train = current.recipe.train
+    return bool(train and train.augment and train.augment.codec)
 
 
 def _by_language(current: Round) -> tuple[list[str], list[str]]:

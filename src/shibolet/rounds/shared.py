@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,11 @@ class SourceData:
     digest: str
 
 
+def _of_one_domain(rows: list, domain: str | None) -> list:
+    """The same rows of a set, utterances or lines, of its domain where a row has none of its own."""
+    return [replace(row, domain=domain) if row.domain is None else row for row in rows] if domain else rows
+
+
 def _named_apart(data: SourceData, name: str) -> SourceData:
     """The same data with ids that no other source has."""
     return SourceData(
@@ -66,7 +71,7 @@ class Round:
     track: Track = untracked
     gpus: int = 1  # processes that train, one a GPU
     only_through: str | None = None  # the phase whose end is the result of training
-    _sources: dict[str, SourceData] = field(default_factory=dict)
+    _sources: dict[tuple[bool, str], SourceData] = field(default_factory=dict)  # by whether it is a set, and name
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, "LazyListener"] = field(default_factory=dict)
     _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -93,12 +98,14 @@ class Round:
         )
 
     def read(self, source: DataSource) -> SourceData:
-        """One source."""
+        """One source: training data with the domains of the recipe's rules, an evaluation set with its own alone."""
         from shibolet.audit.domains import with_domains
         from shibolet.records.manifest import manifest_hash
         from shibolet.speech.read import read_source
 
-        if source.name not in self._sources:
+        is_test = isinstance(source, EvaluationSet)
+        key = is_test, source.name
+        if key not in self._sources:
             with self.track(f"read {source.name}") as progress:
                 language = source.language or self.recipe.language
                 utterances, ledger = read_source(source, cache_dir(), progress, language)
@@ -106,11 +113,14 @@ class Round:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
                 self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
-            utterances = with_domains(utterances, self.recipe.audit.domain_rules)
-            is_test = isinstance(source, EvaluationSet)
-            digest = hash_json([manifest_hash(utterances, whole=is_test), [[line.id, line.rule] for line in ledger]])
-            self._sources[source.name] = SourceData(utterances, ledger, digest)
-        return self._sources[source.name]
+            if is_test:
+                utterances, ledger = _of_one_domain(utterances, source.domain), _of_one_domain(ledger, source.domain)
+            else:
+                utterances = with_domains(utterances, self.recipe.audit.domain_rules)
+            lines = [asdict(line) if is_test else [line.id, line.rule] for line in ledger]
+            digest = hash_json([manifest_hash(utterances, whole=is_test), lines])
+            self._sources[key] = SourceData(utterances, ledger, digest)
+        return self._sources[key]
 
     @cached_property
     def sets(self) -> list[EvaluationSet]:

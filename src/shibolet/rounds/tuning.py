@@ -11,6 +11,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
+from shibolet.records.documents.scores import Ends
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
@@ -56,7 +57,7 @@ def do_tune_decoding(
     out_dir = folder.path / STAGE
     if not stage.done:
         rows = _measure(current, model, grid)
-        _recommend(model, rows).write(out_dir / TABLE)
+        _recommend(model, rows, recipe.evaluate.expected_beam_points).write(out_dir / TABLE)
         stage.finish()
     return DecodingTable.read(out_dir / TABLE)
 
@@ -143,8 +144,8 @@ def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _recommend(model: str, rows: Sequence[MeasuredSetting]) -> DecodingTable:
-    """The table with what to put into the recipe, why, and how much too good the lowest WER is."""
+def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None) -> DecodingTable:
+    """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
     order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.seconds))
@@ -164,6 +165,8 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting]) -> DecodingTable:
             f"{best.points:+.2f} points on dev and takes {best.times_greedy:g} times as long"
             f"{', ' + optimism.sentence if optimism else ''}."
         )
+    if expected_points:
+        sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
     return DecodingTable(
         model=model,
         level_pct=100 * _level(len(rows)),
@@ -171,4 +174,5 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting]) -> DecodingTable:
         recommended=Setting(beam_size=chosen.beam_size, length_penalty=chosen.length_penalty),
         sentence=sentence,
         optimism=optimism,
+        expected_points=expected_points,
     )

@@ -14,14 +14,14 @@ from shibolet.speech.text.reading import number_aware
 
 
 def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> NumberAware | None:
-    """WER of all rows and by domain; None of a language that knows no readings of numbers.
+    """WER of all rows and, where one is known, by domain; None of a language that knows no readings of numbers.
 
     A reference counts with the words of its reading, so lengths may differ from those of the rows' own counts.
     """
     if language.reader is None:
         return None
     counted = [(row.domain or UNKNOWN, _counts(row, language)) for row in rows]
-    domains = group(counted, lambda one: one[0])
+    domains = group(counted, lambda one: one[0]) if any(row.domain for row in rows) else {}
     return NumberAware(wer=_pooled(counted), by_domain={name: _pooled(members) for name, members in domains.items()})
 
 

@@ -91,7 +91,7 @@ def slices(
     found = {}
     for breakdown, key in slice_keys(buckets).items():
         groups = group(items, lambda item, key=key: key(row_of(item)))
-        if breakdown in ("speakers", "noise") and list(groups) == [UNKNOWN]:
+        if breakdown in ("domains", "speakers", "noise") and list(groups) == [UNKNOWN]:
             continue
         names = ordered.get(breakdown, groups)
         found[breakdown] = {name: groups[name] for name in names if name in groups}
@@ -103,9 +103,9 @@ class Sliced:
     """Pooled scores by slice; a breakdown of which nothing is known is empty."""
 
     sets: Mapping[str, Slice]
-    domains: Mapping[str, Slice]
     buckets: Mapping[str, Slice]
     lengths: Mapping[str, Slice]
+    domains: Mapping[str, Slice] = field(default_factory=dict)
     speakers: Mapping[str, Slice] = field(default_factory=dict)
     noise: Mapping[str, Slice] = field(default_factory=dict)
 

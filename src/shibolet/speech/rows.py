@@ -62,7 +62,7 @@ class RowSink:
     def drop(
         self, id: str, where: str, rule: str, detail: str, duration_s: float | None = None, **known: str | None
     ) -> None:
-        """Count a row, or a part of one, that leaves; `known` are its text, recording and speaker."""
+        """Count a row, or a part of one, that leaves; `known` are its text, recording, speaker and domain."""
         detail = detail if where == id else f"{where}: {detail}"
         name = self.source.name
         self.ledger.append(
@@ -99,6 +99,7 @@ class RowSink:
                 "text": text.strip() if _counts(text, bad) else None,
                 "recording": self._label(row, columns.recording),
                 "speaker": self._label(row, columns.speaker),
+                "domain": self._label(row, columns.domain),
             }
             self.drop(row_id, row.where, bad.rule, bad.detail, audio_s, **known)
             return

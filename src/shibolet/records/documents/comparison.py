@@ -149,11 +149,15 @@ class PairComparison(Part):
 
 
 class Target(Part):
-    """What the round is meant to gain, and what it gained."""
+    """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
+    domain: str | None  # None: on all utterances
     points: float
-    gained_points: float | None
+    expected_points: Ends | None  # what the plan of the round expects
+    gained_points: float | None  # None: no utterance, or no words
+    interval_points: Ends | None  # of the gain, at 95%
     reached: bool
+    sentence: str
 
 
 class Refusal(Part):
@@ -166,7 +170,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 6
+    FORMAT: ClassVar[int] = 7
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from shibolet.records.documents.base import Document, Part
-from shibolet.records.documents.scores import Folds, Optimism
+from shibolet.records.documents.scores import Ends, Folds, Optimism
 
 
 class Setting(Part):
@@ -32,7 +32,7 @@ class MeasuredSetting(Setting):
 class DecodingTable(Document):
     """Every setting, and the one to put into the recipe."""
 
-    FORMAT: ClassVar[int] = 4
+    FORMAT: ClassVar[int] = 5
     REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
 
     model: str
@@ -41,3 +41,4 @@ class DecodingTable(Document):
     recommended: Setting
     sentence: str
     optimism: Optimism | None
+    expected_points: Ends | None  # what the recipe's plan expects beams to gain
