@@ -1,5 +1,7 @@
 """Decoding search: on dev and nothing else, every setting with its cost, and greedy unless a gain is shown."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -38,9 +40,9 @@ def play(tmp_path, monkeypatch):
     """Tunes on a run folder with so many dev utterances whose text is given; gives the table."""
     monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Settings)
 
-    def run(text: str, num_dev: int = 12, name: str = "run") -> DecodingTable:
+    def run(text: str, num_dev: int = 12, name: str = "run", changes: Sequence[str] = ()) -> DecodingTable:
         Settings.heard = []
-        recipe = load_recipe("demo")
+        recipe = load_recipe("demo", changes)
         with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
             stage = current.folder.stage("prepare", {"made": "here"})
             current.folder.prepared.mkdir(parents=True)
@@ -98,6 +100,14 @@ def test_a_beam_that_is_as_good_does_not_have_the_lowest_wer_for_a_slow_start_of
     greedy = play(GREEDY).settings[0].model_copy(update={"seconds": 9.0})
     beam = greedy.model_copy(update={"beam_size": 2, "seconds": 1.0})
     assert tuning._recommend("m", [greedy, beam]).sentence == "No setting has a lower WER than greedy decoding."
+
+
+def test_what_the_plan_expects_of_beams_is_said_beside_what_was_measured(play):
+    """So that a reader sees at once whether the roadmap's figure holds."""
+    table = play(BEAM, changes=["evaluate.expected_beam_points=[0.3, 0.5]"])
+    assert table.expected_points == (0.3, 0.5)
+    assert table.sentence.endswith(" The plan expects beams to gain 0.3 to 0.5 points.")
+    assert "changes WER by -33.33 points" in table.sentence
 
 
 def test_without_dev_there_is_nothing_to_tune_on(play):

@@ -16,6 +16,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import lineage, scored, sections
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.references import references
 from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
 from shibolet.speech.text import get_language
@@ -67,6 +68,7 @@ def write_report(run_dir: Path) -> Path:
         direction=direction_of(language),
         headline=_headline(gate, compared and compared.made),
         titles=[one.title for one in pair or ()],
+        references=references(run, recipe),
         contents={id: title for id, title in _CONTENTS.items() if id not in left_out},
         **shown,
     )  # fmt: skip

@@ -44,6 +44,14 @@ class ShownAudit(_Shown):
     min_confidence: float
 
 
+class ShownAugment(_Shown):
+    spec_augment: Any = None  # None: off
+
+
+class ShownTrain(_Shown):
+    augment: ShownAugment | None = None
+
+
 class ShownRecipe(_Shown):
     """A round, as far as people read of it."""
 
@@ -54,7 +62,7 @@ class ShownRecipe(_Shown):
     models: ShownModels | None
     data: ShownData
     audit: ShownAudit
-    train: Any  # None: the round only audits
+    train: ShownTrain | None  # None: the round only audits
     evaluate: ShownEvaluate
 
     @classmethod
