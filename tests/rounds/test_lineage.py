@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_scores import SAID, comparison_of
@@ -10,6 +11,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records.files import take_over, write_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.rounds import auditing
 from shibolet.rounds.lineage import take_over_evidence, title_after, write_next
 from shibolet.rounds.shared import folder_of
 
@@ -159,3 +161,15 @@ def test_a_parent_that_is_gone_is_told(finished, tmp_path) -> None:
     recipe = load_recipe(finished.recipe, [f"parent={tmp_path / 'gone'}"])
     with pytest.raises(DataError, match="is no run folder; put it back, or leave 'parent' out"):
         folder_of(recipe, tmp_path / "three")
+
+
+def test_a_judge_that_was_trained_on_these_data_is_said(finished, tmp_path) -> None:
+    """It has learnt their errors too: a clean second audit by the round's own model is no evidence."""
+    path, own = tmp_path / "three.yaml", f"audit.recogniser={finished.final}"
+    recipe = write_next(finished.path, path, changes=[own], force=True)
+    (said,) = auditing._same_model(SimpleNamespace(recipe=recipe), False)
+    assert "is the same model as models.base and models.baseline. By models.baseline_trained_on it was trained" in said
+    assert f"trained on {recipe.data.train[0].name}, so it has learned the wrong texts among them" in said
+    unknown = load_recipe(path, ["models.baseline_trained_on=[]"])
+    (said,) = auditing._same_model(SimpleNamespace(recipe=unknown), False)
+    assert "If it was trained on these recordings, it has learned" in said

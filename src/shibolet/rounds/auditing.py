@@ -203,10 +203,14 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
 
 
 def _same_model(current: Round, prepared: bool) -> list[str]:
-    """A warning where the recogniser is a model of the round."""
+    """A warning where the recogniser is a model of the round, with the sets that it is said to know."""
     names, own = current.recipe.model_names(), _recogniser_name(current, prepared)
     roles = [role for role in ("base", "baseline") if role in names and _is_same(current, own, names[role])]
-    return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {SAME_MODEL}"] if roles else []
+    if not roles:
+        return []
+    known = current.recipe.models.baseline_trained_on if "baseline" in roles else ()
+    seen = f"By models.baseline_trained_on it was trained on {', '.join(known)}, so" if known else MAYBE_TRAINED
+    return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {seen} {SAME_MODEL}"]
 
 
 def _is_same(current: Round, one: str, other: str) -> bool:
@@ -216,10 +220,11 @@ def _is_same(current: Round, one: str, other: str) -> bool:
     return one == other or (is_local(one) and is_local(other) and current.identity(one) == current.identity(other))
 
 
+MAYBE_TRAINED = "If it was trained on these recordings,"
 SAME_MODEL = (
-    "If it was trained on these recordings, it has learned the wrong texts among them and hears them again: on the "
-    "demo's speech a model trained on the raw data found 2 of 22 swapped texts, the model that it started from all 22 "
-    "(benchmarks/RESULTS.md). A recogniser that never saw these recordings is a better judge."
+    "it has learned the wrong texts among them and hears them again: on the demo's speech a model trained on the raw "
+    "data found 2 of 22 swapped texts, the model that it started from all 22 (benchmarks/RESULTS.md). A "
+    "recogniser that never saw these recordings is a better judge."
 )
 
 
