@@ -147,6 +147,7 @@ def test_cross_checks():
     assert "no key any more: whether a domain is noisy is measured" in refused("demo", "compare.noisy_domain=whatsapp")
     assert "has the domain 'clena'; did you mean 'clean'?" in refused("demo", "compare.target_domain=clena")
     assert "expected_points: 2 is above 1" in refused("demo", "compare.expected_points=[2, 1]")
+    assert "beam_points: 2 is above 1" in refused("demo", "evaluate.expected_beam_points=[2, 1]")
     rates = "{projector: 1e-4}"
     assert "adapters that this phase does not train" in refused("hebrew-round2", f"train.phases.0.lr_by_part={rates}")
     without = ["train.lora=null", f"train.phases.0.lr_by_part={rates}"]

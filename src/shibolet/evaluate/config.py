@@ -60,6 +60,10 @@ class EvaluateConfig(Config):
         for name, low, high in self.buckets_s:
             if not 0 <= low < high:
                 raise RecipeError(f"evaluate.buckets_s: '{name}' goes from {low:g} to {high:g} s")
+        if (span := self.expected_beam_points) and span[0] > span[1]:
+            raise RecipeError(
+                f"evaluate.expected_beam_points: {span[0]:g} is above {span[1]:g}; the lower end comes first"
+            )
         if self.length_penalty != 1.0 and self.beam_size == 1:
             raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
         return self
