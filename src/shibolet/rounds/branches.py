@@ -9,7 +9,7 @@ from shibolet.errors import RecipeError
 from shibolet.records.differences import differing, first
 from shibolet.rounds.shared import Round
 
-_FROM = "from"  # the input that a training has which went on from a step that somebody named
+_STEP, _EARLIER = "from_step", "earlier"  # inputs of a training that went on from a step that somebody named
 
 
 def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Path], str] | None]:
@@ -19,13 +19,13 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
     """
     folder, config, step = current.folder, current.recipe.train, current.from_step
     before = folder.inputs("train")
-    branched = before.get(_FROM)
-    same = {name: value for name, value in before.items() if name != _FROM} == json.loads(json.dumps(plain))
-    if same and (step is None or (branched and branched["step"] == step)):
-        if branched:
-            current.tell(f"train: this is the training that --from-step {branched['step']} began")
+    begun_at = before.get(_STEP)
+    ours = {name: value for name, value in before.items() if name not in (_STEP, _EARLIER)}
+    if ours == json.loads(json.dumps(plain)) and step in (None, begun_at):
+        if begun_at:
+            current.tell(f"train: this is the training that --from-step {begun_at} began")
         return before, None
-    changed = [name for name in differing(before, plain) if name not in (_FROM, "train")]
+    changed = [name for name in differing(ours, plain) if name != "train"]
     if step is None and (changed or not before):
         return plain, None
     if step is not None and not before:
@@ -41,7 +41,7 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
         if folder.finished("train"):
             folder.intact("train", records=False)
         found = branch.from_step(folder.train, step, config)
-        plain = {**plain, _FROM: {"step": step, "earlier": [part.model_dump(mode="json") for part in found.earlier]}}
+        plain = {**plain, _STEP: step, _EARLIER: [part.model_dump(mode="json") for part in found.earlier]}
     elif (found := branch.unchanged(folder.train, config)) is None:
         return plain, None
 
