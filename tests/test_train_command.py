@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
+from tiny_run import outcome
 from train_command import SHIBOLET, TORCHRUN, end, prepared, ranks_of, rows, save_recipe, train, wait_for
 
 from shibolet.records.runfolder import RunFolder
@@ -48,6 +49,32 @@ def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path)
         found = json.loads((one / "train" / "result.json").read_text())
         assert (found["chosen_step"], found["chosen_by"], found["through"]) == (chosen, why, phase)
         assert RunFolder(one).finished("train") and len(rows(one)) == 18
+
+
+@pytest.mark.slow("train", seconds=40)
+def test_a_rate_of_a_that_changed_does_not_train_b_again(recipe: Path, tmp_path: Path):
+    """And a step that is there can be gone on from, which the result then says."""
+    run, whole = prepared(tmp_path / "run"), prepared(tmp_path / "whole")
+    lower = ("--set", "train.phases.1.lr_by_part.head=1e-5")
+    assert end(train(SHIBOLET, recipe, run))[0] == 0
+    before = (run / "train" / "metrics.jsonl").read_text().splitlines()
+    code, errors = end(train(SHIBOLET, recipe, run, *lower))
+    assert code == 0 and "steps 1 to 9 are kept, with the end of phase B" in errors, errors
+    lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
+    assert lines[:9] == before[:9] and len(lines) == 18, "times and all: these steps were not taken again"
+    assert end(train(SHIBOLET, recipe, whole, *lower))[0] == 0
+    assert outcome(run / "train") == outcome(whole / "train")
+
+    code, errors = end(train(SHIBOLET, recipe, run, "--from-step", "10"))
+    assert code == 2 and "there are 9 (the end of B), 18 (the end of A)" in errors
+    longer = (*lower, "--set", "train.phases.1.num_epochs=4", "--from-step", "18")
+    code, errors = end(train(SHIBOLET, recipe, run, *longer))
+    assert code == 0 and "goes on from step 18" in errors, errors
+    result = json.loads((run / "train" / "result.json").read_text())
+    assert result["steps"] == 21 and result["earlier"] == [
+        {"first_step": 10, "last_step": 18, "settings": {"train.phases.1.num_epochs": "3.0"}}
+    ]
+    assert [row["step"] for row in rows(run)] == list(range(1, 22))
 
 
 @pytest.mark.slow("train", seconds=60)

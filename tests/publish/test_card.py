@@ -126,6 +126,12 @@ def test_a_number_that_changes_in_a_file_changes_on_the_card(run):
     assert "98.77" not in before and "98.77" in card_of(run)
 
 
+def test_the_recipe_alone_is_not_said_to_have_made_what_went_on_from_a_step(run):
+    assert "Not all of it was trained" not in card_of(run)
+    said = a_run.go_on_from_a_step(run)
+    assert f"Not all of it was trained as the table says: {said}." in card_of(run)
+
+
 def test_limits_and_a_forced_publication_are_said(run):
     compared = read_json(run.compare)
     write_json(run.compare, {**compared, "verdict": "reject", "next_steps": ["Do this next."]})

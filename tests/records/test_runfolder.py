@@ -1,6 +1,7 @@
 """The run folder: protects from work done twice, stale results that pass as fresh, and paid work deleted."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -295,3 +296,67 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, tmp_path):
         read_manifest(pipe)
     with pytest.raises(RecipeError, match="cannot be read"):
         read_yaml(pipe)
+
+
+def make_filled(folder, inputs, fill=None):
+    """The prepare stage, finished with these inputs; `fill` is what begins it where others were there before."""
+    stage = folder.stage("prepare", inputs, fill=fill)
+    write_json(folder.prepared / "second.json", inputs)
+    (folder.prepared / "first.json").touch()
+    stage.finish()
+    return stage
+
+
+def test_what_changed_may_begin_with_a_part_of_what_was_there(folder):
+    def fill(place):
+        write_json(place / "prepared" / "first.json", "the same")
+        return "the first half is kept"
+
+    make_filled(folder, {"a": {"b": 1}})
+    stage = folder.stage("prepare", {"a": {"b": 2}}, fill=fill)
+    assert stage.state == "changed"
+    assert stage.note.startswith("prepare: the first half is kept; what was there is now in .aside/prepare-")
+    assert sorted(path.name for path in folder.prepared.iterdir()) == ["first.json"]
+    assert folder.stage("prepare", {"a": {"b": 2}}, fill=fill).state == "interrupted", "it goes on, and is filled once"
+    make_filled(folder, {"a": {"b": 2}})
+    assert folder.stage("prepare", {"a": {"b": 1}}, fill=fill).done, "the old result was left whole"
+    assert read_json(folder.prepared / "second.json") == {"a": {"b": 1}}
+    assert folder.stage("prepare", {"a": {"b": 2}}, fill=fill).done, "what is there already is not begun again"
+    assert folder.stage("prepare", {"a": {"b": 3}}).note.startswith("prepare: a.b changed; what was there is now in")
+
+
+CALLS = {"replace": 7, "fill": 2, "rmtree": 2}  # in such a start
+
+
+@pytest.mark.parametrize(("what", "call"), [(what, call) for what, calls in CALLS.items() for call in range(calls)])
+def test_a_crash_while_a_stage_is_begun_with_what_was_there_loses_neither(folder, monkeypatch, what, call):
+    """At any call that moves, writes or deletes; the next start has both, and does not begin from nothing."""
+    calls = 0
+
+    def crashing(function):
+        def called(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == call + 1:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return called
+
+    def fill(place):
+        for name in ("zero", "first"):
+            if what == "fill":
+                crashing(lambda: None)()
+            write_json(place / "prepared" / f"{name}.json", name)
+        return "kept"
+
+    make_filled(folder, {"a": 1})
+    with monkeypatch.context() as patch:
+        if module := {"replace": os, "rmtree": shutil}.get(what):
+            patch.setattr(module, what, crashing(getattr(module, what)))
+        with pytest.raises(KeyboardInterrupt):
+            folder.stage("prepare", {"a": 2}, fill=fill)
+    what = None
+    assert folder.stage("prepare", {"a": 2}, fill=fill).state in ("changed", "interrupted")
+    assert sorted(path.name for path in folder.prepared.iterdir()) == ["first.json", "zero.json"]
+    assert folder.stage("prepare", {"a": 1}).done

@@ -25,7 +25,7 @@ from shibolet.records.documents.alignment import SelfTest, StratumSize
 from shibolet.records.documents.calibration import Calibration
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Optimism, Scores
-from shibolet.records.documents.training import DevScore, write_lines
+from shibolet.records.documents.training import DevScore, Earlier, TrainResult, write_lines
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.hypotheses import HypothesisLine, write_hypothesis_lines
 from shibolet.records.ledger import LedgerLine, write_ledger
@@ -244,3 +244,10 @@ def misheard(word: str, wrong: float, rng: np.random.Generator) -> list[str]:
         return [word]
     other = str(rng.choice(WORDS))
     return [[], [other], [other], [word, other]][rng.integers(4)]
+
+
+def go_on_from_a_step(run: RunFolder) -> str:
+    """Make the training one that went on from a step with another rate; what is said of that."""
+    part = Earlier(first_step=97, last_step=200, settings={"train.phases.1.lr_by_part.head": "0.0003"})
+    TrainResult.read(run.train_result).model_copy(update={"earlier": (part,)}).write(run.train_result)
+    return "steps 97 to 200 were trained with other settings: train.phases.1.lr_by_part.head 0.0003"

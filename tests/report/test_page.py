@@ -208,6 +208,14 @@ def test_a_run_that_has_just_begun(run_dir, tmp_path):
         write_report(tmp_path / "nowhere")
 
 
+def test_a_training_that_went_on_from_a_step_says_what_made_the_steps_before(run_dir, tmp_path):
+    """The phases on the page are the recipe's, and it did not make this model alone."""
+    copy = copy_run(run_dir, tmp_path)
+    assert "other settings" not in write_report(copy).read_text(encoding="utf-8")
+    said = _a_run.go_on_from_a_step(RunFolder(copy))
+    assert said in " ".join(Page(write_report(copy).read_text(encoding="utf-8")).text)
+
+
 def test_a_comparison_of_another_version_is_told_from_a_defect(run_dir, tmp_path):
     copy = copy_run(run_dir, tmp_path)
     old = read_json(copy / "compare.json")

@@ -1,6 +1,5 @@
 """`kill -9` anywhere, then the same command: the same losses, weights and bytes as a run that nobody stopped."""
 
-import json
 import multiprocessing
 import random
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import killed
 import pytest
+from tiny_run import outcome
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["shibolet.demo.tiny", "shibolet.train.stage", "torch.utils.tensorboard"])  # seconds each
@@ -29,17 +29,6 @@ def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None = No
     process.join(120)
     assert process.exitcode is not None, "the training hangs"
     return process.exitcode
-
-
-def outcome(out: Path) -> dict[str, bytes | list]:
-    """All that a training leaves, less what the clock decides."""
-    files = {
-        str(file.relative_to(out)): file.read_bytes()
-        for file in sorted(out.rglob("*"))
-        if file.is_file() and "tensorboard" not in file.parts and file.name != "metrics.jsonl"
-    }
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return files | {"metrics": [{key: value for key, value in row.items() if key != "timing"} for row in rows]}
 
 
 @pytest.fixture(scope="module")

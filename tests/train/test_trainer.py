@@ -177,7 +177,7 @@ def test_a_folder_of_another_training_is_refused(base_dir: Path, prepared_dir: P
     config = tiny_config()
     run(base_dir, prepared_dir, tmp_path, config)
     phases = tuple(phase.model_copy(update={"warmup_steps": 0}) for phase in config.phases)
-    with pytest.raises(RecipeError, match="another train settings"):
+    with pytest.raises(RecipeError, match=r"another train\.phases\.0\.warmup_steps"):
         run(base_dir, prepared_dir, tmp_path, config.model_copy(update={"phases": phases}))
     with pytest.raises(RecipeError, match="another seed"):
         run(base_dir, prepared_dir, tmp_path, config, seed=6)

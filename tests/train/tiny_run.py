@@ -81,3 +81,13 @@ def save_base(path: Path) -> Path:
 def rows(out_dir: Path) -> list[dict]:
     """The lines of metrics.jsonl, as they stand there."""
     return read_jsonl(out_dir / "metrics.jsonl")
+
+
+def outcome(out: Path) -> dict[str, bytes | list]:
+    """All that a training leaves, less what the clock decides."""
+    files = {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in sorted(out.rglob("*"))
+        if file.is_file() and "tensorboard" not in file.parts and file.name != "metrics.jsonl"
+    }
+    return files | {"metrics": [{key: value for key, value in row.items() if key != "timing"} for row in rows(out)]}

@@ -27,6 +27,14 @@ Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processe
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
 ]
+FromStep = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N",
+        help="Go on training from the checkpoint of step N, with the recipe as it is now. Kept are the end of each "
+        "phase, the best by dev WER, and the two newest; a step that is not there is answered with a list.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]

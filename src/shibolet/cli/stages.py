@@ -10,6 +10,7 @@ from shibolet.cli.options import (
     Changes,
     DryRun,
     FinishedRun,
+    FromStep,
     Gpus,
     OnlyThrough,
     RecipeName,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def run(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None,
+    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
 ):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
     from shibolet.cli.tables import GATE_PREPARED, show_gate
@@ -41,7 +42,7 @@ def run(
     if under_torchrun():
         raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        current.gpus, current.only_through = gpus, only_through
+        current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)
         if json_:
             print_json({"exit_code": code, **_results(current)})
@@ -160,7 +161,7 @@ def prepare(
 
 def train(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None,
+    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
 ):  # fmt: skip
     """Train through the phases on what prepare kept, or go on training; torchrun may start it too."""
     from shibolet.rounds.rank import follow, is_follower
@@ -171,7 +172,7 @@ def train(
         follow()
         return
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        current.gpus, current.only_through = gpus, only_through
+        current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         result = do_train(current)
     if json_:
         print_json(result.to_json())
@@ -227,4 +228,5 @@ def _trained(result: "TrainResult", final: Path) -> str:
 
     dev = f"; dev WER {pct(result.chosen_dev.wer)}" if result.chosen_dev else ""
     said = f"step {result.chosen_step} of {result.steps}, by {result.chosen_by}{dev}"
-    return f"Model: {final} ({said}{'; ' + result.optimism.sentence if result.optimism else ''})"
+    notes = [*([result.optimism.sentence] if result.optimism else []), *(part.sentence for part in result.earlier)]
+    return f"Model: {final} ({'; '.join([said, *notes])})"

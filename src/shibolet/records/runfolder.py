@@ -8,13 +8,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from shibolet.errors import DataError
+from shibolet.records.differences import differing, first, flat
 from shibolet.records.documents.provenance import Provenance, StageMarker
 from shibolet.records.files import hash_file, hash_json, make_folder, open_regular, sync_dir, take_over
 from shibolet.records.provenance import this_start
@@ -107,7 +108,9 @@ class RunFolder(RunPaths):
                 raise DataError(f"run folder '{self.path}' is in use by another shibolet; wait for it") from error
             yield
 
-    def stage(self, name: str, inputs: dict[str, Any], reads: Sequence[str] = ()) -> Stage:
+    def stage(
+        self, name: str, inputs: dict[str, Any], reads: Sequence[str] = (), fill: Callable[[Path], str] | None = None
+    ) -> Stage:
         """How `name` stands for these inputs; unless it is done, the folder is then ready for its work.
 
         done         the marker has the same inputs and every output is as it was written
@@ -115,30 +118,38 @@ class RunFolder(RunPaths):
         changed      made from other inputs: that lies in `.aside/` now, and comes back for the same inputs
         new          nothing there
 
-        `reads` are stages whose files it reads; DataError where one of them is not as it was written.
+        `reads` are stages whose files it reads; DataError where one of them is not as it was written. `fill` puts the
+        part of what other inputs made that holds for these too into a folder like this one, and says in a sentence
+        what that is: a stage that was changed then begins with it.
         """
         inputs = json.loads(json.dumps(inputs))  # as the marker will give them back
-        return self._stage(name, inputs, {one: self.verified(one) for one in reads})
+        return self._stage(name, inputs, {one: self.verified(one) for one in reads}, fill)
 
-    def _stage(self, name: str, inputs: dict[str, Any], reads: Mapping[str, str]) -> Stage:
+    def _stage(
+        self, name: str, inputs: dict[str, Any], reads: Mapping[str, str], fill: Callable[[Path], str] | None = None
+    ) -> Stage:
         marker = self._marker(name)
         if marker is not None and marker.inputs == inputs:
             if marker.state == "begun":
                 return Stage(self, name, inputs, "interrupted", f"{name}: was cut off, goes on", reads)
-            if not (altered := _differing(marker.outputs, self._hashes(_made_by(name).outputs))):
+            if not (altered := differing(marker.outputs, self._hashes(_made_by(name).outputs))):
                 if marker.reads != reads:
                     marker.model_copy(update={"reads": dict(reads)}).write(self.path / _marker_of(name))
                 return Stage(self, name, inputs, "done", f"{name}: done before, nothing changed", reads)
             self._require_records(name, marker)
             self._move(_made_by(name).outputs, self.path, self._aside(name, "altered"))
             self._begin(name, inputs)
-            note = f"{name}: {_first(altered)} changed since they were written; made again"
+            note = f"{name}: {first(altered)} changed since they were written; made again"
             return Stage(self, name, inputs, "interrupted", note, reads)
 
         is_broken = marker is None and _is_broken(self.path / _marker_of(name))
-        aside = self._set_aside(name)
+        filled = self._filled_aside(name, inputs, fill)
+        aside = None if self._is_half_back(name, inputs) else self._set_aside(name)
         if self._take_back(name, inputs):
             taken = self._stage(name, inputs, reads)
+            if filled:
+                note = f"{name}: {filled}; what was there is now in {aside}"
+                return replace(taken, state="changed", note=note)
             return replace(taken, note=f"{name}: taken back from .aside, where the same inputs had left it")
         if self._inherit(name, inputs, reads):
             note = f"{name}: taken over from {self.parent.path}, which made it from the same inputs"
@@ -148,7 +159,7 @@ class RunFolder(RunPaths):
             return Stage(self, name, inputs, "new", "", reads)
         why = "its marker is not as it was written" if is_broken else "made by another version of shibolet"
         if marker is not None:
-            why = f"{_first(_differing(marker.inputs, inputs))} changed"
+            why = f"{first(differing(flat(marker.inputs), flat(inputs)))} changed"
         return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}", reads)
 
     def seal(self, name: str, inputs: dict[str, Any] | None = None, reads: Mapping[str, str] | None = None) -> str:
@@ -211,18 +222,18 @@ class RunFolder(RunPaths):
         return marker is not None and marker.state == "done"
 
     def _require_outputs(self, name: str, marker: StageMarker) -> None:
-        if altered := _differing(marker.outputs, self._hashes(_made_by(name).outputs)):
+        if altered := differing(marker.outputs, self._hashes(_made_by(name).outputs)):
             raise DataError(
-                f"{self.path}: {_first(altered)} changed since '{name}' wrote it; {_made_by(name).again}, "
+                f"{self.path}: {first(altered)} changed since '{name}' wrote it; {_made_by(name).again}, "
                 "then this command"
             )
 
     def _require_records(self, name: str, marker: StageMarker) -> None:
         """A record may be deleted: nothing is made from it."""
         now = self._hashes(_made_by(name).records)
-        if altered := [path for path in _differing(marker.records, now) if path in now]:
+        if altered := [path for path in differing(marker.records, now) if path in now]:
             raise DataError(
-                f"{self.path}: {_first(altered)} changed since '{name}' wrote it; put it back, or delete it: "
+                f"{self.path}: {first(altered)} changed since '{name}' wrote it; put it back, or delete it: "
                 "nothing is made from it, and the page does without"
             )
 
@@ -257,6 +268,24 @@ class RunFolder(RunPaths):
         target = self._aside(name, hash_json(marker.inputs) if marker else "unknown")
         moved = self._move([*_places_of(name), _marker_of(name)], self.path, target)
         return str(target.relative_to(self.path)) if moved else None
+
+    def _filled_aside(self, name: str, inputs: dict[str, Any], fill: Callable[[Path], str] | None) -> str:
+        """Begin the stage aside with what `fill` puts there, its marker last; a crash leaves what is here untouched."""
+        target = self._aside(name, hash_json(inputs))
+        if fill is None or _marker_in(target / _marker_of(name)) is not None:
+            return ""
+        shutil.rmtree(target, ignore_errors=True)
+        filled = fill(target)
+        StageMarker(state="begun", inputs=inputs).write(target / _marker_of(name))
+        return filled
+
+    def _is_half_back(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether a crash came while what these inputs made was taken back: files are here, the marker is not yet."""
+        source = self._aside(name, hash_json(inputs))
+        if (self.path / _marker_of(name)).exists() or _marker_in(source / _marker_of(name)) is None:
+            return False
+        here = [place for place in _places_of(name) if (self.path / place).exists()]
+        return bool(here) and not any((source / place).exists() for place in here)
 
     def _take_back(self, name: str, inputs: dict[str, Any]) -> bool:
         """Move back what the same inputs made, its marker last."""
@@ -354,12 +383,3 @@ def _is_broken(path: Path) -> bool:
     except (OSError, ValueError):
         return True
     return not isinstance(content, dict) or content.get("format") == StageMarker.FORMAT
-
-
-def _differing(old: Mapping, new: Mapping) -> list[str]:
-    """Names of the entries that are not the same in both."""
-    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-
-
-def _first(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

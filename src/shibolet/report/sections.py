@@ -245,6 +245,7 @@ def train(run: RunFolder) -> ShownTraining | None:
     result = TrainResult.read(run.train_result) if run.train_result.is_file() else None
     return replace(
         shown,
+        notes=[*shown.notes, *(part.sentence for part in (result.earlier if result else ()))],
         optimism=result and result.optimism and result.optimism.sentence,
         loss_figure=figures.losses(list(loss.items()), phases),
         lr_figure=figures.rates(lr_by_part, phases),

@@ -16,7 +16,7 @@ from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 
 SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
-CHECKPOINTS = 5  # at most on disk at once: two last, the best, one a phase
+CHECKPOINTS = 6  # at most on disk at once: two last, the best, one a phase, the best of B
 HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be of a model family
 GIB = 2**30
 

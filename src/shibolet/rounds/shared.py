@@ -71,6 +71,7 @@ class Round:
     track: Track = untracked
     gpus: int = 1  # processes that train, one a GPU
     only_through: str | None = None  # the phase whose end is the result of training
+    from_step: int | None = None  # the step whose checkpoint training goes on from
     _sources: dict[tuple[bool, str], SourceData] = field(default_factory=dict)  # by whether it is a set, and name
     _identities: dict[str, str] = field(default_factory=dict)
     _recognisers: dict[str, "LazyListener"] = field(default_factory=dict)
@@ -276,9 +277,11 @@ class Round:
         if retired := self.folder.retire(*names):
             self.tell(f"put aside, since {why}: {', '.join(retired)}")
 
-    def begin(self, name: str, inputs: dict[str, Any], reads: Sequence[str] = ()) -> Stage:
-        """The stage, which reads files of others, and a sentence to the user when there is one to say."""
-        stage = self.folder.stage(name, inputs, reads)
+    def begin(
+        self, name: str, inputs: dict[str, Any], reads: Sequence[str] = (), fill: Callable[[Path], str] | None = None
+    ) -> Stage:
+        """The stage, as `RunFolder.stage` has it, and a sentence to the user when there is one to say."""
+        stage = self.folder.stage(name, inputs, reads, fill)
         if stage.note:
             self.tell(stage.note)
         return stage

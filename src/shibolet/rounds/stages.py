@@ -71,18 +71,20 @@ def do_prepare(current: Round) -> Prepared:
 
 def do_train(current: Round) -> TrainResult:
     """What training came to; trains, or goes on training, on what prepare kept."""
+    from shibolet.rounds.branches import branch_of
     from shibolet.rounds.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
-    inputs = {
+    plain = {
         "base": current.identity(recipe.models.base),
         "prepared": folder.verified("prepare"),
         "train": recipe.train.identity(),
         "language": recipe.language,
         "seed": recipe.seed,
     }
-    stage = current.begin("train", inputs, reads=("prepare",))
+    inputs, fill = branch_of(current, plain)
+    stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:

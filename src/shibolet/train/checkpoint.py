@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shibolet.errors import CheckpointError, DataError
-from shibolet.records.files import hash_file, make_folder, sync_dir, write_bytes, write_json
+from shibolet.records.files import hash_file, make_folder, sync_dir, take_over, write_bytes, write_json
 from shibolet.records.reading import read_as, read_own
 
 LOG = logging.getLogger(__name__)
@@ -83,6 +83,23 @@ class CheckpointStore:
         sync_dir(self.root)
         write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
         return path
+
+    def copy(self, step: int, state: dict, target: "CheckpointStore") -> None:
+        """Put a checkpoint into another store with a state of its own; files are links where both are on one disk."""
+        source, path = self.path(step), target.path(step)
+        path.mkdir()
+        names = sorted(read_as(source / _MANIFEST, dict[str, Stamp], _REMEDY))
+        for name in names:
+            if name != _STATE:
+                take_over(source / name, path / name)
+        write_json(path / _STATE, state)
+        write_json(path / _MANIFEST, {name: asdict(Stamp.of(path / name)) for name in names})
+        sync_dir(path)
+        write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that were finished, the oldest first; nobody has looked whether they are whole."""
+        return sorted(_step_of(path) for path in self._folders() if (path / _MARKER).exists())
 
     def latest(self, at_most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that verifies, of at most that step; None when none was ever committed.

@@ -25,13 +25,14 @@ from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, TrainResult
-from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
+from shibolet.records.files import disk_errors, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
 from shibolet.scoring.selection import optimism_of
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
+from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
 from shibolet.train.objectives.registry import OBJECTIVES
@@ -199,6 +200,7 @@ def _result(
     """What `result.json` says."""
     return TrainResult(
         fingerprint=opened.fingerprint,
+        earlier=state.earlier,
         steps=state.step,
         utterances_seen=state.utterances_seen,
         through=through,
@@ -267,19 +269,6 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
     if name is not None and name not in names:
         raise RecipeError(f"there is no phase '{name}' in train.phases; they are {', '.join(names)}")
     return len(names) - 1 if name is None else names.index(name)
-
-
-def fingerprint_of(
-    loaded: LoadedModel, examples: list[TrainExample], config: TrainConfig, language: str, seed: int
-) -> dict[str, str]:
-    """What makes two runs the same: what decides a weight while nothing goes wrong (not ranks, packs, intervals)."""
-    return {
-        "base model": loaded.identity,
-        "training data": hash_json([[e.id, e.text, e.num_frames] for e in examples]),
-        "train settings": hash_json(config.identity()),
-        "language": language,
-        "seed": str(seed),
-    }
 
 
 def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shibolet.errors import RecipeError
-from shibolet.records.documents.training import DevRates, DevScore, Event
+from shibolet.records.differences import differing, first
+from shibolet.records.documents.training import DevRates, DevScore, Earlier, Event
 
 
 class _Changing(BaseModel):
@@ -49,16 +50,20 @@ class TrainState(_Changing):
     phase_end_steps: list[int] = []
     losses: Losses = Losses()
     decisions: Decisions = Decisions()
+    gone: list[int] = []  # scored on dev, but their checkpoints were left behind: they cannot be the result
     fingerprint: dict[str, str] = {}  # what makes two runs the same run
+    earlier: list[Earlier] = []  # steps that other settings made than the fingerprint's
 
     @property
     def best(self) -> DevScore | None:
         """The dev score with the lowest WER; of equal ones the latest."""
         return next(iter(self.best_of(1)), None)
 
-    def best_of(self, num: int) -> list[DevScore]:
-        """That many dev scores, the lowest WER first; of equal ones the latest first."""
-        return sorted(reversed(self.dev), key=lambda score: score.wer)[:num]
+    def best_of(self, num: int, up_to: int | None = None) -> list[DevScore]:
+        """That many dev scores, up to a step where one is named, the lowest WER first; of equal ones the latest."""
+        last = self.step if up_to is None else up_to
+        scores = [score for score in reversed(self.dev) if score.step <= last and score.step not in self.gone]
+        return sorted(scores, key=lambda score: score.wer)[:num]
 
     def next_phase(self, last: int) -> int | None:
         """The phase to go on with; None when the plan, up to its phase `last`, is through or was given up."""
@@ -77,10 +82,9 @@ class TrainState(_Changing):
 
     def require_same_run(self, fingerprint: dict[str, str], path: Path) -> None:
         """RecipeError when the checkpoint belongs to another model, data set, seed or recipe."""
-        differing = sorted(key for key in fingerprint if fingerprint[key] != self.fingerprint.get(key))
-        if differing:
+        if names := differing(self.fingerprint, fingerprint):
             raise RecipeError(
-                f"{path} was written by a training with another {', '.join(differing)}; delete its folder to "
+                f"{path} was written by a training with another {first(names)}; delete its folder to "
                 "train anew, or choose another run folder"
             )
 

@@ -117,6 +117,7 @@ class GradualUnfreezeTrainer:
         self.state, carried = self.keeper.restore(at_most)
         self.ladder = self.new_ladder(self.state.decisions)
         self.records.open(self.state)
+        self.records.ledger([*self.ledger, *self.ladder.left()])
         return carried
 
     def _roll_back(self, order: RollBack) -> States:
@@ -353,11 +354,15 @@ class GradualUnfreezeTrainer:
         self._checkpoint_s += time.perf_counter() - started
 
     def _kept(self) -> set[int]:
-        """Steps whose checkpoints stay: the best by dev WER, and the end of each phase."""
-        return {*self._best_steps(), *self.state.phase_end_steps}
+        """Steps whose checkpoints stay: the end of each phase, the best by dev WER up to there, and the best so far.
 
-    def _best_steps(self) -> set[int]:
-        return {score.step for score in self.state.best_of(self.config.average_best or 1)}
+        What goes on from the end of a phase may come to nothing better than what was best by then.
+        """
+        ends = self.state.phase_end_steps
+        return {*ends, *self._best_steps(), *(step for end in ends for step in self._best_steps(end))}
+
+    def _best_steps(self, up_to: int | None = None) -> set[int]:
+        return {score.step for score in self.state.best_of(self.config.average_best or 1, up_to)}
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""

@@ -92,13 +92,27 @@ class Event(Line):
     detail: str
 
 
+class Earlier(Part):
+    """Steps that were trained before a training went on from an older checkpoint, with other settings than its own."""
+
+    first_step: int
+    last_step: int
+    settings: dict[str, str | None]  # path in the recipe -> the value then, as JSON; None: there was none
+
+    @property
+    def sentence(self) -> str:
+        values = ", ".join(f"{path} {'not set' if value is None else value}" for path, value in self.settings.items())
+        return f"steps {self.first_step:,} to {self.last_step:,} were trained with other settings: {values}"
+
+
 class TrainResult(Document):
     """What a training came to, and which weights are its result."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet train RECIPE' in a new run folder makes one"
 
     fingerprint: dict[str, str]  # what makes two trainings the same one
+    earlier: tuple[Earlier, ...]  # what the fingerprint does not tell of the first steps; none without `--from-step`
     steps: int
     utterances_seen: int
     through: str  # the phase whose end the training was asked for
