@@ -442,10 +442,13 @@ def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(current, monkey
 
 
 def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
-    assert rank._too_much(0.049, 200) == ""
+    assert rank._too_much(0.049, 200, by_epoch=True) == ""
     # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
-    assert rank._too_much(0.20, 200).endswith("evaluate.dev_utterances=42 would keep to that")
-    assert rank._too_much(0.99, 200) == ""  # no checkpoint is chosen on a handful to save time
+    assert rank._too_much(0.20, 200, by_epoch=False).endswith("evaluate.dev_utterances=42 would keep to that")
+    assert rank._too_much(0.99, 200, by_epoch=False) == ""  # no checkpoint is chosen on a handful to save time
+    assert (
+        rank._too_much(0.99, 200, by_epoch=True) == ", more than 5.0%; train.eval_every_epoch=false scores less often"
+    )
 
 
 class Says:

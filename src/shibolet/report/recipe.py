@@ -4,7 +4,6 @@ The recipe itself is a layer above. The file in a run folder has every default i
 """
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,6 +43,15 @@ class ShownAudit(_Shown):
     min_confidence: float
 
 
+class ShownExpected(_Shown):
+    wer_pct: dict[int, float] = {}  # finished epochs -> WER on dev
+    loss_at_switch: tuple[float, float] | None = None
+
+
+class ShownTrain(_Shown):
+    expected: ShownExpected = ShownExpected()
+
+
 class ShownRecipe(_Shown):
     """A round, as far as people read of it."""
 
@@ -54,7 +62,7 @@ class ShownRecipe(_Shown):
     models: ShownModels | None
     data: ShownData
     audit: ShownAudit
-    train: Any  # None: the round only audits
+    train: ShownTrain | None  # None: the round only audits
     evaluate: ShownEvaluate
 
     @classmethod

@@ -53,12 +53,18 @@ class TrainState(_Changing):
 
     @property
     def best(self) -> DevScore | None:
-        """The dev score with the lowest WER; of equal ones the latest."""
+        """The dev score after a step with the lowest WER; of equal ones the latest."""
         return next(iter(self.best_of(1)), None)
 
     def best_of(self, num: int) -> list[DevScore]:
-        """That many dev scores, the lowest WER first; of equal ones the latest first."""
-        return sorted(reversed(self.dev), key=lambda score: score.wer)[:num]
+        """That many dev scores after a step, the lowest WER first; of equal ones the latest first."""
+        after_a_step = [score for score in self.dev if score.step]
+        return sorted(reversed(after_a_step), key=lambda score: score.wer)[:num]
+
+    @property
+    def untrained(self) -> DevScore | None:
+        """The dev score before the first step, which has no checkpoint and is never the best."""
+        return next((score for score in self.dev if not score.step), None)
 
     def next_phase(self, last: int) -> int | None:
         """The phase to go on with; None when the plan, up to its phase `last`, is through or was given up."""
