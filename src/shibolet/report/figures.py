@@ -162,7 +162,7 @@ def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[P
 
     def draw(width: float) -> Svg:
         svg = Svg(width, 0, f"WER on dev by domain: {said}.")
-        left, step = (6, 124) if svg.is_narrow else (190, 104)
+        left, step = (6, 132) if svg.is_narrow else (190, 104)
         bottom = 24 + step * len(wer_by_domain)
         svg.height = bottom + 26
         x = scale(0, max(last, 2), left, width - 10)
@@ -170,7 +170,7 @@ def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[P
         for i, (name, points) in enumerate(wer_by_domain.items()):
             base = 24 + step * (i + 1) - 6
             y = scale(0, most, base, base - 72)
-            _row_label(svg, name, base - (80 if svg.is_narrow else 10))
+            _row_label(svg, name, base - (86 if svg.is_narrow else 10))
             svg.line(x(0), base, x(last), base, "grid")
             placed = [(x(at), y(wer)) for at, wer in points]
             svg.curve(thin_out(placed, _MOST_POINTS), "curve")

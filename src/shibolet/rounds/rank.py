@@ -172,7 +172,7 @@ def _too_much(share: float, num_utterances: int, *, by_epoch: bool) -> str:
     fitting = int(num_utterances * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
     ways = [f"evaluate.dev_utterances={fitting} would keep to that"] if fitting >= FEWEST_DEV else []
     ways += ["train.eval_every_epoch=false scores less often"] if by_epoch else []
-    return f", more than {_pct(DEV_FRAC_OF_TIME)}; {', and '.join(ways)}" if ways else ""
+    return f", more than {_pct(DEV_FRAC_OF_TIME)}; {', or '.join(ways)}" if ways else ""
 
 
 def _pct(rate: float | None) -> str:
