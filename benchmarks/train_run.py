@@ -124,6 +124,7 @@ def shortened(args: argparse.Namespace) -> tuple[TrainConfig, int]:
     """The recipe's settings with B and A of so many steps, and the steps of an epoch: B has its two."""
     changes: dict[str, Any] = {
         "eval_every_steps": args.eval_every or args.checkpoint_every,
+        "eval_every_epoch": False,  # these epochs are short
         "checkpoint_every_steps": args.checkpoint_every,
         "utterances_per_step": args.utterances,
     }
@@ -168,7 +169,7 @@ class Watch:
         self._dev_s = 0.0
         self.steps: list[Step] = []
 
-    def score_dev(self, loaded: LoadedModel) -> DevRates:
+    def score_dev(self, loaded: LoadedModel, when: str) -> DevRates:
         synchronize()
         started = time.perf_counter()
         scores = self._score(loaded)

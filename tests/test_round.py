@@ -22,7 +22,7 @@ from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import TrainingSet
 from shibolet.records.documents.provenance import Provenance
-from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.scores import Scores, WordErrors
 from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -442,10 +442,41 @@ def test_only_an_optional_set_is_left_out_where_it_cannot_be_had(current, monkey
 
 
 def test_dev_scoring_that_holds_training_up_is_told_with_what_would_not():
-    assert rank._too_much(0.049, 200) == ""
+    assert rank._too_much(0.049, 200, by_epoch=True) == ""
     # 200 utterances in 20 of 100 s: beside 80 s of training a twentieth is 4.2 s, and that is 42 of them
-    assert rank._too_much(0.20, 200).endswith("evaluate.dev_utterances=42 would keep to that")
-    assert rank._too_much(0.99, 200) == ""  # no checkpoint is chosen on a handful to save time
+    assert rank._too_much(0.20, 200, by_epoch=False).endswith("evaluate.dev_utterances=42 would keep to that")
+    assert rank._too_much(0.99, 200, by_epoch=False) == ""  # no checkpoint is chosen on a handful to save time
+    assert (
+        rank._too_much(0.99, 200, by_epoch=True) == ", more than 5.0%; train.eval_every_epoch=false scores less often"
+    )
+
+
+def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(monkeypatch, tmp_path):
+    """Before the first step nothing has been trained: "100% of the time" would advise to score less."""
+    kan = WordErrors(errors=3, words=12, rate=0.25, substitutions=3, deletions=0, insertions=0)
+    found = SimpleNamespace(
+        wer=SimpleNamespace(rate=0.2), cer=SimpleNamespace(rate=0.1), num_utterances=40, folds=None,
+        by_domain={"kan": SimpleNamespace(wer=kan)},
+    )  # fmt: skip
+    monkeypatch.setattr("shibolet.evaluate.dev.read_dev", lambda folder: [None])
+    monkeypatch.setattr("shibolet.evaluate.dev.dev_scorer", lambda *settings: lambda loaded: found)
+    clock = iter((0.0, 60.0, 100.0, 102.0, 103.0, 113.0))
+    monkeypatch.setattr(rank, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    recipe, told = load_recipe("demo"), []
+    job = rank.TrainJob(
+        prepared_dir=tmp_path, out_dir=tmp_path, base="", train=recipe.train, evaluate=recipe.evaluate,
+        language="Hebrew", seed=0, num_threads=1, about={},
+    )  # fmt: skip
+    score = rank._dev_scorer(job, told.append)
+    assert score(None, "before the first step").by_domain == {"kan": kan}
+    score(None, "after step 36")
+    score(None, "after step 50")
+    assert told == [
+        "dev WER before the first step: 20.0% (kan 25.0%); 40 utterances in 60.0 s",
+        "dev WER after step 36: 20.0% (kan 25.0%); 40 utterances in 2.0 s, 4.8% of the time so far",
+        "dev WER after step 50: 20.0% (kan 25.0%); 40 utterances in 10.0 s, 22.6% of the time so far, more than 5.0%; "
+        "train.eval_every_epoch=false scores less often",
+    ]
 
 
 class Says:

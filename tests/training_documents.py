@@ -56,7 +56,7 @@ def training_plan(*phases: PhasePlan) -> Plan:
 def train_result(**changes) -> TrainResult:
     values = {
         "fingerprint": {}, "earlier": (), "steps": 1, "utterances_seen": 16, "through": "A", "chosen_step": 1,
-        "chosen_by": "dev WER", "chosen_dev": None, "optimism": None, "averaged_steps": (), "dev": (), "events": (),
-        "dropped": 0, "num_threads": 1,
+        "chosen_by": "dev WER", "chosen_dev": None, "optimism": None, "averaged_steps": (), "warning": None, "dev": (),
+        "events": (), "dropped": 0, "num_threads": 1,
     }  # fmt: skip
     return TrainResult(**values | changes)

@@ -24,7 +24,7 @@ from shibolet.records.candidate import named
 from shibolet.records.documents.alignment import SelfTest, StratumSize
 from shibolet.records.documents.calibration import Calibration
 from shibolet.records.documents.comparison import Named
-from shibolet.records.documents.scores import Failure, Optimism, Scores
+from shibolet.records.documents.scores import Failure, Optimism, Scores, WordErrors
 from shibolet.records.documents.training import DevScore, Earlier, TrainResult, write_lines
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.hypotheses import HypothesisLine, write_hypothesis_lines
@@ -65,13 +65,13 @@ def run_with_titles(tmp_path: Path):
     return write
 
 
-def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2")) -> None:
-    """The run of a round with these titles of baseline and result."""
+def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2"), recipe: str = "demo") -> None:
+    """The run of a round of this recipe with these titles of baseline and result."""
     run, rng = RunFolder(path), np.random.default_rng(5)
     sets = [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(DOMAINS)]
     called = [f"title={titles[1]}", f"models.baseline_title={titles[0]}"]
-    write_recipe(load_recipe("demo", [*sets, *called, "evaluate.sets.0.baseline_wer_pct=9.2"]), run.recipe)
-    run.write_provenance("demo", 2)
+    write_recipe(load_recipe(recipe, [*sets, *called, "evaluate.sets.0.baseline_wer_pct=9.2"]), run.recipe)
+    run.write_provenance(recipe, 2)
     write_audit(run, rng, bad_frac=0.2)
     run_gate(run.audit(), run.gate(), GateConfig(on_stop="repair"))
     write_audit(run, rng, bad_frac=0.02, prepared=True)
@@ -175,7 +175,7 @@ def write_prepared(run: RunFolder) -> None:
 
 
 def write_training(run: RunFolder, rng: np.random.Generator) -> None:
-    rows, dev, step = [], [], 0
+    rows, dev, step = [], [dev_score(0, "B")], 0
     for phase, num_steps in (("B", 96), ("A", 190)):
         for i in range(num_steps):
             step += 1
@@ -184,8 +184,8 @@ def write_training(run: RunFolder, rng: np.random.Generator) -> None:
             peak = {"projector": 1e-3, "head": 5e-4, "lora": 1e-3}
             lr = {part: warm * peak.get(part, 5e-4) for part in PHASES[phase]}
             rows.append(step_row(step, phase=phase, loss=float(base * rng.lognormal(0, 0.1)), lr=lr))
-            if step % 24 == 0:
-                dev.append(DevScore(step=step, phase=phase, wer=float(0.12 + 0.35 * np.exp(-step / 70)), cer=0.05))
+            if step % 24 == 0 or step % 32 == 0:
+                dev.append(dev_score(step, phase))
     run.train.mkdir()
     write_lines(run.metrics, rows)
     write_lines(run.dev_scores, dev)
@@ -197,6 +197,17 @@ def write_training(run: RunFolder, rng: np.random.Generator) -> None:
         for name, epochs, steps in (("B", 3, 96), ("A", 6, 190))
     ]
     training_plan(*phases).write(run.plan)
+
+
+def dev_score(step: int, phase: str) -> DevScore:
+    """A WER that falls from 47% towards 12%; the domains lie two fifths below and above it."""
+    wer = float(0.12 + 0.35 * np.exp(-step / 70))
+    errors = dict(zip(DOMAINS, (round(300 * wer), round(700 * wer)), strict=True))
+    by_domain = {
+        name: WordErrors(errors=num, words=500, rate=num / 500, substitutions=num, deletions=0, insertions=0)
+        for name, num in errors.items()
+    }
+    return DevScore(step=step, phase=phase, wer=wer, cer=0.05, by_domain=by_domain)
 
 
 def write_evaluation(run: RunFolder, name: Named, rng: np.random.Generator, *, is_candidate: bool) -> list:

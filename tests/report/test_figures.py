@@ -25,6 +25,10 @@ EXAMPLES = {
     "losses": lambda: figures.losses(STEPS, PHASES),
     "one loss": lambda: figures.losses([(1, 0.0)], [Phase("B", 1, 1)]),
     "dev": lambda: figures.dev_scores([(20, 30.0), (60, 12.0), (100, 14.0)], PHASES),
+    "dev as expected": lambda: figures.dev_scores([(0, 60.0), (40, 0.0)], PHASES, [(0, 80.0), (40, 0.0), (120, 10.5)]),
+    "dev before training": lambda: figures.dev_scores([(0, 0.0)], [Phase("B", 1, 1)]),
+    "dev by domain": lambda: figures.dev_domains({"kan": [(0, 30.0), (100, 0.0)], "<b>": [(40, 120.0)]}, PHASES),
+    "no errors by domain": lambda: figures.dev_domains({"kan": [(0, 0.0)]}, PHASES),
     "rates": lambda: figures.rates({"projector": STEPS, "<b>": STEPS[40:]}, PHASES),
     "changes": lambda: figures.changes([Change("clean", 9, 8, "by set"), Change("<b>", 0, 140)], TITLES),
     "differences": lambda: figures.differences(
@@ -71,6 +75,15 @@ def test_a_gate_interval_stands_where_its_numbers_are():
     limits = [float(line.get("x1")) for line in svg.iter("line") if line.get("class") == "limit"]
     assert low == limits[0] and dot == limits[1] and dot - low == pytest.approx(high - dot, abs=0.2)
     assert svg.get("viewBox").split()[2] == str(WIDE_PX)
+
+
+def test_a_high_score_before_training_stands_on_the_scale_and_is_never_the_best():
+    """A curve that is cut above would hide the gain; a best mark at step 0 would promise a checkpoint."""
+    svg = drawings(figures.dev_scores([(0, 60.0), (40, 70.0), (100, 12.0)], PHASES))[0]
+    ring = next(dot for dot in svg.iter("circle") if dot.get("class") == "ring")
+    dots = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in svg.iter("circle") if dot.get("class") == "point"]
+    assert dots[0][1] > dots[1][1] and dots[2] == (float(ring.get("cx")), float(ring.get("cy")))
+    assert "best 70.0%" in figures.dev_scores([(0, 60.0), (40, 70.0)], PHASES)
 
 
 def test_rates_are_written_as_people_write_them():

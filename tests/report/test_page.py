@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from training_documents import phase_plan, training_plan
 
 from shibolet.audit.probability import MIXTURE, sentence
 from shibolet.errors import DataError
@@ -19,11 +20,13 @@ from shibolet.records.documents.alignment import AlignmentReport, Probability, T
 from shibolet.records.documents.calibration import Reliability
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.training import DevScore, TrainResult, write_lines
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.audit_page import write_audit_page
 from shibolet.report.export import export_figures
 from shibolet.report.page import write_report
+from shibolet.report.sections import expected_points
 
 _spec = importlib.util.spec_from_file_location("a_run", Path(__file__).with_name("conftest.py"))
 _a_run = importlib.util.module_from_spec(_spec)
@@ -98,7 +101,7 @@ def test_every_section_of_a_finished_round_is_there(html):
     ):
         assert said in text, said
     alts = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
-    assert len(alts) == 2 * 8 and all(len(alt) > 30 for alt in alts)
+    assert len(alts) == 2 * 9 and all(len(alt) > 30 for alt in alts)
     players = [value for tag, name, value in page.attributes if tag == "audio" and name == "src"]
     assert 10 <= len(players) < 20 and all(src.startswith("data:audio/mpeg;base64,") for src in players)
 
@@ -168,7 +171,7 @@ def test_figures_are_files_of_their_own(run_dir, tmp_path):
     names = [path.name for path in written if path.suffix == ".svg"]
     assert names == [
         "gate-overview.svg", "audit-coverage.svg", "audit-confidence.svg", "train-loss.svg", "train-lr.svg",
-        "train-dev.svg", "compare-overview.svg", "compare-difference.svg",
+        "train-dev.svg", "train-dev_domains.svg", "compare-overview.svg", "compare-difference.svg",
     ]  # fmt: skip
     for path in written:
         if path.suffix == ".svg":
@@ -380,6 +383,49 @@ def test_training_cut_off_before_the_first_step_and_in_the_first_phase(run_dir, 
     (copy / "train/metrics.jsonl").write_text("")
     page = write_report(copy).read_text(encoding="utf-8")
     assert "Phases" in page and "Learning rate by part" not in page
+
+
+def test_the_round_that_expects_a_curve_shows_it_beside_the_measured_one(tmp_path, html):
+    """The author's 22, 16, 13 and 10.5 on the figure and in a table; a round that expects nothing has neither."""
+    write_run(tmp_path, recipe="hebrew-round2")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count('class="expected"') == 2 * 4, "on the screen's drawing and on the phone's"
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert [row for row in cells if len(row) == 5 and row[2] in ("22.0%", "16.0%", "13.0%", "10.5%")] == [
+        ["0", "0", "22.0%", "47.0%", "+25.0"], ["1", "32", "16.0%", "34.2%", "+18.2"],
+        ["2", "64", "13.0%", "26.0%", "+13.0"], ["5", "160", "10.5%", "15.6%", "+5.1"],
+    ]  # fmt: skip
+    assert "which names no\nset for them" in page and "Expected: 0.20 before and 0.30 after." in page
+    (at,) = [float(at) for at in re.findall(r'class="expected" x="([\d.]+)"', page)][3:4]
+    assert at + 5 == pytest.approx(40 + 950 * 160 / 286, abs=0.1), "five epochs of 32 steps on an axis from 0 to 286"
+    assert "Finished epochs" not in html and 'class="expected"' not in html and "Expected:" not in html
+
+
+def test_expected_points_end_with_the_plan_and_need_a_score_of_their_step():
+    plan = training_plan(phase_plan("B", epochs=2, steps=64, lr_by_part={}))
+    dev = [DevScore(step=step, phase="B", wer=0.2, cer=0.1) for step in (0, 30)]
+    points = expected_points({2: 13.0, 0: 22.0, 5: 10.5}, plan, dev)
+    assert [(one.epochs, one.step, one.measured_pct) for one in points] == [(0, 0, 20.0), (2, 64, None)]
+    assert [one.difference_points for one in points] == [-2.0, None]
+
+
+def test_dev_by_domain_is_on_the_page_where_there_are_two(run_dir, tmp_path, html):
+    """A CAUTION promises that somebody can watch it."""
+    assert "WER on dev by domain" in html and "whatsapp 65.8% at step 0, 18.0% at step 264" in html
+    copy = copy_run(run_dir, tmp_path)
+    scores = DevScore.read_all(copy / "train/dev.jsonl")
+    write_lines(
+        copy / "train/dev.jsonl",
+        [one.model_copy(update={"by_domain": {"clean": one.by_domain["clean"]}}) for one in scores],
+    )
+    assert "WER on dev by domain" not in write_report(copy).read_text(encoding="utf-8")
+
+
+def test_a_training_that_made_it_worse_is_told_on_the_page(run_dir, tmp_path):
+    copy = copy_run(run_dir, tmp_path)
+    path = copy / "train" / "result.json"
+    TrainResult.read(path).model_copy(update={"warning": "on dev the model was better"}).write(path)
+    assert "On dev the model was better." in write_report(copy).read_text(encoding="utf-8")
 
 
 def copy_run(run_dir: Path, tmp_path: Path) -> Path:

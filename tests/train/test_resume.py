@@ -1,5 +1,6 @@
 """`kill -9` anywhere, then the same command: the same losses, weights and bytes as a run that nobody stopped."""
 
+import json
 import multiprocessing
 import random
 import signal
@@ -37,6 +38,7 @@ def whole(base_dir: Path, prepared_dir: Path, tmp_path_factory: pytest.TempPathF
     assert train(base_dir, prepared_dir, out) == 0
     found = outcome(out)
     assert [row["step"] for row in found["metrics"]] == list(range(1, 9))
+    assert [json.loads(line)["step"] for line in found["dev.jsonl"].splitlines()] == [0, 3, 4, 6, 8]
     assert "final/model.safetensors" in found and "checkpoints/step-00000008/frozen.safetensors" in found
     return found
 

@@ -16,10 +16,13 @@ from tiny_run import tiny_config
 from training_documents import step_row
 
 from shibolet.errors import DataError, Preempted, RecipeError
+from shibolet.records.documents.scores import WordErrors
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.train import trackers as module
 from shibolet.train.stage import run_train
 from shibolet.train.trackers import MetricsFile, Trackers
+
+KAN = WordErrors(errors=2, words=8, rate=0.25, substitutions=2, deletions=0, insertions=0)
 
 
 def steps(path: Path) -> list[int]:
@@ -196,7 +199,7 @@ def test_a_dead_tracker_does_not_end_a_training(
 def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     run_train(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
-        seed=0, score_dev=lambda loaded: DevRates(wer=0.5, cer=0.25),
+        seed=0, score_dev=lambda loaded, when: DevRates(wer=0.5, cer=0.25, by_domain={"kan": KAN}),
         about={"audit": {"decision": "PROCEED", "rate": 0.04}},
     )  # fmt: skip
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -209,7 +212,8 @@ def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_
     step_s, waits_s = (dict(scalar[f"timing/{name}_s"]) for name in ("step", "data"))
     assert all(0 <= waits_s[step] < step_s[step] for step in range(1, 7))
     assert [step for step, _ in scalar["timing/device_s"]] == [1, 2, 3, 4, 5, 6]
-    assert scalar["dev/wer"] == [(2, 0.5), (3, 0.5), (4, 0.5), (6, 0.5)]
+    assert scalar["dev/wer"] == [(step, 0.5) for step in (0, 2, 3, 4, 6)]
+    assert scalar["dev_wer/kan"] == [(step, 0.25) for step in (0, 2, 3, 4, 6)]
     assert scalar["audit/rate"] == [(0, pytest.approx(0.04))]
     texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("training/strategy/text_summary")]
     assert texts[0].startswith("B: trains projector (39,728)") and "encoder.layers[4:6]" in texts[1]

@@ -18,7 +18,7 @@ from shibolet.model.qwen3_asr.packed import packed_attention
 from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Folds
-from shibolet.records.documents.training import DevRates
+from shibolet.records.documents.training import DevRates, DevScore
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import TrainStep
@@ -38,13 +38,15 @@ def without_dropout() -> LoraSettings:
 
 
 class FallingWer:
-    """A dev score that improves, then gets worse."""
+    """A dev score that improves, then gets worse; the one before the first step stands apart and is not counted."""
 
-    def __init__(self, values: tuple[float, ...] = (0.5, 0.4, 0.3, 0.4, 0.5)) -> None:
-        self.values, self.calls = values, 0
+    def __init__(self, values: tuple[float, ...] = (0.5, 0.4, 0.3, 0.4, 0.5), untrained: float = 0.9) -> None:
+        self.values, self.untrained, self.calls = values, untrained, 0
 
-    def __call__(self, loaded: LoadedModel) -> DevRates:
+    def __call__(self, loaded: LoadedModel, when: str) -> DevRates:
         assert not loaded.model.training and loaded.model.config._attn_implementation == "sdpa"
+        if when == "before the first step":
+            return DevRates(wer=self.untrained, cer=0.1)
         self.calls += 1
         return DevRates(wer=self.values[self.calls - 1], cer=0.1)
 
@@ -135,7 +137,13 @@ def test_the_best_dev_wer_of_the_run_is_chosen_and_kept(base_dir: Path, prepared
     score = FallingWer((0.5, 0.3, 0.3, 0.4))
     config = tiny_config(eval_every_steps=2, checkpoint_every_steps=1)
     result = run(base_dir, prepared_dir, tmp_path, config, score_dev=score)
-    assert [score.step for score in result.dev] == [2, 3, 4, 6]  # every two steps and at the end of each phase
+    assert [score.step for score in result.dev] == [
+        0,
+        2,
+        3,
+        4,
+        6,
+    ]  # before, every two steps and at the end of each phase
     assert result.chosen_step == 4  # of equal scores the later one
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-0000000{step}" for step in (3, 4, 5, 6)]  # end of B, best, the last two
@@ -143,6 +151,36 @@ def test_the_best_dev_wer_of_the_run_is_chosen_and_kept(base_dir: Path, prepared
     chosen = load_file(tmp_path / "checkpoints" / "step-00000004" / "masters.safetensors")
     final = load_file(tmp_path / "final" / "model.safetensors")
     assert final["lm_head.weight"].equal(chosen["lm_head.weight"].bfloat16())
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_dev_is_scored_before_training_and_after_each_epoch(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, by_epoch: bool
+):
+    """The curve has to begin at the model that is trained, and epoch 1 of a phase of two is a point of its own."""
+    first, second = tiny_config().phases
+    phases = (first.model_copy(update={"num_epochs": 2.0}), second)
+    config = tiny_config(phases=phases, eval_every_steps=100, eval_every_epoch=by_epoch)
+    result = run(base_dir, prepared_dir, tmp_path, config, score_dev=FallingWer())
+    at = [0, 3, 6, 9] if by_epoch else [6, 9]
+    assert [score.step for score in result.dev] == [score.step for score in DevScore.read_all(tmp_path / "dev.jsonl")]
+    assert [score.step for score in result.dev] == at and {score.phase for score in result.dev[:-1]} == {"B"}
+    assert rows(tmp_path)[-1]["epoch"] == 3
+
+
+def test_the_score_before_training_is_no_candidate_and_a_loss_against_it_is_told(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path
+):
+    """There is no checkpoint of step 0: neither the result, an average nor patience may be measured by it."""
+    for untrained, name in ((0.25, "better"), (0.3, "as good")):
+        config = tiny_config(average_best=2, patience=4, checkpoint_every_steps=100)
+        score = FallingWer((0.6, 0.5, 0.4, 0.3, 0.35), untrained=untrained)
+        result = run(base_dir, prepared_dir, tmp_path / name, config, score_dev=score)
+        assert (result.steps, result.chosen_step, result.chosen_dev.wer) == (6, 6, 0.3) and score.calls == 5
+        assert result.warning == (
+            "on dev the model had a WER of 25.0% before its first step and the result has 30.0%: training made it "
+            "worse there" if name == "better" else None
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("untie_head", [True, False])
@@ -159,7 +197,7 @@ def test_the_result_loads_everywhere(base_dir: Path, prepared_dir: Path, tmp_pat
 def test_patience_ends_a_phase_and_skips_none(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     score = FallingWer((0.2, 0.3, 0.1, 0.2))
     result = run(base_dir, prepared_dir, tmp_path, tiny_config(eval_every_steps=1, patience=1), score_dev=score)
-    assert [(score.step, score.phase) for score in result.dev] == [(1, "B"), (2, "B"), (3, "A"), (4, "A")]
+    assert [(score.step, score.phase) for score in result.dev] == [(0, "B"), (1, "B"), (2, "B"), (3, "A"), (4, "A")]
 
 
 def test_a_set_smaller_than_a_step_trains_and_the_plan_says_so(base_dir: Path, tmp_path: Path):
@@ -224,15 +262,15 @@ def test_a_phase_can_be_made_the_result_and_unmade(base_dir: Path, prepared_dir:
 
 def test_how_much_too_good_the_chosen_dev_score_is_comes_with_it(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     """Step 4 has the lowest WER of steps 2, 3, 4 and 6 and of an average, by one fold alone; without it step 6 has."""
-    errors = iter([[40, 40, 40], [40, 40, 40], [0, 25, 25], [30, 20, 20], [40, 40, 40]])
+    errors = iter([[0, 0, 0], [40, 40, 40], [40, 40, 40], [0, 25, 25], [30, 20, 20], [40, 40, 40]])
 
-    def score(loaded: LoadedModel) -> DevRates:
+    def score(loaded: LoadedModel, when: str) -> DevRates:
         found = next(errors)
         return DevRates(wer=sum(found) / 300, cer=0.1, folds=Folds(errors=found, words=(100, 100, 100)))
 
     result = run(base_dir, prepared_dir, tmp_path, tiny_config(average_best=2), score_dev=score)
-    assert result.chosen_step == 4 and [score.folds.errors[0] for score in result.dev] == [40, 40, 0, 30]
-    assert result.optimism.candidates == 5, "the average too"
+    assert result.chosen_step == 4 and [score.folds.errors[0] for score in result.dev] == [0, 40, 40, 0, 30]
+    assert result.optimism.candidates == 5, "the average too; what was there before the first step cannot be chosen"
     assert result.optimism.points == pytest.approx(100 * (30 + 25 + 25 - 50) / 300)
     assert result.optimism.sentence == "chosen as the best of 5 on dev: its WER there is too good by about 10.0 points"
     alone = tmp_path / "alone"

@@ -50,7 +50,7 @@ def run(
             for name, document in _results(current).items():
                 show_gate(document, GATE_PREPARED) if name == "gate_prepared" else show(document)
             if current.folder.finished("train"):
-                typer.echo(_trained(TrainResult.read(current.folder.train_result), current.folder.final))
+                typer.echo(_trained(TrainResult.read(current.folder.train_result), current))
             typer.echo(f"Page: {current.folder.report}")
     raise typer.Exit(code)
 
@@ -177,7 +177,7 @@ def train(
     if json_:
         print_json(result.to_json())
     else:
-        typer.echo(_trained(result, current.folder.final))
+        typer.echo(_trained(result, current))
 
 
 def report(
@@ -222,11 +222,19 @@ def _results(current: "Round") -> dict[str, Any]:
     return results | ({"compare": Comparison.read(folder.compare)} if folder.compare.is_file() else {})
 
 
-def _trained(result: "TrainResult", final: Path) -> str:
-    """Where the trained model lies and why it is that one."""
+def _trained(result: "TrainResult", current: "Round") -> str:
+    """Where the trained model lies, why it is that one, and what the recipe expected of it."""
     from shibolet.cli.terminal import pct
+    from shibolet.records.documents.plan import Plan
+    from shibolet.report.sections import expected_points
 
     dev = f"; dev WER {pct(result.chosen_dev.wer)}" if result.chosen_dev else ""
     said = f"step {result.chosen_step} of {result.steps}, by {result.chosen_by}{dev}"
     notes = [*([result.optimism.sentence] if result.optimism else []), *(part.sentence for part in result.earlier)]
-    return f"Model: {final} ({'; '.join([said, *notes])})"
+    lines = [f"Model: {current.folder.final} ({'; '.join([said, *notes])})"]
+    lines += [f"Warning: {result.warning}."] if result.warning else []
+    points = expected_points(current.recipe.train.expected.wer_pct, Plan.read(current.folder.plan), result.dev)
+    if scored := [point for point in points if point.measured_pct is not None]:
+        each = (f"{p.epochs}: {p.measured_pct:.1f}% ({p.difference_points:+.1f} points)" for p in scored)
+        lines.append(f"Dev WER by finished epochs, against what the recipe expects: {', '.join(each)}")
+    return "\n".join(lines)

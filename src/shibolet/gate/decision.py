@@ -13,7 +13,8 @@ from shibolet.scoring.rates import Rate, RateEstimate
 
 ADVICE: dict[Decision, str] = {
     "PROCEED": "Proceed to training.",
-    "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch the dev error rate by domain.",
+    "CAUTION": "Proceed with monitoring: leave flagged utterances out and watch WER on dev by domain, "
+    "which train/dev.jsonl, the trackers (dev_wer/...) and the page show.",
     "STOP": "Do not train on this data yet: filter or resegment it first.",
 }
 HELD = (

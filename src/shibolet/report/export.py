@@ -24,7 +24,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
     shown = {
         "gate": sections.gates(run),
         "audit": sections.audit(run, recipe),
-        "train": sections.train(run),
+        "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
     }
     figures = {

@@ -139,11 +139,51 @@ def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
     return _curves([(points, "raw"), (smooth, "curve")], phases, f"Training loss: {points[0][1]:.3f} at first, {said}.")
 
 
-def dev_scores(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
-    """WER on dev in percent at each scored step, the best one marked."""
-    step, wer = min(points, key=lambda point: (point[1], -point[0]))
+def dev_scores(points: Sequence[Point], phases: Sequence[Phase], expected: Sequence[Point] = ()) -> Figure:
+    """WER on dev in percent at each scored step, from 0, the best one after a step marked, and what was expected."""
+    trained = [point for point in points if point[0]] or points
+    step, wer = min(trained, key=lambda point: (point[1], -point[0]))
     said = f"WER on dev: {points[0][1]:.1f}% at step {points[0][0]:,}, best {wer:.1f}% at step {step:,}."
-    return _curves([(points, "curve")], phases, said, unit="%", marks=points, best=(step, wer))
+    if expected:
+        said += " Expected: " + ", ".join(f"{wer:g}% at step {step:,}" for step, wer in expected) + "."
+    return _curves(
+        [(points, "curve")], phases, said, unit="%", marks=points, best=(step, wer), expected=expected, first=0
+    )
+
+
+def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Figure:
+    """WER on dev in percent of each domain, a strip a domain, all on one scale; its first and last are written."""
+    last = max(phase.last for phase in phases)
+    most = max(wer for points in wer_by_domain.values() for _, wer in points) or 1.0
+    said = "; ".join(
+        f"{name} {points[0][1]:.1f}% at step {points[0][0]:,}, {points[-1][1]:.1f}% at step {points[-1][0]:,}"
+        for name, points in wer_by_domain.items()
+    )
+
+    def draw(width: float) -> Svg:
+        svg = Svg(width, 0, f"WER on dev by domain: {said}.")
+        left, step = (6, 132) if svg.is_narrow else (190, 104)
+        bottom = 24 + step * len(wer_by_domain)
+        svg.height = bottom + 26
+        x = scale(0, max(last, 2), left, width - 10)
+        _phases(svg, phases, x, bottom)
+        for i, (name, points) in enumerate(wer_by_domain.items()):
+            base = 24 + step * (i + 1) - 6
+            y = scale(0, most, base, base - 72)
+            _row_label(svg, name, base - (86 if svg.is_narrow else 10))
+            svg.line(x(0), base, x(last), base, "grid")
+            placed = [(x(at), y(wer)) for at, wer in points]
+            svg.curve(thin_out(placed, _MOST_POINTS), "curve")
+            for at in placed:
+                svg.dot(*at, 2.5, "point")
+            ends = ((points[0], placed[0], "start"), (points[-1], placed[-1], "end"))
+            for (_, wer), (at, height), side in ends[: len(points)]:
+                svg.text(at, height - 8, f"{wer:.1f}%", "value", side)
+        _axis(svg, x, left, ticks(0, last, 4 if svg.is_narrow else 8), bottom, "")
+        return svg
+
+    rows = [(name, *point) for name, points in wer_by_domain.items() for point in points]
+    return for_both(draw, header=("domain", "step", "wer_pct"), rows=rows)
 
 
 def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Figure:
@@ -283,17 +323,20 @@ def _curves(
     unit: str = "",
     marks: Sequence[Point] = (),
     best: Point | None = None,
+    expected: Sequence[Point] = (),
+    first: int = 1,
 ) -> Figure:
-    """Lines over steps from 1, values from 0; `curves` are points and the class to draw them with."""
-    last = max(phase.last for phase in phases)
-    # Half a dozen first steps may lie far above all others: the scale is that of the rest, and what is above is cut.
-    values = sorted(value for points, _ in curves for _, value in points)
-    most = min(values[-1], 1.6 * values[int(0.97 * (len(values) - 1))]) * 1.06 or 1.0
+    """Lines over steps from `first`, values from 0; `curves` are points and the class to draw them with."""
+    last = max(*(phase.last for phase in phases), *(step for step, _ in expected), first)
+    values = sorted(value for points in (*(points for points, _ in curves), expected) for _, value in points)
+    # Half a dozen first losses may lie far above all others: the scale is that of the rest, and what is above is cut.
+    highest = values[-1] if marks else min(values[-1], 1.6 * values[int(0.97 * (len(values) - 1))])
+    most = highest * 1.06 or 1.0
 
     def draw(width: float) -> Svg:
         svg = Svg(width, 250, alt)
         left, bottom = 40, 224
-        x, y = scale(1, max(last, 2), left, width - 10), scale(0, most, bottom, 26)
+        x, y = scale(first, max(last, 2), left, width - 10), scale(0, most, bottom, 26)
         _phases(svg, phases, x, bottom)
         for tick in ticks(0, most, 5):
             svg.line(left, y(tick), width - 10, y(tick), "grid")
@@ -302,11 +345,15 @@ def _curves(
             svg.curve(thin_out([(x(step), max(y(value), 26)) for step, value in points], _MOST_POINTS), cls)
         for step, value in marks:
             svg.dot(x(step), max(y(value), 26), 2.5, "point")
+        for step, value in expected:
+            svg.rect(x(step) - 5, y(value) - 5, 10, 10, "expected")
+            at = min(max(x(step), left + 22), width - 24)
+            svg.text(at, min(y(value) + 20, bottom - 4), f"{value:g}{unit}", "tick", "middle")
         if best:
             at = min(max(x(best[0]), left + 40), width - 50)
             svg.dot(x(best[0]), y(best[1]), 6, "ring")
             svg.text(at, y(best[1]) - 12, f"best {best[1]:.1f}{unit}", "value", "middle")
-        _axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= 1], bottom, "")
+        _axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= first], bottom, "")
         return svg
 
     return for_both(draw, header=("step", "value"), rows=curves[0][0])

@@ -48,7 +48,7 @@ def write_report(run_dir: Path) -> Path:
         "truth": sections.truth(run),
         "audit": audit,
         "prepare": sections.prepare(run),
-        "train": sections.train(run),
+        "train": sections.train(run, recipe),
         "compare": compared,
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
         "systems": scored.systems(run),

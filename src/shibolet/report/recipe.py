@@ -48,7 +48,13 @@ class ShownAugment(_Shown):
     spec_augment: Any = None  # None: off
 
 
+class ShownExpected(_Shown):
+    wer_pct: dict[int, float] = {}  # finished epochs -> WER on dev
+    loss_at_switch: tuple[float, float] | None = None
+
+
 class ShownTrain(_Shown):
+    expected: ShownExpected = ShownExpected()
     augment: ShownAugment | None = None
 
 

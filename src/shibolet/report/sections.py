@@ -212,6 +212,32 @@ def prepare(run: RunFolder) -> ShownPrepared | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedPoint:
+    """The WER on dev in percent that a recipe expects after so many epochs, and the one that was measured there."""
+
+    epochs: int
+    step: int
+    expected_pct: float
+    measured_pct: float | None  # None: dev was not scored after that step
+
+    @property
+    def difference_points(self) -> float | None:
+        """Measured minus expected."""
+        return None if self.measured_pct is None else self.measured_pct - self.expected_pct
+
+
+def expected_points(wer_pct: Mapping[int, float], plan: Plan, dev: Sequence[DevScore]) -> list[ExpectedPoint]:
+    """What is expected by finished epochs, as far as the plan goes."""
+    measured = {score.step: 100 * score.wer for score in dev}
+    at = {epochs: epochs * (plan.step.steps_per_epoch or 0) for epochs in sorted(wer_pct)}
+    return [
+        ExpectedPoint(epochs=epochs, step=step, expected_pct=wer_pct[epochs], measured_pct=measured.get(step))
+        for epochs, step in at.items()
+        if step <= (plan.steps or 0)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShownTraining:
     """The plan of a training and, once there are steps, what became of it."""
 
@@ -220,11 +246,15 @@ class ShownTraining:
     loss_figure: Figure | None = None
     lr_figure: Figure | None = None
     dev_figure: Figure | None = None
+    dev_domains_figure: Figure | None = None  # None: dev is of one domain
+    expected: Sequence[ExpectedPoint] = ()
+    loss_expected: tuple[float, float] | None = None  # before and after the switch
     optimism: str | None = None
+    warning: str | None = None
     switches: Sequence[str] = ()
 
 
-def train(run: RunFolder) -> ShownTraining | None:
+def train(run: RunFolder, recipe: ShownRecipe) -> ShownTraining | None:
     """Phases, and once there are steps their losses, rates and dev scores."""
     if not run.plan.is_file():
         return None
@@ -242,14 +272,28 @@ def train(run: RunFolder) -> ShownTraining | None:
     phases = [Phase(name, min(at), max(at)) for name, at in steps.items()]
     loss = {row.step: row.loss for row in rows if row.loss is not None}  # skipped steps have none
     dev = DevScore.read_all(run.dev_scores)
+    by_domain: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for score in dev:
+        for name, own in score.by_domain.items():
+            if own.rate is not None:
+                by_domain[name].append((score.step, 100 * own.rate))
+    expected = expected_points(recipe.train.expected.wer_pct, plan, dev) if recipe.train else []
     result = TrainResult.read(run.train_result) if run.train_result.is_file() else None
     return replace(
         shown,
         notes=[*shown.notes, *(part.sentence for part in (result.earlier if result else ()))],
         optimism=result and result.optimism and result.optimism.sentence,
+        warning=result and result.warning,
+        expected=expected,
+        loss_expected=recipe.train and recipe.train.expected.loss_at_switch,
         loss_figure=figures.losses(list(loss.items()), phases),
         lr_figure=figures.rates(lr_by_part, phases),
-        dev_figure=figures.dev_scores([(score.step, 100 * score.wer) for score in dev], phases) if dev else None,
+        dev_figure=figures.dev_scores(
+            [(score.step, 100 * score.wer) for score in dev], phases, [(one.step, one.expected_pct) for one in expected]
+        )
+        if dev
+        else None,
+        dev_domains_figure=figures.dev_domains(by_domain, phases) if len(by_domain) > 1 else None,
         switches=[
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)

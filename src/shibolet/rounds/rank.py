@@ -136,21 +136,27 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         tell("train: there is no dev split, so the last weights are the result")
         return None
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
-    trained_from, advised = time.perf_counter(), False
+    since: float | None = None  # the end of the first score: what comes before it is no measure of a training
+    scored_s, advised = 0.0, False
 
-    def score_and_tell(loaded) -> DevRates:
-        nonlocal trained_from, advised
+    def score_and_tell(loaded, when: str) -> DevRates:
+        nonlocal since, scored_s, advised
         started = time.perf_counter()
         scores = score(loaded)
         ended = time.perf_counter()
-        share = (ended - started) / (ended - trained_from)
-        trained_from = ended
-        domains = ", ".join(f"{name} {_pct(part.wer.rate)}" for name, part in scores.by_domain.items())
-        took = f"{scores.num_utterances} utterances in {ended - started:.1f} s, {_pct(share)} of the time"
-        advice = "" if advised else _too_much(share, scores.num_utterances)
-        advised = advised or bool(advice)  # once is enough: the number differs each time
-        tell(f"dev WER {_pct(scores.wer.rate)} ({domains}); {took}{advice}")
-        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds)
+        domains = {name: part.wer for name, part in scores.by_domain.items()}
+        said = ", ".join(f"{name} {_pct(wer.rate)}" for name, wer in domains.items())
+        took = f"{scores.num_utterances} utterances in {ended - started:.1f} s"
+        if since is None:
+            since = ended
+        else:
+            scored_s += ended - started
+            share = scored_s / (ended - since)
+            advice = "" if advised else _too_much(share, scores.num_utterances, by_epoch=job.train.eval_every_epoch)
+            advised = advised or bool(advice)  # once is enough: the number differs each time
+            took += f", {_pct(share)} of the time so far{advice}"
+        tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}); {took}")
+        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds, by_domain=domains)
 
     return score_and_tell
 
@@ -159,14 +165,14 @@ DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much
 FEWEST_DEV = 30  # utterances; no checkpoint should be chosen on fewer to save time
 
 
-def _too_much(share: float, num_utterances: int) -> str:
+def _too_much(share: float, num_utterances: int, *, by_epoch: bool) -> str:
     """What to change where dev scoring holds training up by more than it may."""
     if share <= DEV_FRAC_OF_TIME:
         return ""
     fitting = int(num_utterances * DEV_FRAC_OF_TIME / share * (1 - share) / (1 - DEV_FRAC_OF_TIME))
-    if fitting < FEWEST_DEV:
-        return ""
-    return f", more than {_pct(DEV_FRAC_OF_TIME)}; evaluate.dev_utterances={fitting} would keep to that"
+    ways = [f"evaluate.dev_utterances={fitting} would keep to that"] if fitting >= FEWEST_DEV else []
+    ways += ["train.eval_every_epoch=false scores less often"] if by_epoch else []
+    return f", more than {_pct(DEV_FRAC_OF_TIME)}; {', or '.join(ways)}" if ways else ""
 
 
 def _pct(rate: float | None) -> str:

@@ -138,11 +138,20 @@ class AugmentConfig(Config):
 # YAML reads a bare `off` as false.
 Fast = Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 
+
+class ExpectedConfig(Config):
+    """What the author of a recipe expects; the page holds it against what is measured. No limit follows from it."""
+
+    wer_pct: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]] = {}  # finished epochs -> WER on dev
+    loss_at_switch: tuple[float, float] | None = None  # before and after the switch to the second phase
+
+
 # Settings of `TrainConfig` that may differ from one start of a training to the next: how long it takes, when it is
 # looked at, and what follows from now on when it goes wrong.
 FREE_TO_CHANGE = frozenset({
-    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
-    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+    "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "eval_every_epoch",
+    "expected", "checkpoint_every_steps", "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards",
+    "on_out_of_memory",
     "fast",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
@@ -160,6 +169,8 @@ class TrainConfig(Config):
     precision: Literal["bf16", "fp32"] = "bf16"  # weights and compute; masters and moments are fp32 either way
     fast: Fast = "auto"  # faster layers and loss, where the family has them; off: transformers' own and torch's
     eval_every_steps: int = Field(500, gt=0)  # dev WER and CER; also at the end of each phase
+    eval_every_epoch: bool = True  # also before the first step and at the end of each epoch
+    expected: ExpectedConfig = ExpectedConfig()
     checkpoint_every_steps: int = Field(500, gt=0)
     patience: int | None = None  # dev evaluations without a better WER before a phase ends early; it never skips one
     average_best: int | None = Field(None, gt=1)  # also score the average of that many best; the result if it is better

@@ -46,7 +46,8 @@ class Records:
     def dev(self, state: TrainState) -> None:
         if state.dev:
             newest = state.dev[-1]
-            self.trackers.scalars({"dev/wer": newest.wer, "dev/cer": newest.cer}, newest.step)
+            domains = {f"dev_wer/{name}": own.rate for name, own in newest.by_domain.items() if own.rate is not None}
+            self.trackers.scalars({"dev/wer": newest.wer, "dev/cer": newest.cer, **domains}, newest.step)
         if self._is_main:
             write_lines(self._out_dir / "dev.jsonl", state.dev)
 

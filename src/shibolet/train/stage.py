@@ -28,6 +28,7 @@ from shibolet.records.documents.training import DevRates, TrainResult
 from shibolet.records.files import disk_errors, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
 from shibolet.scoring.selection import optimism_of
+from shibolet.scoring.wording import shown_pct
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
@@ -46,7 +47,8 @@ from shibolet.train.state import TrainState
 from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
-DevScorer = Callable[[LoadedModel], DevRates]  # of the dev set; called on every rank
+# Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
+DevScorer = Callable[[LoadedModel, str], DevRates]
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -208,6 +210,7 @@ def _result(
         chosen_by=chosen.reason,
         chosen_dev=chosen.dev,
         optimism=chosen.optimism,
+        warning=_warning(state.untrained, chosen.dev),
         averaged_steps=chosen.steps if len(chosen.steps) > 1 else (),
         dev=state.dev,
         events=state.decisions.events,
@@ -222,7 +225,7 @@ class Choice:
 
     steps: list[int]
     reason: str
-    dev: DevRates | None  # without folds
+    dev: DevRates | None  # the rates alone
     optimism: Optimism | None = None  # by how much that WER is too good; None: not chosen by it, or not known
 
 
@@ -255,6 +258,16 @@ def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConf
 def _rates(score: DevRates | None) -> DevRates | None:
     """A score's rates alone."""
     return None if score is None else DevRates(wer=score.wer, cer=score.cer)
+
+
+def _warning(untrained: DevRates | None, chosen: DevRates | None) -> str | None:
+    """That the model was better on dev before it trained; None where it was not, or where it is not known."""
+    if untrained is None or chosen is None or chosen.wer <= untrained.wer:
+        return None
+    return (
+        f"on dev the model had a WER of {shown_pct(untrained.wer)} before its first step and the result has "
+        f"{shown_pct(chosen.wer)}: training made it worse there"
+    )
 
 
 def _optimism(scores: Sequence[DevRates]) -> Optimism | None:

@@ -56,14 +56,19 @@ class TrainState(_Changing):
 
     @property
     def best(self) -> DevScore | None:
-        """The dev score with the lowest WER; of equal ones the latest."""
+        """The dev score after a step with the lowest WER; of equal ones the latest."""
         return next(iter(self.best_of(1)), None)
 
     def best_of(self, num: int, up_to: int | None = None) -> list[DevScore]:
-        """That many dev scores, up to a step where one is named, the lowest WER first; of equal ones the latest."""
+        """That many dev scores after a step (up to a named one), the lowest WER first; of equal ones the latest."""
         last = self.step if up_to is None else up_to
-        scores = [score for score in reversed(self.dev) if score.step <= last and score.step not in self.gone]
+        scores = [one for one in reversed(self.dev) if 0 < one.step <= last and one.step not in self.gone]
         return sorted(scores, key=lambda score: score.wer)[:num]
+
+    @property
+    def untrained(self) -> DevScore | None:
+        """The dev score before the first step, which has no checkpoint and is never the best."""
+        return next((score for score in self.dev if not score.step), None)
 
     def next_phase(self, last: int) -> int | None:
         """The phase to go on with; None when the plan, up to its phase `last`, is through or was given up."""

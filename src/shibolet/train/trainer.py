@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
-from shibolet.records.documents.scores import Folds
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
@@ -33,7 +33,6 @@ from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
-from shibolet.train.ranks import gather_rows
 from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -71,7 +70,7 @@ class GradualUnfreezeTrainer:
         fingerprint: dict[str, str],
         last_phase: int,
         store: CheckpointStore,
-        score_dev: Callable[[], DevRates] | None,  # of the model as it is: `stage.DevScorer`
+        score_dev: Callable[[str], DevRates] | None,  # of the model as it is: `stage.DevScorer`
         ranks: PartialState,
         records: Records,
         on_step: StepCallback | None = None,
@@ -148,6 +147,7 @@ class GradualUnfreezeTrainer:
                 gc.freeze()  # what is there now stays: looking through it for garbage stops the launches
                 if self.state.step_in_phase == 0:
                     self.records.phase(self.state, phase.name, optimizer.num_parameters(), self.steps_per_epoch)
+                    self._score_untrained(phase)
                 while not self.state.phase_ended:
                     row = self._step(optimizer, phase, num_steps)
                     self._after_step(row, optimizer, phase, num_steps)
@@ -310,8 +310,8 @@ class GradualUnfreezeTrainer:
         if row.utterances and (odd := guards.watch(state, row.loss, config.phases, config.guards)):
             self.records.event(state, "outlier", odd)
         wanted = False
-        if self.score_dev and (state.phase_ended or state.step % config.eval_every_steps == 0):
-            state.add_dev_score(phase.name, self.dev_score())
+        if self.score_dev and self._is_to_be_scored():
+            state.add_dev_score(phase.name, self.dev_score(f"after step {state.step:,}"))
             wanted = state.step in self._best_steps()  # it may be the result, or part of its average
             if config.patience is not None and state.scores_without_gain >= config.patience:
                 state.phase_ended = True
@@ -327,22 +327,31 @@ class GradualUnfreezeTrainer:
                 f"stopped by a signal after step {state.step}, with a checkpoint; the same command continues"
             )
 
-    def dev_score(self) -> DevRates:
-        """WER, CER and sums by fold on dev as the main rank finds them, the same on every rank."""
+    def _is_to_be_scored(self) -> bool:
+        """Whether a dev score is due after this step, for one reason or for several."""
+        state, config = self.state, self.config
+        epoch_ended = config.eval_every_epoch and state.step % self.steps_per_epoch == 0
+        return state.phase_ended or epoch_ended or state.step % config.eval_every_steps == 0
+
+    def _score_untrained(self, phase: PhaseConfig) -> None:
+        """Score the model before the first step of the run, once."""
+        state = self.state
+        if self.score_dev and self.config.eval_every_epoch and state.step == 0 and not state.dev:
+            state.add_dev_score(phase.name, self.dev_score("before the first step"))
+            self.records.dev(state)
+
+    def dev_score(self, when: str) -> DevRates:
+        """What the main rank finds on dev, the same on every rank; `when` says of which weights."""
         self.model.eval()
         with torch.no_grad():
-            found = self.score_dev()
+            found = self.score_dev(when)
         self.model.train()
-        folds = found.folds or Folds(errors=(), words=())
-        numbers = [found.wer, found.cer, *folds.errors, *folds.words]
-        wer, cer, *sums = gather_rows(torch.tensor(numbers, dtype=torch.float64).to(self.device))[0].tolist()
-        num = len(sums) // 2
-        return DevRates(wer=wer, cer=cer, folds=Folds(errors=sums[:num], words=sums[num:]) if sums else None)
+        return broadcast_object_list([found])[0]
 
     def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
         self.keeper.load_average(steps)
-        return self.dev_score()
+        return self.dev_score(f"of steps {', '.join(map(str, sorted(steps)))} averaged")
 
     def _save(self, optimizer: MasterAdamW) -> None:
         started = time.perf_counter()

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Self
 
+from pydantic import Field
+
 from shibolet.records.documents.base import Document, Part
-from shibolet.records.documents.scores import Folds, Optimism
+from shibolet.records.documents.scores import Folds, Optimism, WordErrors
 from shibolet.records.files import write_jsonl
 from shibolet.records.reading import read_lines
 
@@ -75,12 +77,13 @@ class DevRates(Line):
     wer: float
     cer: float
     folds: Folds | None = None  # None: the scorer tells no folds
+    by_domain: dict[str, WordErrors] = Field(default_factory=dict)  # empty: the scorer tells no domains
 
 
 class DevScore(DevRates):
     """A line of dev.jsonl: the rates after a step."""
 
-    step: int
+    step: int  # 0: before the first one
     phase: str
 
 
@@ -118,9 +121,10 @@ class TrainResult(Document):
     through: str  # the phase whose end the training was asked for
     chosen_step: int
     chosen_by: str  # "dev WER"
-    chosen_dev: DevRates | None  # without folds; None: there was no dev score of it
+    chosen_dev: DevRates | None  # the rates alone; None: there was no dev score of it
     optimism: Optimism | None  # None: not chosen by dev WER, or not known
     averaged_steps: tuple[int, ...]  # more than one, or none
+    warning: str | None  # that the model was better on dev before it trained; None: it was not, or it is not known
     dev: tuple[DevScore, ...]
     events: tuple[Event, ...]
     dropped: int  # utterances that did not train
