@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from shibolet.train.trackers import MetricsFile, Trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_config
 from training_documents import step_row
@@ -19,7 +20,6 @@ from shibolet.errors import DataError, Preempted, RecipeError
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.train import trackers as module
 from shibolet.train.stage import run_train
-from shibolet.train.trackers import MetricsFile, Trackers
 
 
 def steps(path: Path) -> list[int]:

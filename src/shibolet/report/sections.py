@@ -17,7 +17,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import PhasePlan, Plan
 from shibolet.records.documents.prepared import Amount, Prepared, Split
 from shibolet.records.documents.provenance import Provenance
-from shibolet.records.documents.training import DevScore, StepRow, TrainResult
+from shibolet.records.documents.training import DevScore, Event, StepRow, TrainResult
 from shibolet.records.documents.truth import Found, Truth
 from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.runfolder import RunFolder
@@ -222,6 +222,7 @@ class ShownTraining:
     dev_figure: Figure | None = None
     optimism: str | None = None
     switches: Sequence[str] = ()
+    events: Sequence[Event] = ()
 
 
 def train(run: RunFolder) -> ShownTraining | None:
@@ -249,6 +250,7 @@ def train(run: RunFolder) -> ShownTraining | None:
         loss_figure=figures.losses(list(loss.items()), phases),
         lr_figure=figures.rates(lr_by_part, phases),
         dev_figure=figures.dev_scores([(score.step, 100 * score.wer) for score in dev], phases) if dev else None,
+        events=Event.read_all(run.events),
         switches=[
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)

@@ -1,0 +1,32 @@
+"""Opening the trackers of a round."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from shibolet.records.files import hash_json
+from shibolet.tracking.config import Shown, Tracking
+from shibolet.tracking.tensorboard import TensorBoardTracker
+from shibolet.tracking.trackers import Trackers
+from shibolet.tracking.weights_and_biases import WandbTracker
+
+
+def start_trackers(tracking: Tracking | None, about: Mapping[str, Any]) -> Trackers:
+    """TensorBoard, and W&B where a project is named, with the documents so far; None: no trackers.
+
+    `about` are plain data by name that describe the run: its configuration in W&B, texts in TensorBoard.
+    """
+    if tracking is None:
+        return Trackers()
+    starters = [lambda: TensorBoardTracker(tracking.folder)]
+    if tracking.settings.wandb_project:
+        starters.append(lambda: WandbTracker(tracking, about))
+    live = Trackers(starters)
+    for name, value in about.items():
+        text = "```\n" + json.dumps(value, ensure_ascii=False, indent=1) + "\n```"
+        live.document(
+            Shown(name=f"about/{name}", digest=hash_json(value), step=0, numbers={}, texts={f"about/{name}": text})
+        )
+    for shown in tracking.documents:
+        live.document(shown)
+    return live
