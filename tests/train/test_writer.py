@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from shibolet.train.trackers import MetricsFile
 from test_trainer import rows, run
 from tiny_run import tiny_config
 
@@ -18,6 +17,7 @@ from shibolet.errors import DiskError
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train import checkpoint
 from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.records import MetricsFile
 from shibolet.train.writer import CheckpointWriter
 
 

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import closing
 from heapq import nsmallest
 
 from shibolet.records.audited import Audited, read_audited
@@ -45,14 +44,11 @@ def about(current: Round) -> dict:
 
 def do_track(current: Round) -> None:
     """Show what this round has come to; what was shown before is not shown again."""
-    from shibolet.tracking.start import start_trackers
+    from shibolet.tracking.start import show
 
     tracking = tracking_of(current)
     documents = (*tracking.documents, *_of_the_result(current))
-    if not documents:
-        return
-    with closing(start_trackers(tracking.model_copy(update={"documents": documents}), about(current))):
-        pass
+    show(tracking.model_copy(update={"documents": documents}), about(current))
 
 
 def _of_the_data(current: Round) -> Iterator[Shown]:

@@ -1,4 +1,4 @@
-"""Documents of stages under the keys that trackers show: every number keeps the name and the value that it has there."""
+"""Documents of stages under the keys that trackers show: a number keeps its name and its value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -107,11 +107,8 @@ def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
 
 
 def _slices(kind: str, slices: Mapping[str, Slice]) -> dict[str, float | None]:
-    return {
-        f"{kind}/{name}/{metric}": getattr(part, metric).rate
-        for name, part in slices.items()
-        for metric in ("wer", "cer")
-    }
+    rates = {name: {"wer": part.wer.rate, "cer": part.cer.rate} for name, part in slices.items()}
+    return {f"{kind}/{name}/{metric}": rate for name, by_metric in rates.items() for metric, rate in by_metric.items()}
 
 
 def _slices_table(blocks: Sequence[tuple[str, str, Block]]) -> Table:

@@ -4,11 +4,31 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shibolet.errors import DataError
+from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.files import hash_json
 from shibolet.tracking.config import Shown, Tracking
 from shibolet.tracking.tensorboard import TensorBoardTracker
 from shibolet.tracking.trackers import Trackers
 from shibolet.tracking.weights_and_biases import WandbTracker
+
+
+def show(tracking: Tracking, about: Mapping[str, Any]) -> None:
+    """Show the documents; where there are none, or every tracker was shown them before, none is opened."""
+    if tracking.documents and not _are_told(tracking):
+        start_trackers(tracking, about).close()
+
+
+def _are_told(tracking: Tracking) -> bool:
+    names = ["tensorboard", *(["wandb"] if tracking.settings.wandb_project else [])]
+    for path in (tracking.folder / f"{name}.json" for name in names):
+        try:
+            told = TrackerState.read(path).told
+        except DataError:
+            return False
+        if any(told.get(shown.name) != shown.digest for shown in tracking.documents):
+            return False
+    return True
 
 
 def start_trackers(tracking: Tracking | None, about: Mapping[str, Any]) -> Trackers:

@@ -47,6 +47,6 @@ class MemoryAlarm:
             return None
         return (
             f"{memory.device_used_gib:.1f} GiB of the fullest GPU are in use, {memory.device_used_pct:.1f}% "
-            f"(the allocator's peak on the main rank: {memory.allocated_peak_gib:.1f} GiB); a smaller train.pack_tokens "
-            "leaves room"
+            f"(the allocator's peak on the main rank: {memory.allocated_peak_gib:.1f} GiB); a smaller "
+            "train.pack_tokens leaves room"
         )

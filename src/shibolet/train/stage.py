@@ -68,8 +68,9 @@ def run_train(
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
-    `about` is plain data that describes the run to the trackers of `tracking`. `only_through` names the phase whose last
-    checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result back.
+    `about` is plain data that describes the run to the trackers of `tracking` (None: none). `only_through` names the
+    phase whose last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole
+    plan's result back.
     A training that is finished returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
     holds another run.
     """
