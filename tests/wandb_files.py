@@ -63,7 +63,11 @@ def _add(run: WandbRun, record: Record, files: Path) -> None:
     elif kind == "artifact":
         run.artifacts.append(record.artifact.name)
     elif kind == "history":
-        line = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        line: dict[str, Any] = {}
+        for item in record.history.item:
+            key, *inner = [item.key] if item.key else item.nested_key
+            place = line if not inner else line.setdefault(key, {})
+            place["/".join(inner) or key] = json.loads(item.value_json)
         run.history.append(line)
         for key, value in line.items():
             if isinstance(value, dict) and value.get("_type") == "table-file":
