@@ -39,6 +39,7 @@ def trained_steps(run: WandbRun) -> list[tuple[int, int]]:
     return [(line["training/attempt"], line["step"]) for line in run.history if "training/loss" in line]
 
 
+@pytest.mark.slow("train", seconds=12)
 def test_a_training_that_was_stopped_is_one_run_with_one_line_a_step(arguments: dict, tmp_path: Path):
     def stop(row: StepRow) -> None:
         if row.step == 4:
@@ -101,6 +102,7 @@ def test_steps_that_are_taken_again_are_shown_again_only_when_they_may_differ(tm
     assert lines == sorted(set(lines))
 
 
+@pytest.mark.slow("train", seconds=12)
 @pytest.mark.parametrize(("most_gb", "num_alarms"), [(38.1, 1), (37.9, 0)])
 def test_the_alarm_sounds_once_at_38_of_40_gb_of_the_device(
     arguments: dict, tmp_path: Path, monkeypatch, caplog, most_gb: float, num_alarms: int
