@@ -47,6 +47,9 @@ def test_every_number_of_the_comparison_is_there(tracked):
     compared = Comparison.read(folder.compare)
     expected = numbers_of(compared.model_dump(mode="json"), "compare")
     assert len(expected) > 300 and {*expected.values()} <= shown_numbers(run)
+    in_table = tuple(f"compare/{name}/" for name in ("lengths", "noise", "speakers"))
+    for key, value in expected.items():
+        assert key.startswith(in_table) or run.number(key) == [value], key
     delta, ends = compared.sets["clean"].wer.delta_points, compared.sets["clean"].wer.interval_points
     assert run.number("compare/sets/clean/wer/delta_points") == [delta]
     assert run.number("compare/sets/clean/wer/interval_points/0") == [ends[0]]
