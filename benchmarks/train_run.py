@@ -299,10 +299,10 @@ class Account:
         """Of steps alone, and of those with dev scoring or the start of a phase before them; None without a GPU."""
         if self.steps[0].row.memory is None:
             return None
-        alone, others = [], [self.steps[0].row.memory.peak_gib]
+        alone, others = [], [self.steps[0].row.memory.allocated_peak_gib]
         for before, step in zip(self.steps[:-1], self.steps[1:], strict=True):
             plain = before.dev_s == 0 and before.row.phase_index == step.row.phase_index
-            (alone if plain else others).append(step.row.memory.peak_gib)
+            (alone if plain else others).append(step.row.memory.allocated_peak_gib)
         return {"steps_alone": max(alone, default=0.0), "dev_or_start_of_phase": max(others)}
 
 
@@ -316,7 +316,7 @@ def each_step(account: Account) -> dict[str, list]:
         "data_s": [round(step.row.timing.data_s, 3) for step in account.steps],
     }
     if account.peaks_gib():
-        columns["peak_gib"] = [round(step.row.memory.peak_gib, 1) for step in account.steps]
+        columns["peak_gib"] = [round(step.row.memory.allocated_peak_gib, 1) for step in account.steps]
     return columns
 
 

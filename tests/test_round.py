@@ -26,13 +26,24 @@ from shibolet.records.documents.scores import Scores, WordErrors
 from shibolet.records.files import write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds import auditing, publish, rank, scoring, stages
+from shibolet.rounds import auditing, publish, rank, scoring, stages, tracking
 from shibolet.rounds.flow import run_round
 from shibolet.rounds.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
 
-WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "report"]
-REPAIRED = ["audit", "gate", "prepare", "audit-prepared", "gate-prepared", "train", "evaluate", "compare", "report"]
+WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "track", "report"]
+REPAIRED = [
+    "audit",
+    "gate",
+    "prepare",
+    "audit-prepared",
+    "gate-prepared",
+    "train",
+    "evaluate",
+    "compare",
+    "track",
+    "report",
+]
 
 
 @pytest.fixture
@@ -62,8 +73,9 @@ def play(monkeypatch, tmp_path):
         monkeypatch.setattr(
             publish, "do_publish", lambda current, config: done.append(f"publish to {config.to}") or "page"
         )
-        for name in ("audit", "prepare", "train", "evaluate", "report"):
-            monkeypatch.setattr({"audit": auditing, "evaluate": scoring}.get(name, stages), f"do_{name}", note(name))
+        for name in ("audit", "prepare", "train", "evaluate", "track", "report"):
+            place = {"audit": auditing, "evaluate": scoring, "track": tracking}.get(name, stages)
+            monkeypatch.setattr(place, f"do_{name}", note(name))
         monkeypatch.setattr(auditing, "do_gate", gate)
         monkeypatch.setattr(scoring, "do_compare", compare)
         monkeypatch.setattr(scoring, "candidates_of", lambda current: ())
@@ -99,14 +111,14 @@ def test_proceed_and_caution_go_on(play):
 )
 def test_a_closed_gate_ends_the_round_with_a_page_and_the_way_on(play, verdict, code, overrides, way_on):
     found, done, told = play(verdict, overrides=overrides)
-    assert (found, done) == (code, ["audit", "gate", "report"])
+    assert (found, done) == (code, ["audit", "gate", "track", "report"])
     assert way_on in told
 
 
 def test_repair_audits_what_was_kept_and_goes_on_only_when_that_gate_opens(play):
     assert play("STOP")[:2] == (0, REPAIRED)
     assert play("STOP", prepared="CAUTION")[:2] == (0, REPAIRED)
-    closed = [*REPAIRED[:5], "report"]
+    closed = [*REPAIRED[:5], "track", "report"]
     assert play("STOP", prepared="STOP")[:2] == (EXIT_STOP, closed)
     assert play("STOP", prepared="INVALID")[:2] == (EXIT_INVALID, closed)
     assert play("STOP", prepared="CAUTION", overrides=["gate.on_caution=stop"])[:2] == (EXIT_CAUTION, closed)
@@ -131,7 +143,7 @@ def test_only_a_kept_round_whose_recipe_names_a_target_is_published(play):
 
 def test_without_evaluation_sets_the_round_ends_after_training_and_says_so(play):
     code, done, told = play("PROCEED", overrides=["evaluate.sets=[]"])
-    assert (code, done) == (0, ["audit", "gate", "prepare", "train", "report"])
+    assert (code, done) == (0, ["audit", "gate", "prepare", "train", "track", "report"])
     assert "names no evaluate.sets that can be had" in told
 
 

@@ -26,6 +26,7 @@ from shibolet.records.names import check_name, check_names
 from shibolet.records.settings import peek, read_settings, settings_yaml
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
+from shibolet.tracking.config import TrackingConfig
 from shibolet.train.config import TrainConfig
 
 
@@ -62,6 +63,7 @@ class Recipe(Config):
     train: TrainConfig | None = None  # ... nor training
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
+    tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
 
     def model_names(self) -> dict[str, str]:

@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 # Not the same from one start to the next, or moved there and so of no use in a comparison.
 _UNCOMPARED = re.compile(
-    r"run/(\.lock|\.aside/.*|provenance\.json|\.stages/start\.json|train/tensorboard/.*|train/encoder_cache/.*"
+    r"run/(\.lock|\.aside/.*|provenance\.json|\.stages/start\.json|tracking/.*|train/encoder_cache/.*"
     r"|audit/heard/.*|corpus/.*)|out/(\.lock|provenance\.json|\.stages/.*|audit/heard/.*)"
 )
 _TIMED = ("timing", "seconds", "audio_s_per_s", "times_greedy", "records")  # keys of JSON whose values are a clock's

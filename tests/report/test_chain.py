@@ -62,7 +62,8 @@ def test_the_cost_is_that_of_the_gpus_by_the_clock(rounds, tmp_path: Path, monke
     plan = training_plan(phase_plan("B", epochs=1, steps=1, lr_by_part={"head": 1e-4}))
     cost = plan.cost.model_copy(update={"price_per_gpu_hour_usd": 0.8})
     plan.model_copy(update={"cost": cost, "gpu": plan.gpu.model_copy(update={"number": 2})}).write(run.plan)
-    steps = [row.model_copy(update={"memory": Memory(peak_gib=1, peak_pct=1)}) for row in StepRow.read_all(run.metrics)]
+    memory = Memory(device_used_gib=1, device_used_pct=1, allocated_peak_gib=1, allocated_peak_pct=1)
+    steps = [row.model_copy(update={"memory": memory}) for row in StepRow.read_all(run.metrics)]
     write_lines(run.metrics, steps)
     one = chain_of(run.path).rounds[-1]
     assert one.gpus == 2 and one.usd == pytest.approx(0.8 * 2 * one.hours)

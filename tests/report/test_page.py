@@ -20,7 +20,7 @@ from shibolet.records.documents.alignment import AlignmentReport, Probability, T
 from shibolet.records.documents.calibration import Reliability
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.scores import Scores
-from shibolet.records.documents.training import DevScore, TrainResult, write_lines
+from shibolet.records.documents.training import DevScore, Event, TrainResult, write_lines
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.audit_page import write_audit_page
@@ -430,3 +430,12 @@ def test_a_training_that_made_it_worse_is_told_on_the_page(run_dir, tmp_path):
 
 def copy_run(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir, tmp_path / "run"))
+
+
+def test_what_did_not_go_as_planned_is_on_the_page(run_dir: Path, tmp_path: Path):
+    """Such as the alarm of memory: a terminal is closed by the time that the page is read."""
+    shutil.copytree(run_dir, tmp_path / "run")
+    event = Event(step=9, event="memory_full", detail="38.1 GiB of the fullest GPU are in use, 95.2%")
+    write_lines(tmp_path / "run" / "train" / "events.jsonl", [event])
+    page = write_report(tmp_path / "run").read_text()
+    assert "<td>memory full</td><td>38.1 GiB of the fullest GPU are in use, 95.2%</td>" in page

@@ -1,26 +1,37 @@
 """The record has each step once; what watches a run cannot end it."""
 
 import json
-import os
-import signal
 import sys
 import threading
 import time
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_config
 from training_documents import step_row
 
-from shibolet.errors import DataError, Preempted, RecipeError
+from shibolet.errors import DataError, RecipeError
+from shibolet.recipe import load_recipe
 from shibolet.records.documents.scores import WordErrors
-from shibolet.records.documents.training import DevRates, StepRow
-from shibolet.train import trackers as module
+from shibolet.records.documents.training import DevRates
+from shibolet.rounds.shared import open_round
+from shibolet.tracking import trackers as module
+from shibolet.tracking.config import Shown, Table, Tracking, TrackingConfig
+from shibolet.tracking.start import start_trackers
+from shibolet.tracking.tensorboard import TensorBoardTracker
+from shibolet.tracking.trackers import Trackers
+from shibolet.train.records import MetricsFile
 from shibolet.train.stage import run_train
-from shibolet.train.trackers import MetricsFile, Trackers
+
+
+def tracking_in(folder: Path) -> Tracking:
+    audit = Shown(
+        name="audit", digest="0", step=0, numbers={"audit/rate": 0.04}, texts={"audit/decision": "PROCEED"},
+        tables={"examples/worst": Table(columns=("said", "errors"), rows=(("a|b", 2),))},
+    )  # fmt: skip
+    return Tracking(settings=TrackingConfig(), folder=folder, name="r", group="g", tags=(), documents=(audit,))
+
 
 KAN = WordErrors(errors=2, words=8, rate=0.25, substitutions=2, deletions=0, insertions=0)
 
@@ -83,91 +94,36 @@ def test_a_tracker_that_fails_is_reported_once_and_others_go_on(caplog):
     assert caplog.text.count("the service is gone") == 1 and caplog.text.count("no network") == 1
 
 
-def test_wandb_asked_for_but_not_installed_names_the_extra(base_dir: Path, prepared_dir: Path, tmp_path, monkeypatch):
+def test_wandb_asked_for_but_not_installed_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RecipeError, match=r"pip install 'shibolet\[wandb\]'"):
-        run_train(
-            prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(wandb_project="x"),
-            language="Hebrew", seed=0, score_dev=None, about={},
-        )  # fmt: skip
+    recipe = load_recipe("demo", ["tracking.wandb_project=x"])
+    with pytest.raises(RecipeError, match=r"pip install 'shibolet\[wandb\]'.*--set tracking.wandb_project=null"):
+        with open_round(recipe, tmp_path / "run", "run", print):
+            pass
+    assert not (tmp_path / "run").exists()
 
 
-class StubWandb(ModuleType):
-    """What we use of wandb, kept for a look; a process cannot install the real one here."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.__spec__ = ModuleSpec("wandb", None)
-        self.runs: list[StubWandb.Run] = []
-
-    class Run:
-        def __init__(self, arguments: dict) -> None:
-            self.arguments, self.id = arguments, arguments["id"]
-            self.logged, self.artifacts, self.finished, self.axis = [], [], False, None
-
-        def define_metric(self, name: str, step_metric: str) -> None:
-            self.axis = (name, step_metric)
-
-        def log(self, values: dict) -> None:
-            self.logged.append(values)
-
-        def log_artifact(self, artifact: "StubWandb.Artifact") -> None:
-            self.artifacts.append(artifact)
-
-        def finish(self) -> None:
-            self.finished = True
-
-    class Artifact:
-        def __init__(self, name: str, type: str) -> None:
-            self.name, self.type, self.path = name, type, None
-
-        def add_dir(self, path: str, policy: str) -> None:
-            assert Path(path, "COMPLETE").exists() and policy == "immutable"
-            self.path = path
-
-    def init(self, **arguments) -> "StubWandb.Run":
-        self.runs.append(self.Run(arguments))
-        return self.runs[-1]
-
-    def Html(self, text: str) -> str:
-        return text
+def test_the_old_key_is_refused_with_the_new_one():
+    with pytest.raises(RecipeError, match=r"unknown key 'train.wandb_project'; did you mean 'tracking.wandb_project'"):
+        load_recipe("demo", ["train.wandb_project=x"])
 
 
-def test_wandb_gets_everything_and_a_continued_training_is_the_same_run(
-    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch
-):
-    wandb = StubWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    arguments = {
-        "prepared_dir": prepared_dir, "out_dir": tmp_path, "base": str(base_dir), "language": "Hebrew", "seed": 0,
-        "config": tiny_config(wandb_project="shibolet", wandb_artifacts=True), "score_dev": None,
-        "about": {"audit": {"decision": "PROCEED"}, "recipe": {"name": "tiny"}},
-    }  # fmt: skip
+def test_a_key_of_another_type_is_a_fault():
+    """`training/strategy` once was a number in one line and a text in the next: W&B showed neither."""
+    trackers = Trackers()
+    with pytest.raises(ValueError, match="'training/strategy' is a text, not a number"):
+        trackers.scalars({"training/strategy": 1.0}, 1)
+    with pytest.raises(ValueError, match="'training/loss' is a number, not a text"):
+        trackers.text("training/loss", "high", 1)
 
-    def stop(row: StepRow) -> None:
-        if row.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Preempted):
-        run_train(**arguments, on_step=stop)
-    run_train(**arguments)
-    first, second = wandb.runs
-    assert first.id == second.id and second.arguments["resume"] == "allow"
-    assert first.arguments["config"]["recipe"] == {"name": "tiny"} and first.arguments["config"]["plan"]["steps"] == 6
-    logged = [values for run in (first, second) for values in run.logged]
-    assert [values["step"] for values in logged if "training/loss" in values] == [1, 2, 3, 4, 5, 6]
-    tags = {tag for values in logged for tag in values}
-    assert {
-        "about/audit",
-        "about/recipe",
-        "about/plan",
-        "training/strategy_switch",
-        "grad_norm/head",
-        "lr/head",
-    } <= tags
-    assert [artifact.name for artifact in first.artifacts] == [f"checkpoint-3-{first.id}"]
-    assert [artifact.name for artifact in second.artifacts] == [f"checkpoint-6-{first.id}"]
-    assert first.finished and second.finished and first.axis == ("*", "step")
+def test_what_a_tracker_remembers_is_believed_only_as_it_was_written(tmp_path: Path, caplog):
+    tracking = Tracking(settings=TrackingConfig(), folder=tmp_path, name="r", group="g", tags=(), documents=())
+    start_trackers(tracking, {"recipe": {}}).close()
+    path = tmp_path / "tensorboard.json"
+    path.write_text(path.read_text().replace('"lines": 1', '"lines": 7'))
+    start_trackers(tracking, {"recipe": {}}).close()
+    assert "tensorboard.json is not as it was written; delete the folder 'tracking'" in caplog.text
 
 
 def test_a_tracker_that_hangs_does_not_hold_the_training_up(monkeypatch, caplog):
@@ -187,10 +143,10 @@ def test_a_tracker_that_hangs_does_not_hold_the_training_up(monkeypatch, caplog)
 def test_a_dead_tracker_does_not_end_a_training(
     base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(module.TensorBoardTracker, "scalars", Broken().scalars)
+    monkeypatch.setattr(TensorBoardTracker, "scalars", Broken().scalars)
     result = run_train(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
-        seed=0, score_dev=None, about={},
+        seed=0, score_dev=None, about={}, tracking=tracking_in(tmp_path),
     )  # fmt: skip
     assert result.steps == 6 and caplog.text.count("the service is gone") == 1
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
@@ -200,12 +156,12 @@ def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_
     run_train(
         prepared_dir=prepared_dir, out_dir=tmp_path, base=str(base_dir), config=tiny_config(), language="Hebrew",
         seed=0, score_dev=lambda loaded, when: DevRates(wer=0.5, cer=0.25, by_domain={"kan": KAN}),
-        about={"audit": {"decision": "PROCEED", "rate": 0.04}},
+        about={"recipe": {"name": "tiny"}}, tracking=tracking_in(tmp_path),
     )  # fmt: skip
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     scalar = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert [value for _, value in scalar["training/strategy"]] == [0, 0, 0, 1, 1, 1]
+    assert [value for _, value in scalar["training/phase_index"]] == [0, 0, 0, 1, 1, 1]
     assert scalar["training/strategy_switch"] == [(3, 1.0)]  # after step 3, which ended the first epoch
     assert [step for step, _ in scalar["training/loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in scalar["lr/encoder.layers[4:6]"]] == [4, 5, 6]
@@ -215,6 +171,12 @@ def test_tensorboard_shows_the_strategy_and_its_switch(base_dir: Path, prepared_
     assert scalar["dev/wer"] == [(step, 0.5) for step in (0, 2, 3, 4, 6)]
     assert scalar["dev_wer/kan"] == [(step, 0.25) for step in (0, 2, 3, 4, 6)]
     assert scalar["audit/rate"] == [(0, pytest.approx(0.04))]
-    texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("training/strategy/text_summary")]
-    assert texts[0].startswith("B: trains projector (39,728)") and "encoder.layers[4:6]" in texts[1]
-    assert "PROCEED" in events.Tensors("about/audit/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    def texts(key: str) -> list[str]:
+        return [event.tensor_proto.string_val[0].decode() for event in events.Tensors(f"{key}/text_summary")]
+
+    assert texts("training/strategy") == ["B", "A"]
+    assert texts("training/trains")[0].startswith("B: trains projector (39,728)")
+    assert "encoder.layers[4:6]" in texts("training/trains")[1]
+    assert texts("audit/decision") == ["PROCEED"] and '"name": "tiny"' in texts("about/recipe")[0]
+    assert texts("examples/worst") == ["| said | errors |\n| --- | --- |\n| a\\|b | 2 |"]

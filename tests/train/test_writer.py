@@ -17,7 +17,7 @@ from shibolet.errors import DiskError
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train import checkpoint
 from shibolet.train.checkpoint import CheckpointStore
-from shibolet.train.trackers import MetricsFile
+from shibolet.train.records import MetricsFile
 from shibolet.train.writer import CheckpointWriter
 
 

@@ -87,6 +87,7 @@ def compare(
 ):
     """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
     from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate
+    from shibolet.rounds.tracking import do_track
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
@@ -111,6 +112,7 @@ def compare(
             current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
         do_evaluate(current, candidates_of(current, baseline, candidate))
         compared = do_compare(current)
+        do_track(current)
     answer(json_, compared)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 

@@ -33,6 +33,7 @@ from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, Transcript
 from shibolet.records.documents.training import StepRow
 from shibolet.records.files import hash_json, write_json
 from shibolet.records.utterance import AudioRef
+from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import OptimizerConfig, PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
@@ -45,7 +46,6 @@ from shibolet.train.packing import steps_per_epoch
 from shibolet.train.phases import Groups
 from shibolet.train.ranks import join_ranks
 from shibolet.train.records import Records
-from shibolet.train.trackers import Trackers
 from shibolet.train.trainer import GradualUnfreezeTrainer
 
 LANGUAGE = "Hebrew"
@@ -200,7 +200,7 @@ def train_from_nothing(settings: BuildSettings, clips: Sequence[Clip], out_dir: 
         reader=ClipReader(by_id, task.collate, seed), examples=examples, ledger=[],
         new_ladder=partial(MemoryLadder, config, examples, 0), config=config, seed=seed, fingerprint=fingerprint,
         last_phase=0, store=store, score_dev=None, ranks=ranks, on_step=_show,
-        records=Records(out_dir, lambda step: Trackers(), is_main=ranks.is_main_process),
+        records=Records(out_dir, Trackers, hash_json(fingerprint), is_main=ranks.is_main_process),
     )  # fmt: skip
     state = trainer.train()
     model.eval().cpu().float()

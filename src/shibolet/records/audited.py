@@ -116,7 +116,8 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
     """
     for batch in read_batches(path, _READ, _SHORT if short else SCHEMA.names, BATCH_ROWS, _REMEDY):
         if only is not None:
-            batch = batch.take([i for i, id in enumerate(batch["id"].to_pylist()) if id in only])
+            chosen = [i for i, id in enumerate(batch["id"].to_pylist()) if id in only]
+            batch = batch.take(pa.array(chosen, pa.int64()))  # of an empty list it would not know the type
         yield from map(_row, batch.to_pylist())
 
 

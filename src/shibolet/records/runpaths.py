@@ -31,6 +31,9 @@ systems.json                    any systems that were scored here, each against 
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
+tracking/tensorboard/           the whole round for TensorBoard
+         wandb/                 ... and for W&B, where the recipe names a project
+         <tracker>.json         what it was shown, so that nothing is shown twice
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
 .aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
@@ -115,6 +118,10 @@ class RunPaths:
         return self.train / "dev.jsonl"
 
     @property
+    def events(self) -> Path:
+        return self.train / "events.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.train / "checkpoints"
 
@@ -142,6 +149,10 @@ class RunPaths:
     @property
     def publish(self) -> Path:
         return self.path / "publish"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
 
     @property
     def report(self) -> Path:

@@ -17,7 +17,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import PhasePlan, Plan
 from shibolet.records.documents.prepared import Amount, Prepared, Split
 from shibolet.records.documents.provenance import Provenance
-from shibolet.records.documents.training import DevScore, StepRow, TrainResult
+from shibolet.records.documents.training import DevScore, Event, StepRow, TrainResult
 from shibolet.records.documents.truth import Found, Truth
 from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.runfolder import RunFolder
@@ -252,6 +252,7 @@ class ShownTraining:
     optimism: str | None = None
     warning: str | None = None
     switches: Sequence[str] = ()
+    events: Sequence[Event] = ()
 
 
 def train(run: RunFolder, recipe: ShownRecipe) -> ShownTraining | None:
@@ -294,6 +295,7 @@ def train(run: RunFolder, recipe: ShownRecipe) -> ShownTraining | None:
         if dev
         else None,
         dev_domains_figure=figures.dev_domains(by_domain, phases) if len(by_domain) > 1 else None,
+        events=Event.read_all(run.events),
         switches=[
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"
             for old, new in pairwise(phases)

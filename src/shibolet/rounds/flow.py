@@ -1,7 +1,7 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.rounds import auditing, publish, scoring, stages
+from shibolet.rounds import auditing, publish, scoring, stages, tracking
 from shibolet.rounds.shared import Round
 
 
@@ -9,6 +9,7 @@ def run_round(current: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     current.require_sets()
     code = run_stages(current)
+    tracking.do_track(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload
     if current.recipe.publish and code == 0 and current.sets:
         current.tell(f"published: {publish.do_publish(current, current.recipe.publish)}")

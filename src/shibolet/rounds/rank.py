@@ -15,6 +15,7 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.records.config import Config
 from shibolet.records.runfolder import RunFolder
 from shibolet.scoring.wording import shown_pct
+from shibolet.tracking.config import Tracking
 from shibolet.train.config import TrainConfig
 
 
@@ -29,7 +30,8 @@ class TrainJob(Config):
     language: str
     seed: int
     num_threads: int | None
-    about: dict[str, Any]  # what trackers show of audit and recipe
+    about: dict[str, Any]  # describes the run to trackers
+    tracking: Tracking
     only_through: str | None = None  # the phase whose end is the result
 
 
@@ -55,6 +57,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         seed=job.seed,
         score_dev=_dev_scorer(job, send),
         about=job.about,
+        tracking=job.tracking,
         num_threads=job.num_threads,
         only_through=job.only_through,
         on_step=lambda row: send((row.step, num_steps())),

@@ -19,6 +19,7 @@ from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage, run_of
 from shibolet.records.utterance import Utterance
 from shibolet.speech.sources import DataSource
+from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
@@ -290,6 +291,7 @@ class Round:
 @contextmanager
 def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked) -> Iterator[Round]:
     """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
+    require_wandb(recipe.tracking.wandb_project)
     folder = folder_of(recipe, run_dir)
     with folder.locked():
         keep_the_demo_apart(recipe, folder)

@@ -7,14 +7,13 @@ from typing import Any
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.audited import audited_hash
-from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder
-from shibolet.rounds import auditing
+from shibolet.rounds import auditing, tracking
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
@@ -100,7 +99,8 @@ def do_train(current: Round) -> TrainResult:
         language=recipe.language,
         seed=recipe.seed,
         num_threads=recipe.num_threads,
-        about={"audit": _audit_summary(folder), "recipe": recipe.model_dump(mode="json")},
+        about=tracking.about(current),
+        tracking=tracking.tracking_of(current),
         only_through=current.only_through,
     )
     num_devices = current.make_way()
@@ -138,16 +138,6 @@ def _retire_of_others(current: Round) -> None:
     model = current.identity(str(folder.final.absolute())) if folder.final.is_dir() else None
     if any(folder.inputs(name).get("model") != model for name in scored):
         current.retire(*after_training(current), why="it is of another training")
-
-
-def _audit_summary(folder: RunFolder) -> dict:
-    """What trackers show of the audit."""
-    if not folder.gate().exists():
-        return {}
-    folder.intact("gate", "audit")
-    gate, report = GateVerdict.read(folder.gate()), AlignmentReport.read(folder.alignment_report())
-    counts = {name: getattr(report, name) for name in ("low_quality_percentage", "low_quality_count", "total_samples")}
-    return {"decision": gate.decision, "low_quality_pct": gate.low_quality_pct.rate, **counts}
 
 
 def do_report(current: Round) -> Path:

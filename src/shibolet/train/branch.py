@@ -24,7 +24,7 @@ from shibolet.train.schedule import phase_steps
 from shibolet.train.state import TrainState
 
 LOG = logging.getLogger(__name__)
-_LOGS = ("metrics.jsonl", "tensorboard")  # dev.jsonl and events.jsonl are written from the state
+_METRICS = "metrics.jsonl"  # dev.jsonl and events.jsonl are written from the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,8 @@ class Branch:
         old, new = CheckpointStore(self.source / "checkpoints"), CheckpointStore(target / "checkpoints")
         for state in self.states:
             old.copy(state.step, state.to_json(state.fingerprint), new)
-        for name in _LOGS:
-            if (self.source / name).exists():
-                take_over(self.source / name, target / name)
+        if (self.source / _METRICS).exists():
+            take_over(self.source / _METRICS, target / _METRICS)
 
 
 def unchanged(source: Path, config: TrainConfig) -> Branch | None:

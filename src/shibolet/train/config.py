@@ -150,8 +150,7 @@ class ExpectedConfig(Config):
 # looked at, and what follows from now on when it goes wrong.
 FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "eval_every_epoch",
-    "expected", "checkpoint_every_steps", "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards",
-    "on_out_of_memory",
+    "expected", "checkpoint_every_steps", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
     "fast",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
@@ -180,8 +179,6 @@ class TrainConfig(Config):
     num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: with a GPU its share of cores less 1
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
     encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice
-    wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb); TensorBoard is always written
-    wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
     price_per_gpu_hour_usd: float | None = None
 
     @property

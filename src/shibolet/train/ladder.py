@@ -12,7 +12,6 @@ import torch
 
 from shibolet.errors import OutOfMemory
 from shibolet.model.spans import LayerSpan
-from shibolet.records.documents.training import Memory
 from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
@@ -126,12 +125,3 @@ class MemoryLadder:
 def gpu_memory_gib(device: torch.device) -> float | None:
     """The memory of a GPU; None on a CPU."""
     return torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None
-
-
-def gpu_memory(device: torch.device) -> Memory | None:
-    """The peak since the last call, in GiB and as a share of the device; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.reset_peak_memory_stats(device)
-    return Memory(peak_gib=round(peak / 2**30, 3), peak_pct=round(100 * peak / total, 2))

@@ -3,45 +3,79 @@
 metrics.jsonl  dev.jsonl  events.jsonl  ledger.jsonl, and whatever trackers show
 """
 
+import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
 from shibolet.records.documents.training import Event, Memory, StepRow, Timing, write_lines
+from shibolet.records.files import write_bytes
 from shibolet.records.ledger import LedgerLine, write_ledger
+from shibolet.records.reading import parse_line
+from shibolet.tracking.trackers import Trackers
 from shibolet.train.config import PhaseConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.state import TrainState
-from shibolet.train.trackers import MetricsFile, Trackers
 
 LOG = logging.getLogger(__name__)
 
-_FULL_PCT = 95.0  # of the GPU's memory
+MEMORY_FULL = "memory_full"  # the event that trackers alert on
+
+
+class MetricsFile:
+    """One JSON line a step; what depends on the clock stands under `timing`, all else is the same in every run."""
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        """Lines beyond `resumed_step` belong to steps that will be taken again and are cut off."""
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line cut off by a kill has no newline
+        rows = (parse_line(path, number, line, StepRow, StepRow.REMEDY) for number, line in enumerate(lines, 1))
+        kept = [line + b"\n" for line, row in zip(lines, rows, strict=True) if row.step <= resumed_step]
+        write_bytes(path, b"".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: StepRow) -> None:
+        self._file.write(json.dumps(row.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make the lines so far durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Records:
     """The files and trackers of one run."""
 
-    def __init__(self, out_dir: Path, start_trackers: Callable[[int], Trackers], *, is_main: bool) -> None:
-        self._out_dir, self._start_trackers, self._is_main = out_dir, start_trackers, is_main
+    def __init__(self, out_dir: Path, start_trackers: Callable[[], Trackers], training: str, *, is_main: bool) -> None:
+        """`training` differs between trainings that take other steps."""
+        self._out_dir, self._start_trackers, self._training, self._is_main = out_dir, start_trackers, training, is_main
         self._metrics: MetricsFile | None = None
+        self._rollbacks = 0
         self.trackers = Trackers()
 
     def open(self, state: TrainState) -> None:
         """Begin after the steps of `state`; what was written of later ones is cut off."""
-        self.close()
-        if self._is_main:
-            self._metrics = MetricsFile(self._out_dir / "metrics.jsonl", state.step)
-            self.trackers = self._start_trackers(state.step)
-            self.dev(state)
-            self._write_events(state)
+        if not self._is_main:
+            return
+        if self._metrics:
+            self._metrics.close()
+        else:
+            self.trackers = self._start_trackers()
+        self._metrics = MetricsFile(self._out_dir / "metrics.jsonl", state.step)
+        write_lines(self._out_dir / "dev.jsonl", state.dev)
+        self._write_events(state)
+        self._begin(state)
 
     def step(self, row: StepRow) -> None:
         if self._metrics:
             self._metrics.write(row)
-        self.trackers.scalars(scalars_of(row), row.step)
-        if row.memory and row.memory.peak_pct > _FULL_PCT:
-            LOG.warning("step %d: %.1f%% of the GPU's memory was in use", row.step, row.memory.peak_pct)
+            self.trackers.scalars(scalars_of(row) | _host_memory(), row.step)
 
     def dev(self, state: TrainState) -> None:
         if state.dev:
@@ -57,12 +91,17 @@ class Records:
         if self._is_main:
             LOG.warning("step %d: %s: %s", state.step, event, detail)
             self._write_events(state)
+        if state.decisions.rollbacks != self._rollbacks:
+            self._begin(state)
         self.trackers.text("training/events", f"{event}: {detail}", state.step)
+        if event == MEMORY_FULL:
+            self.trackers.alert("GPU memory is almost full", f"step {state.step}: {detail}", state.step)
 
     def phase(self, state: TrainState, name: str, parameters: dict[str, int], steps_per_epoch: int) -> None:
         """Announce what trains from here on: parameters by part."""
         sentence = f"{name}: trains " + ", ".join(f"{part} ({num:,})" for part, num in parameters.items())
-        self.trackers.text("training/strategy", sentence, state.step)
+        self.trackers.text("training/strategy", name, state.step)
+        self.trackers.text("training/trains", sentence, state.step)
         if state.phase_index:
             self.trackers.scalars({"training/strategy_switch": state.step / steps_per_epoch}, state.step)
         if self._is_main:
@@ -81,6 +120,11 @@ class Records:
         self.trackers.close()
         if self._metrics:
             self._metrics.close()
+
+    def _begin(self, state: TrainState) -> None:
+        """Tell the trackers from where steps follow."""
+        self._rollbacks = state.decisions.rollbacks
+        self.trackers.begin(state.step, f"{self._training}, roll-backs {self._rollbacks}")
 
     def _write_events(self, state: TrainState) -> None:
         write_lines(self._out_dir / "events.jsonl", state.decisions.events)
@@ -133,7 +177,7 @@ def scalars_of(row: StepRow) -> dict[str, float]:
     values = {
         "training/loss": row.loss,
         "training/grad_norm": row.grad_norm,
-        "training/strategy": row.phase_index,
+        "training/phase_index": row.phase_index,
         "training/epoch": row.epoch,
         **{f"training/{name}": value for name, value in row.numbers.items()},
         **{f"lr/{part}": lr for part, lr in row.lr.items()},
@@ -142,3 +186,13 @@ def scalars_of(row: StepRow) -> dict[str, float]:
         **{f"memory/{name}": value for name, value in row.memory or ()},
     }
     return {tag: value for tag, value in values.items() if value is not None}
+
+
+def _host_memory() -> dict[str, float]:
+    """What the machine and this process use, in GiB: nothing of a record depends on it."""
+    host = psutil.virtual_memory()
+    return {
+        "system/host_used_gib": (host.total - host.available) / 2**30,
+        "system/host_used_pct": host.percent,
+        "system/process_gib": psutil.Process().memory_info().rss / 2**30,
+    }

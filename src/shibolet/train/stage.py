@@ -1,10 +1,9 @@
 """The train stage: from prepared shards and a base model to `train/final`, continuing what was cut off.
 
-train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  tensorboard/  checkpoints/  final/
-        result.json  PREEMPTED (after a signal, until the next start)
+train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  checkpoints/  final/  result.json
+        PREEMPTED (after a signal, until the next start)
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +24,13 @@ from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, TrainResult
-from shibolet.records.files import disk_errors, sync_dir, write_bytes
+from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
 from shibolet.scoring.selection import optimism_of
 from shibolet.scoring.wording import shown_pct
+from shibolet.tracking.config import Tracking
+from shibolet.tracking.start import start_trackers
+from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
@@ -44,7 +46,6 @@ from shibolet.train.ranks import join_ranks
 from shibolet.train.reader import PackReader, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
-from shibolet.train.trackers import TensorBoardTracker, Trackers, WandbTracker, require_wandb
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
@@ -62,6 +63,7 @@ def run_train(
     seed: int,
     score_dev: DevScorer | None,
     about: Mapping[str, Any],
+    tracking: Tracking | None = None,
     num_threads: int | None = None,
     only_through: str | None = None,
     on_step: StepCallback | None = None,
@@ -69,14 +71,14 @@ def run_train(
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
-    `about` is what trackers show first: the audit's summary, the recipe. `only_through` names the phase whose last
-    checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result back.
+    `about` is plain data that describes the run to the trackers of `tracking` (None: none). `only_through` names the
+    phase whose last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole
+    plan's result back.
     A training that is finished returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
     holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
-    require_wandb(config.wandb_project)
     if num_threads:
         torch.set_num_threads(num_threads)
     opened = _open(prepared_dir, base, config, language, seed)
@@ -91,7 +93,7 @@ def run_train(
         threads = min(threads, threads_beside(num_workers, opened.ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
-        score_dev=score_dev, about={**about, "plan": plan.to_json()},
+        score_dev=score_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
     state = _train(trainer, out_dir / "PREEMPTED", threads)
     chosen = choose(trainer, state, config, last_phase)
@@ -153,7 +155,7 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
 
 def _trainer(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
-    score_dev: DevScorer | None, about: Mapping[str, Any], on_step: StepCallback | None,
+    score_dev: DevScorer | None, start_trackers: Callable[[], Trackers], on_step: StepCallback | None,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
     objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto")
@@ -175,8 +177,8 @@ def _trainer(
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(MemoryLadder, config, examples, family.num_layers(model)["decoder"]),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
-        ranks=ranks, records=Records(out_dir, partial(start_trackers, out_dir, config, about), is_main=opened.is_main),
-        on_step=on_step,
+        ranks=ranks, on_step=on_step,
+        records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),
     )  # fmt: skip
 
 
@@ -308,17 +310,3 @@ def write_adapter(
     add_adapters(loaded.model, config, seed)
     load_weights(loaded.model, weights)
     save_lora(loaded.model, list(weights), path, base_id, torch.bfloat16)
-
-
-def start_trackers(out_dir: Path, config: TrainConfig, about: Mapping[str, Any], step: int) -> Trackers:
-    """TensorBoard, and W&B where the recipe names a project; what the run is about is shown first."""
-    starters = [lambda: TensorBoardTracker(out_dir / "tensorboard", step)]
-    if project := config.wandb_project:
-        starters.append(lambda: WandbTracker(project, out_dir, about))
-    live = Trackers(starters)
-    if step == 0:
-        for name, value in about.items():
-            live.text(f"about/{name}", "```\n" + json.dumps(value, ensure_ascii=False, indent=1) + "\n```", step)
-        audit = about.get("audit", {})
-        live.scalars({f"audit/{k}": v for k, v in audit.items() if type(v) in (int, float)}, step)
-    return live

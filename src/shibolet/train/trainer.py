@@ -23,18 +23,19 @@ from shibolet.errors import OutOfMemory, Preempted
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
+from shibolet.train.alarm import MemoryAlarm, device_use, step_memory
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.guards import RollBack
 from shibolet.train.keeper import Keeper
-from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed, gpu_memory
+from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed
 from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
 from shibolet.train.reader import PackRequest, Reader
-from shibolet.train.records import Records, step_row
+from shibolet.train.records import MEMORY_FULL, Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
 from shibolet.train.shards import give_homes
 from shibolet.train.signals import StopSignals
@@ -89,6 +90,7 @@ class GradualUnfreezeTrainer:
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
         self.ladder = new_ladder(self.state.decisions)
+        self.alarm = MemoryAlarm()
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
@@ -240,7 +242,10 @@ class GradualUnfreezeTrainer:
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
             packs = self.reader.read(self.model, requests)
             ran = self._run_packs(optimizer, requests, packs, TrainStep(chosen, self.state.step_in_phase / num_steps))
-            told = update(optimizer, ran, dry=not chosen, flags=(self.signals.received, self.keeper.failed))
+            told = update(
+                optimizer, ran, dry=not chosen, flags=(self.signals.received, self.keeper.failed),
+                levels=device_use(self.device),
+            )  # fmt: skip
             if not told.failed_tokens:
                 break
             self._make_room(told.failed_tokens, phase)
@@ -258,7 +263,7 @@ class GradualUnfreezeTrainer:
                 "step": time.perf_counter() - started, "data": self.reader.waited_s, "device": told.waited_s,
                 "checkpoint": self._checkpoint_s,
             },
-            memory=gpu_memory(self.device),
+            memory=step_memory(self.device, told.highest),
         )  # fmt: skip
         self._checkpoint_s = self.reader.waited_s = 0.0
         return row
@@ -309,6 +314,8 @@ class GradualUnfreezeTrainer:
             self.records.event(state, "skipped", row.skipped)
         if row.utterances and (odd := guards.watch(state, row.loss, config.phases, config.guards)):
             self.records.event(state, "outlier", odd)
+        if full := self.alarm.of(row.memory):
+            self.records.event(state, MEMORY_FULL, full)
         wanted = False
         if self.score_dev and self._is_to_be_scored():
             state.add_dev_score(phase.name, self.dev_score(f"after step {state.step:,}"))
@@ -376,5 +383,5 @@ class GradualUnfreezeTrainer:
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""
         for step in self.keeper.commit():
-            if self.config.wandb_artifacts and step in self.state.phase_end_steps:
+            if step in self.state.phase_end_steps:
                 self.records.trackers.folder(f"checkpoint-{step}", self.keeper.store.path(step))

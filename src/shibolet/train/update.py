@@ -41,18 +41,21 @@ class Update:
     grad_norm: float  # before clipping
     grad_norm_by_part: dict[str, float]
     flags: tuple[bool, ...]  # whether any rank's was set
+    highest: tuple[float, ...]  # of any rank's
     waited_s: float  # of the host for the device; near 0 where the host is the slower one
 
 
-def update(optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequence[bool] = ()) -> Update:
+def update(
+    optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequence[bool] = (), levels: Sequence[float] = ()
+) -> Update:
     """Sum gradients over ranks, clip and step, and clear them.
 
-    `dry`: no step, as it was a trial or no rank has anything to train on.
+    `dry`: no step, as it was a trial or no rank has anything to train on. `levels`: the highest of any rank comes back.
     """
     norm_by_part = optimizer.collect_gradients(failed=ran.failed_tokens > 0)
     start = torch.zeros((), device=optimizer.device)
     sums = [torch.stack([start, *values]).sum() for values in (ran.losses, *ran.numbers.values())]
-    told = [torch.full_like(start, float(number)) for number in (ran.failed_tokens, *flags)]
+    told = [torch.full_like(start, float(number)) for number in (ran.failed_tokens, *flags, *levels)]
     numbers = [sums[0], *told, *sums[1:]]
     of_ranks = gather_rows(torch.stack([*numbers, *norm_by_part.values()]))
     by_part = torch.linalg.vector_norm(of_ranks[:, len(numbers) :], dim=0)
@@ -72,12 +75,13 @@ def update(optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequen
     if stepped and was_refused:
         optimizer.uncount_step()
     norms, rows = rest[: len(by_part)], rest[len(by_part) :]
+    num_told = len(flags) + len(levels)
     losses_of, failed_of, *others = (rows[column :: len(numbers)] for column in range(len(numbers)))
     return Update(
         done=stepped and not was_refused, failed_tokens=int(max(failed_of)), loss_sum=sum(losses_of), grad_norm=norm,
-        numbers=dict(zip(ran.numbers, map(sum, others[len(flags) :]), strict=True)),
+        numbers=dict(zip(ran.numbers, map(sum, others[num_told:]), strict=True)),
         grad_norm_by_part=dict(zip(norm_by_part, norms, strict=True)), flags=tuple(map(any, others[: len(flags)])),
-        waited_s=waited_s,
+        highest=tuple(map(max, others[len(flags) : num_told])), waited_s=waited_s,
     )  # fmt: skip
 
 

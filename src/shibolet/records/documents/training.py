@@ -43,10 +43,12 @@ class Timing(Part):
 
 
 class Memory(Part):
-    """A GPU's memory in a step."""
+    """GPU memory in a step."""
 
-    peak_gib: float
-    peak_pct: float
+    device_used_gib: float  # the fullest GPU of all ranks: context, NCCL, fragments and other processes too
+    device_used_pct: float
+    allocated_peak_gib: float  # of the main rank's allocator
+    allocated_peak_pct: float
 
 
 class StepRow(Line):
@@ -91,7 +93,7 @@ class Event(Line):
     """A line of events.jsonl: what did not go as planned."""
 
     step: int
-    event: str  # "skipped", "outlier", "roll_back", "out_of_memory"
+    event: str  # "skipped", "outlier", "roll_back", "out_of_memory", "memory_full"
     detail: str
 
 

@@ -1,0 +1,114 @@
+"""What a round shows its trackers, from the documents that its stages have left."""
+
+import random
+from collections.abc import Iterator
+from heapq import nsmallest
+
+from shibolet.records.audited import Audited, read_audited
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.training import TrainResult
+from shibolet.rounds.shared import Round
+from shibolet.tracking.config import Shown, Tracking
+from shibolet.tracking.documents import (
+    audit_shown,
+    comparison_shown,
+    examples_shown,
+    gate_shown,
+    low_quality_shown,
+    scores_shown,
+)
+
+NUM_WORST = NUM_RANDOM = 20  # utterances of a set
+
+
+def tracking_of(current: Round) -> Tracking:
+    """The round's trackers, with the audit and the gate as far as they have come."""
+    recipe = current.recipe
+    return Tracking(
+        settings=recipe.tracking,
+        folder=current.folder.tracking.absolute(),
+        name=current.folder.path.absolute().name,
+        group=recipe.name,
+        tags=(recipe.title, recipe.language),
+        documents=tuple(_of_the_data(current)),
+    )
+
+
+def about(current: Round) -> dict:
+    """What describes the run."""
+    return {"recipe": current.recipe.model_dump(mode="json")}
+
+
+def do_track(current: Round) -> None:
+    """Show what this round has come to; what was shown before is not shown again."""
+    from shibolet.tracking.start import show
+
+    tracking = tracking_of(current)
+    documents = (*tracking.documents, *_of_the_result(current))
+    show(tracking.model_copy(update={"documents": documents}), about(current))
+
+
+def _of_the_data(current: Round) -> Iterator[Shown]:
+    folder = current.folder
+    for prepared in (False, True):
+        suffix = "-prepared" if prepared else ""
+        if folder.finished(f"audit{suffix}"):
+            folder.intact(f"audit{suffix}")
+            yield audit_shown(AlignmentReport.read(folder.alignment_report(prepared=prepared)), prepared=prepared)
+        if folder.finished(f"gate{suffix}"):
+            folder.intact(f"gate{suffix}")
+            yield gate_shown(GateVerdict.read(folder.gate(prepared=prepared)), prepared=prepared)
+    if folder.finished("audit"):
+        yield low_quality_shown(_low_quality(current))
+
+
+def _low_quality(current: Round) -> list[Audited]:
+    """The least trusted of the sample, those that could not be scored first."""
+    path = current.folder.audited_utterances()
+    low = [(-1.0 if row.confidence is None else row.confidence, row.id) for row in read_audited(path, short=True)
+           if row.is_low_quality]  # fmt: skip
+    places = {id: place for place, (_, id) in enumerate(nsmallest(NUM_WORST, low))}
+    return sorted(read_audited(path, only=places.keys()), key=lambda row: places[row.id])
+
+
+def _of_the_result(current: Round) -> Iterator[Shown]:
+    folder = current.folder
+    if current.recipe.models is None or not folder.finished("train"):
+        return
+    folder.intact("train")
+    step, names = TrainResult.read(folder.train_result).steps, current.names
+    stages = [stage for named in names for stage in folder.evaluated(named.label) if folder.finished(stage)]
+    folder.intact(*stages)
+    for stage in stages:
+        yield scores_shown(Scores.read(folder.path / stage / "scores.json"), step)
+    if folder.finished("compare"):
+        folder.intact("compare")
+        yield comparison_shown(Comparison.read(folder.compare), step)
+        for source in current.sets:
+            if {f"evaluate/{named.label}/{source.name}" for named in names} <= {*stages}:
+                yield _examples(current, source.name, step)
+
+
+def _examples(current: Round, set_name: str, step: int) -> Shown:
+    """The candidate's worst utterances of a set, and some at random, the same in every process."""
+    from shibolet.evaluate.stage import read_rows
+
+    ours, theirs = (read_rows(current.folder.evaluation(named.label, set_name)) for named in reversed(current.names))
+    before = {row.id: row for row in theirs}
+    rows = [row for row in ours if row.id in before]
+    worst = sorted(rows, key=lambda row: (-row.words.errors, row.id))[:NUM_WORST]
+    drawn = random.Random(f"{current.recipe.seed} {set_name}").sample(rows, min(NUM_RANDOM, len(rows)))
+    columns = (
+        "drawn", "id", "domain", "duration_s", "reference", "baseline", "candidate", "words", "baseline_errors",
+        "candidate_errors",
+    )  # fmt: skip
+    found = [
+        (kind, row.id, row.domain, row.duration_s, row.reference, before[row.id].hypothesis, row.hypothesis,
+         row.words.reference_length, before[row.id].words.errors, row.words.errors)
+        for kind, chosen in (("worst", worst), ("random", drawn))
+        for row in chosen
+    ]  # fmt: skip
+    return examples_shown(set_name, columns, found, step)

@@ -1,0 +1,107 @@
+"""A finished round in W&B: protects from a run that lacks numbers of the documents, or says another verdict."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from wandb_files import WandbRun, read_run
+
+from shibolet.recipe import load_recipe
+from shibolet.records.documents.alignment import AlignmentReport
+from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.scores import Scores
+from shibolet.records.runfolder import RunFolder
+from shibolet.rounds.shared import Round
+from shibolet.rounds.tracking import do_track
+from shibolet.tracking.documents import numbers_of
+from shibolet.tracking.keys import kind_of
+
+
+@pytest.fixture(scope="module")
+def tracked(run_dir: Path, tmp_path_factory) -> tuple[RunFolder, WandbRun]:
+    """A repaired round, shown twice to W&B."""
+    folder = RunFolder(tmp_path_factory.mktemp("tracked") / "run")
+    shutil.copytree(run_dir, folder.path)
+    scored = [path.parent.relative_to(folder.path).as_posix() for path in folder.path.glob("evaluate/*/*/scores.json")]
+    for stage in ("audit", "gate", "prepare", "audit-prepared", "gate-prepared", "train", *scored, "compare"):
+        folder.seal(stage, {})
+    changes = ["tracking.wandb_project=shibolet"]
+    changes += [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(("clean", "whatsapp"))]
+    current = Round(load_recipe("demo", changes), folder, print)
+    current.sets = current.recipe.evaluate.sets
+    do_track(current)
+    do_track(current)
+    return folder, read_run(folder.tracking)
+
+
+def shown_numbers(run: WandbRun) -> set[float]:
+    """Every number of the history and of the tables."""
+    found = {value for line in run.history for value in line.values() if isinstance(value, int | float)}
+    return found | {
+        cell for table in run.tables.values() for row in table["data"] for cell in row if isinstance(cell, int | float)
+    }
+
+
+def test_every_number_of_the_comparison_is_there(tracked):
+    folder, run = tracked
+    compared = Comparison.read(folder.compare)
+    expected = numbers_of(compared.model_dump(mode="json"), "compare")
+    assert len(expected) > 300 and {*expected.values()} <= shown_numbers(run)
+    in_table = tuple(f"compare/{name}/" for name in ("lengths", "noise", "speakers"))
+    for key, value in expected.items():
+        assert key.startswith(in_table) or run.number(key) == [value], key
+    delta, ends = compared.sets["clean"].wer.delta_points, compared.sets["clean"].wer.interval_points
+    assert run.number("compare/sets/clean/wer/delta_points") == [delta]
+    assert run.number("compare/sets/clean/wer/interval_points/0") == [ends[0]]
+    assert run.number("compare/domains/whatsapp/wer/p") == [compared.domains["whatsapp"].wer.p]
+    assert run.number("compare/verdict") == [compared.verdict]
+    slices = run.tables["compare/slices"]
+    assert {"clean", "whatsapp"} <= {row[1] for row in slices["data"] if row[0] == "sets"}
+
+
+def test_a_run_that_trains_on_repaired_data_says_both_verdicts(tracked):
+    folder, run = tracked
+    assert run.number("gate/decision") == ["STOP"] and run.number("gate_prepared/decision") == ["PROCEED"]
+    assert run.number("gate/low_quality_pct/rate")[0] > 15 > run.number("gate_prepared/low_quality_pct/rate")[0]
+    report = AlignmentReport.read(folder.alignment_report())
+    for domain, part in report.domain_statistics.items():
+        key = f"audit/domain_statistics/{domain}/low_quality_percentage"
+        assert run.number(key) == [part.low_quality_percentage]
+    assert run.number("audit/coverage_distribution/p50") == [report.coverage_distribution["p50"]]
+
+
+def test_final_scores_are_there_by_set_domain_and_duration(tracked):
+    folder, run = tracked
+    scores = Scores.read(folder.scores("round2", "whatsapp"))
+    head = "scores/round2/whatsapp"
+    assert run.number(f"{head}/wer") == [scores.wer.rate] and run.number(f"{head}/cer_upper") == [
+        scores.cer.interval[1]
+    ]
+    for kind, slices in (("domain", scores.by_domain), ("bucket", scores.by_bucket)):
+        assert slices
+        for name, part in slices.items():
+            assert run.number(f"{head}/{kind}/{name}/wer") == [part.wer.rate]
+    assert {line["step"] for line in run.history if f"{head}/wer" in line} == {286}, "the training's last step"
+
+
+def test_examples_are_tables_of_utterances(tracked):
+    _, run = tracked
+    table = run.tables["examples/whatsapp"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["drawn"] for row in rows] == ["worst"] * 20 + ["random"] * 20
+    errors = [row["candidate_errors"] for row in rows[:20]]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0
+    assert all(row["reference"] and {"baseline", "candidate"} <= row.keys() for row in rows)
+    low = run.tables["examples/low_quality"]["data"]
+    assert len(low) == 20
+
+
+def test_each_key_has_one_type_and_each_document_one_line(tracked):
+    _, run = tracked
+    types = run.types()
+    assert len(types) > 300
+    for key, kinds in types.items():
+        if key.startswith("_"):
+            continue
+        assert kinds == {{"number": "number", "text": "str", "table": "dict"}[kind_of(key)]}, key
+    assert len(run.ids) == 1 and max(len(run.number(key)) for key in ("audit/population", "compare/verdict")) == 1
