@@ -70,7 +70,7 @@ CHANGES: dict[str, Change] = {
     "tune-decoding/decoding.json": json_value("settings", 0, "wer_pct"),
     **{f"publish/model/{name}": change for name, change in MODEL_FILES.items()},
     "publish/model/README.md": damage.line_more("The best model."),
-    "publish/reproduced.json": json_value("hypotheses"),
+    "publish/reproduced.json": json_value("words"),
     "report.html": damage.line_more("<p>x</p>"),
     ".aside/<stage>/<path>": damage.rows_less,
     ".aside/<stage>/.stages/<stage>.json": damage.first_hash,
