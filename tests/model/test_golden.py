@@ -1,7 +1,7 @@
 """The legacy export, read by qwen-asr's own classes, computes what ours computes: prompt, features, logits and texts.
 
-`golden/qwen_asr.json` and `golden/card_texts.json` were written by that package (`make golden`); here the same checkpoints
-are built and read again.
+`golden/qwen_asr.json` and `golden/card_texts.json` were written by that package (`make golden`); here the same
+checkpoints are built and read again.
 """
 
 import importlib.util

@@ -2,9 +2,9 @@
 
 Usage: python card_code.py FOLDER OUT.json, after `speech_models.py FOLDER`.
 
-The code runs as printed but for two things. Its list of files is that of `FOLDER/speech`. And qwen-asr's `generate` stops
-at the ids 151645 and 151643 whatever the configuration says, which a tiny vocabulary does not have: here it is given the
-end ids of `config.json`.
+The code runs as printed but for two things. Its list of files is that of `FOLDER/speech`. And qwen-asr's `generate`
+stops at the ids 151645 and 151643 whatever the configuration says, which a tiny vocabulary does not have: here it is
+given the end ids of `config.json`.
 """
 
 import functools

@@ -52,7 +52,7 @@ class Qwen3Asr(Family):
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
     listens = True
     layouts = ("native", "legacy")
-    libraries: ClassVar = {"native": "transformers"}  # the Hub has no name for qwen-asr
+    libraries: ClassVar = {"native": "transformers"}  # which cannot open the other
     tag = "qwen3-asr"
     class_s = TIMESTAMP_MS / 1000
     rows_at_once: ClassVar = {"cpu": CPU_ROWS, "cuda": CUDA_ROWS}
