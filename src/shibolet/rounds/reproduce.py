@@ -2,7 +2,8 @@
 
 The code runs as printed, in a process that never imports shibolet: the library opens the files and writes the texts. It
 decodes one recording at a time and rounds differently from the batches of an evaluation, so a few words may differ. A
-fault of the export shows in most texts.
+fault of the export shows in most texts. So does an evaluate.max_new_tokens_per_s that cuts texts off: the card's code
+has no such limit.
 """
 
 import json
