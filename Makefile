@@ -3,7 +3,7 @@
 # make slow       the slow tests, each told beforehand with its time and claim; make slow TOPIC=gate for some of them
 # make bench      the benchmarks, each with what it shows and how long it takes; make bench TOPIC=gate runs some of them
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
-# make golden     the logits of qwen-asr's own classes that tests/model/test_golden.py compares with; an environment apart
+# make golden     logits and texts of qwen-asr itself that tests/model/test_golden.py compares with; an environment apart
 # make schemas    docs/schemas, from the documents' classes
 # make lint       formatting and style
 
@@ -42,8 +42,11 @@ build/golden-venv/.ready:
 	touch $@
 
 golden: $(READY) build/golden-venv/.ready
+	rm -rf build/golden
 	$(BIN)/python tests/model/golden/tiny_models.py build/golden
 	build/golden-venv/bin/python tests/model/golden/reference.py build/golden tests/model/golden/qwen_asr.json
+	$(BIN)/python tests/model/golden/speech_models.py build/golden-speech
+	build/golden-venv/bin/python tests/model/golden/card_code.py build/golden-speech tests/model/golden/card_texts.json
 
 schemas: $(READY)
 	$(BIN)/python tests/schemas.py

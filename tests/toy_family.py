@@ -99,7 +99,7 @@ class ToyFamily(Family):
     is_tied, untie_head = staticmethod(lambda model: False), staticmethod(lambda model: None)
     targets, decoder, blank, features = Letters, Greedy, Model, staticmethod(lambda extractor, device: Spectrum())
     packed, head = staticmethod(lambda model: nullcontext()), staticmethod(lambda model: model.head)
-    usage = staticmethod(lambda name, layout: f"Load {name}.")
+    usage = staticmethod(lambda name, layout, **decoding: f"Load {name}.")
 
     def part_of(self, parameter):
         part, _, rest = parameter.partition(".")

@@ -69,7 +69,7 @@ CHANGES: dict[str, Change] = {
     "tune-decoding/decoding.json": json_value("settings", 0, "wer_pct"),
     **{f"publish/model/{name}": change for name, change in MODEL_FILES.items()},
     "publish/model/README.md": damage.line_more("The best model."),
-    "publish/reproduced.json": json_value("hypotheses"),
+    "publish/reproduced.json": json_value("words"),
     "tracking/tensorboard/<events>": damage.bytes_more,
     "tracking/tensorboard.json": json_value("lines"),
     "report.html": damage.line_more("<p>x</p>"),

@@ -60,7 +60,7 @@ RECIPE = {
         "encoder_cache": True,
     },
     "evaluate": {
-        "max_new_tokens_per_s": 6.0,
+        "max_new_tokens_per_s": 15.0,
         "sets": [
             {"name": "clean", "manifest": "run/corpus/test_clean/manifest.jsonl"},
             {"name": "whatsapp", "manifest": "run/corpus/test_whatsapp/manifest.jsonl"},

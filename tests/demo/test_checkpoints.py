@@ -1,10 +1,10 @@
 """The shipped checkpoints: real classes, small, loadable by transformers alone, and they listen."""
 
 import json
-import random
 
 import numpy as np
 import pytest
+from made_speech import sentences
 from transformers import (
     AutoProcessor,
     Qwen3ASRForConditionalGeneration,
@@ -43,20 +43,7 @@ def test_class_size_and_record(name: str) -> None:
 @pytest.fixture(scope="module")
 def spoken() -> list:
     """Twelve sentences of a test voice."""
-    pytest.importorskip("espeakng_loader", reason="the demo extra is not installed")
-    from shibolet.demo.lexicon import load_lexicon
-    from shibolet.demo.sentences import sample_sentence
-    from shibolet.demo.synth import Speaker
-    from shibolet.demo.voices import TEST_VOICES, draw_manner
-
-    rng, speaker, lexicon = random.Random(5), Speaker(), load_lexicon()
-    return [
-        speaker.speak(
-            [entry.spelling for entry in sample_sentence(rng, lexicon)],
-            draw_manner(rng, TEST_VOICES.variants[i % len(TEST_VOICES.variants)]),
-        )
-        for i in range(12)
-    ]
+    return sentences(12, seed=5)
 
 
 def test_round1_hears_clean_speech_and_nothing_else(spoken: list) -> None:

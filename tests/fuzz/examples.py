@@ -68,7 +68,8 @@ def documents() -> dict[str, Document]:
             model="m", level_pct=95.0, settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
-        Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)), Reproduced(hypotheses=1, ids={}),
+        Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
+        Reproduced(ids=("a",), differing=(), words=3, differing_words=0),
         StageMarker(state="done", inputs={"a": [1, {"b": None}]}, outputs={"gate.json": "0123456789abcdef"}),
         Truth(
             rows=(Found(kind="silent", domain="clean", utterances=3, flagged=2),),

@@ -14,6 +14,7 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 RATE = 16000
 
@@ -71,7 +72,7 @@ def test_special_tokens_are_dropped_and_letters_that_look_like_them_stay(chatty)
     """A transcript about markup is still a transcript."""
     decoder = FAMILY.decoder(chatty, Prompt("Hebrew"), clips_at_once=None, beam_size=1, length_penalty=1.0)
     tokenizer = chatty.tokenizer
-    literal = tokenizer("<b> <asr_text> מה", split_special_tokens=True)["input_ids"]
+    (literal,) = TranscriptionPrompt(tokenizer, "Hebrew").encode(["<b> <asr_text> מה"])
     audio, asr_text, end = tokenizer.convert_tokens_to_ids(["<|audio_pad|>", "<asr_text>", "<|im_end|>"])
     assert decoder.text([asr_text, *literal, audio, end, *literal]) == "<b> <asr_text> מה"
 

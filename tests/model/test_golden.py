@@ -1,23 +1,33 @@
-"""The legacy export, read by qwen-asr's own classes, computes what ours computes: prompt, features and logits.
+"""The legacy export, read by qwen-asr's own classes, computes what ours computes: prompt, features, logits and texts.
 
-`golden/qwen_asr.json` was written by that package (`make golden`); here the same checkpoints are built and read again.
+`golden/qwen_asr.json` and `golden/card_texts.json` were written by that package (`make golden`); here the same
+checkpoints are built and read again.
 """
 
 import importlib.util
 from pathlib import Path
 
 import pytest
+import soundfile as sf
 import torch
 
+from shibolet.listen.transcribe import Transcriber
 from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.records.files import read_json
 
 GOLDEN = Path(__file__).parent / "golden"
-_spec = importlib.util.spec_from_file_location("tiny_models", GOLDEN / "tiny_models.py")
-tiny_models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny_models)
+
+
+def _module(name: str):
+    spec = importlib.util.spec_from_file_location(name, GOLDEN / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny_models, speech_models = _module("tiny_models"), _module("speech_models")
 
 
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
@@ -49,3 +59,14 @@ def test_logits_equal_those_of_the_qwen_asr_package(kind: str, tmp_path: Path):
         found = logits[-len(expected) :, :: values["column_step"]]
         assert expected.numel() >= 48 and expected.std() > 0.1
         assert (found - expected).abs().max() < 1e-5
+
+
+def test_the_code_of_a_legacy_card_writes_what_we_write(tmp_path: Path):
+    """qwen-asr once printed "language Hebrew" before every text: a token was marked special."""
+    golden = read_json(GOLDEN / "card_texts.json")
+    assert golden["qwen-asr"] == "0.0.6"
+    speech_models.export(tmp_path)
+    assert golden["code"] == (tmp_path / "code.py").read_text(encoding="utf-8")
+    clips = [sf.read(path, dtype="float32")[0] for path in sorted((tmp_path / "speech").iterdir())]
+    texts = Transcriber(load_recogniser(str(tmp_path / "org" / "name")), "Hebrew").transcribe(clips)
+    assert len(set(texts)) > 15 and texts == golden["texts"]

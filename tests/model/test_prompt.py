@@ -92,6 +92,13 @@ def test_markup_in_a_transcript_is_no_token_of_ours(tokenizer, markup: str):
     assert marked.input_ids.count(special) == plain.input_ids.count(special)
 
 
+@pytest.mark.parametrize("markup", ["<asr_text>", "<think>", "<|im_end|>", "<<think>", "<asr_text><asr_text>"])
+def test_markup_in_a_transcript_is_no_token_of_the_published_tokenizer(real, markup: str):
+    """The library splits what is marked special and nothing else: a text with <think> in it once had that token."""
+    (ids,) = TranscriptionPrompt(real, "Hebrew").encode([f"שלום {markup} עולם"])
+    assert not set(ids) & set(real.added_tokens_decoder) and real.decode(ids) == f"שלום {markup} עולם"
+
+
 def test_the_aligners_markers_follow_each_word(tokenizer):
     prompt = AlignmentPrompt(tokenizer)
     (sequence,) = prompt.examples([4], [["שלום", "עולם"]], [[3, 7, 7, 12]])

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
+    AutoTokenizer,
     Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRForTokenClassification,
@@ -70,6 +71,24 @@ def test_the_native_layout_is_read_by_transformers_alone(native: Path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     processor = AutoProcessor.from_pretrained(native)
     assert processor.audio_token == "<|audio_pad|>" and processor.chat_template
+
+
+@pytest.mark.parametrize("layout", ["native", "legacy"])
+def test_the_token_before_the_text_is_never_marked_special(layout, native: Path, tmp_path: Path):
+    """Libraries skip special tokens: of checkpoints that were marked so they printed the language before every text."""
+    whole = json.loads((native / "tokenizer.json").read_text())
+    (token,) = (token for token in whole["added_tokens"] if token["content"] == "<asr_text>")
+    assert not token["special"]
+    token["special"] = True
+    (native / "tokenizer.json").write_text(json.dumps(whole))
+    convert(str(native), tmp_path / "out", layout)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("language Hebrew<asr_text>שלום<|im_end|>")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "language Hebrew<asr_text>שלום"
+    if layout == "legacy":
+        settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+        marked = {token["content"] for token in settings["added_tokens_decoder"].values() if token["special"]}
+        assert "<asr_text>" not in marked | set(settings["additional_special_tokens"]) and "<|im_end|>" in marked
 
 
 def test_a_large_model_is_written_in_shards(native: Path, tmp_path: Path, monkeypatch):

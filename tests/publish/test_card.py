@@ -28,7 +28,10 @@ a_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(a_run)
 
 CONFIG = PublishConfig(to="org/name", licenses={"synthetic": "cc0-1.0"})
-REPRODUCED = Reproduced(hypotheses=32, ids={})
+REPRODUCED = Reproduced(
+    ids=tuple(map(str, range(32))), differing=({"id": "3", "evaluation": "a b", "export": "a c"},), words=90,
+    differing_words=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,8 @@ def test_data_gate_and_training_are_those_of_the_files(run):
         rate, lower, upper = (round(getattr(gate.low_quality_pct, key), 2) for key in ("rate", "lower", "upper"))
         assert f"| {name} | {gate.decision} | {rate} | {lower} to {upper} |" in card
     assert "Step 240 of 286, chosen by dev WER, as the best of 11 on dev: its WER there is too good by" in card
-    assert "repeated 32 of 32 hypotheses" in card and "- Round 2 loops in 0 of 240 utterances" in card
+    assert "31 of 32 hypotheses of the evaluation came out word for word, and 1 of 90 words differ." in card
+    assert "- Round 2 loops in 0 of 240 utterances" in card
     assert "| synthetic | cc0-1.0 |" in card
 
 

@@ -1,17 +1,17 @@
 """Publishing a run folder: only what was kept, only what a fresh process can repeat, and never by the way."""
 
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from audit_documents import alignment_report, gate_verdict, prepared
+from made_speech import sentences
 from training_documents import train_result, training_plan
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.errors import ModelError, Rejected, UploadError
-from shibolet.evaluate.hear import batches_of
+from shibolet.errors import DataError, ModelError, Rejected, UploadError
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.save import save_model
@@ -20,10 +20,11 @@ from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.files import read_jsonl, write_jsonl
-from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.records.hypotheses import HypothesisLine
+from shibolet.rounds import reproduce as reproducing
 from shibolet.rounds import scoring
 from shibolet.rounds.publish import do_publish
-from shibolet.rounds.reproduce import reproduce, whole_batches
+from shibolet.rounds.reproduce import code_of, reproduce, spread
 from shibolet.rounds.shared import Round, open_round
 
 CONFIG = PublishConfig(to="org/name")
@@ -31,21 +32,28 @@ TEXTS = ["שלום עולם", "בית ספר", "ילד הלך אל הים"]
 
 
 @pytest.fixture
-def current(tmp_path: Path):
-    """A run that was scored on 26 clips of noise: Round 1 is an untrained model, Round 2 the shipped one."""
-    rng, rows = np.random.default_rng(3), []
-    for i in range(26):
+def clips(request) -> list[np.ndarray]:
+    """26 clips of noise, or of speech where a test asks for it."""
+    if getattr(request, "param", "noise") == "speech":
+        return [speech.samples for speech in sentences(26, seed=11)]
+    rng = np.random.default_rng(3)
+    return [0.1 * rng.standard_normal(int(16000 * rng.uniform(0.6, 1.4))) for _ in range(26)]
+
+
+@pytest.fixture
+def current(tmp_path: Path, clips: list[np.ndarray]):
+    """A run that was scored on the clips: Round 1 is an untrained model, Round 2 the shipped one."""
+    rows = []
+    for i, clip in enumerate(clips):
         path = tmp_path / "corpus" / f"{i}.wav"
         path.parent.mkdir(exist_ok=True)
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
-            file.writeframes((3000 * rng.standard_normal(int(16000 * rng.uniform(0.6, 1.4)))).astype("<i2").tobytes())
+        sf.write(path, clip, 16000)
         rows.append({"audio": path.name, "text": TEXTS[i % 3], "id": f"u{i}", "recording": f"r{i // 3}"})
     write_jsonl(tmp_path / "corpus" / "test.jsonl", rows)
     sets = f"[{{name: noise, manifest: {tmp_path / 'corpus' / 'test.jsonl'}}}]"
     settings = [
         "evaluate.batch_utterances=6",
-        "evaluate.max_new_tokens_per_s=6",
+        "evaluate.max_new_tokens_per_s=12",
         f"models.baseline={tmp_path / 'round1'}",
     ]
     recipe = load_recipe("demo", [f"evaluate.sets={sets}", *settings])
@@ -78,9 +86,9 @@ def repeated(monkeypatch):
     """Does without the fresh process."""
     calls = []
 
-    def say(current, model, label):
+    def say(current, model, label, config):
         calls.append(model)
-        return Reproduced(hypotheses=20, ids={})
+        return Reproduced(ids=tuple(map(str, range(20))), differing=(), words=60, differing_words=0)
 
     monkeypatch.setattr("shibolet.rounds.reproduce.reproduce", say)
     return calls
@@ -135,30 +143,85 @@ def test_no_token_path_or_machine_in_any_file(current, repeated, tmp_path, monke
         assert secret.encode() not in whole
 
 
-@pytest.mark.slow("publish", seconds=15)
-def test_the_export_repeats_the_evaluation_in_a_fresh_process(current):
-    done = reproduce(current, current.folder.final, "round2")
-    assert done.hypotheses >= 20 and len(done.ids["noise"]) == done.hypotheses
-    hypotheses = current.folder.hypotheses("round2", "noise")
-    rows = read_jsonl(hypotheses)
-    assert sum(bool(row["hypothesis"]) for row in rows) > 10  # there is something to repeat
-    wrong = done.ids["noise"][0]
-    write_jsonl(hypotheses, [{**row, "hypothesis": "other"} if row["id"] == wrong else row for row in rows])
-    with pytest.raises(ModelError, match=f"1 of {done.hypotheses} hypotheses differ, the first is '{wrong}'"):
-        reproduce(current, current.folder.final, "round2")
+@pytest.mark.slow("publish", seconds=30)
+@pytest.mark.parametrize("clips", ["speech"], indirect=True)
+@pytest.mark.parametrize("layout", ["native", "legacy"])
+def test_the_cards_code_repeats_the_evaluation(current, layout, monkeypatch):
+    """As printed, in a process without shibolet: `publish` once repeated with its own decoder what no library did."""
+    ran = []
+
+    def run_and_show(code, place, files):
+        ran.append((code, reproducing_run(code + "import sys\nprint('shibolet' in sys.modules)\n", place, files)))
+        assert ran[-1][1].pop() is False
+        return ran[-1][1]
+
+    reproducing_run = reproducing.run_code
+    monkeypatch.setattr(reproducing, "run_code", run_and_show)
+    config = CONFIG.model_copy(update={"layout": layout})
+    model = Path(do_publish(current, config, force=True, upload=False))
+    [(code, texts)] = ran
+    assert len(texts) == 20 and len(set(texts)) > 15 and not any("language" in text for text in texts)
+    done = Reproduced.read(current.folder.publish / "reproduced.json")
+    assert done.same == 20 and not done.differing_words and done.words > 60
+    card = (model / "README.md").read_text()
+    assert "20 of 20 hypotheses of the evaluation came out word for word." in card
+    assert (code_of(card) == code) == (layout == "native") and ("Converted back" in card) == (layout == "legacy")
 
 
-def test_whole_batches_are_those_that_the_evaluation_had():
-    rng = np.random.default_rng(0)
-    utterances = [
-        Utterance(id=str(i), audio=AudioRef(path=""), text="", duration_s=float(rng.uniform(1, 9)), source="s")
-        for i in range(103)
+def hears(monkeypatch, change) -> None:
+    """In place of the process that runs the card's code: what the evaluation heard, changed by place and text."""
+    chosen = reproducing._expected
+
+    def expected(current, label):
+        found = chosen(current, label)
+        texts = [change(i, text) for i, (_, text) in enumerate(found)]
+        monkeypatch.setattr(reproducing, "run_code", lambda code, place, files: texts)
+        return found
+
+    monkeypatch.setattr(reproducing, "_expected", expected)
+
+
+def say(current, texts) -> None:
+    """Make the evaluation's hypotheses those of `texts`, by place."""
+    path = current.folder.hypotheses("round2", "noise")
+    write_jsonl(path, [{**row, "hypothesis": texts(i)} for i, row in enumerate(read_jsonl(path))])
+
+
+def test_what_another_rounding_changes_is_counted_and_a_fault_is_refused(current, monkeypatch):
+    current.folder.publish.mkdir()
+    say(current, lambda i: f"{i} ב ג ד")
+    hears(monkeypatch, lambda i, text: text if i else f"{text[:-1]}ה")
+    done = reproduce(current, current.folder.final, "round2", CONFIG)
+    assert (done.same, done.words, done.differing_words) == (19, 80, 1)
+    assert [(one.evaluation[-1], one.export[-1]) for one in done.differing] == [("ד", "ה")]
+    hears(monkeypatch, lambda i, text: f"{text[:-1]}ה" if i < 5 else text)
+    with pytest.raises(ModelError, match="5 of 20 hypotheses differ, 5 of 80 words; the first is 'u"):
+        reproduce(current, current.folder.final, "round2", CONFIG)
+    long = " ".join("ב" * 100)
+    say(current, lambda i: long)
+    hears(monkeypatch, lambda i, text: f"language Hebrew{text}")  # a word of a hundred, in every text
+    with pytest.raises(ModelError, match="20 of 20 hypotheses differ"):
+        reproduce(current, current.folder.final, "round2", CONFIG)
+
+
+def test_recordings_that_were_heard_in_pieces_are_not_repeated(current):
+    path = current.folder.hypotheses("round2", "noise")
+    write_jsonl(path, [{**row, "duration_s": 31.0} for row in read_jsonl(path)])
+    with pytest.raises(DataError, match=r"over evaluate\.max_piece_s, so the code of the model card has nothing"):
+        reproduce(current, current.folder.final, "round2", CONFIG)
+
+
+def test_code_that_fails_ends_in_a_sentence(tmp_path):
+    with pytest.raises(ModelError, match="the code of the model card fails on the export: OSError: no such model"):
+        reproducing.run_code("raise OSError('no such model')", tmp_path, [])
+
+
+def test_utterances_are_taken_evenly_from_the_shortest_to_the_longest():
+    lines = [
+        HypothesisLine(id=str(i), reference="", hypothesis="", duration_s=float(s), domain=None)
+        for i, s in enumerate(np.random.default_rng(0).permutation(103))
     ]
-
-    def batches(members: list[Utterance]) -> list[list[str]]:
-        return [[members[i].id for i in places] for places in batches_of(members, 8)]
-
-    for wanted in (1, 5, 20, 90, 500):
-        chosen = whole_batches(utterances, 8, wanted)
-        assert min(wanted, 103) <= len(chosen) <= min(103, wanted + 8)
-        assert all(batch in batches(utterances) for batch in batches(chosen))
+    for wanted in (1, 5, 20, 103, 500):
+        lengths = [line.duration_s for line in spread(lines, wanted)]
+        assert len(set(lengths)) == min(wanted, 103) and lengths[0] == 0
+        assert wanted == 1 or lengths[-1] == 102

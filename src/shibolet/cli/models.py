@@ -19,7 +19,7 @@ def publish(
     force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
     upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
 ):
-    """Export a kept round, read it again in a fresh process, write its card, upload it; the same command goes on."""
+    """Export a kept round, run the code of its card, upload it; the same command goes on."""
     from shibolet.publish.config import REPOSITORY, PublishConfig
     from shibolet.rounds.publish import do_publish
 

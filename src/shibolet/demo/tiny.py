@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
     Qwen2Tokenizer,
@@ -27,7 +27,10 @@ LETTERS = "אבגדהוזחטיךכלםמןנסעףפץצקרשת"  # the CTC re
 
 
 def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
-    """A byte-level BPE of `VOCAB_SIZE` tokens in the class and with the special tokens of the real one."""
+    """A byte-level BPE of `VOCAB_SIZE` tokens in the class and with the special tokens of the real one.
+
+    `<asr_text>` is not marked special, as in the real one: decoders that skip special tokens split the text off there.
+    """
     special = ["<|endoftext|>", "<|im_start|>", END_OF_TURN, AUDIO_START, AUDIO_END, AUDIO_TOKEN, ASR_TEXT, TIMESTAMP]
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,7 +47,7 @@ def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
         pad_token="<|endoftext|>",
         extra_special_tokens={"audio_token": AUDIO_TOKEN, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END},
     )
-    tokenizer.add_tokens(special, special_tokens=True)
+    tokenizer.add_tokens([AddedToken(token, special=token != ASR_TEXT, normalized=False) for token in special])
     return tokenizer
 
 

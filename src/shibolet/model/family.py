@@ -60,8 +60,8 @@ class Family(ABC):
     target_tokens: int  # labels around a text
     text_tokens_per_s: float  # of speech
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
-    adapter_task: str  # of its adapters, as peft calls it
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
+    libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
     tag: str  # of a model card
 
     # Lengths
@@ -229,8 +229,16 @@ class Family(ABC):
         raise ModelError(f"a {self.title} has no usual size")
 
     @abstractmethod
-    def usage(self, name: str, layout: str) -> str:
-        """Markdown for a model card: how a published model is used."""
+    def usage(self, name: str, layout: str, *, beam_size: int = 1, length_penalty: float = 1.0) -> str:
+        """Markdown for a model card: how a published model is used.
+
+        Its one block of Python opens the model `name` and prints the text of each file of `["speech.wav"]`. That of the
+        first layout runs without shibolet in our own environment: `publish` runs it.
+        """
+
+    def adapter_usage(self, adapter: str, base: str, layout: str) -> str:
+        """The same of an adapter in the folder `adapter` for a base in a layout; for families that take adapters."""
+        raise RecipeError(f"a {self.title} takes no adapters")
 
 
 def family_of(config: Any) -> Family:

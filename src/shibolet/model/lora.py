@@ -25,7 +25,7 @@ def attach_lora(
     family = family_of(model.config)
     layers = sorted({family.part_of(name)[1] for name in select(model, part)})
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type=family.adapter_task,
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
         target_modules=family.adapter_pattern(layers, targets),
     )  # fmt: skip
     state = torch.random.get_rng_state()
@@ -61,10 +61,12 @@ def merge_lora(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, base)
 
 
-def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str | None, dtype: torch.dtype) -> None:
-    """Write the adapters, and whole every module of `trained` weights, for `PeftModel.from_pretrained` on the base.
+def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str, dtype: torch.dtype) -> None:
+    """Write the adapters, and whole every module of `trained` weights, for peft's `AutoPeftModel.from_pretrained`.
 
-    `base` is the Hub id that the adapter names, if there is one. ModelError when the model carries no adapters, or when
+    `base` is the Hub id or the folder that the adapter names. peft has no task of speech recognition, and its classes
+    of a task open other classes of models: as peft does for such models, the file names the base's class and no task.
+    ModelError when the model carries no adapters, or when
     a matrix was trained that is embeddings and head at once, which peft would untie.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -80,7 +82,8 @@ def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str 
     make_folder(path)
     LoraConfig(
         r=one.r["default"], lora_alpha=one.lora_alpha["default"], lora_dropout=0.0, bias="none",
-        task_type=family.adapter_task, target_modules=sorted(layers),
+        auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
+        target_modules=sorted(layers),
         modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
         base_model_name_or_path=base, inference_mode=True,
     ).save_pretrained(path)  # fmt: skip

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from shibolet.model.family import Family
+from shibolet.model.folders import resolve
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
@@ -22,7 +23,7 @@ from shibolet.records.documents.training import TrainResult
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import visible
-from shibolet.speech.text import get_language
+from shibolet.speech.text import Language, get_language
 
 NOT_STATED = "not stated"
 
@@ -50,7 +51,8 @@ def model_card(
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
-        usage=Markup(family.usage(config.to, config.layout)),  # ours, of several lines
+        usage=Markup(_usage(family, recipe, config)),  # ours, of several lines
+        converted=config.layout != family.layouts[0],
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
@@ -66,6 +68,29 @@ def model_card(
         reproduced=reproduced,
     )  # fmt: skip
     return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
+
+
+def adapter_card(folder: Path, base: str, family: Family, language: Language) -> str:
+    """The content of an adapter's README.md; `base` is a Hub id or a folder, as its configuration names it."""
+    _, layout = family.config_in(resolve(base))
+    data = ModelCardData(
+        language=language.code,
+        library_name="peft",
+        pipeline_tag="automatic-speech-recognition",
+        base_model=None if _is_path(base) else base,
+        tags=[family.tag, "lora", "shibolet"],
+    )
+    page = _environment().get_template("adapter.md.jinja").render(
+        name=folder.name, base=base, is_local=_is_path(base), language=language,
+        usage=Markup(family.adapter_usage(f"./{folder.name}", base, layout)),
+    )  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n\n{page}"
+
+
+def _usage(family: Family, recipe: ShownRecipe, config: PublishConfig) -> str:
+    """With the beams that the model was scored with."""
+    decoding = recipe.evaluate
+    return family.usage(config.to, config.layout, beam_size=decoding.beam_size, length_penalty=decoding.length_penalty)
 
 
 def _metadata(
@@ -84,7 +109,7 @@ def _metadata(
         model_name=config.to,
         language=code,
         license=config.license,
-        library_name="transformers",
+        library_name=family.libraries.get(config.layout),
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
         datasets=[source.hub for source in recipe.data.train if source.hub and not _is_path(source.hub)] or None,
@@ -104,8 +129,8 @@ def _named(name: str, config: PublishConfig, kind: str) -> Shown:
     if name.startswith("builtin:"):
         return Shown(name, config.licenses.get(name, "apache-2.0"))
     if _is_path(name) or "/" not in name:
-        shown = Path(name).name
-        return Shown(shown, config.licenses.get(shown, NOT_STATED))
+        shown, own = Path(name).name, Path(name) / "README.md"
+        return Shown(shown, config.licenses.get(shown) or (_license_in(own) if own.is_file() else None) or NOT_STATED)
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
     license = config.licenses.get(name) or _license_on_hub(name, kind) or f"{NOT_STATED} here; see its page"
     return Shown(name, license, name, page)
@@ -118,9 +143,12 @@ def _is_path(name: str | None) -> bool:
 def _license_on_hub(name: str, kind: str) -> str | None:
     """What the repository's own card says, where the cache holds it (`shibolet fetch` puts it there)."""
     cached = try_to_load_from_cache(name, "README.md", repo_type=kind)
-    if not isinstance(cached, str):
-        return None
-    data = RepoCard.load(cached, ignore_metadata_errors=True).data
+    return _license_in(Path(cached)) if isinstance(cached, str) else None
+
+
+def _license_in(card: Path) -> str | None:
+    """What a model's or data set's own card says."""
+    data = RepoCard.load(card, ignore_metadata_errors=True).data
     license = data.get("license_name") or data.get("license")
     return ", ".join(license) if isinstance(license, list) else license
 

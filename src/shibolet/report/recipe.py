@@ -31,6 +31,8 @@ class ShownData(_Shown):
 
 class ShownEvaluate(_Shown):
     sets: tuple[ShownSource, ...]
+    beam_size: int = 1
+    length_penalty: float = 1.0
 
 
 class ShownModels(_Shown):

@@ -1,4 +1,4 @@
-"""Publishing a kept round: export, proof in a fresh process, model card, upload; and the command that goes on."""
+"""Publishing a kept round: export, proof by the code of its card, model card, upload; and the command that goes on."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_json, write_bytes
 from shibolet.rounds.shared import Round
+from shibolet.speech.text import get_language
 
 README = "README.md"
 
@@ -35,8 +36,10 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
 
 
 def export_adapter(current: Round, path: Path) -> None:
-    """Write the adapters of the chosen checkpoint, not merged, into a new folder."""
-    from shibolet.model.folders import is_local
+    """Write the adapters of the chosen checkpoint, not merged, into a new folder, and a README with code for them."""
+    from shibolet.model.family import family_named
+    from shibolet.model.folders import is_local, resolve
+    from shibolet.publish.card import adapter_card
     from shibolet.train.checkpoint import CheckpointStore, average_weights
     from shibolet.train.stage import write_adapter
 
@@ -47,7 +50,9 @@ def export_adapter(current: Round, path: Path) -> None:
     steps = TrainResult.read(current.folder.train_result).weights_of
     weights = average_weights([store.at(step) for step in steps])
     recipe, base = current.recipe, current.recipe.models.base
-    write_adapter(base, recipe.train, recipe.seed, weights, path, None if is_local(base) else base)
+    named = str(resolve(base).absolute()) if is_local(base) else base
+    write_adapter(base, recipe.train, recipe.seed, weights, path, named)
+    write_bytes(path / README, adapter_card(path, named, family_named(base), get_language(recipe.language)).encode())
 
 
 def export_round(current: Round, config: PublishConfig, *, force: bool = False) -> None:
@@ -90,8 +95,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     with current.track("export"):
         convert(str(folder.final), model, config.layout, [current.recipe.language])
     current.make_way()
-    with current.track("read again in a fresh process"):
-        reproduced = reproduce(current, model, label)
+    with current.track("run the code of the model card"):
+        reproduced = reproduce(current, model, label, config)
     reproduced.write(folder.publish / "reproduced.json")
     shown = ShownRecipe.model_validate(current.recipe.model_dump(mode="json"))
     family = family_of(read_json(model / "config.json"))

@@ -1,147 +1,141 @@
-"""Whether an exported model, read in a process of its own, repeats hypotheses of the evaluation word for word.
+"""Whether an exported model repeats hypotheses of the evaluation by the code that its card prints.
 
-Whole batches are repeated as the evaluation had them: who shares a batch changes the last bits of a logit.
+The code runs as printed, in a process that never imports shibolet: the library opens the files and writes the texts. It
+decodes one recording at a time and rounds differently from the batches of an evaluation, so a few words may differ. A
+fault of the export shows in most texts. So does an evaluate.max_new_tokens_per_s that cuts texts off: the card's code
+has no such limit.
 """
 
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from shibolet.errors import ModelError
-from shibolet.evaluate.hear import batches_of
-from shibolet.evaluate.stage import HYPOTHESES, evaluate_set
-from shibolet.listen.executor import Here
-from shibolet.records.candidate import named
-from shibolet.records.documents.base import Part
-from shibolet.records.documents.published import Reproduced
-from shibolet.records.files import read_json, write_json
-from shibolet.records.hypotheses import read_hypothesis_lines
-from shibolet.records.manifest import read_manifest, write_manifest
+import soundfile as sf
+
+from shibolet.errors import DataError, ModelError
+from shibolet.model.family import convert, family_named
+from shibolet.publish.config import PublishConfig
+from shibolet.records.documents.published import Differing, Reproduced
+from shibolet.records.documents.scores import Scores
+from shibolet.records.hypotheses import HypothesisLine, read_hypothesis_lines
 from shibolet.records.utterance import Utterance
-from shibolet.rounds.scorers import language_of
 from shibolet.rounds.shared import Round
+from shibolet.scoring.counts import EditCounts, count_words
+from shibolet.speech import audio
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 NUM_HYPOTHESES = 20  # at least, over all sets
-EXPORT = named("export")
+MIN_SAME_FRAC = 0.5  # of hypotheses, word for word: a fault that is in every text leaves none
+MAX_DIFFERENT_FRAC = 0.05  # of words
+FILES = '["speech.wav"]'  # what the card's code transcribes
+_RUN = """
+import json, sys
+
+texts = []
+with open("code.py", encoding="utf-8") as file:
+    exec(compile(file.read(), "code.py", "exec"), {"__name__": "__main__", "print": texts.append})
+with open("texts.json", "w", encoding="utf-8") as file:
+    json.dump(texts, file)
+"""
 
 
-class Wanted(Part):
-    """Utterances of one set to hear again."""
+def reproduce(current: Round, model: Path, label: str, config: PublishConfig) -> Reproduced:
+    """What the code repeated of the evaluation of `label`; ModelError when its texts are those of another model.
 
-    set: str
-    manifest: Path
-    out_dir: Path
-    language: str
-    clips_at_once: int
-
-
-class Request(Part):
-    """What the fresh process is told."""
-
-    recipe: Path
-    model: Path
-    sets: tuple[Wanted, ...]
-
-
-def reproduce(current: Round, model: Path, label: str) -> Reproduced:
-    """What was repeated of the evaluation of `label`; ModelError when a hypothesis differs."""
-    expected, wanted = {}, []
-    with TemporaryDirectory() as scratch:
-        for source in current.sets:
-            language = language_of(current, source)
-            together = current.transcriber(str(model), label, language).clips_at_once
-            said = _hypotheses(current.folder.evaluation(label, source.name))
-            utterances = current.read(source).utterances
-            chosen = whole_batches(utterances, together, math.ceil(NUM_HYPOTHESES / len(current.sets)))
-            if missing := [utterance.id for utterance in chosen if utterance.id not in said]:
-                raise ModelError(
-                    f"set '{source.name}' has changed since it was scored: '{missing[0]}' has no hypothesis there; run "
-                    "'shibolet compare' again"
-                )
-            expected[source.name] = {utterance.id: said[utterance.id] for utterance in chosen}
-            place = Path(scratch) / source.name
-            manifest = place.with_suffix(".jsonl")
-            write_manifest(manifest, chosen)
-            wanted.append(
-                Wanted(set=source.name, manifest=manifest, out_dir=place, language=language, clips_at_once=together)
-            )
-        request = Request(recipe=current.folder.recipe.absolute(), model=model.absolute(), sets=wanted)
-        path = Path(scratch) / "request.json"
-        write_json(path, request.model_dump(mode="json"))
-        _run(path)
-        heard = {one.set: _hypotheses(one.out_dir) for one in wanted}
-    pairs = [(name, id, text, heard[name][id]) for name, texts in expected.items() for id, text in texts.items()]
-    if differing := [pair for pair in pairs if pair[2] != pair[3]]:
-        name, id, before, after = differing[0]
-        raise ModelError(
-            f"the export in {model} is not the model that was scored: {len(differing)} of {len(pairs)} hypotheses "
-            f"differ, the first is '{id}' of set '{name}': '{before}' in the evaluation, '{after}' from the export"
-        )
-    return Reproduced(hypotheses=len(pairs), ids={name: sorted(texts) for name, texts in expected.items()})
-
-
-def _hypotheses(out_dir: Path) -> dict[str, str]:
-    """By utterance id, as an evaluation wrote them."""
-    return {line.id: line.hypothesis for line in read_hypothesis_lines(out_dir / HYPOTHESES)}
-
-
-def whole_batches(utterances: Sequence[Utterance], batch_utterances: int, num_wanted: int) -> list[Utterance]:
-    """At least `num_wanted` utterances (or all), in their order: whole batches of an evaluation, from short and long.
-
-    Of whole batches alone an evaluation makes the same ones again.
+    Code of the family's first layout runs; an export in another layout is converted back for it, bit for bit.
     """
-    batches = batches_of(utterances, batch_utterances)
-    spread = sorted(range(len(batches)), key=lambda i: (_reversed_bits(i, len(batches)), i))
-    chosen: list[int] = []
-    for index in spread:
-        if len(chosen) >= num_wanted:
-            break
-        chosen += batches[index]
-    return [utterances[i] for i in sorted(chosen)]
+    family, decoding = family_named(str(model)), current.recipe.evaluate
+    layout = family.layouts[0]
+    usage = family.usage(config.to, layout, beam_size=decoding.beam_size, length_penalty=decoding.length_penalty)
+    expected = _expected(current, label)
+    with TemporaryDirectory(dir=model.parent) as scratch:
+        place = Path(scratch) / config.to  # a folder of this name in the working directory goes before the Hub
+        place.parent.mkdir()
+        if config.layout == layout:
+            place.symlink_to(model.absolute(), target_is_directory=True)
+        else:
+            convert(str(model), place, layout)
+        for number, (utterance, _) in enumerate(expected):
+            sf.write(Path(scratch) / f"{number}.wav", audio.load(utterance.audio), SAMPLE_RATE_HZ, subtype="FLOAT")
+        heard = run_code(code_of(usage), Path(scratch), [f"{number}.wav" for number in range(len(expected))])
+    return _compare(model, expected, heard)
 
 
-def _reversed_bits(i: int, count: int) -> int:
-    """Order in which 0, then the middle, then the quarters of a range are visited (van der Corput)."""
-    width = max(1, (count - 1).bit_length())
-    return int(f"{i:0{width}b}"[::-1], 2)
+def code_of(usage: str) -> str:
+    """The block of Python in a card's usage."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", usage, re.DOTALL | re.MULTILINE)
+    return code
 
 
-def _run(request: Path) -> None:
-    """Transcribe in a process that has seen nothing of this one but the request."""
+def run_code(code: str, place: Path, files: Sequence[str]) -> list[str]:
+    """What a card's code prints for audio files, run in the folder `place` by a process of its own without a network.
+
+    ModelError when it fails.
+    """
+    (place / "code.py").write_text(code.replace(FILES, json.dumps(list(files))), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "shibolet.rounds.reproduce", str(request)],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        [sys.executable, "-c", _RUN], cwd=place, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True,
+        text=True,
     )  # fmt: skip
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ModelError(f"the export could not be read in a fresh process: {lines[-1] if lines else 'no message'}")
+        raise ModelError(f"the code of the model card fails on the export: {lines[-1] if lines else 'no message'}")
+    return json.loads((place / "texts.json").read_text(encoding="utf-8"))
 
 
-def _transcribe(request: Request) -> None:
-    from shibolet.recipe import load_recipe
-    from shibolet.records.runfolder import RunFolder
-
-    recipe = load_recipe(request.recipe)
-    for one in request.sets:
-        config = recipe.evaluate.model_copy(update={"batch_utterances": one.clips_at_once})
-        once = recipe.model_copy(update={"evaluate": config})
-        current = Round(once, RunFolder(request.recipe.parent), tell=lambda sentence: None)
-        current.executor = Here()  # a few batches
-        evaluate_set(
-            current.transcriber(str(request.model), EXPORT.label, one.language),
-            read_manifest(one.manifest),
-            set_name=one.set,
-            language=one.language,
-            config=config,
-            out_dir=one.out_dir,
-            named=EXPORT,
-            identity=current.identity(str(request.model)),
+def _expected(current: Round, label: str) -> list[tuple[Utterance, str]]:
+    """Utterances of all sets with what the evaluation heard in them."""
+    chosen = []
+    for source in current.sets:
+        lines = read_hypothesis_lines(current.folder.hypotheses(label, source.name))
+        said = {line.id: line for line in lines}
+        utterances = current.read(source).utterances
+        if missing := [utterance.id for utterance in utterances if utterance.id not in said]:
+            raise ModelError(
+                f"set '{source.name}' has changed since it was scored: '{missing[0]}' has no hypothesis there; run "
+                "'shibolet compare' again"
+            )
+        undecoded = {failure.id for failure in Scores.read(current.folder.scores(label, source.name)).failures}
+        longest_s = current.recipe.evaluate.max_piece_s  # longer ones were heard in pieces
+        usable = [line for line in lines if line.id not in undecoded and line.duration_s <= longest_s]
+        wanted = {line.id for line in spread(usable, math.ceil(NUM_HYPOTHESES / len(current.sets)))}
+        chosen += [(one, said[one.id].hypothesis) for one in utterances if one.id in wanted]
+    if not chosen:
+        raise DataError(
+            "not published: every recording of evaluate.sets is undecodable or over evaluate.max_piece_s, so the code "
+            "of the model card has nothing to repeat; name a set with shorter ones"
         )
+    return chosen
 
 
-if __name__ == "__main__":
-    _transcribe(Request.model_validate(read_json(Path(sys.argv[1]))))
+def spread(lines: Sequence[HypothesisLine], num_wanted: int) -> list[HypothesisLine]:
+    """`num_wanted` of the utterances (or all), evenly from the shortest to the longest."""
+    by_length = sorted(lines, key=lambda one: (one.duration_s, one.id))
+    num = min(num_wanted, len(by_length))
+    return [by_length[i * (len(by_length) - 1) // max(1, num - 1)] for i in range(num)]
+
+
+def _compare(model: Path, expected: Sequence[tuple[Utterance, str]], heard: Sequence[str]) -> Reproduced:
+    counts, differing = EditCounts(), []
+    for (utterance, before), after in zip(expected, heard, strict=True):
+        counts += count_words(before, after)
+        if before != after:
+            differing.append(Differing(id=utterance.id, evaluation=before, export=after))
+    done = Reproduced(
+        ids=tuple(utterance.id for utterance, _ in expected), differing=tuple(differing),
+        words=counts.reference_length, differing_words=counts.errors,
+    )  # fmt: skip
+    if done.same < MIN_SAME_FRAC * len(expected) or counts.errors > MAX_DIFFERENT_FRAC * counts.reference_length:
+        first = differing[0]
+        raise ModelError(
+            f"the export in {model} is not the model that was scored: by the code of its card {len(differing)} of "
+            f"{len(expected)} hypotheses differ, {counts.errors} of {counts.reference_length} words; the first is "
+            f"'{first.id}': '{first.evaluation}' in the evaluation, '{first.export}' from the export"
+        )
+    return done

@@ -303,10 +303,10 @@ def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str,
 
 
 def write_adapter(
-    base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path, base_id: str | None
+    base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path, named: str
 ) -> None:
-    """The trained adapters, not merged, with what was trained whole beside them; bfloat16, for peft."""
+    """The trained adapters, not merged, what was trained whole beside them; bfloat16, for peft on the base `named`."""
     loaded = load_recogniser(base)
     add_adapters(loaded.model, config, seed)
     load_weights(loaded.model, weights)
-    save_lora(loaded.model, list(weights), path, base_id, torch.bfloat16)
+    save_lora(loaded.model, list(weights), path, named, torch.bfloat16)

@@ -54,7 +54,7 @@ def aligner(path: Path):
 def main(folder: Path, out: Path) -> None:
     clips = list(np.load(folder / "clips.npz").values())
     values = {"qwen-asr": version("qwen-asr"), "transformers": version("transformers"), "column_step": COLUMN_STEP}
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for path in (folder / kind for kind in ("aligner", "tied", "untied")):
         model, processor, text = (aligner if path.name == "aligner" else recogniser)(path)
         model.thinker.audio_tower.config._attn_implementation = "windowed"
         values[path.name] = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 from transformers import (
     PreTrainedModel,
     Qwen2Tokenizer,
@@ -51,7 +51,7 @@ def _tokenizer() -> Qwen2Tokenizer:
         pad_token="<|endoftext|>",
         extra_special_tokens={"audio_token": AUDIO_TOKEN, "audio_bos_token": AUDIO_START, "audio_eos_token": AUDIO_END},
     )
-    tokenizer.add_tokens(_SPECIAL, special_tokens=True)
+    tokenizer.add_tokens([AddedToken(token, special=token != ASR_TEXT, normalized=False) for token in _SPECIAL])
     return tokenizer
 
 

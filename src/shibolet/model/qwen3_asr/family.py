@@ -38,6 +38,7 @@ from shibolet.model.qwen3_asr.packed import (
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
+from shibolet.model.qwen3_asr.usage import adapter_usage, usage
 from shibolet.model.qwen3_asr.writing import ClipDecoder
 
 
@@ -49,8 +50,9 @@ class Qwen3Asr(Family):
     min_samples = MIN_SAMPLES
     states_per_s = TOKENS_PER_CHUNK
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
-    listens, adapter_task = True, "CAUSAL_LM"
+    listens = True
     layouts = ("native", "legacy")
+    libraries: ClassVar = {"native": "transformers"}  # which cannot open the other
     tag = "qwen3-asr"
     class_s = TIMESTAMP_MS / 1000
     rows_at_once: ClassVar = {"cpu": CPU_ROWS, "cuda": CUDA_ROWS}
@@ -77,6 +79,8 @@ class Qwen3Asr(Family):
     load_aligner = staticmethod(load_aligner)
     save = staticmethod(save_model)
     convert = staticmethod(convert)
+    usage = staticmethod(usage)
+    adapter_usage = staticmethod(adapter_usage)
 
     def max_tokens(self, config: Qwen3ASRConfig) -> int:
         return config.text_config.max_position_embeddings
@@ -107,36 +111,5 @@ class Qwen3Asr(Family):
         dim = Qwen3ASRConfig().text_config.hidden_size
         return Qwen3ASRConfig(audio_config={"output_dim": dim}), "Qwen3-ASR-1.7B"
 
-    def usage(self, name: str, layout: str) -> str:
-        return _USAGE[layout].replace("ORG/NAME", name)
-
-
-_USAGE = {
-    "native": """\
-With transformers >= 5.15. The processor refuses languages outside of its own list; without one the model names the
-language itself.
-
-```python
-from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
-
-processor = AutoProcessor.from_pretrained("ORG/NAME")
-model = Qwen3ASRForConditionalGeneration.from_pretrained("ORG/NAME", dtype="bfloat16", device_map="auto")
-inputs = processor.apply_transcription_request("speech.wav").to(model.device, model.dtype)
-written = model.generate(**inputs, max_new_tokens=256)
-print(processor.decode(written[0, inputs["input_ids"].shape[1]:], return_format="transcription_only"))
-```
-""",
-    "legacy": """\
-With qwen-asr 0.0.6 (transformers 4.57), or `vllm serve ORG/NAME`. qwen-asr's `transcribe` refuses languages outside
-of its own list; without one the model names the language itself.
-
-```python
-from qwen_asr import Qwen3ASRModel
-
-model = Qwen3ASRModel.from_pretrained("ORG/NAME", dtype="bfloat16", attn_implementation="flash_attention_2")
-print(model.transcribe("speech.wav")[0].text)
-```
-""",
-}
 
 FAMILY = Qwen3Asr()

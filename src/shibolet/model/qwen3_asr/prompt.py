@@ -4,9 +4,10 @@ Built from text instead of the processor: it refuses languages outside its list,
 the loss (facts: huggingface/transformers before 5.15 and after). The aligner's prompt has no chat frame.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -130,8 +131,16 @@ class AlignmentPrompt:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokens of each text, its markup split into letters."""
-    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    """Tokens of each text, its markup split into letters.
+
+    The library splits the tokens that are marked special. The others (`<asr_text>`) are cut behind their first letter.
+    """
+    others = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    starts = re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in others) or r"(?!)")
+    cuts = [[0, *(found.end() for found in starts.finditer(text)), len(text)] for text in texts]
+    pieces = [text[a:b] for text, at in zip(texts, cuts, strict=True) for a, b in pairwise(at)]
+    ids = iter(tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return [list(chain.from_iterable(islice(ids, len(at) - 1))) for at in cuts]
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -32,6 +32,7 @@ from shibolet.model.qwen3_asr.layouts import (
 )
 from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.model.qwen3_asr.parts import is_tied
+from shibolet.model.qwen3_asr.prompt import ASR_TEXT
 from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 
 SHARD_SIZE = "2GB"
@@ -132,12 +133,26 @@ def _whisper_extractor(extractor: Qwen3ASRFeatureExtractor) -> dict:
 _TOKENIZER_DEFAULTS = {"add_prefix_space": False, "clean_up_tokenization_spaces": False, "errors": "replace"}
 
 
+def _keep_text_apart(path: Path) -> None:
+    """Take the mark of a special token from `<asr_text>`, in a saved tokenizer that has it.
+
+    The published tokenizer has none there. Libraries skip special tokens when they decode, and split the language
+    that the model writes from the text at this one.
+    """
+    whole = read_json(path / "tokenizer.json")
+    for token in whole["added_tokens"]:
+        if token["content"] == ASR_TEXT and token["special"]:
+            token["special"] = False
+            write_json(path / "tokenizer.json", whole)
+
+
 def _special_tokens(path: Path) -> list[str]:
     return [token["content"] for token in read_json(path / "tokenizer.json")["added_tokens"] if token["special"]]
 
 
 def _settle_tokenizer(path: Path) -> None:
-    """Make `tokenizer_config.json` say the same whichever layout the tokenizer came from."""
+    """Make the tokenizer's files say the same whichever layout it came from."""
+    _keep_text_apart(path)
     settings = read_json(path / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "model_specific_special_tokens"):  # how it was loaded; said twice
         settings.pop(key, None)
@@ -149,6 +164,7 @@ def _settle_tokenizer(path: Path) -> None:
 def _write_tokenizer_4(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """The tokenizer as transformers 4 saves it: version 5's configuration is an error there."""
     tokenizer.save_pretrained(path)
+    _keep_text_apart(path)
     (path / "chat_template.jinja").unlink(missing_ok=True)  # the native one: it would win over chat_template.json
     whole = read_json(path / "tokenizer.json")
     write_json(path / "vocab.json", whole["model"]["vocab"])

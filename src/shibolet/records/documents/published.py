@@ -1,15 +1,30 @@
-"""`publish/reproduced.json`: what a fresh process repeated from an export."""
+"""`publish/reproduced.json`: what the code of the model card repeated from an export, in a process of its own."""
 
 from typing import ClassVar
 
-from shibolet.records.documents.base import Document
+from shibolet.records.documents.base import Document, Part
+
+
+class Differing(Part):
+    """An utterance whose hypothesis is not word for word that of the evaluation."""
+
+    id: str
+    evaluation: str
+    export: str
 
 
 class Reproduced(Document):
-    """Hypotheses of the evaluation that came out word for word."""
+    """Hypotheses of the evaluation against those of the export."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet publish RUN' exports anew"
 
-    hypotheses: int
-    ids: dict[str, tuple[str, ...]]  # by set
+    ids: tuple[str, ...]  # of the utterances, those of one set after the other
+    differing: tuple[Differing, ...]
+    words: int  # of all hypotheses in the evaluation
+    differing_words: int  # substitutions, deletions and insertions that lead to the export's
+
+    @property
+    def same(self) -> int:
+        """Hypotheses that came out word for word."""
+        return len(self.ids) - len(self.differing)
