@@ -24,6 +24,7 @@ from shibolet.model.qwen3_asr.features import (
     num_audio_tokens,
     num_mel_frames,
 )
+from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.layouts import is_legacy
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser, read_native
@@ -37,6 +38,7 @@ from shibolet.model.qwen3_asr.packed import (
 )
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
+from shibolet.model.qwen3_asr.reference import Transformers
 from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
 from shibolet.model.qwen3_asr.writing import ClipDecoder
 
@@ -77,6 +79,9 @@ class Qwen3Asr(Family):
     load_aligner = staticmethod(load_aligner)
     save = staticmethod(save_model)
     convert = staticmethod(convert)
+    oddities = staticmethod(oddities)
+    variants = staticmethod(variants)
+    reference = Transformers
 
     def max_tokens(self, config: Qwen3ASRConfig) -> int:
         return config.text_config.max_position_embeddings
