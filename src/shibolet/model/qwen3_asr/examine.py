@@ -99,11 +99,15 @@ def _tokens(folder: ModelFolder, is_published: bool) -> Iterator[Oddity]:
     said = {"audio_token_id": (AUDIO_TOKEN, config.audio_token_id), **_named(folder, tokenizer)}
     for key, (token, value) in said.items():
         if ids.get(token) not in (value if isinstance(value, list) else [value]):
-            yield Oddity(f"config.json says {key} {value}, the tokenizer gives '{token}' the id {ids.get(token)}; {advice}")
+            yield Oddity(
+                f"config.json says {key} {value}, the tokenizer gives '{token}' the id {ids.get(token)}; {advice}"
+            )
     if is_published:
         for token, published in _PUBLISHED_IDS.items():
             if ids.get(token) != published:
-                yield Oddity(f"the tokenizer gives '{token}' the id {ids.get(token)}, the published one {published}; {advice}")
+                yield Oddity(
+                    f"the tokenizer gives '{token}' the id {ids.get(token)}, the published one {published}; {advice}"
+                )
     rows = config.text_config.vocab_size
     if (highest := max(ids.values())) >= rows:
         yield Oddity(f"the tokenizer has ids up to {highest}, the embeddings {rows} rows; {advice}")

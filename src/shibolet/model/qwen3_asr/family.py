@@ -16,6 +16,7 @@ from shibolet.model.family import Family
 from shibolet.model.folders import config_in, from_folder
 from shibolet.model.qwen3_asr.cost import Cost
 from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
+from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.features import (
     MIN_SAMPLES,
     TOKENS_PER_CHUNK,
@@ -24,7 +25,6 @@ from shibolet.model.qwen3_asr.features import (
     num_audio_tokens,
     num_mel_frames,
 )
-from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.layouts import is_legacy
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser, read_native

@@ -37,8 +37,10 @@ class Heard:
         return tell(self.loaded, self.language, self.clips, self.ids if ids is None else ids)
 
 
-def check_behaviour(loaded: LoadedModel, language: str, clips: Sequence[Clip], odd: Sequence[OddLayer]) -> Outcome:
-    """Right texts against those of other clips, and every change that might mend the model."""
+def check_behaviour(
+    loaded: LoadedModel, language: str, clips: Sequence[Clip], odd: Sequence[OddLayer]
+) -> tuple[Outcome, float]:
+    """Right texts against those of other clips, and every change that might mend the model; the right ones' loss."""
     ids = loaded.family.targets(loaded.tokenizer, Prompt(language)).encode([clip.text for clip in clips])
     heard = Heard(loaded, language, [clip.samples for clip in clips], ids)
     own, other = heard.tell(), heard.tell(others(ids))
@@ -61,7 +63,7 @@ def check_behaviour(loaded: LoadedModel, language: str, clips: Sequence[Clip], o
             "configuration and tokenizer of one model, and is --language right?"
         )
     good = f"{num_heard} of {len(clips)} texts are likelier than another clip's; loss {right:.2f} against {wrong:.2f}"
-    return outcome(faults, [], good, numbers)
+    return outcome(faults, [], good, numbers), right
 
 
 def others(ids: Sequence[list[int]]) -> list[list[int]]:
@@ -93,7 +95,7 @@ def _mended(heard: Heard, own: Sequence[Told], odd: Sequence[OddLayer]) -> Itera
                 f"{mean_loss(told):.2f} a token: the weights were changed or badly merged; take them anew"
             )
     for first, second, told in _exchanged(heard, own):
-        text = heard.loaded.tokenizer.convert_ids_to_tokens([first, second])
+        text = [heard.loaded.tokenizer.decode([token]) for token in (first, second)]
         yield (
             f"the tokenizer has '{text[0]}' ({first}) and '{text[1]}' ({second}) exchanged: with their ids changed "
             f"round the loss of the texts falls from {before:.2f} to {mean_loss(told):.2f} a token; take the tokenizer "

@@ -1,7 +1,7 @@
 """What is verified: a model and some utterances of its language, decoded, with their texts in its tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,6 +56,10 @@ class Clip:
     def seconds(self) -> float:
         return len(self.samples) / audio.SAMPLE_RATE_HZ
 
+    def as_piece(self, language: str) -> Utterance:
+        """The utterance as `prepare` keeps it."""
+        return replace(self.utterance, text=self.text, duration_s=self.seconds, language=language)
+
 
 def read_clips(data: str, language: str, most: int = MOST) -> list[Clip]:
     """At most `most` utterances of 0.5 to 15 s with words, always the same ones; DataError when they are too few."""
@@ -67,9 +71,7 @@ def read_clips(data: str, language: str, most: int = MOST) -> list[Clip]:
     spoken, clips = get_language(language), []
     with TemporaryDirectory() as scratch:
         utterances, _ = read_source(source, Path(scratch), None, language)
-        usable = [
-            one for one in utterances if MIN_S <= one.duration_s <= MAX_S and spoken.to_scoring(one.text).strip()
-        ]
+        usable = [one for one in utterances if MIN_S <= one.duration_s <= MAX_S and spoken.to_scoring(one.text).strip()]
         for utterance in sorted(usable, key=lambda one: hash_json(one.id)):
             try:
                 samples = audio.load(utterance.audio)

@@ -47,7 +47,9 @@ def check_weights(model: nn.Module) -> tuple[Outcome, list[OddLayer]]:
         for names, what in ((broken, "hold NaN or infinity"), (zeros, "are all zero, which no training leaves"))
         if names
     ]
-    notes = [f"{layer}; trained layers differ less: see the check 'behaviour' for whether it does harm" for layer in odd]
+    notes = [
+        f"{layer}; trained layers differ less: see the check 'behaviour' for whether it does harm" for layer in odd
+    ]
     numbers = {"matrices": len(sizes), "odd": len(odd), "all_zero": len(zeros), "not_finite": len(broken)}
     return outcome(faults, notes, f"{len(sizes)} matrices are of a size like their neighbours'", numbers), odd
 
