@@ -23,15 +23,16 @@ def check_files(model: str, device: str) -> tuple[Outcome, LoadedModel]:
         with safe_open(file, "pt") as handle:
             dtypes.update(handle.get_slice(key).get_dtype() for key in handle.keys())
     num = sum(weight.numel() for weight in loaded.model.parameters())
-    layers = family.num_layers(loaded.model)
+    encoder, decoder = (family.num_layers(loaded.model).get(tower, 0) for tower in ("encoder", "decoder"))
     head = "tied to the embeddings" if family.is_tied(loaded.model) else "of its own"
     stored = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(dtypes.items()))
     good = (
-        f"{family.title} in the {layout} layout: {num:,} weights ({stored}), {layers['encoder']} encoder and "
-        f"{layers['decoder']} decoder layers, head {head}; none missing, none left over"
+        f"{family.title} in the {layout} layout: {num:,} weights ({stored}), {encoder} encoder and "
+        f"{decoder} decoder layers, head {head}; none missing, none left over"
     )
-    numbers = {"weights": num, "encoder_layers": layers["encoder"], "decoder_layers": layers["decoder"],
-               "vocabulary": family.head(loaded.model).out_features, "max_positions": family.max_tokens(config)}  # fmt: skip
+    numbers = {"weights": num, "encoder_layers": encoder, "decoder_layers": decoder,
+               "vocabulary": family.head(loaded.model).out_features,
+               "max_positions": family.max_tokens(config)}  # fmt: skip
     faults = [one.sentence for one in found if one.is_fault]
     return outcome(faults, [one.sentence for one in found if not one.is_fault], good, numbers), loaded
 

@@ -5,7 +5,7 @@ import math
 from shibolet.model.spans import LayerSpan
 from shibolet.train.config import PhaseConfig, TrainConfig
 
-CPU_UTTERANCES = 8  # of a step, where a step of 64 would take minutes
+CPU_UTTERANCES = 4  # of a step, where a step of 64 would take minutes
 WARMUP_FRAC = 0.1  # of the steps of a phase
 
 

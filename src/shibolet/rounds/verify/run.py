@@ -1,6 +1,5 @@
 """All checks in their order, each timed and each kept from ending the others; and what they are put down in."""
 
-import gc
 import logging
 import math
 import shutil
@@ -8,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,19 +20,20 @@ from shibolet.model.protocols import Prompt, Reference
 from shibolet.recipe import Recipe
 from shibolet.records.documents.verified import Check, Machine, Texts, Verified, VerifyReport
 from shibolet.records.provenance import this_start
-from shibolet.rounds.shared import Track, untracked
+from shibolet.rounds.shared import Progress, Track, untracked
 from shibolet.rounds.verify.behaviour import check_behaviour
 from shibolet.rounds.verify.files import check_files, check_tokens
 from shibolet.rounds.verify.library import Said, compare_hypotheses, compare_logits
 from shibolet.rounds.verify.phases import trial_of
 from shibolet.rounds.verify.saving import check_saving
 from shibolet.rounds.verify.subject import FEWEST, Clip, Outcome, read_clips
-from shibolet.rounds.verify.training import train
+from shibolet.rounds.verify.training import free, train
 from shibolet.rounds.verify.weights import check_weights
 
 LOG = logging.getLogger(__name__)
 FEWEST_STEPS = 10
 Made = TypeVar("Made")
+Found = Outcome | tuple[Outcome, Made]  # and what the check gives beside
 
 
 @dataclass
@@ -54,12 +55,12 @@ class Checks:
         for name in names:
             self.add(name, Outcome("not done", (why,)))
 
-    def do(self, name: str, look: Callable[[], tuple[Outcome, Made] | Outcome]) -> Made | None:
+    def do(self, name: str, look: Callable[[Progress], Found[Made]]) -> Made | None:
         """Carry out a check: its outcome is kept, and what it gives beside that comes back; None where it broke off."""
         started, made = time.perf_counter(), None
         try:
-            with self.track(name):
-                found = look()
+            with self.track(name) as progress:
+                found = look(progress)
             if isinstance(found, tuple):
                 found, made = found
         except ShiboletError as error:
@@ -96,18 +97,18 @@ def verify(
     checks = Checks(_shortener(path, work_dir), track)
     said: list[Said] = []
     layout = family = identity = None
-    loaded = checks.do("files", lambda: check_files(model, device))
+    loaded = checks.do("files", lambda _: check_files(model, device))
     if loaded is None:
         checks.skip("the model does not open", "weights", "tokenizer", "behaviour", "logits", "hypotheses", "training")
     else:
         layout, family, identity = loaded.family.config_in(path)[1], loaded.family.title, loaded.identity
-        odd = checks.do("weights", lambda: check_weights(loaded.model)) or []
-        checks.do("tokenizer", lambda: check_tokens(loaded, language, clips))
-        loss = checks.do("behaviour", lambda: check_behaviour(loaded, language, some, odd))
+        odd = checks.do("weights", lambda _: check_weights(loaded.model)) or []
+        checks.do("tokenizer", lambda _: check_tokens(loaded, language, clips))
+        loss = checks.do("behaviour", lambda _: check_behaviour(loaded, language, some, odd))
         said = _compare(checks, model, loaded, language, some, device)
         del loaded
-        _free()
-        _train(checks, model, recipe, clips, language, steps, math.inf if loss is None else loss, work_dir, track)
+        free()
+        _train(checks, model, recipe, clips, language, steps, math.inf if loss is None else loss, work_dir, device)
     texts = [
         Texts(reference=clip.text, ours=one.ours, library=one.library) for clip, one in zip(some, said) if with_texts
     ]
@@ -130,56 +131,57 @@ def _compare(
 ) -> list[Said]:
     """Logits and hypotheses against the library's: in float32, and on a GPU in the precision that trains too."""
     family, prompt, said = loaded.family, Prompt(language), []
-    ids = family.targets(loaded.tokenizer, prompt).encode([clip.text for clip in clips])
-    family.fuse(loaded.model)
-    exact: Reference | None = family.reference(model, prompt, dtype=torch.float32, device=device)
-    if exact is None:
-        checks.skip(f"no other library computes a {family.title}", "logits", "hypotheses")
+    open_reference = partial(family.reference, model, prompt, device=device)
+
+    def exact_logits(progress: Progress) -> Found[Reference]:
+        if (exact := open_reference(dtype=torch.float32)) is None:
+            return Outcome("not done", (f"no other library computes a {family.title}",))
+        family.fuse(loaded.model)  # as it trains
+        return compare_logits(loaded, exact, language, clips), exact
+
+    if (exact := checks.do("logits", exact_logits)) is None:
+        checks.skip("there are no logits of another library", "hypotheses")
         return []
-    checks.do("logits", lambda: compare_logits(loaded, exact, language, clips, ids))
-    said = checks.do("hypotheses", lambda: compare_hypotheses(loaded, exact, language, clips)) or []
+    said = checks.do("hypotheses", lambda _: compare_hypotheses(loaded, exact, language, clips)) or []
     if device == "cpu":
         return said
-    rounded = family.reference(model, prompt, dtype=torch.bfloat16, device=device)
-    ours = load_recogniser(model, dtype=torch.bfloat16, device=device)
-    checks.do("logits in bfloat16", lambda: compare_logits(ours, exact, language, clips, ids, rounded))
-    return checks.do("hypotheses in bfloat16", lambda: compare_hypotheses(ours, rounded, language, clips)) or said
+
+    def rounded_logits(progress: Progress) -> Found[tuple[LoadedModel, Reference]]:
+        ours = load_recogniser(model, dtype=torch.bfloat16, device=device)
+        rounded = open_reference(dtype=torch.bfloat16)
+        return compare_logits(ours, exact, language, clips, rounded), (ours, rounded)
+
+    if (pair := checks.do("logits in bfloat16", rounded_logits)) is None:
+        checks.skip("there are no logits to compare", "hypotheses in bfloat16")
+        return said
+    return checks.do("hypotheses in bfloat16", lambda _: compare_hypotheses(*pair, language, clips)) or said
 
 
 def _train(
     checks: Checks, model: str, recipe: Recipe, clips: list[Clip], language: str, steps: int, loss: float,
-    work_dir: Path, track: Track,
+    work_dir: Path, device: str,
 ) -> None:  # fmt: skip
     """Training, what it showed beside, and saving what it made."""
-    device = best_device()
 
-    def look() -> tuple[Outcome, dict[str, Outcome]]:
-        base = family_named(model)
+    def look(progress: Progress) -> Found[dict[str, Outcome]]:
+        family = family_named(model)
         with torch.device("meta"):
-            here = base.num_layers(base.blank(base.config_in(resolve(model))[0]))
-            usual = base.num_layers(base.blank(base.standard_config()[0]))
-        config = trial_of(
-            recipe.train, here, usual, num_utterances=len(clips), steps=steps, on_gpu=device != "cpu"
-        )  # fmt: skip
-        found = train(model, config, clips, language, recipe.seed, work_dir, lambda done, total: None, loss)
+            here = family.num_layers(family.blank(family.config_in(resolve(model))[0]))
+            usual = family.num_layers(family.blank(family.standard_config()[0]))
+        on_gpu = device != "cpu"
+        config = trial_of(recipe.train, here, usual, num_utterances=len(clips), steps=steps, on_gpu=on_gpu)
+        found = train(model, config, clips, language, recipe.seed, work_dir, progress, loss)
         return found.pop("training"), found
 
-    more = checks.do("training", look)
-    if more is None:
+    if (more := checks.do("training", look)) is None:
         checks.skip("the training did not end", "resume", "plan", "saving")
         return
     for name, found in more.items():
         checks.add(name, found)
-    _free()
+    free()
     shutil.rmtree(work_dir / "train" / "checkpoints", ignore_errors=True)  # three of them are as large as five models
     final = work_dir / "train" / "final"
-    checks.do("saving", lambda: check_saving(final, language, clips[:FEWEST], device, work_dir))
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    checks.do("saving", lambda _: check_saving(final, language, clips[:FEWEST], device, work_dir))
 
 
 def _name(model: str) -> str:

@@ -15,8 +15,9 @@ def check_saving(final: Path, language: str, clips: Sequence[Clip], device: str,
     """`final` against a copy that `save` writes, and against it in each of the family's layouts."""
     trained = load_recogniser(str(final), dtype=torch.bfloat16, device=device)
     family, expected = trained.family, _logits(trained, language, clips)
-    copies = {"saved": work_dir / "saved"}
-    family.save(trained, copies["saved"])
+    saved = work_dir / "saved"
+    family.save(trained, saved)
+    copies = {"saved": saved}
     for layout in family.layouts[1:]:
         there, back = work_dir / layout, work_dir / f"{layout}-and-back"
         convert(str(final), there, layout, [language])

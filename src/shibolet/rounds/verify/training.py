@@ -1,7 +1,10 @@
-"""Some steps in each phase through the train stage itself, cut off once on the way: losses, what moved, what it took."""
+"""Some steps in each phase through the train stage itself, cut off once: losses, what moved, what steps took."""
 
+import gc
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
@@ -30,8 +33,25 @@ MOST_MEMORY, LEAST_MEMORY, MOST_TIME = 1.15, 0.6, 1.5  # times the plan's figure
 WARM_STEPS = 5  # of a phase, whose times are not counted
 
 
+def free() -> None:
+    """Give a GPU's memory back, and measure its peak from here."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 class CutOff(Exception):
     """Ends a training in the middle, as a crash would."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnd:
+    """The model where a phase ends."""
+
+    loss: float  # of the clips' texts, nats a token
+    trainable: set[str]
+    moved: set[str]  # weights that are not those of the base
 
 
 @dataclass
@@ -44,7 +64,7 @@ class Trial:
     score: Callable[[LoadedModel], object]
     rows: list[StepRow] = field(default_factory=list)
     lost: list[StepRow] = field(default_factory=list)  # of steps that the cut undid
-    ends: list["PhaseEnd"] = field(default_factory=list)
+    ends: list[PhaseEnd] = field(default_factory=list)
 
     def score_dev(self, live: LoadedModel) -> DevRates:
         """Look at the model at the end of a phase, and score it on dev as a round does."""
@@ -58,16 +78,8 @@ class Trial:
         }
         self.ends.append(PhaseEnd(mean_loss(told), trainable, moved))
         scores = self.score(live)
+        free()  # what scoring took is not what a step takes
         return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds)
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseEnd:
-    """The model where a phase ends."""
-
-    loss: float  # of the clips' texts, nats a token
-    trainable: set[str]
-    moved: set[str]  # weights that are not those of the base
 
 
 def prepare_clips(clips: Sequence[Clip], language: str, out_dir: Path) -> None:
@@ -111,10 +123,11 @@ def train(
         trial.rows.append(row)
         tell_step(row.step, total)
 
-    try:
+    free()
+    with suppress(CutOff):
         start(until_cut)
-    except CutOff:
-        start(to_the_end)
+    free()
+    start(to_the_end)
     first = trial.rows[0].step
     rows = [row for row in trial.lost if row.step < first] + trial.rows
     plan = Plan.read(out / "plan.json")
@@ -127,14 +140,14 @@ def train(
 
 def _training(trial: Trial, config: TrainConfig, rows: Sequence[StepRow], loss_before: float) -> Outcome:
     """Losses fall, what is frozen stays bit for bit, what trains moves."""
-    family, faults, numbers = trial.base.family, [], {"loss before": loss_before}
+    family, faults, numbers = trial.base.family, [], {"loss_before": loss_before}
     trained: set[str] = set()
     for phase, end in zip(config.phases, trial.ends, strict=True):
         own = [row for row in rows if row.phase == phase.name]
-        numbers[f"loss after {phase.name}"] = end.loss
-        numbers[f"step loss {phase.name}, first"] = mean(row.loss for row in own[:5] if row.loss is not None)
-        numbers[f"step loss {phase.name}, last"] = mean(row.loss for row in own[-5:] if row.loss is not None)
-        numbers[f"trainable {phase.name}"] = len(end.trainable)
+        numbers[f"loss_after_{phase.name}"] = end.loss
+        numbers[f"first_step_losses_{phase.name}"] = _mean_loss(own[:5])
+        numbers[f"last_step_losses_{phase.name}"] = _mean_loss(own[-5:])
+        numbers[f"trainable_tensors_{phase.name}"] = len(end.trainable)
         trained |= end.trainable
         if thawed := sorted(end.moved - trained):
             faults.append(
@@ -170,11 +183,18 @@ def _training(trial: Trial, config: TrainConfig, rows: Sequence[StepRow], loss_b
     return outcome(faults, [], good, numbers)
 
 
+def _mean_loss(rows: Sequence[StepRow]) -> float:
+    losses = [row.loss for row in rows if row.loss is not None]
+    return mean(losses) if losses else math.nan
+
+
 def _resume(trial: Trial, cut_at: int) -> Outcome:
     """Steps that were trained twice, before a cut and after it."""
     again = {row.step: row.loss for row in trial.rows}
-    pairs = [(row.loss, again[row.step]) for row in trial.lost if row.step in again]
-    if not trial.rows or not pairs:
+    pairs = [
+        (row.loss, again[row.step]) for row in trial.lost if row.loss is not None and again.get(row.step) is not None
+    ]
+    if not pairs:
         return Outcome("failed", (f"the training did not go on from its checkpoint before step {cut_at}",))
     largest = max(abs(before - after) / max(abs(before), 1e-12) for before, after in pairs)
     numbers = {"repeated_steps": len(pairs), "max_relative_difference": largest}
@@ -191,17 +211,16 @@ def _resume(trial: Trial, cut_at: int) -> Outcome:
 
 def _plan(plan: Plan, config: TrainConfig, rows: Sequence[StepRow]) -> Outcome:
     """Memory and time of a step against what the plan said of this GPU."""
-    timing = {f"step {phase.name}": _step_s(rows, phase.name) for phase in config.phases}
+    timing = {f"step_{phase.name}": _step_s(rows, phase.name) for phase in config.phases}
     if rows[0].memory is None:
-        took = ", ".join(f"{name} {value:.2f} s" for name, value in timing.items())
-        return Outcome("not done", (f"there is no plan of memory and time for a CPU; a step took: {took}",), {}, timing)
+        return Outcome("not done", ("there is no plan of memory and time for a CPU",), {}, timing)
     faults, notes, said, numbers = [], [], [], {}
     for phase in plan.phases:
         peak = max(row.memory.peak_gib for row in rows if row.phase == phase.name)
-        step_s = timing[f"step {phase.name}"]
-        numbers |= {f"peak_gib {phase.name}": peak, f"planned peak_gib {phase.name}": phase.peak_tensors_gib}
+        step_s = timing[f"step_{phase.name}"]
+        numbers |= {f"peak_gib_{phase.name}": peak, f"planned_peak_gib_{phase.name}": phase.peak_tensors_gib}
         if phase.step_s is not None:
-            timing[f"planned step {phase.name}"] = phase.step_s
+            timing[f"planned_step_{phase.name}"] = phase.step_s
         said.append(_against(phase, peak, step_s))
         if peak > MOST_MEMORY * phase.peak_tensors_gib:
             faults.append(
