@@ -196,6 +196,27 @@ def test_logits_and_hypotheses_are_the_librarys_and_a_difference_is_found_in_its
     assert heard.state == "failed" and heard.numbers["equal"] < len(few)
 
 
+def test_the_official_package_is_asked_only_where_its_python_is_named(few, tmp_path):
+    loaded = load_recogniser(BASE)
+    checks = module.Checks(str, module.untracked)
+    module._ask(checks, BASE, loaded, "Hebrew", few, "cpu", None)
+    module._ask(checks, BASE, loaded, "Hebrew", few, "cpu", tmp_path / "python")
+    assert [check.state for check in checks.done] == ["not done", "failed"]
+    assert "cannot be started" in checks.done[1].sentences[0]
+
+
+@pytest.mark.slow("verify", seconds=30)
+def test_qwen_asr_computes_what_ours_computes(few):
+    python = Path(__file__).parents[2] / "build" / "golden-venv" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"there is no {python}; 'make golden' makes it")
+    loaded = load_recogniser(BASE)
+    checks = module.Checks(str, module.untracked)
+    module._ask(checks, BASE, loaded, "Hebrew", few, "cpu", python)
+    assert [check.state for check in checks.done] == ["passed", "passed"]
+    assert checks.done[1].numbers["equal"] == len(few)
+
+
 def test_each_text_is_compared_with_another_one():
     assert others([[1], [2], [1], [3, 4]]) == [[2], [3, 4], [2], [1]]
 
@@ -254,6 +275,7 @@ def test_the_command_passes_trains_and_leaves_a_small_report_without_texts(manif
     assert states == {
         "files": "passed", "weights": "passed", "tokenizer": "passed", "behaviour": "passed", "logits": "passed",
         "hypotheses": "passed", "training": "passed", "resume": "passed", "plan": "not done", "saving": "passed",
+        "official package": "not done",
     }  # fmt: skip
     (resumed,) = [check for check in report.checks if check.name == "resume"]
     assert resumed.numbers == {"repeated_steps": 3, "max_relative_difference": 0}

@@ -27,6 +27,9 @@ def verify(
     work_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For what is trained meanwhile: 40 GB for 1.7 billion weights.")
     ] = None,
+    python: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Python that has qwen-asr, to compare with it too.")
+    ] = None,
     json_: AsJson = False,
 ):
     """Whether a model is read, heard, trained and saved as it should be. Ends with 3 where a check fails."""
@@ -39,7 +42,7 @@ def verify(
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
             model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,
-            with_texts=with_texts, work_dir=Path(scratch), track=track,
+            with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
         )  # fmt: skip
     report.write(out)
     answer(json_, report)

@@ -254,6 +254,13 @@ class Family(ABC):
         """The same model as another library computes it; None where there is none."""
         return None
 
+    def official(
+        self, name: str, prompt: Prompt, python: Path, clips: Sequence[np.ndarray], texts: Sequence[str],
+        limits: Sequence[int], *, device: str,
+    ) -> Reference | None:  # fmt: skip
+        """The same as the family's own package says of these clips, in the environment of `python`."""
+        return None
+
     @abstractmethod
     def usage(self, name: str, layout: str) -> str:
         """Markdown for a model card: how a published model is used."""

@@ -153,7 +153,7 @@ class Reference(Protocol):
     """A model as another library computes it: what ours is compared with, a clip at a time, in float32 or as asked."""
 
     title: str  # "transformers 5.23.0"
-    model: torch.nn.Module
+    model: torch.nn.Module | None  # None: in another process
 
     def logits(self, clip: np.ndarray, ids: Sequence[int]) -> Tensor:
         """Logits `[L, V]` that predict the labels of a text of these tokens."""

@@ -38,7 +38,7 @@ from shibolet.model.qwen3_asr.packed import (
 )
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
-from shibolet.model.qwen3_asr.reference import Transformers
+from shibolet.model.qwen3_asr.reference import QwenAsr, Transformers
 from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
 from shibolet.model.qwen3_asr.writing import ClipDecoder
 
@@ -82,6 +82,7 @@ class Qwen3Asr(Family):
     oddities = staticmethod(oddities)
     variants = staticmethod(variants)
     reference = Transformers
+    official = QwenAsr
 
     def max_tokens(self, config: Qwen3ASRConfig) -> int:
         return config.text_config.max_position_embeddings

@@ -1,6 +1,10 @@
-"""A Qwen3-ASR as transformers computes it: its forward on one padded clip, its features, its `generate`."""
+"""A Qwen3-ASR as others compute it: transformers here, qwen-asr in an environment of its own."""
 
+import os
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -8,14 +12,20 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from shibolet.errors import ModelError
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, log_mel, num_audio_tokens
 from shibolet.model.qwen3_asr.load import open_folder, read_model
-from shibolet.model.qwen3_asr.prompt import IGNORED, TranscriptionPrompt
+from shibolet.model.qwen3_asr.prompt import ASR_TEXT, END_OF_TURN, IGNORED, TranscriptionPrompt
+from shibolet.model.qwen3_asr.save import convert
+from shibolet.records.files import write_json
 
 
 class Transformers:
-    """The family's `Reference`; of a legacy folder with the configuration that we make of its own."""
+    """Its forward on one padded clip, its features, its `generate`.
+
+    A legacy folder's weights come under the configuration that we make of its own.
+    """
 
     title = f"transformers {transformers.__version__}"
 
@@ -54,3 +64,60 @@ class Transformers:
     def _tokens(self, ids: Sequence[int]) -> dict[str, Tensor]:
         tokens = torch.tensor([list(ids)], device=self.model.device)
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+class QwenAsr:
+    """What the qwen-asr package of another environment says of some clips, asked for all at once; in float32."""
+
+    model = None
+
+    def __init__(
+        self, name: str, prompt: Prompt, python: Path, clips: Sequence[np.ndarray], texts: Sequence[str],
+        limits: Sequence[int], *, device: str,
+    ) -> None:  # fmt: skip
+        """`limits` are tokens that may be written. ModelError where the environment lacks qwen-asr, or fails."""
+        folder = open_folder(name)
+        own = TranscriptionPrompt(folder.tokenizer, prompt)
+        with TemporaryDirectory() as scratch:
+            path, legacy = Path(scratch), folder.path.absolute()
+            if not folder.legacy:
+                legacy = path / "legacy"
+                convert(name, legacy, "legacy", [prompt.language])
+            ids = own.encode(texts)
+            labels = [[*own.frame.prefix, *text, own.end_id] for text in ids]
+            request = {
+                "model": str(legacy), "device": device, "texts": list(texts), "limits": list(limits),
+                "num_labels": list(map(len, labels)), "prefix": f"language {prompt.language}{ASR_TEXT}",
+                "end": END_OF_TURN, "end_ids": sorted({own.end_id, folder.tokenizer.pad_token_id}),
+                "pad_id": folder.tokenizer.pad_token_id,
+            }  # fmt: skip
+            write_json(path / "request.json", request)
+            np.savez(path / "clips.npz", *clips)
+            _run(python, path)
+            answers = np.load(path / "answers.npz")
+            self.title = f"qwen-asr {answers['title']}"
+            self._logits, self._written = {}, {}
+            for i, clip in enumerate(clips):
+                if answers[f"labels{i}"].tolist() != labels[i]:
+                    raise ModelError(f"{self.title} gives the text of clip {i + 1} other tokens than this tokenizer")
+                self._logits[clip.tobytes()] = torch.from_numpy(answers[f"logits{i}"])
+                self._written[clip.tobytes()] = answers[f"written{i}"].tolist()
+
+    def logits(self, clip: np.ndarray, ids: Sequence[int]) -> Tensor:
+        return self._logits[clip.tobytes()]
+
+    def write(self, clip: np.ndarray, limit: int) -> list[int]:
+        return self._written[clip.tobytes()]
+
+
+def _run(python: Path, folder: Path) -> None:
+    """Carry out `official.py` on a folder; ModelError with its last line where it fails."""
+    command = [str(python), "-P", str(Path(__file__).with_name("official.py")), str(folder)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    try:
+        done = subprocess.run(command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    except OSError as error:
+        raise ModelError(f"'{python}' cannot be started ({error.strerror}); name a Python that has qwen-asr") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ModelError(f"qwen-asr under '{python}' failed: {lines[-1] if lines else 'no message'}")

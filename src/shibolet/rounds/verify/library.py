@@ -36,7 +36,10 @@ def compare_logits(
 ) -> Outcome:
     """Ours against a library's in float32; one in 16 bits, against the `rounded` library's own rounding error."""
     ids = ours.family.targets(ours.tokenizer, Prompt(language)).encode([clip.text for clip in clips])
-    theirs = [exact.logits(clip.samples, text).float() for clip, text in zip(clips, ids, strict=True)]
+    theirs = [
+        exact.logits(clip.samples, text).to(ours.model.device, torch.float32)
+        for clip, text in zip(clips, ids, strict=True)
+    ]
     samples = [clip.samples for clip in clips]
     found = [logits.float() for logits, _ in logits_of(ours, language, samples, ids)]
     means = [_mean_difference(a, b) for a, b in zip(found, theirs, strict=True)]
@@ -73,6 +76,8 @@ def _name(loaded: LoadedModel) -> str:
 
 def first_difference(ours: LoadedModel, theirs: Reference, language: str, clip: np.ndarray, ids: Sequence[int]) -> str:
     """In which layer the two begin to differ on one clip, in a sentence."""
+    if theirs.model is None:
+        return "Report it with this file"
     with _outputs(ours.model) as found:
         list(logits_of(ours, language, [clip], [ids]))
     with _outputs(theirs.model) as expected:
@@ -123,6 +128,11 @@ class Said:
     library: str
 
 
+def limit_of(clip: Clip) -> int:
+    """Tokens that may be written for a clip."""
+    return FEWEST_TOKENS + math.ceil(MOST_TOKENS_PER_S * clip.seconds)
+
+
 @_exact()
 def compare_hypotheses(
     ours: LoadedModel, theirs: Reference, language: str, clips: Sequence[Clip]
@@ -130,7 +140,7 @@ def compare_hypotheses(
     """Our greedy decoding against the library's, token by token; and WER against the references."""
     decoder = ours.family.decoder(ours, Prompt(language), clips_at_once=None, beam_size=1, length_penalty=1.0)
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i].samples))
-    limits = [FEWEST_TOKENS + math.ceil(MOST_TOKENS_PER_S * clip.seconds) for clip in clips]
+    limits = list(map(limit_of, clips))
     written = {
         order[place]: ids
         for place, ids, _ in decoder.decode(

@@ -23,7 +23,7 @@ from shibolet.records.provenance import this_start
 from shibolet.rounds.shared import Progress, Track, untracked
 from shibolet.rounds.verify.behaviour import check_behaviour
 from shibolet.rounds.verify.files import check_files, check_tokens
-from shibolet.rounds.verify.library import Said, compare_hypotheses, compare_logits
+from shibolet.rounds.verify.library import Said, compare_hypotheses, compare_logits, limit_of
 from shibolet.rounds.verify.phases import trial_of
 from shibolet.rounds.verify.saving import check_saving
 from shibolet.rounds.verify.subject import FEWEST, Clip, Outcome, read_clips
@@ -79,7 +79,7 @@ class Checks:
 
 def verify(
     model: str, data: str, recipe: Recipe, *, language: str, steps: int, with_texts: bool, work_dir: Path,
-    track: Track = untracked,
+    python: Path | None = None,    track: Track = untracked,
 ) -> VerifyReport:  # fmt: skip
     """Every check of a model on utterances of a manifest or a Hub data set; `work_dir` is an empty folder.
 
@@ -106,6 +106,7 @@ def verify(
         checks.do("tokenizer", lambda _: check_tokens(loaded, language, clips))
         loss = checks.do("behaviour", lambda _: check_behaviour(loaded, language, some, odd))
         said = _compare(checks, model, loaded, language, some, device)
+        _ask(checks, model, loaded, language, some, device, python)
         del loaded
         free()
         _train(checks, model, recipe, clips, language, steps, math.inf if loss is None else loss, work_dir, device)
@@ -155,6 +156,26 @@ def _compare(
         checks.skip("there are no logits to compare", "hypotheses in bfloat16")
         return said
     return checks.do("hypotheses in bfloat16", lambda _: compare_hypotheses(*pair, language, clips)) or said
+
+
+def _ask(
+    checks: Checks, model: str, loaded: LoadedModel, language: str, clips: list[Clip], device: str, python: Path | None
+) -> None:
+    """Logits and hypotheses against those of the family's own package, which needs an environment apart."""
+    if python is None:
+        checks.skip("no Python with the package was named (--python)", "official package")
+        return
+
+    def logits(progress: Progress) -> Found[Reference]:
+        samples, texts = [clip.samples for clip in clips], [clip.text for clip in clips]
+        limits = list(map(limit_of, clips))
+        found = loaded.family.official(model, Prompt(language), python, samples, texts, limits, device=device)
+        if found is None:
+            return Outcome("not done", (f"{loaded.family.title} has no package of its own",))
+        return compare_logits(loaded, found, language, clips), found
+
+    if (official := checks.do("official package", logits)) is not None:
+        checks.do("its hypotheses", lambda _: compare_hypotheses(loaded, official, language, clips))
 
 
 def _train(
