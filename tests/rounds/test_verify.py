@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.errors import DataError, RecipeError
 from shibolet.model.family import convert, load_recogniser
 from shibolet.model.folders import resolve
 from shibolet.model.protocols import Prompt
+from shibolet.model.qwen3_asr.examine import _legacy_rope, _tokens, _unpublished
+from shibolet.model.qwen3_asr.layouts import native_config
+from shibolet.model.qwen3_asr.load import ModelFolder
 from shibolet.model.spans import LayerSpan
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.verified import VerifyReport
@@ -30,6 +34,7 @@ from shibolet.rounds.verify.subject import FEWEST, Clip, read_clips
 from shibolet.rounds.verify.weights import check_weights
 
 BASE = "builtin:round1"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "qwen3-asr"
 O_PROJ = "model.language_model.layers.2.self_attn.o_proj.weight"
 
 
@@ -175,6 +180,22 @@ def test_what_the_legacy_layout_says_of_rope_alone_is_read(changes, state, said,
     path = legacy(tmp_path, lambda text: text["rope_scaling"].update(changes))
     files, _ = check_files(str(path), "cpu")
     assert files.state == state and said in files.sentences[0]
+
+
+def test_the_published_files_are_as_published_and_each_key_that_differs_is_listed():
+    if not PUBLISHED.is_dir():
+        pytest.skip(f"there are no files of the published model at {PUBLISHED}")
+
+    def found(change: Callable[[dict], None]) -> list[str]:
+        config, tokenizer = read_json(PUBLISHED / "config.json"), AutoTokenizer.from_pretrained(PUBLISHED)
+        change(config["thinker_config"]["text_config"])
+        folder = ModelFolder(PUBLISHED, config, native_config(config, tokenizer), tokenizer, False)
+        return [one.sentence for one in (*_unpublished(folder), *_legacy_rope(folder), *_tokens(folder, True))]
+
+    assert found(lambda text: None) == []
+    (theta,) = found(lambda text: text.update(rope_theta=10_000))
+    assert "text_config.rope_parameters.rope_theta is 10000.0, and 1000000 in the published model" in theta
+    assert len(found(lambda text: text.update(head_dim=64, num_key_value_heads=16))) == 3  # mrope no longer adds up
 
 
 def test_logits_and_hypotheses_are_the_librarys_and_a_difference_is_found_in_its_layer(model, few):
