@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, demo, lineage, models, scores, stages
+from shibolet.cli import beforehand, demo, lineage, models, scores, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -17,7 +17,7 @@ COMMANDS = {
         scores.compare, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds),
-    "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch),
+    "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify),
     "What it has made": (models.publish, models.export_adapter, models.export_data, scores.tune_decoding),
     "Models and text": (models.transcribe, models.convert, models.normalize),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.plan import CostPlan, PhasePlan, Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.verified import VerifyReport
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
@@ -308,6 +309,18 @@ def show_fetch(found: Fetched) -> None:
 def show_check(checked: Checked) -> None:
     """What a recipe needs and whether it is there."""
     table("Check", ["", "what", "found"], [(one.state, one.what, one.found) for one in checked.findings])
+
+
+@show.register
+def show_verify(report: VerifyReport) -> None:
+    """Each check with what it found, and how long it took."""
+    took = lambda name: f"{report.timing[name]:.1f} s" if name in report.timing else ""  # noqa: E731
+    rows = [
+        (check.name if first else "", check.state if first else "", sentence, took(check.name) if first else "")
+        for check in report.checks
+        for first, sentence in zip([True, *[False] * len(check.sentences)], check.sentences)
+    ]
+    table(f"Verify {report.model.name} on {report.machine.device}", ["check", "state", "found", " time"], rows)
 
 
 def show_demo(summary: "Summary") -> None:

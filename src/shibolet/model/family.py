@@ -7,7 +7,7 @@ Shapes: A encoder states, L label positions, D model dim, V vocabulary, E encode
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -21,7 +21,19 @@ from torch import Tensor, nn
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.folders import config_in, from_folder, is_local, read_config, resolve
-from shibolet.model.protocols import Cost, Decoder, Features, Frame, Movable, Pack, Prompt, SpecMask, Targets
+from shibolet.model.protocols import (
+    Cost,
+    Decoder,
+    Features,
+    Frame,
+    Movable,
+    Oddity,
+    Pack,
+    Prompt,
+    Reference,
+    SpecMask,
+    Targets,
+)
 
 FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.family"}  # model_type of config.json -> the module of its FAMILY
 _MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
@@ -227,6 +239,27 @@ class Family(ABC):
     def standard_config(self) -> tuple[Any, str]:
         """The configuration of the family's usual model, and its name."""
         raise ModelError(f"a {self.title} has no usual size")
+
+    # Verification
+
+    def oddities(self, path: Path) -> list[Oddity]:
+        """What the configuration and the tokenizer in a folder say that models of the family do not."""
+        return []
+
+    def variants(self, model: nn.Module) -> Iterator[tuple[str, AbstractContextManager[None]]]:
+        """Settings that a configuration may have wrong, with other values: in words, and while the context is open."""
+        return iter(())
+
+    def reference(self, name: str, prompt: Prompt, *, dtype: torch.dtype, device: str) -> Reference | None:
+        """The same model as another library computes it; None where there is none."""
+        return None
+
+    def official(
+        self, name: str, prompt: Prompt, python: Path, clips: Sequence[np.ndarray], texts: Sequence[str],
+        limits: Sequence[int], *, device: str,
+    ) -> Reference | None:  # fmt: skip
+        """The same as the family's own package says of these clips, in the environment of `python`."""
+        return None
 
     @abstractmethod
     def usage(self, name: str, layout: str, *, beam_size: int = 1, length_penalty: float = 1.0) -> str:

@@ -139,3 +139,26 @@ class Cost(Protocol):
     def loss_bytes(self, size: PackSize) -> tuple[int, int]:
         """Bytes while the loss is computed: its gradients, which stay, and logits, which go."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """What a model's files say that its family does not expect, in a sentence; a fault, or only worth knowing."""
+
+    sentence: str
+    is_fault: bool = True
+
+
+class Reference(Protocol):
+    """A model as another library computes it: what ours is compared with, a clip at a time, in float32 or as asked."""
+
+    title: str  # "transformers 5.23.0"
+    model: torch.nn.Module | None  # None: in another process
+
+    def logits(self, clip: np.ndarray, ids: Sequence[int]) -> Tensor:
+        """Logits `[L, V]` that predict the labels of a text of these tokens."""
+        ...
+
+    def write(self, clip: np.ndarray, limit: int) -> list[int]:
+        """The ids that greedy decoding writes, at most `limit`."""
+        ...

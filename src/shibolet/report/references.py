@@ -2,12 +2,12 @@
 
 from itertools import pairwise
 
+from shibolet.model.papers import PAPERS
 from shibolet.records.documents.plan import Plan
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.settings import peek
 from shibolet.report.recipe import ShownRecipe
 
-MODELS = {"qwen3_asr": "Qwen3-ASR Technical Report, 2026, arXiv:2601.21337"}  # by model_type of config.json
 ADAPTERS = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021, arXiv:2106.09685"
 UNFREEZING = (
     "Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, ACL 2018, arXiv:1801.06146"
@@ -23,7 +23,7 @@ def references(run: RunFolder, recipe: ShownRecipe) -> list[tuple[str, str]]:
     plan = Plan.read(run.plan)
     parts = [{part.part: part.peak_lr for part in phase.parts} for phase in plan.phases]
     used = []
-    if paper := MODELS.get(peek(run.final / "config.json", "model_type")):
+    if paper := PAPERS.get(peek(run.final / "config.json", "model_type")):
         used.append(("the model", paper))
     if any(LORA in one for one in parts):
         used.append(("adapters", ADAPTERS))

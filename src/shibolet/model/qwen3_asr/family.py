@@ -16,6 +16,7 @@ from shibolet.model.family import Family
 from shibolet.model.folders import config_in, from_folder
 from shibolet.model.qwen3_asr.cost import Cost
 from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
+from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.features import (
     MIN_SAMPLES,
     TOKENS_PER_CHUNK,
@@ -37,6 +38,7 @@ from shibolet.model.qwen3_asr.packed import (
 )
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame, TranscriptionPrompt
+from shibolet.model.qwen3_asr.reference import QwenAsr, Transformers
 from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
 from shibolet.model.qwen3_asr.usage import adapter_usage, usage
 from shibolet.model.qwen3_asr.writing import ClipDecoder
@@ -81,6 +83,10 @@ class Qwen3Asr(Family):
     convert = staticmethod(convert)
     usage = staticmethod(usage)
     adapter_usage = staticmethod(adapter_usage)
+    oddities = staticmethod(oddities)
+    variants = staticmethod(variants)
+    reference = Transformers
+    official = QwenAsr
 
     def max_tokens(self, config: Qwen3ASRConfig) -> int:
         return config.text_config.max_position_embeddings

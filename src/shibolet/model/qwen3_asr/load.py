@@ -116,14 +116,21 @@ def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str
     if folder.model_class is not cls:
         kind = "a forced aligner" if folder.aligner else "a recogniser"
         raise ModelError(f"model '{name}' is {kind} ({folder.path}); the other kind was asked for")
+    model, extractor = read_model(folder, dtype, device)
+    if model.device.type == "cuda":
+        fuse_decoder(model)
+    return LoadedModel(model, folder.tokenizer, extractor, folder.path, identity_of(folder.path))
+
+
+def read_model(
+    folder: ModelFolder, dtype: torch.dtype, device: str
+) -> tuple[PreTrainedModel, Qwen3ASRFeatureExtractor]:
+    """transformers' model of a folder with nothing of ours in it, in evaluation mode, and what makes its features."""
     source = {"config": folder.native, "state_dict": folder.read_weights()} if folder.legacy else {}
     with opening(folder.path):
-        model = cls.from_pretrained(
+        model = folder.model_class.from_pretrained(
             None if folder.legacy else folder.path, **source, dtype=dtype, attn_implementation="sdpa",
             use_safetensors=True, trust_remote_code=False,
         )  # fmt: skip
     extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
-    model = model.to(device)
-    if model.device.type == "cuda":
-        fuse_decoder(model)
-    return LoadedModel(model.eval(), folder.tokenizer, extractor, folder.path, identity_of(folder.path))
+    return model.to(device).eval(), extractor

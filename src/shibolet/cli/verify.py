@@ -1,0 +1,51 @@
+"""`shibolet verify`: a model on this machine, before a round is paid for."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from shibolet.cli.options import AsJson, answer, quiet
+from shibolet.errors import ModelError
+
+
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="20 utterances or more: a manifest as in recipes, or a known Hub id.")
+    ],
+    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="Whose phases are trained, made to fit the model's layers.")
+    ] = "hebrew-round2",
+    steps: Annotated[int, typer.Option(min=10, help="Of each phase.")] = 50,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The report, to be sent with a question.")] = Path(
+        "verify.json"
+    ),
+    with_texts: Annotated[bool, typer.Option("--with-texts", help="Put 20 references and hypotheses into it.")] = False,
+    work_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For what is trained meanwhile: 40 GB for 1.7 billion weights.")
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Python that has qwen-asr, to compare with it too.")
+    ] = None,
+    json_: AsJson = False,
+):
+    """Whether a model is read, heard, trained and saved as it should be. Ends with 3 where a check fails."""
+    from shibolet.cli.terminal import tell, track
+    from shibolet.recipe import load_recipe
+    from shibolet.rounds.verify.run import verify as verify_model
+    from shibolet.speech.text import get_language
+
+    quiet()
+    with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
+        report = verify_model(
+            model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,
+            with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
+        )  # fmt: skip
+    report.write(out)
+    answer(json_, report)
+    tell(f"verify: the report is {out}")
+    if failed := report.failed:
+        raise ModelError(f"model '{model}': {failed[0].name}: {failed[0].sentences[0]}")
