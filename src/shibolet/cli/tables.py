@@ -187,7 +187,8 @@ def show_compare(compared: Comparison) -> None:
     rows += [_change(f"other language {name}", block) for name, block in compared.forgetting.items()]
     rows.append(_change("all", compared.overall))
     _changes(compared, f": {compared.verdict}", rows)
-    for sentence in (compared.sentence, *compared.beside, *compared.next_steps, *compared.notes):
+    doubtful = compared.doubtful.sentences if compared.doubtful else ()
+    for sentence in (compared.sentence, *compared.beside, *compared.next_steps, *compared.notes, *doubtful):
         OUT.print(sentence, markup=False)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from shibolet.compare.config import CompareConfig
+from shibolet.compare.doubtful import Doubted, without_doubtful
 from shibolet.compare.limits import LIMITS, Case, rule_of
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
 from shibolet.records.documents.comparison import BETTER, Block, Comparison, PairComparison, Refusal, Target
@@ -20,10 +21,12 @@ def compare(
     buckets: Buckets = BUCKETS_S,
     other_languages: Rows = ((), ()),
     overlaps: Overlaps = NO_OVERLAPS,
+    doubted: Doubted | None = None,
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
-    `overlaps` is what each set shares with the candidate's training data, where that is known.
+    `overlaps` is what each set shares with the candidate's training data, where that is known. What is `doubted` of the
+    references is shown and decides nothing.
     """
     pair = compare_pair(*rows, config, names, buckets)
     case = Case(pair, _forgetting(other_languages, names, config), overlaps, config)
@@ -42,6 +45,7 @@ def compare(
         next_steps=[*_next_steps(pair, gained, config), *(step for limit in LIMITS for step in limit.next_steps(case))],
         forgetting=dict(case.forgetting),
         overlaps=dict(overlaps),
+        doubtful=without_doubtful(rows, pair, names, config, doubted) if doubted else None,
     )
 
 

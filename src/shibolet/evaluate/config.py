@@ -42,6 +42,9 @@ class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
     sets: tuple[EvaluationSet, ...] = ()
+    # Also hear them with the audit's models and list the references that these doubt; once for all rounds, each second
+    # of the sets. No score and no verdict changes by it.
+    audit_sets: bool = True
     batch_utterances: int | None = Field(None, gt=0)  # decoded at once, at most; null: as many as memory allows
     max_piece_s: float = Field(30.0, gt=0)  # longer recordings are transcribed in pieces cut at pauses
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end

@@ -32,7 +32,7 @@ from shibolet.speech.text import Language, get_language
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 NO_HYPOTHESIS = "no_hypothesis"
-NOT_OF_A_SET = {"sets", "dev_utterances"}  # settings that change nothing in the scores of a set
+NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances"}  # settings that change nothing in the scores of a set
 
 
 def evaluate_set(
