@@ -475,7 +475,8 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
             )
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     changes = [
-        f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false", "evaluate.audit_sets=false",
+        f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false",
+        "evaluate.audit_sets=false",
         "evaluate.sets=[" + ", ".join(f"{{name: {n}, manifest: {tmp_path}/{n}.jsonl}}" for n in ("seen", "new")) + "]",
         "compare.loop_cost=0",
     ]  # fmt: skip

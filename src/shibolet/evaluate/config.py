@@ -52,7 +52,9 @@ class EvaluateConfig(Config):
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
     servers: ServersConfig = ServersConfig()
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
-    buckets_s: tuple[tuple[str, float, float], ...] = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
+    buckets_s: tuple[tuple[str, float, float], ...] = (
+        ("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0),
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _settings_do_something(self) -> Self:
