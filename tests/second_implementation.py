@@ -30,7 +30,7 @@ from second_scoring import (
 )
 
 SIDES = ("baseline", "candidate")
-BUCKETS_S = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
+BUCKETS_S = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0))
 GATES = {"gate.json": "audit", "gate-prepared.json": "audit-prepared"}
 EXACT = 1e-6  # of numbers without chance: percent, points, fractions of 1
 WIDTH_FRAC = 0.03  # of an interval: what the ends of two bootstraps may differ by

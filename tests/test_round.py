@@ -30,6 +30,7 @@ from shibolet.rounds import auditing, publish, rank, scoring, stages, tracking
 from shibolet.rounds.flow import run_round
 from shibolet.rounds.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
+from shibolet.tracking.config import Tracking, TrackingConfig
 
 WHOLE = ["audit", "gate", "prepare", "train", "evaluate", "compare", "track", "report"]
 REPAIRED = [
@@ -372,7 +373,7 @@ def heard(current, monkeypatch):
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
     listener = SimpleNamespace(identities=("x", "y"), num_lost=0)
-    monkeypatch.setattr(auditing, "_listener", lambda *_: listener)
+    monkeypatch.setattr(auditing, "listener_of", lambda *_: listener)
     utterances = [
         Utterance(id=row.id, audio=AudioRef(path=""), text=row.text, duration_s=3.0, source="s") for row in rows
     ]
@@ -429,9 +430,10 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     scoring.do_compare(current)
-    own, names, _, _, other, *_ = calls[0]
+    own, names, _, _, other, _, _, doubted = calls[0]
     assert own == (["round1 clean"], ["round2 clean"])
     assert other == (["round1 whatsapp"], ["round2 whatsapp"])
+    assert doubted is None
     assert [named.title for named in names] == ["Round 1", "Round 2"]
 
 
@@ -478,6 +480,7 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
     job = rank.TrainJob(
         prepared_dir=tmp_path, out_dir=tmp_path, base="", train=recipe.train, evaluate=recipe.evaluate,
         language="Hebrew", seed=0, num_threads=1, about={},
+        tracking=Tracking(settings=TrackingConfig(), folder=tmp_path, name="r", group="g", tags=()),
     )  # fmt: skip
     score = rank._dev_scorer(job, told.append)
     assert score(None, "before the first step").by_domain == {"kan": kan}
@@ -518,6 +521,7 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     changes = [
         f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false",
+        "evaluate.audit_sets=false",
         "evaluate.sets=[" + ", ".join(f"{{name: {n}, manifest: {tmp_path}/{n}.jsonl}}" for n in ("seen", "new")) + "]",
         "compare.loop_cost=0",
     ]  # fmt: skip

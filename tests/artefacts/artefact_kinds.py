@@ -64,6 +64,8 @@ CHANGES: dict[str, Change] = {
     "evaluate/<label>/<set>/hypotheses.jsonl": line_value("hypothesis"),
     "evaluate/<label>/<set>/listing.txt": damage.line_more("x"),
     "evaluate/<label>/<set>/scores.json": json_value("wer", "errors"),
+    "audit-sets/<set>/utterances.parquet": damage.rows_less,
+    "doubtful/<label>/<set>/doubtful.json": json_value("judged"),
     "compare.json": json_value("verdict", value="reject"),
     "systems.json": json_value("systems", "one", "wer", "errors"),
     "tune-decoding/decoding.json": json_value("settings", 0, "wer_pct"),
@@ -82,6 +84,8 @@ EXAMPLES = {
     "evaluate/<label>/<set>/hypotheses.jsonl": "evaluate/round2/clean/hypotheses.jsonl",
     "evaluate/<label>/<set>/listing.txt": "evaluate/round2/clean/listing.txt",
     "evaluate/<label>/<set>/scores.json": "evaluate/round2/clean/scores.json",
+    ".stages/doubtful/<label>/<set>.json": ".stages/doubtful/round2/clean.json",
+    "doubtful/<label>/<set>/doubtful.json": "doubtful/round2/clean/doubtful.json",
     ".aside/<stage>/<path>": ".aside/audit-*/audit/utterances.parquet",
     ".aside/<stage>/.stages/<stage>.json": ".aside/audit-*/.stages/audit.json",
 }

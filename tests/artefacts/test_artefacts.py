@@ -30,6 +30,8 @@ STAGES = (
     ("gate-prepared", "gate-prepared.json", "run"),
     ("train", "train/final/model.safetensors", "run"),
     ("evaluate", "evaluate/<label>/<set>/hypotheses.jsonl", "run"),
+    ("audit-sets", "audit-sets/<set>/utterances.parquet", "run"),
+    ("doubtful", "doubtful/<label>/<set>/doubtful.json", "run"),
     ("compare", "compare.json", "run"),
     ("systems", "systems.json", "compare --system"),
     ("publish", "publish/model/model.safetensors", "publish"),

@@ -159,7 +159,7 @@ def test_an_audit_that_lost_clips_is_not_done_and_hears_them_the_next_time(tmp_p
     )  # fmt: skip
     ears, told = Ears(), []
     new_listener = lambda *_: Listener(ears, ears, tmp_path / "heard", load, audit, "Hebrew")  # noqa: E731
-    monkeypatch.setattr(auditing, "_listener", new_listener)
+    monkeypatch.setattr(auditing, "listener_of", new_listener)
     rows = lambda path: {row["id"]: row for row in pq.read_table(path).to_pylist()}  # noqa: E731
 
     with open_round(load_recipe("demo"), tmp_path / "run", "audit", told.append) as current:

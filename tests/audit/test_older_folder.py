@@ -34,7 +34,7 @@ def test_an_older_audit_is_made_anew_and_hears_nothing_again(tmp_path: Path, cor
     """Hearing is what costs hours; a field with a new name must not."""
     ears, told = Ears(), []
     new_listener = lambda *_: Listener(ears, ears, tmp_path / "heard", load, AUDIT, "Hebrew")  # noqa: E731
-    monkeypatch.setattr(auditing, "_listener", new_listener)
+    monkeypatch.setattr(auditing, "listener_of", new_listener)
     with open_round(load_recipe("demo"), tmp_path / "run", "audit", told.append) as current:
         current.recipe = current.recipe.model_copy(update={"audit": AUDIT})
         current.data, folder = SourceData(corpus, [], "digest"), current.folder

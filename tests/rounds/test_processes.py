@@ -45,7 +45,7 @@ def everything_heard(manifest: Path, out_dir: Path, executor) -> dict[str, bytes
         current.executor = executor
         assert best_device() == "cpu"
         clips, wordless = clips_of(current.data.utterances, "Hebrew")
-        heard = auditing._listener(current).hear(clips)
+        heard = auditing.listener_of(current).hear(clips)
         assert len(heard) == 12 and not wordless and not any(heard[key].failure for key in heard)
         scoring.do_evaluate(current, [Candidate(named("Round 1"), Model("builtin:round1"))])
         folders = (current.folder.audit() / "heard", current.folder.evaluation("round1", "noise"))

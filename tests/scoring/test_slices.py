@@ -28,7 +28,7 @@ def row(
     ("duration_s", "bucket"),
     [
         *[(0.0, "shorter"), (0.49, "shorter"), (0.5, "short"), (4.999, "short"), (5.0, "medium")],
-        *[(15.0, "long"), (29.99, "long"), (30.0, "longer"), (600.0, "longer")],
+        *[(15.0, "long"), (29.99, "long"), (30.0, "long-form"), (600.0, "long-form"), (7200.0, "longer")],
     ],
 )
 def test_buckets_are_half_open_and_cover_everything(duration_s: float, bucket: str) -> None:
@@ -59,8 +59,8 @@ def test_every_slice_adds_up_to_the_whole() -> None:
     assert overall.wer == EditCounts(2, 0, 3, 1).word_errors()
     assert list(scores.sets) == ["d1", "whatsapp"]
     assert list(scores.domains) == ["clean", "unknown", "noisy"]
-    assert set(scores.buckets) == {"shorter", "medium", "longer", "short"}
-    assert scores.buckets["longer"].wer.rate is None
+    assert set(scores.buckets) == {"shorter", "medium", "long-form", "short"}
+    assert scores.buckets["long-form"].wer.rate is None
     for breakdown in (scores.sets, scores.domains, scores.buckets):
         members = breakdown.values()
         for number in ("utterances", "duration_s"):

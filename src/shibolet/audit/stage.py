@@ -7,6 +7,7 @@ listening again.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -33,6 +34,7 @@ NO_ALIGNER = (
     "so a long utterance may not be cut."
 )
 MIN_CLIPS = 10  # that a map is fitted on
+BEYOND_CALIBRATION = "beyond_calibration"  # longer than all that the audit heard
 Progress = Callable[[int, int], None]
 
 
@@ -108,17 +110,57 @@ def hear_rest(
     on_progress: Progress | None = None,
 ) -> int:
     """Judge with the audit's calibration what its sample left out, into a table like its own; how many there were."""
-    calibration = Calibration.read(audit_dir / "calibration.json")
     known = {row.id for row in read_audited(audit_dir / "utterances.parquet", short=True)}
     rest = [u for u in utterances if u.id not in known]
+    _judge(rest, {}, audit_dir, out_path, listener, config, language, on_progress)
+    return len(rest)
+
+
+def hear_set(
+    utterances: Sequence[Utterance],
+    *,
+    audit_dir: Path,
+    out_path: Path,
+    listener: Listener,
+    config: AuditConfig,
+    language: str,
+    on_progress: Progress | None = None,
+) -> None:
+    """Judge every utterance of an evaluation set with the calibration of the training data's audit, into a table.
+
+    What is longer than all that the audit heard has no verdict: its calibration knows no such clips.
+    """
+    heard = read_audited(audit_dir / "utterances.parquet", short=True)
+    longest_s = max((row.duration_s for row in heard if row.failure is None), default=0.0)
+    detail = f"the audit was calibrated on utterances of up to {longest_s:.1f} s"
+    beyond = {
+        u.id: Evidence(key=u.id, failure=BEYOND_CALIBRATION, detail=detail)
+        for u in utterances
+        if u.duration_s > longest_s
+    }
+    named = [u if u.domain else replace(u, domain=u.source) for u in utterances]  # a row of the table has one
+    _judge(named, beyond, audit_dir, out_path, listener, config, language, on_progress)
+
+
+def _judge(
+    utterances: Sequence[Utterance],
+    unheard: Mapping[str, Evidence],
+    audit_dir: Path,
+    out_path: Path,
+    listener: Listener,
+    config: AuditConfig,
+    language: str,
+    on_progress: Progress | None,
+) -> None:
+    """Hear and judge as an audit did, into a table like its own; by id what is `unheard`, and why."""
+    calibration = Calibration.read(audit_dir / "calibration.json")
     if calibration.identities != listener.identities:
         raise DataError(f"the calibration in {audit_dir} was made with other models; run 'shibolet audit' again")
     listener.hear_as(calibration.window_s)
-    clips, wordless = clips_of(rest, language)
-    heard = listener.hear(clips, on_progress)
-    judged = ((u, wordless.get(u.id) or heard[u.id]) for u in rest)
+    clips, wordless = clips_of((u for u in utterances if u.id not in unheard), language)
+    known, heard = {**wordless, **unheard}, listener.hear(clips, on_progress)
+    judged = ((u, known.get(u.id) or heard[u.id]) for u in utterances)
     write_audited(out_path, (row_of(u, e, calibration, config, language, audit_dir.parent) for u, e in judged))
-    return len(rest)
 
 
 SignalsByKind = Mapping[str, Mapping[str, Signals | None]]  # kind, key of the clip; None: the copy could not be heard

@@ -188,8 +188,9 @@ def show_compare(compared: Comparison) -> None:
     rows += [_change(f"other language {name}", block) for name, block in compared.forgetting.items()]
     rows.append(_change("all", compared.overall))
     _changes(compared, f": {compared.verdict}", rows)
+    doubtful = compared.doubtful.sentences if compared.doubtful else ()
     target = () if compared.target.domain else (compared.target.sentence,)  # else the sentence begins with it
-    for sentence in (compared.sentence, *target, *compared.beside, *compared.next_steps, *compared.notes):
+    for sentence in (compared.sentence, *target, *compared.beside, *compared.next_steps, *compared.notes, *doubtful):
         OUT.print(sentence, markup=False)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from shibolet.compare.config import CompareConfig
+from shibolet.compare.doubtful import Doubted, without_doubtful
 from shibolet.compare.limits import LIMITS, Case, rule_of
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
 from shibolet.records.documents.comparison import BETTER, Block, Comparison, PairComparison, Refusal, Target
@@ -23,11 +24,12 @@ def compare(
     other_languages: Rows = ((), ()),
     overlaps: Overlaps = NO_OVERLAPS,
     heard_codecs: bool = False,
+    doubted: Doubted | None = None,
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
     `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
-    it was trained with codec augmentation.
+    it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing.
     """
     pair = compare_pair(*rows, config, names, buckets)
     case = Case(pair, _forgetting(other_languages, names, config), overlaps, config)
@@ -46,6 +48,7 @@ def compare(
         next_steps=[*steps, *(step for limit in LIMITS for step in limit.next_steps(case))],
         forgetting=dict(case.forgetting),
         overlaps=dict(overlaps),
+        doubtful=without_doubtful(rows, pair, names, config, doubted) if doubted else None,
     )
 
 

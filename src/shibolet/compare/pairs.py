@@ -108,7 +108,7 @@ def compare_pair(
     """
     titles = names[0].title, names[1].title
     pairs = pair_rows(baseline, candidate, titles)
-    counted, overall = _counted(pairs), block_of(pairs, config)
+    counted, overall = counted_of(pairs), block_of(pairs, config)
     by = {
         breakdown: {name: block_of(members, config) for name, members in groups.items()}
         for breakdown, groups in slices(pairs, lambda pair: pair.baseline, buckets).items()
@@ -117,7 +117,7 @@ def compare_pair(
     return PairComparison(
         baseline=names[0],
         candidate=names[1],
-        sentence=_sentence(overall.wer, titles, counted),
+        sentence=sentence_of(overall.wer, titles, counted),
         beside=[*lost.sentences, *([largest.sentence] if largest and overall.wer.shown != NOT_SHOWN else [])],
         overall=overall,
         **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": _adjusted(by["sets"])},
@@ -178,7 +178,7 @@ def block_of(pairs: Sequence[Pair], config: CompareConfig) -> Block:
 
     from shibolet.scoring import intervals, significance
 
-    counted, sides = _counted(pairs), [(pair.baseline, pair.candidate) for pair in pairs]
+    counted, sides = counted_of(pairs), [(pair.baseline, pair.candidate) for pair in pairs]
     words, chars = (
         [[getattr(row, unit) for row in side] for side in zip(*sides, strict=True)] for unit in ("words", "chars")
     )
@@ -222,7 +222,7 @@ def _changed(before: EditCounts, after: EditCounts, estimate: "Estimate") -> dic
     }
 
 
-def _counted(pairs: Sequence[Pair]) -> Counted:
+def counted_of(pairs: Sequence[Pair]) -> Counted:
     return count_groups((pair.baseline for pair in pairs), [pair.group for pair in pairs])
 
 
@@ -302,7 +302,7 @@ def _change(pair: Pair) -> int:
     return pair.candidate.words.errors - pair.baseline.words.errors
 
 
-def _sentence(wer: WordDifference, titles: tuple[str, str], counted: Counted) -> str:
+def sentence_of(wer: WordDifference, titles: tuple[str, str], counted: Counted) -> str:
     from shibolet.scoring.intervals import MIN_GROUPS
 
     if wer.delta_points is None:

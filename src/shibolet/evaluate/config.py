@@ -43,6 +43,9 @@ class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
     sets: tuple[EvaluationSet, ...] = ()
+    # Also hear them with the audit's models and list the references that these doubt; once for all rounds, each second
+    # of the sets. No score and no verdict changes by it.
+    audit_sets: bool = True
     batch_utterances: int | None = Field(None, gt=0)  # decoded at once, at most; null: as many as memory allows
     max_piece_s: float = Field(30.0, gt=0)  # longer recordings are transcribed in pieces cut at pauses
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
@@ -51,7 +54,9 @@ class EvaluateConfig(Config):
     expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
-    buckets_s: tuple[tuple[str, float, float], ...] = (("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0))
+    buckets_s: tuple[tuple[str, float, float], ...] = (
+        ("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0),
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _settings_do_something(self) -> Self:

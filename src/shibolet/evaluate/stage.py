@@ -32,7 +32,8 @@ from shibolet.speech.text import Language, get_language
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 NO_HYPOTHESIS = "no_hypothesis"
-NOT_OF_A_SET = {"sets", "dev_utterances", "expected_beam_points"}  # settings that change nothing in the scores of a set
+# Settings that change nothing in the scores of a set.
+NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances", "expected_beam_points"}
 
 
 def evaluate_set(

@@ -176,8 +176,21 @@ class RunFolder(RunPaths):
 
     def evaluated(self, label: str = "*") -> list[str]:
         """Stages that scored what has this label, or anything."""
-        markers = (self.path / ".stages" / "evaluate").glob(f"{label}/*.json")
-        return sorted(f"evaluate/{path.parent.name}/{path.stem}" for path in markers)
+        return self._stages("evaluate", f"{label}/*")
+
+    def audited_sets(self) -> list[str]:
+        """Stages that audited an evaluation set."""
+        return self._stages("audit-sets", "*")
+
+    def doubtful(self, label: str = "*") -> list[str]:
+        """Stages that scored what has this label, or anything, without the references in doubt."""
+        return self._stages("doubtful", f"{label}/*")
+
+    def _stages(self, kind: str, names: str) -> list[str]:
+        """Stages of this kind, by their markers."""
+        markers = self.path / ".stages"
+        found = (markers / kind).glob(f"{names}.json")
+        return sorted(path.relative_to(markers).as_posix().removesuffix(".json") for path in found)
 
     def verified(self, name: str) -> str:
         """Hash of what a finished stage made: an input of the stages that read it.
@@ -351,8 +364,9 @@ def run_of(model: Path) -> RunFolder | None:
 
 
 def _made_by(stage: str) -> _Made:
-    """`evaluate/<label>/<set>` and `tune-decoding` make the folder of their name."""
-    again = f"run 'shibolet {stage.partition('/')[0]}' as before"
+    """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
+    kind = stage.partition("/")[0]
+    again = f"run 'shibolet {'evaluate' if kind in ('audit-sets', 'doubtful') else kind}' as before"
     return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
 
 

@@ -26,6 +26,8 @@ train/plan.json                 phases, steps, memory
 evaluate/<label>/<set>/hypotheses.jsonl
                        listing.txt
                        scores.json
+audit-sets/<set>/utterances.parquet    what the audit's models say of a set's references
+doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without them
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
@@ -137,6 +139,12 @@ class RunPaths:
 
     def scores(self, label: str, set_name: str) -> Path:
         return self.evaluation(label, set_name) / "scores.json"
+
+    def audited_set(self, set_name: str) -> Path:
+        return self.path / "audit-sets" / set_name / "utterances.parquet"
+
+    def doubtful_scores(self, label: str, set_name: str) -> Path:
+        return self.path / "doubtful" / label / set_name / "doubtful.json"
 
     @property
     def compare(self) -> Path:

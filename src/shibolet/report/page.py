@@ -14,6 +14,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import lineage, scored, sections
+from shibolet.report.doubtful import doubtful
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.references import references
@@ -26,8 +27,8 @@ _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
     "prepare": "What trains", "train": "Training", "compare": "Comparison", "chain": "Rounds",
-    "systems": "Other systems", "scores": "Scores", "errors": "Errors", "examples": "Examples",
-    "provenance": "How it was made",
+    "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt", "errors": "Errors",
+    "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
@@ -53,11 +54,12 @@ def write_report(run_dir: Path) -> Path:
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
         "systems": scored.systems(run),
         "scores": scored.scores(run),
+        "doubtful": doubtful(run),
         "errors": scored.errors(run, language, pair and pair[1]),
         "examples": scored.examples(run, language, pair),
         "provenance": sections.provenance(run),
     }
-    left_out = {name for name in ("truth", "chain", "systems", "errors", "examples") if not shown[name]}
+    left_out = {name for name in ("truth", "chain", "systems", "doubtful", "errors", "examples") if not shown[name]}
     left_out |= set() if audit else {"selftest", "worst"}
     if recipe.only_audits:  # there are no such stages to wait for
         left_out |= {name for name in _OF_A_ROUND if not shown[name]}

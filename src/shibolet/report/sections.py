@@ -112,7 +112,7 @@ def audit(run: RunFolder, recipe: ShownRecipe) -> ShownAudit | None:
         confidence_figure=figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
         self_test=report.self_test and _self_test(report.self_test),
         num_flagged=len(flagged),
-        worst=[_player(row, run.path) for row in _worst(flagged)],
+        worst=[player_of(row, run.path) for row in _worst(flagged)],
     )
 
 
@@ -135,7 +135,8 @@ def _worst(flagged: "Sequence[Audited]") -> "list[Audited]":
     return [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None][:MAX_WORST]
 
 
-def _player(row: "Audited", run_dir: Path) -> Player:
+def player_of(row: "Audited", run_dir: Path) -> Player:
+    """Its beginning as MP3, or why there is none."""
     if row.audio is None:
         return Player(row=row, sound=None, no_sound="the row could not be read")
     from shibolet.speech import audio

@@ -15,6 +15,7 @@ SUSPECTS = {
     "other_language": ("other language", "What is written, or what was heard, is mostly in another script."),
 }
 FAILURES = {  # why an utterance could not be scored; of the codes that are not here, their words will do
+    "beyond_calibration": "longer than all that the audit heard",
     "bad_duration": "impossible length",
     "bad_span": "impossible start or end",
     "cut_short": "shorter than its header says",

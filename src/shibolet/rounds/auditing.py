@@ -44,7 +44,7 @@ def do_audit(
         folder.seal("review")
     if not prepared:  # the audit of the raw data came before
         take_over_evidence(folder, current.tell)
-    listener = _listener(current, prepared)
+    listener = listener_of(current, prepared)
     config = recipe.audit if prepared else _extended(recipe.audit, folder, data)
     same_model = _same_model(current, prepared)
     inputs = {
@@ -61,7 +61,7 @@ def do_audit(
     path = folder.alignment_report(prepared=prepared)
     name = "audit-prepared" if prepared else "audit"
     reads = ("prepare",) if prepared else ()
-    stage = _begin(current, name, inputs, lambda: AlignmentReport.read(path).num_lost, reads)
+    stage = begin_hearing(current, name, inputs, lambda: AlignmentReport.read(path).num_lost, reads)
     if not stage.done:
         with current.track("audit") as progress:
             report = run_audit(
@@ -75,7 +75,7 @@ def do_audit(
                 merge=merge,
             )
         report = report.model_copy(
-            update={"num_lost": _tell_lost(current, listener), "notes": (*report.notes, *same_model)}
+            update={"num_lost": tell_lost(current, listener), "notes": (*report.notes, *same_model)}
         )
         if not prepared:
             report = _reviewed(report, current, data)
@@ -99,7 +99,9 @@ def _require_error_rates(current: Round, prepared: bool, review: Path | None) ->
         RunFolder(calibration.parent).intact("calibrate")
 
 
-def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int], reads: Sequence[str] = ()) -> Stage:
+def begin_hearing(
+    current: Round, name: str, inputs: dict, num_lost: Callable[[], int], reads: Sequence[str] = ()
+) -> Stage:
     """The stage; one that is done and gave up `num_lost` clips, as no fault of theirs, is open again for these."""
     stage = current.folder.stage(name, inputs, reads)
     if stage.done and (lost := num_lost()):
@@ -110,7 +112,7 @@ def _begin(current: Round, name: str, inputs: dict, num_lost: Callable[[], int],
     return stage
 
 
-def _tell_lost(current: Round, listener: "Listener") -> int:
+def tell_lost(current: Round, listener: "Listener") -> int:
     """How many clips a listener gave up; told where there are any."""
     from shibolet.audit.hearing import lost_sentence
 
@@ -124,7 +126,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
     from shibolet.audit.stage import hear_shard
 
     take_over_evidence(current.folder, current.tell)
-    config, listener = _extended(current.recipe.audit, current.folder, current.data), _listener(current)
+    config, listener = _extended(current.recipe.audit, current.folder, current.data), listener_of(current)
     with current.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
         hear_shard(
             current.data.utterances,
@@ -134,7 +136,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
             language=current.recipe.language,
             on_progress=progress,
         )
-    _tell_lost(current, listener)
+    tell_lost(current, listener)
 
 
 def do_export(current: Round, out_dir: Path) -> str:
@@ -205,7 +207,7 @@ def _extended(config: "AuditConfig", folder: RunFolder, data: SourceData) -> "Au
 def _same_model(current: Round, prepared: bool) -> list[str]:
     """A warning where the recogniser is a model of the round, with the sets that it is said to know."""
     names, own = current.recipe.model_names(), _recogniser_name(current, prepared)
-    roles = [role for role in ("base", "baseline") if role in names and _is_same(current, own, names[role])]
+    roles = [role for role in ("base", "baseline") if role in names and is_same(current, own, names[role])]
     if not roles:
         return []
     known = current.recipe.models.baseline_trained_on if "baseline" in roles else ()
@@ -213,7 +215,7 @@ def _same_model(current: Round, prepared: bool) -> list[str]:
     return [f"The recogniser is the same model as models.{' and models.'.join(roles)}. {seen} {SAME_MODEL}"]
 
 
-def _is_same(current: Round, one: str, other: str) -> bool:
+def is_same(current: Round, one: str, other: str) -> bool:
     """By name, and for models on this machine by content."""
     from shibolet.model.folders import is_local
 
@@ -228,7 +230,7 @@ SAME_MODEL = (
 )
 
 
-def _listener(current: Round, prepared: bool = False) -> "Listener":
+def listener_of(current: Round, prepared: bool = False) -> "Listener":
     """Who listens, and where what they heard is kept, known by its content."""
     from shibolet.audit.hearing import Listener
     from shibolet.speech.audio import load
@@ -270,9 +272,9 @@ def do_hear_rest(current: Round) -> Path:
     require_audited(current)  # a person's review of it changes nothing here
     read = (current.folder.audit() / "calibration.json", current.folder.audited_utterances())
     inputs = {"audit": [hash_file(path) for path in read], "data": current.data.digest}
-    stage = _begin(current, "hear-rest", inputs, lambda: _lost_in(path), ("audit",))
+    stage = begin_hearing(current, "hear-rest", inputs, lambda: lost_in(path), ("audit",))
     if not stage.done:
-        listener = _listener(current)
+        listener = listener_of(current)
         with current.track("hear the rest") as progress:
             hear_rest(
                 current.data.utterances,
@@ -283,7 +285,7 @@ def do_hear_rest(current: Round) -> Path:
                 language=current.recipe.language,
                 on_progress=progress,
             )
-        _tell_lost(current, listener)
+        tell_lost(current, listener)
         stage.finish()
     return path
 
@@ -298,7 +300,7 @@ def require_audited(current: Round) -> None:
         )
 
 
-def _lost_in(table: Path) -> int:
+def lost_in(table: Path) -> int:
     """Rows of a table that were given up as no fault of theirs: evidence on disk never says that of a clip."""
     from shibolet.audit.workers import LOST
     from shibolet.records.audited import read_audited
@@ -322,7 +324,7 @@ def do_calibrate(
     from shibolet.audit.calibrate import run_calibrate
 
     data, others = (current.join([_named(path) for path in paths]) for paths in (clean, foreign))
-    recipe, listener, path = current.recipe, _listener(current), current.folder.calibration
+    recipe, listener, path = current.recipe, listener_of(current), current.folder.calibration
     inputs = {
         "format": CalibrationFile.FORMAT,
         "data": [data.digest, others.digest],
@@ -332,7 +334,7 @@ def do_calibrate(
         "listeners": list(listener.identities),
         **({} if minutes is None else {"minutes": minutes}),
     }
-    stage = _begin(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
+    stage = begin_hearing(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
     if not stage.done:
         with current.track("calibrate") as progress:
             run_calibrate(
@@ -348,7 +350,7 @@ def do_calibrate(
                 tell=current.tell,
                 on_progress=progress,
             )
-        _tell_lost(current, listener)
+        tell_lost(current, listener)
         stage.finish()
     return CalibrationFile.read(path)
 

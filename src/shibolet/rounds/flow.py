@@ -47,7 +47,7 @@ def run_stages(current: Round) -> int:
     stages.do_train(current)
     if not current.sets:
         baseline, _ = current.names
-        current.retire(*current.folder.evaluated(baseline.label), *stages.after_training(current))
+        current.retire(*current.folder.evaluated(baseline.label), *_of_sets(current))
         current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
     scoring.do_evaluate(current, scoring.candidates_of(current))
@@ -63,7 +63,12 @@ REPAIR = ("audit-prepared", "gate-prepared")
 
 
 def _after_gates(current: Round) -> list[str]:
-    return ["train", *stages.after_training(current)]
+    return ["train", *_of_sets(current)]
+
+
+def _of_sets(current: Round) -> list[str]:
+    folder = current.folder
+    return [*stages.after_training(current), *folder.doubtful(), *folder.audited_sets()]
 
 
 def _way_on(decision: str) -> str:

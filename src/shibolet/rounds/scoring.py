@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,8 +10,9 @@ from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
-from shibolet.records.files import cache_dir
+from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.speech.sources import DataSource
@@ -21,7 +23,11 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
     """Scores of candidates by label and set."""
     if not current.sets:
         raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
-    return {candidate.label: scores_of(current, candidate) for candidate in candidates}
+    do_audit_sets(current)
+    found = {candidate.label: scores_of(current, candidate) for candidate in candidates}
+    for candidate in candidates:
+        do_doubtful(current, candidate.named, found[candidate.label])
+    return found
 
 
 def candidates_of(
@@ -49,18 +55,20 @@ def do_compare(current: Round) -> Comparison:
     scored = [f"evaluate/{named.label}/{name}" for named in names for name in sets]
     scores = [folder.verified(stage) for stage in scored]
     who = [named.model_dump(mode="json") for named in names]
-    made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": _heard_codecs(current)}
-    stage = current.begin("compare", {"scores": scores, "names": who, **made_with}, reads=scored)
+    own_sets, _ = _by_language(current)
+    doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
+    made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
+    made_from = {"scores": scores, "names": who, "doubted": doubts and hash_json(asdict(doubts))}
+    audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
+    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited])
     if not stage.done:
         own, other = (
             tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
             for some in _by_language(current)
         )
         overlaps = overlaps_of(current, names[1].label, sets)
-        heard_codecs = _heard_codecs(current)
-        compare(own, names, recipe.compare, recipe.evaluate.buckets_s, other, overlaps, heard_codecs).write(
-            folder.compare
-        )
+        buckets = recipe.evaluate.buckets_s
+        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts).write(folder.compare)
         stage.finish()
     return Comparison.read(folder.compare)
 

@@ -127,7 +127,8 @@ def after_training(current: Round) -> list[str]:
     """Stages that speak of the trained model."""
     _, candidate = current.names
     scored = current.folder.evaluated(candidate.label)
-    return [*scored, "compare", *systems_with(current, candidate.label), "publish"]
+    doubtful = current.folder.doubtful(candidate.label)
+    return [*scored, *doubtful, "compare", *systems_with(current, candidate.label), "publish"]
 
 
 def _retire_of_others(current: Round) -> None:

@@ -50,7 +50,9 @@ def do_tune_decoding(
         "prepared": folder.verified("prepare"),
         "model": current.identity(model),
         "language": recipe.language,
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"sets", "servers", "beam_size", "length_penalty"}),
+        "evaluate": recipe.evaluate.model_dump(
+            mode="json", exclude={"sets", "audit_sets", "servers", "beam_size", "length_penalty"}
+        ),
         "grid": [[setting.beam_size, setting.length_penalty] for setting in grid],
     }
     stage = current.begin(STAGE, inputs, reads=("prepare",))

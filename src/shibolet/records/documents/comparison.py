@@ -148,6 +148,22 @@ class PairComparison(Part):
         return self.baseline.title, self.candidate.title
 
 
+class DoubtfulSet(Part):
+    """What the audit of a set doubts, and the two without it."""
+
+    listed: int  # references in doubt
+    judged: int  # utterances that the audit could say something of
+    without: Block | None  # None: nothing is in doubt, or everything
+
+
+class WithoutDoubtful(Part):
+    """The difference without the references in doubt; the verdict is that of all utterances."""
+
+    sets: dict[str, DoubtfulSet]  # those that were audited
+    overall: Block | None
+    sentences: tuple[str, ...]
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -181,6 +197,7 @@ class Comparison(PairComparison, Document):
     next_steps: tuple[str, ...]
     forgetting: dict[str, Block]  # sets in other languages, which are no part of the rest
     overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
+    doubtful: WithoutDoubtful | None  # None: no set was audited
 
     @property
     def is_kept(self) -> bool:
