@@ -71,6 +71,7 @@ CHANGES: dict[str, Change] = {
     **{f"publish/model/{name}": change for name, change in MODEL_FILES.items()},
     "publish/model/README.md": damage.line_more("The best model."),
     "publish/reproduced.json": json_value("hypotheses"),
+    "timings.jsonl": line_value("seconds"),
     "report.html": damage.line_more("<p>x</p>"),
     ".aside/<stage>/<path>": damage.rows_less,
     ".aside/<stage>/.stages/<stage>.json": damage.first_hash,

@@ -1,7 +1,7 @@
 """Where every file of a round lies in its run folder.
 
 recipe.yaml                     the recipe in full: defaults and overrides resolved, paths relative to this file
-provenance.json                 versions, commit, platform, threads, time of every start; no other file has a time
+provenance.json                 versions, commit, platform, threads, time of every start
 audit/alignment_report.json     what the audit found, in total and by domain
       utterances.parquet        ... and for each utterance of its sample
       rest.parquet              the same for all others, when prepare hears them
@@ -31,6 +31,7 @@ systems.json                    any systems that were scored here, each against 
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
+timings.jsonl                   one line a stage that was finished: its seconds and how much it did
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
 .aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
@@ -142,6 +143,10 @@ class RunPaths:
     @property
     def publish(self) -> Path:
         return self.path / "publish"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.jsonl"
 
     @property
     def report(self) -> Path:

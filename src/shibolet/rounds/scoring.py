@@ -58,7 +58,7 @@ def do_compare(current: Round) -> Comparison:
         )
         overlaps = overlaps_of(current, names[1].label, sets)
         compare(own, names, recipe.compare, recipe.evaluate.buckets_s, other, overlaps).write(folder.compare)
-        stage.finish()
+        current.finish(stage)
     return Comparison.read(folder.compare)
 
 

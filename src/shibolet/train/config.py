@@ -142,7 +142,7 @@ Fast = Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if 
 # looked at, and what follows from now on when it goes wrong.
 FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "checkpoint_every_steps",
-    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+    "wandb_project", "wandb_artifacts", "price_per_gpu_hour_usd", "specified_usd", "guards", "on_out_of_memory",
     "fast",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
@@ -172,6 +172,7 @@ class TrainConfig(Config):
     wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb); TensorBoard is always written
     wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
     price_per_gpu_hour_usd: float | None = None
+    specified_usd: Mapping[str, float] = {}  # machine -> what others expect of the round; `plan` says why it differs
 
     @property
     def slowest_speed(self) -> float:
