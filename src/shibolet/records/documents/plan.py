@@ -1,4 +1,4 @@
-"""`train/plan.json`, and what `shibolet plan` prints: what a training will do, before it does it."""
+"""`train/plan.json`, and a part of what `shibolet plan` prints: what a training will do, before it does it."""
 
 from typing import ClassVar
 
