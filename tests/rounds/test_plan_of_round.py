@@ -81,11 +81,16 @@ def test_what_is_not_known_is_not_counted_as_nothing(two_gpus, tmp_path):
     scoring = stretch(known, "scoring both models")
     assert not known.at_least and scoring.missing is None
     assert scoring.seconds == pytest.approx(2 * (15 + 400 * 5.8 / 734), abs=0.06)
+    with pytest.raises(RecipeError, match="--gpu T4: known are A100, H100, H200 and CPU"):
+        make_plan(load_recipe("hebrew-round2"), tmp_path, None, None, "T4")
     on_cpu = make_plan(load_recipe("hebrew-round2"), tmp_path, None, None, "cpu")
     assert {one.seconds for one in on_cpu.cases[0].stretches} == {None} and on_cpu.cases[0].usd is None
     assert "--rates-from" in stretch(on_cpu.cases[0], "training: B").missing
     nothing = make_plan(load_recipe("demo"), tmp_path).cases[0]
     assert nothing.rows is None and stretch(nothing, HEARING).missing == "the number of rows is not known"
+    of_rows = make_plan(load_recipe("demo"), tmp_path, rates_run=finished(tmp_path / "run")).cases[0].stretches
+    known = {one.name for one in of_rows if one.seconds is not None}
+    assert known == {"training: start", "training: end", "verdicts, pages"}
 
 
 def test_why_it_costs_so_much_less_than_the_team_expects(two_gpus, tmp_path):
@@ -141,7 +146,7 @@ def test_a_finished_round_predicts_itself_and_one_of_twice_its_size(tmp_path):
     assert found["training: B"] == pytest.approx(2 * 120 / (120 / 24), abs=0.06)
     assert found["training: A"] == pytest.approx(6 * 120 / (360 / 54), abs=0.06)
     assert found[HEARING] == pytest.approx((200 + copies) / 10, abs=0.06), "300 at least, and there are 200"
-    assert found["hearing what was kept"] is None, "that round heard nothing twice"
+    assert found["hearing again after STOP"] is None, "that round heard nothing twice"
     assert found["preparing"] == pytest.approx(4.0) and found["verdicts, pages"] == pytest.approx(4.0)
     assert found["training: start"] == found["training: end"] == 5.0
     assert found["training: dev scores"] == pytest.approx(3 * 40 / 8, abs=0.06)  # of steps 16, 50 and 64

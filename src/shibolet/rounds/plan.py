@@ -15,7 +15,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.rates import CPU, Rates, rates_from, rates_of
 from shibolet.rounds.stretches import Stretches
 from shibolet.speech.sources import DataSource
-from shibolet.train.memory import MEAN_S
+from shibolet.train.memory import GPUS, MEAN_S
 
 SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
 # What the specification's settings and this training reach on one H200, in audio seconds a second, by phase
@@ -73,13 +73,12 @@ def make_plan(
 
 
 def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, is_tiny: bool) -> Rates:
-    from shibolet.train.memory import gpu_named
-
     if rates_run is None:
         name = (gpu or "A100").upper()
         if name == CPU:
             return rates_of(CPU, 0, is_tiny)
-        gpu_named(name)
+        if name not in GPUS:
+            raise RecipeError(f"--gpu {gpu}: known are {', '.join(GPUS)} and {CPU}")
         return rates_of(name, num_gpus or 1, is_tiny)
     if gpu is not None or num_gpus is not None:
         raise RecipeError("--rates-from has the machine of that round: leave out --gpu and --gpus")

@@ -43,11 +43,12 @@ class Stretches:
         yield self._of("preparing", of.PREPARE, self.rows)
         if self.recipe.gate.on_stop == "repair":
             kept = None if None in (self.train, self.dev) else self.train + self.dev
-            yield self._hearing("hearing what was kept", of.AGAIN, kept)
+            yield self._hearing("hearing again after STOP", of.AGAIN, kept)
         yield self._of("training: start", of.START, 1)
         for planned in self.phases:
             yield self._steps(planned)
-        yield self._of("training: checkpoints", of.CHECKPOINT, len(self._checkpoints))
+        checkpoints = len(self._every(self.recipe.train.checkpoint_every_steps))
+        yield self._of("training: checkpoints", of.CHECKPOINT, checkpoints or None)
         yield self._dev_scores()
         yield self._of("training: end", of.END, 1)
         yield self._scoring()
@@ -108,11 +109,8 @@ class Stretches:
         return {sum(self._num_steps[: i + 1]) for i in range(len(self._num_steps))}
 
     def _every(self, interval: int) -> set[int]:
+        """Steps at an interval, and the ends of phases; none where the size of the training set is not known."""
         return set(range(interval, sum(self._num_steps) + 1, interval)) | self._ends
-
-    @cached_property
-    def _checkpoints(self) -> set[int]:
-        return self._every(self.recipe.train.checkpoint_every_steps)
 
     def _steps(self, planned: PhasePlan) -> Stretch:
         name, config = f"training: {planned.name}", self.recipe.train
@@ -149,6 +147,8 @@ class Stretches:
         missing = f"rows not known of {', '.join(self.unknown_sets)}" if self.unknown_sets else None
         if (rate := self.rates.by_stretch.get(of.SCORE)) is None:
             return _unknown(name, NOT_MEASURED)
+        if not self.test and not rate.start_s:
+            return _unknown(name, missing)
         arithmetic, seconds = f"{rate.start_s:.3g} s", rate.start_s
         if self.test:
             arithmetic, seconds = self._at(rate, self.test)
