@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "rounds": ("rounds", "{base}/run"),
     "next": ("next", "{base}/run", "--out", "{base}/out.yaml"),
     "plan": ("plan", *_ROUND),
-    "plan --rates-from": ("plan", "{base}/next.yaml", "-o", "{base}/out", "--rates-from", "{base}/run"),
+    "plan --rates-from": ("plan", "{base}/tiny.yaml", "-o", "{base}/out", "--rates-from", "{base}/run"),
     "calibrate": ("calibrate", *_ROUND, "--clean", "{base}/run/corpus/train/manifest.jsonl"),
     "tune-decoding": ("tune-decoding", *_ROUND, "--beam-size", "2", "--length-penalty", "1"),
     "export-adapter": ("export-adapter", "{base}/run", "{base}/out"),
