@@ -360,7 +360,7 @@ def heard(current, monkeypatch):
         return report
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
-    listener = SimpleNamespace(identities=("x", "y"), num_lost=0)
+    listener = SimpleNamespace(identities=("x", "y"), num_lost=0, num_clips=0, num_heard=0)
     monkeypatch.setattr(auditing, "_listener", lambda *_: listener)
     utterances = [
         Utterance(id=row.id, audio=AudioRef(path=""), text=row.text, duration_s=3.0, source="s") for row in rows

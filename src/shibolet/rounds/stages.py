@@ -135,7 +135,9 @@ def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:
     from shibolet.records.shards import num_rows
 
     folder = current.folder
-    rows, num_scores = StepRow.read_all(folder.metrics), len(DevScore.read_all(folder.dev_scores))
+    if not (rows := StepRow.read_all(folder.metrics)):
+        return current.finish(stage)
+    num_scores = len(DevScore.read_all(folder.dev_scores))
     num_dev = sum(map(num_rows, folder.prepared.glob("dev-*.parquet")))
     at_most = current.recipe.evaluate.dev_utterances
     dev_utterances = num_scores * (num_dev if at_most is None else min(num_dev, at_most))
