@@ -18,7 +18,7 @@ def show_round_plan(plan: RoundPlan) -> None:
         _show_case(case, plan, sources)
     lines = [(f"rate {_MARKS[number]}", source) for number, source in enumerate(sources)]
     price = plan.price_per_gpu_hour_usd
-    if price is None:
+    if plan.num_gpus and price is None:
         lines.append(("cost", "the recipe names no price (train.price_per_gpu_hour_usd)"))
     elif plan.num_gpus:
         lines.append(("cost", f"{plan.num_gpus} GPUs at ${price:.2f} an hour each, predicted"))
