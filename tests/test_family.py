@@ -20,6 +20,7 @@ from shibolet.records.documents.plan import Plan
 from shibolet.records.files import read_jsonl, write_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import scoring, stages
+from shibolet.rounds.plan import make_plan
 from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import encode_flac
 
@@ -111,7 +112,7 @@ def test_a_toy_family_goes_through_a_round_without_a_change_in_the_program(recip
     plan = Plan.read(folder.plan)
     assert plan.encoder_cache_gib >= 0 and plan.training_set.tokens > 0
     clip = whistled("אבג דהו", np.random.default_rng(3))
-    planned = stages.make_plan(load_recipe("demo", recipe), tmp_path / "run", None, world_size=1)
+    planned = make_plan(load_recipe("demo", recipe), tmp_path / "run").training
     assert planned.training_set_from.endswith("with their lengths"), "it has a tokenizer of its own"
     assert planned.training_set == plan.training_set
     (hearing,) = open_recogniser(str(folder.final), "Hebrew").hear([clip], [["אבג", "דהו"]])

@@ -28,6 +28,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import auditing, publish, rank, scoring, stages, tracking
 from shibolet.rounds.flow import run_round
+from shibolet.rounds.plan import make_plan
 from shibolet.rounds.shared import Round, SourceData, open_round, open_shard
 from shibolet.speech.audio import encode_flac
 from shibolet.tracking.config import Tracking, TrackingConfig
@@ -372,7 +373,7 @@ def heard(current, monkeypatch):
         return report
 
     monkeypatch.setattr(stage, "run_audit", run_audit)
-    listener = SimpleNamespace(identities=("x", "y"), num_lost=0)
+    listener = SimpleNamespace(identities=("x", "y"), num_lost=0, num_clips=0, num_heard=0)
     monkeypatch.setattr(auditing, "listener_of", lambda *_: listener)
     utterances = [
         Utterance(id=row.id, audio=AudioRef(path=""), text=row.text, duration_s=3.0, source="s") for row in rows
@@ -560,9 +561,9 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
 def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
     """Before that it says what it assumes, so that nobody takes hours of other data for their own."""
     recipe, run_dir = load_recipe("demo"), tmp_path / "run"
-    assumed = stages.make_plan(recipe, run_dir, None, 1)
-    assert assumed.training_set == TrainingSet(utterances=73_579)
-    assert assumed.training_set_from.startswith(f"the specification's number, since nothing is prepared in {run_dir}")
+    unknown = make_plan(recipe, run_dir)
+    assert unknown.training.training_set == TrainingSet(utterances=None) and unknown.training.steps is None
+    assert unknown.training.training_set_from == "not known before the data are here (--utterances N)"
     writer = ShardWriter(run_dir / "prepared", "train", 1000)
     (run_dir / "prepared").mkdir(parents=True)
     for i in range(40):
@@ -572,12 +573,12 @@ def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
         )
         writer.add(Piece(utterance, flac, utterance.id, (0.0, utterance.duration_s), "0", 0.0))
     writer.close()
-    plan = stages.make_plan(recipe, run_dir, None, 1)
+    plan = make_plan(recipe, run_dir).training
     assert plan.training_set.utterances == 40 and plan.step.steps_per_epoch == 3
     assert plan.training_set.audio_h == pytest.approx(sum(0.5 + 0.025 * i for i in range(40)) / 3600, abs=1e-4)
     assert plan.training_set_from == f"prepared in {run_dir / 'prepared'}, with their lengths"
     away = recipe.model_copy(update={"models": recipe.models.model_copy(update={"base": "org/away"})})
-    plan = stages.make_plan(away, run_dir, None, 1)
+    plan = make_plan(away, run_dir).training
     assert plan.training_set == TrainingSet(utterances=40)
     assert "the tokenizer of org/away is not on this machine, so lengths are assumed" in plan.training_set_from
-    assert stages.make_plan(recipe, run_dir, 1000, 1).training_set_from == "as given; lengths are assumed"
+    assert make_plan(recipe, run_dir, 1000).training.training_set_from == "as given; lengths are assumed"

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "rounds": ("rounds", "{base}/run"),
     "next": ("next", "{base}/run", "--out", "{base}/out.yaml"),
     "plan": ("plan", *_ROUND),
+    "plan --rates-from": ("plan", "{base}/tiny.yaml", "-o", "{base}/out", "--rates-from", "{base}/run"),
     "calibrate": ("calibrate", *_ROUND, "--clean", "{base}/run/corpus/train/manifest.jsonl"),
     "tune-decoding": ("tune-decoding", *_ROUND, "--beam-size", "2", "--length-penalty", "1"),
     "export-adapter": ("export-adapter", "{base}/run", "{base}/out"),
@@ -45,8 +46,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 # Not the same from one start to the next, or moved there and so of no use in a comparison.
 _UNCOMPARED = re.compile(
-    r"run/(\.lock|\.aside/.*|provenance\.json|\.stages/start\.json|tracking/.*|train/encoder_cache/.*"
-    r"|audit/heard/.*|corpus/.*)|out/(\.lock|provenance\.json|\.stages/.*|audit/heard/.*)"
+    r"run/(\.lock|\.aside/.*|provenance\.json|timings\.jsonl|\.stages/start\.json|tracking/.*|train/encoder_cache/.*"
+    r"|audit/heard/.*|corpus/.*)|out/(\.lock|provenance\.json|timings\.jsonl|\.stages/.*|audit/heard/.*)"
 )
 _TIMED = ("timing", "seconds", "audio_s_per_s", "times_greedy", "records")  # keys of JSON whose values are a clock's
 

@@ -74,6 +74,7 @@ CHANGES: dict[str, Change] = {
     "publish/reproduced.json": json_value("words"),
     "tracking/tensorboard/<events>": damage.bytes_more,
     "tracking/tensorboard.json": json_value("lines"),
+    "timings.jsonl": line_value("seconds"),
     "report.html": damage.line_more("<p>x</p>"),
     ".aside/<stage>/<path>": damage.rows_less,
     ".aside/<stage>/.stages/<stage>.json": damage.first_hash,

@@ -36,7 +36,7 @@ STAGES = (
     ("systems", "systems.json", "compare --system"),
     ("publish", "publish/model/model.safetensors", "publish"),
 )
-# Ten cases of the whole walk that need no stage to be done again.
+# Cases of the whole walk that need no stage to be done again.
 CORE = (
     ("audit/utterances.parquet", "different", "gate"),
     ("audit/utterances.parquet", "bit", "prepare"),
@@ -48,6 +48,7 @@ CORE = (
     ("train/final/tokenizer_config.json", "different", "next"),
     ("evaluate/<label>/<set>/scores.json", "different", "rounds"),
     ("compare.json", "bit", "rounds"),
+    ("timings.jsonl", "different", "plan --rates-from"),
 )
 
 

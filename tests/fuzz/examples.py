@@ -22,7 +22,9 @@ from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
 from shibolet.records.documents.scores import Optimism
+from shibolet.records.documents.timings import StageTime, Work
 from shibolet.records.documents.training import DevScore, Event
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
 from shibolet.records.hypotheses import HypothesisLine
@@ -71,6 +73,7 @@ def documents() -> dict[str, Document]:
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
         Reproduced(ids=("a",), differing=(), words=3, differing_words=0),
         StageMarker(state="done", inputs={"a": [1, {"b": None}]}, outputs={"gate.json": "0123456789abcdef"}),
+        round_plan(),
         Truth(
             rows=(Found(kind="silent", domain="clean", utterances=3, flagged=2),),
             after_prepare=AfterPrepare(
@@ -80,6 +83,19 @@ def documents() -> dict[str, Document]:
         ),
     ]  # fmt: skip
     return {type(document).__name__: document for document in found}
+
+
+def round_plan() -> RoundPlan:
+    """Of one stretch whose seconds are known and one of which they are not."""
+    known = Stretch(name="a", arithmetic="2 s", seconds=2.0, usd=0.1, missing=None, rate_from="r")
+    unknown = Stretch(name="b", arithmetic="", seconds=None, usd=None, missing="why", rate_from="")
+    case = RoundCase(
+        rows=3, rows_from="given", train_utterances=3, stretches=(known, unknown), hours=0.0006, usd=0.1, at_least=True
+    )
+    return RoundPlan(
+        machine="1 x A100", num_gpus=1, price_per_gpu_hour_usd=0.8, cases=(case,), notes=("n",),
+        training=training_plan(phase_plan("B", epochs=1, steps=3, lr_by_part={"head": 1e-3})),
+    )  # fmt: skip
 
 
 def lines() -> dict[type, bytes]:
@@ -96,6 +112,7 @@ def lines() -> dict[type, bytes]:
     models = [
         [step_row(i, lr={"head": 1e-3}, numbers={"x": 1.0}) for i in range(1, 4)],
         [DevScore(step=1, phase="B", wer=0.5, cer=0.2)], [Event(step=1, event="skipped", detail="d")],
+        [StageTime.of("audit", 2.5, True, Work(clips=3))],
         [Answer(id="a", verdict="good", text="t"), Answer(id="b", verdict="bad", text="u")],
     ]  # fmt: skip
     as_json = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}

@@ -18,6 +18,7 @@ from mutate import mutated_json, mutated_jsonl, mutated_parquet
 from shibolet.demo.corpus import Spoken
 from shibolet.records.audited import AuditedRows, audited_hash, read_audited
 from shibolet.records.documents.base import Document
+from shibolet.records.documents.timings import StageTime
 from shibolet.records.documents.training import DevRates, DevScore, Event, Line, StepRow
 from shibolet.records.hypotheses import HypothesisLine
 from shibolet.records.ledger import LedgerLine
@@ -28,10 +29,10 @@ from shibolet.report.audit_page import Sound
 
 CLASSES = (
     "AlignmentReport", "Calibration", "CalibrationFile", "Checked", "Comparison", "DecodingTable", "Extension",
-    "Fetched", "GateVerdict", "Plan", "Prepared", "Provenance", "Reproduced", "Scores", "StageMarker",
+    "Fetched", "GateVerdict", "Plan", "Prepared", "Provenance", "Reproduced", "RoundPlan", "Scores", "StageMarker",
     "SystemsComparison", "TrainResult", "Truth",
 )  # fmt: skip
-LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer)
+LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)
 
 

@@ -61,6 +61,7 @@ class Listener:
         self._aligner, self._recogniser = aligner, recogniser
         self._load, self._config, self._language = load, config, language
         self.num_lost = 0  # clips that the last hearing gave up, as no fault of theirs: the next one tries them again
+        self.num_clips = self.num_heard = 0  # of the last hearing: what was asked for, and what was not known before
         has_models = not self._by_name or aligner is not None
         self._executor = executor if executor and has_models else Here()
         self.num_processes = self._executor.num_processes
@@ -109,6 +110,7 @@ class Listener:
             todo = self._unheard(clips, content_ids, store)[shard[0] :: shard[1]]
             todo = [own for chunk in todo if (own := [i for i in chunk if content_ids[i] not in lost])]
             done, total = 0, sum(map(len, todo))
+            self.num_clips, self.num_heard = len(clips), total
             with closing(self._hear(clips, content_ids, todo, folder, decoders)) as heard:
                 for chunk, lost_here in zip(todo, heard, strict=True):
                     lost |= lost_here

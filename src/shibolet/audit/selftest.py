@@ -64,6 +64,11 @@ def has_copy(kind: str, place: int, num: int) -> bool:
     return place * most // num != (place + 1) * most // num
 
 
+def num_copies(num: int) -> int:
+    """How many copies so many clips have."""
+    return sum(min(MOST.get(row.kind, num), num) for row in ROWS)
+
+
 def summarise(flagged: Flags, num_words: Mapping[str, int], domains: Mapping[str, str], min_words: int) -> SelfTest:
     """Tallies of `flagged`, where kind "untouched" holds the clips as they are: of all clips, and by domain.
 

@@ -1,5 +1,6 @@
 """Commands before a round: what it takes, whether it is there, and getting it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,19 +15,25 @@ def plan(
     utterances: Annotated[
         int | None, typer.Option(min=1, help="Size of the training set, before it is prepared.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
-    gpu: Annotated[str, typer.Option(help="A100, H100 or H200: what time is predicted for.")] = "A100",
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many; 1 unless given.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="A100 (unless given), H100, H200 or CPU: what time is predicted for.")
+    ] = None,
     gpu_memory_gib: Annotated[float | None, typer.Option(min=1, help="Of one GPU: packs are made to fit.")] = None,
+    rates_from: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Predict by what a finished round took, on its machine.")
+    ] = None,
     json_: AsJson = False,
 ):
-    """Steps, trainable parts, memory, time and cost by phase, from the configuration alone."""
+    """Time and cost of the whole round by stretch; steps, trainable parts and memory of its training."""
     from shibolet.recipe import load_recipe
-    from shibolet.rounds.stages import make_plan
+    from shibolet.rounds.plan import make_plan
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
     loaded.require("plan", "models", "train")
-    planned = make_plan(loaded, run_folder(run_dir, loaded.name), utterances, gpus, gpu, gpu_memory_gib)
+    folder = run_folder(run_dir, loaded.name)
+    planned = make_plan(loaded, folder, utterances, gpus, gpu, gpu_memory_gib, rates_from)
     answer(json_, planned)
 
 

@@ -57,15 +57,15 @@ def round_of(
     """
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe, recipe_yaml
+    from shibolet.rounds.plan import make_plan
     from shibolet.rounds.shared import open_round, open_shard
-    from shibolet.rounds.stages import make_plan
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
     loaded.require(sys.argv[1], *needs, named=not dry)
     folder = run_folder(run_dir, loaded.name, suffix)
     if dry:
-        planned = make_plan(loaded, folder, None, 1) if loaded.models and loaded.train else None
+        planned = make_plan(loaded, folder) if loaded.models and loaded.train else None
         if json_:
             plan = planned.to_json() if planned else None
             print_json({"recipe": loaded.model_dump(mode="json"), "plan": plan})

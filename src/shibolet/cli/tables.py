@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from shibolet.cli import plans
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
@@ -14,7 +15,6 @@ from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, 
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
-from shibolet.records.documents.plan import CostPlan, PhasePlan, Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.verified import VerifyReport
@@ -247,54 +247,7 @@ def show_chain(chain: Chain) -> None:
     facts([*said, *([("missing", chain.missing)] if chain.missing else [])])
 
 
-@show.register
-def show_plan(plan: Plan) -> None:
-    """Steps, parts, bytes and hours by phase, then what they are of and what they cost."""
-    where = f"{plan.gpu.number} x {plan.gpu.name}"
-    for phase in plan.phases:
-        rows = [(part.part, f"{part.parameters:,}", f"{part.peak_lr:g}") for part in phase.parts]
-        rows.append(("all that trains", f"{phase.trainable:,}", f"{phase.trainable_pct:.1f}%"))
-        length = f"{phase.epochs:g} epochs, {phase.steps:,} steps, warm-up {phase.warmup_steps}"
-        table(f"Phase {phase.name}: {length}", ["part", " weights", " peak rate"], rows)
-        took = f"{phase.step_s:.2f} s a step, {_hours(phase.hours)} ({where})"
-        facts([*_memory_of(phase, plan.gpu.memory_gib), ("time", took)])
-        OUT.print()
-    precision = plan.precision
-    kept = f"masters {precision.masters}, moments {precision.moments}"
-    lines = [
-        ("training set", f"{plan.training_set.utterances:,} utterances, {plan.training_set_from}"),
-        ("step", plan.step.arithmetic),
-        ("precision", f"{precision.weights_and_compute} weights and compute, {kept}"),
-        ("head", plan.model.head),
-        ("model", plan.model_from),
-    ]
-    if plan.encoder_cache_gib:
-        lines.append(("disk", f"{plan.encoder_cache_gib:.1f} GiB for the encoder's kept output"))
-    lines.append(("cost", _cost_of(plan.cost, where)))
-    if specified := plan.cost.specified_usd:
-        lines.append(("specified", ", ".join(f"${usd:.0f} ({machine})" for machine, usd in specified.items())))
-    facts(lines + [("note", note) for note in plan.notes])
-
-
-def _memory_of(phase: PhasePlan, gpu_gib: float | None) -> list[tuple[str, str]]:
-    digits = 1 if phase.total_gib >= 1 else 3
-    terms = ", ".join(f"{name} {size:.{digits}f}" for name, size in phase.gib.items() if size)
-    lines = [("GiB", f"{phase.total_gib:.{digits}f}: {terms}")]
-    if gpu_gib is None:
-        return lines
-    room = f"{phase.utilisation_pct:.0f}% of {gpu_gib:g} GiB, margin {phase.margin_gib:.1f} GiB"
-    return [*lines, ("room", f"{room}; packs of up to {phase.largest_pack_tokens:,} tokens fit")]
-
-
-def _cost_of(cost: CostPlan, where: str) -> str:
-    hours, price = f"{_hours(cost.hours)} on {where}", cost.price_per_gpu_hour_usd
-    if price is None:
-        return f"{hours}; the recipe names no price (train.price_per_gpu_hour_usd)"
-    return f"{hours}, ${cost.usd:.2f} at ${price:.2f} a GPU-hour: predicted, of the training steps alone"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+show.register(plans.show_round_plan)
 
 
 @show.register

@@ -1,7 +1,7 @@
 """Where every file of a round lies in its run folder.
 
 recipe.yaml                     the recipe in full: defaults and overrides resolved, paths relative to this file
-provenance.json                 versions, commit, platform, threads, time of every start; no other file has a time
+provenance.json                 versions, commit, platform, threads, time of every start
 audit/alignment_report.json     what the audit found, in total and by domain
       utterances.parquet        ... and for each utterance of its sample
       rest.parquet              the same for all others, when prepare hears them
@@ -36,6 +36,7 @@ publish/model/                  the repository as it is uploaded: weights, proce
 tracking/tensorboard/           the whole round for TensorBoard
          wandb/                 ... and for W&B, where the recipe names a project
          <tracker>.json         what it was shown, so that nothing is shown twice
+timings.jsonl                   one line a stage that was finished: its seconds and how much it did
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
 .aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
@@ -161,6 +162,10 @@ class RunPaths:
     @property
     def tracking(self) -> Path:
         return self.path / "tracking"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.jsonl"
 
     @property
     def report(self) -> Path:

@@ -13,6 +13,7 @@ from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.provenance import Extension
+from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
@@ -80,7 +81,7 @@ def do_audit(
         if not prepared:
             report = _reviewed(report, current, data)
         _decided(report, folder.audited_utterances(prepared=prepared), _gate_config(current, prepared)).write(path)
-        stage.finish()
+        current.finish(stage, Work(clips=listener.num_clips, heard=listener.num_heard))
     return AlignmentReport.read(path)
 
 
@@ -107,9 +108,7 @@ def begin_hearing(
     if stage.done and (lost := num_lost()):
         note = f"{name}: done before, but clips could not be decoded ({lost:,}); these are heard again"
         stage = replace(stage, state="interrupted", note=note)
-    if stage.note:
-        current.tell(stage.note)
-    return stage
+    return current.begun(stage)
 
 
 def tell_lost(current: Round, listener: "Listener") -> int:
@@ -286,7 +285,7 @@ def do_hear_rest(current: Round) -> Path:
                 on_progress=progress,
             )
         tell_lost(current, listener)
-        stage.finish()
+        current.finish(stage, Work(clips=listener.num_clips, heard=listener.num_heard))
     return path
 
 
@@ -351,7 +350,7 @@ def do_calibrate(
                 on_progress=progress,
             )
         tell_lost(current, listener)
-        stage.finish()
+        current.finish(stage, Work(clips=listener.num_clips, heard=listener.num_heard))
     return CalibrationFile.read(path)
 
 
@@ -367,7 +366,7 @@ def do_gate(current: Round, *, prepared: bool = False) -> GateVerdict:
     path = current.folder.gate(prepared=prepared)
     if not stage.done:
         run_gate(current.folder.audit(prepared=prepared), path, _gate_config(current, prepared))
-        stage.finish()
+        current.finish(stage)
     return GateVerdict.read(path)
 
 

@@ -15,7 +15,6 @@ from shibolet.records.documents.plan import Plan
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 
-SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
 CHECKPOINTS = 6  # at most on disk at once: two last, the best, one a phase, the best of B
 HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be of a model family
 GIB = 2**30
@@ -24,14 +23,14 @@ GIB = 2**30
 def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
     """A finding for each thing that the recipe needs."""
     from shibolet.errors import DataError
-    from shibolet.rounds.stages import make_plan
+    from shibolet.rounds.plan import make_plan
 
     models = list(_models(recipe))
     if not (recipe.models and recipe.train):
         machine = [Finding("GPU, memory, disk", "note", "this recipe trains nothing")]
     elif recipe.models.base is None or models[0].state == "ok" or not _is_here(recipe.models.base):
         try:
-            machine = list(_machine(make_plan(recipe, run_dir, None, 1), run_dir))
+            machine = list(_machine(make_plan(recipe, run_dir).training, run_dir))
         except DataError:  # told of its source below
             machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
     else:
@@ -41,6 +40,8 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
 
 def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
     import torch
+
+    from shibolet.rounds.plan import SMALL_WEIGHTS
 
     need_gib = max(phase.total_gib for phase in plan.phases)
     weights = plan.model.parameters

@@ -10,6 +10,7 @@ from shibolet.records.audited import AuditedRows, audited_hash, read_audited
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.doubtful import DoubtfulScores
 from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file
 from shibolet.rounds.auditing import begin_hearing, listener_of, lost_in, tell_lost
 from shibolet.rounds.scorers import language_of
@@ -82,7 +83,7 @@ def _audit(current: Round, source: DataSource) -> bool:
             on_progress=progress,
         )
     tell_lost(current, listener)
-    stage.finish()
+    current.finish(stage, Work(clips=listener.num_clips, heard=listener.num_heard))
     return True
 
 
@@ -108,7 +109,7 @@ def do_doubtful(current: Round, named: Named, sets: Iterable[str]) -> dict[str, 
         if not stage.done:
             rows = read_rows(folder.evaluation(named.label, name))
             without_doubtful(rows, AuditedRows([folder.audited_set(name)]), named, name, judge).write(path)
-            stage.finish()
+            current.finish(stage)
         found[name] = DoubtfulScores.read(path)
         current.tell(f"evaluate: {' '.join(found[name].sentences)}")
     return found

@@ -8,6 +8,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.records.candidate import Candidate, Hypotheses, Model
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file, hash_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
@@ -145,7 +146,8 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
                 ledger=data.ledger,
                 on_progress=progress,
             )
-        stage.finish()
+        audio_s = sum(utterance.duration_s for utterance in data.utterances)
+        current.finish(stage, Work(utterances=len(data.utterances), audio_s=round(audio_s, 3)))
     return Scores.read(folder.scores(label, source.name))
 
 

@@ -69,7 +69,7 @@ def do_compare(current: Round) -> Comparison:
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
         compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts).write(folder.compare)
-        stage.finish()
+        current.finish(stage)
     return Comparison.read(folder.compare)
 
 

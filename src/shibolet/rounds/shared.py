@@ -1,6 +1,7 @@
 """What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Overlap
+from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Work, add_time
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage, run_of
@@ -78,6 +80,7 @@ class Round:
     _recognisers: dict[str, "LazyListener"] = field(default_factory=dict)
     _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
     _trained_on: dict[Path, Any] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
 
     @cached_property
     def data(self) -> SourceData:
@@ -282,10 +285,32 @@ class Round:
         self, name: str, inputs: dict[str, Any], reads: Sequence[str] = (), fill: Callable[[Path], str] | None = None
     ) -> Stage:
         """The stage, as `RunFolder.stage` has it, and a sentence to the user when there is one to say."""
-        stage = self.folder.stage(name, inputs, reads, fill)
+        return self.begun(self.folder.stage(name, inputs, reads, fill))
+
+    def begun(self, stage: Stage) -> Stage:
+        """The same, told where there is something to say."""
         if stage.note:
             self.tell(stage.note)
+        if stage.done:
+            self._since = time.perf_counter()
         return stage
+
+    def finish(self, stage: Stage, done: Work = NO_WORK, training: TrainTime | None = None) -> None:
+        """Mark a stage as done, and keep what it took and how much it did."""
+        stage.finish()
+        self._took(stage.name, stage.state != "interrupted", done, training)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """What is no stage and takes time, such as a page."""
+        self._since = time.perf_counter()
+        yield
+        self._took(name, True)
+
+    def _took(self, name: str, is_whole: bool, done: Work = NO_WORK, training: TrainTime | None = None) -> None:
+        now = time.perf_counter()
+        add_time(self.folder.timings, StageTime.of(name, now - self._since, is_whole, done, training))
+        self._since = now
 
 
 @contextmanager

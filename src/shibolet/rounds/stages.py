@@ -1,22 +1,21 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 from shibolet.errors import RecipeError
-from shibolet.recipe import Recipe
 from shibolet.records.audited import audited_hash
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
-from shibolet.records.documents.training import TrainResult
+from shibolet.records.documents.timings import Work
+from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.files import hash_file
-from shibolet.records.runfolder import RunFolder
+from shibolet.records.runfolder import Stage
 from shibolet.rounds import auditing, tracking
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
+from shibolet.train.spent import TrainClock
 
 
 def do_prepare(current: Round) -> Prepared:
@@ -64,7 +63,12 @@ def do_prepare(current: Round) -> Prepared:
                 unread=current.data.ledger,
                 on_progress=progress,
             )
-        stage.finish()
+        made = Prepared.read(folder.prepared / SUMMARY)
+        done = Work(
+            utterances=made.utterances.given, audio_s=round(3600 * made.hours.given, 3), train=made.train.utterances,
+            dev=made.dev.utterances,
+        )  # fmt: skip
+        current.finish(stage, done)
     return Prepared.read(folder.prepared / SUMMARY)
 
 
@@ -106,10 +110,15 @@ def do_train(current: Round) -> TrainResult:
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
         raise RecipeError(f"--gpus {current.gpus}: there are {num_devices} GPUs here")
+    clock = TrainClock()
     with current.track("train") as progress:
 
         def send(message: str | tuple[int, int]) -> None:
-            current.tell(message) if isinstance(message, str) else progress(*message)
+            if isinstance(message, str):
+                current.tell(message)
+                return
+            clock.step_done()
+            progress(*message)
 
         if under_torchrun():
             lead(job, send)
@@ -117,10 +126,26 @@ def do_train(current: Round) -> TrainResult:
             launch(as_rank, job, num_ranks=current.gpus, on_cpu=not num_devices, on_message=send)
         else:
             carry_out(job, send)
-    stage.finish()
+    _finish_training(current, stage, clock)
     current.forget(str(folder.final.absolute()))
     _retire_of_others(current)
     return TrainResult.read(folder.train_result)
+
+
+def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:
+    """Mark the training as done, and keep what its seconds went to."""
+    from shibolet.records.shards import num_rows
+
+    folder = current.folder
+    if not (rows := StepRow.read_all(folder.metrics)):
+        return current.finish(stage)
+    num_scores = sum(score.step > 0 for score in DevScore.read_all(folder.dev_scores))
+    num_dev = sum(map(num_rows, folder.prepared.glob("dev-*.parquet")))
+    at_most = current.recipe.evaluate.dev_utterances
+    dev_utterances = num_scores * (num_dev if at_most is None else min(num_dev, at_most))
+    gpu = Plan.read(folder.plan).gpu
+    gpus = 0 if gpu.memory_gib is None else gpu.number
+    current.finish(stage, training=clock.spent(rows, dev_utterances, gpus))
 
 
 def after_training(current: Round) -> list[str]:
@@ -145,72 +170,8 @@ def do_report(current: Round) -> Path:
     """The page of the round as far as it has come, and that of its audit."""
     from shibolet.report.page import write_report
 
-    auditing.do_audit_page(current)
-    with current.track("report"):
-        write_report(current.folder.path)
+    with current.timed("report"):
+        auditing.do_audit_page(current)
+        with current.track("report"):
+            write_report(current.folder.path)
     return current.folder.report
-
-
-def make_plan(
-    recipe: Recipe, run_dir: Path, num_utterances: int | None, world_size: int, gpu: str = "A100",
-    gpu_memory_gib: float | None = None,
-) -> Plan:  # fmt: skip
-    """The training plan, from the configuration and no weights, of what the run folder has prepared.
-
-    Before that, and where its lengths in tokens cannot be known or a number is given, lengths are assumed;
-    `training_set_from` says which.
-    """
-    from shibolet.model.family import offline_config, usual_config
-    from shibolet.train.plan import SPECIFIED_UTTERANCES, make_plan, meta_model
-
-    config, model_from = (
-        offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
-    )
-    examples, training_set_from = None, "as given; lengths are assumed"
-    if num_utterances is None:
-        folder = RunFolder(run_dir)
-        folder.intact("prepare")
-        prepared = folder.prepared
-        is_prepared = any(prepared.glob("train-*.parquet"))
-        if not is_prepared and (num_utterances := _rows_of_manifests(recipe)):
-            training_set_from = f"rows of the manifests, since nothing is prepared in {run_dir}; lengths are assumed"
-        elif not is_prepared:
-            num_utterances = SPECIFIED_UTTERANCES
-            training_set_from = (
-                f"the specification's number, since nothing is prepared in {run_dir}; lengths are assumed "
-                "(--utterances N for another number)"
-            )
-        else:
-            examples, num_utterances, training_set_from = _prepared_examples(recipe, prepared, config)
-    plan = make_plan(
-        recipe.train, meta_model(config, recipe.train), examples, num_utterances=num_utterances,
-        world_size=world_size, gpu=gpu, gpu_memory_gib=gpu_memory_gib,
-    )  # fmt: skip
-    return plan.model_copy(update={"training_set_from": training_set_from, "model_from": model_from})
-
-
-def _rows_of_manifests(recipe: Recipe) -> int | None:
-    """Rows of the training data before the audit; None where they are not all manifests that are here."""
-    from shibolet.speech.manifests import count_rows
-
-    sources = recipe.data.train
-    if any(source.manifest is None or not source.manifest.exists() for source in sources):
-        return None
-    return sum(min(count_rows(source), source.max_utterances or math.inf) for source in sources)
-
-
-def _prepared_examples(recipe: Recipe, prepared: Path, config: Any) -> tuple[list | None, int, str]:
-    """Prepared utterances with their lengths, or None; their number; where it is from, and why there are no lengths."""
-    from shibolet.model.family import family_of
-    from shibolet.model.protocols import Prompt
-    from shibolet.records.shards import num_rows
-    from shibolet.train.data import read_examples
-
-    number = sum(map(num_rows, prepared.glob("train-*.parquet")))
-    family = family_of(config)
-    if (tokenizer := family.tokenizer(recipe.models.base)) is None:
-        why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
-        return None, number, f"prepared in {prepared}; {why}"
-    targets = family.targets(tokenizer, Prompt(recipe.language))
-    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config))
-    return examples, len(examples), f"prepared in {prepared}, with their lengths"

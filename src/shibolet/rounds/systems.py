@@ -41,7 +41,7 @@ def do_compare_systems(current: Round, labels: Sequence[str]) -> SystemsComparis
         }
         overlaps = {label: overlaps_of(current, label, common) for label in labels}
         compare_systems(rows, recipe.compare, recipe.evaluate.buckets_s, overlaps).write(folder.systems)
-        stage.finish()
+        current.finish(stage)
     return SystemsComparison.read(folder.systems)
 
 

@@ -60,7 +60,7 @@ def do_tune_decoding(
     if not stage.done:
         rows = _measure(current, model, grid)
         _recommend(model, rows, recipe.evaluate.expected_beam_points).write(out_dir / TABLE)
-        stage.finish()
+        current.finish(stage)
     return DecodingTable.read(out_dir / TABLE)
 
 

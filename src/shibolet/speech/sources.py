@@ -1,9 +1,9 @@
 """Where a recipe's data come from: one entry of `data.train` or `evaluate.sets`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -57,6 +57,7 @@ class DataSource(Config):
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
     max_utterances: int | None = Field(None, gt=0)  # the first usable ones in the order of the files
+    rows: Mapping[str, Annotated[int, Field(gt=0)]] = {}  # by who says so: for `shibolet plan`, before any is read
     language: str | None = None  # of rows that do not say, as in the prompt: "Hebrew"
 
     @model_validator(mode="before")

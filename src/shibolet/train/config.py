@@ -150,7 +150,8 @@ class ExpectedConfig(Config):
 # looked at, and what follows from now on when it goes wrong.
 FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "eval_every_epoch",
-    "expected", "checkpoint_every_steps", "price_per_gpu_hour_usd", "guards", "on_out_of_memory",
+    "expected", "checkpoint_every_steps", "price_per_gpu_hour_usd", "specified_usd", "guards",
+    "on_out_of_memory",
     "fast",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
@@ -180,6 +181,7 @@ class TrainConfig(Config):
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
     encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice
     price_per_gpu_hour_usd: float | None = None
+    specified_usd: Mapping[str, float] = {}  # machine -> what others expect of the round; `plan` says why it differs
 
     @property
     def slowest_speed(self) -> float:

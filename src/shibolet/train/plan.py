@@ -41,7 +41,6 @@ from shibolet.train.phases import add_adapters, phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
 
 _WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
-SPECIFIED_UTTERANCES, SPECIFIED_USD = 73_579, {"8 x A100, 12 h": 77.0, "2 x A100": 38.0}
 _ASSUMED_UTTERANCES = 4096  # drawn where there is no training set yet
 _FILLED_FRAC = 0.95  # of the GPU, by the largest pack; above it a training warns
 _TIMED_STEPS = 16  # steps whose predicted times are averaged
@@ -98,7 +97,7 @@ def make_plan(
             moments="float32",
         ),
         gpu=gpus,
-        cost=_cost(config, phases, world_size, count),
+        cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
         notes=(*_notes(config, model, count, phases), *_assumptions(examples)),
     )
@@ -215,8 +214,8 @@ def _memory(memory: PhaseMemory, pack: PackSize, sizes: Sequence[Sizes], most: i
     }
 
 
-def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int, count: int | None) -> CostPlan:
-    """Predicted hours and dollars of the whole run, beside the specification's where it is of as much data."""
+def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int) -> CostPlan:
+    """Predicted hours and dollars of all steps, beside what others expect of the round."""
     hours = sum(phase.hours for phase in phases) if all(phase.hours is not None for phase in phases) else None
     price = config.price_per_gpu_hour_usd
     known = hours is not None and price is not None
@@ -224,7 +223,7 @@ def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int, cou
         hours=None if hours is None else round(hours, 2),
         usd=round(hours * world_size * price, 2) if known else None,
         price_per_gpu_hour_usd=price,
-        specified_usd=SPECIFIED_USD if count == SPECIFIED_UTTERANCES else None,
+        specified_usd=dict(config.specified_usd) or None,
     )
 
 

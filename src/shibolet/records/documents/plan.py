@@ -1,4 +1,4 @@
-"""`train/plan.json`, and what `shibolet plan` prints: what a training will do, before it does it."""
+"""`train/plan.json`, and a part of what `shibolet plan` prints: what a training will do, before it does it."""
 
 from typing import ClassVar
 
@@ -90,7 +90,7 @@ class CostPlan(Part):
     hours: float | None
     usd: float | None
     price_per_gpu_hour_usd: float | None  # None: the recipe names none
-    specified_usd: dict[str, float] | None  # machine -> the specification's number, for as much data as it has
+    specified_usd: dict[str, float] | None  # machine -> what the recipe says that others expect of the round
 
 
 class Plan(Document):

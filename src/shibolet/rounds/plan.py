@@ -1,0 +1,241 @@
+"""The plan of a whole round, from the configuration and no weights: the training in detail, every stretch in time."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shibolet.errors import RecipeError
+from shibolet.recipe import Recipe
+from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.prepared import Prepared
+from shibolet.records.documents.round_plan import RoundCase, RoundPlan
+from shibolet.records.runfolder import RunFolder
+from shibolet.rounds.rates import CPU, Rates, rates_from, rates_of
+from shibolet.rounds.stretches import Stretches
+from shibolet.speech.sources import DataSource
+from shibolet.train.memory import GPUS, MEAN_S
+
+SMALL_WEIGHTS = 100e6  # a model of fewer weights trains on a CPU
+# What the specification's settings and this training reach on one H200, in audio seconds a second, by phase
+# (benchmarks/RESULTS.md, "One H200: training"): batch 2 x 16, activations checkpointed, padded, logits everywhere.
+SPECIFIED_AUDIO_S, PACKED_AUDIO_S = {"B": 18.8, "A": 34.8}, {"B": 2803, "A": 2702}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Data:
+    """The training data of a round, as far as they are known."""
+
+    rows: int | None
+    rows_from: str
+    train: int | None  # utterances that will train, or are expected to
+    dev: int | None
+    mean_s: float  # of an utterance
+    train_from: str  # `rows_from`, or what is said of prepared data
+    examples: list | None = None  # that are prepared, with their lengths
+
+
+def make_plan(
+    recipe: Recipe, run_dir: Path, num_utterances: int | None = None, num_gpus: int | None = None,
+    gpu: str | None = None, gpu_memory_gib: float | None = None, rates_run: Path | None = None,
+) -> RoundPlan:  # fmt: skip
+    """The plan of a round, of what the run folder has prepared or of every count of rows that is known.
+
+    Lengths are assumed before that, where they cannot be known in tokens, and where a number is given;
+    `training_set_from` says which. `rates_run` is a finished round whose rates are taken, with its number of GPUs.
+    """
+    from shibolet.model.family import offline_config, usual_config
+    from shibolet.train import plan as training
+
+    config, model_from = (
+        offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
+    )
+    model = training.meta_model(config, recipe.train)
+    is_tiny = sum(weight.numel() for weight in model.parameters()) < SMALL_WEIGHTS
+    rates = _rates(num_gpus, gpu, rates_run, is_tiny)
+    is_named = rates_run is None and rates.num_gpus > 0
+    data = _data(recipe, RunFolder(run_dir), num_utterances, rates, config)
+    plan = training.make_plan(
+        recipe.train, model, data[0].examples, num_utterances=data[0].train, world_size=max(1, rates.num_gpus),
+        gpu=(gpu or "A100").upper() if is_named else None, gpu_memory_gib=gpu_memory_gib,
+    )  # fmt: skip
+    plan = plan.model_copy(update={"training_set_from": data[0].train_from, "model_from": model_from})
+    cases = tuple(_case(recipe, rates, plan, one) for one in data)
+    return RoundPlan(
+        machine=rates.machine,
+        num_gpus=rates.num_gpus,
+        price_per_gpu_hour_usd=recipe.train.price_per_gpu_hour_usd,
+        cases=cases,
+        notes=tuple(_notes(recipe, rates, cases, data, gpu)),
+        training=plan,
+    )
+
+
+def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, is_tiny: bool) -> Rates:
+    if rates_run is None:
+        name = (gpu or "A100").upper()
+        if name == CPU:
+            return rates_of(CPU, 0, is_tiny)
+        if name not in GPUS:
+            raise RecipeError(f"--gpu {gpu}: known are {', '.join(GPUS)} and {CPU}")
+        return rates_of(name, num_gpus or 1, is_tiny)
+    if gpu is not None or num_gpus is not None:
+        raise RecipeError("--rates-from has the machine of that round: leave out --gpu and --gpus")
+    return rates_from(rates_run)
+
+
+def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, config: Any) -> list[_Data]:
+    """What trains, once for every count of rows that is known; the first is what the training plan is of."""
+    if given is not None:
+        return [_expected(recipe, given, "as given", rates)]
+    folder.intact("prepare")
+    if any(folder.prepared.glob("train-*.parquet")):
+        return [_prepared(recipe, folder.prepared, config)]
+    counted = _counts(recipe.data.train)
+    why = f"since nothing is prepared in {folder.path}"
+    if counted:
+        return [_expected(recipe, rows, f"{by}, {why}", rates) for by, rows in counted.items()]
+    unknown = "not known before the data are here (--utterances N)"
+    return [_Data(rows=None, rows_from=unknown, train=None, dev=None, mean_s=MEAN_S, train_from=unknown)]
+
+
+def _expected(recipe: Recipe, rows: int, rows_from: str, rates: Rates) -> _Data:
+    """Rows of which as many are kept as in the round that was measured, and else all."""
+    if kept := rates.kept:
+        train, dev, mean_s = kept.of(rows, kept.train), kept.of(rows, kept.dev), kept.mean_s
+        said = f"{kept.train:,} of {kept.given:,} trained in the round that was measured, of {rows:,} rows, {rows_from}"
+    else:
+        held_out = math.ceil(recipe.prepare.dev_frac * rows)
+        train, dev, mean_s, said = rows, min(held_out, recipe.prepare.max_dev_utterances or held_out), MEAN_S, rows_from
+    return _Data(
+        rows=rows, rows_from=rows_from, train=train, dev=dev, mean_s=mean_s, train_from=f"{said}; lengths are assumed"
+    )
+
+
+def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
+    """Rows of the training data by who counts them; nothing where one source has no count at all."""
+    from shibolet.speech.manifests import count_rows
+
+    named: dict[str, None] = {}
+    of_source: list[Mapping[str, int]] = []
+    for source in sources:
+        most, rows = source.max_utterances or math.inf, source.rows
+        if source.manifest is not None and source.manifest.exists():
+            rows = {"": count_rows(source)}
+        if not rows:
+            return {}
+        of_source.append({by: min(num, most) for by, num in rows.items()})
+        named |= dict.fromkeys(by for by in rows if by)
+    first = [next(iter(rows.values())) for rows in of_source]
+    if not named:
+        return {"rows of the manifests": sum(first)}
+    return {
+        f"the {by}'s number": sum(rows.get(by, other) for rows, other in zip(of_source, first, strict=True))
+        for by in named
+    }
+
+
+def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
+    """Prepared utterances with their lengths, or why there are none."""
+    from shibolet.model.family import family_of
+    from shibolet.model.protocols import Prompt
+    from shibolet.prepare.stage import SUMMARY
+    from shibolet.records.shards import num_rows
+    from shibolet.train.data import read_examples
+
+    train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
+    rows, mean_s = train + dev, MEAN_S
+    if (prepared / SUMMARY).is_file():
+        made = Prepared.read(prepared / SUMMARY)
+        rows = made.utterances.given
+        mean_s = 3600 * made.hours.given / rows if rows else MEAN_S
+    common = dict(rows=rows, rows_from=f"given to prepare in {prepared}", dev=dev, mean_s=mean_s)
+    family = family_of(config)
+    if (tokenizer := family.tokenizer(recipe.models.base)) is None:
+        why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
+        return _Data(**common, train=train, train_from=f"prepared in {prepared}; {why}")
+    targets = family.targets(tokenizer, Prompt(recipe.language))
+    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config))
+    train_from = f"prepared in {prepared}, with their lengths"
+    return _Data(**common, train=len(examples), train_from=train_from, examples=examples)
+
+
+def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:
+    known, unknown = _test_rows(recipe)
+    stretches = Stretches(
+        recipe=recipe, rates=rates, phases=plan.phases, rows=data.rows, train=data.train, dev=data.dev,
+        mean_s=data.mean_s, test=known, unknown_sets=tuple(unknown),
+    ).all()  # fmt: skip
+    seconds = sum(one.seconds for one in stretches if one.seconds is not None)
+    is_priced = recipe.train.price_per_gpu_hour_usd is not None and rates.num_gpus > 0
+    return RoundCase(
+        rows=data.rows,
+        rows_from=data.rows_from,
+        train_utterances=data.train,
+        stretches=stretches,
+        hours=round(seconds / 3600, 4),
+        usd=round(sum(one.usd for one in stretches if one.usd is not None), 4) if is_priced else None,
+        at_least=any(one.missing is not None for one in stretches),
+    )
+
+
+def _test_rows(recipe: Recipe) -> tuple[int | None, list[str]]:
+    """Utterances of the evaluation sets whose manifests are here, and the names of the others."""
+    from shibolet.speech.manifests import count_rows
+
+    here = [one for one in recipe.evaluate.sets if one.manifest is not None and one.manifest.exists()]
+    counted = [min(count_rows(one), one.max_utterances or math.inf) for one in here]
+    return sum(counted) if here else None, [one.name for one in recipe.evaluate.sets if one not in here]
+
+
+def _notes(
+    recipe: Recipe, rates: Rates, cases: Sequence[RoundCase], data: Sequence[_Data], gpu: str | None
+) -> Iterator[str]:
+    """In which way things are counted, and why the cost is what it is."""
+    if rates.by_phase is None and rates.num_gpus:
+        if (gpu or "A100").upper() == "A100" and rates.by_stretch:
+            yield "No A100 was measured: its steps are projected, all else is counted at the rate of an H100."
+        if rates.num_gpus > 1:
+            yield (
+                "Hearing, preparing and scoring are counted as on one GPU: what more of them gain on a large set is "
+                "not measured."
+            )
+    if recipe.parent is not None:
+        yield (
+            f"What {recipe.parent} heard, prepared and scored of the same data is taken over; this counts it as if it "
+            "were done again."
+        )
+    yield from _why(recipe, rates, cases[0], data[0])
+
+
+def _why(recipe: Recipe, rates: Rates, case: RoundCase, data: _Data) -> Iterator[str]:
+    """Why the round costs so much less, or more, than others expect."""
+    specified, price = recipe.train.specified_usd, recipe.train.price_per_gpu_hour_usd
+    if not specified or not price or case.usd is None or not case.train_utterances:
+        return
+    machine, usd = min(specified.items(), key=lambda item: item[1])
+    named = f"${usd:g} ({machine}) is {usd / price:.1f} GPU-hours at ${price:.2f}"
+    if case.usd >= usd:
+        yield f"{named}; {case.rows:,} rows, {case.rows * data.mean_s / 3600:,.0f} h, take more than that."
+        return
+    audio_s = case.train_utterances * data.mean_s
+    own = [(phase.num_epochs * audio_s, SPECIFIED_AUDIO_S.get(phase.name)) for phase in recipe.train.phases]
+    if any(rate is None for _, rate in own):
+        yield f"{named}; this is {usd / case.usd:.0f} times less."
+        return
+    hours = sum(amount / rate for amount, rate in own) / 3600
+    rates_said = ", ".join(
+        f"{PACKED_AUDIO_S[one.name]:,} for {SPECIFIED_AUDIO_S[one.name]:g} in {one.name}" for one in recipe.train.phases
+    )
+    yield (
+        f"{named}; this is {usd / case.usd:.0f} times less. The specification's own settings (2 utterances at a time, "
+        f"activations computed twice, padding, logits at every position) would train {hours:.1f} h on one H200. Packed "
+        f"steps do the same in {audio_s * _per_audio_s(recipe) / 3600:.1f} h: audio seconds a second there are "
+        f'{rates_said} (benchmarks/RESULTS.md, "One H200: training").'
+    )
+
+
+def _per_audio_s(recipe: Recipe) -> float:
+    """Seconds of an H200 for a second of audio through all epochs."""
+    return sum(phase.num_epochs / PACKED_AUDIO_S[phase.name] for phase in recipe.train.phases)

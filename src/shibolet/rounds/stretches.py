@@ -1,0 +1,181 @@
+"""The stretches of a round, each with its arithmetic and the seconds that come of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from shibolet.audit.selftest import num_copies
+from shibolet.recipe import Recipe
+from shibolet.records.documents.plan import PhasePlan
+from shibolet.records.documents.round_plan import Stretch
+from shibolet.rounds import rates as of
+from shibolet.rounds.rates import Rate, Rates
+from shibolet.train.packing import steps_per_epoch
+from shibolet.train.schedule import phase_steps
+
+NOT_MEASURED = "not measured on this machine; --rates-from RUN takes a round's own"
+BY_PLAN = "the model's operations and bytes, as the training plan has them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretches:
+    """A round on so many rows, at these rates."""
+
+    recipe: Recipe
+    rates: Rates
+    phases: Sequence[PhasePlan]  # of the training plan
+    rows: int | None
+    train: int | None  # utterances
+    dev: int | None
+    mean_s: float  # of an utterance
+    test: int | None  # utterances of the evaluation sets whose size is known; None: of none
+    unknown_sets: tuple[str, ...]
+
+    def all(self) -> tuple[Stretch, ...]:
+        """In the order in which they come."""
+        return tuple(self._priced(one) for one in self._all())
+
+    def _all(self) -> Iterator[Stretch]:
+        audit, prepare = self.recipe.audit, self.recipe.prepare
+        yield self._hearing("hearing the sample", of.HEAR, self.rows)
+        if prepare.unheard == "audit" and prepare.drop_low_quality:
+            yield self._rest(audit.sample.num_utterances(self.rows) if self.rows else None)
+        yield self._of("preparing", of.PREPARE, self.rows)
+        if self.recipe.gate.on_stop == "repair":
+            kept = None if None in (self.train, self.dev) else self.train + self.dev
+            yield self._hearing("hearing again after STOP", of.AGAIN, kept)
+        yield self._of("training: start", of.START, 1)
+        for planned in self.phases:
+            yield self._steps(planned)
+        checkpoints = len(self._every(self.recipe.train.checkpoint_every_steps))
+        yield self._of("training: checkpoints", of.CHECKPOINT, checkpoints or None)
+        yield self._dev_scores()
+        yield self._of("training: end", of.END, 1)
+        if self.recipe.evaluate.audit_sets:
+            yield self._on_sets("hearing the test sets", of.SETS, 1)
+        yield self._on_sets("scoring both models", of.SCORE, 2)
+        yield self._of("verdicts, pages", of.PAGES, 1)
+
+    def _hearing(self, name: str, stretch: str, rows: int | None) -> Stretch:
+        """A sample with the self-test's copies."""
+        if not rows:
+            return _unknown(name, "the number of rows is not known")
+        sample, num_clips = self.recipe.audit.sample, self.recipe.audit.selftest.num_clips
+        num = sample.num_utterances(rows)
+        copies = num_copies(min(num_clips, num))
+        words = f"{rows:,} x {100 * sample.sample_frac:g}% -> {num:,} + {copies:,} copies = {num + copies:,}"
+        return self._of(name, stretch, num + copies, words)
+
+    def _rest(self, sampled: int | None) -> Stretch:
+        if sampled is None:
+            return _unknown("hearing the rest", "the number of rows is not known")
+        rest = self.rows - sampled
+        return self._of("hearing the rest", of.REST, rest, f"{self.rows:,} - {sampled:,} = {rest:,}")
+
+    def _of(self, name: str, stretch: str, num: int | None, words: str | None = None) -> Stretch:
+        """`num` utterances, clips or times at the rate of a stretch; `words` say how they come about."""
+        if num is None:
+            return _unknown(name, "the number of rows is not known")
+        if (rate := self.rates.by_stretch.get(stretch)) is None:
+            return _unknown(name, NOT_MEASURED)
+        arithmetic, seconds = self._at(rate, num, words)
+        return Stretch(name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=None, rate_from=rate.source)
+
+    def _at(self, rate: Rate, num: int, words: str | None = None) -> tuple[str, float]:
+        """The arithmetic of so much at a rate, and its seconds; nothing takes nothing."""
+        if rate.unit == "times":
+            more = f" + {num:,} x {1 / rate.per_s:.2g} s" if rate.per_s != of.inf else ""
+            return f"{rate.start_s:.3g} s{more}".removeprefix("0 s + "), (rate.start_s + num / rate.per_s) * (num > 0)
+        is_audio = rate.unit == "audio s"
+        said = f"{words or f'{num:,}'}{f' x {self.mean_s:.3g} s' if is_audio else ''}"
+        speed = f"{rate.per_s:,.0f}" if rate.per_s >= 100 else f"{rate.per_s:.3g}"
+        begun = f" + {rate.start_s:.3g} s" if rate.start_s else ""
+        seconds = rate.start_s + num * (self.mean_s if is_audio else 1) / rate.per_s
+        return f"{said} / {speed} {rate.unit} a second{begun}", seconds * (num > 0)
+
+    @cached_property
+    def _per_epoch(self) -> int | None:
+        per_step = self.recipe.train.utterances_per_step
+        return steps_per_epoch(self.train, per_step) if self.train else None
+
+    @cached_property
+    def _num_steps(self) -> list[int]:
+        """By phase; none where the size of the training set is not known."""
+        if self._per_epoch is None:
+            return []
+        return [phase_steps(phase, self._per_epoch) for phase in self.recipe.train.phases]
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """The last step of each phase."""
+        return {sum(self._num_steps[: i + 1]) for i in range(len(self._num_steps))}
+
+    def _every(self, interval: int) -> set[int]:
+        """Steps at an interval, and the ends of phases; none where the size of the training set is not known."""
+        return set(range(interval, sum(self._num_steps) + 1, interval)) | self._ends
+
+    @cached_property
+    def _epoch_ends(self) -> set[int]:
+        """The steps after which dev is scored because an epoch ends."""
+        if not (self._per_epoch and self.recipe.train.eval_every_epoch):
+            return set()
+        return set(range(self._per_epoch, sum(self._num_steps) + 1, self._per_epoch))
+
+    def _steps(self, planned: PhasePlan) -> Stretch:
+        name, config = f"training: {planned.name}", self.recipe.train
+        if self._per_epoch is None:
+            return _unknown(name, "the number of rows is not known")
+        steps = phase_steps(next(one for one in config.phases if one.name == planned.name), self._per_epoch)
+        counted = f"{planned.epochs:g} x {self._per_epoch:,} = {steps:,} steps"
+        if self.rates.by_phase is None:
+            if planned.step_s is None:
+                return _unknown(name, NOT_MEASURED)
+            arithmetic, seconds = f"{counted} x {planned.step_s:.3f} s", steps * planned.step_s
+            source = BY_PLAN
+        elif (rate := self.rates.by_phase.get(planned.name)) is None:
+            return _unknown(name, f"the round that was measured has no phase {planned.name}")
+        else:
+            num = round(planned.epochs * self.train)
+            arithmetic = f"{planned.epochs:g} x {self.train:,} utterances / {rate.per_s:.3g} a second"
+            seconds, source = num / rate.per_s, rate.source
+        return Stretch(name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=None, rate_from=source)
+
+    def _dev_scores(self) -> Stretch:
+        name, config = "training: dev scores", self.recipe
+        if not self._num_steps or self.dev is None:
+            return _unknown(name, "the number of rows is not known")
+        scores = len(self._every(config.train.eval_every_steps) | self._epoch_ends)
+        if config.train.eval_every_epoch and self.rates.by_phase is None:
+            scores += 1  # before the first step: a round that was measured has it in its start
+        of_each = min(self.dev, config.evaluate.dev_utterances or self.dev)
+        return self._of(name, of.DEV, scores * of_each, f"{scores} x {of_each:,} = {scores * of_each:,}")
+
+    def _on_sets(self, name: str, stretch: str, times: int) -> Stretch:
+        """Every evaluation set, so many times."""
+        if not self.recipe.evaluate.sets:
+            return _unknown(name, "the recipe names no evaluate.sets")
+        missing = f"rows not known of {', '.join(self.unknown_sets)}" if self.unknown_sets else None
+        if (rate := self.rates.by_stretch.get(stretch)) is None:
+            return _unknown(name, NOT_MEASURED)
+        if not self.test and not rate.start_s:
+            return _unknown(name, missing)
+        arithmetic, seconds = f"{rate.start_s:.3g} s", rate.start_s
+        if self.test:
+            arithmetic, seconds = self._at(rate, self.test)
+        if times > 1:
+            arithmetic, seconds = f"{times} x ({arithmetic})", times * seconds
+        return Stretch(
+            name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=missing, rate_from=rate.source
+        )
+
+    def _priced(self, one: Stretch) -> Stretch:
+        price = self.recipe.train.price_per_gpu_hour_usd
+        if one.seconds is None:
+            return one
+        seconds = round(one.seconds, 1)
+        usd = None if price is None or not self.rates.num_gpus else seconds / 3600 * self.rates.num_gpus * price
+        return one.model_copy(update={"seconds": seconds, "usd": None if usd is None else round(usd, 4)})
+
+
+def _unknown(name: str, why: str) -> Stretch:
+    return Stretch(name=name, arithmetic="", seconds=None, usd=None, missing=why, rate_from="")
