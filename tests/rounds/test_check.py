@@ -100,3 +100,16 @@ def test_a_recipe_that_waits_for_its_base_is_told_how_to_get_one(found) -> None:
     assert findings["base"].state == findings["baseline"].state == "missing"
     assert "'shibolet next RUN --from hebrew-round3 -o FILE' writes it" in findings["base"].found
     assert "memory" in findings, "what the usual model takes is told meanwhile"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_missing_tracker_is_told_before_a_round_is_refused(monkeypatch, tmp_path: Path, installed: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    find_spec = "shibolet.tracking.weights_and_biases.importlib.util.find_spec"
+    monkeypatch.setattr(find_spec, lambda name: object() if installed else None)
+    found = {one.what: one for one in check_recipe(load_recipe("hebrew-round2"), tmp_path / "run").findings}
+    assert found["W&B"].state == ("ok" if installed else "missing")
+    assert installed or "--set tracking.wandb_project=null" in found["W&B"].found
+    without = check_recipe(load_recipe("hebrew-round2", ["tracking.wandb_project=null"]), tmp_path / "run")
+    assert "W&B" not in [one.what for one in without.findings]

@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.documents.beforehand import Checked, Finding
 from shibolet.records.documents.plan import Plan
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
+from shibolet.tracking.weights_and_biases import require_wandb
 
 CHECKPOINTS = 6  # at most on disk at once: two last, the best, one a phase, the best of B
 HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be of a model family
@@ -35,7 +37,7 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
             machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
     else:
         machine = [Finding("GPU, memory, disk", "note", "known when the base model is there")]
-    return Checked(findings=(*machine, _token(), *models, *_data(recipe)))
+    return Checked(findings=(*machine, _token(), *_tracking(recipe), *models, *_data(recipe)))
 
 
 def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
@@ -82,6 +84,17 @@ def _token() -> Finding:
     if get_token():
         return Finding("Hub token", "ok", "there")
     return Finding("Hub token", "note", "none; gated models and data need one: 'hf auth login' or HF_TOKEN")
+
+
+def _tracking(recipe: Recipe) -> Iterator[Finding]:
+    if not (project := recipe.tracking.wandb_project):
+        return
+    try:
+        require_wandb(project)
+    except RecipeError as error:
+        yield Finding("W&B", "missing", str(error))
+    else:
+        yield Finding("W&B", "ok", f"project {project}; without a login the run is written to the run folder")
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:
