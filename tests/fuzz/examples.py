@@ -20,13 +20,16 @@ from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.decoding import DecodingTable, Setting
+from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
-from shibolet.records.documents.scores import Optimism
+from shibolet.records.documents.scores import Optimism, WordErrors
 from shibolet.records.documents.timings import StageTime, Work
+from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.documents.training import DevScore, Event
 from shibolet.records.documents.truth import AfterPrepare, Found, Truth
+from shibolet.records.documents.verified import Check, Machine, Texts, Verified, VerifyReport
 from shibolet.records.hypotheses import HypothesisLine
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.provenance import this_start
@@ -67,7 +70,8 @@ def documents() -> dict[str, Document]:
         Calibration.model_validate(_CALIBRATION), CalibrationFile.model_validate(_FILE),
         Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
         DecodingTable(
-            model="m", level_pct=95.0, settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
+            model="m", level_pct=95.0, expected_points=(0.3, 0.5),
+            settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
@@ -82,7 +86,33 @@ def documents() -> dict[str, Document]:
             ),
         ),
     ]  # fmt: skip
+    found += [doubtful_scores(), TrackerState(lines=1), verify_report()]
     return {type(document).__name__: document for document in found}
+
+
+def doubtful_scores() -> DoubtfulScores:
+    errors = WordErrors(errors=1, words=2, rate=0.5, substitutions=1, deletions=0, insertions=0)
+    reference = DoubtfulReference(
+        id="a", duration_s=1.0, suspect="wrong_text", confidence=0.1, reasons=("low_confidence",), reference="x y",
+        heard="z", errors=errors,
+    )  # fmt: skip
+    return DoubtfulScores(
+        label="round1", title="Round 1", set="clean", utterances=2, judged=2, unjudged={"undecodable": 1},
+        references=(reference,), wer=errors, wer_without=errors, sentences=("s",),
+    )  # fmt: skip
+
+
+def verify_report() -> VerifyReport:
+    return VerifyReport(
+        model=Verified(name="m", identity="i", family="f", layout="native"),
+        machine=Machine(
+            platform="Linux", python="3.11", packages={"torch": "2"}, commit=None, device="cpu", device_gib=None,
+            driver=None, num_threads=1,
+        ),
+        language="Hebrew", recipe="hebrew-round2", utterances=20, audio_s=60.0, steps=10,
+        checks=(Check(name="files", state="passed", sentences=("s",), numbers={"a": None, "b": 1.0}),),
+        texts=(Texts(reference="x", ours="y", library=None),), timing={"files": 1.0},
+    )  # fmt: skip
 
 
 def round_plan() -> RoundPlan:

@@ -14,6 +14,7 @@ from shibolet.rounds.plan import make_plan
 from shibolet.rounds.shared import open_round
 
 HEARING, REST, SETS = "hearing the sample", "hearing the rest", "hearing the test sets"
+NUM_WEIGHTS = 2_412_080  # of the demo's model with its adapters
 
 
 def stretch(case: RoundCase, name: str):
@@ -116,7 +117,7 @@ def finished(run: Path, scale: float = 1.0, **changes: tuple[float, Work]) -> Pa
     phases = {"B": PhaseTime(seconds=24 * scale, utterances=120), "A": PhaseTime(seconds=54 * scale, utterances=360)}
     training = TrainTime(
         start_s=5 * scale, phases=phases, checkpoints_s=2 * scale, checkpoints=4, dev_s=10 * scale, dev_utterances=80,
-        end_s=5 * scale, gpus=0,
+        end_s=5 * scale, gpus=0, parameters=NUM_WEIGHTS,
     )  # fmt: skip
     lines = {
         "audit": (50.0, Work(clips=500, heard=500)),
@@ -156,6 +157,19 @@ def test_a_finished_round_predicts_itself_and_one_of_twice_its_size(tmp_path):
     assert {one.rate_from for one in case.stretches if one.seconds} == {str(run)}
     slower = make_plan(recipe, tmp_path / "other", 200, rates_run=finished(tmp_path / "slow", 2.0))
     assert slower.cases[0].hours == pytest.approx(2 * case.hours, rel=1e-3)
+
+
+def test_the_rates_of_another_model_are_refused(tmp_path):
+    """Phases go by their names, and a step of 1.7 billion weights is not one of 2 million."""
+    run = finished(tmp_path / "run")
+    with pytest.raises(DataError, match=r"run trained a model of 2,412,080 weights, and this recipe's has 2,35\d,"):
+        make_plan(load_recipe("hebrew-round2"), tmp_path, rates_run=run)
+
+
+def test_rows_that_a_recipe_names_of_its_test_sets_count(tmp_path):
+    recipe = load_recipe("hebrew-round2", ["evaluate.sets.0.rows={card: 17}"])
+    scoring = stretch(make_plan(recipe, tmp_path).cases[0], "scoring both models")
+    assert "17 x 5.8 s" in scoring.arithmetic and "eval-d1" not in scoring.missing
 
 
 def test_what_was_cut_off_or_not_heard_gives_no_rate(tmp_path):

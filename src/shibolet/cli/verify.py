@@ -1,5 +1,6 @@
 """`shibolet verify`: a model on this machine, before a round is paid for."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shibolet.cli.options import AsJson, answer, quiet
-from shibolet.errors import ModelError
+from shibolet.errors import ModelError, RecipeError
 
 
 def verify(
@@ -20,12 +21,19 @@ def verify(
         str, typer.Option(metavar="RECIPE", help="Whose phases are trained, made to fit the model's layers.")
     ] = "hebrew-round2",
     steps: Annotated[int, typer.Option(min=10, help="Of each phase.")] = 50,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The report, to be sent with a question.")] = Path(
-        "verify.json"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", dir_okay=False, help="The report, to be sent with a question.")
+    ] = Path("verify.json"),
     with_texts: Annotated[bool, typer.Option("--with-texts", help="Put 20 references and hypotheses into it.")] = False,
     work_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For what is trained meanwhile: 40 GB for 1.7 billion weights.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            writable=True,
+            help="For what is trained meanwhile: 40 GB for 1.7 billion weights.",
+        ),
     ] = None,
     python: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A Python that has qwen-asr, to compare with it too.")
@@ -39,6 +47,8 @@ def verify(
     from shibolet.speech.text import get_language
 
     quiet()
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent} that can be written to")
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
             model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,

@@ -52,8 +52,7 @@ def make_plan(
         offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
     )
     model = training.meta_model(config, recipe.train)
-    is_tiny = sum(weight.numel() for weight in model.parameters()) < SMALL_WEIGHTS
-    rates = _rates(num_gpus, gpu, rates_run, is_tiny)
+    rates = _rates(num_gpus, gpu, rates_run, sum(weight.numel() for weight in model.parameters()))
     is_named = rates_run is None and rates.num_gpus > 0
     data = _data(recipe, RunFolder(run_dir), num_utterances, rates, config)
     plan = training.make_plan(
@@ -72,8 +71,9 @@ def make_plan(
     )
 
 
-def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, is_tiny: bool) -> Rates:
+def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, parameters: int) -> Rates:
     if rates_run is None:
+        is_tiny = parameters < SMALL_WEIGHTS
         name = (gpu or "A100").upper()
         if name == CPU:
             return rates_of(CPU, 0, is_tiny)
@@ -82,7 +82,7 @@ def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, is_tin
         return rates_of(name, num_gpus or 1, is_tiny)
     if gpu is not None or num_gpus is not None:
         raise RecipeError("--rates-from has the machine of that round: leave out --gpu and --gpus")
-    return rates_from(rates_run)
+    return rates_from(rates_run, parameters)
 
 
 def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, config: Any) -> list[_Data]:
@@ -181,12 +181,10 @@ def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:
 
 
 def _test_rows(recipe: Recipe) -> tuple[int | None, list[str]]:
-    """Utterances of the evaluation sets whose manifests are here, and the names of the others."""
-    from shibolet.speech.manifests import count_rows
-
-    here = [one for one in recipe.evaluate.sets if one.manifest is not None and one.manifest.exists()]
-    counted = [min(count_rows(one), one.max_utterances or math.inf) for one in here]
-    return sum(counted) if here else None, [one.name for one in recipe.evaluate.sets if one not in here]
+    """Utterances of the evaluation sets of which they are known, and the names of the others."""
+    counted = {one.name: _counts([one]) for one in recipe.evaluate.sets}
+    known = [min(rows.values()) for rows in counted.values() if rows]
+    return sum(known) if known else None, [name for name, rows in counted.items() if not rows]
 
 
 def _notes(

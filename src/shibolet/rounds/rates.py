@@ -86,8 +86,8 @@ def rates_of(gpu: str, num_gpus: int, is_tiny: bool) -> Rates:
     return Rates(machine=CPU, num_gpus=0, by_stretch={HEAR: heard, REST: heard, SETS: heard} if is_tiny else {})
 
 
-def rates_from(run_dir: Path) -> Rates:
-    """The rates of a finished round; DataError where it kept no times, or was cut off in every stage."""
+def rates_from(run_dir: Path, parameters: int) -> Rates:
+    """The rates of a finished round; DataError where it kept no times, was cut off, or had a model of another size."""
     path = RunPaths(run_dir).timings
     if not path.is_file():
         raise DataError(f"--rates-from: there is no {path}; name the run folder of a round that was finished")
@@ -98,6 +98,11 @@ def rates_from(run_dir: Path) -> Rates:
             f"--rates-from: {run_dir} has no training that ran without a break; take a round that was not cut off"
         )
     times, training = {line.stage: line for line in lines}, trained[-1].training
+    if training.parameters != parameters:
+        raise DataError(
+            f"--rates-from: {run_dir} trained a model of {training.parameters:,} weights, and this recipe's has "
+            f"{parameters:,}; take a round of the same model"
+        )
     prepared = next((line for line in reversed(lines) if line.stage == PREPARE), None)
     where = f"{training.gpus} GPUs" if training.gpus else f"{trained[-1].cpus} CPU cores"
     source = str(run_dir)

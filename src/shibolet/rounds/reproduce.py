@@ -38,8 +38,8 @@ _RUN = """
 import json, sys
 
 texts = []
-with open("code.py", encoding="utf-8") as file:
-    exec(compile(file.read(), "code.py", "exec"), {"__name__": "__main__", "print": texts.append})
+with open("code.txt", encoding="utf-8") as file:
+    exec(compile(file.read(), "code.txt", "exec"), {"__name__": "__main__", "print": texts.append})
 with open("texts.json", "w", encoding="utf-8") as file:
     json.dump(texts, file)
 """
@@ -78,7 +78,7 @@ def run_code(code: str, place: Path, files: Sequence[str]) -> list[str]:
 
     ModelError when it fails.
     """
-    (place / "code.py").write_text(code.replace(FILES, json.dumps(list(files))), encoding="utf-8")
+    (place / "code.txt").write_text(code.replace(FILES, json.dumps(list(files))), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", _RUN], cwd=place, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True,
         text=True,

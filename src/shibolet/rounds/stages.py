@@ -143,9 +143,9 @@ def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:
     num_dev = sum(map(num_rows, folder.prepared.glob("dev-*.parquet")))
     at_most = current.recipe.evaluate.dev_utterances
     dev_utterances = num_scores * (num_dev if at_most is None else min(num_dev, at_most))
-    gpu = Plan.read(folder.plan).gpu
-    gpus = 0 if gpu.memory_gib is None else gpu.number
-    current.finish(stage, training=clock.spent(rows, dev_utterances, gpus))
+    plan = Plan.read(folder.plan)
+    gpus = 0 if plan.gpu.memory_gib is None else plan.gpu.number
+    current.finish(stage, training=clock.spent(rows, dev_utterances, gpus, plan.model.parameters))
 
 
 def after_training(current: Round) -> list[str]:

@@ -23,7 +23,7 @@ class TrainClock:
         self._last = time.perf_counter()
         self._first = self._first or self._last
 
-    def spent(self, rows: Sequence[StepRow], dev_utterances: int, gpus: int) -> TrainTime | None:
+    def spent(self, rows: Sequence[StepRow], dev_utterances: int, gpus: int, parameters: int) -> TrainTime | None:
         """The seconds of a training that is over, and what they were for; None where it did not take all of its steps.
 
         `dev_utterances` are those of all scores after a step; the score before the first is a part of the start.
@@ -50,6 +50,7 @@ class TrainClock:
             dev_utterances=dev_utterances,
             end_s=_ms(time.perf_counter() - self._last),
             gpus=gpus,
+            parameters=parameters,
         )
 
 

@@ -33,8 +33,9 @@ def main(folder: Path) -> None:
     clips = list(np.load(folder / "clips.npz").values())
     ALL_ATTENTION_FUNCTIONS.register("windowed", windowed)
     loaded = Qwen3ASRModel.from_pretrained(
-        request["model"], dtype=torch.float32, attn_implementation="eager", device_map=request["device"]
-    )
+        request["model"], dtype=torch.float32, attn_implementation="eager", device_map=request["device"],
+        trust_remote_code=False,
+    )  # fmt: skip
     thinker, processor, answers = loaded.model.eval().thinker, loaded.processor, {"title": version("qwen-asr")}
     thinker.audio_tower.config._attn_implementation = "windowed"
     prompt = processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False) + request["prefix"]

@@ -44,6 +44,7 @@ class TrainTime(Part):
     dev_utterances: int  # in all scores together
     end_s: float  # after the last step
     gpus: int  # 0: a CPU
+    parameters: int  # of the model, adapters included
 
 
 class StageTime(Part):

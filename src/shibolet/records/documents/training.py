@@ -107,6 +107,8 @@ class Earlier(Part):
     @property
     def sentence(self) -> str:
         values = ", ".join(f"{path} {'not set' if value is None else value}" for path, value in self.settings.items())
+        if self.first_step == self.last_step:
+            return f"step {self.first_step:,} was trained with other settings: {values}"
         return f"steps {self.first_step:,} to {self.last_step:,} were trained with other settings: {values}"
 
 

@@ -79,7 +79,7 @@ class Checks:
 
 def verify(
     model: str, data: str, recipe: Recipe, *, language: str, steps: int, with_texts: bool, work_dir: Path,
-    python: Path | None = None,    track: Track = untracked,
+    python: Path | None = None, track: Track = untracked,
 ) -> VerifyReport:  # fmt: skip
     """Every check of a model on utterances of a manifest or a Hub data set; `work_dir` is an empty folder.
 
