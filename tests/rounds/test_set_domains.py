@@ -17,6 +17,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.timings import read_times
 from shibolet.records.hypotheses import read_hypothesis_lines
 from shibolet.report.page import write_report
 from shibolet.rounds import flow
@@ -95,6 +96,7 @@ def test_a_target_domain_that_no_row_is_of_is_refused_before_anything_is_heard(t
 
     begun("whatsapp")
     assert heard == ["audit"]
+    assert [line.stage for line in read_times(tmp_path / "run" / "timings.jsonl")] == ["target-domain"]
     with pytest.raises(RecipeError, match=r"is of 'whatsap'; did you mean 'whatsapp'\? \(domains: whatsapp\)"):
         begun("whatsap")
     with pytest.raises(RecipeError, match="is of 'broadcast' "):

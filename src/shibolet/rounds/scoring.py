@@ -40,13 +40,14 @@ def require_target_domain(current: Round, *, download: bool = True) -> None:
     wanted, sources = current.recipe.compare.target_domain, current.recipe.evaluate.sets
     if wanted is None or not (download or all(one.hub is None or Path(one.hub).exists() for one in sources)):
         return
-    own, known = _by_language(current)[0], set()
-    for source in sorted(current.sets, key=lambda one: one.domain != wanted):
-        if source.name in own:
-            data = current.read(source)
-            known |= {row.domain for row in (*data.utterances, *data.ledger) if row.domain}
-        if wanted in known:
-            return
+    with current.timed("target-domain"):  # what is downloaded here is not of the next stage
+        own, known = _by_language(current)[0], set()
+        for source in sorted(current.sets, key=lambda one: one.domain != wanted):
+            if source.name in own:
+                data = current.read(source)
+                known |= {row.domain for row in (*data.utterances, *data.ledger) if row.domain}
+            if wanted in known:
+                return
     if own:
         found = ", ".join(sorted(known)) or "none: give each set its 'domain'"
         raise RecipeError(
