@@ -103,13 +103,6 @@ class Recipe(Config):
                 raise RecipeError(
                     f"compare.accept_overlap: '{name}' is no set of evaluate.sets{did_you_mean(name, known)}"
                 )
-        domains = [source.domain for source in self.evaluate.sets]
-        wanted = self.compare.target_domain
-        if wanted and domains and None not in domains and wanted not in domains:
-            raise RecipeError(
-                f"compare.target_domain: no set of evaluate.sets has the domain '{wanted}'"
-                f"{did_you_mean(wanted, sorted(set(domains)))}"
-            )
         return self
 
     @model_validator(mode="after")

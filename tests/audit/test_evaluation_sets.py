@@ -157,13 +157,33 @@ def test_sets_are_heard_once_for_all_systems_and_starts(current, ears) -> None:
     assert ears.num_heard == before + 38
 
 
-def test_another_list_hears_no_system_again(current, monkeypatch) -> None:
+def test_another_list_hears_no_system_again(current, told, monkeypatch) -> None:
     """Else a line of the audit that moved would cost a transcription of every set."""
     compared(current)
+    told.clear()
     monkeypatch.setattr(Forgetful, "transcribe", None)
     audit = AUDIT.model_copy(update={"min_confidence": 0.0})
     current.recipe = current.recipe.model_copy(update={"audit": audit})
     assert compared(current).doubtful.sets["clean"].listed == 0
+    for label in ("round1", "round2"):
+        assert any(said.startswith(f"doubtful/{label}/clean: audit of the set changed; what was") for said in told)
+    assert any(said.startswith("compare: references in doubt changed; ") for said in told)
+
+
+def test_a_page_leaves_out_what_speaks_of_another_audit_of_the_set(current, corpus) -> None:
+    """A start that was killed between the audit of the sets and the scores once left a folder without a page."""
+    folder = current.folder
+    compared(current)
+    kept = [u for u in current._sources[True, "clean"].utterances if u.id != "u130"]
+    current._sources[True, "clean"] = SourceData(kept, [], "less one")
+    doubting.do_audit_sets(current)
+    for _ in range(2):
+        page = write_report(folder.path).read_text(encoding="utf-8")
+        assert "<code>shibolet evaluate</code> makes this again" in page and "Heard by the audit" not in page
+        folder.retire("audit-sets/clean")  # as while it is audited again
+    compared(current)
+    page = write_report(folder.path).read_text(encoding="utf-8")
+    assert "makes this again" not in page and page.count("Heard by the audit") == 1
 
 
 def test_a_system_that_doubts_the_references_itself_is_named(current, monkeypatch) -> None:
@@ -195,9 +215,12 @@ def test_nobody_can_doubt_them_without_an_instrument_that_is_believed(current, t
     assert any("has no audit; 'shibolet audit' with the recipe makes one" in said for said in told)
 
 
-def test_a_set_without_a_doubt_says_so(current, corpus) -> None:
+def test_a_set_without_a_doubt_says_so(current, corpus, told) -> None:
     current._sources[True, "clean"] = SourceData(list(corpus[120:]), [], "all right")
+    told.clear()
     result = compared(current)
+    said = "evaluate: References in doubt on set 'clean': 0 of 40 that could be judged."
+    assert told.count(said) == 1, "it is said of the set, not of each system"
     assert result.doubtful.sentences == ("References in doubt: 0 of 40 that could be judged.",)
     assert result.doubtful.overall is None and result.doubtful.sets["clean"].without is None
 

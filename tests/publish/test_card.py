@@ -14,7 +14,7 @@ from shibolet.publish.card import model_card
 from shibolet.publish.config import PublishConfig
 from shibolet.publish.leaks import refuse_leaks
 from shibolet.recipe import load_recipe
-from shibolet.records.documents.comparison import Comparison
+from shibolet.records.documents.comparison import Comparison, WithoutDoubtful
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.published import Reproduced
@@ -79,6 +79,15 @@ def test_every_number_of_the_results_is_that_of_the_files(run):
             f"{pct(score.cer.rate)} | {pct(cl)} to {pct(ch)} | {len(score.failures)} |"
         )
     assert rows == expected and len(rows) == 8
+
+
+def test_references_in_doubt_stand_with_the_results(run):
+    """Who reads the rates elsewhere has to know that some references of the sets may be wrong."""
+    said = ("References in doubt: 3 of 90.", "Without them: better.")
+    without = WithoutDoubtful(sets={}, overall=None, sentences=said)
+    Comparison.read(run.compare).model_copy(update={"doubtful": without}).write(run.compare)
+    results = card_of(run).partition("## Results")[2].partition("## Use")[0]
+    assert results.endswith("\nReferences in doubt: 3 of 90. Without them: better.\n\n")
 
 
 def test_data_gate_and_training_are_those_of_the_files(run):

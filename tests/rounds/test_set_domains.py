@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from audit_documents import gate_verdict
 
+from shibolet.errors import RecipeError
 from shibolet.recipe import load_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.timings import read_times
 from shibolet.records.hypotheses import read_hypothesis_lines
 from shibolet.report.page import write_report
+from shibolet.rounds import flow
 from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate
 from shibolet.rounds.shared import open_round
 
@@ -69,6 +73,51 @@ def test_a_set_has_the_domains_of_its_rows_then_its_own_and_never_those_of_rules
         assert domains(street) == {"street"} and domains(read) == {"read"} and domains(without) == {None}
         assert [line.domain for line in current.read(read).ledger] == ["read"]
         assert current.read(read).digest != current.read(without).digest, "another domain is another breakdown"
+
+
+def test_a_target_domain_that_no_row_is_of_is_refused_before_anything_is_heard(tmp_path, monkeypatch):
+    """A misspelt one would be found out after the training; a row's own domain counts, whatever its set says."""
+    own = write_set(tmp_path / "own", domain="whatsapp")
+    plain = write_set(tmp_path / "plain")
+    sets = [
+        "evaluate.sets=[]",
+        f"evaluate.sets.0={{name: own, manifest: {own}, domain: broadcast}}",
+        f"evaluate.sets.1={{name: plain, manifest: {plain}}}",
+    ]
+    heard = []
+    monkeypatch.setattr(flow, "run_stages", lambda current: heard.append("audit") or 1)
+    monkeypatch.setattr(flow.tracking, "do_track", lambda current: None)
+    monkeypatch.setattr(flow.stages, "do_report", lambda current: None)
+
+    def begun(target: str, *changes: str) -> None:
+        recipe = load_recipe("demo", [*sets, f"compare.target_domain={target}", *changes])
+        with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
+            flow.run_round(current)
+
+    begun("whatsapp")
+    assert heard == ["audit"]
+    assert [line.stage for line in read_times(tmp_path / "run" / "timings.jsonl")] == ["target-domain"]
+    with pytest.raises(RecipeError, match=r"is of 'whatsap'; did you mean 'whatsapp'\? \(domains: whatsapp\)"):
+        begun("whatsap")
+    with pytest.raises(RecipeError, match="is of 'broadcast' "):
+        begun("broadcast")  # no row is left that the set could speak for
+    assert heard == ["audit"]
+    begun("whatsap", "evaluate.sets.1={name: there, hub: org/there, split: test}")  # not downloaded yet
+    assert heard == ["audit"] * 2
+
+
+def test_sets_on_the_hub_are_asked_for_the_target_domain_before_the_training(tmp_path, monkeypatch):
+    """A gate that stops pays for no download; what trains needs the sets anyway."""
+    own, done = write_set(tmp_path / "own", domain="whatsapp"), []
+    sets = ["evaluate.sets=[]", f"evaluate.sets.0={{name: own, manifest: {own}}}", "compare.target_domain=broadcast"]
+    gate = gate_verdict("PROCEED")
+    monkeypatch.setattr(flow.auditing, "do_audit", lambda current: done.append("audit"))
+    monkeypatch.setattr(flow.auditing, "do_gate", lambda current: gate)
+    monkeypatch.setattr(flow.stages, "do_prepare", lambda current: done.append("prepare"))
+    with open_round(load_recipe("demo", sets), tmp_path / "run", "run", lambda sentence: None) as current:
+        with pytest.raises(RecipeError, match=r"'broadcast' \(domains: whatsapp\)"):
+            flow.run_stages(current)
+    assert done == ["audit"]
 
 
 @pytest.fixture(scope="module")

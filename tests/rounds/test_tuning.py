@@ -110,6 +110,19 @@ def test_what_the_plan_expects_of_beams_is_said_beside_what_was_measured(play):
     assert "changes WER by -33.33 points" in table.sentence
 
 
+def test_another_expectation_is_said_without_measuring_again(tmp_path, play):
+    """The grid takes hours, and what the roadmap quotes changes none of it."""
+    before = play(BEAM)
+    Settings.heard = []
+    recipe = load_recipe("demo", ["evaluate.expected_beam_points=[1, 2]"])
+    for _ in range(2):  # the second finds it as the first left it
+        with open_round(recipe, tmp_path / "run", "tune-decoding", lambda sentence: None) as current:
+            table = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
+        assert Settings.heard == []
+        assert table.sentence == f"{before.sentence} The plan expects beams to gain 1 to 2 points."
+        assert table.settings == before.settings and table.expected_points == (1, 2)
+
+
 def test_without_dev_there_is_nothing_to_tune_on(play):
     with pytest.raises(DataError, match="no dev split"):
         play(BEAM, num_dev=0)

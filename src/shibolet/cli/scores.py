@@ -86,7 +86,7 @@ def compare(
     dry: DryRun = False,
 ):
     """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
-    from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate
+    from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate, require_target_domain
     from shibolet.rounds.tracking import do_track
 
     if (recipe is None) == (recipe_option is None):
@@ -110,6 +110,7 @@ def compare(
         if others:
             candidate = candidate or _trained_in(run_folder(run_dir, current.recipe.name))
             current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
+        require_target_domain(current)
         do_evaluate(current, candidates_of(current, baseline, candidate))
         compared = do_compare(current)
         do_track(current)

@@ -88,7 +88,7 @@ def _audit(current: Round, source: DataSource) -> bool:
 
 
 def do_doubtful(current: Round, named: Named, sets: Iterable[str]) -> dict[str, DoubtfulScores]:
-    """A system's scores with and without the references in doubt, by set, of those that were audited; told."""
+    """A system's scores with and without the references in doubt, by set, of those that were audited."""
     from shibolet.evaluate.stage import read_rows
     from shibolet.scoring.doubtful import without_doubtful
 
@@ -101,17 +101,16 @@ def do_doubtful(current: Round, named: Named, sets: Iterable[str]) -> dict[str, 
         inputs = {
             "format": DoubtfulScores.FORMAT,
             "scores": folder.verified(scored),
-            "audited": audited_hash(folder.audited_set(name)),
+            "audit of the set": audited_hash(folder.audited_set(name)),
             **({"judge": judge} if judge else {}),
         }
-        stage = folder.stage(f"doubtful/{named.label}/{name}", inputs, (scored, audited))
+        stage = current.begin(f"doubtful/{named.label}/{name}", inputs, (scored, audited))
         path = folder.doubtful_scores(named.label, name)
         if not stage.done:
             rows = read_rows(folder.evaluation(named.label, name))
             without_doubtful(rows, AuditedRows([folder.audited_set(name)]), named, name, judge).write(path)
             current.finish(stage)
         found[name] = DoubtfulScores.read(path)
-        current.tell(f"evaluate: {' '.join(found[name].sentences)}")
     return found
 
 

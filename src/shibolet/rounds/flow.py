@@ -8,6 +8,7 @@ from shibolet.rounds.shared import Round
 def run_round(current: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     current.require_sets()
+    scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     tracking.do_track(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload
@@ -33,6 +34,7 @@ def run_stages(current: Round) -> int:
         return gate.exit_code
     if gate.decision == "INVALID":
         current.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
+    scoring.require_target_domain(current)  # what is on the Hub is read now: it is needed after the training anyway
     stages.do_prepare(current)
     if gate.next == "repair":
         auditing.do_audit(current, prepared=True)

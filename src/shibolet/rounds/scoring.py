@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from shibolet.errors import RecipeError
+from shibolet.errors import RecipeError, did_you_mean
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
@@ -25,9 +25,35 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
         raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
     do_audit_sets(current)
     found = {candidate.label: scores_of(current, candidate) for candidate in candidates}
-    for candidate in candidates:
-        do_doubtful(current, candidate.named, found[candidate.label])
+    doubts = [do_doubtful(current, one.named, found[one.label]) for one in candidates]
+    said = [" ".join(one.sentences) for own in doubts for one in own.values()]
+    for sentence in dict.fromkeys(said):  # of a set without any it is the same for every system
+        current.tell(f"evaluate: {sentence}")
     return found
+
+
+def require_target_domain(current: Round, *, download: bool = True) -> None:
+    """RecipeError where no utterance that is compared is of `compare.target_domain`; reads sets until one is.
+
+    Without `download` nothing is read, and nothing refused, where a set is still on the Hub.
+    """
+    wanted, sources = current.recipe.compare.target_domain, current.recipe.evaluate.sets
+    if wanted is None or not (download or all(one.hub is None or Path(one.hub).exists() for one in sources)):
+        return
+    with current.timed("target-domain"):  # what is downloaded here is not of the next stage
+        own, known = _by_language(current)[0], set()
+        for source in sorted(current.sets, key=lambda one: one.domain != wanted):
+            if source.name in own:
+                data = current.read(source)
+                known |= {row.domain for row in (*data.utterances, *data.ledger) if row.domain}
+            if wanted in known:
+                return
+    if own:
+        found = ", ".join(sorted(known)) or "none: give each set its 'domain'"
+        raise RecipeError(
+            f"compare.target_domain: no utterance of evaluate.sets in {current.recipe.language} is of "
+            f"'{wanted}'{did_you_mean(wanted, sorted(known))} (domains: {found})"
+        )
 
 
 def candidates_of(
@@ -58,7 +84,7 @@ def do_compare(current: Round) -> Comparison:
     own_sets, _ = _by_language(current)
     doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
     made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
-    made_from = {"scores": scores, "names": who, "doubted": doubts and hash_json(asdict(doubts))}
+    made_from = {"scores": scores, "names": who, "references in doubt": doubts and hash_json(asdict(doubts))}
     audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
     stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited])
     if not stage.done:
