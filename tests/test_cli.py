@@ -284,7 +284,7 @@ def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shib
     said = " ".join(out.split())
     assert code == 0 and max(map(len, out.splitlines())) <= 80
     for part in (
-        "training set 73,579 utterances, the specification's number, since nothing is prepared in runs/hebrew-round2",
+        "training set 73,579 utterances, the specification's number (45,123 + 28,456), since nothing is prepared",
         "precision bf16 weights and compute, masters float32, moments float32",
         "head untied",
         "$77 (8 x A100, 12 h), $38 (2 x A100)",

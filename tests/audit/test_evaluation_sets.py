@@ -209,7 +209,7 @@ def test_nobody_can_doubt_them_without_an_instrument_that_is_believed(current, t
     ears = current.recogniser("ears")
     ears.look_up = lambda ids: [None for _ in ids]
     assert compared(current).doubtful is None
-    assert any("a file of hypotheses, which knows the training data alone" in said for said in told)
+    assert any("a file of hypotheses, and no model" in said for said in told)
     current.folder.retire("audit", "gate")
     assert compared(current).doubtful is None
     assert any("has no audit; 'shibolet audit' with the recipe makes one" in said for said in told)

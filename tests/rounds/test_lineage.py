@@ -65,6 +65,10 @@ def test_a_round_that_is_not_finished_or_not_kept_has_no_next(finished, tmp_path
         bare = RunFolder(tmp_path / "bare")
         write_recipe(load_recipe(finished.recipe), bare.recipe)
         write_next(bare.path, tmp_path / "three.yaml", force=True)
+    sets = 'evaluate.sets=[{"name": "one", "manifest": "one.jsonl"}]'  # of a branch the verdict is in .aside/
+    write_recipe(load_recipe(finished.recipe, [sets]), finished.recipe)
+    with pytest.raises(DataError, match="Round 2 was not compared yet: 'shibolet run' does it; --force"):
+        write_next(finished.path, tmp_path / "three.yaml")
     comparison_of(SAID, SAID).write(finished.compare)
     with pytest.raises(DataError, match=r"Round 2 is not kept .*; --force takes it all the same"):
         write_next(finished.path, tmp_path / "three.yaml")

@@ -172,6 +172,16 @@ def test_rows_that_a_recipe_names_of_its_test_sets_count(tmp_path):
     assert "17 x 5.8 s" in scoring.arithmetic and "eval-d1" not in scoring.missing
 
 
+def test_manifests_without_a_row_are_refused_and_absent_ones_named(tmp_path):
+    """A plan of 0 rows would look like a round that costs nothing."""
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(DataError, match=r"source 'synthetic': manifest .*empty\.jsonl has no rows"):
+        make_plan(load_recipe("demo", [f"data.train.0.manifest={empty}"]), tmp_path)
+    [case] = make_plan(load_recipe("demo", [f"data.train.0.manifest={tmp_path / 'none.jsonl'}"]), tmp_path).cases
+    assert "there is no" in case.rows_from and "none.jsonl" in case.rows_from
+
+
 def test_what_was_cut_off_or_not_heard_gives_no_rate(tmp_path):
     run = finished(tmp_path / "known", audit=(0.5, Work(clips=500, heard=3)))
     add_time(run / "timings.jsonl", StageTime.of("prepare", 0.1, False, Work(utterances=100)))

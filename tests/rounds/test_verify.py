@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import DataError, Preempted, RecipeError
 from shibolet.model.family import convert, load_recogniser
 from shibolet.model.folders import resolve
 from shibolet.model.protocols import Prompt
@@ -25,6 +25,7 @@ from shibolet.model.spans import LayerSpan
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.verified import VerifyReport
 from shibolet.records.files import read_json, read_jsonl, write_json, write_jsonl
+from shibolet.rounds.shared import untracked
 from shibolet.rounds.verify import run as module
 from shibolet.rounds.verify.behaviour import check_behaviour, others
 from shibolet.rounds.verify.files import check_files, check_tokens
@@ -266,7 +267,7 @@ def test_few_utterances_and_odd_steps_are_refused(manifest, tmp_path):
     write_jsonl(tmp_path / "few.jsonl", rows)
     with pytest.raises(DataError, match=f"has {FEWEST - 1} utterances .* verify needs {FEWEST}"):
         read_clips(str(tmp_path / "few.jsonl"), "Hebrew")
-    with pytest.raises(RecipeError, match="is no file here, and as a data set of the Hub"):
+    with pytest.raises(RecipeError, match="is no file here, and no data set of the Hub whose columns"):
         read_clips("nobody/knows-this", "Hebrew")
     recipe = load_recipe("hebrew-round2")
     with pytest.raises(RecipeError, match="--steps 11: an even number"):
@@ -316,3 +317,15 @@ def test_the_command_ends_with_3_and_names_what_does_not_open(model, manifest, r
     assert code == 3 and "files" in err and "no safetensors file" in err
     assert [check.state for check in report.checks] == ["failed"] + ["not done"] * (len(report.checks) - 1)
     assert report.model.name == "model" and report.model.identity is None
+
+
+def test_a_signal_in_the_training_is_no_fault_of_the_model():
+    """Ctrl-C would else leave a report that calls a healthy model faulty."""
+
+    def stopped(progress):
+        raise Preempted("stopped by a signal")
+
+    checks = module.Checks(str, untracked)
+    with pytest.raises(KeyboardInterrupt):
+        checks.do("training", stopped)
+    assert checks.done == []

@@ -1,6 +1,8 @@
 """`shibolet verify`: a model on this machine, before a round is paid for."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -49,6 +51,7 @@ def verify(
     quiet()
     if not os.access(out.absolute().parent, os.W_OK):
         raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent} that can be written to")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 40 GB must not stay
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
             model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,

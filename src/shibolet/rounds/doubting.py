@@ -49,7 +49,7 @@ def _why_not(current: Round) -> str | None:
     if GateVerdict.read(folder.gate()).decision == "INVALID":
         return "the gate says INVALID, so the instrument cannot be believed here either"
     if hasattr(current.recogniser(recipe.audit.recogniser), "look_up"):
-        return "the recogniser is a file of hypotheses, which knows the training data alone"
+        return "the recogniser is a file of hypotheses, and no model that could hear them"
     return None
 
 

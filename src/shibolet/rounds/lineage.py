@@ -36,6 +36,10 @@ def write_next(
         raise RecipeError(f"'{path}' exists; name a new file for the next round's recipe")
     if not folder.finished("train"):
         raise DataError(f"{run_dir}: nothing is trained there; 'shibolet run' comes first")
+    if not force and not folder.compare.is_file() and before.evaluate.sets:
+        raise DataError(
+            f"{run_dir}: {before.title} was not compared yet: 'shibolet run' does it; --force takes it all the same"
+        )
     if not force and folder.compare.is_file() and (verdict := Comparison.read(folder.compare).verdict) != "keep":
         raise DataError(
             f"{run_dir}: {before.title} is not kept (verdict '{verdict}'), so the next round would start from a model "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import Recipe
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
@@ -96,7 +96,9 @@ def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, co
     why = f"since nothing is prepared in {folder.path}"
     if counted:
         return [_expected(recipe, rows, f"{by}, {why}", rates) for by, rows in counted.items()]
-    unknown = "not known before the data are here (--utterances N)"
+    absent = [str(one.manifest) for one in recipe.data.train if one.manifest is not None and not one.manifest.exists()]
+    where = f": there is no {absent[0]}" if absent else ""
+    unknown = f"not known before the data are here{where} (--utterances N)"
     return [_Data(rows=None, rows_from=unknown, train=None, dev=None, mean_s=MEAN_S, train_from=unknown)]
 
 
@@ -123,6 +125,8 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
         most, rows = source.max_utterances or math.inf, source.rows
         if source.manifest is not None and source.manifest.exists():
             rows = {"": count_rows(source)}
+            if not rows[""]:
+                raise DataError(f"source '{source.name}': manifest {source.manifest} has no rows")
         if not rows:
             return {}
         of_source.append({by: min(num, most) for by, num in rows.items()})
@@ -130,10 +134,12 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
     first = [next(iter(rows.values())) for rows in of_source]
     if not named:
         return {"rows of the manifests": sum(first)}
-    return {
-        f"the {by}'s number": sum(rows.get(by, other) for rows, other in zip(of_source, first, strict=True))
-        for by in named
-    }
+    found = {}
+    for by in named:
+        counts = [rows.get(by, other) for rows, other in zip(of_source, first, strict=True)]
+        parts = f" ({' + '.join(f'{count:,}' for count in counts)})" if len(counts) > 1 else ""
+        found[f"the {by}'s number{parts}"] = sum(counts)
+    return found
 
 
 def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:

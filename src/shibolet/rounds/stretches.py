@@ -13,7 +13,7 @@ from shibolet.rounds.rates import Rate, Rates
 from shibolet.train.packing import steps_per_epoch
 from shibolet.train.schedule import phase_steps
 
-NOT_MEASURED = "not measured on this machine; --rates-from RUN takes a round's own"
+NOT_MEASURED = "not measured for such a model there; --rates-from RUN takes a round's own"
 BY_PLAN = "the model's operations and bytes, as the training plan has them"
 
 
@@ -63,7 +63,8 @@ class Stretches:
         sample, num_clips = self.recipe.audit.sample, self.recipe.audit.selftest.num_clips
         num = sample.num_utterances(rows)
         copies = num_copies(min(num_clips, num))
-        words = f"{rows:,} x {100 * sample.sample_frac:g}% -> {num:,} + {copies:,} copies = {num + copies:,}"
+        bound = " at most" if num < round(rows * sample.sample_frac) else ""
+        words = f"{100 * sample.sample_frac:g}% of {rows:,},{bound} {num:,}, + {copies:,} copies = {num + copies:,}"
         return self._of(name, stretch, num + copies, words)
 
     def _rest(self, sampled: int | None) -> Stretch:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from shibolet.errors import RecipeError, ShiboletError
+from shibolet.errors import Preempted, RecipeError, ShiboletError
 from shibolet.model.family import LoadedModel, family_named, load_recogniser
 from shibolet.model.folders import best_device, is_local, resolve
 from shibolet.model.protocols import Prompt, Reference
@@ -63,6 +63,8 @@ class Checks:
                 found = look(progress)
             if isinstance(found, tuple):
                 found, made = found
+        except Preempted:  # the training heard the signal first; nothing of it stays to go on from
+            raise KeyboardInterrupt from None
         except ShiboletError as error:
             found = Outcome("failed", (str(error),))
         except torch.OutOfMemoryError:

@@ -67,7 +67,9 @@ def read_clips(data: str, language: str, most: int = MOST) -> list[Clip]:
         at = {"manifest": Path(data)} if Path(data).exists() else {"hub": data}
         source = DataSource(name=Path(data).name, **at)
     except ValidationError as error:
-        raise RecipeError(f"'{data}' is no file here, and as a data set of the Hub: {fault(error)}") from error
+        raise RecipeError(
+            f"'{data}' is no file here, and no data set of the Hub whose columns and split are known: {fault(error)}"
+        ) from error
     spoken, clips = get_language(language), []
     with TemporaryDirectory() as scratch:
         utterances, _ = read_source(source, Path(scratch), None, language)
