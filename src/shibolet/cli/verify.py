@@ -34,7 +34,7 @@ def verify(
             exists=True,
             file_okay=False,
             writable=True,
-            help="For what is trained meanwhile: 40 GB for 1.7 billion weights.",
+            help="For what is trained meanwhile: 41 GB for 1.7 billion weights.",
         ),
     ] = None,
     python: Annotated[
@@ -51,7 +51,7 @@ def verify(
     quiet()
     if not os.access(out.absolute().parent, os.W_OK):
         raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent} that can be written to")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 40 GB must not stay
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 41 GB must not stay
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
             model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,

@@ -353,6 +353,8 @@ class GradualUnfreezeTrainer:
         with torch.no_grad():
             found = self.score_dev(when)
         self.model.train()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what decoding held is not what steps need, and would be taken for it
         return broadcast_object_list([found])[0]
 
     def score_average(self, steps: Sequence[int]) -> DevRates:

@@ -217,16 +217,16 @@ def _plan(plan: Plan, config: TrainConfig, rows: Sequence[StepRow]) -> Outcome:
     faults, notes, said, numbers = [], [], [], {}
     for phase in plan.phases:
         peak = max(row.memory.allocated_peak_gib for row in rows if row.phase == phase.name)
-        step_s = timing[f"step_{phase.name}"]
-        numbers |= {f"peak_gib_{phase.name}": peak, f"planned_peak_gib_{phase.name}": phase.peak_tensors_gib}
+        step_s, planned = timing[f"step_{phase.name}"], phase.peak_tensors_gib + phase.gib["workspace"]
+        numbers |= {f"peak_gib_{phase.name}": peak, f"planned_peak_gib_{phase.name}": planned}
         if phase.step_s is not None:
             timing[f"planned_step_{phase.name}"] = phase.step_s
-        said.append(_against(phase, peak, step_s))
-        if peak > MOST_MEMORY * phase.peak_tensors_gib:
+        said.append(_against(phase, peak, planned, step_s))
+        if peak > MOST_MEMORY * planned:
             faults.append(
                 f"{said[-1]}: more memory than planned; lower train.pack_tokens, and report it with this file"
             )
-        elif peak < LEAST_MEMORY * phase.peak_tensors_gib:
+        elif peak < LEAST_MEMORY * planned:
             notes.append(f"{said[-1]}: less memory than planned, so packs could be larger")
         if phase.step_s is not None and step_s > MOST_TIME * phase.step_s:
             notes.append(f"{said[-1]}: slower than planned; is the GPU shared, throttled, or waiting for data?")
@@ -239,9 +239,9 @@ def _step_s(rows: Sequence[StepRow], phase: str) -> float:
     return round(median(times[WARM_STEPS:] or times), 4)
 
 
-def _against(phase: PhasePlan, peak_gib: float, step_s: float) -> str:
+def _against(phase: PhasePlan, peak_gib: float, planned_gib: float, step_s: float) -> str:
     planned = "not planned for this GPU" if phase.step_s is None else f"planned {phase.step_s:.2f} s"
     return (
-        f"phase {phase.name}: {peak_gib:.1f} GiB of tensors at most (planned {phase.peak_tensors_gib:.1f}), "
+        f"phase {phase.name}: {peak_gib:.1f} GiB of tensors at most (planned {planned_gib:.1f}), "
         f"{step_s:.2f} s a step ({planned})"
     )
