@@ -124,9 +124,9 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
     for source in sources:
         most, rows = source.max_utterances or math.inf, source.rows
         if source.manifest is not None and source.manifest.exists():
-            rows = {"": count_rows(source)}
-            if not rows[""]:
+            if not (count := count_rows(source)):
                 raise DataError(f"source '{source.name}': manifest {source.manifest} has no rows")
+            rows = {"": count}
         if not rows:
             return {}
         of_source.append({by: min(num, most) for by, num in rows.items()})

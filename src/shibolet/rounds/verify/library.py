@@ -157,9 +157,7 @@ def compare_hypotheses(
     if num_equal >= (FEWEST_EQUAL * len(clips) if is_exact else len(clips) / 2):
         pass
     elif wer_pct > 100 and not is_exact:
-        notes.append(
-            f"{sentence}: of a model that writes noise, tokens that are near equal fall either way in bfloat16"
-        )
+        notes.append(f"{sentence}: of a model that writes noise, near equal tokens fall either way in bfloat16")
     else:
         faults.append(f"{sentence}: our decoder or the library's computes something else; report it with this file")
     if wer_pct > 100:
