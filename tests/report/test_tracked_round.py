@@ -1,37 +1,49 @@
 """A finished round in W&B: protects from a run that lacks numbers of the documents, or says another verdict."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import WandbRun, read_run
 
+from shibolet.demo import round as demo
+from shibolet.errors import Preempted
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.truth import Truth
 from shibolet.records.runfolder import RunFolder
-from shibolet.rounds.shared import Round
+from shibolet.rounds import flow
+from shibolet.rounds.shared import Round, untracked
 from shibolet.rounds.tracking import do_track
 from shibolet.tracking.documents import numbers_of
 from shibolet.tracking.keys import kind_of
 
 
-@pytest.fixture(scope="module")
-def tracked(run_dir: Path, tmp_path_factory) -> tuple[RunFolder, WandbRun]:
-    """A repaired round, shown twice to W&B."""
-    folder = RunFolder(tmp_path_factory.mktemp("tracked") / "run")
+def round_in(run_dir: Path, path: Path, *changes: str, tell: Callable[[str], None] = print) -> Round:
+    """That finished round, copied and with markers."""
+    folder = RunFolder(path)
     shutil.copytree(run_dir, folder.path)
     scored = [path.parent.relative_to(folder.path).as_posix() for path in folder.path.glob("evaluate/*/*/scores.json")]
     for stage in ("audit", "gate", "prepare", "audit-prepared", "gate-prepared", "train", *scored, "compare"):
         folder.seal(stage, {})
-    changes = ["tracking.wandb_project=shibolet"]
-    changes += [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(("clean", "whatsapp"))]
-    current = Round(load_recipe("demo", changes), folder, print)
+    sets = [f"evaluate.sets.{n}.name={name}" for n, name in enumerate(("clean", "whatsapp"))]
+    current = Round(load_recipe("demo", [*changes, *sets]), folder, tell)
     current.sets = current.recipe.evaluate.sets
+    return current
+
+
+@pytest.fixture(scope="module")
+def tracked(run_dir: Path, tmp_path_factory) -> tuple[RunFolder, WandbRun]:
+    """A repaired round, shown twice to W&B."""
+    current = round_in(run_dir, tmp_path_factory.mktemp("tracked") / "run", "tracking.wandb_project=shibolet")
     do_track(current)
     do_track(current)
-    return folder, read_run(folder.tracking)
+    return current.folder, read_run(current.folder.tracking)
 
 
 def shown_numbers(run: WandbRun) -> set[float]:
@@ -105,3 +117,70 @@ def test_each_key_has_one_type_and_each_document_one_line(tracked):
             continue
         assert kinds == {{"number": "number", "text": "str", "table": "dict"}[kind_of(key)]}, key
     assert len(run.ids) == 1 and max(len(run.number(key)) for key in ("audit/population", "compare/verdict")) == 1
+
+
+def scalars(folder: RunFolder) -> set[str]:
+    """The keys of numbers in TensorBoard."""
+    events = EventAccumulator(str(folder.tracking / "tensorboard"))
+    events.Reload()
+    return {*events.Tags()["scalars"]}
+
+
+def test_what_was_altered_is_left_out_with_a_sentence_and_ends_no_command(run_dir: Path, tmp_path: Path):
+    """A tracker once ended `compare` after it had done its work, for a line added to a record that it does not read."""
+    told: list[str] = []
+    current = round_in(run_dir, tmp_path / "run", tell=told.append)
+    folder = current.folder
+    for path in (folder.train / "events.jsonl", folder.gate(), folder.scores("round2", "whatsapp")):
+        with path.open("a") as file:
+            file.write("\n")
+    do_track(current)
+    assert len(told) == 2
+    assert (
+        told[0].startswith("trackers are not shown 'gate': ") and "gate.json changed since 'gate' wrote it" in told[0]
+    )
+    assert told[1].startswith("trackers are not shown 'evaluate/round2/whatsapp': ")
+    heads = {key.partition("/")[0] for key in scalars(folder)}
+    assert {"audit", "gate_prepared", "scores", "compare"} <= heads and "gate" not in heads
+    assert "scores/round2/clean/wer" in scalars(folder) and "scores/round2/whatsapp/wer" not in scalars(folder)
+
+
+def test_nothing_of_the_result_is_shown_where_the_training_cannot_be_read(run_dir: Path, tmp_path: Path):
+    told: list[str] = []
+    current = round_in(run_dir, tmp_path / "run", tell=told.append)
+    current.folder.train_result.write_text("{}")
+    do_track(current)
+    assert [sentence.partition(":")[0] for sentence in told] == ["trackers are not shown 'train'"]
+    assert {key.partition("/")[0] for key in scalars(current.folder)} == {
+        "audit",
+        "audit_prepared",
+        "gate",
+        "gate_prepared",
+    }
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_the_demo_shows_its_scores_and_its_comparison(run_dir: Path, tmp_path: Path, monkeypatch, later: bool):
+    """Round 2 of the demo, and those after it, before their pages."""
+    finished = round_in(run_dir, tmp_path / "run")
+
+    @contextmanager
+    def opened(*_):
+        yield finished
+
+    def page(current: Round) -> None:
+        assert {"scores", "compare"} <= {key.partition("/")[0] for key in scalars(current.folder)}
+        raise Preempted("the page is next")
+
+    truth = Truth.read(finished.folder.path / "truth.json")
+    monkeypatch.setattr(flow, "_as_far_as_verdicts_let", lambda current: 0)
+    monkeypatch.setattr(demo, "open_round", opened)
+    monkeypatch.setattr(demo, "build_corpus", lambda *_, **__: None)
+    monkeypatch.setattr(demo, "open_truth", lambda *_: truth)
+    monkeypatch.setattr(demo, "write_next", lambda *_, **__: finished.recipe)
+    monkeypatch.setattr(demo.stages, "do_report", page)
+    with pytest.raises(Preempted):
+        if later:
+            demo.run_next(finished.folder, finished.folder.path, tmp_path, print, untracked)
+        else:
+            demo.run_demo(3, finished.folder.path, [], without_prepare=False, tell=print)

@@ -1,16 +1,24 @@
 """The memory alarm: protects from a GPU that runs full while the allocator's own count is still far from it."""
 
+import signal
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_run import tiny_config
 
-from shibolet.records.documents.training import Memory
+from shibolet.errors import Preempted
+from shibolet.records.documents.training import Memory, StepRow
 from shibolet.train import alarm
+from shibolet.train import trainer as trainer_module
 from shibolet.train import update as module
-from shibolet.train.alarm import MemoryAlarm, device_use, step_memory
+from shibolet.train.alarm import device_use, memory_alarm, step_memory
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW
+from shibolet.train.stage import run_train
+from shibolet.train.state import Decisions
 from shibolet.train.update import Ran, update
 
 GB = 10**9
@@ -22,10 +30,30 @@ def used(gb: float) -> Memory:
 
 
 def test_a_crossing_is_told_once_and_the_next_one_again():
-    sounds = MemoryAlarm()
-    said = [bool(sounds.of(used(gb))) for gb in (37.9, 38.1, 39.0, 37.9, 38.1, 37.0, 38.1)]
+    decisions = Decisions()
+    said = [bool(memory_alarm(used(gb), decisions)) for gb in (37.9, 38.1, 39.0, 37.9, 38.1, 37.0, 38.1)]
     assert said == [False, True, False, False, False, False, True]
-    assert MemoryAlarm().of(None) is None  # a CPU
+    assert memory_alarm(None, decisions) is None  # a CPU
+
+
+@pytest.mark.slow("train", seconds=10)
+def test_a_resume_while_memory_is_full_tells_nothing_again(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch
+):
+    """Stopped after the alarm, with memory still over the line: the record is that of an undisturbed training."""
+    monkeypatch.setattr(trainer_module, "step_memory", lambda device, use: used(39.0))
+
+    def train(out_dir: Path, on_step: Callable[[StepRow], None] | None = None) -> bytes:
+        run_train(
+            prepared_dir=prepared_dir, out_dir=out_dir, base=str(base_dir), config=tiny_config(), language="Hebrew",
+            seed=0, score_dev=None, about={}, tracking=None, on_step=on_step,
+        )  # fmt: skip
+        return (out_dir / "events.jsonl").read_bytes()
+
+    undisturbed = train(tmp_path / "whole")
+    with pytest.raises(Preempted):
+        train(tmp_path / "cut", lambda row: signal.raise_signal(signal.SIGTERM) if row.step == 3 else None)
+    assert train(tmp_path / "cut") == undisturbed and undisturbed.count(b"memory_full") == 1
 
 
 def test_what_is_measured_is_the_device_with_all_that_the_allocator_does_not_know(monkeypatch):
@@ -36,7 +64,7 @@ def test_what_is_measured_is_the_device_with_all_that_the_allocator_does_not_kno
     device = torch.device("cuda:0")
     memory = step_memory(device, device_use(device))
     assert (memory.device_used_pct, memory.allocated_peak_pct) == (95.25, 89.75) and alarm.FULL_PCT == 95.0
-    assert "35.5 GiB of the fullest GPU are in use, 95.2%" in MemoryAlarm().of(memory)
+    assert "35.5 GiB of the fullest GPU are in use, 95.2%" in memory_alarm(memory, Decisions())
     assert step_memory(torch.device("cpu"), device_use(torch.device("cpu"))) is None
 
 

@@ -18,7 +18,7 @@ from shibolet.records.documents.training import DevRates
 from shibolet.rounds.shared import open_round
 from shibolet.tracking import trackers as module
 from shibolet.tracking.config import Shown, Table, Tracking, TrackingConfig
-from shibolet.tracking.start import start_trackers
+from shibolet.tracking.start import show, start_trackers
 from shibolet.tracking.tensorboard import TensorBoardTracker
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.records import MetricsFile
@@ -124,6 +124,29 @@ def test_what_a_tracker_remembers_is_believed_only_as_it_was_written(tmp_path: P
     path.write_text(path.read_text().replace('"lines": 1', '"lines": 7'))
     start_trackers(tracking, {"recipe": {}}).close()
     assert "tensorboard.json is not as it was written; delete the folder 'tracking'" in caplog.text
+
+
+def test_documents_that_a_branch_purges_are_told_again(tmp_path: Path):
+    """The baseline's scores stay as they were where a training is branched; TensorBoard purges them with its steps."""
+    audit, *_ = tracking_in(tmp_path).documents
+    tracking = tracking_in(tmp_path).model_copy(
+        update={
+            "documents": (audit, Shown(name="scores/base/a", digest="1", step=6, numbers={"scores/base/a/wer": 0.5}))
+        }
+    )
+    show(tracking, {})
+    trackers = start_trackers(tracking_in(tmp_path), {})
+    trackers.begin(3, "branched")
+    for step in (4, 5, 6):
+        trackers.scalars({"training/loss": 1.0}, step)
+    trackers.close()
+    for _ in range(2):
+        show(tracking, {})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("scores/base/a/wer")] == [(6, 0.5)]
+    assert [event.step for event in events.Scalars("training/loss")] == [4, 5, 6]
+    assert [event.step for event in events.Scalars("audit/rate")] == [0]
 
 
 def test_a_tracker_that_hangs_does_not_hold_the_training_up(monkeypatch, caplog):

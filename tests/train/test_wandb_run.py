@@ -29,7 +29,7 @@ def tracking_in(folder: Path, **settings) -> Tracking:
 def arguments(base_dir: Path, prepared_dir: Path, tmp_path: Path) -> dict:
     return {
         "prepared_dir": prepared_dir, "out_dir": tmp_path / "train", "base": str(base_dir), "language": "Hebrew",
-        "seed": 0, "config": tiny_config(), "score_dev": lambda loaded: DevRates(wer=0.5, cer=0.25),
+        "seed": 0, "config": tiny_config(), "score_dev": lambda loaded, when: DevRates(wer=0.5, cer=0.25),
         "about": {"recipe": {"name": "tiny"}}, "tracking": tracking_in(tmp_path / "tracking", wandb_artifacts=True),
     }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_a_training_that_was_stopped_is_one_run_with_one_line_a_step(arguments: 
     assert run.artifacts == [f"checkpoint-{step}-{next(iter(run.ids))}" for step in (3, 6)]
     by_step = {line["step"]: line for line in run.history if "training/loss" in line}
     assert [step for step, line in by_step.items() if "dev/wer" in line] == [2, 3, 4, 6]
-    assert len(run.number("dev/wer")) == 4
+    assert len(run.number("dev/wer")) == 5  # once before the first step
     lines = [line["_step"] for line in run.history]
     assert lines == sorted(set(lines)), "W&B drops lines whose number does not grow"
     assert all(len(kinds) == 1 for kinds in run.types().values()), run.types()
@@ -63,6 +63,20 @@ def test_a_training_that_was_stopped_is_one_run_with_one_line_a_step(arguments: 
     assert run.number("training/phase_index") == [0, 0, 0, 1, 1, 1]
     assert run.number("gate/decision") == ["STOP"], "documents are told once"
     assert all(0 < value < 10_000 for key in ("host_used", "process") for value in run.number(f"system/{key}_gib"))
+
+
+@pytest.mark.slow("train", seconds=12)
+def test_a_resume_at_the_switch_shows_it(arguments: dict, tmp_path: Path):
+    """Stopped after B's last step, A begins in another process, which was shown that step's row already."""
+    with pytest.raises(Preempted):
+        run_train(**arguments, on_step=lambda row: row.step == 2 and signal.raise_signal(signal.SIGTERM))
+    assert trained_steps(read_run(tmp_path / "tracking")) == [(0, 1), (0, 2), (0, 3)]
+    run_train(**arguments)
+    run = read_run(tmp_path / "tracking")
+    assert trained_steps(run) == [(0, step) for step in (1, 2, 3, 4, 5, 6)]
+    assert run.number("training/strategy") == ["B", "A"] and len(run.number("training/trains")) == 2
+    assert [(line["step"], line["training/strategy_switch"]) for line in run.history
+            if "training/strategy_switch" in line] == [(3, 1.0)]  # fmt: skip
 
 
 def test_without_a_login_the_run_is_written_offline_and_nobody_is_asked(tmp_path: Path, monkeypatch, caplog):
@@ -100,6 +114,17 @@ def test_steps_that_are_taken_again_are_shown_again_only_when_they_may_differ(tm
     assert run.number("training/events") == ["one\ntwo"] * 11
     lines = [line["_step"] for line in run.history]
     assert lines == sorted(set(lines))
+
+
+def test_another_training_shows_documents_that_stayed_as_they_were_once(tmp_path: Path):
+    """W&B keeps what it was shown, while TensorBoard purges it and is shown it again."""
+    scores = Shown(name="scores/base/a", digest="1", step=6, numbers={"scores/base/a/wer": 0.5})
+    for training in ("a", "b"):
+        tracker = WandbTracker(tracking_in(tmp_path), {})
+        tracker.begin(0, training)
+        tracker.document(scores)
+        tracker.close()
+    assert read_run(tmp_path).number("scores/base/a/wer") == [0.5]
 
 
 @pytest.mark.slow("train", seconds=12)

@@ -10,7 +10,6 @@ def run_round(current: Round) -> int:
     current.require_sets()
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
-    tracking.do_track(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload
     if current.recipe.publish and code == 0 and current.sets:
         current.tell(f"published: {publish.do_publish(current, current.recipe.publish)}")
@@ -18,7 +17,14 @@ def run_round(current: Round) -> int:
 
 
 def run_stages(current: Round) -> int:
-    """Every stage but the page; the exit code.
+    """Every stage but the page, and what they came to for the trackers; the exit code."""
+    code = _as_far_as_verdicts_let(current)
+    tracking.do_track(current)
+    return code
+
+
+def _as_far_as_verdicts_let(current: Round) -> int:
+    """The stages in order; the exit code.
 
     PROCEED  goes on
     CAUTION  goes on without what was flagged, dev WER watched by domain; `gate.on_caution: stop` ends here

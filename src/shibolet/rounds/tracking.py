@@ -1,9 +1,12 @@
 """What a round shows its trackers, from the documents that its stages have left."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import nsmallest
+from typing import TypeVar
 
+from shibolet.errors import DataError
 from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
@@ -21,6 +24,7 @@ from shibolet.tracking.documents import (
     scores_shown,
 )
 
+T = TypeVar("T")
 NUM_WORST = NUM_RANDOM = 20  # utterances of a set
 
 
@@ -53,16 +57,31 @@ def do_track(current: Round) -> None:
 
 def _of_the_data(current: Round) -> Iterator[Shown]:
     folder = current.folder
+
+    def audit(prepared: bool) -> Iterator[Shown]:
+        yield audit_shown(AlignmentReport.read(folder.alignment_report(prepared=prepared)), prepared=prepared)
+        if not prepared:
+            yield low_quality_shown(_low_quality(current))
+
+    def gate(prepared: bool) -> Iterator[Shown]:
+        yield gate_shown(GateVerdict.read(folder.gate(prepared=prepared)), prepared=prepared)
+
     for prepared in (False, True):
         suffix = "-prepared" if prepared else ""
-        if folder.finished(f"audit{suffix}"):
-            folder.intact(f"audit{suffix}")
-            yield audit_shown(AlignmentReport.read(folder.alignment_report(prepared=prepared)), prepared=prepared)
-        if folder.finished(f"gate{suffix}"):
-            folder.intact(f"gate{suffix}")
-            yield gate_shown(GateVerdict.read(folder.gate(prepared=prepared)), prepared=prepared)
-    if folder.finished("audit"):
-        yield low_quality_shown(_low_quality(current))
+        yield from _made(current, f"audit{suffix}", partial(audit, prepared))
+        yield from _made(current, f"gate{suffix}", partial(gate, prepared))
+
+
+def _made(current: Round, stage: str, read: Callable[[], Iterable[T]]) -> list[T]:
+    """What is read of a finished stage; where that cannot be, a sentence says so, as trackers never end a round."""
+    if not current.folder.finished(stage):
+        return []
+    try:
+        current.folder.intact(stage, records=False)
+        return [*read()]
+    except DataError as error:
+        current.tell(f"trackers are not shown '{stage}': {error}")
+        return []
 
 
 def _low_quality(current: Round) -> list[Audited]:
@@ -76,20 +95,26 @@ def _low_quality(current: Round) -> list[Audited]:
 
 def _of_the_result(current: Round) -> Iterator[Shown]:
     folder = current.folder
-    if current.recipe.models is None or not folder.finished("train"):
+    if current.recipe.models is None:
         return
-    folder.intact("train")
-    step, names = TrainResult.read(folder.train_result).steps, current.names
-    stages = [stage for named in names for stage in folder.evaluated(named.label) if folder.finished(stage)]
-    folder.intact(*stages)
-    for stage in stages:
+    last = _made(current, "train", lambda: [TrainResult.read(folder.train_result).steps])
+    if not last:
+        return
+    (step,) = last
+
+    def scores(stage: str) -> Iterator[Shown]:
         yield scores_shown(Scores.read(folder.path / stage / "scores.json"), step)
+
+    stages = [stage for named in current.names for stage in folder.evaluated(named.label)]
+    scored = {stage: _made(current, stage, partial(scores, stage)) for stage in stages}
+    for documents in scored.values():
+        yield from documents
+    yield from _made(current, "compare", lambda: [comparison_shown(Comparison.read(folder.compare), step)])
     if folder.finished("compare"):
-        folder.intact("compare")
-        yield comparison_shown(Comparison.read(folder.compare), step)
         for source in current.sets:
-            if {f"evaluate/{named.label}/{source.name}" for named in names} <= {*stages}:
-                yield _examples(current, source.name, step)
+            before, after = (f"evaluate/{named.label}/{source.name}" for named in current.names)
+            if scored.get(before) and scored.get(after):
+                yield from _made(current, after, lambda name=source.name: [_examples(current, name, step)])
 
 
 def _examples(current: Round, set_name: str, step: int) -> Shown:

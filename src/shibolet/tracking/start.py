@@ -23,10 +23,10 @@ def _are_told(tracking: Tracking) -> bool:
     names = ["tensorboard", *(["wandb"] if tracking.settings.wandb_project else [])]
     for path in (tracking.folder / f"{name}.json" for name in names):
         try:
-            told = TrackerState.read(path).told
+            state = TrackerState.read(path)
         except DataError:
             return False
-        if any(told.get(shown.name) != shown.digest for shown in tracking.documents):
+        if not all(state.has_told(shown.name, shown.digest) for shown in tracking.documents):
             return False
     return True
 

@@ -17,6 +17,7 @@ class TensorBoardTracker:
 
     def begin(self, after_step: int, training: str) -> None:
         self._memory.begin(training)
+        self._memory.forget_documents(after_step)  # TensorBoard purges them with the steps
         self._writer.close()
         self._writer = self._open(after_step + 1)
 

@@ -61,7 +61,7 @@ class WandbTracker:
         self._memory.begin(training)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        line = self._memory.line_of(_family(values), step)
+        line = self._memory.line_of(next(iter(values)), step)
         self._log({**values, "training/attempt": self._memory.state.attempt}, step, line)
 
     def text(self, key: str, value: str, step: int) -> None:
@@ -102,8 +102,3 @@ class WandbTracker:
         if line != self._line:
             self._line, self._texts = line, {}
         self._run.log({**values, "step": step}, step=line)
-
-
-def _family(values: Mapping[str, float]) -> str:
-    """Keys that come together at a step."""
-    return next(iter(values)).partition("/")[0]

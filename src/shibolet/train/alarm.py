@@ -6,6 +6,7 @@ The allocator knows neither the CUDA context and NCCL's buffers nor its own frag
 import torch
 
 from shibolet.records.documents.training import Memory
+from shibolet.train.state import Decisions
 
 FULL_PCT = 95.0  # of a GPU's memory: 38 of 40 GB
 _CALM_PCT = 93.0  # below it a crossing is over, so that memory which stays near the line is told once
@@ -31,22 +32,16 @@ def step_memory(device: torch.device, use: tuple[float, ...]) -> Memory | None:
     )  # fmt: skip
 
 
-class MemoryAlarm:
-    """Tells once of each crossing of `FULL_PCT`."""
-
-    def __init__(self) -> None:
-        self._is_full = False
-
-    def of(self, memory: Memory | None) -> str | None:
-        """A sentence where memory is full that was not before."""
-        if memory is None:
-            return None
-        was_full = self._is_full
-        self._is_full = memory.device_used_pct >= (_CALM_PCT if was_full else FULL_PCT)
-        if was_full or not self._is_full:
-            return None
-        return (
-            f"{memory.device_used_gib:.1f} GiB of the fullest GPU are in use, {memory.device_used_pct:.1f}% "
-            f"(the allocator's peak on the main rank: {memory.allocated_peak_gib:.1f} GiB); a smaller "
-            "train.pack_tokens leaves room"
-        )
+def memory_alarm(memory: Memory | None, decisions: Decisions) -> str | None:
+    """A sentence where memory is full that was not before: once for each crossing of `FULL_PCT`, also over a resume."""
+    if memory is None:
+        return None
+    was_full = decisions.memory_full
+    decisions.memory_full = memory.device_used_pct >= (_CALM_PCT if was_full else FULL_PCT)
+    if was_full or not decisions.memory_full:
+        return None
+    return (
+        f"{memory.device_used_gib:.1f} GiB of the fullest GPU are in use, {memory.device_used_pct:.1f}% "
+        f"(the allocator's peak on the main rank: {memory.allocated_peak_gib:.1f} GiB); a smaller "
+        "train.pack_tokens leaves room"
+    )

@@ -175,9 +175,9 @@ def step_row(
 def scalars_of(row: StepRow) -> dict[str, float]:
     """A row under the tags that the trackers show; a skipped step has neither loss nor norms."""
     values = {
+        "training/phase_index": row.phase_index,
         "training/loss": row.loss,
         "training/grad_norm": row.grad_norm,
-        "training/phase_index": row.phase_index,
         "training/epoch": row.epoch,
         **{f"training/{name}": value for name, value in row.numbers.items()},
         **{f"lr/{part}": lr for part, lr in row.lr.items()},

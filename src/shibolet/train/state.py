@@ -34,6 +34,7 @@ class Decisions(_Changing):
     fell_back: bool = False  # given up after the phase that ended last: its weights are the result
     pack_tokens: int | None = None  # the largest pack that memory holds; None: as the recipe says
     rungs: list[str] = []  # of the memory ladder, beyond smaller packs
+    memory_full: bool = False  # told, and not over yet
     events: list[Event] = []  # all of the above, told
 
 

@@ -23,7 +23,7 @@ from shibolet.errors import OutOfMemory, Preempted
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
-from shibolet.train.alarm import MemoryAlarm, device_use, step_memory
+from shibolet.train.alarm import device_use, memory_alarm, step_memory
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
@@ -90,7 +90,6 @@ class GradualUnfreezeTrainer:
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
         self.ladder = new_ladder(self.state.decisions)
-        self.alarm = MemoryAlarm()
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
@@ -314,7 +313,7 @@ class GradualUnfreezeTrainer:
             self.records.event(state, "skipped", row.skipped)
         if row.utterances and (odd := guards.watch(state, row.loss, config.phases, config.guards)):
             self.records.event(state, "outlier", odd)
-        if full := self.alarm.of(row.memory):
+        if full := memory_alarm(row.memory, state.decisions):
             self.records.event(state, MEMORY_FULL, full)
         wanted = False
         if self.score_dev and self._is_to_be_scored():
