@@ -1,7 +1,7 @@
 """Opening the trackers of a round."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shibolet.errors import DataError
@@ -9,7 +9,7 @@ from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.files import hash_json
 from shibolet.tracking.config import Shown, Tracking
 from shibolet.tracking.tensorboard import TensorBoardTracker
-from shibolet.tracking.trackers import Trackers
+from shibolet.tracking.trackers import Tracker, Trackers
 from shibolet.tracking.weights_and_biases import WandbTracker
 
 
@@ -38,9 +38,9 @@ def start_trackers(tracking: Tracking | None, about: Mapping[str, Any]) -> Track
     """
     if tracking is None:
         return Trackers()
-    starters = [lambda: TensorBoardTracker(tracking.folder)]
+    starters: dict[str, Callable[[], Tracker]] = {"TensorBoard": lambda: TensorBoardTracker(tracking.folder)}
     if tracking.settings.wandb_project:
-        starters.append(lambda: WandbTracker(tracking, about))
+        starters |= {"W&B (WANDB_MODE=offline writes it here)": lambda: WandbTracker(tracking, about)}
     live = Trackers(starters)
     for name, value in about.items():
         text = "```\n" + json.dumps(value, ensure_ascii=False, indent=1) + "\n```"

@@ -3,8 +3,9 @@
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from shibolet.tracking.config import Shown
@@ -32,8 +33,9 @@ class Tracker(Protocol):
 class Trackers:
     """The first failure of one is reported and silences it; so is one that falls `_MOST_WAITING` calls behind."""
 
-    def __init__(self, starters: Sequence[Callable[[], Tracker]] = ()) -> None:
-        self._feeds = [_Feed(start) for start in starters]
+    def __init__(self, starters: Mapping[str, Callable[[], Tracker]] = MappingProxyType({})) -> None:
+        """What starts each tracker, by its name for people."""
+        self._feeds = [_Feed(name, start) for name, start in starters.items()]
 
     def begin(self, after_step: int, training: str) -> None:
         self._each("begin", after_step, training)
@@ -77,10 +79,10 @@ _CLOSE_S = 60.0
 class _Feed:
     """A tracker and the thread that calls it."""
 
-    def __init__(self, start: Callable[[], Tracker]) -> None:
+    def __init__(self, name: str, start: Callable[[], Tracker]) -> None:
         self._calls: queue.Queue[tuple[str, tuple]] = queue.Queue(_MOST_WAITING)
         self._dead = False
-        self._name = "a tracker"
+        self._name = name
         self._thread = threading.Thread(target=self._run, args=(start,), name="tracker", daemon=True)
         self._thread.start()
 
@@ -100,14 +102,13 @@ class _Feed:
     def _run(self, start: Callable[[], Tracker]) -> None:
         try:
             tracker = start()
-            self._name = type(tracker).__name__
             method = ""
             while method != "close" and not self._dead:
                 method, args = self._calls.get()
                 getattr(tracker, method)(*args)
         except Exception as error:  # an outside service must not end the round
-            self._die(repr(error))
+            self._die(f"{type(error).__name__}: {error}")
 
     def _die(self, why: str) -> None:
         self._dead = True
-        LOG.warning("%s failed and is left out from now on: %s", self._name, why)
+        LOG.warning("tracker %s is left out from here on, and nothing else: %s", self._name, why)
