@@ -23,6 +23,7 @@ from shibolet.report.page import write_report
 from shibolet.rounds import flow
 from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate
 from shibolet.rounds.shared import open_round
+from shibolet.tracking.documents import comparison_shown, scores_shown
 
 SPECIFICATION = Path(__file__).resolve().parents[2] / ".." / "shared" / "specification.md"
 DOMAINS = {
@@ -172,7 +173,10 @@ def test_the_specifications_domains_are_in_every_result(clean):
         for title in ("Round 1", "Round 2"):
             scores = Scores.read(run / "evaluate" / named(title).label / name / "scores.json")
             assert list(scores.by_domain) == [domain]
+            tracked = scores_shown(scores, 1).numbers
+            assert f"scores/{named(title).label}/{name}/domain/{domain}/wer" in tracked
         assert found.domains[domain].utterances == 3
+        assert f"compare/domains/{domain}/wer/delta_points" in comparison_shown(found, 1).numbers
         assert f"<td>{domain}</td>" in tables
         lines = read_hypothesis_lines(run / "evaluate" / "round2" / name / "hypotheses.jsonl")
         assert {line.domain for line in lines} == {domain}
