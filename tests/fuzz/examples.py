@@ -111,7 +111,7 @@ def verify_report() -> VerifyReport:
         ),
         language="Hebrew", recipe="hebrew-round2", utterances=20, audio_s=60.0, steps=10,
         checks=(Check(name="files", state="passed", sentences=("s",), numbers={"a": None, "b": 1.0}),),
-        texts=(Texts(reference="x", ours="y", library=None),), timing={"files": 1.0},
+        texts=(Texts(reference="x", ours="y", theirs=None),), timing={"files": 1.0},
     )  # fmt: skip
 
 

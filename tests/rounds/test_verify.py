@@ -28,8 +28,8 @@ from shibolet.records.files import read_json, read_jsonl, write_json, write_json
 from shibolet.rounds.shared import untracked
 from shibolet.rounds.verify import run as module
 from shibolet.rounds.verify.behaviour import check_behaviour, others
+from shibolet.rounds.verify.comparing import compare_hypotheses, compare_logits
 from shibolet.rounds.verify.files import check_files, check_tokens
-from shibolet.rounds.verify.library import compare_hypotheses, compare_logits
 from shibolet.rounds.verify.phases import trial_of
 from shibolet.rounds.verify.subject import FEWEST, Clip, read_clips
 from shibolet.rounds.verify.weights import check_weights
@@ -208,7 +208,7 @@ def test_logits_and_hypotheses_are_the_librarys_and_a_difference_is_found_in_its
     assert found.state == "passed" and found.numbers["max_difference"] < 1e-3 < found.numbers["std_of_logits"]
     heard, said = compare_hypotheses(loaded, same, "Hebrew", few)
     assert heard.state == "passed" and heard.numbers["equal"] == len(few)
-    assert [one.ours for one in said] == [one.library for one in said] and any(one.ours for one in said)
+    assert [one.ours for one in said] == [one.theirs for one in said] and any(one.ours for one in said)
     change_weights(model, lambda weights: weights.update({O_PROJ: weights[O_PROJ] * 8}))
     other = reference(str(model))
     found = compare_logits(loaded, other, "Hebrew", few)

@@ -162,16 +162,10 @@ def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[P
 
     def draw(width: float) -> Svg:
         svg = Svg(width, 0, f"WER on dev by domain: {said}.")
-        left, step = (6, 132) if svg.is_narrow else (190, 104)
-        bottom = 24 + step * len(wer_by_domain)
-        svg.height = bottom + 26
-        x = scale(0, max(last, 2), left, width - 10)
-        _phases(svg, phases, x, bottom)
-        for i, (name, points) in enumerate(wer_by_domain.items()):
-            base = 24 + step * (i + 1) - 6
+        left, step, above = (6, 132, 86) if svg.is_narrow else (190, 104, 10)
+        x, bases, bottom = _strips(svg, list(wer_by_domain), phases, left, step, above, first=0)
+        for base, points in zip(bases, wer_by_domain.values(), strict=True):
             y = scale(0, most, base, base - 72)
-            _row_label(svg, name, base - (86 if svg.is_narrow else 10))
-            svg.line(x(0), base, x(last), base, "grid")
             placed = [(x(at), y(wer)) for at, wer in points]
             svg.curve(thin_out(placed, _MOST_POINTS), "curve")
             for at in placed:
@@ -193,16 +187,10 @@ def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) ->
 
     def draw(width: float) -> Svg:
         svg = Svg(width, 0, f"Learning rate by part: {said}.")
-        left, step = (6, 72) if svg.is_narrow else (190, 48)
-        bottom = 24 + step * len(lr_by_part)
-        svg.height = bottom + 26
-        x = scale(1, max(last, 2), left, width - 10)
-        _phases(svg, phases, x, bottom)
-        for i, (part, points) in enumerate(lr_by_part.items()):
-            base = 24 + step * (i + 1) - 6
+        left, step, above = (6, 72, 30) if svg.is_narrow else (190, 48, 10)
+        x, bases, bottom = _strips(svg, list(lr_by_part), phases, left, step, above, first=1)
+        for base, points in zip(bases, lr_by_part.values(), strict=True):
             y = scale(0, max(lr for _, lr in points), base, base - 22)
-            _row_label(svg, part, base - (30 if svg.is_narrow else 10))
-            svg.line(x(1), base, x(last), base, "grid")
             for phase in phases:
                 held = [(x(at), y(lr)) for at, lr in points if phase.first <= at <= phase.last]
                 if held:
@@ -365,6 +353,21 @@ def _phases(svg: Svg, phases: Sequence[Phase], x: Callable[[float], float], bott
         if i:
             svg.line(x(phase.first - 0.5), 4, x(phase.first - 0.5), bottom, "limit")
         svg.text(x(phase.first) + (6 if i else 0), 14, f"PHASE {phase.name}", "zone-name")
+
+
+def _strips(
+    svg: Svg, names: Sequence[str], phases: Sequence[Phase], left: float, step: float, above: float, *, first: int
+) -> tuple[Callable[[float], float], list[float], float]:
+    """A strip a name, `step` px each, over the steps from `first`: the scale of steps, ground lines, lower edge."""
+    last, bottom = max(phase.last for phase in phases), 24 + step * len(names)
+    svg.height = bottom + 26
+    x = scale(first, max(last, 2), left, svg.width - 10)
+    _phases(svg, phases, x, bottom)
+    bases = [24 + step * (i + 1) - 6 for i in range(len(names))]
+    for name, base in zip(names, bases, strict=True):
+        _row_label(svg, name, base - above)
+        svg.line(x(first), base, x(last), base, "grid")
+    return x, bases, bottom
 
 
 def _row_label(svg: Svg, name: str, y: float, part: str = "") -> None:

@@ -43,7 +43,7 @@ class Texts(Part):
 
     reference: str
     ours: str
-    library: str | None  # None: not compared
+    theirs: str | None  # of transformers; None: not compared
 
 
 class VerifyReport(Document):

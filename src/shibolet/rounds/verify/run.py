@@ -22,8 +22,8 @@ from shibolet.records.documents.verified import Check, Machine, Texts, Verified,
 from shibolet.records.provenance import this_start
 from shibolet.rounds.shared import Progress, Track, untracked
 from shibolet.rounds.verify.behaviour import check_behaviour
+from shibolet.rounds.verify.comparing import Said, compare_hypotheses, compare_logits, limit_of
 from shibolet.rounds.verify.files import check_files, check_tokens
-from shibolet.rounds.verify.library import Said, compare_hypotheses, compare_logits, limit_of
 from shibolet.rounds.verify.phases import trial_of
 from shibolet.rounds.verify.saving import check_saving
 from shibolet.rounds.verify.subject import FEWEST, Clip, Outcome, read_clips
@@ -113,7 +113,7 @@ def verify(
         free()
         _train(checks, model, recipe, clips, language, steps, math.inf if loss is None else loss, work_dir, device)
     texts = [
-        Texts(reference=clip.text, ours=one.ours, library=one.library) for clip, one in zip(some, said) if with_texts
+        Texts(reference=clip.text, ours=one.ours, theirs=one.theirs) for clip, one in zip(some, said) if with_texts
     ]
     return VerifyReport(
         model=Verified(name=_name(model), identity=identity, family=family, layout=layout),

@@ -125,7 +125,7 @@ class Said:
     """What was written for a clip."""
 
     ours: str
-    library: str
+    theirs: str
 
 
 def limit_of(clip: Clip) -> int:
@@ -154,11 +154,10 @@ def compare_hypotheses(
     sentence = f"{num_equal} of {len(clips)} hypotheses are those of {theirs.title}, token by token"
     faults, notes = [], []
     is_exact = ours.model.dtype == torch.float32
-    if num_equal >= (FEWEST_EQUAL * len(clips) if is_exact else len(clips) / 2):
-        pass
-    elif wer_pct > 100 and not is_exact:
+    is_other = num_equal < (FEWEST_EQUAL * len(clips) if is_exact else len(clips) / 2)
+    if is_other and wer_pct > 100 and not is_exact:
         notes.append(f"{sentence}: of a model that writes noise, near equal tokens fall either way in bfloat16")
-    else:
+    elif is_other:
         faults.append(f"{sentence}: our decoder or the library's computes something else; report it with this file")
     if wer_pct > 100:
         notes.append(f"WER {wer_pct:.0f}%: the model writes more wrong words than the references have words")
