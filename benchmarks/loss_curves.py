@@ -24,8 +24,8 @@ from torch import Tensor
 from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditional
 
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import Pack, lay_out, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 from shibolet.recipe import load_recipe
@@ -36,7 +36,7 @@ _BEFORE, _AFTER = 9, 6  # tokens of the prompt before and after the audio
 def model_config(tiny: bool) -> Qwen3ASRConfig:
     """The 1.7B's sizes, or as many layers of small ones, to try a benchmark where there is no GPU."""
     if not tiny:
-        return FAMILY.standard_config()[0]
+        return Qwen3ASRConfig(audio_config={"output_dim": 2048})
     audio = {"d_model": 32, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "downsample_hidden_size": 8}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
             "head_dim": 16, "vocab_size": 151936, "max_position_embeddings": 65536, "tie_word_embeddings": True,

@@ -16,12 +16,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
+from transformers import Qwen3ASRConfig, Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
-from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
 
 NEW_TOKENS = 40
@@ -170,7 +170,7 @@ def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = Qwen3ASRForConditionalGeneration(FAMILY.standard_config()[0])
+        model = Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(audio_config={"output_dim": 2048}))
     torch.set_default_dtype(torch.float32)
     if device != "cpu":
         fuse_decoder(model)

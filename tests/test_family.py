@@ -14,7 +14,8 @@ from toy_family import FAMILY, Model
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.listen.open import open_recogniser
-from shibolet.model.family import FAMILIES, LoadedModel, family_of, load_recogniser
+from shibolet.model.family import LoadedModel, family_of, load_recogniser
+from shibolet.model.outline import FAMILIES
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.plan import Plan
 from shibolet.records.files import read_jsonl, write_json, write_jsonl

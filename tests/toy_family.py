@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from shibolet.model.blueprint import Blueprint, Weight
 from shibolet.model.family import Family, LoadedModel
 from shibolet.model.folders import identity_of, resolve
 from shibolet.records.files import make_folder, read_json, write_json
@@ -88,16 +89,16 @@ class Greedy:
 
 
 class ToyFamily(Family):
-    title, parts, tag = "Toy", ("encoder.layers", "decoder.layers", "head"), "toy"
+    title, module, tag, parts = "Toy", "toy_family", "toy", ("encoder.layers", "decoder.layers", "head")
     states_per_s, prompt_tokens, target_tokens, text_tokens_per_s, listens = 10, 0, 1, 10.0, True
     num_frames = staticmethod(lambda num_samples: 10 * -(-num_samples // TOKEN_SAMPLES))
     num_audio_tokens = staticmethod(lambda num_frames: 0)
     num_states = staticmethod(lambda num_frames: num_frames // 10)
     max_tokens = staticmethod(lambda config: 1000)
-    num_layers = staticmethod(lambda m: {"encoder": len(m.encoder), "decoder": len(m.decoder)})
+    num_layers = staticmethod(lambda m: {"encoder": m.config.encoder_layers, "decoder": m.config.decoder_layers})
     encoder_dim = staticmethod(lambda model: BINS)
     is_tied, untie_head = staticmethod(lambda model: False), staticmethod(lambda model: None)
-    targets, decoder, blank, features = Letters, Greedy, Model, staticmethod(lambda extractor, device: Spectrum())
+    targets, decoder, features = Letters, Greedy, staticmethod(lambda extractor, device: Spectrum())
     packed, head = staticmethod(lambda model: nullcontext()), staticmethod(lambda model: model.head)
     usage = staticmethod(lambda name, layout, **decoding: f"Load {name}.")
 
@@ -130,8 +131,11 @@ class ToyFamily(Family):
             loss_bytes=lambda size: (size.tokens * BINS * 4, size.tokens * BINS * 4),
         )  # fmt: skip
 
-    def tokenizer(self, name):
-        return self.config_in(resolve(name))[0].letters
+    def blueprint(self, config, untie_head=False):
+        return Blueprint(config, {name: Weight(tuple(w.shape)) for name, w in Model(config).named_parameters()})
+
+    def tokenizer_in(self, folder):
+        return self.config_in(folder)[0].letters
 
     def config_in(self, path):
         return SimpleNamespace(**read_json(path / "config.json")), "native"
@@ -151,4 +155,4 @@ class ToyFamily(Family):
         self.save(self.load_recogniser(source, dtype=torch.float32, device="cpu"), path)
 
 
-FAMILY = ToyFamily()
+FAMILY = OUTLINE = ToyFamily()

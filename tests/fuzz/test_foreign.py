@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from harness import MANY, Kind, fuzz, how_many
 from mutate import ODD, mutated_bytes, mutated_json, mutated_value
 
 from shibolet.listen import server
-from shibolet.model.family import family_of, offline_config
+from shibolet.model.outline import offline_config, outline_of
 from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.recipe import Recipe, load_recipe, recipe_yaml, shipped_recipes, write_recipe
 from shibolet.records.settings import _all_keys
@@ -89,8 +88,7 @@ def fuzz_model_folders(folder: Path, num: int) -> None:
             (folder / name).write_bytes(path.read_bytes() if name == chosen[0] else content)
         open_folder(str(folder))
         config, _ = offline_config(str(folder))
-        with torch.device("meta"):
-            family_of(config).blank(config)
+        outline_of(config).blueprint(config)
 
     fuzz(Kind(make, read), folder / "x", num)
 

@@ -14,8 +14,9 @@ from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.lora import attach_lora
 from shibolet.model.qwen3_asr.cost import PackSize
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel
 from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
 from shibolet.model.qwen3_asr.parts import untie_head
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 import shibolet
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_aligner, open_recogniser
-from shibolet.model.family import offline_config
 from shibolet.model.folders import SETTINGS, resolve
+from shibolet.model.outline import offline_config
 from shibolet.recipe import load_recipe
 from shibolet.rounds.fetch import fetch_recipe
 

@@ -22,7 +22,7 @@ from shibolet.listen.ctc import CtcAligner, CtcModel, CtcRecogniser
 from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.listen.seq2seq import Seq2SeqRecogniser
-from shibolet.model.family import FAMILIES
+from shibolet.model.outline import FAMILIES
 
 LATIN = "abcdefghijklmnopqrstuvwxyz'"
 

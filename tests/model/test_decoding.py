@@ -7,7 +7,8 @@ import torch
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
-from shibolet.model.qwen3_asr.features import PackedLogMel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.features import PackedLogMel
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 

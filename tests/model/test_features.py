@@ -6,7 +6,8 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.model.protocols import SpecMask
-from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel, num_mel_frames
+from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel
+from shibolet.model.qwen3_asr.lengths import num_mel_frames
 
 EXTRACTOR = Qwen3ASRFeatureExtractor()
 

@@ -11,8 +11,9 @@ from shibolet.errors import ModelError
 from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.lora import attach_lora
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request
-from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel
 from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, output_head, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 

@@ -12,7 +12,8 @@ import soundfile as sf
 import torch
 
 from shibolet.listen.transcribe import Transcriber
-from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.features import log_mel
+from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionPrompt
 from shibolet.records.files import read_json

@@ -13,10 +13,12 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
-from shibolet.model.family import LoadedModel, offline_config
+from shibolet.model.family import LoadedModel
 from shibolet.model.folders import identity_of, resolve
+from shibolet.model.outline import offline_config
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.features import log_mel
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.model.qwen3_asr.packed import build_pack
 from shibolet.model.qwen3_asr.parts import is_tied, untie_head

@@ -10,10 +10,11 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
-from shibolet.model.lora import attach_lora, check_lora_frozen, has_lora, lora_layers, merge_lora, save_lora
-from shibolet.model.parts import select
+from shibolet.model.lora import attach_lora, has_lora, merge_lora, save_lora
+from shibolet.model.parts import check_lora_frozen, lora_layers, select
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.features import log_mel
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import build_pack
 from shibolet.model.qwen3_asr.parts import part_of, untie_head

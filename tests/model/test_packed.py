@@ -9,7 +9,8 @@ from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.features import log_mel, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.features import log_mel
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.packed import (
     PACKED,
     build_pack,

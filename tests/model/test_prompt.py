@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, Qwen3ASRFeatureExtractor, Qwen3ASRProces
 
 from shibolet.errors import ModelError
 from shibolet.model.protocols import Prompt
-from shibolet.model.qwen3_asr.features import num_audio_tokens
 from shibolet.model.qwen3_asr.layouts import template_of
+from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"

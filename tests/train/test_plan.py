@@ -4,11 +4,13 @@ import pytest
 from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
-from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.outline import OUTLINE
+from shibolet.model.qwen3_asr.sizes import USUAL
 from shibolet.records.documents.plan import ModelPlan
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
 from shibolet.train.memory import assumed_sizes
-from shibolet.train.plan import make_plan, meta_model
+from shibolet.train.phases import blueprint_of
+from shibolet.train.plan import make_plan
 
 B = {"projector": 2e-4, "decoder.layers[16:28]": 5e-5, "head": 1e-4, "lora": 2e-4}
 A = {"projector": 1e-4, "encoder.layers[16:24]": 3e-5, "decoder.layers[16:28]": 3e-5, "head": 1e-4, "lora": 2e-4}
@@ -24,7 +26,7 @@ def hebrew_round2(**changes) -> TrainConfig:
 
 def test_the_real_model_from_its_configuration_alone():
     config = hebrew_round2()
-    plan = make_plan(config, meta_model(FAMILY.standard_config()[0], config), None, num_utterances=73_579)
+    plan = make_plan(config, blueprint_of(USUAL, config), None, num_utterances=73_579)
     assert plan.step.arithmetic == "73,579 utterances = 1,149 x 64 + 43 -> 1,150 steps an epoch"
     assert [phase.steps for phase in plan.phases] == [2300, 3450] and plan.steps == 5750
     millions = [{part.part: round(part.parameters / 1e6, 1) for part in p.parts} for p in plan.phases]
@@ -43,7 +45,7 @@ def test_a_tied_head_is_said():
     config = hebrew_round2(
         untie_head=False, lora=None, phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part={"head": 1e-4}),)
     )
-    plan = make_plan(config, meta_model(FAMILY.standard_config()[0], config), None)
+    plan = make_plan(config, blueprint_of(USUAL, config), None)
     assert plan.model == ModelPlan(parameters=2_038_052_480, head="tied to the embeddings")
     assert "tied to the embeddings" in plan.notes[0] and plan.steps is None
 
@@ -52,10 +54,10 @@ def test_a_layer_that_the_model_does_not_have_is_refused():
     phases = (PhaseConfig(name="B", num_epochs=1, lr_by_part={"decoder.layers[20:29]": 1e-4}),)
     config = hebrew_round2(lora=None, phases=phases)
     with pytest.raises(RecipeError, match="this model's decoder has layers 0 to 27"):
-        make_plan(config, meta_model(FAMILY.standard_config()[0], config), None)
+        make_plan(config, blueprint_of(USUAL, config), None)
     config = hebrew_round2(lora=LoraSettings(part="decoder.layers[0:29]"))
     with pytest.raises(RecipeError, match="layers 0 to 27"):
-        meta_model(FAMILY.standard_config()[0], config)
+        blueprint_of(USUAL, config)
 
 
 def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
@@ -70,7 +72,7 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
 
 def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
     config = hebrew_round2(price_per_gpu_hour_usd=0.8, pack_tokens=8192)
-    model = meta_model(FAMILY.standard_config()[0], config)
+    model = blueprint_of(USUAL, config)
     tight, roomy = (
         make_plan(config, model, None, num_utterances=73_579, gpu_memory_gib=gib, world_size=2) for gib in (24, 80)
     )
@@ -89,20 +91,20 @@ def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():
 
 def test_without_a_length_of_packs_they_are_as_large_as_fit_in_every_phase():
     config = hebrew_round2()
-    model = meta_model(FAMILY.standard_config()[0], config)
+    model = blueprint_of(USUAL, config)
     small, large = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (40, 141))
     fits = [phase.largest_pack_tokens for phase in small.phases]
     assert small.step.pack_tokens == min(fits) == fits[1] < fits[0]
-    mean_tokens = sum(size[0] for size in assumed_sizes(FAMILY, 4096)) / 64
+    mean_tokens = sum(size[0] for size in assumed_sizes(OUTLINE, 4096)) / 64
     assert min(fits) > mean_tokens  # a step of 64 utterances is one pack in 40 GiB, as a rule
     assert all(phase.total_gib <= 40 for phase in small.phases)
-    longest = sorted((size[0] for size in assumed_sizes(FAMILY, 4096)), reverse=True)[:64]
+    longest = sorted((size[0] for size in assumed_sizes(OUTLINE, 4096)), reverse=True)[:64]
     assert large.step.pack_tokens == sum(longest)  # and always in 141 GiB
 
 
 def test_a_pack_takes_its_launches_however_small_it_is():
     config = hebrew_round2()
-    model = meta_model(FAMILY.standard_config()[0], config)
+    model = blueprint_of(USUAL, config)
     small, large = (make_plan(config, model, None, gpu="H200", gpu_memory_gib=gib) for gib in (24, 141))
     assert small.step.pack_tokens < 3500
     for one, other in zip(small.phases, large.phases, strict=True):
@@ -111,17 +113,17 @@ def test_a_pack_takes_its_launches_however_small_it_is():
 
 def test_a_gpu_that_holds_not_one_utterance_is_named():
     config = hebrew_round2()
-    plan = make_plan(config, meta_model(FAMILY.standard_config()[0], config), None, gpu_memory_gib=12)
+    plan = make_plan(config, blueprint_of(USUAL, config), None, gpu_memory_gib=12)
     assert plan.phases[0].largest_pack_tokens == 0
     assert plan.notes[0] == "phase B: not even a pack of one utterance fits the GPU"
     assert plan.cost.usd is None
     with pytest.raises(RecipeError, match="known are A100, H100, H200"):
-        make_plan(config, meta_model(FAMILY.standard_config()[0], config), None, gpu="T4")
+        make_plan(config, blueprint_of(USUAL, config), None, gpu="T4")
 
 
 def test_the_encoders_kept_output_costs_disk_and_saves_operations():
     plans = [
-        make_plan(config, meta_model(FAMILY.standard_config()[0], config), None, num_utterances=73_579)
+        make_plan(config, blueprint_of(USUAL, config), None, num_utterances=73_579)
         for config in (hebrew_round2(), hebrew_round2(encoder_cache=True))
     ]
     assert [plan.encoder_cache_gib for plan in plans] == [

@@ -11,7 +11,6 @@ from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import FAMILIES, family_named, family_of, has_family, load_aligner, load_recogniser
 from shibolet.model.folders import (
     CTRANSLATE2_WEIGHTS,
     best_device,
@@ -20,6 +19,7 @@ from shibolet.model.folders import (
     read_config,
     resolve,
 )
+from shibolet.model.outline import FAMILIES, has_family, outline_of
 from shibolet.records.files import hash_file
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Ali
     kind = _kind(config)
     if kind == "family":
         from shibolet.listen.family_aligner import FamilyAligner
+        from shibolet.model.family import load_aligner
 
         return FamilyAligner(load_aligner(name, dtype=dtype_on(device), device=device))
     if kind == "ctc":
@@ -81,6 +82,7 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
     kind = _kind(config)
     if kind == "family":
         from shibolet.listen.family_recogniser import FamilyRecogniser
+        from shibolet.model.family import load_recogniser
 
         return FamilyRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
     if kind == "ctc":
@@ -101,6 +103,7 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
 def open_transcriber(name: str, language: str, **settings) -> "Transcriber":
     """A model of a family as a transcription engine on the process's best device, with the settings of one."""
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import load_recogniser
 
     device = best_device()
     return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
@@ -116,6 +119,8 @@ def open_engines(executor: Executor, name: str, language: str, **settings) -> En
     open_it = partial(open_transcriber, name, language, **settings)
     together = settings.get("batch_utterances")
     if together is None:
+        from shibolet.model.family import family_named
+
         together = family_named(name).clips_at_once(best_device(), settings.get("beam_size", 1))
     return Engines(Lazy(open_it), together, executor)
 
@@ -128,7 +133,7 @@ def _is_ctranslate2(path: Path, config: dict) -> bool:
 def _kind(config: dict) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    if has_family(config) and family_of(config).listens:
+    if has_family(config) and outline_of(config).listens:
         return "family"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
         return "ctc"

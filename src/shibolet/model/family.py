@@ -1,13 +1,13 @@
-"""What a family of models is to all that trains, listens, evaluates, plans and publishes, and which families there are.
+"""What a family of models is to all that trains, listens, evaluates and publishes: an outline that also computes.
 
-A family is a package beside this file whose `family.py` holds one object, `FAMILY`; outside of `model/` only the demo
-names one. It has no state: what a model is stands in its configuration, and `family_of` finds the object by that.
+A family is a package beside this file whose `family.py` holds one object, `FAMILY`; `family_of` finds it by a
+configuration. What needs no tensors stands in `model/outline.py`.
 
 Shapes: A encoder states, L label positions, D model dim, V vocabulary, E encoder dim.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -16,13 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from shibolet.errors import ModelError, RecipeError
-from shibolet.model.folders import config_in, from_folder, is_local, read_config, resolve
+from shibolet.model.outline import Outline, outline_named, outline_of
 from shibolet.model.protocols import (
-    Cost,
     Decoder,
     Features,
     Frame,
@@ -32,12 +30,7 @@ from shibolet.model.protocols import (
     Prompt,
     Reference,
     SpecMask,
-    Targets,
 )
-
-FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.family"}  # model_type of config.json -> the module of its FAMILY
-_MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
-_STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,76 +48,14 @@ class LoadedModel:
         return family_of(self.model.config)
 
 
-class Family(ABC):
-    """One architecture; every method is a function of its arguments alone.
-
-    Parts are names of a partition of the parameters. What begins with "encoder." is the encoder, whose output can be
-    kept while all of it is frozen; `encoder.layers` and `decoder.layers` can be named in spans of layers.
-    """
-
-    title: str  # as people know it
-    parts: tuple[str, ...]  # in the order of the forward pass, after "lora" where adapters can be attached
-    min_samples: int = 1  # shorter audio is padded with zeros
-    max_samples: int | None = None  # longer audio is not trained on
-    frames_per_s: int = 100
-    states_per_s: int  # of a full second
-    prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
-    target_tokens: int  # labels around a text
-    text_tokens_per_s: float  # of speech
-    listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
-    layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
-    libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
-    tag: str  # of a model card
-
-    # Lengths
-
-    @abstractmethod
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of features of an utterance of that many samples at 16 kHz."""
-
-    @abstractmethod
-    def num_audio_tokens(self, num_frames: int) -> int:
-        """Places in the sequence that its audio takes."""
-
-    def num_states(self, num_frames: int) -> int:
-        """A, the rows of what `encode` gives of it."""
-        return self.num_audio_tokens(num_frames)
-
-    @abstractmethod
-    def max_tokens(self, config: Any) -> int:
-        """The longest sequence that a model has positions for."""
-
-    # Parts
-
-    @abstractmethod
-    def part_of(self, parameter: str) -> tuple[str, int | None]:
-        """The part a parameter belongs to and its layer, where the part has layers."""
-
-    @abstractmethod
-    def num_layers(self, model: nn.Module) -> dict[str, int]:
-        """Of "encoder" and "decoder"."""
-
-    @abstractmethod
-    def encoder_dim(self, model: nn.Module) -> int:
-        """E, of what `encode` gives."""
-
-    @abstractmethod
-    def is_tied(self, model: nn.Module) -> bool:
-        """Whether the output projection is the embedding matrix."""
+class Family(Outline):
+    """One architecture, with all that loads, feeds, trains, decodes and saves its models."""
 
     @abstractmethod
     def untie_head(self, model: nn.Module) -> None:
         """Give the output projection weights of its own, equal to the embeddings'; nothing to do if untied."""
 
-    def adapter_pattern(self, layers: Sequence[int], targets: Sequence[str]) -> str:
-        """The modules of decoder layers that adapters go to, as a regular expression of their whole names."""
-        raise RecipeError(f"a {self.title} takes no adapters; set train.lora to null")
-
-    # Prompt and packs
-
-    @abstractmethod
-    def targets(self, tokenizer: Any, prompt: Prompt) -> Targets:
-        """The prompt in tokens."""
+    # Packs
 
     @abstractmethod
     def lay_out(self, frame: Frame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
@@ -170,14 +101,8 @@ class Family(ABC):
         with self.packed(model):
             return self.head(model)(self.hidden(model, pack))
 
-    def fuse(self, model: nn.Module) -> None:  # noqa: B027
+    def fuse(self, model: nn.Module) -> None:
         """Put faster layers into a model, where the family has any; the same mathematics, rounded differently."""
-
-    # Cost
-
-    @abstractmethod
-    def cost(self, model: nn.Module, trainable: Iterable[str], width: int) -> Cost:
-        """`model` may be on the meta device; `trainable` are parameter names, `width` the bytes of a weight."""
 
     # Decoding
 
@@ -204,14 +129,6 @@ class Family(ABC):
     # Files
 
     @abstractmethod
-    def config_in(self, path: Path) -> tuple[Any, str]:
-        """The configuration in a folder and its layout; no weights are read."""
-
-    @abstractmethod
-    def blank(self, config: Any) -> nn.Module:
-        """A recogniser with random weights; under `torch.device("meta")` with none."""
-
-    @abstractmethod
     def load_recogniser(self, name: str, *, dtype: torch.dtype, device: str) -> LoadedModel:
         """In evaluation mode; ModelError for what is not whole."""
 
@@ -225,20 +142,6 @@ class Family(ABC):
     @abstractmethod
     def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:
         """Write a model into a new folder: the same weights bit for bit, whole or not at all."""
-
-    def tokenizer(self, name: str) -> Any | None:
-        """What `targets` takes, of a model on this machine; None where it is not here. Nothing is downloaded."""
-        from transformers import AutoTokenizer
-
-        folder = _offline_folder(name)
-        enough = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-        if folder is None or not any(all((folder / file).is_file() for file in files) for files in enough):
-            return None
-        return from_folder(AutoTokenizer, folder)
-
-    def standard_config(self) -> tuple[Any, str]:
-        """The configuration of the family's usual model, and its name."""
-        raise ModelError(f"a {self.title} has no usual size")
 
     # Verification
 
@@ -275,14 +178,13 @@ class Family(ABC):
 
 
 def family_of(config: Any) -> Family:
-    """The family of a configuration: `config.json` as a mapping, or what transformers makes of it."""
-    if (kind := _kind_of(config)) is None:
-        raise ModelError(f"a '{_value(config, 'model_type')}' is none of the model families: {', '.join(FAMILIES)}")
-    return import_module(FAMILIES[kind]).FAMILY
+    """The family of a configuration, as `outline_of` takes it."""
+    return import_module(outline_of(config).module).FAMILY
 
 
-def has_family(config: Mapping[str, Any]) -> bool:
-    return _kind_of(config) is not None
+def family_named(name: str) -> Family:
+    """The family of a model by name; no weights are read."""
+    return import_module(outline_named(name).module).FAMILY
 
 
 def load_recogniser(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
@@ -301,53 +203,3 @@ def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ())
     if layout not in family.layouts:
         raise ModelError(f"a {family.title} has no layout '{layout}'; it has {', '.join(family.layouts)}")
     family.convert(source, path, layout, languages)
-
-
-def offline_config(name: str) -> tuple[Any, str]:
-    """The configuration of a model and, in words, where it is from: its folder, the Hub's cache, or a usual one's.
-
-    The usual model of the first family stands in for a Hub id that is not in the cache.
-    """
-    if (path := _offline_folder(name)) is None:
-        return usual_config(f"{name} is not on this machine")
-    family = _family_in(name, path, config_in(name, path))
-    config, layout = family.config_in(path)
-    return config, name if layout == family.layouts[0] else f"{name} ({layout} layout)"
-
-
-def _offline_folder(name: str) -> Path | None:
-    """The folder of a model without a network: its own or the Hub's cache; None where it is in neither."""
-    if is_local(name):
-        return resolve(name)
-    cached = try_to_load_from_cache(name, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
-def usual_config(why: str) -> tuple[Any, str]:
-    """The configuration of the first family's usual model, which stands in for one that is not there."""
-    config, usual = import_module(FAMILIES[_STANDARD]).FAMILY.standard_config()
-    return config, f"{why}: sizes are those of {usual}"
-
-
-def family_named(name: str) -> Family:
-    """The family of a model by name; no weights are read."""
-    return _family_in(name, *read_config(name))
-
-
-def _family_in(name: str, path: Path, config: Mapping[str, Any]) -> Family:
-    if not has_family(config):
-        titles = " or ".join(import_module(module).FAMILY.title for module in FAMILIES.values())
-        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a {titles} (config.json in {path})")
-    return family_of(config)
-
-
-def _kind_of(config: Any) -> str | None:
-    for mark, kind in _MARKS.items():
-        if _value(config, mark) is not None:
-            return kind
-    kind = _value(config, "model_type")
-    return kind if kind in FAMILIES else None
-
-
-def _value(config: Any, key: str) -> Any:
-    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)

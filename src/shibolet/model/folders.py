@@ -11,14 +11,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError, ShiboletError
 from shibolet.records.files import hash_file, hash_json
 from shibolet.records.runfolder import run_of
+
+if TYPE_CHECKING:
+    import torch
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
 CTRANSLATE2_WEIGHTS = "model.bin"  # no pickle, unlike PyTorch's .bin files, which have longer names
@@ -48,11 +50,15 @@ _SIZES = re.compile(r"(?:^|_)(?:size|sizes|dim|dims|d_model|heads|positions|embe
 
 def best_device() -> str:
     """Where models run in this process: its first GPU, else the CPU."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def dtype_on(device: str) -> torch.dtype:
+def dtype_on(device: str) -> "torch.dtype":
     """The precision of listening and transcribing on a device."""
+    import torch
+
     return torch.float32 if device == "cpu" else torch.bfloat16
 
 
@@ -114,9 +120,13 @@ def opening(path: Path) -> Iterator[None]:
     """ModelError, in a sentence, for whatever a library raises on what a folder holds."""
     try:
         yield
-    except (ShiboletError, torch.OutOfMemoryError):
+    except ShiboletError:
         raise
     except Exception as error:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         said = " ".join(str(error).split())[:300]
         if isinstance(error, ImportError):
             raise ModelError(f"the model in {path} needs a package that is not installed: {said}") from error

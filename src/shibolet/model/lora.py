@@ -38,13 +38,6 @@ def attach_lora(
             parameter.data = parameter.data.to(model.dtype)
 
 
-def lora_layers(model: nn.Module) -> set[int]:
-    """Decoder layers that carry adapters."""
-    family = family_of(model.config)
-    adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    return {family.part_of(f"{name}.weight")[1] for name in adapted}
-
-
 def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
@@ -91,9 +84,3 @@ def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str,
              if family.part_of(name)[0] == "lora" or name in whole}  # fmt: skip
     tensors = {name: weight.to(dtype).contiguous() for name, weight in state.items()}
     save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def check_lora_frozen(model: nn.Module, part: str) -> list[int]:
-    """Layers of a decoder part that carry adapters; thawing one is a recipe error."""
-    carrying, family = lora_layers(model), family_of(model.config)
-    return sorted({layer for name in select(model, part) if (layer := family.part_of(name)[1]) in carrying})

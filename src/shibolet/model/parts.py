@@ -1,20 +1,24 @@
 """A partition of a model's parameters into parts that a recipe can name: every parameter is in exactly one.
 
-Which parts there are is the family's to say; models on the meta device can be asked too.
+Which parts there are is the family's to say; a blueprint can be asked as a module can, and takes adapters as it does.
 """
 
-from collections.abc import Iterable, Mapping
-
-from torch import nn
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import RecipeError, did_you_mean
-from shibolet.model.family import family_of
+from shibolet.model.blueprint import Blueprint, Parameters, Weight
+from shibolet.model.outline import outline_of
 from shibolet.model.spans import LayerSpan
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def select(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
+
+def select(model: Parameters, part: str) -> dict[str, Any]:
     """Parameters of a part by name; RecipeError when it names nothing in this model."""
-    family, wanted = family_of(model.config), part
+    family, wanted = outline_of(model.config), part
     if span := LayerSpan.parse(part):
         wanted = f"{span.tower}.layers"
         num_layers = family.num_layers(model)[span.tower]
@@ -35,10 +39,10 @@ def select(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def partition(model: nn.Module, parts: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
+def partition(model: Parameters, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Parameters by part, in the order of the forward pass; RecipeError when two parts share one."""
-    family = family_of(model.config)
-    chosen: dict[str, dict[str, nn.Parameter]] = {}
+    family = outline_of(model.config)
+    chosen: dict[str, dict[str, Any]] = {}
     owner: dict[str, str] = {}
     for part in parts:
         chosen[part] = select(model, part)
@@ -54,12 +58,43 @@ def partition(model: nn.Module, parts: Iterable[str]) -> dict[str, dict[str, nn.
     return dict(sorted(chosen.items(), key=lambda item: place(next(iter(item[1])))))
 
 
-def trainable_names(model: nn.Module) -> set[str]:
+def trainable_names(model: "nn.Module") -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def freeze_all_but(model: nn.Module, groups: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+def freeze_all_but(model: "nn.Module", groups: Mapping[str, Mapping[str, Any]]) -> None:
     """Set `requires_grad` so that exactly the parameters of `groups` train."""
     chosen = {name for group in groups.values() for name in group}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
+
+
+def lora_layers(model: Parameters) -> set[int]:
+    """Decoder layers that carry adapters."""
+    family, names = outline_of(model.config), (name for name, _ in model.named_parameters())
+    adapted = {name.partition(".lora_")[0] for name in names if family.part_of(name)[0] == "lora"}
+    return {family.part_of(f"{module}.weight")[1] for module in adapted}
+
+
+def check_lora_frozen(model: Parameters, part: str) -> list[int]:
+    """Layers of a decoder part that carry adapters; thawing one is a recipe error."""
+    carrying, family = lora_layers(model), outline_of(model.config)
+    return sorted({layer for name in select(model, part) if (layer := family.part_of(name)[1]) in carrying})
+
+
+def with_lora(model: Blueprint, part: str, rank: int, targets: Sequence[str]) -> Blueprint:
+    """A blueprint with the adapters that `model/lora.py` would attach to its module."""
+    family, weights = outline_of(model.config), {}
+    layers = sorted({family.part_of(name)[1] for name in select(model, part)})
+    adapted = re.compile(family.adapter_pattern(layers, targets))
+    for name, weight in model.named_parameters():
+        module, _, kind = name.rpartition(".")
+        if not adapted.fullmatch(module):
+            weights[name] = weight
+            continue
+        weights[f"{module}.base_layer.{kind}"] = weight
+        if kind == "weight":
+            outputs, inputs = weight.shape
+            weights[f"{module}.lora_A.default.weight"] = Weight((rank, inputs))
+            weights[f"{module}.lora_B.default.weight"] = Weight((outputs, rank))
+    return Blueprint(model.config, weights)

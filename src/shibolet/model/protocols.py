@@ -5,11 +5,13 @@ Shapes: A encoder states, L label positions, E encoder dim.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Ending = Literal["end", "limit", "loop"]  # the model's own end; as many tokens as it may write; the caller's stop
 
@@ -34,7 +36,7 @@ class SpecMask:
 class Movable(Protocol):
     """Tensors that go to a device together."""
 
-    def to(self, device: torch.device | str) -> Self: ...
+    def to(self, device: "torch.device | str") -> Self: ...
 
     def pin_memory(self) -> Self: ...
 
@@ -42,9 +44,9 @@ class Movable(Protocol):
 class Pack(Movable, Protocol):
     """Utterances laid end to end, as a dataclass; `features` or `encoded` is put in by `dataclasses.replace`."""
 
-    labels: Tensor  # [L]
-    features: Tensor | None
-    encoded: Tensor | None  # [A, E], what `Family.encode` gave before
+    labels: "Tensor"  # [L]
+    features: "Tensor | None"
+    encoded: "Tensor | None"  # [A, E], what `Family.encode` gave before
     extras: tuple[Mapping[str, Any], ...]  # of each utterance, what the objective needs beside audio and text
 
     @property
@@ -59,15 +61,15 @@ class Features(Protocol):
 
     num_bins: int
 
-    def __call__(self, samples: Movable) -> Tensor:
+    def __call__(self, samples: Movable) -> "Tensor":
         """The features of a pack."""
         ...
 
-    def split(self, features: Tensor, num_frames: Sequence[int]) -> list[Tensor]:
+    def split(self, features: "Tensor", num_frames: Sequence[int]) -> "list[Tensor]":
         """The features of each utterance of a pack ..."""
         ...
 
-    def join(self, features: Sequence[Tensor]) -> Tensor:
+    def join(self, features: "Sequence[Tensor]") -> "Tensor":
         """... and back."""
         ...
 
@@ -153,9 +155,9 @@ class Reference(Protocol):
     """A model as another library computes it: what ours is compared with, a clip at a time, in float32 or as asked."""
 
     title: str  # "transformers 5.23.0"
-    model: torch.nn.Module | None  # None: in another process
+    model: "torch.nn.Module | None"  # None: in another process
 
-    def logits(self, clip: np.ndarray, ids: Sequence[int]) -> Tensor:
+    def logits(self, clip: np.ndarray, ids: Sequence[int]) -> "Tensor":
         """Logits `[L, V]` that predict the labels of a text of these tokens."""
         ...
 

@@ -1,5 +1,6 @@
 """What a recipe needs of this machine and of the Hub, looked up before anything is paid for; nothing is downloaded."""
 
+import ctypes
 import glob
 import os
 import shutil
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
@@ -41,14 +42,11 @@ def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
 
 
 def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
-    import torch
-
     from shibolet.rounds.plan import SMALL_WEIGHTS
 
     need_gib = max(phase.total_gib for phase in plan.phases)
     weights = plan.model.parameters
-    if torch.cuda.is_available():
-        properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    if properties := _gpus():
         have_gib = min(p.total_memory for p in properties) / GIB
         names = ", ".join(f"{p.name} {p.total_memory / GIB:.0f} GiB" for p in properties)
         state = "ok" if have_gib > need_gib else "missing"
@@ -68,6 +66,17 @@ def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     found_gib = shutil.disk_usage(existing).free / GIB
     yield _amount(f"disk of {run_dir}", found_gib, disk_gib, "for checkpoints alone; take another --run-dir")
+
+
+def _gpus() -> list[Any]:
+    """Name and memory of each GPU, as torch has them; it takes seconds to import, so it is asked where a driver is."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    import torch
+
+    return [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 
 
 def _amount(what: str, found_gib: float, need_gib: float, advice: str) -> Finding:

@@ -45,14 +45,15 @@ def make_plan(
     Lengths are assumed before that, where they cannot be known in tokens, and where a number is given;
     `training_set_from` says which. `rates_run` is a finished round whose rates are taken, with its number of GPUs.
     """
-    from shibolet.model.family import offline_config, usual_config
+    from shibolet.model.outline import offline_config, usual_config
     from shibolet.train import plan as training
+    from shibolet.train.phases import blueprint_of
 
     config, model_from = (
         offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
     )
-    model = training.meta_model(config, recipe.train)
-    rates = _rates(num_gpus, gpu, rates_run, sum(weight.numel() for weight in model.parameters()))
+    model = blueprint_of(config, recipe.train)
+    rates = _rates(num_gpus, gpu, rates_run, sum(weight.numel() for _, weight in model.named_parameters()))
     is_named = rates_run is None and rates.num_gpus > 0
     data = _data(recipe, RunFolder(run_dir), num_utterances, rates, config)
     plan = training.make_plan(
@@ -144,20 +145,19 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
 
 def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
     """Prepared utterances with their lengths, or why there are none."""
-    from shibolet.model.family import family_of
+    from shibolet.model.outline import outline_of
     from shibolet.model.protocols import Prompt
-    from shibolet.prepare.stage import SUMMARY
     from shibolet.records.shards import num_rows
     from shibolet.train.data import read_examples
 
     train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
     rows, mean_s = train + dev, MEAN_S
-    if (prepared / SUMMARY).is_file():
-        made = Prepared.read(prepared / SUMMARY)
+    if (summary := prepared / "summary.json").is_file():
+        made = Prepared.read(summary)
         rows = made.utterances.given
         mean_s = 3600 * made.hours.given / rows if rows else MEAN_S
     common = dict(rows=rows, rows_from=f"given to prepare in {prepared}", dev=dev, mean_s=mean_s)
-    family = family_of(config)
+    family = outline_of(config)
     if (tokenizer := family.tokenizer(recipe.models.base)) is None:
         why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
         return _Data(**common, train=train, train_from=f"prepared in {prepared}; {why}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shibolet.errors import DataError
-from shibolet.model.family import Family
+from shibolet.model.outline import Outline
 from shibolet.model.protocols import Targets
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import read_shard
@@ -15,7 +15,7 @@ from shibolet.speech.audio import SAMPLE_RATE_HZ
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 
 
-def frame_tolerance(family: Family) -> int:
+def frame_tolerance(family: Outline) -> int:
     """The same in frames of features."""
     return round(TOLERANCE_S * family.frames_per_s)
 
@@ -37,7 +37,7 @@ class TrainExample:
     num_frames: int  # of features
     num_tokens: int  # of the whole sequence: prompt, audio and target
     num_targets: int  # labels
-    family: Family  # whose lengths these are
+    family: Outline  # whose lengths these are
 
     def frames_at(self, speed: float) -> int:
         """Frames of the audio that much faster, by the table's duration."""
@@ -54,7 +54,7 @@ class TrainExample:
 
 
 def read_examples(
-    prepared_dir: Path, split: str, family: Family, targets: Targets, max_tokens: int
+    prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int
 ) -> tuple[list[TrainExample], list[LedgerLine]]:
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 

@@ -21,7 +21,8 @@ from shibolet.errors import RecipeError
 from shibolet.model.family import family_of
 from shibolet.records.files import hash_json, make_folder, write_json
 from shibolet.records.reading import read_cached
-from shibolet.train.data import TrainExample, frame_tolerance
+from shibolet.train.data import TrainExample
+from shibolet.train.memory import most_states
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -29,11 +30,6 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 def encoder_is_frozen(model: nn.Module) -> bool:
     """Whether no weight trains that the encoder's output depends on."""
     return not any(p.requires_grad for p in _encoder_weights(model).values())
-
-
-def cache_bytes(examples: Sequence[TrainExample], dim: int, width: int) -> int:
-    """Disk that a cache takes, at most; `width` bytes a number."""
-    return sum(_most_states(example) for example in examples) * dim * width
 
 
 class EncoderCache:
@@ -55,7 +51,7 @@ class EncoderCache:
         spans, total = {}, 0
         for index, example in enumerate(examples):
             spans[example.id] = (index, total)
-            total += _most_states(example)
+            total += most_states(example)
         self._spans = spans
         folder = root / _key(model, examples)
         if is_main:
@@ -110,11 +106,6 @@ class EncoderCache:
                     self._entries[index, 1] = frames
                     self._entries[index, 0] = step
         self._held.clear()
-
-
-def _most_states(example: TrainExample) -> int:
-    # One more: fewer frames can have more states where a family rounds within each second.
-    return example.family.num_states(example.num_frames + frame_tolerance(example.family)) + 1
 
 
 def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:

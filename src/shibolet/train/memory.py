@@ -5,19 +5,23 @@ Arithmetic over the family's `Cost`; every constant that is not arithmetic stand
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from shibolet.errors import RecipeError
-from shibolet.model.family import Family
+from shibolet.model.outline import Outline
 from shibolet.model.protocols import Cost, PackSize
 from shibolet.speech.audio import SAMPLE_RATE_HZ
-from shibolet.train.data import TrainExample
+from shibolet.train.data import TrainExample, frame_tolerance
 from shibolet.train.packing import divide, fullest, packs_of
-from shibolet.train.shards import BLOCK_NUMEL, SLOTS
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
+BLOCK_NUMEL = 1 << 26  # numbers that ranks exchange at once
+SLOTS = 2  # blocks of gradients under way at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes
     return [(e.tokens_at(speed), e.frames_at(speed), e.num_targets) for e in examples]
 
 
-def assumed_sizes(family: Family, num: int, seed: int = 0) -> list[Sizes]:
+def assumed_sizes(family: Outline, num: int, seed: int = 0) -> list[Sizes]:
     """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average."""
     durations_s = MIN_S + (MAX_S - MIN_S) * np.random.default_rng(seed).beta(1.5, 2.604, num)  # mean of 5.8
     sizes = []
@@ -165,10 +169,23 @@ class PhaseMemory:
         return packs_s + update / self.world_size / (gpu.memory_tb_s * 1e12 * COPY_SHARE)
 
 
-def known_gpu(device: torch.device) -> str | None:
+def most_states(example: TrainExample) -> int:
+    """Rows of the encoder's output that may be kept of an utterance."""
+    # One more: fewer frames can have more states where a family rounds within each second.
+    return example.family.num_states(example.num_frames + frame_tolerance(example.family)) + 1
+
+
+def cache_bytes(examples: Sequence[TrainExample], dim: int, width: int) -> int:
+    """Disk that the encoder's kept output takes, at most; `width` bytes a number."""
+    return sum(most_states(example) for example in examples) * dim * width
+
+
+def known_gpu(device: "torch.device") -> str | None:
     """Which of `GPUS` a device is; None for another one or a CPU."""
     if device.type != "cuda":
         return None
+    import torch
+
     name = torch.cuda.get_device_name(device)
     return next((known for known in GPUS if known in name), None)
 

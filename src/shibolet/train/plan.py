@@ -1,16 +1,13 @@
 """What a training will do, before it does it: steps, parts and their parameters, rates, bytes, hours, dollars.
 
-Works from the configuration alone: `meta_model` has shapes and no weights.
+Works from the configuration alone: a blueprint has shapes and no weights.
 """
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
-import torch
-from torch import nn
-
-from shibolet.model.family import family_of
+from shibolet.model.blueprint import Parameters
+from shibolet.model.outline import outline_of
 from shibolet.model.protocols import PackSize
 from shibolet.records.documents.plan import (
     CostPlan,
@@ -25,7 +22,6 @@ from shibolet.records.documents.plan import (
 )
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
-from shibolet.train.encoder_cache import cache_bytes
 from shibolet.train.memory import (
     GIB,
     MEAN_S,
@@ -33,11 +29,12 @@ from shibolet.train.memory import (
     PhaseMemory,
     Sizes,
     assumed_sizes,
+    cache_bytes,
     gpu_named,
     sizes_of,
 )
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
-from shibolet.train.phases import add_adapters, phase_groups
+from shibolet.train.phases import phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
 
 _WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
@@ -46,17 +43,9 @@ _FILLED_FRAC = 0.95  # of the GPU, by the largest pack; above it a training warn
 _TIMED_STEPS = 16  # steps whose predicted times are averaged
 
 
-def meta_model(model_config: Any, config: TrainConfig) -> nn.Module:
-    """The model that would train, head untied and adapters attached, without weights."""
-    with torch.device("meta"):
-        model = family_of(model_config).blank(model_config)
-    add_adapters(model, config, seed=0)
-    return model
-
-
 def make_plan(
     config: TrainConfig,
-    model: nn.Module,
+    model: Parameters,
     examples: Sequence[TrainExample] | None,
     *,
     num_utterances: int | None = None,
@@ -64,7 +53,7 @@ def make_plan(
     gpu: str | None = "A100",
     gpu_memory_gib: float | None = None,
 ) -> Plan:
-    """The plan; `model` has its adapters and may be on the meta device.
+    """The plan; `model` has its adapters and may be a blueprint.
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
     and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
@@ -88,8 +77,8 @@ def make_plan(
         phases=phases,
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
         model=ModelPlan(
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            head="tied to the embeddings" if family_of(model.config).is_tied(model) else "untied",
+            parameters=sum(weight.numel() for _, weight in model.named_parameters()),
+            head="tied to the embeddings" if outline_of(model.config).is_tied(model) else "untied",
         ),
         precision=PrecisionPlan(
             weights_and_compute=config.precision,
@@ -104,11 +93,11 @@ def make_plan(
 
 
 def _phases(
-    config: TrainConfig, model: nn.Module, examples: Sequence[TrainExample] | None, per_epoch: int | None,
+    config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, per_epoch: int | None,
     gpus: GpuPlan,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it."""
-    sizes = sizes_of(examples) if examples else assumed_sizes(family_of(model.config), _ASSUMED_UTTERANCES)
+    sizes = sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
     described = [_phase(phase, config, model, per_epoch, gpus.number) for phase in config.phases]
@@ -169,7 +158,7 @@ def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: in
 
 
 def _phase(
-    phase: PhaseConfig, config: TrainConfig, model: nn.Module, per_epoch: int | None, world_size: int
+    phase: PhaseConfig, config: TrainConfig, model: Parameters, per_epoch: int | None, world_size: int
 ) -> tuple[dict, int | None, PhaseMemory]:
     """What the plan says of a phase before packs are known, its steps, and the memory that it takes."""
     groups = phase_groups(model, phase)
@@ -178,11 +167,11 @@ def _phase(
                  peak_lr=phase.lr_by_part[part])
         for part, group in groups.items()
     ]  # fmt: skip
-    total = sum(weight.numel() for weight in model.parameters())
+    total = sum(weight.numel() for _, weight in model.named_parameters())
     trainable = sum(part.parameters for part in parts)
     steps = phase_steps(phase, per_epoch) if per_epoch else None
     names = [name for group in groups.values() for name in group]
-    family = family_of(model.config)
+    family = outline_of(model.config)
     memory = PhaseMemory(
         cost=family.cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
         width=_WEIGHT_BYTES[config.precision], world_size=world_size,
@@ -228,10 +217,10 @@ def _cost(config: TrainConfig, phases: Sequence[PhasePlan], world_size: int) -> 
 
 
 def _cache_gib(
-    config: TrainConfig, model: nn.Module, examples: Sequence[TrainExample] | None, count: int | None
+    config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, count: int | None
 ) -> float | None:
     """Disk that the encoder's kept output takes; 0 without it, None while the training set is not known."""
-    family, width = family_of(model.config), _WEIGHT_BYTES[config.precision]
+    family, width = outline_of(model.config), _WEIGHT_BYTES[config.precision]
     dim = family.encoder_dim(model)
     if not config.encoder_cache or examples:
         return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
@@ -244,7 +233,7 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
-def _notes(config: TrainConfig, model: nn.Module, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
+def _notes(config: TrainConfig, model: Parameters, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
     """What a reader of the recipe may not expect."""
     notes = []
     if count and count < config.utterances_per_step:
@@ -262,7 +251,7 @@ def _notes(config: TrainConfig, model: nn.Module, count: int | None, phases: Seq
             )
     if config.fast == "off":
         notes.append("train.fast is off: memory and time are predicted for the faster layers, and will be more")
-    if family_of(model.config).is_tied(model) and any(
+    if outline_of(model.config).is_tied(model) and any(
         {"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases
     ):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")

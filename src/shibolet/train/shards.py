@@ -18,10 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shibolet.errors import ShiboletError
+from shibolet.train.memory import BLOCK_NUMEL, SLOTS
 
-BLOCK_NUMEL = 1 << 26  # numbers exchanged at once
 _ALIGNED = 64  # numbers; weights and shares begin at multiples of it
-SLOTS = 2  # blocks of gradients under way at once
 _BLOCKS_AT_ONCE = 2  # begun when a gradient arrives, so that a large weight does not hold up the backward pass
 _ROUNDS = 6  # an update's: while one is spread the next is computed
 

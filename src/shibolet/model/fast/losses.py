@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shibolet.errors import ModelError
+from shibolet.model.fast import LOSS_CHUNK_POSITIONS
 from shibolet.model.fast.kernels import cross_entropy_, scale_
-
-LOSS_CHUNK_POSITIONS = 2048  # logits of 2,048 positions are 0.6 GB in bf16 at the real vocabulary of 151,936
 
 
 def summed_cross_entropy(

@@ -10,12 +10,10 @@ Shapes: T tokens, A audio tokens, L label positions, C one-second chunks.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from shibolet.model.fast.losses import LOSS_CHUNK_POSITIONS
-from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, WINDOW_TOKENS, num_audio_tokens
-from shibolet.model.qwen3_asr.parts import part_of
+from shibolet.model.blueprint import Parameters
+from shibolet.model.fast import LOSS_CHUNK_POSITIONS
+from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, WINDOW_TOKENS, num_audio_tokens
+from shibolet.model.qwen3_asr.parts import is_tied, part_of
 
 _BEFORE_ATTENTION = 3  # of a layer's projections: q, k, v
 _STAT = 4  # bytes of a float32 a row: a norm's deviation, attention's log-sum of a head
@@ -65,16 +63,16 @@ class _Linear:
 class Cost:
     """Operations and kept bytes of one model in which certain parameters train."""
 
-    def __init__(self, model: PreTrainedModel, trainable: Iterable[str], width: int) -> None:
-        """`model` may be on the meta device; `trainable` are parameter names, `width` the bytes of a weight."""
+    def __init__(self, model: Parameters, trainable: Iterable[str], width: int) -> None:
+        """`trainable` are parameter names, `width` the bytes of a weight."""
         self._audio, self._text, self._width = model.config.audio_config, model.config.text_config, width
         parts = {part_of(name) for name in trainable}
         of_kind = lambda kind: {layer for part, layer in parts if part == kind}  # noqa: E731
         self._conv_trains, self._projector_trains = bool(of_kind("encoder.conv")), bool(of_kind("projector"))
         self._embeddings_train = bool(of_kind("embeddings"))
-        self._head_trains = bool(of_kind("head")) or (self._embeddings_train and self._text.tie_word_embeddings)
+        self._head_trains = bool(of_kind("head")) or (self._embeddings_train and is_tied(model))
         self._encoder_trains, self._decoder_trains = of_kind("encoder.layers"), of_kind("decoder.layers")
-        self._linears = [_projections(layer) for layer in model.model.language_model.layers]
+        self._linears = _projections(model)
 
     size_of = staticmethod(PackSize.of)
 
@@ -179,9 +177,18 @@ class Cost:
         return [9 * c * first, 9 * c * c * second, 9 * c * c * third, c * third * self._audio.d_model]
 
 
-def _projections(layer: nn.Module) -> list[_Linear]:
-    """q, k, v, o, gate, up and down of a decoder layer, with their adapters."""
-    attention, mlp = layer.self_attn, layer.mlp
-    modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
-               mlp.gate_proj, mlp.up_proj, mlp.down_proj)  # fmt: skip
-    return [_Linear(m.in_features, m.out_features, m.r["default"] if hasattr(m, "lora_A") else 0) for m in modules]
+def _projections(model: Parameters) -> list[list[_Linear]]:
+    """q, k, v, o, gate, up and down of each decoder layer, with their adapters."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+    def linear(module: str) -> _Linear:
+        """The shapes are `[outputs, inputs]`, of an adapter's A `[rank, inputs]`."""
+        (rank, _) = shapes.get(f"{module}.lora_A.default.weight", (0, 0))
+        outputs, inputs = shapes[f"{module}.base_layer.weight" if rank else f"{module}.weight"]
+        return _Linear(inputs, outputs, rank)
+
+    of_layer = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    return [
+        [linear(f"model.language_model.layers.{layer}.{module}") for module in of_layer]
+        for layer in range(model.config.text_config.num_hidden_layers)
+    ]

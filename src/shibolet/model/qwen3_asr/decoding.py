@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from shibolet.model.protocols import Ending
-from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, PackedLogMel, log_mels, num_mel_frames
+from shibolet.model.qwen3_asr.features import PackedLogMel, log_mels
+from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_mel_frames
 from shibolet.model.qwen3_asr.packed import attention_as, decode_pack, output_head, pack_clips, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 

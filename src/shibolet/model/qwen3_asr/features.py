@@ -16,28 +16,11 @@ from torch import Tensor
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
 from shibolet.model.protocols import SpecMask
+from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, HOP_SAMPLES, MIN_SAMPLES, num_mel_frames
 
-HOP_SAMPLES = 160
-MIN_SAMPLES = 8000  # shorter audio is padded with zeros, as the official package does
-CHUNK_FRAMES = 100  # the convolutions see one second at a time
-TOKENS_PER_CHUNK = 13
-WINDOW_TOKENS = 8 * TOKENS_PER_CHUNK  # the encoder attends within windows of 8 s
 _HALF_WINDOW = 200  # samples; the transform's window is 25 ms
 _FRAME_STEP = 512  # frames of a pack's transform come in multiples of it: a GPU plans each number of them anew
 _MARGIN_FRAMES = 2  # a window of 400 samples reaches 1.5 hops beyond its frame's
-
-
-def num_mel_frames(num_samples: int) -> int:
-    """Mel frames of an utterance of that many samples at 16 kHz."""
-    return max(num_samples, MIN_SAMPLES) // HOP_SAMPLES
-
-
-def num_audio_tokens(num_frames: int) -> int:
-    """Encoder tokens of that many mel frames: 13 a full second, three halvings (rounded up) of the rest."""
-    rest = num_frames % CHUNK_FRAMES
-    for _ in range(3):
-        rest = (rest + 1) // 2
-    return num_frames // CHUNK_FRAMES * TOKENS_PER_CHUNK + rest
 
 
 def log_mel(samples: np.ndarray, extractor: Qwen3ASRFeatureExtractor) -> torch.Tensor:

@@ -25,16 +25,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import flash_attention_mask
 
 from shibolet.model.fast.kernels import attend
-from shibolet.model.qwen3_asr.features import (
+from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples
+from shibolet.model.qwen3_asr.fused import is_fused
+from shibolet.model.qwen3_asr.lengths import (
     CHUNK_FRAMES,
     TOKENS_PER_CHUNK,
     WINDOW_TOKENS,
-    PackedLogMel,
-    lay_samples,
     num_audio_tokens,
     num_mel_frames,
 )
-from shibolet.model.qwen3_asr.fused import is_fused
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"

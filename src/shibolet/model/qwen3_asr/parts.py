@@ -12,9 +12,13 @@ lora                    every adapter weight, wherever it sits
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers import PreTrainedModel
+from shibolet.model.blueprint import Parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PATTERNS = [  # in the order of the forward pass, after the adapters
     (re.compile(r"\.lora_[AB]\."), "lora"),
@@ -29,6 +33,7 @@ _PATTERNS = [  # in the order of the forward pass, after the adapters
 PARTS = tuple(part for _, part in _PATTERNS)
 
 
+@cache
 def part_of(parameter_name: str) -> tuple[str, int | None]:
     """The part a parameter belongs to and its layer, where the part has layers."""
     for pattern, part in _PATTERNS:
@@ -37,18 +42,20 @@ def part_of(parameter_name: str) -> tuple[str, int | None]:
     raise ValueError(f"parameter '{parameter_name}' belongs to no known part of Qwen3-ASR")
 
 
-def is_tied(model: PreTrainedModel) -> bool:
-    """Whether the output projection is the embedding matrix."""
-    return hasattr(model, "lm_head") and model.lm_head.weight is model.get_input_embeddings().weight
+def is_tied(model: Parameters) -> bool:
+    """Whether the output projection is the embedding matrix: a weight with two names is named once."""
+    return all(part_of(name)[0] != "head" for name, _ in model.named_parameters())
 
 
-def num_layers_of(model: PreTrainedModel) -> dict[str, int]:
+def num_layers_of(model: Parameters) -> dict[str, int]:
     config = model.config
     return {"encoder": config.audio_config.encoder_layers, "decoder": config.text_config.num_hidden_layers}
 
 
-def untie_head(model: PreTrainedModel) -> None:
+def untie_head(model: "PreTrainedModel") -> None:
     """Give the output projection weights of its own, equal to the embeddings it shared; nothing to do if untied."""
+    from torch import nn
+
     if is_tied(model):
         model.lm_head.weight = nn.Parameter(model.get_input_embeddings().weight.detach().clone())
         model.config.tie_word_embeddings = False

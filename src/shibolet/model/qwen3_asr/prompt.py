@@ -8,11 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError
 from shibolet.model.protocols import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AUDIO_START, AUDIO_TOKEN, AUDIO_END = "<|audio_start|>", "<|audio_pad|>", "<|audio_end|>"
 ASR_TEXT, END_OF_TURN, TIMESTAMP = "<asr_text>", "<|im_end|>", "<timestamp>"
@@ -70,7 +72,7 @@ class TranscriptionPrompt:
     `prompt` may be the language alone.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt | str) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | str) -> None:
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         self._tokenizer = tokenizer
         self.audio_id = token_id(tokenizer, AUDIO_TOKEN)
@@ -103,7 +105,7 @@ class TranscriptionPrompt:
 class AlignmentPrompt:
     """`<audio> word<timestamp><timestamp>...`: each word's first marker predicts its start, the second its end."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self.audio_id = token_id(tokenizer, AUDIO_TOKEN)
         self.timestamp_id = token_id(tokenizer, TIMESTAMP)
@@ -130,7 +132,7 @@ class AlignmentPrompt:
         return made
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def _encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
     """Tokens of each text, its markup split into letters.
 
     The library splits the tokens that are marked special. The others (`<asr_text>`) are cut behind their first letter.
@@ -143,7 +145,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
     return [list(chain.from_iterable(islice(ids, len(at) - 1))) for at in cuts]
 
 
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+def token_id(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:
     """Id of a token that the model cannot do without."""
     found = tokenizer.convert_tokens_to_ids(token)
     if found is None or found == tokenizer.unk_token_id:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from shibolet.errors import ModelError
 from shibolet.model.protocols import Prompt
-from shibolet.model.qwen3_asr.features import CHUNK_FRAMES, log_mel, num_audio_tokens
+from shibolet.model.qwen3_asr.features import log_mel
+from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_audio_tokens
 from shibolet.model.qwen3_asr.load import open_folder, read_model
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT, END_OF_TURN, IGNORED, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import convert

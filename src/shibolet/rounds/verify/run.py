@@ -188,9 +188,8 @@ def _train(
 
     def look(progress: Progress) -> Found[dict[str, Outcome]]:
         family = family_named(model)
-        with torch.device("meta"):
-            here = family.num_layers(family.blank(family.config_in(resolve(model))[0]))
-            usual = family.num_layers(family.blank(family.standard_config()[0]))
+        sizes = family.config_in(resolve(model))[0], family.standard_config()[0]
+        here, usual = (family.num_layers(family.blueprint(one)) for one in sizes)
         on_gpu = device != "cpu"
         config = trial_of(recipe.train, here, usual, num_utterances=len(clips), steps=steps, on_gpu=on_gpu)
         found = train(model, config, clips, language, recipe.seed, work_dir, progress, loss)

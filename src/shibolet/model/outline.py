@@ -1,0 +1,183 @@
+"""What is known of a model from its configuration alone, and which families there are; nothing here needs torch.
+
+A family is a package beside this file. Its `outline.py` holds one object, `OUTLINE`: lengths, parts, names and shapes
+of weights, costs. Its `family.py` holds `FAMILY`, which is the same and computes too (`model/family.py`). Neither has
+a state: what a model is stands in its configuration, and `outline_of` finds the object by that. Outside of `model/`
+only the demo names a family.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from shibolet.errors import ModelError, RecipeError
+from shibolet.model.blueprint import Blueprint, Parameters
+from shibolet.model.folders import config_in, is_local, read_config, resolve
+from shibolet.model.protocols import Cost, Prompt, Targets
+
+FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.outline"}  # model_type of config.json -> the module of its OUTLINE
+_MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
+_STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine
+
+
+class Outline(ABC):
+    """One architecture as its configurations tell it; every method is a function of its arguments alone.
+
+    Parts are names of a partition of the parameters. What begins with "encoder." is the encoder, whose output can be
+    kept while all of it is frozen; `encoder.layers` and `decoder.layers` can be named in spans of layers.
+    """
+
+    title: str  # as people know it
+    module: str  # that holds FAMILY
+    parts: tuple[str, ...]  # in the order of the forward pass, after "lora" where adapters can be attached
+    min_samples: int = 1  # shorter audio is padded with zeros
+    max_samples: int | None = None  # longer audio is not trained on
+    frames_per_s: int = 100
+    states_per_s: int  # of a full second
+    prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
+    target_tokens: int  # labels around a text
+    text_tokens_per_s: float  # of speech
+    listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
+    layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
+    libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
+    tag: str  # of a model card
+
+    # Lengths
+
+    @abstractmethod
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of features of an utterance of that many samples at 16 kHz."""
+
+    @abstractmethod
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """Places in the sequence that its audio takes."""
+
+    def num_states(self, num_frames: int) -> int:
+        """A, the rows of what `encode` gives of it."""
+        return self.num_audio_tokens(num_frames)
+
+    @abstractmethod
+    def max_tokens(self, config: Any) -> int:
+        """The longest sequence that a model has positions for."""
+
+    # Parts
+
+    @abstractmethod
+    def part_of(self, parameter: str) -> tuple[str, int | None]:
+        """The part a parameter belongs to and its layer, where the part has layers."""
+
+    @abstractmethod
+    def num_layers(self, model: Parameters) -> dict[str, int]:
+        """Of "encoder" and "decoder"."""
+
+    @abstractmethod
+    def encoder_dim(self, model: Parameters) -> int:
+        """E, of what `encode` gives."""
+
+    @abstractmethod
+    def is_tied(self, model: Parameters) -> bool:
+        """Whether the output projection is the embedding matrix."""
+
+    @abstractmethod
+    def blueprint(self, config: Any, untie_head: bool = False) -> Blueprint:
+        """A recogniser as names and shapes of weights; `untie_head`: with an output projection of its own."""
+
+    def adapter_pattern(self, layers: Sequence[int], targets: Sequence[str]) -> str:
+        """The modules of decoder layers that adapters go to, as a regular expression of their whole names."""
+        raise RecipeError(f"a {self.title} takes no adapters; set train.lora to null")
+
+    # Prompt
+
+    @abstractmethod
+    def targets(self, tokenizer: Any, prompt: Prompt) -> Targets:
+        """The prompt in tokens."""
+
+    # Cost
+
+    @abstractmethod
+    def cost(self, model: Parameters, trainable: Iterable[str], width: int) -> Cost:
+        """`trainable` are parameter names, `width` the bytes of a weight."""
+
+    # Files
+
+    @abstractmethod
+    def config_in(self, path: Path) -> tuple[Any, str]:
+        """What the configuration in a folder says of sizes, and its layout; no weights are read."""
+
+    def tokenizer(self, name: str) -> Any | None:
+        """What `targets` takes, of a model on this machine; None where it is not here. Nothing is downloaded."""
+        return None if (folder := offline_folder(name)) is None else self.tokenizer_in(folder)
+
+    @abstractmethod
+    def tokenizer_in(self, folder: Path) -> Any | None:
+        """The same of a folder; None where it has none."""
+
+    def standard_config(self) -> tuple[Any, str]:
+        """The sizes of the family's usual model, and its name."""
+        raise ModelError(f"a {self.title} has no usual size")
+
+
+def outline_of(config: Any) -> Outline:
+    """The outline of a configuration's family: `config.json` as a mapping, what it says of sizes, or transformers'."""
+    if (kind := _kind_of(config)) is None:
+        raise ModelError(f"a '{_value(config, 'model_type')}' is none of the model families: {', '.join(FAMILIES)}")
+    return import_module(FAMILIES[kind]).OUTLINE
+
+
+def has_family(config: Mapping[str, Any]) -> bool:
+    return _kind_of(config) is not None
+
+
+def outline_named(name: str) -> Outline:
+    """The outline of a model's family by name; no weights are read."""
+    return _outline_in(name, *read_config(name))
+
+
+def offline_config(name: str) -> tuple[Any, str]:
+    """What a model's configuration says of sizes and, in words, where it is from: its folder, the Hub's cache, or a
+    usual one's.
+
+    The usual model of the first family stands in for a Hub id that is not in the cache.
+    """
+    if (path := offline_folder(name)) is None:
+        return usual_config(f"{name} is not on this machine")
+    outline = _outline_in(name, path, config_in(name, path))
+    config, layout = outline.config_in(path)
+    return config, name if layout == outline.layouts[0] else f"{name} ({layout} layout)"
+
+
+def offline_folder(name: str) -> Path | None:
+    """The folder of a model without a network: its own or the Hub's cache; None where it is in neither."""
+    if is_local(name):
+        return resolve(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def usual_config(why: str) -> tuple[Any, str]:
+    """The sizes of the first family's usual model, which stands in for one that is not there."""
+    config, usual = import_module(FAMILIES[_STANDARD]).OUTLINE.standard_config()
+    return config, f"{why}: sizes are those of {usual}"
+
+
+def _outline_in(name: str, path: Path, config: Mapping[str, Any]) -> Outline:
+    if not has_family(config):
+        titles = " or ".join(import_module(module).OUTLINE.title for module in FAMILIES.values())
+        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a {titles} (config.json in {path})")
+    return outline_of(config)
+
+
+def _kind_of(config: Any) -> str | None:
+    for mark, kind in _MARKS.items():
+        if _value(config, mark) is not None:
+            return kind
+    kind = _value(config, "model_type")
+    return kind if kind in FAMILIES else None
+
+
+def _value(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
