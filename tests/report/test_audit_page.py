@@ -26,7 +26,7 @@ from shibolet.records.documents.gate import GateVerdict, Interval
 from shibolet.records.files import write_jsonl
 from shibolet.report import audit_page as module
 from shibolet.report.audit_page import Sound, write_audit_page
-from shibolet.speech import augment
+from shibolet.speech import audio, augment
 
 HOSTILE = "<script>alert('x')</script> שלום & \"ברכה\""
 
@@ -180,12 +180,14 @@ def test_the_same_folder_gives_the_same_bytes(run_dir, tmp_path, monkeypatch):
 
 def test_the_next_page_encodes_only_what_is_new(run_dir, tmp_path, monkeypatch):
     """A review of 2,500 utterances must not wait a minute for sounds that are there."""
-    encoded = []
+    encoded, decoded, load = [], [], audio.load
     monkeypatch.setattr(augment, "encode", lambda samples, *_, **__: encoded.append(len(samples)) or b"mp3")
+    monkeypatch.setattr(audio, "load", lambda ref: decoded.append(ref) or load(ref))
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
     (copy / "audit" / "sounds.jsonl").unlink(missing_ok=True)
     first, num_first = write_audit_page(copy).read_bytes(), len(encoded)
-    assert 0 < num_first and write_audit_page(copy).read_bytes() == first and len(encoded) == num_first
+    assert 0 < num_first == len(decoded)
+    assert write_audit_page(copy).read_bytes() == first and len(encoded) == num_first == len(decoded)
     changed = copy / "clips" / "0.wav"
     sf.write(changed, np.zeros(8000), 16000)
     rows = pq.read_table(copy / "audit" / "utterances.parquet")

@@ -8,12 +8,13 @@ import base64
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ WAVE_POINTS = 400  # of an envelope
 MAX_WORDS = 400  # of one utterance
 
 
+_OF_SOUND = ("sound", "wave", "silent")
+
+
 @dataclass(slots=True, kw_only=True)
 class Entry:
     """What the page shows of one utterance; `audit.js` reads these names."""
@@ -76,15 +80,15 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not known of its sound."""
-        of_sound = ("sound", "wave", "silent")
-        return {name: value for name, value in asdict(self).items() if value is not None or name not in of_sound}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None or name not in _OF_SOUND}
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
     """An encoded clip; both as base64."""
 
-    key: str  # of its samples and of how they were encoded
+    key: str  # of what the clip is cut from, of its span, and of how it was encoded
     mp3: str
     wave: str  # the envelope: WAVE_POINTS bytes
     sha256: str  # of these three: no other sound is played than was encoded
@@ -110,7 +114,7 @@ def write_audit_page(run_dir: Path) -> Path | None:
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
     draw = {id: place for place, id in enumerate(report.review.draw)}
     shown, num_rows = _chosen(tables, draw)
-    entries = _within(MAX_TEXT_BYTES, [_entry(*row, recipe.audit, language, draw) for row in shown])
+    entries = _within(MAX_TEXT_BYTES, (_entry(*row, recipe.audit, language, draw) for row in shown))
     sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run)
     entries.sort(key=lambda entry: _worst_first(entry.id, entry.low, entry.confidence))
     gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
@@ -211,17 +215,24 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _within(budget_bytes: int, entries: Iterable[Entry]) -> list[Entry]:
-    """As many of the first entries as the page has room for."""
-    entries = list(entries)
-    sizes = accumulate(len(json.dumps(entry.to_json(), ensure_ascii=False).encode()) for entry in entries)
-    return [entry for entry, size in zip(entries, sizes) if size <= budget_bytes]
+    """As many of the first entries as the page has room for; no more are made."""
+    room, within = budget_bytes, []
+    for entry in entries:
+        room -= len(json.dumps(entry.to_json(), ensure_ascii=False).encode())
+        if room < 0:
+            break
+        within.append(entry)
+    return within
 
 
 def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None], run: RunFolder) -> list[str]:
     """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not.
 
-    What is encoded stays beside the page, by its samples: the next review or extension encodes only what is new.
+    What is encoded stays beside the page, by what it is cut from: the next review or extension decodes and encodes only
+    what is new.
     """
+    from shibolet.speech.audio import content_hash
+
     heard, size = [], 0.0
     for entry in entries:
         if audio_of[entry.id] is None:
@@ -232,9 +243,9 @@ def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None
             break
         heard.append(entry)
     known, kept = _known_sounds(run.sounds), {}
-    sounds = []
-    with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda entry: _sound(audio_of[entry.id].in_folder(run.path), known), heard)
+    sounds, hash_of = [], cache(content_hash)  # of a long recording once
+    with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as pool:
+        made = pool.map(lambda entry: _sound(audio_of[entry.id].in_folder(run.path), known, hash_of), heard)
         for entry, sound in zip(heard, made):
             if isinstance(sound, AudioError):
                 entry.silent = sentence(str(sound))
@@ -260,7 +271,7 @@ def _known_sounds(path: Path) -> dict[str, Sound]:
     return known
 
 
-def _sound(ref: AudioRef, known: Mapping[str, Sound]) -> Sound | AudioError:
+def _sound(ref: AudioRef, known: Mapping[str, Sound], hash_of: Callable[[AudioRef], str]) -> Sound | AudioError:
     """The sound, which may be `known`; or why there is none."""
     import numpy as np
 
@@ -268,13 +279,13 @@ def _sound(ref: AudioRef, known: Mapping[str, Sound]) -> Sound | AudioError:
     from shibolet.speech.augment import encode
 
     try:
+        cut = (hash_of(ref.whole()), ref.start_s, ref.end_s)
+        key = hashlib.sha256(repr((MP3, PLAYER_BPS, PLAYER_S, WAVE_POINTS, cut)).encode()).hexdigest()
+        if key in known:
+            return known[key]
         samples = audio.load(ref)[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)]
     except AudioError as error:
         return error
-    settings = f"{MP3} {PLAYER_BPS} {WAVE_POINTS}"
-    key = hashlib.sha256(settings.encode() + samples.tobytes()).hexdigest()
-    if key in known:
-        return known[key]
     padded = np.pad(np.abs(samples), (0, -len(samples) % WAVE_POINTS))
     peaks = padded.reshape(WAVE_POINTS, -1).max(axis=1)
     wave = np.round(255 * peaks / max(float(peaks.max()), 1e-3)).clip(0, 255).astype(np.uint8)

@@ -97,7 +97,7 @@ def audit(run: RunFolder, recipe: ShownRecipe) -> ShownAudit | None:
     from shibolet.records.audited import read_audited
 
     report = AlignmentReport.read(run.alignment_report())
-    rows = list(read_audited(run.audited_utterances()))
+    rows = list(read_audited(run.audited_utterances(), short=True))
     confidence: dict[str, list[float]] = defaultdict(list)
     coverage: dict[str, list[float]] = defaultdict(list)  # nobody measures it without an aligner
     for row in sorted(rows, key=lambda row: row.domain):
@@ -106,13 +106,15 @@ def audit(run: RunFolder, recipe: ShownRecipe) -> ShownAudit | None:
             if row.coverage is not None:
                 coverage[row.domain].append(row.coverage)
     flagged = [row for row in rows if row.is_low_quality]
+    worst = [row.id for row in _worst(flagged)]
+    whole = {row.id: row for row in read_audited(run.audited_utterances(), only=set(worst))}
     return ShownAudit(
         report=report,
         coverage_figure=figures.histograms(coverage, recipe.audit.min_coverage, "coverage") if coverage else None,
         confidence_figure=figures.histograms(confidence, recipe.audit.min_confidence, "confidence"),
         self_test=report.self_test and _self_test(report.self_test),
         num_flagged=len(flagged),
-        worst=[player_of(row, run.path) for row in _worst(flagged)],
+        worst=[player_of(whole[id], run.path) for id in worst],
     )
 
 
