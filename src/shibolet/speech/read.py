@@ -6,7 +6,7 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
-from shibolet.speech import hub, readers
+from shibolet.speech import readers
 from shibolet.speech.manifests import open_manifest
 from shibolet.speech.rows import RowSink
 from shibolet.speech.sources import DataSource, Progress
@@ -33,8 +33,10 @@ def read_source(
         place = str(source.parquet)
         readers.read_table_rows(*readers.glob_tables(source), sink, on_progress)
     else:
+        from shibolet.speech.hub import hub_tables  # with `datasets`, which takes a second
+
         place = source.hub
-        readers.read_table_rows(*hub.hub_tables(source, cache_dir), sink, on_progress)
+        readers.read_table_rows(*hub_tables(source, cache_dir), sink, on_progress)
     sink.require_own_ids()
     if not sink.utterances:
         raise DataError(
