@@ -1,1 +1,1 @@
-"""The only room that knows Qwen3-ASR; `family.py` is what the rest sees of it."""
+"""The only room that knows Qwen3-ASR; `outline.py` and `family.py` are what the rest sees of it."""
