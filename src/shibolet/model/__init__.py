@@ -1,1 +1,1 @@
-"""Models: what a family is (`outline`, `family`), a package for each, folders of weights, parts and adapters, fast paths."""
+"""Models: what a family is (`outline`, `family`), a package for each, folders of weights, parts, adapters, kernels."""
