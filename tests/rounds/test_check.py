@@ -1,6 +1,7 @@
 """Protects a check from calling a listener missing that is there, and from passing one that cannot be opened."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -113,3 +114,27 @@ def test_a_missing_tracker_is_told_before_a_round_is_refused(monkeypatch, tmp_pa
     assert installed or "--set tracking.wandb_project=null" in found["W&B"].found
     without = check_recipe(load_recipe("hebrew-round2", ["tracking.wandb_project=null"]), tmp_path / "run")
     assert "W&B" not in [one.what for one in without.findings]
+
+
+def test_what_takes_longest_is_looked_up_last(monkeypatch, tmp_path: Path) -> None:
+    """Nobody waits for torch to read that the token is missing: it is asked after all else has been shown."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shown: list[str] = []
+    gpu = SimpleNamespace(name="H100", total_memory=80 * 2**30)
+    monkeypatch.setattr("shibolet.rounds.check._gpus", lambda: shown.append("asked") or [gpu])
+    checked = check_recipe(load_recipe("hebrew-round2"), tmp_path / "run", lambda one: shown.append(one.what))
+    assert shown[-2:] == ["asked", "GPU"] and len(shown) > 10
+    assert [one.what for one in checked.findings] == [what for what in shown if what != "asked"]
+    assert checked.findings[-1].found.startswith("H100 80 GiB; ")
+
+
+def test_a_base_that_is_broken_here_leaves_the_machine_open(monkeypatch, tmp_path: Path) -> None:
+    """Its sizes are not known; a baseline that is broken changes nothing about them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for role, known in (("base", False), ("baseline", True)):
+        found = check_recipe(load_recipe("demo", [f"models.{role}=./gone"]), tmp_path / "run").findings
+        assert [one.state for one in found if one.what.startswith(role) and one.what.endswith("/gone")] == ["missing"]
+        notes = [one.found for one in found if one.what == "GPU, memory, disk"]
+        assert notes == ([] if known else ["known when the base model is there"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, quiet, run_folder
+from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder
 
 
 def plan(
@@ -39,15 +39,15 @@ def plan(
 
 def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
     """Whether GPU, memory, disk, token, models and data are there, before anything is paid for. Ends with 3 if not."""
-    from shibolet.cli.terminal import track
+    from shibolet.cli.terminal import finding
     from shibolet.recipe import load_recipe
     from shibolet.rounds.check import check_recipe
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    with track("check"):
-        checked = check_recipe(loaded, run_folder(run_dir, loaded.name))
-    answer(json_, checked)
+    checked = check_recipe(loaded, run_folder(run_dir, loaded.name), (lambda _: None) if json_ else finding)
+    if json_:
+        print_json(checked)
     raise typer.Exit(0 if checked.is_ready else 3)
 
 

@@ -9,7 +9,7 @@ from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
-from shibolet.records.documents.beforehand import Checked, Fetched
+from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
 from shibolet.records.documents.decoding import DecodingTable
@@ -257,12 +257,6 @@ def show_fetch(found: Fetched) -> None:
     table("Fetch", ["", "what", "why"], here + [("missing", name, why) for name, why in found.missing.items()])
     if not found.missing:
         OUT.print("From now on HF_HUB_OFFLINE=1 will do.", markup=False)
-
-
-@show.register
-def show_check(checked: Checked) -> None:
-    """What a recipe needs and whether it is there."""
-    table("Check", ["", "what", "found"], [(one.state, one.what, one.found) for one in checked.findings])
 
 
 @show.register

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from shibolet.report.wording import visible
 from shibolet.scoring.wording import shown_pct
+
+if TYPE_CHECKING:
+    from shibolet.records.documents.beforehand import Finding
 
 LINE_S = 60.0  # between lines of progress in a log
 OUT, ERR = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -57,6 +61,11 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         grid.add_row(*(_cell(str(cell)) for cell in row))
     OUT.print(grid)
+
+
+def finding(one: "Finding") -> None:
+    """One line of a check, as soon as it is known."""
+    OUT.print(visible(f"{one.state:<8} {one.what}: {one.found}"), markup=False, soft_wrap=True)
 
 
 def facts(lines: Sequence[tuple[str, str]]) -> None:

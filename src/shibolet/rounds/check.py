@@ -4,7 +4,7 @@ import ctypes
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,42 +21,49 @@ from shibolet.tracking.weights_and_biases import require_wandb
 CHECKPOINTS = 6  # at most on disk at once: two last, the best, one a phase, the best of B
 HEARING = {"recogniser", "second_gate_recogniser"}  # roles that need not be of a model family
 GIB = 2**30
+_MACHINE = "GPU, memory, disk"
 
 
-def check_recipe(recipe: Recipe, run_dir: Path) -> Checked:
-    """A finding for each thing that the recipe needs."""
+def check_recipe(recipe: Recipe, run_dir: Path, on_finding: Callable[[Finding], None] = lambda _: None) -> Checked:
+    """A finding for each thing that the recipe needs; `on_finding` has each as soon as it is known."""
+    findings = []
+    for finding in _findings(recipe, run_dir):
+        on_finding(finding)
+        findings.append(finding)
+    return Checked(findings=tuple(findings))
+
+
+def _findings(recipe: Recipe, run_dir: Path) -> Iterator[Finding]:
+    """What is known at once first, what torch has to be imported for last."""
     from shibolet.errors import DataError
     from shibolet.rounds.plan import make_plan
 
-    models = list(_models(recipe))
+    yield _token()
+    yield from _tracking(recipe)
+    plan, lacks_base = None, False
+    for finding in _models(recipe):
+        roles, _, name = finding.what.partition(": ")
+        lacks_base |= finding.state == "missing" and "base" in roles.split(", ") and bool(name) and _is_here(name)
+        yield finding
     if not (recipe.models and recipe.train):
-        machine = [Finding("GPU, memory, disk", "note", "this recipe trains nothing")]
-    elif recipe.models.base is None or models[0].state == "ok" or not _is_here(recipe.models.base):
-        try:
-            machine = list(_machine(make_plan(recipe, run_dir).training, run_dir))
-        except DataError:  # told of its source below
-            machine = [Finding("GPU, memory, disk", "note", "known when the training data can be read")]
+        yield Finding(_MACHINE, "note", "this recipe trains nothing")
+    elif lacks_base:
+        yield Finding(_MACHINE, "note", "known when the base model is there")
     else:
-        machine = [Finding("GPU, memory, disk", "note", "known when the base model is there")]
-    return Checked(findings=(*machine, _token(), *_tracking(recipe), *models, *_data(recipe)))
+        try:
+            plan = make_plan(recipe, run_dir).training
+        except DataError:  # told of its source below
+            yield Finding(_MACHINE, "note", "known when the training data can be read")
+        else:
+            yield from _machine(plan, run_dir)
+    yield from _data(recipe)
+    if plan is not None:
+        yield _gpu(plan)
 
 
 def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
-    from shibolet.rounds.plan import SMALL_WEIGHTS
-
-    need_gib = max(phase.total_gib for phase in plan.phases)
+    """Memory and disk."""
     weights = plan.model.parameters
-    if properties := _gpus():
-        have_gib = min(p.total_memory for p in properties) / GIB
-        names = ", ".join(f"{p.name} {p.total_memory / GIB:.0f} GiB" for p in properties)
-        state = "ok" if have_gib > need_gib else "missing"
-        yield Finding("GPU", state, f"{names}; {need_gib:.1f} GiB for the fullest pack of the recipe")
-    elif weights < SMALL_WEIGHTS:
-        yield Finding("GPU", "note", f"none; {weights / 1e6:.0f} million weights train on the CPU")
-    else:
-        yield Finding(
-            "GPU", "missing", f"none, and {weights / 1e9:.1f} billion weights do not train on a CPU in useful time"
-        )
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     load_gib = weights * 4 / GIB + 2  # the final model is merged in float32, on the CPU
     yield _amount("memory", memory_gib, load_gib, "take a larger machine")
@@ -66,6 +73,23 @@ def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     found_gib = shutil.disk_usage(existing).free / GIB
     yield _amount(f"disk of {run_dir}", found_gib, disk_gib, "for checkpoints alone; take another --run-dir")
+
+
+def _gpu(plan: Plan) -> Finding:
+    from shibolet.rounds.plan import SMALL_WEIGHTS
+
+    weights = plan.model.parameters
+    if properties := _gpus():
+        need_gib = max(phase.total_gib for phase in plan.phases)
+        have_gib = min(p.total_memory for p in properties) / GIB
+        names = ", ".join(f"{p.name} {p.total_memory / GIB:.0f} GiB" for p in properties)
+        state = "ok" if have_gib > need_gib else "missing"
+        return Finding("GPU", state, f"{names}; {need_gib:.1f} GiB for the fullest pack of the recipe")
+    if weights < SMALL_WEIGHTS:
+        return Finding("GPU", "note", f"none; {weights / 1e6:.0f} million weights train on the CPU")
+    return Finding(
+        "GPU", "missing", f"none, and {weights / 1e9:.1f} billion weights do not train on a CPU in useful time"
+    )
 
 
 def _gpus() -> list[Any]:
