@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shibolet.records.audited import read_audited, write_audited
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.shards import SCHEMA
 
@@ -19,12 +21,15 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas", "t
 
 @pytest.fixture(scope="module")
 def finished(run_dir: Path, tmp_path_factory) -> Path:
-    """The made round with the markers of its audit, and two prepared utterances."""
+    """The made round with the markers of its audit, three sounds to play, and two prepared utterances."""
     path = Path(shutil.copytree(run_dir, tmp_path_factory.mktemp("light") / "run"))
     audited = shutil.copytree(path / "audit", path.with_name("audit"))
     (path / "gate.json").unlink()
     stage = RunFolder(path).stage("audit", {})
     shutil.copytree(audited, path / "audit", dirs_exist_ok=True)
+    table = RunFolder(path).audited_utterances()
+    heard = list(read_audited(table))
+    write_audited(table, (replace(row, audio=row.audio if place < 3 else None) for place, row in enumerate(heard)))
     stage.finish()
     rows = [
         {field.name: {"string": f"שלום {i}", "double": 2.0}.get(str(field.type), {"bytes": b"", "path": None})
