@@ -185,7 +185,7 @@ def config_in(name: str, path: Path) -> dict:
     }
     for key, usable in kinds.items():
         if not usable:
-            raise ModelError(f"model '{name}': '{key}' in {file} is none: {str(config[key])[:100]}")
+            raise ModelError(f"model '{name}': '{key}' in {file} is none: {config[key]!r:.100}")
     _check_sizes(name, file, config)
     return config
 
