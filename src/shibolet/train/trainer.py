@@ -170,7 +170,7 @@ class GradualUnfreezeTrainer:
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
         give_homes(self.model)
-        self.keeper.will_train(optimizer.weights)
+        self.keeper.enter_phase(optimizer)
         self._give_way()
         self.reader.enter_phase(
             self.state.step, lambda: (r for step in range(self.state.step, end) for r in self._requests(step))
@@ -363,7 +363,7 @@ class GradualUnfreezeTrainer:
 
     def _save(self, optimizer: MasterAdamW) -> None:
         started = time.perf_counter()
-        self._commit()
+        self._tell_committed()
         if self.state.phase_ended:
             self.state.phase_end_steps.append(self.state.step)
         self.records.sync()
@@ -383,6 +383,10 @@ class GradualUnfreezeTrainer:
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""
-        for step in self.keeper.commit():
+        self.keeper.commit()
+        self._tell_committed()
+
+    def _tell_committed(self) -> None:
+        for step in self.keeper.committed():
             if step in self.state.phase_end_steps:
                 self.records.trackers.folder(f"checkpoint-{step}", self.keeper.store.path(step))
