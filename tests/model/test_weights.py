@@ -1,4 +1,4 @@
-"""Weight files: protects from bytes that are not the library's, a hash of other bytes, and a write that goes on unseen."""
+"""Weight files: protects from other bytes than the library's, a hash of others, and writing that goes on unseen."""
 
 import errno
 import threading
@@ -19,7 +19,7 @@ KINDS = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_file_has_the_bytes_of_the_library_and_the_hash_of_the_file(tmp_path: Path, metadata, monkeypatch):
-    """Every type, a scalar, an empty one, a transposed one, names that JSON escapes; pieces that end within a tensor."""
+    """Every type, a scalar, an empty and a transposed one, names that JSON escapes; pieces end within tensors."""
     monkeypatch.setattr(weights, "_PIECE_BYTES", 7)
     drawn = torch.Generator().manual_seed(0)
     tensors = {

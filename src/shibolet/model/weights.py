@@ -65,6 +65,7 @@ def _several(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> str:
     names = sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name.encode()))
     digest = hashlib.sha256()
+    path.unlink(missing_ok=True)  # it may be a link to a file of another folder
     with path.open("wb") as file:
         for data in (_header({name: tensors[name] for name in names}, metadata), *map(tensors.get, names)):
             view = memoryview(data if isinstance(data, bytes) else _bytes_of(data))

@@ -32,7 +32,7 @@ class HostCopies:
         self._laying = Ahead(lambda: None)
 
     def lay_out(self, layout: Layout) -> None:
-        """Begin to make room for a copy of each of these; copies of the layout before are good until the next `copy`."""
+        """Begin to make room for a copy of each of these; earlier copies are good until the next `copy`."""
         self._laying.get()
         self._laying = Ahead(lambda: self._lay_out(layout))
 

@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from shibolet.errors import DiskError
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.host_copies import Layout
 from shibolet.train.optimizer import MOMENTS, MasterAdamW, States
-from shibolet.train.ranks import any_rank
+from shibolet.train.ranks import any_rank, by_main
 from shibolet.train.state import TrainState
 from shibolet.train.writer import CheckpointWriter, key
 
@@ -85,8 +84,8 @@ class Keeper:
             if name not in optimizer.weights:
                 yield "frozen", name, weights[name].detach()
                 continue
-            for key, tensor in optimizer.state(name):
-                yield ("masters", name, tensor) if key == "master" else ("moments", f"{key}/{name}", tensor)
+            for held, tensor in optimizer.state(name):
+                yield ("masters", name, tensor) if held == "master" else ("moments", f"{held}/{name}", tensor)
 
     def _layout(self, optimizer: MasterAdamW) -> Layout:
         """Shapes and types of `_tensors`; with several ranks those come of all of them."""
@@ -109,19 +108,12 @@ class Keeper:
 
     def commit(self) -> None:
         """Wait until the last checkpoint is on disk; DiskError on every rank when it could not be written."""
-        failure = None
-        try:
-            self._writer.wait()
-        except DiskError as error:
-            failure = error
-        if any_rank(failure is not None):
-            raise failure or DiskError("the main rank could not write a checkpoint")
+        by_main(self._writer.wait)
 
     def close(self) -> None:
         """Leave no thread behind that writes: who resumes here next deletes what is unfinished."""
         self._writer.close()
 
-    def load_average(self, steps: Sequence[int]) -> None:
-        """Put the mean of these checkpoints into the model."""
-        load_weights(self._model, self._untrained)
-        load_weights(self._model, average_weights([self.store.at(step) for step in steps]))
+    def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
+        """The mean of these checkpoints, and as it was before what they do not have and trained later."""
+        return self._untrained | average_weights([self.store.at(step) for step in steps])

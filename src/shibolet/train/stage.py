@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from shibolet.errors import Preempted, RecipeError
 from shibolet.model.family import LoadedModel, load_recogniser
-from shibolet.model.lora import has_lora, merge_lora, save_lora
+from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
@@ -31,7 +31,7 @@ from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
-from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
@@ -42,7 +42,7 @@ from shibolet.train.objectives.registry import OBJECTIVES
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
-from shibolet.train.ranks import join_ranks
+from shibolet.train.ranks import any_rank, by_main, join_ranks
 from shibolet.train.reader import PackReader, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
@@ -98,11 +98,12 @@ def run_train(
     state = _train(trainer, out_dir / "PREEMPTED", threads)
     chosen = choose(trainer, state, config, last_phase)
     result = _result(opened, state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
-    if opened.is_main:
-        checkpoints = [trainer.keeper.store.at(step) for step in chosen.steps]
-        write_final(base, config, seed, average_weights(checkpoints), out_dir / "final")
+
+    def finish() -> None:
+        write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final")
         result.write(result_path)
-    opened.ranks.wait_for_everyone()
+
+    by_main(finish)
     return result
 
 
@@ -164,7 +165,7 @@ def _trainer(
         if not (config.encoder_cache and encoder_is_frozen(model)):
             return None
         return EncoderCache(
-            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=ranks.wait_for_everyone
+            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=partial(any_rank, False)
         )
 
     reader = PackReader(
@@ -286,13 +287,13 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
     return len(names) - 1 if name is None else names.index(name)
 
 
-def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path) -> None:
-    """The trained model in the native layout: float32 masters, adapters merged in float32, then bfloat16."""
-    loaded = load_recogniser(base)
-    add_adapters(loaded.model, config, seed)
+def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write the model that was trained, with these weights, in the native layout; it is of no other use then.
+
+    Adapters are merged in float32 from `weights`, which has every weight that ever trained; all is then bfloat16.
+    """
     load_weights(loaded.model, weights)
-    if has_lora(loaded.model):
-        merge_lora(loaded.model)
+    merge_lora(loaded.model, weights)
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)

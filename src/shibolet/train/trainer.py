@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
@@ -24,7 +23,7 @@ from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
 from shibolet.train.alarm import device_use, memory_alarm, step_memory
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.guards import RollBack
@@ -34,6 +33,7 @@ from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
+from shibolet.train.ranks import from_main
 from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import MEMORY_FULL, Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -354,11 +354,11 @@ class GradualUnfreezeTrainer:
         self.model.train()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what decoding held is not what steps need, and would be taken for it
-        return broadcast_object_list([found])[0]
+        return from_main(found)
 
     def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
-        self.keeper.load_average(steps)
+        load_weights(self.model, self.keeper.weights(steps))
         return self.dev_score(f"of steps {', '.join(map(str, sorted(steps)))} averaged")
 
     def _save(self, optimizer: MasterAdamW) -> None:
