@@ -43,7 +43,7 @@ from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, join_ranks
-from shibolet.train.reader import PackReader, threads_beside, worker_count
+from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
@@ -81,16 +81,19 @@ def run_train(
     last_phase = phase_index(config, only_through)
     if num_threads:
         torch.set_num_threads(num_threads)
-    opened = _open(prepared_dir, base, config, language, seed)
+    ranks = join_ranks()
+    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
+    if num_workers:
+        begin_to_load_workers()
+    opened = _open(ranks, prepared_dir, base, config, language, seed)
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
         if only_through in (None, done.through):
             return done
     config, plan = _plan(opened, config, seed, out_dir)
-    num_workers = worker_count(config.num_workers, opened.ranks.device, opened.ranks.num_processes)
     threads = torch.get_num_threads()
     if num_workers and not num_threads:
-        threads = min(threads, threads_beside(num_workers, opened.ranks.num_processes))
+        threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
         score_dev=score_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
@@ -127,8 +130,7 @@ class _Opened:
         return self.ranks.is_main_process
 
 
-def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
-    ranks = join_ranks()
+def _open(ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
     targets = family.targets(loaded.tokenizer, Prompt(language))

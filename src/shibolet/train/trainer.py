@@ -22,7 +22,7 @@ from shibolet.errors import OutOfMemory, Preempted
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
-from shibolet.train.alarm import device_use, memory_alarm, step_memory
+from shibolet.train.alarm import device_use, is_crowded, memory_alarm, step_memory
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
@@ -352,7 +352,7 @@ class GradualUnfreezeTrainer:
         with torch.no_grad():
             found = self.score_dev(when)
         self.model.train()
-        if self.device.type == "cuda":
+        if is_crowded(self.device):
             torch.cuda.empty_cache()  # what decoding held is not what steps need, and would be taken for it
         return from_main(found)
 
