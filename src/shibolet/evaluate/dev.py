@@ -106,13 +106,14 @@ class _Kept:
     @contextmanager
     def transcriber(self, loaded: LoadedModel) -> Iterator[Transcriber]:
         device, weights = loaded.model.device, [weight.data_ptr() for weight in loaded.model.parameters()]
-        if self._transcriber is None or weights != self._weights:
-            self._transcriber = None
-            self._transcriber, self._weights = self._new(loaded), weights
+        held, self._transcriber = self._transcriber, None
+        if held is None or weights != self._weights:
+            held = None  # its memory goes before the next one's is taken
+            held, self._weights = self._new(loaded), weights
         room = _Room(device) if device.type == "cuda" else None
-        yield self._transcriber
-        if room is None or not room.is_left():
-            self._transcriber = None
+        yield held
+        if room is not None and room.is_left():
+            self._transcriber = held
 
 
 class _Room:

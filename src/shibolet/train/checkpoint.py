@@ -26,6 +26,7 @@ from shibolet.records.reading import read_as, read_own
 
 LOG = logging.getLogger(__name__)
 _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json", "step-"
+WEIGHTS = ("frozen", "masters")  # kinds of tensors, of which each parameter that ever trained has one
 _PART_BYTES = 512 << 20  # of a file, or one tensor
 _REMEDY = "delete that checkpoint to go on from the one before"
 
@@ -56,7 +57,7 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter that was trained up to here, float32 where it has a master."""
-        return self.tensors("frozen") | self.tensors("masters")
+        return {name: tensor for kind in WEIGHTS for name, tensor in self.tensors(kind).items()}
 
 
 class CheckpointStore:

@@ -115,5 +115,9 @@ class Keeper:
         self._writer.close()
 
     def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
-        """The mean of these checkpoints, and as it was before what they do not have and trained later."""
-        return self._untrained | average_weights([self.store.at(step) for step in steps])
+        """The mean of these checkpoints, and as it was before what they do not have and trained later.
+
+        One of the last step need not be on disk yet; others need `commit`.
+        """
+        found = self._writer.copied(*steps) if len(steps) == 1 else None
+        return self._untrained | (found or average_weights([self.store.at(step) for step in steps]))

@@ -98,15 +98,17 @@ def run_train(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
         score_dev=score_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
-    state = _train(trainer, out_dir / "PREEMPTED", threads)
-    chosen = choose(trainer, state, config, last_phase)
-    result = _result(opened, state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
 
-    def finish() -> None:
-        write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final")
-        result.write(result_path)
+    def at_end(state: TrainState) -> Choice:
+        chosen = choose(trainer, state, config, last_phase)
+        if chosen.steps != [state.step]:
+            trainer.keeper.commit()
+        by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
+        return chosen
 
-    by_main(finish)
+    chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end)
+    result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
+    by_main(lambda: result.write(result_path))
     return result
 
 
@@ -185,14 +187,16 @@ def _trainer(
     )  # fmt: skip
 
 
-def _train(trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int) -> TrainState:
+def _train(
+    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"]
+) -> "Choice":
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
     if trainer.is_main:
         marker.unlink(missing_ok=True)
     threads_before = torch.get_num_threads()
     try:
         torch.set_num_threads(num_threads)
-        return trainer.train()
+        return trainer.train(at_end)
     except Preempted as stopped:
         if trainer.is_main:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1

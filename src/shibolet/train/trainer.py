@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from shibolet.train.update import Ran, update
 
 LOG = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
 StepCallback = Callable[[StepRow], None]  # gets the row of numbers of each step, on the main rank
 
 
@@ -93,8 +94,12 @@ class GradualUnfreezeTrainer:
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
-    def train(self) -> TrainState:
-        """Run what is left of the plan; Preempted after a signal, with a checkpoint."""
+    def train(self, at_end: Callable[[TrainState], Made] = lambda state: state) -> Made:
+        """Run what is left of the plan; what `at_end` gives, which every rank calls once there are no more steps.
+
+        The last checkpoint is on its way to the disk then, and is there in the end. Preempted after a signal, with a
+        checkpoint.
+        """
         carried = self._resume()
         try:
             with StopSignals(deaf=self.num_ranks > 1) as self.signals:
@@ -103,6 +108,8 @@ class GradualUnfreezeTrainer:
                         carried = self._run_phase(index, carried)
                     except RollBack as order:
                         carried = self._roll_back(order)
+            del carried
+            made = at_end(self.state)
             self._commit()
             if self.is_main:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
@@ -111,7 +118,7 @@ class GradualUnfreezeTrainer:
             self.keeper.close()
             self.reader.close()
             self.records.close()
-        return self.state
+        return made
 
     def _resume(self, at_most: int | None = None) -> States:
         self.state, carried = self.keeper.restore(at_most)
@@ -358,6 +365,7 @@ class GradualUnfreezeTrainer:
 
     def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
+        self._commit()
         load_weights(self.model, self.keeper.weights(steps))
         return self.dev_score(f"of steps {', '.join(map(str, sorted(steps)))} averaged")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import DiskError
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.checkpoint import WEIGHTS, CheckpointStore
 from shibolet.train.host_copies import HostCopies, Layout
 
 
@@ -26,6 +26,7 @@ class CheckpointWriter:
         self._thread: Thread | None = None
         self._failure: Exception | None = None
         self._committed: list[int] = []
+        self._newest: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and its weights as they were copied
 
     @property
     def failed(self) -> bool:
@@ -50,12 +51,18 @@ class CheckpointWriter:
             copied.setdefault(kind, {})[name] = self._copies.copy(key(kind, name), tensor)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        self._newest = step, {k: copy for kind in WEIGHTS for k, copy in copied.get(kind, {}).items()}
         self._written.clear()
         self._thread = Thread(
             target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint", daemon=True
         )
         self._thread.start()
         return time.perf_counter() - started
+
+    def copied(self, step: int) -> dict[str, Tensor] | None:
+        """Every parameter that was trained up to a step, from the copies; None where these are of another step."""
+        newest, weights = self._newest
+        return weights if step == newest else None
 
     def wait(self) -> None:
         """Until what was submitted is on disk; DiskError when it could not be written."""
@@ -75,6 +82,7 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._newest = (-1, {})
         self._copies.close()
 
     def committed(self) -> list[int]:
