@@ -17,6 +17,7 @@ from shibolet.errors import OutOfMemory
 from shibolet.records.ahead import Ahead
 
 _BLOCK_BYTES = 1 << 30  # or one tensor
+_PORTABLE = 1  # cudaHostRegisterPortable: whichever GPU the copies come from
 _ALIGNED = 512  # bytes; copies begin at multiples of it
 
 Layout = Mapping[str, tuple[torch.Size, torch.dtype]]
@@ -115,4 +116,4 @@ def _block(num_bytes: int, *, page_locked: bool) -> Tensor:
 
 
 def _lock_pages(block: Tensor) -> None:
-    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.nbytes, 0))
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.nbytes, _PORTABLE))
