@@ -238,7 +238,7 @@ def of_device(name: str) -> SimpleNamespace:
     """Of a loaded model what a dev score looks at before it transcribes."""
     model = torch.nn.Linear(2, 2)
     model.device = torch.device(name)
-    return SimpleNamespace(model=model)
+    return SimpleNamespace(model=model, family=SimpleNamespace(clips_at_once=lambda device, beam_size: 32))
 
 
 def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):

@@ -29,7 +29,7 @@ ScoreDev = Callable[[LoadedModel], DevScores]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
-MOST_ROWS = 128  # decoded at once, of a few hundred; 11 GB at the real size
+MOST_ROWS = 128  # decoded at once where nobody says another number; 11 GB at the real size
 KEPT_BELOW_FRAC = 0.85  # of a GPU's memory: a later phase takes more of it
 
 _OF_UTTERANCE = ("id", "text", "duration_s", "domain", "recording", "speaker")
@@ -72,12 +72,14 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    kept = _Kept(
-        lambda loaded: Transcriber(
-            loaded, spoken.name, batch_utterances=min(config.batch_utterances or MOST_ROWS, MOST_ROWS),
+    def new_transcriber(loaded: LoadedModel) -> Transcriber:
+        most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
+        return Transcriber(
+            loaded, spoken.name, batch_utterances=config.batch_utterances or most,
             max_new_tokens_per_s=config.max_new_tokens_per_s,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+
+    kept = _Kept(new_transcriber)
 
     def score(loaded: LoadedModel) -> DevScores:
         clips = decoded.get()
