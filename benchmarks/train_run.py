@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -188,8 +189,8 @@ class Written:
     """One checkpoint: seconds, and when it was written beside the loop."""
 
     step: int
-    waited_s: float  # until the one before was on disk
-    held_s: float = 0.0  # until it was copied
+    waited_s: float  # until the one before had left its copies
+    held_s: float = 0.0  # beyond that, until it was copied
     started: float = math.inf
     ended: float = math.inf
     gib: float = 0.0
@@ -198,25 +199,21 @@ class Written:
 class TimedWriter(CheckpointWriter):
     """The loop's writer, and what each checkpoint took."""
 
-    def __init__(self, store: CheckpointStore, checkpoints: list[Written], report: Report) -> None:
-        super().__init__(store)
-        self._checkpoints, self._waited_s, self._report = checkpoints, 0.0, report
+    def __init__(self, store: CheckpointStore, checkpoints: list[Written], report: Report, **settings) -> None:
+        super().__init__(store, **settings)
+        self._checkpoints, self._report = checkpoints, report
 
     def submit(self, step: int, *args) -> float:
-        self._checkpoints.append(Written(step, self._waited_s))
+        started = time.perf_counter()
+        self._written.wait()
+        self._checkpoints.append(Written(step, time.perf_counter() - started))
         held_s = self._checkpoints[-1].held_s = super().submit(step, *args)
-        self._waited_s = 0.0
         return held_s
 
-    def wait(self) -> None:
-        started = time.perf_counter()
-        super().wait()
-        self._waited_s += time.perf_counter() - started
-
-    def _write(self, step: int, *args) -> None:
-        written = self._checkpoints[-1]
+    def _write(self, before, step: int, *args) -> None:
+        written = next(one for one in self._checkpoints if one.step == step)
         written.started = time.perf_counter()
-        super()._write(step, *args)
+        super()._write(before, step, *args)
         written.ended = time.perf_counter()
         written.gib = gib_of(self._store.path(step))
         self._report.add(checkpoint_of_step=step, gib=written.gib, held_s=round(written.held_s, 3),
@@ -415,7 +412,8 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
     clock.append(time.perf_counter())
     report.add(writing_weights_s=round(clock[1] - clock[0], 2), writing_clips_s=round(clock[2] - clock[1], 2))
     watch, checkpoints = Watch(folder / "prepared", args.dev_utterances, report), []
-    with patch.object(keeper, "CheckpointWriter", lambda store: TimedWriter(store, checkpoints, report)):
+    timed = partial(TimedWriter, checkpoints=checkpoints, report=report)
+    with patch.object(keeper, "CheckpointWriter", timed):
         result = run_train(
             prepared_dir=folder / "prepared", out_dir=folder / "train", base=str(folder / "base"), config=config,
             language=LANGUAGE, seed=0, score_dev=watch.score_dev, about={}, on_step=watch.on_step,

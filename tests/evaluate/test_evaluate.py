@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
-from shibolet.evaluate.dev import DevRow, dev_scorer
+from shibolet.evaluate.dev import DevRow, _Kept, dev_scorer
 from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
@@ -233,6 +234,37 @@ def dev_row(id: str, text: str, flac: bytes) -> DevRow:
     return DevRow(Utterance(id=id, audio=AudioRef(path=""), text=text, duration_s=1.0, source="dev"), flac)
 
 
+def of_device(name: str) -> SimpleNamespace:
+    """Of a loaded model what a dev score looks at before it transcribes."""
+    model = torch.nn.Linear(2, 2)
+    model.device = torch.device(name)
+    return SimpleNamespace(model=model, family=SimpleNamespace(clips_at_once=lambda device, beam_size: 32))
+
+
+def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):
+    """Its graphs hold addresses of weights, and its rows memory that training may need."""
+    made, gib = [], 1 << 30
+    used = {"reserved": 30 * gib, "allocated": 16 * gib, "free": 45 * gib}
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: used["reserved"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used["allocated"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (used["free"], 80 * gib))
+    kept = _Kept(lambda loaded: made.append(1) or f"transcriber {len(made)}")
+
+    def score(loaded, rows_gib: int) -> str:
+        with kept.transcriber(loaded) as transcriber:
+            used.update({name: used[name] + rows_gib * gib for name in ("reserved", "allocated")})
+            used["free"] -= rows_gib * gib
+        return transcriber
+
+    loaded = of_device("cuda")
+    assert [score(loaded, 11), score(loaded, 0)] == ["transcriber 1"] * 2
+    loaded.model.weight.data = loaded.model.weight.data.clone()  # as where weights move into one tensor for ranks
+    assert score(loaded, 0) == "transcriber 2"
+    assert score(loaded, 24) == "transcriber 2" and score(loaded, 0) == "transcriber 3"  # 70 of 80 GiB: not kept
+    on_cpu = of_device("cpu")
+    assert [score(on_cpu, 0), score(on_cpu, 0)] == ["transcriber 4", "transcriber 5"]
+
+
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
     """A subset that changes would make dev WER move by itself."""
     encoded = io.BytesIO()
@@ -247,7 +279,7 @@ def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():
             patch.setattr(
                 "shibolet.evaluate.dev.score_row", lambda u, *a, **k: seen.append(u.id) or score_row(u, *a, **k)
             )
-            assert score(None).num_utterances == len(seen)
+            assert score(of_device("cpu")).num_utterances == len(seen)
         return set(seen)
 
     few = scored(rows, 7)
@@ -305,5 +337,6 @@ def test_dev_set_must_be_what_prepare_writes():
         dev_scorer([], "Hebrew", EvaluateConfig())
     encoded = io.BytesIO()
     sf.write(encoded, np.zeros(800, np.float32), 8000, format="FLAC")
+    score = dev_scorer([dev_row("u", "כן", encoded.getvalue())], "Hebrew", EvaluateConfig())
     with pytest.raises(DataError, match="'u' is not mono at 16,000 Hz"):
-        dev_scorer([dev_row("u", "כן", encoded.getvalue())], "Hebrew", EvaluateConfig())
+        score(of_device("cpu"))

@@ -6,6 +6,7 @@ Nothing in the program knows of it: the kill hangs on a function that the progra
 import os
 import signal
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from tiny_run import PHASE_A, PHASE_B, tiny_config
 
 from shibolet.errors import Preempted
+from shibolet.model import weights
 from shibolet.model.family import LoadedModel
 from shibolet.records.documents.training import DevRates
 from shibolet.train import checkpoint, stage
@@ -37,12 +39,10 @@ CONFIG = tiny_config(
 
 def at_call(function: Callable, number: int, kill: signal.Signals) -> Callable:
     """The function, with a signal to this process before its call `number` (from 1)."""
-    calls = 0
+    calls = count(1)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number:
+        if next(calls) == number:
             os.kill(os.getpid(), kill)
         return function(*args, **kwargs)
 
@@ -55,7 +55,7 @@ def dev_score(loaded: LoadedModel, when: str) -> DevRates:
 
 
 def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None, kill: int = signal.SIGKILL) -> None:
-    """Train; `at` says before which call to kill: ("step", 3), ("save_file", 2) ..., counted within this process."""
+    """Train; `at` says before which call to kill: ("step", 3), ("file", 2) ..., counted within this process."""
     torch.set_num_threads(1)
     kill = signal.Signals(kill)
     on_step = None
@@ -65,6 +65,8 @@ def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None, kil
             on_step = at_call(lambda row: None, number, kill)
         elif where == "replace":
             checkpoint.os.replace = at_call(os.replace, number, kill)
+        elif where == "file":
+            weights._write = at_call(weights._write, number, kill)
         elif where == "write_final":
             stage.write_final = at_call(stage.write_final, number, kill)
         else:

@@ -19,10 +19,11 @@ from tiny_run import tiny_config
 from torch import Tensor
 
 from shibolet.errors import Preempted
+from shibolet.model.qwen3_asr import save
 from shibolet.train import shards, stage
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.objectives.transcribe import Transcribe
-from shibolet.train.ranks import join_ranks
+from shibolet.train.ranks import join_ranks, leave_ranks
 from shibolet.train.shards import Shards
 from shibolet.train.trainer import GradualUnfreezeTrainer
 
@@ -32,6 +33,7 @@ FAILING = {
     "backward": (Shards, "_arrive"),  # sums of the gradients before it have begun
 }
 FORK = multiprocessing.get_context("forkserver")
+SHARD_SIZE = "1MB"  # on CPUs, of the result
 BLOCK_NUMEL = 4_096  # on CPUs: several weights in a block, and weights in several blocks
 
 
@@ -130,6 +132,7 @@ def _train_as_rank(
             setattr(owner, method, failing_at(getattr(owner, method), number))
     if on_cpu:
         shards.BLOCK_NUMEL = BLOCK_NUMEL
+        save.SHARD_SIZE = SHARD_SIZE
     finish = Shards.finish
 
     def counted(self: Shards, **kwargs):
@@ -144,4 +147,4 @@ def _train_as_rank(
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)
-    join_ranks().destroy_process_group()
+    leave_ranks()

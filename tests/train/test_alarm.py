@@ -14,7 +14,7 @@ from shibolet.records.documents.training import Memory, StepRow
 from shibolet.train import alarm
 from shibolet.train import trainer as trainer_module
 from shibolet.train import update as module
-from shibolet.train.alarm import device_use, memory_alarm, step_memory
+from shibolet.train.alarm import device_use, is_crowded, memory_alarm, step_memory
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.stage import run_train
@@ -34,6 +34,14 @@ def test_a_crossing_is_told_once_and_the_next_one_again():
     said = [bool(memory_alarm(used(gb), decisions)) for gb in (37.9, 38.1, 39.0, 37.9, 38.1, 37.0, 38.1)]
     assert said == [False, True, False, False, False, False, True]
     assert memory_alarm(None, decisions) is None  # a CPU
+
+
+def test_what_a_dev_score_held_back_goes_only_where_the_gpu_is_crowded(monkeypatch):
+    """Where there is room, getting it again costs time between steps."""
+    for gb, crowded in ((33.0, False), (35.0, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, gb=gb: (int((40 - gb) * GB), 40 * GB))
+        assert is_crowded(torch.device("cuda")) is crowded
+    assert not is_crowded(torch.device("cpu"))
 
 
 @pytest.mark.slow("train", seconds=10)

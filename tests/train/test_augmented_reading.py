@@ -100,7 +100,9 @@ def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt
 def test_the_longest_pack_has_every_utterance_at_the_slowest_speed(examples, prompt, loaded):
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
     for example in examples[:3]:
-        assert reader.longest_pack([example]).num_tokens == example.tokens_at(0.8) > example.num_tokens
+        pack, heard = reader.longest_pack([example]), reader.pack([example])
+        assert pack.num_tokens == example.tokens_at(0.8) > example.num_tokens
+        assert pack.features.dtype == heard.features.dtype and pack.features.isfinite().all()
 
 
 def test_what_cannot_be_meant_is_refused():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shibolet.errors import CheckpointError
+from shibolet.records.files import hash_file
 from shibolet.train import checkpoint as module
 from shibolet.train.checkpoint import CheckpointStore
 
@@ -31,6 +32,26 @@ def test_the_newest_comes_back_as_it_was_saved(store: CheckpointStore):
     assert latest.tensors("masters")["b"].equal(torch.full((3, 5), 200.0))
     assert latest.tensors("frozen") == {}
     assert store.at(100).state["step"] == 100
+
+
+def test_many_tensors_are_in_several_files_of_which_each_is_hashed_once(tmp_path: Path, monkeypatch):
+    """When written, from memory; whoever reads the checkpoint verifies each of them."""
+    monkeypatch.setattr(module, "_PART_BYTES", 100)
+    hashed = []
+    monkeypatch.setattr(module, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    tensors = {f"w{number}": torch.full((10,), float(number)) for number in range(5)} | {"large": torch.ones(99)}
+    store = CheckpointStore(tmp_path)
+    path = store.save(7, {"step": 7}, {"masters": tensors, "moments": {"a": torch.ones(2)}})
+    files = ["masters-1.safetensors", "masters-2.safetensors", "masters-3.safetensors", "masters.safetensors"]
+    assert sorted(file.name for file in path.glob("*.safetensors")) == [*files, "moments.safetensors"]
+    assert hashed == ["state.json", "manifest.json"]
+    found = store.at(7).tensors("masters")
+    assert found.keys() == tensors.keys() and all(found[name].equal(tensors[name]) for name in tensors)
+    content = bytearray((path / files[1]).read_bytes())
+    content[-1] ^= 1
+    (path / files[1]).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"masters-2\.safetensors was changed"):
+        store.at(7)
 
 
 def test_nothing_saved_is_none_and_not_an_error(tmp_path: Path):
@@ -123,7 +144,9 @@ def test_old_ones_go_and_named_ones_stay(store: CheckpointStore):
     assert [path.name for path in sorted(store.root.iterdir())] == [f"step-00000{step}" for step in (200, 400, 500)]
 
 
-@pytest.mark.parametrize("call", ["save_file", "write_json", "hash_file", "replace", "sync_dir", "write_bytes"])
+@pytest.mark.parametrize(
+    "call", ["write_weights", "sync_weights", "write_json", "hash_file", "replace", "sync_dir", "write_bytes"]
+)
 def test_a_crash_anywhere_in_a_save_leaves_the_one_before(store: CheckpointStore, call: str, monkeypatch):
     """The kill is an exception at each call that touches the disk; the process-level test is in test_resume."""
 

@@ -1,13 +1,21 @@
 """Two ranks are one training: the same losses, the same weights on both, a stop that both hear of."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 import ranks
 from killed import PREEMPTED
 from ranks import train
+from test_final import contents, rebuilt
 from tiny_run import make_rows, rows, write_shard
+
+from shibolet.errors import DiskError
+from shibolet.model.qwen3_asr import save
+from shibolet.records.documents.training import TrainResult
+from shibolet.train.ranks import by_main, join_ranks, leave_ranks
 
 
 def same(one: Path, other: Path, rel: float) -> None:
@@ -58,3 +66,49 @@ def test_a_signal_to_one_rank_stops_both_and_any_number_continues(base_dir: Path
     assert train(1, base_dir, prepared_dir, tmp_path / "cut") == [0]
     for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "cut"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+@pytest.mark.slow("train", seconds=30)
+def test_the_result_of_two_ranks_is_that_of_their_checkpoint(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
+    """Their weights lie in one tensor, which no file may take for one weight."""
+    assert train(2, base_dir, prepared_dir, tmp_path / "out") == [0, 0]
+    monkeypatch.setattr(save, "SHARD_SIZE", ranks.SHARD_SIZE)
+    steps = TrainResult.read(tmp_path / "out" / "result.json").weights_of
+    expected = rebuilt(base_dir, tmp_path / "out", ranks.CONFIG, steps, tmp_path / "rebuilt", monkeypatch)
+    assert contents(tmp_path / "out" / "final") == expected and len(expected) > 10
+
+
+def wait_as_rank(rank: int, port: int, out: Path) -> None:
+    """Two jobs of the main rank: one takes two seconds, the other finds the disk full."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device", "train/final")
+
+    join_ranks()
+    began, began_cpu = time.monotonic(), time.process_time()
+    by_main(lambda: time.sleep(2))
+    spent = {"s": time.monotonic() - began, "cpu_s": time.process_time() - began_cpu}
+    try:
+        by_main(fail)
+    except DiskError as error:
+        spent["error"] = str(error)
+    (out / f"{rank}.json").write_text(json.dumps(spent))
+    leave_ranks()
+
+
+@pytest.mark.slow("train", seconds=12)
+def test_ranks_are_idle_while_the_main_one_writes_and_end_with_its_sentence(tmp_path: Path):
+    port = ranks.free_port()
+    processes = [ranks.FORK.Process(target=wait_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert other["s"] > 1.8 and other["cpu_s"] < 0.05 * other["s"]
+    assert main["error"] == other["error"] and "train/final could not be written: No space left" in main["error"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     ahead = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=augment, seed=3, num_workers=2)
     wanted = requests(examples, 4, epoch=1)
     ahead.follow(lambda: wanted)
+    assert ahead._ahead._order.sent[0] == wanted[0]  # workers begin now, and not when a pack is asked for
     try:
         # in order, a pack that nobody foresaw, back to an earlier one, and on from there
         order = [*wanted[:2], PackRequest(2, 0, 1, tuple(examples[3:5])), wanted[1], *wanted[2:]]
@@ -54,6 +57,20 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     finally:
         ahead.close()
     assert ahead.waited_s > 0
+
+
+@pytest.mark.slow("train", seconds=10)
+def test_workers_have_the_libraries_that_a_pack_needs_from_the_start():
+    """Fifteen that load them at once, each for itself, hold the first step up."""
+    script = f"""if __name__ == "__main__":
+    from shibolet.train.reader import begin_to_load_workers
+    has = "import sys; sys.exit({FAMILY.__class__.__module__!r} not in sys.modules)"
+    worker = begin_to_load_workers().Process(target=exec, args=(has,))
+    worker.start()
+    worker.join()
+    raise SystemExit(worker.exitcode)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
 
 
 @pytest.mark.slow("train", seconds=4)

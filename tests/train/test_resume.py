@@ -16,11 +16,19 @@ FORK.set_forkserver_preload(["shibolet.demo.tiny", "shibolet.train.stage", "torc
 
 # in phase B; B's last step; A; within the files of a checkpoint; before its rename; before its marker; before final/
 KILLS = [
-    ("step", 1), ("step", 3), ("step", 2), ("save_file", 2), ("write_json", 2), ("replace", 1), ("write_bytes", 1),
-    ("sync_dir", 1), ("write_final", 1),
+    ("step", 1), ("step", 3), ("step", 2), ("file", 2), ("write_json", 2), ("replace", 1), ("write_bytes", 1),
+    ("sync_dir", 1), ("sync_weights", 1), ("write_final", 1),
 ]  # fmt: skip
 
-PLACES = {"step": 8, "save_file": 14, "write_json": 10, "replace": 5, "write_bytes": 5, "sync_dir": 5}  # calls in a run
+PLACES = {
+    "step": 8,
+    "file": 15,
+    "sync_weights": 5,
+    "write_json": 10,
+    "replace": 5,
+    "write_bytes": 5,
+    "sync_dir": 5,
+}  # calls in a run
 
 
 def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None = None, kill: int = signal.SIGKILL) -> int:

@@ -1,18 +1,21 @@
 """Scores of a model in training on the dev split."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+import torch
 
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import summarise
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
+from shibolet.records.ahead import Ahead
 from shibolet.records.documents.scores import DevScores
 from shibolet.records.files import hash_json
 from shibolet.records.shards import read_shard
@@ -25,6 +28,9 @@ from shibolet.speech.text import get_language
 ScoreDev = Callable[[LoadedModel], DevScores]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
+
+MOST_ROWS = 128  # decoded at once where nobody says another number; 11 GB at the real size
+KEPT_BELOW_FRAC = 0.85  # of a GPU's memory: a later phase takes more of it
 
 _OF_UTTERANCE = ("id", "text", "duration_s", "domain", "recording", "speaker")
 
@@ -55,22 +61,30 @@ def dev_scorer(
     """A function that scores a model, which must be in evaluation mode, on the dev set.
 
     Of more than `config.dev_utterances` rows always the same are taken, by the hash of their ids. Audio is decoded
-    once, here. With `share_out` several processes transcribe a part each, and all have the score.
+    once, from now on, and asked for at the first score. With `share_out` several processes transcribe a part each, and
+    all have the score.
     """
     spoken = get_language(language)
     rows = list(rows)
     chosen = set(sorted((row.utterance.id for row in rows), key=hash_json)[: config.dev_utterances])
     rows = [row for row in rows if row.utterance.id in chosen]
-    utterances, clips = [row.utterance for row in rows], [_decoded(row) for row in rows]
+    utterances, decoded = [row.utterance for row in rows], Ahead(lambda: [_decoded(row) for row in rows])
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    def score(loaded: LoadedModel) -> DevScores:
-        transcriber = Transcriber(
-            loaded, spoken.name, batch_utterances=config.batch_utterances,
+    def new_transcriber(loaded: LoadedModel) -> Transcriber:
+        most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
+        return Transcriber(
+            loaded, spoken.name, batch_utterances=config.batch_utterances or most,
             max_new_tokens_per_s=config.max_new_tokens_per_s,
         )  # fmt: skip
-        texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
+
+    kept = _Kept(new_transcriber)
+
+    def score(loaded: LoadedModel) -> DevScores:
+        clips = decoded.get()
+        with kept.transcriber(loaded) as transcriber:
+            texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [
             score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
             for utterance, text in zip(utterances, texts, strict=True)
@@ -78,6 +92,44 @@ def dev_scorer(
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
     return score
+
+
+class _Kept:
+    """A transcriber for one score, and for the next where that costs the steps in between no memory.
+
+    Made anew it has to get its rows, and on a GPU to capture its graphs, which takes as long as decoding.
+    """
+
+    def __init__(self, new: Callable[[LoadedModel], Transcriber]) -> None:
+        self._new = new
+        self._transcriber: Transcriber | None = None
+        self._weights: list[int] = []  # their addresses, which graphs hold
+
+    @contextmanager
+    def transcriber(self, loaded: LoadedModel) -> Iterator[Transcriber]:
+        device, weights = loaded.model.device, [weight.data_ptr() for weight in loaded.model.parameters()]
+        held, self._transcriber = self._transcriber, None
+        if held is None or weights != self._weights:
+            held = None  # its memory goes before the next one's is taken
+            held, self._weights = self._new(loaded), weights
+        room = _Room(device) if device.type == "cuda" else None
+        yield held
+        if room is not None and room.is_left():
+            self._transcriber = held
+
+
+class _Room:
+    """Whether a GPU's memory holds what training had reserved before a score beside what the score left."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reserved, self._allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+
+    def is_left(self) -> bool:
+        free, total = torch.cuda.mem_get_info(self._device)
+        of_others = total - free - torch.cuda.memory_reserved(self._device)
+        kept = torch.cuda.memory_allocated(self._device) - self._allocated
+        return self._reserved + kept + of_others < KEPT_BELOW_FRAC * total
 
 
 def _decoded(row: DevRow) -> np.ndarray:

@@ -3,14 +3,15 @@
 A family says where they go: on an encoder servers would skip them, and its output could not be cached.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from shibolet.errors import ModelError
 from shibolet.model.family import family_of
@@ -42,14 +43,21 @@ def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Fold adapters into their layers, computed in float32 (in bf16 a tenth of the change is lost), and remove them."""
+def merge_lora(model: nn.Module, adapters: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Fold adapters into their layers, and remove them; `adapters` has those by name that the model has less exactly.
+
+    Computed in float32, since in bf16 a tenth of the change is lost, and on the CPU, whichever device the model is on.
+    """
     for name, module in list(model.named_modules()):
         if not isinstance(module, LoraLayer):
             continue
         base = module.get_base_layer()
-        a, b = module.lora_A["default"].weight.float(), module.lora_B["default"].weight.float()
-        base.weight.data = (base.weight.float() + module.scaling["default"] * (b @ a)).to(base.weight.dtype)
+        a, b = (
+            adapters.get(f"{name}.{which}.default.weight", getattr(module, which)["default"].weight).float().cpu()
+            for which in ("lora_A", "lora_B")
+        )
+        merged = base.weight.float().cpu() + module.scaling["default"] * (b @ a)
+        base.weight.data = merged.to(base.weight)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, base)
 

@@ -107,26 +107,23 @@ def lead(job: TrainJob | None, send: Send) -> None:
 
 def _shared(job: TrainJob | None) -> TrainJob | None:
     """The main rank's job, on every rank."""
-    from accelerate.utils import broadcast_object_list
-
-    from shibolet.train.ranks import join_ranks
+    from shibolet.train.ranks import from_main, join_ranks
 
     join_ranks()
-    return broadcast_object_list([job])[0]
+    return from_main(job)
 
 
 @contextmanager
 def _among_ranks() -> Iterator[None]:
     """Leaves the process group in the end, unless an error broke it."""
-    import torch.distributed as dist
+    from shibolet.train.ranks import leave_ranks
 
     try:
         yield
     except Preempted:  # all ranks agreed on it
-        dist.destroy_process_group()
+        leave_ranks()
         raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_ranks()
 
 
 def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:

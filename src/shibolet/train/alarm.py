@@ -9,6 +9,7 @@ from shibolet.records.documents.training import Memory
 from shibolet.train.state import Decisions
 
 FULL_PCT = 95.0  # of a GPU's memory: 38 of 40 GB
+_CROWDED_PCT = 85.0
 _CALM_PCT = 93.0  # below it a crossing is over, so that memory which stays near the line is told once
 
 
@@ -18,6 +19,11 @@ def device_use(device: torch.device) -> tuple[float, ...]:
         return ()
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 2**30, 100 * (total - free) / total
+
+
+def is_crowded(device: torch.device) -> bool:
+    """Whether a GPU is so full that what the allocator holds back should go: a step would take it for its own."""
+    return any(pct >= _CROWDED_PCT for pct in device_use(device)[1:])
 
 
 def step_memory(device: torch.device, use: tuple[float, ...]) -> Memory | None:

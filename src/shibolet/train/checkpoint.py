@@ -1,6 +1,9 @@
-"""Checkpoints that are whole or ignored: written aside, synced, hashed, renamed, marked last; the newest verified wins.
+"""Checkpoints that are whole or ignored: written aside, synced, renamed, marked last; the newest verified wins.
 
     checkpoints/step-00000500/   state.json, *.safetensors, manifest.json (sizes and hashes), COMPLETE
+
+Tensors of a kind are in `masters.safetensors`, and where there are many in `masters-1.safetensors` and so on, which are
+written and hashed at the same time.
 
 The same state gives the same bytes: no times, no pickles.
 """
@@ -8,20 +11,23 @@ The same state gives the same bytes: no times, no pickles.
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shibolet.errors import CheckpointError, DataError
-from shibolet.records.files import hash_file, make_folder, sync_dir, take_over, write_bytes, write_json
+from shibolet.model.weights import sync_weights, write_weights
+from shibolet.records.files import hash_file, hash_files, make_folder, sync_dir, take_over, write_bytes, write_json
 from shibolet.records.reading import read_as, read_own
 
 LOG = logging.getLogger(__name__)
 _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json", "step-"
+WEIGHTS = ("frozen", "masters")  # kinds of tensors, of which each parameter that ever trained has one
+_PART_BYTES = 512 << 20  # of a file, or one tensor
 _REMEDY = "delete that checkpoint to go on from the one before"
 
 
@@ -45,13 +51,13 @@ class Checkpoint:
     state: dict
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Tensors of `name.safetensors`, on the CPU; none when the checkpoint has no such file."""
-        file = self.path / f"{name}.safetensors"
-        return load_file(file) if file.exists() else {}
+        """Tensors of a kind ("masters", "moments", "frozen"), on the CPU; none when the checkpoint has none."""
+        files = [*self.path.glob(f"{name}.safetensors"), *self.path.glob(f"{name}-*.safetensors")]
+        return {key: tensor for file in files for key, tensor in load_file(file).items()}
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter that was trained up to here, float32 where it has a master."""
-        return self.tensors("frozen") | self.tensors("masters")
+        return {name: tensor for kind in WEIGHTS for name, tensor in self.tensors(kind).items()}
 
 
 class CheckpointStore:
@@ -64,8 +70,14 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         return self.root / f"{_PREFIX}{step:08d}"
 
-    def save(self, step: int, state: dict, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
-        """Commit a checkpoint; a crash at any moment leaves it whole or unmarked."""
+    def save(
+        self, step: int, state: dict, tensors: Mapping[str, Mapping[str, Tensor]],
+        when_written: Callable[[], None] = lambda: None,
+    ) -> Path:  # fmt: skip
+        """Commit a checkpoint of tensors by kind; a crash at any moment leaves it whole or unmarked.
+
+        `when_written` is called once the tensors may change, while the disk is still at work.
+        """
         path = self.path(step)
         if (path / _MARKER).exists():
             return path
@@ -73,27 +85,33 @@ class CheckpointStore:
         for leftover in (partial, path):
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        for name, named in tensors.items():
-            if named:
-                save_file({key: tensor.contiguous() for key, tensor in named.items()}, partial / f"{name}.safetensors")
-                _sync_file(partial / f"{name}.safetensors")
+        files = {partial / name: part for kind, named in tensors.items() for name, part in _parts(kind, named)}
+        hashes = dict(zip(files, write_weights(files), strict=True))
+        when_written()
+        sync_weights(hashes)
         write_json(partial / _STATE, state)
-        write_json(partial / _MANIFEST, {file.name: asdict(Stamp.of(file)) for file in sorted(partial.iterdir())})
+        stamps = {file.name: Stamp(file.stat().st_size, found) for file, found in hashes.items()}
+        stamps[_STATE] = Stamp.of(partial / _STATE)
+        write_json(partial / _MANIFEST, {name: asdict(stamps[name]) for name in sorted(stamps)})
         os.replace(partial, path)
         sync_dir(self.root)
         write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
         return path
 
     def copy(self, step: int, state: dict, target: "CheckpointStore") -> None:
-        """Put a checkpoint into another store with a state of its own; files are links where both are on one disk."""
+        """Put a checkpoint that `at` gave into another store with a state of its own.
+
+        Files are links where both are on one disk. Their hashes are those of the manifest: who reads them verifies it.
+        """
         source, path = self.path(step), target.path(step)
         path.mkdir()
-        names = sorted(read_as(source / _MANIFEST, dict[str, Stamp], _REMEDY))
-        for name in names:
+        stamps = read_as(source / _MANIFEST, dict[str, Stamp], _REMEDY)
+        for name in stamps:
             if name != _STATE:
                 take_over(source / name, path / name)
         write_json(path / _STATE, state)
-        write_json(path / _MANIFEST, {name: asdict(Stamp.of(path / name)) for name in names})
+        stamps[_STATE] = Stamp.of(path / _STATE)
+        write_json(path / _MANIFEST, {name: asdict(stamps[name]) for name in sorted(stamps)})
         sync_dir(path)
         write_bytes(path / _MARKER, hash_file(path / _MANIFEST).encode())
 
@@ -167,6 +185,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
     """The mean of checkpoints that hold the same parameters, float32; one of them in memory at a time."""
+    if len(checkpoints) == 1:
+        return checkpoints[0].weights()
     mean: dict[str, Tensor] = {}
     for number, checkpoint in enumerate(checkpoints, start=1):
         for name, weight in checkpoint.weights().items():
@@ -174,13 +194,21 @@ def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
     return mean
 
 
+def _parts(kind: str, named: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The files of a kind by name, each of about `_PART_BYTES` of its tensors in their order."""
+    parts: list[dict[str, Tensor]] = []
+    room = 0
+    for name, tensor in named.items():
+        if not parts or tensor.nbytes > room:
+            parts.append({})
+            room = _PART_BYTES
+        parts[-1][name] = tensor
+        room -= tensor.nbytes
+    yield from ((f"{kind}{f'-{number}' * bool(number)}.safetensors", part) for number, part in enumerate(parts))
+
+
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix(_PREFIX))
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _fault(path: Path) -> str | None:
@@ -198,6 +226,7 @@ def _fault(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != expected.bytes:
             return f"{name} has {file.stat().st_size} bytes, {expected.bytes} were written"
-        if hash_file(file) != expected.sha256:
+    for (name, expected), found in zip(stamps.items(), hash_files([path / name for name in stamps]), strict=True):
+        if found != expected.sha256:
             return f"{name} was changed"
     return None

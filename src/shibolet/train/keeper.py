@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from shibolet.errors import DiskError
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.host_copies import Layout
 from shibolet.train.optimizer import MOMENTS, MasterAdamW, States
-from shibolet.train.ranks import any_rank
+from shibolet.train.ranks import any_rank, by_main
 from shibolet.train.state import TrainState
-from shibolet.train.writer import CheckpointWriter
+from shibolet.train.writer import CheckpointWriter, key
 
 LOG = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ class Keeper:
 
     def __init__(self, model: nn.Module, store: CheckpointStore, fingerprint: dict[str, str], *, is_main: bool) -> None:
         self.store, self._model, self._fingerprint, self._is_main = store, model, fingerprint, is_main
-        self._writer = CheckpointWriter(store)
+        on_gpu = next(model.parameters()).is_cuda
+        self._writer = CheckpointWriter(store, page_locked=on_gpu)
         self._untrained: dict[str, Tensor] = {}  # weights as they were before they trained, for a roll-back
 
     @property
@@ -54,12 +56,19 @@ class Keeper:
         weights = dict(self._model.named_parameters())
         for name in names:
             if name not in self._untrained:
-                self._untrained[name] = weights[name].detach().cpu().clone()
+                self._untrained[name] = weights[name].detach().to("cpu", copy=True)
+
+    def enter_phase(self, optimizer: MasterAdamW) -> None:
+        """Begin to make room for checkpoints of what trains now, and remember weights that never trained before."""
+        self.will_train(optimizer.weights)
+        if self._is_main:
+            self._writer.reserve(self._layout(optimizer))
 
     def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> None:
-        """Begin a checkpoint, after `commit`; once it stands, all but `keep` and the newest are deleted.
+        """Begin a checkpoint; once it stands, all but `keep` and the newest are deleted.
 
-        Every rank calls it, as every rank holds a part; the main one writes.
+        Every rank calls it, as every rank holds a part; the main one writes. One that cannot be written makes `failed`
+        true.
         """
         tensors = self._tensors(optimizer)
         if self._is_main:
@@ -75,28 +84,40 @@ class Keeper:
             if name not in optimizer.weights:
                 yield "frozen", name, weights[name].detach()
                 continue
-            for key, tensor in optimizer.state(name):
-                yield ("masters", name, tensor) if key == "master" else ("moments", f"{key}/{name}", tensor)
+            for held, tensor in optimizer.state(name):
+                yield ("masters", name, tensor) if held == "master" else ("moments", f"{held}/{name}", tensor)
 
-    def commit(self) -> list[int]:
-        """Wait until the last checkpoint is on disk; steps of those that came to stand there since the last call.
+    def _layout(self, optimizer: MasterAdamW) -> Layout:
+        """Shapes and types of `_tensors`; with several ranks those come of all of them."""
+        weights = dict(self._model.named_parameters())
+        layout = {}
+        for name in sorted(self._untrained):
+            shape = weights[name].shape
+            if name not in optimizer.weights:
+                layout[key("frozen", name)] = (shape, weights[name].dtype)
+                continue
+            layout[key("masters", name)] = (shape, torch.float32)
+            for moment in MOMENTS:
+                own = torch.Size() if moment == "step" else shape
+                layout[key("moments", f"{moment}/{name}")] = (own, torch.float32)
+        return layout
 
-        DiskError on every rank when it could not be written.
-        """
-        failure = None
-        try:
-            self._writer.wait()
-        except DiskError as error:
-            failure = error
-        if any_rank(failure is not None):
-            raise failure or DiskError("the main rank could not write a checkpoint")
+    def committed(self) -> list[int]:
+        """Steps of the checkpoints that came to stand on disk since the last call, on the main rank."""
         return self._writer.committed()
+
+    def commit(self) -> None:
+        """Wait until the last checkpoint is on disk; DiskError on every rank when it could not be written."""
+        by_main(self._writer.wait)
 
     def close(self) -> None:
         """Leave no thread behind that writes: who resumes here next deletes what is unfinished."""
         self._writer.close()
 
-    def load_average(self, steps: Sequence[int]) -> None:
-        """Put the mean of these checkpoints into the model."""
-        load_weights(self._model, self._untrained)
-        load_weights(self._model, average_weights([self.store.at(step) for step in steps]))
+    def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
+        """The mean of these checkpoints, and as it was before what they do not have and trained later.
+
+        One of the last step need not be on disk yet; others need `commit`.
+        """
+        found = self._writer.copied(*steps) if len(steps) == 1 else None
+        return self._untrained | (found or average_weights([self.store.at(step) for step in steps]))

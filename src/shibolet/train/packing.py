@@ -5,6 +5,7 @@ A step is the same utterances whatever the hardware; ranks and memory only decid
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,9 +17,12 @@ def steps_per_epoch(num_utterances: int, utterances_per_step: int) -> int:
     return math.ceil(num_utterances / utterances_per_step)
 
 
+@lru_cache(maxsize=2)  # a step asks for it several times, and who reads ahead for the next epoch's
 def epoch_order(num_utterances: int, *, seed: int, epoch: int) -> np.ndarray:
     """The permutation in which an epoch visits the utterances."""
-    return np.random.default_rng([seed, epoch]).permutation(num_utterances)
+    order = np.random.default_rng([seed, epoch]).permutation(num_utterances)
+    order.flags.writeable = False
+    return order
 
 
 def step_utterances(step: int, *, num_utterances: int, utterances_per_step: int, seed: int) -> list[int]:

@@ -11,18 +11,36 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
+from shibolet.errors import ShiboletError
+from shibolet.records.files import disk_errors
+
 _PATIENCE = timedelta(hours=1)  # of a rank for the others; one that dies is noticed by what started it
+_IDLE_PATIENCE = timedelta(days=7)  # of ranks that have nothing to do until the main one has heard and prepared
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
+
+_idle: dist.ProcessGroup | None = None
 
 
 def join_ranks() -> PartialState:
     """This process among its ranks, as its environment says: device, index, number."""
     # Gradients move while the backward pass goes on: at its priority they would wait until its products leave room.
     os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
+    global _idle
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
-    return PartialState(cpu=on_cpu, timeout=_PATIENCE)
+    ranks = PartialState(cpu=on_cpu, timeout=_PATIENCE)
+    if dist.is_initialized() and _idle is None:
+        _idle = dist.new_group(backend="gloo", timeout=_IDLE_PATIENCE)  # who waits in NCCL keeps a core and a GPU busy
+    return ranks
+
+
+def leave_ranks() -> None:
+    """The end of it, once nobody waits for this process any more."""
+    global _idle
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _idle = None
 
 
 def gather_rows(values: Tensor) -> Tensor:
@@ -35,8 +53,34 @@ def gather_rows(values: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether any rank says so; every rank waits for the others."""
-    return bool(gather_rows(torch.tensor([float(flag)], device=PartialState().device)).any())
+    """Whether any rank says so; every rank waits for the others, and is idle meanwhile."""
+    if not dist.is_initialized():
+        return flag
+    said = torch.tensor(int(flag))
+    dist.all_reduce(said, dist.ReduceOp.MAX, group=_idle)
+    return bool(said)
+
+
+def from_main(value: Made) -> Made:
+    """The main rank's value, on every rank; the others are idle until it is there."""
+    if not dist.is_initialized():
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=0, group=_idle, device=torch.device("cpu"))
+    return held[0]
+
+
+def by_main(work: Callable[[], None]) -> None:
+    """Have the main rank do something while the others are idle; an error of ours there is raised on every rank."""
+    failure = None
+    if PartialState().is_main_process:
+        try:
+            with disk_errors():
+                work()
+        except ShiboletError as error:
+            failure = error
+    if told := from_main(failure):
+        raise failure or told
 
 
 def share_out(work: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item]) -> list[Made]:

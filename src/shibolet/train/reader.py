@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
-from shibolet.model.family import Family
+from shibolet.model.family import FAMILIES, Family
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TrainExample, frame_tolerance
+from shibolet.train.data import TrainExample, frame_tolerance, samples_at
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
@@ -69,11 +70,22 @@ class Decoder(Dataset):
 
     def __getitem__(self, request: PackRequest) -> Decoded:
         clips = [self.clip(example, request.epoch) for example in request.examples]
-        frames = tuple(self._family.num_frames(len(clip)) for clip in clips)
+        frames = self._frames(clips)
         drawn = [self.augmentation(example, request.epoch) for example in request.examples]
         masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, frames, strict=True)]
         samples = self._family.lay_samples(clips, masks, self._num_bins)
         return Decoded(self.lay_out(request.examples, frames), frames, samples)
+
+    def longest(self, examples: Sequence[TrainExample]) -> Decoded:
+        """A pack of these utterances as long as any epoch has them, silent: their audio is not read."""
+        speed = self._augment.slowest_speed if self._augment else 1.0
+        lengths = [samples_at(speed, round(example.duration_s * SAMPLE_RATE_HZ)) for example in examples]
+        clips = [np.zeros(length, np.float32) for length in lengths]
+        frames = self._frames(clips)
+        return Decoded(self.lay_out(examples, frames), frames, self._family.lay_samples(clips, None, self._num_bins))
+
+    def _frames(self, clips: Sequence[np.ndarray]) -> tuple[int, ...]:
+        return tuple(self._family.num_frames(len(clip)) for clip in clips)
 
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
         return Augmentation(self._augment, self._seed, epoch, example.id) if self._augment else None
@@ -117,7 +129,7 @@ class Reader(Protocol):
         """The packs on the device, one by one, within the objective's context."""
 
     def longest_pack(self, examples: Sequence[TrainExample]) -> Any:
-        """One pack of these utterances, as long as any epoch can have it."""
+        """One pack of these utterances, as long as any epoch can have it; what is heard in it is of no matter."""
 
     def end_step(self, step: int) -> None:
         """Step `step` (from 1) is over on this rank."""
@@ -150,8 +162,6 @@ class PackReader:
         self._family, self._device = family, torch.device(device)
         self._features = family.features(extractor, self._device)
         self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs)
-        slowest = augment and augment.model_copy(update={"speeds": (augment.slowest_speed,)})
-        self._slowest = Decoder(family, frame, slowest, seed, self._features.num_bins, needs)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features
@@ -204,10 +214,9 @@ class PackReader:
         return self._with_features(self._decode(PackRequest(0, 0, epoch, tuple(examples))), examples)
 
     def longest_pack(self, examples: Sequence[TrainExample]) -> Pack:
-        """One pack of these utterances at the slowest speed there is, decoded here and now."""
-        if self._keeps:  # nothing is augmented: what was decoded before serves
-            return self.pack(examples)
-        return self._with_features(self._slowest[PackRequest(0, 0, 0, tuple(examples))], examples)
+        """One pack of silence, as long as these utterances are at the slowest speed there is."""
+        decoded = self._decoder.longest(examples)
+        return replace(decoded.pack.to(self._device), features=self._features(decoded.samples))
 
     def close(self) -> None:
         """End the workers."""
@@ -250,9 +259,6 @@ class _ReadAhead:
 
     def __init__(self, decoder: Decoder, num_workers: int, pin_memory: bool) -> None:
         self._order = _Order()
-        context = get_context("forkserver")  # this process has threads and a CUDA context
-        context.set_forkserver_preload([__name__])  # torch is imported once and not by each worker
-        forkserver.ensure_running()  # and from now on, while this process has other things to do
         self._loader = DataLoader(
             decoder,
             batch_size=None,
@@ -263,27 +269,26 @@ class _ReadAhead:
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
             worker_init_fn=_one_thread,
-            multiprocessing_context=context,
+            multiprocessing_context=begin_to_load_workers(),
             generator=torch.Generator(),  # its own: the default one's numbers are dropout's
         )
         self._items: Iterator[Decoded] | None = None
 
     def follow(self, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
         self._order.upcoming = upcoming
-        self._items = None
+        self._begin(None)
+
+    def _begin(self, first: PackRequest | None) -> None:
+        self._order.sent.clear()
+        self._order.first = first
+        self._items = iter(self._loader)  # the workers read from now on
 
     def take(self, request: PackRequest) -> Decoded:
-        while self._items is not None and self._order.sent and self._order.sent[0] != request:
-            # What the encoder cache holds by now is not asked for any more.
-            if request not in self._order.sent:
-                self._items = None
-                break
+        if self._items is None or request not in self._order.sent:
+            self._begin(request)
+        while self._order.sent[0] != request:  # what the encoder cache holds by now is not asked for any more
             self._order.sent.popleft()
             next(self._items)
-        if self._items is None:
-            self._order.sent.clear()
-            self._order.first = request
-            self._items = iter(self._loader)
         decoded = next(self._items)
         self._order.sent.popleft()
         return decoded
@@ -296,7 +301,7 @@ class _ReadAhead:
 
 
 class _Order(Sampler):
-    """The request that was asked for, then what is known to follow it."""
+    """The request that was asked for, if one was, then what is known to follow it."""
 
     def __init__(self) -> None:
         self.first: PackRequest | None = None
@@ -304,10 +309,19 @@ class _Order(Sampler):
         self.sent: deque[PackRequest] = deque()  # given to workers and not yet taken
 
     def __iter__(self) -> Iterator[PackRequest]:
-        later = (request for request in self.upcoming() if request.place > self.first.place)
-        for request in chain([self.first], later):
+        first = self.first
+        later = (request for request in self.upcoming() if first is None or request.place > first.place)
+        for request in chain([first] if first else [], later):
             self.sent.append(request)
             yield request
+
+
+def begin_to_load_workers() -> ForkServerContext:
+    """Have the process that workers are copies of start, and load libraries while this one has other things to do."""
+    context = get_context("forkserver")  # this process has threads and a CUDA context
+    context.set_forkserver_preload([__name__, *FAMILIES.values()])  # each worker would take seconds to load them
+    forkserver.ensure_running()
+    return context
 
 
 def worker_count(asked: int | None, device: torch.device, world_size: int) -> int:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from shibolet.errors import Preempted, RecipeError
 from shibolet.model.family import LoadedModel, load_recogniser
-from shibolet.model.lora import has_lora, merge_lora, save_lora
+from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
@@ -31,7 +31,7 @@ from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
-from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
@@ -42,8 +42,8 @@ from shibolet.train.objectives.registry import OBJECTIVES
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
-from shibolet.train.ranks import join_ranks
-from shibolet.train.reader import PackReader, threads_beside, worker_count
+from shibolet.train.ranks import any_rank, by_main, join_ranks
+from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
@@ -81,28 +81,34 @@ def run_train(
     last_phase = phase_index(config, only_through)
     if num_threads:
         torch.set_num_threads(num_threads)
-    opened = _open(prepared_dir, base, config, language, seed)
+    ranks = join_ranks()
+    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
+    if num_workers:
+        begin_to_load_workers()
+    opened = _open(ranks, prepared_dir, base, config, language, seed)
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
         if only_through in (None, done.through):
             return done
     config, plan = _plan(opened, config, seed, out_dir)
-    num_workers = worker_count(config.num_workers, opened.ranks.device, opened.ranks.num_processes)
     threads = torch.get_num_threads()
     if num_workers and not num_threads:
-        threads = min(threads, threads_beside(num_workers, opened.ranks.num_processes))
+        threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
         score_dev=score_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
-    state = _train(trainer, out_dir / "PREEMPTED", threads)
-    chosen = choose(trainer, state, config, last_phase)
-    result = _result(opened, state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
-    if opened.is_main:
-        checkpoints = [trainer.keeper.store.at(step) for step in chosen.steps]
-        write_final(base, config, seed, average_weights(checkpoints), out_dir / "final")
-        result.write(result_path)
-    opened.ranks.wait_for_everyone()
+
+    def at_end(state: TrainState) -> Choice:
+        chosen = choose(trainer, state, config, last_phase)
+        if chosen.steps != [state.step]:
+            trainer.keeper.commit()
+        by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
+        return chosen
+
+    chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end)
+    result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
+    by_main(lambda: result.write(result_path))
     return result
 
 
@@ -126,8 +132,7 @@ class _Opened:
         return self.ranks.is_main_process
 
 
-def _open(prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
-    ranks = join_ranks()
+def _open(ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
     targets = family.targets(loaded.tokenizer, Prompt(language))
@@ -164,7 +169,7 @@ def _trainer(
         if not (config.encoder_cache and encoder_is_frozen(model)):
             return None
         return EncoderCache(
-            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=ranks.wait_for_everyone
+            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=partial(any_rank, False)
         )
 
     reader = PackReader(
@@ -182,14 +187,16 @@ def _trainer(
     )  # fmt: skip
 
 
-def _train(trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int) -> TrainState:
+def _train(
+    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"]
+) -> "Choice":
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
     if trainer.is_main:
         marker.unlink(missing_ok=True)
     threads_before = torch.get_num_threads()
     try:
         torch.set_num_threads(num_threads)
-        return trainer.train()
+        return trainer.train(at_end)
     except Preempted as stopped:
         if trainer.is_main:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
@@ -286,13 +293,13 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
     return len(names) - 1 if name is None else names.index(name)
 
 
-def write_final(base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path) -> None:
-    """The trained model in the native layout: float32 masters, adapters merged in float32, then bfloat16."""
-    loaded = load_recogniser(base)
-    add_adapters(loaded.model, config, seed)
+def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write the model that was trained, with these weights, in the native layout; it is of no other use then.
+
+    Adapters are merged in float32 from `weights`, which has every weight that ever trained; all is then bfloat16.
+    """
     load_weights(loaded.model, weights)
-    if has_lora(loaded.model):
-        merge_lora(loaded.model)
+    merge_lora(loaded.model, weights)
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -11,20 +11,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from shibolet.errors import OutOfMemory, Preempted
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.records.ledger import LedgerLine
 from shibolet.train import guards
-from shibolet.train.alarm import device_use, memory_alarm, step_memory
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.alarm import device_use, is_crowded, memory_alarm, step_memory
+from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.guards import RollBack
@@ -34,6 +33,7 @@ from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
+from shibolet.train.ranks import from_main
 from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import MEMORY_FULL, Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -44,6 +44,7 @@ from shibolet.train.update import Ran, update
 
 LOG = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
 StepCallback = Callable[[StepRow], None]  # gets the row of numbers of each step, on the main rank
 
 
@@ -93,8 +94,12 @@ class GradualUnfreezeTrainer:
         self._stop_asked = False
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
-    def train(self) -> TrainState:
-        """Run what is left of the plan; Preempted after a signal, with a checkpoint."""
+    def train(self, at_end: Callable[[TrainState], Made] = lambda state: state) -> Made:
+        """Run what is left of the plan; what `at_end` gives, which every rank calls once there are no more steps.
+
+        The last checkpoint is on its way to the disk then, and is there in the end. Preempted after a signal, with a
+        checkpoint.
+        """
         carried = self._resume()
         try:
             with StopSignals(deaf=self.num_ranks > 1) as self.signals:
@@ -103,6 +108,8 @@ class GradualUnfreezeTrainer:
                         carried = self._run_phase(index, carried)
                     except RollBack as order:
                         carried = self._roll_back(order)
+            del carried
+            made = at_end(self.state)
             self._commit()
             if self.is_main:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
@@ -111,7 +118,7 @@ class GradualUnfreezeTrainer:
             self.keeper.close()
             self.reader.close()
             self.records.close()
-        return self.state
+        return made
 
     def _resume(self, at_most: int | None = None) -> States:
         self.state, carried = self.keeper.restore(at_most)
@@ -170,7 +177,7 @@ class GradualUnfreezeTrainer:
         assert_optimizer_covers(self.model, optimizer)
         carried.clear()  # what no longer trains is let go
         give_homes(self.model)
-        self.keeper.will_train(optimizer.weights)
+        self.keeper.enter_phase(optimizer)
         self._give_way()
         self.reader.enter_phase(
             self.state.step, lambda: (r for step in range(self.state.step, end) for r in self._requests(step))
@@ -352,18 +359,19 @@ class GradualUnfreezeTrainer:
         with torch.no_grad():
             found = self.score_dev(when)
         self.model.train()
-        if self.device.type == "cuda":
+        if is_crowded(self.device):
             torch.cuda.empty_cache()  # what decoding held is not what steps need, and would be taken for it
-        return broadcast_object_list([found])[0]
+        return from_main(found)
 
     def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
-        self.keeper.load_average(steps)
+        self._commit()
+        load_weights(self.model, self.keeper.weights(steps))
         return self.dev_score(f"of steps {', '.join(map(str, sorted(steps)))} averaged")
 
     def _save(self, optimizer: MasterAdamW) -> None:
         started = time.perf_counter()
-        self._commit()
+        self._tell_committed()
         if self.state.phase_ended:
             self.state.phase_end_steps.append(self.state.step)
         self.records.sync()
@@ -383,6 +391,10 @@ class GradualUnfreezeTrainer:
 
     def _commit(self) -> None:
         """Until the last checkpoint is on disk, on every rank."""
-        for step in self.keeper.commit():
+        self.keeper.commit()
+        self._tell_committed()
+
+    def _tell_committed(self) -> None:
+        for step in self.keeper.committed():
             if step in self.state.phase_end_steps:
                 self.records.trackers.folder(f"checkpoint-{step}", self.keeper.store.path(step))

@@ -2,58 +2,74 @@
 
 import time
 from collections.abc import Collection, Iterable
-from threading import Thread
+from threading import Event, Thread
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from shibolet.errors import DiskError
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.checkpoint import WEIGHTS, CheckpointStore
+from shibolet.train.host_copies import HostCopies, Layout
 
 
 class CheckpointWriter:
-    """Commits one checkpoint at a time; the next waits for the one before.
+    """Commits one checkpoint after the other; the copies of the next are taken while the disk still has this one.
 
-    The copies stay allocated between checkpoints (page-locked next to a GPU: that is what makes copying fast, and slow
-    to allocate), so host memory holds the masters and moments once more.
+    Host memory holds the masters and moments once more, from `reserve` to `close`.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore, *, page_locked: bool) -> None:
         self._store = store
-        self._copies: dict[str, Tensor] = {}
+        self._copies = HostCopies(page_locked=page_locked)
+        self._written = Event()  # the copies are free
+        self._written.set()
         self._thread: Thread | None = None
         self._failure: Exception | None = None
         self._committed: list[int] = []
+        self._newest: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and its weights as they were copied
 
     @property
     def failed(self) -> bool:
         return self._failure is not None
 
+    def reserve(self, layout: Layout) -> None:
+        """Begin to get memory for copies of tensors, each by its `key`."""
+        self._copies.lay_out(layout)
+
     def submit(
         self, step: int, state: dict, tensors: Iterable[tuple[str, str, Tensor]], keep: Collection[int]
     ) -> float:
-        """Copy the tensors, each with its file and name, and commit them in the background.
+        """Copy the tensors, each with its kind and name, and commit them in the background.
 
-        Then all but `keep` and the newest are deleted. Gives the seconds that the caller was held up. Raises what went
-        wrong with the checkpoint before.
+        Then all but `keep` and the newest are deleted. Gives the seconds that the caller was held up. After a failure
+        nothing is written any more.
         """
         started = time.perf_counter()
-        self.wait()
+        self._written.wait()
         copied: dict[str, dict[str, Tensor]] = {}
-        for file, name, tensor in tensors:
-            copied.setdefault(file, {})[name] = self._copy(f"{file}/{name}", tensor)
-        self._copies = {f"{file}/{name}": copy for file, named in copied.items() for name, copy in named.items()}
+        for kind, name, tensor in tensors:
+            copied.setdefault(kind, {})[name] = self._copies.copy(key(kind, name), tensor)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._thread = Thread(target=self._write, args=(step, state, copied, keep), name="checkpoint", daemon=True)
+        self._newest = step, {k: copy for kind in WEIGHTS for k, copy in copied.get(kind, {}).items()}
+        self._written.clear()
+        self._thread = Thread(
+            target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint", daemon=True
+        )
         self._thread.start()
         return time.perf_counter() - started
 
+    def copied(self, step: int) -> dict[str, Tensor] | None:
+        """Every parameter that was trained up to a step, from the copies; None where these are of another step."""
+        newest, weights = self._newest
+        return weights if step == newest else None
+
     def wait(self) -> None:
         """Until what was submitted is on disk; DiskError when it could not be written."""
-        self.close()
-        if isinstance(self._failure, OSError | SafetensorError):
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if isinstance(self._failure, OSError):
             raise DiskError(
                 f"a checkpoint could not be written to {self._store.root}: {self._failure}; the ones before it are "
                 "intact: make room and run the same command again"
@@ -62,26 +78,35 @@ class CheckpointWriter:
             raise self._failure
 
     def close(self) -> None:
-        """Until nothing is being written any more, whether it could be or not."""
+        """Until nothing is being written any more, whether it could be or not; the memory goes."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._newest = (-1, {})
+        self._copies.close()
 
     def committed(self) -> list[int]:
         """Steps whose checkpoints came to stand on disk since the last call."""
         steps, self._committed = self._committed, []
         return steps
 
-    def _copy(self, key: str, tensor: Tensor) -> Tensor:
-        copy = self._copies.get(key)
-        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return copy.copy_(tensor, non_blocking=True)
-
-    def _write(self, step: int, state: dict, tensors: dict[str, dict[str, Tensor]], keep: Collection[int]) -> None:
+    def _write(
+        self, before: Thread | None, step: int, state: dict, tensors: dict[str, dict[str, Tensor]],
+        keep: Collection[int],
+    ) -> None:  # fmt: skip
         try:
-            self._store.save(step, state, tensors)
-            self._store.keep_only(keep)
-            self._committed.append(step)
+            if before is not None:
+                before.join()
+            if self._failure is None:
+                self._store.save(step, state, tensors, self._written.set)
+                self._store.keep_only(keep)
+                self._committed.append(step)
         except Exception as error:  # raised again in the loop's thread
             self._failure = error
+        finally:
+            self._written.set()
+
+
+def key(kind: str, name: str) -> str:
+    """Of a tensor of a checkpoint in a `Layout`."""
+    return f"{kind}/{name}"

@@ -4,13 +4,14 @@ native   config, weights, generation settings, processor, chat template, tokeniz
 legacy   the same as qwen-asr 0.0.6 (transformers 4.57) and vLLM read them
 """
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -22,6 +23,7 @@ from transformers import (
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
+from shibolet.model.folders import INDEX
 from shibolet.model.qwen3_asr.layouts import (
     Layout,
     is_legacy,
@@ -33,6 +35,7 @@ from shibolet.model.qwen3_asr.layouts import (
 from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.model.qwen3_asr.parts import is_tied
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT
+from shibolet.model.weights import sync_weights, write_weights
 from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 
 SHARD_SIZE = "2GB"
@@ -106,7 +109,19 @@ def _write(
         state = {legacy_name(name): weight for name, weight in state.items()}
     if not aligner:
         _write_generation(path, source, config)
-    save_torch_state_dict(dict(state), path, max_shard_size=SHARD_SIZE)
+    _write_weights(path, state)
+
+
+def _write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights in shards, the same files as `save_torch_state_dict` writes, and on disk."""
+    # By names and sizes: it takes weights that lie in one tensor for one weight.
+    sizes = {name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in state.items()}
+    split = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_SIZE)
+    files = {path / file: {name: state[name] for name in names} for file, names in split.filename_to_tensors.items()}
+    sync_weights(dict(zip(files, write_weights(files, {"format": "pt"}), strict=True)))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_bytes(path / INDEX, json.dumps(index, indent=2).encode())
 
 
 def _write_generation(path: Path, source: Path, config: Qwen3ASRConfig) -> None:

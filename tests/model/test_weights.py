@@ -1,0 +1,60 @@
+"""Weight files: protects from other bytes than the library's, a hash of others, and writing that goes on unseen."""
+
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shibolet.model import weights
+from shibolet.model.weights import sync_weights, write_weights
+from shibolet.records import files
+from shibolet.records.files import hash_file
+
+KINDS = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.int32, torch.float32,
+         torch.float64, torch.int64]  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_file_has_the_bytes_of_the_library_and_the_hash_of_the_file(tmp_path: Path, metadata, monkeypatch):
+    """Every type, a scalar, an empty and a transposed one, names that JSON escapes; pieces end within tensors."""
+    monkeypatch.setattr(weights, "_PIECE_BYTES", 7)
+    drawn = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{name}.{kind}": torch.randint(0, 100, shape, generator=drawn).to(kind)
+        for kind in KINDS for name, shape in (("b", (3, 5)), ("a", ()), ("é\"\\", (0, 4)))
+    }  # fmt: skip
+    tensors["t"] = torch.randn(4, 6, generator=drawn).T
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "theirs", metadata=metadata)
+    (found,) = write_weights({tmp_path / "ours": tensors}, metadata)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert found == hash_file(tmp_path / "theirs")
+    assert load_file(tmp_path / "ours")["t"].equal(tensors["t"])
+
+
+def test_what_was_written_and_synced_is_not_read_again_for_its_hash(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "_KEPT_BYTES", 1)
+    paths = [tmp_path / name for name in "abc"]
+    hashes = write_weights({path: {"w": torch.full((9,), float(at))} for at, path in enumerate(paths)})
+    sync_weights(dict(zip(paths, hashes, strict=True)))
+    monkeypatch.setattr(files.hashlib, "file_digest", None)
+    assert [hash_file(path) for path in paths] == hashes and len(set(hashes)) == 3
+
+
+def test_one_that_fails_is_raised_when_all_have_ended(tmp_path: Path, monkeypatch):
+    plain, written = weights._write, []
+
+    def write(path, *args):
+        if path.name == "0":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        threading.Event().wait(0.1)
+        written.append(path)
+        return plain(path, *args)
+
+    monkeypatch.setattr(weights, "_write", write)
+    with pytest.raises(OSError, match="No space left"):
+        write_weights({tmp_path / str(number): {"w": torch.ones(2)} for number in range(20)})
+    assert len(written) == 17  # all but what would have followed in the same lane

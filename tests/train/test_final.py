@@ -1,0 +1,121 @@
+"""The trained model on disk: protects from other bytes than the float32 weights give, and from work done twice."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import save_torch_state_dict
+from test_trainer import FallingWer, run
+from tiny_run import tiny_config
+
+from shibolet.model.lora import has_lora, merge_lora
+from shibolet.model.qwen3_asr import save
+from shibolet.model.qwen3_asr.load import load_recogniser
+from shibolet.train import host_copies, stage
+from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.phases import add_adapters
+from shibolet.train.writer import CheckpointWriter
+
+
+def rebuilt(base: Path, out: Path, config, steps: list[int], path: Path, monkeypatch) -> dict[str, bytes]:
+    """The files of a model made from the base in float32 and checkpoints, its weights written by the Hub's library."""
+    loaded = load_recogniser(str(base))
+    add_adapters(loaded.model, config, 5)
+    store = CheckpointStore(out / "checkpoints")
+    load_weights(loaded.model, average_weights([store.at(step) for step in steps]))
+    if has_lora(loaded.model):
+        merge_lora(loaded.model)
+    with monkeypatch.context() as patch:
+        size = save.SHARD_SIZE
+        patch.setattr(
+            save, "_write_weights", lambda path, state: save_torch_state_dict(state, path, max_shard_size=size)
+        )
+        save.save_model(loaded, path)
+    return contents(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[str]:
+    """The models that trainings load; large models are those of more than a MB."""
+    loads = []
+    plain = stage.load_recogniser
+    monkeypatch.setattr(stage, "load_recogniser", lambda name, **kw: loads.append(name) or plain(name, **kw))
+    monkeypatch.setattr(save, "SHARD_SIZE", "1MB")
+    return loads
+
+
+# the last step; one within B when A has trained the encoder since; an average; all that the recipe may leave out
+@pytest.mark.parametrize(
+    ("changes", "wers", "steps"),
+    [
+        ({}, (0.5, 0.4, 0.3, 0.2), [6]),
+        ({"precision": "bf16"}, (0.5, 0.1, 0.3, 0.2), [3]),
+        ({"average_best": 2, "precision": "bf16"}, (0.6, 0.5, 0.4, 0.3, 0.2), [6, 4]),
+        ({"average_best": 2}, (0.6, 0.5, 0.3, 0.4, 0.9), [4]),
+        ({"fast": "off", "untie_head": False, "lora": None}, (0.5, 0.4, 0.3, 0.2), [6]),
+    ],
+    ids=["last", "of B", "average", "not the average", "tied"],
+)
+def test_the_model_in_memory_is_written_as_one_of_the_base_and_the_checkpoint_would_be(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch, counted, changes: dict, wers: tuple, steps: list
+):
+    base = tmp_path / "base"
+    save.save_model(load_recogniser(str(base_dir)), base)  # in bfloat16, as models are published
+    config = tiny_config(**changes)
+    if not config.untie_head:
+        phases = [
+            phase.model_copy(update={
+                "lr_by_part": {part: lr for part, lr in phase.lr_by_part.items() if part not in ("head", "lora")}
+            })
+            for phase in config.phases
+        ]  # fmt: skip
+        config = config.model_copy(update={"phases": tuple(phases)})
+    result = run(base, prepared_dir, tmp_path / "out", config, score_dev=FallingWer(wers))
+    assert list(result.weights_of) == steps and counted == [str(base)]
+    final = contents(tmp_path / "out" / "final")
+    assert sum(name.endswith(".safetensors") for name in final) > 1
+    assert final == rebuilt(base, tmp_path / "out", config, steps, tmp_path / "rebuilt", monkeypatch)
+
+
+def test_one_that_was_cut_off_before_its_result_loads_one_model_and_ends_with_the_same(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch, counted
+):
+    config = tiny_config()
+    run(base_dir, prepared_dir, tmp_path / "whole", config)
+
+    def cut_off(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_final", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(base_dir, prepared_dir, tmp_path / "cut", config)
+    counted.clear()
+    run(base_dir, prepared_dir, tmp_path / "cut", config)
+    assert len(counted) == 1 and contents(tmp_path / "cut" / "final") == contents(tmp_path / "whole" / "final")
+
+
+def test_room_for_the_first_checkpoint_is_made_before_the_first_step(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch
+):
+    """Page-locked memory takes seconds to get: the loop must not wait for it at the first checkpoint."""
+    told, plain = [], {}
+    for owner, name in ((host_copies.HostCopies, "lay_out"), (host_copies, "_block"), (CheckpointWriter, "submit")):
+        plain[name] = getattr(owner, name)
+
+        def tell(*args, name=name, **kwargs):
+            told.append(name)
+            return plain[name](*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, tell)
+    config = tiny_config(checkpoint_every_steps=1)
+    run(base_dir, prepared_dir, tmp_path, config, on_step=lambda row: told.append(f"step {row.step}"))
+    assert [one for one in told if one != "_block"] == [
+        "lay_out", *(one for step in (1, 2, 3) for one in (f"step {step}", "submit")),
+        "lay_out", *(one for step in (4, 5, 6) for one in (f"step {step}", "submit")),
+    ]  # fmt: skip
+    in_b = told[: told.index("step 4")]
+    assert "_block" in in_b and "_block" not in in_b[in_b.index("submit") : -1 - in_b[::-1].index("lay_out")]

@@ -1,0 +1,72 @@
+"""Room for a checkpoint's copies: protects from copies that lie on each other, and from memory that is got twice."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from shibolet.errors import OutOfMemory
+from shibolet.train import host_copies
+from shibolet.train.host_copies import HostCopies
+
+
+class Cudart:
+    """What is page-locked: address -> bytes."""
+
+    def __init__(self) -> None:
+        self.locked: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
+        self.locked[address] = num_bytes
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> None:
+        del self.locked[address]
+
+
+@pytest.fixture
+def cudart(monkeypatch) -> Cudart:
+    runtime = Cudart()
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(cudart=lambda: runtime, check_error=lambda code: None))
+    monkeypatch.setattr(host_copies, "_BLOCK_BYTES", 4096)
+    return runtime
+
+
+def layout(tensors: dict) -> dict:
+    return {key: (tensor.shape, tensor.dtype) for key, tensor in tensors.items()}
+
+
+def test_copies_are_apart_and_the_next_layout_takes_the_same_blocks(cudart: Cudart):
+    drawn = torch.Generator().manual_seed(0)
+    shapes = [(), (3,), (700,), (5, 7), (3000,), (1000,), (1,), (900,)]
+    first = {f"w{at}": torch.randn(shape, generator=drawn) for at, shape in enumerate(shapes)}
+    first["half"] = torch.randn(33, generator=drawn).bfloat16()
+    copies = HostCopies(page_locked=True)
+    copies.lay_out(layout(first))
+    kept = {key: copies.copy(key, tensor) for key, tensor in first.items()}
+    assert all(kept[key].equal(tensor) for key, tensor in first.items())
+    assert len(cudart.locked) > 2 and sum(cudart.locked.values()) < 2 * sum(t.nbytes for t in first.values())
+    before = dict(cudart.locked)
+    second = dict(reversed(first.items())) | {"w2": torch.randn(650, generator=drawn)}
+    copies.lay_out(layout(second))
+    kept = {key: copies.copy(key, tensor) for key, tensor in second.items()}
+    assert all(kept[key].equal(tensor) for key, tensor in second.items())
+    third = second | {"more": torch.randn(2000, generator=drawn)}
+    copies.lay_out(layout(third))
+    kept = {key: copies.copy(key, tensor) for key, tensor in third.items()}
+    assert all(kept[key].equal(tensor) for key, tensor in third.items())
+    assert before.items() <= cudart.locked.items() and len(cudart.locked) <= len(before) + 2
+    copies.close()
+    assert not cudart.locked
+
+
+def test_memory_that_cannot_be_had_is_a_sentence_where_the_copy_is_asked_for(cudart: Cudart, monkeypatch):
+    def refuse(code: int) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch.cuda, "check_error", refuse)
+    copies = HostCopies(page_locked=True)
+    copies.lay_out({"w": (torch.Size([5]), torch.float32)})
+    with pytest.raises(OutOfMemory, match=r"does not hold a copy of masters and moments.*\(out of memory\)"):
+        copies.copy("w", torch.ones(5))
+    copies.close()
