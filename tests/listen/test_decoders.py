@@ -5,13 +5,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 import pytest
 
-from shibolet.audit import workers
-from shibolet.audit.workers import AnyWorker, Decoders, Worker, WorkerLost, num_decoders, run_each
+from shibolet.listen import decoders as module
+from shibolet.listen.decoders import AnyWorker, Decoders, Worker, num_decoders, run_each
+from shibolet.listen.processes import WorkerLost
 
 
 def test_a_worker_raises_what_its_function_raises() -> None:
@@ -79,7 +81,7 @@ def serve_late(connection) -> None:
     while not (folder / "go").exists():
         time.sleep(0.01)
     (folder / "started").touch()
-    workers._serve(connection)
+    module._serve(connection)
 
 
 def test_the_start_of_a_process_is_not_the_time_of_its_job(tmp_path: Path, monkeypatch) -> None:
@@ -100,14 +102,14 @@ def test_the_start_of_a_process_is_not_the_time_of_its_job(tmp_path: Path, monke
         join = cancel
 
     monkeypatch.setenv("STARTS_IN", str(tmp_path))
-    monkeypatch.setattr(workers, "_serve", serve_late)
-    monkeypatch.setattr(workers, "Timer", NoTimer)
+    monkeypatch.setattr(module, "_serve", serve_late)
+    monkeypatch.setattr(module, "Timer", NoTimer)
     worker = Worker()
     try:
         assert worker.run(divmod, 7, 2, timeout_s=0.001) == (3, 1)
     finally:
         worker.close()
-    assert limits == [(workers.START_S, False), (0.001, True)]
+    assert limits == [(module.START_S, False), (0.001, True)]
 
 
 def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
@@ -123,7 +125,7 @@ def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
         assert running.wait(30)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Decoders(0) as decoders:
+    with pytest.raises(KeyboardInterrupt), closing(Decoders(0)) as decoders:
         list(decoders.map(busy, until_interrupted()))
     left.set()
     assert ended.wait(30), "the interrupt waited until the listening was over"
