@@ -185,7 +185,7 @@ class Decoders:
         self._numbers = count()
         self._workers: list[AnyWorker] = []
         self._threads: list[Thread] = []
-        self._changing = Lock()
+        self._changing, self._submitting = Lock(), Lock()
 
     def __reduce__(self) -> tuple:
         return _of_this_process, (self.num_workers,)
@@ -214,10 +214,11 @@ class Decoders:
         return future
 
     def map(self, function: Callable[[AnyWorker, Any], Any], items: Iterable, *, first: bool = False) -> Iterator:
-        """The same of each item, in order; one is in work while others are."""
+        """The same of each item, in order; one is in work while others are, and all before those of a later call."""
         futures: list[Future] = []
         try:
-            futures += (self.submit(function, item, first=first) for item in items)
+            with self._submitting:
+                futures += (self.submit(function, item, first=first) for item in items)
             for future in futures:
                 yield future.result()
         finally:
