@@ -42,6 +42,25 @@ def test_chunks_on_a_gpu_grow_from_those_of_a_cpu_and_end_smaller() -> None:
     assert audio_s[:4] == [900.0, 1800.0, 3600.0, 7200.0] and max(audio_s) == 7200.0 and audio_s[-1] <= 2700.0
 
 
+def test_growing_chunks_are_the_same_in_every_job_of_an_array_and_after_a_kill(tmp_path, clips, monkeypatch) -> None:
+    """Their sizes must hang on the list alone, and not on what was heard or on who hears."""
+    monkeypatch.setattr(Listener, "_is_on_gpu", lambda self: True)
+    few = {"chunk_utterances": 2}
+    whole = listener(tmp_path / "one", Swayed(), **few).hear(clips)
+    assert len(list((tmp_path / "one").rglob("*.jsonl"))) < len(clips) / 2 / 2
+    for i in (1, 0):
+        listener(tmp_path / "many", Swayed(), **few).hear(clips, shard=(i, 2))
+    assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one")
+    first, *rest = sorted((tmp_path / "many").rglob("*.jsonl"))
+    first.unlink()
+    assert evidence(listener(tmp_path / "many", Swayed(), **few).hear(clips)) == evidence(whole)
+    assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one") and rest
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*.jsonl")}
+
+
 class Meeting(Swayed):
     """Goes on with hearing a second chunk and with aligning the first only when both have begun."""
 

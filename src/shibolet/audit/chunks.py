@@ -37,9 +37,7 @@ PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is 
 GPU_CHUNKS, LAST_CHUNKS = 8, 2
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
-Found = (
-    bytes | Evidence | WorkerLost
-)  # of a clip: the line of its evidence, the failure that it is, why it was given up
+Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
 
 
 class _Models(NamedTuple):

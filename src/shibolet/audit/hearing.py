@@ -10,6 +10,7 @@ that is put on disk, and the next run hears the clip.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from shibolet.audit.workers import Load, hash_audio
 from shibolet.errors import DataError
 from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
 from shibolet.listen.executor import TRIES, Executor, Here
-from shibolet.listen.lazy import Loading
+from shibolet.listen.lazy import LazyListener, Loading
 from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json, write_json
@@ -58,8 +59,8 @@ class Listener:
         self._load, self._config, self._language = load, config, language
         self.num_lost = 0  # clips that the last hearing gave up, as no fault of theirs: the next one tries them again
         self.num_clips = self.num_heard = 0  # of the last hearing: what was asked for, and what was not known before
-        self._has_models = not self._by_name or aligner is not None
-        self._own = None if executor and self._has_models else Here()  # it ends with what is done
+        has_models = not self._by_name or aligner is not None
+        self._own = None if executor and has_models else Here()  # it ends with what is done
         self._executor = self._own or executor
         self.num_processes = self._executor.num_processes
         self._cache_dir = cache_dir
@@ -249,13 +250,19 @@ class Listener:
         limit_s = lambda refs: self._config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
         return run_each(worker, hash_audio, refs, limit_s)
 
+    def _is_on_gpu(self) -> bool:
+        """Whether models hear on one; what hears without torch is none of them, and does not load it here."""
+        is_lazy = any(isinstance(one, LazyListener) for one in (self._aligner, self._recogniser))
+        if not is_lazy and "torch" not in sys.modules:
+            return False
+        from shibolet.model.folders import best_device
+
+        return best_device() != "cpu"
+
     def _unheard(self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore) -> list[list[int]]:
         """Of each chunk of the whole list, the places of clips whose evidence is not there."""
-        from shibolet.model.folders import best_device  # torch, which a file of hypotheses does without
-
         limits = self._config.chunk_utterances, self._config.chunk_audio_s
-        on_gpu = self._has_models and best_device() != "cpu"
-        chunks = chunks_of(clips, content_ids, *limits, on_gpu=on_gpu)
+        chunks = chunks_of(clips, content_ids, *limits, on_gpu=self._is_on_gpu())
         return [[i for i in chunk if content_ids[i] not in store] for chunk in chunks]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.listen.lazy import Engines, Lazy
+from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.documents.scores import Failure
 from shibolet.records.utterance import AudioRef, Utterance
@@ -100,6 +100,7 @@ class HearBatch:
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[HeardUtterance]]]:
+        load_now(self.engine)
         threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
         try:
             yield partial(self._hear, self.engine.get(), Lock(), threads)
