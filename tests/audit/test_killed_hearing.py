@@ -40,7 +40,8 @@ def test_killed_at_25_random_points(corpus: list[Utterance], tmp_path: Path) -> 
     rng, kills, struck, number = random.Random(7), [], 0, 0
     while struck < 25:
         out = tmp_path / f"killed-{number}"
-        kills.append((rng.choice(sorted(PLACES)), rng.randint(1, 6)))
+        place = rng.choice(sorted(PLACES))
+        kills.append((place, 1 if place == "hash" else rng.randint(1, 8)))  # a few files are hashed in one call
         if audit(utterances, out, kills[-1]) == -signal.SIGKILL:
             struck += 1
             continue
