@@ -189,7 +189,7 @@ def pid_of(worker: AnyWorker, _: None) -> int:
 
 
 def hang(worker: AnyWorker, _: None) -> None:
-    worker.run(signal.pause, timeout_s=600)
+    run_each(worker, double_or_hang, [2], lambda items: 600.0)
 
 
 def test_a_process_of_a_decoder_leaves_the_threads_of_torch_alone() -> None:
