@@ -110,29 +110,27 @@ def test_a_chunk_is_aligned_while_the_next_one_is_heard(tmp_path: Path, clips: l
 
 def test_the_next_chunks_are_decoded_while_models_are_busy_and_few_at_a_time(tmp_path, clips, monkeypatch) -> None:
     """Models must not wait for decoders, nor a corpus of samples in memory for the models."""
-    decode_part, decoded, in_memory, is_ahead = chunks._decode_part, [], [], Event()
+    decode_part, decoded, is_ahead, is_too_far = chunks._decode_part, [], Event(), Event()
 
     def noted(worker, part: Sequence[Clip], **settings) -> list:
         decoded.extend(part)
-        if len(decoded) > 2 * CONFIG.chunk_utterances:
+        if len(decoded) > (chunks.DECODED - 1) * CONFIG.chunk_utterances:
             is_ahead.set()
+        if len(decoded) > chunks.DECODED * CONFIG.chunk_utterances:
+            is_too_far.set()
         return decode_part(worker, part, **settings)
 
     class Waiting(Swayed):
         def hear(self, clips, words):
-            assert is_ahead.wait(60), "nothing was decoded meanwhile"
+            if not self.heard:
+                assert is_ahead.wait(60), "nothing is decoded meanwhile"
+                assert not is_too_far.wait(0.2), "samples of all chunks would be in memory"
             return super().hear(clips, words)
 
-        def align(self, clips, words):
-            in_memory.append(len(decoded) - num_aligned[0])
-            num_aligned[0] += len(clips)
-            return super().align(clips, words)
-
-    num_aligned = [0]
     monkeypatch.setattr(chunks, "_decode_part", noted)
     one_each = [clip for clip in clips if not clip.change_audio]
-    listener(tmp_path, Waiting()).hear(one_each)
-    assert num_aligned[0] == len(one_each) and 8 < max(in_memory) <= chunks.DECODED * CONFIG.chunk_utterances
+    listener(tmp_path, ears := Waiting()).hear(one_each)
+    assert is_too_far.is_set() and len(ears.heard) == len(one_each)
 
 
 def test_listeners_are_loaded_while_audio_is_hashed_and_only_where_something_is_heard(
