@@ -19,8 +19,9 @@ from shibolet.audit.audio_changes import Shifted
 from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
 from shibolet.audit.hearing import Listener
-from shibolet.audit.workers import Worker, decode
+from shibolet.audit.workers import decode
 from shibolet.errors import DataError
+from shibolet.listen.decoders import Worker
 from shibolet.listen.executor import Processes
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load

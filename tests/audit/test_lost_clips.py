@@ -17,8 +17,10 @@ from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig, draw_sample
-from shibolet.audit.workers import InThisProcess, WorkerLost
 from shibolet.errors import DataError, ShiboletError
+from shibolet.listen import decoders
+from shibolet.listen.decoders import InThisProcess
+from shibolet.listen.processes import WorkerLost
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef
 from shibolet.rounds import auditing
@@ -77,7 +79,7 @@ class Stalled(InThisProcess):
 def test_a_file_that_cannot_be_read_for_its_hash_costs_this_run_alone(tmp_path: Path, clips, monkeypatch) -> None:
     """A name that stands for what the machine did must not come to stand for the file."""
 
-    monkeypatch.setattr(workers, "InThisProcess", lambda: Stalled(workers.hash_audio, "/4.wav"))
+    monkeypatch.setattr(decoders, "InThisProcess", lambda: Stalled(workers.hash_audio, "/4.wav"))
     first = listener(tmp_path, Swayed())
     heard = first.hear(clips[:8])
     assert [key for key, e in evidence(heard).items() if e.failure] == ["u4"] and first.num_lost == 1
@@ -112,7 +114,7 @@ def test_a_worker_that_is_paused_for_longer_than_its_limit_ends_with_the_clip_he
     tmp_path: Path, own_files, monkeypatch
 ) -> None:
     """A machine that stands still for a while says nothing of the clip that was being decoded then."""
-    monkeypatch.setattr(workers, "RETRIES", (20, 200))
+    monkeypatch.setattr(decoders, "RETRIES", (20, 200))
     config = CONFIG.model_copy(update=SLOW | {"decode_timeout_s": 3.0})  # a busy machine has one minute, then ten
     paused = Listener(Swayed(), Swayed(), tmp_path / "heard", load_and_stop, config, "Hebrew")
     found = paused.hear(with_time_enough(own_files, short="u4"))
@@ -146,7 +148,7 @@ def end_at_once(connection) -> None:
 
 def test_a_machine_on_which_no_process_starts_ends_the_audit(tmp_path: Path, clips, monkeypatch) -> None:
     """A hundred thousand clips must not be given up one by one, and none of them is to blame."""
-    monkeypatch.setattr(workers, "_serve", end_at_once)
+    monkeypatch.setattr(decoders, "_serve", end_at_once)
     with pytest.raises(ShiboletError, match="no process that decodes audio starts here: 3 crashed"):
         listener(tmp_path, Swayed(), num_workers=1).hear(clips[:2])
 
@@ -168,9 +170,9 @@ def test_an_audit_that_lost_clips_is_not_done_and_hears_them_the_next_time(tmp_p
         sampled = draw_sample(corpus, audit.sample).in_order
         bad = [next(u for u in corpus if u.id == sampled[-1]), next(u for u in corpus if u.id not in sampled)]
         for utterance, listen in zip(bad, (auditing.do_audit, auditing.do_hear_rest), strict=True):
-            monkeypatch.setattr(workers, "InThisProcess", lambda u=utterance: Stalled(workers.decode, u.audio.path))
+            monkeypatch.setattr(decoders, "InThisProcess", lambda u=utterance: Stalled(workers.decode, u.audio.path))
             listen(current)
-            monkeypatch.setattr(workers, "InThisProcess", InThisProcess)
+            monkeypatch.setattr(decoders, "InThisProcess", InThisProcess)
             name = "audit" if listen is auditing.do_audit else "hear-rest"
             table = current.folder.audited_utterances() if name == "audit" else current.folder.audited_rest
             assert "in 3 tries: 1. " in told[-1] and current.folder.finished(name)

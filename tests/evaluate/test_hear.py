@@ -1,6 +1,7 @@
 """Hearing a set: batches and files are the same however many processes transcribe."""
 
 import os
+import time
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,9 @@ import soundfile as sf
 from engines import Together
 
 from shibolet.errors import ShiboletError
+from shibolet.evaluate import hear as module
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.evaluate.hear import hear
 from shibolet.evaluate.stage import evaluate_set
 from shibolet.listen.executor import Executor, Here, Processes
 from shibolet.listen.lazy import Engines, Lazy
@@ -70,3 +73,32 @@ def test_a_killed_process_changes_no_score_and_a_batch_that_kills_is_told(tmp_pa
         with pytest.raises(ShiboletError, match=r"a batch of 3 utterances, the first of which is 'u\d+', could not be"):
             files_of(two, utterances, tmp_path / "lost", dies_of=dies_of, times=9)
     assert not (tmp_path / "lost").exists()
+
+
+class Waiting(Together):
+    """Writes down a batch only when every utterance of the next one was decoded."""
+
+    def __init__(self, folder: Path, decoded: list, num: int) -> None:
+        super().__init__(folder)
+        self.decoded, self.num, self.num_calls = decoded, num, 0
+
+    def write(self, clips):
+        self.num_calls += 1
+        until = time.monotonic() + 60
+        while len(self.decoded) < min(self.num, (self.num_calls + 1) * self.clips_at_once):
+            assert time.monotonic() < until, "the next batch is not decoded meanwhile"
+            time.sleep(0.001)
+        assert len(self.decoded) <= (self.num_calls + 2) * self.clips_at_once, "all of a set is in memory"
+        return super().write(clips)
+
+
+def test_a_batch_is_decoded_while_the_one_before_is_transcribed(tmp_path: Path, utterances, monkeypatch) -> None:
+    """Decoding and measuring 200 utterances takes seconds of one core, for which a GPU would wait."""
+    decoded: list = []
+    decode = module._decode
+    monkeypatch.setattr(module, "_decode", lambda ref: (decode(ref), decoded.append(ref))[0])
+    short = [utterance for utterance in utterances if utterance.duration_s < 30]
+    expected = hear(Together(tmp_path), short, CONFIG, None)
+    decoded.clear()
+    assert hear(Waiting(tmp_path, decoded, len(short)), short, CONFIG, None) == expected
+    assert len(decoded) == len(short) > 15

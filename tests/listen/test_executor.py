@@ -17,7 +17,7 @@ import pytest
 from shibolet.errors import AudioError, DataError, ShiboletError
 from shibolet.listen import executor as module
 from shibolet.listen.executor import Here, Processes, local_executor
-from shibolet.listen.lazy import Lazy, LazyListener
+from shibolet.listen.lazy import Lazy, LazyListener, Loading, load_now
 from shibolet.listen.processes import WorkerLost
 from shibolet.recipe import load_recipe
 from shibolet.rounds.shared import open_round
@@ -245,6 +245,60 @@ def test_a_process_keeps_the_models_that_the_next_work_needs_too(tmp_path: Path)
         for models, names in (((one,), ["one"]), ((one, two), ["one", "two"]), ((two,), ["two"]), ((one,), ["one"])):
             assert list(process.map(Ask(models), [0])) == [names]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one-0", "one-2", "two-1"]
+
+
+def test_models_are_loaded_before_the_first_chunk_is_there_and_kept_for_it(tmp_path: Path) -> None:
+    """A GPU must not wait for its process to start and to load while this process still reads the data."""
+    one = Lazy(partial(open_model, tmp_path, "one"))
+    with processes(2) as two:
+        two.begin(Loading((one,)))
+        await_files(tmp_path, 2)
+        assert list(two.map(Ask((one,)), range(4))) == [["one"]] * 4
+    here = Lazy(partial(open_model, tmp_path, "here"))
+    Here().begin(Loading((here,)))
+    await_files(tmp_path, 3)
+    assert list(Here().map(Ask((here,)), [0])) == [["here"]]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def await_files(folder: Path, num: int) -> None:
+    until = time.monotonic() + 60
+    while len(list(folder.iterdir())) < num:
+        assert time.monotonic() < until, "nothing is loaded"
+        time.sleep(0.01)
+
+
+def refuse(folder: Path) -> None:
+    raise DataError(f"no model in {folder}")
+
+
+def test_what_cannot_be_loaded_beforehand_is_told_by_the_work_that_needs_it(tmp_path: Path) -> None:
+    """And by nobody where no work comes: what was heard before needs no model."""
+    broken = Lazy(partial(refuse, tmp_path))
+    for executor in (Here(), Processes([{}])):
+        with closing(executor):
+            executor.begin(Loading((broken,)))
+            with pytest.raises(DataError, match="no model in"):
+                list(executor.map(Ask((broken,)), [0]))
+            executor.begin(Loading((broken,)))
+
+
+class Warmed:
+    """Notes when it is made ready."""
+
+    def __init__(self) -> None:
+        self.num_warm = 0
+
+    def warm(self) -> None:
+        self.num_warm += 1
+
+
+def test_a_model_is_made_ready_once_and_one_without_a_way_is_left_alone() -> None:
+    opened = Warmed()
+    model = Lazy(lambda: opened)
+    load_now(model, None, Lazy(object), LazyListener("other", object))
+    load_now(model)
+    assert opened.num_warm == 1
 
 
 def hear_noise(listener: LazyListener, seed: int) -> float:

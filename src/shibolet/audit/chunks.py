@@ -1,61 +1,98 @@
 """What is heard together, and how: the unit of an audit's work, in this process, on any GPU, in any job of an array.
 
-A chunk is heard by the processes that decode it and by the models of one place, and ends as one file of evidence.
+A chunk is decoded by all workers in small parts, heard by the recogniser, then aligned while the recogniser hears the
+next chunk, then weighed by the workers, and ends as one file of evidence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from threading import BoundedSemaphore
-from typing import Annotated
+from threading import Semaphore
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import to_line, write_lines
-from shibolet.audit.workers import AnyWorker, Decoders, Load, WorkerLost, decode, run_each, weigh
-from shibolet.listen.lazy import load_now
+from shibolet.audit.workers import Decoded, Heard, Load, decode, weigh
+from shibolet.listen.decoders import AnyWorker, Decoders, run_each
+from shibolet.listen.lazy import Loading
 from shibolet.listen.long_audio import align
-from shibolet.listen.protocols import Aligner, Alignment, ByName, Recogniser
+from shibolet.listen.processes import WorkerLost
+from shibolet.listen.protocols import Aligner, Alignment, ByName, Hearing, Recogniser
 from shibolet.records.utterance import AudioRef
 
 NOT_IN_FILE = "the file of hypotheses has none of this utterance"
+# Chunks of a process whose samples are in memory: one with each model and one that is decoded meanwhile. On a GPU that
+# is 3 x 2 h, 1.4 GB.
+DECODED = 3
+PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is there when the last of its parts is
+# On a GPU a chunk holds up to so many times what it does on a CPU. The first ones are smaller, so that models have work
+# at once; so are the last ones, so that no GPU has a long chunk alone.
+GPU_CHUNKS, LAST_CHUNKS = 8, 2
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
+Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
+
+
+class _Models(NamedTuple):
+    """A thread of each, in which chunks take their turns."""
+
+    recognising: ThreadPoolExecutor
+    aligning: ThreadPoolExecutor
+    room: Semaphore  # for samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class HearChunk:
-    """The work: hear a chunk and put its evidence on disk; what was given up comes back."""
+class _Listening:
+    """What listens and decodes, loaded when the work is open."""
 
     aligner: Aligner | None
     recogniser: Recogniser | ByName
-    folder: Path  # of the evidence
     load: Load
     config: AuditConfig
-    language: str
     decoders: Decoders
 
-    @property
-    def at_once(self) -> int:
-        return self.decoders.at_once
+    @contextmanager
+    def _loaded(self) -> Iterator[None]:
+        with Loading((self.aligner, self.recogniser), self.decoders).open():
+            yield
+
+    def _decode(self, clips: Sequence[Clip]) -> list[Decoded | Evidence | WorkerLost]:
+        """What `decode` finds of each; what sounds the same is decoded once, and is one array for the listeners."""
+        distinct = {(clip.audio, clip.change_audio): clip for clip in clips}
+        decode_by = partial(_decode_part, load=self.load, config=self.config)
+        sounds = chain.from_iterable(self.decoders.map(decode_by, _parts(list(distinct.values()))))
+        found = dict(zip(distinct, sounds, strict=True))
+        return [found[clip.audio, clip.change_audio] for clip in clips]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HearChunk(_Listening):
+    """The work: hear a chunk and put its evidence on disk; what was given up comes back."""
+
+    folder: Path  # of the evidence
+    language: str
+    at_once = DECODED + 1  # the evidence of one more is weighed and written
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[Job]], Lost]]:
-        load_now(self.aligner, self.recogniser)
-        turns = BoundedSemaphore(2)  # one chunk is prepared while the models have the other
-        with self.decoders:
-            yield partial(self._hear, turns)
+        with self._loaded():
+            models = _Models(ThreadPoolExecutor(1), ThreadPoolExecutor(1), Semaphore(DECODED))
+            try:
+                yield partial(self._hear, models)
+            finally:
+                for thread in (models.recognising, models.aligning):
+                    thread.shutdown(wait=False, cancel_futures=True)
 
-    def _hear(self, turns: BoundedSemaphore, jobs: Sequence[Job]) -> Lost:
-        with self.decoders.borrow() as worker:
-            found = self._evidence_of(turns, worker, [clip for _, clip in jobs])
+    def _hear(self, models: _Models, jobs: Sequence[Job]) -> Lost:
         lines, lost = {}, {}
-        for (content_id, clip), one in zip(jobs, found, strict=True):
+        for (content_id, clip), one in zip(jobs, self._evidence_of(models, [clip for _, clip in jobs]), strict=True):
             if isinstance(one, WorkerLost):
                 lost[content_id] = given_up(clip, one)
             else:
@@ -64,39 +101,40 @@ class HearChunk:
             write_lines(self.folder, lines)
         return lost
 
-    def _evidence_of(
-        self, turns: BoundedSemaphore, worker: AnyWorker, clips: Sequence[Clip]
-    ) -> list[bytes | Evidence | WorkerLost]:
-        """Of each clip the line of its evidence, the failure that it is, or why it was given up."""
-        # What sounds the same is decoded once, and listeners get the same array for it.
-        distinct = {(clip.audio, clip.change_audio): clip for clip in clips}
-        sounds = decode_by(worker, list(distinct.values()), self.load, self.config)
-        sound_of = dict(zip(distinct, sounds, strict=True))
-        decoded = [sound_of[clip.audio, clip.change_audio] for clip in clips]
-        known = None
+    def _evidence_of(self, models: _Models, clips: Sequence[Clip]) -> list[Found]:
+        with models.room:
+            found, heard = self._heard(models, clips)
+        weigh_by = partial(_weigh_part, config=self.config)
+        parts = [heard[first : first + PART_CLIPS] for first in range(0, len(heard), PART_CLIPS)]
+        lines = chain.from_iterable(self.decoders.map(weigh_by, parts, first=True))
+        return [next(lines) if one is None else one for one in found]
+
+    def _heard(self, models: _Models, clips: Sequence[Clip]) -> tuple[list[Evidence | WorkerLost | None], list[Heard]]:
+        """What each clip failed of, None for one that was heard; and what was heard of these."""
+        known: list[Hearing | None] | None = None
         if hasattr(self.recogniser, "look_up"):
             known = self.recogniser.look_up([clip.key if clip.change_audio else clip.utterance for clip in clips])
-        found: list[bytes | Evidence | WorkerLost | None] = [
+        decoded = self._decode(clips)
+        failures = [
             _failure(clip, one, not_in_file=known is not None and known[i] is None)
             for i, (clip, one) in enumerate(zip(clips, decoded, strict=True))
         ]
-        usable = [i for i, failure in enumerate(found) if failure is None]
+        usable = [i for i, failure in enumerate(failures) if failure is None]
         if not usable:
-            return found
+            return failures, []
         samples, words = [decoded[i][0] for i in usable], [list(clips[i].words) for i in usable]
-        with turns:
-            hearings = [known[i] for i in usable] if known else self.recogniser.hear(samples, words)
-            alignments: list[Alignment | None] = [None] * len(usable)
-            if self.aligner is not None:
-                alignments = align(self.aligner, samples, words, hearings, self.config.aligner_max_s)
-        material = [
+        if known is not None:
+            hearings = [known[i] for i in usable]
+        else:
+            hearings = models.recognising.submit(self.recogniser.hear, samples, words).result()
+        alignments: list[Alignment | None] = [None] * len(usable)
+        if self.aligner is not None:
+            max_s = self.config.aligner_max_s
+            alignments = models.aligning.submit(align, self.aligner, samples, words, hearings, max_s).result()
+        return failures, [
             (clips[i], decoded[i][1], alignment, hearing, self.language)
             for i, alignment, hearing in zip(usable, alignments, hearings, strict=True)
         ]
-        limit_s = lambda jobs: _limit_s([clip for clip, *_ in jobs], self.config)  # noqa: E731
-        for i, line in zip(usable, run_each(worker, weigh, material, limit_s), strict=True):
-            found[i] = line
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,33 +145,44 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChooseWindow:
+class ChooseWindow(_Listening):
     """The work: choose with which window a recogniser hears, on clips; None where they cannot be decoded."""
 
-    recogniser: Recogniser
-    load: Load
-    config: AuditConfig
-    decoders: Decoders
     at_once = 1
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[Clip]], Window | None]]:
-        load_now(self.recogniser)
-        with self.decoders:
+        with self._loaded():
             yield self._choose
 
     def _choose(self, clips: Sequence[Clip]) -> Window | None:
-        with self.decoders.borrow() as worker:
-            decoded = zip(decode_by(worker, clips, self.load, self.config), clips, strict=True)
-            usable = [(one[0], list(clip.words)) for one, clip in decoded if isinstance(one, tuple)]
+        decoded = zip(self._decode(clips), clips, strict=True)
+        usable = [(one[0], list(clip.words)) for one, clip in decoded if isinstance(one, tuple)]
         if not usable:
             return None
         return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True))))
 
 
-def decode_by(worker: AnyWorker, clips: Sequence[Clip], load: Load, config: AuditConfig) -> list:
+def _parts(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+    """Clips that a worker decodes together; those of one audio are, and it is decoded once for all of its changes."""
+    part: list[Clip] = []
+    for _, same in groupby(clips, key=lambda clip: clip.audio):
+        part += same
+        if len(part) >= PART_CLIPS or sum(clip.duration_s for clip in part) >= PART_S:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _decode_part(worker: AnyWorker, clips: Sequence[Clip], load: Load, config: AuditConfig) -> list:
     """What `decode` finds, WorkerLost for clips that a process was lost over again and again."""
     return run_each(worker, partial(decode, load=load), clips, partial(_limit_s, config=config))
+
+
+def _weigh_part(worker: AnyWorker, heard: Sequence[Heard], config: AuditConfig) -> list:
+    """What `weigh` makes of them, or WorkerLost in the same way."""
+    return run_each(worker, weigh, heard, lambda some: _limit_s([clip for clip, *_ in some], config))
 
 
 def _limit_s(clips: Sequence[Clip], config: AuditConfig) -> float:
@@ -142,7 +191,7 @@ def _limit_s(clips: Sequence[Clip], config: AuditConfig) -> float:
 
 
 def _failure(
-    clip: Clip, found: tuple | Evidence | WorkerLost, not_in_file: bool = False
+    clip: Clip, found: Decoded | Evidence | WorkerLost, not_in_file: bool = False
 ) -> Evidence | WorkerLost | None:
     """Why a clip cannot be heard; None for samples that a worker has `found`."""
     if isinstance(found, Evidence | WorkerLost):
@@ -155,12 +204,12 @@ def given_up(clip: Clip, lost: WorkerLost) -> Evidence:
 
 
 def chunks_of(
-    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float
+    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float, *, on_gpu: bool = False
 ) -> Iterator[list[int]]:
     """Places of clips that are heard together, each content once; what sounds the same is in one chunk.
 
     Under one audio stand first the texts of it as it is, then those of each of its changes. A chunk goes over a limit
-    only when it holds nothing but the texts of one sound.
+    only when it holds nothing but the texts of one sound. On a GPU limits are times `_times`.
     """
     first_with: dict[AudioRef | tuple, int] = {}
     for i, clip in enumerate(clips):
@@ -177,14 +226,27 @@ def chunks_of(
     for i, content_id in enumerate(content_ids):
         first_of.setdefault(content_id, i)
     once = sorted(first_of.values(), key=lambda i: (*sound(i), i))
-    chunk, audio_s = [], 0.0
+    left, left_s = len(once), sum(clips[i].duration_s for i in once)
+    number, times, chunk, audio_s = 0, 1.0, [], 0.0
     for _, same in groupby(once, key=sound):
         same = list(same)
         same_s = sum(clips[i].duration_s for i in same)
-        if chunk and (len(chunk) + len(same) > max_clips or audio_s + same_s > max_audio_s):
+        if chunk and (len(chunk) + len(same) > times * max_clips or audio_s + same_s > times * max_audio_s):
             yield chunk
+            number, left, left_s = number + 1, left - len(chunk), left_s - audio_s
+            times = _times(number, max(left / max_clips, left_s / max_audio_s)) if on_gpu else 1.0
             chunk, audio_s = [], 0.0
         chunk += same
         audio_s += same_s
     if chunk:
         yield chunk
+
+
+def _times(number: int, left: float) -> float:
+    """How many times as much as on a CPU the chunk of that number holds, when `left` of these are left of the list.
+
+    It grows 1, 2, 4, 8. At the end it is a third of what is left: of 40 left 8, 8, 8, 5.3, 3.6, 2.4, 2, 2.7.
+    """
+    if left < LAST_CHUNKS * 1.5:
+        return min(2.0**number, LAST_CHUNKS * 1.5)
+    return min(2.0**number, GPU_CHUNKS, max(LAST_CHUNKS, left / 3))

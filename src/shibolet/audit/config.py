@@ -43,8 +43,9 @@ class AuditConfig(Config):
     aligner_max_s: float = Field(
         180.0, gt=1
     )  # longer clips are aligned in pieces, cut where the recogniser hears a pause
-    chunk_utterances: int = Field(128, gt=0)  # heard and put on disk together, at most, and
-    chunk_audio_s: float = Field(900.0, gt=0)  # of audio at most
+    # Heard and put on disk together, at most, and of audio at most; with a GPU up to 8 times as much.
+    chunk_utterances: int = Field(128, gt=0)
+    chunk_audio_s: float = Field(900.0, gt=0)
     num_workers: int | None = Field(None, ge=0)  # processes that decode; None: all cores but two, 0: none
     # Plus a tenth of its duration. A clip that takes longer is tried twice more, with two and four times as much; one
     # that still takes longer is a failure.

@@ -83,6 +83,9 @@ class EvidenceStore:
     def __contains__(self, content_id: str) -> bool:
         return int(content_id, 16) in self._place
 
+    def __len__(self) -> int:
+        return len(self._place)
+
     def read(self, content_id: str) -> dict:
         """JSON of the evidence; KeyError where there is none."""
         place = self._place[int(content_id, 16)]

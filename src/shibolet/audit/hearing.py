@@ -10,26 +10,23 @@ that is put on disk, and the next run hears the clip.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
-from shibolet.audit.workers import (
-    AnyWorker,
-    Decoders,
-    Load,
-    WorkerLost,
-    hash_audio,
-    num_decoders,
-    run_each,
-)
+from shibolet.audit.workers import Load, hash_audio
 from shibolet.errors import DataError
+from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
 from shibolet.listen.executor import TRIES, Executor, Here
+from shibolet.listen.lazy import LazyListener, Loading
+from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
 from shibolet.records.files import hash_json, write_json
 from shibolet.records.reading import read_cached
@@ -37,7 +34,7 @@ from shibolet.records.utterance import AudioRef
 
 LOG = logging.getLogger(__name__)
 VERSION = 9  # of the signals; raising it makes everything be heard again
-HASHED_TOGETHER = 256  # files
+HASHED_TOGETHER = 64  # files
 WHOLE = (0, 1)
 WINDOW_CLIPS = 24  # that a recogniser's window is tried on
 Progress = Callable[[int, int], None]
@@ -63,7 +60,8 @@ class Listener:
         self.num_lost = 0  # clips that the last hearing gave up, as no fault of theirs: the next one tries them again
         self.num_clips = self.num_heard = 0  # of the last hearing: what was asked for, and what was not known before
         has_models = not self._by_name or aligner is not None
-        self._executor = executor if executor and has_models else Here()
+        self._own = None if executor and has_models else Here()  # it ends with what is done
+        self._executor = self._own or executor
         self.num_processes = self._executor.num_processes
         self._cache_dir = cache_dir
         self.window_s: float | None = None  # that the recogniser heard with last, where it has several
@@ -94,7 +92,7 @@ class Listener:
             return
         with self._decoders() as decoders:
             content_ids, _ = self._identify(clips, decoders)
-            self._folder(clips, content_ids, decoders)
+            self._settle(self._kept_window(), clips, content_ids, decoders)
 
     def can_hear(self, clip: Clip) -> bool:
         """Whether the recogniser can say anything of it: a file knows changed audio only if somebody put it there."""
@@ -105,8 +103,11 @@ class Listener:
     ) -> HeardClips:
         """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
         with self._decoders() as decoders:
+            window = self._kept_window()
+            if window is None or len(EvidenceStore(self._folder(window))) < len(clips):
+                self.begin()
             content_ids, lost = self._identify(clips, decoders)
-            store = EvidenceStore(folder := self._folder(clips, content_ids, decoders))
+            store = EvidenceStore(folder := self._settle(window, clips, content_ids, decoders))
             todo = self._unheard(clips, content_ids, store)[shard[0] :: shard[1]]
             todo = [own for chunk in todo if (own := [i for i in chunk if content_ids[i] not in lost])]
             done, total = 0, sum(map(len, todo))
@@ -125,8 +126,8 @@ class Listener:
         """Evidence on every clip, by key, when shards have heard all of them; DataError when they have not."""
         with self._decoders() as decoders:
             content_ids, _ = self._identify(clips, decoders)
-            store = EvidenceStore(folder := self._folder(clips, content_ids, decoders))
-        if missing := sum(map(len, self._unheard(clips, content_ids, store))):
+            store = EvidenceStore(folder := self._settle(self._kept_window(), clips, content_ids, decoders))
+        if missing := sum(content_id not in store for content_id in set(content_ids)):
             raise DataError(
                 f"{missing:,} of {len(clips):,} clips have been heard by no shard, or could not be decoded where one "
                 "tried: start the shards again, they go on where they were cut off, and bring the files of all into "
@@ -135,8 +136,21 @@ class Listener:
         self.num_lost = 0
         return _heard(store, clips, content_ids, {})
 
-    def _decoders(self) -> Decoders:
-        return Decoders(num_decoders(self._config.num_workers))
+    def begin(self) -> None:
+        """Load the listeners and start what decodes for them, in the background."""
+        decoders = self._executor.decoders(num_decoders(self._config.num_workers))
+        decoders.start()
+        theirs = self._share(decoders) if self.num_processes > 1 else None
+        self._executor.begin(Loading((self._aligner, self._recogniser), theirs))
+
+    @contextmanager
+    def _decoders(self) -> Iterator[Decoders]:
+        """Of this process."""
+        try:
+            yield self._executor.decoders(num_decoders(self._config.num_workers))
+        finally:
+            if self._own:
+                self._own.close()
 
     def _hear(
         self,
@@ -149,10 +163,7 @@ class Listener:
         """What was given up of each chunk; the evidence on the others is in the folder then."""
         if not todo:
             return
-        work = HearChunk(
-            aligner=self._aligner, recogniser=self._recogniser, folder=folder, load=self._load, config=self._config,
-            language=self._language, decoders=self._share(decoders),
-        )  # fmt: skip
+        work = HearChunk(folder=folder, language=self._language, **self._listening(decoders))
         chunks = ([(content_ids[i], clips[i]) for i in chunk] for chunk in todo)
         with closing(self._executor.map(work, chunks)) as results:
             for chunk, lost in zip(todo, results, strict=True):
@@ -165,33 +176,52 @@ class Listener:
             return decoders
         return Decoders(num_decoders(self._config.num_workers, self.num_processes))
 
-    def _folder(self, clips: Sequence[Clip], content_ids: Sequence[str], decoders: Decoders) -> Path:
-        """Where the evidence of these listeners lies; settles first with which window the recogniser hears.
+    def _kept_window(self) -> Window | None:
+        """The window that is given or was settled before; None where the recogniser's is to be chosen.
 
         The first choice stays, so that shards, later runs and the rest of the data are heard in the same way.
         """
-        window_s = self._fixed_window_s
-        has_windows = hasattr(self._recogniser, "choose_window")
-        if has_windows and window_s is None:
-            path = self._cache_dir / f"window-{self.identities[-1][:16]}.json"
-            if (window := _kept_window(path)) is None:
-                untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
-                first = sorted((content_ids[i], i) for i in untouched)
-                trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
-                work = ChooseWindow(
-                    recogniser=self._recogniser, load=self._load, config=self._config, decoders=self._share(decoders)
-                )
-                [window] = self._executor.map(work, [trial])
-                if isinstance(window, WorkerLost):
-                    raise DataError(f"the recogniser's window could not be chosen: {window}")
-                if window is not None:
-                    write_json(path, {**asdict(window), "sha256": hash_json(asdict(window))})
-            window_s = window and window.window_s
-        self.window_s = window_s if has_windows else None
+        if not hasattr(self._recogniser, "choose_window"):
+            return Window(None)
+        return Window(self._fixed_window_s) if self._fixed_window_s is not None else _kept_window(self._window_path)
+
+    @property
+    def _window_path(self) -> Path:
+        return self._cache_dir / f"window-{self.identities[-1][:16]}.json"
+
+    def _folder(self, window: Window) -> Path:
+        """Where the evidence of these listeners lies."""
+        heard_as = [self.identities, self._language, self._config.aligner_max_s, window.window_s]
+        return self._cache_dir / hash_json([VERSION, *heard_as])
+
+    def _settle(
+        self, window: Window | None, clips: Sequence[Clip], content_ids: Sequence[str], decoders: Decoders
+    ) -> Path:
+        """Settle with which window the recogniser hears, the kept one or one that is chosen; the folder of evidence."""
+        window = window or self._choose_window(clips, content_ids, decoders)
+        self.window_s = window.window_s
         if self.window_s is not None:
             self._recogniser.set_window(self.window_s)
-        heard_as = [self.identities, self._language, self._config.aligner_max_s, self.window_s]
-        return self._cache_dir / hash_json([VERSION, *heard_as])
+        return self._folder(window)
+
+    def _choose_window(self, clips: Sequence[Clip], content_ids: Sequence[str], decoders: Decoders) -> Window:
+        untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
+        first = sorted((content_ids[i], i) for i in untouched)
+        trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
+        [window] = self._executor.map(ChooseWindow(**self._listening(decoders)), [trial])
+        if isinstance(window, WorkerLost):
+            raise DataError(f"the recogniser's window could not be chosen: {window}")
+        if window is None:
+            return Window(None)
+        write_json(self._window_path, {**asdict(window), "sha256": hash_json(asdict(window))})
+        return window
+
+    def _listening(self, decoders: Decoders) -> dict[str, Any]:
+        """What every work of these listeners has."""
+        return {
+            "aligner": self._aligner, "recogniser": self._recogniser, "load": self._load, "config": self._config,
+            "decoders": self._share(decoders),
+        }  # fmt: skip
 
     def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[list[str], Lost]:
         """What each clip is, by the bytes of its audio, its words and its changes; and which could not be read."""
@@ -220,9 +250,19 @@ class Listener:
         limit_s = lambda refs: self._config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
         return run_each(worker, hash_audio, refs, limit_s)
 
+    def _is_on_gpu(self) -> bool:
+        """Whether models hear on one; what hears without torch is none of them, and does not load it here."""
+        is_lazy = any(isinstance(one, LazyListener) for one in (self._aligner, self._recogniser))
+        if not is_lazy and "torch" not in sys.modules:
+            return False
+        from shibolet.model.folders import best_device
+
+        return best_device() != "cpu"
+
     def _unheard(self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore) -> list[list[int]]:
         """Of each chunk of the whole list, the places of clips whose evidence is not there."""
-        chunks = chunks_of(clips, content_ids, self._config.chunk_utterances, self._config.chunk_audio_s)
+        limits = self._config.chunk_utterances, self._config.chunk_audio_s
+        chunks = chunks_of(clips, content_ids, *limits, on_gpu=self._is_on_gpu())
         return [[i for i in chunk if content_ids[i] not in store] for chunk in chunks]
 
 

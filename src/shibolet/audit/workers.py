@@ -1,222 +1,28 @@
-"""Processes that decode and measure, one thread each, and what they do there.
+"""What processes that decode do for an audit: hashes of audio, samples, lines of evidence. No torch."""
 
-A decoder that crashes or never returns takes its process with it and nothing else. No torch: a process starts in a
-second and stays small.
-"""
-
-import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import Process
-from multiprocessing.connection import Connection
-from queue import LifoQueue
-from threading import Timer
-from typing import Any
 
 import numpy as np
 
 from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
-from shibolet.errors import AudioError, ProcessLost
+from shibolet.errors import AudioError
 from shibolet.listen import executor
-from shibolet.listen.executor import in_threads
-from shibolet.listen.processes import (
-    MAX_STARTS,
-    Channel,
-    Child,
-    WorkerLost,
-    attempt,
-    leave_signals_to_parent,
-    send_outcome,
-)
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.activity import Sound, sound_of
 from shibolet.speech.audio import content_hash
 
-MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
-START_S = 600.0  # for a process to load its libraries and to take a job; a busy machine or a slow disk is no reason
-RETRIES = (2, 4)  # limits of an item's second and third try, alone in a new process, in units of its own limit
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Failures that say something of the machine and nothing of the content.
 LOST = ("decoder_hung", "decoder_crashed", executor.LOST)
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]
-
-
-class Worker:
-    """A process that runs functions of modules, one after the other; it starts at the first, and again when lost."""
-
-    def __init__(self) -> None:
-        self._child: Child | None = None
-
-    def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
-        """What `function(*args)` returns there; raises what it raises, or WorkerLost.
-
-        The clock starts when the process begins with the function: its start and the way of the arguments do not count.
-        """
-        self._hand_over((function, args))
-        limit = _Limit(self._child.process, timeout_s)
-        try:
-            with limit:
-                succeeded, result = self._child.channel.receive()
-        except (EOFError, OSError):
-            self.close()
-            if limit.passed:
-                raise WorkerLost("decoder_hung", f"not decoded within {timeout_s:.0f} s") from None
-            raise WorkerLost("decoder_crashed", "the process that decoded it crashed") from None
-        if limit.passed:  # the answer came just in time, and the process is gone all the same
-            self.close()
-        if succeeded:
-            return result
-        raise result
-
-    def _hand_over(self, job: tuple[Callable, tuple]) -> None:
-        """Return once a process has begun with the job; ProcessLost when none can be had."""
-        for _ in range(MAX_STARTS):
-            if self._child is None:
-                self._child = Child(_serve, environment=ONE_THREAD)
-            try:
-                with _Limit(self._child.process, START_S):
-                    self._child.channel.send(job)
-                    self._child.channel.receive()
-                return
-            except (EOFError, OSError):  # it ended while it was idle, or at its start: nothing that a job did
-                self.close()
-        raise ProcessLost(
-            f"no process that decodes audio starts here: {MAX_STARTS} crashed or took more than {START_S:.0f} s. See "
-            "whether the memory is full; with --set audit.num_workers=0 the command decodes by itself"
-        )
-
-    def close(self) -> None:
-        """End the process, whatever it is doing."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-
-
-class _Limit:
-    """Kills a process when what is done within takes longer: whatever waits for it then reads the end of its pipe.
-
-    Waiting with a timeout would not do: a process that is paused while it is written to, or half-way through its
-    answer, blocks the call that moves the bytes.
-    """
-
-    def __init__(self, process: Process, limit_s: float) -> None:
-        self.passed = False
-        self._process = process
-        self._timer = Timer(limit_s, self._kill)
-        self._timer.daemon = True  # it must not hold up the end of this process
-
-    def _kill(self) -> None:
-        self.passed = True
-        self._process.kill()
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()  # from here on `passed` does not change
-
-
-def _serve(connection: Connection) -> None:
-    """What a process does: say that a job has come, run it and answer, until its parent ends."""
-    leave_signals_to_parent()
-    channel = Channel(connection)
-    with suppress(EOFError, OSError):
-        while True:
-            function, args = channel.receive()
-            channel.send("begun")
-            send_outcome(channel, attempt(function, *args))
-
-
-class InThisProcess:
-    """Runs the same functions in place, for tests and small jobs."""
-
-    def run(self, function: Callable, *args: Any, timeout_s: float) -> Any:
-        return function(*args)
-
-    def close(self) -> None:
-        pass
-
-
-AnyWorker = Worker | InThisProcess
-
-
-def run_each(worker: AnyWorker, function: Callable, items: Sequence, limit_s: Callable[[Sequence], float]) -> list:
-    """`function(items)`; when that loses its process, one item after the other, WorkerLost for those that still do.
-
-    `limit_s` gives the limit of what is run together. A process may also be lost to a pause of the machine or to the
-    kernel's want of memory, so an item alone gets a new process and more time, twice.
-    """
-    try:
-        return worker.run(function, items, timeout_s=limit_s(items))
-    except WorkerLost:
-        return [_run_alone(worker, function, item, limit_s([item])) for item in items]
-
-
-def _run_alone(worker: AnyWorker, function: Callable, item: Any, limit_s: float) -> Any:
-    for times in RETRIES:
-        try:
-            [result] = worker.run(function, [item], timeout_s=times * limit_s)
-            return result
-        except WorkerLost as error:
-            lost = error
-    return WorkerLost(lost.reason, f"{lost} in {1 + len(RETRIES)} tries; the next audit tries again")
-
-
-class Decoders:
-    """Workers of which each is borrowed by one thread at a time; another process that is sent them has its own."""
-
-    def __init__(self, num_workers: int) -> None:
-        """0: the threads decode themselves."""
-        self.num_workers = num_workers
-        self._workers = [Worker() for _ in range(num_workers)] or [InThisProcess() for _ in range(2)]
-        self.at_once = len(self._workers)
-        self._idle: LifoQueue[AnyWorker] = LifoQueue()  # the last first: it is running
-        for worker in self._workers:
-            self._idle.put(worker)
-
-    def __reduce__(self) -> tuple:
-        return Decoders, (self.num_workers,)
-
-    @contextmanager
-    def borrow(self) -> Iterator[AnyWorker]:
-        worker = self._idle.get()
-        try:
-            yield worker
-        finally:
-            self._idle.put(worker)
-
-    def map(self, function: Callable[[AnyWorker, Any], Any], items: Iterable) -> Iterator:
-        """`function(worker, item)` of each item in order; one item is decoded while others are."""
-
-        def with_worker(item: Any) -> Any:
-            with self.borrow() as worker:
-                return function(worker, item)
-
-        return in_threads(with_worker, items, self.at_once)
-
-    def __enter__(self) -> "Decoders":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        # After an interrupt threads run on, and would take the end of a process for a crash.
-        for worker in self._workers if kind is not KeyboardInterrupt else ():
-            worker.close()
-
-
-def num_decoders(num_workers: int | None, num_shares: int = 1) -> int:
-    """Workers in each of `num_shares` processes; None is all cores but two, which feed the models."""
-    if num_workers is None:
-        return max(2, min(MAX_WORKERS, ((os.cpu_count() or 1) - 2) // num_shares))
-    return num_workers and max(1, num_workers // num_shares)
+Heard = tuple[Clip, Sound, Alignment | None, Hearing, str]  # with the language
 
 
 def hash_audio(refs: Sequence[AudioRef]) -> list[str]:
@@ -268,9 +74,9 @@ def _decode(
     return decoded
 
 
-def weigh(jobs: Sequence[tuple[Clip, Sound, Alignment | None, Hearing, str]]) -> list[bytes]:
+def weigh(heard: Sequence[Heard]) -> list[bytes]:
     """The line of each clip for the store, in the language that comes with it."""
-    return [to_line(_evidence(*job)) for job in jobs]
+    return [to_line(_evidence(*one)) for one in heard]
 
 
 def _evidence(clip: Clip, sound: Sound, alignment: Alignment | None, hearing: Hearing, language: str) -> Evidence:

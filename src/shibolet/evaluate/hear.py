@@ -1,22 +1,26 @@
 """What a model hears in the utterances of a set: batches decided by the list alone, wherever each is transcribed."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.listen.lazy import Engines, Lazy
+from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.documents.scores import Failure
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech import audio
 from shibolet.speech.activity import estimate_snr_db
 
+MAX_THREADS = 16  # that decode
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 
@@ -50,7 +54,7 @@ class HeardUtterance:
 def hear(
     transcriber: Hearer | Engines, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
 ) -> Heard:
-    """Transcribe a set; audio of one batch is in memory at a time.
+    """Transcribe a set; audio of two batches is in memory at a time.
 
     ProcessLost when a batch cannot be transcribed: a set is scored whole.
     """
@@ -85,41 +89,52 @@ def batches_of(utterances: Sequence[Utterance], at_once: int) -> list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class HearBatch:
-    """The work: decode the utterances of a batch and transcribe them together."""
+    """The work: decode the utterances of a batch, while the one before is transcribed, and transcribe them together."""
 
     engine: Lazy[Hearer]
     max_piece_s: float
 
     @property
     def at_once(self) -> int:
-        return 1
+        return 2
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[HeardUtterance]]]:
-        yield partial(self._hear, self.engine.get())
+        load_now(self.engine)
+        threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+        try:
+            yield partial(self._hear, self.engine.get(), Lock(), threads)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    def _hear(self, engine: Hearer, refs: Sequence[AudioRef]) -> list[HeardUtterance]:
-        heard: dict[int, HeardUtterance] = {}
-        clips: dict[int, np.ndarray] = {}
-        for i, ref in enumerate(refs):
-            try:
-                samples = audio.load(ref)
-            except AudioError as error:
-                heard[i] = HeardUtterance(failure=(error.reason, error.detail))
-                continue
-            if len(samples) > self.max_piece_s * audio.SAMPLE_RATE_HZ:
-                text = engine.transcribe_long(samples, self.max_piece_s)
-                heard[i] = HeardUtterance(text, round(estimate_snr_db(samples), 1))
-            else:
-                clips[i] = samples
-        for (i, samples), text in zip(clips.items(), engine.transcribe(list(clips.values())), strict=True):
-            heard[i] = HeardUtterance(text, round(estimate_snr_db(samples), 1))
-        return [heard[i] for i in range(len(refs))]
+    def _hear(
+        self, engine: Hearer, turn: Lock, threads: ThreadPoolExecutor, refs: Sequence[AudioRef]
+    ) -> list[HeardUtterance]:
+        decoded = list(threads.map(_decode, refs))
+        with turn:
+            texts = self._texts(engine, [samples for samples, _ in decoded])
+        return [replace(heard, text=text) for (_, heard), text in zip(decoded, texts, strict=True)]
+
+    def _texts(self, engine: Hearer, clips: Sequence[np.ndarray | None]) -> list[str]:
+        """What is said in each clip; those that are longer than a piece come one by one."""
+        is_long = [clip is not None and len(clip) > self.max_piece_s * audio.SAMPLE_RATE_HZ for clip in clips]
+        short = [clip for clip, long in zip(clips, is_long, strict=True) if clip is not None and not long]
+        texts = iter(engine.transcribe(short))
+        return [
+            "" if clip is None else engine.transcribe_long(clip, self.max_piece_s) if long else next(texts)
+            for clip, long in zip(clips, is_long, strict=True)
+        ]
+
+
+def _decode(ref: AudioRef) -> tuple[np.ndarray | None, HeardUtterance]:
+    """Samples, and what is known without a text; None where the audio cannot be decoded."""
+    try:
+        samples = audio.load(ref)
+    except AudioError as error:
+        return None, HeardUtterance(failure=(error.reason, error.detail))
+    return samples, HeardUtterance(snr_db=round(estimate_snr_db(samples), 1))
 
 
 def snr_db(utterance: Utterance) -> float | None:
     """Signal over noise; None where the audio cannot be decoded."""
-    try:
-        return round(estimate_snr_db(audio.load(utterance.audio)), 1)
-    except AudioError:
-        return None
+    return _decode(utterance.audio)[1].snr_db

@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection, wait
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 from shibolet.errors import ProcessLost
+from shibolet.listen.decoders import Decoders
 from shibolet.listen.processes import (
     MAX_STARTS,
     Channel,
@@ -55,6 +56,14 @@ class Executor(Protocol):
 
     num_processes: int
 
+    def begin(self, work: Work) -> None:
+        """Open a work in the background; the next one finds loaded what both need, or fails as this one did."""
+        ...
+
+    def decoders(self, num_workers: int) -> Decoders:
+        """Workers of this process, the same ones until it is closed."""
+        ...
+
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         """The result of each chunk in order, WorkerLost in the place of one that was given up.
 
@@ -67,16 +76,40 @@ class Executor(Protocol):
         ...
 
 
-class Here:
+class _KeepsDecoders:
+    """Workers that decode are there from one work to the next."""
+
+    _decoders: Decoders | None = None
+
+    def decoders(self, num_workers: int) -> Decoders:
+        if self._decoders is None or self._decoders.num_workers != num_workers:
+            self._close_decoders()
+            self._decoders = Decoders(num_workers)
+        return self._decoders
+
+    def _close_decoders(self) -> None:
+        if self._decoders is not None:
+            self._decoders.close()
+
+
+class Here(_KeepsDecoders):
     """This process."""
 
     num_processes = 1
+
+    def begin(self, work: Work) -> None:
+        Thread(target=_open_and_close, args=(work,)).start()  # no daemon: to end within torch would be a crash
 
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         with work.open() as do:
             yield from in_threads(do, chunks, work.at_once)
 
     def close(self) -> None:
+        self._close_decoders()
+
+
+def _open_and_close(work: Work) -> None:
+    with suppress(Exception), work.open():  # who needs what it opens has the same error
         pass
 
 
@@ -129,8 +162,8 @@ class _Run:
         return None if number is None else _Task(number, chunk)
 
 
-class Processes:
-    """One process for each of `environments`, which say what it sees, such as one GPU; they start at their first chunk.
+class Processes(_KeepsDecoders):
+    """One process for each of `environments`, which say what it sees, such as one GPU; they start at their first work.
 
     A process keeps what it has loaded from one `map` to the next, as far as that takes it too.
     """
@@ -139,6 +172,10 @@ class Processes:
         """`num_threads` of torch on the CPU in each; None: torch's choice."""
         self.num_processes = len(environments)
         self._peers = [_Peer(environment, num_threads) for environment in environments]
+
+    def begin(self, work: Work) -> None:
+        for peer in self._peers:
+            peer.tell(work)
 
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         run = _Run(work, enumerate(chunks))
@@ -155,7 +192,7 @@ class Processes:
                 yield run.results.pop(number)
         finally:
             if any(peer.tasks for peer in self._peers):  # an error, an interrupt, or a reader that has had enough
-                self.close()
+                self._close_peers()
 
     def _hand_out(self, run: _Run) -> None:
         while run.suspects and (idle := [peer for peer in self._peers if not peer.tasks]):
@@ -167,6 +204,10 @@ class Processes:
             min(free, key=lambda peer: len(peer.tasks)).hand(task, run.work)
 
     def close(self) -> None:
+        self._close_decoders()
+        self._close_peers()
+
+    def _close_peers(self) -> None:
         for peer in self._peers:
             peer.close()
 
@@ -179,7 +220,7 @@ class _Peer:
         self._environment, self._num_threads = environment, num_threads
         self._child: Child | None = None
         self._work: Work | None = None  # that it was told last
-        self._is_open = False  # it has loaded what that takes
+        self._num_opening = 0  # works that it was told and has not yet loaded
         self._num_starts = 0  # in a row that came to nothing
 
     @property
@@ -189,16 +230,23 @@ class _Peer:
     def has_room(self, work: Work) -> bool:
         return len(self.tasks) < work.at_once and not any(task.num_lost for task in self.tasks.values())
 
-    def hand(self, task: _Task, work: Work) -> None:
+    def tell(self, work: Work) -> None:
+        """Have it open the work, in a process that starts now if there is none."""
         if self._child is None:
             _free_memory()  # what training has left in this process is in the way there
             self._child = Child(_serve, self._num_threads, environment=self._environment, has_children=True)
+        if self._work is not work:
+            self._work, self._num_opening = work, self._num_opening + 1
+            self._send((None, work))
+
+    def hand(self, task: _Task, work: Work) -> None:
+        self.tell(work)
         self.tasks[task.number] = task
+        self._send((task.number, task.chunk))
+
+    def _send(self, message: tuple) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `receive` finds out
-            if self._work is not work:
-                self._child.channel.send((None, work))
-                self._work, self._is_open = work, False
-            self._child.channel.send((task.number, task.chunk))
+            self._child.channel.send(message)
 
     def receive(self, run: _Run) -> None:
         """Take one message, or its end; raises what the work raised, and ProcessLost when no process starts."""
@@ -210,13 +258,13 @@ class _Peer:
         if not succeeded:
             raise result
         if number is None:
-            self._is_open, self._num_starts = True, 0
+            self._num_opening, self._num_starts = self._num_opening - 1, 0
         else:
             del self.tasks[number]
             run.results[number] = result
 
     def _count_lost(self, run: _Run) -> None:
-        tasks, had_begun = list(self.tasks.values()), self._is_open
+        tasks, had_begun = list(self.tasks.values()), not self._num_opening
         self.close()
         if not had_begun:  # nothing that a chunk did
             self._num_starts += 1
@@ -240,7 +288,7 @@ class _Peer:
         if self._child is not None:
             self._child.close()
         self._child = self._work = None
-        self._is_open = False
+        self._num_opening = 0
         self.tasks = {}
 
 

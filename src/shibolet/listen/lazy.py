@@ -1,12 +1,15 @@
 """Models that are opened at first use, from instructions that other processes can be given."""
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+from shibolet.listen.decoders import Decoders
 from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 
@@ -21,6 +24,14 @@ class Lazy(Generic[Model]):
         """`open_it` must be a function of a module, or a partial one, to be sent."""
         self._open_it = open_it
         self._opened: Model | None = None
+        self._is_warm, self._warming = False, Lock()
+
+    def warm(self) -> None:
+        """Open it, and have what takes time at its first use done, where it says how."""
+        with self._warming:
+            if not self._is_warm and hasattr(opened := self.get(), "warm"):
+                opened.warm()
+            self._is_warm = True
 
     def get(self) -> Model:
         with _LOADING:
@@ -56,6 +67,10 @@ class LazyListener:
             opened.set_window(self._window_s)
         return opened
 
+    def warm(self) -> None:
+        """Load it, and have what takes time at its first clip done."""
+        self._listener.warm()
+
     def align(self, clips: Sequence, words: Sequence[list[str]]) -> list:
         return self.get().align(clips, words)
 
@@ -71,11 +86,31 @@ class LazyListener:
         self._window_s = seconds
 
 
-def load_now(*listeners: Any) -> None:
-    """Load those that wait for their first clip."""
-    for listener in listeners:
-        if isinstance(listener, LazyListener):
-            listener.get()
+def load_now(*models: Any) -> None:
+    """Load those that wait for their first use, and warm one while the next is loaded."""
+    waiting = [model for model in models if isinstance(model, Lazy | LazyListener)]
+    with ThreadPoolExecutor(len(waiting) or 1) as pool:
+        for warmed in [pool.submit(model.warm) for model in waiting]:
+            warmed.result()
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The work without chunks: models are loaded and decoders start, before a work that needs both."""
+
+    models: tuple[Any, ...]
+    decoders: Decoders | None = None
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Any], None]]:
+        if self.decoders is not None:
+            self.decoders.start()
+        load_now(*self.models)
+        yield lambda chunk: None
 
 
 @dataclass(frozen=True, slots=True)

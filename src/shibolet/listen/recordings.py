@@ -152,7 +152,7 @@ class HearPieces:
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[_Clip]], list[Piece]]]:
-        load_now(self.aligner)
+        load_now(self.engine, self.aligner)
         yield partial(_pieces, engine=self.engine.get(), language=get_language(self.language), aligner=self.aligner)
 
 

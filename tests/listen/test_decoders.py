@@ -5,13 +5,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 
 import pytest
 
-from shibolet.audit import workers
-from shibolet.audit.workers import AnyWorker, Decoders, Worker, WorkerLost, num_decoders, run_each
+from shibolet.errors import ProcessLost
+from shibolet.listen import decoders as module
+from shibolet.listen.decoders import AnyWorker, Decoders, Worker, num_decoders, run_each
+from shibolet.listen.processes import WorkerLost
 
 
 def test_a_worker_raises_what_its_function_raises() -> None:
@@ -79,7 +83,7 @@ def serve_late(connection) -> None:
     while not (folder / "go").exists():
         time.sleep(0.01)
     (folder / "started").touch()
-    workers._serve(connection)
+    module._serve(connection)
 
 
 def test_the_start_of_a_process_is_not_the_time_of_its_job(tmp_path: Path, monkeypatch) -> None:
@@ -100,14 +104,14 @@ def test_the_start_of_a_process_is_not_the_time_of_its_job(tmp_path: Path, monke
         join = cancel
 
     monkeypatch.setenv("STARTS_IN", str(tmp_path))
-    monkeypatch.setattr(workers, "_serve", serve_late)
-    monkeypatch.setattr(workers, "Timer", NoTimer)
+    monkeypatch.setattr(module, "_serve", serve_late)
+    monkeypatch.setattr(module, "Timer", NoTimer)
     worker = Worker()
     try:
         assert worker.run(divmod, 7, 2, timeout_s=0.001) == (3, 1)
     finally:
         worker.close()
-    assert limits == [(workers.START_S, False), (0.001, True)]
+    assert limits == [(module.START_S, False), (0.001, True)]
 
 
 def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
@@ -123,7 +127,7 @@ def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
         assert running.wait(30)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Decoders(0) as decoders:
+    with pytest.raises(KeyboardInterrupt), closing(Decoders(0)) as decoders:
         list(decoders.map(busy, until_interrupted()))
     left.set()
     assert ended.wait(30), "the interrupt waited until the listening was over"
@@ -134,3 +138,60 @@ def test_processes_that_hear_share_the_cores(monkeypatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 34)
     assert [num_decoders(None, shares) for shares in (1, 4, 32)] == [14, 8, 2]
     assert [num_decoders(6, shares) for shares in (1, 2, 8)] == [6, 3, 1] and num_decoders(0, 4) == 0
+
+
+def test_all_workers_share_one_call_in_its_order_and_what_ends_a_chunk_goes_first() -> None:
+    """A chunk that one worker decodes keeps the models waiting; evidence must not wait for chunks that come later."""
+    together, blocked, begun, done = Barrier(2, timeout=60), Event(), Event(), []
+
+    def meet(worker: AnyWorker, item: int) -> int:
+        together.wait()
+        return item
+
+    def block(worker: AnyWorker, item: int) -> None:
+        begun.set()
+        assert blocked.wait(60)
+
+    with closing(Decoders(0)) as two:
+        assert list(two.map(meet, range(6))) == list(range(6))
+        waiting = [two.submit(block, 0), two.submit(block, 1)]
+        assert begun.wait(60)
+        note = lambda worker, item: done.append(item)  # noqa: E731
+        later = [two.submit(note, item) for item in "abcd"] + [two.submit(note, "first", first=True)]
+        blocked.set()
+        for future in [*waiting, *later]:
+            future.result(60)
+    assert done.index("first") <= 1, "two threads may begin with two of them at once"
+
+
+def test_closed_decoders_drop_what_waits_and_begin_anew_when_they_are_asked() -> None:
+    """Who waits for a part must not wait for ever, and training must not share the memory with idle processes."""
+    decoders = Decoders(1)
+    try:
+        pid = decoders.submit(pid_of, None).result(60)
+        hanging, waiting = decoders.submit(hang, None), decoders.submit(pid_of, None)
+        while not hanging.running():
+            time.sleep(0.001)
+        decoders.close()
+        with pytest.raises(CancelledError):
+            waiting.result(60)
+        with pytest.raises(ProcessLost, match="were closed while they had work"):
+            hanging.result(60)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        assert decoders.submit(pid_of, None).result(60) != pid
+    finally:
+        decoders.close()
+
+
+def pid_of(worker: AnyWorker, _: None) -> int:
+    return worker.run(os.getpid, timeout_s=600)
+
+
+def hang(worker: AnyWorker, _: None) -> None:
+    run_each(worker, double_or_hang, [2], lambda items: 600.0)
+
+
+def test_a_process_of_a_decoder_leaves_the_threads_of_torch_alone() -> None:
+    """A worker starts while another thread loads torch, which reads its number of threads from the environment once."""
+    assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & module.ONE_THREAD.keys()
