@@ -137,35 +137,23 @@ class Speed:
         }
 
     def parts(self, rows: int) -> dict:
-        """Milliseconds of a prefill of all rows and of one step at a width, by attention kernel."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
+        """Milliseconds of a prefill of all rows and of one step."""
         middle = len(self.requests) // 2
         some = self.requests[max(0, middle - rows // 2) :][:rows]
-        result: dict = {"rows": len(some), "audio_s": round(audio_s(some))}
-        for kernel in (None, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH):
-            decoder = self.decoder(len(some))
-            name = "default" if kernel is None else kernel.name.lower()
-            try:
-                with torch.inference_mode():
-                    held = decoder._reserve(self.positions)
-                    groups = list(decoder._groups(some, held))
-                    places = [[i for i, _ in group.requests] for group in groups]
-                    enter = lambda: [decoder._prefill(held, *each) for each in zip(groups, places)] and 1  # noqa: B023, E731
-                    if kernel is None:
-                        enter()
-                        result["prefill_ms"] = round(1000 * self.clock(enter), 1)
-                    enter()
-                    seen = min(held.num_positions, 192)
-                    with sdpa_kernel(kernel) if kernel is not None else torch.no_grad():
-                        decoder._graphs = {}
-                        decoder._capture(held)
-                    step = lambda: decoder._steps(held, {0: seen - STEPS - held.written[0]})  # noqa: B023, E731
-                    steps = lambda: [step() for _ in range(5)] and 1  # noqa: B023, E731
-                    result[f"step_ms_{name}"] = round(1000 * self.clock(steps) / (5 * STEPS), 3)
-            except RuntimeError as error:  # a kernel that does not take these shapes
-                result[f"step_ms_{name}"] = str(error).splitlines()[0]
-        return result
+        decoder = self.decoder(len(some))
+        with torch.inference_mode():
+            held = decoder._reserve(self.positions)
+            groups = list(decoder._groups(some, held))
+            places = [[i for i, _ in group.requests] for group in groups]
+            enter = lambda: [decoder._prefill(held, *each) for each in zip(groups, places)] and 1  # noqa: E731
+            enter()
+            prefill_s = self.clock(enter)
+            prompts = {i: len(request.prompt) for i, request in enumerate(some)}
+            steps_s = self.clock(lambda: [decoder._steps(held, prompts) for _ in range(10)] and 1)
+        return {
+            "rows": len(some), "audio_s": round(audio_s(some)), "prefill_ms": round(1000 * prefill_s, 1),
+            "step_ms": round(1000 * steps_s / (10 * STEPS), 3),
+        }  # fmt: skip
 
 
 def random_model(device: str) -> Qwen3ASRForConditionalGeneration:

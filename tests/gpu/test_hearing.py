@@ -34,7 +34,7 @@ def logps_of(loaded: LoadedModel, clips, texts) -> tuple[list[np.ndarray], list[
     """On the prompts that were decoded, and by whole sequences."""
     recogniser = FamilyRecogniser(loaded, "Hebrew")
     encode = recogniser._targets.encode
-    scored = recogniser._transcriber.write_and_score(clips, lambda place, heard: encode([texts[place]]))
+    scored = recogniser._transcriber.write_and_score(clips, lambda some: [encode([texts[i]]) for i, _ in some])
     return [one.logps[0] for one in scored], recogniser.token_logps(clips, texts)
 
 

@@ -38,7 +38,13 @@ def texts_of(place: int, ids: list[int]) -> list[list[int]]:
     return [ids, [], [5 + place], [7, 8, 9] * (1 + place), [20 + place, 30]][: 2 + place % 4]
 
 
-def heard(loaded: LoadedModel, clips, rows: int, is_loop=lambda place, ids: False, asked=texts_of) -> dict[int, tuple]:
+def all_texts_of(some: list[tuple[int, list[int]]]) -> list[list[list[int]]]:
+    return [texts_of(place, ids) for place, ids in some]
+
+
+def heard(
+    loaded: LoadedModel, clips, rows: int, is_loop=lambda place, ids: False, asked=all_texts_of
+) -> dict[int, tuple]:
     decoder = FAMILY.decoder(loaded, Prompt("Hebrew"), clips_at_once=rows, beam_size=1, length_penalty=1.0)
     found = {}
     for one in decoder.decode(clips, LIMITS[: len(clips)], is_loop, asked):
@@ -97,10 +103,10 @@ def test_the_same_list_gives_the_same_bytes(loud, clips):
     decoder = FAMILY.decoder(loud, Prompt("Hebrew"), clips_at_once=3, beam_size=1, length_penalty=1.0)
     run = lambda some, limits: {  # noqa: E731
         one.place: [logps.tobytes() for logps in one.logps]
-        for one in decoder.decode(some, limits, lambda place, ids: False, texts_of)
+        for one in decoder.decode(some, limits, lambda place, ids: False, all_texts_of)
     }
     first = run(clips[5:], LIMITS[5:])
-    next(decoder.decode(clips, [300] * len(clips), lambda place, ids: False, texts_of))  # given up
+    next(decoder.decode(clips, [300] * len(clips), lambda place, ids: False, all_texts_of))  # given up
     assert run(clips[5:], LIMITS[5:]) == first
 
 

@@ -70,11 +70,14 @@ class FamilyRecogniser:
         for place, (clip, said) in enumerate(zip(clips, words, strict=True)):
             sounds.setdefault(id(clip), _Sound(clip)).words[place] = said
         unique = list(sounds.values())
+
+        def texts_of(heard: Sequence[tuple[int, str]]) -> list[list[list[int]]]:
+            texts = [unique[number].ask(hypothesis, self._language) for number, hypothesis in heard]
+            ids = iter(self._targets.encode(list(chain.from_iterable(texts))))
+            return [list(islice(ids, len(own))) for own in texts]
+
         with self._forward:
-            written = self._transcriber.write_and_score(
-                [sound.clip for sound in unique],
-                lambda number, heard: self._targets.encode(unique[number].ask(heard, self._language)),
-            )
+            written = self._transcriber.write_and_score([sound.clip for sound in unique], texts_of)
         unscored = [(sound, one) for sound, one in zip(unique, written, strict=True) if one.logps is None]
         asked = [(sound.clip, text) for sound, one in unscored for text in sound.ask(one.text, self._language)]
         by_themselves = iter(self.token_logps([clip for clip, _ in asked], [text for _, text in asked]))

@@ -52,9 +52,11 @@ class Transcriber(Engine):
         return self.write_and_score(clips, None)
 
     def write_and_score(
-        self, clips: Sequence[np.ndarray], texts_of: Callable[[int, str], Sequence[Sequence[int]]] | None
+        self,
+        clips: Sequence[np.ndarray],
+        texts_of: Callable[[Sequence[tuple[int, str]]], Sequence[Sequence[Sequence[int]]]] | None,
     ) -> list[Scored]:
-        """The same, with scores of the texts (token ids) that `texts_of` gives for the place and the text of a clip."""
+        """The same, with scores of the texts (token ids) that `texts_of` gives for places and texts of clips."""
         if not clips:
             return []
         order = sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
@@ -66,7 +68,7 @@ class Transcriber(Engine):
                 return False
             return is_loop(self._decoder.text(ids), durations_s[place])
 
-        asked = texts_of and (lambda place, ids: texts_of(order[place], self._decoder.text(ids)))
+        asked = texts_of and (lambda some: texts_of([(order[place], self._decoder.text(ids)) for place, ids in some]))
         found: dict[int, Scored] = {}
         with self._stream():
             limits = list(map(self._limit, longest_first))
@@ -82,8 +84,8 @@ class Transcriber(Engine):
             return
         clips = made_up_clips(WARM_S)
         with self._stream():
-            texts = [[0] * WARM_TOKENS]
-            for _ in self._decoder.decode(clips, [WARM_TOKENS] * len(clips), lambda *_: False, lambda *_: texts):
+            texts = lambda some: [[[0] * WARM_TOKENS]] * len(some)  # noqa: E731
+            for _ in self._decoder.decode(clips, [WARM_TOKENS] * len(clips), lambda place, ids: False, texts):
                 pass
 
     def _limit(self, clip: np.ndarray) -> int:

@@ -108,8 +108,8 @@ class Decoded:
     logps: tuple[np.ndarray, ...] | None
 
 
-# The place of a clip and the ids written for it -> the ids of each text that is to be scored on it.
-TextsOf = Callable[[int, list[int]], Sequence[Sequence[int]]]
+# Places of clips with the ids written for them -> of each, the ids of the texts that are to be scored on it.
+TextsOf = Callable[[Sequence[tuple[int, list[int]]]], Sequence[Sequence[Sequence[int]]]]
 
 
 class Decoder(Protocol):

@@ -115,6 +115,35 @@ def _causal(query: Tensor, key: Tensor, causal: bool) -> dict[str, bool | Tensor
     return {"attn_mask": mask.tril(num_keys - num_queries)}
 
 
+def attend_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: Tensor,
+    done: Tensor,
+    *,
+    seen: int,
+    scaling: float,
+) -> Tensor:
+    """Attention of one token a row to what stands before `position` `[R]` in its row and to itself, as `query`.
+
+    The token's key and value `[R, N, H]` are put into `keys` and `values` `[R, P, N, H]` at its position; `query` is
+    `[R, N * G, H]`. No position lies beyond `seen`, and what a row gives that is `done` is no more than a number.
+    """
+    if query.is_cuda:
+        return _triton().attend_rows(query, key, value, keys, values, position, done, scaling)
+    row = torch.arange(len(query))
+    keys[row, position], values[row, position] = key, value
+    visible = torch.arange(seen)[None] <= position[:, None]
+    grouped = query.view(*key.shape[:2], -1, key.shape[2])  # the queries of a key stand where a sequence's would
+    by_head = (x[:, :seen].transpose(1, 2) for x in (keys, values))
+    return F.scaled_dot_product_attention(grouped, *by_head, attn_mask=visible[:, None, None], scale=scaling).view_as(
+        query
+    )
+
+
 def _autocast_dtype() -> torch.dtype | None:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from shibolet.model.fast.kernels import cross_entropy_
 from shibolet.model.qwen3_asr.packed import output_head, packed_attention
-from shibolet.model.qwen3_asr.rows import PromptCache, Rows
+from shibolet.model.qwen3_asr.rows import OldPrompts, Rows
 
 PASS_KEYS = 65_536  # of one forward at most: 270 MB a layer at the real size
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 0.6 GB in bf16
@@ -84,7 +84,7 @@ def _hidden_after(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> 
             inputs_embeds=embeds[None],
             attention_mask={"full_attention": None},
             position_ids=send(np.concatenate(positions))[None],
-            past_key_values=PromptCache(rows, send(source), send(own)),
+            past_key_values=OldPrompts(rows, send(source), send(own)),
             use_cache=True,
             cu_seq_lens_q=boundaries[0],
             cu_seq_lens_k=boundaries[1],

@@ -31,12 +31,11 @@ from shibolet.model.qwen3_asr.features import (
 )
 from shibolet.model.qwen3_asr.packed import Pack, attention_as, decode_pack, lay_out, output_head, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
-from shibolet.model.qwen3_asr.rows import ONE_TOKEN, RowCache, Rows, RowsSize
+from shibolet.model.qwen3_asr.rows import ONE_TOKEN, NewPrompts, Rows, RowsSize
 
 CUDA_ROWS, CPU_ROWS = 512, 32  # at most; fewer where memory is short
-STEPS = 4  # between two looks at which rows have ended: one wait for the device each
+STEPS = 2  # between two looks at which rows have ended: one wait for the device each
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
-SEEN_POSITIONS = 64  # a step attends to a multiple of this; there is one graph a multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class _Ended:
 
 
 class GreedyDecoder:
-    """Token ids that follow prompts; rows and graphs are kept from one call to the next."""
+    """Token ids that follow prompts; rows and their graph are kept from one call to the next."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class GreedyDecoder:
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
         self._max_rows = max_rows or (CUDA_ROWS if self._device.type == "cuda" else CPU_ROWS)
         self._rows: Rows | None = None
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by positions seen
+        self._graph: torch.cuda.CUDAGraph | None = None  # of a step
 
     @torch.inference_mode()
     def decode(
@@ -127,12 +126,12 @@ class GreedyDecoder:
                     self._steps(rows, {row: len(request.prompt) for row, (_, request) in writing.items()})
                     num_steps += STEPS
                 # The device is busy now: what the host has to do is done beside it.
-                for one in ended:
-                    if texts_of is None:
-                        yield one.decoded(None)
-                    else:
-                        one.texts = texts_of(one.index, one.ids)
-                        asked.append(one)
+                if texts_of is None:
+                    yield from (one.decoded(None) for one in ended)
+                elif ended:
+                    for one, texts in zip(ended, texts_of([(o.index, o.ids) for o in ended]), strict=True):
+                        one.texts = texts
+                    asked += ended
                 rows.look()
                 for some, logps in scored:
                     yield from _with_logps(some, logps)
@@ -171,12 +170,12 @@ class GreedyDecoder:
         return continuation_logps(self._model, rows, texts).to("cpu", non_blocking=True)
 
     def _reserve(self, max_positions: int) -> Rows:
-        """Rows for a call, and the graphs of their steps; they go when a call needs others."""
+        """Rows for a call, and the graph of their steps; they go when a call needs others."""
         size = RowsSize.of(self._model, self._max_rows, max_positions)
         held = self._rows and self._rows.size
         # As many rows as if this were the first call: products of other shapes round differently.
         if held is None or held.num_rows != size.num_rows or held.num_positions < size.num_positions:
-            self._rows, self._graphs = None, {}  # free before more is taken
+            self._rows = self._graph = None  # free before more is taken
             self._rows = Rows(self._model, size, self._stop_ids)
             self._capture(self._rows)
         self._rows.clear()
@@ -211,7 +210,7 @@ class GreedyDecoder:
         at, lengths, limits = (send_to(self._device, x) for x in (torch.tensor(taken), group.nums_prompt, group.limits))
         starts = rows.row_start[at].repeat_interleave(lengths, output_size=pack.num_tokens)
         with packed_attention(self._model):
-            hidden = decode_pack(self._model, pack, RowCache(rows, starts + pack.position_ids[0], seen=None))
+            hidden = decode_pack(self._model, pack, NewPrompts(rows, starts + pack.position_ids[0]))
         rows.hidden[at], rows.position[at], rows.limit[at] = hidden, lengths, limits
         rows.append(output_head(self._model)(hidden).argmax(-1), at)
         for row in taken:
@@ -220,35 +219,32 @@ class GreedyDecoder:
     def _steps(self, rows: Rows, prompts: dict[int, int]) -> None:
         """`STEPS` tokens more in every row that is writing."""
         ahead = max(num_prompt + rows.written[row] for row, num_prompt in prompts.items()) + STEPS
-        seen = min(-(-ahead // SEEN_POSITIONS) * SEEN_POSITIONS, rows.num_positions)
         for _ in range(STEPS):
-            if graph := self._graphs.get(seen):
-                graph.replay()
+            if self._graph:
+                self._graph.replay()
             else:
-                self._forward(rows, seen)
+                self._forward(rows, min(ahead, rows.num_positions))
 
     def _capture(self, rows: Rows) -> None:
-        """A graph of a step at each width, while every row has ended, so that running it changes nothing."""
+        """The graph of a step, made while every row has ended, so that running it changes nothing."""
         if self._device.type != "cuda":
             return
-        for seen in range(rows.num_positions, 0, -SEEN_POSITIONS):
-            self._forward(rows, seen)  # loads kernels, which a graph cannot
-            self._graphs[seen] = graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=rows.pool, capture_error_mode="thread_local"):  # others may use the GPU
-                self._forward(rows, seen)
+        self._forward(rows, rows.num_positions)  # loads kernels, which a graph cannot
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others may use the GPU
+            self._forward(rows, rows.num_positions)
 
     def _forward(self, rows: Rows, seen: int) -> None:
+        """One token more in every row; none has more than `seen`."""
         model = self._model
-        embeds = model.get_input_embeddings()(rows.token)[:, None]
-        visible = torch.arange(seen, device=self._device)[None] <= rows.position[:, None]
-        mask = torch.zeros(visible.shape, dtype=embeds.dtype, device=self._device).masked_fill(~visible, -torch.inf)
         with attention_as(model, ONE_TOKEN):
             hidden = model.model.language_model(
-                inputs_embeds=embeds,
-                attention_mask={"full_attention": mask[:, None, None]},
+                inputs_embeds=model.get_input_embeddings()(rows.token)[:, None],
+                attention_mask={"full_attention": None},
                 position_ids=rows.position[:, None],
-                past_key_values=RowCache(rows, rows.row_start + rows.position, seen),
-                use_cache=True,
+                use_cache=False,
+                rows=rows,
+                seen=seen,
             ).last_hidden_state
         rows.position += ~rows.done  # a row that has ended stays where it is, and its token goes nowhere
         rows.append(output_head(model)(hidden[:, 0]).argmax(-1))

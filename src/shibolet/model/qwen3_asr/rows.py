@@ -7,9 +7,10 @@ head, H head dim, D model dim.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+
+from shibolet.model.fast.kernels import attend_rows
 
 ONE_TOKEN = "shibolet_one_token"
 CPU_BYTES = 4 << 30  # what keys, values and prefills may take where no device says what it has
@@ -43,7 +44,6 @@ class Rows:
         # The last column takes what rows that have ended write.
         self._ids = zeros(self.num_rows, self.num_positions + 1)
         self._stop_ids, self.stop_ids = stop_ids, frozenset(stop_ids.tolist())
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self.ended, self.written = [True] * self.num_rows, [0] * self.num_rows
 
     def clear(self) -> None:
@@ -54,7 +54,8 @@ class Rows:
         """Add a token to the rows `at`, or to all rows that have not ended."""
         if at is not None:
             self._ids[at, 0] = chosen
-            self.token[at], self.count[at] = chosen, 1
+            self.token[at] = chosen
+            self.count.index_fill_(0, at, 1)  # an assigned number would be copied there, and waited for
             self.done[at] = self._is_stop(chosen) | (self.limit[at] <= 1)
             return
         going = ~self.done
@@ -115,26 +116,21 @@ def _in_steps(rows: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class RowCache:
-    """`past_key_values` of one forward: keeps its keys and values, and gives back what its queries may attend to."""
+class NewPrompts:
+    """`past_key_values` of a prefill: keeps its keys and values in rows, and gives them back as they are."""
 
     rows: Rows
-    target: Tensor  # [T] or [R], where in R * P the new keys belong
-    seen: int | None  # None in a prefill: packed attention takes the new keys as they are
+    target: Tensor  # [T], where in R * P they belong
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
-        """New keys and values `[1, N, T, H]` as they are, or for `[R, N, 1, H]` all that is seen: `[R, N, seen, H]`."""
-        kept = self.rows.keys[layer_idx], self.rows.values[layer_idx]
-        for cache, new in zip(kept, (key, value)):
+        """New keys and values `[1, N, T, H]`."""
+        for cache, new in ((self.rows.keys[layer_idx], key), (self.rows.values[layer_idx], value)):
             cache.index_copy_(0, self.target, new.transpose(1, 2).flatten(0, 1))
-        if self.seen is None:
-            return key, value
-        by_row = (cache.view(self.rows.num_rows, self.rows.num_positions, *cache.shape[1:]) for cache in kept)
-        return tuple(cache[:, : self.seen].transpose(1, 2) for cache in by_row)
+        return key, value
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCache:
+class OldPrompts:
     """`past_key_values` of texts that go on from prompts in rows: it reads them and leaves them as they are."""
 
     rows: Rows
@@ -151,13 +147,24 @@ class PromptCache:
 
 
 def _attend_one(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, *, scaling: float, **_
+    module: nn.Module,
+    query: Tensor,  # [R, N * G, 1, H]
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    rows: Rows,
+    seen: int,
+    **_,
 ) -> tuple[Tensor, None]:
-    """Attention of one query a row; the G query heads of a key head stand where queries of a sequence would."""
-    rows, heads, _, dim = query.shape
-    grouped = query.reshape(rows, key.shape[1], -1, dim)  # [R, N, G, H]
-    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(rows, 1, heads, dim), None
+    """Attention of one new token in each row, which keeps its key and value; `[R, 1, N * G, H]`."""
+    by_row = (
+        cache[module.layer_idx].view(rows.num_rows, rows.num_positions, *cache[0].shape[1:])
+        for cache in (rows.keys, rows.values)
+    )
+    tokens = (x.squeeze(2).contiguous() for x in (query, key, value))
+    return attend_rows(*tokens, *by_row, rows.position, rows.done, seen=seen, scaling=scaling)[:, None], None
 
 
 AttentionInterface.register(ONE_TOKEN, _attend_one)

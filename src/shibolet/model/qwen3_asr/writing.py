@@ -45,8 +45,8 @@ class ClipDecoder:
                 len(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))) + limit
                 for clip, limit in zip(clips, limits, strict=True)
             )
-            ended = texts_of and (lambda place, ids: [[*text, self._prompt.end_id] for text in texts_of(place, ids)])
-            yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop, ended)
+            labels_of = texts_of and (lambda some: [self._labels(texts) for texts in texts_of(some)])
+            yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop, labels_of)
             return
         for first in range(0, len(clips), self.clips_at_once):
             batch = slice(first, first + self.clips_at_once)
@@ -60,6 +60,10 @@ class ClipDecoder:
                 length_penalty=self._length_penalty,
             )
             yield from (Decoded(place, ids, ending, None) for place, (ids, ending) in enumerate(found, first))
+
+    def _labels(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Texts with their end."""
+        return [[*text, self._prompt.end_id] for text in texts]
 
     def _requests(self, clips: Sequence[np.ndarray], limits: Sequence[int]) -> Iterator[Request]:
         for clip, limit in zip(clips, limits, strict=True):
