@@ -109,10 +109,11 @@ class GreedyDecoder:
         free, writing, num_steps = list(range(rows.num_rows)), {}, 0
         ended: list[_Ended] = []  # at the last look
         asked: list[_Ended] = []  # their texts are known
-        scored: list[tuple[list[_Ended], Tensor]] = []  # the scores are on their way
+        scored: list[tuple[list[_Ended], Tensor]] = []  # the scores are on their way, or here since the last look
         with closing(one_ahead(self._groups(requests, rows))) as groups:
             group = next(groups, None)
-            while group or writing or ended or asked:
+            while group or writing or ended or asked or scored:
+                done, scored = scored, []
                 room = len(group.requests) if group else rows.group_rows
                 if asked and (len(free) + len(asked) >= room or not writing):
                     scored.append((asked, self._score(rows, asked)))
@@ -126,6 +127,8 @@ class GreedyDecoder:
                     self._steps(rows, {row: len(request.prompt) for row, (_, request) in writing.items()})
                     num_steps += STEPS
                 # The device is busy now: what the host has to do is done beside it.
+                for some, logps in done:
+                    yield from _with_logps(some, logps)
                 if texts_of is None:
                     yield from (one.decoded(None) for one in ended)
                 elif ended:
@@ -133,9 +136,7 @@ class GreedyDecoder:
                         one.texts = texts
                     asked += ended
                 rows.look()
-                for some, logps in scored:
-                    yield from _with_logps(some, logps)
-                scored, ended = [], self._ended(rows, writing, is_loop if num_steps % LOOP_STEPS == 0 else None)
+                ended = self._ended(rows, writing, is_loop if num_steps % LOOP_STEPS == 0 else None)
                 if texts_of is None:
                     free = sorted([*free, *(one.row for one in ended)])
 
