@@ -82,12 +82,18 @@ def recogniser() -> LoadedModel:
 WORDS = [text.split() for text in TEXTS]
 
 
+def brief(recogniser: LoadedModel, **settings) -> FamilyRecogniser:
+    """One whose hypotheses, which random weights do not end, are short."""
+    transcriber = Transcriber(recogniser, "Hebrew", max_new_tokens_per_s=2.0, **settings)
+    return FamilyRecogniser(recogniser, "Hebrew", transcriber=transcriber)
+
+
 def test_scores_on_a_heard_prompt_are_those_of_whole_sequences(recogniser, clips, monkeypatch) -> None:
     """One audio under several texts too: protects from the scores of another text, clip or writing."""
     places = [0, 1, 2, 1, 3, 1, 4, 5, 0]
     many, words = [clips[i] for i in places], [WORDS[i % len(WORDS)] for i in range(len(places))]
-    by_prompt = FamilyRecogniser(recogniser, "Hebrew").hear(many, words)
-    whole = FamilyRecogniser(recogniser, "Hebrew")
+    by_prompt = brief(recogniser).hear(many, words)
+    whole = brief(recogniser)
     write = whole._transcriber.write_and_score
     silent = lambda clips, texts_of: [replace(one, logps=None) for one in write(clips, None)]  # noqa: E731
     monkeypatch.setattr(whole._transcriber, "write_and_score", silent)
@@ -103,17 +109,17 @@ def test_one_audio_is_read_once(recogniser, clips, monkeypatch) -> None:
     seconds = []
     laid = decoding.lay_samples
     monkeypatch.setattr(decoding, "lay_samples", lambda some: seconds.append(sum(map(len, some)) / 16000) or laid(some))
-    FamilyRecogniser(recogniser, "Hebrew").hear([clips[1], clips[2], clips[1]], WORDS[:3])
+    brief(recogniser).hear([clips[1], clips[2], clips[1]], WORDS[:3])
     assert sum(seconds) == pytest.approx(3.1 + 8.77)
 
 
 def test_order_and_neighbours_change_nothing_beyond_rounding(recogniser, clips) -> None:
-    together = FamilyRecogniser(recogniser, "Hebrew").hear(clips, WORDS)
-    again = FamilyRecogniser(recogniser, "Hebrew").hear(clips, WORDS)
+    together = brief(recogniser).hear(clips, WORDS)
+    again = brief(recogniser).hear(clips, WORDS)
     assert [(one.text_logp, one.text_score, one.worst_score) for one in again] == [
         (one.text_logp, one.text_score, one.worst_score) for one in together
     ]
-    narrow = FamilyRecogniser(recogniser, "Hebrew", transcriber=Transcriber(recogniser, "Hebrew", batch_utterances=2))
+    narrow = brief(recogniser, batch_utterances=2)
     turned = narrow.hear(clips[::-1], WORDS[::-1])[::-1]
     for one, other in zip(together, turned, strict=True):
         assert one.hypothesis == other.hypothesis
@@ -121,8 +127,8 @@ def test_order_and_neighbours_change_nothing_beyond_rounding(recogniser, clips) 
 
 
 def test_beams_are_scored_by_whole_sequences(recogniser, clips) -> None:
-    beams = FamilyRecogniser(recogniser, "Hebrew", transcriber=Transcriber(recogniser, "Hebrew", beam_size=2))
-    greedy = FamilyRecogniser(recogniser, "Hebrew").hear(clips[:2], WORDS[:2])
+    beams = brief(recogniser, beam_size=2)
+    greedy = brief(recogniser).hear(clips[:2], WORDS[:2])
     for one, other in zip(beams.hear(clips[:2], WORDS[:2]), greedy, strict=True):
         assert one.text_logp is not None
         if one.hypothesis == other.hypothesis:
