@@ -6,11 +6,13 @@
 
 decode   decoding, energy, signals and writing; the listeners say nothing
 align    and the forced aligner (0.6B: encoder 24 x 1024, decoder 28 x 1024, 5,000 time classes of 80 ms)
-score    decode, and the recogniser's teacher-forced likelihood (1.7B: encoder 24 x 1024, decoder 28 x 2048)
+score    decode, and the recogniser's likelihood of one text (1.7B: encoder 24 x 1024, decoder 28 x 2048), no hypothesis
 greedy   decode, and its greedy hypotheses, which random weights end at 7 tokens a second of audio
-all      both listeners, as an audit runs them
+all      both listeners, as an audit runs them: hypotheses, and scores of them, of the texts in each writing, and of
+         five other texts of every thirtieth clip, as a self-test has them
 
-Durations are log-normal, 5.8 s on average, 1 to 15 s; 2 words a second. Prints one JSON object a pass.
+Durations are log-normal, 5.8 s on average, 1 to 15 s; 2 words a second. Prints one JSON object a pass; audio that is
+heard under several texts counts once.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +77,7 @@ class NoRecogniser:
 
 
 class OnePass(NoRecogniser):
-    """One half of a Qwen recogniser's work."""
+    """One half of a Qwen recogniser's work: its hypotheses, or after one token the likelihood of the text."""
 
     def __init__(self, recogniser: "FamilyRecogniser", transcriber: "Transcriber", name: str) -> None:
         self.identity = name
@@ -82,11 +85,36 @@ class OnePass(NoRecogniser):
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         texts = [" ".join(said) for said in words]
-        if self._name == "greedy":
-            with self._recogniser._forward:
-                return [Hearing(hypothesis=text, text_score=None) for text in self._transcriber.transcribe(clips)]
-        logps = self._recogniser.token_logps(clips, texts)
-        return [Hearing(hypothesis=text, text_score=float(own.sum())) for text, own in zip(texts, logps, strict=True)]
+        encode = self._recogniser._targets.encode
+        scores = self._name == "score"
+        texts_of = (lambda some: [encode([texts[i]]) for i, _ in some]) if scores else None
+        self._transcriber._max_new_tokens_per_s = 1e-3 if scores else TOKENS_PER_S
+        with self._recogniser._forward:
+            found = self._transcriber.write_and_score(clips, texts_of)
+        return [
+            Hearing(hypothesis=text, text_score=one.logps and float(one.logps[0].sum()))
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+
+def speak(transcriber: "Transcriber") -> None:
+    """Random weights write tokens that are no words; give them words, so that there is a hypothesis to score."""
+    words = [entry.spelling for entry in load_lexicon().entries]
+    step = TOKENS_PER_S / WORDS_PER_S
+    transcriber._decoder.text = lambda ids: " ".join(
+        words[ids[int(i * step)] % len(words)] for i in range(int(len(ids) / step))
+    )
+
+
+def with_other_texts(clips: list[Clip]) -> list[Clip]:
+    """And every thirtieth clip under the texts of the five after it."""
+    copies = [
+        replace(clip, key=f"{clip.key}-{number}", words=other.words, verifiable=other.verifiable)
+        for place, clip in enumerate(clips[:-5])
+        if place % 30 == 0
+        for number, other in enumerate(clips[place + 1 : place + 6])
+    ]
+    return clips + copies
 
 
 def random_model(kind: str, device: str) -> "LoadedModel":
@@ -150,11 +178,15 @@ def measure(name: str, aligner, recogniser, clips: list[Clip], config: AuditConf
 
     with tempfile.TemporaryDirectory() as folder:
         warm = len(clips) // 10
+        for model in (aligner, recogniser):
+            if hasattr(model, "warm"):
+                model.warm()
         Listener(aligner, recogniser, Path(folder) / "warm", load, config, "Hebrew").hear(clips[:warm])
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        heard = Listener(aligner, recogniser, Path(folder) / "timed", load, config, "Hebrew").hear(clips[warm:])
+        timed = with_other_texts(clips[warm:]) if name == "all" else clips[warm:]
+        heard = Listener(aligner, recogniser, Path(folder) / "timed", load, config, "Hebrew").hear(timed)
         seconds = time.perf_counter() - started
         failures = sum(heard[key].failure is not None for key in heard)
     audio_s = sum(clip.duration_s for clip in clips[warm:])
@@ -174,6 +206,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int, help="CPU threads of torch; else all cores")
     parser.add_argument("--pack-s", type=float, help="audio of one pack; else the listeners' own")
+    parser.add_argument("--rows", type=int, help="utterances that are written down at once; else as memory allows")
     parser.add_argument("--chunk", type=int, help="clips heard together; else the audit's own")
     args = parser.parse_args()
     import torch
@@ -212,8 +245,11 @@ def main() -> None:
                         recogniser = open_recogniser("builtin:ctc", "Hebrew", device=args.device)
                     else:
                         loaded = random_model("recogniser", args.device)
-                        writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-                        recogniser = FamilyRecogniser(loaded, "Hebrew", max_pack_s=args.pack_s, transcriber=writer)
+                        writer = Transcriber(
+                            loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S, batch_utterances=args.rows
+                        )
+                        speak(writer)
+                        recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=writer)
                 ears = {
                     "decode": (NoAligner(), NoRecogniser()), "align": (aligner, NoRecogniser()),
                     "all": (aligner, recogniser),

@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers import Qwen3ASRConfig, Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
+from shibolet.model.qwen3_asr.decoding import STEPS, GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.fused import fuse_decoder
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
@@ -116,7 +116,7 @@ class Speed:
 
         def run(requests) -> int:
             written.clear()
-            written.update({index: ids for index, ids, _ in decoder.decode(requests, self.positions)})
+            written.update({one.place: one.ids for one in decoder.decode(requests, self.positions)})
             return sum(map(len, written.values()))
 
         first = self.clock(lambda: run(self.requests))  # captures the graphs
@@ -137,32 +137,23 @@ class Speed:
         }
 
     def parts(self, rows: int) -> dict:
-        """Milliseconds of a prefill of all rows and of one step at a width, by attention kernel."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
+        """Milliseconds of a prefill of all rows and of one step."""
         middle = len(self.requests) // 2
         some = self.requests[max(0, middle - rows // 2) :][:rows]
-        result: dict = {"rows": len(some), "audio_s": round(audio_s(some))}
-        for kernel in (None, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH):
-            decoder = self.decoder(len(some))
-            name = "default" if kernel is None else kernel.name.lower()
-            try:
-                with torch.inference_mode():
-                    held = decoder._reserve(self.positions)
-                    enter = lambda: decoder._enter(held, dict(enumerate(some))) or 1  # noqa: B023, E731
-                    if kernel is None:
-                        enter()
-                        result["prefill_ms"] = round(1000 * self.clock(enter), 1)
-                    enter()
-                    seen = min(held.num_positions, 192)
-                    with sdpa_kernel(kernel) if kernel is not None else torch.no_grad():
-                        for _ in range(3):
-                            decoder._step(held, seen)
-                    steps = lambda: [decoder._step(held, seen) for _ in range(20)] and 1  # noqa: B023, E731
-                    result[f"step_ms_{name}"] = round(1000 * self.clock(steps) / 20, 3)
-            except RuntimeError as error:  # a kernel that does not take these shapes
-                result[f"step_ms_{name}"] = str(error).splitlines()[0]
-        return result
+        decoder = self.decoder(len(some))
+        with torch.inference_mode():
+            held = decoder._reserve(self.positions)
+            groups = list(decoder._groups(some, held))
+            places = [[i for i, _ in group.requests] for group in groups]
+            enter = lambda: [decoder._prefill(held, *each) for each in zip(groups, places)] and 1  # noqa: E731
+            enter()
+            prefill_s = self.clock(enter)
+            prompts = {i: len(request.prompt) for i, request in enumerate(some)}
+            steps_s = self.clock(lambda: [decoder._steps(held, prompts) for _ in range(10)] and 1)
+        return {
+            "rows": len(some), "audio_s": round(audio_s(some)), "prefill_ms": round(1000 * prefill_s, 1),
+            "step_ms": round(1000 * steps_s / (10 * STEPS), 3),
+        }  # fmt: skip
 
 
 def random_model(device: str) -> Qwen3ASRForConditionalGeneration:

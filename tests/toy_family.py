@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shibolet.model.blueprint import Blueprint, Weight
 from shibolet.model.family import Family, LoadedModel
 from shibolet.model.folders import identity_of, resolve
+from shibolet.model.protocols import Decoded
 from shibolet.records.files import make_folder, read_json, write_json
 
 BINS, TOKEN_SAMPLES = 81, 1600
@@ -76,13 +77,13 @@ class Greedy:
         self.loaded = loaded
 
     @torch.inference_mode()
-    def decode(self, clips, limits, is_loop):
+    def decode(self, clips, limits, is_loop, texts_of=None):
         model, family = self.loaded.model, self.loaded.family
         for place, (clip, limit) in enumerate(zip(clips, limits, strict=True)):
             features = Spectrum()(family.lay_samples([clip], None, BINS))
             pack = family.lay_out(Letters.frame, [[0] * (len(features) - 1)], [10 * len(features)])
             ids = model.head(family.hidden(model, replace(pack, features=features))).argmax(-1).tolist()[:limit]
-            yield (place, ids[: ids.index(0)], "end") if 0 in ids else (place, ids, "limit")
+            yield Decoded(place, *((ids[: ids.index(0)], "end") if 0 in ids else (ids, "limit")), logps=None)
 
     def text(self, ids):
         return "".join(self.loaded.tokenizer[i - 1] for i in ids)

@@ -153,3 +153,29 @@ def test_adamw(kind: torch.dtype):
     for ours, theirs in zip(*seen, strict=True):
         tolerance = 1e-5 if ours.dtype == torch.float32 else 1e-2
         torch.testing.assert_close(ours.float(), theirs.float(), rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_token_a_row_attends_to_its_own_row(group: int, dtype: torch.dtype):
+    """Protects from rows that see another's keys, or places beyond their own, and from rows that have ended."""
+    torch.manual_seed(0)
+    rows, positions, heads, dim = 5, 200, 2, 32
+    make = lambda *shape: torch.randn(*shape, device=DEVICE, dtype=dtype)  # noqa: E731
+    query, key, value = make(rows, heads * group, dim), make(rows, heads, dim), make(rows, heads, dim)
+    keys, values = make(rows, positions, heads, dim), make(rows, positions, heads, dim)
+    position = torch.tensor([0, 63, 64, 199, 130], device=DEVICE)
+    done = torch.tensor([False, False, False, False, True], device=DEVICE)
+    kept = [keys.clone(), values.clone()]
+    for cache, new in zip(kept, (key, value)):
+        cache[torch.arange(rows, device=DEVICE), position] = new
+    found = triton_kernels.attend_rows(query, key, value, keys, values, position, done, 0.3)
+    assert torch.equal(keys, kept[0]) and torch.equal(values, kept[1])
+    for row in range(rows - 1):
+        seen = (cache[row, : int(position[row]) + 1].transpose(0, 1).double() for cache in kept)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query[row].view(heads, group, dim).double(), *seen, scale=0.3
+        )
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(found[row].view(heads, group, dim).double(), expected, rtol=0, atol=tolerance)
+    assert found[rows - 1].isfinite().all()

@@ -1,5 +1,7 @@
 """Packed listening against one clip at a time, and features in one transform against the library's one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
 from shibolet.listen.batches import by_audio
 from shibolet.listen.family_aligner import FamilyAligner, raw_classes
 from shibolet.listen.family_recogniser import FamilyRecogniser
+from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
+from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel, log_mels
 
 TEXTS = ["שלום עולם", "הילד הלך אל הים ביום חם מאוד", "בית", "ספר גדול", "שלום", "אל הים"]
@@ -68,6 +72,67 @@ def test_the_greedy_text_is_no_worse_than_another(clips: list[np.ndarray]) -> No
     heard = recogniser.hear(clips[1:3], [TEXTS[0].split(), TEXTS[1].split()])
     own = recogniser.hear(clips[1:3], [h.hypothesis.split(" ") for h in heard])
     assert all(abs(h.text_score) < 1e-5 for h in own)
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> LoadedModel:
+    return loaded(new_recogniser)
+
+
+WORDS = [text.split() for text in TEXTS]
+
+
+def brief(recogniser: LoadedModel, **settings) -> FamilyRecogniser:
+    """One whose hypotheses, which random weights do not end, are short."""
+    transcriber = Transcriber(recogniser, "Hebrew", max_new_tokens_per_s=2.0, **settings)
+    return FamilyRecogniser(recogniser, "Hebrew", transcriber=transcriber)
+
+
+def test_scores_on_a_heard_prompt_are_those_of_whole_sequences(recogniser, clips, monkeypatch) -> None:
+    """One audio under several texts too: protects from the scores of another text, clip or writing."""
+    places = [0, 1, 2, 1, 3, 1, 4, 5, 0]
+    many, words = [clips[i] for i in places], [WORDS[i % len(WORDS)] for i in range(len(places))]
+    by_prompt = brief(recogniser).hear(many, words)
+    whole = brief(recogniser)
+    write = whole._transcriber.write_and_score
+    silent = lambda clips, texts_of: [replace(one, logps=None) for one in write(clips, None)]  # noqa: E731
+    monkeypatch.setattr(whole._transcriber, "write_and_score", silent)
+    assert len({round(one.text_logp, 4) for one in by_prompt}) == len(places)
+    for one, other in zip(by_prompt, whole.hear(many, words), strict=True):
+        assert one.hypothesis == other.hypothesis
+        for name in ("text_logp", "text_score", "worst_score"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5, abs=1e-5)
+
+
+def test_one_audio_is_read_once(recogniser, clips, monkeypatch) -> None:
+    """Protects from an encoder pass for each text: copies of a self-test share their audio."""
+    seconds = []
+    laid = decoding.lay_samples
+    monkeypatch.setattr(decoding, "lay_samples", lambda some: seconds.append(sum(map(len, some)) / 16000) or laid(some))
+    brief(recogniser).hear([clips[1], clips[2], clips[1]], WORDS[:3])
+    assert sum(seconds) == pytest.approx(3.1 + 8.77)
+
+
+def test_order_and_neighbours_change_nothing_beyond_rounding(recogniser, clips) -> None:
+    together = brief(recogniser).hear(clips, WORDS)
+    again = brief(recogniser).hear(clips, WORDS)
+    assert [(one.text_logp, one.text_score, one.worst_score) for one in again] == [
+        (one.text_logp, one.text_score, one.worst_score) for one in together
+    ]
+    narrow = brief(recogniser, batch_utterances=2)
+    turned = narrow.hear(clips[::-1], WORDS[::-1])[::-1]
+    for one, other in zip(together, turned, strict=True):
+        assert one.hypothesis == other.hypothesis
+        assert one.text_score == pytest.approx(other.text_score, rel=1e-5, abs=1e-5)
+
+
+def test_beams_are_scored_by_whole_sequences(recogniser, clips) -> None:
+    beams = brief(recogniser, beam_size=2)
+    greedy = brief(recogniser).hear(clips[:2], WORDS[:2])
+    for one, other in zip(beams.hear(clips[:2], WORDS[:2]), greedy, strict=True):
+        assert one.text_logp is not None
+        if one.hypothesis == other.hypothesis:
+            assert one.text_logp == pytest.approx(other.text_logp, rel=1e-5, abs=1e-5)
 
 
 def test_raw_times_stay_within_the_audio() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shibolet.model.family import LoadedModel
-from shibolet.model.qwen3_asr import decoding
+from shibolet.model.qwen3_asr import decoding, rows
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
@@ -51,7 +51,7 @@ def ours(loaded: LoadedModel, requests: list[Request], rows: int, is_loop=None) 
     )
     positions = max(len(request.prompt) + request.max_new_tokens for request in requests)
     more = {} if is_loop is None else {"is_loop": is_loop}
-    found = {index: (ids, ending) for index, ids, ending in decoder.decode(iter(requests), positions, **more)}
+    found = {one.place: (one.ids, one.ending) for one in decoder.decode(iter(requests), positions, **more)}
     assert len(found) == len(requests)
     return [found[index] for index in range(len(requests))]
 
@@ -81,7 +81,7 @@ def test_a_decoder_is_used_again(loud, requests):
         stop_ids=stops(loud),
         max_rows=4,
     )
-    collect = lambda some, positions: {i: ids for i, ids, _ in decoder.decode(some, positions)}  # noqa: E731
+    collect = lambda some, positions: {one.place: one.ids for one in decoder.decode(some, positions)}  # noqa: E731
     short = collect(requests[:2], 128)
     next(decoder.decode(requests, 400))  # given up after the first result
     everything = collect(requests, 400)
@@ -93,20 +93,20 @@ def test_a_decoder_is_used_again(loud, requests):
 def test_prefills_are_bounded(loud, requests, monkeypatch):
     """Protects from one prefill of all the audio that a long list begins with."""
     sizes = []
-    build = decoding.pack_clips
+    lay_samples = decoding.lay_samples
 
-    def counted(sequences, clips, *args, **named):
+    def counted(clips):
         sizes.append(sum(num_mel_frames(len(clip)) for clip in clips))
-        return build(sequences, clips, *args, **named)
+        return lay_samples(clips)
 
-    monkeypatch.setattr(decoding, "pack_clips", counted)
-    monkeypatch.setattr(decoding, "PREFILL_FRAMES", 1000)
+    monkeypatch.setattr(decoding, "lay_samples", counted)
+    monkeypatch.setattr(rows, "PREFILL_FRAMES", 1000)
     assert ours(loud, requests, 12) == theirs(loud, requests)
     assert len(sizes) > 4 and sum(size > 1000 for size in sizes) == 1  # the clip of 17 s alone
 
 
 def test_memory_bounds_the_rows(loud, requests, monkeypatch):
-    monkeypatch.setattr(decoding, "CPU_BYTES", 2 * 3 * 512 * 2 * 4 * 2 * 32 * 4)  # three rows of 512 positions
+    monkeypatch.setattr(rows, "CPU_BYTES", 9 * 512 * 2 * 4 * 2 * 32 * 4)  # a third of it: three rows of 512 positions
     decoder = GreedyDecoder(loud.model, PackedLogMel(loud.extractor, "cpu"), audio_id=0, stop_ids=[1])
     assert decoder._reserve(400).num_rows == 3
     assert decoder._reserve(100_000).num_rows == 1

@@ -105,7 +105,7 @@ def test_no_attention_but_the_packed_one_is_disturbed(recogniser, tokenizer, cli
     for model in (plain, fused):
         decoder = GreedyDecoder(model, features, audio_id=audio_id, stop_ids=[-1])
         (answer,) = decoder.decode([Request(prompt, clips[1], 12)], len(prompt) + 12)
-        assert answer[1] == written[0][len(prompt) :]
+        assert answer.ids == written[0][len(prompt) :]
 
 
 def test_layers_of_another_model_are_refused(recogniser):

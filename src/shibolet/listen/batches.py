@@ -1,7 +1,7 @@
 """How much audio a listener takes at once, and who may compute meanwhile."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 
 import numpy as np
@@ -9,12 +9,38 @@ import torch
 
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+WARM_CLIP_S = 15  # the longest of ordinary clips
 _CPU = Lock()
 
 
 def forward_lock(device: torch.device) -> AbstractContextManager:
     """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores."""
     return _CPU if device.type == "cpu" else Lock()
+
+
+def own_stream(device: torch.device, *, urgent: bool = False) -> Callable[[], AbstractContextManager]:
+    """A stream of a model's own: what a thread computes within it runs on a GPU beside what others compute.
+
+    Only what is on the host by its end may leave it. Small steps are `urgent`: they go before others' large ones.
+    """
+    if device.type != "cuda":
+        return nullcontext
+    stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        stream.wait_stream(torch.cuda.current_stream(device))  # where the weights may still be on their way
+        with torch.cuda.stream(stream):
+            yield
+
+    return entered
+
+
+def made_up_clips(max_s: float) -> list[np.ndarray]:
+    """Noise that fills a pack of `max_s`, and a clip more: what takes time at first use is done on it."""
+    rng = np.random.default_rng(0)
+    clip = (0.05 * rng.standard_normal(WARM_CLIP_S * SAMPLE_RATE_HZ)).astype(np.float32)
+    return [clip] * (int(max_s) // WARM_CLIP_S + 1)
 
 
 def pack_audio_s(device: torch.device) -> float:

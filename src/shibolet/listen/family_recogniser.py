@@ -1,6 +1,8 @@
 """A family's model as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -14,6 +16,33 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
+
+
+@dataclass(slots=True)
+class _Sound:
+    """A clip with all the texts that it is heard under."""
+
+    clip: np.ndarray
+    words: dict[int, list[str]] = field(default_factory=dict)  # by place in what is heard together
+    plans: dict[int, list[str]] = field(default_factory=dict)  # of each place, the writings of its text
+    texts: list[str] = field(default_factory=list)  # the hypothesis and all writings, each once
+
+    def ask(self, hypothesis: str, language: str) -> list[str]:
+        """What is to be scored, now that the hypothesis is known."""
+        self.plans = {place: writings_of(said, hypothesis, language) for place, said in self.words.items()}
+        self.texts = list(dict.fromkeys([hypothesis, *chain.from_iterable(self.plans.values())]))
+        return self.texts
+
+    def judge(self, hypothesis: str, logps: Mapping[str, np.ndarray]) -> dict[int, Hearing]:
+        """What was heard at each place."""
+        found = {}
+        for place, plan in self.plans.items():
+            judged = judge([logps[text] for text in plan], logps[hypothesis])
+            found[place] = Hearing(
+                hypothesis=hypothesis, text_logp=judged.text_logp, text_score=judged.text_score,
+                worst_score=judged.worst_score,
+            )  # fmt: skip
+        return found
 
 
 class FamilyRecogniser:
@@ -36,31 +65,39 @@ class FamilyRecogniser:
         self._forward = forward_lock(loaded.model.device)
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
-        # One audio under several texts is transcribed once.
-        unique = {id(clip): clip for clip in clips}
+        """One audio under several texts, given as one array, is transcribed once, and all of them are scored on it."""
+        sounds: dict[int, _Sound] = {}
+        for place, (clip, said) in enumerate(zip(clips, words, strict=True)):
+            sounds.setdefault(id(clip), _Sound(clip)).words[place] = said
+        unique = list(sounds.values())
+
+        def texts_of(heard: Sequence[tuple[int, str]]) -> list[list[list[int]]]:
+            texts = [unique[number].ask(hypothesis, self._language) for number, hypothesis in heard]
+            ids = iter(self._targets.encode(list(chain.from_iterable(texts))))
+            return [list(islice(ids, len(own))) for own in texts]
+
         with self._forward:
-            written = dict(zip(unique, self._transcriber.transcribe(list(unique.values())), strict=True))
-        heard = [written[id(clip)] for clip in clips]
-        plans = [writings_of(said, text, self._language) for said, text in zip(words, heard, strict=True)]
-        # Each text of an audio is scored once; the same text comes with several plans.
-        asked = {
-            (id(clip), text): clip
-            for clip, plan, hypothesis in zip(clips, plans, heard, strict=True)
-            for text in (*plan, hypothesis)
-        }
-        logps = dict(zip(asked, self.token_logps(list(asked.values()), [text for _, text in asked]), strict=True))
-        judged = [
-            judge([logps[id(clip), text] for text in plan], logps[id(clip), hypothesis])
-            for clip, plan, hypothesis in zip(clips, plans, heard, strict=True)
-        ]
-        return [
-            Hearing(hypothesis=h, text_logp=j.text_logp, text_score=j.text_score, worst_score=j.worst_score)
-            for h, j in zip(heard, judged, strict=True)
-        ]
+            written = self._transcriber.write_and_score([sound.clip for sound in unique], texts_of)
+        unscored = [(sound, one) for sound, one in zip(unique, written, strict=True) if one.logps is None]
+        asked = [(sound.clip, text) for sound, one in unscored for text in sound.ask(one.text, self._language)]
+        by_themselves = iter(self.token_logps([clip for clip, _ in asked], [text for _, text in asked]))
+        found: dict[int, Hearing] = {}
+        for sound, one in zip(unique, written, strict=True):
+            logps = islice(by_themselves, len(sound.texts)) if one.logps is None else one.logps
+            found |= sound.judge(one.text, dict(zip(sound.texts, logps)))
+        return [found[place] for place in range(len(clips))]
+
+    def warm(self) -> None:
+        """`Transcriber.warm`."""
+        with self._forward:
+            self._transcriber.warm()
 
     @torch.inference_mode()
     def token_logps(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[np.ndarray]:
-        """Log-probabilities of each text's tokens and its end, given its clip and the labels before them."""
+        """Log-probabilities of each text's tokens and its end, given its clip and the labels before them.
+
+        By whole sequences: for decoders that score nothing, such as beam search.
+        """
         model, family, frame, found = self._loaded.model, self._family, self._targets.frame, []
         for first, last in by_audio(clips, self._max_pack_s):
             heard, written = clips[first:last], self._targets.encode(texts[first:last])

@@ -1,10 +1,12 @@
 """The transcription engine on this machine: a model of a family, greedy or with beam search."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from shibolet.listen.batches import made_up_clips, own_stream
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.model.family import LoadedModel
@@ -12,6 +14,15 @@ from shibolet.model.protocols import Prompt
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
+WARM_S = 480.0  # of audio, as much as enters a GPU's rows at once
+WARM_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(Written):
+    """With the log-probabilities of each text that was asked for, as `Decoded.logps`."""
+
+    logps: tuple[np.ndarray, ...] | None
 
 
 class Transcriber(Engine):
@@ -33,9 +44,19 @@ class Transcriber(Engine):
             loaded, Prompt(language), clips_at_once=batch_utterances, beam_size=beam_size, length_penalty=length_penalty
         )
         self.clips_at_once = self._decoder.clips_at_once
+        self._device = loaded.model.device
+        self._stream = own_stream(self._device, urgent=True)
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         """Longest clips first, so that those decoded together are of similar length."""
+        return self.write_and_score(clips, None)
+
+    def write_and_score(
+        self,
+        clips: Sequence[np.ndarray],
+        texts_of: Callable[[Sequence[tuple[int, str]]], Sequence[Sequence[Sequence[int]]]] | None,
+    ) -> list[Scored]:
+        """The same, with scores of the texts (token ids) that `texts_of` gives for places and texts of clips."""
         if not clips:
             return []
         order = sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
@@ -47,11 +68,25 @@ class Transcriber(Engine):
                 return False
             return is_loop(self._decoder.text(ids), durations_s[place])
 
-        written: dict[int, Written] = {}
-        for place, ids, ending in self._decoder.decode(longest_first, list(map(self._limit, longest_first)), loops):
-            text = self._decoder.text(ids)
-            written[order[place]] = Written(text, "loop" if is_loop(text, durations_s[place]) else ending)
-        return [written[i] for i in range(len(clips))]
+        asked = texts_of and (lambda some: texts_of([(order[place], self._decoder.text(ids)) for place, ids in some]))
+        found: dict[int, Scored] = {}
+        with self._stream():
+            limits = list(map(self._limit, longest_first))
+            for one in self._decoder.decode(longest_first, limits, loops, asked):
+                text = self._decoder.text(one.ids)
+                ending = "loop" if is_loop(text, durations_s[one.place]) else one.ending
+                found[order[one.place]] = Scored(text, ending, one.logps)
+        return [found[i] for i in range(len(clips))]
+
+    def warm(self) -> None:
+        """On a GPU do now what takes time at first use; what is written later is the same with and without it."""
+        if self._device.type != "cuda":
+            return
+        clips = made_up_clips(WARM_S)
+        with self._stream():
+            texts = lambda some: [[[0] * WARM_TOKENS]] * len(some)  # noqa: E731
+            for _ in self._decoder.decode(clips, [WARM_TOKENS] * len(clips), lambda place, ids: False, texts):
+                pass
 
     def _limit(self, clip: np.ndarray) -> int:
         """Tokens that may be written for a clip."""

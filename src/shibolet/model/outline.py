@@ -135,6 +135,11 @@ def outline_named(name: str) -> Outline:
     return _outline_in(name, *read_config(name))
 
 
+def family_modules() -> list[str]:
+    """The module of each family, which loads the libraries that its models need."""
+    return [import_module(module).OUTLINE.module for module in FAMILIES.values()]
+
+
 def offline_config(name: str) -> tuple[Any, str]:
     """What a model's configuration says of sizes and, in words, where it is from: its folder, the Hub's cache, or a
     usual one's.

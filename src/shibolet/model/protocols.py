@@ -98,17 +98,38 @@ class Targets(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a model wrote for a clip, and how likely it finds other texts of it."""
+
+    place: int  # of the clip in its list
+    ids: list[int]
+    ending: Ending
+    # Of each text that was asked for, the log-probabilities of its tokens and its end, each given those before it.
+    # None: nothing was asked, or the decoder cannot say.
+    logps: tuple[np.ndarray, ...] | None
+
+
+# Places of clips with the ids written for them -> of each, the ids of the texts that are to be scored on it.
+TextsOf = Callable[[Sequence[tuple[int, list[int]]]], Sequence[Sequence[Sequence[int]]]]
+
+
 class Decoder(Protocol):
     """Writes down what is said in clips."""
 
     clips_at_once: int
 
     def decode(
-        self, clips: Sequence[np.ndarray], limits: Sequence[int], is_loop: Callable[[int, list[int]], bool]
-    ) -> Iterator[tuple[int, list[int], Ending]]:
-        """Place of each clip, the ids written for it, at most `limits` of them, and why they end; in any order.
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        texts_of: TextsOf | None = None,
+    ) -> Iterator[Decoded]:
+        """What is written for each clip, at most `limits` ids; in any order.
 
-        Clips come the longest first. `is_loop` may be shown what was written so far, and may end it there.
+        Clips come the longest first. `is_loop` may be shown what was written so far, and may end it there. A decoder
+        that can scores the texts that `texts_of` gives, on the audio that it has heard already.
         """
         ...
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
-from shibolet.model.family import FAMILIES, Family
+from shibolet.model.family import Family
+from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
@@ -319,7 +320,7 @@ class _Order(Sampler):
 def begin_to_load_workers() -> ForkServerContext:
     """Have the process that workers are copies of start, and load libraries while this one has other things to do."""
     context = get_context("forkserver")  # this process has threads and a CUDA context
-    context.set_forkserver_preload([__name__, *FAMILIES.values()])  # each worker would take seconds to load them
+    context.set_forkserver_preload([__name__, *family_modules()])  # each worker would take seconds to load them
     forkserver.ensure_running()
     return context
 

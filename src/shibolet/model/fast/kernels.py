@@ -70,27 +70,78 @@ def _norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, causal: bool, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    causal: bool,
+    scaling: float,
+    keys: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Attention of heads `[T, N, H]` within each segment between `cu_seqlens` `[segments + 1]`, int32.
 
-    Keys and values may have fewer heads, each for a group of the queries'. On CUDA torch's FlashAttention 2, called as
-    `varlen_attn` calls it, whose wrappers take the host three times as long. It takes 16 bits only: float32, where
-    autocast does not round it, goes segment by segment everywhere, exact and slow.
+    Keys and values may have fewer heads, each for a group of the queries'. They may have segments of their own, `keys`
+    (boundaries and the longest); the last query of a segment then stands at its last key. On CUDA torch's
+    FlashAttention 2, called as `varlen_attn` calls it, whose wrappers take the host three times as long. It takes 16
+    bits only: float32, where autocast does not round it, goes segment by segment everywhere, exact and slow.
     """
+    cu_keys, max_keys = keys or (cu_seqlens, max_seqlen)
     half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
     if query.is_cuda and half is not None:
         q, k, v = (x.to(half) for x in (query, key, value))
         return torch.ops.aten._flash_attention_forward(
-            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, causal, False, scale=scaling
+            q, k, v, cu_seqlens, cu_keys, max_seqlen, max_keys, 0.0, causal, False, scale=scaling
         )[0]
-    lengths, grouped = cu_seqlens.diff().tolist(), query.shape[1] != key.shape[1]
-    by_segment = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    by_segment = (
+        x.transpose(0, 1)[None].split(at.diff().tolist(), dim=2)
+        for x, at in ((query, cu_seqlens), (key, cu_keys), (value, cu_keys))
+    )
     parts = [
-        F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
+        F.scaled_dot_product_attention(q, k, v, **_causal(q, k, causal), scale=scaling, enable_gqa=grouped)
         for q, k, v in zip(*by_segment, strict=True)
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _causal(query: Tensor, key: Tensor, causal: bool) -> dict[str, bool | Tensor]:
+    """What tells torch that the last query stands at the last key; by itself it puts the first at the first."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if not causal or num_queries == num_keys:
+        return {"is_causal": causal}
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
+    return {"attn_mask": mask.tril(num_keys - num_queries)}
+
+
+def attend_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: Tensor,
+    done: Tensor,
+    *,
+    seen: int,
+    scaling: float,
+) -> Tensor:
+    """Attention of one token a row to what stands before `position` `[R]` in its row and to itself, as `query`.
+
+    The token's key and value `[R, N, H]` are put into `keys` and `values` `[R, P, N, H]` at its position; `query` is
+    `[R, N * G, H]`. No position lies beyond `seen`, and what a row gives that is `done` is no more than a number.
+    """
+    if query.is_cuda:
+        return _triton().attend_rows(query, key, value, keys, values, position, done, scaling)
+    row = torch.arange(len(query))
+    keys[row, position], values[row, position] = key, value
+    visible = torch.arange(seen)[None] <= position[:, None]
+    grouped = query.view(*key.shape[:2], -1, key.shape[2])  # the queries of a key stand where a sequence's would
+    by_head = (x[:, :seen].transpose(1, 2) for x in (keys, values))
+    return F.scaled_dot_product_attention(grouped, *by_head, attn_mask=visible[:, None, None], scale=scaling).view_as(
+        query
+    )
 
 
 def _autocast_dtype() -> torch.dtype | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
 _FLAT_BLOCK, _VOCAB_BLOCK = 2048, 8192
 _SUM_PARTS, _SUM_BLOCK = 64, 16
+_KEY_BLOCK = 64  # keys of a row that one program reads at a time
 _ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 32, 64, 64
 _MOST_RANKS = 64  # of adapters in one launch: their sums have to fit registers
 
@@ -145,6 +146,43 @@ def _swiglu_backward(dproduct, gate, up, numel, HAS_PRODUCT: tl.constexpr, BLOCK
     tl.store(up + at, d * silu, mask=inside)
     if HAS_PRODUCT:
         tl.store(dproduct + at, silu.to(gate.dtype.element_ty).to(tl.float32) * u, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_positions"])
+def _attend_rows(
+    query, key, value, keys, values, position, done, out, scaling, num_positions, HEADS: tl.constexpr,
+    GROUP: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    column, group = tl.arange(0, DIM), tl.arange(0, PADDED)
+    at = tl.load(position + row)
+    length = tl.where(tl.load(done + row) != 0, 0, at)
+    own = (row * HEADS + head) * DIM + column
+    k, v = tl.load(key + own), tl.load(value + own)
+    place = ((row * num_positions + at) * HEADS + head) * DIM + column
+    tl.store(keys + place, k)
+    tl.store(values + place, v)
+    queries = ((row * HEADS + head) * GROUP + group)[:, None] * DIM + column[None, :]
+    asked = (group < GROUP)[:, None]
+    q = tl.load(query + queries, mask=asked, other=0.0)
+    highest = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scaling  # of the own key
+    summed = tl.full((PADDED,), 1.0, tl.float32)
+    total = tl.zeros((PADDED, DIM), tl.float32) + v.to(tl.float32)[None, :]
+    for first in range(0, length, BLOCK):
+        seen = first + tl.arange(0, BLOCK)
+        inside = seen < length
+        block = ((row * num_positions + seen) * HEADS + head)[:, None] * DIM + column[None, :]
+        k_block = tl.load(keys + block, mask=inside[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k_block), input_precision="ieee") * scaling
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        weights, shrunk = tl.exp(scores - higher[:, None]), tl.exp(highest - higher)
+        v_block = tl.load(values + block, mask=inside[:, None], other=0.0)
+        summed = summed * shrunk + tl.sum(weights, axis=1)
+        attended = tl.dot(weights.to(v_block.dtype), v_block, input_precision="ieee")
+        total = total * shrunk[:, None] + attended
+        highest = higher
+    tl.store(out + queries, total / summed[:, None], mask=asked)
 
 
 @triton.jit
@@ -374,6 +412,19 @@ def swiglu_backward_(dproduct: Tensor, gate: Tensor, up: Tensor, wants_product: 
     _swiglu_backward[(triton.cdiv(gate.numel(), _FLAT_BLOCK),)](
         dproduct, gate, up, gate.numel(), HAS_PRODUCT=wants_product, BLOCK=_FLAT_BLOCK, num_warps=8
     )
+
+
+def attend_rows(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, position: Tensor, done: Tensor,
+    scaling: float,
+) -> Tensor:  # fmt: skip
+    (rows, num_positions, heads, dim), out = keys.shape, torch.empty_like(query)
+    group = query.shape[1] // heads
+    _attend_rows[(rows, heads)](
+        query, key, value, keys, values, position, done, out, scaling, num_positions, HEADS=heads, GROUP=group,
+        PADDED=max(16, _power(group)), DIM=dim, BLOCK=_KEY_BLOCK, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out
 
 
 def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:

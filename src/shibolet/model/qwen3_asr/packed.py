@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,14 +24,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import flash_attention_mask
 
 from shibolet.model.fast.kernels import attend
-from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples
 from shibolet.model.qwen3_asr.fused import is_fused
 from shibolet.model.qwen3_asr.lengths import (
     CHUNK_FRAMES,
     TOKENS_PER_CHUNK,
     WINDOW_TOKENS,
     num_audio_tokens,
-    num_mel_frames,
 )
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 
@@ -83,20 +80,6 @@ def build_pack(sequences: Sequence[TokenSequence], mels: Sequence[Tensor], audio
     padded = [F.pad(mel, (0, -mel.shape[1] % CHUNK_FRAMES)) for mel in mels]
     pack = lay_out(sequences, [mel.shape[1] for mel in mels], audio_id, shift=shift)
     return replace(pack, features=torch.cat(padded, dim=1)[None])
-
-
-def pack_clips(
-    sequences: Sequence[TokenSequence],
-    clips: Sequence[np.ndarray],
-    features: PackedLogMel,
-    audio_id: int,
-    *,
-    shift: bool,
-) -> Pack:
-    """As `build_pack`, of mono 16 kHz clips, whose features are made in one transform where it computes."""
-    num_frames = [num_mel_frames(len(clip)) for clip in clips]
-    pack = lay_out(sequences, num_frames, audio_id, shift=shift).to(features.device)
-    return replace(pack, features=features(lay_samples(clips)))
 
 
 def lay_out(sequences: Sequence[TokenSequence], num_frames: Sequence[int], audio_id: int, *, shift: bool) -> Pack:
@@ -240,6 +223,8 @@ def _attend(
     scaling: float,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
+    cu_seq_lens_k: Tensor,
+    max_length_k: int,
     is_causal: bool | None = None,
     dropout: float = 0.0,
     **_,
@@ -250,7 +235,8 @@ def _attend(
     causal = module.is_causal if is_causal is None else is_causal
     # The gradient of an index would be laid out anew, that of a squeeze is not.
     heads = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    return attend(*heads, cu_seq_lens_q, max_length_q, causal=causal, scaling=scaling)[None], None
+    keys = cu_seq_lens_k, max_length_k
+    return attend(*heads, cu_seq_lens_q, max_length_q, causal=causal, scaling=scaling, keys=keys)[None], None
 
 
 AttentionInterface.register(PACKED, _attend)

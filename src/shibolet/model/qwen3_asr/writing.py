@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Ending, Prompt
+from shibolet.model.protocols import Decoded, Prompt, TextsOf
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
@@ -34,15 +34,20 @@ class ClipDecoder:
         )
 
     def decode(
-        self, clips: Sequence[np.ndarray], limits: Sequence[int], is_loop: Callable[[int, list[int]], bool]
-    ) -> Iterator[tuple[int, list[int], Ending]]:
-        """As `Decoder.decode`; with beams at most `clips_at_once` neighbours are decoded together."""
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        texts_of: TextsOf | None = None,
+    ) -> Iterator[Decoded]:
+        """As `Decoder.decode`; with beams at most `clips_at_once` neighbours are decoded together, and none scored."""
         if self._beam_size == 1:
             positions = max(
                 len(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))) + limit
                 for clip, limit in zip(clips, limits, strict=True)
             )
-            yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop)
+            labels_of = texts_of and (lambda some: [self._labels(texts) for texts in texts_of(some)])
+            yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop, labels_of)
             return
         for first in range(0, len(clips), self.clips_at_once):
             batch = slice(first, first + self.clips_at_once)
@@ -55,7 +60,11 @@ class ClipDecoder:
                 num_beams=self._beam_size,
                 length_penalty=self._length_penalty,
             )
-            yield from ((place, ids, ending) for place, (ids, ending) in enumerate(found, first))
+            yield from (Decoded(place, ids, ending, None) for place, (ids, ending) in enumerate(found, first))
+
+    def _labels(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Texts with their end."""
+        return [[*text, self._prompt.end_id] for text in texts]
 
     def _requests(self, clips: Sequence[np.ndarray], limits: Sequence[int]) -> Iterator[Request]:
         for clip, limit in zip(clips, limits, strict=True):

@@ -142,8 +142,8 @@ def compare_hypotheses(
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i].samples))
     limits = list(map(limit_of, clips))
     written = {
-        order[place]: ids
-        for place, ids, _ in decoder.decode(
+        order[one.place]: one.ids
+        for one in decoder.decode(
             [clips[i].samples for i in order], [limits[i] for i in order], lambda place, ids: False
         )
     }

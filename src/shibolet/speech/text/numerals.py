@@ -59,7 +59,8 @@ def word_reader(rules: NumberWords, read_other: Callable[[str], Lattice | None])
     """A language's `reader`: a lower-case word with a number by its rules, any other by `read_other`; both kept."""
     number = lru_cache(1024)(lambda word: read_number(word, rules))  # some hundred edges each
     other = lru_cache(65536)(read_other)
-    return lambda word: number(word) if has_number(word, rules) else other(word)
+    is_number = lru_cache(65536)(lambda word: has_number(word, rules))
+    return lambda word: number(word) if is_number(word) else other(word)
 
 
 def read_number(word: str, rules: NumberWords) -> Lattice | None:

@@ -84,4 +84,5 @@ def basic(text: str) -> str:
 
 def letters_of(text: str) -> str:
     """Letters and digits, lower case; gershayim inside a word, spaces and punctuation are not compared."""
-    return "".join(char for char in text.lower() if char.isalnum())
+    lower = text.lower()
+    return lower if lower.isalnum() else "".join(filter(str.isalnum, lower))

@@ -1,0 +1,170 @@
+"""Rows of a static cache: what many utterances have written so far, and how a forward reads and fills them.
+
+Shapes: R rows, P positions of a row, T tokens of a forward, K keys of a forward, N key heads, G query heads of one key
+head, H head dim, D model dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from shibolet.model.fast.kernels import attend_rows
+
+ONE_TOKEN = "shibolet_one_token"
+CPU_BYTES = 4 << 30  # what keys, values and prefills may take where no device says what it has
+CACHE_FRAC, PREFILL_FRAC = 0.35, 0.25  # of the device's memory; the rest is for models, graphs and scores
+MAX_OF_FREE = 0.6  # of what nobody uses, where that is less: then alone the number of rows depends on others
+PREFILL_FRAMES = 48_000  # mel frames of one prefill at most: 8 minutes, 4 GB of convolution outputs at the real size
+GROUP_FRAC = 0.25  # of the rows, at most, take their prompts together: a prefill of few tokens wastes a GPU
+ROW_POSITIONS = 256  # a row has a multiple of this, so that few calls ask for longer rows than there are
+CUDA_POSITIONS = 768  # and there so many: 15 s of audio that is written down at 25 tokens a second
+ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
+
+
+class Rows:
+    """What R utterances have written so far, on the device, and the host's last look at it."""
+
+    def __init__(self, model: PreTrainedModel, size: "RowsSize", stop_ids: Tensor) -> None:
+        config, device = model.config.text_config, model.device
+        self.size, self.num_rows, self.num_positions = size, _fitting(size, device), size.num_positions
+        self.group_rows = max(1, int(self.num_rows * GROUP_FRAC))
+        zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=device)  # noqa: E731
+        shape = (self.num_rows * self.num_positions, config.num_key_value_heads, config.head_dim)
+        # Zeros: what no mask lets through must still be a number.
+        self.keys, self.values = (
+            [zeros(*shape, dtype=model.dtype) for _ in range(config.num_hidden_layers)] for _ in range(2)
+        )
+        self.hidden = zeros(self.num_rows, config.hidden_size, dtype=model.dtype)  # last, at the end of each prompt
+        self.row_start = torch.arange(self.num_rows, device=device) * self.num_positions
+        self.position = zeros(self.num_rows)  # where the next token's key goes
+        self.token, self.count, self.limit = zeros(self.num_rows), zeros(self.num_rows), zeros(self.num_rows)
+        self.done = torch.ones(self.num_rows, dtype=torch.bool, device=device)
+        # The last column takes what rows that have ended write.
+        self._ids = zeros(self.num_rows, self.num_positions + 1)
+        self._stop_ids, self.stop_ids = stop_ids, frozenset(stop_ids.tolist())
+        self.ended, self.written = [True] * self.num_rows, [0] * self.num_rows
+
+    def clear(self) -> None:
+        """End every row, also those of a caller who gave up."""
+        self.done.fill_(True)
+
+    def append(self, chosen: Tensor, at: Tensor | None = None) -> None:
+        """Add a token to the rows `at`, or to all rows that have not ended."""
+        if at is not None:
+            self._ids[at, 0] = chosen
+            self.token[at] = chosen
+            self.count.index_fill_(0, at, 1)  # an assigned number would be copied there, and waited for
+            self.done[at] = self._is_stop(chosen) | (self.limit[at] <= 1)
+            return
+        going = ~self.done
+        column = torch.where(going, self.count, self.num_positions)
+        self._ids.scatter_(1, column[:, None], chosen[:, None])
+        self.token.copy_(torch.where(going, chosen, self.token))
+        self.count += going
+        self.done |= self._is_stop(chosen) & going | (self.count >= self.limit)
+
+    def _is_stop(self, ids: Tensor) -> Tensor:
+        return (ids[:, None] == self._stop_ids).any(-1)
+
+    def look(self) -> None:
+        """Bring what has been written to the host; the one place that waits for the device."""
+        self.ended, self.written = torch.stack((self.done.long(), self.count)).tolist()
+        self._seen = self._ids[:, : max(self.written)].cpu()
+
+    def ids(self, row: int) -> list[int]:
+        """What a row had written at the last look."""
+        return self._seen[row, : self.written[row]].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSize:
+    """How many rows of how many positions: by the model and its device alone, whatever has been decoded before."""
+
+    num_rows: int
+    num_positions: int
+    row_bytes: int
+    prefill_frames: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, max_rows: int, max_positions: int) -> "RowsSize":
+        """For calls of at most `max_positions`."""
+        text, audio, is_cuda = model.config.text_config, model.config.audio_config, model.device.type == "cuda"
+        positions = -(-max_positions // ROW_POSITIONS) * ROW_POSITIONS
+        positions = max(positions, CUDA_POSITIONS) if is_cuda else positions
+        token_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize
+        # The first convolution halves both axes; its output, activated, and the next.
+        frame_bytes = 3 * audio.downsample_hidden_size * audio.num_mel_bins // 4 * model.dtype.itemsize
+        total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
+        fitting = _in_steps(int(total * CACHE_FRAC) // (token_bytes * positions))
+        frames = max(1, min(PREFILL_FRAMES, int(total * PREFILL_FRAC) // frame_bytes))
+        return cls(max(1, min(max_rows, fitting)), positions, token_bytes * positions, frames)
+
+
+def _fitting(size: RowsSize, device: torch.device) -> int:
+    """Rows of this size that there is memory for now; what the allocator holds back is free."""
+    if device.type != "cuda":
+        return size.num_rows
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + held
+    return max(1, min(size.num_rows, _in_steps(int(free * MAX_OF_FREE) // size.row_bytes)))
+
+
+def _in_steps(rows: int) -> int:
+    return rows - rows % ROW_STEP if rows > ROW_STEP else rows
+
+
+@dataclass(frozen=True, slots=True)
+class NewPrompts:
+    """`past_key_values` of a prefill: keeps its keys and values in rows, and gives them back as they are."""
+
+    rows: Rows
+    target: Tensor  # [T], where in R * P they belong
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
+        """New keys and values `[1, N, T, H]`."""
+        for cache, new in ((self.rows.keys[layer_idx], key), (self.rows.values[layer_idx], value)):
+            cache.index_copy_(0, self.target, new.transpose(1, 2).flatten(0, 1))
+        return key, value
+
+
+@dataclass(frozen=True, slots=True)
+class OldPrompts:
+    """`past_key_values` of texts that go on from prompts in rows: it reads them and leaves them as they are."""
+
+    rows: Rows
+    source: Tensor  # [K], where in R * P each key is; of a text's own ones any place
+    own: Tensor  # [T], where in K those belong
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
+        """For new keys and values `[1, N, T, H]` those of each prompt and its text, `[1, N, K, H]`."""
+        found = []
+        for cache, new in ((self.rows.keys[layer_idx], key), (self.rows.values[layer_idx], value)):
+            every = cache.index_select(0, self.source).index_copy_(0, self.own, new.transpose(1, 2).flatten(0, 1))
+            found.append(every.transpose(0, 1)[None])
+        return tuple(found)
+
+
+def _attend_one(
+    module: nn.Module,
+    query: Tensor,  # [R, N * G, 1, H]
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    rows: Rows,
+    seen: int,
+    **_,
+) -> tuple[Tensor, None]:
+    """Attention of one new token in each row, which keeps its key and value; `[R, 1, N * G, H]`."""
+    by_row = (
+        cache[module.layer_idx].view(rows.num_rows, rows.num_positions, *cache[0].shape[1:])
+        for cache in (rows.keys, rows.values)
+    )
+    tokens = (x.squeeze(2).contiguous() for x in (query, key, value))
+    return attend_rows(*tokens, *by_row, rows.position, rows.done, seen=seen, scaling=scaling)[:, None], None
+
+
+AttentionInterface.register(ONE_TOKEN, _attend_one)
