@@ -6,7 +6,7 @@ import time
 import pytest
 
 from shibolet.records import files
-from shibolet.records.files import hash_file, read_json, write_json
+from shibolet.records.files import hash_file, hash_files, read_json, remember_hash, write_json
 
 
 @pytest.fixture
@@ -92,3 +92,68 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(large, tmp_path, 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(hash_file(large)) == 16
+
+
+def test_a_hash_is_found_under_every_name_of_a_file(large, tmp_path, monkeypatch):
+    """A folder that is renamed once it is whole, as the trained model is, would otherwise be read again."""
+    (tmp_path / ".final.partial").mkdir()
+    written = tmp_path / ".final.partial" / "model.safetensors"
+    written.write_bytes(b"trained")
+    first = hash_file(written)
+    (tmp_path / ".final.partial").rename(tmp_path / "final")
+    monkeypatch.setattr(files.hashlib, "file_digest", None)  # would be called
+    assert hash_file(tmp_path / "final" / "model.safetensors") == first
+
+
+def test_what_was_hashed_while_it_was_written_is_not_read_again(large, tmp_path, monkeypatch):
+    found = hash_file(large)
+    large.write_bytes(b"written")
+    monkeypatch.setattr(files, "_SETTLED_S", 3600.0)  # by itself, `hash_file` would keep nothing of it yet
+    fresh = hash_file(large)
+    assert fresh != found
+    remember_hash(large, fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", None)  # would be called
+        assert hash_file(large) == fresh
+    link = tmp_path / "final.safetensors"
+    os.link(large, link)  # which changes the times of both
+    remember_hash(link, fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", None)
+        assert hash_file(link) == hash_file(large) == fresh
+
+
+def test_a_change_right_after_a_hash_was_remembered_is_seen(large, monkeypatch):
+    """However coarse the clock of the disk: it has gone on before anything is kept."""
+    monkeypatch.setattr(files, "_SETTLED_S", 2.0)
+    for number in range(50):
+        large.write_bytes(b"%07d" % number)
+        before = hash_file(large)
+        remember_hash(large, before)
+        times = large.stat()
+        large.write_bytes(b"changed")
+        os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert hash_file(large) != before
+
+
+def test_a_disk_whose_clock_stands_still_has_nothing_remembered(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_SETTLED_S", 0.05)
+    monkeypatch.setattr(files.os, "utime", lambda *_: None)
+    before = tmp_path / "before"
+    before.touch()
+    time.sleep(0.02)
+    large.write_bytes(b"written")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: before.open())
+    remember_hash(large, hash_file(large))
+    assert not kept_in(tmp_path)
+
+
+def test_several_files_have_their_own_hashes_in_order(large, tmp_path):
+    paths = [tmp_path / f"{number}.safetensors" for number in range(20)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"%d" % (10 ** (number % 8)) + b"%d" % number)  # small ones and large ones
+    assert hash_files(paths[::-1]) == [hash_file(path) for path in paths[::-1]]
+    assert len(set(hash_files(paths))) == len(paths)
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError):
+        hash_files([*paths, tmp_path / "gone"])

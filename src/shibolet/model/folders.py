@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError, ShiboletError
-from shibolet.records.files import hash_file, hash_json
+from shibolet.records.files import hash_files, hash_json
 from shibolet.records.runfolder import run_of
 
 BUILTIN = "builtin:"  # builtin:round1, builtin:aligner, builtin:ctc ship with the package
@@ -284,7 +284,8 @@ def identity_of(path: Path) -> str:
     Configuration, weights, tokenizer, vocabulary, generation and processor settings, chat template, language model.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file() and _is_read(file.relative_to(path)))
-    return hash_json([[file.relative_to(path).as_posix(), hash_file(file)] for file in files])
+    names = [file.relative_to(path).as_posix() for file in files]
+    return hash_json(list(zip(names, hash_files(files), strict=True)))
 
 
 def _is_read(file: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from shibolet.errors import DataError
 from shibolet.records.differences import differing, first, flat
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_json, make_folder, open_regular, sync_dir, take_over
+from shibolet.records.files import hash_file, hash_files, hash_json, make_folder, open_regular, sync_dir, take_over
 from shibolet.records.provenance import this_start
 from shibolet.records.reading import parse_own
 from shibolet.records.runpaths import RunPaths
@@ -270,7 +270,7 @@ class RunFolder(RunPaths):
         found = []
         for path in (self.path / path for path in paths):
             found += [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        return {file.relative_to(self.path).as_posix(): hash_file(file) for file in found}
+        return {file.relative_to(self.path).as_posix(): digest for file, digest in zip(found, hash_files(found))}
 
     def _aside(self, name: str, tag: str) -> Path:
         return self.path / ".aside" / f"{name.replace('/', '-')}-{tag}"
