@@ -1,5 +1,6 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +12,28 @@ from shibolet.listen.executor import Executor, Here
 from shibolet.listen.identity import HYPOTHESES, hypotheses_file
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import FAMILIES, family_named, family_of, has_family, load_aligner, load_recogniser
+from shibolet.model.family import (
+    FAMILIES,
+    LoadedModel,
+    family_named,
+    family_of,
+    has_family,
+    load_aligner,
+    load_recogniser,
+)
 from shibolet.model.folders import (
     CTRANSLATE2_WEIGHTS,
     best_device,
     dtype_on,
+    identity_of,
     read_config,
+    resolve,
 )
 
 if TYPE_CHECKING:
     from shibolet.listen.transcribe import Transcriber
+
+_KEPT: dict[tuple[str, str], LoadedModel] = {}  # by content and device, the one that was opened last
 
 
 def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:
@@ -67,7 +80,7 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
     if kind == "family":
         from shibolet.listen.family_recogniser import FamilyRecogniser
 
-        return FamilyRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
+        return FamilyRecogniser(_family_model(name, path, device), language)
     if kind == "ctc":
         from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
@@ -88,7 +101,25 @@ def open_transcriber(name: str, language: str, **settings) -> "Transcriber":
     from shibolet.listen.transcribe import Transcriber
 
     device = best_device()
-    return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
+    return Transcriber(_family_model(name, resolve(name), device), language, **settings)
+
+
+def _family_model(name: str, path: Path, device: str) -> LoadedModel:
+    """A recogniser of a family: the one that was opened last, where that is the same one on this device.
+
+    What an audit heard with is often what an evaluation transcribes with next.
+    """
+    if (found := _KEPT.get((identity_of(path), device))) is None:
+        let_go()
+        found = load_recogniser(name, dtype=dtype_on(device), device=device)
+        _KEPT[found.identity, device] = found
+    return found
+
+
+def let_go() -> None:
+    """Keep no model for who opens the same one next."""
+    _KEPT.clear()
+    gc.collect()  # a model and its parts may hold each other
 
 
 def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:

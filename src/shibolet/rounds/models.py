@@ -117,16 +117,25 @@ class Models:
         if is_here:
             load_now(*listeners)
 
-    def make_way(self) -> int:
-        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
+    def end_hearing(self) -> None:
+        """Let go of who hears, before others transcribe; the recogniser stays for a transcriber of the same model."""
         import torch
 
         self._end_loading()
         self._listeners.clear()
-        self._transcribers.clear()
-        self.close()
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was not used yet
+
+    def make_way(self) -> int:
+        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
+        import torch
+
+        from shibolet.listen.open import let_go
+
+        self._transcribers.clear()
+        self.close()
+        let_go()
+        self.end_hearing()
         return torch.cuda.device_count()
 
     def _end_loading(self) -> None:
