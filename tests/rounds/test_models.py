@@ -138,6 +138,19 @@ def test_what_fails_in_the_background_is_said_as_it_always_was(opened, tmp_path,
     assert str(caught.value) == str(plain.value)
 
 
+def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tmp_path):
+    """Nothing is downloaded, and a model that is missing is for the stage that needs it to say."""
+    read = []
+    real = files.read_through
+    monkeypatch.setattr("shibolet.rounds.models.read_through", lambda path: read.append(path) or real(path))
+    (tmp_path / "empty").mkdir()
+    with opened() as current:
+        current.read_ahead(
+            "org/on-the-hub", "no/id/at/all", None, str(tmp_path / "empty"), "builtin:round1", "builtin:round1"
+        ).wait()
+    assert read == [resolve("builtin:round1") / "model.safetensors"]
+
+
 def test_an_interrupt_does_not_wait_for_a_model(opened, monkeypatch):
     begun, go_on = Event(), Event()
     monkeypatch.setattr(opening, "load_recogniser", lambda *_, **__: begun.set() or (go_on.wait(60) and 1 / 0))

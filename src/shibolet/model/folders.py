@@ -148,7 +148,12 @@ def is_here(name: str) -> bool:
     """Whether a model is on this machine: in a folder, or in the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return is_local(name) or isinstance(try_to_load_from_cache(name, "config.json"), str)
+    if is_local(name):
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no id of the Hub
+        return False
 
 
 def unusable(name: str) -> str | None:

@@ -11,12 +11,13 @@ class Ahead(Generic[Result]):
     """What a function comes to, in a thread of its own from now on.
 
     Python waits for the thread before it ends: one that is cut off within torch would take the process down with it.
+    One that `may_be_cut_off` is nobody's concern at the end.
     """
 
-    def __init__(self, function: Callable[[], Result]) -> None:
+    def __init__(self, function: Callable[[], Result], *, may_be_cut_off: bool = False) -> None:
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(function,))
+        self._thread = Thread(target=self._run, args=(function,), daemon=may_be_cut_off)
         self._thread.start()
 
     def _run(self, function: Callable[[], Result]) -> None:

@@ -2,13 +2,16 @@
 
 import gc
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from shibolet.errors import ShiboletError
 from shibolet.recipe import Recipe
 from shibolet.records.ahead import Ahead
+from shibolet.records.files import read_through
 from shibolet.records.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -117,6 +120,10 @@ class Models:
         if is_here:
             load_now(*listeners)
 
+    def read_ahead(self, *names: str | None) -> Ahead[None]:
+        """Have weights of models that are on this machine in the system's memory, before they are loaded."""
+        return Ahead(partial(_read_weights, list(dict.fromkeys(filter(None, names)))), may_be_cut_off=True)
+
     def end_hearing(self) -> None:
         """Let go of who hears, before others transcribe; the recogniser stays for a transcriber of the same model."""
         import torch
@@ -149,3 +156,12 @@ class Models:
             self._end_loading()
         if self._executor is not None:
             self._executor.close()
+
+
+def _read_weights(names: list[str]) -> None:
+    from shibolet.model.folders import is_here, resolve, weight_files
+
+    for name in names:
+        with suppress(ShiboletError, OSError):  # who loads it says it
+            for file in weight_files(name, resolve(name)) if is_here(name) else ():
+                read_through(file)

@@ -52,6 +52,8 @@ def do_prepare(current: Round) -> Prepared:
     answers = read_review(folder.review) if is_reviewed else {}
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
+        if recipe.models and recipe.train:
+            current.read_ahead(recipe.models.base)
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
@@ -119,6 +121,9 @@ def do_train(current: Round) -> TrainResult:
                 return
             clock.step_done()
             progress(*message)
+            done, total = message
+            if done == max(1, 9 * total // 10):  # before the last steps and the writing of the model
+                current.read_ahead(recipe.audit.aligner, recipe.audit.recogniser, recipe.models.baseline)
 
         if under_torchrun():
             lead(job, send)
