@@ -12,6 +12,7 @@ import soundfile as sf
 
 from shibolet.errors import DataError, ModelError
 from shibolet.listen import open as opening
+from shibolet.model import family
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
 from shibolet.records import files
@@ -59,7 +60,7 @@ def loads(monkeypatch) -> Counter:
         return and_count
 
     for function in ("load_recogniser", "load_aligner"):
-        monkeypatch.setattr(opening, function, counted(getattr(opening, function)))
+        monkeypatch.setattr(family, function, counted(getattr(family, function)))
     return counts
 
 
@@ -103,7 +104,7 @@ def test_another_model_takes_the_place_of_the_one_that_was_open(opened, loads, t
 
 def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
     """And are let go of with the round, whatever the data are."""
-    loaded, load = Event(), opening.load_recogniser
+    loaded, load = Event(), family.load_recogniser
 
     def and_say_so(*args, **settings):
         found = load(*args, **settings)
@@ -114,7 +115,7 @@ def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
         assert loaded.wait(60)
         raise DataError("there are none")
 
-    monkeypatch.setattr(opening, "load_recogniser", and_say_so)
+    monkeypatch.setattr(family, "load_recogniser", and_say_so)
     monkeypatch.setattr(Round, "read", read_once_loaded)
     with pytest.raises(DataError, match="there are none"), opened() as current:
         auditing.do_audit(current)
@@ -153,7 +154,7 @@ def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tm
 
 def test_an_interrupt_does_not_wait_for_a_model(opened, monkeypatch):
     begun, go_on = Event(), Event()
-    monkeypatch.setattr(opening, "load_recogniser", lambda *_, **__: begun.set() or (go_on.wait(60) and 1 / 0))
+    monkeypatch.setattr(family, "load_recogniser", lambda *_, **__: begun.set() or (go_on.wait(60) and 1 / 0))
 
     def interrupted(self, source):
         assert begun.wait(60)

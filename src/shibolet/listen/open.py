@@ -12,15 +12,7 @@ from shibolet.listen.executor import Executor, Here
 from shibolet.listen.identity import HYPOTHESES, hypotheses_file
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
-from shibolet.model.family import (
-    FAMILIES,
-    LoadedModel,
-    family_named,
-    family_of,
-    has_family,
-    load_aligner,
-    load_recogniser,
-)
+from shibolet.model.family import FAMILIES, family_named, family_of, has_family
 from shibolet.model.folders import (
     CTRANSLATE2_WEIGHTS,
     best_device,
@@ -32,8 +24,9 @@ from shibolet.model.folders import (
 
 if TYPE_CHECKING:
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import LoadedModel
 
-_KEPT: dict[tuple[str, str], LoadedModel] = {}  # by content and device, the one that was opened last
+_KEPT: dict[tuple[str, str], "LoadedModel"] = {}  # by content and device, the one that was opened last
 
 
 def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:
@@ -46,6 +39,7 @@ def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Ali
     kind = _kind(config)
     if kind == "family":
         from shibolet.listen.family_aligner import FamilyAligner
+        from shibolet.model.family import load_aligner
 
         return FamilyAligner(load_aligner(name, dtype=dtype_on(device), device=device))
     if kind == "ctc":
@@ -104,11 +98,13 @@ def open_transcriber(name: str, language: str, **settings) -> "Transcriber":
     return Transcriber(_family_model(name, resolve(name), device), language, **settings)
 
 
-def _family_model(name: str, path: Path, device: str) -> LoadedModel:
+def _family_model(name: str, path: Path, device: str) -> "LoadedModel":
     """A recogniser of a family: the one that was opened last, where that is the same one on this device.
 
     What an audit heard with is often what an evaluation transcribes with next.
     """
+    from shibolet.model.family import load_recogniser
+
     if (found := _KEPT.get((identity_of(path), device))) is None:
         let_go()
         found = load_recogniser(name, dtype=dtype_on(device), device=device)
