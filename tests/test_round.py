@@ -262,7 +262,7 @@ def test_a_comparison_does_not_outlive_the_training_it_speaks_of(tmp_path, monke
         return weights.read_text() if weights.exists() else model
 
     monkeypatch.setattr(rank, "carry_out", trained)
-    monkeypatch.setattr("shibolet.listen.identity.listener_identity", identity)
+    monkeypatch.setattr("shibolet.listen.open.listener_identity", identity)
     names, told = ["evaluate/round1/clean", "evaluate/round2/clean", "compare", "publish"], []
 
     def left_after(seed: int, only_through: str | None = None) -> list[str]:

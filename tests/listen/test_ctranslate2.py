@@ -19,8 +19,7 @@ from transformers import (
 from shibolet.errors import ModelError
 from shibolet.listen.ctranslate2_whisper import CTranslate2Whisper
 from shibolet.listen.encoder_decoder import SPARE_TOKENS, TOKENS_PER_S
-from shibolet.listen.identity import listener_identity
-from shibolet.listen.open import open_aligner, open_recogniser
+from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 
 WORDS = [["abc", "de"], ["x"], ["fgh", "ijk", "lm"], ["abc", "zz"]]
 

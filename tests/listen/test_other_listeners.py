@@ -20,8 +20,7 @@ from transformers import (
 from shibolet.errors import DataError, ModelError
 from shibolet.listen.ctc import CtcAligner, CtcModel, CtcRecogniser
 from shibolet.listen.hypotheses import RecordedHypotheses
-from shibolet.listen.identity import listener_identity
-from shibolet.listen.open import open_aligner, open_recogniser
+from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.listen.seq2seq import Seq2SeqRecogniser
 from shibolet.model.family import FAMILIES
 

@@ -1,6 +1,7 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
 import gc
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from shibolet.errors import ModelError
 from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
-from shibolet.listen.identity import HYPOTHESES, hypotheses_file
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.family import FAMILIES, family_named, family_of, has_family
@@ -21,12 +21,26 @@ from shibolet.model.folders import (
     read_config,
     resolve,
 )
+from shibolet.records.files import hash_file
 
 if TYPE_CHECKING:
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.family import LoadedModel
 
 _KEPT: dict[tuple[str, str], "LoadedModel"] = {}  # by content and device, the one that was opened last
+
+
+HYPOTHESES = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".csv",
+    ".tsv",
+)  # a recogniser's name that ends so is a file of what was heard elsewhere
+
+
+def listener_identity(name: str) -> str:
+    """Content hash of a listener: of its configuration and weights, or of its file of hypotheses."""
+    return hash_file(_hypotheses(name)) if name.endswith(HYPOTHESES) else identity_of(resolve(name))
 
 
 def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:
@@ -61,7 +75,7 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
     if name.endswith(HYPOTHESES):
         from shibolet.listen.hypotheses import RecordedHypotheses
 
-        return RecordedHypotheses(hypotheses_file(name))
+        return RecordedHypotheses(_hypotheses(name))
     device = device or best_device()
     if device == "cpu":
         keep_buffers()
@@ -149,3 +163,10 @@ def _kind(config: dict) -> str | None:
 
 def _described(config: dict) -> str:
     return f"a {config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
+
+
+def _hypotheses(name: str) -> Path:
+    path = Path(os.path.expanduser(name))
+    if not path.is_file():
+        raise ModelError(f"recogniser '{name}': there is no such file of hypotheses")
+    return path

@@ -144,7 +144,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
 def do_export(current: Round, out_dir: Path) -> str:
     """Write the copies that the self-test of a file of hypotheses needs; a sentence about them."""
     from shibolet.audit.export import MANIFEST, export_copies
-    from shibolet.listen.identity import HYPOTHESES
+    from shibolet.listen.open import HYPOTHESES
 
     recipe = current.recipe
     config = _extended(recipe.audit, current.folder, current.data)

@@ -98,7 +98,7 @@ def _tracking(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:
-    from shibolet.listen.identity import HYPOTHESES
+    from shibolet.listen.open import HYPOTHESES
 
     roles = recipe.model_names()
     for name in dict.fromkeys(roles.values()):

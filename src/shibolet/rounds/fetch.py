@@ -44,7 +44,7 @@ def _model(name: str) -> Callable[[], None] | None:
 
     A file of hypotheses is on this machine or nowhere, and some names are no model's: what is fetched by then says so.
     """
-    from shibolet.listen.identity import HYPOTHESES, listener_identity
+    from shibolet.listen.open import HYPOTHESES, listener_identity
     from shibolet.model.folders import is_ctranslate2, is_local, resolve, unusable, weight_files
 
     if name.endswith(HYPOTHESES):

@@ -54,7 +54,7 @@ class Models:
         return self._hashed(model).get()
 
     def _hashed(self, model: str) -> Ahead[str]:
-        from shibolet.listen.identity import listener_identity
+        from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
             self._identities[model] = Ahead(partial(listener_identity, model))
@@ -75,9 +75,8 @@ class Models:
         return self._listener("hear", name)
 
     def _listener(self, does: str, name: str) -> "LazyListener":
-        from shibolet.listen.identity import HYPOTHESES
         from shibolet.listen.lazy import LazyListener
-        from shibolet.listen.open import open_aligner, open_recogniser
+        from shibolet.listen.open import HYPOTHESES, open_aligner, open_recogniser
 
         self.set_threads()
         with self._opening:
@@ -94,7 +93,7 @@ class Models:
         Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
         where it is needed.
         """
-        from shibolet.listen.identity import HYPOTHESES
+        from shibolet.listen.open import HYPOTHESES
         from shibolet.model.folders import is_here
 
         listeners = [name for name in (self.recipe.audit.aligner, recogniser) if name]

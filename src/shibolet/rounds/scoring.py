@@ -137,8 +137,7 @@ def evaluate_manifest(
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.executor import local_executor
-    from shibolet.listen.identity import listener_identity
-    from shibolet.listen.open import open_engines
+    from shibolet.listen.open import listener_identity, open_engines
     from shibolet.speech.read import read_source
 
     config = EvaluateConfig()

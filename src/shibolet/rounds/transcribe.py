@@ -76,9 +76,8 @@ def transcribe_files(
     A sentence is told about each recording that fails, what of one could not be decoded, and where the model looped or
     came to no end.
     """
-    from shibolet.listen.identity import listener_identity
     from shibolet.listen.lazy import Engines, LazyListener
-    from shibolet.listen.open import open_aligner
+    from shibolet.listen.open import listener_identity, open_aligner
     from shibolet.listen.recordings import hear_recordings
     from shibolet.speech.text import get_language
 
