@@ -3,6 +3,9 @@
 import shutil
 import time
 from collections import Counter
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -12,6 +15,9 @@ import soundfile as sf
 
 from shibolet.errors import DataError, ModelError
 from shibolet.listen import open as opening
+from shibolet.listen.executor import Processes
+from shibolet.listen.lazy import Lazy
+from shibolet.listen.open import open_recogniser, open_transcriber
 from shibolet.model import family
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
@@ -102,6 +108,30 @@ def test_another_model_takes_the_place_of_the_one_that_was_open(opened, loads, t
         assert not opening._KEPT
 
 
+@dataclass(frozen=True)
+class Mark:
+    """The work: open a model, say whether it was marked before, and mark it."""
+
+    opens: Lazy
+    at_once = 1
+
+    @contextmanager
+    def open(self):
+        self.opens.get()
+        [loaded] = opening._KEPT.values()
+        was_marked = hasattr(loaded.model, "marked")
+        loaded.model.marked = True
+        yield lambda chunk: was_marked
+
+
+@pytest.mark.slow("listen", seconds=12)
+def test_a_process_that_heard_transcribes_with_the_same_model():
+    """The work that heard is closed first: the aligner's memory is free then."""
+    hear, write = (Lazy(partial(one, "builtin:round1", "Hebrew")) for one in (open_recogniser, open_transcriber))
+    with closing(Processes([{}], num_threads=1)) as process:
+        assert [list(process.map(Mark(opens), [0])) for opens in (hear, write)] == [[False], [True]]
+
+
 def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
     """And are let go of with the round, whatever the data are."""
     loaded, load = Event(), family.load_recogniser
@@ -133,7 +163,7 @@ def test_what_fails_in_the_background_is_said_as_it_always_was(opened, tmp_path,
         with (folder / "model.safetensors").open("r+b") as file:
             file.truncate(1000)
     with pytest.raises(ModelError) as plain:
-        opening.open_recogniser(str(folder), "Hebrew")
+        open_recogniser(str(folder), "Hebrew")
     with pytest.raises(ModelError) as caught, opened(f"audit.recogniser={folder}") as current:
         auditing.do_audit(current)
     assert str(caught.value) == str(plain.value)
