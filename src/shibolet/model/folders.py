@@ -146,10 +146,10 @@ def is_local(name: str) -> bool:
 
 def is_here(name: str) -> bool:
     """Whether a model is on this machine: in a folder, or in the Hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
     if is_local(name):
         return True
+    from huggingface_hub import try_to_load_from_cache
+
     try:
         return isinstance(try_to_load_from_cache(name, "config.json"), str)
     except ValueError:  # no id of the Hub
