@@ -24,7 +24,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records import files
 from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.files import write_jsonl
-from shibolet.rounds import auditing, doubting, scoring
+from shibolet.rounds import auditing, doubting, scoring, stages
 from shibolet.rounds.shared import Round, open_round
 
 RATE = 16000
@@ -180,6 +180,12 @@ def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tm
             "org/on-the-hub", "no/id/at/all", None, str(tmp_path / "empty"), "builtin:round1", "builtin:round1"
         ).wait()
     assert read == [resolve("builtin:round1") / "model.safetensors"]
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 10, 188])
+def test_what_follows_a_training_is_read_once_and_before_its_end(total):
+    near = [done for done in range(1, total + 1) if stages._is_near_the_end(done, total)]
+    assert len(near) == 1 and total / 2 <= near[0] <= total
 
 
 def test_an_interrupt_does_not_wait_for_a_model(opened, monkeypatch):
