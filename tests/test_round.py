@@ -231,13 +231,14 @@ def test_rows_of_several_sources_may_have_the_same_ids(tmp_path):
         ("English", "good morning", False),
     ],
 )
-def test_texts_in_another_script_end_the_audit_before_a_model_is_touched(
+def test_texts_in_another_script_end_the_audit_before_a_model_is_fetched(
     tmp_path, monkeypatch, language, text, is_refused
 ):
     """Models would be downloaded and hours spent to say that every row has no word; only the text's script counts."""
     sf.write(tmp_path / "a.wav", np.zeros(16000), 16000)
     write_jsonl(tmp_path / "rows.jsonl", [{"audio": "a.wav", "text": text, "id": n} for n in range(20)])
-    recipe = load_recipe("demo", [f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]", f"language={language}"])
+    data = f"data.train=[{{name: s, manifest: {tmp_path}/rows.jsonl}}]"
+    recipe = load_recipe("demo", [data, f"language={language}", "audit.aligner=org/1", "audit.recogniser=org/2"])
     touched = []
     monkeypatch.setattr(Round, "identity", lambda self, model: touched.append(model) or 1 / 0)
     with open_round(recipe, tmp_path / "run", "audit", print) as current:

@@ -42,7 +42,7 @@ def everything_heard(manifest: Path, out_dir: Path, executor) -> dict[str, bytes
         "evaluate.batch_utterances=3",
     ]  # fmt: skip
     with open_round(load_recipe("demo", changes), out_dir, "run", lambda sentence: None) as current:
-        current.executor = executor
+        current._executor = executor
         assert best_device() == "cpu"
         clips, wordless = clips_of(current.data.utterances, "Hebrew")
         heard = auditing.listener_of(current).hear(clips)

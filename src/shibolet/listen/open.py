@@ -1,5 +1,6 @@
 """Opening listeners by name: what a checkpoint is stands in its configuration."""
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from shibolet.records.files import hash_file
 
 if TYPE_CHECKING:
     from shibolet.listen.transcribe import Transcriber
+    from shibolet.model.family import LoadedModel
 
 HYPOTHESES = (
     ".jsonl",
@@ -31,6 +33,7 @@ HYPOTHESES = (
     ".csv",
     ".tsv",
 )  # a recogniser's name that ends so is a file of what was heard elsewhere
+_KEPT: dict[tuple[str, str], "LoadedModel"] = {}  # by content and device, the one that was opened last
 
 
 def listener_identity(name: str) -> str:
@@ -82,9 +85,8 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
     kind = _kind(config)
     if kind == "family":
         from shibolet.listen.family_recogniser import FamilyRecogniser
-        from shibolet.model.family import load_recogniser
 
-        return FamilyRecogniser(load_recogniser(name, dtype=dtype_on(device), device=device), language)
+        return FamilyRecogniser(_family_model(name, path, device), language)
     if kind == "ctc":
         from shibolet.listen.ctc import CtcModel, CtcRecogniser
 
@@ -103,10 +105,29 @@ def open_recogniser(name: str, language: str, *, device: str | None = "cpu") -> 
 def open_transcriber(name: str, language: str, **settings) -> "Transcriber":
     """A model of a family as a transcription engine on the process's best device, with the settings of one."""
     from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.family import load_recogniser
 
     device = best_device()
-    return Transcriber(load_recogniser(name, dtype=dtype_on(device), device=device), language, **settings)
+    return Transcriber(_family_model(name, resolve(name), device), language, **settings)
+
+
+def _family_model(name: str, path: Path, device: str) -> "LoadedModel":
+    """A recogniser of a family: the one that was opened last, where that is the same one on this device.
+
+    What an audit heard with is often what an evaluation transcribes with next.
+    """
+    from shibolet.model.family import load_recogniser
+
+    if (found := _KEPT.get((identity_of(path), device))) is None:
+        let_go()
+        found = load_recogniser(name, dtype=dtype_on(device), device=device)
+        _KEPT[found.identity, device] = found
+    return found
+
+
+def let_go() -> None:
+    """Keep no model for who opens the same one next."""
+    _KEPT.clear()
+    gc.collect()  # a model and its parts may hold each other
 
 
 def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:

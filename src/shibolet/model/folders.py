@@ -154,6 +154,18 @@ def is_local(name: str) -> bool:
     return name.startswith((BUILTIN, ".", "/", "~")) or unusable(name) is not None or Path(name).exists()
 
 
+def is_here(name: str) -> bool:
+    """Whether a model is on this machine: in a folder, or in the Hub's cache."""
+    if is_local(name):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no id of the Hub
+        return False
+
+
 def unusable(name: str) -> str | None:
     """Why a name can be no model's, in a sentence; None: it can."""
     if url := re.match(r"(?i)(?:[a-z][a-z0-9+.-]*://|www\.)", name):

@@ -39,6 +39,8 @@ def do_audit(
     recipe, folder = current.recipe, current.folder
     _require_error_rates(current, prepared, review)
     folder.intact("review")
+    if not merge:
+        current.hear_ahead("audit-prepared" if prepared else "audit", _recogniser_name(current, prepared))
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
@@ -124,6 +126,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
     """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
     from shibolet.audit.stage import hear_shard
 
+    current.hear_ahead("audit", current.recipe.audit.recogniser)
     take_over_evidence(current.folder, current.tell)
     config, listener = _extended(current.recipe.audit, current.folder, current.data), listener_of(current)
     with current.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:

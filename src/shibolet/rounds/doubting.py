@@ -35,7 +35,7 @@ def do_audit_sets(current: Round) -> None:
     own = get_language(current.recipe.language)
     heard = [_audit(current, one) for one in current.sets if get_language(language_of(current, one)) is own]
     if any(heard):
-        current.make_way()  # for the models that are scored
+        current.end_hearing()
 
 
 def _why_not(current: Round) -> str | None:

@@ -1,11 +1,10 @@
 """What the stages of a round share: the recipe, its folder, data that are read once and models that are loaded once."""
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,13 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage, run_of
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.models import Models
 from shibolet.speech.sources import DataSource
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
-    from shibolet.listen.executor import Executor
-    from shibolet.listen.lazy import Engines, LazyListener
+    from shibolet.listen.lazy import Engines
 
 MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
@@ -65,20 +64,15 @@ def _named_apart(data: SourceData, name: str) -> SourceData:
 
 
 @dataclass
-class Round:
+class Round(Models):
     """One recipe in one run folder; data are read once and models loaded once for all stages."""
 
-    recipe: Recipe
-    folder: RunFolder
     tell: Tell
     track: Track = untracked
     gpus: int = 1  # processes that train, one a GPU
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
     _sources: dict[tuple[bool, str], SourceData] = field(default_factory=dict)  # by whether it is a set, and name
-    _identities: dict[str, str] = field(default_factory=dict)
-    _recognisers: dict[str, "LazyListener"] = field(default_factory=dict)
-    _transcribers: dict[tuple[str, str], Any] = field(default_factory=dict)
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
 
@@ -158,56 +152,6 @@ class Round:
         utterances = read_manifest(self.folder.prepared / MANIFEST)
         return SourceData(utterances, [], manifest_hash(utterances))
 
-    def set_threads(self) -> None:
-        """As many CPU threads in this process as the recipe says, before a model runs in it."""
-        import torch
-
-        if self.recipe.num_threads:
-            torch.set_num_threads(self.recipe.num_threads)
-
-    @cached_property
-    def executor(self) -> "Executor":
-        """Who hears: all GPUs, or this process."""
-        from shibolet.listen.executor import local_executor
-
-        return local_executor(self.recipe.num_threads)
-
-    def identity(self, model: str) -> str:
-        """Content hash of a model by name."""
-        from shibolet.listen.open import listener_identity
-
-        if model not in self._identities:
-            self._identities[model] = listener_identity(model)
-        return self._identities[model]
-
-    def forget(self, model: str) -> None:
-        """A model was written anew under this name."""
-        self._identities.pop(model, None)
-
-    @cached_property
-    def aligner(self) -> "LazyListener | None":
-        """The audit's aligner, if it has one."""
-        from shibolet.listen.lazy import LazyListener
-        from shibolet.listen.open import open_aligner
-
-        if (name := self.recipe.audit.aligner) is None:
-            return None
-        self.set_threads()
-        open_it = partial(open_aligner, name, self.recipe.language, device=None)
-        return LazyListener(self.identity(name), open_it)
-
-    def recogniser(self, name: str) -> "LazyListener":
-        """A recogniser by name."""
-        from shibolet.listen.lazy import LazyListener
-        from shibolet.listen.open import HYPOTHESES, open_recogniser
-
-        if name not in self._recognisers:
-            self.set_threads()
-            open_it = partial(open_recogniser, name, self.recipe.language, device=None)
-            is_file = name.endswith(HYPOTHESES)
-            self._recognisers[name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
-        return self._recognisers[name]
-
     @property
     def names(self) -> tuple[Named, Named]:
         """The baseline, which the round's model has to beat, and that model, the candidate."""
@@ -258,23 +202,6 @@ class Round:
         for sentence in found.sentences:
             self.tell(f"evaluate: {sentence}")
         return found
-
-    def make_way(self) -> int:
-        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
-        import torch
-
-        self._recognisers.clear()
-        self._transcribers.clear()
-        self.__dict__.pop("aligner", None)
-        self.close()
-        gc.collect()
-        torch.cuda.empty_cache()  # nothing where CUDA was not used yet
-        return torch.cuda.device_count()
-
-    def close(self) -> None:
-        """End the processes that hear; who hears next starts new ones."""
-        if "executor" in self.__dict__:
-            self.executor.close()
 
     def retire(self, *names: str, why: str = "this round does not reach it") -> None:
         """Put aside what an earlier start made and what must not pass as the result of this one."""

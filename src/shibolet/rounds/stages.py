@@ -52,6 +52,8 @@ def do_prepare(current: Round) -> Prepared:
     answers = read_review(folder.review) if is_reviewed else {}
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
+        if recipe.models and recipe.train:
+            current.read_ahead(recipe.models.base)
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
@@ -119,6 +121,8 @@ def do_train(current: Round) -> TrainResult:
                 return
             clock.step_done()
             progress(*message)
+            if _is_near_the_end(*message):
+                _read_what_follows(current)
 
         if under_torchrun():
             lead(job, send)
@@ -130,6 +134,17 @@ def do_train(current: Round) -> TrainResult:
     current.forget(str(folder.final.absolute()))
     _retire_of_others(current)
     return TrainResult.read(folder.train_result)
+
+
+def _is_near_the_end(done: int, total: int) -> bool:
+    """Once in a training: before its last steps and the writing of its model."""
+    return done == max(1, 9 * total // 10)
+
+
+def _read_what_follows(current: Round) -> None:
+    """Have what hears and transcribes after a training in the system's memory."""
+    recipe = current.recipe
+    current.read_ahead(recipe.audit.aligner, recipe.audit.recogniser, recipe.models.baseline)
 
 
 def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:

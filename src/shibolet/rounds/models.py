@@ -1,0 +1,166 @@
+"""The models of a round: content hashes, who hears, and what transcribes; each is hashed once and loaded once."""
+
+import gc
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from shibolet.errors import ShiboletError
+from shibolet.recipe import Recipe
+from shibolet.records.ahead import Ahead
+from shibolet.records.files import read_through
+from shibolet.records.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from shibolet.listen.executor import Executor
+    from shibolet.listen.lazy import LazyListener
+
+
+@dataclass
+class Models:
+    """What a round has open, in this process or in those that hear for it."""
+
+    recipe: Recipe
+    folder: RunFolder
+    _identities: dict[str, Ahead[str]] = field(init=False, default_factory=dict)
+    _listeners: dict[tuple[str, str], "LazyListener"] = field(init=False, default_factory=dict)  # by task and name
+    _transcribers: dict[tuple[str, str], Any] = field(init=False, default_factory=dict)  # by model and language
+    _executor: "Executor | None" = field(init=False, default=None)
+    _opening: RLock = field(init=False, default_factory=RLock)  # executor and listeners are made from two threads
+    _loading: Ahead[None] | None = field(init=False, default=None)  # of listeners
+
+    def set_threads(self) -> None:
+        """As many CPU threads in this process as the recipe says, before a model runs in it."""
+        import torch
+
+        if self.recipe.num_threads:
+            torch.set_num_threads(self.recipe.num_threads)
+
+    @property
+    def executor(self) -> "Executor":
+        """Who hears: all GPUs, or this process."""
+        from shibolet.listen.executor import local_executor
+
+        with self._opening:
+            if self._executor is None:
+                self._executor = local_executor(self.recipe.num_threads)
+            return self._executor
+
+    def identity(self, model: str) -> str:
+        """Content hash of a model by name."""
+        return self._hashed(model).get()
+
+    def _hashed(self, model: str) -> Ahead[str]:
+        from shibolet.listen.open import listener_identity
+
+        if model not in self._identities:
+            self._identities[model] = Ahead(partial(listener_identity, model))
+        return self._identities[model]
+
+    def forget(self, model: str) -> None:
+        """A model was written anew under this name."""
+        self._identities.pop(model, None)
+
+    @property
+    def aligner(self) -> "LazyListener | None":
+        """The audit's aligner, if it has one."""
+        name = self.recipe.audit.aligner
+        return None if name is None else self._listener("align", name)
+
+    def recogniser(self, name: str) -> "LazyListener":
+        """A recogniser by name."""
+        return self._listener("hear", name)
+
+    def _listener(self, does: str, name: str) -> "LazyListener":
+        from shibolet.listen.lazy import LazyListener
+        from shibolet.listen.open import HYPOTHESES, open_aligner, open_recogniser
+
+        self.set_threads()
+        with self._opening:
+            if (does, name) not in self._listeners:
+                opens = {"align": open_aligner, "hear": open_recogniser}[does]
+                open_it = partial(opens, name, self.recipe.language, device=None)
+                is_file = does == "hear" and name.endswith(HYPOTHESES)
+                self._listeners[does, name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
+            return self._listeners[does, name]
+
+    def hear_ahead(self, stage: str, recogniser: str) -> None:
+        """Hash the models of a stage that hears, and load them, while its data are read.
+
+        Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
+        where it is needed.
+        """
+        from shibolet.listen.open import HYPOTHESES
+        from shibolet.model.folders import is_here
+
+        listeners = [name for name in (self.recipe.audit.aligner, recogniser) if name]
+        for name in dict.fromkeys([*listeners, *self.recipe.model_names().values()]):
+            if not name.endswith(HYPOTHESES) and is_here(name):
+                self._hashed(name)
+        if self._loading or self.folder.finished(stage) or not all(name in self._identities for name in listeners):
+            return
+        # What this thread needs meanwhile comes first: two threads that begin with one library can lock each other out.
+        from shibolet.speech import read  # noqa: F401
+
+        if any(source.hub for source in self.recipe.data.train):
+            from shibolet.speech import hub  # noqa: F401
+
+        self._loading = Ahead(partial(self._load, recogniser))
+
+    def _load(self, recogniser: str) -> None:
+        from shibolet.listen.lazy import load_now
+
+        with self._opening:
+            listeners = self.aligner, self.recogniser(recogniser)
+            is_here = self.executor.num_processes == 1
+        if is_here:
+            load_now(*listeners)
+
+    def read_ahead(self, *names: str | None) -> Ahead[None]:
+        """Have weights of models that are on this machine in the system's memory, before they are loaded."""
+        return Ahead(partial(_read_weights, list(dict.fromkeys(filter(None, names)))), may_be_cut_off=True)
+
+    def end_hearing(self) -> None:
+        """Let go of who hears, before others transcribe; the recogniser stays for a transcriber of the same model."""
+        import torch
+
+        self._end_loading()
+        self._listeners.clear()
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was not used yet
+
+    def make_way(self) -> int:
+        """Let go of every loaded model, before training needs the memory; the number of GPUs."""
+        import torch
+
+        from shibolet.listen.open import let_go
+
+        self._transcribers.clear()
+        self.close()
+        let_go()
+        self.end_hearing()
+        return torch.cuda.device_count()
+
+    def _end_loading(self) -> None:
+        if self._loading is not None:
+            self._loading.wait()
+            self._loading = None
+
+    def close(self) -> None:
+        """End the processes that hear; who hears next starts new ones."""
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            self._end_loading()
+        if self._executor is not None:
+            self._executor.close()
+
+
+def _read_weights(names: list[str]) -> None:
+    from shibolet.model.folders import is_here, resolve, weight_files
+
+    for name in names:
+        with suppress(ShiboletError, OSError):  # who loads it says it
+            for file in weight_files(name, resolve(name)) if is_here(name) else ():
+                read_through(file)

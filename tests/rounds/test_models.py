@@ -1,0 +1,207 @@
+"""Models of a round: protects from loading or hashing one twice, and from a background that hides an error."""
+
+import shutil
+import time
+from collections import Counter
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from shibolet.errors import DataError, ModelError
+from shibolet.listen import open as opening
+from shibolet.listen.executor import Processes
+from shibolet.listen.lazy import Lazy
+from shibolet.listen.open import open_recogniser, open_transcriber
+from shibolet.model import family
+from shibolet.model.folders import resolve
+from shibolet.recipe import load_recipe
+from shibolet.records import files
+from shibolet.records.candidate import Candidate, Model, named
+from shibolet.records.files import write_jsonl
+from shibolet.rounds import auditing, doubting, scoring, stages
+from shibolet.rounds.shared import Round, open_round
+
+RATE = 16000
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch):
+    """Opens a round on a dozen utterances of noise, whose recogniser is its baseline too."""
+    made = []
+    for i in range(12):
+        rng, path = np.random.default_rng(i), tmp_path / "audio" / f"{i}.flac"
+        path.parent.mkdir(exist_ok=True)
+        sf.write(path, 0.1 * rng.standard_normal(RATE + 2000 * i), RATE)
+        made.append({"id": f"u{i}", "audio": str(path), "text": "שלום עולם"})
+    write_jsonl(tmp_path / "noise.jsonl", made)
+    monkeypatch.setattr(opening, "_KEPT", {})
+
+    def open_it(*changes: str):
+        data = f"[{{name: noise, manifest: {tmp_path / 'noise.jsonl'}}}]"
+        settings = [
+            f"data.train={data}", f"evaluate.sets={data}", "audit.recogniser=builtin:round1", "audit.num_workers=0",
+            "audit.selftest.num_clips=10",
+        ]  # fmt: skip
+        return open_round(load_recipe("demo", [*settings, *changes]), tmp_path / "run", "run", lambda sentence: None)
+
+    return open_it
+
+
+@pytest.fixture
+def loads(monkeypatch) -> Counter:
+    """How often each model was loaded to hear or transcribe."""
+    counts = Counter()
+
+    def counted(load):
+        def and_count(name: str, **settings):
+            counts[name] += 1
+            return load(name, **settings)
+
+        return and_count
+
+    for function in ("load_recogniser", "load_aligner"):
+        monkeypatch.setattr(family, function, counted(getattr(family, function)))
+    return counts
+
+
+@pytest.mark.slow("listen", seconds=5)
+def test_from_audit_to_evaluation_each_model_is_hashed_once_and_loaded_once(opened, loads, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "_KEPT_BYTES", 100_000)
+    monkeypatch.setattr(files, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(doubting, "_why_not", lambda current: None)  # of noise nobody can judge
+    hashed, real = Counter(), files.hashlib.file_digest
+    monkeypatch.setattr(
+        files.hashlib, "file_digest", lambda file, name: hashed.update([Path(file.name)]) or real(file, name)
+    )
+    with opened() as current:
+        auditing.do_audit(current)
+        auditing.do_gate(current)
+        assert loads == {"builtin:aligner": 1, "builtin:round1": 1}
+        found = scoring.do_evaluate(current, [Candidate(named("Round 1"), Model("builtin:round1"))])
+    assert found["round1"]["noise"].wer.words == 24 and current.folder.finished("audit-sets/noise")
+    assert loads == {"builtin:aligner": 1, "builtin:round1": 1}
+    weights = {path: count for path, count in hashed.items() if path.suffix == ".safetensors"}
+    assert len(weights) == 2 and set(weights.values()) == {1}
+    with opened() as current:
+        auditing.do_audit(current)
+        assert loads.total() == 2 and current._loading is None  # a stage that is done loads nothing
+
+
+def test_another_model_takes_the_place_of_the_one_that_was_open(opened, loads, tmp_path):
+    """Two of them may not fit on one GPU."""
+    shutil.copytree(resolve("builtin:round1"), tmp_path / "same")
+    shutil.copytree(resolve("builtin:round1"), tmp_path / "other")
+    (tmp_path / "other" / "vocab.txt").write_text("changed")
+    names = ["builtin:round1", str(tmp_path / "same"), str(tmp_path / "other"), "builtin:round1"]
+    with opened() as current:
+        transcribers = [current.transcriber(name, "round1", "Hebrew") for name in names]
+        assert len({one.identity for one in transcribers}) == 2 and len(opening._KEPT) == 1
+        assert loads == {"builtin:round1": 2, names[2]: 1}
+        current.make_way()
+        assert not opening._KEPT
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The work: open a model, say whether it was marked before, and mark it."""
+
+    opens: Lazy
+    at_once = 1
+
+    @contextmanager
+    def open(self):
+        self.opens.get()
+        [loaded] = opening._KEPT.values()
+        was_marked = hasattr(loaded.model, "marked")
+        loaded.model.marked = True
+        yield lambda chunk: was_marked
+
+
+@pytest.mark.slow("listen", seconds=12)
+def test_a_process_that_heard_transcribes_with_the_same_model():
+    """The work that heard is closed first: the aligner's memory is free then."""
+    hear, write = (Lazy(partial(one, "builtin:round1", "Hebrew")) for one in (open_recogniser, open_transcriber))
+    with closing(Processes([{}], num_threads=1)) as process:
+        assert [list(process.map(Mark(opens), [0])) for opens in (hear, write)] == [[False], [True]]
+
+
+def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
+    """And are let go of with the round, whatever the data are."""
+    loaded, load = Event(), family.load_recogniser
+
+    def and_say_so(*args, **settings):
+        found = load(*args, **settings)
+        loaded.set()
+        return found
+
+    def read_once_loaded(self, source):
+        assert loaded.wait(60)
+        raise DataError("there are none")
+
+    monkeypatch.setattr(family, "load_recogniser", and_say_so)
+    monkeypatch.setattr(Round, "read", read_once_loaded)
+    with pytest.raises(DataError, match="there are none"), opened() as current:
+        auditing.do_audit(current)
+    assert current._loading is None
+
+
+@pytest.mark.parametrize("broken", ["no weights", "not there", "cut"])
+def test_what_fails_in_the_background_is_said_as_it_always_was(opened, tmp_path, broken):
+    folder = tmp_path / "model"
+    if broken != "not there":
+        shutil.copytree(resolve("builtin:round1"), folder)
+    if broken == "no weights":
+        (folder / "model.safetensors").unlink()
+    if broken == "cut":
+        with (folder / "model.safetensors").open("r+b") as file:
+            file.truncate(1000)
+    with pytest.raises(ModelError) as plain:
+        open_recogniser(str(folder), "Hebrew")
+    with pytest.raises(ModelError) as caught, opened(f"audit.recogniser={folder}") as current:
+        auditing.do_audit(current)
+    assert str(caught.value) == str(plain.value)
+
+
+def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tmp_path):
+    """Nothing is downloaded, and a model that is missing is for the stage that needs it to say."""
+    read = []
+    real = files.read_through
+    monkeypatch.setattr("shibolet.rounds.models.read_through", lambda path: read.append(path) or real(path))
+    (tmp_path / "empty").mkdir()
+    with opened() as current:
+        current.read_ahead(
+            "org/on-the-hub", "no/id/at/all", None, str(tmp_path / "empty"), "builtin:round1", "builtin:round1"
+        ).wait()
+    assert read == [resolve("builtin:round1") / "model.safetensors"]
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 10, 188])
+def test_what_follows_a_training_is_read_once_and_before_its_end(total):
+    near = [done for done in range(1, total + 1) if stages._is_near_the_end(done, total)]
+    assert len(near) == 1 and total / 2 <= near[0] <= total
+
+
+def test_an_interrupt_does_not_wait_for_a_model(opened, monkeypatch):
+    begun, go_on = Event(), Event()
+    monkeypatch.setattr(family, "load_recogniser", lambda *_, **__: begun.set() or (go_on.wait(60) and 1 / 0))
+
+    def interrupted(self, source):
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Round, "read", interrupted)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), opened() as current:
+            auditing.do_audit(current)
+        assert time.monotonic() - started < 30 and not go_on.is_set()
+    finally:
+        go_on.set()
+    current._loading.wait()
