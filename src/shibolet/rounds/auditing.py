@@ -40,7 +40,7 @@ def do_audit(
     _require_error_rates(current, prepared, review)
     folder.intact("review")
     if not merge:
-        current.hear_ahead("audit-prepared" if prepared else "audit", _recogniser_name(current, prepared))
+        _hear_ahead(current, prepared)
     data = current.prepared if prepared else current.data
     if review is not None:
         current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
@@ -126,7 +126,7 @@ def do_audit_shard(current: Round, shard: tuple[int, int]) -> None:
     """Hear the i-th of n parts of the training data's audit, counted from 0; only `audit/heard/` is written."""
     from shibolet.audit.stage import hear_shard
 
-    current.hear_ahead("audit", current.recipe.audit.recogniser)
+    _hear_ahead(current)
     take_over_evidence(current.folder, current.tell)
     config, listener = _extended(current.recipe.audit, current.folder, current.data), listener_of(current)
     with current.track(f"audit, shard {shard[0] + 1} of {shard[1]}") as progress:
@@ -230,6 +230,11 @@ SAME_MODEL = (
     "data found 2 of 22 swapped texts, the model that it started from all 22 (benchmarks/RESULTS.md). A "
     "recogniser that never saw these recordings is a better judge."
 )
+
+
+def _hear_ahead(current: Round, prepared: bool = False) -> None:
+    stage, recogniser = "audit-prepared" if prepared else "audit", _recogniser_name(current, prepared)
+    current.hear_ahead(stage, recogniser, lambda: listener_of(current, prepared).begin())
 
 
 def listener_of(current: Round, prepared: bool = False) -> "Listener":

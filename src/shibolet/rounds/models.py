@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,8 +88,8 @@ class Models:
                 self._listeners[does, name] = open_it() if is_file else LazyListener(self.identity(name), open_it)
             return self._listeners[does, name]
 
-    def hear_ahead(self, stage: str, recogniser: str) -> None:
-        """Hash the models of a stage that hears, and load them, while its data are read.
+    def hear_ahead(self, stage: str, recogniser: str, begin: Callable[[], None]) -> None:
+        """Hash the models of a stage that hears, and `begin` to load them, while its data are read.
 
         Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
         where it is needed.
@@ -108,16 +109,25 @@ class Models:
         if any(source.hub for source in self.recipe.data.train):
             from shibolet.speech import hub  # noqa: F401
 
-        self._loading = Ahead(partial(self._load, recogniser))
+        self._loading = Ahead(partial(self._load, recogniser, begin))
 
-    def _load(self, recogniser: str) -> None:
+    def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
         from shibolet.listen.lazy import load_now
 
-        with self._opening:
+        with self._opening:  # who hears meanwhile finds the same executor and the same decoders
             listeners = self.aligner, self.recogniser(recogniser)
+            begin()
             is_here = self.executor.num_processes == 1
         if is_here:
-            load_now(*listeners)
+            load_now(*listeners)  # which has begun: this thread ends when they are loaded
+
+    def start_processes(self, model: str) -> None:
+        """Start those that hear, where they are several, as far as they take no memory of a GPU: it is still in use."""
+        from shibolet.listen.lazy import Lazy, Loading
+        from shibolet.model.family import family_named
+
+        if self.executor.num_processes > 1:
+            self.executor.begin(Loading((Lazy(partial(family_named, model)),)))
 
     def read_ahead(self, *names: str | None) -> Ahead[None]:
         """Have weights of models that are on this machine in the system's memory, before they are loaded."""

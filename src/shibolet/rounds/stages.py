@@ -142,9 +142,11 @@ def _is_near_the_end(done: int, total: int) -> bool:
 
 
 def _read_what_follows(current: Round) -> None:
-    """Have what hears and transcribes after a training in the system's memory."""
+    """Have what hears and transcribes after a training in the system's memory, and processes for it started."""
     recipe = current.recipe
     current.read_ahead(recipe.audit.aligner, recipe.audit.recogniser, recipe.models.baseline)
+    if current.gpus > 1:
+        current.start_processes(recipe.models.baseline)
 
 
 def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:
