@@ -25,6 +25,7 @@ from shibolet.listen import executor
 from shibolet.listen.executor import in_threads
 from shibolet.listen.processes import (
     MAX_STARTS,
+    ONE_THREAD,
     Channel,
     Child,
     WorkerLost,
@@ -41,7 +42,6 @@ from shibolet.speech.audio import content_hash
 MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
 START_S = 600.0  # for a process to load its libraries and to take a job; a busy machine or a slow disk is no reason
 RETRIES = (2, 4)  # limits of an item's second and third try, alone in a new process, in units of its own limit
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Failures that say something of the machine and nothing of the content.
 LOST = ("decoder_hung", "decoder_crashed", executor.LOST)
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MAX_STARTS = 3  # of a process, one after the other, that ended before it had begun with anything
 Outcome = tuple[bool, Any]  # whether a call succeeded, and what it returned or raised
 _STARTING = Lock()
