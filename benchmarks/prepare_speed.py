@@ -3,7 +3,7 @@
     python benchmarks/prepare_speed.py                             6,000 clips, all cores
     python benchmarks/prepare_speed.py --clips 800 --processes 0 2     this process, then two others
 
-Clips are those of audit_speed.py, each with the verdict of a good one and word times that fill it. Prints one JSON object
+Clips are those of audit_speed.py, each with the verdict of a good one and word times that fill it. Prints a JSON object
 for each number of processes. `main_thread_s`, CPU seconds of the thread that hands out and puts together, is what no
 further process takes over. `same_bytes`: all files are those of the first number.
 """
