@@ -44,6 +44,7 @@ BENCHMARKS = (
     Benchmark("audit", "audit_speed.py", None, gpus=1),
     Benchmark("audit", "audit_speed.py --size tiny --device cpu --clips 240", None),
     Benchmark("audit", "hearing_gpus.py --gpus 1 2 4", None, gpus=4),
+    Benchmark("prepare", "prepare_speed.py --clips 1600 --processes 0 2", None),
     Benchmark("demo", "demo_seeds.py 401 402 403 404 405 --out OUT", 35),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),

@@ -24,6 +24,7 @@ from shibolet.demo.sentences import sample_sentence
 from shibolet.demo.synth import SHARD_REQUESTS, Speech, SpeechRequest, synthesise
 from shibolet.demo.voices import ROUND1_VOICES, TEST_VOICES, TRAIN_VOICES, VoiceGroup, draw_manner, vary
 from shibolet.errors import DataError
+from shibolet.listen.executor import in_threads
 from shibolet.records.config import Config
 from shibolet.records.files import hash_json, write_bytes, write_json, write_jsonl
 from shibolet.records.reading import read_lines, read_own
@@ -217,10 +218,14 @@ def build_corpus(
         num_steps, steps = len(planned) + math.ceil(len(requests) / SHARD_REQUESTS), itertools.count(1)
         step = (lambda: on_progress(next(steps), num_steps)) if on_progress else (lambda: None)
         speeches = synthesise(requests, speech_dir, num_workers, on_shard=step)
+        spoken = ((utterance, [next(speeches) for _ in utterance.requests]) for utterance in planned)
+
+        def record(one: tuple[Planned, list[Speech]]) -> Spoken:
+            return record_utterance(out_dir, seed, *one, damage.get(one[0].id))
+
         truth = []
-        for utterance in planned:
-            spoken = [next(speeches) for _ in utterance.requests]
-            truth.append(record_utterance(out_dir, seed, utterance, spoken, damage.get(utterance.id)))
+        for line in in_threads(record, spoken, num_workers):
+            truth.append(line)
             step()
         for split in dict.fromkeys(utterance.split for utterance in planned):
             rows = [

@@ -1,8 +1,9 @@
 """How much audio a listener takes at once, and who may compute meanwhile."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 import torch
@@ -13,9 +14,17 @@ WARM_CLIP_S = 15  # the longest of ordinary clips
 _CPU = Lock()
 
 
-def forward_lock(device: torch.device) -> AbstractContextManager:
-    """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores."""
-    return _CPU if device.type == "cpu" else Lock()
+def forward_lock(device: torch.device, *, is_stateless: bool = False) -> AbstractContextManager:
+    """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores.
+
+    Where torch's threads leave cores idle, a CPU takes one of each model too, and several of one that `is_stateless`.
+    """
+    if device.type != "cpu":
+        return Lock()
+    at_once = (os.cpu_count() or 1) // torch.get_num_threads()
+    if at_once < 2:
+        return _CPU
+    return BoundedSemaphore(at_once) if is_stateless else Lock()
 
 
 def own_stream(device: torch.device, *, urgent: bool = False) -> Callable[[], AbstractContextManager]:

@@ -179,6 +179,8 @@ class Processes(_KeepsDecoders):
 
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         run = _Run(work, enumerate(chunks))
+        if not any(peer.has_started for peer in self._peers):
+            _free_memory()  # what training has left in this process is in the way of theirs
         try:
             for number in count():
                 self._hand_out(run)
@@ -224,6 +226,10 @@ class _Peer:
         self._num_starts = 0  # in a row that came to nothing
 
     @property
+    def has_started(self) -> bool:
+        return self._child is not None
+
+    @property
     def connection(self) -> Connection:
         return self._child.channel.connection
 
@@ -233,7 +239,6 @@ class _Peer:
     def tell(self, work: Work) -> None:
         """Have it open the work, in a process that starts now if there is none."""
         if self._child is None:
-            _free_memory()  # what training has left in this process is in the way there
             self._child = Child(_serve, self._num_threads, environment=self._environment, has_children=True)
         if self._work is not work:
             self._work, self._num_opening = work, self._num_opening + 1
@@ -282,7 +287,7 @@ class _Peer:
             else:
                 (run.suspects if task.num_lost else run.again).append(task)
         if had_begun:
-            _LOG.warning("a process that listens was lost; what it had in hand (%d chunks) is tried again", len(tasks))
+            _LOG.warning("a process was lost; what it had in hand (%d chunks) is tried again", len(tasks))
 
     def close(self) -> None:
         if self._child is not None:

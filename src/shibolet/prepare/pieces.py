@@ -1,7 +1,9 @@
 """One utterance: refused with a ledger line, or decoded, trimmed, cut and encoded again."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pickle import PickleBuffer
 
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
@@ -23,7 +25,8 @@ class Piece:
     """What is kept of an utterance, or of a piece of it."""
 
     utterance: Utterance  # with the piece's id, target and length; its audio is still the whole
-    flac: bytes
+    flac: PickleBuffer  # which passes between processes without a copy
+    sha256: str  # of the FLAC
     origin_id: str  # of the whole
     span_s: tuple[float, float]  # in the whole
     origin_sha256: str  # of the encoded audio that the whole lies in
@@ -99,7 +102,7 @@ def make_pieces(
         found = resegment(samples, text, said, row.starts_s, row.ends_s, hypothesis, config, is_flagged=is_flagged)
     else:
         found = [Segment(0, len(owner), 0.0, duration_s)]
-    pieces, lines = [], []
+    pieces, lines, start_s = [], [], utterance.audio.start_s
     for number, segment in enumerate(found):
         segment_id = utterance.id if len(found) == 1 else f"{utterance.id}-p{number:02d}"
         piece_text = text_of(tokens, owner, segment)
@@ -112,7 +115,8 @@ def make_pieces(
         piece = replace(utterance, id=segment_id, text=piece_text, duration_s=length_s, language=language.name)
         span_s = (first / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ)
         flac = encode_flac(samples[first:end])
-        pieces.append(Piece(piece, flac, utterance.id, span_s, origin_sha256, utterance.audio.start_s))
+        sha256 = hashlib.sha256(flac).hexdigest()
+        pieces.append(Piece(piece, PickleBuffer(flac), sha256, utterance.id, span_s, origin_sha256, start_s))
     if not pieces and is_flagged:
         return _condemned(utterance, verdict.row, duration_s)
     if not pieces:
@@ -123,8 +127,8 @@ def make_pieces(
         detail = f"{len(pieces)} of {len(found)} pieces are kept; {left_s:.2f} s of pauses and edges are left out"
         lines.append(_line(utterance, utterance.id, "cut", detail, left_s))
     elif left_s > 0:
-        start_s, end_s = found[0].start_s, duration_s - found[0].end_s
-        detail = f"{start_s:.2f} s before the first word and {end_s:.2f} s after the last are left out"
+        head_s, tail_s = found[0].start_s, duration_s - found[0].end_s
+        detail = f"{head_s:.2f} s before the first word and {tail_s:.2f} s after the last are left out"
         lines.append(_line(utterance, utterance.id, "trimmed", detail, left_s))
     return Outcome(duration_s, tuple(pieces), tuple(lines), is_cut=len(found) > 1)
 

@@ -7,17 +7,16 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.pieces import Outcome, drop, make_pieces, refuse
+from shibolet.prepare.pieces import Outcome, drop, refuse
+from shibolet.prepare.processes import FindVerdict, MakePieces, count_worthwhile, outcomes_of
 from shibolet.prepare.shards import ShardWriter
-from shibolet.prepare.split import split
+from shibolet.prepare.split import Part, split
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.documents.prepared import Prepared
@@ -25,16 +24,12 @@ from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
-from shibolet.speech.audio import content_hash
 from shibolet.speech.text import get_language
 
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
-NUM_THREADS = min(8, os.cpu_count() or 1)
-CACHED_HASHES = 4096  # of files that several utterances lie in
-CHUNK_UTTERANCES = 4 * NUM_THREADS  # whose encoded audio is in memory together
+PROGRESS_UTTERANCES = 32  # between two calls
 
-FindVerdict = Callable[[Utterance], Reviewed | None]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 
@@ -48,12 +43,14 @@ def run_prepare(
     out_dir: Path,
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
+    num_processes: int | None = None,
 ) -> Prepared:
-    """Write `out_dir` and return its summary; the same input gives the same bytes.
+    """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    DataError when there are such and the configuration wants none, or when nothing is left to train on.
+    `num_processes` decode; 0: this one; None: as many as cores and the amount of audio are worth.
+    DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
     find = _finder(verdicts, config)
@@ -67,16 +64,12 @@ def run_prepare(
             fit.append(utterance)
     dealt = split(fit, config, seed)
 
-    hash_of = lru_cache(CACHED_HASHES)(content_hash)
-
-    def make(utterance: Utterance, part: str) -> Outcome:
-        if part == "surplus":
-            detail = f"of a group held out for dev, which has its {config.max_dev_utterances:,} utterances without it"
-            return drop(utterance, "dev_surplus", detail)
-        return make_pieces(utterance, find(utterance), spoken, config, hash_of)
-
     progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
-    kept, splits = _write_shards(fit, dealt.parts, make, tally, out_dir, config.shard_utterances, progress)
+    decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
+    num = count_worthwhile(decoded) if num_processes is None else num_processes
+    with closing(outcomes_of(decoded, find, MakePieces(language, config), num)) as outcomes:
+        dealt_outcomes = _with_surplus(fit, dealt.parts, outcomes, config)
+        kept, splits = _write_shards(dealt_outcomes, dealt.parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
         reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
@@ -96,10 +89,21 @@ def run_prepare(
     return prepared
 
 
+def _with_surplus(
+    fit: Sequence[Utterance], parts: Sequence[Part], outcomes: Iterator[Outcome], config: PrepareConfig
+) -> Iterator[Outcome]:
+    """What becomes of each utterance, of the surplus too, which nobody decodes."""
+    for utterance, part in zip(fit, parts, strict=True):
+        if part == "surplus":
+            detail = f"of a group held out for dev, which has its {config.max_dev_utterances:,} utterances without it"
+            yield drop(utterance, "dev_surplus", detail)
+        else:
+            yield next(outcomes)
+
+
 def _write_shards(
-    fit: Sequence[Utterance],
-    parts: Sequence[str],
-    make: Callable[[Utterance, str], Outcome],
+    outcomes: Iterator[Outcome],
+    parts: Sequence[Part],
     tally: Tally,
     out_dir: Path,
     shard_utterances: int,
@@ -110,17 +114,14 @@ def _write_shards(
     (out_dir / SUMMARY).unlink(missing_ok=True)
     writers = {name: ShardWriter(out_dir, name, shard_utterances) for name in SPLITS}
     kept: dict[str, Utterance] = {}
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for first in range(0, len(fit), CHUNK_UTTERANCES):
-            some = parts[first : first + CHUNK_UTTERANCES]
-            for part, outcome in zip(some, pool.map(make, fit[first : first + CHUNK_UTTERANCES], some), strict=True):
-                tally.add(outcome, part)
-                for piece in outcome.pieces:
-                    if piece.utterance.id in kept:
-                        raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
-                    kept[piece.utterance.id] = writers[part].add(piece)
-            if on_progress:
-                on_progress(first + len(some))
+    for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
+        tally.add(outcome, part)
+        for piece in outcome.pieces:
+            if piece.utterance.id in kept:
+                raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
+            kept[piece.utterance.id] = writers[part].add(piece)
+        if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
+            on_progress(number)
     for writer in writers.values():
         writer.close()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])

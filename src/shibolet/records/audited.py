@@ -138,11 +138,13 @@ class AuditedRows(Mapping[str, Audited]):
     def __init__(self, paths: Iterable[Path]) -> None:
         batches = [batch for path in paths for batch in read_batches(path, _READ, SCHEMA.names, BATCH_ROWS, _REMEDY)]
         tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
-        self._table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-        self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
+        table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        self._columns = dict(zip(table.schema.names, table.columns, strict=True))
+        self._place_of = {id: place for place, id in enumerate(table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
-        return _row(self._table.slice(self._place_of[id], 1).to_pylist()[0])
+        place = self._place_of[id]
+        return _row({name: column[place].as_py() for name, column in self._columns.items()})
 
     def __contains__(self, id: object) -> bool:
         return id in self._place_of

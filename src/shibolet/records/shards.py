@@ -12,19 +12,19 @@ SCHEMA = pa.schema(
     [
         pa.field("id", _TEXT, nullable=False),
         pa.field("audio", pa.struct([pa.field("bytes", pa.binary(), nullable=False), ("path", _TEXT)]), nullable=False),
-        pa.field("text", _TEXT, nullable=False),
+        pa.field("text", _TEXT, nullable=False),  # the training target
         pa.field("duration_s", _NUMBER, nullable=False),
         ("domain", _TEXT),
         ("recording", _TEXT),
         ("speaker", _TEXT),
         ("language", _TEXT),
         ("source", _TEXT),
-        pa.field("origin_id", _TEXT, nullable=False),
-        pa.field("origin_start_s", _NUMBER, nullable=False),
+        pa.field("origin_id", _TEXT, nullable=False),  # the utterance of the source that this is all or a piece of,
+        pa.field("origin_start_s", _NUMBER, nullable=False),  # and where in it
         pa.field("origin_end_s", _NUMBER, nullable=False),
-        pa.field("sha256", _TEXT, nullable=False),
-        pa.field("origin_sha256", _TEXT, nullable=False),
-        pa.field("origin_offset_s", _NUMBER, nullable=False),
+        pa.field("sha256", _TEXT, nullable=False),  # of the FLAC
+        pa.field("origin_sha256", _TEXT, nullable=False),  # of the source's encoded audio, whole,
+        pa.field("origin_offset_s", _NUMBER, nullable=False),  # and where the utterance begins in it
     ]
 )
 _ROWS, _ROWS_WITH_AUDIO = 1024, 64  # in memory at a time: 64 slices of 30 s are about 10 MB
