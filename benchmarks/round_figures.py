@@ -56,17 +56,18 @@ def described(
     return row | {"top": (ranks[0] if is_shared else main).top(start, end)}
 
 
-def summary(watch: Watch, rows: Sequence[dict], audio_s: float, run_dir: Path) -> dict:
+def summary(watch: Watch, rows: Sequence[dict], began: float, audio_s: float, run_dir: Path) -> dict:
     """What a round of so much training data came to; None where it did not come so far."""
     at = {row["stretch"]: (row["from_s"], row["seconds"]) for row in rows}
     done = {line["stage"]: line["done"] for _, line in watch.stages}
-    of_busy = at.get("audit: hearing")
-    heard = of_busy or at.get("audit")
+    busy = watch.busy_since(began)
+    heard = at.get("audit: hearing") or at.get("audit")
     steps = [stretch for stretch in at if stretch.startswith("train: ")][1:-1]
-    found = {
-        "run_to_busy_gpu_s": of_busy and of_busy[0],
+    prepared = done.get("prepare")
+    return {
+        "run_to_busy_gpu_s": busy and round(busy - began, 1),
         "audit": heard and _hearing(done["audit"]["clips"], audio_s, heard[1]),
-        "prepare_audio_s_per_s": None,
+        "prepare_audio_s_per_s": prepared and round(prepared["audio_s"] / max(at["prepare"][1], 0.1), 1),
         "audit_to_first_step_s": round(at[steps[0]][0] - sum(heard), 1) if steps and heard else None,
         "phases": _phases(watch, {stretch.removeprefix("train: "): at[stretch][1] for stretch in steps}),
         "last_step_to_end_s": at.get("train: end", (0, None))[1],
@@ -79,9 +80,6 @@ def summary(watch: Watch, rows: Sequence[dict], audio_s: float, run_dir: Path) -
             for part, pattern in (("heard", "audit/heard/**/*"), ("prepared", "prepared/*.parquet"))
         },
     }
-    if "prepare" in at:
-        found["prepare_audio_s_per_s"] = round(done["prepare"]["audio_s"] / max(at["prepare"][1], 0.1), 1)
-    return found
 
 
 def _sum(at: dict[str, tuple[float, float]], head: str) -> float | None:

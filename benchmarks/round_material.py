@@ -5,15 +5,22 @@ Both are kept in the work folder: a model that is there is taken, and of the cli
 
 import json
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
 from math import inf
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # No torch up here: the processes that write clips load this file too.
-from audit_speed import ALIGNER, MEAN_S, write_clips
+from audit_speed import ALIGNER, MEAN_S, TOKENS_PER_S, write_clips
+
+from shibolet.speech.audio import load
+
+if TYPE_CHECKING:
+    from shibolet.model.family import LoadedModel
 
 SHARD = 100  # clips that a process writes at once
 TEST_SETS = {"clean": 10_000_000, "whatsapp": 20_000_000}  # number of the first clip
@@ -31,11 +38,7 @@ TINY_ALIGNER = {
 
 
 def make_models(folder: Path, tokenizer: Path | None, tiny: bool) -> None:
-    """`base`, `round1` and `aligner`; of the demo's tokenizer where `tokenizer` names no other.
-
-    The end of a turn is likelier than other tokens, so that greedy texts end: after 30 tokens on average if steps were
-    independent, and at the limit where they repeat.
-    """
+    """`base`, `round1` and `aligner`; of the demo's tokenizer where `tokenizer` names no other."""
     import torch
     from real_size import best_device, new_model
     from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForTokenClassification
@@ -48,13 +51,11 @@ def make_models(folder: Path, tokenizer: Path | None, tiny: bool) -> None:
     builtin = resolve("builtin:round1")
     source = tokenizer or builtin
     words = AutoTokenizer.from_pretrained(source)
-    audio, end = words.convert_tokens_to_ids([AUDIO_TOKEN, END_OF_TURN])
-    model = new_model(best_device(), tiny)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[end] *= 2.4
-    model = model.cpu()
-    model.config.audio_token_id, model.config.eos_token_id = audio, end
-    model.config.pad_token_id = words.pad_token_id
+    model = new_model(best_device(), tiny).eval()
+    config = model.config
+    config.audio_token_id, config.eos_token_id = words.convert_tokens_to_ids([AUDIO_TOKEN, END_OF_TURN])
+    config.pad_token_id = words.pad_token_id
+    _make_texts_end(_loaded(model, words, source), folder / "sounds", tries=4 if tiny else 7)
     _save(model, words, source, folder / "base")
     with torch.no_grad():  # another model, to whoever hashes it
         next(model.parameters()).mul_(1.01)
@@ -69,17 +70,46 @@ def make_models(folder: Path, tokenizer: Path | None, tiny: bool) -> None:
     with best_device():
         aligner = Qwen3ASRForTokenClassification._from_config(config)
     torch.set_default_dtype(torch.float32)
-    _save(aligner.cpu(), words, builtin, folder / "aligner")
+    _save(aligner, words, builtin, folder / "aligner")
 
 
-def _save(model, tokenizer, source: Path, folder: Path) -> None:
+def _loaded(model, tokenizer, source: Path) -> "LoadedModel":
     from transformers import Qwen3ASRFeatureExtractor
 
     from shibolet.model.family import LoadedModel
-    from shibolet.model.qwen3_asr.family import FAMILY
 
     extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
-    FAMILY.save(LoadedModel(model, tokenizer, extractor, source, ""), folder)
+    return LoadedModel(model, tokenizer, extractor, source, "")
+
+
+def _save(model, tokenizer, source: Path, folder: Path) -> None:
+    from shibolet.model.qwen3_asr.family import FAMILY
+
+    FAMILY.save(_loaded(model.cpu(), tokenizer, source), folder)
+
+
+def _make_texts_end(loaded: "LoadedModel", folder: Path, tries: int) -> None:
+    """Make the end of a turn so much likelier that greedy texts have the tokens of speech; random ones hardly end."""
+    import torch
+
+    from shibolet.listen.transcribe import Transcriber
+
+    clips = write_clips(folder, range(4 * tries))
+    sounds, audio_s = [load(clip.audio) for clip in clips], sum(clip.duration_s for clip in clips)
+    end = loaded.model.get_input_embeddings().weight[loaded.model.config.eos_token_id]
+    drawn, low, high, found = end.detach().clone(), 1.0, 8.0, []
+    for _ in range(tries):
+        factor = (low + high) / 2
+        with torch.no_grad():
+            end.copy_(factor * drawn)
+        texts = Transcriber(loaded, "Hebrew").transcribe(sounds)
+        rate = sum(len(loaded.tokenizer(text).input_ids) for text in texts) / audio_s
+        found.append((abs(rate - TOKENS_PER_S), factor, rate))
+        low, high = (factor, high) if rate > TOKENS_PER_S else (low, factor)
+    _, factor, rate = min(found)
+    with torch.no_grad():
+        end.copy_(factor * drawn)
+    print(f"texts of {rate:.1f} tokens a second of audio, where those of speech have {TOKENS_PER_S:g}", file=sys.stderr)
 
 
 def make_corpus(folder: Path, hours: float, test_clips: int) -> dict[str, Path]:

@@ -7,10 +7,12 @@
     python benchmarks/whole_round.py --hours 0.03 --work W --gpus 0 --size tiny --test-clips 10    a try on a CPU
 
 `shibolet run` on hebrew-round2 with random weights and noise as FLAC: everything is heard, the gate's INVALID is
-accepted, both models are scored on two sets of 200 utterances. Prints a line of JSON for each stretch of the round, with
-seconds of what its main thread and the others did by samples of their stacks (they cost 2% of a process), and last a
-summary. `W/NAME/` keeps the log, the stacks, and in `rows.jsonl` also the commonest stacks of each stretch. Models and
-clips were just written or read: what a disk takes to read them is not in the figures.
+accepted, both models are scored on two sets of 200 utterances. Prints a line of JSON for each stretch, with the
+seconds of what its main thread and the others did by samples of stacks (they cost 2% of a process), then a summary.
+`W/NAME/` keeps the log, the stacks, and in `rows.jsonl` also the commonest stacks of each stretch.
+
+The round is the first of its machine: it knows no hash of a model and has no compiled kernel, but for --cache. Models
+and clips were just written or read: what a disk takes to read them is not in the figures.
 """
 
 import argparse
@@ -54,20 +56,28 @@ def write_recipe(args: argparse.Namespace, manifests: dict[str, Path], path: Pat
     path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
 
 
-def environment(args: argparse.Namespace, **more: str) -> dict[str, str]:
+def environment(args: argparse.Namespace, folder: Path, **more: str) -> dict[str, str]:
+    """Of a command of the round: the checkout's code, so many GPUs, and caches of hashes and kernels of its own."""
     paths = [str(HERE / "stacks"), str(args.source / "src"), os.environ.get("PYTHONPATH", "")]
     seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(args.gpus)))} if args.gpus else {}
-    return os.environ | seen | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"} | more
+    cache = args.cache or folder / "cache"
+    kept = {
+        "XDG_CACHE_HOME": cache,
+        "TRITON_CACHE_DIR": cache / "triton",
+        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
+    }
+    env = os.environ | seen | {name: str(path) for name, path in kept.items()} | more
+    return env | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
 
 
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "shibolet.cli", *map(str, words)]
 
 
-def timed_plan(args: argparse.Namespace, recipe: Path) -> dict[str, float]:
+def timed_plan(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """What `plan` takes: seconds by the clock, and of CPU time."""
     before, started = os.times(), time.perf_counter()
-    subprocess.run(command("plan", recipe), env=environment(args), stdout=subprocess.DEVNULL)
+    subprocess.run(command("plan", folder / "recipe.yaml"), env=environment(args, folder), stdout=subprocess.DEVNULL)
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return {"plan_s": round(time.perf_counter() - started, 1), "plan_cpu_s": round(cpu_s, 1)}
@@ -80,8 +90,8 @@ def run_round(args: argparse.Namespace, folder: Path) -> tuple[Watch, float, flo
     began = time.time()
     process = subprocess.Popen(
         command("run", folder / "recipe.yaml", "-o", folder / "run", *gpus),
-        env=environment(args, STACKS_FOLDER=str(folder / "stacks")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        env=environment(args, folder, STACKS_FOLDER=str(folder / "stacks")), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     watch = Watch(process.pid, folder / "run")
     timers = [
@@ -138,7 +148,7 @@ def report(args: argparse.Namespace, folder: Path, planned: dict[str, float]) ->
     ranks = [own for _, own in sorted(stacks.items()) if own.has(":as_rank")]
     rows = [described(*one, began, watch, of_main, ranks) for one in stretches(watch, began, ended)]
     about = {"name": folder.name, "hours": args.hours, "size": args.size, "gpus": args.gpus, **machine()}
-    last = summary(watch, rows, 3600 * args.hours, folder / "run")
+    last = summary(watch, rows, began, 3600 * args.hours, folder / "run")
     rows.append({**about, "exit_code": code, **planned, "total_s": round(ended - began, 1), **last})
     with (folder / "rows.jsonl").open("a", encoding="utf-8") as file:
         for row in rows:
@@ -157,13 +167,15 @@ def main() -> None:
     parser.add_argument("--name", help="of the round's folder in the work folder; else hours and GPUs")
     parser.add_argument("--limit-s", type=float, default=7200.0, help="the round is stopped then")
     parser.add_argument("--resume", action="store_true", help="go on with the round that is there")
+    parser.add_argument("--cache", type=Path, help="keeps hashes and kernels for other rounds; else none are known")
     parser.add_argument("--test-clips", type=int, default=200, help="of each of two test sets")
     parser.add_argument("--keep", action="store_true", help="checkpoints and the model, some 40 GB")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER if TOKENIZER.is_dir() else None)
     args = parser.parse_args()
     args.work, args.source = args.work.absolute(), args.source.absolute()
+    args.cache = args.cache and args.cache.absolute()
     folder = prepare(args)
-    code = report(args, folder, timed_plan(args, folder / "recipe.yaml"))
+    code = report(args, folder, timed_plan(args, folder))
     is_done = code in (0, EXIT_REJECT)
     if is_done and not args.keep:
         for part in ("checkpoints", "final", "encoder_cache"):
