@@ -56,6 +56,19 @@ def described(
     return row | {"top": (ranks[0] if is_shared else main).top(start, end)}
 
 
+def tokens_per_s(audited: Path, tokenizer: Path) -> float | None:
+    """Tokens a second of audio that the audit's hypotheses have; those of speech have about 7."""
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer
+
+    if not audited.is_file():
+        return None
+    rows = pq.read_table(audited, columns=["hypothesis", "duration_s"]).to_pylist()
+    heard = [row for row in rows if row["hypothesis"] is not None]
+    texts = Tokenizer.from_file(str(tokenizer)).encode_batch([row["hypothesis"] for row in heard])
+    return round(sum(map(len, texts)) / sum(row["duration_s"] for row in heard), 2)
+
+
 def summary(watch: Watch, rows: Sequence[dict], began: float, audio_s: float, run_dir: Path) -> dict:
     """What a round of so much training data came to; None where it did not come so far."""
     at = {row["stretch"]: (row["from_s"], row["seconds"]) for row in rows}

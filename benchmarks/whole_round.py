@@ -28,7 +28,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
-from round_figures import described, stretches, summary
+from round_figures import described, stretches, summary, tokens_per_s
 from round_material import make_corpus, make_models
 from round_watch import GIB, Stacks, Watch
 
@@ -149,6 +149,9 @@ def report(args: argparse.Namespace, folder: Path, planned: dict[str, float]) ->
     rows = [described(*one, began, watch, of_main, ranks) for one in stretches(watch, began, ended)]
     about = {"name": folder.name, "hours": args.hours, "size": args.size, "gpus": args.gpus, **machine()}
     last = summary(watch, rows, began, 3600 * args.hours, folder / "run")
+    last["tokens_per_s"] = tokens_per_s(
+        folder / "run" / "audit" / "utterances.parquet", args.work / "models" / "round1" / "tokenizer.json"
+    )
     rows.append({**about, "exit_code": code, **planned, "total_s": round(ended - began, 1), **last})
     with (folder / "rows.jsonl").open("a", encoding="utf-8") as file:
         for row in rows:
