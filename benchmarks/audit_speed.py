@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 PASSES = ("decode", "align", "score", "greedy", "all")
 WORDS_PER_S, TOKENS_PER_S = 2.0, 7.0
+MEAN_S = 5.8  # of a clip
 # Of Qwen/Qwen3-ForcedAligner-0.6B; the encoder is the default one but for the size that it hands over.
 ALIGNER = {
     "audio_config": {"model_type": "qwen3_asr_encoder", "output_dim": 1024},
@@ -151,18 +153,26 @@ def random_model(kind: str, device: str) -> "LoadedModel":
     return LoadedModel(model.to(device, dtype_on(device)), tokenizer, Qwen3ASRFeatureExtractor(), path, kind)
 
 
+@cache
+def _noise() -> np.ndarray:
+    """A minute of it, of which every clip is a cut of its own."""
+    walk = np.cumsum(np.random.default_rng(0).standard_normal(60 * 16000))
+    noise = np.diff(walk - np.convolve(walk, np.ones(32) / 32, "same"), prepend=0.0)
+    return 0.05 * noise / noise.std()
+
+
 def write_clips(folder: Path, numbers: range) -> list[Clip]:
-    """Bursts of noise as loud and as long as words, one FLAC file each."""
-    words, clips = [entry.spelling for entry in load_lexicon().entries], []
+    """Bursts of noise as loud and as long as words, one FLAC file each; the same for a number at any time."""
+    words, clips, noise = [entry.spelling for entry in load_lexicon().entries], [], _noise()
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         rng = np.random.default_rng(number)
         duration_s = float(np.clip(rng.lognormal(np.log(5.2), 0.5), 1.0, 15.0))
-        samples = np.cumsum(rng.standard_normal(int(16000 * duration_s)))
-        samples = np.diff(samples - np.convolve(samples, np.ones(32) / 32, "same"), prepend=0.0)
-        loud = np.repeat(rng.uniform(0, 1, len(samples) // 3200 + 1) > 0.25, 3200)[: len(samples)]
+        num = int(16000 * duration_s)
+        start, gain = rng.integers(len(noise) - num), rng.uniform(0.7, 1.4)
+        loud = np.repeat(rng.uniform(0, 1, num // 3200 + 1) > 0.25, 3200)[:num]
         path = folder / f"{number}.flac"
-        path.write_bytes(encode_flac(0.05 * samples / samples.std() * (loud + 0.01)))
+        path.write_bytes(encode_flac(gain * noise[start : start + num] * (loud + 0.01)))
         said = tuple(random.Random(number).choices(words, k=max(1, round(WORDS_PER_S * duration_s))))
         clip = Clip(
             key=f"u{number}", audio=AudioRef(path=str(path)), words=said, verifiable=(True,) * len(said),
