@@ -27,8 +27,8 @@ from shibolet.records.utterance import Utterance
 from shibolet.speech.audio import load
 
 CONFIG = AuditConfig(
-    aligner="builtin:aligner", recogniser="builtin:round1", chunk_utterances=4, num_workers=1,
-    sample=SampleConfig(shares={}, min_utterances=24), selftest=SelfTestConfig(num_clips=12),
+    aligner="builtin:aligner", recogniser="builtin:round1", chunk_utterances=3, num_workers=1,
+    sample=SampleConfig(shares={}, min_utterances=14), selftest=SelfTestConfig(num_clips=10),
 )  # fmt: skip
 # Where the program can be killed: what calls it, and under which name.
 PLACES = {

@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import signal
+from itertools import cycle
 from pathlib import Path
 
 import killed_hearing
@@ -33,14 +34,14 @@ def files_of(out: Path) -> dict[str, bytes]:
 @pytest.mark.slow("audit", seconds=120)
 def test_killed_at_25_random_points(corpus: list[Utterance], tmp_path: Path) -> None:
     """Whatever is in work then, with a worker, a model or the disk, is heard again with the same neighbours."""
-    utterances = corpus[10:34]
+    utterances = corpus[10:24]
     assert audit(utterances, tmp_path / "whole") == 0
     whole = files_of(tmp_path / "whole")
     assert sum(name.startswith("heard") for name in whole) > 20 and "audit/utterances.parquet" in whole
     rng, kills, struck, number = random.Random(7), [], 0, 0
+    places = cycle(rng.sample(sorted(PLACES), len(PLACES)))
     while struck < 25:
-        out = tmp_path / f"killed-{number}"
-        place = rng.choice(sorted(PLACES))
+        out, place = tmp_path / f"killed-{number}", next(places)
         kills.append((place, 1 if place == "hash" else rng.randint(1, 8)))  # a few files are hashed in one call
         if audit(utterances, out, kills[-1]) == -signal.SIGKILL:
             struck += 1
@@ -49,4 +50,3 @@ def test_killed_at_25_random_points(corpus: list[Utterance], tmp_path: Path) -> 
         number += 1
     assert audit(utterances, out) == 0
     assert files_of(out) == whole, kills
-    assert {place for place, _ in kills} == PLACES.keys()
