@@ -32,6 +32,12 @@ class Piece:
     origin_sha256: str  # of the encoded audio that the whole lies in
     origin_offset_s: float  # where in it the whole begins
 
+    @classmethod
+    def whole(cls, utterance: Utterance, flac: bytes) -> "Piece":
+        """An utterance that is its own origin."""
+        sha256 = hashlib.sha256(flac).hexdigest()
+        return cls(utterance, PickleBuffer(flac), sha256, utterance.id, (0.0, utterance.duration_s), sha256, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -1,7 +1,6 @@
 """Some steps in each phase through the train stage itself, cut off once: losses, what moved, what steps took."""
 
 import gc
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -87,9 +86,7 @@ def prepare_clips(clips: Sequence[Clip], language: str, out_dir: Path) -> None:
     for split, some in (("train", clips), ("dev", clips[:FEWEST])):
         writer = ShardWriter(out_dir, split, shard_utterances=len(clips))
         for clip in some:
-            flac = encode_flac(clip.samples)
-            piece = clip.as_piece(language)
-            writer.add(Piece(piece, flac, piece.id, (0.0, clip.seconds), hashlib.sha256(flac).hexdigest(), 0.0))
+            writer.add(Piece.whole(clip.as_piece(language), encode_flac(clip.samples)))
         writer.close()
 
 
