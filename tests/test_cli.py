@@ -291,10 +291,10 @@ def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shib
         "2 GPUs at $0.80 an hour each, predicted",
         "The round on 73,579 rows, 2 x A100",
         "The round on 232,283 rows, 2 x A100",
-        "hearing the rest 26.4 min $0.71",
+        "hearing the rest 13.9 min $0.37",
         "rows not known of",
-        "in all at least 1.0 h, $1.65",
-        "in all at least 3.1 h, $4.93",
+        "in all at least 41.6 min, $1.11",
+        "in all at least 2.1 h, $3.36",
     ):
         assert part in said, part
     _, out, _ = shibolet("plan", "demo", "--utterances", "800")

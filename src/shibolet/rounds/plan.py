@@ -199,7 +199,7 @@ def _notes(
     """In which way things are counted, and why the cost is what it is."""
     if rates.by_phase is None and rates.num_gpus:
         if (gpu or "A100").upper() == "A100" and rates.by_stretch:
-            yield "No A100 was measured: its steps are projected, all else is counted at the rate of an H100."
+            yield "No A100 was measured: its steps are projected, all else is counted at the rate of an H100 or H200."
         if rates.num_gpus > 1:
             yield (
                 "Hearing, preparing and scoring are counted as on one GPU: what more of them gain on a large set is "

@@ -56,20 +56,17 @@ class Rates:
 
 
 _ROUND = 'benchmarks/RESULTS.md, "The whole round in the real size"'
-_WHOLE = f"{_ROUND}: one H100, 16 cores"
-_RUN = 'benchmarks/RESULTS.md, "A whole training": one H100'
+_STRETCHES = 'benchmarks/RESULTS.md, "The whole round, stretch by stretch": one H200, 10 h'
 _GPU = {
-    # 22 s until the audit begins, and 70 s for the first 384 clips, which take 9 s at the rate of the others
-    HEAR: Rate(start_s=83, per_s=44.8, unit="clips", source=_WHOLE),
-    REST: Rate(per_s=44.8, unit="clips", source=_WHOLE),
-    AGAIN: Rate(per_s=44.8, unit="clips", source=_WHOLE),
-    PREPARE: Rate(per_s=1165, unit="audio s", source=_WHOLE),
-    START: Rate(start_s=40, source=_WHOLE),
-    # the first copy takes its page-locked memory: 12.3 s
-    CHECKPOINT: Rate(start_s=11.4, per_s=1 / 0.9, source=_RUN),
-    DEV: Rate(per_s=128, unit="utterances", source=_RUN),
-    END: Rate(start_s=71, source=f"{_ROUND}: two H100s"),
-    SETS: Rate(per_s=44.8, unit="clips", source=_WHOLE),
+    HEAR: Rate(start_s=45, per_s=85, unit="clips", source=_STRETCHES),
+    REST: Rate(per_s=85, unit="clips", source=_STRETCHES),
+    AGAIN: Rate(per_s=85, unit="clips", source=_STRETCHES),
+    PREPARE: Rate(per_s=4932, unit="audio s", source=_STRETCHES),
+    START: Rate(start_s=28, source=_STRETCHES),
+    CHECKPOINT: Rate(per_s=1 / 0.22, source=_STRETCHES),  # while the loop stands still; steps beside the writing are slower
+    DEV: Rate(per_s=300, unit="utterances", source=_STRETCHES),
+    END: Rate(start_s=11.6, source=_STRETCHES),
+    SETS: Rate(per_s=85, unit="clips", source=_STRETCHES),
     # 37 s for two models on 400 utterances each, less 4,640 s of audio at this rate
     SCORE: Rate(start_s=15, per_s=734, unit="audio s", source=f"{_ROUND}: one GPU"),
     PAGES: Rate(start_s=11, source=f"{_ROUND}: the audit's page"),
