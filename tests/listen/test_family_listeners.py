@@ -181,3 +181,6 @@ def test_processes_that_plan_change_nothing(recogniser, clips, monkeypatch) -> N
     for worker in set(planned_by):
         worker._child.process.kill()
     assert heard(beside) == in_place
+    processes = [worker._child.process for worker in set(planned_by) if worker._child]
+    del beside
+    assert processes and all(worker._child is None for worker in planned_by), "they end with the recogniser"
