@@ -18,7 +18,7 @@ from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt, Texts
 
-PLAN_S = 60.0  # for what is planned together, in milliseconds as a rule; then it is planned in place
+PLAN_S = 60.0  # limit of what a process plans in milliseconds; beyond it the work is done in place
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 
 
