@@ -89,7 +89,7 @@ class OnePass(NoRecogniser):
         texts = [" ".join(said) for said in words]
         encode = self._recogniser._targets.encode
         scores = self._name == "score"
-        texts_of = (lambda some: [encode([texts[i]]) for i, _ in some]) if scores else None
+        texts_of = (lambda some: lambda: [encode([texts[i]]) for i, _ in some]) if scores else None
         self._transcriber._max_new_tokens_per_s = 1e-3 if scores else TOKENS_PER_S
         with self._recogniser._forward:
             found = self._transcriber.write_and_score(clips, texts_of)

@@ -1,5 +1,6 @@
 """What `whole_round.py` works on: models of the real sizes with random weights, and noise as FLAC with manifests.
 
+Greedy texts are Hebrew words at the rate of speech, mostly one again and again; no text of a clip is like its own.
 Both are kept in the work folder: a model that is there is taken, and of the clips only those that are missing are made.
 """
 
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING
 # No torch up here: the processes that write clips load this file too.
 from audit_speed import ALIGNER, MEAN_S, TOKENS_PER_S, write_clips
 
+from shibolet.demo.lexicon import load_lexicon
 from shibolet.speech.audio import load
 
 if TYPE_CHECKING:
     from shibolet.model.family import LoadedModel
 
+OTHERS = 0.1  # of the embedding of a token that is in no Hebrew word: its logit is never the highest
 SHARD = 100  # clips that a process writes at once
 TEST_SETS = {"clean": 10_000_000, "whatsapp": 20_000_000}  # number of the first clip
 TINY_ALIGNER = {
@@ -55,6 +58,7 @@ def make_models(folder: Path, tokenizer: Path | None, tiny: bool) -> None:
     config = model.config
     config.audio_token_id, config.eos_token_id = words.convert_tokens_to_ids([AUDIO_TOKEN, END_OF_TURN])
     config.pad_token_id = words.pad_token_id
+    _make_words_likely(model, words)
     _make_texts_end(_loaded(model, words, source), folder / "sounds", tries=4 if tiny else 7)
     _save(model, words, source, folder / "base")
     with torch.no_grad():  # another model, to whoever hashes it
@@ -86,6 +90,18 @@ def _save(model, tokenizer, source: Path, folder: Path) -> None:
     from shibolet.model.qwen3_asr.family import FAMILY
 
     FAMILY.save(_loaded(model.cpu(), tokenizer, source), folder)
+
+
+def _make_words_likely(model, tokenizer) -> None:
+    """Have greedy texts consist of Hebrew words: to compare other random tokens with a text is 20 times as dear."""
+    import torch
+
+    ids = set(chain.from_iterable(tokenizer([f" {entry.spelling}" for entry in load_lexicon().entries]).input_ids))
+    head = model.get_output_embeddings().weight
+    others = torch.ones(len(head), dtype=torch.bool)
+    others[[*ids, model.config.eos_token_id]] = False
+    with torch.no_grad():
+        head[others.to(head.device)] *= OTHERS
 
 
 def _make_texts_end(loaded: "LoadedModel", folder: Path, tries: int) -> None:

@@ -8,7 +8,9 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_aligner, new_recogniser, train_tokenizer
+from shibolet.listen import family_recogniser
 from shibolet.listen.batches import by_audio
+from shibolet.listen.decoders import Worker
 from shibolet.listen.family_aligner import FamilyAligner, raw_classes
 from shibolet.listen.family_recogniser import FamilyRecogniser
 from shibolet.listen.transcribe import Transcriber
@@ -147,3 +149,38 @@ def test_runs_of_clips_stay_within_the_limit() -> None:
     clips = [np.zeros(int(16000 * s)) for s in (1, 2, 3, 9, 1, 1)]
     assert list(by_audio(clips, 4.0)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
     assert list(by_audio([], 4.0)) == []
+
+
+def test_processes_that_plan_change_nothing(recogniser, clips, monkeypatch) -> None:
+    """Protects from results that depend on where a text was compared, on what arrived first, or on a lost process."""
+    places = [0, 1, 2, 1, 3, 1, 4, 5, 0]
+    many, words = [clips[i] for i in places], [WORDS[i % len(WORDS)] for i in range(len(places))]
+
+    def speaking() -> FamilyRecogniser:
+        one = brief(recogniser, batch_utterances=2)
+        one._transcriber._decoder.text = lambda ids: TEXTS[sum(ids) % len(TEXTS)]
+        return one
+
+    def heard(one: FamilyRecogniser) -> list[tuple]:
+        found = one.hear(many, words)
+        return [(own.hypothesis, own.text_logp, own.text_score, own.worst_score) for own in found]
+
+    in_place = heard(speaking())
+    planned_by, plan = [], family_recogniser._plan
+
+    def noted(worker, asked, **settings):
+        planned_by.append(worker)
+        return plan(worker, asked, **settings)
+
+    monkeypatch.setattr(family_recogniser, "_plan", noted)
+    monkeypatch.setattr(family_recogniser, "workers_beside", lambda device: 2)
+    beside = speaking()
+    beside.warm()
+    assert heard(beside) == in_place and len({hypothesis for hypothesis, *_ in in_place}) > 1
+    assert planned_by and all(isinstance(worker, Worker) for worker in planned_by)
+    for worker in set(planned_by):
+        worker._child.process.kill()
+    assert heard(beside) == in_place
+    processes = [worker._child.process for worker in set(planned_by) if worker._child]
+    del beside
+    assert processes and all(worker._child is None for worker in planned_by), "they end with the recogniser"

@@ -1,5 +1,7 @@
 """Texts scored on the prompts that rows hold are as likely as in whole sequences, whatever shares rows with what."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -38,8 +40,8 @@ def texts_of(place: int, ids: list[int]) -> list[list[int]]:
     return [ids, [], [5 + place], [7, 8, 9] * (1 + place), [20 + place, 30]][: 2 + place % 4]
 
 
-def all_texts_of(some: list[tuple[int, list[int]]]) -> list[list[list[int]]]:
-    return [texts_of(place, ids) for place, ids in some]
+def all_texts_of(some: list[tuple[int, list[int]]]) -> Callable[[], list[list[list[int]]]]:
+    return lambda: [texts_of(place, ids) for place, ids in some]
 
 
 def heard(

@@ -1,4 +1,4 @@
-"""Processes that decode and measure for those that listen, one thread each; they start ahead and are kept.
+"""Processes that decode, measure and compare for those that listen, one thread each; they start ahead and are kept.
 
 A decoder that crashes or never returns takes its process with it and nothing else. No torch: a process starts in a
 second and stays small.

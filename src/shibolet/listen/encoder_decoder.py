@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from shibolet.listen.forced_text import judge, writings_of
+from shibolet.listen.forced_text import judge, plans_of
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.windows import choose_window, fits
@@ -138,7 +138,7 @@ class EncoderDecoderRecogniser(ABC, Generic[States]):
         states = self._encode(clips, window_s)
         written = self._written(states, clips)
         heard = [text.strip() for text in written]
-        plans = [[writings_of(said, text, self._language) for said in texts] for text, texts in zip(heard, asked)]
+        plans = plans_of(list(zip(heard, asked, strict=True)), self._language)
         logps = self._score(states, written, plans)
         spans = self._spans_s(states, clips, [[" ".join(said) for said in texts] for texts in asked])
         return [

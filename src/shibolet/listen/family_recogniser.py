@@ -1,7 +1,8 @@
 """A family's model as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
-from shibolet.listen.forced_text import judge, writings_of
+from shibolet.listen.beside import Beside, workers_beside
+from shibolet.listen.decoders import AnyWorker
+from shibolet.listen.forced_text import judge, plans_of
 from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Prompt, Texts
 
+PLAN_S = 60.0  # limit of what a process plans in milliseconds; beyond it the work is done in place
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 
 
@@ -27,11 +31,10 @@ class _Sound:
     plans: dict[int, list[str]] = field(default_factory=dict)  # of each place, the writings of its text
     texts: list[str] = field(default_factory=list)  # the hypothesis and all writings, each once
 
-    def ask(self, hypothesis: str, language: str) -> list[str]:
+    def plan(self, hypothesis: str, plans: Sequence[list[str]]) -> None:
         """What is to be scored, now that the hypothesis is known."""
-        self.plans = {place: writings_of(said, hypothesis, language) for place, said in self.words.items()}
-        self.texts = list(dict.fromkeys([hypothesis, *chain.from_iterable(self.plans.values())]))
-        return self.texts
+        self.plans = dict(zip(self.words, plans, strict=True))
+        self.texts = list(dict.fromkeys([hypothesis, *chain.from_iterable(plans)]))
 
     def judge(self, hypothesis: str, logps: Mapping[str, np.ndarray]) -> dict[int, Hearing]:
         """What was heard at each place."""
@@ -43,6 +46,21 @@ class _Sound:
                 worst_score=judged.worst_score,
             )  # fmt: skip
         return found
+
+
+def _plan(
+    worker: AnyWorker,
+    heard: Sequence[tuple[_Sound, str]],
+    language: str,
+    encode: Callable[[Sequence[str]], list[list[int]]],
+) -> list[list[list[int]]]:
+    """Plan sounds whose hypotheses are known; of each, the ids of its texts."""
+    asked = [(hypothesis, list(sound.words.values())) for sound, hypothesis in heard]
+    plans = worker.run(plans_of, asked, language, timeout_s=PLAN_S)
+    for (sound, hypothesis), own in zip(heard, plans, strict=True):
+        sound.plan(hypothesis, own)
+    ids = iter(encode(list(chain.from_iterable(sound.texts for sound, _ in heard))))
+    return [list(islice(ids, len(sound.texts))) for sound, _ in heard]
 
 
 class FamilyRecogniser:
@@ -63,6 +81,8 @@ class FamilyRecogniser:
         self._features = self._family.features(loaded.extractor, loaded.model.device)
         self._transcriber = transcriber or Transcriber(loaded, language)
         self._forward = forward_lock(loaded.model.device)
+        plan = partial(_plan, language=language, encode=self._targets.encode)
+        self._plans = Beside(plan, workers_beside(loaded.model.device))
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         """One audio under several texts, given as one array, is transcribed once, and all of them are scored on it."""
@@ -71,15 +91,14 @@ class FamilyRecogniser:
             sounds.setdefault(id(clip), _Sound(clip)).words[place] = said
         unique = list(sounds.values())
 
-        def texts_of(heard: Sequence[tuple[int, str]]) -> list[list[list[int]]]:
-            texts = [unique[number].ask(hypothesis, self._language) for number, hypothesis in heard]
-            ids = iter(self._targets.encode(list(chain.from_iterable(texts))))
-            return [list(islice(ids, len(own))) for own in texts]
+        def texts_of(heard: Sequence[tuple[int, str]]) -> Callable[[], Texts]:
+            return self._plans.begin([(unique[number], hypothesis) for number, hypothesis in heard])
 
         with self._forward:
             written = self._transcriber.write_and_score([sound.clip for sound in unique], texts_of)
         unscored = [(sound, one) for sound, one in zip(unique, written, strict=True) if one.logps is None]
-        asked = [(sound.clip, text) for sound, one in unscored for text in sound.ask(one.text, self._language)]
+        self._plans.begin([(sound, one.text) for sound, one in unscored])()
+        asked = [(sound.clip, text) for sound, _ in unscored for text in sound.texts]
         by_themselves = iter(self.token_logps([clip for clip, _ in asked], [text for _, text in asked]))
         found: dict[int, Hearing] = {}
         for sound, one in zip(unique, written, strict=True):
@@ -88,7 +107,8 @@ class FamilyRecogniser:
         return [found[place] for place in range(len(clips))]
 
     def warm(self) -> None:
-        """`Transcriber.warm`."""
+        """`Transcriber.warm`, while the processes start that find what is to be scored."""
+        self._plans.start()
         with self._forward:
             self._transcriber.warm()
 

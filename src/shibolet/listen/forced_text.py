@@ -28,6 +28,11 @@ def writings_of(words: Sequence[str], hypothesis: str, language: str) -> list[st
     return list(dict.fromkeys([" ".join(words).lower(), rewritten]))
 
 
+def plans_of(asked: Sequence[tuple[str, Sequence[Sequence[str]]]], language: str) -> list[list[list[str]]]:
+    """Of each hypothesis, `writings_of` each of the texts that stand with it."""
+    return [[writings_of(words, hypothesis, language) for words in texts] for hypothesis, texts in asked]
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """The fields of a `Hearing` that log-probabilities give."""

@@ -152,12 +152,12 @@ def _is_ctranslate2(path: Path, config: dict) -> bool:
 
 
 def _kind(config: dict) -> str | None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
-
     if has_family(config) and outline_of(config).listens:
         return "family"
     if any(architecture.endswith("ForCTC") for architecture in config.get("architectures") or []):
         return "ctc"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+
     return "seq2seq" if config.get("model_type") in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else None
 
 

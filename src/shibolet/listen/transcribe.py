@@ -10,7 +10,7 @@ from shibolet.listen.batches import made_up_clips, own_stream
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Prompt, Texts
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
@@ -54,9 +54,9 @@ class Transcriber(Engine):
     def write_and_score(
         self,
         clips: Sequence[np.ndarray],
-        texts_of: Callable[[Sequence[tuple[int, str]]], Sequence[Sequence[Sequence[int]]]] | None,
+        texts_of: Callable[[Sequence[tuple[int, str]]], Callable[[], Texts]] | None,
     ) -> list[Scored]:
-        """The same, with scores of the texts (token ids) that `texts_of` gives for places and texts of clips."""
+        """The same, with scores of the texts (token ids) that `texts_of` finds for places and texts of clips."""
         if not clips:
             return []
         order = sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
@@ -84,7 +84,7 @@ class Transcriber(Engine):
             return
         clips = made_up_clips(WARM_S)
         with self._stream():
-            texts = lambda some: [[[0] * WARM_TOKENS]] * len(some)  # noqa: E731
+            texts = lambda some: lambda: [[[0] * WARM_TOKENS]] * len(some)  # noqa: E731
             for _ in self._decoder.decode(clips, [WARM_TOKENS] * len(clips), lambda place, ids: False, texts):
                 pass
 

@@ -110,8 +110,10 @@ class Decoded:
     logps: tuple[np.ndarray, ...] | None
 
 
-# Places of clips with the ids written for them -> of each, the ids of the texts that are to be scored on it.
-TextsOf = Callable[[Sequence[tuple[int, list[int]]]], Sequence[Sequence[Sequence[int]]]]
+# Of each of some clips, the ids of the texts that are to be scored on it.
+Texts = Sequence[Sequence[Sequence[int]]]
+# Places of clips with the ids written for them -> a call that waits until their texts are found, and gives them.
+TextsOf = Callable[[Sequence[tuple[int, list[int]]]], Callable[[], Texts]]
 
 
 class Decoder(Protocol):
@@ -129,7 +131,8 @@ class Decoder(Protocol):
         """What is written for each clip, at most `limits` ids; in any order.
 
         Clips come the longest first. `is_loop` may be shown what was written so far, and may end it there. A decoder
-        that can scores the texts that `texts_of` gives, on the audio that it has heard already.
+        that can scores the texts that `texts_of` gives, on the audio that it has heard already. It asks for them as
+        soon as a clip has ended, and takes them when it scores them.
         """
         ...
 

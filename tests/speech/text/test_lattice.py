@@ -3,9 +3,10 @@
 import random
 from itertools import product
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from shibolet.speech.text.lattice import JOIN, Lattice, Ways, nearest
+from shibolet.speech.text.lattice import JOIN, Lattice, Ways, _entry, _Rows, _walk, nearest
 
 
 def readings_of(lattice: Lattice) -> set[str]:
@@ -56,3 +57,22 @@ def test_at_equal_distance_the_written_form_is_chosen() -> None:
     ways = Ways("a")
     ways.add(ways.start, ways.end, [("b",)])
     assert nearest([ways.close(), "c"], "dc") == ["a", "c"]
+
+
+def test_a_word_begins_as_early_as_it_can_at_equal_distance() -> None:
+    """What lies between two words belongs to the later one; elsewhere other readings would be chosen."""
+    rng, num_early = random.Random(2), 0
+    for _ in range(300):
+        first, second = ("".join(rng.choices("abc", k=rng.randint(0, 4))) for _ in range(2))
+        other = "".join(rng.choices("abc", k=rng.randint(0, 9)))
+        table = _Rows(np.array([ord(letter) for letter in other], np.int32))
+        _, before = _walk(Lattice(2, ((0, 1, first),)), np.zeros(len(other) + 1, np.int32), table)
+        _, after = _walk(Lattice(2, ((0, 1, second),)), before[1][0][2], table)
+        costs = [
+            Levenshtein.distance(first, other[:place]) + Levenshtein.distance(second, other[place:])
+            for place in range(len(other) + 1)
+        ]
+        found = _entry(after[1][0][3], second, other, len(other))
+        assert found == costs.index(min(costs))
+        num_early += costs.count(min(costs)) > 1
+    assert num_early > 100

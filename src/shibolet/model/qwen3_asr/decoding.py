@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.model.ahead import one_ahead
-from shibolet.model.protocols import Decoded, Ending, TextsOf
+from shibolet.model.protocols import Decoded, Ending, Texts, TextsOf
 from shibolet.model.qwen3_asr.continuations import Text, continuation_logps, send_to
 from shibolet.model.qwen3_asr.features import PackedLogMel, PackedSamples, lay_samples, log_mels
 from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_mel_frames
@@ -102,16 +102,17 @@ class GreedyDecoder:
         rows = self._reserve(max_positions)
         free, writing, num_steps = list(range(rows.num_rows)), {}, 0
         ended: list[_Ended] = []  # at the last look
-        asked: list[_Ended] = []  # their texts are known
+        asked: list[tuple[list[_Ended], Callable[[], Texts]]] = []  # their texts are being found
         scored: list[tuple[list[_Ended], Tensor]] = []  # the scores are on their way, or here since the last look
         with closing(one_ahead(self._groups(requests, rows))) as groups:
             group = next(groups, None)
             while group or writing or ended or asked or scored:
                 done, scored = scored, []
                 room = len(group.requests) if group else rows.group_rows
-                if asked and (len(free) + len(asked) >= room or not writing):
-                    scored.append((asked, self._score(rows, asked)))
-                    free, asked = sorted([*free, *(one.row for one in asked)]), []
+                if asked and (len(free) + sum(len(some) for some, _ in asked) >= room or not writing):
+                    settled, asked = _with_texts(asked), []
+                    scored.append((settled, self._score(rows, settled)))
+                    free = sorted([*free, *(one.row for one in settled)])
                 while group and len(group.requests) <= len(free):
                     taken, free = free[: len(group.requests)], free[len(group.requests) :]
                     self._prefill(rows, group, taken)
@@ -126,9 +127,7 @@ class GreedyDecoder:
                 if texts_of is None:
                     yield from (one.decoded(None) for one in ended)
                 elif ended:
-                    for one, texts in zip(ended, texts_of([(o.index, o.ids) for o in ended]), strict=True):
-                        one.texts = texts
-                    asked += ended
+                    asked.append((ended, texts_of([(one.index, one.ids) for one in ended])))
                 rows.look()
                 ended = self._ended(rows, writing, is_loop if num_steps % LOOP_STEPS == 0 else None)
                 if texts_of is None:
@@ -243,6 +242,13 @@ class GreedyDecoder:
             ).last_hidden_state
         rows.position += ~rows.done  # a row that has ended stays where it is, and its token goes nowhere
         rows.append(output_head(model)(hidden[:, 0]).argmax(-1))
+
+
+def _with_texts(asked: Sequence[tuple[list[_Ended], Callable[[], Texts]]]) -> list[_Ended]:
+    for some, found in asked:
+        for one, texts in zip(some, found(), strict=True):
+            one.texts = texts
+    return [one for some, _ in asked for one in some]
 
 
 def _with_logps(ended: Sequence[_Ended], logps: Tensor) -> Iterator[Decoded]:

@@ -1,11 +1,12 @@
 """Clips to the ids of their texts: prompts around them, greedy decoding or beams, and ids back to words."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Prompt, TextsOf
+from shibolet.model.protocols import Decoded, Prompt, Texts, TextsOf
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
@@ -46,7 +47,7 @@ class ClipDecoder:
                 len(self._prompt.request(num_audio_tokens(num_mel_frames(len(clip))))) + limit
                 for clip, limit in zip(clips, limits, strict=True)
             )
-            labels_of = texts_of and (lambda some: [self._labels(texts) for texts in texts_of(some)])
+            labels_of = texts_of and (lambda some: partial(self._labels, texts_of(some)))
             yield from self._greedy.decode(self._requests(clips, limits), positions, is_loop, labels_of)
             return
         for first in range(0, len(clips), self.clips_at_once):
@@ -62,9 +63,9 @@ class ClipDecoder:
             )
             yield from (Decoded(place, ids, ending, None) for place, (ids, ending) in enumerate(found, first))
 
-    def _labels(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def _labels(self, texts: Callable[[], Texts]) -> list[list[list[int]]]:
         """Texts with their end."""
-        return [[*text, self._prompt.end_id] for text in texts]
+        return [[[*text, self._prompt.end_id] for text in own] for own in texts()]
 
     def _requests(self, clips: Sequence[np.ndarray], limits: Sequence[int]) -> Iterator[Request]:
         for clip, limit in zip(clips, limits, strict=True):

@@ -112,48 +112,57 @@ def nearest(words: Sequence[str | Lattice], other: str) -> list[str]:
     lattices = [word if isinstance(word, Lattice) else Lattice(2, ((0, 1, word),)) for word in words]
     table = _Rows(codes)
     first = np.zeros(len(other) + 1, np.int32)
-    steps = []  # of each word: rows of its nodes, and for each node its edges with their rows
+    steps = []  # of each word the edges that arrive at each of its nodes
     for lattice in lattices:
-        steps.append(_walk(lattice, first, table))
-        first = steps[-1][0][-1]
+        first, arriving = _walk(lattice, first, table)
+        steps.append(arriving)
     column, readings = len(other), []
-    for lattice, (rows, arriving) in zip(reversed(lattices), reversed(steps)):
+    for lattice, arriving in zip(reversed(lattices), reversed(steps)):
         node, said = lattice.num_nodes - 1, []
         while node:
-            node, text, _ = min(arriving[node], key=lambda edge: edge[2][column])
-            column = _entry(rows[node], letters_of(text), codes, column)
+            node, text, _, known = min(arriving[node], key=lambda edge: edge[2].item(column))
+            column = _entry(known, letters_of(text), other, column)
             said.append(text)
         readings.append(" ".join(filter(None, reversed(said))).replace(f"{JOIN} ", ""))
     return readings[::-1]
 
 
-_Arriving = list[list[tuple[int, str, np.ndarray]]]
+# Of each node the edges that arrive there: where each begins, what it says, its row, and the rows of all beginnings of
+# what edges say that begin there.
+_Arriving = list[list[tuple[int, str, np.ndarray, dict[str, np.ndarray]]]]
 
 
-def _walk(lattice: Lattice, first: np.ndarray, table: _Rows) -> tuple[list[np.ndarray], _Arriving]:
-    """Rows of each node of a word that begins with row `first`, and the edges that arrive at each."""
-    rows: list[np.ndarray] = [first] * lattice.num_nodes
-    arriving: _Arriving = [[] for _ in rows]
-    node, known = -1, {}
+def _walk(lattice: Lattice, first: np.ndarray, table: _Rows) -> tuple[np.ndarray, _Arriving]:
+    """The row at the end of a word that begins with row `first`, and the edges that arrive at each node."""
+    arriving: _Arriving = [[] for _ in range(lattice.num_nodes)]
+    node, known = 0, {"": first}
     for start, goal, text in lattice.edges:
         if start != node:
-            if start:
-                rows[start] = np.minimum.reduce([row for _, _, row in arriving[start]])
-            node, known = start, {"": rows[start]}  # readings that begin alike share the beginning
+            node, known = start, {"": _least(arriving[start])}  # readings that begin alike share the beginning
         letters = letters_of(text)
         done = next(length for length in range(len(letters), -1, -1) if letters[:length] in known)
         row = known[letters[:done]]
         for length in range(done + 1, len(letters) + 1):
             row = known[letters[:length]] = table.extend(row, letters[length - 1])
-        arriving[goal].append((start, text, row))
-    rows[-1] = np.minimum.reduce([row for _, _, row in arriving[-1]])
-    return rows, arriving
+        arriving[goal].append((start, text, row, known))
+    return _least(arriving[-1]), arriving
 
 
-def _entry(row: np.ndarray, letters: str, codes: np.ndarray, column: int) -> int:
-    """Where in the other side an edge of these letters begins that ends at `column`: the table of both reversed."""
-    table = _Rows(codes[:column][::-1])
-    behind = np.zeros(column + 1, np.int32)
-    for letter in reversed(letters):
-        behind = table.extend(behind, letter)
-    return int((row[: column + 1] + behind[::-1]).argmin())
+def _least(edges: list[tuple[int, str, np.ndarray, dict[str, np.ndarray]]]) -> np.ndarray:
+    return np.minimum.reduce([row for _, _, row, _ in edges])
+
+
+def _entry(known: dict[str, np.ndarray], letters: str, other: str, column: int) -> int:
+    """The first place in the other side where an edge of these letters can begin that ends at `column`.
+
+    A walk back through the table that goes left wherever it can, else to the left and up, else up.
+    """
+    for length in range(len(letters), -1, -1):
+        row = known[letters[:length]]
+        cost = row.item(column)
+        while column and row.item(column - 1) == cost:
+            column -= 1
+        if column and length:
+            is_other = letters[length - 1] != other[column - 1]
+            column -= known[letters[: length - 1]].item(column - 1) + is_other - 1 == cost
+    return column
