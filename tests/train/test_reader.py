@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tiny_run import PHASE_A, PHASE_B, rows, tiny_config
@@ -57,6 +59,26 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     finally:
         ahead.close()
     assert ahead.waited_s > 0
+
+
+@pytest.mark.slow("train", seconds=5)
+def test_a_signal_to_all_processes_leaves_the_workers_to_their_parent(examples, prompt, loaded):
+    """Ctrl-C and a scheduler's signal reach all of them: the step needs its packs to end with a checkpoint."""
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
+    wanted = requests(examples, 2)
+    try:
+        reader.follow(lambda: wanted)
+        next(reader.read(loaded.model, wanted[:1]))
+        own = [
+            process for process in psutil.Process().children(recursive=True) if "forkserver" in str(process.cmdline())
+        ]
+        assert len(own) >= 2  # the worker, and whom it is a copy of
+        for process in own:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                process.send_signal(number)
+        assert len([next(reader.read(loaded.model, [request])) for request in wanted[1:]]) == len(wanted) - 1
+    finally:
+        reader.close()
 
 
 @pytest.mark.slow("train", seconds=10)

@@ -53,9 +53,7 @@ class CheckpointWriter:
             torch.cuda.synchronize()
         self._newest = step, {k: copy for kind in WEIGHTS for k, copy in copied.get(kind, {}).items()}
         self._written.clear()
-        self._thread = Thread(
-            target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint", daemon=True
-        )
+        self._thread = Thread(target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint")
         self._thread.start()
         return time.perf_counter() - started
 
