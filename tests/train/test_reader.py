@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -201,6 +202,7 @@ def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: 
 def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     config = tiny_config(phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part=PHASE_B),), num_workers=1)
     torch.set_num_threads(64)
+    before = threading.enumerate()
     try:
         result = run_train(
             prepared_dir=prepared_dir, out_dir=tmp_path / "out", base=str(base_dir), config=config, language="Hebrew",
@@ -209,6 +211,9 @@ def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, pre
         assert torch.get_num_threads() == 64  # what comes after the training has them again
     finally:
         torch.set_num_threads(1)
+    # One that Python cuts off within torch would take the process down.
+    after = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in after if name != "tqdm_monitor" and not name.startswith("QueueFeeder")] == []
     assert result.num_threads == min(64, max(1, len(os.sched_getaffinity(0)) - 1))
 
 
