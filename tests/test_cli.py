@@ -347,3 +347,26 @@ def test_normalize_filters_lines():
         capture_output=True,
     )
     assert bad.returncode == 2 and b"line 2 of standard input is not UTF-8" in bad.stderr
+
+
+@pytest.mark.slow("train", seconds=6)
+@pytest.mark.parametrize(("command", "code"), [("--version", 0), ("check no-such.yaml", 2)])
+def test_a_thread_within_torch_at_the_end_leaves_the_exit_code_as_it_is(tmp_path, command, code):
+    """Python would cut it off there, and so abort the process: a scheduler saw -6 once a signal had ended a round."""
+    script = f"""if __name__ == "__main__":
+    import atexit, sys, threading, torch
+    from shibolet import cli
+    def add():
+        numbers = torch.ones(2_000_000)
+        while True:
+            numbers.add(1)
+    def last():
+        sys.stdout.write("closed")
+    sys.argv = ["shibolet", *{command.split()!r}]
+    plain = cli.main
+    cli.main = lambda: (atexit.register(last), threading.Thread(target=add, daemon=True).start(), plain())
+    cli.program()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout.endswith("closed"), "libraries close what they have open, and what they wrote is there"

@@ -51,6 +51,18 @@ def test_two_processes_torchrun_signals_and_phases(recipe: Path, tmp_path: Path)
         assert RunFolder(one).finished("train") and len(rows(one)) == 18
 
 
+@pytest.mark.slow("train", seconds=20)
+def test_a_signal_to_all_processes_ends_with_a_checkpoint_and_75(recipe: Path, tmp_path: Path):
+    """As Ctrl-C and Slurm send it: the processes that decode died of it, with packs that the step still needed."""
+    run = prepared(tmp_path / "run")
+    command = train(SHIBOLET, recipe, run, "--set", "train.num_workers=1", "--set", "train.phases.0.num_epochs=50")
+    wait_for(lambda: len(rows(run)) >= 2, command)
+    os.killpg(command.pid, signal.SIGTERM)
+    code, errors = end(command)
+    assert code == 75 and "Traceback" not in errors, errors
+    assert (run / "train" / "checkpoints" / f"step-{len(rows(run)):08d}" / "COMPLETE").exists()
+
+
 @pytest.mark.slow("train", seconds=40)
 def test_a_rate_of_a_that_changed_does_not_train_b_again(recipe: Path, tmp_path: Path):
     """And a step that is there can be gone on from, which the result then says."""

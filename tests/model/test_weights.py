@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from shibolet.model import weights
 from shibolet.model.weights import sync_weights, write_weights
 from shibolet.records import files
+from shibolet.records.ahead import Ahead
 from shibolet.records.files import hash_file
 
 KINDS = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.int32, torch.float32,
@@ -57,4 +58,19 @@ def test_one_that_fails_is_raised_when_all_have_ended(tmp_path: Path, monkeypatc
     monkeypatch.setattr(weights, "_write", write)
     with pytest.raises(OSError, match="No space left"):
         write_weights({tmp_path / str(number): {"w": torch.ones(2)} for number in range(20)})
-    assert len(written) == 17  # all but what would have followed in the same lane
+    assert len(written) == 19  # the others take what its lane leaves
+
+
+def test_beside_a_training_few_are_written_at_once_until_somebody_waits(tmp_path: Path, monkeypatch):
+    """Eight threads that hash took cores and the interpreter from the steps."""
+    plain, begun, go_on, hurry = weights._write, threading.Semaphore(0), threading.Event(), threading.Event()
+    monkeypatch.setattr(weights, "_write", lambda *args: begun.release() or (go_on.wait(10) and plain(*args)))
+    tensors = {tmp_path / str(number): {"w": torch.ones(2)} for number in range(20)}
+    writing = Ahead(lambda: write_weights(tensors, None, hurry))
+    assert begun.acquire(timeout=10) and begun.acquire(timeout=10)
+    assert not begun.acquire(timeout=0.2)
+    hurry.set()
+    for _ in range(6):
+        assert begun.acquire(timeout=10)
+    go_on.set()
+    assert len(writing.get()) == 20 and all(path.exists() for path in tensors)

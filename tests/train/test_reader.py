@@ -2,10 +2,13 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tiny_run import PHASE_A, PHASE_B, rows, tiny_config
@@ -57,6 +60,26 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     finally:
         ahead.close()
     assert ahead.waited_s > 0
+
+
+@pytest.mark.slow("train", seconds=5)
+def test_a_signal_to_all_processes_leaves_the_workers_to_their_parent(examples, prompt, loaded):
+    """Ctrl-C and a scheduler's signal reach all of them: the step needs its packs to end with a checkpoint."""
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
+    wanted = requests(examples, 2)
+    try:
+        reader.follow(lambda: wanted)
+        next(reader.read(loaded.model, wanted[:1]))
+        own = [
+            process for process in psutil.Process().children(recursive=True) if "forkserver" in str(process.cmdline())
+        ]
+        assert len(own) >= 2  # the worker, and whom it is a copy of
+        for process in own:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                process.send_signal(number)
+        assert len([next(reader.read(loaded.model, [request])) for request in wanted[1:]]) == len(wanted) - 1
+    finally:
+        reader.close()
 
 
 @pytest.mark.slow("train", seconds=10)
@@ -179,6 +202,7 @@ def test_a_phase_with_the_cache_trains_as_without(base_dir: Path, prepared_dir: 
 def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     config = tiny_config(phases=(PhaseConfig(name="B", num_epochs=1, lr_by_part=PHASE_B),), num_workers=1)
     torch.set_num_threads(64)
+    before = threading.enumerate()
     try:
         result = run_train(
             prepared_dir=prepared_dir, out_dir=tmp_path / "out", base=str(base_dir), config=config, language="Hebrew",
@@ -187,6 +211,9 @@ def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, pre
         assert torch.get_num_threads() == 64  # what comes after the training has them again
     finally:
         torch.set_num_threads(1)
+    # One that Python cuts off within torch would take the process down.
+    after = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in after if name != "tqdm_monitor" and not name.startswith("QueueFeeder")] == []
     assert result.num_threads == min(64, max(1, len(os.sched_getaffinity(0)) - 1))
 
 

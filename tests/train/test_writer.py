@@ -70,6 +70,25 @@ def test_the_next_waits_for_the_copies_and_not_for_the_disk(tmp_path: Path, monk
     assert [saved(tmp_path, step).tolist() for step in (1, 2)] == [[1.0] * 3, [2.0] * 3]
 
 
+def test_it_hurries_while_somebody_waits(tmp_path: Path, monkeypatch):
+    """For the next copy, and for the end: until then the cores are the training's."""
+    plain, seen = checkpoint.write_weights, []
+
+    def write(files, metadata, hurry):
+        before = hurry.is_set()
+        seen.append((before, hurry.wait(5)))
+        return plain(files, metadata, hurry)
+
+    monkeypatch.setattr(checkpoint, "write_weights", write)
+    weight = torch.ones(3)
+    writer = new_writer(tmp_path, weight)
+    for step in (1, 2):
+        writer.submit(step, {"step": step}, [("masters", "w", weight)], keep=())
+        time.sleep(0.1)
+    writer.wait()
+    assert seen == [(False, True)] * 2
+
+
 def test_after_a_failure_nothing_is_written_and_nobody_waits_for_good(tmp_path: Path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")

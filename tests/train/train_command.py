@@ -59,8 +59,9 @@ def prepared(path: Path, **changes) -> Path:
 
 
 def train(command: list[str], recipe: Path, run: Path, *options: str) -> subprocess.Popen:
+    """The command in a process group of its own."""
     return subprocess.Popen(
-        [*command, str(recipe), "-o", str(run), *options], stderr=subprocess.PIPE, text=True,
+        [*command, str(recipe), "-o", str(run), *options], stderr=subprocess.PIPE, text=True, process_group=0,
         env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
 

@@ -1,7 +1,9 @@
 """The command line: one command a stage, `run` for the whole round. Wiring only; heavy packages load in commands."""
 
+import atexit
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated
 
@@ -69,3 +71,25 @@ def main() -> None:
         raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def program() -> None:
+    """`main`, and the end of this process with its exit code.
+
+    Python's own end is left out, in which a library's thread that is within C++ aborts the process.
+    """
+    codes = [1]  # of an error that `main` lets through
+    atexit.register(_end, codes)  # the first to be registered is the last to be called
+    try:
+        main()
+        codes.append(0)
+    except SystemExit as stop:
+        codes.append(stop.code or 0)
+        raise
+
+
+def _end(codes: list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it
+            stream.flush()
+    os._exit(codes[-1])

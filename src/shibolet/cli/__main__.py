@@ -1,4 +1,4 @@
-from shibolet.cli import main
+from shibolet.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

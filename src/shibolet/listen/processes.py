@@ -12,6 +12,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from threading import Lock, Thread
 from typing import Any
@@ -81,7 +82,7 @@ class Child:
         make = multiprocessing.get_context("spawn").Process
         self.process = make(target=serve, args=(theirs, *args), daemon=not has_children)
         try:
-            with _within(environment), _deaf_to_interrupts():
+            with _within(environment), deaf_to(signal.SIGINT):
                 self.process.start()
         except BaseException:  # there is no process then that `close` could end
             self.channel.close()
@@ -146,9 +147,10 @@ def _within(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started within ignores Ctrl-C from its first instruction on, not only once it serves."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def deaf_to(*signals: signal.Signals) -> Iterator[None]:
+    """What is started within gets none of these signals, from its first instruction on and for good."""
+    resource_tracker.ensure_running()  # whose own start within would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -6,9 +6,11 @@ A file has the bytes that the library's `save_file` gives, which hashes nothing 
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from shibolet.records.ahead import Ahead
 from shibolet.records.files import remember_hash
 
 _LANES = 8  # files at once: a core writes and hashes 1 GB/s
+_LANES_BESIDE = 2
 _PIECE_BYTES = 8 << 20  # is written and hashed while it is in a core's cache
 _NAMES = {  # in the order in which a file has them: the widest last here are the first there
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16",
@@ -28,13 +31,15 @@ Result = TypeVar("Result")
 _RANKS = {dtype: rank for rank, dtype in enumerate(_NAMES)}
 
 
-def write_weights(files: Mapping[Path, Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None) -> list[str]:
+def write_weights(
+    files: Mapping[Path, Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None, hurry: Event | None = None
+) -> list[str]:
     """Write each file of tensors by name, from whichever device; the hash of each file, 16 hex digits of SHA-256.
 
-    Returns, or raises what one of them failed of, when nothing is being written any more. Nothing is on disk for
-    certain before `sync_weights`.
+    Until `hurry` is set, where there is one, most cores are left to others. Returns, or raises what one of them failed
+    of, when nothing is being written any more. Nothing is on disk for certain before `sync_weights`.
     """
-    return _several(lambda path: _write(path, files[path], metadata), list(files))
+    return _several(lambda path: _write(path, files[path], metadata), list(files), hurry)
 
 
 def sync_weights(hashes: Mapping[Path, str]) -> None:
@@ -48,17 +53,24 @@ def sync_weights(hashes: Mapping[Path, str]) -> None:
     _several(sync, list(hashes))
 
 
-def _several(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result]:
-    """`function` of each, `_LANES` at once; an error is raised when all have ended."""
+def _several(function: Callable[[Path], Result], paths: Sequence[Path], hurry: Event | None = None) -> list[Result]:
+    """`function` of each, `_LANES` at once, `_LANES_BESIDE` before `hurry`; an error is raised when all have ended."""
     found: dict[Path, Result] = {}
+    waiting = deque(paths)
 
-    def go(own: Sequence[Path]) -> None:
-        for path in own:
+    def go() -> None:
+        while waiting:
+            try:
+                path = waiting.popleft()
+            except IndexError:  # another lane was faster
+                return
             found[path] = function(path)
 
     with ExitStack() as lanes:
-        for first in range(min(_LANES, len(paths))):
-            lanes.callback(Ahead(lambda own=paths[first::_LANES]: go(own)).get)
+        for number in range(min(_LANES, len(paths))):
+            while hurry and number >= _LANES_BESIDE and waiting and not hurry.wait(0.05):
+                pass
+            lanes.callback(Ahead(go).get)
     return [found[path] for path in paths]
 
 

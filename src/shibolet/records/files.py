@@ -67,21 +67,26 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, of which a reader, or a crash at any moment, sees the old one or the new one."""
+def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to, of which a reader, or a crash at any moment, sees the old one or the new one.
+
+    One that is not `durable` does not wait for the disk: after a crash of the machine it may have anything in it.
+    """
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         if error.errno in _FULL and error.filename is None:  # what writes to an open file knows no name
             error.filename = str(path)
         raise
     os.replace(partial, path)
-    sync_dir(path.parent)
+    if durable:
+        sync_dir(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -233,8 +238,9 @@ def _kept_at(stat: os.stat_result) -> Path:
 
 def _keep(stat: os.stat_result, found: str) -> None:
     key = _state(stat)
-    with suppress(OSError, ShiboletError):
-        write_json(_kept_at(stat), {"key": key, "hash": found, "check": hash_json([key, found])})
+    content = json.dumps({"key": key, "hash": found, "check": hash_json([key, found])})
+    with suppress(OSError, ShiboletError), writing(_kept_at(stat), durable=False) as file:
+        file.write(content.encode())
 
 
 def _read_kept(stat: os.stat_result) -> str | None:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 
 import torch
 from safetensors.torch import load_file
@@ -72,11 +73,12 @@ class CheckpointStore:
 
     def save(
         self, step: int, state: dict, tensors: Mapping[str, Mapping[str, Tensor]],
-        when_written: Callable[[], None] = lambda: None,
+        when_written: Callable[[], None] = lambda: None, hurry: Event | None = None,
     ) -> Path:  # fmt: skip
         """Commit a checkpoint of tensors by kind; a crash at any moment leaves it whole or unmarked.
 
-        `when_written` is called once the tensors may change, while the disk is still at work.
+        `when_written` is called once the tensors may change, while the disk is still at work. `hurry`: as of
+        `write_weights`.
         """
         path = self.path(step)
         if (path / _MARKER).exists():
@@ -86,7 +88,7 @@ class CheckpointStore:
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
         files = {partial / name: part for kind, named in tensors.items() for name, part in _parts(kind, named)}
-        hashes = dict(zip(files, write_weights(files), strict=True))
+        hashes = dict(zip(files, write_weights(files, None, hurry), strict=True))
         when_written()
         sync_weights(hashes)
         write_json(partial / _STATE, state)

@@ -106,6 +106,10 @@ class Keeper:
         """Steps of the checkpoints that came to stand on disk since the last call, on the main rank."""
         return self._writer.committed()
 
+    def hurry(self) -> None:
+        """There are no more steps beside which the last checkpoint is written."""
+        self._writer.hurry()
+
     def commit(self) -> None:
         """Wait until the last checkpoint is on disk; DiskError on every rank when it could not be written."""
         by_main(self._writer.wait)

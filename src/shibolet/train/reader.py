@@ -4,6 +4,7 @@ What a pack holds follows from its utterances, the seed and the epoch; workers a
 """
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
+from shibolet.listen.processes import deaf_to, leave_signals_to_parent
 from shibolet.model.family import Family
 from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
@@ -269,7 +271,7 @@ class _ReadAhead:
             persistent_workers=True,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
             multiprocessing_context=begin_to_load_workers(),
             generator=torch.Generator(),  # its own: the default one's numbers are dropout's
         )
@@ -321,7 +323,8 @@ def begin_to_load_workers() -> ForkServerContext:
     """Have the process that workers are copies of start, and load libraries while this one has other things to do."""
     context = get_context("forkserver")  # this process has threads and a CUDA context
     context.set_forkserver_preload([__name__, *family_modules()])  # each worker would take seconds to load them
-    forkserver.ensure_running()
+    with deaf_to(signal.SIGINT, signal.SIGTERM):  # to all processes of a terminal or a job: the step still needs packs
+        forkserver.ensure_running()
     return context
 
 
@@ -348,5 +351,6 @@ def _as_it_is(decoded: Decoded) -> Decoded:
     return decoded
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    leave_signals_to_parent()
     pa.set_cpu_count(1)  # torch sets its own

@@ -100,6 +100,7 @@ def run_train(
     )  # fmt: skip
 
     def at_end(state: TrainState) -> Choice:
+        trainer.keeper.hurry()
         chosen = choose(trainer, state, config, last_phase)
         if chosen.steps != [state.step]:
             trainer.keeper.commit()

@@ -115,8 +115,8 @@ class GradualUnfreezeTrainer:
                 self.keeper.store.keep_only(self._kept())  # a crash may have come in between
         finally:
             gc.unfreeze()
+            self.reader.close()  # its threads work within torch: they have ended before Python does
             self.keeper.close()
-            self.reader.close()
             self.records.close()
         return made
 

@@ -23,6 +23,7 @@ class CheckpointWriter:
         self._copies = HostCopies(page_locked=page_locked)
         self._written = Event()  # the copies are free
         self._written.set()
+        self._hurry = Event()  # somebody waits: until then the cores are the training's
         self._thread: Thread | None = None
         self._failure: Exception | None = None
         self._committed: list[int] = []
@@ -45,7 +46,9 @@ class CheckpointWriter:
         nothing is written any more.
         """
         started = time.perf_counter()
+        self.hurry()
         self._written.wait()
+        self._hurry.clear()
         copied: dict[str, dict[str, Tensor]] = {}
         for kind, name, tensor in tensors:
             copied.setdefault(kind, {})[name] = self._copies.copy(key(kind, name), tensor)
@@ -53,9 +56,7 @@ class CheckpointWriter:
             torch.cuda.synchronize()
         self._newest = step, {k: copy for kind in WEIGHTS for k, copy in copied.get(kind, {}).items()}
         self._written.clear()
-        self._thread = Thread(
-            target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint", daemon=True
-        )
+        self._thread = Thread(target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint")
         self._thread.start()
         return time.perf_counter() - started
 
@@ -64,11 +65,13 @@ class CheckpointWriter:
         newest, weights = self._newest
         return weights if step == newest else None
 
+    def hurry(self) -> None:
+        """The training needs its cores no more: let what is being written have them."""
+        self._hurry.set()
+
     def wait(self) -> None:
         """Until what was submitted is on disk; DiskError when it could not be written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._join()
         if isinstance(self._failure, OSError):
             raise DiskError(
                 f"a checkpoint could not be written to {self._store.root}: {self._failure}; the ones before it are "
@@ -79,9 +82,7 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Until nothing is being written any more, whether it could be or not; the memory goes."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._join()
         self._newest = (-1, {})
         self._copies.close()
 
@@ -89,6 +90,12 @@ class CheckpointWriter:
         """Steps whose checkpoints came to stand on disk since the last call."""
         steps, self._committed = self._committed, []
         return steps
+
+    def _join(self) -> None:
+        self.hurry()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _write(
         self, before: Thread | None, step: int, state: dict, tensors: dict[str, dict[str, Tensor]],
@@ -98,7 +105,7 @@ class CheckpointWriter:
             if before is not None:
                 before.join()
             if self._failure is None:
-                self._store.save(step, state, tensors, self._written.set)
+                self._store.save(step, state, tensors, self._written.set, self._hurry)
                 self._store.keep_only(keep)
                 self._committed.append(step)
         except Exception as error:  # raised again in the loop's thread
