@@ -76,10 +76,8 @@ def test_from_audit_to_evaluation_each_model_is_hashed_once_and_loaded_once(open
     monkeypatch.setattr(files, "_KEPT_BYTES", 100_000)
     monkeypatch.setattr(files, "_SETTLED_S", -1.0)
     monkeypatch.setattr(doubting, "_why_not", lambda current: None)  # of noise nobody can judge
-    hashed, real = Counter(), files.hashlib.file_digest
-    monkeypatch.setattr(
-        files.hashlib, "file_digest", lambda file, name: hashed.update([Path(file.name)]) or real(file, name)
-    )
+    hashed, real = Counter(), files._digest
+    monkeypatch.setattr(files, "_digest", lambda file: hashed.update([Path(file.name)]) or real(file))
     with opened() as current:
         auditing.do_audit(current)
         auditing.do_gate(current)
