@@ -150,6 +150,31 @@ def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
     assert current._loading is None
 
 
+def test_libraries_are_imported_while_models_are_hashed(opened, loads, monkeypatch):
+    """Both take seconds, and a model is loaded once both are done."""
+    imported, names = Event(), []
+
+    def hash_once_imported(name):
+        assert imported.wait(60) and not loads
+        return "0" * 16
+
+    def and_say_so(name):
+        names.append(name)
+        if len(names) == 2:
+            imported.set()
+
+    def read(self, source):
+        self._loading.get()
+        raise DataError("there are none")
+
+    monkeypatch.setattr(opening, "listener_identity", hash_once_imported)
+    monkeypatch.setattr(opening, "import_opener", and_say_so)
+    monkeypatch.setattr(Round, "read", read)
+    with pytest.raises(DataError, match="there are none"), opened() as current:
+        auditing.do_audit(current)
+    assert names == ["builtin:aligner", "builtin:round1"] == sorted(loads)
+
+
 @pytest.mark.parametrize("broken", ["no weights", "not there", "cut"])
 def test_what_fails_in_the_background_is_said_as_it_always_was(opened, tmp_path, broken):
     folder = tmp_path / "model"
