@@ -12,6 +12,7 @@ from threading import Event
 import numpy as np
 import pytest
 import soundfile as sf
+from audit_documents import gate_verdict
 
 from shibolet.errors import DataError, ModelError
 from shibolet.listen import open as opening
@@ -24,8 +25,10 @@ from shibolet.recipe import load_recipe
 from shibolet.records import files
 from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.files import write_jsonl
-from shibolet.rounds import auditing, doubting, scoring, stages
+from shibolet.records.runfolder import RunFolder
+from shibolet.rounds import auditing, doubting, flow, scoring, stages
 from shibolet.rounds.shared import Round, open_round
+from shibolet.train import reader
 
 RATE = 16000
 
@@ -203,6 +206,30 @@ def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tm
             "org/on-the-hub", "no/id/at/all", None, str(tmp_path / "empty"), "builtin:round1", "builtin:round1"
         ).wait()
     assert read == [resolve("builtin:round1") / "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "gpus", "is_done", "begun"),
+    [(2, 1, False, True), (0, 1, False, False), (2, 2, False, False), (2, 1, True, False)],
+)
+def test_what_decodes_for_a_training_loads_its_libraries_while_data_are_prepared(
+    opened, monkeypatch, num_workers, gpus, is_done, begun
+):
+    """Ranks in processes of their own begin by themselves, and a training that was done needs nothing."""
+    done = []
+
+    def prepare(current):
+        assert done == ["audit", "begun"] if begun else done == ["audit"]
+        raise DataError("there are none")
+
+    monkeypatch.setattr(reader, "begin_to_load_workers", lambda: done.append("begun"))
+    monkeypatch.setattr(auditing, "do_audit", lambda current: done.append("audit"))
+    monkeypatch.setattr(auditing, "do_gate", lambda current: gate_verdict("PROCEED"))
+    monkeypatch.setattr(stages, "do_prepare", prepare)
+    monkeypatch.setattr(RunFolder, "finished", lambda folder, stage: is_done)
+    with opened(f"train.num_workers={num_workers}") as current, pytest.raises(DataError, match="there are none"):
+        current.gpus = gpus
+        flow.run_stages(current)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 10, 188])

@@ -81,7 +81,7 @@ class Child:
         make = multiprocessing.get_context("spawn").Process
         self.process = make(target=serve, args=(theirs, *args), daemon=not has_children)
         try:
-            with _within(environment), _deaf_to_interrupts():
+            with _within(environment), deaf_to_interrupts():
                 self.process.start()
         except BaseException:  # there is no process then that `close` could end
             self.channel.close()
@@ -146,7 +146,7 @@ def _within(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def deaf_to_interrupts() -> Iterator[None]:
     """What is started within ignores Ctrl-C from its first instruction on, not only once it serves."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
+from shibolet.listen.processes import deaf_to_interrupts
 from shibolet.model.family import Family
 from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
@@ -31,6 +32,7 @@ from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
 _AHEAD = 2  # packs that each worker has ready or in work
+_MAX_WORKERS = 15  # decode 5,017 audio s/s (benchmarks/RESULTS.md); a GPU trains on at most 2,900
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,15 +323,17 @@ def begin_to_load_workers() -> ForkServerContext:
     """Have the process that workers are copies of start, and load libraries while this one has other things to do."""
     context = get_context("forkserver")  # this process has threads and a CUDA context
     context.set_forkserver_preload([__name__, *family_modules()])  # each worker would take seconds to load them
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # it would let interrupts in again
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
     return context
 
 
 def worker_count(asked: int | None, device: torch.device, world_size: int) -> int:
-    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one, or none."""
+    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one up to a limit, or none."""
     if asked is not None:
         return asked
-    return max(1, _cores_of_a_rank(world_size) - 1) if device.type == "cuda" else 0
+    return min(max(1, _cores_of_a_rank(world_size) - 1), _MAX_WORKERS) if device.type == "cuda" else 0
 
 
 def threads_beside(num_workers: int, world_size: int) -> int:
