@@ -1,5 +1,6 @@
 """Kept hashes: protect from hashing 10 GB at every start, and from believing a hash of other bytes."""
 
+import hashlib
 import os
 import time
 
@@ -28,7 +29,7 @@ def test_a_large_file_is_hashed_once_until_it_changes(large, tmp_path, monkeypat
     first = hash_file(large)
     [place] = kept_in(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(files.hashlib, "file_digest", None)  # would be called
+        patch.setattr(files, "_digest", None)  # would be called
         assert hash_file(large) == first
     times = large.stat()
     time.sleep(0.02)  # the clock of the file system
@@ -75,27 +76,27 @@ def test_a_file_that_has_just_changed_is_hashed_again(large, tmp_path, monkeypat
 
 def test_a_file_that_changes_while_it_is_hashed_is_not_kept(large, tmp_path, monkeypatch):
     """However long hashing takes: what counts is how long the file was left alone before."""
-    real = files.hashlib.file_digest
+    real = files._digest
 
-    def and_grow(file, name):
-        found = real(file, name)
+    def and_grow(file):
+        found = real(file)
         with large.open("ab") as more:
             more.write(b"more")
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.hashlib, "file_digest", and_grow)
+        patch.setattr(files, "_digest", and_grow)
         hash_file(large)
     assert not kept_in(tmp_path)
     monkeypatch.setattr(files, "_SETTLED_S", 0.5)
 
-    def slowly(file, name):
+    def slowly(file):
         time.sleep(0.6)
-        return real(file, name)
+        return real(file)
 
     large.write_bytes(b"just now")
     with monkeypatch.context() as patch:
-        patch.setattr(files.hashlib, "file_digest", slowly)
+        patch.setattr(files, "_digest", slowly)
         hash_file(large)
     assert not kept_in(tmp_path)
 
@@ -113,7 +114,7 @@ def test_a_hash_is_found_under_every_name_of_a_file(large, tmp_path, monkeypatch
     written.write_bytes(b"trained")
     first = hash_file(written)
     (tmp_path / ".final.partial").rename(tmp_path / "final")
-    monkeypatch.setattr(files.hashlib, "file_digest", None)  # would be called
+    monkeypatch.setattr(files, "_digest", None)  # would be called
     assert hash_file(tmp_path / "final" / "model.safetensors") == first
 
 
@@ -125,13 +126,13 @@ def test_what_was_hashed_while_it_was_written_is_not_read_again(large, tmp_path,
     assert fresh != found
     remember_hash(large, fresh)
     with monkeypatch.context() as patch:
-        patch.setattr(files.hashlib, "file_digest", None)  # would be called
+        patch.setattr(files, "_digest", None)  # would be called
         assert hash_file(large) == fresh
     link = tmp_path / "final.safetensors"
     os.link(large, link)  # which changes the times of both
     remember_hash(link, fresh)
     with monkeypatch.context() as patch:
-        patch.setattr(files.hashlib, "file_digest", None)
+        patch.setattr(files, "_digest", None)
         assert hash_file(link) == hash_file(large) == fresh
 
 
@@ -169,3 +170,11 @@ def test_several_files_have_their_own_hashes_in_order(large, tmp_path):
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError):
         hash_files([*paths, tmp_path / "gone"])
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 99, 100, 101, 1000])
+def test_a_hash_is_of_all_bytes_whatever_a_block_holds(tmp_path, monkeypatch, num_bytes):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 100)
+    content = bytes(number % 251 for number in range(num_bytes))
+    (tmp_path / "file").write_bytes(content)
+    assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()[:16]

@@ -12,6 +12,7 @@ from threading import Event
 import numpy as np
 import pytest
 import soundfile as sf
+from audit_documents import gate_verdict
 
 from shibolet.errors import DataError, ModelError
 from shibolet.listen import open as opening
@@ -24,8 +25,10 @@ from shibolet.recipe import load_recipe
 from shibolet.records import files
 from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.files import write_jsonl
-from shibolet.rounds import auditing, doubting, scoring, stages
+from shibolet.records.runfolder import RunFolder
+from shibolet.rounds import auditing, doubting, flow, scoring, stages
 from shibolet.rounds.shared import Round, open_round
+from shibolet.train import reader
 
 RATE = 16000
 
@@ -76,10 +79,8 @@ def test_from_audit_to_evaluation_each_model_is_hashed_once_and_loaded_once(open
     monkeypatch.setattr(files, "_KEPT_BYTES", 100_000)
     monkeypatch.setattr(files, "_SETTLED_S", -1.0)
     monkeypatch.setattr(doubting, "_why_not", lambda current: None)  # of noise nobody can judge
-    hashed, real = Counter(), files.hashlib.file_digest
-    monkeypatch.setattr(
-        files.hashlib, "file_digest", lambda file, name: hashed.update([Path(file.name)]) or real(file, name)
-    )
+    hashed, real = Counter(), files._digest
+    monkeypatch.setattr(files, "_digest", lambda file: hashed.update([Path(file.name)]) or real(file))
     with opened() as current:
         auditing.do_audit(current)
         auditing.do_gate(current)
@@ -152,6 +153,31 @@ def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
     assert current._loading is None
 
 
+def test_libraries_are_imported_while_models_are_hashed(opened, loads, monkeypatch):
+    """Both take seconds, and a model is loaded once both are done."""
+    imported, names = Event(), []
+
+    def hash_once_imported(name):
+        assert imported.wait(60) and not loads
+        return "0" * 16
+
+    def and_say_so(name):
+        names.append(name)
+        if len(names) == 2:
+            imported.set()
+
+    def read(self, source):
+        self._loading.get()
+        raise DataError("there are none")
+
+    monkeypatch.setattr(opening, "listener_identity", hash_once_imported)
+    monkeypatch.setattr(opening, "import_opener", and_say_so)
+    monkeypatch.setattr(Round, "read", read)
+    with pytest.raises(DataError, match="there are none"), opened() as current:
+        auditing.do_audit(current)
+    assert names == ["builtin:aligner", "builtin:round1"] == sorted(loads)
+
+
 @pytest.mark.parametrize("broken", ["no weights", "not there", "cut"])
 def test_what_fails_in_the_background_is_said_as_it_always_was(opened, tmp_path, broken):
     folder = tmp_path / "model"
@@ -180,6 +206,30 @@ def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tm
             "org/on-the-hub", "no/id/at/all", None, str(tmp_path / "empty"), "builtin:round1", "builtin:round1"
         ).wait()
     assert read == [resolve("builtin:round1") / "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "gpus", "is_done", "begun"),
+    [(2, 1, False, True), (0, 1, False, False), (2, 2, False, False), (2, 1, True, False)],
+)
+def test_what_decodes_for_a_training_loads_its_libraries_while_data_are_prepared(
+    opened, monkeypatch, num_workers, gpus, is_done, begun
+):
+    """Ranks in processes of their own begin by themselves, and a training that was done needs nothing."""
+    done = []
+
+    def prepare(current):
+        assert done == ["audit", "begun"] if begun else done == ["audit"]
+        raise DataError("there are none")
+
+    monkeypatch.setattr(reader, "begin_to_load_workers", lambda: done.append("begun"))
+    monkeypatch.setattr(auditing, "do_audit", lambda current: done.append("audit"))
+    monkeypatch.setattr(auditing, "do_gate", lambda current: gate_verdict("PROCEED"))
+    monkeypatch.setattr(stages, "do_prepare", prepare)
+    monkeypatch.setattr(RunFolder, "finished", lambda folder, stage: is_done)
+    with opened(f"train.num_workers={num_workers}") as current, pytest.raises(DataError, match="there are none"):
+        current.gpus = gpus
+        flow.run_stages(current)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 10, 188])

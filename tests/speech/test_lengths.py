@@ -183,7 +183,7 @@ def test_flac_that_claims_too_little(tmp_path, num_samples):
 def test_the_last_frame_of_flac_files_is_found(tmp_path):
     """Where it were not, good files would take the slow way; where a wrong one were, they would be counted anew."""
     from shibolet.speech.encoded import Encoded
-    from shibolet.speech.extents import flac_lengths
+    from shibolet.speech.flac import flac_lengths, plain_flac
 
     rng = np.random.default_rng(0)
     for rate_hz in (8000, 11025, 16000, 44100, 48000, 96000):
@@ -192,6 +192,27 @@ def test_the_last_frame_of_flac_files_is_found(tmp_path):
                 num = int(rng.integers(1, 200_000))
                 content = encode(rng.normal(0, 0.1, (num, channels)), rate_hz, format="FLAC", subtype=subtype)
                 assert flac_lengths(Encoded.of(content)) == (num, num), (rate_hz, channels, subtype)
+                assert plain_flac(Encoded.of(content)) == (num, rate_hz, channels)
+
+
+def test_only_a_flac_that_is_as_its_header_says_is_not_opened_for_its_length(monkeypatch):
+    """Headers of 74,000 files are read before a round begins; what is odd in them is for a decoder to say."""
+    from shibolet.speech import audio
+    from shibolet.speech.encoded import Encoded
+    from shibolet.speech.flac import plain_flac
+
+    whole = encode(chirp(2.0), format="FLAC")
+    padded = whole[:42] + b"\x01" + (8192).to_bytes(3, "big") + bytes(8192) + whole[42:]  # room for tags
+    unknown = whole[:42] + b"\x06" + (9).to_bytes(3, "big") + bytes(9) + whole[42:]
+    comment = whole[:46] + b"\xff" + whole[47:]
+    texts = whole[:82] + b"\x01" + whole[83:]
+    cut, too_long = whole[:-3000], claiming(whole, 32_001)
+    odd = [unknown, comment, texts, cut, too_long, claiming(whole, 0), whole[:60], whole[:42], whole[:20]]
+    assert [plain_flac(Encoded.of(content)) for content in (whole, padded, *odd)] == 2 * [(32_000, 16_000, 1)] + 9 * [
+        None
+    ]
+    monkeypatch.setattr(audio, "open_sound", None)  # would be called
+    assert audio.probe_encoded(padded, "a.flac") == audio.AudioInfo(2.0, 16_000, 1)
 
 
 @pytest.mark.parametrize("frames", [20, 5000])

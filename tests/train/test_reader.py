@@ -20,11 +20,12 @@ from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.train import encoder_cache
+from shibolet.train import reader as reading
 from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
 from shibolet.train.phases import add_adapters, enter_phase
-from shibolet.train.reader import PackReader, PackRequest
+from shibolet.train.reader import PackReader, PackRequest, worker_count
 from shibolet.train.stage import run_train
 
 AUGMENT = AugmentConfig(speeds=(0.9, 1.0, 1.1), noise=NoiseConfig(share=0.5), spec_augment=SpecAugmentConfig())
@@ -84,16 +85,35 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_their_parent(examples, 
 
 @pytest.mark.slow("train", seconds=10)
 def test_workers_have_the_libraries_that_a_pack_needs_from_the_start():
-    """Fifteen that load them at once, each for itself, hold the first step up."""
+    """Fifteen that load them at once, each for itself, hold the first step up; none has a traceback for a Ctrl-C."""
     script = f"""if __name__ == "__main__":
     from shibolet.train.reader import begin_to_load_workers
-    has = "import sys; sys.exit({FAMILY.__class__.__module__!r} not in sys.modules)"
-    worker = begin_to_load_workers().Process(target=exec, args=(has,))
+    has = "import sys; assert {FAMILY.__class__.__module__!r} in sys.modules"
+    is_deaf = "from signal import *; assert SIGINT in pthread_sigmask(SIG_BLOCK, ())"
+    worker = begin_to_load_workers().Process(target=exec, args=(has + chr(10) + is_deaf,))
     worker.start()
     worker.join()
     raise SystemExit(worker.exitcode)
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "ranks", "expected"),
+    [
+        ("cpu", 32, 1, 0),
+        ("cuda", 1, 1, 1),
+        ("cuda", 8, 1, 7),
+        ("cuda", 8, 2, 3),
+        ("cuda", 32, 1, 15),
+        ("cuda", 64, 2, 15),
+    ],
+)
+def test_a_rank_has_no_more_workers_than_it_has_use_for(monkeypatch, device, cores, ranks, expected):
+    """Each takes memory, and time to start before the first step."""
+    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda pid: range(cores))
+    assert worker_count(None, torch.device(device), ranks) == expected
+    assert worker_count(40, torch.device(device), ranks) == 40
 
 
 @pytest.mark.slow("train", seconds=4)

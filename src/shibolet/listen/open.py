@@ -3,6 +3,7 @@
 import gc
 import os
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,22 @@ HYPOTHESES = (
     ".csv",
     ".tsv",
 )  # a recogniser's name that ends so is a file of what was heard elsewhere
+_OPENERS = {"family": ("family_aligner", "family_recogniser"), "ctc": ("ctc",), "seq2seq": ("seq2seq",)}
 _KEPT: dict[tuple[str, str], "LoadedModel"] = {}  # by content and device, the one that was opened last
 
 
 def listener_identity(name: str) -> str:
     """Content hash of a listener: of its configuration and weights, or of its file of hypotheses."""
     return hash_file(_hypotheses(name)) if name.endswith(HYPOTHESES) else identity_of(resolve(name))
+
+
+def import_opener(name: str) -> None:
+    """Import what opens a listener, and its family: libraries take seconds, and no weights are read for them."""
+    _, config = read_config(name)
+    for module in _OPENERS.get(_kind(config), ()):
+        import_module(f"shibolet.listen.{module}")
+    if has_family(config):
+        import_module(outline_of(config).module)
 
 
 def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:

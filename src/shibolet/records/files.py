@@ -19,6 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEPT_BYTES = 16 << 20  # files from here on are not hashed again: 1 to 2 GB/s a core
 _SETTLED_S = 2.0  # since the last change
 _LANES = 8  # of files hashed at once
+_BLOCK_BYTES = 8 << 20  # read and hashed without Python's lock; in small ones each would have to wait for it twice
 _NO_HANDLE = (errno.EMFILE, errno.ENFILE)
 _NO_PLACE = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG,
@@ -160,18 +161,27 @@ def hash_file(path: Path) -> str:
 
     A kept hash is believed while the file's change time is the same, which no program can set back.
     """
-    with open_regular(path) as file:
+    with open_regular(path, 0) as file:
         before = os.fstat(file.fileno())
         is_settled = time.time() - before.st_ctime > _SETTLED_S
         is_kept = before.st_size >= _KEPT_BYTES
         if is_kept and (found := _read_kept(before)):
             return found
-        found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        found = _digest(file)[:16]
         after = os.fstat(file.fileno())
     # A change so soon after another may leave the times as they are.
     if is_kept and is_settled and _state(after) == _state(before):
         _keep(before, found)
     return found
+
+
+def _digest(file: BinaryIO) -> str:
+    """SHA-256 of what an unbuffered file holds."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(min(_BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1)))
+    while num_bytes := file.readinto(block):
+        digest.update(block[:num_bytes])
+    return digest.hexdigest()
 
 
 def hash_files(paths: Sequence[Path]) -> list[str]:
@@ -203,8 +213,8 @@ def remember_hash(path: Path, found: str) -> None:
 
 def read_through(path: Path) -> None:
     """Have a file in the system's memory for whoever opens it next."""
-    block = bytearray(16 << 20)
-    with open_regular(path) as file:
+    block = bytearray(_BLOCK_BYTES)
+    with open_regular(path, 0) as file:
         while file.readinto(block):
             pass
 

@@ -41,6 +41,7 @@ def _as_far_as_verdicts_let(current: Round) -> int:
     if gate.decision == "INVALID":
         current.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
     scoring.require_target_domain(current)  # what is on the Hub is read now: it is needed after the training anyway
+    stages.train_ahead(current)
     stages.do_prepare(current)
     if gate.next == "repair":
         auditing.do_audit(current, prepared=True)

@@ -89,21 +89,24 @@ class Models:
             return self._listeners[does, name]
 
     def hear_ahead(self, stage: str, recogniser: str, begin: Callable[[], None]) -> None:
-        """Hash the models of a stage that hears, and `begin` to load them, while its data are read.
+        """Hash the models of a stage that hears, import libraries and `begin` to load, while its data are read.
 
         Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
         where it is needed.
         """
         from shibolet.listen.open import HYPOTHESES
-        from shibolet.model.folders import is_here
+        from shibolet.model.folders import is_here, is_local
 
         listeners = [name for name in (self.recipe.audit.aligner, recogniser) if name]
-        for name in dict.fromkeys([*listeners, *self.recipe.model_names().values()]):
+        names = dict.fromkeys([*listeners, *self.recipe.model_names().values()])
+        # What several threads need comes first: two that begin with one library can lock each other out.
+        if not all(map(is_local, names)):
+            from huggingface_hub import snapshot_download  # noqa: F401
+        for name in names:
             if not name.endswith(HYPOTHESES) and is_here(name):
                 self._hashed(name)
         if self._loading or self.folder.finished(stage) or not all(name in self._identities for name in listeners):
             return
-        # What this thread needs meanwhile comes first: two threads that begin with one library can lock each other out.
         from shibolet.speech import read  # noqa: F401
 
         if any(source.hub for source in self.recipe.data.train):
@@ -113,21 +116,27 @@ class Models:
 
     def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
         from shibolet.listen.lazy import load_now
+        from shibolet.listen.open import import_opener
 
         with self._opening:  # who hears meanwhile finds the same executor and the same decoders
+            names = [name for name in (self.recipe.audit.aligner, recogniser) if name]
+            is_here = self.executor.num_processes == 1
+            if is_here:
+                for name in names:  # before anything waits for a hash
+                    import_opener(name)
+            self.start_processes(*names)
             listeners = self.aligner, self.recogniser(recogniser)
             begin()
-            is_here = self.executor.num_processes == 1
         if is_here:
             load_now(*listeners)  # which has begun: this thread ends when they are loaded
 
-    def start_processes(self, model: str) -> None:
-        """Start those that hear, where they are several, as far as they take no memory of a GPU: it is still in use."""
+    def start_processes(self, *models: str) -> None:
+        """Start those that hear, where they are several, as far as they take no memory of a GPU: it may be in use."""
         from shibolet.listen.lazy import Lazy, Loading
-        from shibolet.model.family import family_named
+        from shibolet.listen.open import import_opener
 
         if self.executor.num_processes > 1:
-            self.executor.begin(Loading((Lazy(partial(family_named, model)),)))
+            self.executor.begin(Loading(tuple(Lazy(partial(import_opener, model)) for model in models)))
 
     def read_ahead(self, *names: str | None) -> Ahead[None]:
         """Have weights of models that are on this machine in the system's memory, before they are loaded."""

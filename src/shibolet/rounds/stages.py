@@ -52,8 +52,6 @@ def do_prepare(current: Round) -> Prepared:
     answers = read_review(folder.review) if is_reviewed else {}
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
-        if recipe.models and recipe.train:
-            current.read_ahead(recipe.models.base)
         with current.track("prepare") as progress:
             run_prepare(
                 current.data.utterances,
@@ -72,6 +70,21 @@ def do_prepare(current: Round) -> Prepared:
         )  # fmt: skip
         current.finish(stage, done)
     return Prepared.read(folder.prepared / SUMMARY)
+
+
+def train_ahead(current: Round) -> None:
+    """Begin what a training waits for at first: the base in the system's memory, libraries for those that decode."""
+    import torch
+
+    from shibolet.model.folders import best_device
+    from shibolet.train.reader import begin_to_load_workers, worker_count
+
+    if current.folder.finished("train"):
+        return
+    current.read_ahead(current.recipe.models.base)
+    # Ranks are processes of their own, and each has its own.
+    if current.gpus == 1 and worker_count(current.recipe.train.num_workers, torch.device(best_device()), 1):
+        begin_to_load_workers()
 
 
 def do_train(current: Round) -> TrainResult:

@@ -25,9 +25,11 @@ from shibolet.speech.encoded import (
     Encoded,
     reading,
     require_file,
+    require_rate,
     told,
 )
 from shibolet.speech.ffmpeg import FFmpegSound
+from shibolet.speech.flac import plain_flac
 from shibolet.speech.opening import links_of, open_sound
 from shibolet.speech.sndfile import SndSound
 
@@ -113,6 +115,11 @@ def _read(sound: SndSound | FFmpegSound, start_s: float, end_s: float | None) ->
 def _probe(content: bytes | Path) -> AudioInfo:
     duration_s, firsts = 0.0, []
     for link in links_of(Encoded.of(content), for_length=True):
+        if plain := plain_flac(link):  # a fifth of the time that it takes to open it
+            num_samples, rate_hz, channels = plain
+            duration_s += num_samples / require_rate(rate_hz)
+            firsts.append((rate_hz, channels))
+            continue
         with open_sound(link, for_length=True) as sound:
             duration_s += sound.lead_s + sound.length_s()
             firsts.append((sound.rate_hz, sound.channels))

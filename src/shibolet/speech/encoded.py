@@ -84,6 +84,14 @@ class Encoded:
             self.source.seek(0)
             yield self.source
 
+    def bytes_at(self, at: int, num: int) -> bytes:
+        """Some of its bytes; fewer at its end."""
+        if at + num <= len(self.head):
+            return self.head[at : at + num]
+        with self.opened() as file:
+            file.seek(at)
+            return file.read(num)
+
     def parts(self, spans: Iterable[tuple[int, int]]) -> Iterator["Encoded"]:
         """Parts of it, each as if it were all; they share a file that stays open."""
         source = open(self.source, "rb", buffering=0) if isinstance(self.source, str) else self.source

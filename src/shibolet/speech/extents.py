@@ -1,7 +1,7 @@
 """What the bytes of a file say about its length: cheaper than to decode it, and truer than its header.
 
 Chunks of WAV, RF64, W64, AIFF, CAF and AU give the number of bytes of samples: the file may hold fewer or more of them.
-The last frame of a FLAC file has its place. Pages of Ogg show links that follow each other, and damage.
+Pages of Ogg show links that follow each other, and damage.
 """
 
 import mmap
@@ -96,7 +96,7 @@ def _samples_chunk(encoded: Encoded, family: _Chunks) -> Extent | None:
     at, long_size = family.first, None
     for kind, size_at, length in _chunks(encoded, family, at):
         if kind == b"ds64" and length >= 16:  # RF64: the sizes that 32 bits do not hold
-            long_size = int.from_bytes(_bytes_at(encoded, size_at + 12, 8), "little")
+            long_size = int.from_bytes(encoded.bytes_at(size_at + 12, 8), "little")
         if kind == family.samples:
             break
     else:
@@ -126,7 +126,7 @@ def _chunks(encoded: Encoded, family: _Chunks, at: int) -> Iterator[tuple[bytes,
     for _ in range(_MAX_CHUNKS):
         if at + header_bytes > encoded.size:
             return
-        header = _bytes_at(encoded, at, header_bytes)
+        header = encoded.bytes_at(at, header_bytes)
         if len(header) < header_bytes:
             return
         [length] = struct.unpack(family.size_format, header[family.id_bytes :])
@@ -138,95 +138,17 @@ def _chunks(encoded: Encoded, family: _Chunks, at: int) -> Iterator[tuple[bytes,
         at += -at % family.align
 
 
-def _bytes_at(encoded: Encoded, at: int, num: int) -> bytes:
-    if at + num <= len(encoded.head):
-        return encoded.head[at : at + num]
-    with encoded.opened() as file:
-        file.seek(at)
-        return file.read(num)
-
-
 def _is_tail(encoded: Encoded, family: _Chunks, end: int) -> bool:
     """Whether what follows the samples is further chunks or a tag, or too little to matter, and not more samples."""
     if encoded.size - end < 16:
         return True
     end += -end % family.align
-    if not _TAG.match(_bytes_at(encoded, end, 4)):
+    if not _TAG.match(encoded.bytes_at(end, 4)):
         return False
     last = end
     for _, size_at, length in _chunks(encoded, family, end):
         last = size_at + length
-    return last <= encoded.size + 16 or _bytes_at(encoded, end, 3) in (b"ID3", b"TAG")
-
-
-_FLAC_RATES_HZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
-_FLAC_TAILS_BYTES = (1 << 13, 1 << 16)
-
-
-def flac_lengths(encoded: Encoded) -> tuple[int, int | None] | None:
-    """Samples of a FLAC file as its header says, and as its last frame does (None: none is found); None: no FLAC."""
-    head = encoded.head
-    if head[:4] != b"fLaC" or len(head) < 42:
-        return None
-    block_samples = int.from_bytes(head[8:10], "big")
-    rate_hz = int.from_bytes(head[18:21], "big") >> 4
-    total = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
-    with encoded.opened() as file:
-        for num_bytes in _FLAC_TAILS_BYTES:
-            file.seek(max(42, encoded.size - num_bytes))
-            tail = file.read(num_bytes)
-            at = len(tail)
-            while (at := tail.rfind(b"\xff", 0, at)) >= 0:
-                if (end := _flac_frame_end(tail[at : at + 16], block_samples, rate_hz)) is not None:
-                    return total, end
-    return total, None
-
-
-def _flac_frame_end(header: bytes, block_samples: int, rate_hz: int) -> int | None:
-    """The sample after a frame that begins with these bytes; None where they are no header of a frame."""
-    if len(header) < 7 or header[1] not in (0xF8, 0xF9) or header[3] & 1:
-        return None
-    size_code, rate_code = header[2] >> 4, header[2] & 15
-    if not size_code or rate_code == 15 or header[3] >> 4 > 10:
-        return None
-    if 0 < rate_code < len(_FLAC_RATES_HZ) and _FLAC_RATES_HZ[rate_code] != rate_hz:
-        return None
-    num_more = 8 - (header[4] ^ 0xFF).bit_length()  # ones that the number's first byte begins with
-    num_more = num_more - 1 if num_more > 1 else num_more
-    if num_more == 1 and header[4] >= 0x80 and header[4] < 0xC0:
-        return None
-    number = header[4] & (0x7F >> num_more if num_more else 0x7F)
-    at = 5
-    for byte in header[5 : 5 + num_more]:
-        if byte >> 6 != 2:
-            return None
-        number, at = number << 6 | byte & 0x3F, at + 1
-    wide = {6: 1, 7: 2}.get(size_code, 0)
-    given = int.from_bytes(header[at : at + wide], "big") + 1
-    at += wide + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-    if at >= len(header) or _crc8(header[:at]) != header[at]:
-        return None
-    if wide:
-        length = given
-    else:
-        length = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
-    return (number if header[1] == 0xF9 else number * block_samples) + length
-
-
-def _crc8(content: bytes) -> int:
-    crc = 0
-    for byte in content:
-        crc = _CRC8[crc ^ byte]
-    return crc
-
-
-def _crc8_of(byte: int) -> int:
-    for _ in range(8):
-        byte = byte << 1 ^ (0x107 if byte & 0x80 else 0)
-    return byte
-
-
-_CRC8 = [_crc8_of(byte) for byte in range(256)]
+    return last <= encoded.size + 16 or encoded.bytes_at(end, 3) in (b"ID3", b"TAG")
 
 
 def mended(encoded: Encoded, extent: Extent) -> Encoded:
@@ -339,7 +261,7 @@ def _joined(begins: tuple[int, ...], size: int) -> tuple[tuple[int, int], ...]:
 def _wav_begins(encoded: Encoded) -> tuple[int, ...]:
     """Where a WAV begins, and those right after it."""
     at, begins = 0, []
-    while (head := _bytes_at(encoded, at, 12))[:4] == b"RIFF" and head[8:] == b"WAVE" and len(begins) < _MAX_CHUNKS:
+    while (head := encoded.bytes_at(at, 12))[:4] == b"RIFF" and head[8:] == b"WAVE" and len(begins) < _MAX_CHUNKS:
         begins.append(at)
         size = int.from_bytes(head[4:8], "little")
         at += 8 + size + size % 2
@@ -373,7 +295,7 @@ def mp3_promised_frames(encoded: Encoded) -> int | None:
     head, start = encoded.head, 0
     if head[:3] == b"ID3":
         start = 10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
-    first = _bytes_at(encoded, start, 200)
+    first = encoded.bytes_at(start, 200)
     for name, flags_at, frames_at in ((b"Xing", 4, 8), (b"Info", 4, 8), (b"VBRI", None, 14)):
         at = first.find(name)
         if at >= 0 and len(first) >= at + frames_at + 4 and (flags_at is None or first[at + 7] & 1):

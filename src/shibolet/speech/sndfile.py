@@ -12,7 +12,8 @@ import soundfile as sf
 
 from shibolet.speech.channels import Mixer
 from shibolet.speech.encoded import SHORT_S, DecoderStopped, Encoded, Fault, require_rate
-from shibolet.speech.extents import Extent, flac_lengths, ogg_pages
+from shibolet.speech.extents import Extent, ogg_pages
+from shibolet.speech.flac import flac_lengths
 
 _BLOCK_VALUES = 1 << 20  # decoded at a time, over all channels: what a header claims is never allocated
 _MPEG_IN_WAV = re.compile(rb"RIFF....WAVE.{0,200}?fmt ....[\x50\x55]\0", re.DOTALL)

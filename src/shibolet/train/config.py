@@ -177,7 +177,7 @@ class TrainConfig(Config):
     guards: GuardsConfig = GuardsConfig()
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     augment: AugmentConfig | None = None  # of training audio only, never of dev
-    num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: with a GPU its share of cores less 1
+    num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: on a GPU its cores less 1, up to 15
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
     encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice
     price_per_gpu_hour_usd: float | None = None

@@ -12,6 +12,7 @@ Shapes: A encoder states, E encoder dim, N utterances.
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from shibolet.records.reading import read_cached
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import most_states
 
+_THREADS = 8  # that hash weights, each without Python's lock
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -114,13 +116,16 @@ def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _key(model: nn.Module, examples: Sequence[TrainExample]) -> str:
-    digest = hashlib.sha256()
-    for name, weight in _encoder_weights(model).items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    weights = _encoder_weights(model)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        hashes = dict(zip(weights, pool.map(_hash, weights.values()), strict=True))
     shards = {path: Path(path).stat() for path in sorted({example.audio.path for example in examples})}
     data = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in shards.items()]
-    return hash_json([digest.hexdigest(), str(model.dtype), data, [[e.id, e.num_frames] for e in examples]])
+    return hash_json([hashes, str(model.dtype), data, [[e.id, e.num_frames] for e in examples]])
+
+
+def _hash(weight: Tensor) -> str:
+    return hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def _start(root: Path, folder: Path, num_bytes: int) -> None:

@@ -33,6 +33,7 @@ from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
 _AHEAD = 2  # packs that each worker has ready or in work
+_MAX_WORKERS = 15  # decode 5,017 audio s/s (benchmarks/RESULTS.md); a GPU trains on at most 2,900
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,10 +330,10 @@ def begin_to_load_workers() -> ForkServerContext:
 
 
 def worker_count(asked: int | None, device: torch.device, world_size: int) -> int:
-    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one, or none."""
+    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one up to a limit, or none."""
     if asked is not None:
         return asked
-    return max(1, _cores_of_a_rank(world_size) - 1) if device.type == "cuda" else 0
+    return min(max(1, _cores_of_a_rank(world_size) - 1), _MAX_WORKERS) if device.type == "cuda" else 0
 
 
 def threads_beside(num_workers: int, world_size: int) -> int:
