@@ -45,6 +45,8 @@ def listener_identity(name: str) -> str:
 
 def import_opener(name: str) -> None:
     """Import what opens a listener, and its family: libraries take seconds, and no weights are read for them."""
+    from transformers.models.auto import modeling_auto  # noqa: F401  # most of it, before a round's model is verified
+
     _, config = read_config(name)
     for module in _OPENERS.get(_kind(config), ()):
         import_module(f"shibolet.listen.{module}")
