@@ -63,9 +63,7 @@ _GPU = {
     AGAIN: Rate(per_s=85, unit="clips", source=_STRETCHES),
     PREPARE: Rate(per_s=4932, unit="audio s", source=_STRETCHES),
     START: Rate(start_s=28, source=_STRETCHES),
-    CHECKPOINT: Rate(
-        per_s=1 / 0.22, source=_STRETCHES
-    ),  # the loop stands still; steps beside the writing are slower
+    CHECKPOINT: Rate(per_s=1 / 0.22, source=_STRETCHES),  # the loop stands still; steps beside the writing are slower
     DEV: Rate(per_s=300, unit="utterances", source=_STRETCHES),
     END: Rate(start_s=11.6, source=_STRETCHES),
     SETS: Rate(per_s=85, unit="clips", source=_STRETCHES),
