@@ -57,6 +57,8 @@ def dev_score(loaded: LoadedModel, when: str) -> DevRates:
 def train(base: Path, prepared: Path, out: Path, at: tuple[str, int] | None, kill: int = signal.SIGKILL) -> None:
     """Train; `at` says before which call to kill: ("step", 3), ("file", 2) ..., counted within this process."""
     torch.set_num_threads(1)
+    # The server that this process is a copy of is deaf where a test of the reader started it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     kill = signal.Signals(kill)
     on_step = None
     if at is not None:
