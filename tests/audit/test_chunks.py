@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from threading import Barrier, Event, Lock, current_thread
 
@@ -11,12 +12,13 @@ import pytest
 from ears import CONFIG, Swayed, evidence, listener
 
 from shibolet.audit import chunks, hearing, workers
-from shibolet.audit.chunks import chunks_of
+from shibolet.audit.chunks import chunks_of, grouped
 from shibolet.audit.clip import Clip
 from shibolet.audit.hearing import Listener
 from shibolet.listen.decoders import AnyWorker
 from shibolet.listen.executor import Here
 from shibolet.listen.lazy import LazyListener
+from shibolet.listen.processes import WorkerLost
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
 
@@ -25,7 +27,9 @@ def sizes(num: int, duration_s: float = 6.0, on_gpu: bool = True) -> list[int]:
     """Of the chunks of so many clips, with the settings of an audit."""
     clip = Clip(key="", audio=AudioRef(path="a"), words=("א",), verifiable=(True,), duration_s=duration_s)
     clips = [replace(clip, key=str(i), audio=AudioRef(path=str(i))) for i in range(num)]
-    found = list(chunks_of(clips, [clip.key for clip in clips], 128, 900.0, on_gpu=on_gpu))
+    found = list(chunks_of(clips, [clip.key for clip in clips], 128, 900.0))
+    if on_gpu:
+        found = [list(chain.from_iterable(group)) for group in grouped(found)]
     assert [i for chunk in found for i in chunk] == list(range(num))
     return list(map(len, found))
 
@@ -33,7 +37,7 @@ def sizes(num: int, duration_s: float = 6.0, on_gpu: bool = True) -> list[int]:
 def test_chunks_on_a_gpu_grow_from_those_of_a_cpu_and_end_smaller() -> None:
     """A GPU must have work at once, then long chunks; and the last must not keep one of several GPUs alone."""
     assert sizes(1000, on_gpu=False) == [128] * 7 + [104]
-    assert sizes(6000) == [128, 256, 512, 1024, 1024, 1018, 679, 453, 302, 256, 348]
+    assert sizes(6000) == [128, 256, 512, 1024, 1024, 1024, 640, 384, 256, 256, 256, 240]
     for num in (1, 127, 129, 300, 500, 900, 12_000):
         found = sizes(num)
         assert max(found) <= 1024 and found[0] == min(num, 128)
@@ -55,6 +59,37 @@ def test_growing_chunks_are_the_same_in_every_job_of_an_array_and_after_a_kill(t
     first.unlink()
     assert evidence(listener(tmp_path / "many", Swayed(), **few).hear(clips)) == evidence(whole)
     assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one") and rest
+
+
+def test_nodes_of_an_array_with_and_without_a_gpu_leave_nothing_unheard(tmp_path, clips, monkeypatch) -> None:
+    """What a job hears must not hang on its node: clips between two cuts would be nobody's, however often it starts."""
+    few = {"chunk_utterances": 2}
+    for i, on_gpu in ((0, True), (1, False)):
+        monkeypatch.setattr(Listener, "_is_on_gpu", lambda self, on_gpu=on_gpu: on_gpu)
+        listener(tmp_path, Swayed(), **few).hear(clips, shard=(i, 2))
+    assert evidence(listener(tmp_path, Swayed(), **few).merge(clips)) is not None
+
+
+class Refusing(Here):
+    """Whoever hears more than two clips at a time dies of it."""
+
+    def map(self, work, chunks):
+        for chunk in chunks:
+            if len(chunk) > 2:
+                yield WorkerLost("listener_crashed", "too many")
+            else:
+                yield from super().map(work, [chunk])
+
+
+def test_a_group_that_kills_who_hears_it_is_heard_chunk_by_chunk(tmp_path, clips, monkeypatch) -> None:
+    """One bad clip must not cost a thousand good ones."""
+    monkeypatch.setattr(Listener, "_is_on_gpu", lambda self: True)
+    done = []
+    config = CONFIG.model_copy(update={"chunk_utterances": 2})
+    ears = Listener(Swayed(), Swayed(), tmp_path, load, config, "Hebrew", Refusing())
+    found = ears.hear(clips, lambda now, total: done.append((now, total)))
+    assert evidence(found) == evidence(listener(tmp_path / "alone", Swayed(), chunk_utterances=2).hear(clips))
+    assert ears.num_lost == 0 and done[-1][0] == done[-1][1] == len(clips)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from threading import Semaphore
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -32,11 +32,12 @@ NOT_IN_FILE = "the file of hypotheses has none of this utterance"
 # is 3 x 2 h, 1.4 GB.
 DECODED = 3
 PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is there when the last of its parts is
-# On a GPU a chunk holds up to so many times what it does on a CPU. The first ones are smaller, so that models have work
-# at once; so are the last ones, so that no GPU has a long chunk alone.
-GPU_CHUNKS, LAST_CHUNKS = 8, 2
+# A GPU hears up to so many chunks as one. The first groups are smaller, so that models have work at once; so are the
+# last ones, so that no GPU has a long one alone.
+GROUP, LAST_GROUP = 8, 2
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
+Item = TypeVar("Item")
 Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
 
 
@@ -204,12 +205,12 @@ def given_up(clip: Clip, lost: WorkerLost) -> Evidence:
 
 
 def chunks_of(
-    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float, *, on_gpu: bool = False
+    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float
 ) -> Iterator[list[int]]:
     """Places of clips that are heard together, each content once; what sounds the same is in one chunk.
 
     Under one audio stand first the texts of it as it is, then those of each of its changes. A chunk goes over a limit
-    only when it holds nothing but the texts of one sound. On a GPU limits are times `_times`.
+    only when it holds nothing but the texts of one sound.
     """
     first_with: dict[AudioRef | tuple, int] = {}
     for i, clip in enumerate(clips):
@@ -226,15 +227,12 @@ def chunks_of(
     for i, content_id in enumerate(content_ids):
         first_of.setdefault(content_id, i)
     once = sorted(first_of.values(), key=lambda i: (*sound(i), i))
-    left, left_s = len(once), sum(clips[i].duration_s for i in once)
-    number, times, chunk, audio_s = 0, 1.0, [], 0.0
+    chunk, audio_s = [], 0.0
     for _, same in groupby(once, key=sound):
         same = list(same)
         same_s = sum(clips[i].duration_s for i in same)
-        if chunk and (len(chunk) + len(same) > times * max_clips or audio_s + same_s > times * max_audio_s):
+        if chunk and (len(chunk) + len(same) > max_clips or audio_s + same_s > max_audio_s):
             yield chunk
-            number, left, left_s = number + 1, left - len(chunk), left_s - audio_s
-            times = _times(number, max(left / max_clips, left_s / max_audio_s)) if on_gpu else 1.0
             chunk, audio_s = [], 0.0
         chunk += same
         audio_s += same_s
@@ -242,11 +240,12 @@ def chunks_of(
         yield chunk
 
 
-def _times(number: int, left: float) -> float:
-    """How many times as much as on a CPU the chunk of that number holds, when `left` of these are left of the list.
-
-    It grows 1, 2, 4, 8. At the end it is a third of what is left: of 40 left 8, 8, 8, 5.3, 3.6, 2.4, 2, 2.7.
+def grouped(chunks: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Neighbours that a GPU hears as one: 1, 2, 4, 8 of them, at the end a third of what is left. Of 47 chunks 1, 2, 4,
+    8, 8, 8, 5, 3, 2, 2, 2, 2.
     """
-    if left < LAST_CHUNKS * 1.5:
-        return min(2.0**number, LAST_CHUNKS * 1.5)
-    return min(2.0**number, GPU_CHUNKS, max(LAST_CHUNKS, left / 3))
+    first = number = 0
+    while left := len(chunks) - first:
+        size = min(2**number, GROUP, max(LAST_GROUP, left // 3), left)
+        yield chunks[first : first + size]
+        first, number = first + size, number + 1

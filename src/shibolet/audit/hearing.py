@@ -2,8 +2,9 @@
 
 Chunks are cut from the whole list, less what is in it twice, before anything is looked up, and of each only that is
 heard which was not known when the run began. So a run that was cut off goes on with the same batches and ends with the
-same bytes, and so do several that hear every n-th chunk each. (The last bits of evidence depend on its batch, and a
-CTC aligner's times on the lag that it shows in its chunk: evidence stays as it was when it was first heard.)
+same bytes, and so do several that hear every n-th group of chunks each. A GPU hears a group as one chunk. (The last
+bits of evidence depend on its batch, and a CTC aligner's times on the lag that it shows in its chunk: evidence stays as
+it was when it was first heard.)
 
 A clip that a process was lost over again and again is a failure in this run alone. It may be the machine: nothing of
 that is put on disk, and the next run hears the clip.
@@ -14,10 +15,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up
+from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up, grouped
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
@@ -33,11 +35,12 @@ from shibolet.records.reading import read_cached
 from shibolet.records.utterance import AudioRef
 
 LOG = logging.getLogger(__name__)
-VERSION = 9  # of the signals; raising it makes everything be heard again
+VERSION = 10  # of the signals; raising it makes everything be heard again
 HASHED_TOGETHER = 64  # files
 WHOLE = (0, 1)
 WINDOW_CLIPS = 24  # that a recogniser's window is tried on
 Progress = Callable[[int, int], None]
+Chunk = list[int]  # places of clips
 
 
 class Listener:
@@ -108,12 +111,11 @@ class Listener:
                 self.begin()
             content_ids, lost = self._identify(clips, decoders)
             store = EvidenceStore(folder := self._settle(window, clips, content_ids, decoders))
-            todo = self._unheard(clips, content_ids, store)[shard[0] :: shard[1]]
-            todo = [own for chunk in todo if (own := [i for i in chunk if content_ids[i] not in lost])]
-            done, total = 0, sum(map(len, todo))
+            todo = list(filter(None, self._unheard(clips, content_ids, store, lost)[shard[0] :: shard[1]]))
+            done, total = 0, sum(len(chunk) for group in todo for chunk in group)
             self.num_clips, self.num_heard = len(clips), total
             with closing(self._hear(clips, content_ids, todo, folder, decoders)) as heard:
-                for chunk, lost_here in zip(todo, heard, strict=True):
+                for chunk, lost_here in heard:
                     lost |= lost_here
                     done += len(chunk)
                     if on_progress:
@@ -156,19 +158,37 @@ class Listener:
         self,
         clips: Sequence[Clip],
         content_ids: Sequence[str],
-        todo: Sequence[Sequence[int]],
+        todo: Sequence[Sequence[Chunk]],
         folder: Path,
         decoders: Decoders,
-    ) -> Iterator[Lost]:
-        """What was given up of each chunk; the evidence on the others is in the folder then."""
+    ) -> Iterator[tuple[Chunk, Lost]]:
+        """What was heard together and what was given up of it; the evidence on the others is in the folder then.
+
+        Of a group that a process was lost over again and again each chunk is heard by itself.
+        """
         if not todo:
             return
         work = HearChunk(folder=folder, language=self._language, **self._listening(decoders))
-        chunks = ([(content_ids[i], clips[i]) for i in chunk] for chunk in todo)
-        with closing(self._executor.map(work, chunks)) as results:
-            for chunk, lost in zip(todo, results, strict=True):
+
+        def hear(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Lost | WorkerLost]]:
+            if not chunks:
+                return
+            jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in chunks)
+            with closing(self._executor.map(work, jobs)) as results:
+                yield from zip(chunks, results, strict=True)
+
+        group_of = {group[0][0]: group for group in todo} if self._is_on_gpu() else {}
+        alone: list[Chunk] = [] if group_of else list(chain.from_iterable(todo))
+        with closing(hear([list(chain.from_iterable(group)) for group in group_of.values()])) as heard:
+            for chunk, lost in heard:
+                if isinstance(lost, WorkerLost):
+                    alone += group_of[chunk[0]]
+                else:
+                    yield chunk, lost
+        with closing(hear(alone)) as heard:
+            for chunk, lost in heard:
                 is_lost = isinstance(lost, WorkerLost)
-                yield {content_ids[i]: given_up(clips[i], lost) for i in chunk} if is_lost else lost
+                yield chunk, {content_ids[i]: given_up(clips[i], lost) for i in chunk} if is_lost else lost
 
     def _share(self, decoders: Decoders) -> Decoders:
         """What each of several processes decodes with; one has all."""
@@ -259,11 +279,17 @@ class Listener:
 
         return best_device() != "cpu"
 
-    def _unheard(self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore) -> list[list[int]]:
-        """Of each chunk of the whole list, the places of clips whose evidence is not there."""
+    def _unheard(
+        self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore, lost: Lost
+    ) -> list[list[Chunk]]:
+        """Of each group of the whole list its chunks, less the clips whose evidence is there or cannot be had.
+
+        Groups are the same on a CPU, which hears their chunks one by one: jobs of an array share them out.
+        """
         limits = self._config.chunk_utterances, self._config.chunk_audio_s
-        chunks = chunks_of(clips, content_ids, *limits, on_gpu=self._is_on_gpu())
-        return [[i for i in chunk if content_ids[i] not in store] for chunk in chunks]
+        wanted = lambda i: content_ids[i] not in store and content_ids[i] not in lost  # noqa: E731
+        groups = grouped(list(chunks_of(clips, content_ids, *limits)))
+        return [[own for chunk in group if (own := list(filter(wanted, chunk)))] for group in groups]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 
 import numpy as np
 import torch
@@ -14,17 +14,13 @@ WARM_CLIP_S = 15  # the longest of ordinary clips
 _CPU = Lock()
 
 
-def forward_lock(device: torch.device, *, is_stateless: bool = False) -> AbstractContextManager:
+def forward_lock(device: torch.device) -> AbstractContextManager:
     """A lock for a model's forward: a GPU takes one of each model, and a CPU one of any, with all of its cores.
 
-    Where torch's threads leave cores idle, a CPU takes one of each model too, and several of one that `is_stateless`.
+    Where torch's threads leave cores idle, a CPU takes one of each model too.
     """
-    if device.type != "cpu":
-        return Lock()
-    at_once = (os.cpu_count() or 1) // torch.get_num_threads()
-    if at_once < 2:
-        return _CPU
-    return BoundedSemaphore(at_once) if is_stateless else Lock()
+    is_full = device.type == "cpu" and (os.cpu_count() or 1) < 2 * torch.get_num_threads()
+    return _CPU if is_full else Lock()
 
 
 def own_stream(device: torch.device, *, urgent: bool = False) -> Callable[[], AbstractContextManager]:

@@ -98,7 +98,7 @@ class CtcModel:
         # A group norm over time sees padding, mask or not: such a model takes one clip at a time.
         alone = getattr(self._model.config, "feat_extract_norm", None) == "group"
         self._max_batch_s = 0.0 if alone else pack_audio_s(self._model.device)
-        self._forward = forward_lock(self._model.device, is_stateless=True)
+        self._forward = forward_lock(self._model.device)
         script = re.compile(f"[{get_language(language).letters}]")
         writes_script = any(script.fullmatch(letter) for letter in self._vocabulary)
         # It can align the words in Latin letters, but writes nothing that could be compared with them.

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection, wait
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, Protocol
 
 from shibolet.errors import ProcessLost
@@ -32,6 +33,7 @@ from shibolet.listen.processes import (
     leave_signals_to_parent,
     send_outcome,
 )
+from shibolet.records.ahead import Ahead
 
 TRIES = 3  # of a chunk that its process was lost over; the second and third alone, in a fresh process
 LOST = "listener_crashed"  # the ledger's rule for what is in a chunk that was given up
@@ -97,8 +99,11 @@ class Here(_KeepsDecoders):
 
     num_processes = 1
 
+    def __init__(self) -> None:
+        self._opening: Ahead[None] | None = None
+
     def begin(self, work: Work) -> None:
-        Thread(target=_open_and_close, args=(work,)).start()  # no daemon: to end within torch would be a crash
+        self._opening = Ahead(partial(_open_and_close, work))
 
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         with work.open() as do:
@@ -106,6 +111,9 @@ class Here(_KeepsDecoders):
 
     def close(self) -> None:
         self._close_decoders()
+        if self._opening is not None and sys.exc_info()[1] is None:  # after an error nobody needs what it loads
+            self._opening.wait()
+            self._opening = None
 
 
 def _open_and_close(work: Work) -> None:
@@ -174,13 +182,18 @@ class Processes(_KeepsDecoders):
         self._peers = [_Peer(environment, num_threads) for environment in environments]
 
     def begin(self, work: Work) -> None:
+        self._make_room()
         for peer in self._peers:
             peer.tell(work)
 
+    def _make_room(self) -> None:
+        """Free what training has left in this process, before processes start that need the memory."""
+        if not any(peer.has_started for peer in self._peers):
+            _free_memory()
+
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         run = _Run(work, enumerate(chunks))
-        if not any(peer.has_started for peer in self._peers):
-            _free_memory()  # what training has left in this process is in the way of theirs
+        self._make_room()
         try:
             for number in count():
                 self._hand_out(run)

@@ -155,14 +155,15 @@ def is_local(name: str) -> bool:
 
 
 def is_here(name: str) -> bool:
-    """Whether a model is on this machine: in a folder, or in the Hub's cache."""
+    """Whether a model is on this machine: in a folder, or whole in the Hub's cache."""
     if is_local(name):
         return True
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except ValueError:  # no id of the Hub
+        cached = try_to_load_from_cache(name, "config.json")
+        return isinstance(cached, str) and bool(weight_files(name, Path(cached).parent))
+    except (ValueError, ModelError):  # no id of the Hub; half a download
         return False
 
 

@@ -51,14 +51,17 @@ class Models:
             return self._executor
 
     def identity(self, model: str) -> str:
-        """Content hash of a model by name."""
+        """Content hash of a model by name; what failed before it was needed is tried again."""
+        with suppress(Exception):
+            return self._hashed(model).get()
+        self._identities.pop(model, None)
         return self._hashed(model).get()
 
     def _hashed(self, model: str) -> Ahead[str]:
         from shibolet.listen.open import listener_identity
 
         if model not in self._identities:
-            self._identities[model] = Ahead(partial(listener_identity, model))
+            self._identities[model] = Ahead(partial(listener_identity, model), may_be_cut_off=True)
         return self._identities[model]
 
     def forget(self, model: str) -> None:
@@ -98,7 +101,7 @@ class Models:
         from shibolet.model.folders import is_here, is_local
 
         listeners = [name for name in (self.recipe.audit.aligner, recogniser) if name]
-        names = dict.fromkeys([*listeners, *self.recipe.model_names().values()])
+        names = dict.fromkeys([*listeners, *filter(is_local, self.recipe.model_names().values())])
         # What several threads need comes first: two that begin with one library can lock each other out.
         if not all(map(is_local, names)):
             from huggingface_hub import snapshot_download  # noqa: F401
@@ -169,8 +172,8 @@ class Models:
             self._loading = None
 
     def close(self) -> None:
-        """End the processes that hear; who hears next starts new ones."""
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        """End the processes that hear; who hears next starts new ones. An error is not held up by what still loads."""
+        if sys.exc_info()[1] is None:
             self._end_loading()
         if self._executor is not None:
             self._executor.close()
