@@ -167,6 +167,7 @@ class Watch:
         changes = {"max_new_tokens_per_s": DEV_TOKENS_PER_S, "dev_utterances": dev_utterances}
         evaluate = load_recipe("hebrew-round2").evaluate.model_copy(update=changes)
         self._score = dev_scorer(read_dev(prepared_dir), LANGUAGE, evaluate)
+        self.release_dev = self._score.release
         self._dev_s = 0.0
         self.steps: list[Step] = []
 
@@ -416,7 +417,8 @@ def run(args: argparse.Namespace, folder: Path, report: Report) -> None:
     with patch.object(keeper, "CheckpointWriter", timed):
         result = run_train(
             prepared_dir=folder / "prepared", out_dir=folder / "train", base=str(folder / "base"), config=config,
-            language=LANGUAGE, seed=0, score_dev=watch.score_dev, about={}, on_step=watch.on_step,
+            language=LANGUAGE, seed=0, score_dev=watch.score_dev, release_dev=watch.release_dev, about={},
+            on_step=watch.on_step,
         )  # fmt: skip
     ended = time.perf_counter()
     plan = Plan.read(folder / "train" / "plan.json")

@@ -12,6 +12,7 @@ from made_scores import SAID, comparison_of, scores_of
 from training_documents import train_result
 
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
+from shibolet.evaluate.dev import ScoreDev
 from shibolet.gate.config import EXIT_CODES, GateConfig
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
@@ -475,7 +476,7 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
         by_domain={"kan": SimpleNamespace(wer=kan)},
     )  # fmt: skip
     monkeypatch.setattr("shibolet.evaluate.dev.read_dev", lambda folder: [None])
-    monkeypatch.setattr("shibolet.evaluate.dev.dev_scorer", lambda *settings: lambda loaded: found)
+    monkeypatch.setattr("shibolet.evaluate.dev.dev_scorer", lambda *settings: ScoreDev(lambda loaded: found, bool))
     clock = iter((0.0, 60.0, 100.0, 102.0, 103.0, 113.0))
     monkeypatch.setattr(rank, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     recipe, told = load_recipe("demo"), []
@@ -484,7 +485,7 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
         language="Hebrew", seed=0, num_threads=1, about={},
         tracking=Tracking(settings=TrackingConfig(), folder=tmp_path, name="r", group="g", tags=()),
     )  # fmt: skip
-    score = rank._dev_scorer(job, told.append)
+    score, _ = rank._dev_scorer(job, told.append)
     assert score(None, "before the first step").by_domain == {"kan": kan}
     score(None, "after step 36")
     score(None, "after step 50")

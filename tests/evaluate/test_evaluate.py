@@ -260,9 +260,10 @@ def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):
     assert [score(loaded, 11), score(loaded, 0)] == ["transcriber 1"] * 2
     loaded.model.weight.data = loaded.model.weight.data.clone()  # as where weights move into one tensor for ranks
     assert score(loaded, 0) == "transcriber 2"
-    assert score(loaded, 24) == "transcriber 2" and score(loaded, 0) == "transcriber 3"  # 70 of 80 GiB: not kept
+    assert kept.release() and not kept.release() and score(loaded, 0) == "transcriber 3", "as a phase begins"
+    assert score(loaded, 24) == "transcriber 3" and score(loaded, 0) == "transcriber 4"  # 70 of 80 GiB: not kept
     on_cpu = of_device("cpu")
-    assert [score(on_cpu, 0), score(on_cpu, 0)] == ["transcriber 4", "transcriber 5"]
+    assert [score(on_cpu, 0), score(on_cpu, 0)] == ["transcriber 5", "transcriber 6"] and not kept.release()
 
 
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():

@@ -70,3 +70,23 @@ def test_memory_that_cannot_be_had_is_a_sentence_where_the_copy_is_asked_for(cud
     with pytest.raises(OutOfMemory, match=r"does not hold a copy of masters and moments.*\(out of memory\)"):
         copies.copy("w", torch.ones(5))
     copies.close()
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_memory_that_was_got_beside_what_could_not_be_had_is_given_back(cudart: Cudart, monkeypatch, failing: int):
+    """Pages that stay locked are lost to the machine for as long as the process lives."""
+    plain, sizes = host_copies._block, [5000, 6000, 7000]
+
+    def block(num_bytes: int, *, page_locked: bool) -> torch.Tensor:
+        if num_bytes // 1000 == sizes[failing] // 1000:
+            raise OutOfMemory("no more")
+        return plain(num_bytes, page_locked=page_locked)
+
+    monkeypatch.setattr(host_copies, "_block", block)
+    copies = HostCopies(page_locked=True)
+    copies.lay_out({f"w{size}": (torch.Size([size]), torch.uint8) for size in sizes})
+    with pytest.raises(OutOfMemory, match="no more"):
+        copies.copy("w5000", torch.ones(5000, dtype=torch.uint8))
+    assert len(cudart.locked) == 2
+    copies.close()
+    assert not cudart.locked

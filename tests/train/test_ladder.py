@@ -12,8 +12,10 @@ from tiny_run import PHASE_A, tiny_config
 from transformers import PreTrainedModel
 
 from shibolet.errors import OutOfMemory, RecipeError
+from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
+from shibolet.records.documents.training import DevRates
 from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
 from shibolet.train.objective import PackLoss, TrainStep
@@ -67,6 +69,38 @@ def test_out_of_memory_within_a_step_takes_the_same_step_again(base_dir, prepare
     assert state["decisions"]["pack_tokens"] == failed[0] // 2  # a continued run packs as this one would have
     for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "retried"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+class Keeping:
+    """A dev score that keeps memory."""
+
+    def __init__(self) -> None:
+        self.kept, self.released = False, 0
+
+    def __call__(self, loaded: LoadedModel, when: str) -> DevRates:
+        self.kept = True
+        return DevRates(wer=0.5, cer=0.1)
+
+    def release(self) -> bool:
+        was_kept, self.kept = self.kept, False
+        self.released += was_kept
+        return was_kept
+
+
+def test_memory_that_scoring_kept_goes_before_the_recipe_gives_up_anything(
+    base_dir, prepared_dir, tmp_path: Path, monkeypatch
+):
+    """Rungs stay taken; and a run that is continued after a score, and so has kept nothing, would take none."""
+    config = tiny_config(pack_tokens=4096, eval_every_steps=1)
+    run(base_dir, prepared_dir, tmp_path / "whole", config, score_dev=Keeping())
+    score = Keeping()
+    failed = limit(monkeypatch, lambda model, pack: not score.kept)
+    run(base_dir, prepared_dir, tmp_path / "full", config, score_dev=score, release_dev=score.release)
+    # before each of six steps, and as the second phase begins instead of before its first step
+    assert len(failed) == 5 and score.released == 6
+    assert events(tmp_path / "full") == []
+    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "full"), strict=True):
+        assert (a["loss"], a["grad_norm"]) == (b["loss"], b["grad_norm"])
 
 
 def test_every_rung_is_taken_in_order_and_only_where_the_recipe_allows_it(

@@ -19,6 +19,7 @@ from shibolet.model.qwen3_asr.parts import part_of
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Folds
 from shibolet.records.documents.training import DevRates, DevScore
+from shibolet.train import trainer
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import TrainStep
@@ -198,6 +199,21 @@ def test_patience_ends_a_phase_and_skips_none(base_dir: Path, prepared_dir: Path
     score = FallingWer((0.2, 0.3, 0.1, 0.2))
     result = run(base_dir, prepared_dir, tmp_path, tiny_config(eval_every_steps=1, patience=1), score_dev=score)
     assert [(score.step, score.phase) for score in result.dev] == [(0, "B"), (1, "B"), (2, "B"), (3, "A"), (4, "A")]
+
+
+def test_what_scoring_keeps_is_let_go_of_before_a_phase_takes_its_memory(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A later phase has more masters and moments, and a run that is continued there has kept nothing."""
+    seen, score = [], FallingWer((0.5, 0.4))
+    plain = trainer.MasterAdamW
+    monkeypatch.setattr(trainer, "MasterAdamW", lambda *args: seen.append("optimizer") or plain(*args))
+    run(
+        base_dir, prepared_dir, tmp_path, tiny_config(eval_every_steps=100, eval_every_epoch=False),
+        score_dev=lambda loaded, when: seen.append("score") or score(loaded, when),
+        release_dev=lambda: bool(seen.append("release")),
+    )  # fmt: skip
+    assert seen == ["release", "optimizer", "score"] * 2
 
 
 def test_a_set_smaller_than_a_step_trains_and_the_plan_says_so(base_dir: Path, tmp_path: Path):

@@ -25,7 +25,6 @@ from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
 from shibolet.speech.text import get_language
 
-ScoreDev = Callable[[LoadedModel], DevScores]
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
 
@@ -43,6 +42,20 @@ class DevRow:
     flac: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreDev:
+    """Scores a model; between two scores it may keep memory of the GPU, until `release`.
+
+    `release` says whether there was anything to let go of.
+    """
+
+    score: Callable[[LoadedModel], DevScores]
+    release: Callable[[], bool]
+
+    def __call__(self, loaded: LoadedModel) -> DevScores:
+        return self.score(loaded)
+
+
 def read_dev(prepared_dir: Path) -> list[DevRow]:
     """The dev split; empty where there is none."""
     return [
@@ -58,7 +71,7 @@ def read_dev(prepared_dir: Path) -> list[DevRow]:
 def dev_scorer(
     rows: Iterable[DevRow], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
 ) -> ScoreDev:
-    """A function that scores a model, which must be in evaluation mode, on the dev set.
+    """What scores a model, which must be in evaluation mode, on the dev set.
 
     Of more than `config.dev_utterances` rows always the same are taken, by the hash of their ids. Audio is decoded
     once, from now on, and asked for at the first score. With `share_out` several processes transcribe a part each, and
@@ -91,7 +104,7 @@ def dev_scorer(
         ]
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
-    return score
+    return ScoreDev(score, kept.release)
 
 
 class _Kept:
@@ -116,6 +129,14 @@ class _Kept:
         yield held
         if room is not None and room.is_left():
             self._transcriber = held
+
+    def release(self) -> bool:
+        """Let go of what is kept, for steps that need its memory; whether there was anything."""
+        if self._transcriber is None:
+            return False
+        self._transcriber = None
+        torch.cuda.empty_cache()
+        return True
 
 
 class _Room:

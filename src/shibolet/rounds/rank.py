@@ -48,6 +48,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
 
     if not join_ranks().is_main_process:
         send = _nobody
+    score_dev, release_dev = _dev_scorer(job, send)
     run_train(
         prepared_dir=job.prepared_dir,
         out_dir=job.out_dir,
@@ -55,7 +56,8 @@ def carry_out(job: TrainJob, send: Send) -> None:
         config=job.train,
         language=job.language,
         seed=job.seed,
-        score_dev=_dev_scorer(job, send),
+        score_dev=score_dev,
+        release_dev=release_dev,
         about=job.about,
         tracking=job.tracking,
         num_threads=job.num_threads,
@@ -126,15 +128,18 @@ def _among_ranks() -> Iterator[None]:
     leave_ranks()
 
 
-def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
-    """WER and CER of a model in training on the dev split, each rank hearing its share; None: no dev split."""
+def _dev_scorer(job: TrainJob, tell: Send) -> tuple[Callable | None, Callable[[], bool]]:
+    """What finds WER and CER of a model in training on the dev split, and what lets go of the memory that it keeps.
+
+    Each rank hears its share; None: no dev split.
+    """
     from shibolet.evaluate.dev import dev_scorer, read_dev
     from shibolet.records.documents.training import DevRates
     from shibolet.train.ranks import share_out
 
     if not (rows := read_dev(job.prepared_dir)):
         tell("train: there is no dev split, so the last weights are the result")
-        return None
+        return None, lambda: False
     score = dev_scorer(rows, job.language, job.evaluate, share_out)
     since: float | None = None  # the end of the first score: what comes before it is no measure of a training
     scored_s, advised = 0.0, False
@@ -158,7 +163,7 @@ def _dev_scorer(job: TrainJob, tell: Send) -> Callable | None:
         tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}); {took}")
         return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds, by_domain=domains)
 
-    return score_and_tell
+    return score_and_tell, score.release
 
 
 DEV_FRAC_OF_TIME = 0.05  # scoring on dev may hold training up by so much

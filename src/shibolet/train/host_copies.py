@@ -69,20 +69,23 @@ class HostCopies:
             if not left:
                 self._copies = copies
                 return
-            new = self._new_blocks(list(_sizes(left)))
-            self._blocks += new
-            free = [(block, 0) for block in new]
+            free = [(block, 0) for block in self._new_blocks(list(_sizes(left)))]
 
     def _new_blocks(self, sizes: list[int]) -> list[Tensor]:
+        """Blocks of these sizes; where one cannot be had, `close` gives back the others."""
         found: dict[int, Tensor] = {}
 
         def get(at: int) -> None:
             found[at] = _block(sizes[at], page_locked=self._page_locked)
 
-        with ExitStack() as threads:
-            for at in range(len(sizes)):
-                threads.callback(Ahead(partial(get, at)).get)
-        return [found[at] for at in range(len(sizes))]
+        try:
+            with ExitStack() as threads:  # waits for all of them
+                for at in range(len(sizes)):
+                    threads.callback(Ahead(partial(get, at)).get)
+        finally:
+            new = [found[at] for at in sorted(found)]
+            self._blocks += new
+        return new
 
 
 def _sizes(layout: Layout) -> Iterator[int]:

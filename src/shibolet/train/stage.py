@@ -62,6 +62,7 @@ def run_train(
     language: str,
     seed: int,
     score_dev: DevScorer | None,
+    release_dev: Callable[[], bool] = lambda: False,
     about: Mapping[str, Any],
     tracking: Tracking | None = None,
     num_threads: int | None = None,
@@ -71,11 +72,11 @@ def run_train(
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
+    `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
     `about` is plain data that describes the run to the trackers of `tracking` (None: none). `only_through` names the
     phase whose last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole
-    plan's result back.
-    A training that is finished returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
-    holds another run.
+    plan's result back. A training that is finished returns its result at once. Raises Preempted after a signal,
+    RecipeError when `out_dir` holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
@@ -96,7 +97,8 @@ def run_train(
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
-        score_dev=score_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
+        score_dev=score_dev, release_dev=release_dev,
+        start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
     def at_end(state: TrainState) -> Choice:
@@ -161,7 +163,8 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
 
 def _trainer(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
-    score_dev: DevScorer | None, start_trackers: Callable[[], Trackers], on_step: StepCallback | None,
+    score_dev: DevScorer | None, release_dev: Callable[[], bool], start_trackers: Callable[[], Trackers],
+    on_step: StepCallback | None,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
     objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto")
@@ -183,7 +186,7 @@ def _trainer(
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(MemoryLadder, config, examples, family.num_layers(model)["decoder"]),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
-        ranks=ranks, on_step=on_step,
+        release_dev=release_dev, ranks=ranks, on_step=on_step,
         records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
-from shibolet.train.ranks import from_main
+from shibolet.train.ranks import any_rank, from_main
 from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import MEMORY_FULL, Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -73,6 +73,7 @@ class GradualUnfreezeTrainer:
         last_phase: int,
         store: CheckpointStore,
         score_dev: Callable[[str], DevRates] | None,  # of the model as it is: `stage.DevScorer`
+        release_dev: Callable[[], bool],  # lets go of what scoring keeps; whether it kept anything
         ranks: PartialState,
         records: Records,
         on_step: StepCallback | None = None,
@@ -83,7 +84,7 @@ class GradualUnfreezeTrainer:
         """
         self.model, self.thaw, self.objective, self.reader = model, thaw, objective, reader
         self.examples, self.new_ladder, self.checkpoint_activations = examples, new_ladder, checkpoint_activations
-        self.config, self.seed, self.last_phase = config, seed, last_phase
+        self.config, self.seed, self.last_phase, self.release_dev = config, seed, last_phase, release_dev
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
         self.device, self.is_main = ranks.device, ranks.is_main_process
         self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
@@ -166,6 +167,7 @@ class GradualUnfreezeTrainer:
     def _enter(self, phase: PhaseConfig, carried: Carried, end: int) -> MasterAdamW:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
+        self.release_dev()
         groups = self.thaw(phase)
         try:
             optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
@@ -223,12 +225,13 @@ class GradualUnfreezeTrainer:
         ]
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
-        """Take the next rung of the memory ladder."""
+        """Let go of what dev scoring keeps; where no rank kept anything, take the next rung of the memory ladder."""
+        if any_rank(self.release_dev()):
+            return
         narrow = DECODER_LAYERS in self.state.decisions.rungs
         self.records.event(self.state, "out_of_memory", self.ladder.climb(failed_tokens, phase))
         self._give_way()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         if not narrow and DECODER_LAYERS in self.state.decisions.rungs:
             raise Narrowed
 
@@ -277,10 +280,7 @@ class GradualUnfreezeTrainer:
     def _run_packs(
         self, optimizer: MasterAdamW, requests: Sequence[PackRequest], packs: Iterator[Any], step: TrainStep
     ) -> Ran:
-        """Forward and backward of this rank's packs of a step.
-
-        Sums of gradients over ranks begin with the last backward pass.
-        """
+        """Forward and backward of this rank's packs of a step; gradients are summed over ranks from the last on."""
         count = self.objective.count(step.examples)
         ran, examples = Ran([], {name: [] for name in self.objective.numbers}), ()
         try:

@@ -11,7 +11,7 @@ from statistics import mean, median
 import torch
 
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.evaluate.dev import dev_scorer, read_dev
+from shibolet.evaluate.dev import ScoreDev, dev_scorer, read_dev
 from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.parts import trainable_names
 from shibolet.model.protocols import Prompt
@@ -60,7 +60,7 @@ class Trial:
     base: LoadedModel  # on the CPU, with adapters, as it was before
     language: str
     clips: Sequence[Clip]
-    score: Callable[[LoadedModel], object]
+    score: ScoreDev
     rows: list[StepRow] = field(default_factory=list)
     lost: list[StepRow] = field(default_factory=list)  # of steps that the cut undid
     ends: list[PhaseEnd] = field(default_factory=list)
@@ -107,7 +107,7 @@ def train(
     def start(on_step: Callable[[StepRow], None]) -> None:
         run_train(
             prepared_dir=prepared, out_dir=out, base=model, config=config, language=language, seed=seed,
-            score_dev=trial.score_dev, about={}, on_step=on_step,
+            score_dev=trial.score_dev, release_dev=trial.score.release, about={}, on_step=on_step,
         )  # fmt: skip
 
     def until_cut(row: StepRow) -> None:
