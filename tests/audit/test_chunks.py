@@ -83,12 +83,13 @@ class Refusing(Here):
 
 def test_a_group_that_kills_who_hears_it_is_heard_chunk_by_chunk(tmp_path, clips, monkeypatch) -> None:
     """One bad clip must not cost a thousand good ones."""
+    by_chunk = listener(tmp_path / "alone", Swayed(), chunk_utterances=2).hear(clips)
     monkeypatch.setattr(Listener, "_is_on_gpu", lambda self: True)
     done = []
     config = CONFIG.model_copy(update={"chunk_utterances": 2})
     ears = Listener(Swayed(), Swayed(), tmp_path, load, config, "Hebrew", Refusing())
     found = ears.hear(clips, lambda now, total: done.append((now, total)))
-    assert evidence(found) == evidence(listener(tmp_path / "alone", Swayed(), chunk_utterances=2).hear(clips))
+    assert evidence(found) == evidence(by_chunk)
     assert ears.num_lost == 0 and done[-1][0] == done[-1][1] == len(clips)
 
 
