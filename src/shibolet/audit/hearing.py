@@ -107,10 +107,15 @@ class Listener:
         """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
         with self._decoders() as decoders:
             window = self._kept_window()
-            if window is None or len(EvidenceStore(self._folder(window))) < len(clips):
+            store = None if window is None else EvidenceStore(self._folder(window))
+            if store is None or len(store) < len(clips):
                 self.begin()
             content_ids, lost = self._identify(clips, decoders)
-            store = EvidenceStore(folder := self._settle(window, clips, content_ids, decoders))
+            folder = self._settle(window, clips, content_ids, decoders)
+            if store is None:
+                store = EvidenceStore(folder)
+            else:
+                store.refresh()  # another job may have heard something meanwhile
             todo = list(filter(None, self._unheard(clips, content_ids, store, lost)[shard[0] :: shard[1]]))
             done, total = 0, sum(len(chunk) for group in todo for chunk in group)
             self.num_clips, self.num_heard = len(clips), total
