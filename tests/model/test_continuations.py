@@ -10,20 +10,8 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import continuations
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.load import load_recogniser
 
 DURATIONS_S = [9.3, 8.0, 6.1, 5.2, 3.5, 3.49, 2.0, 1.0, 0.99, 0.4]
-
-
-@pytest.fixture(scope="module")
-def loud() -> LoadedModel:
-    """The shipped recogniser with larger weights: its texts differ, and the audio matters."""
-    loaded = load_recogniser("builtin:round1")
-    with torch.no_grad():
-        for name, weight in loaded.model.named_parameters():
-            if "language_model.layers" in name and weight.ndim > 1:
-                weight.mul_(1.6)
-    return loaded
 
 
 @pytest.fixture(scope="module")

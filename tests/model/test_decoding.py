@@ -16,17 +16,6 @@ DURATIONS_S = [2.0, 0.4, 9.3, 3.5, 1.0, 3.49, 0.99, 8.0, 5.2, 17.0, 0.5, 6.1]
 
 
 @pytest.fixture(scope="module")
-def loud() -> LoadedModel:
-    """The shipped recogniser with larger weights: its texts are long, end at different tokens and differ."""
-    loaded = load_recogniser("builtin:round1")
-    with torch.no_grad():
-        for name, weight in loaded.model.named_parameters():
-            if "language_model.layers" in name and weight.ndim > 1:
-                weight.mul_(1.6)
-    return loaded
-
-
-@pytest.fixture(scope="module")
 def requests(loud) -> list[Request]:
     rng, prompt, made = np.random.default_rng(0), TranscriptionPrompt(loud.tokenizer, "Hebrew"), []
     for i, duration_s in enumerate(DURATIONS_S):
