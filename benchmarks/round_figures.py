@@ -49,7 +49,8 @@ def described(
 ) -> dict:
     """A stretch with GPUs, memory, and what the threads of the main process did, or of all ranks in a training."""
     row = {"stretch": name, "from_s": round(start - began, 1), "seconds": round(end - start, 1)}
-    row |= watch.gpu_share(start, end) | {"host_gib": watch.host_gib(start, end)} | main.kinds(start, end)
+    row |= watch.gpu_share(start, end) | watch.cpu_pct(start, end) | {"host_gib": watch.host_gib(start, end)}
+    row |= main.kinds(start, end)
     is_shared = name.startswith("train") and ranks
     if is_shared:
         row["ranks"] = [rank.kinds(start, end) for rank in ranks]

@@ -46,6 +46,7 @@ class Watch:
     stages: list[tuple[float, dict]] = field(default_factory=list)  # when the line of `timings.jsonl` came
     steps: dict[int, tuple[float, dict]] = field(default_factory=dict)  # when the row of `metrics.jsonl` came
     free_gib: list[float] = field(default_factory=list)  # memory of the machine
+    cpus: list[tuple[float, float, float]] = field(default_factory=list)  # time, percent at work, and taken by others
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -73,7 +74,10 @@ class Watch:
             self.steps |= {row["step"]: (time.time(), row) for row in self._metrics.new()}
 
     def _watch_memory(self) -> None:
-        while not self._over.wait(2.0):
+        psutil.cpu_times_percent()
+        while not self._over.wait(4.0):  # a look at 25 GB takes a tenth of a second, in which they cannot grow
+            used = psutil.cpu_times_percent()
+            self.cpus.append((time.time(), 100 - used.idle, getattr(used, "steal", 0.0)))
             try:
                 tree = [psutil.Process(self.pid)]
                 tree += tree[0].children(recursive=True)
@@ -107,6 +111,12 @@ class Watch:
             "gpu_busy_pct": [round(sum(b for b, _ in of[gpu]) / len(of[gpu])) for gpu in sorted(of)],
             "gpu_gib": [round(max(u for _, u in of[gpu]), 1) for gpu in sorted(of)],
         }
+
+    def cpu_pct(self, start: float, end: float) -> dict[str, float | None]:
+        """How much of all cores was at work, and what other machines took of them; None where no sample fell."""
+        seen = [used for at, *used in self.cpus if start <= at < end]
+        means = [round(sum(column) / len(seen)) for column in zip(*seen, strict=True)] if seen else [None, None]
+        return dict(zip(("cpu_busy_pct", "cpu_steal_pct"), means, strict=True))
 
     def host_gib(self, start: float, end: float) -> float | None:
         """Memory of all processes together at most; None where no sample fell."""
