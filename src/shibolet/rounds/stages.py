@@ -81,6 +81,7 @@ def train_ahead(current: Round) -> None:
 
     if current.folder.finished("train"):
         return
+    current.compile_ahead()
     current.read_ahead(current.recipe.models.base)
     # Ranks are processes of their own, and each has its own.
     if current.gpus == 1 and worker_count(current.recipe.train.num_workers, torch.device(best_device()), 1):
@@ -109,6 +110,7 @@ def do_train(current: Round) -> TrainResult:
         if under_torchrun():
             lead(None, current.tell)
         return TrainResult.read(folder.train_result)
+    current.compile_ahead()
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
