@@ -57,7 +57,7 @@ def best_device() -> str:
 
 
 def may_have_gpu() -> bool:
-    """Whether that may be a GPU: there is a driver, and nothing hides it. Torch is not asked: its import takes seconds."""
+    """Whether that may be a GPU: there is a driver, and nothing hides it. Torch is not asked: it takes seconds."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     try:
