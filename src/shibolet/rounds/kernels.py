@@ -55,10 +55,10 @@ def compile_for(recipe: Recipe) -> None:
 
 
 def _calls(recipe: Recipe) -> Iterator[Call]:
-    names, train = recipe.model_names(), recipe.train
-    widths = {name: found for name in names.values() if (found := _widths(name))}
-    yield from chain.from_iterable(forward_calls(each, "bfloat16") for each in dict.fromkeys(widths.values()))
-    if train is None or (base := widths.get(names.get("base"))) is None:
+    models, train = recipe.models, recipe.train
+    widths = [found for name in recipe.model_names().values() if (found := _widths(name))]
+    yield from chain.from_iterable(forward_calls(each, "bfloat16") for each in dict.fromkeys(widths))
+    if train is None or models is None or models.base is None or (base := _widths(models.base)) is None:
         return
     dtype, lora = _PRECISIONS[train.precision], train.lora
     if train.fast == "auto":

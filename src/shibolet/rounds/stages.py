@@ -110,7 +110,6 @@ def do_train(current: Round) -> TrainResult:
         if under_torchrun():
             lead(None, current.tell)
         return TrainResult.read(folder.train_result)
-    current.compile_ahead()
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
