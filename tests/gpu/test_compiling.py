@@ -16,6 +16,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 from train_command import prepared
 
+from shibolet.gate.config import EXIT_CODES
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
 from shibolet.rounds.kernels import compile_for
@@ -84,5 +85,5 @@ def test_a_round_compiles_nothing_that_was_not_compiled_ahead(recipe: Path, tmp_
             [sys.executable, "-m", "shibolet.cli", command, str(recipe), "-o", str(run)],
             env=os.environ | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode in EXIT_CODES.values(), done.stderr  # a verdict on noise may be any
         assert files_in(cache) == ahead, f"'{command}' compiled {sorted(files_in(cache) - ahead)}"
