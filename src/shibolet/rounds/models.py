@@ -94,7 +94,7 @@ class Models:
             return self._listeners[does, name]
 
     def hear_ahead(self, stage: str, recogniser: str, begin: Callable[[], None]) -> None:
-        """For a stage that hears, while its data are read: hash models, compile kernels, import libraries, `begin` to load.
+        """For a stage that hears, as data are read: hash models, compile kernels, import libraries, `begin` to load.
 
         Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
         where it is needed.
