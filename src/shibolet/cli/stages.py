@@ -173,6 +173,7 @@ def train(
         return
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
+        current.compile_ahead()
         result = do_train(current)
     if json_:
         print_json(result.to_json())

@@ -4,6 +4,7 @@ A folder is data and may be anybody's. Weights are read from safetensors only: a
 and is never opened here. Code that a folder brings is never run, and nobody is asked whether it may.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -53,6 +54,17 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def may_have_gpu() -> bool:
+    """Whether that may be a GPU: there is a driver, and nothing hides it. Torch is not asked: it takes seconds."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def dtype_on(device: str) -> "torch.dtype":

@@ -10,12 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.blueprint import Blueprint, Parameters
 from shibolet.model.folders import config_in, is_local, read_config, resolve
 from shibolet.model.protocols import Cost, Prompt, Targets
+
+if TYPE_CHECKING:
+    from shibolet.model.fast.compiling import Widths
 
 FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.outline"}  # model_type of config.json -> the module of its OUTLINE
 _MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
@@ -100,6 +103,10 @@ class Outline(ABC):
     def cost(self, model: Parameters, trainable: Iterable[str], width: int) -> Cost:
         """`trainable` are parameter names, `width` the bytes of a weight."""
 
+    def kernel_widths(self, config: Any) -> "Widths | None":
+        """What `Family.fuse` takes kernels of on a GPU; None where it takes none of `model.fast`."""
+        return None
+
     # Files
 
     @abstractmethod
@@ -133,6 +140,14 @@ def has_family(config: Mapping[str, Any]) -> bool:
 def outline_named(name: str) -> Outline:
     """The outline of a model's family by name; no weights are read."""
     return _outline_in(name, *read_config(name))
+
+
+def kernel_widths(name: str) -> "Widths | None":
+    """Those of a model on this machine whose family has kernels, an aligner too; None for any other."""
+    if (path := offline_folder(name)) is None or not has_family(config := config_in(name, path)):
+        return None
+    outline = outline_of(config)
+    return outline.kernel_widths(outline.config_in(path)[0])
 
 
 def family_modules() -> list[str]:

@@ -1,6 +1,5 @@
 """What a recipe needs of this machine and of the Hub, looked up before anything is paid for; nothing is downloaded."""
 
-import ctypes
 import glob
 import os
 import shutil
@@ -93,10 +92,10 @@ def _gpu(plan: Plan) -> Finding:
 
 
 def _gpus() -> list[Any]:
-    """Name and memory of each GPU, as torch has them; it takes seconds to import, so it is asked where a driver is."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    """Name and memory of each GPU, as torch has them."""
+    from shibolet.model.folders import may_have_gpu
+
+    if not may_have_gpu():
         return []
     import torch
 

@@ -18,6 +18,7 @@ from shibolet.records.runfolder import RunFolder
 if TYPE_CHECKING:
     from shibolet.listen.executor import Executor
     from shibolet.listen.lazy import LazyListener
+    from shibolet.listen.processes import Child
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Models:
     _executor: "Executor | None" = field(init=False, default=None)
     _opening: RLock = field(init=False, default_factory=RLock)  # executor and listeners are made from two threads
     _loading: Ahead[None] | None = field(init=False, default=None)  # of listeners
+    _compiling: "Child | None" = field(init=False, default=None)
 
     def set_threads(self) -> None:
         """As many CPU threads in this process as the recipe says, before a model runs in it."""
@@ -92,7 +94,7 @@ class Models:
             return self._listeners[does, name]
 
     def hear_ahead(self, stage: str, recogniser: str, begin: Callable[[], None]) -> None:
-        """Hash the models of a stage that hears, import libraries and `begin` to load, while its data are read.
+        """For a stage that hears, as data are read: hash models, compile kernels, import libraries, `begin` to load.
 
         Nothing is loaded for a stage that was done, and nothing downloaded. What fails here fails again, and is said,
         where it is needed.
@@ -100,6 +102,8 @@ class Models:
         from shibolet.listen.open import HYPOTHESES
         from shibolet.model.folders import is_here, is_local
 
+        if not self.folder.finished(stage):
+            self.compile_ahead()
         listeners = [name for name in (self.recipe.audit.aligner, recogniser) if name]
         names = dict.fromkeys([*listeners, *filter(is_local, self.recipe.model_names().values())])
         # What several threads need comes first: two that begin with one library can lock each other out.
@@ -116,6 +120,13 @@ class Models:
             from shibolet.speech import hub  # noqa: F401
 
         self._loading = Ahead(partial(self._load, recogniser, begin))
+
+    def compile_ahead(self) -> None:
+        """Begin to compile kernels for the models that hear and train, once, where there may be a GPU."""
+        from shibolet.rounds.kernels import begin_to_compile
+
+        if self._compiling is None:
+            self._compiling = begin_to_compile(self.recipe)
 
     def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
         from shibolet.listen.lazy import load_now

@@ -81,6 +81,7 @@ def train_ahead(current: Round) -> None:
 
     if current.folder.finished("train"):
         return
+    current.compile_ahead()
     current.read_ahead(current.recipe.models.base)
     # Ranks are processes of their own, and each has its own.
     if current.gpus == 1 and worker_count(current.recipe.train.num_workers, torch.device(best_device()), 1):

@@ -185,7 +185,7 @@ def _attend_rows(
     tl.store(out + queries, total / summed[:, None], mask=asked)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["labels"])  # which may begin anywhere in a pack's
 def _cross_entropy(logits, labels, losses, vocab, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     own = logits + row * vocab

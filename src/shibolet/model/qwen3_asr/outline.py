@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shibolet.model.blueprint import Blueprint, Parameters
+from shibolet.model.fast.compiling import Widths
 from shibolet.model.folders import config_in, from_folder
 from shibolet.model.outline import Outline
 from shibolet.model.qwen3_asr.cost import Cost
@@ -43,6 +44,13 @@ class Qwen3AsrOutline(Outline):
 
     def encoder_dim(self, model: Parameters) -> int:
         return model.config.audio_config.d_model
+
+    def kernel_widths(self, config: ModelSizes) -> Widths:
+        text = config.text_config
+        return Widths(
+            dim=text.hidden_size, inner_dim=text.intermediate_size, heads=text.num_attention_heads,
+            key_heads=text.num_key_value_heads, head_dim=text.head_dim, vocab=text.vocab_size,
+        )  # fmt: skip
 
     def blueprint(self, config: ModelSizes, untie_head: bool = False) -> Blueprint:
         return Blueprint(config, weights_of(config, untie_head))
