@@ -8,8 +8,9 @@ import torch
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
-from shibolet.model.qwen3_asr import continuations
+from shibolet.model.qwen3_asr import continuations, decoding
 from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.load import load_recogniser
 
 DURATIONS_S = [9.3, 8.0, 6.1, 5.2, 3.5, 3.49, 2.0, 1.0, 0.99, 0.4]
 
@@ -54,9 +55,10 @@ def whole(loaded: LoadedModel, clip: np.ndarray, ids: list[int]) -> np.ndarray:
     return logps.gather(1, pack.labels[:, None])[targets.frame.num_prefix :, 0].numpy()
 
 
-@pytest.mark.parametrize("rows", [1, 3, 10])
-def test_they_are_those_of_whole_sequences(loud, clips, rows):
+@pytest.mark.parametrize(("rows", "lag"), [(1, 0), (3, 0), (10, 0), (3, 1), (3, 2)])
+def test_they_are_those_of_whole_sequences(loud, clips, monkeypatch, rows, lag):
     """Protects from keys of a row's former tenant, labels off by one, and masks that let too much or little through."""
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
     found = heard(loud, clips, rows)
     seen = []
     for place, one in found.items():
@@ -79,7 +81,7 @@ def test_scoring_changes_nothing_that_is_written(loud, clips):
 
 
 def test_rows_that_are_ended_are_scored_too(loud, clips, monkeypatch):
-    monkeypatch.setattr("shibolet.model.qwen3_asr.decoding.LOOP_STEPS", 4)
+    monkeypatch.setattr(decoding, "LOOP_STEPS", 4)
     found = heard(loud, clips, 3, is_loop=lambda place, ids: len(ids) >= 5)
     loops = [one for one in found.values() if one.ending == "loop"]
     assert len(loops) > 3
@@ -107,3 +109,26 @@ def test_many_texts_are_scored_in_parts(loud, clips, monkeypatch):
     for place, one in heard(loud, clips, 10).items():
         for own, other in zip(one.logps, expected[place].logps, strict=True):
             np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_only_looks_wait_for_a_gpu(clips):
+    """Protects from a copy or a size within the loop that the host waits for: the GPU then runs out of work."""
+    decoder = FAMILY.decoder(
+        load_recogniser("builtin:round1", device="cuda"), Prompt("Hebrew"), clips_at_once=3, beam_size=1,
+        length_penalty=1.0,
+    )  # fmt: skip
+    run = lambda: {  # noqa: E731
+        one.place: one for one in decoder.decode(clips, LIMITS, lambda place, ids: False, all_texts_of)
+    }
+    first = run()  # makes rows and their graph
+    torch.cuda.set_sync_debug_mode("error")  # an event may be waited for, nothing else
+    try:
+        second = run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for place, one in heard(load_recogniser("builtin:round1"), clips, 3).items():
+        assert first[place].ids == second[place].ids == one.ids
+        for own, other, expected in zip(first[place].logps, second[place].logps, one.logps, strict=True):
+            assert own.tobytes() == other.tobytes()
+            np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-3)
