@@ -10,7 +10,6 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import continuations, decoding
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.load import load_recogniser
 
 DURATIONS_S = [9.3, 8.0, 6.1, 5.2, 3.5, 3.49, 2.0, 1.0, 0.99, 0.4]
 
@@ -109,26 +108,3 @@ def test_many_texts_are_scored_in_parts(loud, clips, monkeypatch):
     for place, one in heard(loud, clips, 10).items():
         for own, other in zip(one.logps, expected[place].logps, strict=True):
             np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.gpu
-def test_only_looks_wait_for_a_gpu(clips):
-    """Protects from a copy or a size within the loop that the host waits for: the GPU then runs out of work."""
-    decoder = FAMILY.decoder(
-        load_recogniser("builtin:round1", device="cuda"), Prompt("Hebrew"), clips_at_once=3, beam_size=1,
-        length_penalty=1.0,
-    )  # fmt: skip
-    run = lambda: {  # noqa: E731
-        one.place: one for one in decoder.decode(clips, LIMITS, lambda place, ids: False, all_texts_of)
-    }
-    first = run()  # makes rows and their graph
-    torch.cuda.set_sync_debug_mode("error")  # an event may be waited for, nothing else
-    try:
-        second = run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    for place, one in heard(load_recogniser("builtin:round1"), clips, 3).items():
-        assert first[place].ids == second[place].ids == one.ids
-        for own, other, expected in zip(first[place].logps, second[place].logps, one.logps, strict=True):
-            assert own.tobytes() == other.tobytes()
-            np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-3)
