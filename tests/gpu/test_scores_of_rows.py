@@ -8,6 +8,7 @@ import torch
 
 from shibolet.listen.family_aligner import FamilyAligner
 from shibolet.listen.family_recogniser import FamilyRecogniser
+from shibolet.listen.protocols import Hearing
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel, load_aligner, load_recogniser
 
@@ -43,6 +44,10 @@ def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
     return float(np.abs(np.concatenate(found) - np.concatenate(exact)).mean())
 
 
+def said(heard: list[Hearing]) -> list[tuple]:
+    return [(h.hypothesis, h.text_logp, h.text_score, h.worst_score) for h in heard]
+
+
 def test_scores_on_prompts_round_as_whole_sequences_do(clips, texts):
     """FlashAttention must put the last token of a text at its last key, or each sees its neighbours' prompts."""
     _, exact = logps_of(load_recogniser("builtin:round1"), clips, texts)
@@ -56,7 +61,6 @@ def test_the_same_bytes_with_and_without_warming_and_beside_another_model(clips,
     """Protects from graphs that round otherwise than a first step did, and from tensors that cross streams unseen."""
     loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
     aligner = FamilyAligner(load_aligner("builtin:aligner", dtype=torch.bfloat16, device="cuda"))
-    said = lambda heard: [(h.hypothesis, h.text_logp, h.text_score, h.worst_score) for h in heard]  # noqa: E731
     cold = FamilyRecogniser(loaded, "Hebrew")
     expected, aligned = said(cold.hear(clips, words)), aligner.align(clips, words)
     warm = FamilyRecogniser(loaded, "Hebrew")
@@ -77,10 +81,10 @@ def test_only_looks_are_waited_for(clips, words):
     loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
     transcriber = Transcriber(loaded, "Hebrew", batch_utterances=8)
     recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=transcriber)
-    expected = recogniser.hear(clips, words)  # makes rows and their graph
+    expected = said(recogniser.hear(clips, words))  # makes rows and their graph
     torch.cuda.set_sync_debug_mode("error")  # an event may be waited for, and nothing else
     try:
-        found = recogniser.hear(clips, words)
+        found = said(recogniser.hear(clips, words))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found == expected
