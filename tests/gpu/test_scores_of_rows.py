@@ -8,6 +8,8 @@ import torch
 
 from shibolet.listen.family_aligner import FamilyAligner
 from shibolet.listen.family_recogniser import FamilyRecogniser
+from shibolet.listen.protocols import Hearing
+from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel, load_aligner, load_recogniser
 
 pytestmark = pytest.mark.gpu
@@ -34,12 +36,16 @@ def logps_of(loaded: LoadedModel, clips, texts) -> tuple[list[np.ndarray], list[
     """On the prompts that were decoded, and by whole sequences."""
     recogniser = FamilyRecogniser(loaded, "Hebrew")
     encode = recogniser._targets.encode
-    scored = recogniser._transcriber.write_and_score(clips, lambda some: [encode([texts[i]]) for i, _ in some])
+    scored = recogniser._transcriber.write_and_score(clips, lambda some: lambda: [encode([texts[i]]) for i, _ in some])
     return [one.logps[0] for one in scored], recogniser.token_logps(clips, texts)
 
 
 def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
     return float(np.abs(np.concatenate(found) - np.concatenate(exact)).mean())
+
+
+def said(heard: list[Hearing]) -> list[tuple]:
+    return [(h.hypothesis, h.text_logp, h.text_score, h.worst_score) for h in heard]
 
 
 def test_scores_on_prompts_round_as_whole_sequences_do(clips, texts):
@@ -55,7 +61,6 @@ def test_the_same_bytes_with_and_without_warming_and_beside_another_model(clips,
     """Protects from graphs that round otherwise than a first step did, and from tensors that cross streams unseen."""
     loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
     aligner = FamilyAligner(load_aligner("builtin:aligner", dtype=torch.bfloat16, device="cuda"))
-    said = lambda heard: [(h.hypothesis, h.text_logp, h.text_score, h.worst_score) for h in heard]  # noqa: E731
     cold = FamilyRecogniser(loaded, "Hebrew")
     expected, aligned = said(cold.hear(clips, words)), aligner.align(clips, words)
     warm = FamilyRecogniser(loaded, "Hebrew")
@@ -69,3 +74,17 @@ def test_the_same_bytes_with_and_without_warming_and_beside_another_model(clips,
     assert found == [expected] * 3
     for times in again:
         assert all((a.starts_s == b.starts_s).all() and (a.ends_s == b.ends_s).all() for a, b in zip(aligned, times))
+
+
+def test_only_looks_are_waited_for(clips, words):
+    """Protects from a copy or a size in the loop that the host waits for: the GPU then runs out of work."""
+    loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
+    transcriber = Transcriber(loaded, "Hebrew", batch_utterances=8)
+    recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=transcriber)
+    expected = said(recogniser.hear(clips, words))  # makes rows and their graph
+    torch.cuda.set_sync_debug_mode("error")  # an event may be waited for, and nothing else
+    try:
+        found = said(recogniser.hear(clips, words))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found == expected

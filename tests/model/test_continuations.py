@@ -8,7 +8,7 @@ import torch
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
-from shibolet.model.qwen3_asr import continuations
+from shibolet.model.qwen3_asr import continuations, decoding
 from shibolet.model.qwen3_asr.family import FAMILY
 
 DURATIONS_S = [9.3, 8.0, 6.1, 5.2, 3.5, 3.49, 2.0, 1.0, 0.99, 0.4]
@@ -54,9 +54,10 @@ def whole(loaded: LoadedModel, clip: np.ndarray, ids: list[int]) -> np.ndarray:
     return logps.gather(1, pack.labels[:, None])[targets.frame.num_prefix :, 0].numpy()
 
 
-@pytest.mark.parametrize("rows", [1, 3, 10])
-def test_they_are_those_of_whole_sequences(loud, clips, rows):
+@pytest.mark.parametrize(("rows", "lag"), [(1, 0), (3, 0), (10, 0), (3, 1), (3, 2)])
+def test_they_are_those_of_whole_sequences(loud, clips, monkeypatch, rows, lag):
     """Protects from keys of a row's former tenant, labels off by one, and masks that let too much or little through."""
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
     found = heard(loud, clips, rows)
     seen = []
     for place, one in found.items():
@@ -79,7 +80,7 @@ def test_scoring_changes_nothing_that_is_written(loud, clips):
 
 
 def test_rows_that_are_ended_are_scored_too(loud, clips, monkeypatch):
-    monkeypatch.setattr("shibolet.model.qwen3_asr.decoding.LOOP_STEPS", 4)
+    monkeypatch.setattr(decoding, "LOOP_STEPS", 4)
     found = heard(loud, clips, 3, is_loop=lambda place, ids: len(ids) >= 5)
     loops = [one for one in found.values() if one.ending == "loop"]
     assert len(loops) > 3

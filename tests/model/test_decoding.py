@@ -61,8 +61,41 @@ def test_tokens_are_those_of_generate(loud, requests, rows):
     assert ours(loud, requests, rows) == expected
 
 
-def test_a_decoder_is_used_again(loud, requests):
-    """Protects from what a call that was given up, or a longer one, leaves in the rows."""
+@pytest.mark.parametrize(("rows", "lag"), [(1, 1), (3, 1), (3, 2), (12, 1)])
+def test_ends_that_are_known_late_change_no_token(loud, requests, monkeypatch, rows, lag):
+    """Protects from an end that is taken for that of a row's next tenant, and from what is written after an end."""
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
+    assert ours(loud, requests, rows) == theirs(loud, requests)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_the_device_has_work_while_the_host_reads(loud, requests, monkeypatch, lag):
+    """Protects from a host that waits for all that it has launched, which leaves a GPU without work while it reads."""
+    launched, read, ahead = [], [], []
+    steps, wait, look = GreedyDecoder._steps, rows.Look.wait, rows.Rows.look
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
+    monkeypatch.setattr(GreedyDecoder, "_steps", lambda *args: launched.append(1) or steps(*args))
+
+    def looked(self, most):
+        made = look(self, most)
+        read.append((made, len(launched)))
+        return made
+
+    def waited(self):
+        ahead.append(len(launched) - next(num for made, num in read if made is self))
+        wait(self)
+
+    monkeypatch.setattr(rows.Rows, "look", looked)
+    monkeypatch.setattr(rows.Look, "wait", waited)
+    ours(loud, requests, 12)
+    assert len(ahead) == len(read) == len(launched) > 10
+    assert ahead == [lag] * (len(ahead) - lag) + list(range(lag))[::-1], "all but the last are read that much later"
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_decoder_is_used_again(loud, requests, monkeypatch, lag):
+    """Protects from what a call that was given up, or a longer one, leaves in the rows and on its way to the host."""
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
     decoder = GreedyDecoder(
         loud.model,
         PackedLogMel(loud.extractor, "cpu"),
@@ -101,8 +134,10 @@ def test_memory_bounds_the_rows(loud, requests, monkeypatch):
     assert decoder._reserve(100_000).num_rows == 1
 
 
-def test_the_caller_may_end_a_row(loud, requests, monkeypatch):
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_caller_may_end_a_row(loud, requests, monkeypatch, lag):
     """The row is free for the next one, and the others go on as if nothing had happened."""
+    monkeypatch.setattr(decoding, "CPU_LAG", lag)
     monkeypatch.setattr(decoding, "LOOP_STEPS", decoding.STEPS)
     expected = theirs(loud, requests)
     longest = max(range(len(expected)), key=lambda i: len(expected[i][0]))

@@ -68,12 +68,17 @@ class Transcriber(Engine):
                 return False
             return is_loop(self._decoder.text(ids), durations_s[place])
 
-        asked = texts_of and (lambda some: texts_of([(order[place], self._decoder.text(ids)) for place, ids in some]))
+        texts: dict[int, str] = {}
+
+        def ask(some: Sequence[tuple[int, list[int]]]) -> Callable[[], Texts]:
+            texts.update((place, self._decoder.text(ids)) for place, ids in some)
+            return texts_of([(order[place], texts[place]) for place, _ in some])
+
         found: dict[int, Scored] = {}
         with self._stream():
             limits = list(map(self._limit, longest_first))
-            for one in self._decoder.decode(longest_first, limits, loops, asked):
-                text = self._decoder.text(one.ids)
+            for one in self._decoder.decode(longest_first, limits, loops, texts_of and ask):
+                text = texts[one.place] if one.place in texts else self._decoder.text(one.ids)
                 ending = "loop" if is_loop(text, durations_s[one.place]) else one.ending
                 found[order[one.place]] = Scored(text, ending, one.logps)
         return [found[i] for i in range(len(clips))]

@@ -5,9 +5,11 @@ token in every row, on CUDA as the replay of a graph. A row whose utterance has 
 that are to be judged have been scored on its prompt. Among equal logits the lowest id wins, as in `generate`; in bf16
 products of other shapes round differently, so near ties may fall the other way.
 
-What is computed together follows from the requests and from fixed lengths, never from the time that something takes.
+The host reads what rows had written while the device goes on: `CUDA_LAG` looks are always under way. What is computed
+together follows from the requests and from fixed lengths, never from the time that something takes.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -25,10 +27,13 @@ from shibolet.model.qwen3_asr.features import PackedLogMel, PackedSamples, lay_s
 from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_mel_frames
 from shibolet.model.qwen3_asr.packed import Pack, attention_as, decode_pack, lay_out, output_head, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
-from shibolet.model.qwen3_asr.rows import ONE_TOKEN, NewPrompts, Rows, RowsSize
+from shibolet.model.qwen3_asr.rows import ONE_TOKEN, Look, NewPrompts, Rows, RowsSize
 
 CUDA_ROWS, CPU_ROWS = 512, 32  # at most; fewer where memory is short
-STEPS = 2  # between two looks at which rows have ended: one wait for the device each
+STEPS = 2  # between two looks at which rows have ended
+# Looks under way while the host reads the one before them and acts on it: the device has as many rounds of STEPS to do
+# meanwhile. A row writes nothing for STEPS / 2 + STEPS * CUDA_LAG steps before its end is known, 3 beside about 40.
+CUDA_LAG, CPU_LAG = 1, 0
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
 
 
@@ -67,6 +72,51 @@ class _Ended:
         return Decoded(self.index, self.ids, self.ending, logps)
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What the host asked of the device between two looks; all of it is here when the look is."""
+
+    look: Look
+    num_steps: int  # since the call began
+    scored: list[_Ended]
+    logps: Tensor  # of all their labels in turn
+
+
+class _Writing:
+    """Which request writes in which row, and since when: what the host knows without the device."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_steps = 0  # since the call began
+        self._requests: dict[int, tuple[int, Request]] = {}
+        self._since = np.full(num_rows, np.iinfo(np.int64).max)  # steps before; of rows that do not write no number
+        self._num_prompt = np.zeros(num_rows, np.int64)
+
+    def __bool__(self) -> bool:
+        return bool(self._requests)
+
+    def begin(self, rows: Sequence[int], requests: Sequence[tuple[int, Request]]) -> None:
+        self._requests |= zip(rows, requests, strict=True)
+        self._since[rows] = self.num_steps
+        self._num_prompt[rows] = [len(request.prompt) for _, request in requests]
+
+    def end(self, row: int) -> None:
+        del self._requests[row]
+        self._since[row] = np.iinfo(np.int64).max
+
+    def most_written(self) -> int:
+        """Tokens that a row can have by now."""
+        return 1 + self.num_steps - int(self._since.min()) if self else 0
+
+    def longest(self) -> int:
+        """The most positions that a row can have by now, with its prompt."""
+        return 1 + self.num_steps + int((self._num_prompt - self._since).max())
+
+    def at(self, num_steps: int, among: np.ndarray) -> list[tuple[int, int, Request]]:
+        """Rows of `among` `[R]` that write and did so then, with what they write, in the order of the requests."""
+        rows = np.flatnonzero(among & (self._since < num_steps)).tolist()
+        return sorted(((row, *self._requests[row]) for row in rows), key=lambda one: one[1])
+
+
 class GreedyDecoder:
     """Token ids that follow prompts; rows and their graph are kept from one call to the next."""
 
@@ -81,7 +131,8 @@ class GreedyDecoder:
     ) -> None:
         self._model, self._features, self._audio_id, self._device = model, features, audio_id, model.device
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
-        self._max_rows = max_rows or (CUDA_ROWS if self._device.type == "cuda" else CPU_ROWS)
+        default_rows, self._lag = (CUDA_ROWS, CUDA_LAG) if self._device.type == "cuda" else (CPU_ROWS, CPU_LAG)
+        self._max_rows = max_rows or default_rows
         self._rows: Rows | None = None
         self._graph: torch.cuda.CUDAGraph | None = None  # of a step
 
@@ -100,64 +151,67 @@ class GreedyDecoder:
         `texts_of` gives for what was written are scored on the prompt; without it nothing is scored.
         """
         rows = self._reserve(max_positions)
-        free, writing, num_steps = list(range(rows.num_rows)), {}, 0
-        ended: list[_Ended] = []  # at the last look
+        free, writing = list(range(rows.num_rows)), _Writing(rows.num_rows)
+        ended: list[_Ended] = []  # at the last look that was read
         asked: list[tuple[list[_Ended], Callable[[], Texts]]] = []  # their texts are being found
-        scored: list[tuple[list[_Ended], Tensor]] = []  # the scores are on their way, or here since the last look
+        under_way: deque[_Round] = deque()
+        read: _Round | None = None  # last, so that its scores are here
         with closing(one_ahead(self._groups(requests, rows))) as groups:
             group = next(groups, None)
-            while group or writing or ended or asked or scored:
-                done, scored = scored, []
+            while group or writing or ended or asked or under_way or read:
+                settled: list[_Ended] = []
                 room = len(group.requests) if group else rows.group_rows
                 if asked and (len(free) + sum(len(some) for some, _ in asked) >= room or not writing):
                     settled, asked = _with_texts(asked), []
-                    scored.append((settled, self._score(rows, settled)))
                     free = sorted([*free, *(one.row for one in settled)])
+                logps = self._score(rows, settled)
                 while group and len(group.requests) <= len(free):
                     taken, free = free[: len(group.requests)], free[len(group.requests) :]
                     self._prefill(rows, group, taken)
-                    writing |= dict(zip(taken, group.requests, strict=True))
+                    writing.begin(taken, group.requests)
                     group = next(groups, None)
                 if writing:
-                    self._steps(rows, {row: len(request.prompt) for row, (_, request) in writing.items()})
-                    num_steps += STEPS
+                    writing.num_steps += STEPS
+                    self._steps(rows, writing.longest())
+                if writing or settled:
+                    look = rows.look(writing.most_written())
+                    under_way.append(_Round(look, writing.num_steps, settled, logps))
                 # The device is busy now: what the host has to do is done beside it.
-                for some, logps in done:
-                    yield from _with_logps(some, logps)
+                if read:
+                    yield from _with_logps(read.scored, read.logps)
                 if texts_of is None:
                     yield from (one.decoded(None) for one in ended)
                 elif ended:
                     asked.append((ended, texts_of([(one.index, one.ids) for one in ended])))
-                rows.look()
-                ended = self._ended(rows, writing, is_loop if num_steps % LOOP_STEPS == 0 else None)
-                if texts_of is None:
-                    free = sorted([*free, *(one.row for one in ended)])
+                read, ended = None, []
+                if len(under_way) > self._lag or (under_way and not writing):
+                    read = under_way.popleft()
+                    read.look.wait()
+                    ended = self._ended(rows, writing, read, is_loop)
+                    if texts_of is None:
+                        free = sorted([*free, *(one.row for one in ended)])
 
     def _ended(
-        self,
-        rows: Rows,
-        writing: dict[int, tuple[int, Request]],
-        is_loop: Callable[[int, list[int]], bool] | None,
+        self, rows: Rows, writing: _Writing, made: _Round, is_loop: Callable[[int, list[int]], bool]
     ) -> list[_Ended]:
-        """Rows that have ended, or are ended here as loops; they write no more."""
-        found = []
-        for row, (index, request) in list(writing.items()):
-            if not rows.ended[row] and is_loop is None:
-                continue
-            ids = rows.ids(row)
-            if rows.ended[row]:
+        """Rows that had ended at a look, or are ended here as loops; they write no more."""
+        found, is_done = [], made.look.done
+        may_loop = made.num_steps % LOOP_STEPS == 0
+        for row, index, request in writing.at(made.num_steps, is_done | may_loop):
+            ids = made.look.ids(row)
+            if is_done[row]:
                 ending: Ending = "end" if ids[-1] in rows.stop_ids else "limit"
             elif is_loop(index, ids):
                 rows.done[row] = True
                 ending = "loop"
             else:
                 continue
-            del writing[row]
+            writing.end(row)
             found.append(_Ended(row, len(request.prompt), index, ids, ending))
         return found
 
     def _score(self, rows: Rows, ended: Sequence[_Ended]) -> Tensor:
-        """Log-probabilities of all labels in turn, on their way to the host: they are there after the next look."""
+        """Log-probabilities of all labels in turn, on their way to the host: they are there when the next look is."""
         texts = [Text(one.row, one.num_prompt, labels) for one in ended for labels in one.texts]
         if not texts:
             return torch.zeros(0)
@@ -207,17 +261,14 @@ class GreedyDecoder:
             hidden = decode_pack(self._model, pack, NewPrompts(rows, starts + pack.position_ids[0]))
         rows.hidden[at], rows.position[at], rows.limit[at] = hidden, lengths, limits
         rows.append(output_head(self._model)(hidden).argmax(-1), at)
-        for row in taken:
-            rows.written[row] = 1
 
-    def _steps(self, rows: Rows, prompts: dict[int, int]) -> None:
-        """`STEPS` tokens more in every row that is writing."""
-        ahead = max(num_prompt + rows.written[row] for row, num_prompt in prompts.items()) + STEPS
+    def _steps(self, rows: Rows, seen: int) -> None:
+        """`STEPS` tokens more in every row that is writing; none has more than `seen` positions then."""
         for _ in range(STEPS):
             if self._graph:
                 self._graph.replay()
             else:
-                self._forward(rows, min(ahead, rows.num_positions))
+                self._forward(rows, min(seen, rows.num_positions))
 
     def _capture(self, rows: Rows) -> None:
         """The graph of a step, made while every row has ended, so that running it changes nothing."""

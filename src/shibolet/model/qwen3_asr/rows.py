@@ -6,6 +6,7 @@ head, H head dim, D model dim.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -24,7 +25,7 @@ ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
 
 
 class Rows:
-    """What R utterances have written so far, on the device, and the host's last look at it."""
+    """What R utterances have written so far, on the device."""
 
     def __init__(self, model: PreTrainedModel, size: "RowsSize", stop_ids: Tensor) -> None:
         config, device = model.config.text_config, model.device
@@ -39,12 +40,13 @@ class Rows:
         self.hidden = zeros(self.num_rows, config.hidden_size, dtype=model.dtype)  # last, at the end of each prompt
         self.row_start = torch.arange(self.num_rows, device=device) * self.num_positions
         self.position = zeros(self.num_rows)  # where the next token's key goes
-        self.token, self.count, self.limit = zeros(self.num_rows), zeros(self.num_rows), zeros(self.num_rows)
+        self.token, self.limit = zeros(self.num_rows), zeros(self.num_rows)
         self.done = torch.ones(self.num_rows, dtype=torch.bool, device=device)
-        # The last column takes what rows that have ended write.
-        self._ids = zeros(self.num_rows, self.num_positions + 1)
+        # How many tokens each row has and then its tokens, so that one copy brings both to the host. Tokens of all
+        # rows stand beside each other; the last line takes what rows that have ended write.
+        self._board = zeros(1 + self.num_positions + 1, self.num_rows)
+        self.count, self._ids = self._board[0], self._board[1:]
         self._stop_ids, self.stop_ids = stop_ids, frozenset(stop_ids.tolist())
-        self.ended, self.written = [True] * self.num_rows, [0] * self.num_rows
 
     def clear(self) -> None:
         """End every row, also those of a caller who gave up."""
@@ -53,14 +55,14 @@ class Rows:
     def append(self, chosen: Tensor, at: Tensor | None = None) -> None:
         """Add a token to the rows `at`, or to all rows that have not ended."""
         if at is not None:
-            self._ids[at, 0] = chosen
+            self._ids[0, at] = chosen
             self.token[at] = chosen
             self.count.index_fill_(0, at, 1)  # an assigned number would be copied there, and waited for
             self.done[at] = self._is_stop(chosen) | (self.limit[at] <= 1)
             return
         going = ~self.done
-        column = torch.where(going, self.count, self.num_positions)
-        self._ids.scatter_(1, column[:, None], chosen[:, None])
+        line = torch.where(going, self.count, self.num_positions)
+        self._ids.scatter_(0, line[None], chosen[None])
         self.token.copy_(torch.where(going, chosen, self.token))
         self.count += going
         self.done |= self._is_stop(chosen) & going | (self.count >= self.limit)
@@ -68,14 +70,38 @@ class Rows:
     def _is_stop(self, ids: Tensor) -> Tensor:
         return (ids[:, None] == self._stop_ids).any(-1)
 
-    def look(self) -> None:
-        """Bring what has been written to the host; the one place that waits for the device."""
-        self.ended, self.written = torch.stack((self.done.long(), self.count)).tolist()
-        self._seen = self._ids[:, : max(self.written)].cpu()
+    def look(self, most: int) -> "Look":
+        """Begin to bring what has been written by now to the host; no row that is asked for has more than `most`."""
+        lines = self._board[: 1 + min(most, self.num_positions)]
+        done, board = (x.to("cpu", non_blocking=True, copy=True) for x in (self.done, lines))
+        if self.done.device.type != "cuda":
+            return Look(done, board, None)
+        here = torch.cuda.Event()
+        here.record(torch.cuda.current_stream(self.done.device))
+        return Look(done, board, here)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What rows had written at one time, on its way to the host."""
+
+    _done: Tensor  # [R]
+    _board: Tensor  # [1 + tokens, R]
+    _here: torch.cuda.Event | None
+
+    def wait(self) -> None:
+        """Until it is here, with all that the device was given before; nothing else waits for the device."""
+        if self._here:
+            self._here.synchronize()
+
+    @property
+    def done(self) -> np.ndarray:
+        """Which rows had ended, `[R]`."""
+        return self._done.numpy()
 
     def ids(self, row: int) -> list[int]:
-        """What a row had written at the last look."""
-        return self._seen[row, : self.written[row]].tolist()
+        board = self._board.numpy()
+        return board[1 : 1 + board[0, row], row].tolist()
 
 
 @dataclass(frozen=True, slots=True)
