@@ -9,12 +9,13 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from threading import Lock, Thread
+from threading import Lock, Thread, get_native_id
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 MAX_STARTS = 3  # of a process, one after the other, that ended before it had begun with anything
 Outcome = tuple[bool, Any]  # whether a call succeeded, and what it returned or raised
 _STARTING = Lock()
+_GIVES_WAY = 5  # of niceness: a third of the share of others that want the same core
 
 
 class WorkerLost(Exception):
@@ -104,6 +106,12 @@ def leave_signals_to_parent() -> None:
     """What a child does first: Ctrl-C is for its parent, and it ends when that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, leave cores to others on Linux: to the one that launches kernels."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _GIVES_WAY)
 
 
 def attempt(function: Callable, *args: Any) -> Outcome:
