@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from threading import Lock, Thread, get_native_id
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 MAX_STARTS = 3  # of a process, one after the other, that ended before it had begun with anything
 Outcome = tuple[bool, Any]  # whether a call succeeded, and what it returned or raised
 _STARTING = Lock()
-_GIVES_WAY = 5  # of niceness: a third of the share of others that want the same core
+_GIVES_WAY = 5  # niceness: a third of the share of a thread that wants the same core
 
 
 class WorkerLost(Exception):
@@ -111,7 +111,7 @@ def leave_signals_to_parent() -> None:
 def give_way() -> None:
     """Have this thread, and those that it starts, leave cores to others on Linux: to the one that launches kernels."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _GIVES_WAY)
+        os.nice(_GIVES_WAY)  # there it is of a thread
 
 
 def attempt(function: Callable, *args: Any) -> Outcome:
