@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, before it is imported: two processes share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as of the command line
 os.environ["WANDB_MODE"] = "offline"  # whoever is logged in here
 
 import pytest

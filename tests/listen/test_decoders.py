@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -195,3 +196,16 @@ def hang(worker: AnyWorker, _: None) -> None:
 def test_a_process_of_a_decoder_leaves_the_threads_of_torch_alone() -> None:
     """A worker starts while another thread loads torch, which reads its number of threads from the environment once."""
     assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & module.ONE_THREAD.keys()
+
+
+def niceness(_: object) -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all processes are alike")
+def test_decoding_leaves_the_cores_to_the_thread_that_launches_kernels() -> None:
+    worker = Worker()
+    try:
+        assert worker.run(niceness, None, timeout_s=600) > niceness(None)
+    finally:
+        worker.close()

@@ -4,13 +4,15 @@ nothing."""
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import tiny_config
 
 from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.qwen3_asr.fused import is_fused
 from shibolet.recipe import load_recipe
 from shibolet.records.files import read_jsonl
-from shibolet.train.config import LoraSettings
+from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.config import LoraSettings, PhaseConfig
 from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.stage import run_train
 
@@ -45,7 +47,27 @@ def test_fast_and_plain_training_have_the_same_losses(base_dir, prepared_dir, tm
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=100 * TOLERANCE)
 
 
+def test_a_training_has_the_same_bits_for_any_number_of_threads(base_dir: Path, prepared_dir: Path, tmp_path: Path):
+    """Sums in the gradients of convolutions and norms would be divided among threads, and round differently."""
+    rates = {"encoder.conv": 1e-3, "encoder.layers[0:6]": 1e-3, "projector": 1e-3, "head": 1e-3}
+    phases = (PhaseConfig(name="A", num_epochs=1, lr_by_part=rates),)
+    rows, weights = [], []
+    for num_threads in (1, 2):
+        out_dir = tmp_path / str(num_threads)
+        result = run_train(
+            prepared_dir=prepared_dir, out_dir=out_dir, base=str(base_dir), language="Hebrew", seed=5, score_dev=None,
+            config=tiny_config(phases=phases, lora=None, num_threads=num_threads), about={}, num_threads=1,
+        )  # fmt: skip
+        assert result.num_threads == num_threads and torch.get_num_threads() == 1
+        rows.append([(row["loss"], row["grad_norm"]) for row in read_jsonl(out_dir / "metrics.jsonl")])
+        weights.append(CheckpointStore(out_dir / "checkpoints").latest().weights())
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+    assert weights[0].keys() == weights[1].keys() and "model.audio_tower.conv2d2.weight" in weights[0]
+    assert [name for name, weight in weights[0].items() if not torch.equal(weight, weights[1][name])] == []
+
+
 def test_the_switch_is_read_from_yaml_and_makes_no_other_training():
     """YAML reads a bare `off` as false; and what rounds differently is not trained again."""
-    auto, off = load_recipe("demo").train, load_recipe("demo", ["train.fast=off"]).train
+    changes = ["train.fast=off", "train.num_threads=7"]
+    auto, off = load_recipe("demo").train, load_recipe("demo", changes).train
     assert (auto.fast, off.fast) == ("auto", "off") and auto.identity() == off.identity()

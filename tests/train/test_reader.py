@@ -186,6 +186,20 @@ def test_a_cache_is_bound_to_weights_data_boot_and_step(loaded, examples, reader
     assert not holds() and len(list(tmp_path.glob("*/states.bin"))) == 1
 
 
+def test_of_a_step_that_is_taken_again_the_first_states_are_kept(loaded, examples, tmp_path):
+    """Those of the second come from other packs and are rounded differently: both at once would be anything."""
+    model = frozen_model(loaded)
+    cache, dim = open_cache(tmp_path, model, examples), FAMILY.encoder_dim(model)
+    frames = [example.num_frames for example in examples[:3]]
+    num_states = [FAMILY.num_states(number) for number in frames]
+    for value, number in ((1.0, 2), (2.0, 3)):
+        cache.hold(examples[:number], frames[:number], torch.full((sum(num_states[:number]), dim), value))
+    assert not cache.holds(examples[:1])  # before the end of the step nobody may rely on them
+    cache.write(1)
+    states, found = cache.read(examples[:3])
+    assert found == frames and [piece.unique().tolist() for piece in states.split(num_states)] == [[1], [1], [2]]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"boot": 5}'])
 def test_a_cache_whose_description_is_broken_is_started_anew_and_said(loaded, examples, tmp_path, content, caplog):
     """Of another boot its files may hold anything."""

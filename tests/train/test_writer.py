@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -177,3 +179,19 @@ def test_a_disk_too_full_for_the_result_is_a_sentence_and_not_a_defect(
         with pytest.raises(DiskError, match=f"^{where} could not be written: .*; make room and run the same command"):
             run(base_dir, prepared_dir, tmp_path, tiny_config())
     assert run(base_dir, prepared_dir, tmp_path, tiny_config()).steps == 6 and (tmp_path / "final").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads are alike")
+def test_writing_leaves_the_cores_to_the_steps(tmp_path: Path, monkeypatch):
+    """Its lanes too, and not the thread that goes on training."""
+    found, plain = [], os.fsync
+
+    def fsync(file: int) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        plain(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer, before = new_writer(tmp_path, torch.ones(3)), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    writer.submit(1, {"step": 1}, [("masters", "w", torch.ones(3))], keep=())
+    writer.wait()
+    assert found and min(found) > before == os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

@@ -22,6 +22,7 @@ from shibolet.listen.processes import (
     Child,
     WorkerLost,
     attempt,
+    give_way,
     leave_signals_to_parent,
     send_outcome,
 )
@@ -126,6 +127,7 @@ class _Limit:
 def _serve(connection: Connection) -> None:
     """What a process does: say that a job has come, run it and answer, until its parent ends."""
     leave_signals_to_parent()
+    give_way()
     channel = Channel(connection)
     with suppress(EOFError, OSError):
         while True:

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import numpy as np
 MAX_STARTS = 3  # of a process, one after the other, that ended before it had begun with anything
 Outcome = tuple[bool, Any]  # whether a call succeeded, and what it returned or raised
 _STARTING = Lock()
+_GIVES_WAY = 5  # niceness: a third of the share of a thread that wants the same core
 
 
 class WorkerLost(Exception):
@@ -104,6 +106,12 @@ def leave_signals_to_parent() -> None:
     """What a child does first: Ctrl-C is for its parent, and it ends when that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, leave cores to others on Linux: to the one that launches kernels."""
+    if sys.platform == "linux":
+        os.nice(_GIVES_WAY)  # there it is of a thread
 
 
 def attempt(function: Callable, *args: Any) -> Outcome:

@@ -152,7 +152,7 @@ FREE_TO_CHANGE = frozenset({
     "pack_tokens", "feature_cache_gib", "num_workers", "encoder_cache", "eval_every_steps", "eval_every_epoch",
     "expected", "checkpoint_every_steps", "price_per_gpu_hour_usd", "specified_usd", "guards",
     "on_out_of_memory",
-    "fast",  # like packs and ranks: the same mathematics, rounded differently
+    "fast", "num_threads",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
 
 
@@ -177,6 +177,7 @@ class TrainConfig(Config):
     guards: GuardsConfig = GuardsConfig()
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     augment: AugmentConfig | None = None  # of training audio only, never of dev
+    num_threads: int | None = Field(None, gt=0)  # CPU threads of torch in a training; None: the recipe's `num_threads`
     num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: on a GPU its cores less 1, up to 15
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
     encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice

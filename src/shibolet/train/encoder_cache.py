@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from shibolet.errors import RecipeError
 from shibolet.model.family import family_of
+from shibolet.records.ahead import Ahead
 from shibolet.records.files import hash_json, make_folder, write_json
 from shibolet.records.reading import read_cached
 from shibolet.train.data import TrainExample
@@ -67,7 +68,8 @@ class EncoderCache:
         if is_main:
             self._entries[self._entries[:, 0] > step] = 0
         wait()
-        self._held: list[tuple[Sequence[TrainExample], Sequence[int], Tensor, torch.cuda.Event | None]] = []
+        self._held: list[tuple[Sequence[TrainExample], Sequence[int], Ahead[None]]] = []
+        self._placed: set[str] = set()  # of the utterances that are held
 
     def holds(self, examples: Sequence[TrainExample]) -> bool:
         """Whether every utterance was encoded in an earlier step."""
@@ -85,7 +87,7 @@ class EncoderCache:
         return torch.cat(pieces, out=states), frames
 
     def hold(self, examples: Sequence[TrainExample], num_frames: Sequence[int], states: Tensor) -> None:
-        """Take states on their way from the device; `write` waits for them."""
+        """Take states on their way from the device, and put them to their places while the step goes on."""
         event = None
         if states.is_cuda:
             copied = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
@@ -93,21 +95,33 @@ class EncoderCache:
             event = torch.cuda.Event()
             event.record()
             states = copied
-        self._held.append((examples, num_frames, states, event))
+        sizes = [self._family.num_states(frames) for frames in num_frames]
+        places = [
+            (self._spans[example.id][1], piece)
+            for example, piece in zip(examples, states.split(sizes), strict=True)
+            if not self.holds([example]) and example.id not in self._placed  # a step that is taken again holds twice
+        ]
+        self._placed |= {example.id for example in examples}
+
+        def put() -> None:
+            if event is not None:
+                event.synchronize()
+            for start, piece in places:
+                self._states[start : start + len(piece)] = piece
+
+        self._held.append((examples, num_frames, Ahead(put)))
 
     def write(self, step: int) -> None:
-        """Write what step `step` (from 1) held; before ranks meet, so that all see it after."""
-        for examples, num_frames, states, event in self._held:
-            if event is not None:
-                event.synchronize()  # long past: the backward pass is queued behind it
-            sizes = [self._family.num_states(frames) for frames in num_frames]
-            for example, frames, piece in zip(examples, num_frames, states.split(sizes), strict=True):
-                index, start = self._spans[example.id]
+        """Make what step `step` (from 1) held readable; before ranks meet, so that all see it after."""
+        for examples, num_frames, putting in self._held:
+            putting.get()
+            for example, frames in zip(examples, num_frames, strict=True):
+                index, _ = self._spans[example.id]
                 if not self._entries[index, 0]:
-                    self._states[start : start + len(piece)] = piece
                     self._entries[index, 1] = frames
                     self._entries[index, 0] = step
         self._held.clear()
+        self._placed.clear()
 
 
 def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:

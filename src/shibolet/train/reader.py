@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
-from shibolet.listen.processes import deaf_to, leave_signals_to_parent
+from shibolet.listen.processes import deaf_to, give_way, leave_signals_to_parent
 from shibolet.model.family import Family
 from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
@@ -354,4 +354,5 @@ def _as_it_is(decoded: Decoded) -> Decoded:
 
 def _begin_worker(worker: int) -> None:
     leave_signals_to_parent()
+    give_way()
     pa.set_cpu_count(1)  # torch sets its own

@@ -92,8 +92,8 @@ def run_train(
         if only_through in (None, done.through):
             return done
     config, plan = _plan(opened, config, seed, out_dir)
-    threads = torch.get_num_threads()
-    if num_workers and not num_threads:
+    threads = config.num_threads or torch.get_num_threads()
+    if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shibolet.errors import DiskError
+from shibolet.listen.processes import give_way
 from shibolet.train.checkpoint import WEIGHTS, CheckpointStore
 from shibolet.train.host_copies import HostCopies, Layout
 
@@ -101,6 +102,7 @@ class CheckpointWriter:
         self, before: Thread | None, step: int, state: dict, tensors: dict[str, dict[str, Tensor]],
         keep: Collection[int],
     ) -> None:  # fmt: skip
+        give_way()
         try:
             if before is not None:
                 before.join()

@@ -29,6 +29,15 @@ from shibolet.model.fast.kernels import (
     swiglu,
     swiglu_backward_,
 )
+from shibolet.model.fast.rows import layer_norm
+
+
+def fuse(model: PreTrainedModel) -> None:
+    """`fuse_decoder`, and norms of the encoder whose gradients are the same for any number of threads of a CPU."""
+    fuse_decoder(model)
+    for module in model.model.audio_tower.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.forward = MethodType(_encoder_norm, module)
 
 
 def fuse_decoder(model: PreTrainedModel) -> None:
@@ -95,6 +104,10 @@ def _layer(
         attended, hidden, norm.weight, norm.variance_epsilon, _adapting([attention.o_proj]),
         mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, *_map(attention.o_proj),
     ).view(len(hidden_states), -1, shape[-1])  # fmt: skip
+
+
+def _encoder_norm(self: nn.LayerNorm, hidden_states: Tensor) -> Tensor:
+    return layer_norm(hidden_states, self.weight, self.bias, self.eps)
 
 
 def _last_norm(self: nn.Module, hidden_states: Tensor) -> Tensor:

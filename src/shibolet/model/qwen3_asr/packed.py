@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import flash_attention_mask
 
 from shibolet.model.fast.kernels import attend
+from shibolet.model.fast.rows import conv2d
 from shibolet.model.qwen3_asr.fused import is_fused
 from shibolet.model.qwen3_asr.lengths import (
     CHUNK_FRAMES,
@@ -164,7 +165,7 @@ def _convolve(tower: nn.Module, features: Tensor) -> Tensor:
         hidden = F.gelu(_first_convolution(tower.conv2d1, hidden))
         for conv in (tower.conv2d2, tower.conv2d3):
             weight = conv.weight.contiguous(memory_format=layout)
-            hidden = F.gelu(F.conv2d(hidden, weight, conv.bias, conv.stride, conv.padding))
+            hidden = F.gelu(conv2d(hidden, weight, conv.bias, conv.stride, conv.padding))
         outputs.append((tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2)) + position).flatten(0, 1))
     return torch.cat(outputs)[: num_chunks * TOKENS_PER_CHUNK]
 
@@ -175,7 +176,7 @@ def _first_convolution(conv: nn.Conv2d, chunks: Tensor) -> Tensor:
     cuDNN computes one input channel in the other layout, and the next convolution would copy 3 MB a second of audio.
     """
     if not chunks.is_cuda:
-        return F.conv2d(chunks, conv.weight, conv.bias, conv.stride, conv.padding)
+        return conv2d(chunks, conv.weight, conv.bias, conv.stride, conv.padding)
     windows = F.pad(chunks[:, 0], (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)  # [C, F / 2, 50, 3, 3]
     aligned = (0, 16 - 9)  # matrix units take 8 numbers at a time
     rows = F.pad(windows.reshape(-1, 9), aligned)

@@ -1,0 +1,73 @@
+"""Layers whose gradients have the same bits for any number of torch's threads on a CPU.
+
+There torch divides sums over rows, in the gradients of some layers' weights, among its threads: here one takes them.
+Everything else is computed by all.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`F.layer_norm` over the last dimension."""
+    if x.is_cuda:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return _LayerNorm.apply(x, weight, bias, eps)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """`F.conv2d`."""
+    if x.is_cuda:
+        return F.conv2d(x, weight, bias, stride, padding)
+    return _Conv2d.apply(x, weight, bias, stride, padding)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        y, mean, rstd = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        wants = ctx.needs_input_grad[:3]
+        with _one_thread():
+            found = torch.ops.aten.native_layer_norm_backward(dy, x, weight.shape, mean, rstd, weight, bias, wants)
+        return *found, None
+
+
+class _Conv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.how = (stride, padding, (1, 1), False, (0, 0), 1)  # dilation, whether transposed, its padding, groups
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+
+        def gradients(wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
+            return torch.ops.aten.convolution_backward(dy, x, weight, [len(weight)], *ctx.how, wants)
+
+        wants_x, *wants_weights = ctx.needs_input_grad[:3]
+        dx = gradients((wants_x, False, False))[0] if wants_x else None
+        with _one_thread():
+            _, dweight, dbias = gradients((False, *wants_weights))
+        return dx, dweight, dbias, None, None
