@@ -1,6 +1,6 @@
 """The nouns of speech: where an utterance's audio lies, what is said in it, who says it, where it comes from."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from shibolet.records.groups import cluster_of
@@ -58,10 +58,14 @@ class Utterance:
         return cluster_of(self.source, self.recording, self.speaker) or f"{self.source}/{self.id}"
 
     def to_json(self) -> dict:
-        """A flat JSON object; `Utterance.from_json` reads it back."""
-        return asdict(self)
+        """A JSON object; `Utterance.from_json` reads it back."""
+        audio = {name: getattr(self.audio, name) for name in _AUDIO_FIELDS}  # `asdict` takes four times as long
+        return {name: getattr(self, name) for name in _FIELDS} | {"audio": audio}
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
         audio, flags = AudioRef(**row["audio"]), row.get("flags")
         return cls(**{**row, "audio": audio, "flags": None if flags is None else tuple(flags)})
+
+
+_FIELDS, _AUDIO_FIELDS = ([field.name for field in fields(kind)] for kind in (Utterance, AudioRef))

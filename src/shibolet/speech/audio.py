@@ -58,6 +58,14 @@ def probe(ref: AudioRef) -> AudioInfo:
         return _probe(_content(ref))
 
 
+def probe_file(path: str) -> AudioInfo | AudioError:
+    """As `probe` of a whole file, or why it cannot be read: many files are probed, and most are good."""
+    try:
+        return probe_encoded(Path(path), path)
+    except AudioError as error:
+        return error
+
+
 def probe_encoded(content: bytes | Path, name: str) -> AudioInfo:
     """As `probe`, for bytes or a file; `name` is what an error calls it."""
     with reading(name):
