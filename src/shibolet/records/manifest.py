@@ -49,8 +49,8 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_e
     contents = dict(zip(paths, for_each(_whole_hash if whole else _content_hash, paths), strict=True))
     total = hashlib.sha256()
     for utterance in utterances:
-        row = utterance.to_json()
-        row["audio"]["path"] = contents[utterance.audio.path]
+        audio = utterance.audio.to_json() | {"path": contents[utterance.audio.path]}
+        row = utterance.to_json() | {"audio": audio}
         total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return total.hexdigest()[:16]
 

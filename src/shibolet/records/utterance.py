@@ -36,6 +36,10 @@ class AudioRef:
         """The reverse of `from_folder`: with an absolute path."""
         return replace(self, path=str(folder.absolute() / self.path))
 
+    def to_json(self) -> dict:
+        """A flat JSON object: `asdict` takes four times as long."""
+        return {name: getattr(self, name) for name in _AUDIO_FIELDS}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
@@ -59,8 +63,7 @@ class Utterance:
 
     def to_json(self) -> dict:
         """A JSON object; `Utterance.from_json` reads it back."""
-        audio = {name: getattr(self.audio, name) for name in _AUDIO_FIELDS}  # `asdict` takes four times as long
-        return {name: getattr(self, name) for name in _FIELDS} | {"audio": audio}
+        return {name: getattr(self, name) for name in _FIELDS} | {"audio": self.audio.to_json()}
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
