@@ -31,7 +31,7 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
     """Rows of a manifest, whose audio lies in files; `for_each` of these reads the header."""
     column, num_rows, probed = sink.source.columns.audio, 0, {}
     at_once = min(PROBED_ROWS, max(TOLD_ROWS, sink.source.max_utterances or PROBED_ROWS))
-    while rows := list(islice(manifest.rows, at_once)):
+    while not sink.full and (rows := list(islice(manifest.rows, at_once))):
         names = dict.fromkeys(_file_of(values, column) for _, values in rows)
         probed = {name: probed[name] for name in names if name in probed}  # the spans of one recording stand together
         paths = [str(manifest.find(name)) for name in names if name and name not in probed]
