@@ -7,7 +7,9 @@ import time
 import pytest
 
 from shibolet.records import files
-from shibolet.records.files import hash_file, hash_files, read_json, remember_hash, write_json
+from shibolet.records.files import digest_file, hash_file, hash_files, read_json, remember_hash, write_json
+from shibolet.records.utterance import AudioRef
+from shibolet.speech.audio import content_hash
 
 
 @pytest.fixture
@@ -37,6 +39,15 @@ def test_a_large_file_is_hashed_once_until_it_changes(large, tmp_path, monkeypat
     os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and the same time of writing
     assert hash_file(large) != first
     assert len(kept_in(tmp_path)) == 1 and place.exists()
+
+
+def test_a_long_recording_is_hashed_once_by_who_needs_all_digits(large, monkeypatch):
+    """Each process that cuts utterances out of it would else read all of it; 16 digits do not pass as all 64."""
+    remember_hash(large, "0" * 16)
+    assert digest_file(large) == hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setattr(files, "_digest", None)  # would be called
+    assert content_hash(AudioRef(path=str(large))) == digest_file(large) == hashlib.sha256(b"weights").hexdigest()
+    assert hash_file(large) == digest_file(large)[:16]
 
 
 def test_a_hash_is_kept_without_waiting_for_the_disk(large, tmp_path, monkeypatch):

@@ -143,7 +143,9 @@ def test_models_are_loaded_while_data_are_read(opened, monkeypatch):
         return found
 
     def read_once_loaded(self, source):
+        assert self.decoders._threads, "what decodes starts with the models"
         assert loaded.wait(60)
+        assert self.executor.decoders(0) is self.decoders
         raise DataError("there are none")
 
     monkeypatch.setattr(family, "load_recogniser", and_say_so)

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one library can lock each other out
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig

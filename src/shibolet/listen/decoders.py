@@ -230,6 +230,8 @@ class Decoders:
     def close(self) -> None:
         """End the processes, whatever they are doing, and drop what waits for them; a later job starts new ones."""
         with self._changing:
+            if not self._threads:
+                return
             threads, self._threads = self._threads, []
             for worker in self._workers:
                 worker.retire()

@@ -99,7 +99,8 @@ class Here(_KeepsDecoders):
 
     num_processes = 1
 
-    def __init__(self) -> None:
+    def __init__(self, decoders: Decoders | None = None) -> None:
+        self._decoders = decoders
         self._opening: Ahead[None] | None = None
 
     def begin(self, work: Work) -> None:
@@ -176,8 +177,14 @@ class Processes(_KeepsDecoders):
     A process keeps what it has loaded from one `map` to the next, as far as that takes it too.
     """
 
-    def __init__(self, environments: Sequence[dict[str, str]], num_threads: int | None = None) -> None:
-        """`num_threads` of torch on the CPU in each; None: torch's choice."""
+    def __init__(
+        self,
+        environments: Sequence[dict[str, str]],
+        num_threads: int | None = None,
+        decoders: Decoders | None = None,
+    ) -> None:
+        """`num_threads` of torch on the CPU in each; None: torch's choice. `decoders`: of this process."""
+        self._decoders = decoders
         self.num_processes = len(environments)
         self._peers = [_Peer(environment, num_threads) for environment in environments]
 
@@ -356,11 +363,11 @@ def _free_memory() -> None:
         sys.modules["torch"].cuda.empty_cache()
 
 
-def local_executor(num_threads: int | None = None) -> Executor:
-    """All GPUs that this process sees, a process each; with one or none, this process."""
+def local_executor(num_threads: int | None = None, decoders: Decoders | None = None) -> Executor:
+    """All GPUs that this process sees, a process each; with one or none, this process. It goes on with `decoders`."""
     import torch
 
     if (num_gpus := torch.cuda.device_count()) < 2:
-        return Here()
+        return Here(decoders)
     seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or range(num_gpus)
-    return Processes([{"CUDA_VISIBLE_DEVICES": str(name)} for name in list(seen)[:num_gpus]], num_threads)
+    return Processes([{"CUDA_VISIBLE_DEVICES": str(name)} for name in list(seen)[:num_gpus]], num_threads, decoders)

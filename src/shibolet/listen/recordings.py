@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one library can lock each other out
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.listen.engine import Engine

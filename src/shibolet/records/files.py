@@ -161,18 +161,27 @@ def hash_file(path: Path) -> str:
 
     A kept hash is believed while the file's change time is the same, which no program can set back.
     """
+    return _hashed(path, 16)
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, all 64 digits; kept as by `hash_file`."""
+    return _hashed(path, 64)
+
+
+def _hashed(path: Path, num_digits: int) -> str:
     with open_regular(path, 0) as file:
         before = os.fstat(file.fileno())
         is_settled = time.time() - before.st_ctime > _SETTLED_S
         is_kept = before.st_size >= _KEPT_BYTES
-        if is_kept and (found := _read_kept(before)):
-            return found
-        found = _digest(file)[:16]
+        if is_kept and len(found := _read_kept(before) or "") >= num_digits:
+            return found[:num_digits]
+        found = _digest(file)
         after = os.fstat(file.fileno())
     # A change so soon after another may leave the times as they are.
     if is_kept and is_settled and _state(after) == _state(before):
         _keep(before, found)
-    return found
+    return found[:num_digits]
 
 
 def _digest(file: BinaryIO) -> str:

@@ -4,19 +4,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from shibolet.errors import DataError
+from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.files import hash_file, open_regular, write_jsonl
 from shibolet.records.utterance import Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
 _SAMPLE_BYTES = 32 * 1024  # of larger ones the head, the middle and the tail
-_HASHED_AT_ONCE = 1024  # utterances
-_CACHED_HASHES = 1 << 14  # of files that many utterances share
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -41,23 +38,20 @@ def _parse(line: bytes, number: int, path: Path) -> Utterance:
     return replace(utterance, audio=utterance.audio.in_folder(path.parent))
 
 
-def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False) -> str:
+def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_each: ForEach = in_threads) -> str:
     """Content hash of utterances in their order: every field, and of each audio file its size and samples of its bytes.
 
     Paths are left out, so that a moved folder is the same data. A file is hashed whole up to 96 KiB or where `whole`
     files are asked for, as of test sets; else by its first, middle and last 32 KiB: what goes unnoticed is an edit in
     place, of the same size, that touches none of the three. DataError when a file is missing.
     """
+    paths = list(dict.fromkeys(utterance.audio.path for utterance in utterances))
+    contents = dict(zip(paths, for_each(_whole_hash if whole else _content_hash, paths), strict=True))
     total = hashlib.sha256()
-    content_of = lru_cache(_CACHED_HASHES)(_whole_hash if whole else _content_hash)
-    with ThreadPoolExecutor(8) as pool:  # waits for the disk
-        for first in range(0, len(utterances), _HASHED_AT_ONCE):
-            batch = utterances[first : first + _HASHED_AT_ONCE]
-            paths = list(dict.fromkeys(u.audio.path for u in batch))
-            contents = dict(zip(paths, pool.map(content_of, paths)))
-            for utterance in batch:
-                row = replace(utterance, audio=replace(utterance.audio, path=contents[utterance.audio.path])).to_json()
-                total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    for utterance in utterances:
+        audio = utterance.audio.to_json() | {"path": contents[utterance.audio.path]}
+        row = utterance.to_json() | {"audio": audio}
+        total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return total.hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 """The nouns of speech: where an utterance's audio lies, what is said in it, who says it, where it comes from."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from shibolet.records.groups import cluster_of
@@ -36,6 +36,10 @@ class AudioRef:
         """The reverse of `from_folder`: with an absolute path."""
         return replace(self, path=str(folder.absolute() / self.path))
 
+    def to_json(self) -> dict:
+        """A flat JSON object: `asdict` takes four times as long."""
+        return {name: getattr(self, name) for name in _AUDIO_FIELDS}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
@@ -58,10 +62,13 @@ class Utterance:
         return cluster_of(self.source, self.recording, self.speaker) or f"{self.source}/{self.id}"
 
     def to_json(self) -> dict:
-        """A flat JSON object; `Utterance.from_json` reads it back."""
-        return asdict(self)
+        """A JSON object; `Utterance.from_json` reads it back."""
+        return {name: getattr(self, name) for name in _FIELDS} | {"audio": self.audio.to_json()}
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
         audio, flags = AudioRef(**row["audio"]), row.get("flags")
         return cls(**{**row, "audio": audio, "flags": None if flags is None else tuple(flags)})
+
+
+_FIELDS, _AUDIO_FIELDS = ([field.name for field in fields(kind)] for kind in (Utterance, AudioRef))

@@ -10,6 +10,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import ShiboletError
+from shibolet.listen.decoders import Decoders, num_decoders
 from shibolet.recipe import Recipe
 from shibolet.records.ahead import Ahead
 from shibolet.records.files import read_through
@@ -27,6 +28,7 @@ class Models:
 
     recipe: Recipe
     folder: RunFolder
+    decoders: Decoders = field(init=False)  # for who hears, and for data of many files
     _identities: dict[str, Ahead[str]] = field(init=False, default_factory=dict)
     _listeners: dict[tuple[str, str], "LazyListener"] = field(init=False, default_factory=dict)  # by task and name
     _transcribers: dict[tuple[str, str], Any] = field(init=False, default_factory=dict)  # by model and language
@@ -34,6 +36,9 @@ class Models:
     _opening: RLock = field(init=False, default_factory=RLock)  # executor and listeners are made from two threads
     _loading: Ahead[None] | None = field(init=False, default=None)  # of listeners
     _compiling: "Child | None" = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.decoders = Decoders(num_decoders(self.recipe.audit.num_workers))
 
     def set_threads(self) -> None:
         """As many CPU threads in this process as the recipe says, before a model runs in it."""
@@ -49,7 +54,7 @@ class Models:
 
         with self._opening:
             if self._executor is None:
-                self._executor = local_executor(self.recipe.num_threads)
+                self._executor = local_executor(self.recipe.num_threads, self.decoders)
             return self._executor
 
     def identity(self, model: str) -> str:
@@ -114,6 +119,7 @@ class Models:
                 self._hashed(name)
         if self._loading or self.folder.finished(stage) or not all(name in self._identities for name in listeners):
             return
+        self.decoders.start()
         from shibolet.speech import read  # noqa: F401
 
         if any(source.hub for source in self.recipe.data.train):
@@ -186,8 +192,7 @@ class Models:
         """End the processes that hear; who hears next starts new ones. An error is not held up by what still loads."""
         if sys.exc_info()[1] is None:
             self._end_loading()
-        if self._executor is not None:
-            self._executor.close()
+        (self._executor or self.decoders).close()
 
 
 def _read_weights(names: list[str]) -> None:

@@ -20,6 +20,7 @@ from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage, run_of
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
+from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
 from shibolet.tracking.weights_and_biases import require_wandb
 
@@ -105,9 +106,10 @@ class Round(Models):
         is_test = isinstance(source, EvaluationSet)
         key = is_test, source.name
         if key not in self._sources:
+            for_each = by(self.decoders)
             with self.track(f"read {source.name}") as progress:
                 language = source.language or self.recipe.language
-                utterances, ledger = read_source(source, cache_dir(), progress, language)
+                utterances, ledger = read_source(source, cache_dir(), progress, language, for_each)
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
@@ -117,7 +119,7 @@ class Round(Models):
             else:
                 utterances = with_domains(utterances, self.recipe.audit.domain_rules)
             lines = [asdict(line) if is_test else [line.id, line.rule] for line in ledger]
-            digest = hash_json([manifest_hash(utterances, whole=is_test), lines])
+            digest = hash_json([manifest_hash(utterances, whole=is_test, for_each=for_each), lines])
             self._sources[key] = SourceData(utterances, ledger, digest)
         return self._sources[key]
 

@@ -7,7 +7,6 @@ holds most of speech, none of mains hum and little of hiss.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import percentile_filter, uniform_filter1d
 
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
@@ -94,6 +93,8 @@ def _snr_db(energy_db: np.ndarray, spans: list[tuple[float, float]]) -> float:
 
 
 def _bandwidth_hz(spectrum: np.ndarray) -> float:
+    from scipy.ndimage import uniform_filter1d
+
     spectrum = uniform_filter1d(spectrum, 7)  # 220 Hz
     if spectrum.max() <= 1e-12:
         return 0.0
@@ -132,6 +133,8 @@ def _energy_db(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spans(energy_db: np.ndarray, duration_s: float) -> list[tuple[float, float]]:
+    from scipy.ndimage import uniform_filter1d  # 0.3 s, and who plans a round imports this module
+
     smooth_db = uniform_filter1d(energy_db, SMOOTH_FRAMES, mode="nearest")
     level_db = np.percentile(smooth_db, LEVEL_PERCENTILE)
     floor_db = _floor_db(smooth_db)
@@ -159,6 +162,8 @@ def _spans(energy_db: np.ndarray, duration_s: float) -> list[tuple[float, float]
 
 def _floor_db(smooth_db: np.ndarray) -> np.ndarray:
     """Noise floor of each frame: a low percentile of the seconds around it, [N]."""
+    from scipy.ndimage import percentile_filter
+
     num_blocks = -(-len(smooth_db) // FLOOR_BLOCK_FRAMES)
     blocks = np.pad(smooth_db, (0, num_blocks * FLOOR_BLOCK_FRAMES - len(smooth_db)), mode="edge")
     quietest = blocks.reshape(num_blocks, FLOOR_BLOCK_FRAMES).min(axis=1)

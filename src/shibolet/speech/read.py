@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shibolet.errors import DataError
+from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import Utterance
 from shibolet.speech import readers
@@ -18,17 +19,22 @@ SCRIPT_SAMPLE = 5000  # utterances looked at
 
 
 def read_source(
-    source: DataSource, cache_dir: Path, on_progress: Progress | None = None, language: str | None = None
+    source: DataSource,
+    cache_dir: Path,
+    on_progress: Progress | None = None,
+    language: str | None = None,
+    for_each: ForEach = in_threads,
 ) -> tuple[list[Utterance], list[LedgerLine]]:
     """Every usable utterance of a source, headers probed but nothing decoded, and a line for each row that is not.
 
     `cache_dir` holds what is read from streams. Rows that say they are in another language than `language`, or than the
-    source's where that is None, leave. DataError when the source cannot be read, ids repeat, or nothing is usable.
+    source's where that is None, leave. `for_each` reads the headers of a manifest's files. DataError when the source
+    cannot be read, ids repeat, or nothing is usable.
     """
     sink = RowSink(source, language)
     if source.manifest is not None:
         place = str(source.manifest)
-        readers.read_manifest_rows(open_manifest(source), sink, on_progress)
+        readers.read_manifest_rows(open_manifest(source), sink, on_progress, for_each)
     elif source.parquet is not None:
         place = str(source.parquet)
         readers.read_table_rows(*readers.glob_tables(source), sink, on_progress)

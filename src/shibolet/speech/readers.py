@@ -1,9 +1,8 @@
-"""Rows out of manifests and out of tables, with their audio's headers probed by threads."""
+"""Rows out of manifests and out of tables, with their audio's headers probed before they are taken."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import lru_cache
+from contextlib import closing, suppress
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from shibolet.errors import AudioError, DataError
+from shibolet.records.batches import ForEach
 from shibolet.records.utterance import AudioRef
-from shibolet.speech.audio import AudioInfo, probe_encoded
+from shibolet.speech.audio import AudioInfo, probe_encoded, probe_file
 from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
 from shibolet.speech.manifests import Manifest
 from shibolet.speech.rows import Row, RowSink, lookup
@@ -21,39 +21,62 @@ from shibolet.speech.tables import encoded_audio, open_table, read_foreign_batch
 from shibolet.speech.textfiles import BadRow
 
 PROBE_THREADS = 8  # probing waits for the disk
-CHUNK_ROWS = 256
-CACHED_PROBES = 4096  # headers that are not read again
+PROBED_ROWS = 8192  # of a manifest, before they are taken; the next ones know their files
+TOLD_ROWS = 256
+
+Probed = tuple[AudioRef, AudioInfo | AudioError]
 
 
-def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress | None) -> None:
-    """Rows of a manifest, whose audio lies in files."""
-    columns, num_rows = sink.source.columns, 0
-    probe = lru_cache(CACHED_PROBES)(_probe_file)  # the spans of one recording stand together
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        while chunk := list(islice(manifest.rows, CHUNK_ROWS)):
-            names = [lookup(row, columns.audio) if isinstance(row, dict) else None for _, row in chunk]
-            paths = {name: str(manifest.find(name)) for name in names if isinstance(name, str) and name.strip()}
-            probed = dict(zip(paths, pool.map(probe, paths.values())))
-            for name, (_, info) in probed.items():
-                if isinstance(info, AudioError) and info.reason == "missing_file":
-                    if other := manifest.find_respelled(name):
-                        probed[name] = probe(str(other))
-            for (where, values), name in zip(chunk, names):
+def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress | None, for_each: ForEach) -> None:
+    """Rows of a manifest, whose audio lies in files; `for_each` of these reads the header."""
+    column, num_rows, probed = sink.source.columns.audio, 0, {}
+    at_once = min(PROBED_ROWS, max(TOLD_ROWS, sink.source.max_utterances or PROBED_ROWS))
+    while not sink.full and (rows := list(islice(manifest.rows, at_once))):
+        names = dict.fromkeys(_file_of(values, column) for _, values in rows)
+        probed = {name: probed[name] for name in names if name in probed}  # the spans of one recording stand together
+        paths = [str(manifest.find(name)) for name in names if name and name not in probed]
+        with closing(for_each(probe_file, paths)) as infos:
+            found = zip(paths, infos, strict=True)
+            for where, values in rows:
                 if sink.full:
                     return
-                if isinstance(values, BadRow):
-                    sink.add_unreadable(where, values)
-                elif name not in probed if isinstance(name, str) else True:
-                    kind = "empty" if isinstance(name, str) else "missing" if name is None else type(name).__name__
-                    detail = f"'{columns.audio}' is {kind}"
-                    if isinstance(lookup(values, columns.audio), dict):
-                        detail += f", not a path: name the path in it, `columns: {{audio: {columns.audio}.path}}`"
-                    sink.add(Row(where, where, values, AudioRef(path=""), AudioError(detail, "missing_audio")))
-                else:
-                    sink.add(Row(where, _default_id(name, lookup(values, columns.start_s)), values, *probed[name]))
-            num_rows += len(chunk)
-            if on_progress is not None:
-                on_progress(num_rows, manifest.num_rows)
+                name = _file_of(values, column)
+                if name and name not in probed:  # names and infos are in the order of the rows
+                    probed[name] = _respelled(name, *next(found), manifest)
+                _take(where, values, sink, probed.get(name))
+                num_rows += 1
+                if on_progress is not None and num_rows % TOLD_ROWS == 0:
+                    on_progress(num_rows, manifest.num_rows)
+    if on_progress is not None and num_rows % TOLD_ROWS:
+        on_progress(num_rows, manifest.num_rows)
+
+
+def _file_of(values: dict | BadRow, column: str) -> str | None:
+    """The file that a row names; None where it names none."""
+    name = lookup(values, column) if isinstance(values, dict) else None
+    return name if isinstance(name, str) and name.strip() else None
+
+
+def _respelled(name: str, path: str, info: AudioInfo | AudioError, manifest: Manifest) -> Probed:
+    """What is in a file, or in the one that its name means where it is there under another spelling only."""
+    if isinstance(info, AudioError) and info.reason == "missing_file" and (other := manifest.find_respelled(name)):
+        path, info = str(other), probe_file(str(other))
+    return AudioRef(path=path), info
+
+
+def _take(where: str, values: dict | BadRow, sink: RowSink, probed: Probed | None) -> None:
+    """Hand over a row with what is in its file, or without one."""
+    if isinstance(values, BadRow):
+        return sink.add_unreadable(where, values)
+    columns = sink.source.columns
+    name = lookup(values, columns.audio)
+    if probed is not None:
+        return sink.add(Row(where, _default_id(name, lookup(values, columns.start_s)), values, *probed))
+    kind = "empty" if isinstance(name, str) else "missing" if name is None else type(name).__name__
+    detail = f"'{columns.audio}' is {kind}"
+    if isinstance(name, dict):
+        detail += f", not a path: name the path in it, `columns: {{audio: {columns.audio}.path}}`"
+    sink.add(Row(where, where, values, AudioRef(path=""), AudioError(detail, "missing_audio")))
 
 
 def _default_id(name: str, start: object) -> str:
@@ -62,18 +85,6 @@ def _default_id(name: str, start: object) -> str:
         with suppress(ValueError):
             start = as_number(start)
     return f"{name}@{start}" if start else name
-
-
-def _probe_file(path: str) -> tuple[AudioRef, AudioInfo | AudioError]:
-    return AudioRef(path=path), _probe(Path(path), path)
-
-
-def _probe(content: bytes | Path, name: str | None) -> AudioInfo | AudioError:
-    """What the header says, or why it cannot be read; bytes have no name beside their row's."""
-    try:
-        return probe_encoded(content, name or "the audio")
-    except AudioError as error:
-        return error if name else AudioError(error.detail, error.reason)
 
 
 def glob_tables(source: DataSource) -> tuple[Iterable[Path], int]:
@@ -117,8 +128,11 @@ def _probe_cell(path: Path, row: int, values: dict | BadRow, column: str) -> tup
     except AudioError as error:
         return ref, error
     if isinstance(content, Path):
-        ref = AudioRef(path=str(content))
-    return ref, _probe(content, str(content) if isinstance(content, Path) else None)
+        return AudioRef(path=str(content)), probe_file(str(content))
+    try:
+        return ref, probe_encoded(content, "the audio")
+    except AudioError as error:  # bytes have no name beside their row's
+        return ref, AudioError(error.detail, error.reason)
 
 
 def _columns_of(path: Path, source: DataSource) -> list[str]:
