@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pickle import PickleBuffer
 
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
@@ -25,7 +24,7 @@ class Piece:
     """What is kept of an utterance, or of a piece of it."""
 
     utterance: Utterance  # with the piece's id, target and length; its audio is still the whole
-    flac: PickleBuffer  # which passes between processes without a copy
+    flac: bytes | memoryview
     sha256: str  # of the FLAC
     origin_id: str  # of the whole
     span_s: tuple[float, float]  # in the whole
@@ -36,7 +35,7 @@ class Piece:
     def whole(cls, utterance: Utterance, flac: bytes) -> "Piece":
         """An utterance that is its own origin."""
         sha256 = hashlib.sha256(flac).hexdigest()
-        return cls(utterance, PickleBuffer(flac), sha256, utterance.id, (0.0, utterance.duration_s), sha256, 0.0)
+        return cls(utterance, flac, sha256, utterance.id, (0.0, utterance.duration_s), sha256, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def make_pieces(
         span_s = (first / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ)
         flac = encode_flac(samples[first:end])
         sha256 = hashlib.sha256(flac).hexdigest()
-        pieces.append(Piece(piece, PickleBuffer(flac), sha256, utterance.id, span_s, origin_sha256, start_s))
+        pieces.append(Piece(piece, flac, sha256, utterance.id, span_s, origin_sha256, start_s))
     if not pieces and is_flagged:
         return _condemned(utterance, verdict.row, duration_s)
     if not pieces:
