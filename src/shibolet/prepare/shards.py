@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
     {"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
 
+Row = tuple[Piece, bytes | memoryview]  # with its FLAC
+
 
 class ShardWriter:
     """Writes `<split>-00000.parquet` and so on in groups of `BATCH_ROWS` rows: as much as a reader of one row loads.
@@ -48,23 +50,23 @@ class ShardWriter:
         self.paths: list[Path] = []  # in order, the open one too
         self._out_dir, self._split, self._shard_utterances = out_dir, split, shard_utterances
         self._num_rows = shard_utterances  # of the last shard
-        self._pieces: list[Piece] = []  # of them those not yet handed over
+        self._rows: list[Row] = []  # of them those not yet handed over
         self._open: deque[_Shard] = deque()  # in order
 
-    def add(self, piece: Piece) -> Utterance:
+    def add(self, piece: Piece, flac: bytes | memoryview) -> Utterance:
         """Write a row; what comes back is the utterance with its audio in the shard."""
         if self._num_rows == self._shard_utterances:
             self._begin()
-        self._pieces.append(piece)
+        self._rows.append((piece, flac))
         placed = replace(piece.utterance, audio=AudioRef(path=str(self.paths[-1]), row=self._num_rows))
         self._num_rows += 1
-        if len(self._pieces) == BATCH_ROWS or self._num_rows == self._shard_utterances:
+        if len(self._rows) == BATCH_ROWS or self._num_rows == self._shard_utterances:
             self._hand_over()
         return placed
 
     def close(self) -> None:
         """Finish the last shard; raises what kept a thread from writing."""
-        if self._pieces:
+        if self._rows:
             self._hand_over()
         if self._open and self._num_rows < self._shard_utterances:
             self._open[-1].finish()
@@ -80,8 +82,8 @@ class ShardWriter:
 
     def _hand_over(self) -> None:
         """Have the rows written, and the shard finished where they are its last."""
-        self._open[-1].write(self._pieces)
-        self._pieces = []
+        self._open[-1].write(self._rows)
+        self._rows = []
         if self._num_rows == self._shard_utterances:
             self._open[-1].finish()
 
@@ -95,10 +97,10 @@ class _Shard:
         self._tasks: deque[Future[None]] = deque()  # of the thread, which are in memory
         self._file: pq.ParquetWriter | None = None
 
-    def write(self, pieces: Sequence[Piece]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         while len(self._tasks) >= GROUPS_AHEAD:
             self._tasks.popleft().result()
-        self._tasks.append(self._thread.submit(self._write, pieces))
+        self._tasks.append(self._thread.submit(self._write, rows))
 
     def finish(self) -> None:
         self._tasks.append(self._thread.submit(self._finish))
@@ -108,10 +110,10 @@ class _Shard:
             self._tasks.popleft().result()
         self._thread.shutdown()
 
-    def _write(self, pieces: Sequence[Piece]) -> None:
+    def _write(self, rows: Sequence[Row]) -> None:
         if self._file is None:
             self._file = pq.ParquetWriter(self._partial, SCHEMA)
-        self._file.write_table(_table(pieces))
+        self._file.write_table(_table(rows))
 
     def _finish(self) -> None:
         self._file.close()
@@ -123,9 +125,9 @@ class _Shard:
         remember_hash(self._path, found)  # or it would be read twice more, by what seals and by what verifies
 
 
-def _table(pieces: Sequence[Piece]) -> pa.Table:
+def _table(rows: Sequence[Row]) -> pa.Table:
     """Rows as columns; the FLACs are copied once, without Python's lock."""
-    flacs = [piece.flac for piece in pieces]
+    pieces, flacs = zip(*rows, strict=True)
     ends = pa.array(np.cumsum([0, *map(len, flacs)])).cast(pa.int32()).buffers()[1]
     audio = pa.Array.from_buffers(pa.binary(), len(flacs), [None, ends, pa.py_buffer(b"".join(flacs))])
     columns = {name: [getattr(piece.utterance, name) for piece in pieces] for name in _OF_UTTERANCE}

@@ -8,13 +8,14 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from shibolet.errors import DataError
+from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, drop, refuse
-from shibolet.prepare.processes import FindVerdict, MakePieces, count_worthwhile, outcomes_of
+from shibolet.prepare.processes import FindVerdict, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import Part, split
 from shibolet.prepare.tally import Tally
@@ -43,13 +44,13 @@ def run_prepare(
     out_dir: Path,
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
-    num_processes: int | None = None,
+    decoders: Decoders | None = None,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `num_processes` decode; 0: this one; None: as many as cores and the amount of audio are worth.
+    `decoders` do the work; None: two threads of this process.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
@@ -57,17 +58,19 @@ def run_prepare(
     notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
     fit: list[Utterance] = []
-    for utterance in utterances:
-        if refused := refuse(utterance, find(utterance), spoken, config):
-            tally.add(refused)
-        else:
-            fit.append(utterance)
-    dealt = split(fit, config, seed)
+    with ExitStack() as stack:
+        decoders = decoders or stack.enter_context(closing(Decoders(0)))
+        begin(decoders, language, config)
+        for utterance in utterances:
+            if refused := refuse(utterance, find(utterance), spoken, config):
+                tally.add(refused)
+            else:
+                fit.append(utterance)
+        dealt = split(fit, config, seed)
 
-    progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
-    decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-    num = count_worthwhile(decoded) if num_processes is None else num_processes
-    with closing(outcomes_of(decoded, find, MakePieces(language, config), num)) as outcomes:
+        progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
+        decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
+        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
         dealt_outcomes = _with_surplus(fit, dealt.parts, outcomes, config)
         kept, splits = _write_shards(dealt_outcomes, dealt.parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
@@ -116,10 +119,10 @@ def _write_shards(
     kept: dict[str, Utterance] = {}
     for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
         tally.add(outcome, part)
-        for piece in outcome.pieces:
+        for piece, flac in zip(outcome.pieces, outcome.flacs, strict=True):
             if piece.utterance.id in kept:
                 raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
-            kept[piece.utterance.id] = writers[part].add(piece)
+            kept[piece.utterance.id] = writers[part].add(piece, flac)
         if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
             on_progress(number)
     for writer in writers.values():
