@@ -13,7 +13,7 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
-from shibolet.speech.text.rules import has_words
+from shibolet.speech.text.rules import has_words, split_words
 
 HashOf = Callable[[AudioRef], str]  # of all encoded bytes
 MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
@@ -53,7 +53,7 @@ def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, c
 
     DataError when the verdict is about another text.
     """
-    words = language.to_words(utterance.text).tokens
+    words = tuple(split_words(language.to_target(utterance.text)))
     if verdict and verdict.review == "bad":
         return drop(utterance, "review:bad", "a person who listened to it found it bad")
     if verdict and verdict.row.failure:

@@ -29,7 +29,7 @@ LIMIT_S = 120.0  # and as long as the audio: a process that decodes longer hangs
 CACHED_HASHES = 4096  # of files that several utterances lie in
 
 Job = tuple[Utterance, Reviewed | None]
-FindVerdict = Callable[[Utterance], Reviewed | None]
+FindVerdicts = Callable[[Sequence[Utterance]], list[Reviewed | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def begin(decoders: Decoders, language: str, config: PrepareConfig) -> None:
 
 
 def outcomes_of(
-    utterances: Sequence[Utterance], find: FindVerdict, decoders: Decoders, language: str, config: PrepareConfig
+    utterances: Sequence[Utterance], find: FindVerdicts, decoders: Decoders, language: str, config: PrepareConfig
 ) -> Iterator[Outcome]:
     """What becomes of each utterance, in order, by these workers; the same whichever they are.
 
@@ -90,9 +90,7 @@ def outcomes_of(
     ahead: deque[Future[list[Chunk]]] = deque()
     try:
         for chunk in _chunks(utterances):
-            ahead.append(
-                decoders.submit(partial(_run, make=make), [(utterance, find(utterance)) for utterance in chunk])
-            )
+            ahead.append(decoders.submit(partial(_run, make=make), list(zip(chunk, find(chunk), strict=True))))
             if len(ahead) > 2 * max(2, decoders.num_workers):
                 yield from _unpacked(ahead.popleft())
         while ahead:

@@ -130,9 +130,11 @@ def _table(rows: Sequence[Row]) -> pa.Table:
     pieces, flacs = zip(*rows, strict=True)
     ends = pa.array(np.cumsum([0, *map(len, flacs)])).cast(pa.int32()).buffers()[1]
     audio = pa.Array.from_buffers(pa.binary(), len(flacs), [None, ends, pa.py_buffer(b"".join(flacs))])
-    columns = {name: [getattr(piece.utterance, name) for piece in pieces] for name in _OF_UTTERANCE}
-    columns |= {name: [getattr(piece, name) for piece in pieces] for name in _OF_PIECE}
-    columns |= {"origin_start_s": [piece.span_s[0] for piece in pieces]}
-    columns |= {"origin_end_s": [piece.span_s[1] for piece in pieces]}
-    columns["audio"] = pa.StructArray.from_arrays([audio, pa.nulls(len(flacs), pa.string())], fields=list(_AUDIO))
+    columns = {
+        **{name: [getattr(piece.utterance, name) for piece in pieces] for name in _OF_UTTERANCE},
+        **{name: [getattr(piece, name) for piece in pieces] for name in _OF_PIECE},
+        "origin_start_s": [piece.span_s[0] for piece in pieces],
+        "origin_end_s": [piece.span_s[1] for piece in pieces],
+        "audio": pa.StructArray.from_arrays([audio, pa.nulls(len(flacs), pa.string())], fields=list(_AUDIO)),
+    }
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)

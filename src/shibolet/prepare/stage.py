@@ -15,11 +15,11 @@ from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, drop, refuse
-from shibolet.prepare.processes import FindVerdict, begin, outcomes_of
+from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import Part, split
 from shibolet.prepare.tally import Tally
-from shibolet.prepare.verdicts import Reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -30,6 +30,7 @@ from shibolet.speech.text import get_language
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
 PROGRESS_UTTERANCES = 32  # between two calls
+READ_TOGETHER = 1024  # verdicts
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
@@ -61,11 +62,13 @@ def run_prepare(
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
         begin(decoders, language, config)
-        for utterance in utterances:
-            if refused := refuse(utterance, find(utterance), spoken, config):
-                tally.add(refused)
-            else:
-                fit.append(utterance)
+        for first in range(0, len(utterances), READ_TOGETHER):
+            some = utterances[first : first + READ_TOGETHER]
+            for utterance, verdict in zip(some, find(some), strict=True):
+                if refused := refuse(utterance, verdict, spoken, config):
+                    tally.add(refused)
+                else:
+                    fit.append(utterance)
         dealt = split(fit, config, seed)
 
         progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
@@ -131,12 +134,16 @@ def _write_shards(
     return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
 
-def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdict:
-    """The verdict on an utterance, or None; where the audit is not believed, only what a person found bad."""
+def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdicts:
+    """The verdict on each utterance, or None; where the audit is not believed, only what a person found bad."""
 
-    def find(utterance: Utterance) -> Reviewed | None:
-        verdict = verdicts.get(utterance.id)
-        return verdict if verdict and (config.drop_low_quality or verdict.review == "bad") else None
+    def find(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
+        ids = [utterance.id for utterance in utterances]
+        found = verdicts.among(ids) if isinstance(verdicts, ReviewedRows) else verdicts
+        return [
+            verdict if (verdict := found.get(id)) and (config.drop_low_quality or verdict.review == "bad") else None
+            for id in ids
+        ]
 
     return find
 

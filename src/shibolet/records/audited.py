@@ -117,34 +117,42 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
     """
     for batch in read_batches(path, _READ, _SHORT if short else SCHEMA.names, BATCH_ROWS, _REMEDY):
         if only is not None:
-            chosen = array("q", (i for i, id in enumerate(batch["id"].to_pylist()) if id in only))
-            # Of a list pyarrow would first import pandas, which takes half a second.
-            batch = batch.take(pa.Array.from_buffers(pa.int64(), len(chosen), [None, pa.py_buffer(chosen)]))
+            batch = batch.take(_places(i for i, id in enumerate(batch["id"].to_pylist()) if id in only))
         yield from map(_row, batch.to_pylist())
 
 
 def audited_hash(path: Path) -> str:
     """Content hash of a table, less where its sounds lie: a moved run folder, or another one, has the same."""
     digest, columns = hashlib.sha256(), [name for name in SCHEMA.names if name != "audio"]
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     for batch in read_batches(path, _READ, columns, BATCH_ROWS, _REMEDY):
-        for row in batch.to_pylist():
-            digest.update(json.dumps(row, ensure_ascii=False).encode())
+        digest.update("".join(map(encode, batch.to_pylist())).encode())
     return digest.hexdigest()[:16]
 
 
+def _places(numbers: Iterable[int]) -> pa.Array:
+    """Of a list pyarrow would first import pandas, which takes half a second."""
+    places = array("q", numbers)
+    return pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+
+
 class AuditedRows(Mapping[str, Audited]):
-    """Rows of tables by id, made one at a time: lists are large in Python."""
+    """Rows of tables by id, made when they are asked for: lists are large in Python."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         batches = [batch for path in paths for batch in read_batches(path, _READ, SCHEMA.names, BATCH_ROWS, _REMEDY)]
         tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
-        table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-        self._columns = dict(zip(table.schema.names, table.columns, strict=True))
-        self._place_of = {id: place for place, id in enumerate(table["id"].to_pylist())}
+        self._table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
-        place = self._place_of[id]
-        return _row({name: column[place].as_py() for name, column in self._columns.items()})
+        return _row(self._table.slice(self._place_of[id], 1).to_pylist()[0])
+
+    def rows(self, ids: Iterable[str]) -> Iterator[Audited]:
+        """Those of some ids, in their order: of many at once each takes a sixth of the time."""
+        found = self._table.take(_places(self._place_of[id] for id in ids))
+        columns = [column.to_pylist() for column in found.columns]
+        return (_row(dict(zip(found.schema.names, values))) for values in zip(*columns, strict=True))
 
     def __contains__(self, id: object) -> bool:
         return id in self._place_of

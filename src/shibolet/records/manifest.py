@@ -11,17 +11,22 @@ from pathlib import Path
 
 from shibolet.errors import DataError
 from shibolet.records.files import hash_file, open_regular, write_jsonl
-from shibolet.records.utterance import Utterance
+from shibolet.records.utterance import AudioRef, Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
 _SAMPLE_BYTES = 32 * 1024  # of larger ones the head, the middle and the tail
 _HASHED_AT_ONCE = 1024  # utterances
-_CACHED_HASHES = 1 << 14  # of files that many utterances share
+_CACHED = 1 << 14  # files that many utterances share
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest at once or not at all; audio inside its folder is named relative to it, so both can be moved."""
-    write_jsonl(path, (replace(u, audio=u.audio.from_folder(path.parent)).to_json() for u in utterances))
+
+    @lru_cache(_CACHED)
+    def placed(audio_path: str) -> str:
+        return AudioRef(path=audio_path).from_folder(path.parent).path
+
+    write_jsonl(path, (replace(u, audio=replace(u.audio, path=placed(u.audio.path))).to_json() for u in utterances))
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -49,7 +54,7 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False) -> st
     place, of the same size, that touches none of the three. DataError when a file is missing.
     """
     total = hashlib.sha256()
-    content_of = lru_cache(_CACHED_HASHES)(_whole_hash if whole else _content_hash)
+    content_of = lru_cache(_CACHED)(_whole_hash if whole else _content_hash)
     with ThreadPoolExecutor(8) as pool:  # waits for the disk
         for first in range(0, len(utterances), _HASHED_AT_ONCE):
             batch = utterances[first : first + _HASHED_AT_ONCE]

@@ -1,6 +1,6 @@
 """The nouns of speech: where an utterance's audio lies, what is said in it, who says it, where it comes from."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from shibolet.records.groups import cluster_of
@@ -59,9 +59,13 @@ class Utterance:
 
     def to_json(self) -> dict:
         """A flat JSON object; `Utterance.from_json` reads it back."""
-        return asdict(self)
+        audio = {name: getattr(self.audio, name) for name in _OF_AUDIO}
+        return {name: audio if name == "audio" else getattr(self, name) for name in _OF_UTTERANCE}
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
         audio, flags = AudioRef(**row["audio"]), row.get("flags")
         return cls(**{**row, "audio": audio, "flags": None if flags is None else tuple(flags)})
+
+
+_OF_AUDIO, _OF_UTTERANCE = ([field.name for field in fields(kind)] for kind in (AudioRef, Utterance))

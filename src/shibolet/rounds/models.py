@@ -52,7 +52,7 @@ class Models:
             return self._executor
 
     @contextmanager
-    def decoding(self) -> Iterator["Decoders"]:
+    def decoding(self) -> "Iterator[Decoders]":
         """Who decodes where nobody hears: those that did for who heard, or others, which start now."""
         from shibolet.listen.decoders import Decoders, num_decoders
 
