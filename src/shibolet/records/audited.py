@@ -118,7 +118,7 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
     for batch in read_batches(path, _READ, _SHORT if short else SCHEMA.names, BATCH_ROWS, _REMEDY):
         if only is not None:
             batch = batch.take(_places(i for i, id in enumerate(batch["id"].to_pylist()) if id in only))
-        yield from map(_row, batch.to_pylist())
+        yield from _rows(batch)
 
 
 def audited_hash(path: Path) -> str:
@@ -146,13 +146,11 @@ class AuditedRows(Mapping[str, Audited]):
         self._place_of = {id: place for place, id in enumerate(self._table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
-        return _row(self._table.slice(self._place_of[id], 1).to_pylist()[0])
+        return next(_rows(self._table.slice(self._place_of[id], 1)))
 
     def rows(self, ids: Iterable[str]) -> Iterator[Audited]:
         """Those of some ids, in their order: of many at once each takes a sixth of the time."""
-        found = self._table.take(_places(self._place_of[id] for id in ids))
-        columns = [column.to_pylist() for column in found.columns]
-        return (_row(dict(zip(found.schema.names, values))) for values in zip(*columns, strict=True))
+        return _rows(self._table.take(_places(self._place_of[id] for id in ids)))
 
     def __contains__(self, id: object) -> bool:
         return id in self._place_of
@@ -170,13 +168,19 @@ def _plain(row: Audited) -> dict[str, Any]:
     return {**values, "audio": audio}
 
 
-def _row(values: dict[str, Any]) -> Audited:
-    """A row with those fields that were read."""
-    row = object.__new__(Audited)
-    for name, value in values.items():
-        if value is not None and name in _LISTS:
-            value = tuple(value)
-        elif value is not None and name == "audio":
-            value = AudioRef(**value)
-        object.__setattr__(row, name, value)
-    return row
+def _rows(batch: pa.RecordBatch | pa.Table) -> Iterator[Audited]:
+    """Rows with those fields that were read; by columns, which takes a third of the time that a mapping a row takes."""
+    columns = [_values(name, column.to_pylist()) for name, column in zip(batch.schema.names, batch.columns)]
+    put = [getattr(Audited, name).__set__ for name in batch.schema.names]  # the class is frozen
+    for values in zip(*columns, strict=True):
+        row = object.__new__(Audited)
+        for set_field, value in zip(put, values):
+            set_field(row, value)
+        yield row
+
+
+def _values(name: str, column: list) -> list:
+    """A column as `Audited` has it."""
+    if name in _LISTS:
+        return [None if value is None else tuple(value) for value in column]
+    return [value and AudioRef(**value) for value in column] if name == "audio" else column
