@@ -22,9 +22,11 @@ from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.processes import Chunk, Job, is_worth_processes, make_chunk
 from shibolet.prepare.shards import SCHEMA
 from shibolet.prepare.stage import run_prepare
-from shibolet.prepare.verdicts import Reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.records import files
+from shibolet.records.audited import write_audited
 from shibolet.records.manifest import read_manifest
+from shibolet.records.review import Answer
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
@@ -101,6 +103,19 @@ def test_a_row_lies_where_the_manifest_says(corpus, tmp_path):
         assert (id, text, sha256) == (row.id, row.text, hashlib.sha256(flac).hexdigest())
         assert len(load(row.audio)) == round(row.duration_s * SAMPLE_RATE_HZ)
     assert len({row.audio.path for row in rows}) > 2 * shards.OPEN_SHARDS
+
+
+def test_verdicts_of_a_table_are_those_of_their_utterances(corpus, tmp_path):
+    """They are read many at a time, and not in the table's order: none may come to another utterance."""
+    utterances, verdicts = corpus
+    write_audited(tmp_path / "utterances.parquet", [verdict.row for verdict in reversed(verdicts.values())])
+    bad = Answer(id="u5", verdict="bad", text=utterances[5].text)
+    verdicts["u5"] = Reviewed(verdicts["u5"].row, "bad")
+    made = []
+    for name, own in (("table", ReviewedRows([tmp_path / "utterances.parquet"], {"u5": bad})), ("plain", verdicts)):
+        run_prepare(utterances, own, config=CONFIG, language="he", seed=0, out_dir=tmp_path / name)
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert made[0] == made[1] and b"review:bad" in made[0]["ledger.jsonl"]
 
 
 @pytest.mark.slow("prepare", seconds=10)
