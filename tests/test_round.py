@@ -573,7 +573,7 @@ def test_the_plan_has_the_lengths_of_what_is_prepared(tmp_path):
         utterance = Utterance(
             id=f"u{i}", audio=AudioRef(path=""), text="שלום עולם", duration_s=0.5 + 0.025 * i, source="here"
         )
-        writer.add(Piece.whole(utterance, flac))
+        writer.add(Piece.whole(utterance, flac), flac)
     writer.close()
     plan = make_plan(recipe, run_dir).training
     assert plan.training_set.utterances == 40 and plan.step.steps_per_epoch == 3

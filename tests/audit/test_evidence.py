@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from shibolet.audit import evidence
 from shibolet.audit.clip import Evidence
 from shibolet.audit.evidence import EvidenceStore, to_line, write_lines
 
@@ -24,6 +25,17 @@ def test_what_was_written_is_read_and_folders_may_be_put_together(tmp_path):
     shutil.copy(path, tmp_path / "b")
     store = EvidenceStore(tmp_path / "b")
     assert [store.read(id)["hypothesis"] for id in IDS] == [f"said {id}" for id in IDS]
+
+
+def test_few_files_are_open_however_many_are_read(tmp_path, monkeypatch):
+    """An audit of a thousand hours has thousands of them, and a process may open a thousand."""
+    monkeypatch.setattr(evidence, "OPEN_FILES", 2)
+    ids = [f"{number:016x}" for number in range(5)]
+    for id in ids:
+        write_lines(tmp_path, {id: to_line(Evidence(key="clip", hypothesis=f"said {id}"))})
+    store = EvidenceStore(tmp_path)
+    for id in [*ids, *reversed(ids)]:
+        assert store.read(id)["hypothesis"] == f"said {id}" and len(store._open) <= 2
 
 
 @pytest.mark.parametrize(

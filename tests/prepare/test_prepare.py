@@ -1,5 +1,6 @@
 """Protects the training set from what the audit condemned and from lost or doubled words, and the books from gaps."""
 
+import multiprocessing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -374,10 +375,14 @@ def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
     }  # fmt: skip
 
 
-def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
+@pytest.mark.parametrize("is_worth_processes", [False, True])
+def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch, is_worth_processes):
+    """By this process and by others, which are closed in the end."""
+    monkeypatch.setattr("shibolet.prepare.processes.is_worth_processes", lambda utterances: is_worth_processes)
     rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
     write_jsonl(tmp_path / "data.jsonl", rows)
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
+    changes.append("audit.num_workers=1")
 
     def prepared() -> set[str]:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
@@ -389,7 +394,20 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path):
             stages.do_prepare(current)
             return {row["id"] for row in rows_of(current.folder.prepared)}
 
+    children = set(multiprocessing.active_children())
     assert "good-0" in prepared()
     answer = Answer(id="good-0", verdict="bad", text=corpus.utterances[0].text)
     write_jsonl(tmp_path / "run" / "audit" / "review.jsonl", [answer.model_dump()])
     assert "good-0" not in prepared()
+    assert set(multiprocessing.active_children()) <= children
+
+
+def test_who_decoded_for_the_audit_decodes_for_prepare(tmp_path):
+    """Other processes would take seconds to start, and as much memory again."""
+    recipe = load_recipe("demo", ["audit.num_workers=0"])
+    with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
+        with current.decoding() as own, current.decoding() as others:
+            assert own is not others
+        hearing = current.executor.decoders(0)
+        with current.decoding() as same:
+            assert same is hearing

@@ -1,9 +1,10 @@
 """Protects prepared data from depending on who decoded them, and the user from a crash that names no utterance."""
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +14,43 @@ from audit_documents import audited
 from spoken import raw_times, record
 
 from shibolet.errors import ProcessLost
-from shibolet.listen.executor import Here, Processes
-from shibolet.prepare import processes
+from shibolet.listen import decoders
+from shibolet.listen.decoders import Decoders, InThisProcess, Worker
+from shibolet.listen.processes import WorkerLost
+from shibolet.prepare import processes, shards
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.processes import MakePieces, count_worthwhile, outcomes_of
+from shibolet.prepare.processes import Chunk, Job, is_worth_processes, make_chunk
 from shibolet.prepare.shards import SCHEMA
 from shibolet.prepare.stage import run_prepare
-from shibolet.prepare.verdicts import Reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows
+from shibolet.records import files
+from shibolet.records.audited import write_audited
+from shibolet.records.manifest import read_manifest
+from shibolet.records.review import Answer
+from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
+from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 
-CONFIG = PrepareConfig(dev_frac=0.2, unheard="keep", max_duration_s=4.0)
-WORK = MakePieces("he", CONFIG)
+CONFIG = PrepareConfig(dev_frac=0.2, unheard="keep", max_duration_s=4.0, shard_utterances=7)
 
 
-@dataclass(frozen=True, slots=True)
-class CrashOn(MakePieces):
+def crash_on_u17(jobs: Sequence[Job]) -> list[Chunk]:
     """Takes its process with it at one utterance, as a decoder in C does."""
-
-    fatal: str = ""
-
-    @contextmanager
-    def open(self) -> Iterator[Callable]:
-        def make(jobs: list) -> list:
-            if any(utterance.id == self.fatal for utterance, _ in jobs):
-                os._exit(11)
-            return [utterance.id for utterance, _ in jobs]
-
-        yield make
+    if any(utterance.id == "u17" for utterance, _ in jobs):
+        os._exit(11)
+    return make_chunk(jobs, "he", CONFIG)
 
 
-def nobody(_: Utterance) -> None:
-    return None
+class LostOver(InThisProcess):
+    """A worker whose process is lost over several utterances at once, and over one of `ids`."""
+
+    def __init__(self, *ids: str, reason: str = "decoder_crashed") -> None:
+        self.ids, self.reason = ids, reason
+
+    def run(self, function: Callable, jobs: Sequence[Job], *, timeout_s: float) -> list[Chunk]:
+        if len(jobs) > 1 or jobs[0][0].id in self.ids:
+            raise WorkerLost(self.reason, "gone")
+        return function(jobs)
 
 
 @pytest.fixture
@@ -74,49 +80,96 @@ def test_the_bytes_are_the_same_whoever_decodes(corpus, tmp_path, monkeypatch):
     utterances, verdicts = corpus
     for num in (0, 1, 3):
         told: list[int] = []
-        made = run_prepare(
-            utterances, verdicts, config=CONFIG, language="he", seed=0, out_dir=tmp_path / str(num), num_processes=num,
-            on_progress=lambda done, _, told=told: told.append(done),
-        )  # fmt: skip
+        with closing(Decoders(num)) as workers:
+            made = run_prepare(
+                utterances, verdicts, config=CONFIG, language="he", seed=0, out_dir=tmp_path / str(num),
+                on_progress=lambda done, _, told=told: told.append(done), decoders=workers,
+            )  # fmt: skip
         assert told[-1] == 40 and told == sorted(told)
         assert made.cut.utterances > 2 and made.dropped_by_rule["undecodable"].utterances == 1
     ones = [{path.name: path.read_bytes() for path in (tmp_path / str(num)).iterdir()} for num in (0, 1, 3)]
-    assert len(ones[0]) == 5
+    assert len(ones[0]) > 3 + 2 * shards.OPEN_SHARDS
     assert ones[0] == ones[1] == ones[2]
+
+
+def test_a_row_lies_where_the_manifest_says(corpus, tmp_path):
+    """Shards are written at the same time: no row may come to another's place, nor a text to another's audio."""
+    utterances, verdicts = corpus
+    run_prepare(utterances, verdicts, config=CONFIG, language="he", seed=0, out_dir=tmp_path)
+    rows = read_manifest(tmp_path / "manifest.jsonl")
+    for row in rows:
+        columns = ("id", "text", "sha256", "audio")
+        id, text, sha256, flac = list(read_shard(Path(row.audio.path), *columns))[row.audio.row]
+        assert (id, text, sha256) == (row.id, row.text, hashlib.sha256(flac).hexdigest())
+        assert len(load(row.audio)) == round(row.duration_s * SAMPLE_RATE_HZ)
+    assert len({row.audio.path for row in rows}) > 2 * shards.OPEN_SHARDS
+
+
+def test_verdicts_of_a_table_are_those_of_their_utterances(corpus, tmp_path):
+    """They are read many at a time, and not in the table's order: none may come to another utterance."""
+    utterances, verdicts = corpus
+    write_audited(tmp_path / "utterances.parquet", [verdict.row for verdict in reversed(verdicts.values())])
+    bad = Answer(id="u5", verdict="bad", text=utterances[5].text)
+    verdicts["u5"] = Reviewed(verdicts["u5"].row, "bad")
+    made = []
+    for name, own in (("table", ReviewedRows([tmp_path / "utterances.parquet"], {"u5": bad})), ("plain", verdicts)):
+        run_prepare(utterances, own, config=CONFIG, language="he", seed=0, out_dir=tmp_path / name)
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert made[0] == made[1] and b"review:bad" in made[0]["ledger.jsonl"]
 
 
 @pytest.mark.slow("prepare", seconds=10)
 def test_an_utterance_that_crashes_its_process_is_named_with_its_file(corpus):
     """It could be one of thousands: nobody finds it by a dump of a stack."""
-    work = CrashOn("he", CONFIG, fatal="u17")
-    with closing(outcomes_of(corpus[0], nobody, work, 2)) as outcomes, pytest.raises(ProcessLost) as error:
-        list(outcomes)
+    with closing(Worker()) as worker, pytest.raises(ProcessLost) as error:
+        processes._run(worker, [(utterance, None) for utterance in corpus[0][15:20]], crash_on_u17)
     assert "'u17' of crowd crashes" in str(error.value) and "17.flac" in str(error.value)
 
 
-def test_a_crash_that_no_utterance_repeats_is_laid_to_the_machine(corpus):
-    """Memory that was full must not be said to be a bad file."""
-    error = processes._lost(corpus[0], nobody, CrashOn("he", CONFIG), Here())
-    assert "none of them alone ('u0' to 'u39')" in str(error) and "memory" in str(error)
+@pytest.mark.parametrize("reason, does", [("decoder_crashed", "crashes"), ("decoder_hung", "hangs")])
+def test_what_ends_a_process_is_said_of_the_utterance(corpus, reason, does):
+    """Of the one that does it alone, and not of its neighbours."""
+    jobs, make = [(utterance, None) for utterance in corpus[0]], partial(make_chunk, language="he", config=CONFIG)
+    with pytest.raises(ProcessLost, match=f"'u3' of crowd {does} the process that decodes it"):
+        processes._run(LostOver("u3", "u9", reason=reason), jobs, make)
 
 
-def test_processes_that_do_not_start_end_it_in_a_sentence_about_decoding(corpus, monkeypatch):
-    """The sentence of those that listen would send the user to GPUs, which nobody uses here."""
+def test_a_crash_that_no_utterance_repeats_changes_nothing(corpus, tmp_path, monkeypatch):
+    """Memory that was full for a moment must neither end the stage nor lose or move a row."""
+    monkeypatch.setattr(decoders, "InThisProcess", LostOver)
+    utterances, verdicts = corpus
+    for name in ("lost", "whole"):
+        run_prepare(utterances, verdicts, config=CONFIG, language="he", seed=0, out_dir=tmp_path / name)
+        monkeypatch.undo()
+    lost, whole = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("lost", "whole"))
+    assert lost == whole
 
-    def nothing_starts(self: Processes, work: MakePieces, chunks: Iterator) -> Iterator:
-        raise ProcessLost("no process that listens starts here")
 
-    monkeypatch.setattr(Processes, "map", nothing_starts)
-    with pytest.raises(ProcessLost, match="no process that decodes utterances starts here"):
-        next(outcomes_of(corpus[0], nobody, WORK, 2))
+def test_a_file_that_changed_is_hashed_again(corpus):
+    """The processes stay from stage to stage: what they know of a file must not outlive it."""
+    path = Path(corpus[0][0].audio.path)
+    before = processes._hash_of(corpus[0][0].audio)
+    path.write_bytes(path.read_bytes() + b"more")
+    assert processes._hash_of(corpus[0][0].audio) != before
 
 
-@pytest.mark.parametrize("cores, hours, num", [(2, 0.9, 0), (1, 100.0, 0), (2, 1.1, 2), (16, 3.0, 16), (64, 3.0, 24)])
-def test_processes_are_started_where_the_audio_is_worth_it(corpus, monkeypatch, cores, hours, num):
+@pytest.mark.parametrize("cores, hours, worth", [(2, 0.9, False), (1, 100.0, False), (2, 1.1, True), (16, 3.0, True)])
+def test_processes_are_started_where_the_audio_is_worth_it(corpus, monkeypatch, cores, hours, worth):
     """A demo must not wait for processes, nor a corpus for one."""
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     one = corpus[0][0]
-    assert count_worthwhile([one] * round(3600 * hours / one.duration_s)) == num
+    assert is_worth_processes([one] * round(3600 * hours / one.duration_s)) == worth
+
+
+def test_the_hash_of_a_shard_is_known_when_it_is_there(corpus, tmp_path, monkeypatch):
+    """Else what seals the stage and what verifies it read each gigabyte again."""
+    monkeypatch.setattr(files, "_KEPT_BYTES", 1)
+    utterances, verdicts = corpus
+    run_prepare(utterances, verdicts, config=CONFIG, language="he", seed=0, out_dir=tmp_path)
+    written = sorted(tmp_path.glob("*.parquet"))
+    true = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in written]
+    monkeypatch.setattr(files, "_digest", lambda file: pytest.fail("it was read"))
+    assert files.hash_files(written) == true
 
 
 def test_what_keeps_the_thread_from_writing_ends_the_stage(corpus, tmp_path, monkeypatch):

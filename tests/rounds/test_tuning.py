@@ -55,7 +55,7 @@ def play(tmp_path, monkeypatch):
                         recording=f"{split}{i}",
                     )  # fmt: skip
                     flac = encode_flac(np.full(8000, 0.1, np.float32))
-                    made.append(writer.add(Piece.whole(utterance, flac)))
+                    made.append(writer.add(Piece.whole(utterance, flac), flac))
                 writer.close()
             write_manifest(current.folder.prepared / "manifest.jsonl", made)
             stage.finish()

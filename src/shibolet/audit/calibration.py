@@ -82,7 +82,7 @@ def columns(signals: Sequence[Signals], evidence: Sequence[str]) -> np.ndarray:
     Noise by itself is no evidence: with it a map knows copies by their sound and not by what was heard in them.
     """
     values = np.array([[getattr(s, name) for name in evidence] for s in signals], float)
-    noise = np.array([1 - np.clip(s.snr_db, LOUDEST_DB, QUIETEST_DB) / QUIETEST_DB for s in signals])
+    noise = 1 - np.clip(np.array([s.snr_db for s in signals], float), LOUDEST_DB, QUIETEST_DB) / QUIETEST_DB
     product = values[:, [i for i, name in enumerate(evidence) if name in KNOWING_NOISE]] * noise[:, None]
     return np.concatenate([values, product], axis=1)
 

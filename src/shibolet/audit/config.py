@@ -46,7 +46,9 @@ class AuditConfig(Config):
     # Heard and put on disk together, at most, and of audio at most; with a GPU up to 8 times as much.
     chunk_utterances: int = Field(128, gt=0)
     chunk_audio_s: float = Field(900.0, gt=0)
-    num_workers: int | None = Field(None, ge=0)  # processes that decode; None: all cores but two, 0: none
+    num_workers: int | None = Field(
+        None, ge=0
+    )  # processes that decode, for prepare too; None: all cores but two, 0: none
     # Plus a tenth of its duration. A clip that takes longer is tried twice more, with two and four times as much; one
     # that still takes longer is a failure.
     decode_timeout_s: float = Field(60.0, gt=0)

@@ -18,6 +18,7 @@ from shibolet.audit.clip import Evidence
 from shibolet.records.files import hash_json, write_bytes
 
 LOG = logging.getLogger(__name__)
+OPEN_FILES = 64  # at once, of those that were read: what is heard together is rarely asked for together
 _OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
 
 
@@ -60,7 +61,7 @@ class EvidenceStore:
         self._folder = folder
         self._files: list[Path] = []
         self._place: dict[int, int] = {}
-        self._open: tuple[int, BinaryIO] | None = None
+        self._open: dict[int, BinaryIO] = {}  # by number, the one that was opened first first
         self.refresh()
 
     def refresh(self) -> None:
@@ -90,17 +91,17 @@ class EvidenceStore:
         """JSON of the evidence; KeyError where there is none."""
         place = self._place[int(content_id, 16)]
         number, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
-        if self._open is None or self._open[0] != number:
-            self.close()
-            self._open = (number, self._files[number].open("rb"))
-        file = self._open[1]
+        if number not in self._open:
+            if len(self._open) == OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[number] = self._files[number].open("rb")
+        file = self._open[number]
         file.seek(offset)
         return json.loads(file.readline())
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
+        while self._open:
+            self._open.popitem()[1].close()
 
 
 class HeardClips(Mapping[str, Evidence]):

@@ -1,9 +1,8 @@
 """One utterance: refused with a ledger line, or decoded, trimmed, cut and encoded again."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pickle import PickleBuffer
 
 from shibolet.errors import AudioError, DataError
 from shibolet.prepare.config import PrepareConfig
@@ -14,7 +13,7 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
-from shibolet.speech.text.rules import has_words
+from shibolet.speech.text.rules import has_words, split_words
 
 HashOf = Callable[[AudioRef], str]  # of all encoded bytes
 MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
@@ -25,7 +24,6 @@ class Piece:
     """What is kept of an utterance, or of a piece of it."""
 
     utterance: Utterance  # with the piece's id, target and length; its audio is still the whole
-    flac: PickleBuffer  # which passes between processes without a copy
     sha256: str  # of the FLAC
     origin_id: str  # of the whole
     span_s: tuple[float, float]  # in the whole
@@ -36,7 +34,7 @@ class Piece:
     def whole(cls, utterance: Utterance, flac: bytes) -> "Piece":
         """An utterance that is its own origin."""
         sha256 = hashlib.sha256(flac).hexdigest()
-        return cls(utterance, PickleBuffer(flac), sha256, utterance.id, (0.0, utterance.duration_s), sha256, 0.0)
+        return cls(utterance, sha256, utterance.id, (0.0, utterance.duration_s), sha256, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,7 @@ class Outcome:
     pieces: tuple[Piece, ...]
     lines: tuple[LedgerLine, ...]  # their durations and those of the pieces are together `duration_s`
     is_cut: bool = False
+    flacs: Sequence[bytes | memoryview] = ()  # of each piece its audio, encoded
 
 
 def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, config: PrepareConfig) -> Outcome | None:
@@ -54,7 +53,7 @@ def refuse(utterance: Utterance, verdict: Reviewed | None, language: Language, c
 
     DataError when the verdict is about another text.
     """
-    words = language.to_words(utterance.text).tokens
+    words = tuple(split_words(language.to_target(utterance.text)))
     if verdict and verdict.review == "bad":
         return drop(utterance, "review:bad", "a person who listened to it found it bad")
     if verdict and verdict.row.failure:
@@ -108,7 +107,7 @@ def make_pieces(
         found = resegment(samples, text, said, row.starts_s, row.ends_s, hypothesis, config, is_flagged=is_flagged)
     else:
         found = [Segment(0, len(owner), 0.0, duration_s)]
-    pieces, lines, start_s = [], [], utterance.audio.start_s
+    pieces, flacs, lines, start_s = [], [], [], utterance.audio.start_s
     for number, segment in enumerate(found):
         segment_id = utterance.id if len(found) == 1 else f"{utterance.id}-p{number:02d}"
         piece_text = text_of(tokens, owner, segment)
@@ -120,9 +119,9 @@ def make_pieces(
             continue
         piece = replace(utterance, id=segment_id, text=piece_text, duration_s=length_s, language=language.name)
         span_s = (first / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ)
-        flac = encode_flac(samples[first:end])
-        sha256 = hashlib.sha256(flac).hexdigest()
-        pieces.append(Piece(piece, PickleBuffer(flac), sha256, utterance.id, span_s, origin_sha256, start_s))
+        flacs.append(encode_flac(samples[first:end]))
+        sha256 = hashlib.sha256(flacs[-1]).hexdigest()
+        pieces.append(Piece(piece, sha256, utterance.id, span_s, origin_sha256, start_s))
     if not pieces and is_flagged:
         return _condemned(utterance, verdict.row, duration_s)
     if not pieces:
@@ -136,7 +135,7 @@ def make_pieces(
         head_s, tail_s = found[0].start_s, duration_s - found[0].end_s
         detail = f"{head_s:.2f} s before the first word and {tail_s:.2f} s after the last are left out"
         lines.append(_line(utterance, utterance.id, "trimmed", detail, left_s))
-    return Outcome(duration_s, tuple(pieces), tuple(lines), is_cut=len(found) > 1)
+    return Outcome(duration_s, tuple(pieces), tuple(lines), len(found) > 1, flacs)
 
 
 def _checked(segment: Segment, text: str, config: PrepareConfig) -> Segment:

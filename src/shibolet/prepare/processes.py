@@ -1,78 +1,126 @@
-"""Utterances to pieces: in this process, or in as many others as the cores and the amount of audio are worth."""
+"""Utterances to pieces, by whoever decodes: the same whether that is this process or others.
+
+Of a chunk all encoded audio comes back as one block: for each of several, a thread would wait for Python's lock.
+"""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import accumulate, pairwise
+from pickle import PickleBuffer
 
 from shibolet.errors import ProcessLost
-from shibolet.listen.decoders import ONE_THREAD
-from shibolet.listen.executor import Executor, Here, Processes
-from shibolet.listen.processes import MAX_STARTS, WorkerLost
+from shibolet.listen.decoders import AnyWorker, Decoders, run_each
+from shibolet.listen.processes import WorkerLost
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, make_pieces
 from shibolet.prepare.verdicts import Reviewed
-from shibolet.records.utterance import Utterance
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import content_hash
 from shibolet.speech.text import get_language
 
-CHUNK_UTTERANCES, CHUNK_S = 64, 300.0  # handed over together; encoded audio of four of them a process is in memory
+CHUNK_UTTERANCES, CHUNK_S = 64, 300.0  # handed over together; encoded audio of two of them a process is in memory
 ALONE_S = 3600.0  # of audio take two threads of one process no longer than others take to start and do it
-MAX_PROCESSES = 24  # one process hands out to no more, and writes what they give
+LIMIT_S = 120.0  # and as long as the audio: a process that decodes longer hangs
 CACHED_HASHES = 4096  # of files that several utterances lie in
 
 Job = tuple[Utterance, Reviewed | None]
-FindVerdict = Callable[[Utterance], Reviewed | None]
+FindVerdicts = Callable[[Sequence[Utterance]], list[Reviewed | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class MakePieces:
-    """A chunk of utterances to what becomes of them: the work of an `Executor`."""
+class Chunk:
+    """What becomes of a chunk's utterances, in order, on its way between processes."""
 
-    language: str
-    config: PrepareConfig
-    at_once: int = 2  # a decoder lets other threads run
+    outcomes: list[Outcome]  # without their FLACs
+    sizes: list[int]  # of the FLACs, in bytes
+    flacs: PickleBuffer  # one after the other
 
-    @contextmanager
-    def open(self) -> Iterator[Callable[[list[Job]], list[Outcome]]]:
-        language, hash_of = get_language(self.language), lru_cache(CACHED_HASHES)(content_hash)
-        yield lambda jobs: [make_pieces(*job, language, self.config, hash_of) for job in jobs]
-
-
-def count_worthwhile(utterances: Sequence[Utterance]) -> int:
-    """As many processes as cores; 0, which is this one, where there is too little audio to wait for their start."""
-    num = min(os.cpu_count() or 1, MAX_PROCESSES)
-    return num if num > 1 and sum(utterance.duration_s for utterance in utterances) > ALONE_S else 0
+    def unpacked(self) -> Iterator[Outcome]:
+        block = memoryview(self.flacs)
+        flacs = (block[first:end] for first, end in pairwise(accumulate(self.sizes, initial=0)))
+        for outcome in self.outcomes:
+            yield replace(outcome, flacs=[next(flacs) for _ in outcome.pieces])
 
 
-def outcomes_of(utterances: Sequence[Utterance], find: FindVerdict, work: MakePieces, num: int) -> Iterator[Outcome]:
-    """What becomes of each utterance, in order, by `num` processes; 0: by this one. The same whatever the number.
+def make_chunk(jobs: Sequence[Job], language: str, config: PrepareConfig) -> list[Chunk]:
+    """One chunk: what a worker does."""
+    spoken = get_language(language)
+    outcomes = [make_pieces(*job, spoken, config, _hash_of) for job in jobs]
+    flacs = [flac for outcome in outcomes for flac in outcome.flacs]
+    return [Chunk([replace(one, flacs=[]) for one in outcomes], list(map(len, flacs)), PickleBuffer(b"".join(flacs)))]
 
-    It runs little ahead of its reader. ProcessLost names the utterance that a process crashes on.
+
+def _hash_of(ref: AudioRef) -> str:
+    """`content_hash`, once for a file in which several utterances lie, as long as it stays as it is."""
+    with suppress(OSError):
+        found = os.stat(ref.path)
+        return _kept_hash(ref, found.st_size, found.st_mtime_ns)
+    return content_hash(ref)
+
+
+@lru_cache(CACHED_HASHES)
+def _kept_hash(ref: AudioRef, *state: int) -> str:
+    return content_hash(ref)
+
+
+def is_worth_processes(utterances: Sequence[Utterance]) -> bool:
+    """Whether there is so much audio that other processes, which take a second to start, are done first."""
+    return (os.cpu_count() or 1) > 1 and sum(utterance.duration_s for utterance in utterances) > ALONE_S
+
+
+def begin(decoders: Decoders, language: str, config: PrepareConfig) -> None:
+    """Have each worker load what it takes, while this process reads verdicts; what fails there fails again."""
+    for _ in range(decoders.num_workers):
+        decoders.submit(partial(_run, make=partial(make_chunk, language=language, config=config)), [])
+
+
+def outcomes_of(
+    utterances: Sequence[Utterance], find: FindVerdicts, decoders: Decoders, language: str, config: PrepareConfig
+) -> Iterator[Outcome]:
+    """What becomes of each utterance, in order, by these workers; the same whichever they are.
+
+    It runs little ahead of its reader. ProcessLost names the utterance that a process crashes on, or hangs at.
     """
-    executor: Executor = Processes([ONE_THREAD] * num) if num else Here()
-    chunks = _chunks(utterances)
-    with closing(executor):
-        made = _map(executor, work, chunks, find)
-        for chunk, outcomes in zip(chunks, made, strict=True):
-            if isinstance(outcomes, WorkerLost):
-                made.close()  # which lets go of what it has in hand
-                raise _lost(chunk, find, work, executor)
-            yield from outcomes
-
-
-def _map(
-    executor: Executor, work: MakePieces, chunks: Sequence[Sequence[Utterance]], find: FindVerdict
-) -> Iterator[list[Outcome] | WorkerLost]:
-    """What becomes of each chunk, or that processes crashed on it."""
+    make = partial(make_chunk, language=language, config=config)
+    ahead: deque[Future[list[Chunk]]] = deque()
     try:
-        yield from executor.map(work, ([(utterance, find(utterance)) for utterance in chunk] for chunk in chunks))
-    except ProcessLost as error:
-        raise ProcessLost(
-            f"no process that decodes utterances starts here: {MAX_STARTS} crashed. See whether the memory is full, "
-            "and run the same command again"
-        ) from error
+        for chunk in _chunks(utterances):
+            ahead.append(decoders.submit(partial(_run, make=make), list(zip(chunk, find(chunk), strict=True))))
+            if len(ahead) > 2 * max(2, decoders.num_workers):
+                yield from _unpacked(ahead.popleft())
+        while ahead:
+            yield from _unpacked(ahead.popleft())
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def _unpacked(future: Future[list[Chunk]]) -> Iterator[Outcome]:
+    for chunk in future.result():
+        yield from chunk.unpacked()
+
+
+def _run(worker: AnyWorker, jobs: Sequence[Job], make: Callable[[Sequence[Job]], list[Chunk]]) -> list[Chunk]:
+    """The chunk; in as many chunks as it has utterances where a process was lost over it, and over none alone."""
+    made = run_each(worker, make, jobs, _limit_s)
+    for (utterance, _), chunk in zip(jobs, made, strict=False):
+        if isinstance(chunk, WorkerLost):
+            audio, does = utterance.audio, "hangs" if chunk.reason == "decoder_hung" else "crashes"
+            place = audio.path if audio.row is None else f"{audio.path} row {audio.row}"
+            raise ProcessLost(
+                f"utterance '{utterance.id}' of {utterance.source} {does} the process that decodes it ({place}): "
+                "encode it anew or take it out of its source, and run the same command again"
+            ) from chunk
+    return made
+
+
+def _limit_s(jobs: Sequence[Job]) -> float:
+    return LIMIT_S + sum(utterance.duration_s for utterance, _ in jobs)
 
 
 def _chunks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -85,20 +133,3 @@ def _chunks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
         chunks[-1].append(utterance)
         seconds += utterance.duration_s
     return chunks
-
-
-def _lost(chunk: Sequence[Utterance], find: FindVerdict, work: MakePieces, executor: Executor) -> ProcessLost:
-    """Which utterance of a chunk processes crash on, each tried alone."""
-    alone = _map(executor, work, [[utterance] for utterance in chunk], find)
-    for utterance, outcome in zip(chunk, alone, strict=True):
-        if isinstance(outcome, WorkerLost):
-            audio = utterance.audio
-            place = audio.path if audio.row is None else f"{audio.path} row {audio.row}"
-            return ProcessLost(
-                f"utterance '{utterance.id}' of {utterance.source} crashes the process that decodes it ({place}): "
-                "encode it anew or take it out of its source, and run the same command again"
-            )
-    return ProcessLost(
-        f"processes that decode utterances crash here, and with none of them alone ('{chunk[0].id}' to "
-        f"'{chunk[-1].id}'): see whether the memory is full, and run the same command again"
-    )

@@ -8,17 +8,18 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from shibolet.errors import DataError
+from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, drop, refuse
-from shibolet.prepare.processes import FindVerdict, MakePieces, count_worthwhile, outcomes_of
+from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import Part, split
 from shibolet.prepare.tally import Tally
-from shibolet.prepare.verdicts import Reviewed
+from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -29,6 +30,7 @@ from shibolet.speech.text import get_language
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
 PROGRESS_UTTERANCES = 32  # between two calls
+READ_TOGETHER = 1024  # verdicts
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
@@ -43,13 +45,13 @@ def run_prepare(
     out_dir: Path,
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
-    num_processes: int | None = None,
+    decoders: Decoders | None = None,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `num_processes` decode; 0: this one; None: as many as cores and the amount of audio are worth.
+    `decoders` do the work; None: two threads of this process.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
@@ -57,17 +59,21 @@ def run_prepare(
     notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
     fit: list[Utterance] = []
-    for utterance in utterances:
-        if refused := refuse(utterance, find(utterance), spoken, config):
-            tally.add(refused)
-        else:
-            fit.append(utterance)
-    dealt = split(fit, config, seed)
+    with ExitStack() as stack:
+        decoders = decoders or stack.enter_context(closing(Decoders(0)))
+        begin(decoders, language, config)
+        for first in range(0, len(utterances), READ_TOGETHER):
+            some = utterances[first : first + READ_TOGETHER]
+            for utterance, verdict in zip(some, find(some), strict=True):
+                if refused := refuse(utterance, verdict, spoken, config):
+                    tally.add(refused)
+                else:
+                    fit.append(utterance)
+        dealt = split(fit, config, seed)
 
-    progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
-    decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-    num = count_worthwhile(decoded) if num_processes is None else num_processes
-    with closing(outcomes_of(decoded, find, MakePieces(language, config), num)) as outcomes:
+        progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
+        decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
+        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
         dealt_outcomes = _with_surplus(fit, dealt.parts, outcomes, config)
         kept, splits = _write_shards(dealt_outcomes, dealt.parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
@@ -116,10 +122,10 @@ def _write_shards(
     kept: dict[str, Utterance] = {}
     for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
         tally.add(outcome, part)
-        for piece in outcome.pieces:
+        for piece, flac in zip(outcome.pieces, outcome.flacs, strict=True):
             if piece.utterance.id in kept:
                 raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
-            kept[piece.utterance.id] = writers[part].add(piece)
+            kept[piece.utterance.id] = writers[part].add(piece, flac)
         if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
             on_progress(number)
     for writer in writers.values():
@@ -128,12 +134,16 @@ def _write_shards(
     return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
 
-def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdict:
-    """The verdict on an utterance, or None; where the audit is not believed, only what a person found bad."""
+def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdicts:
+    """The verdict on each utterance, or None; where the audit is not believed, only what a person found bad."""
 
-    def find(utterance: Utterance) -> Reviewed | None:
-        verdict = verdicts.get(utterance.id)
-        return verdict if verdict and (config.drop_low_quality or verdict.review == "bad") else None
+    def find(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
+        ids = [utterance.id for utterance in utterances]
+        found = verdicts.among(ids) if isinstance(verdicts, ReviewedRows) else verdicts
+        return [
+            verdict if (verdict := found.get(id)) and (config.drop_low_quality or verdict.review == "bad") else None
+            for id in ids
+        ]
 
     return find
 

@@ -1,6 +1,6 @@
 """What the audit said of each utterance, and a person after it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,12 @@ class ReviewedRows(Mapping[str, Reviewed]):
 
     def __getitem__(self, id: str) -> Reviewed:
         return reviewed(self._rows[id], self._answers.get(id))
+
+    def among(self, ids: Sequence[str]) -> dict[str, Reviewed]:
+        """Those of some ids, which are read together."""
+        known = [id for id in ids if id in self._rows]
+        rows = zip(known, self._rows.rows(known), strict=True)
+        return {id: reviewed(row, self._answers.get(id)) for id, row in rows}
 
     def __contains__(self, id: object) -> bool:
         return id in self._rows

@@ -7,7 +7,7 @@ grow with their number.
 import hashlib
 import json
 from array import array
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -117,34 +117,43 @@ def read_audited(path: Path, *, short: bool = False, only: Container[str] | None
     """
     for batch in read_batches(path, _READ, _SHORT if short else SCHEMA.names, BATCH_ROWS, _REMEDY):
         if only is not None:
-            chosen = array("q", (i for i, id in enumerate(batch["id"].to_pylist()) if id in only))
-            # Of a list pyarrow would first import pandas, which takes half a second.
-            batch = batch.take(pa.Array.from_buffers(pa.int64(), len(chosen), [None, pa.py_buffer(chosen)]))
-        yield from map(_row, batch.to_pylist())
+            batch = batch.take(_places(i for i, id in enumerate(batch["id"].to_pylist()) if id in only))
+        yield from _rows(batch.schema.names, (column.to_pylist() for column in batch.columns))
 
 
 def audited_hash(path: Path) -> str:
     """Content hash of a table, less where its sounds lie: a moved run folder, or another one, has the same."""
     digest, columns = hashlib.sha256(), [name for name in SCHEMA.names if name != "audio"]
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     for batch in read_batches(path, _READ, columns, BATCH_ROWS, _REMEDY):
-        for row in batch.to_pylist():
-            digest.update(json.dumps(row, ensure_ascii=False).encode())
+        digest.update("".join(map(encode, batch.to_pylist())).encode())
     return digest.hexdigest()[:16]
 
 
+def _places(numbers: Iterable[int]) -> pa.Array:
+    """Of a list pyarrow would first import pandas, which takes half a second."""
+    places = array("q", numbers)
+    return pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+
+
 class AuditedRows(Mapping[str, Audited]):
-    """Rows of tables by id, made one at a time: lists are large in Python."""
+    """Rows of tables by id, made when they are asked for: lists are large in Python."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         batches = [batch for path in paths for batch in read_batches(path, _READ, SCHEMA.names, BATCH_ROWS, _REMEDY)]
         tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
-        table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-        self._columns = dict(zip(table.schema.names, table.columns, strict=True))
+        table = pa.concat_tables(tables, promote_options="permissive").select(SCHEMA.names).combine_chunks()
+        self._columns = table.columns
         self._place_of = {id: place for place, id in enumerate(table["id"].to_pylist())}
 
     def __getitem__(self, id: str) -> Audited:
         place = self._place_of[id]
-        return _row({name: column[place].as_py() for name, column in self._columns.items()})
+        return next(_rows(SCHEMA.names, ([column[place].as_py()] for column in self._columns)))
+
+    def rows(self, ids: Iterable[str]) -> Iterator[Audited]:
+        """Those of some ids, in their order: of many at once each takes a sixth of the time."""
+        places = _places(self._place_of[id] for id in ids)
+        return _rows(SCHEMA.names, (column.take(places).to_pylist() for column in self._columns))
 
     def __contains__(self, id: object) -> bool:
         return id in self._place_of
@@ -162,13 +171,19 @@ def _plain(row: Audited) -> dict[str, Any]:
     return {**values, "audio": audio}
 
 
-def _row(values: dict[str, Any]) -> Audited:
-    """A row with those fields that were read."""
-    row = object.__new__(Audited)
-    for name, value in values.items():
-        if value is not None and name in _LISTS:
-            value = tuple(value)
-        elif value is not None and name == "audio":
-            value = AudioRef(**value)
-        object.__setattr__(row, name, value)
-    return row
+def _rows(names: Sequence[str], columns: Iterable[list]) -> Iterator[Audited]:
+    """Rows with those fields that were read; by columns, which takes a third of the time that a mapping a row takes."""
+    columns = [_values(name, column) for name, column in zip(names, columns, strict=True)]
+    put = [getattr(Audited, name).__set__ for name in names]  # the class is frozen
+    for values in zip(*columns, strict=True):
+        row = object.__new__(Audited)
+        for set_field, value in zip(put, values):
+            set_field(row, value)
+        yield row
+
+
+def _values(name: str, column: list) -> list:
+    """A column as `Audited` has it."""
+    if name in _LISTS:
+        return [None if value is None else tuple(value) for value in column]
+    return [value and AudioRef(**value) for value in column] if name == "audio" else column

@@ -5,20 +5,27 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from shibolet.errors import DataError
 from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.files import hash_file, open_regular, write_jsonl
-from shibolet.records.utterance import Utterance
+from shibolet.records.utterance import AudioRef, Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
 _SAMPLE_BYTES = 32 * 1024  # of larger ones the head, the middle and the tail
+_PLACED = 1 << 14  # files that many utterances share
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest at once or not at all; audio inside its folder is named relative to it, so both can be moved."""
-    write_jsonl(path, (replace(u, audio=u.audio.from_folder(path.parent)).to_json() for u in utterances))
+
+    @lru_cache(_PLACED)
+    def placed(audio_path: str) -> str:
+        return AudioRef(path=audio_path).from_folder(path.parent).path
+
+    write_jsonl(path, (replace(u, audio=replace(u.audio, path=placed(u.audio.path))).to_json() for u in utterances))
 
 
 def read_manifest(path: Path) -> list[Utterance]:

@@ -2,8 +2,8 @@
 
 import gc
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
@@ -17,6 +17,7 @@ from shibolet.records.files import read_through
 from shibolet.records.runfolder import RunFolder
 
 if TYPE_CHECKING:
+    from shibolet.listen.decoders import Decoders
     from shibolet.listen.executor import Executor
     from shibolet.listen.lazy import LazyListener
     from shibolet.listen.processes import Child
@@ -56,6 +57,20 @@ class Models:
             if self._executor is None:
                 self._executor = local_executor(self.recipe.num_threads, self.decoders)
             return self._executor
+
+    @contextmanager
+    def decoding(self) -> "Iterator[Decoders]":
+        """Who decodes where nobody hears: those that did for who heard, or others, which start now."""
+        from shibolet.listen.decoders import Decoders, num_decoders
+
+        num = num_decoders(self.recipe.audit.num_workers)
+        with ExitStack() as stack:
+            if self._executor is not None:
+                decoders = self._executor.decoders(num)
+            else:  # which would load torch
+                decoders = stack.enter_context(closing(Decoders(num)))
+            decoders.start()
+            yield decoders
 
     def identity(self, model: str) -> str:
         """Content hash of a model by name; what failed before it was needed is tried again."""

@@ -1,5 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from shibolet.errors import RecipeError
@@ -23,6 +24,7 @@ def do_prepare(current: Round) -> Prepared:
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
+    from shibolet.prepare.processes import is_worth_processes
     from shibolet.prepare.stage import SUMMARY, run_prepare
     from shibolet.prepare.verdicts import ReviewedRows
     from shibolet.records.review import read_review
@@ -52,7 +54,8 @@ def do_prepare(current: Round) -> Prepared:
     answers = read_review(folder.review) if is_reviewed else {}
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
-        with current.track("prepare") as progress:
+        decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
+        with current.track("prepare") as progress, decoding as decoders:
             run_prepare(
                 current.data.utterances,
                 ReviewedRows(tables, answers),
@@ -62,6 +65,7 @@ def do_prepare(current: Round) -> Prepared:
                 out_dir=folder.prepared,
                 unread=current.data.ledger,
                 on_progress=progress,
+                decoders=decoders,
             )
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(

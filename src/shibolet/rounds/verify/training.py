@@ -86,7 +86,8 @@ def prepare_clips(clips: Sequence[Clip], language: str, out_dir: Path) -> None:
     for split, some in (("train", clips), ("dev", clips[:FEWEST])):
         writer = ShardWriter(out_dir, split, shard_utterances=len(clips))
         for clip in some:
-            writer.add(Piece.whole(clip.as_piece(language), encode_flac(clip.samples)))
+            flac = encode_flac(clip.samples)
+            writer.add(Piece.whole(clip.as_piece(language), flac), flac)
         writer.close()
 
 

@@ -48,14 +48,25 @@ def tidy(text: str) -> str:
     return " ".join(text.split())
 
 
+class _MayBeInWords(dict[int, str]):
+    """For `str.translate`: a character that may stand in a word as it is, any other as a space; filled by use."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = char if unicodedata.category(char)[0] in "LMN" or char in _IN_WORDS else " "
+        return self[code]
+
+
+_MAY_BE_IN_WORDS = _MayBeInWords()
+
+
 def split_words(text: str) -> list[str]:
     """Lower-case tokens of letters, marks and digits; everything between them separates.
 
     Kept inside a token: `"` between letters, `'` after a letter (a closing single quotation mark looks the same),
     `.,:/` between digits, `&` between letters or digits, and `$`, `%` and their like beside a digit.
     """
-    text = "".join(char if unicodedata.category(char)[0] in "LMN" or char in _IN_WORDS else " " for char in text)
-    return _NOT_IN_WORD.sub(" ", text).lower().split()
+    return _NOT_IN_WORD.sub(" ", text.translate(_MAY_BE_IN_WORDS)).lower().split()
 
 
 def without_brackets(text: str) -> str:
