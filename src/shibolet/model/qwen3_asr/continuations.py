@@ -79,12 +79,13 @@ def _hidden_after(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> 
     own = np.concatenate([first + at for first, at in zip(np.cumsum(nums_keys) - nums_keys, positions, strict=True)])
     embeds = model.get_input_embeddings()(send(np.concatenate([text.labels[:-1] for text in texts])))
     boundaries = [F.pad(send(lengths), (1, 0)).cumsum(0, dtype=torch.int32) for lengths in (nums_own, nums_keys)]
+    keys = send(source)
     with packed_attention(model):
         return model.model.language_model(
             inputs_embeds=embeds[None],
             attention_mask={"full_attention": None},
             position_ids=send(np.concatenate(positions))[None],
-            past_key_values=OldPrompts(rows, send(source), send(own)),
+            past_key_values=OldPrompts(rows, torch.cat((keys, keys + len(rows.keys[0]))), send(own)),
             use_cache=True,
             cu_seq_lens_q=boundaries[0],
             cu_seq_lens_k=boundaries[1],
