@@ -175,6 +175,8 @@ def test_adamw(kind: torch.dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_token_a_row_attends_to_its_own_row(group: int, dtype: torch.dtype):
     """Protects from rows that see another's keys, or places beyond their own, and from rows that have ended."""
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies no bfloat16 matrices")
     torch.manual_seed(0)
     rows, positions, heads, dim = 5, 200, 2, 32
     make = lambda *shape: torch.randn(*shape, device=DEVICE, dtype=dtype)  # noqa: E731

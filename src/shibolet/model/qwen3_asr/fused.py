@@ -125,7 +125,7 @@ class Rotations(Qwen3RotaryEmbedding):
 
 class LastNorm(Qwen3RMSNorm):
     def forward(self, hidden_states: Tensor) -> Tensor:
-        given = (hidden_states.view(-1, hidden_states.shape[-1]), self.weight, self.variance_epsilon)
+        given = (hidden_states.reshape(-1, hidden_states.shape[-1]), self.weight, self.variance_epsilon)
         normed = _Norm.apply(*given) if torch.is_grad_enabled() else rms_norm(*given)[0]
         return normed.view(hidden_states.shape)
 
@@ -144,7 +144,7 @@ class DecoderLayer(Qwen3DecoderLayer):
     ) -> Tensor:
         modules, shape, wants_graph = self._modules, hidden_states.shape, torch.is_grad_enabled()
         attention, mlp, norm = modules["self_attn"], modules["mlp"]._modules, modules["post_attention_layernorm"]
-        projections, hidden = attention._modules, hidden_states.view(-1, shape[-1])
+        projections, hidden = attention._modules, hidden_states.reshape(-1, shape[-1])
         inputs, output = [projections[name] for name in _INPUTS], projections["o_proj"]
         before = (
             hidden, weight_of(modules["input_layernorm"]),
