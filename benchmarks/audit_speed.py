@@ -132,7 +132,7 @@ def random_model(kind: str, device: str) -> "LoadedModel":
 
     from shibolet.model.family import LoadedModel
     from shibolet.model.folders import dtype_on, resolve
-    from shibolet.model.qwen3_asr.fused import fuse_decoder
+    from shibolet.model.qwen3_asr.fused import fuse_layers
     from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP
 
     cls, settings = {
@@ -149,7 +149,7 @@ def random_model(kind: str, device: str) -> "LoadedModel":
         model = cls._from_config(config, attn_implementation="sdpa").eval()
     torch.set_default_dtype(torch.float32)
     if device != "cpu":
-        fuse_decoder(model)
+        fuse_layers(model)
     return LoadedModel(model.to(device, dtype_on(device)), tokenizer, Qwen3ASRFeatureExtractor(), path, kind)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
@@ -94,7 +94,7 @@ def curve(folder: Path, fast: bool, seed: int, args: argparse.Namespace) -> tupl
     phase = PhaseConfig(name="all", num_epochs=1, lr_by_part=dict.fromkeys(ALL_PARTS, LR))
     optimizer = MasterAdamW(enter_phase(model, phase), phase.lr_by_part, OptimizerConfig())
     if fast:
-        fuse_decoder(model)
+        fuse_layers(model)
     objective, losses, seconds = Transcribe(FAMILY), [], []
     for step in range(args.steps):
         utterances = step_utterances(step, num_utterances=len(examples), utterances_per_step=args.utterances, seed=seed)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditional
 
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import Pack, lay_out, packed_attention
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
@@ -109,7 +109,7 @@ class Stepper:
         self.optimizer = self.new_optimizer()
         self.optimizer.set_lr(1e-3)
         self.waited_s = 0.0  # of the host for the device, in all steps
-        fuse_decoder(model)
+        fuse_layers(model)
         self.objective = Transcribe(FAMILY)
         names = [name for group in groups.values() for name in group]
         self.cost = Cost(model, names, model.dtype.itemsize)

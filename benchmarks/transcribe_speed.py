@@ -20,7 +20,7 @@ from transformers import Qwen3ASRConfig, Qwen3ASRFeatureExtractor, Qwen3ASRForCo
 
 from shibolet.model.qwen3_asr.decoding import STEPS, GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
 
@@ -164,7 +164,7 @@ def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
         model = Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(audio_config={"output_dim": 2048}))
     torch.set_default_dtype(torch.float32)
     if device != "cpu":
-        fuse_decoder(model)
+        fuse_layers(model)
     return model
 
 

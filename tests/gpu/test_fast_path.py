@@ -15,7 +15,7 @@ from shibolet.model.lora import attach_lora
 from shibolet.model.qwen3_asr.cost import PackSize
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples, log_mel
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
 from shibolet.model.qwen3_asr.parts import untie_head
@@ -86,7 +86,7 @@ def test_fused_bf16_is_as_near_to_float32_as_plain_bf16(model, pack, adapters: b
     exact = loss_and_gradients(model, pack)
     plain = loss_and_gradients(copy.deepcopy(model).bfloat16(), pack)  # on the CPU: no fused kernel
     fused_model = copy.deepcopy(model).bfloat16().cuda()
-    fuse_decoder(fused_model)
+    fuse_layers(fused_model)
     fused = loss_and_gradients(fused_model, pack)
     assert fused[0] == pytest.approx(exact[0], rel=2e-2)
     assert error(fused[1], exact[1]) < 1.5 * error(plain[1], exact[1]) + 1e-3
@@ -99,7 +99,7 @@ def test_fused_bf16_is_as_near_to_float32_as_plain_bf16(model, pack, adapters: b
 def test_float32_on_the_gpu_is_float32(model, pack):
     exact = loss_and_gradients(model, pack)
     on_gpu = copy.deepcopy(model).cuda()
-    fuse_decoder(on_gpu)
+    fuse_layers(on_gpu)
     with torch.backends.cudnn.flags(allow_tf32=False):
         found = loss_and_gradients(on_gpu, pack)
     assert found[0] == pytest.approx(exact[0], rel=1e-5)
@@ -125,7 +125,7 @@ def test_a_step_waits_for_the_device_nowhere(model, pack):
     model = model.bfloat16().cuda()
     untie_head(model)
     model.get_input_embeddings().weight.requires_grad_(False)  # as in every shipped recipe
-    fuse_decoder(model)
+    fuse_layers(model)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimizer = MasterAdamW({"all": weights}, {"all": 1e-3}, OptimizerConfig())
     assert all(dict(optimizer.state(name))["master"].dtype == torch.float32 for name in weights)

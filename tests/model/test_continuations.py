@@ -1,6 +1,8 @@
 """Texts scored on the prompts that rows hold are as likely as in whole sequences, whatever shares rows with what."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr import continuations, decoding
 from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.model.qwen3_asr.fused import fuse_layers
 
 DURATIONS_S = [9.3, 8.0, 6.1, 5.2, 3.5, 3.49, 2.0, 1.0, 0.99, 0.4]
 
@@ -67,6 +70,19 @@ def test_they_are_those_of_whole_sequences(loud, clips, monkeypatch, rows, lag):
             np.testing.assert_allclose(logps, whole(loud, clips[place], ids), rtol=1e-5, atol=1e-5)
             seen.append(float(logps.mean()))
     assert len(seen) > 30 and len({round(logp, 3) for logp in seen}) > 25, "texts must differ, or nothing is compared"
+
+
+def test_fused_layers_write_and_score_the_same(loud, clips):
+    """Prompts, steps and scores of the layers that a GPU runs, which give rows their keys and values themselves."""
+    fused = replace(loud, model=copy.deepcopy(loud.model))
+    fuse_layers(fused.model)
+    expected, num_texts = heard(loud, clips, 3), 0
+    for place, one in heard(fused, clips, 3).items():
+        assert one.ids == expected[place].ids and len(one.ids) > 1
+        for own, other in zip(one.logps, expected[place].logps, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+            num_texts += 1
+    assert num_texts > 30
 
 
 def test_scoring_changes_nothing_that_is_written(loud, clips):

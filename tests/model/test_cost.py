@@ -10,7 +10,7 @@ from shibolet.model.lora import attach_lora
 from shibolet.model.parts import freeze_all_but, partition
 from shibolet.model.qwen3_asr.cost import Cost, PackSize
 from shibolet.model.qwen3_asr.features import log_mel
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import build_pack, decode_pack, output_head, packed_attention
 from shibolet.model.qwen3_asr.parts import untie_head
@@ -40,7 +40,7 @@ def test_multiply_adds_are_those_that_torch_counts(recogniser, tokenizer, clips,
         )  # fmt: skip
     groups = partition(recogniser, parts)
     freeze_all_but(recogniser, groups)
-    fuse_decoder(recogniser)
+    fuse_layers(recogniser)
     with (
         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter,
         packed_attention(recogniser),

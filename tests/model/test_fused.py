@@ -1,20 +1,24 @@
 """The fused decoder computes what transformers' own modules do: outputs, gradients, with adapters and without."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import ModelError
 from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.lora import attach_lora
+from shibolet.model.qwen3_asr import fused as fused_module
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request
 from shibolet.model.qwen3_asr.features import PackedLogMel, log_mel
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
-from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, output_head, packed_attention
+from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, encoder_states, output_head, packed_attention
+from shibolet.model.qwen3_asr.projections import stacked
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -44,7 +48,7 @@ def loss_and_gradients(model, pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
 def pair(model) -> tuple:
     """The model with its own modules, and fused."""
     fused = copy.deepcopy(model)
-    fuse_decoder(fused)
+    fuse_layers(fused)
     return model, fused
 
 
@@ -88,6 +92,76 @@ def test_adapters_drop_what_those_of_peft_drop(recogniser, pack, targets, monkey
     assert_same(loss_and_gradients(plain, pack), loss_and_gradients(fused, pack))
 
 
+def test_layers_are_computed_again_where_activations_are_not_kept(recogniser, pack, monkeypatch: pytest.MonkeyPatch):
+    """Protects from layers that a later transformers no longer wraps: memory that was planned away is then taken."""
+    num_layers, computed = len(recogniser.model.language_model.layers), []
+    swiglu = fused_module.swiglu
+    monkeypatch.setattr(fused_module, "swiglu", lambda x: computed.append(len(x)) or swiglu(x))
+    fuse_layers(recogniser.train())
+    loss_and_gradients(recogniser, pack)
+    assert len(computed) == num_layers > 1
+    recogniser.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    loss_and_gradients(recogniser, pack)
+    assert len(computed) == 3 * num_layers
+
+
+def test_without_gradients_outputs_are_those_of_the_modules(recogniser, pack):
+    plain, fused = pair(recogniser)
+    weights = {name: weight.clone() for name, weight in plain.state_dict().items()}
+    with torch.inference_mode():
+        found = []
+        for model in (plain, fused):
+            with packed_attention(model):
+                found.append((encoder_states(model, pack), decode_pack(model, pack)))
+    for own, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+    assert all(fused.state_dict()[name].equal(weight) for name, weight in weights.items())
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.num += function.overloadpacket.__name__ in ("mm", "addmm", "matmul", "linear")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_one_product_does_for_all_projections_of_the_same_rows(recogniser, pack, moved: bool):
+    """Four a layer; where something has moved weights, those of one input need one each, and say the same."""
+    fuse_layers(recogniser)
+    decoder = recogniser.model.language_model
+    with torch.inference_mode(), packed_attention(recogniser):
+        encoded = encoder_states(recogniser, pack)
+        expected = decode_pack(recogniser, replace(pack, encoded=encoded))
+    if moved:
+        for layer in decoder.layers:
+            for module in (layer.self_attn.k_proj, layer.mlp.up_proj):
+                module.weight.data = module.weight.detach().clone()
+    with torch.inference_mode(), packed_attention(recogniser), Products() as products:
+        found = decode_pack(recogniser, replace(pack, encoded=encoded))
+    assert products.num == 2 + (7 if moved else 4) * len(decoder.layers)  # two of the projector
+    assert found.equal(expected)
+
+
+def test_weights_lie_together_after_steps_and_loading(recogniser, pack):
+    attach_lora(recogniser.train(), "decoder.layers[0:2]", rank=4, alpha=8, dropout=0.0, targets=TARGETS, seed=0)
+    fuse_layers(recogniser)
+    optimizer = torch.optim.SGD(recogniser.parameters(), lr=0.01)
+    loss_and_gradients(recogniser, pack)
+    optimizer.step()
+    recogniser.load_state_dict({name: weight.clone() for name, weight in recogniser.state_dict().items()})
+    attention = recogniser.model.language_model.layers[0].self_attn
+    modules = (attention.q_proj, attention.k_proj, attention.v_proj)
+    for weights in ([m.get_base_layer().weight for m in modules], [m.lora_A["default"].weight for m in modules]):
+        assert stacked(weights).data_ptr() == weights[0].data_ptr()
+        assert stacked(weights).equal(torch.cat(weights))
+
+
 def test_no_attention_but_the_packed_one_is_disturbed(recogniser, tokenizer, clips):
     """`generate`, and rows that take one token at a time."""
     plain, fused = pair(recogniser)
@@ -111,4 +185,4 @@ def test_no_attention_but_the_packed_one_is_disturbed(recogniser, tokenizer, cli
 def test_layers_of_another_model_are_refused(recogniser):
     recogniser.config.text_config.attention_bias = True
     with pytest.raises(ModelError, match="attention_bias True"):
-        fuse_decoder(recogniser)
+        fuse_layers(recogniser)

@@ -136,6 +136,18 @@ def test_one_rank_moves_no_weight():
     assert {name: weight.data_ptr() for name, weight in weights.items()} == before
 
 
+def test_frozen_weights_that_fill_one_memory_stay_together():
+    """Protects from layers that lose their joint products when a phase begins."""
+    together = torch.arange(12.0).view(6, 2)
+    model = nn.ParameterList([nn.Parameter(own) for own in together.split((4, 2))]).requires_grad_(False)
+    before = [weight.data_ptr() for weight in model]
+    give_homes(model)
+    assert [weight.data_ptr() for weight in model] == before
+    model[1].requires_grad_()
+    give_homes(model)
+    assert model[0].data_ptr() != before[0] and model[1].data_ptr() == before[1]
+
+
 @pytest.mark.usefixtures("_only_rank")
 def test_weights_share_memory_while_they_train_and_no_longer():
     model = nn.ParameterDict(new_weights(torch.float32))

@@ -8,6 +8,7 @@ Not DDP or FSDP: an out-of-memory error in the backward pass of one rank would l
 collectives for good. Here every rank makes the same calls in the same order, whatever became of its packs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -230,9 +231,13 @@ def divide_among_ranks(weights: Mapping[str, nn.Parameter]) -> Whole:
 
 
 def give_homes(model: nn.Module) -> None:
-    """Let frozen weights leave the tensor in which they lay while they trained."""
-    for weight in model.parameters():
-        if not weight.requires_grad and weight.untyped_storage().nbytes() != weight.nbytes:
+    """Let frozen weights leave the tensor in which they lay while they trained; those that fill one stay together."""
+    frozen = [(weight, weight.untyped_storage()) for weight in model.parameters() if not weight.requires_grad]
+    filled: Counter[int] = Counter()
+    for weight, storage in frozen:
+        filled[storage.data_ptr()] += weight.nbytes
+    for weight, storage in frozen:
+        if filled[storage.data_ptr()] != storage.nbytes():
             weight.data = weight.detach().clone()
 
 

@@ -55,14 +55,14 @@ def forward_calls(widths: Widths, dtype: str) -> Iterator[Call]:
     x, weight = new(_ROWS, widths.dim), new(widths.dim)
     for add in (None, x):
         yield partial(kernels.rms_norm, x, weight, _EPS, add)
-    angle, of_head = new(_ROWS, widths.head_dim), new(widths.head_dim)
-    query, key = (new(_ROWS, heads, widths.head_dim) for heads in (widths.heads, widths.key_heads))
-    for heads in (query, key):
-        yield partial(kernels.norm_rope, heads, of_head, angle, angle, _EPS)
-    inner, numbers = new(_ROWS, widths.inner_dim), _new(_ROWS, dtype="int64")
-    yield partial(kernels.swiglu, inner, inner)
-    kept = new(_ROWS, _ROWS, widths.key_heads, widths.head_dim)
-    yield partial(kernels.attend_rows, query, key, key, kept, kept, numbers, _new(_ROWS, dtype="bool"), 1.0)
+    angle, of_head, nums = new(_ROWS, widths.head_dim), new(widths.head_dim), (widths.heads, widths.key_heads)
+    joined = new(_ROWS, widths.heads + 2 * widths.key_heads, widths.head_dim)
+    for in_place in (True, False):
+        yield partial(kernels.norm_rope, joined, of_head, of_head, nums, angle, angle, _EPS, in_place)
+    yield partial(kernels.swiglu, new(_ROWS, 2 * widths.inner_dim))
+    kept, numbers = new(_ROWS, _ROWS, widths.key_heads, widths.head_dim), _new(_ROWS, dtype="int64")
+    heads = joined.split((*nums, widths.key_heads), 1)
+    yield partial(kernels.attend_rows, *heads, kept, kept, numbers, _new(_ROWS, dtype="bool"), 1.0)
     yield partial(kernels.cross_entropy_, new(_ROWS, widths.vocab), numbers)
 
 
@@ -81,12 +81,15 @@ def backward_calls(widths: Widths, dtype: str, rank: int, targets: Sequence[str]
             y, a, low = new(_ROWS, dim), new(ranks, dim), new(_ROWS, ranks)
             yield partial(kernels.drop_and_project_backward_, low, y, a, dropout, 1.0, torch.tensor(0), y)
             yield partial(kernels.drop_and_project, y, a, dropout, 1.0)
+    nums = widths.heads, widths.key_heads
+    joined = new(_ROWS, sum(nums), widths.head_dim).split(nums, 1)
     for wanted in (False, True):
-        for heads in (new(_ROWS, num, widths.head_dim) for num in (widths.heads, widths.key_heads)):
-            yield partial(kernels.norm_rope_backward, heads, heads, of_head, angle, angle, _EPS, wanted)
+        for heads in joined:
+            dy = new(_ROWS, heads.shape[1], widths.head_dim)
+            yield partial(kernels.norm_rope_backward, dy, heads, of_head, angle, angle, _EPS, wanted)
         for add in (None, x):
             yield partial(kernels.rms_norm_backward, x, x, weight, rstd, add, wanted)
-        yield partial(kernels.swiglu_backward_, inner, inner, inner, wanted)
+        yield partial(kernels.swiglu_backward_, inner, new(_ROWS, 2 * widths.inner_dim), wanted)
     for gradient in (x, new(widths.vocab, widths.dim)):
         yield partial(kernels.scale_, gradient, _new(dtype="float32"))
 

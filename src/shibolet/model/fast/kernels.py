@@ -3,7 +3,8 @@
 Elsewhere the same functions in torch's operations, with the same rounding: as transformers computes them, in float32
 with a rounding to the model's precision before each weight.
 
-Shapes: T rows, D model dim, F inner dim, N heads, H head dim, L label positions, V vocabulary. All contiguous.
+Shapes: T rows, D model dim, F inner dim, N heads, H head dim, L label positions, V vocabulary. All contiguous,
+but where a function says that rows may lie apart.
 """
 
 from collections.abc import Sequence
@@ -39,20 +40,38 @@ def rms_norm_backward(
     return dx.to(dy.dtype), dw.to(weight.dtype) if wants_weight else None
 
 
-def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    """Heads `[T, N, H]`, each normalised, then rotated by `cos` and `sin` `[T, H]` of its position."""
-    if x.is_cuda:
-        return _triton().norm_rope(x, weight, cos, sin, eps)
-    wide = x.float()
-    y = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+def norm_rope(
+    heads: Tensor,
+    query_norm: Tensor,
+    key_norm: Tensor,
+    nums: tuple[int, int],
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    *,
+    in_place: bool = False,
+) -> Tensor:
+    """The first heads of each row, `nums` of queries and keys, normalised, then rotated by `cos` and `sin` `[T, H]`.
+
+    `heads` are `[T, N, H]`; their rows may lie apart. In place the other heads stay; else they are left out.
+    """
+    if heads.is_cuda:
+        return _triton().norm_rope(heads, query_norm, key_norm, nums, cos, sin, eps, in_place)
+    rotated = heads[:, : sum(nums)]
+    wide, weight = rotated.float(), torch.cat((query_norm.expand(nums[0], -1), key_norm.expand(nums[1], -1)))
+    y = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(heads.dtype)
     low, high = y.chunk(2, dim=-1)
-    return y * cos[:, None] + torch.cat((-high, low), dim=-1) * sin[:, None]
+    y = y * cos[:, None] + torch.cat((-high, low), dim=-1) * sin[:, None]
+    if not in_place:
+        return y
+    rotated.copy_(y)
+    return heads
 
 
 def norm_rope_backward(
     dy: Tensor, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, *, wants_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the heads before their norm, and of its weight."""
+    """Gradients of heads `[T, N, H]` of one kind before their norm, and of its weight; rows of `x` may lie apart."""
     if x.is_cuda:
         return _triton().norm_rope_backward(dy, x, weight, cos, sin, eps, wants_weight)
     wide, dy_wide = x.float(), dy.float()
@@ -90,7 +109,7 @@ def attend(
     cu_keys, max_keys = keys or (cu_seqlens, max_seqlen)
     half = query.dtype if query.dtype != torch.float32 else _autocast_dtype()
     if query.is_cuda and half is not None:
-        q, k, v = (x.to(half) for x in (query, key, value))
+        q, k, v = (query, key, value) if half == query.dtype else (x.to(half) for x in (query, key, value))
         return torch.ops.aten._flash_attention_forward(
             q, k, v, cu_seqlens, cu_keys, max_seqlen, max_keys, 0.0, causal, False, scale=scaling
         )[0]
@@ -130,17 +149,18 @@ def attend_rows(
     """Attention of one token a row to what stands before `position` `[R]` in its row and to itself, as `query`.
 
     The token's key and value `[R, N, H]` are put into `keys` and `values` `[R, P, N, H]` at its position; `query` is
-    `[R, N * G, H]`. No position lies beyond `seen`, and what a row gives that is `done` is no more than a number.
+    `[R, N * G, H]`; the rows of these three may lie apart. No position lies beyond `seen`, and what a row gives that
+    is `done` is no more than a number.
     """
     if query.is_cuda:
         return _triton().attend_rows(query, key, value, keys, values, position, done, scaling)
     row = torch.arange(len(query))
     keys[row, position], values[row, position] = key, value
     visible = torch.arange(seen)[None] <= position[:, None]
-    grouped = query.view(*key.shape[:2], -1, key.shape[2])  # the queries of a key stand where a sequence's would
+    grouped = query.reshape(*key.shape[:2], -1, key.shape[2])  # the queries of a key stand where a sequence's would
     by_head = (x[:, :seen].transpose(1, 2) for x in (keys, values))
-    return F.scaled_dot_product_attention(grouped, *by_head, attn_mask=visible[:, None, None], scale=scaling).view_as(
-        query
+    return F.scaled_dot_product_attention(grouped, *by_head, attn_mask=visible[:, None, None], scale=scaling).view(
+        query.shape
     )
 
 
@@ -148,16 +168,20 @@ def _autocast_dtype() -> torch.dtype | None:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`, `[T, F]`."""
-    return _triton().swiglu(gate, up) if gate.is_cuda else F.silu(gate) * up
+def swiglu(gate_up: Tensor) -> Tensor:
+    """`silu(gate) * up`, `[T, F]`, of both side by side, `[T, 2 * F]`."""
+    if gate_up.is_cuda:
+        return _triton().swiglu(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
-def swiglu_backward_(dproduct: Tensor, gate: Tensor, up: Tensor, *, wants_product: bool) -> None:
+def swiglu_backward_(dproduct: Tensor, gate_up: Tensor, *, wants_product: bool) -> None:
     """Put the gradients of gate and up in their places and, where it is wanted, the product in its gradient's."""
-    if gate.is_cuda:
-        _triton().swiglu_backward_(dproduct, gate, up, wants_product)
+    if gate_up.is_cuda:
+        _triton().swiglu_backward_(dproduct, gate_up, wants_product)
         return
+    gate, up = gate_up.chunk(2, dim=-1)
     sigmoid = torch.sigmoid(gate.float())
     silu, product = gate * sigmoid, F.silu(gate) * up
     dgate, dup = dproduct * up * (sigmoid + silu * (1 - sigmoid)), dproduct * silu

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
-_FLAT_BLOCK, _VOCAB_BLOCK = 2048, 8192
+_FLAT_BLOCK, _GATE_BLOCK, _VOCAB_BLOCK = 2048, 1024, 8192
 _SUM_PARTS, _SUM_BLOCK = 64, 16
 _KEY_BLOCK = 64  # keys of a row that one program reads at a time
 _ADAPTER_ROWS, _ADAPTER_COLUMNS, _ADAPTER_PROGRAMS = 32, 64, 64
@@ -73,26 +73,32 @@ def _halves(x, at, inside, HALF: tl.constexpr):
 
 
 @triton.jit
-def _norm_rope(x, weight, cos, sin, y, num_heads, eps, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+def _norm_rope(
+    x, query_norm, key_norm, cos, sin, y, x_stride, y_stride, num_queries, num_heads, eps,
+    HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
     inside = (head < num_heads) & (column < HALF)
-    at = (row * num_heads + head) * 2 * HALF + column
-    low, high = _halves(x, at, inside, HALF)
+    at = head * 2 * HALF + column
+    low, high = _halves(x + row * x_stride, at, inside, HALF)
     r = 1 / tl.sqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * HALF) + eps)[:, None]
     kind = y.dtype.element_ty
-    w_low, w_high = _halves(weight, column, column < HALF, HALF)
+    q_low, q_high = _halves(query_norm, column, column < HALF, HALF)
+    k_low, k_high = _halves(key_norm, column, column < HALF, HALF)
+    w_low, w_high = tl.where(head < num_queries, q_low, k_low), tl.where(head < num_queries, q_high, k_high)
     low = ((low * r).to(kind).to(tl.float32) * w_low).to(kind).to(tl.float32)
     high = ((high * r).to(kind).to(tl.float32) * w_high).to(kind).to(tl.float32)
     c_low, c_high = _halves(cos, row * 2 * HALF + column, column < HALF, HALF)
     s_low, s_high = _halves(sin, row * 2 * HALF + column, column < HALF, HALF)
+    at += row * y_stride
     tl.store(y + at, low * c_low - high * s_low, mask=inside)
     tl.store(y + at + HALF, high * c_high + low * s_high, mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _norm_rope_backward(
-    dy, x, weight, cos, sin, dx, dw, num_rows, num_heads, eps,
+    dy, x, weight, cos, sin, dx, dw, x_stride, num_rows, num_heads, eps,
     HAS_DW: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
@@ -105,7 +111,7 @@ def _norm_rope_backward(
         at = (row * num_heads + head) * 2 * HALF + column
         low, high = _halves(dy, at, inside, HALF)
         g_low, g_high = low * c_low + high * s_high, high * c_high - low * s_low
-        x_low, x_high = _halves(x, at, inside, HALF)
+        x_low, x_high = _halves(x + row * x_stride, head * 2 * HALF + column, inside, HALF)
         r = 1 / tl.sqrt((tl.sum(x_low * x_low, 1) + tl.sum(x_high * x_high, 1)) / (2 * HALF) + eps)[:, None]
         x_low *= r
         x_high *= r
@@ -124,47 +130,48 @@ def _norm_rope_backward(
 
 
 @triton.jit
-def _swiglu(gate, up, product, numel, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < numel
-    g = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+def _swiglu(gate_up, product, dim, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, gate, at = column < dim, gate_up + row * 2 * dim + column, row * dim + column
+    g = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gate + dim, mask=inside, other=0.0).to(tl.float32)
     silu = (g * tl.sigmoid(g)).to(product.dtype.element_ty).to(tl.float32)
     tl.store(product + at, silu * u, mask=inside)
 
 
 @triton.jit
-def _swiglu_backward(dproduct, gate, up, numel, HAS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < numel
+def _swiglu_backward(dproduct, gate_up, dim, HAS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, gate, at = column < dim, gate_up + row * 2 * dim + column, row * dim + column
     d = tl.load(dproduct + at, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gate + dim, mask=inside, other=0.0).to(tl.float32)
     s = tl.sigmoid(g)
     silu = g * s
-    tl.store(gate + at, d * u * (s + silu * (1 - s)), mask=inside)
-    tl.store(up + at, d * silu, mask=inside)
+    tl.store(gate, d * u * (s + silu * (1 - s)), mask=inside)
+    tl.store(gate + dim, d * silu, mask=inside)
     if HAS_PRODUCT:
-        tl.store(dproduct + at, silu.to(gate.dtype.element_ty).to(tl.float32) * u, mask=inside)
+        tl.store(dproduct + at, silu.to(gate_up.dtype.element_ty).to(tl.float32) * u, mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_positions"])
 def _attend_rows(
-    query, key, value, keys, values, position, done, out, scaling, num_positions, HEADS: tl.constexpr,
-    GROUP: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    query, key, value, keys, values, position, done, out, query_stride, key_stride, value_stride, scaling,
+    num_positions,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column, group = tl.arange(0, DIM), tl.arange(0, PADDED)
     at = tl.load(position + row)
     length = tl.where(tl.load(done + row) != 0, 0, at)
-    own = (row * HEADS + head) * DIM + column
-    k, v = tl.load(key + own), tl.load(value + own)
+    own = head * DIM + column
+    k, v = tl.load(key + row * key_stride + own), tl.load(value + row * value_stride + own)
     place = ((row * num_positions + at) * HEADS + head) * DIM + column
     tl.store(keys + place, k)
     tl.store(values + place, v)
-    queries = ((row * HEADS + head) * GROUP + group)[:, None] * DIM + column[None, :]
+    queries = (head * GROUP + group)[:, None] * DIM + column[None, :]
     asked = (group < GROUP)[:, None]
-    q = tl.load(query + queries, mask=asked, other=0.0)
+    q = tl.load(query + row * query_stride + queries, mask=asked, other=0.0)
     highest = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scaling  # of the own key
     summed = tl.full((PADDED,), 1.0, tl.float32)
     total = tl.zeros((PADDED, DIM), tl.float32) + v.to(tl.float32)[None, :]
@@ -182,7 +189,7 @@ def _attend_rows(
         attended = tl.dot(weights.to(v_block.dtype), v_block, input_precision="ieee")
         total = total * shrunk[:, None] + attended
         highest = higher
-    tl.store(out + queries, total / summed[:, None], mask=asked)
+    tl.store(out + row * HEADS * GROUP * DIM + queries, total / summed[:, None], mask=asked)
 
 
 @triton.jit(do_not_specialize_on_alignment=["labels"])  # which may begin anywhere in a pack's
@@ -380,12 +387,16 @@ def rms_norm_backward(
     return dx, _sum(dw, weight.dtype) if wants_weight else None
 
 
-def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    rows, heads, dim = x.shape
-    y = torch.empty_like(x)
+def norm_rope(
+    heads: Tensor, query_norm: Tensor, key_norm: Tensor, nums: tuple[int, int], cos: Tensor, sin: Tensor, eps: float,
+    in_place: bool,
+) -> Tensor:  # fmt: skip
+    rows, dim, num_heads = heads.shape[0], heads.shape[2], sum(nums)
+    y = heads if in_place else torch.empty(rows, num_heads, dim, dtype=heads.dtype, device=heads.device)
     _norm_rope[(rows,)](
-        x, weight, cos, sin, y, heads, eps, HALF=dim // 2, HEADS=_power(heads), BLOCK=_power(dim // 2), num_warps=4
-    )
+        heads, query_norm, key_norm, cos, sin, y, heads.stride(0), y.stride(0), nums[0], num_heads, eps,
+        HALF=dim // 2, HEADS=_power(num_heads), BLOCK=_power(dim // 2), num_warps=4,
+    )  # fmt: skip
     return y
 
 
@@ -396,21 +407,23 @@ def norm_rope_backward(
     programs, dx = min(rows, _ROW_PROGRAMS), torch.empty_like(dy)
     dw = torch.empty(programs, dim, dtype=torch.float32, device=x.device) if wants_weight else None
     _norm_rope_backward[(programs,)](
-        dy, x, weight, cos, sin, dx, dw, rows, heads, eps, HAS_DW=wants_weight, HALF=dim // 2, HEADS=_power(heads),
-        BLOCK=_power(dim // 2), num_warps=4,
+        dy, x, weight, cos, sin, dx, dw, x.stride(0), rows, heads, eps, HAS_DW=wants_weight, HALF=dim // 2,
+        HEADS=_power(heads), BLOCK=_power(dim // 2), num_warps=4,
     )  # fmt: skip
     return dx, _sum(dw, weight.dtype) if wants_weight else None
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    product = torch.empty_like(gate)
-    _swiglu[(triton.cdiv(gate.numel(), _FLAT_BLOCK),)](gate, up, product, gate.numel(), BLOCK=_FLAT_BLOCK, num_warps=8)
+def swiglu(gate_up: Tensor) -> Tensor:
+    rows, dim = len(gate_up), gate_up.shape[1] // 2
+    product = torch.empty(rows, dim, dtype=gate_up.dtype, device=gate_up.device)
+    _swiglu[(rows, triton.cdiv(dim, _GATE_BLOCK))](gate_up, product, dim, BLOCK=_GATE_BLOCK, num_warps=4)
     return product
 
 
-def swiglu_backward_(dproduct: Tensor, gate: Tensor, up: Tensor, wants_product: bool) -> None:
-    _swiglu_backward[(triton.cdiv(gate.numel(), _FLAT_BLOCK),)](
-        dproduct, gate, up, gate.numel(), HAS_PRODUCT=wants_product, BLOCK=_FLAT_BLOCK, num_warps=8
+def swiglu_backward_(dproduct: Tensor, gate_up: Tensor, wants_product: bool) -> None:
+    rows, dim = dproduct.shape
+    _swiglu_backward[(rows, triton.cdiv(dim, _GATE_BLOCK))](
+        dproduct, gate_up, dim, HAS_PRODUCT=wants_product, BLOCK=_GATE_BLOCK, num_warps=4
     )
 
 
@@ -418,11 +431,13 @@ def attend_rows(
     query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, position: Tensor, done: Tensor,
     scaling: float,
 ) -> Tensor:  # fmt: skip
-    (rows, num_positions, heads, dim), out = keys.shape, torch.empty_like(query)
+    rows, num_positions, heads, dim = keys.shape
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     group = query.shape[1] // heads
     _attend_rows[(rows, heads)](
-        query, key, value, keys, values, position, done, out, scaling, num_positions, HEADS=heads, GROUP=group,
-        PADDED=max(16, _power(group)), DIM=dim, BLOCK=_KEY_BLOCK, num_warps=4, num_stages=3,
+        query, key, value, keys, values, position, done, out, query.stride(0), key.stride(0), value.stride(0), scaling,
+        num_positions, HEADS=heads, GROUP=group, PADDED=max(16, _power(group)), DIM=dim, BLOCK=_KEY_BLOCK, num_warps=4,
+        num_stages=3,
     )  # fmt: skip
     return out
 

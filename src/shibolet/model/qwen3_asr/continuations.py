@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -51,14 +50,14 @@ def _passes(texts: Sequence[Text]) -> Iterator[list[Text]]:
 
 
 def _one_pass(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> Tensor:
-    send = lambda array: send_to(model.device, torch.from_numpy(np.ascontiguousarray(array)))  # noqa: E731
     hidden, nums_own = rows.hidden, np.array([len(text.labels) - 1 for text in texts])  # the end is only a label
     if longer := [text for text in texts if len(text.labels) > 1]:
         hidden = torch.cat([hidden, _hidden_after(model, rows, longer)])
     places, firsts = [], np.cumsum(nums_own) - nums_own + rows.num_rows
     for text, first, num_own in zip(texts, firsts, nums_own, strict=True):
         places += [[text.row], np.arange(first, first + num_own)]
-    at, labels = send(np.concatenate(places)), send(np.concatenate([text.labels for text in texts]))
+    labels = np.concatenate([text.labels for text in texts])
+    at, labels = _send_all(model.device, np.concatenate(places), labels)
     losses = [
         cross_entropy_(output_head(model)(hidden.index_select(0, own)), own_labels)
         for own, own_labels in zip(at.split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True)
@@ -68,7 +67,6 @@ def _one_pass(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> Tens
 
 def _hidden_after(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> Tensor:
     """Last hidden states `[T, D]` at the tokens of each text but its end."""
-    send = lambda array: send_to(model.device, torch.from_numpy(np.ascontiguousarray(array)))  # noqa: E731
     nums_own = np.array([len(text.labels) - 1 for text in texts])
     nums_keys = nums_own + [text.num_prompt for text in texts]
     positions = [np.arange(text.num_prompt, num_keys) for text, num_keys in zip(texts, nums_keys, strict=True)]
@@ -77,20 +75,31 @@ def _hidden_after(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> 
         for text, num_keys in zip(texts, nums_keys, strict=True)
     ])  # fmt: skip
     own = np.concatenate([first + at for first, at in zip(np.cumsum(nums_keys) - nums_keys, positions, strict=True)])
-    embeds = model.get_input_embeddings()(send(np.concatenate([text.labels[:-1] for text in texts])))
-    boundaries = [F.pad(send(lengths), (1, 0)).cumsum(0, dtype=torch.int32) for lengths in (nums_own, nums_keys)]
+    boundaries = [np.concatenate(([0], lengths.cumsum())) for lengths in (nums_own, nums_keys)]
+    labels = np.concatenate([text.labels[:-1] for text in texts])
+    source = np.concatenate((source, source + rows.keys[0].shape[0]))  # keys, then values
+    ids, positions, source, own, *boundaries = _send_all(
+        model.device, labels, np.concatenate(positions), source, own, *boundaries
+    )
+    own_boundaries, key_boundaries = (each.to(torch.int32) for each in boundaries)
     with packed_attention(model):
         return model.model.language_model(
-            inputs_embeds=embeds[None],
+            inputs_embeds=model.get_input_embeddings()(ids)[None],
             attention_mask={"full_attention": None},
-            position_ids=send(np.concatenate(positions))[None],
-            past_key_values=OldPrompts(rows, send(source), send(own)),
+            position_ids=positions[None],
+            past_key_values=OldPrompts(rows, source, own),
             use_cache=True,
-            cu_seq_lens_q=boundaries[0],
-            cu_seq_lens_k=boundaries[1],
+            cu_seq_lens_q=own_boundaries,
+            cu_seq_lens_k=key_boundaries,
             max_length_q=int(nums_own.max()),
             max_length_k=int(nums_keys.max()),
         ).last_hidden_state[0]
+
+
+def _send_all(device: torch.device, *arrays: np.ndarray) -> Sequence[Tensor]:
+    """Arrays of whole numbers on a device, in one copy."""
+    together = send_to(device, torch.from_numpy(np.concatenate(arrays)))
+    return together.split_with_sizes([len(array) for array in arrays])
 
 
 def send_to(device: torch.device, tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import (
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
 from shibolet.model.folders import from_folder, identity_of, opening, read_config, read_mapping, weight_files
-from shibolet.model.qwen3_asr.fused import fuse_decoder
+from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.layouts import is_aligner, is_legacy, native_config, native_name
 
 
@@ -118,7 +118,7 @@ def _load(name: str, cls: type[PreTrainedModel], dtype: torch.dtype, device: str
         raise ModelError(f"model '{name}' is {kind} ({folder.path}); the other kind was asked for")
     model, extractor = read_model(folder, dtype, device)
     if model.device.type == "cuda":
-        fuse_decoder(model)
+        fuse_layers(model)
     return LoadedModel(model, folder.tokenizer, extractor, folder.path, identity_of(folder.path))
 
 

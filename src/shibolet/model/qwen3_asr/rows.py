@@ -4,6 +4,7 @@ Shapes: R rows, P positions of a row, T tokens of a forward, K keys of a forward
 head, H head dim, D model dim.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +33,10 @@ class Rows:
         self.size, self.num_rows, self.num_positions = size, _fitting(size, device), size.num_positions
         self.group_rows = max(1, int(self.num_rows * GROUP_FRAC))
         zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=device)  # noqa: E731
-        shape = (self.num_rows * self.num_positions, config.num_key_value_heads, config.head_dim)
-        # Zeros: what no mask lets through must still be a number.
-        self.keys, self.values = (
-            [zeros(*shape, dtype=model.dtype) for _ in range(config.num_hidden_layers)] for _ in range(2)
-        )
+        shape = (2 * self.num_rows * self.num_positions, config.num_key_value_heads, config.head_dim)
+        # Keys, then values. Zeros: what no mask lets through must still be a number.
+        self.both = [zeros(*shape, dtype=model.dtype) for _ in range(config.num_hidden_layers)]
+        self.keys, self.values = zip(*(both.chunk(2) for both in self.both), strict=True)
         self.hidden = zeros(self.num_rows, config.hidden_size, dtype=model.dtype)  # last, at the end of each prompt
         self.row_start = torch.arange(self.num_rows, device=device) * self.num_positions
         self.position = zeros(self.num_rows)  # where the next token's key goes
@@ -141,35 +141,43 @@ def _in_steps(rows: int) -> int:
     return rows - rows % ROW_STEP if rows > ROW_STEP else rows
 
 
-@dataclass(frozen=True, slots=True)
-class NewPrompts:
-    """`past_key_values` of a prefill: keeps its keys and values in rows, and gives them back as they are."""
+class _Prompts(ABC):
+    """`past_key_values` of a packed forward: what it does with a layer's keys and values is `keep`."""
+
+    @abstractmethod
+    def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """For new keys and values `[T, N, H]` those that are attended to, `[K, N, H]`."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
+        """The same as transformers' own layers ask for it: `[1, N, T, H]`, `[1, N, K, H]`."""
+        key, value = self.keep(key[0].transpose(0, 1), value[0].transpose(0, 1), layer_idx)
+        return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+
+
+@dataclass(frozen=True)
+class NewPrompts(_Prompts):
+    """Of a prefill: keeps its keys and values in rows, and gives them back as they are."""
 
     rows: Rows
     target: Tensor  # [T], where in R * P they belong
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
-        """New keys and values `[1, N, T, H]`."""
-        for cache, new in ((self.rows.keys[layer_idx], key), (self.rows.values[layer_idx], value)):
-            cache.index_copy_(0, self.target, new.transpose(1, 2).flatten(0, 1))
+    def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        self.rows.keys[layer_idx].index_copy_(0, self.target, key)
+        self.rows.values[layer_idx].index_copy_(0, self.target, value)
         return key, value
 
 
-@dataclass(frozen=True, slots=True)
-class OldPrompts:
-    """`past_key_values` of texts that go on from prompts in rows: it reads them and leaves them as they are."""
+@dataclass(frozen=True)
+class OldPrompts(_Prompts):
+    """Of texts that go on from prompts in rows: reads those, and leaves them as they are."""
 
     rows: Rows
-    source: Tensor  # [K], where in R * P each key is; of a text's own ones any place
+    source: Tensor  # [2 * K], where in `rows.both` each key is, then each value; of a text's own ones any place
     own: Tensor  # [T], where in K those belong
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
-        """For new keys and values `[1, N, T, H]` those of each prompt and its text, `[1, N, K, H]`."""
-        found = []
-        for cache, new in ((self.rows.keys[layer_idx], key), (self.rows.values[layer_idx], value)):
-            every = cache.index_select(0, self.source).index_copy_(0, self.own, new.transpose(1, 2).flatten(0, 1))
-            found.append(every.transpose(0, 1)[None])
-        return tuple(found)
+    def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        keys, values = self.rows.both[layer_idx].index_select(0, self.source).chunk(2)
+        return keys.index_copy_(0, self.own, key), values.index_copy_(0, self.own, value)
 
 
 def _attend_one(
@@ -189,7 +197,7 @@ def _attend_one(
         cache[module.layer_idx].view(rows.num_rows, rows.num_positions, *cache[0].shape[1:])
         for cache in (rows.keys, rows.values)
     )
-    tokens = (x.squeeze(2).contiguous() for x in (query, key, value))
+    tokens = (x.squeeze(2) for x in (query, key, value))
     return attend_rows(*tokens, *by_row, rows.position, rows.done, seen=seen, scaling=scaling)[:, None], None
 
 
