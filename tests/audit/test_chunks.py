@@ -37,13 +37,13 @@ def sizes(num: int, duration_s: float = 6.0, on_gpu: bool = True) -> list[int]:
 def test_chunks_on_a_gpu_grow_from_those_of_a_cpu_and_end_smaller() -> None:
     """A GPU must have work at once, then long chunks; and the last must not keep one of several GPUs alone."""
     assert sizes(1000, on_gpu=False) == [128] * 7 + [104]
-    assert sizes(6000) == [128, 256, 512, 1024, 1024, 1024, 640, 384, 256, 256, 256, 240]
-    for num in (1, 127, 129, 300, 500, 900, 12_000):
+    assert sizes(6000) == [512, 1024, 1408, 1024, 1024, 1008]
+    for num in (1, 127, 129, 300, 500, 900, 12_000, 40_000):
         found = sizes(num)
-        assert max(found) <= 1024 and found[0] == min(num, 128)
-        assert num < 900 or max(found[-2:]) <= 384, "one GPU would hear alone for long"
-    audio_s = [15.0 * num for num in sizes(6000, duration_s=15.0)]
-    assert audio_s[:4] == [900.0, 1800.0, 3600.0, 7200.0] and max(audio_s) == 7200.0 and audio_s[-1] <= 2700.0
+        assert max(found) <= 4096 and found[0] == min(num, 512)
+        assert found[-1] <= 1024 and max(found) <= max(1024, num / 3), "one GPU would hear alone for long"
+    audio_s = [15.0 * num for num in sizes(12_000, duration_s=15.0)]
+    assert audio_s[:4] == [3600.0, 7200.0, 14_400.0, 28_800.0] and max(audio_s) == 28_800.0 and audio_s[-1] <= 7200.0
 
 
 def test_growing_chunks_are_the_same_in_every_job_of_an_array_and_after_a_kill(tmp_path, clips, monkeypatch) -> None:
