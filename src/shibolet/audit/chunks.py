@@ -32,8 +32,8 @@ NOT_IN_FILE = "the file of hypotheses has none of this utterance"
 # is 3 x 8 h at most, 5.5 GB.
 DECODED = 3
 PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is there when the last of its parts is
-# A GPU hears up to so many chunks as one: at the beginning and the end of each its rows are not full, for about 2 s. The
-# first groups are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
+# A GPU hears up to so many chunks as one: when that begins and when it ends rows are empty, for seconds. The first ones
+# are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
 FIRST_GROUP, GROUP, LAST_GROUP = 4, 32, 8
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
