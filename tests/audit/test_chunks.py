@@ -1,5 +1,6 @@
 """What is heard together on a GPU, and how chunks follow each other through decoding, both models and the disk."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -142,6 +143,20 @@ def test_a_chunk_is_aligned_while_the_next_one_is_heard(tmp_path: Path, clips: l
     assert evidence(found) == evidence(listener(tmp_path / "alone", Swayed()).hear(clips))
     assert ears.calls["hear"] == ears.calls["align"] > 4 and dict(ears.most) == {"hear": 1, "align": 1}
     assert [len(own) for own in ears.threads.values()] == [1, 1]
+
+
+def test_what_was_there_before_is_not_looked_through_for_garbage_while_models_hear(tmp_path: Path, clips) -> None:
+    """That takes 0.4 s with torch and transformers loaded, in which no kernel is launched; later it must be done."""
+    held = []
+
+    class Looking(Swayed):
+        def hear(self, clips, words):
+            held.append(gc.get_freeze_count())
+            return super().hear(clips, words)
+
+    gc.unfreeze()  # what other tests left
+    listener(tmp_path, Looking()).hear(clips[:4])
+    assert held and min(held) > 10_000 and gc.get_freeze_count() == 0
 
 
 def test_the_next_chunks_are_decoded_while_models_are_busy_and_few_at_a_time(tmp_path, clips, monkeypatch) -> None:
