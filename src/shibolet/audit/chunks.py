@@ -30,12 +30,12 @@ from shibolet.records.utterance import AudioRef
 
 NOT_IN_FILE = "the file of hypotheses has none of this utterance"
 # Chunks of a process whose samples are in memory: one with each model and one that is decoded meanwhile. On a GPU that
-# is 3 x 8 h at most, 5.5 GB.
+# is 3 x 4 h at most, 2.8 GB.
 DECODED = 3
 PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is there when the last of its parts is
 # A GPU hears up to so many chunks as one: when that begins and when it ends rows are empty, for seconds. The first ones
 # are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
-FIRST_GROUP, GROUP, LAST_GROUP = 4, 32, 8
+FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 8
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
 Item = TypeVar("Item")
@@ -255,7 +255,7 @@ def chunks_of(
 
 
 def grouped(chunks: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Neighbours that a GPU hears as one: 4, 8, 16, 32 of them, at the end a third of what is left. Of 63 chunks 4, 8,
+    """Neighbours that a GPU hears as one: 4, 8, then 16 of them, at the end a third of what is left. Of 63 chunks 4, 8,
     16, 11, 8, 8, 8.
     """
     first, size = 0, FIRST_GROUP
