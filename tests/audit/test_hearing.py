@@ -92,14 +92,14 @@ def test_the_same_content_twice_is_heard_once_and_found_by_both_names(tmp_path: 
 
 def test_shards_merge_to_one_run(tmp_path: Path, clips: list[Clip]) -> None:
     """A part that is missing must not pass as an audit."""
-    whole = evidence(listener(tmp_path / "one", Swayed()).hear(clips))
+    whole = evidence(listener(tmp_path / "one", Swayed(), chunk_utterances=2).hear(clips))
     parts = [Swayed(), Swayed(), Swayed()]
     for i in (2, 0):
-        listener(tmp_path / "many", parts[i]).hear(clips, shard=(i, 3))
+        listener(tmp_path / "many", parts[i], chunk_utterances=2).hear(clips, shard=(i, 3))
     with pytest.raises(DataError, match="heard by no shard"):
-        listener(tmp_path / "many", Swayed()).merge(clips)
-    listener(tmp_path / "many", parts[1]).hear(clips, shard=(1, 3))
-    assert evidence(listener(tmp_path / "many", Swayed()).merge(clips)) == whole
+        listener(tmp_path / "many", Swayed(), chunk_utterances=2).merge(clips)
+    listener(tmp_path / "many", parts[1], chunk_utterances=2).hear(clips, shard=(1, 3))
+    assert evidence(listener(tmp_path / "many", Swayed(), chunk_utterances=2).merge(clips)) == whole
     assert all(part.heard for part in parts)
     assert sum(len(part.heard) for part in parts) == len(clips)
 

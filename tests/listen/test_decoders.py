@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier, Event, Thread, active_count
 
+import numpy as np
 import pytest
 
 from shibolet.errors import ProcessLost
 from shibolet.listen import decoders as module
 from shibolet.listen.decoders import AnyWorker, Decoders, Worker, num_decoders, run_each
-from shibolet.listen.processes import WorkerLost
+from shibolet.listen.processes import BESIDE_BYTES, Channel, WorkerLost
 
 
 def test_a_worker_raises_what_its_function_raises() -> None:
@@ -91,22 +92,17 @@ def test_the_start_of_a_process_is_not_the_time_of_its_job(tmp_path: Path, monke
     """On a busy machine a process takes many seconds to load its libraries."""
     limits = []
 
-    class NoTimer:
-        def __init__(self, limit_s, kill) -> None:
-            self.limit_s, self.daemon = limit_s, False
-
-        def start(self) -> None:
-            limits.append((self.limit_s, (tmp_path / "started").exists()))
+    class Unwatched:
+        def add(self, limit) -> None:
+            limits.append((limit.limit_s, (tmp_path / "started").exists()))
             (tmp_path / "go").touch()
 
-        def cancel(self) -> None:
+        def remove(self, limit) -> None:
             pass
-
-        join = cancel
 
     monkeypatch.setenv("STARTS_IN", str(tmp_path))
     monkeypatch.setattr(module, "_serve", serve_late)
-    monkeypatch.setattr(module, "Timer", NoTimer)
+    monkeypatch.setattr(module, "_WATCH", Unwatched())
     worker = Worker()
     try:
         assert worker.run(divmod, 7, 2, timeout_s=0.001) == (3, 1)
@@ -209,3 +205,46 @@ def test_decoding_leaves_the_cores_to_the_thread_that_launches_kernels() -> None
         assert worker.run(niceness, None, timeout_s=600) > niceness(None)
     finally:
         worker.close()
+
+
+class Killed:
+    """A process, as its limit sees it."""
+
+    def __init__(self) -> None:
+        self.kill_called = Event()
+
+    def kill(self) -> None:
+        self.kill_called.set()
+
+
+def test_one_thread_ends_what_takes_too_long_and_nothing_else() -> None:
+    """A short limit must not wait for a longer one that began before it, and what ended in time must live."""
+    slow, late, quick = Killed(), Killed(), Killed()
+    with module._Limit(slow, 600.0):
+        num_threads = active_count()
+        in_time = module._Limit(quick, 0.3)
+        with in_time:
+            pass
+        limit = module._Limit(late, 0.4)
+        with limit:
+            assert late.kill_called.wait(60)
+        assert limit.passed and active_count() == num_threads
+    assert not (in_time.passed or quick.kill_called.is_set() or slow.kill_called.is_set())
+
+
+@pytest.mark.parametrize("size", [0, 1, BESIDE_BYTES // 4 - 1, BESIDE_BYTES // 4, 100_000])
+def test_arrays_come_as_they_were_sent_whatever_their_size(size: int) -> None:
+    """Small ones pass within the pickle and large ones beside it."""
+    ours, theirs = map(Channel, multiprocessing.Pipe())
+    samples = np.arange(size, dtype=np.float32)
+    sender = Thread(target=ours.send, args=({"a": [samples, samples], "b": np.arange(3), "c": "x"},))
+    sender.start()
+    found = theirs.receive()
+    sender.join()
+    first, second = found["a"]
+    assert first is second and first.dtype == np.float32 and np.array_equal(first, samples) and first.flags.writeable
+    assert found["b"].tolist() == [0, 1, 2] and found["c"] == "x"
+    ours.close()
+    with pytest.raises(EOFError):
+        theirs.receive()
+    theirs.close()

@@ -43,7 +43,7 @@ class AuditConfig(Config):
     aligner_max_s: float = Field(
         180.0, gt=1
     )  # longer clips are aligned in pieces, cut where the recogniser hears a pause
-    # Heard and put on disk together, at most, and of audio at most; with a GPU up to 8 times as much.
+    # Heard and put on disk together, at most, and of audio at most; with a GPU up to 16 times as much.
     chunk_utterances: int = Field(128, gt=0)
     chunk_audio_s: float = Field(900.0, gt=0)
     num_workers: int | None = Field(

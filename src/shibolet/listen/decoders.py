@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
+from math import inf
 from multiprocessing import Process
 from multiprocessing.connection import Connection
 from queue import Empty, PriorityQueue
-from threading import Lock, Thread, Timer
+from threading import Condition, Lock, Thread
+from time import monotonic
 from typing import Any
 
 from shibolet.errors import ProcessLost
@@ -108,20 +110,52 @@ class _Limit:
 
     def __init__(self, process: Process, limit_s: float) -> None:
         self.passed = False
-        self._process = process
-        self._timer = Timer(limit_s, self._kill)
-        self._timer.daemon = True  # it must not hold up the end of this process
-
-    def _kill(self) -> None:
-        self.passed = True
-        self._process.kill()
+        self.process, self.limit_s = process, limit_s
+        self.end_s = 0.0  # of the clock of `monotonic`
 
     def __enter__(self) -> None:
-        self._timer.start()
+        self.end_s = monotonic() + self.limit_s
+        _WATCH.add(self)
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()  # from here on `passed` does not change
+        _WATCH.remove(self)  # from here on `passed` does not change
+
+
+class _Watch:
+    """One thread for all limits: a job has two of them."""
+
+    def __init__(self) -> None:
+        self._limits: set[_Limit] = set()
+        self._looks_s = inf  # when it looks again
+        self._changed = Condition()
+        self._thread = Thread()
+
+    def add(self, limit: _Limit) -> None:
+        with self._changed:
+            self._limits.add(limit)
+            if not self._thread.is_alive():
+                self._thread = Thread(target=self._run, daemon=True)  # it must not hold up the end of this process
+                self._thread.start()
+            elif limit.end_s < self._looks_s:
+                self._changed.notify()
+
+    def remove(self, limit: _Limit) -> None:
+        with self._changed:
+            self._limits.discard(limit)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now_s = monotonic()
+                for limit in [limit for limit in self._limits if limit.end_s <= now_s]:
+                    limit.passed = True
+                    limit.process.kill()
+                    self._limits.remove(limit)
+                self._looks_s = min((limit.end_s for limit in self._limits), default=inf)
+                self._changed.wait(None if self._looks_s == inf else self._looks_s - now_s)
+
+
+_WATCH = _Watch()
 
 
 def _serve(connection: Connection) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+BESIDE_BYTES = 16_384  # an array from this size on is worth a call of its own
 MAX_STARTS = 3  # of a process, one after the other, that ended before it had begun with anything
 Outcome = tuple[bool, Any]  # whether a call succeeded, and what it returned or raised
 _STARTING = Lock()
@@ -35,7 +36,7 @@ class WorkerLost(Exception):
 
 
 class Channel:
-    """Objects between two processes; arrays pass beside the pickles, one call of the system each.
+    """Objects between two processes; large arrays pass beside the pickles, one call of the system each.
 
     The pools of the standard library read their results in steps of 64 KB, for each of which they wait until no other
     thread runs Python: with several hundred megabytes of samples a second, the thread that launches kernels then waits.
@@ -47,18 +48,22 @@ class Channel:
         self._socket.setblocking(True)
 
     def send(self, item: Any) -> None:
-        buffers: list[pickle.PickleBuffer] = []
-        head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
-        views = [buffer.raw() for buffer in buffers]
-        self.connection.send([len(view) for view in views])
-        self.connection.send_bytes(head)
+        views: list[memoryview] = []
+
+        def stays_within(buffer: pickle.PickleBuffer) -> bool:
+            if (view := buffer.raw()).nbytes < BESIDE_BYTES:
+                return True
+            views.append(view)
+            return False
+
+        head = pickle.dumps(item, protocol=5, buffer_callback=stays_within)
+        self.connection.send_bytes(pickle.dumps(([len(view) for view in views], head)))
         for view in views:
             self._socket.sendall(view)
 
     def receive(self) -> Any:
         """The next object; EOFError when the other side has ended."""
-        sizes = self.connection.recv()
-        head = self.connection.recv_bytes()
+        sizes, head = pickle.loads(self.connection.recv_bytes())
         buffers = [np.empty(size, np.uint8) for size in sizes]
         for buffer in buffers:
             filled = 0

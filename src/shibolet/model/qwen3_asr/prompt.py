@@ -118,16 +118,17 @@ class AlignmentPrompt:
         classes: Sequence[list[int] | None],
     ) -> list[TokenSequence]:
         """The sequence of each clip's words; its classes are two for each word, those of its start and of its end."""
-        ids_of_words, made = iter(_encode(self._tokenizer, list(chain.from_iterable(words)))), []
+        distinct, made = list(dict.fromkeys(chain.from_iterable(words))), []
+        ids_of = dict(zip(distinct, _encode(self._tokenizer, distinct), strict=True))
         for num_audio_tokens, said, times in zip(nums_audio_tokens, words, classes, strict=True):
             if times is not None and len(times) != 2 * len(said):
                 raise ValueError(f"{len(said)} words need {2 * len(said)} time classes, got {len(times)}")
             ids = [self._start] + [self.audio_id] * num_audio_tokens + [self._end]
             labels = [IGNORED] * len(ids)
-            for position, tokens in enumerate(islice(ids_of_words, len(said))):
-                ids += tokens + [self.timestamp_id] * 2
+            for position, word in enumerate(said):
+                ids += ids_of[word] + [self.timestamp_id] * 2
                 of_word = [IGNORED, IGNORED] if times is None else times[2 * position : 2 * position + 2]
-                labels += [IGNORED] * len(tokens) + of_word
+                labels += [IGNORED] * len(ids_of[word]) + of_word
             made.append(TokenSequence(ids, labels))
         return made
 
