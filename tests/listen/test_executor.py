@@ -62,6 +62,17 @@ def test_results_are_those_of_one_process_and_every_process_works() -> None:
         assert {place for _, place in found} == {str(i) for i in range(num)}
 
 
+def place_of(chunk: str) -> str:
+    return os.environ["SEES"]
+
+
+def test_a_process_with_a_long_chunk_in_hand_gets_no_more_while_others_have_less() -> None:
+    """Chunks that are counted, not measured, would leave one GPU with nearly all of the work."""
+    with processes(2) as executor:
+        first, *others = executor.map(Do(place_of, at_once=5), ["x" * 8, *"yyyy"])
+    assert first not in others
+
+
 def test_a_list_that_is_read_lazily_is_read_little_ahead() -> None:
     """Chunks of samples are large: a list of a thousand must not wait in memory."""
     taken: list[int] = []

@@ -35,7 +35,7 @@ DECODED = 3
 PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is there when the last of its parts is
 # A GPU hears up to so many chunks as one: when that begins and when it ends rows are empty, for seconds. The first ones
 # are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
-FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 8
+FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 4
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
 Item = TypeVar("Item")
@@ -256,7 +256,7 @@ def chunks_of(
 
 def grouped(chunks: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Neighbours that a GPU hears as one: 4, 8, then 16 of them, at the end a third of what is left. Of 63 chunks 4, 8,
-    16, 11, 8, 8, 8.
+    16, 11, 8, 5, 4, 4, 3.
     """
     first, size = 0, FIRST_GROUP
     while left := len(chunks) - first:

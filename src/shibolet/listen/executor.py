@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
@@ -223,7 +223,7 @@ class Processes(_KeepsDecoders):
             num_ahead = len(run.results) + len(run.suspects) + sum(len(peer.tasks) for peer in self._peers)
             if num_ahead > 2 * self.num_processes * run.work.at_once or (task := run.take()) is None:
                 return
-            min(free, key=lambda peer: len(peer.tasks)).hand(task, run.work)
+            min(free, key=lambda peer: peer.in_hand).hand(task, run.work)
 
     def close(self) -> None:
         self._close_decoders()
@@ -252,6 +252,11 @@ class _Peer:
     @property
     def connection(self) -> Connection:
         return self._child.channel.connection
+
+    @property
+    def in_hand(self) -> tuple[int, int]:
+        """What it has to do, in items of chunks that have any, and in chunks."""
+        return sum(len(t.chunk) for t in self.tasks.values() if isinstance(t.chunk, Sized)), len(self.tasks)
 
     def has_room(self, work: Work) -> bool:
         return len(self.tasks) < work.at_once and not any(task.num_lost for task in self.tasks.values())
