@@ -73,7 +73,7 @@ def test_a_driver_without_a_gpu_is_no_error(monkeypatch, caplog, capfd) -> None:
 
     monkeypatch.setattr(kernels, "compile_for", fail)
     monkeypatch.setattr(kernels, "leave_signals_to_parent", lambda: None)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "shibolet"):
         kernels._serve(None, load_recipe("demo"))
     assert "0 active drivers" in caplog.text and capfd.readouterr() == ("", "")
 
@@ -84,6 +84,6 @@ def test_a_kernel_that_fails_keeps_no_other_from_being_compiled(caplog) -> None:
     def fail() -> None:
         raise RuntimeError("no such target")
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "shibolet"):
         kernels._compile([fail, lambda: done.append(1)])
     assert done == [1] and "no such target" in caplog.text

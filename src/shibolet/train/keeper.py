@@ -32,6 +32,8 @@ class Keeper:
 
     def restore(self, at_most: int | None = None) -> tuple[TrainState, States]:
         """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
+        self._writer.end_deleting()
+        any_rank(False)  # none reads what the main rank deletes
         checkpoint = self.store.latest(at_most)
         state = TrainState.from_json(checkpoint.state, checkpoint.path) if checkpoint else TrainState()
         any_rank(False)  # all have looked
@@ -114,6 +116,10 @@ class Keeper:
         """Wait until the last checkpoint is on disk; DiskError on every rank when it could not be written."""
         by_main(self._writer.wait)
 
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Delete all checkpoints but these and the newest, by the time that this is closed."""
+        self._writer.keep_only(steps)
+
     def close(self) -> None:
         """Leave no thread behind that writes: who resumes here next deletes what is unfinished."""
         self._writer.close()
@@ -121,7 +127,9 @@ class Keeper:
     def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
         """The mean of these checkpoints, and as it was before what they do not have and trained later.
 
-        One of the last step need not be on disk yet; others need `commit`.
+        That of the last step need not be on disk yet; others are waited for. On the main rank.
         """
         found = self._writer.copied(*steps) if len(steps) == 1 else None
+        if not found and not set(steps) <= set(self.store.steps()):
+            self._writer.wait()
         return self._untrained | (found or average_weights([self.store.at(step) for step in steps]))

@@ -104,8 +104,6 @@ def run_train(
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
         chosen = choose(trainer, state, config, last_phase)
-        if chosen.steps != [state.step]:
-            trainer.keeper.commit()
         by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
         return chosen
 

@@ -113,7 +113,7 @@ class GradualUnfreezeTrainer:
             made = at_end(self.state)
             self._commit()
             if self.is_main:
-                self.keeper.store.keep_only(self._kept())  # a crash may have come in between
+                self.keeper.keep_only(self._kept())  # a crash may have come in between
         finally:
             gc.unfreeze()
             self.reader.close()  # its threads work within torch: they have ended before Python does

@@ -1,7 +1,9 @@
 """Checkpoints written beside the training: the loop waits for a copy in host memory, a thread for the disk."""
 
+import logging
 import time
 from collections.abc import Collection, Iterable
+from functools import partial
 from threading import Event, Thread
 
 import torch
@@ -9,8 +11,11 @@ from torch import Tensor
 
 from shibolet.errors import DiskError
 from shibolet.listen.processes import give_way
+from shibolet.records.ahead import Ahead
 from shibolet.train.checkpoint import WEIGHTS, CheckpointStore
 from shibolet.train.host_copies import HostCopies, Layout
+
+LOG = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
@@ -26,6 +31,7 @@ class CheckpointWriter:
         self._written.set()
         self._hurry = Event()  # somebody waits: until then the cores are the training's
         self._thread: Thread | None = None
+        self._deleting: Ahead[None] | None = None  # of checkpoints that nobody keeps: seconds each
         self._failure: Exception | None = None
         self._committed: list[int] = []
         self._newest: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and its weights as they were copied
@@ -84,8 +90,22 @@ class CheckpointWriter:
     def close(self) -> None:
         """Until nothing is being written any more, whether it could be or not; the memory goes."""
         self._join()
+        try:
+            self.end_deleting()
+        except OSError as error:
+            LOG.warning("checkpoints that are no longer needed could not be deleted: %s", error)
         self._newest = (-1, {})
         self._copies.close()
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Delete the others but the newest, in the background."""
+        self.end_deleting()
+        self._deleting = Ahead(partial(self._store.keep_only, steps))
+
+    def end_deleting(self) -> None:
+        """Wait for that."""
+        if self._deleting is not None:
+            self._deleting.get()
 
     def committed(self) -> list[int]:
         """Steps whose checkpoints came to stand on disk since the last call."""
@@ -107,9 +127,10 @@ class CheckpointWriter:
             if before is not None:
                 before.join()
             if self._failure is None:
+                self.end_deleting()  # the disk need not have room for those too
                 self._store.save(step, state, tensors, self._written.set, self._hurry)
-                self._store.keep_only(keep)
                 self._committed.append(step)
+                self.keep_only(keep)
         except Exception as error:  # raised again in the loop's thread
             self._failure = error
         finally:
