@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from contextlib import closing
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,9 +22,11 @@ from audit_documents import answers
 from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.stage import run_gate
+from shibolet.listen.decoders import Decoders
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict, Interval
 from shibolet.records.files import write_jsonl
+from shibolet.records.runfolder import RunFolder
 from shibolet.report import audit_page as module
 from shibolet.report.audit_page import Sound, write_audit_page
 from shibolet.speech import audio, augment
@@ -176,6 +179,9 @@ def test_the_same_folder_gives_the_same_bytes(run_dir, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
     first = write_audit_page(copy).read_bytes()
     assert write_audit_page(copy).read_bytes() == first
+    RunFolder(copy).sounds.unlink()
+    with closing(Decoders(1)) as decoders:
+        assert write_audit_page(copy, decoders).read_bytes() == first, "by a process they are others"
 
 
 def test_the_next_page_encodes_only_what_is_new(run_dir, tmp_path, monkeypatch):

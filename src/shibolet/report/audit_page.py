@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 from markupsafe import Markup
 
 from shibolet.errors import AudioError, DataError
+from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
+from shibolet.listen.processes import WorkerLost
 from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict
@@ -45,6 +48,8 @@ PLAYER_S, PLAYER_BPS = 30.0, 24_000  # longest sound and its bitrate: 4 kB a sec
 MP3 = {"compression_level": "7"}  # twice as fast as LAME's 5, in which a second of speech takes 25 ms
 WAVE_POINTS = 400  # of an envelope
 MAX_WORDS = 400  # of one utterance
+MANY_SOUNDS = 100  # from here on processes encode them: threads would do so one after the other
+TOGETHER, ENCODE_S = 8, 60.0  # sounds that a process encodes at a time, and how long each may take
 
 
 _OF_SOUND = ("sound", "wave", "silent")
@@ -103,8 +108,11 @@ class Sound:
         return bool(is_base64) and self == Sound.of(self.key, self.mp3, self.wave)
 
 
-def write_audit_page(run_dir: Path) -> Path | None:
-    """Write the page of the audit of a run's training data and return its path; None before there is an audit."""
+def write_audit_page(run_dir: Path, decoders: Decoders | None = None) -> Path | None:
+    """Write the page of the audit of a run's training data and return its path; None before there is an audit.
+
+    `decoders` encode what is heard on it; None: others, which end with it.
+    """
     run = RunFolder(run_dir)
     if not run.alignment_report().is_file():
         return None
@@ -115,7 +123,7 @@ def write_audit_page(run_dir: Path) -> Path | None:
     draw = {id: place for place, id in enumerate(report.review.draw)}
     shown, num_rows = _chosen(tables, draw)
     entries = _within(MAX_TEXT_BYTES, (_entry(*row, recipe.audit, language, draw) for row in shown))
-    sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run)
+    sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run, decoders)
     entries.sort(key=lambda entry: _worst_first(entry.id, entry.low, entry.confidence))
     gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
     answers = read_review(run.review) if run.review.exists() else {}
@@ -225,7 +233,9 @@ def _within(budget_bytes: int, entries: Iterable[Entry]) -> list[Entry]:
     return within
 
 
-def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None], run: RunFolder) -> list[str]:
+def _add_sounds(
+    entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None], run: RunFolder, decoders: Decoders | None
+) -> list[str]:
     """Base64 MP3s of the first entries that fit the budget; each entry learns its line and its envelope, or why not.
 
     What is encoded stays beside the page, by what it is cut from: the next review or extension decodes and encodes only
@@ -242,17 +252,21 @@ def _add_sounds(entries: Sequence[Entry], audio_of: Mapping[str, AudioRef | None
         if size > MAX_SOUND_BYTES:
             break
         heard.append(entry)
-    known, kept = _known_sounds(run.sounds), {}
-    sounds, hash_of = [], cache(content_hash)  # of a long recording once
+    known, hash_of = _known_sounds(run.sounds), cache(content_hash)  # of a long recording once
+    refs = [audio_of[entry.id].in_folder(run.path) for entry in heard]
     with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as pool:
-        made = pool.map(lambda entry: _sound(audio_of[entry.id].in_folder(run.path), known, hash_of), heard)
-        for entry, sound in zip(heard, made):
-            if isinstance(sound, AudioError):
-                entry.silent = sentence(str(sound))
-            else:
-                entry.sound, entry.wave = len(sounds), sound.wave
-                sounds.append(sound.mp3)
-                kept[sound.key] = sound
+        keys = list(pool.map(partial(_key, hash_of=hash_of), refs))
+    new = {key: ref for key, ref in zip(keys, refs, strict=True) if isinstance(key, str) and key not in known}
+    made = known | dict(zip(new, _encoded(new, decoders), strict=True))
+    kept, sounds = {}, []
+    for entry, key in zip(heard, keys, strict=True):
+        sound = made[key] if isinstance(key, str) else key
+        if isinstance(sound, Exception):
+            entry.silent = sentence(str(sound))
+        else:
+            entry.sound, entry.wave = len(sounds), sound.wave
+            sounds.append(sound.mp3)
+            kept[sound.key] = sound
     if kept.keys() != known.keys():
         write_jsonl(run.sounds, map(asdict, kept.values()))
     return sounds
@@ -271,18 +285,42 @@ def _known_sounds(path: Path) -> dict[str, Sound]:
     return known
 
 
-def _sound(ref: AudioRef, known: Mapping[str, Sound], hash_of: Callable[[AudioRef], str]) -> Sound | AudioError:
-    """The sound, which may be `known`; or why there is none."""
+def _key(ref: AudioRef, hash_of: Callable[[AudioRef], str]) -> str | AudioError:
+    """What a sound is made from, and how; or why there is none."""
+    try:
+        cut = (hash_of(ref.whole()), ref.start_s, ref.end_s)
+    except AudioError as error:
+        return error
+    return hashlib.sha256(repr((MP3, PLAYER_BPS, PLAYER_S, WAVE_POINTS, cut)).encode()).hexdigest()
+
+
+def _encoded(new: Mapping[str, AudioRef], decoders: Decoders | None) -> Iterator[Sound | AudioError | WorkerLost]:
+    """The sound of each key in turn, or why there is none."""
+    items = list(new.items())
+    parts = [items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)]
+    with ExitStack() as stack:
+        if decoders is None:
+            num = num_decoders(None) if len(items) >= MANY_SOUNDS else 0
+            decoders = stack.enter_context(closing(Decoders(num)))
+        for found in decoders.map(_encode_part, parts):
+            yield from found
+
+
+def _encode_part(worker: AnyWorker, items: Sequence[tuple[str, AudioRef]]) -> list:
+    return run_each(worker, _encode, items, lambda items: ENCODE_S * len(items))
+
+
+def _encode(items: Sequence[tuple[str, AudioRef]]) -> list[Sound | AudioError]:
+    return [_sound(key, ref) for key, ref in items]
+
+
+def _sound(key: str, ref: AudioRef) -> Sound | AudioError:
     import numpy as np
 
     from shibolet.speech import audio
     from shibolet.speech.augment import encode
 
     try:
-        cut = (hash_of(ref.whole()), ref.start_s, ref.end_s)
-        key = hashlib.sha256(repr((MP3, PLAYER_BPS, PLAYER_S, WAVE_POINTS, cut)).encode()).hexdigest()
-        if key in known:
-            return known[key]
         samples = audio.load(ref)[: int(PLAYER_S * audio.SAMPLE_RATE_HZ)]
     except AudioError as error:
         return error
