@@ -81,22 +81,35 @@ class NoRecogniser:
 class OnePass(NoRecogniser):
     """One half of a Qwen recogniser's work: its hypotheses, or after one token the likelihood of the text."""
 
-    def __init__(self, recogniser: "FamilyRecogniser", transcriber: "Transcriber", name: str) -> None:
-        self.identity = name
-        self._recogniser, self._transcriber, self._name = recogniser, transcriber, name
+    def __init__(self, recogniser: "FamilyRecogniser", name: str) -> None:
+        self.identity, self.at_once = name, recogniser.at_once
+        self._recogniser, self._name = recogniser, name
 
     def hear(self, clips: Sequence[np.ndarray], words: Sequence[list[str]]) -> list[Hearing]:
         texts = [" ".join(said) for said in words]
         encode = self._recogniser._targets.encode
         scores = self._name == "score"
         texts_of = (lambda some: lambda: [encode([texts[i]]) for i, _ in some]) if scores else None
-        self._transcriber._max_new_tokens_per_s = 1e-3 if scores else TOKENS_PER_S
-        with self._recogniser._forward:
-            found = self._transcriber.write_and_score(clips, texts_of)
+        with self._recogniser._transcribing() as transcriber:
+            transcriber._max_new_tokens_per_s = 1e-3 if scores else TOKENS_PER_S
+            found = transcriber.write_and_score(clips, texts_of)
+            transcriber._max_new_tokens_per_s = TOKENS_PER_S
         return [
             Hearing(hypothesis=text, text_score=one.logps and float(one.logps[0].sum()))
             for text, one in zip(texts, found, strict=True)
         ]
+
+
+def recogniser_of(loaded: "LoadedModel", at_once: int, rows: int | None = None) -> "FamilyRecogniser":
+    """One that hears so many chunks at once and writes speech's number of tokens; `rows` of each None: by memory."""
+    from shibolet.listen.family_recogniser import FamilyRecogniser
+    from shibolet.listen.transcribe import Transcriber
+
+    limits = {"max_new_tokens_per_s": TOKENS_PER_S, "batch_utterances": rows, "share": 1 / at_once}
+    transcribers = [Transcriber(loaded.again(), "Hebrew", **limits) for _ in range(at_once)]
+    for transcriber in transcribers:
+        speak(transcriber)
+    return FamilyRecogniser(loaded, "Hebrew", transcribers=transcribers)
 
 
 def speak(transcriber: "Transcriber") -> None:
@@ -217,14 +230,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of torch; else all cores")
     parser.add_argument("--pack-s", type=float, help="audio of one pack; else the listeners' own")
     parser.add_argument("--rows", type=int, help="utterances that are written down at once; else as memory allows")
+    parser.add_argument("--at-once", type=int, default=2, help="chunks that the recogniser hears at once, on a GPU 2")
     parser.add_argument("--chunk", type=int, help="clips heard together; else the audit's own")
     args = parser.parse_args()
     import torch
 
     from shibolet.listen.family_aligner import FamilyAligner
-    from shibolet.listen.family_recogniser import FamilyRecogniser
     from shibolet.listen.open import open_aligner, open_recogniser
-    from shibolet.listen.transcribe import Transcriber
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -233,7 +245,7 @@ def main() -> None:
     config = AuditConfig(aligner="-", recogniser="-", **settings)
     where = torch.cuda.get_device_name() if args.device != "cpu" else f"{torch.get_num_threads()} CPU threads"
     about = {"device": where, "cores": os.cpu_count(), "torch": torch.__version__, "size": args.size,
-             "pack_s": args.pack_s, "chunk": config.chunk_utterances}  # fmt: skip
+             "pack_s": args.pack_s, "chunk": config.chunk_utterances, "at_once": args.at_once}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         parts = [range(first, min(first + 100, args.clips)) for first in range(0, args.clips, 100)]
@@ -254,18 +266,13 @@ def main() -> None:
                     if args.size == "tiny":
                         recogniser = open_recogniser("builtin:ctc", "Hebrew", device=args.device)
                     else:
-                        loaded = random_model("recogniser", args.device)
-                        writer = Transcriber(
-                            loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S, batch_utterances=args.rows
-                        )
-                        speak(writer)
-                        recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=writer)
+                        recogniser = recogniser_of(random_model("recogniser", args.device), args.at_once, args.rows)
                 ears = {
                     "decode": (NoAligner(), NoRecogniser()), "align": (aligner, NoRecogniser()),
                     "all": (aligner, recogniser),
                 }.get(name)  # fmt: skip
                 if ears is None:
-                    one = OnePass(recogniser, writer, name) if args.size == "real" else recogniser
+                    one = OnePass(recogniser, name) if args.size == "real" else recogniser
                     ears = (NoAligner(), one)
                 # Slower passes hear fewer clips.
                 share = {"decode": 1.0, "align": 1.0, "score": 0.5}.get(name, 0.15) if args.size == "real" else 1.0

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 # No torch up here: the processes that decode load this file too.
-from audit_speed import TOKENS_PER_S, random_model, write_clips
+from audit_speed import TOKENS_PER_S, random_model, recogniser_of, write_clips
 
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
@@ -40,7 +40,6 @@ Hear = Callable[[list[Clip], Path], None]
 def open_listener(kind: str, cpu: bool):
     """The aligner or the recogniser of the audit, or the engine of an evaluation."""
     from shibolet.listen.family_aligner import FamilyAligner
-    from shibolet.listen.family_recogniser import FamilyRecogniser
     from shibolet.listen.open import open_aligner, open_recogniser, open_transcriber
     from shibolet.listen.transcribe import Transcriber
 
@@ -53,8 +52,9 @@ def open_listener(kind: str, cpu: bool):
     if kind == "aligner":
         return FamilyAligner(random_model("aligner", "cuda"))
     loaded = random_model("recogniser", "cuda")
-    writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-    return writer if kind == "engine" else FamilyRecogniser(loaded, "Hebrew", transcriber=writer)
+    if kind == "engine":
+        return Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
+    return recogniser_of(loaded, at_once=2)
 
 
 def auditing(executor: Executor, args: argparse.Namespace) -> Hear:

@@ -1,6 +1,6 @@
 """Where a GPU's time goes while models of the real size hear: kernels by time, how busy it is, what the host takes.
 
-    python benchmarks/profile_hearing.py --clips 1024 --out profile.json
+    python benchmarks/profile_hearing.py --clips 4096 --out profile.json
     python benchmarks/profile_hearing.py --device cpu --clips 8 --passes prefill     a try where there is no GPU
 
 prefill  the recogniser reads every prompt and writes one token
@@ -9,8 +9,8 @@ hear     and scores the hypothesis and the text, as an audit does
 align    the aligner
 both     `hear` and `align` in two threads, as an audit runs them
 
-Clips are noise, 5.8 s on average, in memory. A pass runs once to warm up, once by the clock, once under torch's
-profiler. Prints a line of JSON for each.
+Clips are noise, 5.8 s on average, in memory, in chunks of which so many are heard at once as in an audit. A pass runs
+once to warm up, once by the clock, once under torch's profiler. Prints a line of JSON for each.
 """
 
 import argparse
@@ -20,17 +20,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from audit_speed import TOKENS_PER_S, WORDS_PER_S, random_model, speak
+from audit_speed import TOKENS_PER_S, WORDS_PER_S, random_model, recogniser_of
 from torch.profiler import ProfilerActivity, profile
 
 from shibolet.demo.lexicon import load_lexicon
 from shibolet.listen.family_aligner import FamilyAligner
-from shibolet.listen.family_recogniser import FamilyRecogniser
-from shibolet.listen.transcribe import Transcriber
 
 PASSES = ("prefill", "greedy", "hear", "align", "both")
 GPU_WORK = {"kernel", "gpu_memcpy", "gpu_memset"}
@@ -71,34 +71,40 @@ def gpu_work(run: Callable[[], None]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=1024)
+    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     clips, words = noise(args.clips)
     audio_s = sum(map(len, clips)) / 16000
-    loaded = random_model("recogniser", args.device)
-    writer = Transcriber(loaded, "Hebrew", max_new_tokens_per_s=TOKENS_PER_S)
-    speak(writer)
-    recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=writer)
+    recogniser = recogniser_of(random_model("recogniser", args.device), args.at_once)
+    chunks = [slice(first, first + args.chunk) for first in range(0, args.clips, args.chunk)]
     aligner = FamilyAligner(random_model("aligner", args.device)) if {"align", "both"} & set(args.passes) else None
 
-    def write(tokens_per_s: float) -> None:
-        writer._max_new_tokens_per_s = tokens_per_s
-        writer.write(clips)
-        writer._max_new_tokens_per_s = TOKENS_PER_S
+    def write(chunk: slice, tokens_per_s: float) -> None:
+        with recogniser._transcribing() as writer:
+            writer._max_new_tokens_per_s = tokens_per_s
+            writer.write(clips[chunk])
+            writer._max_new_tokens_per_s = TOKENS_PER_S
 
-    def both() -> None:
-        with ThreadPoolExecutor(2) as pool:
-            started = pool.submit(recogniser.hear, clips, words), pool.submit(aligner.align, clips, words)
+    def run(**threads: int) -> None:
+        with ExitStack() as stack:
+            pools = {name: stack.enter_context(ThreadPoolExecutor(num)) for name, num in threads.items()}
+            started = [pool.submit(does[name], chunk) for chunk in chunks for name, pool in pools.items()]
             for one in started:
                 one.result()
 
-    runs = {
-        "prefill": lambda: write(1e-3), "greedy": lambda: write(TOKENS_PER_S),
-        "hear": lambda: recogniser.hear(clips, words), "align": lambda: aligner.align(clips, words), "both": both,
+    does = {
+        "prefill": partial(write, tokens_per_s=1e-3), "greedy": partial(write, tokens_per_s=TOKENS_PER_S),
+        "hear": lambda chunk: recogniser.hear(clips[chunk], words[chunk]),
+        "align": lambda chunk: aligner.align(clips[chunk], words[chunk]),
     }  # fmt: skip
+
+    runs = {name: partial(run, **{name: 1 if name == "align" else args.at_once}) for name in does}
+    runs["both"] = partial(run, hear=args.at_once, align=1)
     for name in args.passes:
         runs[name]()
         started, cpu = time.perf_counter(), time.thread_time()
@@ -109,7 +115,7 @@ def main() -> None:
             "host_s": round(cpu, 3), "clips": len(clips), "audio_s": round(audio_s),
         }  # fmt: skip
         if args.device != "cpu":
-            row |= {"device": torch.cuda.get_device_name(), "rows": writer.clips_at_once, **gpu_work(runs[name])}
+            row |= {"device": torch.cuda.get_device_name(), "at_once": args.at_once, **gpu_work(runs[name])}
         print(json.dumps(row), flush=True)
         if args.out:
             with args.out.open("a", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """Packed listening against one clip at a time, and features in one transform against the library's one by one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -87,7 +88,7 @@ WORDS = [text.split() for text in TEXTS]
 def brief(recogniser: LoadedModel, **settings) -> FamilyRecogniser:
     """One whose hypotheses, which random weights do not end, are short."""
     transcriber = Transcriber(recogniser, "Hebrew", max_new_tokens_per_s=2.0, **settings)
-    return FamilyRecogniser(recogniser, "Hebrew", transcriber=transcriber)
+    return FamilyRecogniser(recogniser, "Hebrew", transcribers=[transcriber])
 
 
 def test_scores_on_a_heard_prompt_are_those_of_whole_sequences(recogniser, clips, monkeypatch) -> None:
@@ -96,14 +97,35 @@ def test_scores_on_a_heard_prompt_are_those_of_whole_sequences(recogniser, clips
     many, words = [clips[i] for i in places], [WORDS[i % len(WORDS)] for i in range(len(places))]
     by_prompt = brief(recogniser).hear(many, words)
     whole = brief(recogniser)
-    write = whole._transcriber.write_and_score
+    write = whole._transcribers[0].write_and_score
     silent = lambda clips, texts_of: [replace(one, logps=None) for one in write(clips, None)]  # noqa: E731
-    monkeypatch.setattr(whole._transcriber, "write_and_score", silent)
+    monkeypatch.setattr(whole._transcribers[0], "write_and_score", silent)
     assert len({round(one.text_logp, 4) for one in by_prompt}) == len(places)
     for one, other in zip(by_prompt, whole.hear(many, words), strict=True):
         assert one.hypothesis == other.hypothesis
         for name in ("text_logp", "text_score", "worst_score"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5, abs=1e-5)
+
+
+def test_two_that_hear_at_once_hear_what_one_does(recogniser, clips) -> None:
+    """They share weights and nothing that a forward sets; and one that fails leaves its place to the next."""
+    limits = {"max_new_tokens_per_s": 2.0, "share": 0.5}
+    transcribers = [Transcriber(recogniser.again(), "Hebrew", **limits) for _ in range(2)]
+    two, alone = FamilyRecogniser(recogniser, "Hebrew", transcribers=transcribers), brief(recogniser)
+    assert two.at_once == 2 and alone.at_once == 1
+    assert {id(w) for w in transcribers[0]._decoder._model.parameters()} == {
+        id(w) for w in recogniser.model.parameters()
+    }
+    for _ in range(3):
+        with pytest.raises(ValueError, match="zip"):
+            two.hear(clips, [])
+    parts = [slice(first, first + 2) for first in (0, 2, 4)] * 2
+    with ThreadPoolExecutor(2) as pool:
+        heard = list(pool.map(lambda part: two.hear(clips[part], WORDS[part]), parts))
+    for part, found in zip(parts, heard, strict=True):
+        for one, other in zip(found, alone.hear(clips[part], WORDS[part]), strict=True):
+            assert one.hypothesis == other.hypothesis and one.text_score == other.text_score
+            assert np.array_equal(one.text_logp, other.text_logp)
 
 
 def test_one_audio_is_read_once(recogniser, clips, monkeypatch) -> None:
@@ -158,7 +180,7 @@ def test_processes_that_plan_change_nothing(recogniser, clips, monkeypatch) -> N
 
     def speaking() -> FamilyRecogniser:
         one = brief(recogniser, batch_utterances=2)
-        one._transcriber._decoder.text = lambda ids: TEXTS[sum(ids) % len(TEXTS)]
+        one._transcribers[0]._decoder.text = lambda ids: TEXTS[sum(ids) % len(TEXTS)]
         return one
 
     def heard(one: FamilyRecogniser) -> list[tuple]:

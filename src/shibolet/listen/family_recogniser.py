@@ -1,9 +1,11 @@
 """A family's model as a second opinion: its greedy transcript, and the text's teacher-forced likelihood against it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt, Texts
 
 PLAN_S = 60.0  # limit of what a process plans in milliseconds; beyond it the work is done in place
+AT_ONCE = 2  # calls on a GPU: while rows of one run empty, those of the other are full
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 
 
@@ -72,14 +75,21 @@ class FamilyRecogniser:
         language: str,
         *,
         max_pack_s: float | None = None,
-        transcriber: Transcriber | None = None,
+        transcribers: Sequence[Transcriber] | None = None,
     ) -> None:
+        """`transcribers`, if they are several, must have modules of their own."""
         self.identity = loaded.identity
         self._loaded, self._family, self._language = loaded, loaded.family, language
         self._max_pack_s = max_pack_s or pack_audio_s(loaded.model.device)
         self._targets = self._family.targets(loaded.tokenizer, Prompt(language))
         self._features = self._family.features(loaded.extractor, loaded.model.device)
-        self._transcriber = transcriber or Transcriber(loaded, language)
+        if transcribers is None and loaded.model.device.type == "cuda":
+            transcribers = [Transcriber(loaded.again(), language, share=1 / AT_ONCE) for _ in range(AT_ONCE)]
+        self._transcribers = transcribers or [Transcriber(loaded, language)]
+        self.at_once = len(self._transcribers)  # calls of `hear` that compute at the same time
+        self._idle: SimpleQueue[Transcriber] = SimpleQueue()
+        for transcriber in self._transcribers:
+            self._idle.put(transcriber)
         self._forward = forward_lock(loaded.model.device)
         plan = partial(_plan, language=language, encode=self._targets.encode)
         self._plans = Beside(plan, workers_beside(loaded.model.device))
@@ -94,8 +104,8 @@ class FamilyRecogniser:
         def texts_of(heard: Sequence[tuple[int, str]]) -> Callable[[], Texts]:
             return self._plans.begin([(unique[number], hypothesis) for number, hypothesis in heard])
 
-        with self._forward:
-            written = self._transcriber.write_and_score([sound.clip for sound in unique], texts_of)
+        with self._transcribing() as transcriber:
+            written = transcriber.write_and_score([sound.clip for sound in unique], texts_of)
         unscored = [(sound, one) for sound, one in zip(unique, written, strict=True) if one.logps is None]
         self._plans.begin([(sound, one.text) for sound, one in unscored])()
         asked = [(sound.clip, text) for sound, _ in unscored for text in sound.texts]
@@ -109,8 +119,18 @@ class FamilyRecogniser:
     def warm(self) -> None:
         """`Transcriber.warm`, while the processes start that find what is to be scored."""
         self._plans.start()
-        with self._forward:
-            self._transcriber.warm()
+        for _ in self._transcribers:  # each is put behind the others
+            with self._transcribing() as transcriber:
+                transcriber.warm()
+
+    @contextmanager
+    def _transcribing(self) -> Iterator[Transcriber]:
+        transcriber = self._idle.get()
+        try:
+            with nullcontext() if self.at_once > 1 else self._forward:
+                yield transcriber
+        finally:
+            self._idle.put(transcriber)
 
     @torch.inference_mode()
     def token_logps(self, clips: Sequence[np.ndarray], texts: Sequence[str]) -> list[np.ndarray]:

@@ -67,6 +67,11 @@ class LazyListener:
             opened.set_window(self._window_s)
         return opened
 
+    @property
+    def at_once(self) -> int:
+        """Calls that compute at the same time."""
+        return getattr(self.get(), "at_once", 1)
+
     def warm(self) -> None:
         """Load it, and have what takes time at its first clip done."""
         self._listener.warm()

@@ -37,11 +37,17 @@ class Transcriber(Engine):
         max_new_tokens_per_s: float = 25.0,
         beam_size: int = 1,
         length_penalty: float = 1.0,
+        share: float = 1.0,  # of the device, which others use at the same time
     ) -> None:
         self.identity = loaded.identity
         self._max_new_tokens_per_s, self._min_samples = max_new_tokens_per_s, loaded.family.min_samples
         self._decoder = loaded.family.decoder(
-            loaded, Prompt(language), clips_at_once=batch_utterances, beam_size=beam_size, length_penalty=length_penalty
+            loaded,
+            Prompt(language),
+            clips_at_once=batch_utterances,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            share=share,
         )
         self.clips_at_once = self._decoder.clips_at_once
         self._device = loaded.model.device

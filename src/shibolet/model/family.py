@@ -6,6 +6,7 @@ configuration. What needs no tensors stands in `model/outline.py`.
 Shapes: A encoder states, L label positions, D model dim, V vocabulary, E encoder dim.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -46,6 +47,11 @@ class LoadedModel:
     @property
     def family(self) -> "Family":
         return family_of(self.model.config)
+
+    def again(self) -> "LoadedModel":
+        """The same weights in modules of their own: another thread may compute with them at the same time."""
+        shared = {id(weight): weight for weight in (*self.model.parameters(), *self.model.buffers())}
+        return replace(self, model=copy.deepcopy(self.model, shared))
 
 
 class Family(Outline):
@@ -114,9 +120,16 @@ class Family(Outline):
 
     @abstractmethod
     def decoder(
-        self, loaded: LoadedModel, prompt: Prompt, *, clips_at_once: int | None, beam_size: int, length_penalty: float
+        self,
+        loaded: LoadedModel,
+        prompt: Prompt,
+        *,
+        clips_at_once: int | None,
+        beam_size: int,
+        length_penalty: float,
+        share: float,
     ) -> Decoder:
-        """Greedy decoding for a `beam_size` of 1; `clips_at_once` None: as many as memory allows."""
+        """Greedy decoding for a `beam_size` of 1; `clips_at_once` None: as many as its share of memory allows."""
 
     # Alignment
 

@@ -128,11 +128,12 @@ class GreedyDecoder:
         audio_id: int,
         stop_ids: Sequence[int],
         max_rows: int | None = None,
+        share: float = 1.0,  # of the device's memory for rows
     ) -> None:
         self._model, self._features, self._audio_id, self._device = model, features, audio_id, model.device
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
         default_rows, self._lag = (CUDA_ROWS, CUDA_LAG) if self._device.type == "cuda" else (CPU_ROWS, CPU_LAG)
-        self._max_rows = max_rows or default_rows
+        self._max_rows, self._share = max(1, int(share * (max_rows or default_rows))), share
         self._rows: Rows | None = None
         self._graph: torch.cuda.CUDAGraph | None = None  # of a step
 
@@ -219,7 +220,7 @@ class GreedyDecoder:
 
     def _reserve(self, max_positions: int) -> Rows:
         """Rows for a call, and the graph of their steps; they go when a call needs others."""
-        size = RowsSize.of(self._model, self._max_rows, max_positions)
+        size = RowsSize.of(self._model, self._max_rows, max_positions, self._share)
         held = self._rows and self._rows.size
         # As many rows as if this were the first call: products of other shapes round differently.
         if held is None or held.num_rows != size.num_rows or held.num_positions < size.num_positions:

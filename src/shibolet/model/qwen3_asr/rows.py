@@ -114,8 +114,8 @@ class RowsSize:
     prefill_frames: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, max_rows: int, max_positions: int) -> "RowsSize":
-        """For calls of at most `max_positions`."""
+    def of(cls, model: PreTrainedModel, max_rows: int, max_positions: int, share: float = 1.0) -> "RowsSize":
+        """For calls of at most `max_positions`, in a share of the memory that all rows may have."""
         text, audio, is_cuda = model.config.text_config, model.config.audio_config, model.device.type == "cuda"
         positions = -(-max_positions // ROW_POSITIONS) * ROW_POSITIONS
         positions = max(positions, CUDA_POSITIONS) if is_cuda else positions
@@ -123,7 +123,7 @@ class RowsSize:
         # The first convolution halves both axes; its output, activated, and the next.
         frame_bytes = 3 * audio.downsample_hidden_size * audio.num_mel_bins // 4 * model.dtype.itemsize
         total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
-        fitting = _in_steps(int(total * CACHE_FRAC) // (token_bytes * positions))
+        fitting = _in_steps(int(total * CACHE_FRAC * share) // (token_bytes * positions))
         frames = max(1, min(PREFILL_FRAMES, int(total * PREFILL_FRAC) // frame_bytes))
         return cls(max(1, min(max_rows, fitting)), positions, token_bytes * positions, frames)
 

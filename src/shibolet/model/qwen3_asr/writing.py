@@ -17,7 +17,14 @@ class ClipDecoder:
     """The family's `Decoder`; beams are not asked whether they are in a loop."""
 
     def __init__(
-        self, loaded: LoadedModel, prompt: Prompt, *, clips_at_once: int | None, beam_size: int, length_penalty: float
+        self,
+        loaded: LoadedModel,
+        prompt: Prompt,
+        *,
+        clips_at_once: int | None,
+        beam_size: int,
+        length_penalty: float,
+        share: float,
     ) -> None:
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._features = PackedLogMel(loaded.extractor, loaded.model.device)
@@ -32,6 +39,7 @@ class ClipDecoder:
             audio_id=self._prompt.audio_id,
             stop_ids=self._stop_ids,
             max_rows=self.clips_at_once,
+            share=share,
         )
 
     def decode(
