@@ -66,7 +66,7 @@ def spent_s() -> float:
 
 def start(worker: AnyWorker, ready: Barrier) -> None:
     worker.run(os.getpid, timeout_s=60.0)
-    ready.wait()
+    ready.wait(600)
 
 
 def measure(utterances: Sequence[Utterance], tables: Sequence[Path], out_dir: Path, processes: int) -> dict:
@@ -75,7 +75,7 @@ def measure(utterances: Sequence[Utterance], tables: Sequence[Path], out_dir: Pa
         ready = Barrier(processes + 1)
         for _ in range(processes):
             decoders.submit(start, ready)
-        ready.wait()
+        ready.wait(600)
         own_s, thread_s, started = time.process_time(), time.thread_time(), time.perf_counter()
         run_prepare(
             utterances, ReviewedRows(tables, {}), config=PrepareConfig(), language="Hebrew", seed=0, out_dir=out_dir,

@@ -406,8 +406,8 @@ def test_who_decoded_for_the_audit_decodes_for_prepare(tmp_path):
     """Other processes would take seconds to start, and as much memory again."""
     recipe = load_recipe("demo", ["audit.num_workers=0"])
     with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
-        with current.decoding() as own, current.decoding() as others:
-            assert own is not others
+        with current.decoding() as own:
+            assert own is current.decoders
         hearing = current.executor.decoders(0)
         with current.decoding() as same:
             assert same is hearing

@@ -185,6 +185,28 @@ def test_what_keeps_the_thread_from_writing_ends_the_stage(corpus, tmp_path, mon
     assert not list(Path(tmp_path / "out").glob("*.parquet")) and not (tmp_path / "out" / "summary.json").exists()
 
 
+def test_a_shard_that_lacks_a_group_gets_no_name(corpus, tmp_path, monkeypatch):
+    """The disk may have room again before anybody has looked at what a thread came to."""
+    utterances, verdicts = corpus
+    write, calls = pq.ParquetWriter.write_table, []
+
+    def full_once(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        write(*args)
+
+    monkeypatch.setattr(shards, "BATCH_ROWS", 2)
+    prepare = partial(run_prepare, utterances, verdicts, config=CONFIG, language="he", seed=0)
+    prepare(out_dir=tmp_path / "whole")
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full_once)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(out_dir=tmp_path / "out")
+    assert len(calls) >= 1
+    for path in (tmp_path / "out").glob("*.parquet"):
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+
+
 def test_shards_carry_what_datasets_would_write_beside_them():
     """Else `load_dataset` would give bytes in the place of audio."""
     datasets = pytest.importorskip("datasets")

@@ -2,6 +2,8 @@
 
 import ctypes
 import logging
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -73,9 +75,22 @@ def test_a_driver_without_a_gpu_is_no_error(monkeypatch, caplog, capfd) -> None:
 
     monkeypatch.setattr(kernels, "compile_for", fail)
     monkeypatch.setattr(kernels, "leave_signals_to_parent", lambda: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets
     with caplog.at_level(logging.DEBUG, "shibolet"):
         kernels._serve(None, load_recipe("demo"))
     assert "0 active drivers" in caplog.text and capfd.readouterr() == ("", "")
+
+
+def test_processes_share_out_what_is_to_be_compiled(monkeypatch, tmp_path) -> None:
+    """Each kernel by one of them: what nobody compiles is waited for later, and said by nobody."""
+    calls = [partial(Path(tmp_path / str(number)).open, "x") for number in range(11)]
+    monkeypatch.setattr(kernels, "_calls", lambda recipe: iter(calls))
+    monkeypatch.setattr(kernels, "compile_alone", lambda: None)
+    monkeypatch.setattr(kernels, "leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(kernels.os, "sched_getaffinity", lambda pid: range(16))
+    monkeypatch.setattr(kernels, "_compile", lambda some: [call() for call in some])  # "x" fails where a file is
+    kernels.compile_for(load_recipe("demo"))
+    assert len(list(tmp_path.iterdir())) == len(calls)
 
 
 def test_a_kernel_that_fails_keeps_no_other_from_being_compiled(caplog) -> None:

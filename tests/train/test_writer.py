@@ -72,6 +72,42 @@ def test_the_next_waits_for_the_copies_and_not_for_the_disk(tmp_path: Path, monk
     assert [saved(tmp_path, step).tolist() for step in (1, 2)] == [[1.0] * 3, [2.0] * 3]
 
 
+def test_each_of_three_in_a_row_is_what_was_submitted(tmp_path: Path, monkeypatch):
+    """The end of one that was long on its way to the disk must not pass for the next one's copies being written."""
+    go_on, write, sync = threading.Event(), checkpoint.write_weights, checkpoint.sync_weights
+    monkeypatch.setattr(checkpoint, "write_weights", lambda *args: time.sleep(0.2) or write(*args))
+    monkeypatch.setattr(checkpoint, "sync_weights", lambda hashes: go_on.wait(10) and sync(hashes))
+    weight = torch.zeros(1000)
+    writer = new_writer(tmp_path, weight)
+    for step in (1, 2, 3):
+        weight += 1
+        if step == 3:
+            go_on.set()
+        writer.submit(step, {"step": step}, [("masters", "w", weight)], keep=(1, 2, 3))
+    writer.wait()
+    assert [float(saved(tmp_path, step).mean()) for step in (1, 2, 3)] == [1, 2, 3]
+    writer.close()
+
+
+def test_checkpoints_that_cannot_be_deleted_are_a_sentence(tmp_path: Path, monkeypatch):
+    """They are deleted in the background; the next save waits for that, and the disk may be one that refuses."""
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *args, **kwargs: None)
+    writer = new_writer(tmp_path, torch.ones(3))
+    for step in range(1, 4):
+        writer.submit(step, {}, [("masters", "w", torch.ones(3))], keep=())
+    writer.wait()
+    writer.end_deleting()
+
+    def busy(*args, **kwargs) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    writer.keep_only(())
+    with pytest.raises(DiskError, match=r"no longer needed could not be deleted: .*busy; nothing else is lost"):
+        writer.end_deleting()
+    writer.close()
+
+
 def test_it_hurries_while_somebody_waits(tmp_path: Path, monkeypatch):
     """For the next copy, and for the end: until then the cores are the training's."""
     plain, seen = checkpoint.write_weights, []

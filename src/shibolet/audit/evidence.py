@@ -18,7 +18,7 @@ from shibolet.audit.clip import Evidence
 from shibolet.records.files import hash_json, write_bytes
 
 LOG = logging.getLogger(__name__)
-OPEN_FILES = 64  # at once, of those that were read: what is heard together is rarely asked for together
+OPEN_FILES = 16  # at once, of those that were read: what is heard together is rarely asked for together
 _OFFSET_BITS = 40  # of a place: the file's number above, the offset in it below
 
 

@@ -173,7 +173,8 @@ def train(
         return
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
-        current.compile_ahead()
+        if not current.folder.finished("train"):
+            current.compile_ahead()
         result = do_train(current)
     if json_:
         print_json(result.to_json())

@@ -10,6 +10,7 @@ import torch
 
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+LARGE_BYTES = 40 << 30  # of a GPU: 1.7B, its prefills and those of a second call leave room for rows
 WARM_CLIP_S = 15  # the longest of ordinary clips
 _CPU = Lock()
 
@@ -21,6 +22,15 @@ def forward_lock(device: torch.device) -> AbstractContextManager:
     """
     is_full = device.type == "cpu" and (os.cpu_count() or 1) < 2 * torch.get_num_threads()
     return _CPU if is_full else Lock()
+
+
+def calls_at_once(device: torch.device) -> int:
+    """Calls of a recogniser that compute at the same time: on a GPU, while rows of one run empty, others are full.
+
+    Their rows share its memory, so one has it where that is small.
+    """
+    is_large = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= LARGE_BYTES
+    return 2 if is_large else 1
 
 
 def own_stream(device: torch.device, *, urgent: bool = False) -> Callable[[], AbstractContextManager]:

@@ -45,11 +45,11 @@ class Beside:
 
     def begin(self, items: Sequence) -> Callable[[], list]:
         """Begin with items; a call that waits for their results, in order."""
-        if self._workers is None:
+        if (workers := self._workers) is None:
             found = self._in_place(items)
             return lambda: found
         parts = [items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)]
-        return partial(self._collect, [(part, self._workers.submit(self._function, part)) for part in parts])
+        return partial(self._collect, [(part, workers.submit(self._function, part)) for part in parts])
 
     def _collect(self, begun: Sequence[tuple[Sequence, Any]]) -> list:
         found = []

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from shibolet.listen.batches import by_audio, forward_lock, pack_audio_s
+from shibolet.listen.batches import by_audio, calls_at_once, forward_lock, pack_audio_s
 from shibolet.listen.beside import Beside, workers_beside
 from shibolet.listen.decoders import AnyWorker
 from shibolet.listen.forced_text import judge, plans_of
@@ -21,7 +21,6 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt, Texts
 
 PLAN_S = 60.0  # limit of what a process plans in milliseconds; beyond it the work is done in place
-AT_ONCE = 2  # calls on a GPU: while rows of one run empty, those of the other are full
 LOGIT_ROWS = 2048  # at once: 150,000 tokens each are 1.2 GB in float32
 
 
@@ -83,8 +82,8 @@ class FamilyRecogniser:
         self._max_pack_s = max_pack_s or pack_audio_s(loaded.model.device)
         self._targets = self._family.targets(loaded.tokenizer, Prompt(language))
         self._features = self._family.features(loaded.extractor, loaded.model.device)
-        if transcribers is None and loaded.model.device.type == "cuda":
-            transcribers = [Transcriber(loaded.again(), language, share=1 / AT_ONCE) for _ in range(AT_ONCE)]
+        if transcribers is None and (num := calls_at_once(loaded.model.device)) > 1:
+            transcribers = [Transcriber(loaded.again(), language, share=1 / num) for _ in range(num)]
         self._transcribers = transcribers or [Transcriber(loaded, language)]
         self.at_once = len(self._transcribers)  # calls of `hear` that compute at the same time
         self._idle: SimpleQueue[Transcriber] = SimpleQueue()

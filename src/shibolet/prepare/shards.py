@@ -57,12 +57,18 @@ class ShardWriter:
         """Write a row; what comes back is the utterance with its audio in the shard."""
         if self._num_rows == self._shard_utterances:
             self._begin()
-        self._rows.append((piece, flac))
+        # Blocks of a chunk are large, and few rows of a chunk are of another split.
+        self._rows.append((piece, flac if self._split == "train" else bytes(flac)))
         placed = replace(piece.utterance, audio=AudioRef(path=str(self.paths[-1]), row=self._num_rows))
         self._num_rows += 1
         if len(self._rows) == BATCH_ROWS or self._num_rows == self._shard_utterances:
             self._hand_over()
         return placed
+
+    def abort(self) -> None:
+        """Write no more of what was handed over; nothing where all shards are finished."""
+        for shard in self._open:
+            shard.abort()
 
     def close(self) -> None:
         """Finish the last shard; raises what kept a thread from writing."""
@@ -96,6 +102,7 @@ class _Shard:
         self._thread = ThreadPoolExecutor(1)
         self._tasks: deque[Future[None]] = deque()  # of the thread, which are in memory
         self._file: pq.ParquetWriter | None = None
+        self._is_broken = False
 
     def write(self, rows: Sequence[Row]) -> None:
         while len(self._tasks) >= GROUPS_AHEAD:
@@ -110,12 +117,21 @@ class _Shard:
             self._tasks.popleft().result()
         self._thread.shutdown()
 
+    def abort(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
     def _write(self, rows: Sequence[Row]) -> None:
+        if self._is_broken:  # `wait` raises why
+            return
+        self._is_broken = True
         if self._file is None:
             self._file = pq.ParquetWriter(self._partial, SCHEMA)
         self._file.write_table(_table(rows))
+        self._is_broken = False
 
     def _finish(self) -> None:
+        if self._is_broken:
+            return
         self._file.close()
         with self._partial.open("rb+") as file:
             os.fsync(file.fileno())

@@ -120,16 +120,20 @@ def _write_shards(
     (out_dir / SUMMARY).unlink(missing_ok=True)
     writers = {name: ShardWriter(out_dir, name, shard_utterances) for name in SPLITS}
     kept: dict[str, Utterance] = {}
-    for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
-        tally.add(outcome, part)
-        for piece, flac in zip(outcome.pieces, outcome.flacs, strict=True):
-            if piece.utterance.id in kept:
-                raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
-            kept[piece.utterance.id] = writers[part].add(piece, flac)
-        if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
-            on_progress(number)
-    for writer in writers.values():
-        writer.close()
+    try:
+        for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
+            tally.add(outcome, part)
+            for piece, flac in zip(outcome.pieces, outcome.flacs, strict=True):
+                if piece.utterance.id in kept:
+                    raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
+                kept[piece.utterance.id] = writers[part].add(piece, flac)
+            if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
+                on_progress(number)
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abort()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])
     return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
 
@@ -168,7 +172,7 @@ def _notes_on_hearing(
 
 
 def _remove_others(out_dir: Path, written: Sequence[Path]) -> None:
-    """Remove shards of an earlier run that had more of them."""
+    """Remove shards of an earlier run that had more of them, and what it left when it was killed."""
     for name in SPLITS:
-        for path in set(out_dir.glob(f"{name}-*.parquet")) - set(written):
+        for path in {*out_dir.glob(f"{name}-*.parquet"), *out_dir.glob(f".{name}-*.partial")} - set(written):
             path.unlink()

@@ -382,6 +382,6 @@ def do_audit_page(current: Round) -> Path:
     """The audit's own page, to listen and to judge."""
     from shibolet.report.audit_page import write_audit_page
 
-    with current.track("page of the audit"), current.decoding() as decoders:
-        write_audit_page(current.folder.path, decoders)
+    with current.track("page of the audit"):
+        write_audit_page(current.folder.path, current.decoders)
     return current.folder.audit_page

@@ -5,7 +5,7 @@ Nothing waits for them. What they have not compiled is compiled where it is need
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -24,11 +24,12 @@ _PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 
 def begin_to_compile(recipe: Recipe) -> Child | None:
     """A process that compiles what a recipe's models need to hear, and then what training does; None without a GPU."""
-    return Child(_serve, recipe, environment={"OMP_NUM_THREADS": "1"}) if may_have_gpu() else None
+    return Child(_serve, recipe, environment={}) if may_have_gpu() else None
 
 
 def _serve(connection: Connection, recipe: Recipe) -> None:
     leave_signals_to_parent()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and here: in the parent another thread may load it
     try:
         compile_for(recipe)
     except Exception:  # whoever needs them says it
@@ -41,12 +42,12 @@ def compile_for(recipe: Recipe) -> None:
         return
     compile_alone()
     _compile(calls[:1])  # with the hash of Triton's own files, which its copies then have
-    num = max(1, min(_MOST_PROCESSES, len(os.sched_getaffinity(0)) // _CORES_EACH))
+    parent, num = os.getpid(), max(1, min(_MOST_PROCESSES, len(os.sched_getaffinity(0)) // _CORES_EACH))
     for first in range(1, num):
         if os.fork() == 0:
             try:
                 leave_signals_to_parent()
-                _compile(calls[1 + first :: num])
+                _compile(call for call in calls[1 + first :: num] if os.getppid() == parent)
             finally:
                 os._exit(0)
     _compile(calls[1::num])
@@ -67,7 +68,7 @@ def _calls(recipe: Recipe) -> Iterator[Call]:
     yield from forward_calls(base, dtype)  # in bfloat16 they are those that hear
 
 
-def _compile(calls: Sequence[Call]) -> None:
+def _compile(calls: Iterable[Call]) -> None:
     for call in calls:
         try:
             call()

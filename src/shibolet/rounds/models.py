@@ -3,7 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
@@ -59,18 +59,14 @@ class Models:
             return self._executor
 
     @contextmanager
-    def decoding(self) -> "Iterator[Decoders]":
-        """Who decodes where nobody hears: those that did for who heard, or others, which start now."""
-        from shibolet.listen.decoders import Decoders, num_decoders
-
-        num = num_decoders(self.recipe.audit.num_workers)
-        with ExitStack() as stack:
-            if self._executor is not None:
-                decoders = self._executor.decoders(num)
-            else:  # which would load torch
-                decoders = stack.enter_context(closing(Decoders(num)))
-            decoders.start()
-            yield decoders
+    def decoding(self) -> Iterator[Decoders]:
+        """Who decodes where nobody hears: those that do for who hears, which begin to start now and are kept for it."""
+        self.decoders.start()
+        try:
+            yield self.decoders
+        finally:
+            if self._executor is None:
+                self.decoders.close()
 
     def identity(self, model: str) -> str:
         """Content hash of a model by name; what failed before it was needed is tried again."""
@@ -147,7 +143,8 @@ class Models:
         from shibolet.rounds.kernels import begin_to_compile
 
         if self._compiling is None:
-            self._compiling = begin_to_compile(self.recipe)
+            with suppress(OSError):  # nothing waits for them
+                self._compiling = begin_to_compile(self.recipe)
 
     def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
         from shibolet.listen.lazy import load_now
@@ -208,6 +205,9 @@ class Models:
         if sys.exc_info()[1] is None:
             self._end_loading()
         (self._executor or self.decoders).close()
+        if self._compiling is not None:
+            self._compiling.close()
+            self._compiling = None
 
 
 def _read_weights(names: list[str]) -> None:

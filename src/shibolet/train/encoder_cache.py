@@ -88,7 +88,7 @@ class EncoderCache:
 
     def hold(self, examples: Sequence[TrainExample], num_frames: Sequence[int], states: Tensor) -> None:
         """Take states on their way from the device, and put them to their places while the step goes on."""
-        event = None
+        event, device = None, states.device
         if states.is_cuda:
             copied = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
             copied.copy_(states, non_blocking=True)
@@ -105,7 +105,8 @@ class EncoderCache:
 
         def put() -> None:
             if event is not None:
-                event.synchronize()
+                with torch.cuda.device(device):  # a new thread's is the first one
+                    event.synchronize()
             for start, piece in places:
                 self._states[start : start + len(piece)] = piece
 

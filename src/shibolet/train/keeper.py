@@ -32,8 +32,7 @@ class Keeper:
 
     def restore(self, at_most: int | None = None) -> tuple[TrainState, States]:
         """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
-        self._writer.end_deleting()
-        any_rank(False)  # none reads what the main rank deletes
+        by_main(self._writer.end_deleting)  # others would read what it deletes
         checkpoint = self.store.latest(at_most)
         state = TrainState.from_json(checkpoint.state, checkpoint.path) if checkpoint else TrainState()
         any_rank(False)  # all have looked
@@ -127,9 +126,10 @@ class Keeper:
     def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
         """The mean of these checkpoints, and as it was before what they do not have and trained later.
 
-        That of the last step need not be on disk yet; others are waited for. On the main rank.
+        That of the last step need not be on disk yet; for others all that was submitted is waited for. On the main
+        rank.
         """
         found = self._writer.copied(*steps) if len(steps) == 1 else None
-        if not found and not set(steps) <= set(self.store.steps()):
+        if not found:
             self._writer.wait()
         return self._untrained | (found or average_weights([self.store.at(step) for step in steps]))

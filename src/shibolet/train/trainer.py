@@ -33,7 +33,7 @@ from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
 from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
 from shibolet.train.phases import Groups
-from shibolet.train.ranks import any_rank, from_main
+from shibolet.train.ranks import any_rank, by_main, from_main
 from shibolet.train.reader import PackRequest, Reader
 from shibolet.train.records import MEMORY_FULL, Records, step_row
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -112,8 +112,7 @@ class GradualUnfreezeTrainer:
             del carried
             made = at_end(self.state)
             self._commit()
-            if self.is_main:
-                self.keeper.keep_only(self._kept())  # a crash may have come in between
+            by_main(lambda: self.keeper.keep_only(self._kept()))  # a crash may have come in between
         finally:
             gc.unfreeze()
             self.reader.close()  # its threads work within torch: they have ended before Python does

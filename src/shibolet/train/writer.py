@@ -62,8 +62,9 @@ class CheckpointWriter:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._newest = step, {k: copy for kind in WEIGHTS for k, copy in copied.get(kind, {}).items()}
-        self._written.clear()
-        self._thread = Thread(target=self._write, args=(self._thread, step, state, copied, keep), name="checkpoint")
+        self._written = Event()  # its own: one before it may still be on its way to the disk, and end meanwhile
+        given = (self._thread, step, state, copied, keep, self._written)
+        self._thread = Thread(target=self._write, args=given, name="checkpoint")
         self._thread.start()
         return time.perf_counter() - started
 
@@ -92,8 +93,8 @@ class CheckpointWriter:
         self._join()
         try:
             self.end_deleting()
-        except OSError as error:
-            LOG.warning("checkpoints that are no longer needed could not be deleted: %s", error)
+        except DiskError as error:
+            LOG.warning("%s", error)
         self._newest = (-1, {})
         self._copies.close()
 
@@ -103,9 +104,15 @@ class CheckpointWriter:
         self._deleting = Ahead(partial(self._store.keep_only, steps))
 
     def end_deleting(self) -> None:
-        """Wait for that."""
-        if self._deleting is not None:
-            self._deleting.get()
+        """Wait for that; DiskError when they could not be."""
+        try:
+            if self._deleting is not None:
+                self._deleting.get()
+        except OSError as error:
+            raise DiskError(
+                f"checkpoints in {self._store.root} that are no longer needed could not be deleted: {error}; nothing "
+                "else is lost: see to it and run the same command again"
+            ) from error
 
     def committed(self) -> list[int]:
         """Steps whose checkpoints came to stand on disk since the last call."""
@@ -120,7 +127,7 @@ class CheckpointWriter:
 
     def _write(
         self, before: Thread | None, step: int, state: dict, tensors: dict[str, dict[str, Tensor]],
-        keep: Collection[int],
+        keep: Collection[int], written: Event,
     ) -> None:  # fmt: skip
         give_way()
         try:
@@ -128,13 +135,13 @@ class CheckpointWriter:
                 before.join()
             if self._failure is None:
                 self.end_deleting()  # the disk need not have room for those too
-                self._store.save(step, state, tensors, self._written.set, self._hurry)
+                self._store.save(step, state, tensors, written.set, self._hurry)
                 self._committed.append(step)
                 self.keep_only(keep)
         except Exception as error:  # raised again in the loop's thread
             self._failure = error
         finally:
-            self._written.set()
+            written.set()
 
 
 def key(kind: str, name: str) -> str:

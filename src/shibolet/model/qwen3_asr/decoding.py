@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ STEPS = 2  # between two looks at which rows have ended
 # meanwhile. A row writes nothing for STEPS / 2 + STEPS * CUDA_LAG steps before its end is known, 3 beside about 40.
 CUDA_LAG, CPU_LAG = 1, 0
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
+_CAPTURING = Lock()  # a process captures one graph at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,10 @@ class GreedyDecoder:
         held = self._rows and self._rows.size
         # As many rows as if this were the first call: products of other shapes round differently.
         if held is None or held.num_rows != size.num_rows or held.num_positions < size.num_positions:
-            self._rows = self._graph = None  # free before more is taken
-            self._rows = Rows(self._model, size, self._stop_ids)
-            self._capture(self._rows)
+            with _CAPTURING:
+                self._rows = self._graph = None  # free before more is taken
+                self._rows = Rows(self._model, size, self._stop_ids)
+                self._capture(self._rows)
         self._rows.clear()
         return self._rows
 
@@ -276,8 +279,9 @@ class GreedyDecoder:
         if self._device.type != "cuda":
             return
         self._forward(rows, rows.num_positions)  # loads kernels, which a graph cannot
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others may use the GPU
+        # In a stream of its own: what cuBLAS keeps for a stream belongs to this graph then, and to no other decoder's.
+        self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):  # others may use the GPU
             self._forward(rows, rows.num_positions)
 
     def _forward(self, rows: Rows, seen: int) -> None:

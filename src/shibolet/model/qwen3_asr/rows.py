@@ -124,7 +124,7 @@ class RowsSize:
         frame_bytes = 3 * audio.downsample_hidden_size * audio.num_mel_bins // 4 * model.dtype.itemsize
         total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
         fitting = _in_steps(int(total * CACHE_FRAC * share) // (token_bytes * positions))
-        frames = max(1, min(PREFILL_FRAMES, int(total * PREFILL_FRAC) // frame_bytes))
+        frames = max(1, min(PREFILL_FRAMES, int(total * PREFILL_FRAC * share) // frame_bytes))
         return cls(max(1, min(max_rows, fitting)), positions, token_bytes * positions, frames)
 
 
