@@ -1,5 +1,6 @@
 """Hearing on a GPU: graphs, streams and scores on prompts against float32 and whole sequences."""
 
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 import numpy as np
@@ -36,7 +37,9 @@ def logps_of(loaded: LoadedModel, clips, texts) -> tuple[list[np.ndarray], list[
     """On the prompts that were decoded, and by whole sequences."""
     recogniser = FamilyRecogniser(loaded, "Hebrew")
     encode = recogniser._targets.encode
-    scored = recogniser._transcriber.write_and_score(clips, lambda some: lambda: [encode([texts[i]]) for i, _ in some])
+    scored = recogniser._transcribers[0].write_and_score(
+        clips, lambda some: lambda: [encode([texts[i]]) for i, _ in some]
+    )
     return [one.logps[0] for one in scored], recogniser.token_logps(clips, texts)
 
 
@@ -74,6 +77,19 @@ def test_the_same_bytes_with_and_without_warming_and_beside_another_model(clips,
     assert found == [expected] * 3
     for times in again:
         assert all((a.starts_s == b.starts_s).all() and (a.ends_s == b.ends_s).all() for a, b in zip(aligned, times))
+
+
+def test_two_at_once_hear_what_each_hears_alone(clips, words):
+    """Protects from what two graphs would share, also where one is made anew for longer rows."""
+    loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
+    transcribers = [Transcriber(loaded.again(), "Hebrew", share=0.5) for _ in range(2)]
+    recogniser = FamilyRecogniser(loaded, "Hebrew", transcribers=transcribers)
+    recogniser.warm()
+    long = [np.concatenate(clips[:6]), *clips[:9]]
+    parts = [(clips[:17], words[:17]), (clips[17:], words[17:]), (long, words[:10])] * 4
+    alone = [said(recogniser.hear(*part)) for part in parts[:3]]
+    with ThreadPoolExecutor(2) as pool:
+        assert [said(heard) for heard in pool.map(lambda part: recogniser.hear(*part), parts)] == alone * 4
 
 
 def test_only_looks_are_waited_for(clips, words):
