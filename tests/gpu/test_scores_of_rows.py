@@ -96,7 +96,7 @@ def test_only_looks_are_waited_for(clips, words):
     """Protects from a copy or a size in the loop that the host waits for: the GPU then runs out of work."""
     loaded = load_recogniser("builtin:round1", dtype=torch.bfloat16, device="cuda")
     transcriber = Transcriber(loaded, "Hebrew", batch_utterances=8)
-    recogniser = FamilyRecogniser(loaded, "Hebrew", transcriber=transcriber)
+    recogniser = FamilyRecogniser(loaded, "Hebrew", transcribers=[transcriber])
     expected = said(recogniser.hear(clips, words))  # makes rows and their graph
     torch.cuda.set_sync_debug_mode("error")  # an event may be waited for, and nothing else
     try:
