@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.model.qwen3_asr.parts import is_tied
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT
 from shibolet.model.weights import sync_weights, write_weights
+from shibolet.records.ahead import Ahead
 from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 
 SHARD_SIZE = "2GB"
@@ -84,11 +86,34 @@ def _write(
     languages: Sequence[str],
 ) -> None:
     make_folder(path)
+    named = state if layout == "native" else {legacy_name(name): weight for name, weight in state.items()}
+    weights = Ahead(partial(_write_weights, path, named))  # small files wait as long for a disk that has much to do
+    try:
+        dtype = state["model.language_model.embed_tokens.weight"].dtype
+        _write_settings(path, layout, source, config, dtype, tokenizer, extractor, aligner=aligner, languages=languages)
+    finally:
+        weights.wait()
+    weights.get()
+
+
+def _write_settings(
+    path: Path,
+    layout: Layout,
+    source: Path,
+    config: Qwen3ASRConfig,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase,
+    extractor: Qwen3ASRFeatureExtractor,
+    *,
+    aligner: bool,
+    languages: Sequence[str],
+) -> None:
+    """Everything but the weights."""
     origin = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     same_layout = is_legacy(origin) == (layout == "legacy")
     config = type(config).from_dict(config.to_dict())  # of the model, not of the file
     for part in (config, config.audio_config, config.text_config):
-        part.dtype = state["model.language_model.embed_tokens.weight"].dtype
+        part.dtype = dtype
     config.architectures = ["Qwen3ASRForTokenClassification" if aligner else "Qwen3ASRForConditionalGeneration"]
     template = template_of(layout, aligner=aligner)
     if layout == "native":
@@ -106,10 +131,8 @@ def _write(
         write_json(path / "chat_template.json", {"chat_template": template})
         write_json(path / "preprocessor_config.json", _whisper_extractor(extractor))
         _write_tokenizer_4(path, tokenizer)
-        state = {legacy_name(name): weight for name, weight in state.items()}
     if not aligner:
         _write_generation(path, source, config)
-    _write_weights(path, state)
 
 
 def _write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
