@@ -291,10 +291,10 @@ def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shib
         "2 GPUs at $0.80 an hour each, predicted",
         "The round on 73,579 rows, 2 x A100",
         "The round on 232,283 rows, 2 x A100",
-        "hearing the rest 13.9 min $0.37",
+        "hearing the rest 3.8 min $0.10",
         "rows not known of",
-        "in all at least 41.6 min, $1.11",
-        "in all at least 2.1 h, $3.36",
+        "in all at least 29.1 min, $0.78",
+        "in all at least 1.5 h, $2.38",
     ):
         assert part in said, part
     _, out, _ = shibolet("plan", "demo", "--utterances", "800")

@@ -46,22 +46,22 @@ def test_the_parts_are_what_their_arithmetic_says(two_gpus):
         checkpoints = len({*range(500, 5 * steps + 1, 500), 2 * steps, 5 * steps})
         scores = 1 + len({*range(500, 5 * steps + 1, 500), *(epoch * steps for epoch in range(1, 6))})
         by_hand = {
-            HEARING: (2500 + 6 * 240 + 4 * 80 + 120) / 85 + 45,
-            REST: (rows - 2500) / 85,
-            "preparing": rows * 5.8 / 4932,
-            "training: start": 28,
+            HEARING: (2500 + 6 * 240 + 4 * 80 + 120) / 313 + 23,
+            REST: (rows - 2500) / 313,
+            "preparing": rows * 5.8 / 9000,
+            "training: start": 10.1,
             "training: B": 2 * steps * two_gpus.training.phases[0].step_s,
             "training: A": 3 * steps * two_gpus.training.phases[1].step_s,
             "training: checkpoints": checkpoints * 0.22,
             "training: dev scores": scores * 256 / 300,
-            "training: end": 11.6,
-            "scoring both models": 2 * 15,
-            "verdicts, pages": 11,
+            "training: end": 14.4,
+            "scoring both models": 2 * 4.2,
+            "verdicts, pages": 7.1,
         }
         assert case.rows == case.train_utterances == rows
         found = {one.name: one.seconds for one in case.stretches if one.name != SETS}
         assert found == pytest.approx(by_hand, abs=0.06)
-        assert f"{rows:,} - 2,500 = {rows - 2500:,} / 85 clips a second" == stretch(case, REST).arithmetic
+        assert f"{rows:,} - 2,500 = {rows - 2500:,} / 313 clips a second" == stretch(case, REST).arithmetic
     assert two_gpus.training.steps == 5 * 1150 and two_gpus.training.step.world_size == 2
 
 
@@ -71,7 +71,7 @@ def test_every_rate_says_where_it_was_measured(two_gpus):
     titles = re.findall(r"^## (.+)", results, re.MULTILINE)
     sources = {one.rate_from for case in two_gpus.cases for one in case.stretches}
     sections = [section for source in sources for section in re.findall(r'RESULTS.md, "(.+?)"', source)]
-    assert len(sections) == 3 and all(any(title.startswith(name) for title in titles) for name in sections)
+    assert sections and all(any(title.startswith(name) for title in titles) for name in sections)
 
 
 def test_what_is_not_known_is_not_counted_as_nothing(two_gpus, tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_not_known_is_not_counted_as_nothing(two_gpus, tmp_path):
     known = make_plan(load_recipe("hebrew-round2", [f"evaluate.sets={sets}"]), tmp_path, 1000).cases[0]
     scoring = stretch(known, "scoring both models")
     assert not known.at_least and scoring.missing is None
-    assert scoring.seconds == pytest.approx(2 * (15 + 400 * 5.8 / 734), abs=0.06)
+    assert scoring.seconds == pytest.approx(2 * (4.2 + 400 * 5.8 / 700), abs=0.06)
     with pytest.raises(RecipeError, match="--gpu T4: known are A100, H100, H200 and CPU"):
         make_plan(load_recipe("hebrew-round2"), tmp_path, None, None, "T4")
     on_cpu = make_plan(load_recipe("hebrew-round2"), tmp_path, None, None, "cpu")
@@ -98,7 +98,7 @@ def test_what_is_not_known_is_not_counted_as_nothing(two_gpus, tmp_path):
 
 def test_why_it_costs_so_much_less_than_the_team_expects(two_gpus, tmp_path):
     said = two_gpus.notes[-1]
-    assert said.startswith("$38 (2 x A100) is 47.5 GPU-hours at $0.80; this is 34 times less.")
+    assert said.startswith("$38 (2 x A100) is 47.5 GPU-hours at $0.80; this is 49 times less.")
     assert "would train 22.8 h on one H200" in said and "2,803 for 18.8 in B" in said
     large = make_plan(load_recipe("hebrew-round2"), tmp_path, 10_000_000)
     assert large.notes[-1].endswith("10,000,000 rows, 16,111 h, take more than that.")

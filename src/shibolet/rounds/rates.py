@@ -55,21 +55,19 @@ class Rates:
     kept: Kept | None = None  # None: all rows train
 
 
-_ROUND = 'benchmarks/RESULTS.md, "The whole round in the real size"'
 _STRETCHES = 'benchmarks/RESULTS.md, "The whole round, stretch by stretch": one H200, 10 h'
 _GPU = {
-    HEAR: Rate(start_s=45, per_s=85, unit="clips", source=_STRETCHES),
-    REST: Rate(per_s=85, unit="clips", source=_STRETCHES),
-    AGAIN: Rate(per_s=85, unit="clips", source=_STRETCHES),
-    PREPARE: Rate(per_s=4932, unit="audio s", source=_STRETCHES),
-    START: Rate(start_s=28, source=_STRETCHES),
+    HEAR: Rate(start_s=23, per_s=313, unit="clips", source=_STRETCHES),
+    REST: Rate(per_s=313, unit="clips", source=_STRETCHES),
+    AGAIN: Rate(per_s=313, unit="clips", source=_STRETCHES),
+    PREPARE: Rate(per_s=9000, unit="audio s", source=_STRETCHES),
+    START: Rate(start_s=10.1, source=_STRETCHES),
     CHECKPOINT: Rate(per_s=1 / 0.22, source=_STRETCHES),  # the loop stands still; steps beside the writing are slower
     DEV: Rate(per_s=300, unit="utterances", source=_STRETCHES),
-    END: Rate(start_s=11.6, source=_STRETCHES),
-    SETS: Rate(per_s=85, unit="clips", source=_STRETCHES),
-    # 37 s for two models on 400 utterances each, less 4,640 s of audio at this rate
-    SCORE: Rate(start_s=15, per_s=734, unit="audio s", source=f"{_ROUND}: one GPU"),
-    PAGES: Rate(start_s=11, source=f"{_ROUND}: the audit's page"),
+    END: Rate(start_s=14.4, source=_STRETCHES),
+    SETS: Rate(per_s=313, unit="clips", source=_STRETCHES),
+    SCORE: Rate(start_s=4.2, per_s=700, unit="audio s", source=_STRETCHES),
+    PAGES: Rate(start_s=7.1, source=_STRETCHES),
 }
 _TINY_ON_CPU = 'benchmarks/RESULTS.md, "How fast an audit listens": the tiny models on 2 cores'
 
