@@ -127,7 +127,7 @@ class Family(Outline):
         clips_at_once: int | None,
         beam_size: int,
         length_penalty: float,
-        share: float,
+        share: float = 1.0,
     ) -> Decoder:
         """Greedy decoding for a `beam_size` of 1; `clips_at_once` None: as many as its share of memory allows."""
 

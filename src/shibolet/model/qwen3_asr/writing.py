@@ -24,7 +24,7 @@ class ClipDecoder:
         clips_at_once: int | None,
         beam_size: int,
         length_penalty: float,
-        share: float,
+        share: float = 1.0,
     ) -> None:
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._features = PackedLogMel(loaded.extractor, loaded.model.device)
