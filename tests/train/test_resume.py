@@ -22,7 +22,7 @@ KILLS = [
 
 PLACES = {
     "step": 8,
-    "file": 15,
+    "file": 14,
     "sync_weights": 5,
     "write_json": 10,
     "replace": 5,
