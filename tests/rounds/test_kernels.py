@@ -4,6 +4,7 @@ import ctypes
 import logging
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,13 +46,18 @@ def test_widths_are_those_of_models_that_are_here_and_have_kernels(monkeypatch) 
     assert kernel_widths("builtin:ctc") is None and kernel_widths("nobody/has-this-one") is None
 
 
-def test_it_begins_once_in_a_round(monkeypatch) -> None:
-    started = []
-    monkeypatch.setattr(kernels, "begin_to_compile", lambda recipe: started.append(recipe) or object())
+def test_it_begins_once_in_a_round_and_ends_with_it(monkeypatch) -> None:
+    """Not with who hears: what makes way for a training would end what compiles for it."""
+    started, ended = [], []
+    child = SimpleNamespace(close=lambda: ended.append(child))
+    monkeypatch.setattr(kernels, "begin_to_compile", lambda recipe: started.append(recipe) or child)
     models = Models(load_recipe("demo"), folder=None)
     models.compile_ahead()
     models.compile_ahead()
-    assert started == [models.recipe]
+    models.make_way()
+    assert started == [models.recipe] and not ended
+    models.close()
+    assert ended == [child]
 
 
 def test_a_process_with_nothing_to_compile_ends_by_itself(monkeypatch, capfd) -> None:

@@ -190,7 +190,7 @@ class Models:
         from shibolet.listen.open import let_go
 
         self._transcribers.clear()
-        self.close()
+        self._end_processes()
         let_go()
         self.end_hearing()
         return torch.cuda.device_count()
@@ -200,11 +200,15 @@ class Models:
             self._loading.wait()
             self._loading = None
 
-    def close(self) -> None:
-        """End the processes that hear; who hears next starts new ones. An error is not held up by what still loads."""
+    def _end_processes(self) -> None:
+        """Of those that hear; who hears next starts new ones. An error is not held up by what still loads."""
         if sys.exc_info()[1] is None:
             self._end_loading()
         (self._executor or self.decoders).close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._end_processes()
         if self._compiling is not None:
             self._compiling.close()
             self._compiling = None
