@@ -55,7 +55,8 @@ def stock(loaded: LoadedModel, pairs, language: str = "Hebrew"):
     for clip, text in pairs:
         (ids,) = prompt.encode([text])
         features = loaded.extractor(clip, sampling_rate=16000, return_tensors="pt").input_features
-        out = loaded.model(input_features=features.to(loaded.model.dtype), decoder_input_ids=torch.tensor([[*frame.prompt, *ids]]))
+        given = {"input_features": features.to(loaded.model.dtype)}
+        out = loaded.model(**given, decoder_input_ids=torch.tensor([[*frame.prompt, *ids]]))
         logits.append(out.logits[0, len(frame.prompt) - 1 :])
         own = F.cross_entropy(logits[-1], torch.tensor([*ids, frame.end_id]), reduction="sum")
         own.backward()

@@ -99,7 +99,7 @@ def _extractor(name: str, path: Path, config: WhisperConfig) -> WhisperFeatureEx
     extractor = from_folder(AutoFeatureExtractor, path)
     for key, value in {**_FEATURES, "feature_size": config.num_mel_bins}.items():
         if (found := getattr(extractor, key, None)) != value:
-            raise ModelError(f"model '{name}': its feature extractor in {path} says {key} {found}, it has to be {value}")
+            raise ModelError(f"model '{name}': its feature extractor in {path} has {key} {found}, it has to be {value}")
     return extractor
 
 
