@@ -123,10 +123,10 @@ def test_a_toy_family_goes_through_a_round_without_a_change_in_the_program(recip
 def test_what_a_family_cannot_do_is_said(toy, tmp_path):
     with pytest.raises(RecipeError, match="a Toy takes no adapters; set train"):
         FAMILY.adapter_pattern([0], ["q_proj"])
-    with pytest.raises(ModelError, match="is a 'other', not a Qwen3-ASR or Toy"):
+    with pytest.raises(ModelError, match="is a 'other', not a Qwen3-ASR, Whisper or Toy"):
         write_json(tmp_path / "config.json", {"model_type": "other"})
         load_recogniser(str(tmp_path))
-    with pytest.raises(ModelError, match="a 'other' is none of the model families: qwen3_asr, toy"):
+    with pytest.raises(ModelError, match="a 'other' is none of the model families: qwen3_asr, whisper, toy"):
         family_of({"model_type": "other"})
 
 

@@ -1,0 +1,5 @@
+"""What a pack costs; not counted yet."""
+
+
+class Cost:
+    pass
