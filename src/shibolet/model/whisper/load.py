@@ -23,7 +23,7 @@ from shibolet.model.folders import from_folder, identity_of, opening, read_confi
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_STATES
 
 HEAD = "proj_out.weight"
-_EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of transformers 4 and 5
+EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of transformers 4 and 5
 _FEATURES = {  # setting of a feature extractor -> the only value that `features.LogMel` computes
     "sampling_rate": 16000, "hop_length": HOP_SAMPLES, "n_fft": 400, "chunk_length": 30, "dither": 0.0,
 }  # fmt: skip
@@ -94,7 +94,7 @@ def open_folder(name: str) -> ModelFolder:
 
 def _extractor(name: str, path: Path, config: WhisperConfig) -> WhisperFeatureExtractor:
     """The folder's; the usual one of so many mel bins where it has none, as some fine-tuned models have not."""
-    if not any((path / file).is_file() for file in _EXTRACTOR_FILES):
+    if not any((path / file).is_file() for file in EXTRACTOR_FILES):
         return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
     extractor = from_folder(AutoFeatureExtractor, path)
     for key, value in {**_FEATURES, "feature_size": config.num_mel_bins}.items():
