@@ -44,6 +44,7 @@ class Outline(ABC):
     prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
     target_tokens: int  # labels around a text
     text_tokens_per_s: float  # of speech
+    is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
