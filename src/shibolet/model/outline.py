@@ -56,6 +56,10 @@ class Outline(ABC):
     def num_frames(self, num_samples: int) -> int:
         """Frames of features of an utterance of that many samples at 16 kHz."""
 
+    def num_heard_frames(self, num_samples: int) -> int:
+        """Those of them that hold its audio; the others are padding."""
+        return self.num_frames(num_samples)
+
     @abstractmethod
     def num_audio_tokens(self, num_frames: int) -> int:
         """Places in the sequence that its audio takes."""

@@ -115,11 +115,37 @@ def encoder_states(model: WhisperForConditionalGeneration, features: Tensor) -> 
 def hidden(model: WhisperForConditionalGeneration, pack: Pack) -> Tensor:
     """Last hidden states `[L, D]`, those that predict the labels, the last norm included."""
     encoded = encode(model, pack) if pack.encoded is None else pack.encoded
+
+    def own(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, pack.cu_seqlens, pack.max_seqlen, causal=True, scaling=1.0)
+
+    def window(attention: nn.Module, query: Tensor) -> Tensor:
+        return attend(
+            query, *keys_and_values(attention, encoded), pack.cu_seqlens, pack.max_seqlen, causal=False, scaling=1.0,
+            keys=(pack.state_cu_seqlens, WINDOW_STATES),
+        )  # fmt: skip
+
+    return decoder_states(model, pack.input_ids, pack.position_ids, own, window, pack.keep_positions)
+
+
+def decoder_states(
+    model: WhisperForConditionalGeneration,
+    ids: Tensor,
+    positions: Tensor,
+    own: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
+    window: Callable[[nn.Module, Tensor], Tensor],
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Last hidden states `[..., D]` of tokens `[...]`, the last norm included; of the first axis only those of `keep`.
+
+    `own` attends within texts and `window` to the encoder's states. Both are given the layer's attention module with
+    queries `[..., N, H]`, which are scaled, and `own` the keys and values of the tokens too.
+    """
     decoder = model.model.decoder
-    x = decoder.embed_tokens(pack.input_ids) + F.embedding(pack.position_ids, decoder.embed_positions.weight)
+    x = decoder.embed_tokens(ids) + F.embedding(positions, decoder.embed_positions.weight)
     for layer in decoder.layers:
-        x = _run(layer, _decoder_layer, x, encoded, pack)
-    return _norm(decoder.layer_norm, x.index_select(0, pack.keep_positions))
+        x = _run(layer, _decoder_layer, x, own, window)
+    return _norm(decoder.layer_norm, x if keep is None else x.index_select(0, keep))
 
 
 def head(model: WhisperForConditionalGeneration) -> nn.Linear:
@@ -137,32 +163,28 @@ def _run(layer: nn.Module, function: Callable[..., Tensor], *args: Any) -> Tenso
 def _encoder_layer(layer: nn.Module, x: Tensor) -> Tensor:
     attention = layer.self_attn
     normed = _norm(layer.self_attn_layer_norm, x)
-    query, key, value = (heads.transpose(1, 2) for heads in _projected(attention, normed, normed))
-    attended = F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).flatten(2)
+    by_head = (x.transpose(1, 2) for x in (_queries(attention, normed), *keys_and_values(attention, normed)))
+    attended = F.scaled_dot_product_attention(*by_head, scale=1.0).transpose(1, 2).flatten(2)
     return _inner(layer, x + attention.out_proj(attended))
 
 
-def _decoder_layer(layer: nn.Module, x: Tensor, encoded: Tensor, pack: Pack) -> Tensor:
-    normed = _norm(layer.self_attn_layer_norm, x)
-    own = attend(
-        *_projected(layer.self_attn, normed, normed), pack.cu_seqlens, pack.max_seqlen, causal=True, scaling=1.0
-    )
-    x = x + layer.self_attn.out_proj(own.flatten(1))
-    crossed = attend(
-        *_projected(layer.encoder_attn, _norm(layer.encoder_attn_layer_norm, x), encoded),
-        pack.cu_seqlens, pack.max_seqlen, causal=False, scaling=1.0, keys=(pack.state_cu_seqlens, WINDOW_STATES),
-    )  # fmt: skip
-    return _inner(layer, x + layer.encoder_attn.out_proj(crossed.flatten(1)))
+def _decoder_layer(layer: nn.Module, x: Tensor, own: Callable[..., Tensor], window: Callable[..., Tensor]) -> Tensor:
+    attention, normed = layer.self_attn, _norm(layer.self_attn_layer_norm, x)
+    attended = own(attention, _queries(attention, normed), *keys_and_values(attention, normed))
+    x = x + attention.out_proj(attended.flatten(-2))
+    attention, normed = layer.encoder_attn, _norm(layer.encoder_attn_layer_norm, x)
+    return _inner(layer, x + attention.out_proj(window(attention, _queries(attention, normed)).flatten(-2)))
 
 
-def _projected(attention: nn.Module, x: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of `x`, keys and values of `states`, `[..., N, H]`; queries are scaled before, as the model's are."""
+def _queries(attention: nn.Module, x: Tensor) -> Tensor:
+    """Queries of `x`, `[..., N, H]`, scaled before they meet keys, as the model's are."""
+    return (attention.q_proj(x) * attention.scaling).unflatten(-1, (-1, attention.head_dim))
+
+
+def keys_and_values(attention: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `[..., N, H]` of tokens, or of encoder states."""
     by_head = (-1, attention.head_dim)
-    return (
-        (attention.q_proj(x) * attention.scaling).unflatten(-1, by_head),
-        attention.k_proj(states).unflatten(-1, by_head),
-        attention.v_proj(states).unflatten(-1, by_head),
-    )
+    return attention.k_proj(states).unflatten(-1, by_head), attention.v_proj(states).unflatten(-1, by_head)
 
 
 def _inner(layer: nn.Module, x: Tensor) -> Tensor:
