@@ -156,10 +156,10 @@ class ClipDecoder:
         return ids, "limit" if len(ids) == limit else None
 
     def _by_beams(self, part: range, states: Tensor, limits: Sequence[int]) -> Iterator[Decoded]:
-        settings = copy.copy(self._model.generation_config)
+        settings, end_id = copy.copy(self._model.generation_config), self._frame.end_id
         settings.update(
-            do_sample=False, num_beams=self._beam_size, length_penalty=self._length_penalty, max_length=None,
-            max_new_tokens=max(limits), eos_token_id=self._frame.end_id, pad_token_id=self._frame.end_id,
+            do_sample=False, num_beams=self._beam_size, length_penalty=self._length_penalty, eos_token_id=end_id,
+            pad_token_id=end_id, max_length=len(self._frame.prompt) + max(limits),
         )  # fmt: skip
         prompt = torch.tensor([self._frame.prompt] * len(part), device=states.device)
         # Whisper's own `generate` would decide about segments and languages, which are given here.
