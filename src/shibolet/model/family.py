@@ -149,8 +149,8 @@ class Family(Outline):
         raise ModelError(f"model '{name}': {self.title} has no forced aligner")
 
     @abstractmethod
-    def save(self, loaded: LoadedModel, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write a model into a folder, in the first of the family's layouts."""
+    def save(self, loaded: LoadedModel, path: Path, dtype: torch.dtype | None = None) -> None:
+        """Write a model into a folder, in the first of the family's layouts; None: as the family publishes models."""
 
     @abstractmethod
     def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:

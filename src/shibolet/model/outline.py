@@ -45,6 +45,7 @@ class Outline(ABC):
     prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
     target_tokens: int  # labels around a text
     text_tokens_per_s: float  # of speech
+    is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
@@ -58,6 +59,10 @@ class Outline(ABC):
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
         """Frames of features of an utterance of that many samples at 16 kHz."""
+
+    def num_heard_frames(self, num_samples: int) -> int:
+        """Those of them that hold its audio; the others are padding."""
+        return self.num_frames(num_samples)
 
     @abstractmethod
     def num_audio_tokens(self, num_frames: int) -> int:

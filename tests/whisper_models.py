@@ -56,7 +56,7 @@ def new_whisper(tokenizer: WhisperTokenizer, seed: int = 0, **changes) -> Whispe
     }  # fmt: skip
     model = WhisperForConditionalGeneration(WhisperConfig(**{**settings, **changes})).eval()
     with torch.no_grad():  # a bias of 0 and a norm of 1 would hide one that is left out
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.ndim == 1:
                 weight += 0.1 * torch.randn(weight.shape)
     model.generation_config = GenerationConfig(
