@@ -11,6 +11,11 @@ def num_frames(num_samples: int) -> int:
     return WINDOW_FRAMES
 
 
+def num_heard_frames(num_samples: int) -> int:
+    """Those of them that hold its audio, the last one in part."""
+    return min(-(-num_samples // HOP_SAMPLES), WINDOW_FRAMES)
+
+
 def num_states(num_frames: int) -> int:
     """Encoder states of that many mel frames."""
     return num_frames // 2

@@ -21,6 +21,7 @@ from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
 from shibolet.model.folders import from_folder, identity_of, opening, read_config, read_mapping, weight_files
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_STATES
+from shibolet.model.whisper.parts import is_tied
 
 HEAD = "proj_out.weight"
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of transformers 4 and 5
@@ -66,7 +67,7 @@ class ModelFolder:
             with safe_open(file, "pt") as handle:
                 found |= {key: read(handle, key) for key in handle.keys()}
         if self.config.tie_word_embeddings:
-            found.pop(HEAD, None)  # written by some, read by nobody
+            found.pop(HEAD, None)  # written by some, equal to the embeddings
         return found
 
 
@@ -115,5 +116,10 @@ def read_model(folder: ModelFolder, dtype: torch.dtype, device: str) -> WhisperF
     with opening(folder.path):
         model = WhisperForConditionalGeneration.from_pretrained(
             folder.path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+        )
+    if model.config.tie_word_embeddings and not is_tied(model):  # as transformers reads two weights that differ
+        raise ModelError(
+            f"model '{folder.path}': its output projection ({HEAD}) differs from the embeddings, and config.json says "
+            "that they are one; set tie_word_embeddings to false there"
         )
     return model.to(device).eval()

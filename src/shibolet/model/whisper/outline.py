@@ -9,7 +9,7 @@ from shibolet.model.folders import config_in
 from shibolet.model.outline import Outline
 from shibolet.model.tokens import tokenizer_in
 from shibolet.model.whisper.cost import Cost
-from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_SAMPLES, num_frames, num_states
+from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_SAMPLES, num_frames, num_heard_frames, num_states
 from shibolet.model.whisper.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
 from shibolet.model.whisper.prompt import TranscriptionPrompt
 from shibolet.model.whisper.sizes import STANDARD, USUAL, ModelSizes, known_sizes, sizes_in, weights_of
@@ -31,9 +31,12 @@ class WhisperOutline(Outline):
     text_tokens_per_s = 6.0  # of Hebrew, at 2.7 a word; English has 1.3
     layouts = ("native", "ctranslate2")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers", "ctranslate2": "ctranslate2"}
+    exports: ClassVar[Mapping[str, str]] = {"ctranslate2": "faster-whisper"}
     tag = "whisper"
+    trial = "hebrew-whisper-turbo"
 
     num_frames = staticmethod(num_frames)
+    num_heard_frames = staticmethod(num_heard_frames)
     num_audio_tokens = staticmethod(num_states)
     part_of = staticmethod(part_of)
     num_layers = staticmethod(num_layers_of)

@@ -47,6 +47,7 @@ USUAL = {  # OpenAI's models; the first four also for English alone, with a toke
     "base": _sizes(512, 6),
     "small": _sizes(768, 12),
     "medium": _sizes(1024, 24),
+    "large": _sizes(1280, 32),
     "large-v2": _sizes(1280, 32),
     "large-v3": _sizes(1280, 32, bins=128, vocab=51_866),
     "large-v3-turbo": _sizes(1280, 32, decoder_layers=4, bins=128, vocab=51_866),
