@@ -1,6 +1,5 @@
 """Layouts are the model family's: one that it lacks is refused before anything is trained, converted or uploaded."""
 
-
 import pytest
 
 from shibolet.errors import RecipeError
@@ -62,5 +61,3 @@ def test_a_layout_that_needs_a_package_names_its_extra(tmp_path, monkeypatch):
     outline_named(str(tmp_path)).check_layout("native")
     with pytest.raises(RecipeError, match=r"'ctranslate2' needs a package more: pip install 'shibolet\[faster-whis"):
         outline_named(str(tmp_path)).check_layout("ctranslate2")
-
-

@@ -1,9 +1,9 @@
 """Clips to the ids of their texts: greedy, in batches that begin and end together, or beams by transformers.
 
 Of a batch the windows are encoded first, a few at a time; then its clips are written together (`rows`), and the texts
-that are to be judged are scored on what was kept of their windows. The encoder takes most of the time, so rows that
-would take the next clip when theirs has ended would win little: README figures say how much. What is computed together
-follows from the list of clips alone.
+that are to be judged are scored on what was kept of the windows. Rows do not take another clip when theirs has ended:
+the encoder takes most of the time whatever is said (of AN4 by tiny.en on a CPU 8.8 s of 10.8), so little could be won.
+What is computed together follows from the list of clips alone.
 """
 
 import copy
