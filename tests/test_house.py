@@ -32,6 +32,8 @@ FOREIGN = {
     "model/folders.py": "the index of a model's weights",
     "model/lora.py": "the configurations and layers of peft",
     "model/qwen3_asr/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
+    "model/tokens.py": "what a tokenizer of transformers gives",
+    "model/whisper/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
     "records/reading.py": "pydantic's errors",
     "records/settings.py": "YAML, and pydantic's errors",
     "speech/hub.py": "the cache of datasets",

@@ -91,7 +91,7 @@ class Greedy:
 
 class ToyFamily(Family):
     title, module, tag, parts = "Toy", "toy_family", "toy", ("encoder.layers", "decoder.layers", "head")
-    states_per_s, prompt_tokens, target_tokens, text_tokens_per_s, listens = 10, 0, 1, 10.0, True
+    prompt_tokens, target_tokens, text_tokens_per_s, listens = 0, 1, 10.0, True
     num_frames = staticmethod(lambda num_samples: 10 * -(-num_samples // TOKEN_SAMPLES))
     num_audio_tokens = staticmethod(lambda num_frames: 0)
     num_states = staticmethod(lambda num_frames: num_frames // 10)

@@ -111,7 +111,7 @@ def test_folders_that_are_no_such_model(tmp_path: Path, native_dir: Path):
 
 @pytest.fixture
 def sharded_dir(native_dir: Path, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr("shibolet.model.qwen3_asr.save.SHARD_SIZE", "3MB")
+    monkeypatch.setattr("shibolet.model.weights.SHARD_SIZE", "3MB")
     convert(str(native_dir), tmp_path / "sharded", "native")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     return tmp_path / "sharded"

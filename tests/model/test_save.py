@@ -92,7 +92,7 @@ def test_the_token_before_the_text_is_never_marked_special(layout, native: Path,
 
 
 def test_a_large_model_is_written_in_shards(native: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("shibolet.model.qwen3_asr.save.SHARD_SIZE", "1MB")
+    monkeypatch.setattr("shibolet.model.weights.SHARD_SIZE", "1MB")
     convert(str(native), tmp_path / "legacy", "legacy")
     assert len(list((tmp_path / "legacy").glob("model-*-of-*.safetensors"))) > 2
     monkeypatch.undo()

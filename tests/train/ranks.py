@@ -19,7 +19,7 @@ from tiny_run import tiny_config
 from torch import Tensor
 
 from shibolet.errors import Preempted
-from shibolet.model.qwen3_asr import save
+from shibolet.model import weights
 from shibolet.train import shards, stage
 from shibolet.train.config import LoraSettings, TrainConfig
 from shibolet.train.objectives.transcribe import Transcribe
@@ -132,7 +132,7 @@ def _train_as_rank(
             setattr(owner, method, failing_at(getattr(owner, method), number))
     if on_cpu:
         shards.BLOCK_NUMEL = BLOCK_NUMEL
-        save.SHARD_SIZE = SHARD_SIZE
+        weights.SHARD_SIZE = SHARD_SIZE
     finish = Shards.finish
 
     def counted(self: Shards, **kwargs):

@@ -7,6 +7,7 @@ from huggingface_hub import save_torch_state_dict
 from test_trainer import FallingWer, run
 from tiny_run import tiny_config
 
+from shibolet.model import weights
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.qwen3_asr import save
 from shibolet.model.qwen3_asr.load import load_recogniser
@@ -25,9 +26,9 @@ def rebuilt(base: Path, out: Path, config, steps: list[int], path: Path, monkeyp
     if has_lora(loaded.model):
         merge_lora(loaded.model)
     with monkeypatch.context() as patch:
-        size = save.SHARD_SIZE
+        size = weights.SHARD_SIZE
         patch.setattr(
-            save, "_write_weights", lambda path, state: save_torch_state_dict(state, path, max_shard_size=size)
+            save, "write_sharded", lambda path, state: save_torch_state_dict(state, path, max_shard_size=size)
         )
         save.save_model(loaded, path)
     return contents(path)
@@ -43,7 +44,7 @@ def counted(monkeypatch) -> list[str]:
     loads = []
     plain = stage.load_recogniser
     monkeypatch.setattr(stage, "load_recogniser", lambda name, **kw: loads.append(name) or plain(name, **kw))
-    monkeypatch.setattr(save, "SHARD_SIZE", "1MB")
+    monkeypatch.setattr(weights, "SHARD_SIZE", "1MB")
     return loads
 
 

@@ -13,7 +13,7 @@ from test_final import contents, rebuilt
 from tiny_run import make_rows, rows, write_shard
 
 from shibolet.errors import DiskError
-from shibolet.model.qwen3_asr import save
+from shibolet.model import weights
 from shibolet.records.documents.training import TrainResult
 from shibolet.train.ranks import by_main, join_ranks, leave_ranks
 
@@ -72,7 +72,7 @@ def test_a_signal_to_one_rank_stops_both_and_any_number_continues(base_dir: Path
 def test_the_result_of_two_ranks_is_that_of_their_checkpoint(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
     """Their weights lie in one tensor, which no file may take for one weight."""
     assert train(2, base_dir, prepared_dir, tmp_path / "out") == [0, 0]
-    monkeypatch.setattr(save, "SHARD_SIZE", ranks.SHARD_SIZE)
+    monkeypatch.setattr(weights, "SHARD_SIZE", ranks.SHARD_SIZE)
     steps = TrainResult.read(tmp_path / "out" / "result.json").weights_of
     expected = rebuilt(base_dir, tmp_path / "out", ranks.CONFIG, steps, tmp_path / "rebuilt", monkeypatch)
     assert contents(tmp_path / "out" / "final") == expected and len(expected) > 10

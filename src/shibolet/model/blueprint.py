@@ -36,3 +36,37 @@ class Blueprint:
 
     def named_parameters(self) -> Iterable[tuple[str, Weight]]:
         return self.weights.items()
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A weight of `inputs x outputs`, with an adapter of `rank` where there is one."""
+
+    inputs: int
+    outputs: int
+    rank: int
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], module: str) -> "Linear":
+        """That of a module, by the shapes of all weights: `[outputs, inputs]`, of an adapter's A `[rank, inputs]`."""
+        (rank, _) = shapes.get(f"{module}.lora_A.default.weight", (0, 0))
+        outputs, inputs = shapes[f"{module}.base_layer.weight" if rank else f"{module}.weight"]
+        return cls(inputs, outputs, rank)
+
+    @property
+    def base(self) -> int:
+        """Multiply-adds a row."""
+        return self.inputs * self.outputs
+
+    @property
+    def adapter(self) -> int:
+        """Those of the adapter."""
+        return self.rank * (self.inputs + self.outputs)
+
+    def multiply_adds(self, wants: bool, trains: bool) -> int:
+        """Of a row, forward and backward; `wants`: its input wants a gradient, `trains`: the weight does.
+
+        An adapter trains always, and what comes out of it wants a gradient always.
+        """
+        adapter = 3 * self.adapter - (not wants) * self.rank * self.inputs
+        return self.base * (1 + wants + trains) + adapter

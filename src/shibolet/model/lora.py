@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shibolet.errors import ModelError
-from shibolet.model.family import family_of
+from shibolet.model.outline import outline_of
 from shibolet.model.parts import select
 from shibolet.records.files import make_folder
 
@@ -23,7 +23,7 @@ def attach_lora(
     model: nn.Module, part: str, *, rank: int, alpha: int, dropout: float, targets: list[str], seed: int
 ) -> None:
     """Add adapters, in the model's dtype, to the projections `targets` ("q_proj") of the decoder layers in `part`."""
-    family = family_of(model.config)
+    family = outline_of(model.config)
     layers = sorted({family.part_of(name)[1] for name in select(model, part)})
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
@@ -73,7 +73,7 @@ def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str,
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if not layers:
         raise ModelError("this model carries no adapters; take the whole of it")
-    family = family_of(model.config)
+    family = outline_of(model.config)
     whole = {name for name in trained if family.part_of(name)[0] != "lora"}
     if family.is_tied(model) and any(family.part_of(name)[0] == "embeddings" for name in whole):
         raise ModelError(

@@ -9,20 +9,24 @@ only the demo names a family.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.blueprint import Blueprint, Parameters
-from shibolet.model.folders import config_in, is_local, read_config, resolve
+from shibolet.model.folders import config_in, is_ctranslate2, is_local, read_config, resolve
 from shibolet.model.protocols import Cost, Prompt, Targets
 
 if TYPE_CHECKING:
     from shibolet.model.fast.compiling import Widths
 
-FAMILIES = {"qwen3_asr": "shibolet.model.qwen3_asr.outline"}  # model_type of config.json -> the module of its OUTLINE
+FAMILIES = {  # model_type of config.json -> the module of its OUTLINE
+    "qwen3_asr": "shibolet.model.qwen3_asr.outline",
+    "whisper": "shibolet.model.whisper.outline",
+}
 _MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
-_STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine
+_STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine and whose name no family knows
 
 
 class Outline(ABC):
@@ -38,20 +42,27 @@ class Outline(ABC):
     min_samples: int = 1  # shorter audio is padded with zeros
     max_samples: int | None = None  # longer audio is not trained on
     frames_per_s: int = 100
-    states_per_s: int  # of a full second
     prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
     target_tokens: int  # labels around a text
     text_tokens_per_s: float  # of speech
+    is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
+    # Of the layouts, those for other programs, which nothing here reads back -> the extra of shibolet that writes them.
+    exports: ClassVar[Mapping[str, str]] = {}
     tag: str  # of a model card
+    trial: str = "hebrew-round2"  # the shipped recipe whose phases `verify` trains where nobody names one
 
     # Lengths
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
         """Frames of features of an utterance of that many samples at 16 kHz."""
+
+    def num_heard_frames(self, num_samples: int) -> int:
+        """Those of them that hold its audio; the others are padding."""
+        return self.num_frames(num_samples)
 
     @abstractmethod
     def num_audio_tokens(self, num_frames: int) -> int:
@@ -121,6 +132,18 @@ class Outline(ABC):
     def tokenizer_in(self, folder: Path) -> Any | None:
         """The same of a folder; None where it has none."""
 
+    def known_config(self, name: str) -> tuple[Any, str] | None:
+        """The sizes that a model's name alone tells, and the published model that has them; None for other names."""
+        return None
+
+    def check_layout(self, layout: str) -> None:
+        """RecipeError for a layout that models of the family cannot be written in, or not on this machine."""
+        if layout not in self.layouts:
+            raise RecipeError(f"a {self.title} has no layout '{layout}'; it has {', '.join(self.layouts)}")
+        extra = self.exports.get(layout)
+        if extra is not None and find_spec(extra.replace("-", "_")) is None:
+            raise RecipeError(f"the layout '{layout}' needs a package more: pip install 'shibolet[{extra}]'")
+
     def standard_config(self) -> tuple[Any, str]:
         """The sizes of the family's usual model, and its name."""
         raise ModelError(f"a {self.title} has no usual size")
@@ -152,17 +175,20 @@ def kernel_widths(name: str) -> "Widths | None":
 
 def family_modules() -> list[str]:
     """The module of each family, which loads the libraries that its models need."""
-    return [import_module(module).OUTLINE.module for module in FAMILIES.values()]
+    return [outline.module for outline in _outlines()]
 
 
 def offline_config(name: str) -> tuple[Any, str]:
     """What a model's configuration says of sizes and, in words, where it is from: its folder, the Hub's cache, or a
     usual one's.
 
-    The usual model of the first family stands in for a Hub id that is not in the cache.
+    For a Hub id that is not in the cache a published model stands in: the one that its name tells, else the usual one
+    of the first family.
     """
     if (path := offline_folder(name)) is None:
-        return usual_config(f"{name} is not on this machine")
+        why = f"{name} is not on this machine"
+        found = next(filter(None, (outline.known_config(name) for outline in _outlines())), None)
+        return _stand_in(why, *found) if found else usual_config(why)
     outline = _outline_in(name, path, config_in(name, path))
     config, layout = outline.config_in(path)
     return config, name if layout == outline.layouts[0] else f"{name} ({layout} layout)"
@@ -180,14 +206,29 @@ def offline_folder(name: str) -> Path | None:
 
 def usual_config(why: str) -> tuple[Any, str]:
     """The sizes of the first family's usual model, which stands in for one that is not there."""
-    config, usual = import_module(FAMILIES[_STANDARD]).OUTLINE.standard_config()
-    return config, f"{why}: sizes are those of {usual}"
+    return _stand_in(why, *import_module(FAMILIES[_STANDARD]).OUTLINE.standard_config())
+
+
+def _stand_in(why: str, config: Any, name: str) -> tuple[Any, str]:
+    return config, f"{why}: sizes are those of {name}"
+
+
+def _outlines() -> list[Outline]:
+    return [import_module(module).OUTLINE for module in FAMILIES.values()]
 
 
 def _outline_in(name: str, path: Path, config: Mapping[str, Any]) -> Outline:
+    if "model_type" not in config and is_ctranslate2(file.name for file in path.iterdir()):
+        raise ModelError(
+            f"model '{name}' is in CTranslate2's format, for programs that transcribe; it can be neither trained nor "
+            "converted back: take the model that it was converted from"
+        )
     if not has_family(config):
-        titles = " or ".join(import_module(module).OUTLINE.title for module in FAMILIES.values())
-        raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a {titles} (config.json in {path})")
+        *titles, last = [outline.title for outline in _outlines()]
+        raise ModelError(
+            f"model '{name}' is a '{config.get('model_type')}', not a {', '.join(titles)} or {last} (config.json in "
+            f"{path})"
+        )
     return outline_of(config)
 
 

@@ -17,11 +17,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
+from shibolet.model.folders import INDEX
 from shibolet.records.ahead import Ahead
-from shibolet.records.files import remember_hash
+from shibolet.records.files import remember_hash, write_bytes
 
+SHARD_SIZE = "2GB"
 _LANES = 8  # files at once: a core writes and hashes 1 GB/s
 _LANES_BESIDE = 2
 _SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h: whole files, for an offset and a length of 0
@@ -54,6 +57,18 @@ def sync_weights(hashes: Mapping[Path, str]) -> None:
         remember_hash(path, hashes[path])
 
     _several(sync, list(hashes))
+
+
+def write_sharded(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a model's weights into a folder, to the disk: the same files as `save_torch_state_dict` gives."""
+    # By names and sizes: it takes weights that lie in one tensor for one weight.
+    sizes = {name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in state.items()}
+    split = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_SIZE)
+    files = {path / file: {name: state[name] for name in names} for file, names in split.filename_to_tensors.items()}
+    sync_weights(dict(zip(files, write_weights(files, {"format": "pt"}), strict=True)))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_bytes(path / INDEX, json.dumps(index, indent=2).encode())
 
 
 def _several(function: Callable[[Path], Result], paths: Sequence[Path], hurry: Event | None = None) -> list[Result]:

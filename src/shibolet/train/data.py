@@ -13,6 +13,7 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
+TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
 
 
 def frame_tolerance(family: Outline) -> int:
@@ -39,11 +40,21 @@ class TrainExample:
     num_targets: int  # labels
     family: Outline  # whose lengths these are
 
+    @property
+    def num_samples(self) -> int:
+        """At 16 kHz, by the table's duration."""
+        return round(self.duration_s * SAMPLE_RATE_HZ)
+
+    def fits_at(self, speed: float) -> bool:
+        """Whether the audio that much faster is no longer than the family takes; at its own speed it never is."""
+        most = self.family.max_samples
+        return speed == 1.0 or most is None or samples_at(speed, self.num_samples + TOLERANCE_SAMPLES) <= most
+
     def frames_at(self, speed: float) -> int:
         """Frames of the audio that much faster, by the table's duration."""
         if speed == 1.0:
             return self.num_frames
-        return self.family.num_frames(samples_at(speed, round(self.duration_s * SAMPLE_RATE_HZ)))
+        return self.family.num_frames(samples_at(speed, self.num_samples))
 
     def tokens_at(self, speed: float) -> int:
         """Length of the sequence with the audio that much faster."""

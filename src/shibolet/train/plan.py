@@ -20,6 +20,7 @@ from shibolet.records.documents.plan import (
     StepPlan,
     TrainingSet,
 )
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
@@ -224,7 +225,8 @@ def _cache_gib(
     dim = family.encoder_dim(model)
     if not config.encoder_cache or examples:
         return round(cache_bytes(examples, dim, width) / GIB, 2) if config.encoder_cache else 0.0
-    return round(count * MEAN_S * family.states_per_s * dim * width / GIB, 2) if count else None
+    states = family.num_states(family.num_frames(round(MEAN_S * SAMPLE_RATE_HZ)))
+    return round(count * states * dim * width / GIB, 2) if count else None
 
 
 def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:

@@ -28,7 +28,7 @@ from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TrainExample, frame_tolerance, samples_at
+from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
@@ -76,15 +76,16 @@ class Decoder(Dataset):
         clips = [self.clip(example, request.epoch) for example in request.examples]
         frames = self._frames(clips)
         drawn = [self.augmentation(example, request.epoch) for example in request.examples]
-        masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, frames, strict=True)]
+        heard = [self._family.num_heard_frames(len(clip)) for clip in clips]
+        masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, heard, strict=True)]
         samples = self._family.lay_samples(clips, masks, self._num_bins)
         return Decoded(self.lay_out(request.examples, frames), frames, samples)
 
     def longest(self, examples: Sequence[TrainExample]) -> Decoded:
         """A pack of these utterances as long as any epoch has them, silent: their audio is not read."""
         speed = self._augment.slowest_speed if self._augment else 1.0
-        lengths = [samples_at(speed, round(example.duration_s * SAMPLE_RATE_HZ)) for example in examples]
-        clips = [np.zeros(length, np.float32) for length in lengths]
+        lengths = [samples_at(speed, example.num_samples) for example in examples]
+        clips = [np.zeros(min(length, self._family.max_samples or length), np.float32) for length in lengths]
         frames = self._frames(clips)
         return Decoded(self.lay_out(examples, frames), frames, self._family.lay_samples(clips, None, self._num_bins))
 
@@ -92,7 +93,12 @@ class Decoder(Dataset):
         return tuple(self._family.num_frames(len(clip)) for clip in clips)
 
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
-        return Augmentation(self._augment, self._seed, epoch, example.id) if self._augment else None
+        """What the epoch does to an utterance; one that would be too long at some speeds hears the others."""
+        if (config := self._augment) is None:
+            return None
+        if not all(map(example.fits_at, config.speeds)):
+            config = config.model_copy(update={"speeds": tuple(filter(example.fits_at, config.speeds))})
+        return Augmentation(config, self._seed, epoch, example.id)
 
     def speed(self, example: TrainExample, epoch: int) -> float:
         """The factor by which the epoch hears an utterance faster."""
@@ -102,11 +108,17 @@ class Decoder(Dataset):
     def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
         """The samples of an utterance as the epoch hears them."""
         samples = load(example.audio)
-        if abs(self._family.num_frames(len(samples)) - example.num_frames) > frame_tolerance(self._family):
+        most, has_s = self._family.max_samples, len(samples) / SAMPLE_RATE_HZ
+        where = f"({example.audio.path} row {example.audio.row})"
+        if abs(len(samples) - example.num_samples) > TOLERANCE_SAMPLES:
             raise DataError(
-                f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has "
-                f"{len(samples) / SAMPLE_RATE_HZ:.2f} s ({example.audio.path} row {example.audio.row}); run "
-                "'shibolet prepare'"
+                f"utterance '{example.id}': the table says {example.duration_s:.2f} s but its audio has {has_s:.2f} s "
+                f"{where}; run 'shibolet prepare'"
+            )
+        if most is not None and len(samples) > most:
+            raise DataError(
+                f"utterance '{example.id}': its audio has {has_s:.3f} s and a {self._family.title} takes "
+                f"{most / SAMPLE_RATE_HZ:g} s at most {where}; cut it, and run 'shibolet prepare'"
             )
         drawn = self.augmentation(example, epoch)
         return drawn.apply(samples) if drawn else samples

@@ -298,7 +298,8 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
 def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) -> None:
     """Write the model that was trained, with these weights, in the native layout; it is of no other use then.
 
-    Adapters are merged in float32 from `weights`, which has every weight that ever trained; all is then bfloat16.
+    Adapters are merged in float32 from `weights`, which has every weight that ever trained; all is then rounded as the
+    family publishes its models.
     """
     load_weights(loaded.model, weights)
     merge_lora(loaded.model, weights)

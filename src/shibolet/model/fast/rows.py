@@ -1,7 +1,7 @@
 """Layers whose gradients have the same bits for any number of torch's threads on a CPU.
 
-There torch divides sums over rows, in the gradients of some layers' weights, among its threads: here one takes them.
-Everything else is computed by all.
+There torch divides sums in the gradients of some layers among its threads: here one takes them. Everything else is
+computed by all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,12 +62,7 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-
-        def gradients(wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
-            return torch.ops.aten.convolution_backward(dy, x, weight, [len(weight)], *ctx.how, wants)
-
-        wants_x, *wants_weights = ctx.needs_input_grad[:3]
-        dx = gradients((wants_x, False, False))[0] if wants_x else None
-        with _one_thread():
-            _, dweight, dbias = gradients((False, *wants_weights))
-        return dx, dweight, dbias, None, None
+        wants = ctx.needs_input_grad[:3]
+        with _one_thread():  # the gradient of x too: of three inputs it had other bits with two threads
+            found = torch.ops.aten.convolution_backward(dy, x, weight, [len(weight)], *ctx.how, wants)
+        return *found, None, None

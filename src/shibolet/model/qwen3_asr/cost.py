@@ -10,8 +10,8 @@ Shapes: T tokens, A audio tokens, L label positions, C one-second chunks.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shibolet.model.blueprint import Parameters
-from shibolet.model.fast import LOSS_CHUNK_POSITIONS
+from shibolet.model.blueprint import Linear, Parameters
+from shibolet.model.fast import loss_bytes
 from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, WINDOW_TOKENS, num_audio_tokens
 from shibolet.model.qwen3_asr.parts import is_tied, part_of
 
@@ -40,24 +40,6 @@ class PackSize:
             one = (tokens, audio, labels, -(-frames // CHUNK_FRAMES), tokens * (tokens + 1) // 2)
             total = [a + b for a, b in zip(total, (*one, full * WINDOW_TOKENS**2 + rest**2), strict=True)]
         return cls(*total)
-
-
-@dataclass(frozen=True, slots=True)
-class _Linear:
-    """A weight of `inputs x outputs`, with an adapter of `rank` where there is one."""
-
-    inputs: int
-    outputs: int
-    rank: int
-
-    @property
-    def base(self) -> int:
-        """Multiply-adds a row."""
-        return self.inputs * self.outputs
-
-    @property
-    def adapter(self) -> int:
-        return self.rank * (self.inputs + self.outputs)
 
 
 class Cost:
@@ -157,10 +139,8 @@ class Cost:
 
     def loss_bytes(self, size: PackSize) -> tuple[int, int]:
         """Bytes while the loss is computed: its gradients, which stay, and one chunk of logits, which goes."""
-        d, vocab, w = self._text.hidden_size, self._text.vocab_size, self._width
-        num_chunks = max(1, -(-size.labels // LOSS_CHUNK_POSITIONS))
-        stays = 2 * size.labels * d + (d * vocab if self._head_trains else 0)
-        return stays * w, -(-size.labels // num_chunks) * vocab * w
+        text = self._text
+        return loss_bytes(size.labels, text.hidden_size, text.vocab_size, self._width, self._head_trains)
 
     def _conv_positions(self) -> list[int]:
         """Positions of each convolution's output on one chunk."""
@@ -177,18 +157,11 @@ class Cost:
         return [9 * c * first, 9 * c * c * second, 9 * c * c * third, c * third * self._audio.d_model]
 
 
-def _projections(model: Parameters) -> list[list[_Linear]]:
+def _projections(model: Parameters) -> list[list[Linear]]:
     """q, k, v, o, gate, up and down of each decoder layer, with their adapters."""
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-
-    def linear(module: str) -> _Linear:
-        """The shapes are `[outputs, inputs]`, of an adapter's A `[rank, inputs]`."""
-        (rank, _) = shapes.get(f"{module}.lora_A.default.weight", (0, 0))
-        outputs, inputs = shapes[f"{module}.base_layer.weight" if rank else f"{module}.weight"]
-        return _Linear(inputs, outputs, rank)
-
     of_layer = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     return [
-        [linear(f"model.language_model.layers.{layer}.{module}") for module in of_layer]
+        [Linear.of(shapes, f"model.language_model.layers.{layer}.{module}") for module in of_layer]
         for layer in range(model.config.text_config.num_hidden_layers)
     ]

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from shibolet.model.blueprint import Blueprint, Parameters
 from shibolet.model.fast.compiling import Widths
-from shibolet.model.folders import config_in, from_folder
+from shibolet.model.folders import config_in
 from shibolet.model.outline import Outline
 from shibolet.model.qwen3_asr.cost import Cost
-from shibolet.model.qwen3_asr.lengths import MIN_SAMPLES, TOKENS_PER_CHUNK, num_audio_tokens, num_mel_frames
+from shibolet.model.qwen3_asr.lengths import MIN_SAMPLES, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.model.qwen3_asr.sizes import USUAL, ModelSizes, sizes_in, weights_of
-from shibolet.model.qwen3_asr.tokens import PlainTokenizer
+from shibolet.model.tokens import tokenizer_in
 
 
 class Qwen3AsrOutline(Outline):
@@ -23,9 +23,8 @@ class Qwen3AsrOutline(Outline):
     module = "shibolet.model.qwen3_asr.family"
     parts = PARTS
     min_samples = MIN_SAMPLES
-    states_per_s = TOKENS_PER_CHUNK
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
-    listens = True
+    is_timed = listens = True
     layouts = ("native", "legacy")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers"}  # which cannot open the other
     tag = "qwen3-asr"
@@ -38,6 +37,7 @@ class Qwen3AsrOutline(Outline):
     adapter_pattern = staticmethod(adapter_pattern)
     targets = TranscriptionPrompt
     cost = Cost
+    tokenizer_in = staticmethod(tokenizer_in)
 
     def max_tokens(self, config: Any) -> int:
         return config.text_config.max_position_embeddings
@@ -61,15 +61,6 @@ class Qwen3AsrOutline(Outline):
 
     def standard_config(self) -> tuple[ModelSizes, str]:
         return USUAL, "Qwen3-ASR-1.7B"
-
-    def tokenizer_in(self, folder: Path) -> Any | None:
-        if (folder / "tokenizer.json").is_file():
-            return PlainTokenizer(folder)
-        if not all((folder / file).is_file() for file in ("vocab.json", "merges.txt")):
-            return None
-        from transformers import AutoTokenizer  # it alone knows how these two are put together
-
-        return from_folder(AutoTokenizer, folder)
 
 
 OUTLINE = Qwen3AsrOutline()

@@ -4,14 +4,14 @@ Built from text instead of the processor: it refuses languages outside its list,
 the loss (facts: huggingface/transformers before 5.15 and after). The aligner's prompt has no chat frame.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError
 from shibolet.model.protocols import Prompt
+from shibolet.model.tokens import encode_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +79,7 @@ class TranscriptionPrompt:
         self.end_id = token_id(tokenizer, END_OF_TURN)
         encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
         said = "\n".join(text.strip() for text in (prompt.context, prompt.style) if text.strip())
-        (system,) = _encode(tokenizer, [said]) if said else ([],)
+        (system,) = encode_plain(tokenizer, [said]) if said else ([],)
         user = f"{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}"
         self.frame = TranscriptionFrame(
             before=encode("<|im_start|>system\n") + system + encode(user),
@@ -99,7 +99,7 @@ class TranscriptionPrompt:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of each transcript; markup in it stays text and never becomes a special token."""
-        return _encode(self._tokenizer, texts)
+        return encode_plain(self._tokenizer, texts)
 
 
 class AlignmentPrompt:
@@ -119,7 +119,7 @@ class AlignmentPrompt:
     ) -> list[TokenSequence]:
         """The sequence of each clip's words; its classes are two for each word, those of its start and of its end."""
         distinct, made = list(dict.fromkeys(chain.from_iterable(words))), []
-        ids_of = dict(zip(distinct, _encode(self._tokenizer, distinct), strict=True))
+        ids_of = dict(zip(distinct, encode_plain(self._tokenizer, distinct), strict=True))
         for num_audio_tokens, said, times in zip(nums_audio_tokens, words, classes, strict=True):
             if times is not None and len(times) != 2 * len(said):
                 raise ValueError(f"{len(said)} words need {2 * len(said)} time classes, got {len(times)}")
@@ -131,19 +131,6 @@ class AlignmentPrompt:
                 labels += [IGNORED] * len(ids_of[word]) + of_word
             made.append(TokenSequence(ids, labels))
         return made
-
-
-def _encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Tokens of each text, its markup split into letters.
-
-    The library splits the tokens that are marked special. The others (`<asr_text>`) are cut behind their first letter.
-    """
-    others = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
-    starts = re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in others) or r"(?!)")
-    cuts = [[0, *(found.end() for found in starts.finditer(text)), len(text)] for text in texts]
-    pieces = [text[a:b] for text, at in zip(texts, cuts, strict=True) for a, b in pairwise(at)]
-    ids = iter(tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-    return [list(chain.from_iterable(islice(ids, len(at) - 1))) for at in cuts]
 
 
 def token_id(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:

@@ -4,7 +4,6 @@ native   config, weights, generation settings, processor, chat template, tokeniz
 legacy   the same as qwen-asr 0.0.6 (transformers 4.57) and vLLM read them
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -24,7 +22,6 @@ from transformers import (
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
-from shibolet.model.folders import INDEX
 from shibolet.model.qwen3_asr.layouts import (
     Layout,
     is_legacy,
@@ -36,20 +33,20 @@ from shibolet.model.qwen3_asr.layouts import (
 from shibolet.model.qwen3_asr.load import open_folder
 from shibolet.model.qwen3_asr.parts import is_tied
 from shibolet.model.qwen3_asr.prompt import ASR_TEXT
-from shibolet.model.weights import sync_weights, write_weights
+from shibolet.model.weights import write_sharded
 from shibolet.records.ahead import Ahead
 from shibolet.records.files import make_folder, read_json, write_bytes, write_json
 
-SHARD_SIZE = "2GB"
 TIMESTAMP_MS = 80  # width of an aligner's time classes, in both layouts' processors
 
 
 def save_model(
     loaded: LoadedModel,
     path: Path,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model into a folder, in the native layout."""
+    """Write a model into a folder, in the native layout, as bfloat16 where nothing else is asked for."""
+    dtype = dtype or torch.bfloat16  # as it is published
     state = {name: weight.to(dtype) for name, weight in loaded.model.state_dict().items()}
     if is_tied(loaded.model):
         state.pop("lm_head.weight")
@@ -87,7 +84,7 @@ def _write(
 ) -> None:
     make_folder(path)
     named = state if layout == "native" else {legacy_name(name): weight for name, weight in state.items()}
-    weights = Ahead(partial(_write_weights, path, named))  # small files wait as long for a disk that has much to do
+    weights = Ahead(partial(write_sharded, path, named))  # small files wait as long for a disk that has much to do
     try:
         dtype = state["model.language_model.embed_tokens.weight"].dtype
         _write_settings(path, layout, source, config, dtype, tokenizer, extractor, aligner=aligner, languages=languages)
@@ -133,18 +130,6 @@ def _write_settings(
         _write_tokenizer_4(path, tokenizer)
     if not aligner:
         _write_generation(path, source, config)
-
-
-def _write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Weights in shards, the same files as `save_torch_state_dict` writes, and on disk."""
-    # By names and sizes: it takes weights that lie in one tensor for one weight.
-    sizes = {name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in state.items()}
-    split = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_SIZE)
-    files = {path / file: {name: state[name] for name in names} for file, names in split.filename_to_tensors.items()}
-    sync_weights(dict(zip(files, write_weights(files, {"format": "pt"}), strict=True)))
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_bytes(path / INDEX, json.dumps(index, indent=2).encode())
 
 
 def _write_generation(path: Path, source: Path, config: Qwen3ASRConfig) -> None:

@@ -1,0 +1,181 @@
+"""Clips to the ids of their texts: greedy, in batches that begin and end together, or beams by transformers.
+
+Of a batch the windows are encoded first, a few at a time; then its clips are written together (`rows`), and the texts
+that are to be judged are scored on what was kept of the windows. Rows do not take another clip when theirs has ended:
+the encoder takes most of the time whatever is said (of AN4 by tiny.en on a CPU 8.8 s of 10.8), so little could be won.
+What is computed together follows from the list of clips alone.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput
+
+from shibolet.model.ahead import one_ahead
+from shibolet.model.family import LoadedModel
+from shibolet.model.protocols import Decoded, Ending, Prompt, Texts, TextsOf
+from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
+from shibolet.model.whisper.packed import encoder_states
+from shibolet.model.whisper.prompt import TranscriptionPrompt
+from shibolet.model.whisper.rows import Rows, num_rows_of
+
+ENCODED_AT_ONCE = {"cpu": 1, "cuda": 32}  # windows in one forward of the encoder
+STEPS = {"cpu": 1, "cuda": 4}  # between two looks at which rows have ended
+LAG = {"cpu": 0, "cuda": 1}  # looks under way while the host reads the one before them
+LOOP_STEPS = 32  # between two questions whether a row is in a loop
+
+
+@dataclass(slots=True)
+class _Written:
+    """What was written for a clip."""
+
+    row: int
+    place: int
+    ids: list[int]
+    ending: Ending
+
+    def decoded(self, logps: tuple[np.ndarray, ...] | None) -> Decoded:
+        return Decoded(self.place, self.ids, self.ending, logps)
+
+
+class ClipDecoder:
+    """The family's `Decoder`; beams are neither scored nor asked whether they are in a loop."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompt: Prompt,
+        *,
+        clips_at_once: int | None,
+        beam_size: int,
+        length_penalty: float,
+        share: float = 1.0,
+    ) -> None:
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._features = LogMel(loaded.extractor, loaded.model.device)
+        self._frame = TranscriptionPrompt(loaded.tokenizer, prompt).frame
+        self._beam_size, self._length_penalty, self._kind = beam_size, length_penalty, loaded.model.device.type
+        self.clips_at_once = clips_at_once or loaded.family.clips_at_once(self._kind, beam_size)
+        self._num_rows = num_rows_of(loaded.model, max(1, int(share * self.clips_at_once)), share)
+        self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
+        self._rows: Rows | None = None  # kept from one call to the next
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        texts_of: TextsOf | None = None,
+    ) -> Iterator[Decoded]:
+        """As `Decoder.decode`; ModelError for a clip over 30 s. No text is longer than the model has positions for."""
+        limits = [min(limit, self._max_new_tokens) for limit in limits]
+        size = self._num_rows if self._beam_size == 1 else self.clips_at_once
+        parts = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+        with closing(one_ahead(self._laid(clips, parts))) as laid:
+            for part in parts:
+                states = (encoder_states(self._model, self._features(next(laid))) for _ in self._groups(part))
+                own = limits[part.start : part.stop]
+                if self._beam_size > 1:
+                    yield from self._by_beams(part, torch.cat(list(states)), own)
+                else:
+                    yield from self._by_rows(part, states, own, is_loop, texts_of)
+
+    def _groups(self, part: range) -> list[range]:
+        """Clips whose windows are encoded together."""
+        at_once = ENCODED_AT_ONCE[self._kind]
+        return [part[first : first + at_once] for first in range(0, len(part), at_once)]
+
+    def _laid(self, clips: Sequence[np.ndarray], parts: Sequence[range]) -> Iterator[PaddedSamples]:
+        for part in parts:
+            for group in self._groups(part):
+                laid = lay_samples([clips[place] for place in group], num_bins=self._features.num_bins)
+                yield laid.pin_memory() if self._kind == "cuda" else laid
+
+    def _by_rows(
+        self,
+        part: range,
+        states: Iterator[Tensor],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        texts_of: TextsOf | None,
+    ) -> Iterator[Decoded]:
+        rows = self._rows = self._rows or Rows(self._model, self._frame, self._num_rows)
+        rows.begin(states, limits)
+        writing, looks = dict(enumerate(part)), deque()  # row -> place
+        asked: list[tuple[list[_Written], Callable[[], Texts]]] = []  # their texts are being found
+        while writing:
+            looks.append(rows.look())
+            if len(looks) > LAG[self._kind]:
+                ended = self._ended(rows, writing, looks.popleft()(), limits, is_loop)
+                if texts_of is None:
+                    yield from (one.decoded(None) for one in ended)
+                elif ended:
+                    asked.append((ended, texts_of([(one.place, one.ids) for one in ended])))
+            if writing:
+                rows.steps(STEPS[self._kind])
+        if asked:
+            found = [(one, own) for some, texts in asked for one, own in zip(some, texts(), strict=True)]
+            found.sort(key=lambda one: one[0].row)
+            scores = rows.score([own for _, own in found])
+            yield from (one.decoded(tuple(own)) for (one, _), own in zip(found, scores, strict=True))
+
+    def _ended(
+        self,
+        rows: Rows,
+        writing: dict[int, int],
+        written: np.ndarray,  # [R, tokens]
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+    ) -> list[_Written]:
+        """Rows that had ended at a look, or are ended here as loops; they are writing no more."""
+        found, num = [], written.shape[1]
+        may_loop = num > 1 and num % LOOP_STEPS == 1
+        for row, place in list(writing.items()):
+            ids, ending = self._cut(written[row].tolist(), limits[row])
+            if ending is None and may_loop and is_loop(place, ids):
+                rows.end(row)
+                ending = "loop"
+            if ending:
+                del writing[row]
+                found.append(_Written(row, place, ids, ending))
+        return found
+
+    def _cut(self, ids: list[int], limit: int) -> tuple[list[int], Ending | None]:
+        """What was written up to the end, or to the limit; an ending of None: it goes on."""
+        ids = ids[:limit]
+        if self._frame.end_id in ids:
+            return ids[: ids.index(self._frame.end_id) + 1], "end"
+        return ids, "limit" if len(ids) == limit else None
+
+    def _by_beams(self, part: range, states: Tensor, limits: Sequence[int]) -> Iterator[Decoded]:
+        settings, end_id = copy.copy(self._model.generation_config), self._frame.end_id
+        settings.update(
+            do_sample=False, num_beams=self._beam_size, length_penalty=self._length_penalty, eos_token_id=end_id,
+            pad_token_id=end_id, max_length=len(self._frame.prompt) + max(limits),
+        )  # fmt: skip
+        prompt = torch.tensor([self._frame.prompt] * len(part), device=states.device)
+        # Whisper's own `generate` would decide about segments and languages, which are given here.
+        written = GenerationMixin.generate(
+            self._model,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),  # none is missing
+            decoder_input_ids=prompt,
+            generation_config=settings,
+        )[:, prompt.shape[1] :]
+        for place, ids, limit in zip(part, written.tolist(), limits, strict=True):
+            ids, ending = self._cut(ids, limit)
+            yield Decoded(place, ids, ending or "limit", None)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words of written ids: what stands behind the end of a text in the vocabulary is markup or a time."""
+        words = [token for token in ids if token < self._frame.end_id]
+        # A limit may lie within a character.
+        return self._tokenizer.decode(words, clean_up_tokenization_spaces=False).rstrip("\ufffd").strip()

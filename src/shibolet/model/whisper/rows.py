@@ -1,0 +1,260 @@
+"""Clips that are written together: what each layer of the decoder looks at, and tokens, one more in every row a step.
+
+All rows begin at once with the same prompt, so that a row's position is the number of steps. A row that has ended is
+left out of both attentions, which read most of what a step reads; its other products are too small to matter. On CUDA a
+step is the replay of one graph, and the host waits for none of them.
+
+Shapes: R rows, S encoder states (1500), P positions (448), N heads, H head dim, D model dim, T tokens, L labels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from threading import Lock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+
+from shibolet.errors import ModelError
+from shibolet.model.fast.kernels import attend, attend_rows, cross_entropy_
+from shibolet.model.whisper.packed import decoder_states, head, keys_and_values
+from shibolet.model.whisper.prompt import TranscriptionFrame
+
+CPU_BYTES = 4 << 30  # what keys and values may take where no device says what it has
+CACHE_FRAC = 0.35  # of a device's memory
+ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
+LOGIT_ROWS = 2048  # at once: 52,000 tokens each are 0.2 GB in bf16
+PASS_TOKENS = 8192  # of texts that are scored in one forward, at most
+_CAPTURING = Lock()  # a process captures one graph at a time
+# Settings of a generation configuration that change greedy decoding, and what leaves it as it is. Those that bar tokens
+# are read; published Whispers have no others.
+_PLAIN = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "bad_words_ids": None,
+    "sequence_bias": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0,
+}  # fmt: skip
+
+
+def num_rows_of(model: WhisperForConditionalGeneration, most: int, share: float = 1.0) -> int:
+    """Rows of one decoder: by the model and its device alone, in a share of the memory that all rows may have."""
+    config, is_cuda = model.config, model.device.type == "cuda"
+    positions = config.max_source_positions + config.max_target_positions
+    row_bytes = 2 * config.decoder_layers * positions * config.d_model * model.dtype.itemsize
+    total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
+    fitting = int(total * CACHE_FRAC * share) // row_bytes
+    return max(1, min(most, fitting - fitting % ROW_STEP if fitting > ROW_STEP else fitting))
+
+
+class Rows:
+    """At most R clips, on the device of their model."""
+
+    def __init__(self, model: WhisperForConditionalGeneration, frame: TranscriptionFrame, num_rows: int) -> None:
+        config, self._model, self._device, self._frame = model.config, model, model.device, frame
+        self.num_rows, self.max_new_tokens = num_rows, config.max_target_positions - len(frame.prompt)
+        heads = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
+        zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=self._device)  # noqa: E731
+        # Keys and values of each layer. Zeros: what no mask lets through must still be a number.
+        keys_and_values = lambda length: [  # noqa: E731
+            tuple(zeros(num_rows, length, *heads, dtype=model.dtype) for _ in range(2))
+            for _ in range(config.decoder_layers)
+        ]
+        self._window = keys_and_values(config.max_source_positions)
+        self._own = keys_and_values(config.max_target_positions)
+        self._token, self._position, self._last = zeros(num_rows), zeros(num_rows), zeros(num_rows)
+        self._done = torch.ones(num_rows, dtype=torch.bool, device=self._device)
+        self._board = zeros(config.max_target_positions + 1, num_rows)  # the token at each position
+        self._barred, self._barred_first = _barred(model)
+        self._num, self._num_steps = 0, 0  # rows in use; steps since they began
+        self._graph = self._capture() if self._device.type == "cuda" else None
+
+    def begin(self, states: Iterable[Tensor], limits: Sequence[int]) -> None:
+        """Other clips: their encoder states `[some, S, D]` in turn, and how many tokens may be written for each.
+
+        The first token of every row is written.
+        """
+        first, prompt = 0, self._frame.prompt
+        for some in states:
+            for layer, window in zip(self._model.model.decoder.layers, self._window, strict=True):
+                for kept, new in zip(window, keys_and_values(layer.encoder_attn, some), strict=True):
+                    kept[first : first + len(some)] = new
+            first += len(some)
+        if first != len(limits):
+            raise ValueError(f"encoder states of {first} clips with limits of {len(limits)}")
+        self._num = self.num_rows if self._graph else first
+        last = torch.zeros(self.num_rows, dtype=torch.long)  # of rows that are not in use: they end at once
+        last[:first] = torch.tensor(limits) + len(prompt) - 1
+        self._last.copy_(self._send(last))
+        self._position.fill_(len(prompt) - 1)
+        self._done.fill_(False)
+        self._num_steps = 0
+        ids = self._send(torch.tensor(prompt)).expand(first, -1)
+        hidden = decoder_states(
+            self._model, ids, self._send(torch.arange(len(prompt))), self._read_prompt, self._look_all
+        )
+        self._write(hidden[:, -1], self._barred_first)
+        self._done[first:] = True
+
+    def steps(self, num: int) -> None:
+        """So many tokens more in every row that has not ended."""
+        for _ in range(num):
+            self._num_steps += 1
+            if self._graph:
+                self._graph.replay()
+            else:
+                self._step(min(len(self._frame.prompt) + self._num_steps, len(self._board) - 1))
+
+    def look(self) -> Callable[[], np.ndarray]:
+        """Begin to bring what rows have written by now to the host.
+
+        The call that comes back waits until it is here, and gives the ids `[R, tokens]` up to now; those behind a row's
+        end are no text.
+        """
+        first = len(self._frame.prompt)
+        lines = self._board[first : first + 1 + self._num_steps].to("cpu", non_blocking=True, copy=True)
+        here = torch.cuda.Event() if self._device.type == "cuda" else None
+        if here:
+            here.record(torch.cuda.current_stream(self._device))
+
+        def written() -> np.ndarray:
+            if here:
+                here.synchronize()
+            return lines.T.numpy()
+
+        return written
+
+    def end(self, row: int) -> None:
+        """Write no more in a row."""
+        self._done[row] = True
+
+    def score(self, texts: Sequence[Sequence[Sequence[int]]]) -> list[list[np.ndarray]]:
+        """Log-probabilities of the tokens and the end of each text of each row, given the row's clip; float32."""
+        longest = self.max_new_tokens
+        for text in chain.from_iterable(texts):
+            if len(text) > longest:
+                raise ModelError(f"a text of {len(text)} tokens cannot be scored: the model has {longest} places")
+        flat = [(row, text) for row, own in enumerate(texts) for text in own]
+        found, part, num = [], [], 0
+        for row, text in flat:
+            own = len(self._frame.prompt) + len(text)
+            if part and num + own > PASS_TOKENS:
+                found += self._logps(part)
+                part, num = [], 0
+            part.append((row, text))
+            num += own
+        if part:
+            found += self._logps(part)
+        by_text = iter(found)
+        return [[next(by_text) for _ in own] for own in texts]
+
+    def _logps(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[np.ndarray]:
+        """Of texts in the order of their rows: packed, each a segment with the prompt; a row's texts see its window."""
+        prompt, end = self._frame.prompt, self._frame.end_id
+        lengths = [len(prompt) + len(text) for _, text in texts]
+        by_row = np.bincount([row for row, _ in texts], weights=lengths, minlength=self._num).astype(int)
+        boundaries = lambda sizes: self._send(F.pad(torch.tensor(sizes), (1, 0)).cumsum(0, dtype=torch.int32))  # noqa: E731
+        own, rows = (boundaries(lengths), max(lengths)), (boundaries(by_row), int(by_row.max()))
+        states = boundaries([self._window[0][0].shape[1]] * self._num), self._window[0][0].shape[1]
+
+        def attend_own(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return attend(query, key, value, *own, causal=True, scaling=1.0)
+
+        def attend_window(attention: nn.Module, query: Tensor) -> Tensor:
+            keys, values = (x[: self._num].flatten(0, 1) for x in self._window[attention.layer_idx])
+            return attend(query, keys, values, *rows, causal=False, scaling=1.0, keys=states)
+
+        ids = self._send(torch.tensor([token for _, text in texts for token in (*prompt, *text)]))
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        labels = [token for _, text in texts for token in (*text, end)]
+        hidden = decoder_states(self._model, ids, self._send(torch.from_numpy(positions)), attend_own, attend_window)
+        at = self._send(torch.from_numpy(np.flatnonzero(positions >= len(prompt) - 1)))
+        losses = [
+            cross_entropy_(head(self._model)(hidden.index_select(0, some)), own_labels)
+            for some, own_labels in zip(
+                at.split(LOGIT_ROWS), self._send(torch.tensor(labels)).split(LOGIT_ROWS), strict=True
+            )
+        ]
+        logps = -torch.cat(losses).cpu().numpy()
+        return np.split(logps, np.cumsum([len(text) + 1 for _, text in texts])[:-1])
+
+    def _read_prompt(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Self-attention `[r, p, N, H]` of the prompts of the first rows, which keep their keys and values."""
+        for kept, new in zip(self._own[attention.layer_idx], (key, value), strict=True):
+            kept[: new.shape[0], : new.shape[1]] = new
+        by_head = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(*by_head, is_causal=True, scale=1.0).transpose(1, 2)
+
+    def _look_all(self, attention: nn.Module, query: Tensor) -> Tensor:
+        """Cross-attention `[r, p, N, H]` of several tokens in each of the first rows."""
+        by_head = (x[: len(query)].transpose(1, 2) for x in (query, *self._window[attention.layer_idx]))
+        return F.scaled_dot_product_attention(*by_head, scale=1.0).transpose(1, 2)
+
+    def _step(self, seen: int) -> None:
+        num, done = self._num, self._done[: self._num]
+        position = self._position[:num]
+
+        def attend_own(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = (x[:num] for x in self._own[attention.layer_idx])
+            return attend_rows(query, key, value, keys, values, position, done, seen=seen, scaling=1.0)
+
+        def attend_window(attention: nn.Module, query: Tensor) -> Tensor:
+            return _attend_window(query, *(x[:num] for x in self._window[attention.layer_idx]), done)
+
+        hidden = decoder_states(self._model, self._token[:num], position, attend_own, attend_window)
+        self._write(hidden, self._barred)
+
+    def _write(self, hidden: Tensor, barred: Tensor) -> None:
+        """Choose the next token of the first rows `[r, D]`. What rows that have ended choose lies behind their end."""
+        num = len(hidden)
+        done, position, token = self._done[:num], self._position[:num], self._token[:num]
+        chosen = head(self._model)(hidden).masked_fill_(barred, -torch.inf).argmax(-1)
+        self._board[:, :num].scatter_(0, position[None] + 1, chosen[None])
+        token.copy_(chosen)
+        position += ~done
+        done |= (chosen == self._frame.end_id) | (position >= self._last[:num])
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """The graph of a step of all rows, made while every row has ended, so that running it changes no text."""
+        self._num = self.num_rows
+        with _CAPTURING:
+            self._step(self.max_new_tokens)  # loads kernels, which a graph cannot
+            # In a stream of its own: what cuBLAS keeps for a stream belongs to this graph then.
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may use the GPU
+                self._step(self.max_new_tokens)
+        return graph
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host on the device; copied from memory that is not page-locked, the host would wait."""
+        is_cuda = self._device.type == "cuda"
+        return tensor.pin_memory().to(self._device, non_blocking=True) if is_cuda else tensor
+
+
+def _attend_window(query: Tensor, keys: Tensor, values: Tensor, done: Tensor) -> Tensor:
+    """Attention `[R, N, H]` of one token a row to all of its window `[R, S, N, H]`; rows that are done cost nothing."""
+    if query.is_cuda:  # the last key is put where it is already
+        last = torch.full((len(query),), keys.shape[1] - 1, device=query.device)
+        return attend_rows(query, keys[:, -1], values[:, -1], keys, values, last, done, seen=keys.shape[1], scaling=1.0)
+    found = torch.zeros_like(query)
+    for row in (~done).nonzero().flatten().tolist():
+        by_head = (x[row].transpose(0, 1)[None] for x in (query[:, None], keys, values))
+        found[row] = F.scaled_dot_product_attention(*by_head, scale=1.0)[0, :, 0]
+    return found
+
+
+def _barred(model: WhisperForConditionalGeneration) -> tuple[Tensor, Tensor]:
+    """Tokens `[V]` that are never written, and those that are not written first; ModelError for other settings."""
+    settings = model.generation_config
+    for name, plain in _PLAIN.items():
+        if (value := getattr(settings, name, None)) not in (None, plain):
+            raise ModelError(
+                f"the model's generation_config.json sets {name} to {value}, which shibolet does not decode by; "
+                "remove it there"
+            )
+    never = torch.zeros(head(model).out_features, dtype=torch.bool)
+    never[list(settings.suppress_tokens or [])] = True
+    first = never.clone()
+    first[list(settings.begin_suppress_tokens or [])] = True
+    return never.to(model.device), first.to(model.device)
