@@ -2,7 +2,9 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -19,8 +21,10 @@ from shibolet.model.protocols import Decoded, Prompt
 from shibolet.model.whisper import decoding, rows
 from shibolet.model.whisper.decoding import ClipDecoder
 from shibolet.model.whisper.load import load_recogniser
-from shibolet.records.utterance import AudioRef
-from shibolet.scoring.number_aware import number_aware_wer
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.scoring.counts import EditCounts
+from shibolet.scoring.nearest import in_nearest_reading
+from shibolet.scoring.rows import score_row
 from shibolet.speech import audio
 from shibolet.speech.text import get_language
 
@@ -235,7 +239,7 @@ def test_scores_are_those_of_transformers(loud, clips, expected, monkeypatch, cl
             np.testing.assert_allclose(logps, alone(loud, clips[one.place], ids), rtol=1e-4, atol=1e-4)
             seen.append(float(logps.mean()))
     assert len(seen) > 12 and len({round(logp, 3) for logp in seen}) > 10, "texts must differ, or nothing is compared"
-    assert sorted(sum(asked, [])) == list(range(6))
+    assert sorted(chain.from_iterable(asked)) == list(range(6))
     if clips_at_once == 6:
         assert len(asked) > 2 and waited[0] == len(asked), "asked as clips end, taken when all have ended"
 
@@ -280,7 +284,6 @@ def test_memory_bounds_the_rows(loud, monkeypatch):
     assert rows.num_rows_of(loud.model, 5) == 5 and rows.num_rows_of(loud.model, 64, share=0.5) == 16
 
 
-REAL = {"whisper-tiny.en": "English", "whisper-base": "English"}
 TEST_SPEAKERS = "fbbh fjam fjdn fsaf2 mblw mcrt mdcs2 mjbh mnfe mrjc2 mrmg msjr mskh mtcv".split()
 ENGLISH = Prompt("English")
 
@@ -293,14 +296,52 @@ def real_clips() -> list[tuple[np.ndarray, str]]:
     return sorted([(audio.load(AudioRef(path=path)), text) for path, text in own], key=lambda one: -len(one[0]))
 
 
-def english(name: str) -> LoadedModel:
-    return load_recogniser(str(real_model(name)))
+def in_words(loaded: LoadedModel, clips: Sequence[np.ndarray]) -> list[Decoded]:
+    """What is written of clips as a transcription does it: in the limits of their lengths, loops ended."""
+    decoder, seconds = decoder_of(loaded, 8, ENGLISH), [len(clip) / 16000 for clip in clips]
+    found = decoder.decode(
+        clips, [math.ceil(25 * s) for s in seconds], lambda place, ids: is_loop(decoder.text(ids), seconds[place])
+    )
+    return sorted(found, key=lambda one: one.place)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.slow("model", seconds=40)
+@pytest.mark.parametrize("name", ["whisper-tiny.en", "whisper-base"])
 def test_real_models_write_what_generate_writes(name):
-    loaded = english(name)
+    loaded = load_recogniser(str(real_model(name)))
     clips = [clip for clip, _ in real_clips()[::3][:20]]
-    found = ours(loaded, clips, [120] * len(clips), 16, prompt=ENGLISH)
+    found = ours(loaded, clips, [120] * len(clips), 8, prompt=ENGLISH)
     assert same(found) == theirs(loaded, clips, [120] * len(clips), ENGLISH)
-    assert sum(one.ending == "end" for one in found) > 15
+    assert len(found) == 20 and sum(one.ending == "end" for one in found) > 15
+
+
+@pytest.mark.slow("model", seconds=40)
+def test_errors_of_a_real_model_are_those_that_are_known():
+    """Protects from windows, prompts, barred tokens and spaces that differ from what the model was trained on."""
+    loaded, language, spoken = (
+        load_recogniser(str(real_model("whisper-tiny.en"))),
+        get_language("English"),
+        real_clips(),
+    )
+    found = in_words(loaded, [clip for clip, _ in spoken])
+    texts = [decoder_of(loaded, 1, ENGLISH).text(one.ids) for one in found]
+    rows = [
+        score_row(
+            Utterance(id=str(place), audio=AudioRef(path=""), duration_s=1.0, text=said), text, set="an4",
+            normaliser=language.to_scoring,
+        )
+        for place, ((_, said), text) in enumerate(zip(spoken, texts, strict=True))
+    ]  # fmt: skip
+    rates = [sum((row.words for row in some), EditCounts()) for some in (rows, *in_nearest_reading([rows], language))]
+    assert len(rows) == 65 and all(one.word_errors().words == 323 for one in rates)
+    assert 100 * rates[0].word_errors().rate == pytest.approx(59, abs=2)
+    assert 100 * rates[1].word_errors().rate == pytest.approx(5.3, abs=1)
+
+
+@pytest.mark.slow("model", seconds=20)
+def test_a_real_model_comes_to_an_end_where_nothing_is_said():
+    """Silence, noise, a hum and a clip of nothing at all: what it makes up is short, or ended as a loop."""
+    rng, at = np.random.default_rng(0), np.arange(20 * 16000)
+    quiet = [np.zeros(25 * 16000), 0.1 * rng.standard_normal(22 * 16000), 0.2 * np.sin(0.05 * at), np.zeros(160)]
+    found = in_words(load_recogniser(str(real_model("whisper-tiny.en"))), [clip.astype(np.float32) for clip in quiet])
+    assert all(one.ending in ("end", "loop") or len(one.ids) <= 1 for one in found)
