@@ -11,6 +11,7 @@ from shibolet.model.fast.losses import summed_cross_entropy
 from shibolet.model.lora import attach_lora
 from shibolet.model.parts import freeze_all_but, partition
 from shibolet.model.whisper.cost import Cost, PackSize
+from shibolet.model.whisper.fused import fuse_layers
 from shibolet.model.whisper.packed import encode, head, hidden, lay_out, packed_attention
 from shibolet.model.whisper.parts import untie_head
 from shibolet.model.whisper.prompt import TranscriptionPrompt
@@ -46,6 +47,7 @@ def trained(parts: tuple[str, ...], **changes):
         )  # fmt: skip
     groups = partition(model, parts)
     freeze_all_but(model, groups)
+    fuse_layers(model)  # as it trains
     cost = Cost(model, [name for group in groups.values() for name in group], width=4)
     prompt = TranscriptionPrompt(tokenizer, "Hebrew")
     texts, frames = prompt.encode(TEXTS), [3000] * len(TEXTS)
