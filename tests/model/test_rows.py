@@ -28,6 +28,8 @@ def test_they_are_torchs_own_bit_for_bit(wanted, dtype):
             (1e-5,),
         ),
     ]
+    if wanted == (0,):
+        cases.append((rows.softmax, lambda x: x.softmax(-1), [draw(7, 1500)], ()))
     for own, torchs, tensors, how in cases:
         output, found = gradients(own, tensors, wanted, *how)
         expected_output, expected = gradients(torchs, tensors, wanted, *how)

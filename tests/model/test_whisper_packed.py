@@ -84,9 +84,14 @@ def assert_exact(loaded: LoadedModel, pairs, language: str = "Hebrew") -> None:
     assert_same_gradients(gradients_of(loaded.model), expected)
 
 
-def test_logits_loss_and_gradients_are_those_of_transformers(loaded, five):
+@pytest.mark.parametrize("times", [1, 9])  # short texts look at the states themselves, long ones at keys and values
+def test_logits_loss_and_gradients_are_those_of_transformers(times: int, loaded, five, monkeypatch):
+    calls = []
+    plain = packed._attend_on_states
+    monkeypatch.setattr(packed, "_attend_on_states", lambda *args: calls.append(1) or plain(*args))
     loaded.model.requires_grad_(True)  # the encoder's positions too
-    assert_exact(loaded, five[1:4])
+    assert_exact(loaded, [(clip, " ".join([text] * times)) for clip, text in five[1:4]])
+    assert bool(calls) == (times == 1)
 
 
 def test_they_are_of_a_real_model_on_real_speech():
@@ -188,7 +193,7 @@ def test_activations_that_are_computed_again_change_nothing(five):
 
 
 def test_a_gradient_has_the_same_bits_for_any_number_of_threads(five):
-    loaded, found = loaded_whisper(d_model=64), []
+    loaded, found = loaded_whisper(d_model=128), []  # products of 64 columns have other bits with two threads
     loaded.model.requires_grad_(True)
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)

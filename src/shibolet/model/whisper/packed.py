@@ -21,7 +21,7 @@ from transformers import WhisperForConditionalGeneration
 
 from shibolet.errors import ModelError
 from shibolet.model.fast.kernels import attend
-from shibolet.model.fast.rows import conv2d, layer_norm
+from shibolet.model.fast.rows import conv2d, layer_norm, softmax
 from shibolet.model.whisper.fused import EncoderLayer, encoder_layer
 from shibolet.model.whisper.lengths import WINDOW_STATES
 from shibolet.model.whisper.prompt import TranscriptionFrame
@@ -122,12 +122,43 @@ def hidden(model: WhisperForConditionalGeneration, pack: Pack) -> Tensor:
         return attend(query, key, value, pack.cu_seqlens, pack.max_seqlen, causal=True, scaling=1.0)
 
     def window(attention: nn.Module, query: Tensor) -> Tensor:
+        if _is_cheaper_on_states(attention, query, pack.num_utterances):
+            return _attend_on_states(attention, query, encoded, pack.cu_seqlens)
         return attend(
             query, *keys_and_values(attention, encoded), pack.cu_seqlens, pack.max_seqlen, causal=False, scaling=1.0,
             keys=(pack.state_cu_seqlens, WINDOW_STATES),
         )  # fmt: skip
 
     return decoder_states(model, pack.input_ids, pack.position_ids, own, window, pack.keep_positions)
+
+
+def _is_cheaper_on_states(attention: nn.Module, query: Tensor, num_utterances: int) -> bool:
+    """Whether `_attend_on_states` computes less than keys and values of 1,500 states an utterance; on a CPU alone.
+
+    A text of t tokens takes 2 * N * t products of 1,500 x D there, and 2 * D + 2 * t by keys and values.
+    """
+    if query.is_cuda or query.dtype.itemsize < 4 or type(attention.k_proj) is not nn.Linear:  # or it has adapters
+        return False
+    tokens, heads = query.shape[:2]
+    return type(attention.v_proj) is nn.Linear and tokens * (heads - 1) < num_utterances * attention.embed_dim
+
+
+def _attend_on_states(attention: nn.Module, query: Tensor, encoded: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Cross-attention `[T, N, H]` of queries to the states `[A, D]` themselves: q (K x) = (K^T q) x, and the same of V.
+
+    Keys have no bias, and that of the values is what they all add.
+    """
+    by_head = query.shape[1:]
+    keys, values = (projection.weight.unflatten(0, by_head) for projection in (attention.k_proj, attention.v_proj))
+    seen = []
+    seeking = torch.bmm(query.transpose(0, 1), keys).split(cu_seqlens.diff().tolist(), dim=1)  # [N, t, D] each
+    for own, states in zip(seeking, encoded.split(WINDOW_STATES), strict=True):
+        rows = own.flatten(
+            0, 1
+        )  # [N * t, D], made a multiple of 16: others had other bits with other numbers of threads
+        weights = softmax(F.pad(rows, (0, 0, 0, -len(rows) % 16)) @ states.t())
+        seen.append((weights @ states)[: len(rows)].unflatten(0, own.shape[:2]))
+    return torch.bmm(torch.cat(seen, dim=1), values.mT).transpose(0, 1) + attention.v_proj.bias.unflatten(0, by_head)
 
 
 def decoder_states(
