@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from shibolet.model.family import Family
-from shibolet.model.folders import resolve
+from shibolet.model.folders import resolve, stored_types
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
@@ -20,7 +20,6 @@ from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.documents.training import TrainResult
-from shibolet.records.files import read_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import visible
@@ -67,7 +66,7 @@ def model_card(
         trained=TrainResult.read(run.train_result),
         made_with=Provenance.read(run.provenance).training,
         reproduced=reproduced,
-        precision=_precision(run.final),
+        stored=" and ".join(sorted(stored_types(str(run.final), run.final))),
     )  # fmt: skip
     return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
 
@@ -96,11 +95,6 @@ def _usage(family: Family, model: Path, recipe: ShownRecipe, config: PublishConf
         config.to, config.layout, model=model, language=recipe.language, beam_size=decoding.beam_size,
         length_penalty=decoding.length_penalty,
     )  # fmt: skip
-
-
-def _precision(model: Path) -> str | None:
-    """What the trained model's weights are stored in; None where its configuration does not say."""
-    return read_json(model / "config.json").get("dtype")
 
 
 def _metadata(
