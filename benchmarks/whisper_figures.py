@@ -1,4 +1,4 @@
-"""From the hypotheses in the results of `whisper_*.py` to rates, differences and their intervals, by `shibolet.compare`."""
+"""From hypotheses in the results of `whisper_*.py` to rates and differences with intervals, by `shibolet.compare`."""
 
 import json
 from collections.abc import Mapping, Sequence
