@@ -14,6 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SPEECH = "recordings and a recogniser"
+WHISPERS = "real Whispers and the speech of an4_en, fsdd_en and yesno_he"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ BENCHMARKS = (
     Benchmark("train", "scaling.py --gpus 1 2 4 --seconds 20", None, gpus=4),
     Benchmark("memory", "memory_plan.py", None, gpus=1),
     Benchmark("read", "loader_speed.py --hours 4 --workers 1 4 8 15 --seconds 20", None, gpus=1),
+    Benchmark("whisper", "whisper_folds.py an4 --models M --data D --out OUT", None, needs=WHISPERS),
+    Benchmark("whisper", "whisper_folds.py fsdd --models M --data D --out OUT", None, needs=WHISPERS),
+    Benchmark("whisper", "whisper_folds.py variants --models M --data D --out OUT --jobs 8", None, needs=WHISPERS),
+    Benchmark("whisper", "whisper_damage.py --models M --data D --out OUT --jobs 8", None, needs=WHISPERS),
+    Benchmark("whisper", "whisper_forgetting.py --models M --data D --out OUT", None, needs=WHISPERS),
     Benchmark("transcribe", "transcribe_speed.py", None, gpus=1),
     Benchmark("transcribe", "transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16", None),
 )  # fmt: skip

@@ -11,8 +11,10 @@ from shibolet.compare import CompareConfig, compare, compare_systems
 from shibolet.errors import DataError
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Comparison, SystemsComparison
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.counts import EditCounts
-from shibolet.scoring.rows import ScoredRow
+from shibolet.scoring.rows import ScoredRow, score_row
+from shibolet.speech.text import get_language
 
 CONFIG = CompareConfig(bootstrap_samples=1000, loop_cost=0)  # so few utterances allow for no loop
 
@@ -349,3 +351,30 @@ def test_systems_are_compared_each_with_each_under_their_own_names() -> None:
         systems_of({"a": systems["a"], "b": systems["b"][2:]})
     with pytest.raises(DataError, match="two systems, not 1"):
         systems_of({"a": systems["a"]})
+
+
+def test_what_was_only_written_otherwise_is_told_apart_from_what_was_heard_better() -> None:
+    """A training that teaches the references' way of writing gains much, and nothing in the nearest reading."""
+    english = get_language("English")
+
+    def heard(texts: list[tuple[str, str]], name: str) -> list[ScoredRow]:
+        made = []
+        for i, (said, text) in enumerate(texts):
+            utterance = Utterance(
+                id=f"u{i}", audio=AudioRef(path=""), text=said, duration_s=2.0, source="s", recording=f"{name}-{i}"
+            )
+            made.append(score_row(utterance, text, set=name, normaliser=english.to_scoring))
+        return made
+
+    said = ["TWO SIX EIGHT", "J O H N", "ENTER FIFTY FOUR"] * 4
+    written = ["268.", "JOHN", "enter 54"] * 4
+    before, after = (heard(list(zip(said, texts, strict=True)), "eval") for texts in (written, said))
+    other = tuple(heard([("call me", text)] * 4, "other") for text in ("call me", "call you"))
+    result = judge(before, after, other_languages=other, languages={"eval": english, "other": english})
+    assert result.overall.wer.delta_points < -80 and result.nearest.overall.wer.delta_points == 0
+    assert result.nearest.sets["eval"].wer.baseline.errors == 0 and result.nearest.sets["other"].wer.delta_points == 50
+    told = [line for line in result.beside if "spelled words as their letters" in line]
+    assert told == list(result.nearest.sentences) and len(told) == 2
+    assert "set 'other', in another language, goes from 0.0% to 50.0%: +50.00, " in told[1]
+    assert judge(before, after, other_languages=other).nearest is None, "no language is known"
+    assert judge(other[0], other[1], languages={"other": english}).nearest is None, "nothing is read otherwise"

@@ -137,15 +137,24 @@ QWEN = re.compile(
     r"|CHUNK_FRAMES|WINDOW_TOKENS|TOKENS_PER_CHUNK|num_mel_frames|PackedLogMel|packed_attention|decode_pack"
     r"|[*/] *13\b|\b13 *(?:[*/]|tokens)"
 )
-# Tiny checkpoints of that family are made from nothing in demo/. A transcript with a language before it is a format of
-# data, which the rules on text read. What people read may say what the program is for.
+WHISPER = re.compile(
+    r"proj_out|encoder_attn|embed_positions|max_(?:source|target)_positions|suppress_tokens|\bnum_mel_bins"
+    r"|Whisper(?:For|Encoder|Decoder|Processor|Feature|Tokenizer|Config|Model)|openai/whisper|['\"]whisper['\"]"
+    r"|model\.whisper|WINDOW_(?:FRAMES|STATES)|<\|(?:startof|transcribe|notimestamps|endoftext)"
+)
+# Tiny checkpoints of the first are made from nothing in demo/. A transcript with a language before it is a format of
+# data, which the rules on text read. What people read may say what the program is for. An audit hears by Whispers of
+# any library in modules of their own, with models of which many are of no family.
 MAY = {
-    "speech/text/rules.py": ("<asr_text>",),
+    "speech/text/rules.py": ("<asr_text>", "openai/whisper"),
     "cli/__init__.py": ("fine-tune Qwen3-ASR",),
+    "listen/seq2seq.py": ("",),
+    "listen/ctranslate2_whisper.py": ("",),
 }
 
 
-def test_only_the_models_room_and_the_demos_builder_know_a_family():
+@pytest.mark.parametrize("names", [QWEN, WHISPER], ids=["Qwen3-ASR", "Whisper"])
+def test_only_the_models_room_and_the_demos_builder_know_a_family(names: re.Pattern):
     found, read = [], 0
     for path in sorted([*SOURCE.rglob("*.py"), *SOURCE.rglob("*.jinja")]):
         name = path.relative_to(SOURCE).as_posix()
@@ -153,14 +162,21 @@ def test_only_the_models_room_and_the_demos_builder_know_a_family():
             continue
         read += 1
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if QWEN.search(line) and not any(word in line for word in MAY.get(name, ())):
+            if names.search(line) and not any(word in line for word in MAY.get(name, ())):
                 found.append(f"{name}:{number}: {line.strip()}")
     assert read > 150 and not found, "\n".join(found)
 
 
-def test_the_list_of_names_finds_those_of_the_models_room():
+@pytest.mark.parametrize(
+    ("family", "pattern", "names"),
+    [
+        ("qwen3_asr", QWEN, ("thinker", "audio_tower", "<|audio_pad|>", "<timestamp>", "CHUNK_FRAMES", "Qwen3ASR")),
+        ("whisper", WHISPER, ("proj_out", "encoder_attn", "<|transcribe|>", "WINDOW_STATES", "WhisperForConditional")),
+    ],
+)
+def test_the_list_of_names_finds_those_of_the_models_room(family: str, pattern: re.Pattern, names: tuple[str, ...]):
     """The search above cannot pass because it searches for nothing."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (SOURCE / "model" / "qwen3_asr").glob("*.py"))
-    for name in ("thinker", "audio_tower", "<|audio_pad|>", "<timestamp>", "CHUNK_FRAMES", "Qwen3ASR"):
-        assert name in text and QWEN.search(name), name
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (SOURCE / "model" / family).glob("*.py"))
+    for name in names:
+        assert name in text and pattern.search(name), name
     assert QWEN.search("seconds * 13") and QWEN.search("13 tokens") and not QWEN.search("torch 2.13")

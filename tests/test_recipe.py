@@ -9,6 +9,7 @@ from shibolet.errors import RecipeError
 from shibolet.recipe import load_recipe, shipped_recipes, write_recipe
 
 NEEDS = {  # what a shipped recipe must be given
+    "whisper-small-data": ["data.train.0.manifest=mine.jsonl"],
     "hebrew-small": ["data.train.0.manifest=mine.jsonl"],
     "hebrew-round3": ["models.base=builtin:round1", "models.baseline=builtin:round1"],
 }
@@ -45,7 +46,8 @@ def refused(path, *overrides: str) -> str:
 
 
 def test_shipped_recipes_load_by_name():
-    assert {"hebrew-round2", "hebrew-round3", "demo", "hebrew-small"} <= shipped_recipes().keys()
+    names = {"hebrew-round2", "hebrew-round3", "demo", "hebrew-small", "hebrew-whisper-turbo", "whisper-small-data"}
+    assert names <= shipped_recipes().keys()
     for name in shipped_recipes():
         assert load_recipe(name, NEEDS.get(name, ())).name == name
 

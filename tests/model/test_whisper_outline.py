@@ -90,6 +90,10 @@ def test_a_layer_has_either_adapters_or_weights_that_train():
     phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={"cross_attention": 1e-4, "lora": 1e-4})
     with pytest.raises(RecipeError, match=r"thaws 'cross_attention', but its layers \[0, 1\] carry adapters"):
         phase_groups(drawn, phase)
+    above = {"encoder.layers[0:1]": 1e-4, "decoder.layers[2:3]": 1e-4, "lora": 1e-4}
+    assert list(phase_groups(drawn, PhaseConfig(name="A", num_epochs=1, lr_by_part=above))) == [
+        "lora", "encoder.layers[0:1]", "decoder.layers[2:3]"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,14 @@ def test_each_layout_says_how_it_is_read(run):
     assert "from qwen_asr import Qwen3ASRModel" in card_of(run, config=PublishConfig(to="org/name", layout="legacy"))
 
 
+def test_a_layout_that_nothing_here_reads_is_not_said_to_have_been_converted_back(run, monkeypatch):
+    """The code of its own card runs on it."""
+    config = PublishConfig(to="org/name", layout="legacy")
+    assert "Converted back" in card_of(run, config=config)
+    monkeypatch.setattr(type(FAMILY), "exports", {"legacy": "qwen-asr"})
+    assert "Converted back" not in card_of(run, config=config)
+
+
 def test_hub_ids_are_linked_and_local_paths_are_not_shown(run, tmp_path):
     base = tmp_path / "private" / "my-base"
     card = card_of(

@@ -65,6 +65,18 @@ def test_the_parts_are_what_their_arithmetic_says(two_gpus):
     assert two_gpus.training.steps == 5 * 1150 and two_gpus.training.step.world_size == 2
 
 
+def test_a_whisper_is_planned_with_its_own_sizes_and_no_times_of_another_family(tmp_path, monkeypatch):
+    """Nothing is on this machine: the name tells the size. Its audits and scores were never timed."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    plan = make_plan(load_recipe("hebrew-whisper-turbo"), tmp_path / "run", None, 1, "H100", 79)
+    base = "ivrit-ai/whisper-large-v3-turbo"
+    assert plan.training.model_from == f"{base} is not on this machine: sizes are those of whisper-large-v3-turbo"
+    assert plan.training.model.parameters == 808_878_080
+    assert [phase.total_gib < 79 for phase in plan.training.phases] == [True, True]
+    timed = {one.name for one in plan.cases[0].stretches if one.seconds is not None}
+    assert timed == {"preparing", "training: B", "training: A", "verdicts, pages"}
+
+
 def test_every_rate_says_where_it_was_measured(two_gpus):
     """A section of RESULTS.md that does not exist is no source."""
     results = (Path(__file__).parents[2] / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")

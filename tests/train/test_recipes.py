@@ -1,5 +1,6 @@
 """Every phase of every shipped recipe trains what it names and nothing else, in models of its depth, not its width."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from test_trainer import rows, run
-from tiny_run import save_base
+from tiny_run import make_rows, save_base, write_shard
+from whisper_models import save_whisper
 
 from shibolet.demo import tiny
-from shibolet.model.qwen3_asr.load import load_recogniser
+from shibolet.model.family import load_recogniser
+from shibolet.model.outline import offline_config
 from shibolet.recipe import find_recipe
+from shibolet.records.shards import num_rows
 from shibolet.train.config import TrainConfig
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -35,18 +39,39 @@ def deep_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return save_base(tmp_path / "base")
 
 
+@pytest.fixture
+def data_of(base_dir: Path, deep_dir: Path, prepared_dir: Path, tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """A base of the depth of the one that a recipe names, and prepared utterances of two steps."""
+
+    def find(base: str) -> tuple[Path, Path]:
+        if base.startswith("builtin:"):
+            return base_dir, prepared_dir
+        if "whisper" not in base:
+            return deep_dir, prepared_dir
+        few, depth = tmp_path / "few", offline_config(base)[0]
+        write_shard(few / "train-00000.parquet", make_rows(2, seed=1))  # each is 30 s for a Whisper
+        layers = {"encoder_layers": depth.encoder_layers, "decoder_layers": depth.decoder_layers}
+        return save_whisper(
+            tmp_path / "whisper", d_model=8, encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=1,
+            decoder_attention_heads=1, **layers,
+        ), few  # fmt: skip
+
+    return find
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_phase_names_moves_and_the_rest_is_bit_identical(
-    name: str, base_dir: Path, deep_dir: Path, prepared_dir: Path, tmp_path: Path
+    name: str, data_of: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ):
     raw = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))  # some want data from the command line
-    base = base_dir if raw["models"].get("base", "").startswith("builtin:") else deep_dir
+    base, prepared = data_of(raw["models"].get("base", ""))
+    num = sum(map(num_rows, prepared.glob("*.parquet")))
     recipe = TrainConfig.model_validate(raw["train"])
     short = tuple(phase.model_copy(update={"num_epochs": 1, "warmup_steps": 2}) for phase in recipe.phases)
     config = recipe.model_copy(
-        update={"phases": short, "precision": "fp32", "utterances_per_step": 11, "checkpoint_every_steps": 100}
+        update={"phases": short, "precision": "fp32", "utterances_per_step": num // 2, "checkpoint_every_steps": 100}
     )
-    run(base, prepared_dir, tmp_path / "train", config)
+    run(base, prepared, tmp_path / "train", config)
     model = load_recogniser(str(base)).model
     add_adapters(model, config, seed=5)
     before = {weight_name: weight.detach().clone() for weight_name, weight in model.named_parameters()}

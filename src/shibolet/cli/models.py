@@ -14,7 +14,9 @@ from shibolet.errors import RecipeError
 def publish(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
     to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
-    layout: Annotated[Literal["native", "legacy"] | None, typer.Option(help="Else publish.layout.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the model family's; else publish.layout.")
+    ] = None,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Else publish.private.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
     upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
@@ -64,14 +66,19 @@ def export_data(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME, in any layout.")],
     out: NewFolder,
-    layout: Annotated[Literal["native", "legacy"], typer.Option(help="transformers' own, or qwen-asr's and vLLM's.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="native: transformers' own; another of its family, such as legacy or ctranslate2."
+        ),
+    ],
     language: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Added to the legacy layout's list of languages.")
+        list[str] | None, typer.Option(metavar="NAME", help="Added to the layout's list of languages, if it has one.")
     ] = None,
 ):
-    """Rewrite a model or its forced aligner in another layout of its family, bit for bit and complete."""
+    """Rewrite a model or its forced aligner in another layout of its family, complete."""
     from shibolet.model.family import convert as convert_model
 
     quiet()

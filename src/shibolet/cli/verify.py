@@ -14,14 +14,17 @@ from shibolet.errors import ModelError, RecipeError
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, Hub id or builtin:NAME, in either layout.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, Hub id or builtin:NAME, in any layout.")],
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="20 utterances or more: a manifest as in recipes, or a known Hub id.")
     ],
     language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
     recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="Whose phases are trained, made to fit the model's layers.")
-    ] = "hebrew-round2",
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="Whose phases are trained, made to fit the model's layers; else one of its family."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=10, help="Of each phase.")] = 50,
     out: Annotated[
         Path, typer.Option(metavar="FILE", dir_okay=False, help="The report, to be sent with a question.")
@@ -44,6 +47,7 @@ def verify(
 ):
     """Whether a model is read, heard, trained and saved as it should be. Ends with 3 where a check fails."""
     from shibolet.cli.terminal import tell, track
+    from shibolet.model.outline import outline_named
     from shibolet.recipe import load_recipe
     from shibolet.rounds.verify.run import verify as verify_model
     from shibolet.speech.text import get_language
@@ -54,8 +58,8 @@ def verify(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 41 GB must not stay
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
-            model, data, load_recipe(recipe), language=get_language(language).name, steps=steps,
-            with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
+            model, data, load_recipe(recipe or outline_named(model).trial), language=get_language(language).name,
+            steps=steps, with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
         )  # fmt: skip
     report.write(out)
     answer(json_, report)

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from types import MappingProxyType
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.doubtful import Doubted, without_doubtful
 from shibolet.compare.limits import LIMITS, Case, rule_of
+from shibolet.compare.nearest import Languages, Rows, nearest_reading
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
 from shibolet.records.documents.comparison import BETTER, Block, Comparison, PairComparison, Refusal, Target
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.slices import BUCKETS_S, Buckets, group
 
-Rows = tuple[Sequence[ScoredRow], Sequence[ScoredRow]]  # of baseline and candidate
 GAIN = LIMITS[0]
 NOISY_BELOW_DB = 30.0  # median of a domain's utterances: clean rooms have 33 to 46, voice messages 26 (decisions.md)
 
@@ -25,21 +26,25 @@ def compare(
     overlaps: Overlaps = NO_OVERLAPS,
     heard_codecs: bool = False,
     doubted: Doubted | None = None,
+    languages: Languages = MappingProxyType({}),
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
     `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
-    it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing.
+    it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing, and so is
+    the nearest reading of sets of which `languages` has the language.
     """
     pair = compare_pair(*rows, config, names, buckets)
+    nearest = nearest_reading(rows, other_languages, names, config, languages)
     case = Case(pair, _forgetting(other_languages, names, config), overlaps, config)
     refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
     if target.domain:
         sentence = f"{target.sentence} {sentence}"
+    beside = [line for line in (*pair.beside, *(nearest.sentences if nearest else ())) if line not in sentence]
     steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
-        **dict(pair) | {"sentence": sentence, "beside": [line for line in pair.beside if line not in sentence]},
+        **dict(pair) | {"sentence": sentence, "beside": beside},
         verdict="reject" if refusals else "keep",
         refusals=refusals,
         rule=rule,
@@ -49,6 +54,7 @@ def compare(
         forgetting=dict(case.forgetting),
         overlaps=dict(overlaps),
         doubtful=without_doubtful(rows, pair, names, config, doubted) if doubted else None,
+        nearest=nearest,
     )
 
 

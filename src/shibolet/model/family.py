@@ -154,7 +154,7 @@ class Family(Outline):
 
     @abstractmethod
     def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:
-        """Write a model into a new folder: the same weights bit for bit, whole or not at all."""
+        """Write a model into a new folder, whole or not at all: but for `exports` the same weights bit for bit."""
 
     # Verification
 
@@ -178,14 +178,17 @@ class Family(Outline):
         return None
 
     @abstractmethod
-    def usage(self, name: str, layout: str, *, beam_size: int = 1, length_penalty: float = 1.0) -> str:
+    def usage(
+        self, name: str, layout: str, *, model: Path, language: str, beam_size: int = 1, length_penalty: float = 1.0
+    ) -> str:
         """Markdown for a model card: how a published model is used.
 
-        Its one block of Python opens the model `name` and prints the text of each file of `["speech.wav"]`. That of the
-        first layout runs without shibolet in our own environment: `publish` runs it.
+        Its one block of Python opens the model `name` and prints the text of each file of `["speech.wav"]`, spoken in
+        `language`. That of the first layout and of `exports` runs without shibolet in our own environment: `publish`
+        runs it. `model` is the folder of what is published: its settings may decide what the code has to say.
         """
 
-    def adapter_usage(self, adapter: str, base: str, layout: str) -> str:
+    def adapter_usage(self, adapter: str, base: str, layout: str, *, language: str) -> str:
         """The same of an adapter in the folder `adapter` for a base in a layout; for families that take adapters."""
         raise RecipeError(f"a {self.title} takes no adapters")
 
@@ -213,6 +216,5 @@ def load_aligner(name: str, *, dtype: torch.dtype = torch.float32, device: str =
 def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ()) -> None:
     """Write the model `source` into the new folder `path`; `languages` join the list of one that has such a list."""
     family = family_named(source)
-    if layout not in family.layouts:
-        raise ModelError(f"a {family.title} has no layout '{layout}'; it has {', '.join(family.layouts)}")
+    family.check_layout(layout)
     family.convert(source, path, layout, languages)

@@ -9,12 +9,13 @@ only the demo names a family.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.blueprint import Blueprint, Parameters
-from shibolet.model.folders import config_in, is_local, read_config, resolve
+from shibolet.model.folders import config_in, is_ctranslate2, is_local, read_config, resolve
 from shibolet.model.protocols import Cost, Prompt, Targets
 
 if TYPE_CHECKING:
@@ -44,10 +45,14 @@ class Outline(ABC):
     prompt_tokens: int  # around the audio; with the next two, for plans before there is a tokenizer
     target_tokens: int  # labels around a text
     text_tokens_per_s: float  # of speech
+    is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
+    # Of the layouts, those for other programs, which nothing here reads back -> the extra of shibolet that writes them.
+    exports: ClassVar[Mapping[str, str]] = {}
     tag: str  # of a model card
+    trial: str = "hebrew-round2"  # the shipped recipe whose phases `verify` trains where nobody names one
 
     # Lengths
 
@@ -131,6 +136,14 @@ class Outline(ABC):
         """The sizes that a model's name alone tells, and the published model that has them; None for other names."""
         return None
 
+    def check_layout(self, layout: str) -> None:
+        """RecipeError for a layout that models of the family cannot be written in, or not on this machine."""
+        if layout not in self.layouts:
+            raise RecipeError(f"a {self.title} has no layout '{layout}'; it has {', '.join(self.layouts)}")
+        extra = self.exports.get(layout)
+        if extra is not None and find_spec(extra.replace("-", "_")) is None:
+            raise RecipeError(f"the layout '{layout}' needs a package more: pip install 'shibolet[{extra}]'")
+
     def standard_config(self) -> tuple[Any, str]:
         """The sizes of the family's usual model, and its name."""
         raise ModelError(f"a {self.title} has no usual size")
@@ -205,6 +218,11 @@ def _outlines() -> list[Outline]:
 
 
 def _outline_in(name: str, path: Path, config: Mapping[str, Any]) -> Outline:
+    if "model_type" not in config and is_ctranslate2(file.name for file in path.iterdir()):
+        raise ModelError(
+            f"model '{name}' is in CTranslate2's format, for programs that transcribe; it can be neither trained nor "
+            "converted back: take the model that it was converted from"
+        )
     if not has_family(config):
         *titles, last = [outline.title for outline in _outlines()]
         raise ModelError(

@@ -51,8 +51,8 @@ def model_card(
     page = _environment().get_template("card.md.jinja").render(
         name=config.to.partition("/")[2],
         config=config,
-        usage=Markup(_usage(family, recipe, config)),  # ours, of several lines
-        converted=config.layout != family.layouts[0],
+        usage=Markup(_usage(family, run.publish / "model", recipe, config)),  # ours, of several lines
+        converted=config.layout not in (family.layouts[0], *family.exports),
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
@@ -82,15 +82,18 @@ def adapter_card(folder: Path, base: str, family: Family, language: Language) ->
     )
     page = _environment().get_template("adapter.md.jinja").render(
         name=folder.name, base=base, is_local=_is_path(base), language=language,
-        usage=Markup(family.adapter_usage(f"./{folder.name}", base, layout)),
+        usage=Markup(family.adapter_usage(f"./{folder.name}", base, layout, language=language.name)),
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n\n{page}"
 
 
-def _usage(family: Family, recipe: ShownRecipe, config: PublishConfig) -> str:
+def _usage(family: Family, model: Path, recipe: ShownRecipe, config: PublishConfig) -> str:
     """With the beams that the model was scored with."""
     decoding = recipe.evaluate
-    return family.usage(config.to, config.layout, beam_size=decoding.beam_size, length_penalty=decoding.length_penalty)
+    return family.usage(
+        config.to, config.layout, model=model, language=recipe.language, beam_size=decoding.beam_size,
+        length_penalty=decoding.length_penalty,
+    )  # fmt: skip
 
 
 def _metadata(

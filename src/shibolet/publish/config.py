@@ -1,7 +1,6 @@
 """Settings of the publish stage."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field
 
@@ -15,6 +14,6 @@ class PublishConfig(Config):
 
     to: str = Field(pattern=REPOSITORY)  # organisation/name on the Hub
     private: bool = True  # of a repository that is made now; one that is there stays as it is
-    layout: Literal["native", "legacy"] = "native"  # for transformers >= 5.15, or for qwen-asr and vLLM
+    layout: str = "native"  # one of the model family's: "native" is transformers' own
     license: str | None = None  # of the model, as the Hub names it ("apache-2.0"); null: not stated
     licenses: Mapping[str, str] = {}  # of base and data sets by Hub id or name, where their own card does not say

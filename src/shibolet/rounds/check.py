@@ -39,6 +39,7 @@ def _findings(recipe: Recipe, run_dir: Path) -> Iterator[Finding]:
 
     yield _token()
     yield from _tracking(recipe)
+    yield from _publishing(recipe)
     plan, lacks_base = None, False
     for finding in _models(recipe):
         roles, _, name = finding.what.partition(": ")
@@ -127,6 +128,22 @@ def _tracking(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("W&B", "missing", str(error))
     else:
         yield Finding("W&B", "ok", f"project {project}; without a login the run is written to the run folder")
+
+
+def _publishing(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the recipe's layout can be written, where the base is on this machine."""
+    from shibolet.errors import ModelError
+    from shibolet.rounds.publish import require_layout
+
+    if recipe.publish:
+        try:
+            require_layout(recipe)
+        except RecipeError as error:
+            yield Finding("publish", "missing", str(error))
+        except ModelError:  # told of the base below
+            pass
+        else:
+            yield Finding("publish", "ok", f"{recipe.publish.to}, layout {recipe.publish.layout}")
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from shibolet.rounds.shared import Round
 def run_round(current: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     current.require_sets()
+    publish.require_layout(current.recipe)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload

@@ -45,7 +45,7 @@ def make_plan(
     Lengths are assumed before that, where they cannot be known in tokens, and where a number is given;
     `training_set_from` says which. `rates_run` is a finished round whose rates are taken, with its number of GPUs.
     """
-    from shibolet.model.outline import offline_config, usual_config
+    from shibolet.model.outline import offline_config, outline_of, usual_config
     from shibolet.train import plan as training
     from shibolet.train.phases import blueprint_of
 
@@ -53,7 +53,8 @@ def make_plan(
         offline_config(recipe.models.base) if recipe.models.base else usual_config("no model is named yet")
     )
     model = blueprint_of(config, recipe.train)
-    rates = _rates(num_gpus, gpu, rates_run, sum(weight.numel() for _, weight in model.named_parameters()))
+    num_weights = sum(weight.numel() for _, weight in model.named_parameters())
+    rates = _rates(num_gpus, gpu, rates_run, num_weights, outline_of(config).is_timed)
     is_named = rates_run is None and rates.num_gpus > 0
     data = _data(recipe, RunFolder(run_dir), num_utterances, rates, config)
     plan = training.make_plan(
@@ -72,15 +73,15 @@ def make_plan(
     )
 
 
-def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, parameters: int) -> Rates:
+def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, parameters: int, is_timed: bool) -> Rates:
     if rates_run is None:
         is_tiny = parameters < SMALL_WEIGHTS
         name = (gpu or "A100").upper()
         if name == CPU:
-            return rates_of(CPU, 0, is_tiny)
+            return rates_of(CPU, 0, is_tiny, is_timed)
         if name not in GPUS:
             raise RecipeError(f"--gpu {gpu}: known are {', '.join(GPUS)} and {CPU}")
-        return rates_of(name, num_gpus or 1, is_tiny)
+        return rates_of(name, num_gpus or 1, is_tiny, is_timed)
     if gpu is not None or num_gpus is not None:
         raise RecipeError("--rates-from has the machine of that round: leave out --gpu and --gpus")
     return rates_from(rates_run, parameters)

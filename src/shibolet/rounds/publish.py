@@ -5,9 +5,10 @@ from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
+from shibolet.recipe import Recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.training import TrainResult
-from shibolet.records.files import read_json, write_bytes
+from shibolet.records.files import write_bytes
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
 
@@ -35,6 +36,15 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
         raise UploadError(f"{error}; the export is whole in {model}. To go on: {command}") from error
 
 
+def require_layout(recipe: Recipe) -> None:
+    """RecipeError where `publish.layout` is none of the base's family; it is asked only of a base on this machine."""
+    from shibolet.model.folders import is_here
+    from shibolet.model.outline import outline_named
+
+    if recipe.publish and recipe.models and recipe.models.base and is_here(recipe.models.base):
+        outline_named(recipe.models.base).check_layout(recipe.publish.layout)
+
+
 def export_adapter(current: Round, path: Path) -> None:
     """Write the adapters of the chosen checkpoint, not merged, into a new folder, and a README with code for them."""
     from shibolet.model.family import family_named
@@ -57,7 +67,10 @@ def export_adapter(current: Round, path: Path) -> None:
 
 def export_round(current: Round, config: PublishConfig, *, force: bool = False) -> None:
     """Fill `publish/model`, unless it was made from the same files before."""
+    from shibolet.model.outline import outline_named
+
     folder = current.folder
+    outline_named(str(folder.final)).check_layout(config.layout)
     if not current.recipe.evaluate.sets:
         raise DataError(
             f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
@@ -83,7 +96,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     stage = current.begin("publish", inputs, reads=("train", "prepare", "gate", "compare"))
     if stage.done:
         return
-    from shibolet.model.family import convert, family_of
+    from shibolet.model.family import convert, family_named
     from shibolet.publish.card import model_card
     from shibolet.publish.leaks import refuse_leaks
     from shibolet.report.recipe import ShownRecipe
@@ -99,8 +112,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
         reproduced = reproduce(current, model, label, config)
     reproduced.write(folder.publish / "reproduced.json")
     shown = ShownRecipe.model_validate(current.recipe.model_dump(mode="json"))
-    family = family_of(read_json(model / "config.json"))
-    card = model_card(folder, shown, config, family, reproduced)
+    card = model_card(folder, shown, config, family_named(str(folder.final)), reproduced)
     write_bytes(model / README, card.encode())
     refuse_leaks(model, folder.path)
     current.finish(stage)

@@ -72,13 +72,20 @@ _GPU = {
 _TINY_ON_CPU = 'benchmarks/RESULTS.md, "How fast an audit listens": the tiny models on 2 cores'
 
 
-def rates_of(gpu: str, num_gpus: int, is_tiny: bool) -> Rates:
-    """What was measured on a kind of machine; `is_tiny`: the model is small enough for a CPU."""
+_OF_NO_MODEL = (PREPARE, PAGES)
+
+
+def rates_of(gpu: str, num_gpus: int, is_tiny: bool, is_timed: bool = True) -> Rates:
+    """What was measured on a kind of machine.
+
+    `is_tiny`: the model is small enough for a CPU; `is_timed`: it is of the family whose rounds were measured.
+    """
     if gpu != CPU:
-        by_stretch = _GPU if not is_tiny else {}
+        by_stretch = {} if is_tiny else {name: _GPU[name] for name in (_GPU if is_timed else _OF_NO_MODEL)}
         return Rates(machine=f"{num_gpus} x {gpu}", num_gpus=num_gpus, by_stretch=by_stretch)
     heard = Rate(per_s=10.4, unit="clips", source=_TINY_ON_CPU)
-    return Rates(machine=CPU, num_gpus=0, by_stretch={HEAR: heard, REST: heard, SETS: heard} if is_tiny else {})
+    by_stretch = {HEAR: heard, REST: heard, SETS: heard} if is_tiny and is_timed else {}
+    return Rates(machine=CPU, num_gpus=0, by_stretch=by_stretch)
 
 
 def rates_from(run_dir: Path, parameters: int) -> Rates:

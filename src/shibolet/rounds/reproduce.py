@@ -48,11 +48,15 @@ with open("texts.json", "w", encoding="utf-8") as file:
 def reproduce(current: Round, model: Path, label: str, config: PublishConfig) -> Reproduced:
     """What the code repeated of the evaluation of `label`; ModelError when its texts are those of another model.
 
-    Code of the family's first layout runs; an export in another layout is converted back for it, bit for bit.
+    Code of the export's own layout runs where its library is in our environment, which is so for the family's first and
+    for `exports`. An export in another layout is converted back to the first, bit for bit.
     """
-    family, decoding = family_named(str(model)), current.recipe.evaluate
-    layout = family.layouts[0]
-    usage = family.usage(config.to, layout, beam_size=decoding.beam_size, length_penalty=decoding.length_penalty)
+    family, decoding = family_named(str(current.folder.final)), current.recipe.evaluate
+    layout = config.layout if config.layout in family.exports else family.layouts[0]
+    usage = family.usage(
+        config.to, layout, model=model, language=current.recipe.language, beam_size=decoding.beam_size,
+        length_penalty=decoding.length_penalty,
+    )  # fmt: skip
     expected = _expected(current, label)
     with TemporaryDirectory(dir=model.parent) as scratch:
         place = Path(scratch) / config.to  # a folder of this name in the working directory goes before the Hub
@@ -63,7 +67,10 @@ def reproduce(current: Round, model: Path, label: str, config: PublishConfig) ->
             convert(str(model), place, layout)
         for number, (utterance, _) in enumerate(expected):
             sf.write(Path(scratch) / f"{number}.wav", audio.load(utterance.audio), SAMPLE_RATE_HZ, subtype="FLOAT")
-        heard = run_code(code_of(usage), Path(scratch), [f"{number}.wav" for number in range(len(expected))])
+        files = [f"{number}.wav" for number in range(len(expected))]
+        # A library that is not torch may want another CUDA than this machine's.
+        only_cpu = {"on_cpu": True} if layout in family.exports else {}
+        heard = run_code(code_of(usage), Path(scratch), files, **only_cpu)
     return _compare(model, expected, heard)
 
 
@@ -73,16 +80,16 @@ def code_of(usage: str) -> str:
     return code
 
 
-def run_code(code: str, place: Path, files: Sequence[str]) -> list[str]:
+def run_code(code: str, place: Path, files: Sequence[str], *, on_cpu: bool = False) -> list[str]:
     """What a card's code prints for audio files, run in the folder `place` by a process of its own without a network.
 
     ModelError when it fails.
     """
     (place / "code.txt").write_text(code.replace(FILES, json.dumps(list(files))), encoding="utf-8")
+    settings = {"HF_HUB_OFFLINE": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     done = subprocess.run(
-        [sys.executable, "-c", _RUN], cwd=place, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True,
-        text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", _RUN], cwd=place, env=os.environ | settings, capture_output=True, text=True
+    )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise ModelError(f"the code of the model card fails on the export: {lines[-1] if lines else 'no message'}")

@@ -94,7 +94,10 @@ def do_compare(current: Round) -> Comparison:
         )
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
-        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts).write(folder.compare)
+        languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
+        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages).write(
+            folder.compare
+        )
         current.finish(stage)
     return Comparison.read(folder.compare)
 

@@ -42,7 +42,9 @@ def phase_groups(model: Parameters, phase: PhaseConfig) -> Groups:
     if lora_layers(model) and "lora" not in parts:
         raise RecipeError(f"phase '{phase.name}': the model carries adapters but lr_by_part gives no rate for 'lora'")
     for part in parts:
-        if carrying := [] if part == "lora" else check_lora_frozen(model, part):
+        if part == "lora" or part.startswith("encoder."):  # adapters sit on the decoder, whose layers count from 0 too
+            continue
+        if carrying := check_lora_frozen(model, part):
             raise RecipeError(
                 f"phase '{phase.name}' thaws '{part}', but its layers {carrying} carry adapters (train.lora.part); "
                 "a layer has either adapters or weights that train"

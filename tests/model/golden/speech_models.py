@@ -20,7 +20,8 @@ def export(folder: Path) -> None:
     """Fill the folder with `org/name`, `code.py` and `speech/NN.wav`, mono float at 16 kHz."""
     (folder / "org").mkdir(parents=True)
     convert("builtin:round1", folder / "org" / "name", "legacy", ["Hebrew"])
-    (folder / "code.py").write_text(code_of(FAMILY.usage("org/name", "legacy")), encoding="utf-8")
+    usage = FAMILY.usage("org/name", "legacy", model=folder / "org" / "name", language="Hebrew")
+    (folder / "code.py").write_text(code_of(usage), encoding="utf-8")
     (folder / "speech").mkdir()
     for i, speech in enumerate(sentences(NUM_CLIPS, SEED)):
         sf.write(folder / "speech" / f"{i:02}.wav", speech.samples, 16000, subtype="FLOAT")

@@ -24,7 +24,7 @@ class Qwen3AsrOutline(Outline):
     parts = PARTS
     min_samples = MIN_SAMPLES
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
-    listens = True
+    is_timed = listens = True
     layouts = ("native", "legacy")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers"}  # which cannot open the other
     tag = "qwen3-asr"

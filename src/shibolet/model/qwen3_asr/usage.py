@@ -3,6 +3,8 @@
 Precision is that of our own listening: on a CPU bfloat16 gives other texts here and there.
 """
 
+from pathlib import Path
+
 _LOAD = """\
 import torch
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
@@ -60,8 +62,10 @@ outside of its own list; without one the model names the language itself.
 """
 
 
-def usage(name: str, layout: str, *, beam_size: int = 1, length_penalty: float = 1.0) -> str:
-    """`Family.usage`."""
+def usage(
+    name: str, layout: str, *, model: Path, language: str, beam_size: int = 1, length_penalty: float = 1.0
+) -> str:
+    """`Family.usage`; the model names the language itself."""
     if layout == "legacy":
         note, code = _LEGACY_NOTE, _QWEN_ASR
         if beam_size > 1:
@@ -74,7 +78,7 @@ def usage(name: str, layout: str, *, beam_size: int = 1, length_penalty: float =
     return f"{note}\n```python\n{code}```\n".replace("ORG/NAME", name)
 
 
-def adapter_usage(adapter: str, base: str, layout: str) -> str:
+def adapter_usage(adapter: str, base: str, layout: str, *, language: str) -> str:
     """`Family.adapter_usage`."""
     note, code = "With transformers >= 5.15 and peft.\n", f"{_LOAD_ADAPTER}{_TRANSCRIBE}"
     if layout == "legacy":

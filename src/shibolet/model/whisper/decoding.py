@@ -1,9 +1,9 @@
 """Clips to the ids of their texts: greedy, in batches that begin and end together, or beams by transformers.
 
 Of a batch the windows are encoded first, a few at a time; then its clips are written together (`rows`), and the texts
-that are to be judged are scored on what was kept of their windows. The encoder takes most of the time, so rows that
-would take the next clip when theirs has ended would win little: README figures say how much. What is computed together
-follows from the list of clips alone.
+that are to be judged are scored on what was kept of the windows. Rows do not take another clip when theirs has ended:
+the encoder takes most of the time whatever is said (of AN4 by tiny.en on a CPU 8.8 s of 10.8), so little could be won.
+What is computed together follows from the list of clips alone.
 """
 
 import copy
@@ -156,10 +156,10 @@ class ClipDecoder:
         return ids, "limit" if len(ids) == limit else None
 
     def _by_beams(self, part: range, states: Tensor, limits: Sequence[int]) -> Iterator[Decoded]:
-        settings = copy.copy(self._model.generation_config)
+        settings, end_id = copy.copy(self._model.generation_config), self._frame.end_id
         settings.update(
-            do_sample=False, num_beams=self._beam_size, length_penalty=self._length_penalty, max_length=None,
-            max_new_tokens=max(limits), eos_token_id=self._frame.end_id, pad_token_id=self._frame.end_id,
+            do_sample=False, num_beams=self._beam_size, length_penalty=self._length_penalty, eos_token_id=end_id,
+            pad_token_id=end_id, max_length=len(self._frame.prompt) + max(limits),
         )  # fmt: skip
         prompt = torch.tensor([self._frame.prompt] * len(part), device=states.device)
         # Whisper's own `generate` would decide about segments and languages, which are given here.

@@ -31,7 +31,9 @@ class WhisperOutline(Outline):
     text_tokens_per_s = 6.0  # of Hebrew, at 2.7 a word; English has 1.3
     layouts = ("native", "ctranslate2")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers", "ctranslate2": "ctranslate2"}
+    exports: ClassVar[Mapping[str, str]] = {"ctranslate2": "faster-whisper"}
     tag = "whisper"
+    trial = "hebrew-whisper-turbo"
 
     num_frames = staticmethod(num_frames)
     num_heard_frames = staticmethod(num_heard_frames)

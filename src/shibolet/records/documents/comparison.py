@@ -164,6 +164,14 @@ class WithoutDoubtful(Part):
     sentences: tuple[str, ...]
 
 
+class NearestReading(Part):
+    """The difference with numbers as they are said and spelled words as their letters; it decides nothing."""
+
+    overall: Block | None  # sets in the recipe's language; None: none of them
+    sets: dict[str, Block]  # those in other languages too
+    sentences: tuple[str, ...]
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -186,7 +194,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 7
+    FORMAT: ClassVar[int] = 8
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]
@@ -198,6 +206,7 @@ class Comparison(PairComparison, Document):
     forgetting: dict[str, Block]  # sets in other languages, which are no part of the rest
     overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
     doubtful: WithoutDoubtful | None  # None: no set was audited
+    nearest: NearestReading | None  # None: it changes no count
 
     @property
     def is_kept(self) -> bool:

@@ -1,7 +1,7 @@
 """Ours against another library's: logits of given texts in packs, layer by layer where they differ, and hypotheses."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -78,9 +78,12 @@ def first_difference(ours: LoadedModel, theirs: Reference, language: str, clip: 
     """In which layer the two begin to differ on one clip, in a sentence."""
     if theirs.model is None:
         return "Report it with this file"
-    with _outputs(ours.model) as found:
-        list(logits_of(ours, language, [clip], [ids]))
-    with _outputs(theirs.model) as expected:
+    for names in (layers_of(ours.model), maps_in(ours.model)):
+        with _outputs(ours.model, names) as found:
+            list(logits_of(ours, language, [clip], [ids]))
+        if found:  # a family may compute its layers from their parts
+            break
+    with _outputs(theirs.model, names) as expected:
         theirs.logits(clip, ids)
     for name, right in expected.items():
         own = found.get(name)
@@ -94,15 +97,26 @@ def first_difference(ours: LoadedModel, theirs: Reference, language: str, clip: 
     return "No layer differs by itself, so it is the last one, the last norm or the head; report it with this file"
 
 
-@contextmanager
-def _outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The outputs `[rows, dim]` of each layer of encoder and decoder, as they are computed."""
-    family, outputs, hooks = family_of(model.config), {}, []
-    names = {}
+def layers_of(model: nn.Module) -> list[str]:
+    """The modules that are layers of encoder and decoder."""
+    family, names = family_of(model.config), {}
     for parameter, _ in model.named_parameters():
         _, layer = family.part_of(parameter)
         if layer is not None:
             names[parameter[: parameter.index(f".{layer}.") + len(f".{layer}")]] = None
+    return list(names)
+
+
+def maps_in(model: nn.Module) -> list[str]:
+    """The linear maps of those layers."""
+    layers = tuple(f"{layer}." for layer in layers_of(model))
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(layers)]
+
+
+@contextmanager
+def _outputs(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """The outputs `[rows, dim]` of the modules of these names, in the order in which they are computed."""
+    outputs, hooks = {}, []
 
     def keep(name: str):
         def hook(module, args, output):

@@ -1,0 +1,63 @@
+"""Layouts are the model family's: one that it lacks is refused before anything is trained, converted or uploaded."""
+
+import pytest
+
+from shibolet.errors import RecipeError
+from shibolet.model import outline
+from shibolet.model.outline import outline_named
+from shibolet.publish.config import PublishConfig
+from shibolet.recipe import load_recipe
+from shibolet.records.files import write_json
+from shibolet.rounds import flow
+from shibolet.rounds.check import check_recipe
+from shibolet.rounds.publish import export_round
+from shibolet.rounds.shared import open_round
+
+WRONG = "publish={to: org/name, layout: ctranslate2}"
+SENTENCE = "a Qwen3-ASR has no layout 'ctranslate2'; it has native, legacy"
+
+
+def silent(sentence: str) -> None:
+    pass
+
+
+def test_a_round_does_not_begin_for_a_layout_that_its_base_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "run_stages", lambda current: pytest.fail("the round began"))
+    with open_round(load_recipe("demo", [WRONG]), tmp_path / "run", "run", silent) as current:
+        with pytest.raises(RecipeError, match=SENTENCE):
+            flow.run_round(current)
+
+
+def test_check_names_the_layouts_of_the_base(tmp_path):
+    findings = {layout: check_recipe(load_recipe("demo", [f"publish={{to: org/name, layout: {layout}}}"]), tmp_path)
+                for layout in ("ctranslate2", "legacy")}  # fmt: skip
+    (wrong,), (right,) = ([one for one in found.findings if one.what == "publish"] for found in findings.values())
+    assert (wrong.state, wrong.found) == ("missing", SENTENCE)
+    assert (right.state, right.found) == ("ok", "org/name, layout legacy")
+
+
+def test_a_base_that_is_not_here_is_not_asked(tmp_path, monkeypatch):
+    """It may be a Whisper: its name does not say so for sure."""
+    monkeypatch.setattr(flow, "run_stages", lambda current: 1)
+    monkeypatch.setattr(flow.stages, "do_report", lambda current: None)
+    monkeypatch.setattr(flow.scoring, "require_target_domain", lambda current, download: None)
+    recipe = load_recipe("demo", [WRONG, "models.base=org/not-here", "evaluate.sets=[]"])
+    with open_round(recipe, tmp_path / "run", "run", silent) as current:
+        assert flow.run_round(current) == 1
+
+
+def test_publish_refuses_a_layout_before_it_looks_at_the_run(tmp_path):
+    with open_round(load_recipe("demo"), tmp_path / "run", "publish", silent) as current:
+        current.folder.final.mkdir(parents=True)
+        write_json(current.folder.final / "config.json", {"model_type": "qwen3_asr"})
+        with pytest.raises(RecipeError, match=SENTENCE):
+            export_round(current, PublishConfig(to="org/name", layout="ctranslate2"))
+
+
+def test_a_layout_that_needs_a_package_names_its_extra(tmp_path, monkeypatch):
+    write_json(tmp_path / "config.json", {"model_type": "whisper"})
+    outline_named(str(tmp_path)).check_layout("ctranslate2")
+    monkeypatch.setattr(outline, "find_spec", lambda name: None)
+    outline_named(str(tmp_path)).check_layout("native")
+    with pytest.raises(RecipeError, match=r"'ctranslate2' needs a package more: pip install 'shibolet\[faster-whis"):
+        outline_named(str(tmp_path)).check_layout("ctranslate2")
