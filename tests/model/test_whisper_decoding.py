@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -180,6 +181,22 @@ def test_the_caller_may_end_a_row(loud, clips, expected, monkeypatch, lag):
     assert {num for _, num in asked} == {5, 9, 13, 17, 21, 25, 29} & {num for _, num in asked} and len(asked) > 10
 
 
+def test_a_row_that_has_ended_costs_no_attention(loud, clips, monkeypatch):
+    """Protects from rows that go on behind their end, which reads all of their windows for nothing."""
+    counted, attend_window = [], rows._attend_window
+
+    def attend(query, keys, values, done):
+        counted.append(int((~done).sum()))
+        return attend_window(query, keys, values, done)
+
+    monkeypatch.setattr(rows, "_attend_window", attend)
+    monkeypatch.setattr(decoding, "LOOP_STEPS", 4)
+    found = ours(loud, clips, LIMITS, 6, lambda place, ids: place == 4)
+    assert "loop" in {one.ending for one in found} and len({len(one.ids) for one in found}) > 3
+    layers = loud.model.config.decoder_layers
+    assert sum(counted) == layers * sum(len(one.ids) - 1 for one in found)  # the prompt writes the first
+
+
 def test_the_lowest_id_wins_a_tie(loud, clips, monkeypatch):
     monkeypatch.setattr(
         loud.model.proj_out, "forward", lambda hidden: hidden.new_zeros(*hidden.shape[:-1], len(loud.tokenizer))
@@ -242,6 +259,21 @@ def test_scores_are_those_of_transformers(loud, clips, expected, monkeypatch, cl
     assert sorted(chain.from_iterable(asked)) == list(range(6))
     if clips_at_once == 6:
         assert len(asked) > 2 and waited[0] == len(asked), "asked as clips end, taken when all have ended"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("clips_at_once", [4, 32])
+def test_graphs_write_and_score_the_same_on_a_gpu(loud, clips, clips_at_once):
+    """In fp32, where rounding leaves no near tie; twice, and with rows that no clip is in."""
+    loaded = replace(loud, model=copy.deepcopy(loud.model).to("cuda"))
+    expected, decoder = theirs(loaded, clips, LIMITS), decoder_of(loaded, clips_at_once)
+    for _ in range(2):
+        ask = lambda some: lambda: [texts_of(place, ids) for place, ids in some]  # noqa: E731
+        found = sorted(decoder.decode(clips, LIMITS, never, ask), key=lambda one: one.place)
+        assert [(one.ids, one.ending) for one in found] == expected
+        for one in found:
+            for ids, logps in zip(texts_of(one.place, one.ids), one.logps, strict=True):
+                np.testing.assert_allclose(logps, alone(loud, clips[one.place], ids), rtol=1e-3, atol=1e-3)
 
 
 def test_a_text_that_has_no_place_is_refused(loud, clips):
@@ -327,7 +359,7 @@ def test_errors_of_a_real_model_are_those_that_are_known():
     texts = [decoder_of(loaded, 1, ENGLISH).text(one.ids) for one in found]
     rows = [
         score_row(
-            Utterance(id=str(place), audio=AudioRef(path=""), duration_s=1.0, text=said), text, set="an4",
+            Utterance(id=str(place), audio=AudioRef(path=""), duration_s=1.0, text=said, source="an4"), text, set="an4",
             normaliser=language.to_scoring,
         )
         for place, ((_, said), text) in enumerate(zip(spoken, texts, strict=True))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shibolet.model.fast.device import send_to
 from shibolet.model.fast.kernels import cross_entropy_
 from shibolet.model.qwen3_asr.packed import output_head, packed_attention
 from shibolet.model.qwen3_asr.rows import OldPrompts, Rows
@@ -100,8 +101,3 @@ def _send_all(device: torch.device, *arrays: np.ndarray) -> Sequence[Tensor]:
     """Arrays of whole numbers on a device, in one copy."""
     together = send_to(device, torch.from_numpy(np.concatenate(arrays)))
     return together.split_with_sizes([len(array) for array in arrays])
-
-
-def send_to(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor of the host on a device; copied from memory that is not page-locked, the host would wait for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.model.ahead import one_ahead
+from shibolet.model.fast.device import CAPTURING, graph_of, send_to
 from shibolet.model.protocols import Decoded, Ending, Texts, TextsOf
-from shibolet.model.qwen3_asr.continuations import Text, continuation_logps, send_to
+from shibolet.model.qwen3_asr.continuations import Text, continuation_logps
 from shibolet.model.qwen3_asr.features import PackedLogMel, PackedSamples, lay_samples, log_mels
 from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, num_mel_frames
 from shibolet.model.qwen3_asr.packed import Pack, attention_as, decode_pack, lay_out, output_head, packed_attention
@@ -36,7 +37,6 @@ STEPS = 2  # between two looks at which rows have ended
 # meanwhile. A row writes nothing for STEPS / 2 + STEPS * CUDA_LAG steps before its end is known, 3 beside about 40.
 CUDA_LAG, CPU_LAG = 1, 0
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
-_CAPTURING = Lock()  # a process captures one graph at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +226,11 @@ class GreedyDecoder:
         held = self._rows and self._rows.size
         # As many rows as if this were the first call: products of other shapes round differently.
         if held is None or held.num_rows != size.num_rows or held.num_positions < size.num_positions:
-            with _CAPTURING:
+            with CAPTURING:
                 self._rows = self._graph = None  # free before more is taken
                 self._rows = Rows(self._model, size, self._stop_ids)
-                self._capture(self._rows)
+                # Made while every row has ended, so that running it changes nothing.
+                self._graph = graph_of(partial(self._forward, self._rows, self._rows.num_positions), self._device)
         self._rows.clear()
         return self._rows
 
@@ -273,16 +274,6 @@ class GreedyDecoder:
                 self._graph.replay()
             else:
                 self._forward(rows, min(seen, rows.num_positions))
-
-    def _capture(self, rows: Rows) -> None:
-        """The graph of a step, made while every row has ended, so that running it changes nothing."""
-        if self._device.type != "cuda":
-            return
-        self._forward(rows, rows.num_positions)  # loads kernels, which a graph cannot
-        # In a stream of its own: what cuBLAS keeps for a stream belongs to this graph then, and to no other decoder's.
-        self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):  # others may use the GPU
-            self._forward(rows, rows.num_positions)
 
     def _forward(self, rows: Rows, seen: int) -> None:
         """One token more in every row; none has more than `seen`."""

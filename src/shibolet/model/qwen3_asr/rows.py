@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, in_steps
 from shibolet.model.fast.kernels import attend_rows
 
 ONE_TOKEN = "shibolet_one_token"
-CPU_BYTES = 4 << 30  # what keys, values and prefills may take where no device says what it has
-CACHE_FRAC, PREFILL_FRAC = 0.35, 0.25  # of the device's memory; the rest is for models, graphs and scores
-MAX_OF_FREE = 0.6  # of what nobody uses, where that is less: then alone the number of rows depends on others
+PREFILL_FRAC = 0.25  # of the device's memory
 PREFILL_FRAMES = 48_000  # mel frames of one prefill at most: 8 minutes, 4 GB of convolution outputs at the real size
 GROUP_FRAC = 0.25  # of the rows, at most, take their prompts together: a prefill of few tokens wastes a GPU
 ROW_POSITIONS = 256  # a row has a multiple of this, so that few calls ask for longer rows than there are
 CUDA_POSITIONS = 768  # and there so many: 15 s of audio that is written down at 25 tokens a second
-ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
 
 
 class Rows:
@@ -30,7 +28,8 @@ class Rows:
 
     def __init__(self, model: PreTrainedModel, size: "RowsSize", stop_ids: Tensor) -> None:
         config, device = model.config.text_config, model.device
-        self.size, self.num_rows, self.num_positions = size, _fitting(size, device), size.num_positions
+        self.size, self.num_positions = size, size.num_positions
+        self.num_rows = fitting_rows(size.num_rows, size.row_bytes, device)
         self.group_rows = max(1, int(self.num_rows * GROUP_FRAC))
         zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=device)  # noqa: E731
         shape = (2 * self.num_rows * self.num_positions, config.num_key_value_heads, config.head_dim)
@@ -123,22 +122,9 @@ class RowsSize:
         # The first convolution halves both axes; its output, activated, and the next.
         frame_bytes = 3 * audio.downsample_hidden_size * audio.num_mel_bins // 4 * model.dtype.itemsize
         total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
-        fitting = _in_steps(int(total * CACHE_FRAC * share) // (token_bytes * positions))
+        fitting = in_steps(int(total * CACHE_FRAC * share) // (token_bytes * positions))
         frames = max(1, min(PREFILL_FRAMES, int(total * PREFILL_FRAC * share) // frame_bytes))
         return cls(max(1, min(max_rows, fitting)), positions, token_bytes * positions, frames)
-
-
-def _fitting(size: RowsSize, device: torch.device) -> int:
-    """Rows of this size that there is memory for now; what the allocator holds back is free."""
-    if device.type != "cuda":
-        return size.num_rows
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + held
-    return max(1, min(size.num_rows, _in_steps(int(free * MAX_OF_FREE) // size.row_bytes)))
-
-
-def _in_steps(rows: int) -> int:
-    return rows - rows % ROW_STEP if rows > ROW_STEP else rows
 
 
 class _Prompts(ABC):

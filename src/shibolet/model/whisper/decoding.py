@@ -76,17 +76,19 @@ class ClipDecoder:
         texts_of: TextsOf | None = None,
     ) -> Iterator[Decoded]:
         """As `Decoder.decode`; ModelError for a clip over 30 s. No text is longer than the model has positions for."""
+        if self._beam_size == 1:
+            self._rows = self._rows or Rows(self._model, self._frame, self._num_rows)
         limits = [min(limit, self._max_new_tokens) for limit in limits]
-        size = self._num_rows if self._beam_size == 1 else self.clips_at_once
+        size = self._rows.num_rows if self._rows else self.clips_at_once
         parts = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
         with closing(one_ahead(self._laid(clips, parts))) as laid:
             for part in parts:
                 states = (encoder_states(self._model, self._features(next(laid))) for _ in self._groups(part))
                 own = limits[part.start : part.stop]
-                if self._beam_size > 1:
-                    yield from self._by_beams(part, torch.cat(list(states)), own)
+                if self._rows:
+                    yield from self._by_rows(self._rows, part, states, own, is_loop, texts_of)
                 else:
-                    yield from self._by_rows(part, states, own, is_loop, texts_of)
+                    yield from self._by_beams(part, torch.cat(list(states)), own)
 
     def _groups(self, part: range) -> list[range]:
         """Clips whose windows are encoded together."""
@@ -101,13 +103,13 @@ class ClipDecoder:
 
     def _by_rows(
         self,
+        rows: Rows,
         part: range,
         states: Iterator[Tensor],
         limits: Sequence[int],
         is_loop: Callable[[int, list[int]], bool],
         texts_of: TextsOf | None,
     ) -> Iterator[Decoded]:
-        rows = self._rows = self._rows or Rows(self._model, self._frame, self._num_rows)
         rows.begin(states, limits)
         writing, looks = dict(enumerate(part)), deque()  # row -> place
         asked: list[tuple[list[_Written], Callable[[], Texts]]] = []  # their texts are being found

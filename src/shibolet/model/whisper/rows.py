@@ -8,8 +8,8 @@ Shapes: R rows, S encoder states (1500), P positions (448), N heads, H head dim,
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
-from threading import Lock
 
 import numpy as np
 import torch
@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from shibolet.errors import ModelError
+from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, graph_of, in_steps, send_to
 from shibolet.model.fast.kernels import attend, attend_rows, cross_entropy_
 from shibolet.model.whisper.packed import decoder_states, head, keys_and_values
 from shibolet.model.whisper.prompt import TranscriptionFrame
 
-CPU_BYTES = 4 << 30  # what keys and values may take where no device says what it has
-CACHE_FRAC = 0.35  # of a device's memory
-ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
 LOGIT_ROWS = 2048  # at once: 52,000 tokens each are 0.2 GB in bf16
 PASS_TOKENS = 8192  # of texts that are scored in one forward, at most
-_CAPTURING = Lock()  # a process captures one graph at a time
 # Settings of a generation configuration that change greedy decoding, and what leaves it as it is. Those that bar tokens
 # are read; published Whispers have no others.
 _PLAIN = {
@@ -40,12 +37,16 @@ _PLAIN = {
 
 def num_rows_of(model: WhisperForConditionalGeneration, most: int, share: float = 1.0) -> int:
     """Rows of one decoder: by the model and its device alone, in a share of the memory that all rows may have."""
-    config, is_cuda = model.config, model.device.type == "cuda"
-    positions = config.max_source_positions + config.max_target_positions
-    row_bytes = 2 * config.decoder_layers * positions * config.d_model * model.dtype.itemsize
+    is_cuda = model.device.type == "cuda"
     total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
-    fitting = int(total * CACHE_FRAC * share) // row_bytes
-    return max(1, min(most, fitting - fitting % ROW_STEP if fitting > ROW_STEP else fitting))
+    return max(1, min(most, in_steps(int(total * CACHE_FRAC * share) // _row_bytes(model))))
+
+
+def _row_bytes(model: WhisperForConditionalGeneration) -> int:
+    """Keys and values of the window and of what is written."""
+    config = model.config
+    positions = config.max_source_positions + config.max_target_positions
+    return 2 * config.decoder_layers * positions * config.d_model * model.dtype.itemsize
 
 
 class Rows:
@@ -53,22 +54,24 @@ class Rows:
 
     def __init__(self, model: WhisperForConditionalGeneration, frame: TranscriptionFrame, num_rows: int) -> None:
         config, self._model, self._device, self._frame = model.config, model, model.device, frame
-        self.num_rows, self.max_new_tokens = num_rows, config.max_target_positions - len(frame.prompt)
+        self.num_rows = num_rows = fitting_rows(num_rows, _row_bytes(model), self._device)
+        self.max_new_tokens = config.max_target_positions - len(frame.prompt)
         heads = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
         zeros = lambda *size, dtype=torch.long: torch.zeros(size, dtype=dtype, device=self._device)  # noqa: E731
         # Keys and values of each layer. Zeros: what no mask lets through must still be a number.
-        keys_and_values = lambda length: [  # noqa: E731
+        pairs = lambda length: [  # noqa: E731
             tuple(zeros(num_rows, length, *heads, dtype=model.dtype) for _ in range(2))
             for _ in range(config.decoder_layers)
         ]
-        self._window = keys_and_values(config.max_source_positions)
-        self._own = keys_and_values(config.max_target_positions)
+        self._window = pairs(config.max_source_positions)
+        self._own = pairs(config.max_target_positions)
         self._token, self._position, self._last = zeros(num_rows), zeros(num_rows), zeros(num_rows)
         self._done = torch.ones(num_rows, dtype=torch.bool, device=self._device)
         self._board = zeros(config.max_target_positions + 1, num_rows)  # the token at each position
         self._barred, self._barred_first = _barred(model)
-        self._num, self._num_steps = 0, 0  # rows in use; steps since they began
-        self._graph = self._capture() if self._device.type == "cuda" else None
+        self._num, self._num_steps = num_rows, 0  # rows in use; steps since they began
+        # Made while every row has ended, so that running it changes no text.
+        self._graph = graph_of(partial(self._step, self.max_new_tokens), self._device)
 
     def begin(self, states: Iterable[Tensor], limits: Sequence[int]) -> None:
         """Other clips: their encoder states `[some, S, D]` in turn, and how many tokens may be written for each.
@@ -215,21 +218,8 @@ class Rows:
         position += ~done
         done |= (chosen == self._frame.end_id) | (position >= self._last[:num])
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """The graph of a step of all rows, made while every row has ended, so that running it changes no text."""
-        self._num = self.num_rows
-        with _CAPTURING:
-            self._step(self.max_new_tokens)  # loads kernels, which a graph cannot
-            # In a stream of its own: what cuBLAS keeps for a stream belongs to this graph then.
-            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may use the GPU
-                self._step(self.max_new_tokens)
-        return graph
-
     def _send(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host on the device; copied from memory that is not page-locked, the host would wait."""
-        is_cuda = self._device.type == "cuda"
-        return tensor.pin_memory().to(self._device, non_blocking=True) if is_cuda else tensor
+        return send_to(self._device, tensor)
 
 
 def _attend_window(query: Tensor, keys: Tensor, values: Tensor, done: Tensor) -> Tensor:
