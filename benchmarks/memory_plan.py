@@ -9,10 +9,20 @@ import argparse
 from pathlib import Path
 
 import torch
-from real_size import Report, Stepper, best_device, free, machine, mean_batches, new_model, new_pack, recipe_config
+from real_size import (
+    Report,
+    Stepper,
+    best_device,
+    bytes_of,
+    free,
+    machine,
+    mean_batches,
+    new_model,
+    new_pack,
+    recipe_config,
+)
 
-from shibolet.model.qwen3_asr.cost import PackSize
-from shibolet.train.memory import GIB, PhaseMemory
+from shibolet.train.memory import GIB
 
 TOLERANCE_PCT = 7.0
 
@@ -29,10 +39,7 @@ def main() -> int:
         free()
         model = new_model(device, args.tiny)
         stepper = Stepper(model, recipe_config(), phase)
-        memory = PhaseMemory(
-            cost=stepper.cost, parameters=sum(p.numel() for p in model.parameters()), trainable=stepper.trainable,
-            width=2, world_size=1, encoder_kept=False,
-        )  # fmt: skip
+        memory = stepper.memory()
         for utterances, several in [*((n, False) for n in args.utterances), (args.utterances[0], True)]:
             (batch,) = mean_batches(1, utterances, seed=2)
             packs = [new_pack(model, batch, device, seed=n, cached=False) for n in range(1 + several)]
@@ -40,14 +47,12 @@ def main() -> int:
                 stepper(packs)
             free()
             stepper(packs)
-            predicted = memory.peak(PackSize.of(batch), several)
+            predicted = memory.peak(stepper.cost.size_of(batch), several)
             row = {"phase": phase.name, "utterances": utterances, "packs": len(packs),
                    "predicted_gib": round(sum(predicted.values()) / GIB, 3),
                    "terms_gib": {name: round(size / GIB, 3) for name, size in predicted.items()}}  # fmt: skip
             if device.type == "cuda":
-                tensors = (getattr(pack, name) for pack in packs for name in pack.__slots__)
-                packs_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
-                measured = torch.cuda.max_memory_allocated() - packs_bytes
+                measured = torch.cuda.max_memory_allocated() - sum(map(bytes_of, packs))
                 free_bytes, total = torch.cuda.mem_get_info()
                 error = 100 * (sum(predicted.values()) / measured - 1)
                 worst = max(worst, abs(error))

@@ -1,4 +1,7 @@
-"""What the training benchmarks share: Qwen3-ASR-1.7B with random weights, utterances as assumed, a step as trained."""
+"""What the training benchmarks share: Qwen3-ASR-1.7B with random weights, utterances as assumed, a step as trained.
+
+`Stepper` and what stands below it serve a model of any family.
+"""
 
 import gc
 import json
@@ -13,15 +16,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from shibolet.model.qwen3_asr.cost import Cost, PackSize
+from shibolet.model.family import family_of
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
-from shibolet.model.qwen3_asr.packed import Pack, lay_out, packed_attention
+from shibolet.model.qwen3_asr.packed import Pack, lay_out
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 from shibolet.recipe import load_recipe
 from shibolet.train.config import PhaseConfig, TrainConfig
-from shibolet.train.memory import Sizes, assumed_sizes
+from shibolet.train.memory import PhaseMemory, Sizes, assumed_sizes
 from shibolet.train.objective import TrainStep
 from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.optimizer import MasterAdamW
@@ -100,7 +102,9 @@ def _fields(pack: Pack) -> dict[str, Any]:
 class Stepper:
     """A training step as `GradualUnfreezeTrainer` takes it: packs, the update, one wait for the numbers."""
 
-    def __init__(self, model: PreTrainedModel, config: TrainConfig, phase: PhaseConfig, adapters: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: TrainConfig, phase: PhaseConfig, adapters: bool = True, fuse: bool = True
+    ) -> None:
         self.model = model
         if adapters:
             add_adapters(model, config, seed=0)
@@ -109,16 +113,18 @@ class Stepper:
         self.optimizer = self.new_optimizer()
         self.optimizer.set_lr(1e-3)
         self.waited_s = 0.0  # of the host for the device, in all steps
-        fuse_layers(model)
-        self.objective = Transcribe(FAMILY)
+        family = family_of(model.config)
+        if fuse:
+            family.fuse(model)
+        self.objective = Transcribe(family)
         names = [name for group in groups.values() for name in group]
-        self.cost = Cost(model, names, model.dtype.itemsize)
+        self.cost = family.cost(model, names, model.dtype.itemsize)
         self.trainable = sum(weight.numel() for group in groups.values() for weight in group.values())
 
-    def __call__(self, packs: Sequence[Pack]) -> float:
+    def __call__(self, packs: Sequence[Any]) -> float:
         num_targets = sum(len(pack.labels) for pack in packs)
         losses = []
-        with packed_attention(self.model):
+        with self.objective.context(self.model):
             for number, pack in enumerate(packs, start=1):
                 loss = self.objective.loss(self.model, pack, TrainStep([], 0.0)).total
                 with self.optimizer.shards.early(is_last=number == len(packs)):
@@ -129,7 +135,14 @@ class Stepper:
         return told.loss_sum / num_targets
 
     def operations(self, sizes: Sequence[Sizes], cached: bool) -> int:
-        return self.cost.operations(PackSize.of(sizes), encoder=not cached)
+        return self.cost.operations(self.cost.size_of(sizes), encoder=not cached)
+
+    def memory(self, cached: bool = False) -> PhaseMemory:
+        """What the plan of a training makes its predictions from."""
+        return PhaseMemory(
+            cost=self.cost, parameters=sum(weight.numel() for weight in self.model.parameters()),
+            trainable=self.trainable, width=self.model.dtype.itemsize, world_size=1, encoder_kept=cached,
+        )  # fmt: skip
 
 
 def without_lora(config: TrainConfig) -> TrainConfig:
@@ -208,6 +221,12 @@ class Report:
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+
+def bytes_of(pack: Any) -> int:
+    """Of a pack's tensors."""
+    tensors = (getattr(pack, name) for name in pack.__slots__)
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def free(*_: object) -> None:

@@ -59,6 +59,37 @@ def test_norm(kind: torch.dtype, dim: int, added: bool):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [48, 1280])
+@pytest.mark.parametrize("added", [False, True])
+def test_layer_norm(kind: torch.dtype, dim: int, added: bool):
+    """Of numbers whose mean is not 0, in a width that is no power of two."""
+    x, weight, bias = (
+        numbers(ROWS, dim, kind=kind) + 1,
+        numbers(dim, kind=kind, seed=1),
+        numbers(dim, kind=kind, seed=4),
+    )
+    add = numbers(ROWS, dim, kind=kind, seed=2) if added else None
+    compare("layer_norm", kind, x, weight, bias, EPS, add, inputs=1)
+    _, total, mean, rstd = kernels.layer_norm(x, weight, bias, EPS, add)
+    for wants_weight in (False, True):
+        dy = numbers(ROWS, dim, kind=kind, seed=3)
+        given = (dy, total, weight, mean, rstd)
+        compare("layer_norm_backward", kind, *given, inputs=0, add=add, wants_weight=wants_weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [200, 1100])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_gelu_backward(kind: torch.dtype, dim: int, wanted: bool):
+    x, dproduct = 3 * numbers(ROWS, dim, kind=kind), numbers(ROWS, dim, kind=kind, seed=1)
+    if not wanted:  # the gradient then stays what it was
+        ours = [y.to(DEVICE, copy=True) for y in (dproduct, x)]
+        triton_kernels.gelu_backward_(*ours, wants_product=False, wants_sum=False)
+        assert ours[0].cpu().equal(dproduct)
+    compare("gelu_backward_", kind, dproduct, x, inputs=2, wants_product=wanted, wants_sum=wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("queries, keys, dim", [(3, 1, 24), (16, 8, 128)])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_norm_and_rotation_of_heads(kind: torch.dtype, queries: int, keys: int, dim: int, in_place: bool):

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from shibolet.errors import DataError
 from shibolet.model.qwen3_asr.family import FAMILY
@@ -38,7 +40,14 @@ REPRODUCED = Reproduced(
 def finished(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("run")
     a_run.write_run(path)
+    write_weights(path)
     return path
+
+
+def write_weights(run: Path) -> None:
+    """A file for the trained model's, in float32."""
+    (run / "train" / "final").mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, run / "train" / "final" / "model.safetensors")
 
 
 @pytest.fixture
@@ -120,6 +129,7 @@ def test_the_hubs_metadata_has_the_same_results(run):
 def test_a_third_round_is_called_by_its_own_title(tmp_path):
     """A card once spoke of Round 2 where it meant the model that it describes."""
     a_run.write_run(tmp_path, ("Round 2", "Round 3"))
+    write_weights(tmp_path)
     card = card_of(RunFolder(tmp_path), "title=Round 3", "models.baseline_title=Round 2")
     assert (
         "Round 3 is this model. Round 2 is builtin:round1, scored" in card and "| WER Round 2 | WER Round 3 |" in card
@@ -152,6 +162,11 @@ def test_limits_and_a_forced_publication_are_said(run):
     card = card_of(run)
     assert "says **reject**; it was published all the same" in card and "- Do this next." in card
     assert "failed its own test (INVALID)" in card
+
+
+def test_the_precision_is_the_trained_models(run):
+    """The card of a model that was trained and kept in float32 once said bfloat16."""
+    assert "merged in float32; the trained weights are F32." in card_of(run)
 
 
 def test_each_layout_says_how_it_is_read(run):

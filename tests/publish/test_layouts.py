@@ -23,7 +23,7 @@ def silent(sentence: str) -> None:
 
 def test_a_round_does_not_begin_for_a_layout_that_its_base_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "run_stages", lambda current: pytest.fail("the round began"))
-    with open_round(load_recipe("demo", [WRONG]), tmp_path / "run", "run", silent) as current:
+    with open_round(load_recipe("demo", [WRONG, "evaluate.sets=[]"]), tmp_path / "run", "run", silent) as current:
         with pytest.raises(RecipeError, match=SENTENCE):
             flow.run_round(current)
 

@@ -82,9 +82,12 @@ def test_a_driver_without_a_gpu_is_no_error(monkeypatch, caplog, capfd) -> None:
     monkeypatch.setattr(kernels, "compile_for", fail)
     monkeypatch.setattr(kernels, "leave_signals_to_parent", lambda: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets
+    codes = []
+    monkeypatch.setattr(kernels.os, "_exit", codes.append)
     with caplog.at_level(logging.DEBUG, "shibolet"):
         kernels._serve(None, load_recipe("demo"))
     assert "0 active drivers" in caplog.text and capfd.readouterr() == ("", "")
+    assert codes == [0]
 
 
 def test_processes_share_out_what_is_to_be_compiled(monkeypatch, tmp_path) -> None:

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -274,6 +275,15 @@ def weight_files(name: str, path: Path) -> list[Path]:
             raise ModelError(
                 f"model '{name}': {file} is not whole or no safetensors file ({error}); download or save it again"
             ) from error
+    return found
+
+
+def stored_types(name: str, path: Path) -> Counter[str]:
+    """How many weights a model has on disk by type, as safetensors calls them ("BF16"); only headers are read."""
+    found: Counter[str] = Counter()
+    for file in weight_files(name, path):
+        with safe_open(file, "pt") as handle:
+            found.update(handle.get_slice(key).get_dtype() for key in handle.keys())
     return found
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from shibolet.model.family import Family
-from shibolet.model.folders import resolve
+from shibolet.model.folders import resolve, stored_types
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
@@ -66,6 +66,7 @@ def model_card(
         trained=TrainResult.read(run.train_result),
         made_with=Provenance.read(run.provenance).training,
         reproduced=reproduced,
+        stored=" and ".join(sorted(stored_types(str(run.final), run.final))),
     )  # fmt: skip
     return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
 

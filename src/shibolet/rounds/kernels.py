@@ -34,6 +34,7 @@ def _serve(connection: Connection, recipe: Recipe) -> None:
         compile_for(recipe)
     except Exception:  # whoever needs them says it
         _LOG.debug("no kernels were compiled ahead", exc_info=True)
+    os._exit(0)  # Python's own end aborts, with a line on the terminal, where a thread of the compiler still runs
 
 
 def compile_for(recipe: Recipe) -> None:

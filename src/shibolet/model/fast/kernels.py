@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from shibolet.errors import ModelError
+from shibolet.model.fast import rows
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,6 +87,41 @@ def _norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple
     dw = (dy * normed).flatten(0, -2).sum(0)
     dnormed = dy * weight
     return rstd * (dnormed - normed * (dnormed * normed).mean(-1, keepdim=True)), dw
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, add: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Layer-normalised `x + add` `[T, D]`, that sum (`x` itself without `add`), mean and 1 / deviation in float32.
+
+    Both of these are `[T, 1]`.
+    """
+    if x.is_cuda:
+        return _triton().layer_norm(x, weight, bias, eps, add)
+    total = x if add is None else x + add
+    wide = (tensor.float() for tensor in (weight, bias))
+    y, mean, rstd = torch.native_layer_norm(total.float(), weight.shape, *wide, eps)
+    return y.to(x.dtype), total, mean, rstd
+
+
+def layer_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
+    add: Tensor | None = None,
+    wants_weight: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of what was normalised, plus `add`, of weight and bias; `x` is the sum that `layer_norm` gave."""
+    if x.is_cuda:
+        return _triton().layer_norm_backward(dy, x, weight, mean, rstd, add, wants_weight)
+    dy_wide, x_wide, w = (tensor.float() for tensor in (dy, x, weight))
+    wants = (True, wants_weight, wants_weight)
+    dx, dw, db = rows.layer_norm_backward(dy_wide, x_wide, w, w, mean, rstd, wants)  # a bias is as long as a weight
+    dx = dx if add is None else dx + add
+    return dx.to(dy.dtype), *((dw.to(weight.dtype), db.to(weight.dtype)) if wants_weight else (None, None))
 
 
 def attend(
@@ -189,6 +225,20 @@ def swiglu_backward_(dproduct: Tensor, gate_up: Tensor, *, wants_product: bool) 
     up.copy_(dup)
     if wants_product:
         dproduct.copy_(product)
+
+
+def gelu_backward_(dproduct: Tensor, x: Tensor, *, wants_product: bool, wants_sum: bool) -> Tensor | None:
+    """Put the gradient of x `[T, F]` in its place and, where it is wanted, `gelu(x)` in the place of its gradient.
+
+    Returns the sum `[F]` of that gradient over rows, which is that of a bias, where it is wanted.
+    """
+    if x.is_cuda:
+        return _triton().gelu_backward_(dproduct, x, wants_product, wants_sum)
+    product = F.gelu(x) if wants_product else None
+    x.copy_(torch.ops.aten.gelu_backward(dproduct, x))
+    if product is not None:
+        dproduct.copy_(product)
+    return x.sum(0) if wants_sum else None
 
 
 def cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:

@@ -41,6 +41,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def layer_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, wants: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias, those that are wanted."""
+    with _one_thread():
+        return torch.ops.aten.native_layer_norm_backward(dy, x, weight.shape, mean, rstd, weight, bias, wants)
+
+
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
@@ -50,11 +58,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        wants = ctx.needs_input_grad[:3]
-        with _one_thread():
-            found = torch.ops.aten.native_layer_norm_backward(dy, x, weight.shape, mean, rstd, weight, bias, wants)
-        return *found, None
+        return *layer_norm_backward(dy, *ctx.saved_tensors, ctx.needs_input_grad[:3]), None
 
 
 class _Conv2d(torch.autograd.Function):

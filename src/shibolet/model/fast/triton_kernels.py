@@ -66,6 +66,57 @@ def _rms_norm_backward(
 
 
 @triton.jit
+def _layer_norm(
+    x, add, weight, bias, y, total, mean, rstd, dim, eps, HAS_ADD: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    at = row * dim + column
+    h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_ADD:
+        h = (h + tl.load(add + at, mask=inside, other=0.0).to(tl.float32)).to(total.dtype.element_ty)
+        tl.store(total + at, h, mask=inside)
+        h = h.to(tl.float32)
+    m = tl.sum(h) / dim
+    h = tl.where(inside, h - m, 0.0)
+    r = 1 / tl.sqrt(tl.sum(h * h) / dim + eps)
+    tl.store(mean + row, m)
+    tl.store(rstd + row, r)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, h * r * w + b, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _layer_norm_backward(
+    dy, x, weight, mean, rstd, add, dx, dw, db, num_rows, dim,
+    HAS_ADD: tl.constexpr, HAS_DW: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    dw_sum, db_sum = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    for row in range(tl.program_id(0).to(tl.int64), num_rows, tl.num_programs(0)):
+        at = row * dim + column
+        g = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        r = tl.load(rstd + row)
+        normed = (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - tl.load(mean + row)) * r
+        if HAS_DW:
+            dw_sum += g * normed
+            db_sum += g
+        g *= w  # 0 outside
+        g = r * (g - tl.sum(g) / dim - normed * (tl.sum(g * normed) / dim))
+        if HAS_ADD:
+            g += tl.load(add + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + at, g, mask=inside)
+    if HAS_DW:
+        own = tl.program_id(0) * dim + column
+        tl.store(dw + own, dw_sum, mask=inside)
+        tl.store(db + own, db_sum, mask=inside)
+
+
+@triton.jit
 def _halves(x, at, inside, HALF: tl.constexpr):
     low = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
@@ -152,6 +203,27 @@ def _swiglu_backward(dproduct, gate_up, dim, HAS_PRODUCT: tl.constexpr, BLOCK: t
     tl.store(gate + dim, d * silu, mask=inside)
     if HAS_PRODUCT:
         tl.store(dproduct + at, silu.to(gate_up.dtype.element_ty).to(tl.float32) * u, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _gelu_backward(
+    dproduct, x, sums, num_rows, dim, HAS_PRODUCT: tl.constexpr, HAS_SUM: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, summed = column < dim, tl.zeros((BLOCK,), tl.float32)
+    for row in range(tl.program_id(0).to(tl.int64), num_rows, tl.num_programs(0)):
+        at = row * dim + column
+        d = tl.load(dproduct + at, mask=inside, other=0.0).to(tl.float32)
+        h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        share = 0.5 * (1 + tl.erf(h * 0.7071067811865476))
+        d *= share + h * tl.exp(-0.5 * h * h) * 0.3989422804014327
+        if HAS_SUM:
+            summed += d
+        tl.store(x + at, d, mask=inside)
+        if HAS_PRODUCT:
+            tl.store(dproduct + at, h * share, mask=inside)
+    if HAS_SUM:
+        tl.store(sums + tl.program_id(0) * dim + column, summed, mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_positions"])
@@ -387,6 +459,34 @@ def rms_norm_backward(
     return dx, _sum(dw, weight.dtype) if wants_weight else None
 
 
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, add: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, dim = x.shape
+    y, total = torch.empty_like(x), x if add is None else torch.empty_like(x)
+    mean, rstd = torch.empty(2, rows, 1, dtype=torch.float32, device=x.device)
+    _layer_norm[(rows,)](
+        x, add, weight, bias, y, total, mean, rstd, dim, eps, HAS_ADD=add is not None, BLOCK=_power(dim),
+        num_warps=_warps(dim),
+    )  # fmt: skip
+    return y, total, mean, rstd
+
+
+def layer_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, add: Tensor | None, wants_weight: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    rows, dim = x.shape
+    programs, dx = min(rows, _ROW_PROGRAMS), torch.empty_like(dy)
+    dw = db = None
+    if wants_weight:
+        dw, db = torch.empty(2, programs, dim, dtype=torch.float32, device=x.device)
+    _layer_norm_backward[(programs,)](
+        dy, x, weight, mean, rstd, add, dx, dw, db, rows, dim, HAS_ADD=add is not None, HAS_DW=wants_weight,
+        BLOCK=_power(dim), num_warps=_warps(dim),
+    )  # fmt: skip
+    return dx, *((_sum(dw, weight.dtype), _sum(db, weight.dtype)) if wants_weight else (None, None))
+
+
 def norm_rope(
     heads: Tensor, query_norm: Tensor, key_norm: Tensor, nums: tuple[int, int], cos: Tensor, sin: Tensor, eps: float,
     in_place: bool,
@@ -425,6 +525,17 @@ def swiglu_backward_(dproduct: Tensor, gate_up: Tensor, wants_product: bool) -> 
     _swiglu_backward[(rows, triton.cdiv(dim, _GATE_BLOCK))](
         dproduct, gate_up, dim, HAS_PRODUCT=wants_product, BLOCK=_GATE_BLOCK, num_warps=4
     )
+
+
+def gelu_backward_(dproduct: Tensor, x: Tensor, wants_product: bool, wants_sum: bool) -> Tensor | None:
+    rows, dim = x.shape
+    blocks = triton.cdiv(dim, _GATE_BLOCK)
+    programs = min(rows, triton.cdiv(_ROW_PROGRAMS, blocks))
+    sums = torch.empty(programs, dim, dtype=torch.float32, device=x.device) if wants_sum else None
+    _gelu_backward[(programs, blocks)](
+        dproduct, x, sums, rows, dim, HAS_PRODUCT=wants_product, HAS_SUM=wants_sum, BLOCK=_GATE_BLOCK, num_warps=4
+    )
+    return _sum(sums, x.dtype) if wants_sum else None
 
 
 def attend_rows(

@@ -1,8 +1,8 @@
 """What a pack costs: multiply-adds of the model and bytes that wait for the backward pass, from shapes alone.
 
 Operations are those of the mathematics: two a multiply-add, attention over pairs that see each other, nothing that is
-computed twice. Bytes are an explicit list of the tensors that autograd keeps in the functions of `packed.py` on a GPU;
-each line of a list names what it stands for.
+computed twice. Bytes are an explicit list of the tensors that autograd keeps in the functions of `packed.py` and in
+fused encoder layers (`fused.py`) on a GPU; each line of a list names what it stands for.
 
 Shapes: U utterances, A encoder states (1500 an utterance), T tokens of texts and prompts, L label positions.
 """
@@ -179,8 +179,8 @@ class Cost:
             row = 2 * (e * w + 2 * _STAT)  # inputs of both norms
             row += 4 * e * w + sizes.encoder_attention_heads * _STAT  # queries, keys, values, output
             row += ffn * w  # gelu's input
-            row += (2 * e + ffn) * w if trains else 0  # inputs of q/k/v, fc1, fc2; the output's is attention's
-            passing = (ffn + 2 * e) * w if graph else (2 * ffn + 2 * e) * w
+            row += 2 * e * w if trains else 0  # inputs of q/k/v and fc1; the output's is attention's, fc2's made again
+            passing = (ffn + 2 * e) * w if graph else (2 * ffn + 3 * e) * w
             parts.append(("encoder.layers", size.states * row if graph else 0, size.states * passing))
         graph |= "encoder.norm" in self._parts
         if graph:

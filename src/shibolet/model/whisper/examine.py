@@ -9,11 +9,12 @@ from typing import Any
 
 from shibolet.model.folders import read_mapping
 from shibolet.model.protocols import Oddity
-from shibolet.model.whisper.load import ModelFolder, open_folder
+from shibolet.model.whisper.load import EXTRACTOR_FILES, ModelFolder, open_folder
 from shibolet.model.whisper.prompt import END, NO_TIMES, START, TASK, is_multilingual, token_id
 from shibolet.model.whisper.sizes import USUAL
 
 GENERATION = "generation_config.json"
+_NAMED = {"eos_token_id": END, "decoder_start_token_id": START, "no_timestamps_token_id": NO_TIMES}  # key -> token
 _HEAD_DIM = 64  # in all published models
 _TOKENIZER_ADVICE = "take the tokenizer that belongs to these weights"
 _COPY = f"copy {GENERATION} from the published model that this one was tuned from"
@@ -56,16 +57,10 @@ def _tokens(folder: ModelFolder) -> Iterator[Oddity]:
         yield Oddity(
             f"the tokenizer has ids up to {highest}, the embeddings {config.vocab_size} rows; {_TOKENIZER_ADVICE}"
         )
-    for key in ("forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens"):
-        if getattr(config, key, None):
-            yield Oddity(
-                f"config.json has {key}, which libraries of today read from {GENERATION} alone; it does nothing",
-                is_fault=False,
-            )
 
 
 def _files(folder: ModelFolder) -> Iterator[Oddity]:
-    if not any((folder.path / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+    if not any((folder.path / file).is_file() for file in EXTRACTOR_FILES):
         yield Oddity(
             "there is no preprocessor_config.json; the usual features are taken, and other programs cannot open the "
             "folder until one is copied from the published model",
@@ -81,17 +76,16 @@ def _generation(folder: ModelFolder) -> Iterator[Oddity]:
     said, tokenizer = read_mapping(str(folder.path), folder.path / GENERATION), folder.tokenizer
     yield from _ids_said(said, folder)
     multilingual = is_multilingual(tokenizer)
-    if said.get("is_multilingual", multilingual) != multilingual:
+    if (told := said.get("is_multilingual", multilingual)) != multilingual:
         words = "several languages" if multilingual else "English alone"
-        yield Oddity(
-            f"{GENERATION}: is_multilingual is {said['is_multilingual']}, the tokenizer is one for {words}; {_COPY}"
-        )
+        yield Oddity(f"{GENERATION}: is_multilingual is {told}, the tokenizer is one for {words}; {_COPY}")
     if multilingual and (missing := [key for key in ("lang_to_id", "task_to_id") if not said.get(key)]):
         yield Oddity(f"{GENERATION} has no {' and no '.join(missing)}: generate cannot be told a language; {_COPY}")
-    if said.get("forced_decoder_ids"):
+    languages = {id: token for token, id in (said.get("lang_to_id") or {}).items()}
+    if forced := [languages[id] for _, id in said.get("forced_decoder_ids") or [] if id in languages]:
         yield Oddity(
-            f"{GENERATION} has forced_decoder_ids, a setting of transformers before 5: programs that are not told a "
-            "language may write in the one that it names; take it out",
+            f"{GENERATION}: forced_decoder_ids, a setting of transformers 4, names {forced[0]}: a program that is told "
+            "no language writes in that one; take the setting out",
             is_fault=False,
         )
     if not said.get("suppress_tokens"):
@@ -111,17 +105,15 @@ def _generation(folder: ModelFolder) -> Iterator[Oddity]:
 
 def _ids_said(said: Mapping[str, Any], folder: ModelFolder) -> Iterator[Oddity]:
     """Ids of tokens that the tokenizer gives others."""
-    named = {
-        "eos_token_id": END, "decoder_start_token_id": START, "no_timestamps_token_id": NO_TIMES,
-        **{f"lang_to_id of {token}": token for token in said.get("lang_to_id") or {}},
-    }  # fmt: skip
-    values = {f"lang_to_id of {token}": value for token, value in (said.get("lang_to_id") or {}).items()} | dict(said)
-    if "transcribe" in (said.get("task_to_id") or {}):
-        named["task_to_id of transcribe"] = TASK
-        values["task_to_id of transcribe"] = said["task_to_id"]["transcribe"]
+    languages, tasks = said.get("lang_to_id") or {}, said.get("task_to_id") or {}
+    named = [
+        *((key, token, said.get(key)) for key, token in _NAMED.items()),
+        *((f"lang_to_id of {token}", token, id) for token, id in languages.items()),
+        ("task_to_id of transcribe", TASK, tasks.get("transcribe")),
+    ]
     wrong = []
-    for key, token in named.items():
-        value, own = values.get(key), folder.tokenizer.convert_tokens_to_ids(token)
+    for key, token, value in named:
+        own = folder.tokenizer.convert_tokens_to_ids(token)
         if value is not None and own not in (value if isinstance(value, list) else [value]):
             wrong.append(f"{key} {value}, the tokenizer gives '{token}' the id {own}")
     if wrong:

@@ -11,16 +11,12 @@ from pathlib import Path
 
 from shibolet.errors import ModelError
 from shibolet.model.folders import INDEX, opening, weight_files
-from shibolet.model.whisper.load import ModelFolder, open_folder
+from shibolet.model.whisper.load import EXTRACTOR_FILES, ModelFolder, open_folder
+from shibolet.model.whisper.save import KEPT
 from shibolet.records.files import make_folder
 
 EXTRACTOR = "preprocessor_config.json"
 PRECISION = "float16"  # of CTranslate2's weights
-_SETTINGS = (
-    "config.json", "generation_config.json", EXTRACTOR, "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json",
-    "special_tokens_map.json", INDEX,
-)  # fmt: skip
 
 
 def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ()) -> None:
@@ -36,10 +32,11 @@ def convert(source: str, path: Path, layout: str, languages: Sequence[str] = ())
 
 
 def _copy(folder: ModelFolder, path: Path) -> None:
-    for file in (*weight_files(str(folder.path), folder.path), *(folder.path / name for name in _SETTINGS)):
+    settings = (folder.path / name for name in ("config.json", *KEPT, INDEX))
+    for file in (*weight_files(str(folder.path), folder.path), *settings):
         if file.is_file():
             shutil.copyfile(file, path / file.name)
-    if not any((path / name).is_file() for name in (EXTRACTOR, "processor_config.json")):
+    if not any((path / name).is_file() for name in EXTRACTOR_FILES):
         folder.extractor.to_json_file(path / EXTRACTOR)
 
 

@@ -8,6 +8,7 @@ from shibolet.model.whisper.decoding import ClipDecoder
 from shibolet.model.whisper.examine import oddities
 from shibolet.model.whisper.export import convert
 from shibolet.model.whisper.features import LogMel, lay_samples
+from shibolet.model.whisper.fused import fuse_layers
 from shibolet.model.whisper.load import load_recogniser
 from shibolet.model.whisper.outline import WhisperOutline
 from shibolet.model.whisper.packed import encode, head, hidden, lay_out, packed_attention
@@ -30,6 +31,7 @@ class Whisper(WhisperOutline, Family):
     encode = staticmethod(encode)
     hidden = staticmethod(hidden)
     head = staticmethod(head)
+    fuse = staticmethod(fuse_layers)
     decoder = ClipDecoder
     load_recogniser = staticmethod(load_recogniser)
     save = staticmethod(save_model)

@@ -22,6 +22,7 @@ from transformers import WhisperForConditionalGeneration
 from shibolet.errors import ModelError
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d, layer_norm, softmax
+from shibolet.model.whisper.fused import EncoderLayer, encoder_layer
 from shibolet.model.whisper.lengths import WINDOW_STATES
 from shibolet.model.whisper.prompt import TranscriptionFrame
 
@@ -107,8 +108,9 @@ def encoder_states(model: WhisperForConditionalGeneration, features: Tensor) -> 
     encoder = model.model.encoder
     x = F.gelu(_conv1d(encoder.conv1, features.to(model.dtype)))
     x = F.gelu(_conv1d(encoder.conv2, x)).transpose(1, 2) + encoder.embed_positions.weight
+    x = x.contiguous()  # sums would keep the order of a convolution, in which norms cannot read it
     for layer in encoder.layers:
-        x = _run(layer, _encoder_layer, x)
+        x = _run(layer, encoder_layer if isinstance(layer, EncoderLayer) else _encoder_layer, x)
     return _norm(encoder.layer_norm, x)
 
 

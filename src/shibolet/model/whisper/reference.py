@@ -42,7 +42,7 @@ class Transformers:
         return written[0, len(self._prompt) :].tolist()
 
     def _features(self, clip: np.ndarray) -> Tensor:
-        features = self._extractor(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_features"]
+        features = self._extractor(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
         return features.to(self.model.device, self.model.dtype)
 
     def _ids(self, text: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from shibolet.model.whisper.parts import is_tied
 from shibolet.records.ahead import Ahead
 from shibolet.records.files import make_folder, write_bytes
 
-_KEPT = (  # of the source: settings of `generate` and of features, and the tokenizer in either form
+KEPT = (  # of the source: settings of `generate` and of features, and the tokenizer in either form
     "generation_config.json", *EXTRACTOR_FILES, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     "normalizer.json", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
@@ -43,7 +43,7 @@ def _write_settings(loaded: LoadedModel, path: Path, dtype: torch.dtype) -> None
     config = type(loaded.model.config).from_dict(loaded.model.config.to_dict())  # of the model, not of the file
     config.dtype, config.architectures = dtype, [type(loaded.model).__name__]
     config.save_pretrained(path)
-    kept = [name for name in _KEPT if (loaded.path / name).is_file()]
+    kept = [name for name in KEPT if (loaded.path / name).is_file()]
     for name in kept:
         write_bytes(path / name, (loaded.path / name).read_bytes())
     if not any(name in kept for name in EXTRACTOR_FILES):  # as with some fine-tuned models

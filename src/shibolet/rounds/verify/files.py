@@ -1,13 +1,11 @@
 """Whether a model opens and its files go together; whether texts survive its tokenizer."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from safetensors import safe_open
 
 from shibolet.model.family import LoadedModel, load_recogniser
-from shibolet.model.folders import weight_files
+from shibolet.model.folders import stored_types
 from shibolet.model.protocols import Prompt
 from shibolet.rounds.verify.subject import Clip, Outcome, outcome
 
@@ -18,14 +16,10 @@ def check_files(model: str, device: str) -> tuple[Outcome, LoadedModel]:
     family, path = loaded.family, loaded.path
     config, layout = family.config_in(path)
     found = family.oddities(path)
-    dtypes = Counter()
-    for file in weight_files(model, path):
-        with safe_open(file, "pt") as handle:
-            dtypes.update(handle.get_slice(key).get_dtype() for key in handle.keys())
     num = sum(weight.numel() for weight in loaded.model.parameters())
     encoder, decoder = (family.num_layers(loaded.model).get(tower, 0) for tower in ("encoder", "decoder"))
     head = "tied to the embeddings" if family.is_tied(loaded.model) else "of its own"
-    stored = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(dtypes.items()))
+    stored = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(stored_types(model, path).items()))
     good = (
         f"{family.title} in the {layout} layout: {num:,} weights ({stored}), {encoder} encoder and "
         f"{decoder} decoder layers, head {head}; none missing, none left over"
