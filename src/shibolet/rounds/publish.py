@@ -70,7 +70,8 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
     from shibolet.model.outline import outline_named
 
     folder = current.folder
-    outline_named(str(folder.final)).check_layout(config.layout)
+    if folder.final.is_dir():
+        outline_named(str(folder.final)).check_layout(config.layout)
     if not current.recipe.evaluate.sets:
         raise DataError(
             f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"

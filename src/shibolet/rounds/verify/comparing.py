@@ -85,10 +85,12 @@ def first_difference(ours: LoadedModel, theirs: Reference, language: str, clip: 
             break
     with _outputs(theirs.model, names) as expected:
         theirs.logits(clip, ids)
-    for name, right in expected.items():
-        own = found.get(name)
-        if own is None or own.shape != right.shape:  # the last layer of ours gives the rows alone that need a logit
-            continue
+    both = [(name, found[name], right) for name, right in expected.items() if name in found]
+    # The last layer of ours gives the rows alone that need a logit.
+    both = [(name, own, right) for name, own, right in both if own.shape == right.shape]
+    if not both:
+        return "No layer could be compared by itself; report it with this file"
+    for name, own, right in both:
         difference = ((own - right).abs().max() / right.square().mean().sqrt()).item()
         if not difference <= LAYER_DIFFERENCE:
             return (
