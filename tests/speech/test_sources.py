@@ -19,7 +19,7 @@ from shibolet.records.ledger import count_by_rule
 from shibolet.speech import hub
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
 from shibolet.speech.known_sources import KNOWN_SOURCES
-from shibolet.speech.read import read_source
+from shibolet.speech.read import all_capitals, read_source
 from shibolet.speech.sources import DataSource
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -442,3 +442,16 @@ def test_settings_load_without_decoders():
         "print([m for m in ('numpy', 'av', 'soundfile', 'pyarrow', 'datasets', 'torch', 'scipy') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_texts_in_capital_letters_are_told_and_can_be_small(manifest, tmp_path):
+    """A Whisper that is trained on capitals writes FOURTY."""
+    rows = [{"audio": "two.wav", "text": "ENTER FORTY ONE"}, {"audio": "three.flac", "text": "É 41"}]
+    as_written = DataSource(name="an4", manifest=manifest(*rows))
+    utterances, _ = read(as_written, tmp_path)
+    assert [u.text for u in utterances] == ["ENTER FORTY ONE", "É 41"]
+    assert "'ENTER FORTY ONE'" in (advice := all_capitals(utterances, "an4")) and "letter_case: lower" in advice
+    small, _ = read(as_written.model_copy(update={"letter_case": "lower"}), tmp_path)
+    assert [u.text for u in small] == ["enter forty one", "é 41"] and all_capitals(small, "an4") is None
+    letterless, _ = read(DataSource(name="he", manifest=manifest({"audio": "two.wav", "text": "שלום 41"})), tmp_path)
+    assert all_capitals(letterless, "he") is None

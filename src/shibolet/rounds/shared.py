@@ -80,10 +80,13 @@ class Round(Models):
     @cached_property
     def data(self) -> SourceData:
         """All training sources, in the letters of the recipe's language: before a model is loaded to find no word."""
-        from shibolet.speech.read import require_script
+        from shibolet.speech.read import all_capitals, require_script
 
         for source in self.recipe.data.train:
-            require_script(self.read(source).utterances, self.recipe.language, source.name)
+            utterances = self.read(source).utterances
+            require_script(utterances, self.recipe.language, source.name)
+            if advice := all_capitals(utterances, source.name):
+                self.tell(advice)
         return self.join(self.recipe.data.train)
 
     def join(self, sources: Sequence[DataSource]) -> SourceData:

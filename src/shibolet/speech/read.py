@@ -1,6 +1,7 @@
 """Reading a source: its rows become utterances, or ledger lines that say why not."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from shibolet.errors import DataError
@@ -69,3 +70,14 @@ def require_script(utterances: Sequence[Utterance], language: str, source: str) 
             f"{MIN_IN_SCRIPT_FRAC:.0%} ('{looked_at[0].text[:40]}', ...): is `language: {language}` right, are the "
             "texts romanised, does `columns` name another one?"
         )
+
+
+def all_capitals(utterances: Sequence[Utterance], source: str) -> str | None:
+    """Advice, in a sentence, for a source that has no small letter in any text, in a script that has them."""
+    if any(map(str.islower, chain.from_iterable(u.text for u in utterances))):
+        return None
+    first = next((u.text for u in utterances if any(map(str.isupper, u.text))), None)
+    return first and (
+        f"{source}: every text is in capital letters ('{first[:40]}'), which a model that has read ordinary writing "
+        "spells worse; letter_case: lower in this source trains it on small ones"
+    )

@@ -132,6 +132,8 @@ class RowSink:
         if not isinstance(text, str):
             raise BadRow("text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}")
         language, text = strip_official_prefix(text)
+        if self.source.letter_case == "lower":
+            text = text.lower()
         if not tidy(text):
             raise BadRow("empty_text", f"'{columns.text}' has no words")
         if found := _CONTROL.search(text):

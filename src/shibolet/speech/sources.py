@@ -56,6 +56,7 @@ class DataSource(Config):
     parquet: Path | None = None  # path or glob of Parquet or Arrow files, read in place
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
+    letter_case: Literal["written", "lower"] = "written"  # lower: every text in small letters
     max_utterances: int | None = Field(None, gt=0)  # the first usable ones in the order of the files
     rows: Mapping[str, Annotated[int, Field(gt=0)]] = {}  # by who says so: for `shibolet plan`, before any is read
     language: str | None = None  # of rows that do not say, as in the prompt: "Hebrew"
