@@ -21,19 +21,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     AS_IT_IS,
     TEST_SPEAKERS,
     Job,
     arguments,
-    differences,
     hear_untouched,
     hypotheses_file,
     opened,
     parse,
-    rows_of,
     run_jobs,
-    show,
     trained,
     utterances_of,
     written,

@@ -3,6 +3,7 @@
     python benchmarks/whisper_folds.py an4 --models M --data D --out O         5 folds x 3 seeds of tiny.en, a CPU
     python benchmarks/whisper_folds.py an4 ... --whole                         each by `shibolet run`, audit and all
     python benchmarks/whisper_folds.py variants ... --jobs 8 --device cuda     6 ways to train x 5 folds x 3 seeds
+    python benchmarks/whisper_folds.py rates ...     rates and epochs on the first fold's dev split; no test is heard
     python benchmarks/whisper_folds.py fsdd ...                                one of six speakers left out
     python benchmarks/whisper_folds.py own ... --manifest FILE --language Hebrew --model whisper-base
 
@@ -18,18 +19,17 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
+from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     Job,
     arguments,
-    differences,
     folds_by_speaker,
     hear_untouched,
     hypotheses_file,
     parse,
-    rows_of,
     run_jobs,
-    show,
     train_and_score,
+    train_for_dev,
     utterances_of,
     whole_round,
     written,
@@ -39,24 +39,38 @@ from shibolet.scoring.intervals import ratio_intervals
 from shibolet.scoring.nearest import in_nearest_reading
 from shibolet.speech.text import get_language
 
-SETS = {"an4": ("an4_en", "whisper-tiny.en", 5), "variants": ("an4_en", "whisper-tiny.en", 5),
-        "fsdd": ("fsdd_en", "whisper-tiny.en", None)}  # fmt: skip
+AN4 = ("an4_en", "whisper-tiny.en", 5)  # data, model, folds
+SETS = {"an4": AN4, "rates": AN4, "variants": AN4, "fsdd": ("fsdd_en", "whisper-tiny.en", None)}
 RECIPES_OWN = "recipe"  # the variant that changes nothing
+
+
+DECODER = ("cross_attention", "decoder.layers", "decoder.norm")
+ENCODER = ("encoder.conv", "encoder.layers", "encoder.norm")
+GRID = [(rate, epochs) for rate in (3e-5, 1e-4, 2e-4, 4e-4) for epochs in (2, 4, 8)]
+ONE_SCORE = "train.eval_every_epoch=false"  # on dev, at the end: each hears it all
+
+
+def phases(*plans: tuple[str, float, Mapping[str, float]]) -> str:
+    """An override of the phases: name, epochs and rates of each."""
+    given = [
+        {"name": name, "num_epochs": num, "lr_by_part": dict(rates), "warmup_steps": 10, "schedule": "linear"}
+        for name, num, rates in plans
+    ]
+    return f"train.phases={json.dumps(given)}"
+
+
+def rates() -> dict[str, list[str]]:
+    """Overrides by name, of the decoder alone."""
+    return {
+        f"{rate:g} x {epochs}": [phases(("B", epochs, dict.fromkeys(DECODER, rate))), ONE_SCORE]
+        for rate, epochs in GRID
+    }
 
 
 def variants(epochs: float, rate: float) -> dict[str, list[str]]:
     """Overrides by name, of equal epochs; an encoder trains at a third of the decoder's rate."""
-    decoder = {"cross_attention": rate, "decoder.layers": rate, "decoder.norm": rate}
-    encoder = {part: rate / 3 for part in ("encoder.conv", "encoder.layers", "encoder.norm")}
-    rest = {"embeddings": rate / 3, "decoder.positions": rate / 3}
-
-    def phases(*plans: tuple[str, float, Mapping[str, float]]) -> str:
-        given = [
-            {"name": name, "num_epochs": num, "lr_by_part": dict(rates), "warmup_steps": 10, "schedule": "linear"}
-            for name, num, rates in plans
-        ]
-        return f"train.phases={json.dumps(given)}"
-
+    decoder, encoder = dict.fromkeys(DECODER, rate), dict.fromkeys(ENCODER, rate / 3)
+    rest = dict.fromkeys(("embeddings", "decoder.positions"), rate / 3)
     lora = {"part": "decoder.layers", "rank": 16, "alpha": 32, "dropout": 0.0}
     return {
         "decoder alone": [phases(("B", epochs, decoder))],
@@ -177,7 +191,7 @@ def between_ways(args: argparse.Namespace, by_way: Mapping[str, Sequence[dict]],
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("what", choices=("an4", "variants", "fsdd", "own"))
+    parser.add_argument("what", choices=("an4", "rates", "variants", "fsdd", "own"))
     parser.add_argument("--whole", action="store_true", help="`shibolet run` for each, audited by the model itself")
     parser.add_argument("--model", help="folder in --models; else tiny.en, whisper-base for own")
     parser.add_argument("--manifest", type=Path, help="of own")
@@ -195,6 +209,13 @@ def main() -> None:
     whole = written(args.out / args.what / "all.jsonl", utterances)
     heard = hear_untouched(args, model, {args.what: (whole, args.language)})[args.what]
     ways = {RECIPES_OWN: []}
+    if args.what == "rates":
+        jobs = [job for job in jobs_of(args, utterances, heard, model, rates()) if job.about["fold"] == "0"]
+        first = [job for job in jobs if job.about["seed"] == args.seeds[0]]
+        for row in run_jobs(args, train_for_dev, first).values():
+            if row.get("what") == "rates":
+                show(row["way"], {name: row[name] for name in ("dev", "dev_wer", "dev_loss_a_label", "train_cpu_s")})
+        return
     if args.what == "variants":
         ways = {k: v for k, v in variants(args.epochs, args.rate).items() if args.ways is None or k in args.ways}
     found = run_jobs(

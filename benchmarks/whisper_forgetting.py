@@ -10,19 +10,17 @@ the rates as written and in the nearest reading by set, and what `compare.json` 
 import random
 from pathlib import Path
 
+from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     AS_IT_IS,
     TEST_SPEAKERS,
     Job,
     arguments,
-    differences,
     hear_untouched,
     hypotheses_file,
     opened,
     parse,
-    rows_of,
     run_jobs,
-    show,
     trained,
     utterances_of,
     written,

@@ -205,8 +205,7 @@ def trained(current, job: Job) -> dict:
         "loss": losses(current, str(current.folder.final)) if job.about.get("with_loss") else None,
     }
     if not job.about.get("keep"):
-        for part in ("checkpoints", "final", "encoder_cache"):
-            shutil.rmtree(current.folder.train / part, ignore_errors=True)
+        _delete_weights(current)
     return made
 
 
@@ -221,33 +220,71 @@ def scored(current, label: str) -> dict[str, list]:
 
 def losses(current, model: str) -> dict[str, list]:
     """By set, [id, loss, labels] of every utterance: the summed loss of its text, clip by clip."""
+    from shibolet.rounds.scorers import language_of
+
+    return {
+        source.name: losses_of(model, current.read(source).utterances, language_of(current, source))
+        for source in current.sets
+    }
+
+
+def losses_of(model: str, utterances: Sequence, language: str) -> list:
+    """[id, loss, labels] of each."""
     import torch
 
     from shibolet.model.family import load_recogniser
     from shibolet.model.fast.losses import plain_cross_entropy
     from shibolet.model.folders import best_device
     from shibolet.model.protocols import Prompt
-    from shibolet.rounds.scorers import language_of
     from shibolet.speech.audio import load
     from shibolet.speech.text import get_language
 
-    device, found = best_device(), {}
+    device, rows = best_device(), []
     loaded = load_recogniser(model, device=device)
     family, features = loaded.family, loaded.family.features(loaded.extractor, device)
-    for source in current.sets:
-        language = language_of(current, source)
-        targets, rows = family.targets(loaded.tokenizer, Prompt(language)), []
-        for utterance in current.read(source).utterances:
-            clip = load(utterance.audio)
-            ids = targets.encode([get_language(language).to_target(utterance.text)])
-            pack = family.lay_out(targets.frame, ids, [family.num_frames(len(clip))])
-            with torch.inference_mode(), family.packed(loaded.model):
-                pack = family.with_audio(pack, [clip], features, torch.device(device))
-                hidden = family.hidden(loaded.model, pack)
-                loss = plain_cross_entropy(hidden, family.head(loaded.model), pack.labels)
-            rows.append([utterance.id, round(float(loss), 4), len(pack.labels)])
-        found[source.name] = rows
-    return found
+    targets = family.targets(loaded.tokenizer, Prompt(language))
+    for utterance in utterances:
+        clip = load(utterance.audio)
+        ids = targets.encode([get_language(language).to_target(utterance.text)])
+        pack = family.lay_out(targets.frame, ids, [family.num_frames(len(clip))])
+        with torch.inference_mode(), family.packed(loaded.model):
+            pack = family.with_audio(pack, [clip], features, torch.device(device))
+            hidden = family.hidden(loaded.model, pack)
+            loss = plain_cross_entropy(hidden, family.head(loaded.model), pack.labels)
+        rows.append([utterance.id, round(float(loss), 4), len(pack.labels)])
+    return rows
+
+
+def train_for_dev(job: Job) -> dict:
+    """Train on data as they are, and what the dev split says of the result; no test set is heard."""
+    from shibolet.records.documents.training import TrainResult
+    from shibolet.records.manifest import read_manifest
+    from shibolet.rounds import auditing, stages
+
+    with opened(job, **AS_IT_IS) as current:
+        auditing.do_audit(current)
+        auditing.do_gate(current)
+        stages.do_prepare(current)
+        before = _cpu_s()
+        stages.do_train(current)
+        cpu_s = round(_cpu_s() - before, 1)
+        result = TrainResult.read(current.folder.train_result)
+        kept = read_manifest(current.folder.prepared / "manifest.jsonl")
+        dev = [u for u in kept if Path(u.audio.path).name.startswith("dev-")]
+        rows = losses_of(str(current.folder.final), dev, current.recipe.language)
+        _delete_weights(current)
+        return {
+            "train_cpu_s": cpu_s,
+            "dev_wer": [[score.step, round(score.wer, 4)] for score in result.dev],
+            "chosen_step": result.chosen_step,
+            "dev_loss_a_label": round(sum(row[1] for row in rows) / sum(row[2] for row in rows), 4),
+            "dev": len(dev),
+        }
+
+
+def _delete_weights(current) -> None:
+    for part in ("checkpoints", "final", "encoder_cache"):
+        shutil.rmtree(current.folder.train / part, ignore_errors=True)
 
 
 def untouched(job: Job) -> dict:
@@ -322,55 +359,3 @@ def folds_by_speaker(utterances: Sequence, num: int | None) -> Iterator[tuple[st
     for name in sorted(speakers, key=lambda name: (-speakers[name], name)):
         min(folds, key=lambda own: sum(speakers[one] for one in own)).add(name)
     yield from ((str(place), own) for place, own in enumerate(folds))
-
-
-# Figures
-
-
-def rows_of(utterances: Sequence, heard: Mapping[str, str], set_name: str, language: str) -> list:
-    """Scored rows of the utterances that have a hypothesis."""
-    from shibolet.scoring.rows import score_row
-    from shibolet.speech.text import get_language
-
-    normaliser = get_language(language).to_scoring
-    return [score_row(u, heard[u.id], set=set_name, normaliser=normaliser) for u in utterances if u.id in heard]
-
-
-def differences(first: Sequence, second: Sequence, titles: tuple[str, str], language: str) -> dict[str, dict]:
-    """Two systems as written and in the nearest reading: rates, interval of the difference over speakers, in points."""
-    from shibolet.compare import CompareConfig, compare_pair
-    from shibolet.records.candidate import named
-    from shibolet.scoring.nearest import in_nearest_reading
-    from shibolet.speech.text import get_language
-
-    names = tuple(map(named, titles))
-    near = in_nearest_reading([first, second], get_language(language))
-    made = {}
-    for kind, rows in (("raw", (first, second)), ("nearest", near)):
-        pair = compare_pair(*rows, CompareConfig(), names)
-        wer = pair.overall.wer
-        made[kind] = {
-            "before_pct": _pct(wer.baseline.rate),
-            "after_pct": _pct(wer.candidate.rate),
-            "errors": [wer.baseline.errors, wer.candidate.errors],
-            "words": wer.baseline.words,
-            "points": _rounded(wer.delta_points),
-            "interval": wer.interval_points and [_rounded(end) for end in wer.interval_points],
-            "relative_pct": _rounded(wer.delta_relative_pct),
-            "groups": pair.overall.groups,
-            "by_set": {name: [_pct(side.rate) for side in block.wer.sides] for name, block in pair.sets.items()},
-        }
-    return made
-
-
-def _pct(rate: float | None) -> float | None:
-    return None if rate is None else round(100 * rate, 2)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
-
-
-def show(name: str, figures: Mapping[str, Any]) -> None:
-    """A line of JSON for people and programs."""
-    print(json.dumps({"what": name, **figures}, ensure_ascii=False), flush=True)

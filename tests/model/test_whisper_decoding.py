@@ -359,7 +359,7 @@ def test_errors_of_a_real_model_are_those_that_are_known():
     texts = [decoder_of(loaded, 1, ENGLISH).text(one.ids) for one in found]
     rows = [
         score_row(
-            Utterance(id=str(place), audio=AudioRef(path=""), duration_s=1.0, text=said), text, set="an4",
+            Utterance(id=str(place), audio=AudioRef(path=""), duration_s=1.0, text=said, source="an4"), text, set="an4",
             normaliser=language.to_scoring,
         )
         for place, ((_, said), text) in enumerate(zip(spoken, texts, strict=True))

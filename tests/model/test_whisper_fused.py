@@ -105,7 +105,7 @@ def test_states_are_those_of_the_modules_and_of_transformers(loaded, pack):
 
 
 def test_a_gradient_has_the_same_bits_for_any_number_of_threads():
-    loaded = loaded_whisper(d_model=64)
+    loaded = loaded_whisper(d_model=192, decoder_attention_heads=6)
     train(loaded.model, WHOLE)
     twin, found, pack = fused_twin(loaded.model), [], pack_of(loaded, 3)
     for num_threads in (1, 2):

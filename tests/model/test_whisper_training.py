@@ -1,6 +1,7 @@
 """Tiny Whispers go through training and a round: protects from a program that knows the lengths of one family alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 from whisper_models import SENTENCES, save_whisper
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.model.family import load_recogniser
 from shibolet.model.parts import select
 from shibolet.model.protocols import Prompt
@@ -118,6 +119,12 @@ def test_one_pack_or_two_with_kept_states_are_the_same_training(prepared: Path, 
     assert len(found["one"]) == 2 and found["one"] == pytest.approx(found["two"], rel=1e-5)
     (states,) = (tmp_path / "two" / "encoder_cache").glob("*/states.bin")
     assert 4 * 1500 * 32 * 4 <= states.stat().st_size < 4 * 1510 * 32 * 4
+
+
+def test_states_that_do_not_fit_the_disk_are_refused(prepared: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=700_000))
+    with pytest.raises(RecipeError, match=r"needs 0\.0 GiB in .*make room, or set train\.encoder_cache to false"):
+        trained(save_whisper(tmp_path / "base"), prepared, tmp_path / "out", settings(encoder_cache=True))
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_rank_has_no_more_workers_than_it_has_use_for(monkeypatch, device, cor
 @pytest.mark.slow("train", seconds=4)
 def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, loaded):
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
-    broken = dataclasses.replace(examples[0], num_frames=examples[0].num_frames + 50)
+    broken = dataclasses.replace(examples[0], duration_s=examples[0].duration_s + 0.5)
     with pytest.raises(DataError, match="utterance 'u0000': the table says"):
         list(reader.read(loaded.model, [PackRequest(0, 0, 0, (broken,))]))
     reader.close()

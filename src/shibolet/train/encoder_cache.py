@@ -154,7 +154,7 @@ def _start(root: Path, folder: Path, num_bytes: int) -> None:
     if (free := shutil.disk_usage(root).free) < num_bytes:
         raise RecipeError(
             f"train.encoder_cache needs {num_bytes / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} GiB are free; "
-            "make room or turn it off"
+            "make room, or set train.encoder_cache to false: the encoder then runs again in each epoch"
         )
     folder.mkdir()
     write_json(meta, {"boot": boot})

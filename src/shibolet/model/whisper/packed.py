@@ -153,11 +153,8 @@ def _attend_on_states(attention: nn.Module, query: Tensor, encoded: Tensor, cu_s
     seen = []
     seeking = torch.bmm(query.transpose(0, 1), keys).split(cu_seqlens.diff().tolist(), dim=1)  # [N, t, D] each
     for own, states in zip(seeking, encoded.split(WINDOW_STATES), strict=True):
-        rows = own.flatten(
-            0, 1
-        )  # [N * t, D], made a multiple of 16: others had other bits with other numbers of threads
-        weights = softmax(F.pad(rows, (0, 0, 0, -len(rows) % 16)) @ states.t())
-        seen.append((weights @ states)[: len(rows)].unflatten(0, own.shape[:2]))
+        weights = softmax(own.flatten(0, 1) @ states.t())  # [N * t, 1500]
+        seen.append((weights @ states).unflatten(0, own.shape[:2]))
     return torch.bmm(torch.cat(seen, dim=1), values.mT).transpose(0, 1) + attention.v_proj.bias.unflatten(0, by_head)
 
 
