@@ -14,6 +14,8 @@ from whisper_models import loaded_whisper, save_whisper
 
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.family import convert, family_named, load_recogniser
+from shibolet.model.lora import attach_lora, save_lora
+from shibolet.model.parts import select
 from shibolet.model.protocols import Prompt
 from shibolet.model.whisper import prompt
 from shibolet.records.files import read_json, read_jsonl, write_json
@@ -152,6 +154,19 @@ def test_the_card_says_language_and_beams_where_they_can_be_said(tmp_path):
     Tokenizer(models.WordLevel(vocabulary, "<|endoftext|>")).save(str(english / "tokenizer.json"))
     code = code_of(family.usage("org/name", "native", model=english, language="English"))
     assert "language=" not in code and "generate(**inputs, max_new_tokens=440" in code
+
+
+def test_the_code_of_an_adapter_opens_it_on_its_base(tmp_path, clips, monkeypatch):
+    source, texts = talkative(tmp_path / "base"), {}
+    for change in (0.0, 1.0):
+        model = load_recogniser(str(source)).model
+        attach_lora(model, "decoder.layers", rank=4, alpha=8, dropout=0.0, targets=["q_proj", "v_proj"], seed=1)
+        for weight in select(model, "lora").values():
+            torch.nn.init.normal_(weight, 0, change, generator=torch.Generator().manual_seed(weight.numel()))
+        save_lora(model, list(select(model, "lora")), tmp_path / f"{change:.0f}", str(source), torch.float32)
+        usage = family_named(str(source)).adapter_usage(f"./{change:.0f}", str(source), "native", language="Hebrew")
+        texts[change] = printed(usage, tmp_path, clips, monkeypatch, limit=12)
+    assert texts[0.0] == written(source, clips, "Hebrew", limit=12) != texts[1.0]
 
 
 @pytest.mark.parametrize("suppressed", [None, [], [1, 2]])
