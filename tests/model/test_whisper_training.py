@@ -1,5 +1,6 @@
 """Tiny Whispers go through training and a round: protects from a program that knows the lengths of one family alone."""
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.model.family import load_recogniser
 from shibolet.model.parts import select
 from shibolet.model.protocols import Prompt
+from shibolet.model.whisper import packed
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.plan import Plan
 from shibolet.records.files import read_jsonl, write_jsonl
@@ -109,14 +111,22 @@ def test_what_is_named_moves_and_the_rest_keeps_its_bits(parts, changes, prepare
     assert before["proj_out.weight"].equal(after["proj_out.weight"]) == (parts[0] not in ("head", "embeddings"))
 
 
-def test_one_pack_or_two_with_kept_states_are_the_same_training(prepared: Path, tmp_path: Path):
-    base, found = save_whisper(tmp_path / "base"), {}
+def test_one_pack_or_two_with_kept_states_are_the_same_training(prepared: Path, tmp_path: Path, monkeypatch):
+    base, found, encoded, plain = save_whisper(tmp_path / "base"), {}, Counter(), packed.encoder_states
+
+    def counting(model, features):
+        encoded[name] += len(features)
+        return plain(model, features)
+
+    monkeypatch.setattr(packed, "encoder_states", counting)
     phase = PhaseConfig(name="B", num_epochs=2, lr_by_part=DECODER, warmup_steps=0)
     # 4 utterances of 1,500 states and a dozen tokens
     for name, changes in {"one": {"pack_tokens": 7000}, "two": {"pack_tokens": 3500, "encoder_cache": True}}.items():
         trained(base, prepared, tmp_path / name, settings(phases=(phase,), **changes))
         found[name] = [row["loss"] for row in read_jsonl(tmp_path / name / "metrics.jsonl")]
     assert len(found["one"]) == 2 and found["one"] == pytest.approx(found["two"], rel=1e-5)
+    # the longest pack is tried before the first step; then two epochs, or one whose states the other reads
+    assert encoded == {"one": 4 + 2 * 4, "two": 2 + 4}
     (states,) = (tmp_path / "two" / "encoder_cache").glob("*/states.bin")
     assert 4 * 1500 * 32 * 4 <= states.stat().st_size < 4 * 1510 * 32 * 4
 

@@ -1,5 +1,6 @@
 """What a step is fed: lengths that hold, labels that decode back to the target, nothing lost in silence."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_what_cannot_be_trained_on_leaves_a_ledger_line(tmp_path: Path, prompt: 
     assert [example.id for example in examples] == ["u0000", "u0003"]
     assert [example.audio.row for example in examples] == [0, 3]
     assert [(line.id, line.rule) for line in ledger] == [("u0001", "empty_text"), ("u0002", "too_long:positions")]
+    # one token more than the room that is told is refused, and that many are taken
+    count, room = (int(number) for number in re.findall(r"\d+", ledger[1].detail))
+    assert ledger[1].detail.endswith("cut the utterance into shorter ones, or correct its text")
+    needed = 256 + count - room
+    for max_tokens, lines in ((needed - 1, 2), (needed, 1)):
+        assert len(read_examples(tmp_path, "train", FAMILY, prompt, max_tokens=max_tokens)[1]) == lines
 
 
 def test_audio_that_is_too_long_for_a_family_leaves_a_ledger_line(tmp_path, prompt, monkeypatch):

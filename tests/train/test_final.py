@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
 from test_trainer import FallingWer, run
 from tiny_run import tiny_config
 
 from shibolet.model import weights
 from shibolet.model.lora import has_lora, merge_lora
+from shibolet.model.parts import select
 from shibolet.model.qwen3_asr import save
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.train import host_copies, stage
@@ -79,6 +82,22 @@ def test_the_model_in_memory_is_written_as_one_of_the_base_and_the_checkpoint_wo
     final = contents(tmp_path / "out" / "final")
     assert sum(name.endswith(".safetensors") for name in final) > 1
     assert final == rebuilt(base, tmp_path / "out", config, steps, tmp_path / "rebuilt", monkeypatch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_has_the_precision_of_its_training(base_dir: Path, tmp_path: Path, precision: str):
+    """Rounded, the modules that trained whole beside it would not be those that dev scores are of."""
+    config, loaded = tiny_config(precision=precision), load_recogniser(str(base_dir))
+    add_adapters(loaded.model, config, 5)
+    generator = torch.Generator().manual_seed(0)
+    trained = {name: torch.randn(weight.shape, generator=generator)
+               for part in ("lora", "head") for name, weight in select(loaded.model, part).items()}  # fmt: skip
+    stage.write_adapter(str(base_dir), config, 5, trained, tmp_path / "adapter", "org/base")
+    found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    names = {f"base_model.model.{name.replace('.default', '')}": name for name in trained}
+    assert found.keys() == names.keys() and any(name.endswith("lm_head.weight") for name in found)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert all(weight.dtype == dtype and weight.equal(trained[names[name]].to(dtype)) for name, weight in found.items())
 
 
 def test_one_that_was_cut_off_before_its_result_loads_one_model_and_ends_with_the_same(

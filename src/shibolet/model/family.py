@@ -150,7 +150,10 @@ class Family(Outline):
 
     @abstractmethod
     def save(self, loaded: LoadedModel, path: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model into a folder, in the first of the family's layouts; None: as the family publishes models."""
+        """Write a model into a folder, in the first of the family's layouts.
+
+        Without a `dtype` in that of the family's published models, or, where those have several, in the model's own.
+        """
 
     @abstractmethod
     def convert(self, source: str, path: Path, layout: str, languages: Sequence[str]) -> None:

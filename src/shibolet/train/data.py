@@ -92,7 +92,11 @@ def read_examples(
                 rule, detail = "too_long:audio", f"{duration_s:.2f} s, a {family.title} takes {longest_s:g} s at most"
             elif num_tokens > max_tokens:
                 rule = "too_long:positions"
-                detail = f"{num_tokens} tokens, the model has positions for {max_tokens}"
+                room = max(0, max_tokens - (num_tokens - len(text_ids)))
+                detail = (
+                    f"the text has {len(text_ids)} tokens, and beside its audio and the prompt the model has positions "
+                    f"for {room}; cut the utterance into shorter ones, or correct its text"
+                )
             if rule:
                 ledger.append(
                     LedgerLine(

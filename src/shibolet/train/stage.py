@@ -298,8 +298,8 @@ def phase_index(config: TrainConfig, name: str | None) -> int:
 def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) -> None:
     """Write the model that was trained, with these weights, in the native layout; it is of no other use then.
 
-    Adapters are merged in float32 from `weights`, which has every weight that ever trained; all is then rounded as the
-    family publishes its models.
+    Adapters are merged in float32 from `weights`, which has every weight that ever trained; the family then rounds all,
+    or leaves it in the precision of the training (`Family.save`).
     """
     load_weights(loaded.model, weights)
     merge_lora(loaded.model, weights)
@@ -315,8 +315,11 @@ def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) 
 def write_adapter(
     base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path, named: str
 ) -> None:
-    """The trained adapters, not merged, what was trained whole beside them; bfloat16, for peft on the base `named`."""
+    """The trained adapters, not merged, and what was trained whole beside them, for peft on the base `named`.
+
+    In the precision of the training, so that modules of a training in float32 are those that dev scores are of.
+    """
     loaded = load_recogniser(base)
     add_adapters(loaded.model, config, seed)
     load_weights(loaded.model, weights)
-    save_lora(loaded.model, list(weights), path, named, torch.bfloat16)
+    save_lora(loaded.model, list(weights), path, named, _DTYPES[config.precision])

@@ -1,8 +1,8 @@
 """Clips to the ids of their texts: greedy, in batches that begin and end together, or beams by transformers.
 
-Of a batch the windows are encoded first, a few at a time; then its clips are written together (`rows`), and the texts
-that are to be judged are scored on what was kept of the windows. Rows do not take another clip when theirs has ended:
-the encoder takes most of the time whatever is said (of AN4 by tiny.en on a CPU 8.8 s of 10.8), so little could be won.
+Of a batch the windows are encoded first, a few at a time; then its clips are written together (`rows`). Rows do not
+take another clip when theirs has ended: the encoder takes most of the time whatever is said, so little could be won.
+Texts are not scored: an audit opens a Whisper by `listen/seq2seq.py` (`Outline.listens`), and nothing else asks for it.
 What is computed together follows from the list of clips alone.
 """
 
@@ -10,7 +10,6 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from shibolet.model.ahead import one_ahead
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Ending, Prompt, Texts, TextsOf
+from shibolet.model.protocols import Decoded, Ending, Prompt, TextsOf
 from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
 from shibolet.model.whisper.packed import encoder_states
 from shibolet.model.whisper.prompt import TranscriptionPrompt
@@ -32,21 +31,8 @@ LAG = {"cpu": 0, "cuda": 1}  # looks under way while the host reads the one befo
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
 
 
-@dataclass(slots=True)
-class _Written:
-    """What was written for a clip."""
-
-    row: int
-    place: int
-    ids: list[int]
-    ending: Ending
-
-    def decoded(self, logps: tuple[np.ndarray, ...] | None) -> Decoded:
-        return Decoded(self.place, self.ids, self.ending, logps)
-
-
 class ClipDecoder:
-    """The family's `Decoder`; beams are neither scored nor asked whether they are in a loop."""
+    """The family's `Decoder`; it scores no texts, and asks of no beams whether they are in a loop."""
 
     def __init__(
         self,
@@ -86,7 +72,7 @@ class ClipDecoder:
                 states = (encoder_states(self._model, self._features(next(laid))) for _ in self._groups(part))
                 own = limits[part.start : part.stop]
                 if self._rows:
-                    yield from self._by_rows(self._rows, part, states, own, is_loop, texts_of)
+                    yield from self._by_rows(self._rows, part, states, own, is_loop)
                 else:
                     yield from self._by_beams(part, torch.cat(list(states)), own)
 
@@ -108,26 +94,15 @@ class ClipDecoder:
         states: Iterator[Tensor],
         limits: Sequence[int],
         is_loop: Callable[[int, list[int]], bool],
-        texts_of: TextsOf | None,
     ) -> Iterator[Decoded]:
         rows.begin(states, limits)
         writing, looks = dict(enumerate(part)), deque()  # row -> place
-        asked: list[tuple[list[_Written], Callable[[], Texts]]] = []  # their texts are being found
         while writing:
             looks.append(rows.look())
             if len(looks) > LAG[self._kind]:
-                ended = self._ended(rows, writing, looks.popleft()(), limits, is_loop)
-                if texts_of is None:
-                    yield from (one.decoded(None) for one in ended)
-                elif ended:
-                    asked.append((ended, texts_of([(one.place, one.ids) for one in ended])))
+                yield from self._ended(rows, writing, looks.popleft()(), limits, is_loop)
             if writing:
                 rows.steps(STEPS[self._kind])
-        if asked:
-            found = [(one, own) for some, texts in asked for one, own in zip(some, texts(), strict=True)]
-            found.sort(key=lambda one: one[0].row)
-            scores = rows.score([own for _, own in found])
-            yield from (one.decoded(tuple(own)) for (one, _), own in zip(found, scores, strict=True))
 
     def _ended(
         self,
@@ -136,7 +111,7 @@ class ClipDecoder:
         written: np.ndarray,  # [R, tokens]
         limits: Sequence[int],
         is_loop: Callable[[int, list[int]], bool],
-    ) -> list[_Written]:
+    ) -> list[Decoded]:
         """Rows that had ended at a look, or are ended here as loops; they are writing no more."""
         found, num = [], written.shape[1]
         may_loop = num > 1 and num % LOOP_STEPS == 1
@@ -147,7 +122,7 @@ class ClipDecoder:
                 ending = "loop"
             if ending:
                 del writing[row]
-                found.append(_Written(row, place, ids, ending))
+                found.append(Decoded(place, ids, ending, None))
         return found
 
     def _cut(self, ids: list[int], limit: int) -> tuple[list[int], Ending | None]:

@@ -1,7 +1,8 @@
 """Several utterances in one forward pass: their texts in one sequence without padding, their audio 30 s each.
 
 The modules are those of the unmodified transformers model; what is computed with them stands here, so that tokens of a
-text see no other text and no padding. Nothing here waits for the device.
+text see no other text and no padding. On a GPU nothing here waits for the device, except for float32 without autocast,
+which `kernels.attend` takes apart on the host.
 
 Shapes: T tokens of a pack, U utterances, L label positions, A encoder states (U * 1500), E = D model dim, N heads, H
 head dim, F mel bins.

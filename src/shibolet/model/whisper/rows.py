@@ -4,12 +4,11 @@ All rows begin at once with the same prompt, so that a row's position is the num
 left out of both attentions, which read most of what a step reads; its other products are too small to matter. On CUDA a
 step is the replay of one graph, and the host waits for none of them.
 
-Shapes: R rows, S encoder states (1500), P positions (448), N heads, H head dim, D model dim, T tokens, L labels.
+Shapes: R rows, S encoder states (1500), P positions (448), N heads, H head dim, D model dim.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
@@ -19,12 +18,10 @@ from transformers import WhisperForConditionalGeneration
 
 from shibolet.errors import ModelError
 from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, graph_of, in_steps, send_to
-from shibolet.model.fast.kernels import attend, attend_rows, cross_entropy_
+from shibolet.model.fast.kernels import attend_rows
 from shibolet.model.whisper.packed import decoder_states, head, keys_and_values
 from shibolet.model.whisper.prompt import TranscriptionFrame
 
-LOGIT_ROWS = 2048  # at once: 52,000 tokens each are 0.2 GB in bf16
-PASS_TOKENS = 8192  # of texts that are scored in one forward, at most
 # Settings of a generation configuration that change greedy decoding, and what leaves it as it is. Those that bar tokens
 # are read; published Whispers have no others.
 _PLAIN = {
@@ -131,56 +128,6 @@ class Rows:
     def end(self, row: int) -> None:
         """Write no more in a row."""
         self._done[row] = True
-
-    def score(self, texts: Sequence[Sequence[Sequence[int]]]) -> list[list[np.ndarray]]:
-        """Log-probabilities of the tokens and the end of each text of each row, given the row's clip; float32."""
-        longest = self.max_new_tokens
-        for text in chain.from_iterable(texts):
-            if len(text) > longest:
-                raise ModelError(f"a text of {len(text)} tokens cannot be scored: the model has {longest} places")
-        flat = [(row, text) for row, own in enumerate(texts) for text in own]
-        found, part, num = [], [], 0
-        for row, text in flat:
-            own = len(self._frame.prompt) + len(text)
-            if part and num + own > PASS_TOKENS:
-                found += self._logps(part)
-                part, num = [], 0
-            part.append((row, text))
-            num += own
-        if part:
-            found += self._logps(part)
-        by_text = iter(found)
-        return [[next(by_text) for _ in own] for own in texts]
-
-    def _logps(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[np.ndarray]:
-        """Of texts in the order of their rows: packed, each a segment with the prompt; a row's texts see its window."""
-        prompt, end = self._frame.prompt, self._frame.end_id
-        lengths = [len(prompt) + len(text) for _, text in texts]
-        by_row = np.bincount([row for row, _ in texts], weights=lengths, minlength=self._num).astype(int)
-        boundaries = lambda sizes: self._send(F.pad(torch.tensor(sizes), (1, 0)).cumsum(0, dtype=torch.int32))  # noqa: E731
-        own, rows = (boundaries(lengths), max(lengths)), (boundaries(by_row), int(by_row.max()))
-        states = boundaries([self._window[0][0].shape[1]] * self._num), self._window[0][0].shape[1]
-
-        def attend_own(attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return attend(query, key, value, *own, causal=True, scaling=1.0)
-
-        def attend_window(attention: nn.Module, query: Tensor) -> Tensor:
-            keys, values = (x[: self._num].flatten(0, 1) for x in self._window[attention.layer_idx])
-            return attend(query, keys, values, *rows, causal=False, scaling=1.0, keys=states)
-
-        ids = self._send(torch.tensor([token for _, text in texts for token in (*prompt, *text)]))
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        labels = [token for _, text in texts for token in (*text, end)]
-        hidden = decoder_states(self._model, ids, self._send(torch.from_numpy(positions)), attend_own, attend_window)
-        at = self._send(torch.from_numpy(np.flatnonzero(positions >= len(prompt) - 1)))
-        losses = [
-            cross_entropy_(head(self._model)(hidden.index_select(0, some)), own_labels)
-            for some, own_labels in zip(
-                at.split(LOGIT_ROWS), self._send(torch.tensor(labels)).split(LOGIT_ROWS), strict=True
-            )
-        ]
-        logps = -torch.cat(losses).cpu().numpy()
-        return np.split(logps, np.cumsum([len(text) + 1 for _, text in texts])[:-1])
 
     def _read_prompt(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Self-attention `[r, p, N, H]` of the prompts of the first rows, which keep their keys and values."""
