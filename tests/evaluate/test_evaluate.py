@@ -238,7 +238,8 @@ def of_device(name: str) -> SimpleNamespace:
     """Of a loaded model what a dev score looks at before it transcribes."""
     model = torch.nn.Linear(2, 2)
     model.device = torch.device(name)
-    return SimpleNamespace(model=model, family=SimpleNamespace(clips_at_once=lambda device, beam_size: 32))
+    family = SimpleNamespace(clips_at_once=lambda device, beam_size: 32, max_samples=None, title="Toy")
+    return SimpleNamespace(model=model, family=family)
 
 
 def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):
@@ -341,3 +342,14 @@ def test_dev_set_must_be_what_prepare_writes():
     score = dev_scorer([dev_row("u", "כן", encoded.getvalue())], "Hebrew", EvaluateConfig())
     with pytest.raises(DataError, match="'u' is not mono at 16,000 Hz"):
         score(of_device("cpu"))
+
+
+def test_a_dev_clip_that_the_model_does_not_take_is_named():
+    loaded, rows = of_device("cpu"), []
+    loaded.family.max_samples = 2 * RATE
+    for id, num_samples in (("fits", 2 * RATE), ("long", 2 * RATE + RATE // 2)):
+        encoded = io.BytesIO()
+        sf.write(encoded, np.zeros(num_samples, np.float32), RATE, format="FLAC")
+        rows.append(dev_row(id, "כן", encoded.getvalue()))
+    with pytest.raises(DataError, match=r"'long' has 2\.50 s and a Toy takes 2 s at most; set prepare\.max_duration_s"):
+        dev_scorer(rows, "Hebrew", EvaluateConfig())(loaded)

@@ -66,6 +66,7 @@ def test_generation_settings_that_cannot_be_right_are_named(changes, sentence, i
 
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"eos_token_id": 9}, "config.json says eos_token_id 9, the tokenizer gives '<|endoftext|>' the id"),
+    ({"dropout": 0.1}, "config.json sets dropout 0.1, which training here does not apply; set it to 0 there"),
     ({"decoder_start_token_id": 9}, "config.json says decoder_start_token_id 9, the tokenizer gives '<|startof"),
 ])  # fmt: skip
 def test_ids_that_configuration_and_tokenizer_disagree_on_are_named(changes, sentence, model):

@@ -13,7 +13,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 from whisper_models import SENTENCES, save_whisper
 
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import DataError, ModelError, OutOfMemory, RecipeError
 from shibolet.model.family import load_recogniser
 from shibolet.model.parts import select
 from shibolet.model.protocols import Prompt
@@ -29,11 +29,13 @@ from shibolet.train.config import (
     AugmentConfig,
     LoraSettings,
     OptimizerConfig,
+    OutOfMemoryConfig,
     PhaseConfig,
     SpecAugmentConfig,
     TrainConfig,
 )
 from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.reader import PackReader
 from shibolet.train.stage import run_train
 
@@ -135,6 +137,27 @@ def test_states_that_do_not_fit_the_disk_are_refused(prepared: Path, tmp_path: P
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=700_000))
     with pytest.raises(RecipeError, match=r"needs 0\.0 GiB in .*make room, or set train\.encoder_cache to false"):
         trained(save_whisper(tmp_path / "base"), prepared, tmp_path / "out", settings(encoder_cache=True))
+
+
+def test_what_would_save_no_memory_is_not_given_up(prepared: Path, tmp_path: Path, monkeypatch):
+    """Every clip is 30 s of encoder states, and cross-attention trains in the layers that a span would leave out."""
+
+    def full(*args):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(Transcribe, "loss", full)
+    allowed = OutOfMemoryConfig(max_audio_s=1.1, decoder_layers=1)
+    with pytest.raises(OutOfMemory) as error:
+        trained(save_whisper(tmp_path / "base"), prepared, tmp_path / "out", settings(on_out_of_memory=allowed))
+    assert "so far: nothing; max_audio_s saves nothing: without audio over 1.1 s" in str(error.value)
+    assert "decoder_layers narrows nothing in phase B: cross_attention trains in every layer" in str(error.value)
+
+
+def test_a_base_that_draws_at_random_is_refused_before_anything_is_scored(prepared: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"sets attention_dropout 0\.1 and apply_spec_augment True, which training"):
+        base = save_whisper(tmp_path / "base", attention_dropout=0.1, apply_spec_augment=True)
+        trained(base, prepared, tmp_path / "out", settings())
+    assert not (tmp_path / "out" / "plan.json").exists()
 
 
 @pytest.fixture

@@ -163,6 +163,22 @@ def test_the_top_decoder_layers_are_found_however_the_recipe_names_them(examples
     assert narrowed.lr_by_part == {"decoder.layers[2:4]": 1e-4, "encoder.layers[0:1]": 1e-4}
 
 
+def test_layers_are_not_narrowed_beside_a_part_that_trains_in_all_of_them(examples):
+    """It would save few activations, and "only the top layers train" would not be so."""
+    config = tiny_config(pack_tokens=4096, on_out_of_memory=OutOfMemoryConfig(decoder_layers=2))
+    phases = [
+        PhaseConfig(name=name, num_epochs=1, lr_by_part=dict.fromkeys(parts, 1e-4))
+        for name, parts in {"B": ["decoder.layers"], "A": ["decoder.layers", "across"]}.items()
+    ]
+    ladder = MemoryLadder(config, examples, 4, Decisions(rungs=["decoder_layers"]), spread_parts={"across"})
+    assert list(ladder.narrowed(phases[0]).lr_by_part) == ["decoder.layers[2:4]"]
+    assert ladder.narrowed(phases[1]) == phases[1]
+    fresh = MemoryLadder(config, examples, 4, Decisions(), spread_parts={"across"})
+    with pytest.raises(OutOfMemory, match="so far: nothing; decoder_layers narrows nothing in phase A: across trains"):
+        fresh.climb(1, phases[1])
+    assert fresh.climb(1, phases[0]) == "only the top 2 decoder layers train"
+
+
 def test_checkpointed_activations_give_the_same_gradients(loaded, examples, reader):
     """Through dropout too: the second forward draws what the first one drew."""
     config = tiny_config()

@@ -96,6 +96,7 @@ def dev_scorer(
 
     def score(loaded: LoadedModel) -> DevScores:
         clips = decoded.get()
+        _check_lengths(loaded, utterances, clips)
         with kept.transcriber(loaded) as transcriber:
             texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
         scored = [
@@ -151,6 +152,20 @@ class _Room:
         of_others = total - free - torch.cuda.memory_reserved(self._device)
         kept = torch.cuda.memory_allocated(self._device) - self._allocated
         return self._reserved + kept + of_others < KEPT_BELOW_FRAC * total
+
+
+def _check_lengths(loaded: LoadedModel, utterances: Sequence[Utterance], clips: Sequence[np.ndarray]) -> None:
+    """DataError for the first clip that is longer than the model's family takes."""
+    if (most := loaded.family.max_samples) is None:
+        return
+    most_s = most / audio.SAMPLE_RATE_HZ
+    for utterance, clip in zip(utterances, clips, strict=True):
+        if len(clip) > most:
+            raise DataError(
+                f"dev utterance '{utterance.id}' has {len(clip) / audio.SAMPLE_RATE_HZ:.2f} s and a "
+                f"{loaded.family.title} takes {most_s:g} s at most; set prepare.max_duration_s to {most_s:g} or less "
+                "and run 'shibolet prepare' again"
+            )
 
 
 def _decoded(row: DevRow) -> np.ndarray:

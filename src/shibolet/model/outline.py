@@ -86,6 +86,10 @@ class Outline(ABC):
     def num_layers(self, model: Parameters) -> dict[str, int]:
         """Of "encoder" and "decoder"."""
 
+    def untrainable(self, config: Any) -> str | None:
+        """Why a model of this configuration cannot be trained here, and what to do; None where it can."""
+        return None
+
     @abstractmethod
     def encoder_dim(self, model: Parameters) -> int:
         """E, of what `encode` gives."""

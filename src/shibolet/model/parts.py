@@ -58,6 +58,13 @@ def partition(model: Parameters, parts: Iterable[str]) -> dict[str, dict[str, An
     return dict(sorted(chosen.items(), key=lambda item: place(next(iter(item[1])))))
 
 
+def spread_parts(model: Parameters) -> set[str]:
+    """Parts that have weights in every decoder layer and that cannot be named by spans of layers."""
+    family = outline_of(model.config)
+    layered = {part for part, layer in map(family.part_of, dict(model.named_parameters())) if layer is not None}
+    return {part for part in layered - {"decoder.layers"} if not part.startswith("encoder.")}
+
+
 def trainable_names(model: "nn.Module") -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -56,6 +56,7 @@ def _findings(recipe: Recipe, run_dir: Path) -> Iterator[Finding]:
             yield Finding(_MACHINE, "note", "known when the training data can be read")
         else:
             yield from _machine(plan, run_dir)
+    yield from _misfits(recipe)
     yield from _data(recipe)
     if plan is not None:
         yield _gpu(plan)
@@ -161,6 +162,14 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         if role not in roles:
             how = f"'shibolet next RUN --from {recipe.name} -o FILE' writes it with the model of the round before"
             yield Finding(role, "missing", f"the recipe names none: {how}, or give --set models.{role}=MODEL")
+
+
+def _misfits(recipe: Recipe) -> Iterator[Finding]:
+    """What a round would be refused for at its start: settings that do not suit a model, a base that cannot train."""
+    from shibolet.rounds.fit import misfits
+
+    for error in misfits(recipe):
+        yield Finding("models", "missing", str(error))
 
 
 def _hypotheses(what: str, name: str, language: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from shibolet.errors import EXIT_REJECT
 from shibolet.rounds import auditing, publish, scoring, stages, tracking
+from shibolet.rounds.fit import require_fit
 from shibolet.rounds.shared import Round
 
 
@@ -9,6 +10,7 @@ def run_round(current: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     current.require_sets()
     publish.require_layout(current.recipe)
+    require_fit(current.recipe)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload

@@ -6,7 +6,7 @@ checkpoint_activations   activations are computed twice
 decoder_layers           fewer decoder layers train
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -29,11 +29,16 @@ class MemoryLadder:
     """How large a pack may be and what else gave way; `decisions`, saved with each checkpoint, is all it remembers."""
 
     def __init__(
-        self, config: TrainConfig, examples: Sequence[TrainExample], num_decoder_layers: int, decisions: Decisions
-    ) -> None:
+        self, config: TrainConfig, examples: Sequence[TrainExample], num_decoder_layers: int, decisions: Decisions,
+        spread_parts: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """`spread_parts` are those that have weights in every decoder layer and that no span narrows."""
         self._examples, self._decisions, self._most = examples, decisions, config.pack_tokens
         self._config, self._num_decoder_layers = config.on_out_of_memory, num_decoder_layers
-        self._lengths = [example.tokens_at(config.slowest_speed) for example in examples]  # as long as any epoch has it
+        self._spread_parts = spread_parts
+        # As long as any epoch has it.
+        self._lengths = [example.tokens_at(config.slowest_speed) for example in examples]
+        self._num_frames = [example.frames_at(config.slowest_speed) for example in examples]
 
     @property
     def pack_tokens(self) -> int:
@@ -61,8 +66,8 @@ class MemoryLadder:
         ]  # fmt: skip
 
     def narrowed(self, phase: PhaseConfig) -> PhaseConfig:
-        """The phase with at most `decoder_layers` top layers, once that rung is taken."""
-        if DECODER_LAYERS not in self._decisions.rungs:
+        """The phase with at most `decoder_layers` top layers, once that rung is taken and where it can be."""
+        if DECODER_LAYERS not in self._decisions.rungs or self._spread_over_layers(phase):
             return phase
         return phase.model_copy(update={"lr_by_part": {self._top(part): lr for part, lr in phase.lr_by_part.items()}})
 
@@ -76,14 +81,16 @@ class MemoryLadder:
 
         OutOfMemory when the recipe allows nothing more.
         """
-        longest = max(self._lengths[u] for u in self._trained())
+        trained = self._trained()
+        longest = max(self._lengths[u] for u in trained)
         if failed_tokens > longest:
             self._decisions.pack_tokens = max(longest, failed_tokens // 2)
             return f"packs of at most {self._decisions.pack_tokens} tokens, {failed_tokens} did not fit"
         allowed = {
-            MAX_AUDIO: self._config.max_audio_s is not None and self._shorter_than(self._config.max_audio_s, longest),
+            MAX_AUDIO: self._config.max_audio_s is not None and self._costs_less(self._config.max_audio_s, trained),
             CHECKPOINT: self._config.checkpoint_activations,
             DECODER_LAYERS: self._config.decoder_layers is not None
+            and not self._spread_over_layers(phase)
             and any(self._top(part) != part for part in phase.lr_by_part),
         }
         for rung in RUNGS:
@@ -94,17 +101,38 @@ class MemoryLadder:
                 return self._sentence(rung)
         raise OutOfMemory(
             f"out of memory with a pack of {failed_tokens} tokens, which is one utterance; given up so far:"
-            f" {', '.join(self._decisions.rungs) or 'nothing'}; allow more in train.on_out_of_memory or take a larger "
-            "GPU, and the same command continues from the last checkpoint"
+            f" {', '.join(self._decisions.rungs) or 'nothing'}{self._of_no_use(phase, trained)}; allow more in "
+            "train.on_out_of_memory or take a larger GPU, and the same command continues from the last checkpoint"
         )
 
     def _trained(self) -> list[int]:
         return [u for u in range(len(self._examples)) if self.trains(u)]
 
-    def _shorter_than(self, max_audio_s: float, longest: int) -> bool:
-        """Whether leaving out long audio makes the longest sequence shorter, and leaves any."""
-        kept = [n for n, example in zip(self._lengths, self._examples) if example.duration_s <= max_audio_s]
-        return bool(kept) and max(kept) < longest
+    def _costs_less(self, max_audio_s: float, trained: Sequence[int]) -> bool:
+        """Whether leaving out long audio leaves any, with fewer tokens and fewer frames in the longest.
+
+        Where every utterance is as many frames, a shorter one has fewer tokens by its text alone.
+        """
+        kept = [u for u in trained if self._examples[u].duration_s <= max_audio_s]
+        most = lambda lengths, of: max(lengths[u] for u in of)  # noqa: E731
+        return bool(kept) and all(most(n, kept) < most(n, trained) for n in (self._lengths, self._num_frames))
+
+    def _spread_over_layers(self, phase: PhaseConfig) -> list[str]:
+        """Parts of a phase that train in every decoder layer, whatever span of layers trains beside them."""
+        return [part for part in phase.lr_by_part if part in self._spread_parts]
+
+    def _of_no_use(self, phase: PhaseConfig, trained: Sequence[int]) -> str:
+        """What the recipe allows and what would save nothing, for the error."""
+        found, most = "", self._config.max_audio_s
+        if most is not None and MAX_AUDIO not in self._decisions.rungs and not self._costs_less(most, trained):
+            found += (
+                f"; max_audio_s saves nothing: without audio over {most:g} s the longest takes as much, or none is left"
+            )
+        if self._config.decoder_layers is not None and (spread := self._spread_over_layers(phase)):
+            found += (
+                f"; decoder_layers narrows nothing in phase {phase.name}: {', '.join(spread)} trains in every layer"
+            )
+        return found
 
     def _top(self, part: str) -> str:
         """`decoder.layers[16:28]` -> `decoder.layers[18:28]` for 10; other parts and shorter spans as they are."""

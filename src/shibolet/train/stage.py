@@ -17,9 +17,10 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shibolet.errors import Preempted, RecipeError
+from shibolet.errors import ModelError, Preempted, RecipeError
 from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.lora import merge_lora, save_lora
+from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
@@ -136,6 +137,8 @@ class _Opened:
 def _open(ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
+    if why := family.untrainable(loaded.model.config):  # now, not after the untrained model is scored
+        raise ModelError(f"model '{base}': {why}")
     targets = family.targets(loaded.tokenizer, Prompt(language))
     examples, ledger = read_examples(prepared_dir, "train", family, targets, family.max_tokens(loaded.model.config))
     return _Opened(ranks, loaded, targets, examples, ledger, fingerprint_of(loaded, examples, config, language, seed))
@@ -182,7 +185,9 @@ def _trainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
         checkpoint_activations=partial(family.checkpoint_activations, model),
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
-        new_ladder=partial(MemoryLadder, config, examples, family.num_layers(model)["decoder"]),
+        new_ladder=partial(
+            MemoryLadder, config, examples, family.num_layers(model)["decoder"], spread_parts=spread_parts(model)
+        ),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
         release_dev=release_dev, ranks=ranks, on_step=on_step,
         records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),

@@ -11,7 +11,7 @@ from shibolet.model.folders import read_mapping
 from shibolet.model.protocols import Oddity
 from shibolet.model.whisper.load import EXTRACTOR_FILES, ModelFolder, open_folder
 from shibolet.model.whisper.prompt import END, NO_TIMES, START, TASK, is_multilingual, token_id
-from shibolet.model.whisper.sizes import USUAL
+from shibolet.model.whisper.sizes import USUAL, untrainable
 
 GENERATION = "generation_config.json"
 _NAMED = {"eos_token_id": END, "decoder_start_token_id": START, "no_timestamps_token_id": NO_TIMES}  # key -> token
@@ -27,8 +27,10 @@ def oddities(path: Path) -> list[Oddity]:
 
 
 def _unpublished(folder: ModelFolder) -> Iterator[Oddity]:
-    """Settings that no shape of a weight shows."""
+    """Settings that no shape of a weight shows, and that published models do not have."""
     config = folder.config
+    if sentence := untrainable(config):
+        yield Oddity(sentence)
     if (config.d_model, config.encoder_layers) not in {(one.d_model, one.encoder_layers) for one in USUAL.values()}:
         return
     heads = config.d_model // _HEAD_DIM

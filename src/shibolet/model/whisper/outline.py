@@ -12,7 +12,7 @@ from shibolet.model.whisper.cost import Cost
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_SAMPLES, num_frames, num_heard_frames, num_states
 from shibolet.model.whisper.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
 from shibolet.model.whisper.prompt import TranscriptionPrompt
-from shibolet.model.whisper.sizes import STANDARD, USUAL, ModelSizes, known_sizes, sizes_in, weights_of
+from shibolet.model.whisper.sizes import STANDARD, USUAL, ModelSizes, known_sizes, sizes_in, untrainable, weights_of
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 
@@ -46,6 +46,7 @@ class WhisperOutline(Outline):
     cost = Cost
     tokenizer_in = staticmethod(tokenizer_in)
     known_config = staticmethod(known_sizes)
+    untrainable = staticmethod(untrainable)
 
     def max_tokens(self, config: Any) -> int:
         return config.max_source_positions + config.max_target_positions

@@ -26,12 +26,7 @@ from shibolet.model.fast.rows import conv2d, layer_norm, softmax
 from shibolet.model.whisper.fused import EncoderLayer, encoder_layer
 from shibolet.model.whisper.lengths import WINDOW_STATES
 from shibolet.model.whisper.prompt import TranscriptionFrame
-
-# Settings of a configuration that change a training alone, and that nothing here computes.
-_RANDOM = (
-    "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop",
-    "apply_spec_augment",
-)  # fmt: skip
+from shibolet.model.whisper.sizes import untrainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +86,8 @@ def lay_out(frame: TranscriptionFrame, texts: Sequence[Sequence[int]], num_frame
 @contextmanager
 def packed_attention(model: WhisperForConditionalGeneration) -> Iterator[None]:
     """Nothing about the model has to change; ModelError where it would train with what its configuration draws."""
-    if model.training and (drawn := [name for name in _RANDOM if getattr(model.config, name, 0)]):
-        raise ModelError(
-            f"the model's config.json sets {' and '.join(f'{name} {getattr(model.config, name)}' for name in drawn)}, "
-            "which training here does not apply; set it to 0 there (train.lora.dropout and train.augment are ours)"
-        )
+    if model.training and (why := untrainable(model.config)):
+        raise ModelError(why)
     yield
 
 

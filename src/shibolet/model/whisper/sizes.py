@@ -30,6 +30,12 @@ class ModelSizes(BaseModel):
     max_source_positions: PositiveInt = WINDOW_STATES
     max_target_positions: PositiveInt = 448
     tie_word_embeddings: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    encoder_layerdrop: float = 0.0
+    decoder_layerdrop: float = 0.0
+    apply_spec_augment: bool = False
     model_type: str = "whisper"
 
 
@@ -56,6 +62,12 @@ _ENGLISH = ("tiny", "base", "small", "medium")
 _NAMED = re.compile(rf"whisper[-_.]({'|'.join(sorted(USUAL, key=len, reverse=True))})(\.en)?(?![a-z0-9])")
 STANDARD = "large-v3-turbo"
 
+# Settings of a configuration that change a training alone, and that nothing here computes.
+_RANDOM = (
+    "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop",
+    "apply_spec_augment",
+)  # fmt: skip
+
 
 def known_sizes(name: str) -> tuple[ModelSizes, str] | None:
     """The sizes that a model's name tells, and the published model that has them; the usual ones if it tells no size.
@@ -75,6 +87,16 @@ def sizes_in(path: Path, config: Mapping[str, Any]) -> ModelSizes:
         return ModelSizes.model_validate(dict(config))
     except ValidationError as error:
         raise ModelError(f"the model in {path} cannot be opened: config.json: {fault(error)}") from error
+
+
+def untrainable(config: Any) -> str | None:
+    """What a configuration, ours or transformers', would draw at random in training; None where that is nothing."""
+    if not (found := [name for name in _RANDOM if getattr(config, name)]):
+        return None
+    return (
+        f"the model's config.json sets {' and '.join(f'{name} {getattr(config, name)}' for name in found)}, which "
+        "training here does not apply; set it to 0 there (train.lora.dropout and train.augment are ours)"
+    )
 
 
 def weights_of(sizes: ModelSizes, untie_head: bool) -> dict[str, Weight]:

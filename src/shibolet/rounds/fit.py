@@ -1,0 +1,49 @@
+"""Whether the settings of a recipe suit the families of its models, asked before a round begins.
+
+Configurations alone are read. A model that is not on this machine is what its name tells; one that cannot be opened is
+told where it is opened.
+"""
+
+from collections.abc import Iterator
+
+from shibolet.errors import ModelError, RecipeError, ShiboletError
+from shibolet.recipe import Recipe
+from shibolet.speech.audio import SAMPLE_RATE_HZ
+
+
+def require_fit(recipe: Recipe) -> None:
+    """RecipeError for audio that a model does not take, ModelError for a base that cannot be trained."""
+    for error in misfits(recipe):
+        raise error
+
+
+def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
+    """Everything that `require_fit` refuses."""
+    if recipe.models is None:
+        return
+    servers = recipe.evaluate.servers  # which cut long audio as they like
+    piece = {"evaluate.max_piece_s": recipe.evaluate.max_piece_s}
+    of_base = {"prepare.max_duration_s": recipe.prepare.max_duration_s} | ({} if servers.candidate else piece)
+    yield from _misfits_of("base", recipe.models.base, of_base)
+    yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece)
+
+
+def _misfits_of(role: str, name: str | None, lengths_s: dict[str, float]) -> Iterator[ShiboletError]:
+    from shibolet.model.outline import offline_config, outline_of
+
+    if name is None:
+        return
+    try:
+        config, _ = offline_config(name)
+    except ModelError:
+        return
+    family = outline_of(config)
+    if role == "base" and (why := family.untrainable(config)):
+        yield ModelError(f"models.base '{name}' cannot be trained: {why}")
+    most_s = None if family.max_samples is None else family.max_samples / SAMPLE_RATE_HZ
+    for setting, length_s in lengths_s.items():
+        if most_s is not None and length_s > most_s:
+            yield RecipeError(
+                f"{setting} is {length_s:g}, and models.{role} '{name}' is a {family.title}, which takes {most_s:g} s "
+                f"at most; set it to {most_s:g} or less"
+            )

@@ -1,0 +1,70 @@
+"""A round that its models cannot end is refused before anything is heard, and `check` says so: not after a training."""
+
+from pathlib import Path
+
+import pytest
+from whisper_models import save_whisper
+
+from shibolet.errors import ModelError, RecipeError
+from shibolet.recipe import Recipe, load_recipe
+from shibolet.rounds.check import check_recipe
+from shibolet.rounds.fit import misfits, require_fit
+from shibolet.rounds.flow import run_round
+from shibolet.rounds.shared import open_round
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_whisper(tmp_path / "base")
+
+
+TRAIN = "train={phases: [{name: B, num_epochs: 1, lr_by_part: {decoder.layers: 1e-3}}], lora: null}"
+
+
+def recipe_of(base, *changes: str, baseline="builtin:round1") -> Recipe:
+    return load_recipe("demo", [f"models={{base: {base}, baseline: {baseline}}}", TRAIN, "evaluate.sets=[]", *changes])
+
+
+def missing(recipe: Recipe, run: Path) -> list[str]:
+    found = check_recipe(recipe, run).findings
+    return [one.found for one in found if one.what == "models" and one.state == "missing"]
+
+
+@pytest.mark.parametrize("setting", ["prepare.max_duration_s", "evaluate.max_piece_s"])
+def test_audio_that_a_model_does_not_take_is_refused_at_the_start(setting, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert missing(recipe_of(base, f"{setting}=30"), tmp_path / "run") == []
+    recipe = recipe_of(base, f"{setting}=40")
+    sentence = f"{setting} is 40, and models.base '{base}' is a Whisper, which takes 30 s at most; set it to 30 or less"
+    assert missing(recipe, tmp_path / "run") == [sentence]
+    with (
+        open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current,
+        pytest.raises(RecipeError, match="at most; set it to 30 or less"),
+    ):
+        run_round(current)
+
+
+def test_a_model_is_asked_of_what_it_hears_alone(base):
+    long = ("prepare.max_duration_s=40", "evaluate.max_piece_s=40")
+    as_baseline = recipe_of("builtin:round1", *long, baseline=base)
+    assert [str(error).split(", which")[0] for error in misfits(as_baseline)] == [
+        f"evaluate.max_piece_s is 40, and models.baseline '{base}' is a Whisper"
+    ]
+    server = "{url: http://localhost:8000}"
+    served = f"evaluate.servers={{baseline: {server}, candidate: {server}}}"
+    for recipe, count in ((recipe_of(base, *long, served), 1), (recipe_of("openai/whisper-small", *long), 2)):
+        assert len(list(misfits(recipe))) == count
+    for other in ("builtin:round1", "someone/qwen3", "./gone"):
+        require_fit(recipe_of(other, *long, baseline=other))
+
+
+def test_a_base_that_draws_at_random_is_refused_at_the_start(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    base = save_whisper(tmp_path / "base", dropout=0.1)
+    recipe = recipe_of(base)
+    assert missing(recipe, tmp_path / "run")[0].startswith(
+        f"models.base '{base}' cannot be trained: the model's config"
+    )
+    with pytest.raises(ModelError, match=r"config\.json sets dropout 0\.1, which training here does not apply"):
+        require_fit(recipe)
+    require_fit(recipe_of("builtin:round1", baseline=base))  # which is not trained
