@@ -36,6 +36,7 @@ from whisper_jobs import (
     utterances_of,
     written,
 )
+from whisper_settings import data_of
 
 CLEAN = "clean"
 SWAPPED_PCT = (20, 40, 60)
@@ -148,13 +149,14 @@ def jobs_of(args: argparse.Namespace, clean: Sequence, test: Path, heard: Path) 
                 f"language={LANGUAGE}", f"seed={seed}", f"evaluate.sets=[{{name: test, manifest: {test}}}]",
                 "prepare.min_duration_s=0.1", *args.set,
             )  # fmt: skip
-            about = {"damage": name, "seed": seed}
+            about, data = {"damage": name, "seed": seed}, data_of(manifest, test)
             repairs.append(
                 Job(
                     key=f"repair/{name}/{seed}",
                     run_dir=folder / "repaired",
                     recipe=args.recipe,
                     changes=(*changes, f"audit.recogniser={args.models / args.recogniser}"),
+                    data=data,
                     about={**about, "what": "repair", "damaged": ids, "of": len(utterances)},
                 )
             )
@@ -164,6 +166,7 @@ def jobs_of(args: argparse.Namespace, clean: Sequence, test: Path, heard: Path) 
                     run_dir=folder / f"unprepared-{length}",
                     recipe=args.recipe,
                     changes=(*changes, f"audit.recogniser={heard}"),
+                    data=data,
                     about={**about, "what": "unprepared", "length": length},
                 )
                 for length in ("short", "long")
@@ -179,11 +182,12 @@ def after_repair(repairs: Sequence[Job], found: Mapping[str, dict]) -> list[Job]
             run_dir=job.run_dir.with_name(f"repaired-{length}"),
             recipe=job.recipe,
             changes=job.changes,
+            data=job.data,
             about={"damage": job.about["damage"], "seed": job.about["seed"], "what": "repaired", "length": length,
                    "repaired_in": str(job.run_dir)},
         )
         for job in repairs
-        if found.get(job.key, {}).get("kept") and job.run_dir.is_dir()
+        if found.get(job.key, {}).get("kept")
         for length in ("short", "long")
     ]  # fmt: skip
 
@@ -268,7 +272,7 @@ def main() -> None:
     heard = hypotheses_file(args.out / "damage" / "heard.jsonl", said)
     repairs, plain = jobs_of(args, clean, written(args.out / "damage" / "test.jsonl", test), heard)
     found = run_jobs(args, repair, repairs)
-    found = run_jobs(args, train_for, [*plain, *after_repair(repairs, found)])
+    found |= run_jobs(args, train_for, [*plain, *after_repair(repairs, found)])
     for name in damages():
         audits = [row for row in found.values() if row.get("what") == "repair" and row["damage"] == name]
         if audits:

@@ -2,7 +2,7 @@
 
     python benchmarks/whisper_folds.py an4 --models M --data D --out O         5 folds x 3 seeds of tiny.en, a CPU
     python benchmarks/whisper_folds.py an4 ... --whole                         each by `shibolet run`, audit and all
-    python benchmarks/whisper_folds.py variants ... --jobs 8 --device cuda     6 ways to train x 5 folds x 3 seeds
+    python benchmarks/whisper_folds.py variants ... --jobs 8 --device cuda     4 ways to train x 5 folds x 3 seeds
     python benchmarks/whisper_folds.py rates ...     rates and epochs on the first fold's dev split; no test is heard
     python benchmarks/whisper_folds.py fsdd ...                                one of six speakers left out
     python benchmarks/whisper_folds.py own ... --manifest FILE --language Hebrew --model whisper-base
@@ -34,6 +34,7 @@ from whisper_jobs import (
     whole_round,
     written,
 )
+from whisper_settings import data_of
 
 from shibolet.scoring.intervals import ratio_intervals
 from shibolet.scoring.nearest import in_nearest_reading
@@ -91,6 +92,7 @@ def jobs_of(
         held = [u for u in utterances if (u.speaker or u.recording) in speakers]
         test = written(folder / "test.jsonl", held)
         train = written(folder / "train.jsonl", [u for u in utterances if (u.speaker or u.recording) not in speakers])
+        data = data_of(train, test)
         for way, changes in ways.items():
             jobs += [
                 Job(
@@ -103,6 +105,7 @@ def jobs_of(
                         f"evaluate.sets=[{{name: test, manifest: {test}}}]", "prepare.min_duration_s=0.1", *changes,
                         *args.set,
                     ),
+                    data=data,
                     about={"what": args.what, "way": way, "fold": fold, "seed": seed, "with_loss": not args.whole},
                 )
                 for seed in args.seeds

@@ -25,6 +25,7 @@ from whisper_jobs import (
     utterances_of,
     written,
 )
+from whisper_settings import data_of
 
 ENGLISH_VOICES = ("f2", "m3", "Andy", "Annie")
 SENTENCES = (
@@ -142,6 +143,7 @@ def main() -> None:
     heard = hear_untouched(args, model, whole)
     listener = hypotheses_file(folder / "heard.jsonl", heard["train"])
     named = [f"{{name: {name}, manifest: {path}, language: {language}}}" for name, (path, language) in sets.items()]
+    data = data_of(*(path for path, _ in whole.values()))
     jobs = [
         Job(
             key=f"forgetting/{args.model}/{seed}",
@@ -152,6 +154,7 @@ def main() -> None:
                 f"audit.recogniser={listener}", "language=English", f"seed={seed}", "prepare.min_duration_s=0.1",
                 f"evaluate.sets=[{', '.join(named)}]", *args.set,
             ),
+            data=data,
             about={"what": "forgetting", "seed": seed},
         )
         for seed in args.seeds

@@ -1,7 +1,9 @@
 """What the benchmarks of `whisper_*.py` share: rounds in processes of their own, a line of JSON for each, and pairs.
 
 A result stands in `OUT/results.jsonl` under its key once its process has ended; the same command again goes on with
-those that are missing. Figures are made from the hypotheses in these lines, by `shibolet.compare`, wherever they are.
+those that are missing. It keeps what it was made with: recipe, changes of it, a digest of the data. A command that
+means others under the same key ends in a sentence. Figures are made from the hypotheses in the lines of the command's
+own jobs, by `shibolet.compare`, wherever they are.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from whisper_settings import RESULTS, data_of, require_same_settings, settings_of
+
 HERE = Path(__file__).resolve().parent
 TEST_SPEAKERS = frozenset("fbbh fjam fjdn fsaf2 mblw mcrt mdcs2 mjbh mnfe mrjc2 mrmg msjr mskh mtcv".split())  # of AN4
 UNTOUCHED = "untouched"
@@ -34,6 +38,7 @@ class Job:
     run_dir: Path
     recipe: str  # a name or a path
     changes: tuple[str, ...]  # overrides of the recipe
+    data: str  # `data_of` what it trains on and is tested on
     about: Mapping[str, Any] = field(default_factory=dict)  # stands in the result beside what came of it
 
 
@@ -70,10 +75,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 # Results
 
 
-def results(out: Path, name: str = "results.jsonl") -> dict[str, dict]:
+def results(out: Path) -> dict[str, dict]:
     """Results by key; a line that was cut off is none, and the last one of a key counts."""
     found = {}
-    path = out / name
+    path = out / RESULTS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
@@ -84,8 +89,10 @@ def results(out: Path, name: str = "results.jsonl") -> dict[str, dict]:
 
 
 def run_jobs(args: argparse.Namespace, work: Callable[[Job], dict], jobs: Sequence[Job]) -> dict[str, dict]:
-    """The results of jobs by key; those that are not there yet are made in so many processes and added to the file."""
-    known, path = results(args.out), args.out / "results.jsonl"
+    """The results of these jobs by key; those not there yet are made in so many processes and added to the file."""
+    known, path = results(args.out), args.out / RESULTS
+    require_same_settings(args, known, jobs)
+    known = {job.key: known[job.key] for job in jobs if job.key in known}
     missing = [job for job in jobs if job.key not in known]
     if args.report or not missing:
         return known
@@ -104,13 +111,13 @@ def run_jobs(args: argparse.Namespace, work: Callable[[Job], dict], jobs: Sequen
             done = next(as_completed(running))
             job = running.pop(done)
             try:
-                row = {"key": job.key, **job.about, **done.result()}
+                row = {"key": job.key, **job.about, "settings": settings_of(args, job), **done.result()}
             except Exception as error:  # one that fails is told, and the others go on
                 print(f"{job.key} failed: {error!r}", file=sys.stderr, flush=True)
                 traceback.print_exception(error, limit=4, file=sys.stderr)
             else:
                 print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
-                short = {name: value for name, value in row.items() if name not in ("rows", "loss")}
+                short = {name: value for name, value in row.items() if name not in ("rows", "loss", "settings")}
                 print(json.dumps(short, ensure_ascii=False)[:400], file=sys.stderr, flush=True)
                 known[job.key] = row
             start()
@@ -304,7 +311,14 @@ def hear_untouched(args: argparse.Namespace, model: Path, sets: Mapping[str, tup
     """By set, the hypothesis of a model that nobody trained for every id."""
     key = f"{UNTOUCHED}/{model.name}/{'+'.join(sets)}"
     about = {"model": str(model), "sets": {name: [str(path), language] for name, (path, language) in sets.items()}}
-    job = Job(key=key, run_dir=args.out / key, recipe="", changes=(), about=about)
+    job = Job(
+        key=key,
+        run_dir=args.out / key,
+        recipe="",
+        changes=tuple(f"{name} in {language}" for name, (_, language) in sets.items()),
+        data=data_of(*(path for path, _ in sets.values())),
+        about=about,
+    )
     row = run_jobs(args, untouched, [job])[key]
     return {name: dict(rows) for name, rows in row["rows"].items()}
 

@@ -131,7 +131,7 @@ def test_what_an_evaluation_could_not_hear_is_said_with_the_scores(capsys):
 
 def test_data_and_model_errors_end_with_3(shibolet, tmp_path):
     (tmp_path / "manifest.jsonl").write_text("")
-    code, _, err = shibolet("evaluate", "--model", "./nothing", "--manifest", "manifest.jsonl")
+    code, _, err = shibolet("evaluate", "--model", "./nothing", "--manifest", "manifest.jsonl", "--language", "he")
     assert code == 3 and err.splitlines()[-1].startswith("shibolet: source 'manifest'")
 
 

@@ -1,5 +1,6 @@
 """Publishing a run folder: only what was kept, only what a fresh process can repeat, and never by the way."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,20 @@ def test_recordings_that_were_heard_in_pieces_are_not_repeated(current):
     write_jsonl(path, [{**row, "duration_s": 31.0} for row in read_jsonl(path)])
     with pytest.raises(DataError, match=r"over evaluate\.max_piece_s, so the code of the model card has nothing"):
         reproduce(current, current.folder.final, "round2", CONFIG)
+
+
+def test_a_set_in_another_language_is_not_repeated(current, monkeypatch):
+    """It was heard in its own language, and the card's code asks for the recipe's."""
+    (noise,) = current.sets
+    beside = noise.model_copy(update={"name": "beside", "language": "English"})
+    evaluated = current.folder.hypotheses("round2", "noise").parent
+    shutil.copytree(evaluated, evaluated.with_name("beside"))
+    monkeypatch.setitem(vars(current), "sets", [noise, beside])
+    ids = [utterance.id for utterance, _ in reproducing._expected(current, "round2")]
+    assert len(ids) == len(set(ids)) == 20
+    monkeypatch.setitem(vars(current), "sets", [beside])
+    with pytest.raises(DataError, match=r"no set of evaluate\.sets is in Hebrew"):
+        reproducing._expected(current, "round2")
 
 
 def test_code_that_fails_ends_in_a_sentence(tmp_path):

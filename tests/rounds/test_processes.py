@@ -68,7 +68,7 @@ def test_transcripts_of_several_processes_are_those_of_one(manifest: Path, tmp_p
 
     args = [
         "transcribe", str(manifest.parent / "audio"), "--model", "builtin:round1", "--aligner", "builtin:aligner",
-        "--format", "json", "--batch", "3",
+        "--format", "json", "--batch", "3", "--language", "Hebrew",
     ]  # fmt: skip
     code, one, _ = run_cli(*args)
     assert code == 0 and one.count('"start_s"') >= 12

@@ -23,7 +23,7 @@ def shibolet(run_cli, monkeypatch, tmp_path):
 
 @pytest.fixture
 def tiny(shibolet):
-    return lambda *args: shibolet(*args, "--model", "builtin:round1")
+    return lambda *args: shibolet(*args, "--model", "builtin:round1", "--language", "Hebrew")
 
 
 class Names(Engine):
@@ -41,7 +41,7 @@ class Names(Engine):
 def levels(shibolet, monkeypatch):
     """The command with an engine that needs no model."""
     monkeypatch.setattr(module, "open_engine", lambda *_, **__: Names())
-    return lambda *args: shibolet(*args, "--model", "names")
+    return lambda *args: shibolet(*args, "--model", "names", "--language", "Hebrew")
 
 
 def write(path: Path, level: int, seconds: float = 1.0) -> None:
@@ -185,14 +185,15 @@ def test_subtitles_have_the_times_of_the_film(levels, tmp_path, container, codec
     "args",
     [
         ["a.wav"],
-        ["a.wav", "--model", "m", "--length-penalty", "2"],
+        ["a.wav", "--model", "m", "--language", "he", "--length-penalty", "2"],
         ["a.wav", "--server", "http://127.0.0.1:9", "--beam-size", "2"],
-        ["empty_folder", "--model", "m"],
-        ["*.nothing", "--model", "m"],
-        ["a.wav", "b/a.wav", "--model", "m", "--out", "texts"],
-        ["a.wav", "b/a.wav", "--model", "m", "--format", "srt"],
+        ["empty_folder", "--model", "m", "--language", "he"],
+        ["*.nothing", "--model", "m", "--language", "he"],
+        ["a.wav", "b/a.wav", "--model", "m", "--language", "he", "--out", "texts"],
+        ["a.wav", "b/a.wav", "--model", "m", "--language", "he", "--format", "srt"],
         ["a.wav", "--model", "m", "--language", "Klingon"],
-        ["a.wav", "--model", "m", "--format", "doc"],
+        ["a.wav", "--model", "m", "--language", "he", "--format", "doc"],
+        ["a.wav", "--server", "http://127.0.0.1:9", "--aligner", "builtin:aligner"],
     ],
 )
 def test_usage_errors_end_with_2_before_a_model_is_loaded(shibolet, tmp_path, monkeypatch, args):
@@ -206,5 +207,34 @@ def test_usage_errors_end_with_2_before_a_model_is_loaded(shibolet, tmp_path, mo
 
 def test_a_model_that_is_none_ends_with_3(shibolet, tmp_path):
     write(tmp_path / "a.wav", 1)
-    code, _, err = shibolet("a.wav", "--model", "./nothing")
+    code, _, err = shibolet("a.wav", "--model", "./nothing", "--language", "he")
     assert code == 3 and "no config.json" in err.splitlines()[-1]
+
+
+def test_the_language_is_that_of_the_round_or_has_to_be_said(shibolet, tmp_path, monkeypatch):
+    """A Whisper that was told Hebrew where nobody said so wrote Hebrew of English speech, and no word about it."""
+    told = []
+    monkeypatch.setattr(
+        module, "open_engine", lambda model, server, language, *_, **__: told.append(language) or Names()
+    )
+    write(tmp_path / "a.wav", 1)
+    final = tmp_path / "run" / "train" / "final"
+    final.mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").write_text("name: mine\nlanguage: English\n")
+    assert shibolet("a.wav", "--model", "run/train/final")[0] == 0
+    assert shibolet("a.wav", "--model", "run/train/final", "--language", "he")[0] == 0
+    assert shibolet("a.wav", "--server", "http://127.0.0.1:9")[:2] == (0, "level1\n")
+    assert told == ["English", "he", None]
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    for model in ("run/train/final", "openai/whisper-base"):
+        code, out, err = shibolet("a.wav", "--model", model)
+        assert (code, out) == (2, "") and "as in --language English; only a model in the train/final" in err
+        assert f"'{model}' is none" in err
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("args", [["verify", "m", "d.jsonl"], ["evaluate", "--model", "m", "--manifest", "d.jsonl"]])
+def test_other_commands_do_not_guess_it_either(run_cli, tmp_path, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_cli(*args)
+    assert code == 2 and f"{args[0]}: name the language that is spoken" in err

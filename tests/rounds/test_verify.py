@@ -290,7 +290,7 @@ def test_a_check_that_breaks_off_is_named_and_ends_no_other():
 @pytest.mark.slow("verify", seconds=20)
 def test_the_command_passes_trains_and_leaves_a_small_report_without_texts(manifest, run_cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run_cli("verify", BASE, str(manifest), "--steps", "10")
+    code, out, err = run_cli("verify", BASE, str(manifest), "--steps", "10", "--language", "Hebrew")
     report = VerifyReport.read(tmp_path / "verify.json")
     assert (code, report.failed) == (0, []), err
     states = {check.name: check.state for check in report.checks}
@@ -312,7 +312,7 @@ def test_the_command_passes_trains_and_leaves_a_small_report_without_texts(manif
 def test_the_command_ends_with_3_and_names_what_does_not_open(model, manifest, run_cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (model / "model.safetensors").write_bytes(b"half a download")
-    code, _, err = run_cli("verify", str(model), str(manifest))
+    code, _, err = run_cli("verify", str(model), str(manifest), "--language", "Hebrew")
     report = VerifyReport.read(tmp_path / "verify.json")
     assert code == 3 and "files" in err and "no safetensors file" in err
     assert [check.state for check in report.checks] == ["failed"] + ["not done"] * (len(report.checks) - 1)

@@ -455,3 +455,6 @@ def test_texts_in_capital_letters_are_told_and_can_be_small(manifest, tmp_path):
     assert [u.text for u in small] == ["enter forty one", "é 41"] and all_capitals(small, "an4") is None
     letterless, _ = read(DataSource(name="he", manifest=manifest({"audio": "two.wav", "text": "שלום 41"})), tmp_path)
     assert all_capitals(letterless, "he") is None
+    rows = [{"audio": "two.wav", "text": "ראיתי את זה ב CNN"}, {"audio": "three.flac", "text": "שלום לכולם"}]
+    acronym, _ = read(DataSource(name="he", manifest=manifest(*rows)), tmp_path)
+    assert all_capitals(acronym, "he") is None

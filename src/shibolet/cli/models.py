@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import FinishedRun, NewFolder, finished_round, quiet
+from shibolet.cli.options import FinishedRun, NewFolder, finished_round, language_told, quiet
 from shibolet.errors import RecipeError
 
 
@@ -94,7 +94,9 @@ def transcribe(
     format_: Annotated[
         Literal["txt", "json", "jsonl", "srt", "vtt"], typer.Option("--format", help="txt and jsonl: a line a piece.")
     ] = "txt",
-    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+    language: Annotated[
+        str | None, typer.Option(help="Name or ISO code; else that of the round that trained the model.")
+    ] = None,
     aligner: Annotated[
         str | None, typer.Option(metavar="MODEL", help="A forced aligner: word times in json and subtitles.")
     ] = None,
@@ -124,6 +126,10 @@ def transcribe(
         raise RecipeError("--beam-size and --batch are for a model on this machine: a server decides on its own")
     if length_penalty != 1.0 and beam_size == 1:
         raise RecipeError("--length-penalty does nothing without --beam-size")
+    if server is None:
+        language = language_told(language, model)
+    elif aligner is not None and language is None:
+        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
     quiet()
     settings = {"batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty}
     failed = transcribe_files(

@@ -93,6 +93,24 @@ def finished_round(run_dir: Path) -> "Iterator[Round]":
         yield current
 
 
+def language_told(given: str | None, model: str) -> str:
+    """What is said in the audio: as given, else the language of the round that trained the model.
+
+    RecipeError where neither is known: a model that is told the wrong language writes that one, and says nothing.
+    """
+    from shibolet.records.runfolder import run_of
+    from shibolet.records.settings import peek
+
+    run = run_of(Path(model))
+    found = given or (run and peek(run.recipe, "language"))
+    if not isinstance(found, str):
+        raise RecipeError(
+            f"{sys.argv[1]}: name the language that is spoken, as in --language English; only a model in the "
+            f"train/final of a run folder has one of its own, and '{model}' is none"
+        )
+    return found
+
+
 def require_run(run_dir: Path) -> None:
     """RecipeError for what is no run folder."""
     if not (run_dir / "recipe.yaml").is_file():

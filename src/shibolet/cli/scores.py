@@ -13,6 +13,7 @@ from shibolet.cli.options import (
     RecipeName,
     RunDir,
     answer,
+    language_told,
     print_json,
     quiet,
     round_of,
@@ -43,7 +44,9 @@ def evaluate(
             help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of its models; with a recipe.",
         ),
     ] = None,
-    language: Annotated[str | None, typer.Option(help="Of the manifest; else Hebrew.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -60,8 +63,9 @@ def evaluate(
         from shibolet.cli.terminal import track
         from shibolet.rounds.scoring import evaluate_manifest
 
+        spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, language or "Hebrew", run_dir, track)
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track)
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, answer, quiet
+from shibolet.cli.options import AsJson, answer, language_told, quiet
 from shibolet.errors import ModelError, RecipeError
 
 
@@ -18,7 +18,9 @@ def verify(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="20 utterances or more: a manifest as in recipes, or a known Hub id.")
     ],
-    language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
+    language: Annotated[
+        str | None, typer.Option(help="Name or ISO code; else that of the round that trained the model.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -52,13 +54,14 @@ def verify(
     from shibolet.rounds.verify.run import verify as verify_model
     from shibolet.speech.text import get_language
 
+    spoken = get_language(language_told(language, model))
     quiet()
     if not os.access(out.absolute().parent, os.W_OK):
         raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent} that can be written to")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 41 GB must not stay
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
-            model, data, load_recipe(recipe or outline_named(model).trial), language=get_language(language).name,
+            model, data, load_recipe(recipe or outline_named(model).trial), language=spoken.name,
             steps=steps, with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
         )  # fmt: skip
     report.write(out)

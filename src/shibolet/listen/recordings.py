@@ -84,7 +84,7 @@ class _Clip:
 def hear_recordings(
     paths: Iterable[Path],
     engine: Engine | Engines,
-    language: Language,
+    language: Language | None,
     *,
     aligner: Aligner | None = None,
     max_piece_s: float = 30.0,
@@ -93,7 +93,7 @@ def hear_recordings(
     """Pieces of each recording in turn, in their order, and one `Heard` without a piece at the end of each.
 
     Times are those of the file, also where its sound starts late. A file that cannot be read, or from some point on,
-    ends with an error; the next ones are heard all the same.
+    ends with an error; the next ones are heard all the same. The language is the aligner's: None without one.
     """
     engines = Engines.of(engine)
     windows: deque[list[_Clip | Heard]] = deque()
@@ -103,7 +103,9 @@ def hear_recordings(
             windows.append(window)
             yield [one for one in window if isinstance(one, _Clip)]
 
-    with closing(engines.executor.map(HearPieces(engines.engine, aligner, language.name), clips())) as results:
+    with closing(
+        engines.executor.map(HearPieces(engines.engine, aligner, language and language.name), clips())
+    ) as results:
         for pieces in results:
             if isinstance(pieces, WorkerLost):
                 [first, *_] = (one for one in windows[0] if isinstance(one, _Clip))
@@ -145,7 +147,7 @@ class HearPieces:
 
     engine: Lazy[Engine]
     aligner: Aligner | None
-    language: str
+    language: str | None
 
     @property
     def at_once(self) -> int:
@@ -154,10 +156,11 @@ class HearPieces:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[_Clip]], list[Piece]]]:
         load_now(self.engine, self.aligner)
-        yield partial(_pieces, engine=self.engine.get(), language=get_language(self.language), aligner=self.aligner)
+        language = get_language(self.language) if self.language else None
+        yield partial(_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
 
 
-def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language, aligner: Aligner | None) -> list[Piece]:
+def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, aligner: Aligner | None) -> list[Piece]:
     written = engine.write([clip.samples for clip in clips])
     spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
     times = _times(clips, spoken, language, aligner)
@@ -174,7 +177,7 @@ def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language, aligner:
 
 
 def _times(
-    clips: Sequence[_Clip], spoken: Sequence[list[str]], language: Language, aligner: Aligner | None
+    clips: Sequence[_Clip], spoken: Sequence[list[str]], language: Language | None, aligner: Aligner | None
 ) -> list[np.ndarray]:
     """Start and end in seconds of each word of each clip, `[W, 2]`; of a word of mere signs, the end of the one before.
 

@@ -25,12 +25,14 @@ from shibolet.records.documents.published import Differing, Reproduced
 from shibolet.records.documents.scores import Scores
 from shibolet.records.hypotheses import HypothesisLine, read_hypothesis_lines
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.scorers import language_of
 from shibolet.rounds.shared import Round
 from shibolet.scoring.counts import EditCounts, count_words
 from shibolet.speech import audio
 from shibolet.speech.audio import SAMPLE_RATE_HZ
+from shibolet.speech.text import get_language
 
-NUM_HYPOTHESES = 20  # at least, over all sets
+NUM_HYPOTHESES = 20  # at least, over all sets in the recipe's language
 MIN_SAME_FRAC = 0.5  # of hypotheses, word for word: a fault that is in every text leaves none
 MAX_DIFFERENT_FRAC = 0.05  # of words
 FILES = '["speech.wav"]'  # what the card's code transcribes
@@ -97,9 +99,15 @@ def run_code(code: str, place: Path, files: Sequence[str], *, on_cpu: bool = Fal
 
 
 def _expected(current: Round, label: str) -> list[tuple[Utterance, str]]:
-    """Utterances of all sets with what the evaluation heard in them."""
-    chosen = []
-    for source in current.sets:
+    """Utterances of the sets in the recipe's language with what the evaluation heard: the code asks for no other."""
+    own, chosen = get_language(current.recipe.language), []
+    sets = [source for source in current.sets if get_language(language_of(current, source)) is own]
+    if not sets:
+        raise DataError(
+            f"not published: no set of evaluate.sets is in {own.name}, so the code of the model card has nothing to "
+            "repeat; name one"
+        )
+    for source in sets:
         lines = read_hypothesis_lines(current.folder.hypotheses(label, source.name))
         said = {line.id: line for line in lines}
         utterances = current.read(source).utterances
@@ -111,12 +119,12 @@ def _expected(current: Round, label: str) -> list[tuple[Utterance, str]]:
         undecoded = {failure.id for failure in Scores.read(current.folder.scores(label, source.name)).failures}
         longest_s = current.recipe.evaluate.max_piece_s  # longer ones were heard in pieces
         usable = [line for line in lines if line.id not in undecoded and line.duration_s <= longest_s]
-        wanted = {line.id for line in spread(usable, math.ceil(NUM_HYPOTHESES / len(current.sets)))}
+        wanted = {line.id for line in spread(usable, math.ceil(NUM_HYPOTHESES / len(sets)))}
         chosen += [(one, said[one.id].hypothesis) for one in utterances if one.id in wanted]
     if not chosen:
         raise DataError(
-            "not published: every recording of evaluate.sets is undecodable or over evaluate.max_piece_s, so the code "
-            "of the model card has nothing to repeat; name a set with shorter ones"
+            f"not published: every recording of evaluate.sets in {own.name} is undecodable or over "
+            "evaluate.max_piece_s, so the code of the model card has nothing to repeat; name a set with shorter ones"
         )
     return chosen
 

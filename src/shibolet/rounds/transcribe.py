@@ -46,7 +46,7 @@ def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
 
 
 def open_engine(
-    model: str | None, server: str | None, language: str, language_code: str | None, **settings
+    model: str | None, server: str | None, language: str | None, language_code: str | None, **settings
 ) -> "Engine | Engines":
     """A model on every GPU of this machine, or on a server."""
     if server is not None:
@@ -62,7 +62,7 @@ def open_engine(
 def transcribe_files(
     recordings: Mapping[Path, Path],
     make_engine: Callable[[], "Engine | Engines"],
-    language: str,
+    language: str | None,
     format: "Format",
     *,
     aligner: str | None,
@@ -73,6 +73,7 @@ def transcribe_files(
 ) -> int:
     """How many of `find_recordings` failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
 
+    A server without an aligner needs no language.
     A sentence is told about each recording that fails, what of one could not be decoded, and where the model looped or
     came to no end.
     """
@@ -81,7 +82,7 @@ def transcribe_files(
     from shibolet.listen.recordings import hear_recordings
     from shibolet.speech.text import get_language
 
-    spoken, failed, endings = get_language(language), 0, Counter()
+    spoken, failed, endings = language and get_language(language), 0, Counter()
     paths, targets = list(recordings), _targets(recordings, out_dir, format)
     if format in ("srt", "vtt") and aligner is None:
         tell(f"{format} without --aligner: a cue is a whole piece, of up to {max_piece_s:g} s")

@@ -19,7 +19,8 @@ def in_nearest_reading(systems: Sequence[Sequence[ScoredRow]], language: Languag
     """The rows of systems on the same utterances, in the same order, counted again; DataError where these differ.
 
     Each hypothesis is read as is nearest to the reference. A reference has one reading for all systems: of those that
-    are nearest to one of the hypotheses, the one with the fewest errors in all of them, so that lengths stay equal.
+    are nearest to one of the hypotheses, the one with the fewest errors in all of them, so that lengths stay equal; of
+    several such the first by the alphabet, whatever the order of the systems.
     """
     if len({len(rows) for rows in systems}) > 1:
         numbers = ", ".join(str(len(rows)) for rows in systems)
@@ -33,7 +34,7 @@ def _read(rows: Sequence[ScoredRow], language: Language) -> list[ScoredRow]:
         raise DataError(f"utterance '{rows[0].id}' of set '{rows[0].set}' differs between systems; evaluate both on it")
     readings = dict.fromkeys(number_aware(row.reference, row.hypothesis, language)[0] for row in rows)
     counted = [[_counted(row, said, language) for row in rows] for said in readings]
-    return min(counted, key=lambda own: sum((row.words for row in own), EditCounts()).errors)
+    return min(counted, key=lambda own: (sum((row.words for row in own), EditCounts()).errors, own[0].said))
 
 
 def _counted(row: ScoredRow, said: str, language: Language) -> ScoredRow:

@@ -1,6 +1,7 @@
 """Reading a source: its rows become utterances, or ledger lines that say why not."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -73,11 +74,15 @@ def require_script(utterances: Sequence[Utterance], language: str, source: str) 
 
 
 def all_capitals(utterances: Sequence[Utterance], source: str) -> str | None:
-    """Advice, in a sentence, for a source that has no small letter in any text, in a script that has them."""
-    if any(map(str.islower, chain.from_iterable(u.text for u in utterances))):
+    """Advice, in a sentence, for a source without a small letter whose letters are capitals, or most of them.
+
+    Hebrew has neither; an acronym in it says nothing of its writing.
+    """
+    letters = partial(chain.from_iterable, [u.text for u in utterances])
+    if any(map(str.islower, letters())) or 2 * sum(map(str.isupper, letters())) <= sum(map(str.isalpha, letters())):
         return None
-    first = next((u.text for u in utterances if any(map(str.isupper, u.text))), None)
-    return first and (
+    first = next(u.text for u in utterances if any(map(str.isupper, u.text)))
+    return (
         f"{source}: every text is in capital letters ('{first[:40]}'), which a model that has read ordinary writing "
         "spells worse; letter_case: lower in this source trains it on small ones"
     )
