@@ -24,6 +24,7 @@ from pathlib import Path
 from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     AS_IT_IS,
+    SMALL_LETTERS,
     TEST_SPEAKERS,
     Job,
     arguments,
@@ -147,7 +148,7 @@ def jobs_of(args: argparse.Namespace, clean: Sequence, test: Path, heard: Path) 
             changes = (
                 f"models.base={base}", f"models.baseline={base}", f"data.train.0.manifest={manifest}",
                 f"language={LANGUAGE}", f"seed={seed}", f"evaluate.sets=[{{name: test, manifest: {test}}}]",
-                "prepare.min_duration_s=0.1", *args.set,
+                SMALL_LETTERS, "prepare.min_duration_s=0.1", *args.set,
             )  # fmt: skip
             about, data = {"damage": name, "seed": seed}, data_of(manifest, test)
             repairs.append(

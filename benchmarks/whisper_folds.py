@@ -47,7 +47,7 @@ RECIPES_OWN = "recipe"  # the variant that changes nothing
 
 DECODER = ("cross_attention", "decoder.layers", "decoder.norm")
 ENCODER = ("encoder.conv", "encoder.layers", "encoder.norm")
-GRID = [(rate, epochs) for rate in (3e-5, 1e-4, 2e-4, 4e-4) for epochs in (2, 4, 8)]
+GRID = [f"{rate:g}x{epochs}" for rate in (3e-5, 1e-4, 2e-4, 4e-4) for epochs in (2, 4, 8)]
 ONE_SCORE = "train.eval_every_epoch=false"  # on dev, at the end: each hears it all
 
 
@@ -60,12 +60,10 @@ def phases(*plans: tuple[str, float, Mapping[str, float]]) -> str:
     return f"train.phases={json.dumps(given)}"
 
 
-def rates() -> dict[str, list[str]]:
-    """Overrides by name, of the decoder alone."""
-    return {
-        f"{rate:g} x {epochs}": [phases(("B", epochs, dict.fromkeys(DECODER, rate))), ONE_SCORE]
-        for rate, epochs in GRID
-    }
+def rates(grid: Sequence[str]) -> dict[str, list[str]]:
+    """Overrides by name, rate x epochs of the decoder alone."""
+    places = [(name, *map(float, name.split("x"))) for name in grid]
+    return {name: [phases(("B", epochs, dict.fromkeys(DECODER, rate))), ONE_SCORE] for name, rate, epochs in places}
 
 
 def variants(epochs: float, rate: float) -> dict[str, list[str]]:
@@ -85,7 +83,7 @@ def jobs_of(
     args: argparse.Namespace, utterances: Sequence, heard: Mapping[str, str], model: Path, ways: Mapping[str, list[str]]
 ) -> list[Job]:
     """One for each way to train, fold and seed."""
-    jobs = []
+    jobs, case = [], "written" if args.what == "own" else "lower"  # AN4's capitals are no way in which a Whisper writes
     listener = str(model) if args.whole else str(hypotheses_file(args.out / args.what / "heard.jsonl", heard))
     for fold, speakers in folds_by_speaker(utterances, args.folds):
         folder = args.out / args.what / f"fold{fold}"
@@ -102,7 +100,8 @@ def jobs_of(
                     changes=(
                         f"models.base={model}", f"models.baseline={model}", f"data.train.0.manifest={train}",
                         f"audit.recogniser={listener}", f"language={args.language}", f"seed={seed}",
-                        f"evaluate.sets=[{{name: test, manifest: {test}}}]", "prepare.min_duration_s=0.1", *changes,
+                        f"evaluate.sets=[{{name: test, manifest: {test}, letter_case: {case}}}]",
+                        f"data.train.0.letter_case={case}", "prepare.min_duration_s=0.1", *changes,
                         *args.set,
                     ),
                     data=data,
@@ -201,6 +200,7 @@ def main() -> None:
     parser.add_argument("--language", default="English")
     parser.add_argument("--folds", type=int, help="else 5, of fsdd one a speaker")
     parser.add_argument("--ways", nargs="*", help="of variants, those that are tried")
+    parser.add_argument("--grid", nargs="+", default=GRID, metavar="RATExEPOCHS", help="of rates")
     parser.add_argument("--epochs", type=float, default=4.0, help="of each variant, in all phases together")
     parser.add_argument("--rate", type=float, default=3e-5, help="of the decoder in variants")
     args = parse(parser)
@@ -213,7 +213,7 @@ def main() -> None:
     heard = hear_untouched(args, model, {args.what: (whole, args.language)})[args.what]
     ways = {RECIPES_OWN: []}
     if args.what == "rates":
-        jobs = [job for job in jobs_of(args, utterances, heard, model, rates()) if job.about["fold"] == "0"]
+        jobs = [job for job in jobs_of(args, utterances, heard, model, rates(args.grid)) if job.about["fold"] == "0"]
         first = [job for job in jobs if job.about["seed"] == args.seeds[0]]
         for row in run_jobs(args, train_for_dev, first).values():
             if row.get("what") == "rates":

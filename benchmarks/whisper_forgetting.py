@@ -13,6 +13,7 @@ from pathlib import Path
 from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     AS_IT_IS,
+    SMALL_LETTERS,
     TEST_SPEAKERS,
     Job,
     arguments,
@@ -152,7 +153,7 @@ def main() -> None:
             changes=(
                 f"models.base={model}", f"models.baseline={model}", f"data.train.0.manifest={whole['train'][0]}",
                 f"audit.recogniser={listener}", "language=English", f"seed={seed}", "prepare.min_duration_s=0.1",
-                f"evaluate.sets=[{', '.join(named)}]", *args.set,
+                f"evaluate.sets=[{', '.join(named)}]", SMALL_LETTERS, *args.set,
             ),
             data=data,
             about={"what": "forgetting", "seed": seed},

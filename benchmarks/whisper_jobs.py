@@ -28,6 +28,7 @@ TEST_SPEAKERS = frozenset("fbbh fjam fjdn fsaf2 mblw mcrt mdcs2 mjbh mnfe mrjc2 
 UNTOUCHED = "untouched"
 # A training on data as they are: a file of hypotheses is read as an audit, and its verdicts drop nothing.
 AS_IT_IS = {"prepare.drop_low_quality": "false", "gate.accept": "[INVALID]", "audit.aligner": "null"}
+SMALL_LETTERS = "data.train.0.letter_case=lower"  # AN4 has capitals alone, which a Whisper spells worse
 
 
 @dataclass(frozen=True, kw_only=True)
