@@ -58,8 +58,8 @@ class TranscriptionPrompt:
             asked[1:1] = [f"<|{language.code}|>", TASK]
         elif language.code != "en":
             raise RecipeError(
-                f"this Whisper knows English alone and cannot be asked for {language.name}; take a multilingual one, "
-                "whose name has no '.en'"
+                f"this Whisper knows English alone and cannot be asked for {language.name}; say English "
+                "(language: English, --language English), or take a multilingual one, whose name has no '.en'"
             )
         context = self._context(prompt.context.strip())
         self.frame = TranscriptionFrame(
