@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -285,6 +285,27 @@ def stored_types(name: str, path: Path) -> Counter[str]:
         with safe_open(file, "pt") as handle:
             found.update(handle.get_slice(key).get_dtype() for key in handle.keys())
     return found
+
+
+def require_shapes(path: Path, found: Mapping[str, list[int]], expected: Mapping[str, list[int]]) -> None:
+    """ModelError when the names and shapes of weights are not those that a configuration asks for."""
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        raise ModelError(
+            f"model '{path}': {len(missing)} weights missing (first: {missing[:3]}) and {len(unexpected)} not "
+            f"of this model (first: {unexpected[:3]}); is the download whole, and the right kind of model?"
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ModelError(f"model '{path}': weight '{name}' has shape {found[name]}, its configuration says {shape}")
+
+
+def require_tokenizer(name: str, path: Path) -> None:
+    """ModelError when a folder has no files that transformers makes a tokenizer of."""
+    if (path / "tokenizer.json").is_file():
+        read_mapping(name, path / "tokenizer.json")
+    elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
+        raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
 
 
 def _shards(name: str, index: Path) -> Iterable[str]:

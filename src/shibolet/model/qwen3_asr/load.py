@@ -20,7 +20,15 @@ from transformers import (
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
-from shibolet.model.folders import from_folder, identity_of, opening, read_config, read_mapping, weight_files
+from shibolet.model.folders import (
+    from_folder,
+    identity_of,
+    opening,
+    read_config,
+    require_shapes,
+    require_tokenizer,
+    weight_files,
+)
 from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.layouts import is_aligner, is_legacy, native_config, native_name
 
@@ -52,17 +60,7 @@ class ModelFolder:
         shapes = self._each_weight(lambda handle, key: list(handle.get_slice(key).get_shape()))
         with torch.device("meta"):
             expected = {name: list(weight.shape) for name, weight in self.model_class(self.native).named_parameters()}
-        missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
-        if missing or unexpected:
-            raise ModelError(
-                f"model '{self.path}': {len(missing)} weights missing (first: {missing[:3]}) and {len(unexpected)} not "
-                f"of this model (first: {unexpected[:3]}); is the download whole, and the right kind of model?"
-            )
-        for name, shape in expected.items():
-            if shapes[name] != shape:
-                raise ModelError(
-                    f"model '{self.path}': weight '{name}' has shape {shapes[name]}, its configuration says {shape}"
-                )
+        require_shapes(self.path, shapes, expected)
 
     def _each_weight(self, read: Callable[[Any, str], Any]) -> dict[str, Any]:
         found = {}
@@ -82,10 +80,7 @@ def open_folder(name: str) -> ModelFolder:
     if not is_legacy(config) and config.get("model_type") != "qwen3_asr":
         raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
     weight_files(name, path)
-    if (path / "tokenizer.json").is_file():
-        read_mapping(name, path / "tokenizer.json")
-    elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
-        raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    require_tokenizer(name, path)
     tokenizer = from_folder(AutoTokenizer, path)
     folder = ModelFolder(path, config, read_native(path, config, tokenizer), tokenizer, is_aligner(config))
     with opening(path):

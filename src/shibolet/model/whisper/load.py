@@ -19,7 +19,15 @@ from transformers import (
 
 from shibolet.errors import ModelError
 from shibolet.model.family import LoadedModel
-from shibolet.model.folders import from_folder, identity_of, opening, read_config, read_mapping, weight_files
+from shibolet.model.folders import (
+    from_folder,
+    identity_of,
+    opening,
+    read_config,
+    require_shapes,
+    require_tokenizer,
+    weight_files,
+)
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_STATES
 from shibolet.model.whisper.parts import is_tied
 
@@ -49,17 +57,7 @@ class ModelFolder:
         with torch.device("meta"):
             model = WhisperForConditionalGeneration(self.config)
         expected = {name: list(weight.shape) for name, weight in model.named_parameters()}
-        missing, unexpected = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
-        if missing or unexpected:
-            raise ModelError(
-                f"model '{self.path}': {len(missing)} weights missing (first: {missing[:3]}) and {len(unexpected)} not "
-                f"of this model (first: {unexpected[:3]}); is the download whole, and the right kind of model?"
-            )
-        for name, shape in expected.items():
-            if shapes[name] != shape:
-                raise ModelError(
-                    f"model '{self.path}': weight '{name}' has shape {shapes[name]}, its configuration says {shape}"
-                )
+        require_shapes(self.path, shapes, expected)
 
     def _each_weight(self, read: Callable[[Any, str], Any]) -> dict[str, Any]:
         found = {}
@@ -77,10 +75,7 @@ def open_folder(name: str) -> ModelFolder:
     if config.get("model_type") != "whisper":
         raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Whisper (config.json in {path})")
     weight_files(name, path)
-    if (path / "tokenizer.json").is_file():
-        read_mapping(name, path / "tokenizer.json")
-    elif not ((path / "vocab.json").is_file() and (path / "merges.txt").is_file()):
-        raise ModelError(f"model '{name}': {path} has no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    require_tokenizer(name, path)
     whisper = from_folder(WhisperConfig, path)
     if whisper.max_source_positions != WINDOW_STATES:
         raise ModelError(
