@@ -15,7 +15,6 @@ the encoder's output was kept, and its packs; its median is over steps with no c
 
 import argparse
 import math
-import os
 import resource
 import time
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.prompt import AUDIO_TOKEN, TIMESTAMP, TranscriptionPrompt
 from shibolet.model.qwen3_asr.save import save_model
 from shibolet.recipe import load_recipe
+from shibolet.records.cores import usable_cores
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.training import DevRates, StepRow
 from shibolet.speech.audio import encode_flac
@@ -116,7 +116,7 @@ def write_shards(folder: Path, prompt: TranscriptionPrompt, *, rows: int, clips:
     dev_sizes = assumed_sizes(FAMILY, dev, seed=1)
     jobs.append((folder / "dev-00000.parquet", dev_sizes, write_texts(dev_sizes, prompt, seed=1), dev))
     folder.mkdir()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     with ProcessPoolExecutor(min(cores, len(jobs)), mp_context=get_context("forkserver")) as pool:
         list(pool.map(write_shard, *zip(*jobs, strict=True)))
 

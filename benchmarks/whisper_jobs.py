@@ -100,17 +100,18 @@ def run_jobs(args: argparse.Namespace, work: Callable[[Job], dict], jobs: Sequen
     print(f"{len(missing)} of {len(jobs)} to do", file=sys.stderr, flush=True)
     pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
     with pool, path.open("a", encoding="utf-8") as file:
-        left, running = list(missing), {}
+        left, running, shares = list(missing), {}, cores_of_jobs(args.jobs)
 
         def start() -> None:
-            while left and len(running) < args.jobs and time.monotonic() - args.started < args.limit_s:
-                job = left.pop(0)
-                running[pool.submit(measured, work, job)] = job
+            while left and shares and time.monotonic() - args.started < args.limit_s:
+                job, cores = left.pop(0), shares.pop()
+                running[pool.submit(measured, work, job, cores)] = job, cores
 
         start()
         while running:
             done = next(as_completed(running))
-            job = running.pop(done)
+            job, cores = running.pop(done)
+            shares.append(cores)
             try:
                 row = {"key": job.key, **job.about, "settings": settings_of(args, job), **done.result()}
             except Exception as error:  # one that fails is told, and the others go on
@@ -127,8 +128,15 @@ def run_jobs(args: argparse.Namespace, work: Callable[[Job], dict], jobs: Sequen
     return known
 
 
-def measured(work: Callable[[Job], dict], job: Job) -> dict:
+def cores_of_jobs(num: int) -> list[set[int]]:
+    """Each job's own cores: a round starts as many decoders as it has, and all rounds' would wait for each other."""
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[place % len(cores) :: num]) for place in range(num)]
+
+
+def measured(work: Callable[[Job], dict], job: Job, cores: set[int]) -> dict:
     """What a job comes to, with its seconds, CPU seconds and peak memory; runs in a process of its own."""
+    os.sched_setaffinity(0, cores)
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -41,7 +41,7 @@ from transformers import GenerationMixin, WhisperConfig, WhisperFeatureExtractor
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.fast.kernels import attend
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.model.whisper.family import FAMILY
 from shibolet.model.whisper.features import LogMel, lay_samples
 from shibolet.model.whisper.lengths import WINDOW_FRAMES, WINDOW_STATES
@@ -260,7 +260,7 @@ class Speed:
         noise = [(0.1 * rng.standard_normal(round(16000 * s))).astype(np.float32) for s in rng.uniform(1, 10.6, num)]
         extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
         loaded = LoadedModel(model, Tokens(), extractor, Path(), "")
-        decoder = FAMILY.decoder(loaded, Prompt("Hebrew"), clips_at_once=None, beam_size=1, length_penalty=1.0)
+        decoder = FAMILY.decoder(loaded, Decoding(prompt=Prompt("Hebrew")))
         limits, never = [NEW_TOKENS] * num, lambda place, ids: False
 
         def ours() -> list[list[int]]:

@@ -11,15 +11,19 @@ import soundfile as sf
 import torch
 from made_scores import overlap_of
 from transformers import Qwen3ASRFeatureExtractor
+from whisper_models import loaded_whisper
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.errors import DataError
+from shibolet.evaluate import dev
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
 from shibolet.evaluate.dev import DevRow, _Kept, dev_scorer
 from shibolet.evaluate.stage import evaluate_set, read_rows
 from shibolet.listen.transcribe import Transcriber
+from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel
+from shibolet.model.whisper import decoding
 from shibolet.records.candidate import named
 from shibolet.records.documents.scores import Failure, FrequentError, Scores, WordErrors
 from shibolet.records.files import read_jsonl, write_jsonl
@@ -234,9 +238,19 @@ def dev_row(id: str, text: str, flac: bytes) -> DevRow:
     return DevRow(Utterance(id=id, audio=AudioRef(path=""), text=text, duration_s=1.0, source="dev"), flac)
 
 
+class StandIn(torch.nn.Linear):
+    """A model of no family."""
+
+
+@pytest.fixture(autouse=True)
+def stand_ins_train(monkeypatch):
+    """Whether an encoder is frozen is asked of a family."""
+    monkeypatch.setattr(dev, "encoder_is_frozen", lambda model: type(model) is not StandIn and encoder_is_frozen(model))
+
+
 def of_device(name: str) -> SimpleNamespace:
     """Of a loaded model what a dev score looks at before it transcribes."""
-    model = torch.nn.Linear(2, 2)
+    model = StandIn(2, 2)
     model.device = torch.device(name)
     family = SimpleNamespace(clips_at_once=lambda device, beam_size: 32, max_samples=None, title="Toy")
     return SimpleNamespace(model=model, family=family)
@@ -249,7 +263,7 @@ def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: used["reserved"])
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used["allocated"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (used["free"], 80 * gib))
-    kept = _Kept(lambda loaded: made.append(1) or f"transcriber {len(made)}")
+    kept = _Kept(lambda loaded, keep_encoded: made.append(keep_encoded) or f"transcriber {len(made)}")
 
     def score(loaded, rows_gib: int) -> str:
         with kept.transcriber(loaded) as transcriber:
@@ -265,6 +279,44 @@ def test_a_transcriber_is_kept_while_weights_and_memory_allow(monkeypatch):
     assert score(loaded, 24) == "transcriber 3" and score(loaded, 0) == "transcriber 4"  # 70 of 80 GiB: not kept
     on_cpu = of_device("cpu")
     assert [score(on_cpu, 0), score(on_cpu, 0)] == ["transcriber 5", "transcriber 6"] and not kept.release()
+    assert not any(made), "nothing of an encoder that trains may be kept"
+
+
+def test_a_frozen_whisper_hears_a_dev_set_once_on_a_cpu(monkeypatch):
+    """Windows of 30 s are nearly all that a score costs there, and the same each time until the encoder changes."""
+    loaded, encoded, rows = loaded_whisper(seed=4, max_target_positions=64), [], []
+    for i, seconds in enumerate((2.0, 1.0, 3.0)):
+        flac = io.BytesIO()
+        samples = (0.1 * np.random.default_rng(i).standard_normal(int(seconds * RATE))).astype(np.float32)
+        sf.write(flac, samples, RATE, format="FLAC")
+        rows.append(dev_row(f"u{i}", TEXTS[i], flac.getvalue()))
+    encoder_states = decoding.encoder_states
+    monkeypatch.setattr(decoding, "encoder_states", lambda *given: encoded.append(1) or encoder_states(*given))
+    settings = EvaluateConfig(max_new_tokens_per_s=5.0)
+    score = dev_scorer(rows, "Hebrew", settings)
+
+    def scored() -> tuple:
+        """Of this scorer, and of one that has kept nothing; and how many windows the first one encoded."""
+        encoded.clear()
+        mine = score(loaded)
+        num = len(encoded)
+        assert mine == dev_scorer(rows, "Hebrew", settings)(loaded)
+        return mine, num
+
+    assert scored()[1] == 3 and scored()[1] == 3, "an encoder that trains is another one each time"
+    for name, weight in loaded.model.named_parameters():
+        weight.requires_grad_(not name.startswith("model.encoder."))
+    first, num = scored()
+    assert num == 3
+    with torch.no_grad():
+        for name, weight in loaded.model.named_parameters():
+            if weight.requires_grad and weight.ndim > 1:
+                weight.mul_(5)  # as after steps of the decoder
+    second, num = scored()
+    assert num == 0 and second != first
+    with torch.no_grad():
+        loaded.model.model.encoder.layers[1].fc1.weight.mul_(20)
+    assert scored()[1] == 3, "an encoder that a phase in between has trained"
 
 
 def test_dev_scores_are_of_the_same_few_utterances_whatever_their_order():

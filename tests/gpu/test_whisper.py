@@ -12,7 +12,7 @@ from whisper_models import SENTENCES, loaded_whisper
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.fast.losses import summed_cross_entropy
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.model.whisper.family import FAMILY
 from shibolet.model.whisper.features import LogMel, lay_samples
 from shibolet.model.whisper.packed import Pack, head, hidden, packed_attention
@@ -104,7 +104,7 @@ def test_greedy_texts_are_those_of_generate(loaded, clips, fuse: bool):
         )[:, len(frame.prompt) :].tolist()  # fmt: skip
         if fuse:
             FAMILY.fuse(loaded.model)
-        decoder = FAMILY.decoder(loaded, Prompt("Hebrew"), clips_at_once=None, beam_size=1, length_penalty=1.0)
+        decoder = FAMILY.decoder(loaded, Decoding(prompt=Prompt("Hebrew")))
         for some in (range(5), range(4, -1, -1)):
             found = decoder.decode([clips[i] for i in some], [40] * 5, lambda place, ids: False)
             ours = {some[one.place]: one.ids for one in found}

@@ -100,7 +100,7 @@ def test_a_cpu_that_computes_has_no_such_processes(monkeypatch) -> None:
     import torch
 
     assert module.workers_beside(torch.device("cpu")) == 0
-    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setattr(module, "usable_cores", lambda: 32)
     assert module.workers_beside(torch.device("cuda")) == 4
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
     assert module.workers_beside(torch.device("cuda")) == 1

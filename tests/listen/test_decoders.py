@@ -132,7 +132,7 @@ def test_an_interrupt_does_not_wait_for_what_is_with_the_models() -> None:
 
 def test_processes_that_hear_share_the_cores(monkeypatch) -> None:
     """Eight GPUs must not start eight times as many decoders as one; whoever decodes itself goes on so."""
-    monkeypatch.setattr("os.cpu_count", lambda: 34)
+    monkeypatch.setattr("shibolet.listen.decoders.usable_cores", lambda: 34)
     assert [num_decoders(None, shares) for shares in (1, 4, 32)] == [14, 8, 2]
     assert [num_decoders(6, shares) for shares in (1, 2, 8)] == [6, 3, 1] and num_decoders(0, 4) == 0
 

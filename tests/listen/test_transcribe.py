@@ -11,7 +11,7 @@ from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.model.qwen3_asr import decoding
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
@@ -70,7 +70,7 @@ def test_silence_is_heard_like_anything_else(chatty):
 
 def test_special_tokens_are_dropped_and_letters_that_look_like_them_stay(chatty):
     """A transcript about markup is still a transcript."""
-    decoder = FAMILY.decoder(chatty, Prompt("Hebrew"), clips_at_once=None, beam_size=1, length_penalty=1.0)
+    decoder = FAMILY.decoder(chatty, Decoding(prompt=Prompt("Hebrew")))
     tokenizer = chatty.tokenizer
     (literal,) = TranscriptionPrompt(tokenizer, "Hebrew").encode(["<b> <asr_text> מה"])
     audio, asr_text, end = tokenizer.convert_tokens_to_ids(["<|audio_pad|>", "<asr_text>", "<|im_end|>"])

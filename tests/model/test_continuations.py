@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.model.qwen3_asr import continuations, decoding
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.fused import fuse_layers
@@ -38,7 +38,7 @@ def all_texts_of(some: list[tuple[int, list[int]]]) -> Callable[[], list[list[li
 def heard(
     loaded: LoadedModel, clips, rows: int, is_loop=lambda place, ids: False, asked=all_texts_of
 ) -> dict[int, tuple]:
-    decoder = FAMILY.decoder(loaded, Prompt("Hebrew"), clips_at_once=rows, beam_size=1, length_penalty=1.0)
+    decoder = FAMILY.decoder(loaded, Decoding(prompt=Prompt("Hebrew"), clips_at_once=rows))
     found = {}
     for one in decoder.decode(clips, LIMITS[: len(clips)], is_loop, asked):
         assert one.place not in found
@@ -107,7 +107,7 @@ def test_rows_that_are_ended_are_scored_too(loud, clips, monkeypatch):
 
 def test_the_same_list_gives_the_same_bytes(loud, clips):
     """Also from a decoder that has heard something else before, where rows are of other lengths."""
-    decoder = FAMILY.decoder(loud, Prompt("Hebrew"), clips_at_once=3, beam_size=1, length_penalty=1.0)
+    decoder = FAMILY.decoder(loud, Decoding(prompt=Prompt("Hebrew"), clips_at_once=3))
     run = lambda some, limits: {  # noqa: E731
         one.place: [logps.tobytes() for logps in one.logps]
         for one in decoder.decode(some, limits, lambda place, ids: False, all_texts_of)

@@ -17,7 +17,7 @@ from whisper_models import loaded_whisper
 from shibolet.errors import ModelError
 from shibolet.listen.loops import is_loop
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Prompt
+from shibolet.model.protocols import Decoded, Decoding, Prompt
 from shibolet.model.whisper import decoding, rows
 from shibolet.model.whisper.decoding import ClipDecoder
 from shibolet.model.whisper.load import load_recogniser
@@ -62,7 +62,9 @@ def loud(clips) -> LoadedModel:
 
 
 def decoder_of(loaded: LoadedModel, clips_at_once: int, prompt: Prompt = HEBREW, beams: int = 1, penalty: float = 1.0):
-    return ClipDecoder(loaded, prompt, clips_at_once=clips_at_once, beam_size=beams, length_penalty=penalty)
+    return ClipDecoder(
+        loaded, Decoding(prompt=prompt, clips_at_once=clips_at_once, beam_size=beams, length_penalty=penalty)
+    )
 
 
 def never(place: int, ids: list[int]) -> bool:
@@ -139,6 +141,28 @@ def test_ends_that_are_known_late_change_no_token(loud, clips, expected, monkeyp
 def test_windows_that_are_encoded_together_change_no_token(loud, clips, expected, monkeypatch):
     monkeypatch.setitem(decoding.ENCODED_AT_ONCE, "cpu", 3)
     assert same(ours(loud, clips, LIMITS, 4)) == expected
+
+
+def test_what_a_frozen_encoder_made_of_an_array_is_kept_for_the_next_call(loud, clips, expected, monkeypatch):
+    """Another array, even an equal one, is heard; so is one that came twice in a list, or had no room."""
+    heard, encoder_states = [], decoding.encoder_states
+    monkeypatch.setattr(decoding, "encoder_states", lambda *given: heard.append(1) or encoder_states(*given))
+    window = encoder_states(
+        loud.model, decoding.LogMel(loud.extractor, "cpu")(decoding.lay_samples(clips[:1], num_bins=80))
+    )
+    monkeypatch.setitem(decoding.KEPT_BYTES, "cpu", 5 * window.nbytes)
+    decoder = ClipDecoder(loud, Decoding(prompt=HEBREW, clips_at_once=4, keep_encoded=True))
+
+    def written(*given: np.ndarray) -> int:
+        heard.clear()
+        places = [next(i for i, clip in enumerate(clips) if np.array_equal(clip, one)) for one in given]
+        found = sorted(decoder.decode(given, [LIMITS[i] for i in places], never), key=lambda one: one.place)
+        assert same(found) == [expected[i] for i in places]
+        return len(heard)
+
+    assert written(clips[0], clips[1], clips[1]) == 3 and written(clips[0], clips[1], clips[1]) == 0
+    assert written(clips[0], clips[1].copy(), clips[2]) == 2
+    assert written(*clips) == 3 and written(*clips) == 2, "five windows have room, one of them the copy's"
 
 
 def test_whispers_own_generate_writes_the_same(loud, clips):

@@ -16,7 +16,7 @@ from shibolet.errors import ModelError, RecipeError
 from shibolet.model.family import LoadedModel, convert, family_named, load_recogniser
 from shibolet.model.lora import attach_lora, save_lora
 from shibolet.model.parts import select
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.model.whisper import prompt
 from shibolet.records.files import read_json, read_jsonl, write_json
 from shibolet.rounds.reproduce import FILES, code_of, run_code
@@ -43,7 +43,7 @@ def talkative(path: Path) -> Path:
 def written(model: Path, clips: list[np.ndarray], language: str, limit: int = 440) -> list[str]:
     """What our decoder hears, in the order of the clips."""
     loaded = load_recogniser(str(model))
-    decoder = loaded.family.decoder(loaded, Prompt(language), clips_at_once=None, beam_size=1, length_penalty=1.0)
+    decoder = loaded.family.decoder(loaded, Decoding(prompt=Prompt(language)))
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i]))
     found = decoder.decode([clips[i] for i in order], [limit] * len(clips), lambda place, ids: False)
     texts = {order[one.place]: decoder.text(one.ids) for one in found}
@@ -52,7 +52,7 @@ def written(model: Path, clips: list[np.ndarray], language: str, limit: int = 44
 
 def decoded(loaded: LoadedModel, clips: list[np.ndarray]) -> list[list[int]]:
     """Ids that our decoder writes of each clip alone, `LIMIT` at most."""
-    decoder = loaded.family.decoder(loaded, Prompt("English"), clips_at_once=1, beam_size=1, length_penalty=1.0)
+    decoder = loaded.family.decoder(loaded, Decoding(prompt=Prompt("English"), clips_at_once=1))
     return [next(decoder.decode([clip], [LIMIT], lambda place, ids: False)).ids for clip in clips]
 
 
@@ -200,7 +200,7 @@ def test_the_reference_is_transformers_own_forward(tmp_path, clips):
     logits = theirs.logits(clips[0], ids)
     assert logits.shape == ours.shape == (len(ids) + 1, loaded.model.config.vocab_size)
     assert (logits - ours).abs().max() < 1e-4 * logits.std()
-    decoder = family.decoder(loaded, Prompt("Hebrew"), clips_at_once=1, beam_size=1, length_penalty=1.0)
+    decoder = family.decoder(loaded, Decoding(prompt=Prompt("Hebrew"), clips_at_once=1))
     (one,) = decoder.decode(clips[:1], [9], lambda place, ids: False)
     assert theirs.write(clips[0], 9) == one.ids and len(one.ids) == 9
     assert len(theirs.write(clips[0], 1000)) <= 444

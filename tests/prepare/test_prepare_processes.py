@@ -156,7 +156,7 @@ def test_a_file_that_changed_is_hashed_again(corpus):
 @pytest.mark.parametrize("cores, hours, worth", [(2, 0.9, False), (1, 100.0, False), (2, 1.1, True), (16, 3.0, True)])
 def test_processes_are_started_where_the_audio_is_worth_it(corpus, monkeypatch, cores, hours, worth):
     """A demo must not wait for processes, nor a corpus for one."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
     one = corpus[0][0]
     assert is_worth_processes([one] * round(3600 * hours / one.duration_s)) == worth
 

@@ -96,7 +96,7 @@ def test_processes_share_out_what_is_to_be_compiled(monkeypatch, tmp_path) -> No
     monkeypatch.setattr(kernels, "_calls", lambda recipe: iter(calls))
     monkeypatch.setattr(kernels, "compile_alone", lambda: None)
     monkeypatch.setattr(kernels, "leave_signals_to_parent", lambda: None)
-    monkeypatch.setattr(kernels.os, "sched_getaffinity", lambda pid: range(16))
+    monkeypatch.setattr(kernels, "usable_cores", lambda: 16)
     monkeypatch.setattr(kernels, "_compile", lambda some: [call() for call in some])  # "x" fails where a file is
     kernels.compile_for(load_recipe("demo"))
     assert len(list(tmp_path.iterdir())) == len(calls)

@@ -1,7 +1,6 @@
 """What is read does not depend on who decodes it, and the encoder's kept output is the encoder's output."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -15,15 +14,17 @@ from tiny_run import PHASE_A, PHASE_B, rows, tiny_config
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.errors import DataError, RecipeError
+from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+from shibolet.records.cores import usable_cores
 from shibolet.train import encoder_cache
 from shibolet.train import reader as reading
 from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
-from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
+from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.reader import PackReader, PackRequest, worker_count
 from shibolet.train.stage import run_train
@@ -111,7 +112,7 @@ def test_workers_have_the_libraries_that_a_pack_needs_from_the_start():
 )
 def test_a_rank_has_no_more_workers_than_it_has_use_for(monkeypatch, device, cores, ranks, expected):
     """Each takes memory, and time to start before the first step."""
-    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda pid: range(cores))
+    monkeypatch.setattr(reading, "usable_cores", lambda: cores)
     assert worker_count(None, torch.device(device), ranks) == expected
     assert worker_count(40, torch.device(device), ranks) == 40
 
@@ -248,7 +249,7 @@ def test_torch_leaves_the_cores_to_the_processes_that_decode(base_dir: Path, pre
     # One that Python cuts off within torch would take the process down.
     after = [thread.name for thread in threading.enumerate() if thread not in before]
     assert [name for name in after if name != "tqdm_monitor" and not name.startswith("QueueFeeder")] == []
-    assert result.num_threads == min(64, max(1, len(os.sched_getaffinity(0)) - 1))
+    assert result.num_threads == min(64, max(1, usable_cores() - 1))
 
 
 def test_a_cache_of_augmented_audio_is_refused():

@@ -14,6 +14,7 @@ from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import summarise
 from shibolet.listen.transcribe import Transcriber
+from shibolet.model.encoder import encoder_hash, encoder_is_frozen
 from shibolet.model.family import LoadedModel
 from shibolet.records.ahead import Ahead
 from shibolet.records.documents.scores import DevScores
@@ -85,11 +86,11 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    def new_transcriber(loaded: LoadedModel) -> Transcriber:
+    def new_transcriber(loaded: LoadedModel, keep_encoded: bool) -> Transcriber:
         most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
         return Transcriber(
             loaded, spoken.name, batch_utterances=config.batch_utterances or most,
-            max_new_tokens_per_s=config.max_new_tokens_per_s,
+            max_new_tokens_per_s=config.max_new_tokens_per_s, keep_encoded=keep_encoded,
         )  # fmt: skip
 
     kept = _Kept(new_transcriber)
@@ -111,24 +112,27 @@ def dev_scorer(
 class _Kept:
     """A transcriber for one score, and for the next where that costs the steps in between no memory.
 
-    Made anew it has to get its rows, and on a GPU to capture its graphs, which takes as long as decoding.
+    Made anew it has to get its rows, and on a GPU to capture its graphs, which takes as long as decoding. On a CPU it
+    is kept for what a frozen encoder made, which is most of a Whisper's score.
     """
 
-    def __init__(self, new: Callable[[LoadedModel], Transcriber]) -> None:
+    def __init__(self, new: Callable[[LoadedModel, bool], Transcriber]) -> None:
         self._new = new
         self._transcriber: Transcriber | None = None
-        self._weights: list[int] = []  # their addresses, which graphs hold
+        self._bound_to: tuple[list[int], str | None] = ([], None)  # addresses of weights, which graphs hold; encoder
 
     @contextmanager
     def transcriber(self, loaded: LoadedModel) -> Iterator[Transcriber]:
-        device, weights = loaded.model.device, [weight.data_ptr() for weight in loaded.model.parameters()]
+        model, device = loaded.model, loaded.model.device
+        encoder = encoder_hash(model) if device.type == "cpu" and encoder_is_frozen(model) else None
+        bound_to = ([weight.data_ptr() for weight in model.parameters()], encoder)
         held, self._transcriber = self._transcriber, None
-        if held is None or weights != self._weights:
+        if held is None or bound_to != self._bound_to:
             held = None  # its memory goes before the next one's is taken
-            held, self._weights = self._new(loaded), weights
+            held, self._bound_to = self._new(loaded, encoder is not None), bound_to
         room = _Room(device) if device.type == "cuda" else None
         yield held
-        if room is not None and room.is_left():
+        if room.is_left() if room else encoder:
             self._transcriber = held
 
     def release(self) -> bool:

@@ -1,6 +1,5 @@
 """What a model hears in the utterances of a set: batches decided by the list alone, wherever each is transcribed."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
+from shibolet.records.cores import usable_cores
 from shibolet.records.documents.scores import Failure
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech import audio
@@ -102,7 +102,7 @@ class HearBatch:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[HeardUtterance]]]:
         load_now(self.engine)
-        threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+        threads = ThreadPoolExecutor(min(MAX_THREADS, usable_cores()))
         try:
             yield partial(self._hear, self.engine.get(), Lock(), threads)
         finally:

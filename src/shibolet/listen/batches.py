@@ -1,6 +1,5 @@
 """How much audio a listener takes at once, and who may compute meanwhile."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -8,6 +7,7 @@ from threading import Lock
 import numpy as np
 import torch
 
+from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 LARGE_BYTES = 40 << 30  # of a GPU: 1.7B, its prefills and those of a second call leave room for rows
@@ -20,7 +20,7 @@ def forward_lock(device: torch.device) -> AbstractContextManager:
 
     Where torch's threads leave cores idle, a CPU takes one of each model too.
     """
-    is_full = device.type == "cpu" and (os.cpu_count() or 1) < 2 * torch.get_num_threads()
+    is_full = device.type == "cpu" and usable_cores() < 2 * torch.get_num_threads()
     return _CPU if is_full else Lock()
 
 

@@ -1,6 +1,5 @@
 """What the host has to find out while a thread launches kernels: by processes, since pure Python would hold it up."""
 
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from shibolet.errors import ProcessLost
 from shibolet.listen.decoders import AnyWorker, Decoders, InThisProcess
 from shibolet.listen.processes import WorkerLost
+from shibolet.records.cores import usable_cores
 
 TOGETHER = 8  # items of a job, which costs this process 0.2 ms
 MAX_WORKERS = 4
@@ -19,7 +19,7 @@ Function = Callable[[AnyWorker, Sequence], list]
 
 def workers_beside(device: torch.device) -> int:
     """Processes that work beside a model there; a CPU that computes has none to spare."""
-    return max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // 4)) if device.type == "cuda" else 0
+    return max(1, min(MAX_WORKERS, usable_cores() // 4)) if device.type == "cuda" else 0
 
 
 class Beside:

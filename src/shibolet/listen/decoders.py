@@ -4,7 +4,6 @@ A decoder that crashes or never returns takes its process with it and nothing el
 second and stays small.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -28,6 +27,7 @@ from shibolet.listen.processes import (
     leave_signals_to_parent,
     send_outcome,
 )
+from shibolet.records.cores import usable_cores
 
 MAX_WORKERS = 14  # several hundred seconds of audio a second each: more than any model takes
 START_S = 600.0  # for a process to load its libraries and to take a job; a busy machine or a slow disk is no reason
@@ -304,5 +304,5 @@ def _of_this_process(num_workers: int) -> Decoders:
 def num_decoders(num_workers: int | None, num_shares: int = 1) -> int:
     """Workers in each of `num_shares` processes; None is all cores but two, which feed the models."""
     if num_workers is None:
-        return max(2, min(MAX_WORKERS, ((os.cpu_count() or 1) - 2) // num_shares))
+        return max(2, min(MAX_WORKERS, (usable_cores() - 2) // num_shares))
     return num_workers and max(1, num_workers // num_shares)

@@ -10,7 +10,7 @@ from shibolet.listen.batches import made_up_clips, own_stream
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Prompt, Texts
+from shibolet.model.protocols import Decoding, Prompt, Texts
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
@@ -33,22 +33,23 @@ class Transcriber(Engine):
         loaded: LoadedModel,
         language: str,
         *,
-        batch_utterances: int | None = None,  # None: as many as memory allows
+        batch_utterances: int | None = None,
         max_new_tokens_per_s: float = 25.0,
         beam_size: int = 1,
         length_penalty: float = 1.0,
-        share: float = 1.0,  # of the device, which others use at the same time
+        share: float = 1.0,
+        keep_encoded: bool = False,
     ) -> None:
+        """`batch_utterances` clips at once; the rest as in `Decoding`."""
         self.identity = loaded.identity
         self._max_new_tokens_per_s, self._min_samples = max_new_tokens_per_s, loaded.family.min_samples
         self._decoder = loaded.family.decoder(
             loaded,
-            Prompt(language),
-            clips_at_once=batch_utterances,
-            beam_size=beam_size,
-            length_penalty=length_penalty,
-            share=share,
-        )
+            Decoding(
+                prompt=Prompt(language), clips_at_once=batch_utterances, beam_size=beam_size,
+                length_penalty=length_penalty, share=share, keep_encoded=keep_encoded,
+            ),
+        )  # fmt: skip
         self.clips_at_once = self._decoder.clips_at_once
         self._device = loaded.model.device
         self._stream = own_stream(self._device, urgent=True)

@@ -23,6 +23,7 @@ from shibolet.errors import ModelError, RecipeError
 from shibolet.model.outline import Outline, outline_named, outline_of
 from shibolet.model.protocols import (
     Decoder,
+    Decoding,
     Features,
     Frame,
     Movable,
@@ -119,17 +120,8 @@ class Family(Outline):
         return max(1, self.rows_at_once[torch.device(device).type] // beam_size)
 
     @abstractmethod
-    def decoder(
-        self,
-        loaded: LoadedModel,
-        prompt: Prompt,
-        *,
-        clips_at_once: int | None,
-        beam_size: int,
-        length_penalty: float,
-        share: float = 1.0,
-    ) -> Decoder:
-        """Greedy decoding for a `beam_size` of 1; `clips_at_once` None: as many as its share of memory allows."""
+    def decoder(self, loaded: LoadedModel, how: Decoding) -> Decoder:
+        """What writes down clips in this way."""
 
     # Alignment
 

@@ -25,6 +25,18 @@ class Prompt:
     style: str = ""  # how to write it down
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How a family's `Decoder` writes."""
+
+    prompt: Prompt
+    clips_at_once: int | None = None  # None: as many as its share of memory allows
+    beam_size: int = 1  # 1: greedy
+    length_penalty: float = 1.0  # of beams
+    share: float = 1.0  # of the device, which others use at the same time
+    keep_encoded: bool = False  # what a frozen encoder made of an array, for the next call with it, where that pays
+
+
 @dataclass(frozen=True, slots=True)
 class SpecMask:
     """Stretches of an utterance's features that are set to 0: (first, number) of frames and of bins."""

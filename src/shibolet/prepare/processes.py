@@ -19,6 +19,7 @@ from shibolet.listen.processes import WorkerLost
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, make_pieces
 from shibolet.prepare.verdicts import Reviewed
+from shibolet.records.cores import usable_cores
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import content_hash
 from shibolet.speech.text import get_language
@@ -70,7 +71,7 @@ def _kept_hash(ref: AudioRef, *state: int) -> str:
 
 def is_worth_processes(utterances: Sequence[Utterance]) -> bool:
     """Whether there is so much audio that other processes, which take a second to start, are done first."""
-    return (os.cpu_count() or 1) > 1 and sum(utterance.duration_s for utterance in utterances) > ALONE_S
+    return usable_cores() > 1 and sum(utterance.duration_s for utterance in utterances) > ALONE_S
 
 
 def begin(decoders: Decoders, language: str, config: PrepareConfig) -> None:

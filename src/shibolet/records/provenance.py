@@ -1,12 +1,12 @@
 """With what a run was made: versions, platform, commit."""
 
-import os
 import platform
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from shibolet.records.cores import usable_cores
 from shibolet.records.documents.provenance import Start
 
 PACKAGES = "shibolet torch transformers accelerate peft datasets numpy scipy soundfile soxr av".split()
@@ -20,7 +20,7 @@ def this_start(command: str, num_threads: int | None) -> Start:
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         python=platform.python_version(),
         platform=platform.platform(),
-        cpus=os.cpu_count(),
+        cpus=usable_cores(),
         packages={name: _version(name) for name in PACKAGES},
         git=_git_commit(),
     )

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from shibolet.errors import AudioError, DataError
 from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.audited import Audited, read_audited
+from shibolet.records.cores import usable_cores
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import write_bytes, write_jsonl
@@ -254,7 +254,7 @@ def _add_sounds(
         heard.append(entry)
     known, hash_of = _known_sounds(run.sounds), cache(content_hash)  # of a long recording once
     refs = [audio_of[entry.id].in_folder(run.path) for entry in heard]
-    with ThreadPoolExecutor(min(32, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(32, usable_cores())) as pool:
         keys = list(pool.map(partial(_key, hash_of=hash_of), refs))
     new = {key: ref for key, ref in zip(keys, refs, strict=True) if isinstance(key, str) and key not in known}
     made = known | dict(zip(new, _encoded(new, decoders), strict=True))

@@ -16,6 +16,7 @@ from shibolet.model.fast.compiling import Call, Widths, backward_calls, compile_
 from shibolet.model.folders import may_have_gpu
 from shibolet.model.outline import kernel_widths
 from shibolet.recipe import Recipe
+from shibolet.records.cores import usable_cores
 
 _LOG = logging.getLogger(__name__)
 _MOST_PROCESSES, _CORES_EACH = 4, 4
@@ -43,7 +44,7 @@ def compile_for(recipe: Recipe) -> None:
         return
     compile_alone()
     _compile(calls[:1])  # with the hash of Triton's own files, which its copies then have
-    parent, num = os.getpid(), max(1, min(_MOST_PROCESSES, len(os.sched_getaffinity(0)) // _CORES_EACH))
+    parent, num = os.getpid(), max(1, min(_MOST_PROCESSES, usable_cores() // _CORES_EACH))
     for first in range(1, num):
         if os.fork() == 0:
             try:

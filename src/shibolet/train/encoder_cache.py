@@ -9,16 +9,15 @@ the step that wrote it; a run that continues from an earlier step forgets later 
 Shapes: A encoder states, E encoder dim, N utterances.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from shibolet.errors import RecipeError
+from shibolet.model.encoder import encoder_hash
 from shibolet.model.family import family_of
 from shibolet.records.ahead import Ahead
 from shibolet.records.files import hash_json, make_folder, write_json
@@ -26,13 +25,7 @@ from shibolet.records.reading import read_cached
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import most_states
 
-_THREADS = 8  # that hash weights, each without Python's lock
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-def encoder_is_frozen(model: nn.Module) -> bool:
-    """Whether no weight trains that the encoder's output depends on."""
-    return not any(p.requires_grad for p in _encoder_weights(model).values())
 
 
 class EncoderCache:
@@ -125,22 +118,10 @@ class EncoderCache:
         self._placed.clear()
 
 
-def _encoder_weights(model: nn.Module) -> dict[str, Tensor]:
-    family, named = family_of(model.config), model.named_parameters()
-    return {name: weight for name, weight in named if family.part_of(name)[0].startswith("encoder.")}
-
-
 def _key(model: nn.Module, examples: Sequence[TrainExample]) -> str:
-    weights = _encoder_weights(model)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        hashes = dict(zip(weights, pool.map(_hash, weights.values()), strict=True))
     shards = {path: Path(path).stat() for path in sorted({example.audio.path for example in examples})}
     data = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in shards.items()]
-    return hash_json([hashes, str(model.dtype), data, [[e.id, e.num_frames] for e in examples]])
-
-
-def _hash(weight: Tensor) -> str:
-    return hashlib.sha256(weight.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hash_json([encoder_hash(model), data, [[e.id, e.num_frames] for e in examples]])
 
 
 def _start(root: Path, folder: Path, num_bytes: int) -> None:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from shibolet.errors import Preempted, RankLost, ShiboletError
+from shibolet.records.cores import usable_cores
 from shibolet.records.files import disk_errors
 
 LOG = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def _run_rank(
         "MASTER_ADDR": address[0], "MASTER_PORT": address[1],
         **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
     }  # fmt: skip
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_ranks)))
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
         with disk_errors():

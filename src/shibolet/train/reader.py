@@ -3,7 +3,6 @@
 What a pack holds follows from its utterances, the seed and the epoch; workers and reading ahead only change when.
 """
 
-import os
 import signal
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from shibolet.listen.processes import deaf_to, give_way, leave_signals_to_parent
 from shibolet.model.family import Family
 from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
+from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
@@ -357,7 +357,7 @@ def threads_beside(num_workers: int, world_size: int) -> int:
 
 
 def _cores_of_a_rank(world_size: int) -> int:
-    return len(os.sched_getaffinity(0)) // world_size
+    return usable_cores() // world_size
 
 
 def _as_it_is(decoded: Decoded) -> Decoded:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shibolet.errors import ModelError, Preempted, RecipeError
+from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
@@ -35,7 +36,7 @@ from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample, read_examples
-from shibolet.train.encoder_cache import EncoderCache, encoder_is_frozen
+from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Prompt, Texts, TextsOf
+from shibolet.model.protocols import Decoded, Decoding, Texts, TextsOf
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
@@ -16,30 +16,21 @@ from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 class ClipDecoder:
     """The family's `Decoder`; beams are not asked whether they are in a loop."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        prompt: Prompt,
-        *,
-        clips_at_once: int | None,
-        beam_size: int,
-        length_penalty: float,
-        share: float = 1.0,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, how: Decoding) -> None:
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._features = PackedLogMel(loaded.extractor, loaded.model.device)
-        self._prompt = TranscriptionPrompt(loaded.tokenizer, prompt)
+        self._prompt = TranscriptionPrompt(loaded.tokenizer, how.prompt)
         self._stop_ids = {self._prompt.end_id, loaded.tokenizer.pad_token_id}
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
-        self._beam_size, self._length_penalty = beam_size, length_penalty
-        self.clips_at_once = clips_at_once or loaded.family.clips_at_once(loaded.model.device.type, beam_size)
+        self._beam_size, self._length_penalty = how.beam_size, how.length_penalty
+        self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(loaded.model.device.type, how.beam_size)
         self._greedy = GreedyDecoder(
             loaded.model,
             self._features,
             audio_id=self._prompt.audio_id,
             stop_ids=self._stop_ids,
             max_rows=self.clips_at_once,
-            share=share,
+            share=how.share,
         )
 
     def decode(

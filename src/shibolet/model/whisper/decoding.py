@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from shibolet.model.ahead import one_ahead
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Ending, Prompt, TextsOf
+from shibolet.model.protocols import Decoded, Decoding, Ending, TextsOf
 from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
 from shibolet.model.whisper.packed import encoder_states
 from shibolet.model.whisper.prompt import TranscriptionPrompt
@@ -29,29 +29,28 @@ ENCODED_AT_ONCE = {"cpu": 1, "cuda": 32}  # windows in one forward of the encode
 STEPS = {"cpu": 1, "cuda": 4}  # between two looks at which rows have ended
 LAG = {"cpu": 0, "cuda": 1}  # looks under way while the host reads the one before them
 LOOP_STEPS = 32  # between two questions whether a row is in a loop
+KEPT_BYTES = {
+    "cpu": 1 << 30,
+    "cuda": 0,
+}  # of encoded windows, for `keep_encoded`: a GPU is as fast as what fetches them
+
+Kept = dict[int, tuple[np.ndarray, Tensor]]  # what a window was encoded to, by the identity of an array that lives
 
 
 class ClipDecoder:
     """The family's `Decoder`; it scores no texts, and asks of no beams whether they are in a loop."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        prompt: Prompt,
-        *,
-        clips_at_once: int | None,
-        beam_size: int,
-        length_penalty: float,
-        share: float = 1.0,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, how: Decoding) -> None:
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._features = LogMel(loaded.extractor, loaded.model.device)
-        self._frame = TranscriptionPrompt(loaded.tokenizer, prompt).frame
-        self._beam_size, self._length_penalty, self._kind = beam_size, length_penalty, loaded.model.device.type
-        self.clips_at_once = clips_at_once or loaded.family.clips_at_once(self._kind, beam_size)
-        self._num_rows = num_rows_of(loaded.model, max(1, int(share * self.clips_at_once)), share)
+        self._frame = TranscriptionPrompt(loaded.tokenizer, how.prompt).frame
+        self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
+        self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
+        self._num_rows = num_rows_of(loaded.model, max(1, int(how.share * self.clips_at_once)), how.share)
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
         self._rows: Rows | None = None  # kept from one call to the next
+        self._to_keep = KEPT_BYTES[self._kind] if how.keep_encoded else 0  # bytes
+        self._kept: Kept = {}
 
     @torch.inference_mode()
     def decode(
@@ -67,9 +66,11 @@ class ClipDecoder:
         limits = [min(limit, self._max_new_tokens) for limit in limits]
         size = self._rows.num_rows if self._rows else self.clips_at_once
         parts = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
-        with closing(one_ahead(self._laid(clips, parts))) as laid:
+        kept = dict(self._kept)  # before this call: the thread that lays samples must know the same
+        with closing(one_ahead(self._laid(clips, parts, kept))) as laid:
             for part in parts:
-                states = (encoder_states(self._model, self._features(next(laid))) for _ in self._groups(part))
+                groups = ([clips[place] for place in group] for group in self._groups(part))
+                states = (self._encoded(group, laid, kept) for group in groups)
                 own = limits[part.start : part.stop]
                 if self._rows:
                     yield from self._by_rows(self._rows, part, states, own, is_loop)
@@ -81,11 +82,23 @@ class ClipDecoder:
         at_once = ENCODED_AT_ONCE[self._kind]
         return [part[first : first + at_once] for first in range(0, len(part), at_once)]
 
-    def _laid(self, clips: Sequence[np.ndarray], parts: Sequence[range]) -> Iterator[PaddedSamples]:
-        for part in parts:
-            for group in self._groups(part):
-                laid = lay_samples([clips[place] for place in group], num_bins=self._features.num_bins)
+    def _laid(self, clips: Sequence[np.ndarray], parts: Sequence[range], kept: Kept) -> Iterator[PaddedSamples]:
+        """Samples of the groups that are encoded."""
+        for group in (group for part in parts for group in self._groups(part)):
+            own = [clips[place] for place in group]
+            if not _holds(kept, own):
+                laid = lay_samples(own, num_bins=self._features.num_bins)
                 yield laid.pin_memory() if self._kind == "cuda" else laid
+
+    def _encoded(self, clips: Sequence[np.ndarray], laid: Iterator[PaddedSamples], kept: Kept) -> Tensor:
+        """States of the windows of a group, kept ones or those of the next samples."""
+        if _holds(kept, clips):
+            return torch.cat([kept[id(clip)][1] for clip in clips])
+        states = encoder_states(self._model, self._features(next(laid)))
+        if states.nbytes <= self._to_keep and not _holds(self._kept, clips):  # an array that comes twice is kept once
+            self._to_keep -= states.nbytes
+            self._kept |= {id(clip): (clip, one) for clip, one in zip(clips, states.split(1), strict=True)}
+        return states
 
     def _by_rows(
         self,
@@ -156,3 +169,7 @@ class ClipDecoder:
         words = [token for token in ids if token < self._frame.end_id]
         # A limit may lie within a character.
         return self._tokenizer.decode(words, clean_up_tokenization_spaces=False).rstrip("\ufffd").strip()
+
+
+def _holds(kept: Kept, clips: Sequence[np.ndarray]) -> bool:
+    return all(id(clip) in kept for clip in clips)

@@ -1,10 +1,10 @@
 """`timings.jsonl`: what each stage of a round took by the clock. Plans are made from it; no stage reads it."""
 
-import os
 from pathlib import Path
 from typing import ClassVar, Self
 
 from shibolet.errors import DataError
+from shibolet.records.cores import usable_cores
 from shibolet.records.documents.base import Part
 from shibolet.records.files import hash_json, write_bytes
 from shibolet.records.reading import read_lines
@@ -55,7 +55,7 @@ class StageTime(Part):
     stage: str
     seconds: float  # since the stage before it ended, reading and hashing included: those of one start add up
     is_whole: bool  # False: an earlier start had begun it, and its seconds are not here
-    cpus: int | None  # of the machine
+    cpus: int | None  # that the process could use
     done: Work
     training: TrainTime | None
     sha256: str  # of the rest, so that a line that was changed is noticed
@@ -64,7 +64,7 @@ class StageTime(Part):
     def of(cls, stage: str, seconds: float, is_whole: bool, done: Work, training: TrainTime | None = None) -> Self:
         """The line of this machine, to the millisecond."""
         line = cls(
-            stage=stage, seconds=round(seconds, 3), is_whole=is_whole, cpus=os.cpu_count(), done=done,
+            stage=stage, seconds=round(seconds, 3), is_whole=is_whole, cpus=usable_cores(), done=done,
             training=training, sha256="",
         )  # fmt: skip
         return line.model_copy(update={"sha256": line.checksum})

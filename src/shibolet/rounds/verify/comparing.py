@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shibolet.model.family import LoadedModel, family_of
-from shibolet.model.protocols import Prompt, Reference
+from shibolet.model.protocols import Decoding, Prompt, Reference
 from shibolet.rounds.verify.subject import Clip, Outcome, logits_of, outcome
 from shibolet.scoring.counts import count_words
 from shibolet.speech.text import get_language
@@ -154,7 +154,7 @@ def compare_hypotheses(
     ours: LoadedModel, theirs: Reference, language: str, clips: Sequence[Clip]
 ) -> tuple[Outcome, list[Said]]:
     """Our greedy decoding against the library's, token by token; and WER against the references."""
-    decoder = ours.family.decoder(ours, Prompt(language), clips_at_once=None, beam_size=1, length_penalty=1.0)
+    decoder = ours.family.decoder(ours, Decoding(prompt=Prompt(language)))
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i].samples))
     limits = list(map(limit_of, clips))
     written = {

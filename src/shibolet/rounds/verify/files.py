@@ -6,7 +6,7 @@ import torch
 
 from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.folders import stored_types
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Decoding, Prompt
 from shibolet.rounds.verify.subject import Clip, Outcome, outcome
 
 
@@ -35,7 +35,7 @@ def check_tokens(loaded: LoadedModel, language: str, clips: Sequence[Clip]) -> O
     """Texts to tokens and back."""
     prompt = Prompt(language)
     targets = loaded.family.targets(loaded.tokenizer, prompt)
-    decoder = loaded.family.decoder(loaded, prompt, clips_at_once=1, beam_size=1, length_penalty=1.0)
+    decoder = loaded.family.decoder(loaded, Decoding(prompt=prompt, clips_at_once=1))
     texts = [clip.text for clip in clips]
     ids = targets.encode(texts)
     changed = [number for number, (text, own) in enumerate(zip(texts, ids)) if decoder.text(own) != text.strip()]
