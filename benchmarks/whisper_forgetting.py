@@ -46,7 +46,10 @@ SENTENCES = (
 
 
 def synthetic(folder: Path, num_hebrew: int = 48) -> dict[str, Path]:
-    """Manifests of ordinary sentences said by espeak-ng, in Hebrew from the demo's grammar and in English."""
+    """Manifests of ordinary sentences said by espeak-ng, in Hebrew from the demo's grammar and in English; made once."""
+    made = {"synthetic_he": folder / "he.jsonl", "synthetic_en": folder / "en.jsonl"}
+    if all(path.is_file() for path in made.values()):
+        return made
     from shibolet.demo.lexicon import load_lexicon
     from shibolet.demo.sentences import sample_sentence
     from shibolet.demo.synth import SpeechRequest, synthesise
