@@ -264,6 +264,7 @@ def of_trainings(found: Mapping[str, dict], damage: str, length: str, test: Sequ
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--recogniser", default="whisper-base", help="folder in --models: what the audit hears with")
+    parser.add_argument("--as-they-are", action="store_true", help="no audits: only trainings on the data as they are")
     args = parse(parser)
     utterances = utterances_of(args.data / "an4_en" / "manifest.jsonl", "an4", LANGUAGE)
     clean = [u for u in utterances if u.speaker not in TEST_SPEAKERS]
@@ -272,7 +273,7 @@ def main() -> None:
     said = hear_untouched(args, args.models / "whisper-tiny.en", {"an4": (whole, LANGUAGE)})["an4"]
     heard = hypotheses_file(args.out / "damage" / "heard.jsonl", said)
     repairs, plain = jobs_of(args, clean, written(args.out / "damage" / "test.jsonl", test), heard)
-    found = run_jobs(args, repair, repairs)
+    found = {} if args.as_they_are else run_jobs(args, repair, repairs)
     found |= run_jobs(args, train_for, [*plain, *after_repair(repairs, found)])
     for name in damages():
         audits = [row for row in found.values() if row.get("what") == "repair" and row["damage"] == name]
