@@ -100,7 +100,7 @@ class Seq2SeqRecogniser(EncoderDecoderRecogniser[EncodedBatch]):
         given = {"attention_mask": torch.ones(states.states.shape[:2], dtype=torch.long, device=device)}
         given |= states.rows(rows)
         settings = copy.copy(self._model.generation_config)
-        settings.update(do_sample=False, num_beams=1, max_length=None, max_new_tokens=max(limits))
+        settings.update(do_sample=False, num_beams=1, max_length=start + max(limits))  # two limits: a warning a call
 
         def is_over(row: int, ids: list[int]) -> bool:
             due = len(ids) % LOOP_STEPS == 0 and self._end not in ids
