@@ -16,7 +16,7 @@ from shibolet.gate.limits import LIMITS, SELF_TEST_LIMITS, Case, Clips
 from shibolet.gate.lines import EVEN_CHANCE, clips_to_settle, level_of_look
 from shibolet.gate.stage import gate, run_gate
 from shibolet.records.audited import write_audited
-from shibolet.records.documents.alignment import Tally
+from shibolet.records.documents.alignment import Confusion, Tally
 from shibolet.records.documents.calibration import ErrorRates
 from shibolet.records.documents.gate import GateVerdict, StratumRate
 from shibolet.records.files import write_json
@@ -471,6 +471,22 @@ def test_broken_files_are_not_laid_to_the_instrument():
     assert "could be scored and the instrument cannot be believed" in both.recommendation
     deaf = gate(report(self_test=None), verdicts(140), GateConfig()).recommendation
     assert deaf == "No verdict: the instrument cannot be believed on this data. The self-test did not run."
+
+
+@pytest.mark.parametrize(
+    ("low", "num_confused", "decision"),
+    [(10, 0, "PROCEED"), (10, 20, "PROCEED"), (10, 60, "CAUTION"), (100, 60, "STOP"), (60, 3, "CAUTION")],
+)
+def test_a_habit_in_the_texts_that_would_cross_the_line_takes_the_proceed_away(low, num_confused, decision):
+    """One frequent word written for another is under the line clip by clip, whoever listens."""
+    confused = {"text": "one", "heard": "two", "count": 37, "occurrences": 120, "clusters": 18}
+    audit = report(total_samples=500).model_copy(
+        update={"num_confused": num_confused, "confusions": (Confusion(**confused),) * bool(num_confused)}
+    )
+    verdict = gate(audit, verdicts(low), GateConfig())
+    assert verdict.decision == decision
+    told = [reason for reason in verdict.reasons if "'one' as 'two' 37 of 120 times, 18 recordings" in reason]
+    assert len(told) == bool(num_confused)
 
 
 @pytest.mark.parametrize(("recording", "speakers", "num_recordings"), [("same", 4, 1), (None, 4, 4), (None, None, 500)])

@@ -16,6 +16,7 @@ from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import EVIDENCE, Good, fit, logits, looks_damaged
 from shibolet.audit.clip import Evidence
 from shibolet.audit.config import AuditConfig
+from shibolet.audit.confusions import confusions
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import Material, clips_of, material_of
 from shibolet.audit.probability import Example, recalibrate
@@ -73,7 +74,8 @@ def run_audit(
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = StratumSize(num_utterances=len(ledger), hours=hours)
-    return summarise(
+    confused, num_confused = confusions(read_audited(out_dir / "utterances.parquet"), language)
+    report = summarise(
         out_dir / "utterances.parquet",
         strata=strata,
         self_test=tallies,
@@ -83,6 +85,7 @@ def run_audit(
         judged_by="text and audio" if material.has_changed_audio else "text side only",
         detector=detector,
     )
+    return report.model_copy(update={"confusions": tuple(confused), "num_confused": num_confused})
 
 
 def hear_shard(

@@ -35,12 +35,16 @@ def decide(
     failures: Mapping[str, int] | None = None,
     texts_are_wrong: bool = False,
     text_side_only: bool = False,
+    confused_pct: float = 0.0,
+    confused: str = "",
 ) -> GateDecision:
     """The verdict on the interval of the rate; INVALID when there is too little to judge or the instrument is deaf.
 
     `corrected_from` says why the corrected rate is not known, `failures` why utterances could not be scored.
     `texts_are_wrong`: a calibration file or a person's review stands behind a large share of flagged clips.
-    `text_side_only`: the self-test had no copies with changed audio. DataError when the corrected rate shall decide and
+    `text_side_only`: the self-test had no copies with changed audio. `confused_pct`: utterances not flagged that
+    may be wrong by a habit of whoever wrote them, as the sentence `confused` says: no PROCEED stands over so many of
+    them that it would be none if they were wrong. DataError when the corrected rate shall decide and
     is not known.
     """
     judged, is_held = _judged(estimate.total, corrected, corrected_from, config)
@@ -50,15 +54,17 @@ def decide(
         text_side_only=text_side_only, config=config,
     )  # fmt: skip
     broken = [(limit.cause, sentence) for limit in LIMITS for sentence in limit.broken(case)]
-    decision: Decision = "INVALID" if broken else verdict_on(lower, upper, config)
+    by_rate = verdict_on(lower, upper, config)
+    is_held_open = by_rate == "PROCEED" and bool(confused) and upper + confused_pct >= config.proceed_below_pct
+    decision: Decision = "INVALID" if broken else "CAUTION" if is_held_open else by_rate
     if broken:
         straddles, more, warnings, reasons = (), None, (), [sentence for _, sentence in broken]
         advice = f"No verdict: {' and '.join(dict.fromkeys(cause for cause, _ in broken))}."
     else:
         straddles, advice = straddled(lower, upper, config), ADVICE[decision]
         more, advice_on_more = _more(estimate, judged, num_looks, config) if straddles else (None, "")
-        reason = _reason(decision, estimate, judged, straddles, config, text_side_only=text_side_only)
-        reasons = [reason, *[HELD] * is_held, *[advice_on_more] * bool(advice_on_more)]
+        reason = _reason(by_rate, estimate, judged, straddles, config, text_side_only=text_side_only)
+        reasons = [reason, *[HELD] * is_held, *[advice_on_more] * bool(advice_on_more), *[confused] * bool(confused)]
         warnings = _warnings(decision, estimate.total, corrected, judged, config)
     return GateDecision(
         decision=decision,

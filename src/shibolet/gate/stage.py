@@ -34,6 +34,8 @@ def gate(audit: AlignmentReport, records: Iterable[GateRecord], config: GateConf
         failures=audit.failures,
         texts_are_wrong=_shown_wrong(audit, config),
         text_side_only=audit.judged_by == "text side only",
+        confused_pct=pct(audit.num_confused / max(audit.total_samples, 1)),
+        confused=_confused(audit),
     )
     verdict = decision.decision
     accepted = verdict in config.accept
@@ -60,6 +62,20 @@ def gate(audit: AlignmentReport, records: Iterable[GateRecord], config: GateConf
         },
         notes=tuple(_notes(audit, estimate, corrected, config)),
         config=config.limits,
+    )
+
+
+def _confused(audit: AlignmentReport) -> str:
+    """That utterances hold a word which many texts have where another is heard; empty: none do."""
+    if not audit.num_confused:
+        return ""
+    first, *others = audit.confusions
+    whose = f", {first.clusters:,} recordings or speakers" if first.clusters else ""
+    more = f", and {len(others):,} pairs more" if others else ""
+    return (
+        f"{audit.num_confused:,} of {audit.total_samples:,} utterances are not flagged and hold a word that is "
+        f"steadily heard as another: '{first.text}' as '{first.heard}' {first.count:,} of {first.occurrences:,} times"
+        f"{whose}{more}. Listen to some: either these texts are wrong, or both are ways to say one thing."
     )
 
 

@@ -123,6 +123,16 @@ class Review(Part):
     draw: tuple[str, ...]  # ids to judge, in this order
 
 
+class Confusion(Part):
+    """A word that many texts have where another word is heard."""
+
+    text: str
+    heard: str
+    count: int = Field(ge=1)  # how often it was heard so
+    occurrences: int = Field(ge=1)  # of the word in the texts
+    clusters: int = Field(ge=0)  # recordings, or speakers where those are not known; 0: neither is known
+
+
 class AlignmentReport(Document):
     """`alignment_report.json`; every row of `utterances.parquet` is counted."""
 
@@ -150,4 +160,6 @@ class AlignmentReport(Document):
     notes: tuple[str, ...]  # sentences
     num_looks: int = Field(1, ge=1)  # verdicts taken on these data, each on a larger sample than the one before
     review: Review | None = None  # None: of what prepare kept
+    confusions: tuple[Confusion, ...] = ()  # the most frequent first
+    num_confused: int = Field(0, ge=0)  # utterances that hold one and are not low quality
     num_lost: int = 0  # clips that were given up, as no fault of theirs: the next audit hears them
