@@ -46,7 +46,7 @@ SENTENCES = (
 
 
 def synthetic(folder: Path, num_hebrew: int = 48) -> dict[str, Path]:
-    """Manifests of ordinary sentences said by espeak-ng, in Hebrew from the demo's grammar and in English; made once."""
+    """Manifests of ordinary sentences said by espeak-ng, in Hebrew (the demo's grammar) and English; made once."""
     made = {"synthetic_he": folder / "he.jsonl", "synthetic_en": folder / "en.jsonl"}
     if all(path.is_file() for path in made.values()):
         return made

@@ -41,7 +41,7 @@ def test_a_word_that_is_written_for_another_is_found_and_no_other(said) -> None:
 
 
 def test_what_is_heard_wrong_now_and_then_is_no_habit(said) -> None:
-    """Every recogniser errs; only what happens to one word again and again, with several speakers, tells of the texts."""
+    """Every recogniser errs; what befalls one word again and again, with several speakers, tells of texts."""
     rng = random.Random(1)
     scattered = [row(i, text, " ".join(rng.sample(WORDS, 5))) for i, text in enumerate(said[:12])]
     rare = [row(i, text, text.replace("two", "enter")) for i, text in enumerate(said) if "two" in text][:9]
