@@ -309,7 +309,7 @@ def test_a_frozen_whisper_hears_a_dev_set_once_on_a_cpu(monkeypatch):
     first, num = scored()
     assert num == 3
     with torch.no_grad():
-        for name, weight in loaded.model.named_parameters():
+        for weight in loaded.model.parameters():
             if weight.requires_grad and weight.ndim > 1:
                 weight.mul_(5)  # as after steps of the decoder
     second, num = scored()
