@@ -141,7 +141,8 @@ def jobs_of(args: argparse.Namespace, clean: Sequence, test: Path, heard: Path) 
     repairs, plain = [], []
     base = args.models / "whisper-tiny.en"
     for seed in args.seeds:
-        for name, make in damages().items():
+        for name in args.only:
+            make = damages()[name]
             folder = args.out / "damage" / name.replace(" ", "_").replace("%", "") / str(seed)
             utterances, ids = make(clean, seed)
             manifest = written(folder / "train.jsonl", utterances)
@@ -264,6 +265,7 @@ def of_trainings(found: Mapping[str, dict], damage: str, length: str, test: Sequ
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--recogniser", default="whisper-base", help="folder in --models: what the audit hears with")
+    parser.add_argument("--only", nargs="+", choices=list(damages()), default=list(damages()), help="these damages")
     parser.add_argument("--as-they-are", action="store_true", help="no audits: only trainings on the data as they are")
     args = parse(parser)
     utterances = utterances_of(args.data / "an4_en" / "manifest.jsonl", "an4", LANGUAGE)
@@ -275,7 +277,7 @@ def main() -> None:
     repairs, plain = jobs_of(args, clean, written(args.out / "damage" / "test.jsonl", test), heard)
     found = {} if args.as_they_are else run_jobs(args, repair, repairs)
     found |= run_jobs(args, train_for, [*plain, *after_repair(repairs, found)])
-    for name in damages():
+    for name in args.only:
         audits = [row for row in found.values() if row.get("what") == "repair" and row["damage"] == name]
         if audits:
             show(f"audit of {name}", of_audits(audits))

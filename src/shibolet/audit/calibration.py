@@ -25,6 +25,7 @@ KNOWING_NOISE = ("text_logp", "text_score", "worst_score", "cer")  # these weigh
 MAX_NOT_TAKEN = 0.2  # of a harmless change's copies may look damaged (docs/decisions.md, The line of confidence)
 # These five are chosen, not measured.
 MIN_KNOWN = 20  # untouched clips that a signal is known of, or all of them, before a map has it
+MAX_FITS = 6  # of a map whose good clips are not trusted; it settles in three or four
 RIDGE = 1.0  # penalty on standardised weights; a few hundred clips stand behind a dozen of them
 LOUDEST_DB, QUIETEST_DB = 10, 40  # of noise behind speech: under the first nothing was taught, the second is silence
 RATE_ROOM = 1.3  # around the middle 98% of the good clips' letters per second
@@ -139,13 +140,15 @@ def _fit_maps(
     untouched = np.array([one.is_untouched for one in good])
     clip = np.array([one.clip for one in good])
     kept = np.ones(len(good), bool)
-    for _ in range(1 if trusted else 4):
+    for step in range(1 if trusted else MAX_FITS):
         stays = [s for s, k in zip(signals, kept, strict=True) if k]
         maps = tuple(_fit_map(stays, damaged, names) for names in kinds)
         if not trusted:
             logit = _logits(maps, signals)[untouched]
+            # The better half first: a map that many damaged clips have fitted as good ones finds them good, and stays.
             # Where fewer than half are good, the instrument cannot tell its copies apart: the self-test will say so.
-            is_good = logit > 0 if (logit > 0).sum() >= len(logit) / 2 else logit >= np.median(logit)
+            is_half = step == 0 or (logit > 0).sum() < len(logit) / 2
+            is_good = logit >= np.median(logit) if is_half else logit > 0
             kept = np.isin(clip, clip[untouched][is_good])
     return maps, kept
 
