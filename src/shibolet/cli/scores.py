@@ -71,7 +71,7 @@ def evaluate(
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        scores = do_evaluate(current, _systems(hypotheses) if hypotheses else candidates_of(current))
+        scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
     print_json(scores) if json_ else show_scores(scores)
 
 
@@ -149,7 +149,7 @@ def _trained_in(run_dir: Path) -> str:
     return str(folder.final.absolute())
 
 
-def _systems(given: list[str]) -> "list[Candidate]":
+def systems_of(given: list[str], option: str) -> "list[Candidate]":
     """Other systems from NAME=FILE and NAME/SET=FILE; a name may come several times."""
     from shibolet.records.candidate import Candidate, Hypotheses
     from shibolet.records.documents.comparison import Named
@@ -160,10 +160,10 @@ def _systems(given: list[str]) -> "list[Candidate]":
         match = re.fullmatch(r"([^/=]+)(?:/([^/=]+))?=(.+)", one)
         if match is None:
             raise RecipeError(
-                f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
+                f"{option} {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
             )
         for name in filter(None, match.groups()[:2]):
-            check_name(f"--hypotheses {one}", name)
+            check_name(f"{option} {one}", name)
         files.setdefault(match[1], []).append((match[2], Path(match[3])))
-    check_names("--hypotheses", files)
+    check_names(option, files)
     return [Candidate(Named(label=name, title=name), Hypotheses(tuple(own))) for name, own in files.items()]
