@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.scoring.sclite import DELETION, DIAGONAL, GAP, steps
+from shibolet.scoring.sclite import DELETION, DIAGONAL, GAP, SUBSTITUTION, steps
 from shibolet.speech.text.language import Language
 from shibolet.speech.text.rules import without_brackets
 
@@ -108,14 +108,11 @@ def network(systems: Sequence[Sequence[str]]) -> list[Slot]:
     numbers = [np.array([number_of[word] for word in own], dtype=np.int64) for own in systems]
     slots: list[Slot] = []
     for system, own in enumerate(numbers):
-        rows = [
-            (
-                np.isin(own, [numbers[i][at] for i, at in enumerate(slot) if at is not None]),
-                PASS_NONE if None in slot else GAP,
-            )
-            for slot in slots
-        ]
-        slots = _joined(slots, steps(rows, len(rows), len(own)), system, len(own))
+        rows = []
+        for slot in slots:
+            has = np.isin(own, [numbers[i][at] for i, at in enumerate(slot) if at is not None])
+            rows.append((SUBSTITUTION * ~has, PASS_NONE if None in slot else GAP))
+        slots = _joined(slots, steps(rows, len(rows), np.full(len(own), GAP)), system, len(own))
     return slots
 
 

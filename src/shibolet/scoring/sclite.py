@@ -53,23 +53,24 @@ def _came_from(reference: Sequence[str], hypothesis: Sequence[str]) -> np.ndarra
     number_of = {word: number for number, word in enumerate(dict.fromkeys((*reference, *hypothesis)))}
     ref = np.array([number_of[word] for word in reference], dtype=np.int64)
     hyp = np.array([number_of[word] for word in hypothesis], dtype=np.int64)
-    return steps(((hyp == word, GAP) for word in ref), len(ref), len(hyp))
+    return steps(((SUBSTITUTION * (hyp != word), GAP) for word in ref), len(ref), np.full(len(hyp), GAP))
 
 
-def steps(rows: Iterable[tuple[np.ndarray, int]], num_rows: int, num_columns: int) -> np.ndarray:
+def steps(rows: Iterable[tuple[np.ndarray, int]], num_rows: int, insertions: np.ndarray) -> np.ndarray:
     """[N + 1, M + 1] the step that leads to each cell: diagonal if none is cheaper, insertion before deletion.
 
-    Of each of the N rows: [M] whether each column equals it, and what it costs to pass it by.
+    Of each of the N rows: [M] weights of standing opposite each column, and the weight of standing opposite none;
+    `insertions` [M] is that weight of each column.
     """
-    came_from = np.full((num_rows + 1, num_columns + 1), INSERTION, dtype=np.uint8)
-    gaps = GAP * np.arange(num_columns + 1)
+    came_from = np.full((num_rows + 1, len(insertions) + 1), INSERTION, dtype=np.uint8)
+    gaps = np.concatenate(([0], np.cumsum(insertions)))
     above = gaps.copy()  # cost of each cell of the row before
-    for i, (is_equal, skip) in enumerate(rows, 1):
-        diagonal = np.concatenate(([np.iinfo(np.int64).max], above[:-1] + SUBSTITUTION * ~is_equal))
+    for i, (opposite, skip) in enumerate(rows, 1):
+        diagonal = np.concatenate(([np.iinfo(np.int64).max], above[:-1] + opposite))
         deletion = above + skip
-        # Insertions run along the row: cost[j] = min over k <= j of entered[k] + GAP * (j - k).
+        # Insertions run along the row: cost[j] = min over k <= j of entered[k] + gaps[j] - gaps[k].
         cost = np.minimum.accumulate(np.minimum(diagonal, deletion) - gaps) + gaps
-        insertion = np.concatenate(([np.iinfo(np.int64).max], cost[:-1] + GAP))
+        insertion = np.concatenate(([np.iinfo(np.int64).max], cost[:-1] + insertions))
         came_from[i, deletion < insertion] = DELETION
         came_from[i, (diagonal <= deletion) & (diagonal <= insertion)] = DIAGONAL
         above = cost
