@@ -3,7 +3,7 @@
 from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import AlignmentReport, Answers, CalibrationSummary, Review, SelfTest
 from shibolet.records.documents.gate import CountedRate, GateLimits, GateVerdict
-from shibolet.records.documents.prepared import Amount, Counts, Cut, Hours, Prepared, Split
+from shibolet.records.documents.prepared import Amount, Counts, Cut, Hours, Prepared, Split, Writing
 
 SOUND = {
     "damaged": {"swapped": {"hits": 99, "total": 100}, "silent": {"hits": 100, "total": 100}},
@@ -81,5 +81,6 @@ def prepared(**changes) -> Prepared:
         "dropped_by_rule": {rule: Amount(utterances=num, hours=num * 3.2 / 3600) for rule, num in rules.items()},
         "changed_by_rule": {}, "unread": {}, "language": "Hebrew", "normaliser": "he-target-2", "seed": 0,
         "split_by": "speaker", "notes": ("Split by speaker.",),
+        "writing": Writing(styles=(), warnings=()),
     }  # fmt: skip
     return Prepared(**values | changes)

@@ -155,6 +155,7 @@ def show_prepare(prepared: Prepared) -> None:
         lines.append(("unread", f"{unread:,} rows never became utterances; prepared/ledger.jsonl has them first"))
     for name, split in (("train", prepared.train), ("dev", prepared.dev)):
         lines.append((name, f"{split.utterances:,} utterances, {split.hours:.2f} h"))
+    lines += [("style", warning) for warning in prepared.writing.warnings]
     facts([*lines, *(("note", note) for note in prepared.notes)])
 
 

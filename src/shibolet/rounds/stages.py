@@ -73,6 +73,8 @@ def do_prepare(current: Round) -> Prepared:
             dev=made.dev.utterances,
         )  # fmt: skip
         current.finish(stage, done)
+        for sentence in made.writing.warnings:
+            current.tell(f"prepare: {sentence}")
     return Prepared.read(folder.prepared / SUMMARY)
 
 

@@ -17,6 +17,9 @@ _MARK = re.compile(
     rf"|\.(?!(?<=\d\.)\d)(?!(?<={_LETTER}\.){_LETTER})"  # not in 3.5 and e.g; the last one of "e.g." is a mark
 )
 
+_RUN = re.compile(rf"({_MARK.pattern})(?:\s*\1)*")
+_CLOSING = " \t\n\"'”’״׳)]»"
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -43,3 +46,13 @@ def tokens(text: str, to_words: Callable[[str], str]) -> list[Token]:
 def without_marks(text: str) -> str:
     """The text without its marks, brackets left as they are; a mark between two words gives a space."""
     return " ".join(_MARK.sub(" ", text.translate(_SAME)).split())
+
+
+def count_marks(text: str) -> int:
+    """Marks in a text; "..." and "!!" are one."""
+    return len(_RUN.findall(text.translate(_SAME)))
+
+
+def ends_in_mark(text: str) -> bool:
+    """Whether the last thing in a text, quotation marks and brackets aside, is a mark."""
+    return text.translate(_SAME).rstrip(_CLOSING)[-1:] in tuple(MARKS)
