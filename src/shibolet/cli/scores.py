@@ -47,6 +47,9 @@ def evaluate(
     language: Annotated[
         str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
     ] = None,
+    style: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -57,6 +60,8 @@ def evaluate(
         raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
     from shibolet.cli.tables import show_scores
 
+    if recipe is not None and style:
+        raise RecipeError("evaluate: --style goes with --model; a recipe says it in evaluate.styles")
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
@@ -65,7 +70,7 @@ def evaluate(
 
         spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, spoken, run_dir, track)
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "")
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate

@@ -106,8 +106,8 @@ def _warnings(styles: Sequence[WritingStyle]) -> list[str]:
             spans = ["{:.3f} ({:.3f} to {:.3f})".format(one.rate, *one.interval) for one in (low, high)]
             found.append(
                 f"'{low_name}' and '{high_name}' write differently: {words} {spans[0]} and {spans[1]}. What trains "
-                "on both learns both; tell the sources apart by a style word (style: in data.train), or have one writing "
-                "(punctuation: none, letter_case: lower)"
+                "on both learns both; tell the sources apart by a style word (style: in data.train), or have one "
+                "writing (punctuation: none, letter_case: lower)"
             )
     return found
 

@@ -107,6 +107,7 @@ def do_train(current: Round) -> TrainResult:
         "train": recipe.train.identity(),
         "language": recipe.language,
         "seed": recipe.seed,
+        **({"styles": styles} if (styles := recipe.styles) else {}),
     }
     inputs, fill = branch_of(current, plain)
     stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
@@ -128,6 +129,7 @@ def do_train(current: Round) -> TrainResult:
         about=tracking.about(current),
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
+        styles=styles,
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
