@@ -1,4 +1,4 @@
-"""Style by source: protects from sources that unteach each other's punctuation without a word, and from false alarms."""
+"""Style by source: protects from sources that unteach each other's marks without a word, and from false alarms."""
 
 import random
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
     (error,) = [error for error in misfits(load_recipe("demo", changes)) if "style of" in str(error)]
     assert "is a Whisper, which cannot be told how to write" in str(error)
     assert not [error for error in misfits(load_recipe("demo", changes[:1])) if "style of" in str(error)]
-    with pytest.raises(RecipeError, match="evaluate.styles"):
+    with pytest.raises(RecipeError, match=r"evaluate\.styles"):
         EvaluationSet(name="s", manifest="m.jsonl", style="x")
     with pytest.raises(RecipeError, match="a server is not told"):
         EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
@@ -107,7 +107,7 @@ def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles)
 
 
 def test_dev_is_asked_in_the_style_of_each_source(monkeypatch):
-    """Protects a checkpoint from being chosen by how it writes when it is told nothing, and texts from changing rows."""
+    """Protects a checkpoint from being chosen by how it writes when told nothing, and texts from changing rows."""
     asked = []
 
     class Writer:

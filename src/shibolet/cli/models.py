@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import FinishedRun, NewFolder, finished_round, language_told, quiet
+from shibolet.cli.options import FinishedRun, NewFolder, Style, finished_round, language_told, quiet
 from shibolet.errors import RecipeError
 
 
@@ -105,9 +105,7 @@ def transcribe(
     ] = None,
     beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
-    style: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")
-    ] = None,
+    style: Style = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
     max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
     server: Annotated[

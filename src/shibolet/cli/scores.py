@@ -12,6 +12,7 @@ from shibolet.cli.options import (
     DryRun,
     RecipeName,
     RunDir,
+    Style,
     answer,
     language_told,
     print_json,
@@ -47,9 +48,7 @@ def evaluate(
     language: Annotated[
         str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
     ] = None,
-    style: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")
-    ] = None,
+    style: Style = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
