@@ -3,7 +3,17 @@
 from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import AlignmentReport, Answers, CalibrationSummary, Review, SelfTest
 from shibolet.records.documents.gate import CountedRate, GateLimits, GateVerdict
-from shibolet.records.documents.prepared import Amount, Counts, Cut, Hours, Prepared, Split
+from shibolet.records.documents.prepared import (
+    Amount,
+    Counts,
+    Cut,
+    Hours,
+    Prepared,
+    Share,
+    Split,
+    Writing,
+    WritingStyle,
+)
 
 SOUND = {
     "damaged": {"swapped": {"hits": 99, "total": 100}, "silent": {"hits": 100, "total": 100}},
@@ -69,6 +79,14 @@ def gate_verdict(decision: str = "PROCEED", **changes) -> GateVerdict:
     return GateVerdict(decision=decision, **values | changes)
 
 
+def writing_style(source: str, marks_per_word: float) -> WritingStyle:
+    nothing = dict.fromkeys(
+        WritingStyle.model_fields.keys() - {"source", "domain", "texts"}, Share(rate=0, interval=None)
+    )
+    marks = Share(rate=marks_per_word, interval=(marks_per_word - 0.01, marks_per_word + 0.01))
+    return WritingStyle(source=source, domain=None, texts=280, **nothing | {"marks_per_word": marks})
+
+
 def prepared(**changes) -> Prepared:
     """Of 561 utterances, of which 65 were dropped."""
     domains = {name: Amount(utterances=230, hours=0.2) for name in ("clean", "whatsapp")}
@@ -81,5 +99,9 @@ def prepared(**changes) -> Prepared:
         "dropped_by_rule": {rule: Amount(utterances=num, hours=num * 3.2 / 3600) for rule, num in rules.items()},
         "changed_by_rule": {}, "unread": {}, "language": "Hebrew", "normaliser": "he-target-2", "seed": 0,
         "split_by": "speaker", "notes": ("Split by speaker.",),
+        "writing": Writing(
+            styles=[writing_style("crowd", 0.15), writing_style("calls", 0.02)],
+            warnings=["'calls' and 'crowd' write differently"],
+        ),
     }  # fmt: skip
     return Prepared(**values | changes)

@@ -23,6 +23,7 @@ FILE_LINES, FUNCTION_LINES, SUBSCRIPTS = 400, 60, 60
 
 # Modules whose strings in brackets are names that others gave. Everything else speaks of our own documents.
 FOREIGN = {
+    "evaluate/imported.py": "hypotheses that other systems wrote",
     "demo/tiny.py": "the JSON of the tokenizers library",
     "listen/ctc.py": "what a processor of transformers gives",
     "listen/ctranslate2_whisper.py": "what a processor of transformers gives",

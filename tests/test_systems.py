@@ -88,3 +88,60 @@ def test_what_does_not_fit_is_said_in_a_sentence(shibolet, tmp_path):
     assert code == 3 and "'nobody' has no scores" in err
     code, _, err = shibolet("compare", "--system", "part")
     assert code == 2 and "two or more different systems" in err
+
+
+def test_three_systems_vote_and_their_vote_is_scored(shibolet, tmp_path):
+    """Protects from a file of votes that no command takes: each system errs in a third, the vote in nothing."""
+    made = {}
+    for k, name in enumerate(("one", "two", "three")):
+        heard = {f"clean-{i}": "טעות " + text if i % 3 == k else f"{text}." for i, text in enumerate(SAID)}
+        made[name] = jsonl(tmp_path / f"{name}.jsonl", heard)
+    assert shibolet("evaluate", "--hypotheses", f"one={made['one']}")[0] == 0
+    out_path = tmp_path / "new" / "vote.jsonl"
+    systems = ("--system", "one", "--system", f"two={made['two']}", "--system", f"three/clean={made['three']}")
+    code, out, err = shibolet("combine", *systems, "--out", str(out_path), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["systems"] == ["one", "two", "three"]
+    assert found["sets"] == {
+        "clean": {"utterances": 6, "left_out": 0, "of_fewer": 0, "slots": 24, "unanimous": 18, "changed": 2}
+    }
+    lines = [json.loads(line) for line in out_path.read_text().splitlines()]
+    assert lines[0] == {"id": "clean-0", "set": "clean", "hypothesis": SAID[0], "agreement": 0.9167}
+    code, out, _ = shibolet("evaluate", "--hypotheses", f"vote={out_path}", "--json")
+    assert code == 0 and json.loads(out)["vote"]["clean"]["wer"]["errors"] == 0
+    code, out, _ = shibolet("compare", "--system", "one", "--system", "vote", "--json")
+    assert code == 0 and "WER -11.11 points" in json.loads(out)["pairs"][0]["sentence"]
+    code, out, _ = shibolet("combine", *systems, "--out", str(out_path))
+    assert code == 0 and "Vote of one, two, three" in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_a_vote_that_cannot_be_is_one_sentence(shibolet, tmp_path):
+    good = jsonl(tmp_path / "good.jsonl", {f"clean-{i}": text for i, text in enumerate(SAID)})
+    cases = {
+        "name two systems or more": ("--system", f"a={good}"),
+        "the first wins every tie": ("--system", f"a={good}", "--system", f"b={good}"),
+        "'a' has none for utterance 'clean-0'": ("--system", f"a={good}", "--system", f"b={good}", "--alpha", "0.5"),
+        "has no scores in": ("--system", f"a={good}", "--system", f"b={good}", "--system", "c"),
+        "alpha is from 0 to 1": ("--system", f"a={good}", "--system", f"b={good}", "--alpha", "2"),
+        "named twice": ("--system", "a", "--system", f"a={good}"),
+    }
+    for sentence, given in cases.items():
+        code, _, err = shibolet("combine", *given, "--out", str(tmp_path / "v.jsonl"))
+        assert code > 0 and sentence in err and not (tmp_path / "v.jsonl").exists(), (sentence, err)
+
+
+def test_transcripts_of_a_manifest_are_voted_on_by_confidence(run_cli, shibolet, tmp_path):
+    """Protects from confidences that are read and not weighed, and from a manifest with the old texts."""
+    made = []
+    for name, sure, text in (("low", 0.2, "לא נכון"), ("high", 0.9, "כן נכון")):
+        rows = [{"id": f"clean-{i}", "hypothesis": text, "confidences": [sure, 1.0]} for i in range(5)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        made += ["--system", f"{name}={tmp_path / name}.jsonl"]
+    manifest, out, texts = tmp_path / "clean/manifest.jsonl", tmp_path / "v.jsonl", tmp_path / "texts.jsonl"
+    args = ("combine", *made, "--manifest", str(manifest), "--language", "Hebrew", "--out", str(out))
+    code, printed, err = run_cli(*args, "--alpha", "0.4", "--transcripts", str(texts), "--json")
+    assert code == 0, err
+    assert json.loads(printed)["sets"]["manifest"]["left_out"] == 1
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["כן נכון"] * 5

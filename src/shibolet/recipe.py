@@ -72,6 +72,11 @@ class Recipe(Config):
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         return {role: name for role, name in roles.items() if name}
 
+    @property
+    def styles(self) -> dict[str, str]:
+        """What training says of how to write, by source, of those that have a style."""
+        return {source.name: source.style for source in self.data.train if source.style}
+
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():

@@ -213,3 +213,21 @@ def test_paths_of_a_manifest_and_of_another_machine(tmp_path):
     file = read_hypotheses(write(tmp_path / "h.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
     assert file.of_set("d1", asked, NORMALISER) == {"u1": "1", "u2": "2"}
     assert file.unused == ["/elsewhere/3.wav", "/elsewhere/5.wav"], "a name of two files, and of a part of one"
+
+
+def test_confidences_are_of_each_word_and_hinder_no_score(tmp_path):
+    """A CTM's sixth field, a list, one for all; what is no confidence, such as a log-likelihood, is none."""
+    rows = [
+        '{"id": "u1", "hypothesis": "א ב", "confidences": [0.5, 1]}',
+        '{"id": "u2", "hypothesis": "ג ד", "confidence": "0.25"}',
+        '{"id": "u3", "hypothesis": "ה", "confidence": -3.5}',
+        '{"id": "u4", "hypothesis": "ו ז", "confidences": [0.5]}',
+        '{"id": "u5", "hypothesis": "ח"}',
+    ]
+    asked = [utterance(f"u{i}", "") for i in range(1, 6)]
+    file = read_hypotheses(write(tmp_path / "h.jsonl", "\n".join(rows)))
+    assert len(file.of_set("d1", asked, NORMALISER)) == 5
+    assert file.confidences == {("d1", "u1"): (0.5, 1.0), ("d1", "u2"): (0.25, 0.25)}
+    file = read_hypotheses(write(tmp_path / "h.ctm", "u1 1 0.5 0.1 ב 0.4\nu1 1 0.1 0.1 א 0.9\nu2 1 0 0.1 ג NA\n"))
+    assert file.of_set("d1", asked, NORMALISER) == {"u1": "א ב", "u2": "ג"}
+    assert file.confidences == {("d1", "u1"): (0.9, 0.4)}

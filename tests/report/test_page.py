@@ -439,3 +439,10 @@ def test_what_did_not_go_as_planned_is_on_the_page(run_dir: Path, tmp_path: Path
     write_lines(tmp_path / "run" / "train" / "events.jsonl", [event])
     page = write_report(tmp_path / "run").read_text()
     assert "<td>memory full</td><td>38.1 GiB of the fullest GPU are in use, 95.2%</td>" in page
+
+
+def test_how_sources_write_is_there_with_its_warning(html):
+    """Protects from a style that is measured and stands nowhere; what no source has has no column."""
+    text = " ".join(" ".join(Page(html).text).split())
+    assert "How each source writes" in text and "Sources differ. 'calls' and 'crowd' write differently." in text
+    assert "Marks a word crowd all 280 0.150 calls all 280 0.020" in text and "Words with digits" not in text

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import FinishedRun, NewFolder, finished_round, language_told, quiet
+from shibolet.cli.options import FinishedRun, NewFolder, Style, finished_round, language_told, quiet
 from shibolet.errors import RecipeError
 
 
@@ -105,6 +105,7 @@ def transcribe(
     ] = None,
     beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
+    style: Style = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
     max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
     server: Annotated[
@@ -122,8 +123,8 @@ def transcribe(
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:
         raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
-    if server is not None and (beam_size > 1 or batch is not None):
-        raise RecipeError("--beam-size and --batch are for a model on this machine: a server decides on its own")
+    if server is not None and (beam_size > 1 or batch is not None or style):
+        raise RecipeError("--beam-size, --batch, --style are for a model on this machine: a server decides on its own")
     if length_penalty != 1.0 and beam_size == 1:
         raise RecipeError("--length-penalty does nothing without --beam-size")
     if server is None:
@@ -132,6 +133,7 @@ def transcribe(
         raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
     quiet()
     settings = {"batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty}
+    settings |= {"style": style} if style else {}
     failed = transcribe_files(
         find_recordings(files),
         lambda: open_engine(model, server, language, server_language, **settings),

@@ -23,6 +23,7 @@ RecipeName = Annotated[
 RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Style = Annotated[str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")]
 Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")

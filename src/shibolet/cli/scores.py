@@ -12,6 +12,7 @@ from shibolet.cli.options import (
     DryRun,
     RecipeName,
     RunDir,
+    Style,
     answer,
     language_told,
     print_json,
@@ -47,6 +48,7 @@ def evaluate(
     language: Annotated[
         str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
     ] = None,
+    style: Style = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -57,6 +59,8 @@ def evaluate(
         raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
     from shibolet.cli.tables import show_scores
 
+    if recipe is not None and style:
+        raise RecipeError("evaluate: --style goes with --model; a recipe says it in evaluate.styles")
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
@@ -65,13 +69,13 @@ def evaluate(
 
         spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, spoken, run_dir, track)
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "")
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        scores = do_evaluate(current, _systems(hypotheses) if hypotheses else candidates_of(current))
+        scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
     print_json(scores) if json_ else show_scores(scores)
 
 
@@ -149,7 +153,7 @@ def _trained_in(run_dir: Path) -> str:
     return str(folder.final.absolute())
 
 
-def _systems(given: list[str]) -> "list[Candidate]":
+def systems_of(given: list[str], option: str) -> "list[Candidate]":
     """Other systems from NAME=FILE and NAME/SET=FILE; a name may come several times."""
     from shibolet.records.candidate import Candidate, Hypotheses
     from shibolet.records.documents.comparison import Named
@@ -160,10 +164,10 @@ def _systems(given: list[str]) -> "list[Candidate]":
         match = re.fullmatch(r"([^/=]+)(?:/([^/=]+))?=(.+)", one)
         if match is None:
             raise RecipeError(
-                f"--hypotheses {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
+                f"{option} {one}: write NAME=FILE or NAME/SET=FILE, names in letters, digits, '-', '_' and '.'"
             )
         for name in filter(None, match.groups()[:2]):
-            check_name(f"--hypotheses {one}", name)
+            check_name(f"{option} {one}", name)
         files.setdefault(match[1], []).append((match[2], Path(match[3])))
-    check_names("--hypotheses", files)
+    check_names(option, files)
     return [Candidate(Named(label=name, title=name), Hypotheses(tuple(own))) for name, own in files.items()]

@@ -11,6 +11,7 @@ from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
+from shibolet.records.documents.combined import Combined
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
@@ -154,6 +155,7 @@ def show_prepare(prepared: Prepared) -> None:
         lines.append(("unread", f"{unread:,} rows never became utterances; prepared/ledger.jsonl has them first"))
     for name, split in (("train", prepared.train), ("dev", prepared.dev)):
         lines.append((name, f"{split.utterances:,} utterances, {split.hours:.2f} h"))
+    lines += [("style", warning) for warning in prepared.writing.warnings]
     facts([*lines, *(("note", note) for note in prepared.notes)])
 
 
@@ -176,6 +178,29 @@ def show_decoding(tuned: DecodingTable) -> None:
     lines = [f"beam_size: {chosen.beam_size}"]
     lines += [f"length_penalty: {chosen.length_penalty:g}"] if chosen.beam_size > 1 else []
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
+
+
+@show.register
+def show_combined(combined: Combined) -> None:
+    """What the vote changed, and what to do with the file."""
+    rows = [
+        (name, f"{one.utterances:,}", f"{one.changed:,}", pct(one.unanimous / one.slots) if one.slots else "-",
+         f"{one.of_fewer:,}", f"{one.left_out:,}")
+        for name, one in combined.sets.items()
+    ]  # fmt: skip
+    header = ["set", " utterances", " changed", " unanimous", " of fewer", " left out"]
+    first = combined.systems[0]
+    table(f"Vote of {', '.join(combined.systems)}", header, rows)
+    OUT.print(
+        f"Changed: other words than {first}, which wins at a tie, has. Unanimous: slots where all have the same word. "
+        f"Of fewer: not all systems have a hypothesis. The file is {combined.out}.",
+        markup=False,
+    )
+    OUT.print(
+        f"shibolet evaluate RECIPE --hypotheses combined={combined.out} scores it; shibolet compare RECIPE --system "
+        f"{first} --system combined says whether it is better.",
+        markup=False,
+    )
 
 
 @show.register

@@ -16,6 +16,14 @@ class EvaluationSet(DataSource):
     baseline_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
     optional: bool = False  # left out, with a sentence, where it cannot be had
 
+    @model_validator(mode="after")
+    def _no_style(self) -> Self:
+        if self.style is not None:
+            raise RecipeError(
+                f"evaluate.sets: '{self.name}' has a style; models are asked for one by evaluate.styles, on every set"
+            )
+        return self
+
 
 class ServerConfig(Config):
     """A server that transcribes as OpenAI's does, such as vLLM's."""
@@ -39,6 +47,16 @@ class ServersConfig(Config):
     candidate: ServerConfig | None = None
 
 
+class StylesConfig(Config):
+    """How each of the two models that a round compares is asked to write; null: it is told nothing.
+
+    A style of `data.train` is asked for in the same words. A model that was not trained with it may write worse for it.
+    """
+
+    baseline: str | None = Field(None, min_length=1)
+    candidate: str | None = Field(None, min_length=1)
+
+
 class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
@@ -53,6 +71,7 @@ class EvaluateConfig(Config):
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
     expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
+    styles: StylesConfig = StylesConfig()
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
     buckets_s: tuple[tuple[str, float, float], ...] = (
         ("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0),
@@ -62,6 +81,9 @@ class EvaluateConfig(Config):
     def _settings_do_something(self) -> Self:
         if self.servers != ServersConfig() and self.beam_size > 1:
             raise RecipeError("evaluate.beam_size: a server decides on its beams; leave out either this or servers")
+        for name in ("baseline", "candidate"):
+            if getattr(self.styles, name) and getattr(self.servers, name):
+                raise RecipeError(f"evaluate.styles.{name}: a server is not told how to write; leave out either")
         for name, low, high in self.buckets_s:
             if not 0 <= low < high:
                 raise RecipeError(f"evaluate.buckets_s: '{name}' goes from {low:g} to {high:g} s")

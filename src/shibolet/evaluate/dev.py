@@ -1,9 +1,10 @@
 """Scores of a model in training on the dev split."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,26 +58,28 @@ class ScoreDev:
         return self.score(loaded)
 
 
-def read_dev(prepared_dir: Path) -> list[DevRow]:
-    """The dev split; empty where there is none."""
+def read_dev(prepared_dir: Path, *, with_source: bool = False) -> list[DevRow]:
+    """The dev split; empty where there is none. Shards of older versions name no sources, and only styles need them."""
+    names = [*_OF_UTTERANCE, *(["source"] if with_source else [])]
     return [
-        DevRow(
-            Utterance(audio=AudioRef(path=""), source="dev", **dict(zip(_OF_UTTERANCE, values, strict=True))),
-            flac,
-        )
+        DevRow(Utterance(audio=AudioRef(path=""), **{"source": "dev", **dict(zip(names, values, strict=True))}), flac)
         for shard in sorted(prepared_dir.glob("dev-*.parquet"))
-        for flac, *values in read_shard(shard, "audio", *_OF_UTTERANCE)
+        for flac, *values in read_shard(shard, "audio", *names)
     ]
 
 
 def dev_scorer(
-    rows: Iterable[DevRow], language: str, config: EvaluateConfig, share_out: ShareOut | None = None
+    rows: Iterable[DevRow],
+    language: str,
+    config: EvaluateConfig,
+    share_out: ShareOut | None = None,
+    styles: Mapping[str, str] | None = None,
 ) -> ScoreDev:
     """What scores a model, which must be in evaluation mode, on the dev set.
 
     Of more than `config.dev_utterances` rows always the same are taken, by the hash of their ids. Audio is decoded
     once, from now on, and asked for at the first score. With `share_out` several processes transcribe a part each, and
-    all have the score.
+    all have the score. `styles` are what prompts say of how to write, by source, as in training.
     """
     spoken = get_language(language)
     rows = list(rows)
@@ -86,27 +89,36 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    def new_transcriber(loaded: LoadedModel, keep_encoded: bool) -> Transcriber:
+    places: dict[str, list[int]] = {}  # of each style, in the order of the rows on every rank
+    for place, utterance in enumerate(utterances):
+        places.setdefault((styles or {}).get(utterance.source, ""), []).append(place)
+
+    def new_transcriber(loaded: LoadedModel, keep_encoded: bool, style: str) -> Transcriber:
         most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
         return Transcriber(
             loaded, spoken.name, batch_utterances=config.batch_utterances or most,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, keep_encoded=keep_encoded,
+            max_new_tokens_per_s=config.max_new_tokens_per_s, keep_encoded=keep_encoded, style=style,
         )  # fmt: skip
 
-    kept = _Kept(new_transcriber)
+    kept = {style: _Kept(partial(new_transcriber, style=style)) for style in places}
 
     def score(loaded: LoadedModel) -> DevScores:
         clips = decoded.get()
         _check_lengths(loaded, utterances, clips)
-        with kept.transcriber(loaded) as transcriber:
-            texts = share_out(transcriber.transcribe, clips) if share_out else transcriber.transcribe(clips)
+        texts = [""] * len(clips)
+        for style, own in places.items():
+            some = [clips[place] for place in own]
+            with kept[style].transcriber(loaded) as transcriber:
+                found = share_out(transcriber.transcribe, some) if share_out else transcriber.transcribe(some)
+            for place, text in zip(own, found, strict=True):
+                texts[place] = text
         scored = [
             score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
             for utterance, text in zip(utterances, texts, strict=True)
         ]
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
-    return ScoreDev(score, kept.release)
+    return ScoreDev(score, lambda: any([one.release() for one in kept.values()]))
 
 
 class _Kept:

@@ -3,6 +3,9 @@
 .jsonl      one object a line: `id` and `hypothesis`, or NeMo's `audio_filepath` and `pred_text`; `set` where ids repeat
 .csv, .tsv  the same in columns; or ivrit.ai's `reference_text` and `predicted_text`, matched by reference
 .ctm        NIST's: file, channel, start, duration, word; words go to the utterance whose span holds their middle
+
+Confidences, 0 to 1, are read where a row has `confidences` (a list, one of each word between spaces) or `confidence`
+(one for all words), and from a CTM's sixth field. No score minds them; `shibolet combine` does.
 """
 
 import re
@@ -36,11 +39,15 @@ class HypothesisFile:
     path: Path
     by_id: dict[tuple[str | None, str], str] = field(default_factory=dict)  # (set, id)
     by_reference: list[tuple[str, str]] = field(default_factory=list)  # (reference, hypothesis) in order
-    words: dict[str, list[tuple[float, str]]] = field(default_factory=dict)  # recording -> (middle in s, word) in order
+    # recording -> (middle in s, word, confidence) in order
+    words: dict[str, list[tuple[float, str, float | None]]] = field(default_factory=dict)
+    sure: dict[tuple[str | None, str], tuple[float, ...]] = field(default_factory=dict)  # of each word, by (set, id)
     in_doubt: tuple[str, str] | None = None  # the key that was read, and another that may hold the hypotheses
     is_either: bool = False  # the key that was read may be of references
     equals_references: bool = False  # all of the set that was asked for last, of such a key
     used: set[Hashable] = field(default_factory=set)
+    # of each word of what `of_set` found, by (set, id of utterance); without those that have none
+    confidences: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def entries(self) -> dict[Hashable, str]:
@@ -66,12 +73,10 @@ class HypothesisFile:
             for name in _names(utterance):
                 for key in ((set_name, name), (None, name)):
                     if utterance.id not in found and key in self.by_id:
-                        self.used.add(key)
-                        found[utterance.id] = self.by_id[key]
+                        found[utterance.id] = self._take(set_name, utterance, key)
             if utterance.id not in found and utterance.id in elsewhere:
-                self.used.add(key := elsewhere[utterance.id])
-                found[utterance.id] = self.by_id[key]
-            if self.words and (text := self._spoken_in(utterance)) is not None:
+                found[utterance.id] = self._take(set_name, utterance, elsewhere[utterance.id])
+            if self.words and (text := self._spoken_in(set_name, utterance)) is not None:
                 found[utterance.id] = text
             elif places := waiting.get(normaliser(utterance.text).strip()) if waiting else None:
                 self.used.add(place := places.pop(0))
@@ -101,7 +106,13 @@ class HypothesisFile:
             if len(found) == len(ids[name]) == 1 and _is_whole(ids[name][0])
         }
 
-    def _spoken_in(self, utterance: Utterance) -> str | None:
+    def _take(self, set_name: str, utterance: Utterance, key: tuple[str | None, str]) -> str:
+        self.used.add(key)
+        if key in self.sure:
+            self.confidences[set_name, utterance.id] = self.sure[key]
+        return self.by_id[key]
+
+    def _spoken_in(self, set_name: str, utterance: Utterance) -> str | None:
         """The words of a CTM within the utterance; None where the CTM does not know its recording."""
         if (id := same_id(utterance.id)) in self.words:
             name, start_s, end_s = id, 0.0, None
@@ -112,12 +123,14 @@ class HypothesisFile:
         if name is None:
             return None
         inside = [
-            (place, word)
-            for place, (middle_s, word) in enumerate(self.words[name])
+            (place, word, confidence)
+            for place, (middle_s, word, confidence) in enumerate(self.words[name])
             if middle_s >= start_s and (end_s is None or middle_s < end_s)
         ]
-        self.used.update((name, place) for place, _ in inside)
-        return " ".join(word for _, word in inside)
+        self.used.update((name, place) for place, _, _ in inside)
+        if inside and None not in (sure := tuple(confidence for _, _, confidence in inside)):
+            self.confidences[set_name, utterance.id] = sure
+        return " ".join(word for _, word, _ in inside)
 
 
 def _is_whole(utterance: Utterance) -> bool:
@@ -172,7 +185,28 @@ def _add(found: HypothesisFile, row: Row, where: str) -> str:
     if place in found.by_id:
         raise DataError(f"{found.path}, {where}: id '{one_line(id)}' stands there twice; ids must be unique in a set")
     found.by_id[place] = strip_official_prefix(row[key] or "")[1]
+    if sure := _confidences(row, found.by_id[place]):
+        found.sure[place] = sure
     return key
+
+
+def _confidences(row: Row, text: str) -> tuple[float, ...]:
+    """A confidence of each word of a hypothesis; nothing where the row has none that could be one."""
+    words, given = text.split(), row.get("confidences")
+    given = [row.get("confidence")] * len(words) if given is None else given
+    if not isinstance(given, list) or len(given) != len(words):
+        return ()
+    sure = tuple(map(_confidence, given))
+    return () if None in sure else sure
+
+
+def _confidence(value: object) -> float | None:
+    """A number from 0 to 1; None for anything else, such as a log-likelihood or a CTM's NA."""
+    try:
+        number = None if isinstance(value, bool) or value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 class _OtherTexts:
@@ -203,7 +237,7 @@ class _OtherTexts:
 
 
 def _read_ctm(path: Path) -> HypothesisFile:
-    words: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    words: dict[str, list[tuple[float, str, float | None]]] = defaultdict(list)
     with explained(f"hypotheses {path}"):
         for number, line in read_lines(path):
             if isinstance(line, BadRow):
@@ -213,9 +247,10 @@ def _read_ctm(path: Path) -> HypothesisFile:
                 continue
             try:
                 name, _, start, duration, word = fields[:5]
-                words[same_id(name)].append((float(start) + float(duration) / 2, word))
+                middle_s = float(start) + float(duration) / 2
             except ValueError as error:
                 raise DataError(
                     f"{path}, line {number}: not 'file channel start duration word', but '{one_line(line)}'"
                 ) from error
+            words[same_id(name)].append((middle_s, word, _confidence(fields[5]) if len(fields) > 5 else None))
     return HypothesisFile(path, words={name: sorted(heard, key=lambda item: item[0]) for name, heard in words.items()})

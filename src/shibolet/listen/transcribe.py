@@ -39,14 +39,15 @@ class Transcriber(Engine):
         length_penalty: float = 1.0,
         share: float = 1.0,
         keep_encoded: bool = False,
+        style: str = "",
     ) -> None:
-        """`batch_utterances` clips at once; the rest as in `Decoding`."""
+        """`batch_utterances` clips at once, `style` what the prompt says of how to write; the rest as in `Decoding`."""
         self.identity = loaded.identity
         self._max_new_tokens_per_s, self._min_samples = max_new_tokens_per_s, loaded.family.min_samples
         self._decoder = loaded.family.decoder(
             loaded,
             Decoding(
-                prompt=Prompt(language), clips_at_once=batch_utterances, beam_size=beam_size,
+                prompt=Prompt(language, style=style), clips_at_once=batch_utterances, beam_size=beam_size,
                 length_penalty=length_penalty, share=share, keep_encoded=keep_encoded,
             ),
         )  # fmt: skip

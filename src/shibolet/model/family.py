@@ -65,8 +65,10 @@ class Family(Outline):
     # Packs
 
     @abstractmethod
-    def lay_out(self, frame: Frame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
-        """A pack of utterances with their texts as labels, without its audio."""
+    def lay_out(
+        self, frame: Frame | Sequence[Frame], texts: Sequence[Sequence[int]], num_frames: Sequence[int]
+    ) -> Pack:
+        """A pack of utterances with their texts as labels, without its audio; in one frame, or each in its own."""
 
     @abstractmethod
     def lay_samples(self, clips: Sequence[np.ndarray], masks: Sequence[SpecMask] | None, num_bins: int) -> Movable:

@@ -47,6 +47,7 @@ class Outline(ABC):
     text_tokens_per_s: float  # of speech
     is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
+    takes_style: bool = True  # its prompt can say how to write
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
     # Of the layouts, those for other programs, which nothing here reads back -> the extra of shibolet that writes them.

@@ -100,6 +100,15 @@ class Frame(Protocol):
         ...
 
 
+def each_of(frame: Frame | Sequence[Frame], num: int) -> Sequence[Any]:
+    """A frame for each of so many utterances: the one for all, or those given."""
+    if not isinstance(frame, Sequence):
+        return [frame] * num
+    if len(frame) != num:
+        raise ValueError(f"{len(frame)} frames for {num} utterances")
+    return frame
+
+
 class Targets(Protocol):
     """A prompt in tokens, and texts as what is to be written after it."""
 

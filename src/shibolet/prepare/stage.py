@@ -20,6 +20,7 @@ from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import Part, split
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
+from shibolet.prepare.writing import writing_of
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -89,7 +90,7 @@ def run_prepare(
     prepared = tally.prepared(
         len(utterances), {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
-        notes=(*notes, *dealt.notes),
+        notes=(*notes, *dealt.notes), writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared

@@ -184,6 +184,13 @@ def truth(run: RunFolder) -> ShownTruth | None:
     return ShownTruth(made=found, domains=domains, rows=rows)
 
 
+WRITING = {
+    "words_per_text": "words a text", "marks_per_word": "marks a word", "ends_in_mark": "texts that end in a mark",
+    "words_with_digits": "words with digits", "capitals": "capitals", "latin_letters": "Latin letters",
+    "pointed_words": "words with niqqud", "own_geresh": "own signs for geresh",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPrepared:
     """What is left to train on."""
@@ -191,6 +198,7 @@ class ShownPrepared:
     summary: Prepared
     splits: Mapping[str, Split]
     rules: Sequence[tuple[str, str, Amount, LedgerLine]]  # rule, what it did, how much, an example
+    writing: Mapping[str, str]  # what there is to say of the style of some source: name -> title
 
 
 def prepare(run: RunFolder) -> ShownPrepared | None:
@@ -211,7 +219,12 @@ def prepare(run: RunFolder) -> ShownPrepared | None:
         for effect, amounts in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))
         for rule, amount in amounts.items()
     ]
-    return ShownPrepared(summary=prepared, splits={"train": prepared.train, "dev": prepared.dev}, rules=rules)
+    styles = prepared.writing.styles
+    is_known = lambda name: any(getattr(style, name).rate not in (None, 0, 1) for style in styles)  # noqa: E731
+    writing = {name: title for name, title in WRITING.items() if is_known(name)}
+    return ShownPrepared(
+        summary=prepared, splits={"train": prepared.train, "dev": prepared.dev}, rules=rules, writing=writing
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ Configurations alone are read. A model that is not on this machine is what its n
 told where it is opened.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shibolet.errors import ModelError, RecipeError, ShiboletError
 from shibolet.recipe import Recipe
@@ -12,7 +12,7 @@ from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 
 def require_fit(recipe: Recipe) -> None:
-    """RecipeError for audio that a model does not take, ModelError for a base that cannot be trained."""
+    """RecipeError for audio or styles that a model does not take, ModelError for a base that cannot be trained."""
     for error in misfits(recipe):
         raise error
 
@@ -24,11 +24,17 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     servers = recipe.evaluate.servers  # which cut long audio as they like
     piece = {"evaluate.max_piece_s": recipe.evaluate.max_piece_s}
     of_base = {"prepare.max_duration_s": recipe.prepare.max_duration_s} | ({} if servers.candidate else piece)
-    yield from _misfits_of("base", recipe.models.base, of_base)
-    yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece)
+    styles = recipe.evaluate.styles
+    of_sources = [f"data.train: style of '{source}'" for source in recipe.styles]
+    style = [*of_sources, *(["evaluate.styles.candidate"] if styles.candidate else [])]
+    yield from _misfits_of("base", recipe.models.base, of_base, style)
+    style = ["evaluate.styles.baseline"] if styles.baseline else []
+    yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece, style)
 
 
-def _misfits_of(role: str, name: str | None, lengths_s: dict[str, float]) -> Iterator[ShiboletError]:
+def _misfits_of(
+    role: str, name: str | None, lengths_s: dict[str, float], styles: Sequence[str]
+) -> Iterator[ShiboletError]:
     from shibolet.model.outline import offline_config, outline_of
 
     if name is None:
@@ -40,6 +46,11 @@ def _misfits_of(role: str, name: str | None, lengths_s: dict[str, float]) -> Ite
     family = outline_of(config)
     if role == "base" and (why := family.untrainable(config)):
         yield ModelError(f"models.base '{name}' cannot be trained: {why}")
+    if styles and not family.takes_style:
+        yield RecipeError(
+            f"{styles[0]}: models.{role} '{name}' is a {family.title}, which cannot be told how to write; leave it "
+            "out, or give all sources one writing (punctuation: none, letter_case: lower)"
+        )
     most_s = None if family.max_samples is None else family.max_samples / SAMPLE_RATE_HZ
     for setting, length_s in lengths_s.items():
         if most_s is not None and length_s > most_s:

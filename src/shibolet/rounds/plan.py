@@ -149,7 +149,7 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
     from shibolet.model.outline import outline_of
     from shibolet.model.protocols import Prompt
     from shibolet.records.shards import num_rows
-    from shibolet.train.data import read_examples
+    from shibolet.train.data import Styles, read_examples
 
     train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
     rows, mean_s = train + dev, MEAN_S
@@ -163,7 +163,8 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
         why = f"the tokenizer of {recipe.models.base} is not on this machine, so lengths are assumed"
         return _Data(**common, train=train, train_from=f"prepared in {prepared}; {why}")
     targets = family.targets(tokenizer, Prompt(recipe.language))
-    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config))
+    styles = Styles.of(recipe.styles, lambda style: family.targets(tokenizer, Prompt(recipe.language, style=style)))
+    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config), styles)
     train_from = f"prepared in {prepared}, with their lengths"
     return _Data(**common, train=len(examples), train_from=train_from, examples=examples)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ class TrainJob(Config):
     about: dict[str, Any]  # describes the run to trackers
     tracking: Tracking
     only_through: str | None = None  # the phase whose end is the result
+    styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
 
 
 Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
@@ -56,6 +57,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         config=job.train,
         language=job.language,
         seed=job.seed,
+        styles=job.styles,
         score_dev=score_dev,
         release_dev=release_dev,
         about=job.about,
@@ -137,10 +139,10 @@ def _dev_scorer(job: TrainJob, tell: Send) -> tuple[Callable | None, Callable[[]
     from shibolet.records.documents.training import DevRates
     from shibolet.train.ranks import share_out
 
-    if not (rows := read_dev(job.prepared_dir)):
+    if not (rows := read_dev(job.prepared_dir, with_source=bool(job.styles))):
         tell("train: there is no dev split, so the last weights are the result")
         return None, lambda: False
-    score = dev_scorer(rows, job.language, job.evaluate, share_out)
+    score = dev_scorer(rows, job.language, job.evaluate, share_out, job.styles)
     since: float | None = None  # the end of the first score: what comes before it is no measure of a training
     scored_s, advised = 0.0, False
 

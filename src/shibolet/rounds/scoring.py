@@ -133,17 +133,17 @@ def _by_language(current: Round) -> tuple[list[str], list[str]]:
 
 
 def evaluate_manifest(
-    model: str, manifest: Path, language: str, out_dir: Path | None, track: Track = untracked
+    model: str, manifest: Path, language: str, out_dir: Path | None, track: Track = untracked, style: str = ""
 ) -> Scores:
     """The scores of one model on one manifest; both files go to `out_dir`, or nowhere."""
-    from shibolet.evaluate.config import EvaluateConfig
+    from shibolet.evaluate.config import EvaluateConfig, StylesConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.executor import local_executor
     from shibolet.listen.open import listener_identity, open_engines
     from shibolet.speech.read import read_source
 
-    config = EvaluateConfig()
+    config = EvaluateConfig(styles=StylesConfig(candidate=style or None))
     with track("read") as progress:
         source = DataSource(name=manifest.stem, manifest=manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
@@ -154,7 +154,7 @@ def evaluate_manifest(
     identity, batch_utterances = listener_identity(model), config.batch_utterances
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, batch_utterances=batch_utterances),
+            open_engines(executor, model, language, batch_utterances=batch_utterances, style=style),
             utterances,
             set_name=manifest.stem,
             language=language,

@@ -179,11 +179,12 @@ class Round(Models):
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        if (model, language) not in self._transcribers:
+        style = self._style(label)
+        if (model, language, style) not in self._transcribers:
             config = self.recipe.evaluate
             self.set_threads()
             self._transcribers.clear()
-            self._transcribers[model, language] = open_engines(
+            self._transcribers[model, language, style] = open_engines(
                 self.executor,
                 model,
                 language,
@@ -191,8 +192,16 @@ class Round(Models):
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
                 beam_size=config.beam_size,
                 length_penalty=config.length_penalty,
+                **({"style": style} if style else {}),
             )
-        return self._transcribers[model, language]
+        return self._transcribers[model, language, style]
+
+    def _style(self, label: str) -> str:
+        """How a model of this label is asked to write."""
+        if self.recipe.models is None:
+            return ""
+        styles, (baseline, candidate) = self.recipe.evaluate.styles, self.names
+        return {baseline.label: styles.baseline, candidate.label: styles.candidate}.get(label) or ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from shibolet.errors import RecipeError
 from shibolet.records.audited import audited_hash
@@ -73,6 +74,8 @@ def do_prepare(current: Round) -> Prepared:
             dev=made.dev.utterances,
         )  # fmt: skip
         current.finish(stage, done)
+        for sentence in made.writing.warnings:
+            current.tell(f"prepare: {sentence}")
     return Prepared.read(folder.prepared / SUMMARY)
 
 
@@ -99,14 +102,7 @@ def do_train(current: Round) -> TrainResult:
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
-    plain = {
-        "base": current.identity(recipe.models.base),
-        "prepared": folder.verified("prepare"),
-        "train": recipe.train.identity(),
-        "language": recipe.language,
-        "seed": recipe.seed,
-    }
-    inputs, fill = branch_of(current, plain)
+    inputs, fill = branch_of(current, _train_inputs(current))
     stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
@@ -126,6 +122,7 @@ def do_train(current: Round) -> TrainResult:
         about=tracking.about(current),
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
+        styles=recipe.styles,
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
@@ -152,6 +149,18 @@ def do_train(current: Round) -> TrainResult:
     current.forget(str(folder.final.absolute()))
     _retire_of_others(current)
     return TrainResult.read(folder.train_result)
+
+
+def _train_inputs(current: Round) -> dict[str, Any]:
+    """What a training is made from."""
+    return {
+        "base": current.identity(current.recipe.models.base),
+        "prepared": current.folder.verified("prepare"),
+        "train": current.recipe.train.identity(),
+        "language": current.recipe.language,
+        "seed": current.recipe.seed,
+        **({"styles": current.recipe.styles} if current.recipe.styles else {}),
+    }
 
 
 def _is_near_the_end(done: int, total: int) -> bool:

@@ -91,7 +91,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     for setting in grid:
         transcriber = Transcriber(
             loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, **dict(setting),
+            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "", **dict(setting),
         )  # fmt: skip
         title = f"{len(dev)} dev utterances, beam size {setting.beam_size}, length penalty {setting.length_penalty:g}"
         clock = _Clock(transcriber)

@@ -5,16 +5,19 @@ A new metric is an entry here and the field of `records.documents.scores.Measure
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shibolet.records.documents.scores import AsTarget, CharRate, Ends, Scores, WordRate
 from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
-from shibolet.scoring.number_aware import number_aware_wer
+from shibolet.scoring.number_aware import number_aware_wer, number_writing
+from shibolet.scoring.punctuation import punctuation
 from shibolet.scoring.rows import ScoredRow, groups_of
 from shibolet.scoring.tallies import frequent_errors, insertion_tail, loops
 from shibolet.scoring.wording import shown_pct, shown_span
 from shibolet.speech.text.language import Language
+from shibolet.speech.text.marks import MARKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,19 @@ def as_target(rows: Sequence[ScoredRow], language: Language) -> AsTarget:
     return AsTarget(normaliser=language.target_version, wer=words.word_errors(), cer=chars.char_errors())
 
 
+def _f1(one: Scores, mark: str) -> str | None:
+    found = one.punctuation and next((own for own in one.punctuation.by_mark if own.mark == mark), None)
+    return found and f"{100 * found.f1:.1f}"
+
+
+def _of_numbers(one: Scores, part: str, whole: str) -> str | None:
+    """How many of the numbers in digits; None where no side has any."""
+    counts = one.number_writing
+    if counts is None or not counts.reference_digits + counts.hypothesis_digits:
+        return None
+    return f"{getattr(counts, part):,} of {getattr(counts, whole):,}"
+
+
 METRICS = (
     Metric(
         field="wer",
@@ -104,6 +120,41 @@ METRICS = (
         field="as_target",
         measure=as_target,
         columns=(Column("as written", lambda one: shown_pct(one.as_target.wer.rate), is_extra=True),),
+    ),
+    Metric(
+        field="punctuation",
+        measure=punctuation,
+        columns=(
+            Column("PER", lambda one: one.punctuation and shown_pct(one.punctuation.rate), in_terminal=True),
+            Column("PER 95%", lambda one: one.punctuation and shown_span(one.punctuation.interval), is_extra=True),
+            *(Column(f"F1 {mark}", partial(_f1, mark=mark), is_extra=True) for mark in MARKS),
+            Column(
+                "with marks",
+                lambda one: one.punctuation and shown_pct(one.punctuation.punctuated_wer.rate),
+                is_extra=True,
+            ),
+            Column(
+                "verbatim", lambda one: one.punctuation and shown_pct(one.punctuation.verbatim_wer.rate), is_extra=True
+            ),
+        ),
+        note="PER is the punctuation error rate: wrong, missing and added marks over these and the right ones, between "
+        "words that stand opposite each other. No verdict depends on it.",
+    ),
+    Metric(
+        field="number_writing",
+        measure=number_writing,
+        columns=(
+            Column(
+                "digits heard in words",
+                lambda one: _of_numbers(one, "heard_in_words", "reference_digits"),
+                is_extra=True,
+            ),
+            Column(
+                "words heard in digits",
+                lambda one: _of_numbers(one, "said_in_words", "hypothesis_digits"),
+                is_extra=True,
+            ),
+        ),
     ),
     Metric(field="insertion_tail", measure=lambda rows, language: insertion_tail(rows)),
     Metric(field="frequent_errors", measure=lambda rows, language: frequent_errors(rows)),

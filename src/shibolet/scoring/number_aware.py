@@ -5,12 +5,12 @@ They stand beside the leaderboard's rates, which count "268" as another word, an
 
 from collections.abc import Sequence
 
-from shibolet.records.documents.scores import NumberAware, WordErrors
+from shibolet.records.documents.scores import NumberAware, NumberWriting, WordErrors
 from shibolet.scoring.counts import EditCounts, count_words
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.slices import UNKNOWN, group
 from shibolet.speech.text.language import Language
-from shibolet.speech.text.reading import number_aware
+from shibolet.speech.text.reading import number_aware, numbers_apart
 
 
 def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> NumberAware | None:
@@ -23,6 +23,21 @@ def number_aware_wer(rows: Sequence[ScoredRow], language: Language) -> NumberAwa
     counted = [(row.domain or UNKNOWN, _counts(row, language)) for row in rows]
     domains = group(counted, lambda one: one[0]) if any(row.domain for row in rows) else {}
     return NumberAware(wer=_pooled(counted), by_domain={name: _pooled(members) for name, members in domains.items()})
+
+
+def number_writing(rows: Sequence[ScoredRow], language: Language) -> NumberWriting | None:
+    """Digits against words; None of a language that knows no readings of numbers."""
+    if language.reader is None:
+        return None
+    said, heard = [], []
+    for row in rows:
+        if any(map(str.isdigit, row.reference + row.hypothesis)):
+            own, other = numbers_apart(row.reference, row.hypothesis, language)
+            said += own
+            heard += other
+    return NumberWriting(
+        reference_digits=len(said), heard_in_words=sum(said), hypothesis_digits=len(heard), said_in_words=sum(heard)
+    )
 
 
 def _counts(row: ScoredRow, language: Language) -> EditCounts:

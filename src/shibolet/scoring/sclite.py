@@ -13,7 +13,7 @@ from shibolet.scoring.counts import EditCounts, Operation
 
 SUBSTITUTION, GAP = 4, 3
 LINE_CHARS = 110
-_DIAGONAL, _DELETION, _INSERTION = 0, 1, 2
+DIAGONAL, DELETION, INSERTION = 0, 1, 2
 _LETTERS: dict[Operation, str] = {"hit": "", "sub": "S", "del": "D", "ins": "I"}
 
 Aligned = list[tuple[Operation, str | None, str | None]]  # operation, reference word, hypothesis word
@@ -37,10 +37,10 @@ def align_weighted(reference: Sequence[str], hypothesis: Sequence[str]) -> Align
     came_from = _came_from(reference, hypothesis)  # [N + 1, M + 1]
     i, j, aligned = len(reference), len(hypothesis), []
     while i or j:
-        if came_from[i, j] == _DIAGONAL:
+        if came_from[i, j] == DIAGONAL:
             i, j = i - 1, j - 1
             aligned.append(("hit" if reference[i] == hypothesis[j] else "sub", reference[i], hypothesis[j]))
-        elif came_from[i, j] == _DELETION:
+        elif came_from[i, j] == DELETION:
             i -= 1
             aligned.append(("del", reference[i], None))
         else:
@@ -50,21 +50,29 @@ def align_weighted(reference: Sequence[str], hypothesis: Sequence[str]) -> Align
 
 
 def _came_from(reference: Sequence[str], hypothesis: Sequence[str]) -> np.ndarray:
-    """[N + 1, M + 1] the step that leads to each cell: diagonal if none is cheaper, insertion before deletion."""
     number_of = {word: number for number, word in enumerate(dict.fromkeys((*reference, *hypothesis)))}
     ref = np.array([number_of[word] for word in reference], dtype=np.int64)
     hyp = np.array([number_of[word] for word in hypothesis], dtype=np.int64)
-    came_from = np.full((len(ref) + 1, len(hyp) + 1), _INSERTION, dtype=np.uint8)
-    gaps = GAP * np.arange(len(hyp) + 1)
+    return steps(((SUBSTITUTION * (hyp != word), GAP) for word in ref), len(ref), np.full(len(hyp), GAP))
+
+
+def steps(rows: Iterable[tuple[np.ndarray, int]], num_rows: int, insertions: np.ndarray) -> np.ndarray:
+    """[N + 1, M + 1] the step that leads to each cell: diagonal if none is cheaper, insertion before deletion.
+
+    Of each of the N rows: [M] weights of standing opposite each column, and the weight of standing opposite none;
+    `insertions` [M] is that weight of each column.
+    """
+    came_from = np.full((num_rows + 1, len(insertions) + 1), INSERTION, dtype=np.uint8)
+    gaps = np.concatenate(([0], np.cumsum(insertions)))
     above = gaps.copy()  # cost of each cell of the row before
-    for i, word in enumerate(ref, 1):
-        diagonal = np.concatenate(([np.iinfo(np.int64).max], above[:-1] + SUBSTITUTION * (hyp != word)))
-        deletion = above + GAP
-        # Insertions run along the row: cost[j] = min over k <= j of entered[k] + GAP * (j - k).
+    for i, (opposite, skip) in enumerate(rows, 1):
+        diagonal = np.concatenate(([np.iinfo(np.int64).max], above[:-1] + opposite))
+        deletion = above + skip
+        # Insertions run along the row: cost[j] = min over k <= j of entered[k] + gaps[j] - gaps[k].
         cost = np.minimum.accumulate(np.minimum(diagonal, deletion) - gaps) + gaps
-        insertion = np.concatenate(([np.iinfo(np.int64).max], cost[:-1] + GAP))
-        came_from[i, deletion < insertion] = _DELETION
-        came_from[i, (diagonal <= deletion) & (diagonal <= insertion)] = _DIAGONAL
+        insertion = np.concatenate(([np.iinfo(np.int64).max], cost[:-1] + insertions))
+        came_from[i, deletion < insertion] = DELETION
+        came_from[i, (diagonal <= deletion) & (diagonal <= insertion)] = DIAGONAL
         above = cost
     return came_from
 

@@ -13,6 +13,7 @@ from shibolet.speech.encoded import MAX_DURATION_S, MAX_UTTERANCE_S
 from shibolet.speech.fields import as_number, span_in_one
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import find_language, strip_official_prefix
+from shibolet.speech.text.marks import without_marks
 from shibolet.speech.text.rules import tidy
 from shibolet.speech.textfiles import BadRow, one_line
 from shibolet.speech.whisper_slices import parse_slice, without_timestamps
@@ -134,6 +135,8 @@ class RowSink:
         language, text = strip_official_prefix(text)
         if self.source.letter_case == "lower":
             text = text.lower()
+        if self.source.punctuation == "none":
+            text = without_marks(text)
         if not tidy(text):
             raise BadRow("empty_text", f"'{columns.text}' has no words")
         if found := _CONTROL.search(text):

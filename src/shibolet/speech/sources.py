@@ -57,6 +57,10 @@ class DataSource(Config):
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
     letter_case: Literal["written", "lower"] = "written"  # lower: every text in small letters
+    punctuation: Literal["written", "none"] = "written"  # none: every text without its marks .,?!:;
+    # How this source writes, in a word or a few that the model is told in training with each of its utterances, such as
+    # "no punctuation"; `shibolet transcribe --style` then asks for the one or the other. null: nothing is told.
+    style: str | None = Field(None, min_length=1)
     max_utterances: int | None = Field(None, gt=0)  # the first usable ones in the order of the files
     rows: Mapping[str, Annotated[int, Field(gt=0)]] = {}  # by who says so: for `shibolet plan`, before any is read
     language: str | None = None  # of rows that do not say, as in the prompt: "Hebrew"

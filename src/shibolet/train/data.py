@@ -1,12 +1,13 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
 from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
-from shibolet.model.protocols import Targets
+from shibolet.model.protocols import Frame, Targets
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef
@@ -39,6 +40,7 @@ class TrainExample:
     num_tokens: int  # of the whole sequence: prompt, audio and target
     num_targets: int  # labels
     family: Outline  # whose lengths these are
+    style: str = ""  # what its prompt says of how to write
 
     @property
     def num_samples(self) -> int:
@@ -64,26 +66,43 @@ class TrainExample:
         return self.num_tokens + num_audio_tokens(self.frames_at(speed)) - num_audio_tokens(self.num_frames)
 
 
+@dataclass(frozen=True, slots=True)
+class Styles:
+    """Style words in prompts: one way to write for each source that has one."""
+
+    by_source: Mapping[str, str]
+    frames: Mapping[str, Frame]  # by style
+
+    @classmethod
+    def of(cls, by_source: Mapping[str, str], targets_of: Callable[[str], Targets]) -> "Styles | None":
+        """`targets_of` gives the prompt of a style; None where no source has one."""
+        frames = {style: targets_of(style).frame for style in dict.fromkeys(by_source.values())}
+        return cls(by_source, frames) if frames else None
+
+
 def read_examples(
-    prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int
+    prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int, styles: "Styles | None" = None
 ) -> tuple[list[TrainExample], list[LedgerLine]]:
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 
     `max_tokens` is the longest sequence the model has positions for; a target is never shortened to fit it, nor audio
-    to fit the family's `max_samples`.
+    to fit the family's `max_samples`. `styles` knows what the prompts of some sources say; None: all have `targets`'.
     """
     shards = sorted(prepared_dir.glob(f"{split}-*.parquet"))
     if not shards:
         raise DataError(f"no {split}-*.parquet in {prepared_dir}; run 'shibolet prepare' first")
     examples, ledger = [], []
     for shard in shards:
-        table = list(read_shard(shard, "id", "text", "duration_s"))
-        tokens = targets.encode([text for _, text, _ in table]) if table else []
-        for row, ((id, text, duration_s), text_ids) in enumerate(zip(table, tokens, strict=True)):
+        # Shards of older versions name no sources, and only styles ask for them.
+        table = list(read_shard(shard, "id", "text", "duration_s", *(["source"] if styles else [])))
+        tokens = targets.encode([text for _, text, *_ in table]) if table else []
+        for row, ((id, text, duration_s, *source), text_ids) in enumerate(zip(table, tokens, strict=True)):
             num_samples = round(duration_s * SAMPLE_RATE_HZ)
             num_frames = family.num_frames(num_samples)
-            num_targets = targets.frame.num_targets(len(text_ids))
-            num_tokens = targets.frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
+            style = styles.by_source.get(source[0], "") if styles else ""
+            frame = styles.frames[style] if style else targets.frame
+            num_targets = frame.num_targets(len(text_ids))
+            num_tokens = frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
             rule = detail = ""
             if not text.strip():
                 rule, detail = "empty_text", "the target is empty"
@@ -108,7 +127,7 @@ def read_examples(
                 TrainExample(
                     id=id, audio=AudioRef(path=str(shard), row=row), text=text, text_ids=array("i", text_ids),
                     duration_s=duration_s, num_frames=num_frames, num_tokens=num_tokens, num_targets=num_targets,
-                    family=family,
+                    family=family, style=style,
                 )
             )  # fmt: skip
     if not examples:

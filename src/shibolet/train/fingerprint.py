@@ -20,7 +20,7 @@ def fingerprint_of(
     """What decides a weight while nothing goes wrong (not ranks, packs, intervals)."""
     return {
         "base model": loaded.identity,
-        "training data": hash_json([[e.id, e.text, e.num_frames] for e in examples]),
+        "training data": hash_json([[e.id, e.text, e.num_frames, *([e.style] if e.style else [])] for e in examples]),
         "language": language,
         "seed": str(seed),
         **settings_of(config),

@@ -28,7 +28,7 @@ from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
+from shibolet.train.data import TOLERANCE_SAMPLES, Styles, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
@@ -67,8 +67,9 @@ class Decoder(Dataset):
 
     def __init__(
         self, family: Family, frame: Frame, augment: AugmentConfig | None, seed: int, num_bins: int,
-        needs: Needs | None,
+        needs: Needs | None, styles: Styles | None = None,
     ) -> None:  # fmt: skip
+        self._styles = styles
         self._family, self._frame, self._augment, self._seed = family, frame, augment, seed
         self._num_bins, self._needs = num_bins, needs
 
@@ -124,7 +125,10 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        pack = self._family.lay_out(self._frame, [example.text_ids for example in examples], num_frames)
+        frame = self._frame
+        if self._styles is not None:
+            frame = [self._styles.frames[one.style] if one.style else self._frame for one in examples]
+        pack = self._family.lay_out(frame, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack
@@ -170,6 +174,7 @@ class PackReader:
         num_workers: int = 0,
         needs: Needs | None = None,
         open_cache: Callable[[int], EncoderCache | None] = lambda step: None,
+        styles: Styles | None = None,
     ) -> None:
         """`cache_gib` of features are kept where this process decodes and nothing is augmented.
 
@@ -177,7 +182,7 @@ class PackReader:
         """
         self._family, self._device = family, torch.device(device)
         self._features = family.features(extractor, self._device)
-        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs)
+        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs, styles)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features

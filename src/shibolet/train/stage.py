@@ -35,7 +35,7 @@ from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
-from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.data import Styles, TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
@@ -63,6 +63,7 @@ def run_train(
     config: TrainConfig,
     language: str,
     seed: int,
+    styles: Mapping[str, str] | None = None,
     score_dev: DevScorer | None,
     release_dev: Callable[[], bool] = lambda: False,
     about: Mapping[str, Any],
@@ -75,10 +76,10 @@ def run_train(
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `about` is plain data that describes the run to the trackers of `tracking` (None: none). `only_through` names the
-    phase whose last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole
-    plan's result back. A training that is finished returns its result at once. Raises Preempted after a signal,
-    RecipeError when `out_dir` holds another run.
+    `styles` are what prompts say of how to write, by source. `about` is plain data that describes the run to the
+    trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever
+    was trained after it; the plan's last phase brings the whole plan's result back. A training that is finished returns
+    its result at once. Raises Preempted after a signal, RecipeError when `out_dir` holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
@@ -88,7 +89,7 @@ def run_train(
     num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
     if num_workers:
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed)
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {})
     result_path = out_dir / "result.json"
     if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
         if only_through in (None, done.through):
@@ -122,6 +123,7 @@ class _Opened:
     ranks: PartialState
     loaded: LoadedModel
     targets: Targets
+    styles: Styles | None
     examples: list[TrainExample]
     ledger: list[LedgerLine]
     fingerprint: dict[str, str]
@@ -135,14 +137,20 @@ class _Opened:
         return self.ranks.is_main_process
 
 
-def _open(ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int) -> _Opened:
+def _open(
+    ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
+    by_source: Mapping[str, str],
+) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
     if why := family.untrainable(loaded.model.config):  # now, not after the untrained model is scored
         raise ModelError(f"model '{base}': {why}")
     targets = family.targets(loaded.tokenizer, Prompt(language))
-    examples, ledger = read_examples(prepared_dir, "train", family, targets, family.max_tokens(loaded.model.config))
-    return _Opened(ranks, loaded, targets, examples, ledger, fingerprint_of(loaded, examples, config, language, seed))
+    styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
+    max_tokens = family.max_tokens(loaded.model.config)
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
+    fingerprint = fingerprint_of(loaded, examples, config, language, seed)
+    return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
 
 
 def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:
@@ -181,6 +189,7 @@ def _trainer(
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
+        styles=opened.styles,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,

@@ -6,6 +6,7 @@ from typing import ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from shibolet.model.family import Family
+from shibolet.model.protocols import each_of
 from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
 from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples
@@ -55,11 +56,17 @@ class Qwen3Asr(Qwen3AsrOutline, Family):
     reference = Transformers
     official = QwenAsr
 
-    def lay_out(self, frame: TranscriptionFrame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
+    def lay_out(
+        self,
+        frame: TranscriptionFrame | Sequence[TranscriptionFrame],
+        texts: Sequence[Sequence[int]],
+        num_frames: Sequence[int],
+    ) -> Pack:
+        frames = each_of(frame, len(texts))
         sequences = [
-            frame.sequence(num_audio_tokens(frames), text) for text, frames in zip(texts, num_frames, strict=True)
+            own.sequence(num_audio_tokens(num), text) for own, text, num in zip(frames, texts, num_frames, strict=True)
         ]
-        return lay_out(sequences, num_frames, frame.audio_id, shift=True)
+        return lay_out(sequences, num_frames, frames[0].audio_id, shift=True)
 
     def lay_words(
         self, tokenizer: PreTrainedTokenizerBase, words: Sequence[Sequence[str]], num_frames: Sequence[int]

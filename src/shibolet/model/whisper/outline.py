@@ -29,6 +29,7 @@ class WhisperOutline(Outline):
     frames_per_s = SAMPLE_RATE_HZ // HOP_SAMPLES
     prompt_tokens, target_tokens = 3, 1  # one of the prompt's four stands for the end, which is a label alone
     text_tokens_per_s = 6.0  # of Hebrew, at 2.7 a word; English has 1.3
+    takes_style = False
     layouts = ("native", "ctranslate2")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers", "ctranslate2": "ctranslate2"}
     exports: ClassVar[Mapping[str, str]] = {"ctranslate2": "faster-whisper"}

@@ -23,6 +23,7 @@ from transformers import WhisperForConditionalGeneration
 from shibolet.errors import ModelError
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d, layer_norm, softmax
+from shibolet.model.protocols import each_of
 from shibolet.model.whisper.fused import EncoderLayer, encoder_layer
 from shibolet.model.whisper.lengths import WINDOW_STATES
 from shibolet.model.whisper.prompt import TranscriptionFrame
@@ -64,22 +65,27 @@ class Pack:
         return len(self.cu_seqlens) - 1
 
 
-def lay_out(frame: TranscriptionFrame, texts: Sequence[Sequence[int]], num_frames: Sequence[int]) -> Pack:
+def lay_out(
+    frame: TranscriptionFrame | Sequence[TranscriptionFrame],
+    texts: Sequence[Sequence[int]],
+    num_frames: Sequence[int],
+) -> Pack:
     """A pack without its audio: prompt and text of each utterance, to be continued by the text and its end."""
     if len(texts) != len(num_frames):
         raise ValueError(f"{len(texts)} texts for {len(num_frames)} utterances")
-    prompt = len(frame.prompt)
-    lengths = torch.tensor([prompt + len(text) for text in texts])
+    frames = each_of(frame, len(texts))
+    prompts = torch.tensor([len(own.prompt) for own in frames])
+    lengths = prompts + torch.tensor([len(text) for text in texts])
     first = lengths.cumsum(0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)
     return Pack(
-        input_ids=torch.tensor(list(chain.from_iterable([*frame.prompt, *text] for text in texts))),
+        input_ids=torch.tensor(list(chain.from_iterable([*own.prompt, *text] for own, text in zip(frames, texts)))),
         position_ids=position_ids,
         cu_seqlens=F.pad(lengths, (1, 0)).cumsum(0, dtype=torch.int32),
         max_seqlen=int(lengths.max()),
         state_cu_seqlens=torch.arange(len(texts) + 1, dtype=torch.int32) * WINDOW_STATES,
-        keep_positions=(position_ids >= prompt - 1).nonzero().squeeze(-1),
-        labels=torch.tensor(list(chain.from_iterable([*text, frame.end_id] for text in texts))),
+        keep_positions=(position_ids >= (prompts - 1).repeat_interleave(lengths)).nonzero().squeeze(-1),
+        labels=torch.tensor(list(chain.from_iterable([*text, own.end_id] for own, text in zip(frames, texts)))),
     )
 
 

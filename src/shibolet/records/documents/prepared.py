@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import Ends
 
 
 class Amount(Part):
@@ -43,10 +44,40 @@ class Split(Amount):
     groups: int  # speakers, recordings or files: what it was split by
 
 
+class Share(Part):
+    """A ratio of counts over texts."""
+
+    rate: float | None  # None: there is nothing to count
+    interval: Ends | None  # at 95%, over speakers and recordings; None: too few of them
+
+
+class WritingStyle(Part):
+    """How the texts of a source, or of a domain in it, are written."""
+
+    source: str
+    domain: str | None  # None: all of the source
+    texts: int
+    words_per_text: Share
+    marks_per_word: Share
+    ends_in_mark: Share  # of texts
+    words_with_digits: Share  # of words
+    capitals: Share  # of letters that have a case
+    latin_letters: Share  # of letters
+    pointed_words: Share  # of words: with niqqud or accents, which targets do without
+    own_geresh: Share  # of geresh and gershayim in words: written with signs of their own; the same in targets
+
+
+class Writing(Part):
+    """Style by source."""
+
+    styles: tuple[WritingStyle, ...]
+    warnings: tuple[str, ...]  # where one source writes differently from another
+
+
 class Prepared(Document):
     """`prepared/summary.json`; by rule, the most frequent first."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet prepare RECIPE' makes it anew"
 
     utterances: Counts
@@ -62,3 +93,4 @@ class Prepared(Document):
     seed: int
     split_by: str
     notes: tuple[str, ...]  # sentences
+    writing: Writing

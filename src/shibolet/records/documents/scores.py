@@ -100,6 +100,45 @@ class NumberAware(Part):
     by_domain: dict[str, WordErrors]
 
 
+class MarkCounts(Part):
+    """One punctuation mark."""
+
+    mark: str
+    reference: int  # times in the references
+    hypothesis: int
+    correct: int
+    substitutions: int  # of this mark of the reference by another
+    deletions: int
+    insertions: int
+    precision: float | None
+    recall: float | None
+    f1: float
+
+
+class Punctuation(Part):
+    """Marks where they belong: PER of LibriSpeech-PC, and word error rates in which they count."""
+
+    rate: float | None  # errors / (errors + correct)
+    interval: Ends | None  # of the rate, over groups, at 95%; None: too few of them
+    errors: int
+    correct: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    by_mark: tuple[MarkCounts, ...]
+    punctuated_wer: WordErrors  # words as they are scored with the marks after them: "yes," is not "yes"
+    verbatim_wer: WordErrors  # words between spaces as they came: case, quotation marks and dashes count
+
+
+class NumberWriting(Part):
+    """Numbers that one side has in digits and the other in words, where both say the same."""
+
+    reference_digits: int  # numbers in digits in the references
+    heard_in_words: int  # of these, that the hypothesis has in words
+    hypothesis_digits: int
+    said_in_words: int  # of these, that the reference has in words
+
+
 class InsertionTail(Part):
     """How much of the insertions is in the worst 1% of the utterances."""
 
@@ -146,6 +185,8 @@ class Measured(Summary):
     cer: CharRate
     as_target: AsTarget
     number_aware: NumberAware | None  # None: the language knows no readings of numbers
+    punctuation: Punctuation | None  # None: no reference has a mark
+    number_writing: NumberWriting | None  # None: the language knows no readings of numbers
     insertion_tail: InsertionTail
     loops: Loops
     frequent_errors: FrequentErrors
@@ -178,7 +219,7 @@ class Overlap(Part):
 class Scores(Measured, Document):
     """`scores.json`."""
 
-    FORMAT: ClassVar[int] = 4
+    FORMAT: ClassVar[int] = 5
     REMEDY: ClassVar[str] = "'shibolet evaluate RECIPE' makes it"
 
     label: str  # its folder under evaluate/

@@ -58,6 +58,21 @@ def number_aware(reference: str, hypothesis: str, language: Language) -> tuple[s
     return language.to_scoring(reference), language.to_scoring(hypothesis)
 
 
+def numbers_apart(reference: str, hypothesis: str, language: Language) -> tuple[list[bool], list[bool]]:
+    """Of each number in digits, of the reference and of the hypothesis, whether the other side says it in words."""
+    words = [_hypothesis_words(without_brackets(text), language)[1] for text in (reference, hypothesis)]
+    readings = nearest_readings(*words, language)
+    others = [letters_of("".join(own)) for own in reversed(words)]
+    return tuple(
+        [
+            reading != token and letters_of(reading) in other
+            for token, reading in zip(own, said, strict=True)
+            if any(map(str.isnumeric, token))
+        ]
+        for own, said, other in zip(words, readings, others, strict=True)
+    )
+
+
 def nearest_readings(text: Sequence[str], heard: Sequence[str], language: Language) -> tuple[list[str], list[str]]:
     """One reading for each word of the text, and one for each word of the hypothesis."""
     text, heard = list(text), list(heard)

@@ -1,0 +1,70 @@
+"""The command that puts hypotheses of several systems to a vote."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shibolet.cli.options import AsJson, Changes, DryRun, RunDir, answer, quiet, round_of
+from shibolet.errors import RecipeError
+
+
+def combine(
+    system: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[/SET][=FILE]",
+            help="Two or more, the first wins a tie: a NAME that 'evaluate' has scored in the run folder, or a file.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .jsonl of hypotheses.")],
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Names the sets.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Utterances instead of a recipe's sets; with --language.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of the manifest.")] = None,
+    transcripts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the manifest with what won as its texts.")
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Weight of the share of systems; the rest is that of their confidences.")
+    ] = 1.0,
+    null_confidence: Annotated[float, typer.Option(help="Confidence of 'no word here'; with --alpha.")] = 0.0,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """One hypothesis from those of several systems, by a vote on each word (ROVER).
+
+    'evaluate --hypotheses' scores the file, 'compare --system' says whether it is better than the best of them, and
+    'audit.recogniser' takes it.
+    """
+    from shibolet.cli.scores import systems_of
+    from shibolet.records.names import check_names
+    from shibolet.rounds.combining import Ballot, combine_manifest, combine_sets
+
+    if (recipe is None) == (manifest is None) or (manifest is None) != (language is None):
+        raise RecipeError("combine takes a recipe, which names sets and their languages, or --manifest and --language")
+    if out.suffix != ".jsonl":
+        raise RecipeError(f"combine: --out {out}: the file is JSONL; call it {out.with_suffix('.jsonl')}")
+    if transcripts and manifest is None:
+        raise RecipeError("combine: --transcripts goes with --manifest: a recipe's sets are not to be trained on")
+    scored = [one for one in system if "=" not in one]
+    check_names("--system", scored)
+    files = {one.label: one for one in systems_of([one for one in system if "=" in one], "--system")}
+    order = dict.fromkeys(one.partition("=")[0].partition("/")[0] for one in system)
+    check_names("--system", [*scored, *files])
+    systems = [files.get(name, name) for name in order]
+    ballot = Ballot(alpha=alpha, null_confidence=null_confidence)
+    if manifest is not None:
+        from shibolet.cli.terminal import tell
+
+        if scored:
+            raise RecipeError(f"combine: --system {scored[0]}: with --manifest each system needs its file, NAME=FILE")
+        quiet()
+        answer(json_, combine_manifest(manifest, language, systems, ballot, out, tell, transcripts))
+        return
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        combined = combine_sets(current, systems, ballot, out)
+    answer(json_, combined)

@@ -1,0 +1,133 @@
+"""Style words: protects from a source whose prompt says nothing, another's words, or more tokens than were counted."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+import torch
+
+from shibolet.errors import RecipeError
+from shibolet.evaluate import dev
+from shibolet.evaluate.config import EvaluateConfig, EvaluationSet
+from shibolet.model.protocols import Prompt, each_of
+from shibolet.model.qwen3_asr.family import FAMILY
+from shibolet.recipe import load_recipe
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds.fit import misfits
+from shibolet.speech.read import read_source
+from shibolet.speech.sources import DataSource
+from shibolet.train.data import Styles, read_examples
+from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.reader import PackReader, PackRequest
+
+STYLE = "no punctuation"
+
+
+@pytest.fixture
+def two_sources(prepared_dir, tmp_path):
+    """The prepared shards, every second row of another source."""
+    for shard in prepared_dir.glob("*.parquet"):
+        table = pq.read_table(shard)
+        names = ["plain" if row % 2 else "marked" for row in range(len(table))]
+        pq.write_table(table.append_column("source", [names]), tmp_path / shard.name)
+    return tmp_path
+
+
+@pytest.fixture
+def styles(loaded):
+    return Styles.of({"plain": STYLE}, lambda style: FAMILY.targets(loaded.tokenizer, Prompt("Hebrew", style=style)))
+
+
+def test_each_utterance_is_laid_out_in_the_prompt_of_its_source(two_sources, loaded, prompt, styles):
+    """Token for token as if each were alone in a training with its prompt; labels are the same with and without."""
+    examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
+    plain, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096)
+    assert [one.style for one in examples[:4]] == ["", STYLE, "", STYLE]
+    (said,) = prompt.encode([STYLE])
+    assert [one.num_tokens - two.num_tokens for one, two in zip(examples[:2], plain[:2])] == [0, len(said)]
+    assert examples[1].num_targets == plain[1].num_targets
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    pack = reader.longest_pack(examples[:4])
+    alone = [
+        PackReader(FAMILY, styles.frames[STYLE] if one.style else prompt.frame, loaded.extractor).longest_pack([one])
+        for one in examples[:4]
+    ]
+    assert pack.input_ids.tolist() == torch.cat([one.input_ids for one in alone], dim=-1).tolist()
+    assert pack.labels.tolist() == torch.cat([one.labels for one in alone], dim=-1).tolist()
+    assert pack.num_tokens == sum(one.num_tokens for one in examples[:4])
+    first = loaded.tokenizer.decode(alone[1].input_ids.flatten())
+    assert f"system\n{STYLE}<|im_end|>" in first and STYLE not in loaded.tokenizer.decode(alone[0].input_ids.flatten())
+
+
+def test_a_style_makes_another_training(two_sources, loaded, prompt, styles):
+    recipe = load_recipe("demo", [])
+    examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
+    without, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096)
+    made = [fingerprint_of(loaded, some, recipe.train, "Hebrew", 0) for some in (examples, without)]
+    assert {name for name in made[0] if made[0][name] != made[1][name]} == {"training data"}
+
+
+def test_frames_are_as_many_as_utterances(prompt):
+    assert each_of(prompt.frame, 2) == [prompt.frame] * 2
+    with pytest.raises(ValueError, match="1 frames for 2 utterances"):
+        each_of([prompt.frame], 2)
+
+
+def test_marks_are_taken_out_of_a_source(tmp_path):
+    """`punctuation: none` leaves numbers and gershayim as they are; a text of marks alone is a row without a text."""
+    sf.write(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
+    rows = ['{"audio": "a.wav", "text": "כן, צה\\"ל! 3.5?"}', '{"audio": "a.wav", "text": "..."}']
+    (tmp_path / "m.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = DataSource(name="s", manifest=tmp_path / "m.jsonl", punctuation="none")
+    utterances, ledger = read_source(source, tmp_path)
+    assert [u.text for u in utterances] == ['כן צה"ל 3.5'] and [line.rule for line in ledger] == ["empty_text"]
+
+
+def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
+    changes = [f"data.train.0.style={STYLE}", "models.base=openai/whisper-tiny"]
+    (error,) = [error for error in misfits(load_recipe("demo", changes)) if "style of" in str(error)]
+    assert "is a Whisper, which cannot be told how to write" in str(error)
+    assert not [error for error in misfits(load_recipe("demo", changes[:1])) if "style of" in str(error)]
+    with pytest.raises(RecipeError, match=r"evaluate\.styles"):
+        EvaluationSet(name="s", manifest="m.jsonl", style="x")
+    with pytest.raises(RecipeError, match="a server is not told"):
+        EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
+
+
+def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles):
+    """Through the way that steps take, workers' copies included: a pack with audio has the words of its sources."""
+    examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    with FAMILY.packed(loaded.model):
+        (pack,) = reader.read(loaded.model, [PackRequest(0, 0, 0, tuple(examples[:2]))])
+    assert loaded.tokenizer.decode(pack.input_ids.flatten()).count(STYLE) == 1
+
+
+def test_dev_is_asked_in_the_style_of_each_source(monkeypatch):
+    """Protects a checkpoint from being chosen by how it writes when told nothing, and texts from changing rows."""
+    asked = []
+
+    class Writer:
+        def __init__(self, loaded, language, *, style, **settings):
+            self.style = style
+
+        def transcribe(self, clips):
+            asked.append((self.style, len(clips)))
+            return [f"{len(clip)}{'' if self.style else '.'}" for clip in clips]
+
+    monkeypatch.setattr(dev, "Transcriber", Writer)
+    monkeypatch.setattr(dev, "encoder_is_frozen", lambda model: False)
+    rows = []
+    for i, source in enumerate(["plain", "marked", "plain"]):
+        flac = io.BytesIO()
+        sf.write(flac, np.zeros(8000 + i, np.float32), 16_000, format="FLAC")
+        utterance = Utterance(id=f"u{i}", audio=AudioRef(path=""), text=str(8000 + i), duration_s=0.5, source=source)
+        rows.append(dev.DevRow(utterance, flac.getvalue()))
+    model = torch.nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    loaded = SimpleNamespace(model=model, family=FAMILY)
+    scores = dev.dev_scorer(rows, "Hebrew", EvaluateConfig(), styles={"plain": STYLE})(loaded)
+    assert asked == [(STYLE, 2), ("", 1)] and scores.wer.errors == 0
