@@ -191,6 +191,9 @@ class Round(Models):
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
                 beam_size=config.beam_size,
                 length_penalty=config.length_penalty,
+                mbr_samples=config.mbr_samples,
+                mbr_temperature=config.mbr_temperature,
+                repeat_bias=config.repeat_bias,
             )
         return self._transcribers[model, language]
 
