@@ -47,7 +47,7 @@ class ClipDecoder:
         self._frame = TranscriptionPrompt(loaded.tokenizer, how.prompt).frame
         self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
-        self._num_rows = num_rows_of(loaded.model, max(1, int(how.share * self.clips_at_once)), how.share)
+        self._num_clips, self._share = max(1, int(how.share * self.clips_at_once)), how.share
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
         self._repeat_bias = how.repeat_bias
         self._rows: Rows | None = None  # kept from one call to the next
@@ -83,8 +83,10 @@ class ClipDecoder:
     def _rows_for(self, temperatures: Sequence[float]) -> Rows:
         if self._rows is None or self._rows.temperatures != temperatures:
             self._rows = None  # free before more is taken
+            each = max(1, len(temperatures))
+            num_rows = num_rows_of(self._model, self._num_clips * each, self._share, each)
             self._rows = Rows(
-                self._model, self._frame, self._num_rows, repeat_bias=self._repeat_bias, temperatures=temperatures
+                self._model, self._frame, num_rows, repeat_bias=self._repeat_bias, temperatures=temperatures
             )
         return self._rows
 

@@ -36,17 +36,17 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def num_rows_of(model: WhisperForConditionalGeneration, most: int, share: float = 1.0) -> int:
-    """Rows of one decoder: by the model and its device alone, in a share of the memory that all rows may have."""
+def num_rows_of(model: WhisperForConditionalGeneration, most: int, share: float = 1.0, each: int = 1) -> int:
+    """Rows of one decoder, `each` a clip: by the model and its device alone, in a share of the memory for all rows."""
     is_cuda = model.device.type == "cuda"
     total = torch.cuda.get_device_properties(model.device).total_memory if is_cuda else CPU_BYTES
-    return max(1, min(most, in_steps(int(total * CACHE_FRAC * share) // _row_bytes(model))))
+    return max(1, min(most, in_steps(int(total * CACHE_FRAC * share) // _row_bytes(model, each))))
 
 
-def _row_bytes(model: WhisperForConditionalGeneration) -> int:
-    """Keys and values of the window and of what is written."""
+def _row_bytes(model: WhisperForConditionalGeneration, each: int) -> int:
+    """Keys and values of a row's part of the window and of what is written."""
     config = model.config
-    positions = config.max_source_positions + config.max_target_positions
+    positions = -(-config.max_source_positions // each) + config.max_target_positions
     return 2 * config.decoder_layers * positions * config.d_model * model.dtype.itemsize
 
 
@@ -64,7 +64,7 @@ class Rows:
     ) -> None:
         config, self._model, self._device, self._frame = model.config, model, model.device, frame
         self.temperatures, self.each = tuple(temperatures), max(1, len(temperatures))
-        self.num_clips = max(1, fitting_rows(num_rows, _row_bytes(model), self._device) // self.each)
+        self.num_clips = max(1, fitting_rows(num_rows, _row_bytes(model, self.each), self._device) // self.each)
         num_rows = self.num_clips * self.each
         self.max_new_tokens = config.max_target_positions - len(frame.prompt)
         heads = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
