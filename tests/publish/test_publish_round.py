@@ -13,7 +13,7 @@ from training_documents import train_result, training_plan
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo import tiny
-from shibolet.errors import DataError, ModelError, Rejected, UploadError
+from shibolet.errors import DataError, ModelError, RecipeError, Rejected, UploadError
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.model.qwen3_asr.save import save_model
@@ -211,7 +211,7 @@ def test_what_the_code_of_a_card_cannot_do_is_said(current, key):
     """Protects from 'the texts of another model' said of a round that was scored with samples or a bias."""
     evaluate = current.recipe.evaluate.model_copy(update={key: 4})
     changed = SimpleNamespace(folder=current.folder, recipe=current.recipe.model_copy(update={"evaluate": evaluate}))
-    with pytest.raises(RecipeError, match="not published: the sets were scored with evaluate.mbr_samples or"):
+    with pytest.raises(RecipeError, match=r"not published: the sets were scored with evaluate\.mbr_samples or"):
         reproduce(changed, current.folder.final, "round2", CONFIG)
 
 
