@@ -163,6 +163,11 @@ def test_cross_checks():
     [
         (["evaluate.length_penalty=1.2"], "length_penalty does nothing where evaluate.beam_size is 1"),
         (["evaluate.beam_size=4", "evaluate.servers.baseline.url=http://x"], "a server decides on its beams"),
+        (["evaluate.mbr_samples=4", "evaluate.servers.baseline.url=http://x"], "a server draws no samples"),
+        (["evaluate.mbr_samples=4", "evaluate.beam_size=2"], "do nothing with beams"),
+        (["evaluate.repeat_bias=2", "evaluate.beam_size=2"], "do nothing with beams"),
+        (["evaluate.mbr_temperature=0.5"], "mbr_temperature does nothing without evaluate.mbr_samples"),
+        (["evaluate.mbr_samples=1"], "mbr_samples: should be greater than or equal to 2"),
         (["evaluate.servers.basline.url=http://x"], "did you mean"),
     ],
 )

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plan": ("plan", *_ROUND),
     "plan --rates-from": ("plan", "{base}/tiny.yaml", "-o", "{base}/out", "--rates-from", "{base}/run"),
     "calibrate": ("calibrate", *_ROUND, "--clean", "{base}/run/corpus/train/manifest.jsonl"),
-    "tune-decoding": ("tune-decoding", *_ROUND, "--beam-size", "2", "--length-penalty", "1"),
+    "tune-decoding": ("tune-decoding", *_ROUND, "--beam-size", "2", "--length-penalty", "1", "--mbr-samples", "2"),
     "export-adapter": ("export-adapter", "{base}/run", "{base}/out"),
     "export-data": ("export-data", "{base}/run", "{base}/out"),
     "export-data lhotse": ("export-data", "{base}/run", "{base}/out", "--format", "lhotse"),

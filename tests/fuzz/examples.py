@@ -19,7 +19,7 @@ from shibolet.records.candidate import named
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
-from shibolet.records.documents.decoding import DecodingTable, Setting
+from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
@@ -36,6 +36,7 @@ from shibolet.records.provenance import this_start
 from shibolet.records.review import Answer
 from shibolet.records.utterance import AudioRef
 from shibolet.report.audit_page import Sound
+from shibolet.rounds.tuning import GREEDY
 
 _MAP = {"evidence": ["cer"], "center": [0.0], "scale": [1.0], "weights": [1.0], "intercept": 0.5}
 _CALIBRATION = {
@@ -54,7 +55,8 @@ _FILE = {
     ],
 }  # fmt: skip
 _MEASURED = {
-    "beam_size": 1, "length_penalty": 1.0, "wer_pct": 9.0, "cer_pct": 3.0, "points": 0.0, "interval_points": [None, 1],
+    "beam_size": 1, "length_penalty": 1.0, "mbr_samples": None, "mbr_temperature": None, "repeat_bias": 0.0,
+    "wer_pct": 9.0, "cer_pct": 3.0, "points": 0.0, "interval_points": [None, 1],
     "folds": {"errors": [1], "words": [9]}, "seconds": 1.0, "audio_s_per_s": 9.0, "times_greedy": 1.0,
 }  # fmt: skip
 
@@ -71,7 +73,7 @@ def documents() -> dict[str, Document]:
         Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
         DecodingTable(
             model="m", level_pct=95.0, expected_points=(0.3, 0.5),
-            settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
+            settings=[_MEASURED], recommended=GREEDY,
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),

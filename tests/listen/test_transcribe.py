@@ -8,6 +8,7 @@ import torch
 from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
+from shibolet.listen import transcribe
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
@@ -100,6 +101,40 @@ def test_beam_search_takes_its_settings_and_keeps_the_order(chatty):
     short = heard(clips, beam_size=3, length_penalty=-4.0)
     assert greedy != beams and sum(map(len, short)) < sum(map(len, beams))
     assert heard(clips[::-1], beam_size=3) == beams[::-1]
+
+
+def test_samples_of_a_clip_are_its_own_whatever_list_it_is_in(chatty, monkeypatch):
+    """Protects from draws that a split between GPUs would change, and from settings that do nothing."""
+    clips, chosen = tones([2.0, 0.6, 4.3, 1.0]), []
+    monkeypatch.setattr(
+        transcribe, "least_risk", lambda greedy, samples, language: chosen.append((greedy, *samples)) or len(samples)
+    )
+
+    def heard(clips: list[np.ndarray], **settings) -> list[str]:
+        settings = {"mbr_samples": 3, "mbr_temperature": 1.0} | settings
+        return Transcriber(chatty, "Hebrew", max_new_tokens_per_s=8, **settings).transcribe(clips)
+
+    last = heard(clips)
+    greedy = Transcriber(chatty, "Hebrew", max_new_tokens_per_s=8).transcribe(clips)
+    assert sorted(own[0] for own in chosen) == sorted(greedy) and {own[-1] for own in chosen} == set(last)
+    assert all(len(set(own)) > 1 for own in chosen), "samples must differ, or nothing is compared"
+    assert heard(clips[::-1], batch_utterances=4) == last[::-1]
+    assert [heard([clip])[0] for clip in clips] == last
+    assert heard(clips, mbr_temperature=0.01) != last and heard(clips, mbr_samples=2) != last
+    assert heard([]) == []
+
+
+def test_a_repeat_bias_ends_a_loop(chatty, monkeypatch):
+    """Protects from a setting that never reaches the rows: the head wants one word for ever, by less than the bias."""
+    word = chatty.tokenizer(" שלום")["input_ids"]
+    monkeypatch.setattr(chatty.model.lm_head, "forward", Repeating(word, chatty.model.config.text_config.vocab_size))
+    clip = [np.zeros(RATE, np.float32)]
+    without, held = (
+        Transcriber(chatty, "Hebrew", max_new_tokens_per_s=60, repeat_bias=bias).transcribe(clip)[0]
+        for bias in (0.0, 100.0)
+    )
+    three, four = (" ".join(["שלום"] * num) for num in (3, 4))
+    assert without.startswith(four) and held.startswith(three) and four not in held
 
 
 def test_a_loop_is_stopped_counted_and_left_in_the_text(chatty, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shibolet.cli.tables import show_decoding
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
@@ -19,6 +19,8 @@ from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import encode_flac
 
 GREEDY, BEAM = "אחת שתיים שלוש", "אחת שתיים ארבע"
+MBR, LOOPED = "אחת שש ארבע", "אחת אחת אחת"
+BEAMS = tuning.Grid(beam_sizes=[1, 2, 4], length_penalties=[0.5, 1.5], mbr_samples=[0])
 
 
 class Settings(Engine):
@@ -27,8 +29,11 @@ class Settings(Engine):
     identity, clips_at_once = "settings", 100
     heard: list[int] = []  # noqa: RUF012
 
-    def __init__(self, loaded, language, *, beam_size, length_penalty, **_) -> None:
+    def __init__(
+        self, loaded, language, *, beam_size=1, length_penalty=1.0, mbr_samples=None, repeat_bias=0.0, **_
+    ) -> None:
         self.text = GREEDY if beam_size == 1 else BEAM if length_penalty < 1 else ""
+        self.text = MBR if mbr_samples else LOOPED if repeat_bias else self.text
 
     def write(self, clips):
         self.heard.append(len(clips))
@@ -40,7 +45,9 @@ def play(tmp_path, monkeypatch):
     """Tunes on a run folder with so many dev utterances whose text is given; gives the table."""
     monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Settings)
 
-    def run(text: str, num_dev: int = 12, name: str = "run", changes: Sequence[str] = ()) -> DecodingTable:
+    def run(
+        text: str, num_dev: int = 12, name: str = "run", changes: Sequence[str] = (), grid: tuning.Grid = BEAMS
+    ) -> DecodingTable:
         Settings.heard = []
         recipe = load_recipe("demo", changes)
         with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
@@ -59,8 +66,8 @@ def play(tmp_path, monkeypatch):
                 writer.close()
             write_manifest(current.folder.prepared / "manifest.jsonl", made)
             stage.finish()
-            table = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
-            again = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
+            table = tuning.do_tune_decoding(current, "builtin:round1", grid)
+            again = tuning.do_tune_decoding(current, "builtin:round1", grid)
             assert again == table
         return table
 
@@ -85,6 +92,41 @@ def test_beams_are_recommended_where_the_gain_is_shown(play):
     assert chosen.beam_size in (2, 4) and chosen.length_penalty == 0.5
     assert "changes WER by -33.33 points on dev" in table.sentence and "the best of 5 on dev" in table.sentence
     assert table.optimism.points == 0, "the settings differ by far more than the choice can flatter"
+
+
+def test_samples_and_bias_have_rows_of_their_own_and_are_recommended_by_the_same_rule(play, capsys):
+    """Protects from a setting that is measured greedily, and from a recipe line that leaves half of it out."""
+    grid = tuning.Grid(
+        beam_sizes=[2], length_penalties=[0.5], mbr_samples=[4, 8], mbr_temperatures=[0.5, 1], repeat_biases=[2]
+    )
+    table = play(MBR, grid=grid)
+    assert [str(row) for row in table.settings] == [
+        "greedy decoding", "beam size 2 with length penalty 0.5",
+        *(f"minimum Bayes risk over {num} samples at temperature {at}" for num in (4, 8) for at in ("0.5", "1")),
+        "greedy decoding with repeat bias 2",
+    ]  # fmt: skip
+    assert [round(row.wer_pct) for row in table.settings] == [67, 33, 0, 0, 0, 0, 67]
+    assert table.level_pct == pytest.approx(100 - 5 / 6), "all intervals hold together"
+    assert table.recommended.mbr_samples in (4, 8) and table.recommended.beam_size == 1
+    assert table.sentence.startswith("Minimum Bayes risk over ") and "changes WER by -66.67 points" in table.sentence
+    show_decoding(table)
+    shown = capsys.readouterr().out
+    assert "evaluate: {mbr_samples: " in shown and "mbr_temperature: " in shown
+    assert max(map(len, shown.splitlines()[:9])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ({"beam_sizes": [0]}, "beam sizes start at 1, not 0"),
+        ({"mbr_samples": [1]}, "numbers of samples start at 2, not 1"),
+        ({"mbr_temperatures": [0.7, 0]}, "temperatures are over 0, not 0"),
+        ({"repeat_biases": [-1]}, "repeat biases are over 0, not -1"),
+    ],
+)
+def test_numbers_that_are_no_way_to_decode_are_refused(grid, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        tuning.Grid(**grid).settings()
 
 
 def test_greedy_stays_where_none_is_better_or_none_is_shown(play):
@@ -117,7 +159,7 @@ def test_another_expectation_is_said_without_measuring_again(tmp_path, play):
     recipe = load_recipe("demo", ["evaluate.expected_beam_points=[1, 2]"])
     for _ in range(2):  # the second finds it as the first left it
         with open_round(recipe, tmp_path / "run", "tune-decoding", lambda sentence: None) as current:
-            table = tuning.do_tune_decoding(current, "builtin:round1", [1, 2, 4], [0.5, 1.5])
+            table = tuning.do_tune_decoding(current, "builtin:round1", BEAMS)
         assert Settings.heard == []
         assert table.sentence == f"{before.sentence} The plan expects beams to gain 1 to 2 points."
         assert table.settings == before.settings and table.expected_points == (1, 2)

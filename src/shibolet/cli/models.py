@@ -106,6 +106,11 @@ def transcribe(
     beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
     style: Style = None,
+    mbr_samples: Annotated[
+        int | None, typer.Option(min=2, help="Draw so many texts, write the one of minimum Bayes risk.")
+    ] = None,
+    mbr_temperature: Annotated[float | None, typer.Option(help="Of these; else 0.7.")] = None,
+    repeat_bias: Annotated[float, typer.Option(min=0, help="Against repetitions: off the logit of a fourth.")] = 0.0,
     batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
     max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
     server: Annotated[
@@ -123,17 +128,12 @@ def transcribe(
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:
         raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
-    if server is not None and (beam_size > 1 or batch is not None or style):
-        raise RecipeError("--beam-size, --batch, --style are for a model on this machine: a server decides on its own")
-    if length_penalty != 1.0 and beam_size == 1:
-        raise RecipeError("--length-penalty does nothing without --beam-size")
+    settings = _decoding(server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, style)
     if server is None:
         language = language_told(language, model)
     elif aligner is not None and language is None:
         raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
     quiet()
-    settings = {"batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty}
-    settings |= {"style": style} if style else {}
     failed = transcribe_files(
         find_recordings(files),
         lambda: open_engine(model, server, language, server_language, **settings),
@@ -146,6 +146,35 @@ def transcribe(
         track=track,
     )
     raise typer.Exit(3 if failed else 0)
+
+
+def _decoding(
+    server: str | None,
+    batch: int | None,
+    beam_size: int,
+    length_penalty: float,
+    mbr_samples: int | None,
+    mbr_temperature: float | None,
+    repeat_bias: float,
+    style: str | None,
+) -> dict[str, int | float | str | None]:
+    """Settings of a transcriber; RecipeError for options that would do nothing together."""
+    if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or style):
+        raise RecipeError(
+            "--beam-size, --mbr-samples, --repeat-bias, --batch and --style are for a model on this machine: a server "
+            "decides on its own"
+        )
+    if length_penalty != 1.0 and beam_size == 1:
+        raise RecipeError("--length-penalty does nothing without --beam-size")
+    if beam_size > 1 and (mbr_samples or repeat_bias):
+        raise RecipeError("--mbr-samples and --repeat-bias do nothing with beams; leave out --beam-size")
+    if mbr_temperature is not None and (mbr_samples is None or mbr_temperature <= 0):
+        raise RecipeError("--mbr-temperature goes with --mbr-samples, and is over 0")
+    given = {} if mbr_temperature is None else {"mbr_temperature": mbr_temperature}
+    return given | ({"style": style} if style else {}) | {
+        "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
+        "mbr_samples": mbr_samples, "repeat_bias": repeat_bias,
+    }  # fmt: skip
 
 
 def normalize(

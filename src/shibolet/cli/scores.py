@@ -131,16 +131,26 @@ def tune_decoding(
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
     beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several; else 2, 4 and 8.")] = None,
     length_penalty: Annotated[list[float] | None, typer.Option(help="Repeat; else 0.6, 1 and 1.4.")] = None,
+    mbr_samples: Annotated[
+        list[int] | None, typer.Option(min=0, help="Minimum Bayes risk over so many. Repeat; else 8; 0: none.")
+    ] = None,
+    mbr_temperature: Annotated[list[float] | None, typer.Option(help="Of samples. Repeat; else 0.7.")] = None,
+    repeat_bias: Annotated[list[float] | None, typer.Option(help="Against repetitions. Repeat; else none.")] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """Beam sizes and length penalties against greedy decoding on the dev split, with the cost of each."""
-    from shibolet.rounds.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
+    """Beams, minimum Bayes risk and a repeat bias against greedy decoding on the dev split, with the cost of each."""
+    from shibolet.rounds.tuning import Grid, do_tune_decoding
 
+    given = {
+        "beam_sizes": beam_size, "length_penalties": length_penalty, "mbr_samples": mbr_samples,
+        "mbr_temperatures": mbr_temperature, "repeat_biases": repeat_bias,
+    }  # fmt: skip
+    grid = Grid(**{name: values for name, values in given.items() if values})
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        tuned = do_tune_decoding(current, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
+        tuned = do_tune_decoding(current, model, grid)
     answer(json_, tuned)
 
 

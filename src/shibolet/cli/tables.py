@@ -13,7 +13,7 @@ from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
 from shibolet.records.documents.combined import Combined
 from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
-from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.prepared import Prepared
@@ -165,19 +165,27 @@ def show_decoding(tuned: DecodingTable) -> None:
     interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
     rows = [
         (
-            one.beam_size, f"{one.length_penalty:g}", f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
+            _brief(one), f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
             f"{one.points:+.2f}", interval(*one.interval_points), f"{one.audio_s_per_s:g}", f"{one.times_greedy:.1f}",
         )
         for one in tuned.settings
     ]  # fmt: skip
     level = f" {tuned.level_pct:.3g}%"
-    header = [" beams", " penalty", " WER", " CER", " points", level, " audio s/s", " times greedy"]
+    header = ["", " WER", " CER", " points", level, " audio s/s", " times greedy"]
     table("Decoding, on dev", header, rows)
     OUT.print(tuned.sentence, markup=False)
     chosen = tuned.recommended
-    lines = [f"beam_size: {chosen.beam_size}"]
-    lines += [f"length_penalty: {chosen.length_penalty:g}"] if chosen.beam_size > 1 else []
+    lines = [f"{key}: {value:g}" for key, value in chosen.recipe_keys.items()]
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
+
+
+def _brief(one: Setting) -> str:
+    """A way to decode, in a column's width."""
+    if one.mbr_samples is not None:
+        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}"
+    if one.beam_size > 1:
+        return f"beams {one.beam_size}, {one.length_penalty:g}"
+    return f"bias {one.repeat_bias:g}" if one.repeat_bias else "greedy"
 
 
 @show.register

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from shibolet.errors import RecipeError
+from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.config import Config
 from shibolet.speech.sources import DataSource
 
@@ -69,6 +70,10 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
+    # Texts drawn beside the greedy one; of all the one of minimum Bayes risk is taken. null: none, the greedy text
+    mbr_samples: int | None = Field(None, ge=2)
+    mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
+    repeat_bias: float = Field(0.0, ge=0)  # off the logit of a token that repeats a phrase a fourth time, or further
     expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
     styles: StylesConfig = StylesConfig()
@@ -84,6 +89,17 @@ class EvaluateConfig(Config):
         for name in ("baseline", "candidate"):
             if getattr(self.styles, name) and getattr(self.servers, name):
                 raise RecipeError(f"evaluate.styles.{name}: a server is not told how to write; leave out either")
+        if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias):
+            raise RecipeError(
+                "evaluate.mbr_samples and evaluate.repeat_bias: a server draws no samples and knows no bias; leave out "
+                "either these or servers"
+            )
+        if self.beam_size > 1 and (self.mbr_samples or self.repeat_bias):
+            raise RecipeError(
+                "evaluate.mbr_samples and evaluate.repeat_bias do nothing with beams; leave out evaluate.beam_size"
+            )
+        if self.mbr_samples is None and self.mbr_temperature != TEMPERATURE:
+            raise RecipeError("evaluate.mbr_temperature does nothing without evaluate.mbr_samples")
         for name, low, high in self.buckets_s:
             if not 0 <= low < high:
                 raise RecipeError(f"evaluate.buckets_s: '{name}' goes from {low:g} to {high:g} s")

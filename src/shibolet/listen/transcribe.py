@@ -1,5 +1,6 @@
-"""The transcription engine on this machine: a model of a family, greedy or with beam search."""
+"""The transcription engine on this machine: a model of a family, greedy, with beams, or the best of samples."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ import numpy as np
 from shibolet.listen.batches import made_up_clips, own_stream
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
+from shibolet.listen.mbr import TEMPERATURE, least_risk
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoding, Prompt, Texts
+from shibolet.model.protocols import Decoding, Ending, Prompt, Texts
 from shibolet.speech.audio import SAMPLE_RATE_HZ
+from shibolet.speech.text import get_language
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
 WARM_S = 480.0  # of audio, as much as enters a GPU's rows at once
@@ -37,45 +40,44 @@ class Transcriber(Engine):
         max_new_tokens_per_s: float = 25.0,
         beam_size: int = 1,
         length_penalty: float = 1.0,
+        mbr_samples: int | None = None,
+        mbr_temperature: float = TEMPERATURE,
+        repeat_bias: float = 0.0,
         share: float = 1.0,
         keep_encoded: bool = False,
         style: str = "",
     ) -> None:
-        """`batch_utterances` clips at once, `style` what the prompt says of how to write; the rest as in `Decoding`."""
+        """`batch_utterances` clips at once, `style` what the prompt says of how to write; the rest as in `Decoding`.
+
+        With `mbr_samples` so many texts of a clip are drawn at `mbr_temperature`. Of these and the greedy one the text
+        of minimum Bayes risk is written. What is drawn follows from the clip's audio alone.
+        """
         self.identity = loaded.identity
         self._max_new_tokens_per_s, self._min_samples = max_new_tokens_per_s, loaded.family.min_samples
         self._decoder = loaded.family.decoder(
             loaded,
             Decoding(
                 prompt=Prompt(language, style=style), clips_at_once=batch_utterances, beam_size=beam_size,
-                length_penalty=length_penalty, share=share, keep_encoded=keep_encoded,
+                length_penalty=length_penalty, repeat_bias=repeat_bias, share=share, keep_encoded=keep_encoded,
             ),
         )  # fmt: skip
+        self._num_samples, self._temperature = mbr_samples, mbr_temperature
+        self._language = get_language(language) if mbr_samples else None  # says how texts are scored
         self.clips_at_once = self._decoder.clips_at_once
         self._device = loaded.model.device
         self._stream = own_stream(self._device, urgent=True)
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         """Longest clips first, so that those decoded together are of similar length."""
-        return self.write_and_score(clips, None)
+        return self._by_least_risk(clips) if self._num_samples else self.write_and_score(clips, None)
 
     def write_and_score(
         self,
         clips: Sequence[np.ndarray],
         texts_of: Callable[[Sequence[tuple[int, str]]], Callable[[], Texts]] | None,
     ) -> list[Scored]:
-        """The same, with scores of the texts (token ids) that `texts_of` finds for places and texts of clips."""
-        if not clips:
-            return []
-        order = sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
-        longest_first = [clips[i] for i in order]
-        durations_s = [len(clip) / SAMPLE_RATE_HZ for clip in longest_first]
-
-        def loops(place: int, ids: list[int]) -> bool:
-            if len(ids) * MAX_CHARS_PER_TOKEN < LOOP_CHARS_PER_S * durations_s[place]:
-                return False
-            return is_loop(self._decoder.text(ids), durations_s[place])
-
+        """The same without samples, with scores of the texts (token ids) that `texts_of` finds for places and texts."""
+        order = _longest_first(clips)
         texts: dict[int, str] = {}
 
         def ask(some: Sequence[tuple[int, list[int]]]) -> Callable[[], Texts]:
@@ -84,12 +86,36 @@ class Transcriber(Engine):
 
         found: dict[int, Scored] = {}
         with self._stream():
-            limits = list(map(self._limit, longest_first))
-            for one in self._decoder.decode(longest_first, limits, loops, texts_of and ask):
+            for one in self._decoder.decode(*self._given(clips, order), texts_of and ask) if clips else ():
                 text = texts[one.place] if one.place in texts else self._decoder.text(one.ids)
-                ending = "loop" if is_loop(text, durations_s[one.place]) else one.ending
-                found[order[one.place]] = Scored(text, ending, one.logps)
+                at = order[one.place]
+                found[at] = Scored(text, _ending(text, clips[at], one.ending), one.logps)
         return [found[i] for i in range(len(clips))]
+
+    def _by_least_risk(self, clips: Sequence[np.ndarray]) -> list[Written]:
+        order = _longest_first(clips)
+        found: dict[int, Written] = {}
+        with self._stream():
+            drawing = {"num": self._num_samples, "temperature": self._temperature}
+            seeds = [_seed(clips[i]) for i in order]
+            for one in self._decoder.sample(*self._given(clips, order), seeds=seeds, **drawing) if clips else ():
+                at, draws = order[one.place], (one.greedy, *one.texts)
+                texts = [self._decoder.text(draw.ids) for draw in draws]
+                best = least_risk(texts[0], texts[1:], self._language)
+                found[at] = Written(texts[best], _ending(texts[best], clips[at], draws[best].ending))
+        return [found[i] for i in range(len(clips))]
+
+    def _given(self, clips: Sequence[np.ndarray], order: Sequence[int]) -> tuple:
+        """What a decoder is given of clips in this order: themselves, their limits, and who says what a loop is."""
+        ordered = [clips[i] for i in order]
+
+        def loops(place: int, ids: list[int]) -> bool:
+            duration_s = len(ordered[place]) / SAMPLE_RATE_HZ
+            if len(ids) * MAX_CHARS_PER_TOKEN < LOOP_CHARS_PER_S * duration_s:
+                return False
+            return is_loop(self._decoder.text(ids), duration_s)
+
+        return ordered, list(map(self._limit, ordered)), loops
 
     def warm(self) -> None:
         """On a GPU do now what takes time at first use; what is written later is the same with and without it."""
@@ -98,9 +124,28 @@ class Transcriber(Engine):
         clips = made_up_clips(WARM_S)
         with self._stream():
             texts = lambda some: lambda: [[[0] * WARM_TOKENS]] * len(some)  # noqa: E731
-            for _ in self._decoder.decode(clips, [WARM_TOKENS] * len(clips), lambda place, ids: False, texts):
+            given = clips, [WARM_TOKENS] * len(clips), lambda place, ids: False
+            if self._num_samples:
+                drawing = {"num": self._num_samples, "temperature": self._temperature}
+                written = self._decoder.sample(*given, seeds=[0] * len(clips), **drawing)
+            else:
+                written = self._decoder.decode(*given, texts)
+            for _ in written:
                 pass
 
     def _limit(self, clip: np.ndarray) -> int:
         """Tokens that may be written for a clip."""
         return math.ceil(self._max_new_tokens_per_s * max(len(clip), self._min_samples) / SAMPLE_RATE_HZ)
+
+
+def _longest_first(clips: Sequence[np.ndarray]) -> list[int]:
+    return sorted(range(len(clips)), key=lambda i: (-len(clips[i]), i))
+
+
+def _ending(text: str, clip: np.ndarray, ending: Ending) -> Ending:
+    return "loop" if is_loop(text, len(clip) / SAMPLE_RATE_HZ) else ending
+
+
+def _seed(clip: np.ndarray) -> int:
+    """By the samples of a clip: whatever list, process or order it is written in, the same is drawn for it."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(clip).data, digest_size=8).digest(), "little")

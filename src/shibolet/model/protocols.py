@@ -35,6 +35,9 @@ class Decoding:
     length_penalty: float = 1.0  # of beams
     share: float = 1.0  # of the device, which others use at the same time
     keep_encoded: bool = False  # what a frozen encoder made of an array, for the next call with it, where that pays
+    # Taken from the logit of a token that would go on with a phrase of up to 8 tokens which stands there 3 times in a
+    # row, once more for each further time; not of beams.
+    repeat_bias: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,25 @@ class Decoded:
     # Of each text that was asked for, the log-probabilities of its tokens and its end, each given those before it.
     # None: nothing was asked, or the decoder cannot say.
     logps: tuple[np.ndarray, ...] | None
+    logp: float | None = None  # of `ids`; None: nobody drew
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A text that was written for a clip, greedily or drawn token by token."""
+
+    ids: list[int]
+    logp: float  # sum of its tokens' log-probabilities, its end's too, at temperature 1; barred tokens have none
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The greedy text of a clip, and texts that were drawn from the same encoding and prompt."""
+
+    place: int  # of the clip in its list
+    greedy: Draw
+    texts: tuple[Draw, ...]
 
 
 # Of each of some clips, the ids of the texts that are to be scored on it.
@@ -154,6 +176,23 @@ class Decoder(Protocol):
         Clips come the longest first. `is_loop` may be shown what was written so far, and may end it there. A decoder
         that can scores the texts that `texts_of` gives, on the audio that it has heard already. It asks for them as
         soon as a clip has ended, and takes them when it scores them.
+        """
+        ...
+
+    def sample(
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        *,
+        num: int,
+        temperature: float,
+        seeds: Sequence[int],
+    ) -> Iterator[Sampled]:
+        """The greedy text of each clip and `num` drawn ones, in any order of clips; whatever the beam size is.
+
+        Each token is drawn from the softmax of its logits over `temperature`; at 0 it is the likeliest. What is drawn
+        for a clip follows from its own seed, and not from what is decoded together with it. The rest as in `decode`.
         """
         ...
 

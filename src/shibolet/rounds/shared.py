@@ -192,6 +192,9 @@ class Round(Models):
                 max_new_tokens_per_s=config.max_new_tokens_per_s,
                 beam_size=config.beam_size,
                 length_penalty=config.length_penalty,
+                mbr_samples=config.mbr_samples,
+                mbr_temperature=config.mbr_temperature,
+                repeat_bias=config.repeat_bias,
                 **({"style": style} if style else {}),
             )
         return self._transcribers[model, language, style]

@@ -1,7 +1,8 @@
-"""Beam size and length penalty, compared on the dev split with what each costs; test sets are never read."""
+"""Ways to decode, compared on the dev split with what each costs; test sets are never read."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,21 +10,58 @@ import numpy as np
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
+from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.records.documents.scores import Ends
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
-GREEDY = Setting(beam_size=1, length_penalty=1.0)
-BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
+GREEDY = Setting(beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is compared with greedy decoding; a way that nothing is named for is left out."""
+
+    beam_sizes: Sequence[int] = (2, 4, 8)
+    length_penalties: Sequence[float] = (0.6, 1.0, 1.4)  # of each beam size
+    mbr_samples: Sequence[int] = (8,)
+    mbr_temperatures: Sequence[float] = (TEMPERATURE,)  # of each number of samples
+    repeat_biases: Sequence[float] = ()
+
+    def settings(self) -> list[Setting]:
+        """Greedy decoding first; RecipeError for a number that is none of a way to decode."""
+        for what, values, least in (
+            ("beam sizes", self.beam_sizes, 1),
+            ("numbers of samples", set(self.mbr_samples) - {0}, 2),
+        ):
+            if min(values, default=least) < least:
+                raise RecipeError(f"tune-decoding: {what} start at {least}, not {min(values)}")
+        for what, values in (("temperatures", self.mbr_temperatures), ("repeat biases", self.repeat_biases)):
+            if min(values, default=1) <= 0:
+                raise RecipeError(f"tune-decoding: {what} are over 0, not {min(values):g}")
+        change = lambda **keys: GREEDY.model_copy(update=keys)  # noqa: E731
+        return [
+            GREEDY,
+            *(
+                change(beam_size=beams, length_penalty=penalty)
+                for beams in sorted(set(self.beam_sizes) - {1})
+                for penalty in sorted(set(self.length_penalties))
+            ),
+            *(
+                change(mbr_samples=samples, mbr_temperature=temperature)
+                for samples in sorted(set(self.mbr_samples) - {0})
+                for temperature in sorted(set(self.mbr_temperatures))
+            ),
+            *(change(repeat_bias=bias) for bias in sorted(set(self.repeat_biases))),
+        ]
 
 
 def do_tune_decoding(
     current: Round,
     model: str | None = None,
-    beam_sizes: Sequence[int] = BEAM_SIZES,
-    length_penalties: Sequence[float] = LENGTH_PENALTIES,
+    grid: Grid = Grid(),
 ) -> DecodingTable:
     """A row a setting and which to put into the recipe.
 
@@ -31,20 +69,11 @@ def do_tune_decoding(
     of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
     together with 95% (Bonferroni): the best of many looks better than it is.
     """
-    if min(beam_sizes, default=0) < 1:
-        raise RecipeError(f"beam sizes start at 1, not {min(beam_sizes, default='none')}")
+    settings = grid.settings()
     recipe, folder, expected = current.recipe, current.folder, current.recipe.evaluate.expected_beam_points
     if model is None:
         folder.verified("train")
         model = str(folder.final.absolute())
-    grid = [
-        GREEDY,
-        *(
-            Setting(beam_size=beams, length_penalty=penalty)
-            for beams in sorted(set(beam_sizes) - {1})
-            for penalty in sorted(set(length_penalties))
-        ),
-    ]
     inputs = {
         "format": DecodingTable.FORMAT,
         "prepared": folder.verified("prepare"),
@@ -52,14 +81,14 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "beam_size", "length_penalty", "expected_beam_points"},
+            exclude={"sets", "audit_sets", "servers", "expected_beam_points", *Setting.model_fields},
         ),
-        "grid": [[setting.beam_size, setting.length_penalty] for setting in grid],
+        "grid": [setting.model_dump(mode="json") for setting in settings],
     }
     stage = current.begin(STAGE, inputs, reads=("prepare",))
     out_dir = folder.path / STAGE
     if not stage.done:
-        rows = _measure(current, model, grid)
+        rows = _measure(current, model, settings)
         _recommend(model, rows, expected).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
@@ -91,9 +120,9 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     for setting in grid:
         transcriber = Transcriber(
             loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "", **dict(setting),
+            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "", **setting.recipe_keys,
         )  # fmt: skip
-        title = f"{len(dev)} dev utterances, beam size {setting.beam_size}, length penalty {setting.length_penalty:g}"
+        title = f"{len(dev)} dev utterances, {setting}"
         clock = _Clock(transcriber)
         # Elsewhere and not kept: a result that is found there again would cost nothing.
         with TemporaryDirectory() as scratch, current.track(title) as progress:
@@ -102,7 +131,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
                 dev,
                 set_name="dev",
                 language=current.recipe.language,
-                config=config.model_copy(update=dict(setting)),
+                config=config.model_copy(update=GREEDY.model_dump(exclude={"mbr_temperature"}) | setting.recipe_keys),
                 out_dir=Path(scratch),
                 named=Named(label=model, title=model),
                 identity=loaded.identity,
@@ -167,11 +196,10 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: End
     elif high >= 0:
         sentence = f"{lead} its interval includes 0. Stay with greedy decoding."
     else:
-        chosen = best
+        chosen, said = best, str(best)
         sentence = (
-            f"Beam size {best.beam_size} with length penalty {best.length_penalty:g} changes WER by "
-            f"{best.points:+.2f} points on dev and takes {best.times_greedy:g} times as long"
-            f"{', ' + optimism.sentence if optimism else ''}."
+            f"{said[0].upper()}{said[1:]} changes WER by {best.points:+.2f} points on dev and takes "
+            f"{best.times_greedy:g} times as long{', ' + optimism.sentence if optimism else ''}."
         )
     if expected_points:
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
@@ -179,7 +207,7 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: End
         model=model,
         level_pct=100 * _level(len(rows)),
         settings=rows,
-        recommended=Setting(beam_size=chosen.beam_size, length_penalty=chosen.length_penalty),
+        recommended=Setting(**{name: getattr(chosen, name) for name in Setting.model_fields}),
         sentence=sentence,
         optimism=optimism,
         expected_points=expected_points,

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shibolet.errors import ModelError
 from shibolet.model.ahead import one_ahead
 from shibolet.model.fast.device import CAPTURING, graph_of, send_to
 from shibolet.model.protocols import Decoded, Ending, Texts, TextsOf
@@ -46,6 +47,7 @@ class Request:
     prompt: list[int]
     samples: np.ndarray  # [S], mono at 16 kHz
     max_new_tokens: int
+    seed: int = 0  # of what is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,11 @@ class _Ended:
     index: int
     ids: list[int]
     ending: Ending
+    logp: float | None = None
     texts: Sequence[Sequence[int]] = field(default_factory=list)
 
     def decoded(self, logps: tuple[np.ndarray, ...] | None) -> Decoded:
-        return Decoded(self.index, self.ids, self.ending, logps)
+        return Decoded(self.index, self.ids, self.ending, logps, self.logp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,10 @@ class _Writing:
 
 
 class GreedyDecoder:
-    """Token ids that follow prompts; rows and their graph are kept from one call to the next."""
+    """Token ids that follow prompts; rows and their graph are kept from one call to the next.
+
+    With `temperatures` a prompt is read once and has as many rows, in which tokens are drawn (0: the likeliest).
+    """
 
     def __init__(
         self,
@@ -131,11 +137,15 @@ class GreedyDecoder:
         stop_ids: Sequence[int],
         max_rows: int | None = None,
         share: float = 1.0,  # of the device's memory for rows
+        repeat_bias: float = 0.0,  # as in `Decoding`
+        temperatures: Sequence[float] = (),
     ) -> None:
         self._model, self._features, self._audio_id, self._device = model, features, audio_id, model.device
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
         default_rows, self._lag = (CUDA_ROWS, CUDA_LAG) if self._device.type == "cuda" else (CPU_ROWS, CPU_LAG)
-        self._max_rows, self._share = max(1, int(share * (max_rows or default_rows))), share
+        self.temperatures, self._each, self._repeat_bias = tuple(temperatures), max(1, len(temperatures)), repeat_bias
+        clips = max(1, int(share * (max_rows or default_rows)))  # as many prompts at once, where a GPU has so many rows
+        self._max_rows, self._share = max(min(clips * self._each, CUDA_ROWS), clips, self._each), share
         self._rows: Rows | None = None
         self._graph: torch.cuda.CUDAGraph | None = None  # of a step
 
@@ -148,6 +158,8 @@ class GreedyDecoder:
         texts_of: TextsOf | None = None,
     ) -> Iterator[Decoded]:
         """What follows each request (a stop id last, if there is one), by its index, in any order.
+
+        With temperatures what each row writes, by the index of its request times their number and its own.
 
         `requests` are taken as rows become free; none may need more than `max_positions` for prompt and new tokens.
         `is_loop` is shown what a row has written so far, every `LOOP_STEPS`, and may end it there. The labels that
@@ -163,15 +175,15 @@ class GreedyDecoder:
             group = next(groups, None)
             while group or writing or ended or asked or under_way or read:
                 settled: list[_Ended] = []
-                room = len(group.requests) if group else rows.group_rows
+                room = self._each * len(group.requests) if group else rows.group_rows
                 if asked and (len(free) + sum(len(some) for some, _ in asked) >= room or not writing):
                     settled, asked = _with_texts(asked), []
                     free = sorted([*free, *(one.row for one in settled)])
                 logps = self._score(rows, settled)
-                while group and len(group.requests) <= len(free):
-                    taken, free = free[: len(group.requests)], free[len(group.requests) :]
+                while group and (num := self._each * len(group.requests)) <= len(free):
+                    taken, free = free[:num], free[num:]
                     self._prefill(rows, group, taken)
-                    writing.begin(taken, group.requests)
+                    writing.begin(taken, self._of_rows(group.requests))
                     group = next(groups, None)
                 if writing:
                     writing.num_steps += STEPS
@@ -204,13 +216,13 @@ class GreedyDecoder:
             ids = made.look.ids(row)
             if is_done[row]:
                 ending: Ending = "end" if ids[-1] in rows.stop_ids else "limit"
-            elif is_loop(index, ids):
+            elif is_loop(index // self._each, ids):
                 rows.done[row] = True
                 ending = "loop"
             else:
                 continue
             writing.end(row)
-            found.append(_Ended(row, len(request.prompt), index, ids, ending))
+            found.append(_Ended(row, len(request.prompt), index, ids, ending, made.look.logp(row)))
         return found
 
     def _score(self, rows: Rows, ended: Sequence[_Ended]) -> Tensor:
@@ -228,7 +240,13 @@ class GreedyDecoder:
         if held is None or held.num_rows != size.num_rows or held.num_positions < size.num_positions:
             with CAPTURING:
                 self._rows = self._graph = None  # free before more is taken
-                self._rows = Rows(self._model, size, self._stop_ids)
+                bias, draws = self._repeat_bias, bool(self.temperatures)
+                self._rows = Rows(self._model, size, self._stop_ids, repeat_bias=bias, draws=draws)
+                if self._rows.num_rows < self._each:
+                    raise ModelError(
+                        f"there is memory for {self._rows.num_rows} rows, and a clip takes {self._each} for its greedy "
+                        "text and its samples; draw fewer"
+                    )
                 # Made while every row has ended, so that running it changes nothing.
                 self._graph = graph_of(partial(self._forward, self._rows, self._rows.num_positions), self._device)
         self._rows.clear()
@@ -236,16 +254,20 @@ class GreedyDecoder:
 
     def _groups(self, requests: Iterable[Request], rows: Rows) -> Iterator[_Group]:
         """The requests in parts that fit into a prefill."""
-        part, frames = [], 0
+        part, frames, most = [], 0, max(1, rows.group_rows // self._each)
         for index, request in enumerate(requests):
             own = num_mel_frames(len(request.samples))
-            if part and (len(part) == rows.group_rows or frames + own > rows.size.prefill_frames):
+            if part and (len(part) == most or frames + own > rows.size.prefill_frames):
                 yield self._lay_out(part)
                 part, frames = [], 0
             part.append((index, request))
             frames += own
         if part:
             yield self._lay_out(part)
+
+    def _of_rows(self, requests: Sequence[tuple[int, Request]]) -> list[tuple[int, Request]]:
+        """What each row of some requests writes: by the numbers of `decode`."""
+        return [(index * self._each + row, request) for index, request in requests for row in range(self._each)]
 
     def _lay_out(self, requests: list[tuple[int, Request]]) -> _Group:
         prompts, clips = [r.prompt for _, r in requests], [r.samples for _, r in requests]
@@ -261,11 +283,18 @@ class GreedyDecoder:
         """Read prompts into the rows `taken` and write the first token of each."""
         pack = replace(group.pack.to(self._device), features=self._features(group.samples))
         at, lengths, limits = (send_to(self._device, x) for x in (torch.tensor(taken), group.nums_prompt, group.limits))
-        starts = rows.row_start[at].repeat_interleave(lengths, output_size=pack.num_tokens)
+        starts = rows.row_start[at].view(-1, self._each).t()
+        starts = starts.repeat_interleave(lengths, dim=1, output_size=pack.num_tokens)
         with packed_attention(self._model):
             hidden = decode_pack(self._model, pack, NewPrompts(rows, starts + pack.position_ids[0]))
+        logits = output_head(self._model)(hidden)
+        if self._each > 1:
+            hidden, lengths, limits, logits = (
+                x.repeat_interleave(self._each, dim=0) for x in (hidden, lengths, limits, logits)
+            )
         rows.hidden[at], rows.position[at], rows.limit[at] = hidden, lengths, limits
-        rows.append(output_head(self._model)(hidden).argmax(-1), at)
+        rows.choosing.begin(at, [request.seed for _, request in group.requests], self.temperatures)
+        rows.append(logits, at)
 
     def _steps(self, rows: Rows, seen: int) -> None:
         """`STEPS` tokens more in every row that is writing; none has more than `seen` positions then."""
@@ -288,7 +317,7 @@ class GreedyDecoder:
                 seen=seen,
             ).last_hidden_state
         rows.position += ~rows.done  # a row that has ended stays where it is, and its token goes nowhere
-        rows.append(output_head(model)(hidden[:, 0]).argmax(-1))
+        rows.append(output_head(model)(hidden[:, 0]))
 
 
 def _with_texts(asked: Sequence[tuple[list[_Ended], Callable[[], Texts]]]) -> list[_Ended]:

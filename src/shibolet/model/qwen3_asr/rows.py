@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from shibolet.model.choosing import Choosing
 from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, in_steps
 from shibolet.model.fast.kernels import attend_rows
 
@@ -26,7 +27,15 @@ CUDA_POSITIONS = 768  # and there so many: 15 s of audio that is written down at
 class Rows:
     """What R utterances have written so far, on the device."""
 
-    def __init__(self, model: PreTrainedModel, size: "RowsSize", stop_ids: Tensor) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        size: "RowsSize",
+        stop_ids: Tensor,
+        *,
+        repeat_bias: float = 0.0,
+        draws: bool = False,
+    ) -> None:
         config, device = model.config.text_config, model.device
         self.size, self.num_positions = size, size.num_positions
         self.num_rows = fitting_rows(size.num_rows, size.row_bytes, device)
@@ -46,20 +55,23 @@ class Rows:
         self._board = zeros(1 + self.num_positions + 1, self.num_rows)
         self.count, self._ids = self._board[0], self._board[1:]
         self._stop_ids, self.stop_ids = stop_ids, frozenset(stop_ids.tolist())
+        self.choosing = Choosing(self.num_rows, device, repeat_bias=repeat_bias, draws=draws)
 
     def clear(self) -> None:
         """End every row, also those of a caller who gave up."""
         self.done.fill_(True)
 
-    def append(self, chosen: Tensor, at: Tensor | None = None) -> None:
-        """Add a token to the rows `at`, or to all rows that have not ended."""
+    def append(self, logits: Tensor, at: Tensor | None = None) -> None:
+        """Add the first token to the rows `at`, or the next to all rows that have not ended, by their logits."""
         if at is not None:
+            chosen = self.choosing(logits, at)
             self._ids[0, at] = chosen
             self.token[at] = chosen
             self.count.index_fill_(0, at, 1)  # an assigned number would be copied there, and waited for
             self.done[at] = self._is_stop(chosen) | (self.limit[at] <= 1)
             return
         going = ~self.done
+        chosen = self.choosing(logits, slice(None), going)
         line = torch.where(going, self.count, self.num_positions)
         self._ids.scatter_(0, line[None], chosen[None])
         self.token.copy_(torch.where(going, chosen, self.token))
@@ -72,12 +84,15 @@ class Rows:
     def look(self, most: int) -> "Look":
         """Begin to bring what has been written by now to the host; no row that is asked for has more than `most`."""
         lines = self._board[: 1 + min(most, self.num_positions)]
-        done, board = (x.to("cpu", non_blocking=True, copy=True) for x in (self.done, lines))
+        logp = self.choosing.logp
+        done, board, logp = (
+            x if x is None else x.to("cpu", non_blocking=True, copy=True) for x in (self.done, lines, logp)
+        )
         if self.done.device.type != "cuda":
-            return Look(done, board, None)
+            return Look(done, board, logp, None)
         here = torch.cuda.Event()
         here.record(torch.cuda.current_stream(self.done.device))
-        return Look(done, board, here)
+        return Look(done, board, logp, here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,7 @@ class Look:
 
     _done: Tensor  # [R]
     _board: Tensor  # [1 + tokens, R]
+    _logp: Tensor | None  # [R]
     _here: torch.cuda.Event | None
 
     def wait(self) -> None:
@@ -101,6 +117,10 @@ class Look:
     def ids(self, row: int) -> list[int]:
         board = self._board.numpy()
         return board[1 : 1 + board[0, row], row].tolist()
+
+    def logp(self, row: int) -> float | None:
+        """Of all that a row had written; None: nobody draws."""
+        return None if self._logp is None else float(self._logp[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +162,15 @@ class _Prompts(ABC):
 
 @dataclass(frozen=True)
 class NewPrompts(_Prompts):
-    """Of a prefill: keeps its keys and values in rows, and gives them back as they are."""
+    """Of a prefill: keeps its keys and values in one or several rows a prompt, and gives them back as they are."""
 
     rows: Rows
-    target: Tensor  # [T], where in R * P they belong
+    targets: Tensor  # [rows of a prompt, T], where in R * P they belong
 
     def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        self.rows.keys[layer_idx].index_copy_(0, self.target, key)
-        self.rows.values[layer_idx].index_copy_(0, self.target, value)
+        for target in self.targets:
+            self.rows.keys[layer_idx].index_copy_(0, target, key)
+            self.rows.values[layer_idx].index_copy_(0, target, value)
         return key, value
 
 

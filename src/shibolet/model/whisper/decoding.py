@@ -18,8 +18,9 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from shibolet.model.ahead import one_ahead
+from shibolet.model.choosing import samples_of
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoded, Decoding, Ending, TextsOf
+from shibolet.model.protocols import Decoded, Decoding, Ending, Sampled, TextsOf
 from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
 from shibolet.model.whisper.packed import encoder_states
 from shibolet.model.whisper.prompt import TranscriptionPrompt
@@ -46,8 +47,9 @@ class ClipDecoder:
         self._frame = TranscriptionPrompt(loaded.tokenizer, how.prompt).frame
         self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
-        self._num_rows = num_rows_of(loaded.model, max(1, int(how.share * self.clips_at_once)), how.share)
+        self._num_clips, self._share = max(1, int(how.share * self.clips_at_once)), how.share
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
+        self._repeat_bias = how.repeat_bias
         self._rows: Rows | None = None  # kept from one call to the next
         self._to_keep = KEPT_BYTES[self._kind] if how.keep_encoded else 0  # bytes
         self._kept: Kept = {}
@@ -61,10 +63,44 @@ class ClipDecoder:
         texts_of: TextsOf | None = None,
     ) -> Iterator[Decoded]:
         """As `Decoder.decode`; ModelError for a clip over 30 s. No text is longer than the model has positions for."""
-        if self._beam_size == 1:
-            self._rows = self._rows or Rows(self._model, self._frame, self._num_rows)
+        yield from self._decode(clips, limits, is_loop, self._rows_for(()) if self._beam_size == 1 else None)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        *,
+        num: int,
+        temperature: float,
+        seeds: Sequence[int],
+    ) -> Iterator[Sampled]:
+        """As `Decoder.sample`; the texts of a clip share the keys and values of its window."""
+        rows = self._rows_for((0.0, *[temperature] * num))
+        yield from samples_of(self._decode(clips, limits, is_loop, rows, seeds), rows.each)
+
+    def _rows_for(self, temperatures: Sequence[float]) -> Rows:
+        if self._rows is None or self._rows.temperatures != temperatures:
+            self._rows = None  # free before more is taken
+            each = max(1, len(temperatures))
+            num_rows = num_rows_of(self._model, self._num_clips * each, self._share, each)
+            self._rows = Rows(
+                self._model, self._frame, num_rows, repeat_bias=self._repeat_bias, temperatures=temperatures
+            )
+        return self._rows
+
+    def _decode(
+        self,
+        clips: Sequence[np.ndarray],
+        limits: Sequence[int],
+        is_loop: Callable[[int, list[int]], bool],
+        rows: Rows | None,
+        seeds: Sequence[int] = (),
+    ) -> Iterator[Decoded]:
+        """By rows, or by beams without them; where a clip has several rows, their places follow each other."""
         limits = [min(limit, self._max_new_tokens) for limit in limits]
-        size = self._rows.num_rows if self._rows else self.clips_at_once
+        size = rows.num_clips if rows else self.clips_at_once
         parts = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
         kept = dict(self._kept)  # before this call: the thread that lays samples must know the same
         with closing(one_ahead(self._laid(clips, parts, kept))) as laid:
@@ -72,8 +108,9 @@ class ClipDecoder:
                 groups = ([clips[place] for place in group] for group in self._groups(part))
                 states = (self._encoded(group, laid, kept) for group in groups)
                 own = limits[part.start : part.stop]
-                if self._rows:
-                    yield from self._by_rows(self._rows, part, states, own, is_loop)
+                if rows:
+                    rows.begin(states, own, seeds[part.start : part.stop])
+                    yield from self._by_rows(rows, part, own, is_loop)
                 else:
                     yield from self._by_beams(part, torch.cat(list(states)), own)
 
@@ -104,16 +141,15 @@ class ClipDecoder:
         self,
         rows: Rows,
         part: range,
-        states: Iterator[Tensor],
         limits: Sequence[int],
         is_loop: Callable[[int, list[int]], bool],
     ) -> Iterator[Decoded]:
-        rows.begin(states, limits)
-        writing, looks = dict(enumerate(part)), deque()  # row -> place
+        # row -> place
+        writing, looks = dict(enumerate(range(part.start * rows.each, part.stop * rows.each))), deque()
         while writing:
             looks.append(rows.look())
             if len(looks) > LAG[self._kind]:
-                yield from self._ended(rows, writing, looks.popleft()(), limits, is_loop)
+                yield from self._ended(rows, writing, *looks.popleft()(), limits, is_loop)
             if writing:
                 rows.steps(STEPS[self._kind])
 
@@ -122,6 +158,7 @@ class ClipDecoder:
         rows: Rows,
         writing: dict[int, int],
         written: np.ndarray,  # [R, tokens]
+        logps: np.ndarray | None,  # [R]
         limits: Sequence[int],
         is_loop: Callable[[int, list[int]], bool],
     ) -> list[Decoded]:
@@ -129,13 +166,13 @@ class ClipDecoder:
         found, num = [], written.shape[1]
         may_loop = num > 1 and num % LOOP_STEPS == 1
         for row, place in list(writing.items()):
-            ids, ending = self._cut(written[row].tolist(), limits[row])
-            if ending is None and may_loop and is_loop(place, ids):
+            ids, ending = self._cut(written[row].tolist(), limits[row // rows.each])
+            if ending is None and may_loop and is_loop(place // rows.each, ids):
                 rows.end(row)
                 ending = "loop"
             if ending:
                 del writing[row]
-                found.append(Decoded(place, ids, ending, None))
+                found.append(Decoded(place, ids, ending, None, None if logps is None else float(logps[row])))
         return found
 
     def _cut(self, ids: list[int], limit: int) -> tuple[list[int], Ending | None]:

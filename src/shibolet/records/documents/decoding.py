@@ -11,9 +11,29 @@ class Setting(Part):
 
     beam_size: int  # 1: greedy
     length_penalty: float
+    mbr_samples: int | None  # None: no minimum Bayes risk
+    mbr_temperature: float | None  # of samples; None: there are none
+    repeat_bias: float
 
     def __str__(self) -> str:
-        return f"beam size {self.beam_size} with length penalty {self.length_penalty:g}"
+        if self.mbr_samples is not None:
+            said = f"minimum Bayes risk over {self.mbr_samples} samples at temperature {self.mbr_temperature:g}"
+        elif self.beam_size > 1:
+            said = f"beam size {self.beam_size} with length penalty {self.length_penalty:g}"
+        else:
+            said = "greedy decoding"
+        return f"{said} with repeat bias {self.repeat_bias:g}" if self.repeat_bias else said
+
+    @property
+    def recipe_keys(self) -> dict[str, int | float]:
+        """The keys of `evaluate` in a recipe that say it; those that do nothing are left out."""
+        if self.mbr_samples is not None:
+            said = {"mbr_samples": self.mbr_samples, "mbr_temperature": self.mbr_temperature}
+        elif self.beam_size > 1:
+            said = {"beam_size": self.beam_size, "length_penalty": self.length_penalty}
+        else:
+            said = {"beam_size": 1}
+        return said | ({"repeat_bias": self.repeat_bias} if self.repeat_bias else {})
 
 
 class MeasuredSetting(Setting):
@@ -32,7 +52,7 @@ class MeasuredSetting(Setting):
 class DecodingTable(Document):
     """Every setting, and the one to put into the recipe."""
 
-    FORMAT: ClassVar[int] = 5
+    FORMAT: ClassVar[int] = 6
     REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
 
     model: str
