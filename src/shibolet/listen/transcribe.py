@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class Transcriber(Engine):
         max_new_tokens_per_s: float = 25.0,
         beam_size: int = 1,
         length_penalty: float = 1.0,
+        ngram: Path | None = None,
+        ngram_weight: float = 0.0,
         share: float = 1.0,
         keep_encoded: bool = False,
     ) -> None:
@@ -47,7 +50,8 @@ class Transcriber(Engine):
             loaded,
             Decoding(
                 prompt=Prompt(language), clips_at_once=batch_utterances, beam_size=beam_size,
-                length_penalty=length_penalty, share=share, keep_encoded=keep_encoded,
+                length_penalty=length_penalty, ngram=ngram, ngram_weight=ngram_weight, share=share,
+                keep_encoded=keep_encoded,
             ),
         )  # fmt: skip
         self.clips_at_once = self._decoder.clips_at_once

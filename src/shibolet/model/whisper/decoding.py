@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from shibolet.model.ahead import one_ahead
 from shibolet.model.family import LoadedModel
+from shibolet.model.ngram.fusion import fusion_of
 from shibolet.model.protocols import Decoded, Decoding, Ending, TextsOf
 from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
 from shibolet.model.whisper.packed import encoder_states
@@ -47,6 +48,7 @@ class ClipDecoder:
         self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
         self._num_rows = num_rows_of(loaded.model, max(1, int(how.share * self.clips_at_once)), how.share)
+        self._fusion = fusion_of(loaded, how, [self._frame.end_id])
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
         self._rows: Rows | None = None  # kept from one call to the next
         self._to_keep = KEPT_BYTES[self._kind] if how.keep_encoded else 0  # bytes
@@ -159,6 +161,7 @@ class ClipDecoder:
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),  # none is missing
             decoder_input_ids=prompt,
             generation_config=settings,
+            logits_processor=self._fusion and self._fusion.processors(prompt.shape[1]),
         )[:, prompt.shape[1] :]
         for place, ids, limit in zip(part, written.tolist(), limits, strict=True):
             ids, ending = self._cut(ids, limit)
