@@ -21,6 +21,7 @@ from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
+from shibolet.records.documents.ngram import HeldTexts, NgramMade
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
@@ -70,7 +71,7 @@ def documents() -> dict[str, Document]:
         Calibration.model_validate(_CALIBRATION), CalibrationFile.model_validate(_FILE),
         Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
         DecodingTable(
-            model="m", level_pct=95.0, expected_points=(0.3, 0.5),
+            model="m", ngram=None, level_pct=95.0, expected_points=(0.3, 0.5),
             settings=[_MEASURED], recommended=Setting(beam_size=1, length_penalty=1.0),
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
@@ -86,7 +87,7 @@ def documents() -> dict[str, Document]:
             ),
         ),
     ]  # fmt: skip
-    found += [doubtful_scores(), TrackerState(lines=1), verify_report()]
+    found += [doubtful_scores(), TrackerState(lines=1), verify_report(), ngram_made()]
     return {type(document).__name__: document for document in found}
 
 
@@ -99,6 +100,13 @@ def doubtful_scores() -> DoubtfulScores:
     return DoubtfulScores(
         label="round1", title="Round 1", set="clean", utterances=2, judged=2, unjudged={"undecodable": 1},
         references=(reference,), wer=errors, wer_without=errors, sentences=("s",),
+    )  # fmt: skip
+
+
+def ngram_made() -> NgramMade:
+    return NgramMade(
+        file="ngram.arpa", model="m", source="x.txt", order=2, texts=3, tokens=9, ngrams=(4, 5),
+        discounts=((0.5, 1.0, 1.5),) * 2, held=HeldTexts(of=3, long=0, short=1), sentences=("s",),
     )  # fmt: skip
 
 

@@ -127,17 +127,41 @@ def tune_decoding(
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
     beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several; else 2, 4 and 8.")] = None,
     length_penalty: Annotated[list[float] | None, typer.Option(help="Repeat; else 0.6, 1 and 1.4.")] = None,
+    ngram_weight: Annotated[
+        list[float] | None, typer.Option(min=0, help="Repeat; else 0.1, 0.2 and 0.4, where there is an n-gram.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """Beam sizes and length penalties against greedy decoding on the dev split, with the cost of each."""
-    from shibolet.rounds.tuning import BEAM_SIZES, LENGTH_PENALTIES, do_tune_decoding
+    """Beams, length penalties and an n-gram against greedy decoding on the dev split, with the cost of each."""
+    from shibolet.rounds.tuning import BEAM_SIZES, LENGTH_PENALTIES, NGRAM_WEIGHTS, do_tune_decoding
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
-        tuned = do_tune_decoding(current, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES)
+        tuned = do_tune_decoding(
+            current, model, beam_size or BEAM_SIZES, length_penalty or LENGTH_PENALTIES, ngram_weight or NGRAM_WEIGHTS
+        )
     answer(json_, tuned)
+
+
+def ngram(
+    recipe: RecipeName,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A sentence a line; else what prepare kept to train on.")
+    ] = None,
+    order: Annotated[int, typer.Option(min=1, max=6, help="Tokens of the longest n-gram.")] = 4,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """A language model of texts over the model's tokens, for beams; refused where it holds texts of the tests."""
+    from shibolet.rounds.ngram import do_ngram
+
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        made = do_ngram(current, text, order)
+    answer(json_, made)
 
 
 def _trained_in(run_dir: Path) -> str:

@@ -15,6 +15,7 @@ from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, 
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
+from shibolet.records.documents.ngram import NgramMade
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.verified import VerifyReport
@@ -163,19 +164,46 @@ def show_decoding(tuned: DecodingTable) -> None:
     interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
     rows = [
         (
-            one.beam_size, f"{one.length_penalty:g}", f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
+            one.beam_size, f"{one.length_penalty:g}",
+            *([f"{one.ngram_weight:g}" if one.ngram_weight else "-"] if tuned.ngram else []),
+            f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
             f"{one.points:+.2f}", interval(*one.interval_points), f"{one.audio_s_per_s:g}", f"{one.times_greedy:.1f}",
         )
         for one in tuned.settings
     ]  # fmt: skip
     level = f" {tuned.level_pct:.3g}%"
-    header = [" beams", " penalty", " WER", " CER", " points", level, " audio s/s", " times greedy"]
+    header = [
+        " beams",
+        " penalty",
+        *([" n-gram"] if tuned.ngram else []),
+        " WER",
+        " CER",
+        " points",
+        level,
+        " audio s/s",
+        " times greedy",
+    ]
     table("Decoding, on dev", header, rows)
     OUT.print(tuned.sentence, markup=False)
     chosen = tuned.recommended
     lines = [f"beam_size: {chosen.beam_size}"]
     lines += [f"length_penalty: {chosen.length_penalty:g}"] if chosen.beam_size > 1 else []
+    if chosen.ngram_weight:
+        lines.append(f"ngram: {{file: {tuned.ngram}, weight: {chosen.ngram_weight:g}}}")
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
+
+
+@show.register
+def show_ngram(made: NgramMade) -> None:
+    """What an n-gram was made from, and what of the tests is in it."""
+    counts = ", ".join(f"{num:,}" for num in made.ngrams)
+    facts(
+        [
+            ("texts", f"{made.texts:,} ({made.source}), {made.tokens:,} tokens of {made.model}"),
+            ("n-grams", f"{counts}, by order 1 to {len(made.ngrams)}"),
+            *(("tests", sentence) for sentence in made.sentences),
+        ]
+    )
 
 
 @show.register

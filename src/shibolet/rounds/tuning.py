@@ -1,4 +1,4 @@
-"""Beam size and length penalty, compared on the dev split with what each costs; test sets are never read."""
+"""Beams and an n-gram beside them, compared on the dev split with what each costs; test sets are never read."""
 
 import time
 from collections.abc import Sequence
@@ -8,15 +8,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from shibolet.errors import DataError, RecipeError
+from shibolet.evaluate.config import NgramConfig
 from shibolet.listen.engine import Engine, Written
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.records.documents.scores import Ends
+from shibolet.records.files import hash_file
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
 GREEDY = Setting(beam_size=1, length_penalty=1.0)
-BEAM_SIZES, LENGTH_PENALTIES = (1, 2, 4, 8), (0.6, 1.0, 1.4)
+BEAM_SIZES, LENGTH_PENALTIES, NGRAM_WEIGHTS = (1, 2, 4, 8), (0.6, 1.0, 1.4), (0.1, 0.2, 0.4)
 
 
 def do_tune_decoding(
@@ -24,10 +26,12 @@ def do_tune_decoding(
     model: str | None = None,
     beam_sizes: Sequence[int] = BEAM_SIZES,
     length_penalties: Sequence[float] = LENGTH_PENALTIES,
+    ngram_weights: Sequence[float] = NGRAM_WEIGHTS,
 ) -> DecodingTable:
     """A row a setting and which to put into the recipe.
 
-    `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
+    `model` is what was trained here unless given. `ngram_weights` go with the recipe's n-gram, else with the one that
+    was made here; without either no row has one. A setting is recommended over greedy decoding only when the interval
     of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
     together with 95% (Bonferroni): the best of many looks better than it is.
     """
@@ -37,12 +41,14 @@ def do_tune_decoding(
     if model is None:
         folder.verified("train")
         model = str(folder.final.absolute())
+    ngram = recipe.evaluate.ngram.file if recipe.evaluate.ngram else _ngram_made(current)
     grid = [
         GREEDY,
         *(
-            Setting(beam_size=beams, length_penalty=penalty)
+            Setting(beam_size=beams, length_penalty=penalty, ngram_weight=weight)
             for beams in sorted(set(beam_sizes) - {1})
             for penalty in sorted(set(length_penalties))
+            for weight in sorted({0.0, *(ngram_weights if ngram and penalty == _middle(length_penalties) else ())})
         ),
     ]
     inputs = {
@@ -52,25 +58,39 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "beam_size", "length_penalty", "expected_beam_points"},
+            exclude={"sets", "audit_sets", "servers", "beam_size", "length_penalty", "ngram", "expected_beam_points"},
         ),
-        "grid": [[setting.beam_size, setting.length_penalty] for setting in grid],
+        "grid": [list(dict(setting).values()) for setting in grid],
+        "ngram": ngram and hash_file(ngram),
     }
     stage = current.begin(STAGE, inputs, reads=("prepare",))
     out_dir = folder.path / STAGE
     if not stage.done:
-        rows = _measure(current, model, grid)
-        _recommend(model, rows, expected).write(out_dir / TABLE)
+        rows = _measure(current, model, grid, ngram)
+        _recommend(model, rows, expected, ngram).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
     if table.expected_points != expected:  # said beside what was measured, and measures nothing
-        table = _recommend(table.model, table.settings, expected)
+        table = _recommend(table.model, table.settings, expected, ngram)
         table.write(out_dir / TABLE)
         stage.finish()
     return table
 
 
-def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[MeasuredSetting]:
+def _ngram_made(current: Round) -> Path | None:
+    """The n-gram of this run folder, as it was written; None where there is none."""
+    if not current.folder.finished("ngram"):
+        return None
+    current.folder.verified("ngram")
+    return current.folder.ngram
+
+
+def _middle(penalties: Sequence[float]) -> float:
+    """The length penalty that weights of an n-gram are tried with: all pairs would be a large grid."""
+    return 1.0 if 1.0 in penalties else sorted(penalties)[len(penalties) // 2]
+
+
+def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | None = None) -> list[MeasuredSetting]:
     from shibolet.evaluate.stage import evaluate_set, read_rows
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.family import load_recogniser
@@ -89,11 +109,13 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     found: list[MeasuredSetting] = []
     greedy = []
     for setting in grid:
+        beams, weight = setting.model_dump(exclude={"ngram_weight"}), setting.ngram_weight
         transcriber = Transcriber(
             loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, **dict(setting),
+            max_new_tokens_per_s=config.max_new_tokens_per_s, ngram=ngram if weight else None, ngram_weight=weight,
+            **beams,
         )  # fmt: skip
-        title = f"{len(dev)} dev utterances, beam size {setting.beam_size}, length penalty {setting.length_penalty:g}"
+        title = f"{len(dev)} dev utterances, {setting}"
         clock = _Clock(transcriber)
         # Elsewhere and not kept: a result that is found there again would cost nothing.
         with TemporaryDirectory() as scratch, current.track(title) as progress:
@@ -102,7 +124,9 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
                 dev,
                 set_name="dev",
                 language=current.recipe.language,
-                config=config.model_copy(update=dict(setting)),
+                config=config.model_copy(
+                    update={**beams, "ngram": NgramConfig(file=ngram, weight=weight) if weight else None}
+                ),
                 out_dir=Path(scratch),
                 named=Named(label=model, title=model),
                 identity=loaded.identity,
@@ -152,7 +176,9 @@ def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None) -> DecodingTable:
+def _recommend(
+    model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None, ngram: Path | None = None
+) -> DecodingTable:
     """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
@@ -169,17 +195,18 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: End
     else:
         chosen = best
         sentence = (
-            f"Beam size {best.beam_size} with length penalty {best.length_penalty:g} changes WER by "
-            f"{best.points:+.2f} points on dev and takes {best.times_greedy:g} times as long"
+            f"{str(best).capitalize()} changes WER by {best.points:+.2f} points on dev and takes "
+            f"{best.times_greedy:g} times as long"
             f"{', ' + optimism.sentence if optimism else ''}."
         )
     if expected_points:
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
     return DecodingTable(
         model=model,
+        ngram=ngram and str(ngram.absolute()),
         level_pct=100 * _level(len(rows)),
         settings=rows,
-        recommended=Setting(beam_size=chosen.beam_size, length_penalty=chosen.length_penalty),
+        recommended=Setting(**chosen.model_dump(include=set(Setting.model_fields))),
         sentence=sentence,
         optimism=optimism,
         expected_points=expected_points,

@@ -11,9 +11,11 @@ class Setting(Part):
 
     beam_size: int  # 1: greedy
     length_penalty: float
+    ngram_weight: float = 0.0  # 0: without an n-gram
 
     def __str__(self) -> str:
-        return f"beam size {self.beam_size} with length penalty {self.length_penalty:g}"
+        ngram = f" and n-gram weight {self.ngram_weight:g}" if self.ngram_weight else ""
+        return f"beam size {self.beam_size} with length penalty {self.length_penalty:g}{ngram}"
 
 
 class MeasuredSetting(Setting):
@@ -32,10 +34,11 @@ class MeasuredSetting(Setting):
 class DecodingTable(Document):
     """Every setting, and the one to put into the recipe."""
 
-    FORMAT: ClassVar[int] = 5
+    FORMAT: ClassVar[int] = 6
     REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
 
     model: str
+    ngram: str | None  # file of the n-gram; None: no row has one
     level_pct: float  # of one interval, so that all hold together with 95%
     settings: tuple[MeasuredSetting, ...]  # greedy decoding first
     recommended: Setting
