@@ -163,6 +163,7 @@ def test_cross_checks():
     [
         (["evaluate.length_penalty=1.2"], "length_penalty does nothing where evaluate.beam_size is 1"),
         (["evaluate.beam_size=4", "evaluate.servers.baseline.url=http://x"], "a server decides on its beams"),
+        (["evaluate.ngram={file: x.arpa, weight: 0.2}"], "evaluate.ngram does nothing where evaluate.beam_size is 1"),
         (["evaluate.servers.basline.url=http://x"], "did you mean"),
     ],
 )

@@ -41,7 +41,10 @@ def do_tune_decoding(
     if model is None:
         folder.verified("train")
         model = str(folder.final.absolute())
-    ngram = recipe.evaluate.ngram.file if recipe.evaluate.ngram else _ngram_made(current)
+    recipe.evaluate.require_ngram()
+    made = folder.ngram if folder.finished("ngram") else None
+    ngram = recipe.evaluate.ngram.file if recipe.evaluate.ngram else made
+    reads = ("prepare", "ngram") if ngram and ngram == made else ("prepare",)
     grid = [
         GREEDY,
         *(
@@ -63,7 +66,7 @@ def do_tune_decoding(
         "grid": [list(dict(setting).values()) for setting in grid],
         "ngram": ngram and hash_file(ngram),
     }
-    stage = current.begin(STAGE, inputs, reads=("prepare",))
+    stage = current.begin(STAGE, inputs, reads=reads)
     out_dir = folder.path / STAGE
     if not stage.done:
         rows = _measure(current, model, grid, ngram)
@@ -75,14 +78,6 @@ def do_tune_decoding(
         table.write(out_dir / TABLE)
         stage.finish()
     return table
-
-
-def _ngram_made(current: Round) -> Path | None:
-    """The n-gram of this run folder, as it was written; None where there is none."""
-    if not current.folder.finished("ngram"):
-        return None
-    current.folder.verified("ngram")
-    return current.folder.ngram
 
 
 def _middle(penalties: Sequence[float]) -> float:
