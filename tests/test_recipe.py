@@ -168,6 +168,7 @@ def test_cross_checks():
         (["evaluate.repeat_bias=2", "evaluate.beam_size=2"], "do nothing with beams"),
         (["evaluate.mbr_temperature=0.5"], "mbr_temperature does nothing without evaluate.mbr_samples"),
         (["evaluate.mbr_samples=1"], "mbr_samples: should be greater than or equal to 2"),
+        (["evaluate.ngram={file: x.arpa, weight: 0.2}"], "evaluate.ngram does nothing where evaluate.beam_size is 1"),
         (["evaluate.servers.basline.url=http://x"], "did you mean"),
     ],
 )

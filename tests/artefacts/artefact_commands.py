@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plan": ("plan", *_ROUND),
     "plan --rates-from": ("plan", "{base}/tiny.yaml", "-o", "{base}/out", "--rates-from", "{base}/run"),
     "calibrate": ("calibrate", *_ROUND, "--clean", "{base}/run/corpus/train/manifest.jsonl"),
+    "ngram": ("ngram", *_ROUND),
     "tune-decoding": ("tune-decoding", *_ROUND, "--beam-size", "2", "--length-penalty", "1", "--mbr-samples", "2"),
     "export-adapter": ("export-adapter", "{base}/run", "{base}/out"),
     "export-data": ("export-data", "{base}/run", "{base}/out"),
@@ -88,7 +89,8 @@ def _hash(path: Path, base: Path) -> str:
     if path.suffix == ".parquet" and path.is_relative_to(base / "out"):  # names audio of another folder by full paths
         content = repr(pq.read_table(path).to_pylist()).encode()
     content = content.replace(str(base).encode(), b"<base>")
-    content = re.sub(rb'"/[^"]*(?=/run/train/final")', b'"<base>', content)  # tune-decoding's, by where the round was
+    # Of tune-decoding, by where the round was.
+    content = re.sub(rb'"/[^"]*(?=/run/(?:train/final|ngram/ngram\.arpa)")', b'"<base>', content)
     if path.suffix in (".json", ".jsonl"):
         content = _without_clock(content, path.match(".stages/tune-decoding.json"))
     elif path.suffix == ".html":

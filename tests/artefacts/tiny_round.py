@@ -142,6 +142,7 @@ def build_full_round(base: Path) -> None:
     must("run", recipe, "-o", run, codes=(0, 40))
     clean = base / "run" / "corpus" / "train" / "manifest.jsonl"
     must("calibrate", recipe, "-o", run, "--clean", clean)
+    must("ngram", recipe, "-o", run)
     must("tune-decoding", recipe, "-o", run, "--beam-size", "2", "--length-penalty", "1", "--mbr-samples", "2")
     other_systems(base)
     given = [f"{name}={base / name}.jsonl" for name in ("one", "two")]

@@ -19,8 +19,10 @@ from shibolet.records.candidate import named
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
+from shibolet.records.documents.combined import Combined, CombinedSet
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
+from shibolet.records.documents.ngram import HeldTexts, NgramMade
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
@@ -56,6 +58,7 @@ _FILE = {
 }  # fmt: skip
 _MEASURED = {
     "beam_size": 1, "length_penalty": 1.0, "mbr_samples": None, "mbr_temperature": None, "repeat_bias": 0.0,
+    "ngram_weight": 0.0,
     "wer_pct": 9.0, "cer_pct": 3.0, "points": 0.0, "interval_points": [None, 1],
     "folds": {"errors": [1], "words": [9]}, "seconds": 1.0, "audio_s_per_s": 9.0, "times_greedy": 1.0,
 }  # fmt: skip
@@ -70,9 +73,13 @@ def documents() -> dict[str, Document]:
         alignment_report(), gate_verdict(), prepared(), training_plan(*phases), train_result(dev=(dev,)), scores_of(),
         comparison_of(SAID, ["room"] * 4), compare_systems(systems, CompareConfig(bootstrap_samples=100)),
         Calibration.model_validate(_CALIBRATION), CalibrationFile.model_validate(_FILE),
+        Combined(
+            systems=("a", "b"), alpha=0.5, null_confidence=0.2, out="x.jsonl",
+            sets={"s": CombinedSet(utterances=2, left_out=0, of_fewer=1, slots=9, unanimous=8, changed=1)},
+        ),
         Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
         DecodingTable(
-            model="m", level_pct=95.0, expected_points=(0.3, 0.5),
+            model="m", ngram=None, level_pct=95.0, expected_points=(0.3, 0.5),
             settings=[_MEASURED], recommended=GREEDY,
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
@@ -88,7 +95,7 @@ def documents() -> dict[str, Document]:
             ),
         ),
     ]  # fmt: skip
-    found += [doubtful_scores(), TrackerState(lines=1), verify_report()]
+    found += [doubtful_scores(), TrackerState(lines=1), verify_report(), ngram_made()]
     return {type(document).__name__: document for document in found}
 
 
@@ -101,6 +108,13 @@ def doubtful_scores() -> DoubtfulScores:
     return DoubtfulScores(
         label="round1", title="Round 1", set="clean", utterances=2, judged=2, unjudged={"undecodable": 1},
         references=(reference,), wer=errors, wer_without=errors, sentences=("s",),
+    )  # fmt: skip
+
+
+def ngram_made() -> NgramMade:
+    return NgramMade(
+        file="ngram.arpa", model="m", source="x.txt", order=2, texts=3, tokens=9, ngrams=(4, 5),
+        discounts=((0.5, 1.0, 1.5),) * 2, held=HeldTexts(of=3, long=0, short=1), sentences=("s",),
     )  # fmt: skip
 
 

@@ -136,22 +136,44 @@ def tune_decoding(
     ] = None,
     mbr_temperature: Annotated[list[float] | None, typer.Option(help="Of samples. Repeat; else 0.7.")] = None,
     repeat_bias: Annotated[list[float] | None, typer.Option(help="Against repetitions. Repeat; else none.")] = None,
+    ngram_weight: Annotated[
+        list[float] | None, typer.Option(min=0, help="Repeat; else 0.1, 0.2 and 0.4, where there is an n-gram.")
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """Beams, minimum Bayes risk and a repeat bias against greedy decoding on the dev split, with the cost of each."""
+    """Beams, an n-gram, minimum Bayes risk and a repeat bias against greedy decoding on dev, with the cost of each."""
     from shibolet.rounds.tuning import Grid, do_tune_decoding
 
     given = {
         "beam_sizes": beam_size, "length_penalties": length_penalty, "mbr_samples": mbr_samples,
-        "mbr_temperatures": mbr_temperature, "repeat_biases": repeat_bias,
+        "mbr_temperatures": mbr_temperature, "repeat_biases": repeat_bias, "ngram_weights": ngram_weight,
     }  # fmt: skip
     grid = Grid(**{name: values for name, values in given.items() if values})
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         tuned = do_tune_decoding(current, model, grid)
     answer(json_, tuned)
+
+
+def ngram(
+    recipe: RecipeName,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A sentence a line; else what prepare kept to train on.")
+    ] = None,
+    order: Annotated[int, typer.Option(min=1, max=6, help="Tokens of the longest n-gram.")] = 4,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """A language model of texts over the model's tokens, for beams; refused where it holds texts of the tests."""
+    from shibolet.rounds.ngram import do_ngram
+
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        made = do_ngram(current, text, order)
+    answer(json_, made)
 
 
 def _trained_in(run_dir: Path) -> str:

@@ -16,6 +16,7 @@ from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, 
 from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
+from shibolet.records.documents.ngram import NgramMade
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.verified import VerifyReport
@@ -176,6 +177,8 @@ def show_decoding(tuned: DecodingTable) -> None:
     OUT.print(tuned.sentence, markup=False)
     chosen = tuned.recommended
     lines = [f"{key}: {value:g}" for key, value in chosen.recipe_keys.items()]
+    if chosen.ngram_weight:
+        lines.append(f"ngram: {{file: {tuned.ngram}, weight: {chosen.ngram_weight:g}}}")
     OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
 
 
@@ -208,6 +211,19 @@ def show_combined(combined: Combined) -> None:
         f"shibolet evaluate RECIPE --hypotheses combined={combined.out} scores it; shibolet compare RECIPE --system "
         f"{first} --system combined says whether it is better.",
         markup=False,
+    )
+
+
+@show.register
+def show_ngram(made: NgramMade) -> None:
+    """What an n-gram was made from, and what of the tests is in it."""
+    counts = ", ".join(f"{num:,}" for num in made.ngrams)
+    facts(
+        [
+            ("texts", f"{made.texts:,} ({made.source}), {made.tokens:,} tokens of {made.model}"),
+            ("n-grams", f"{counts}, by order 1 to {len(made.ngrams)}"),
+            *(("tests", sentence) for sentence in made.sentences),
+        ]
     )
 
 

@@ -1,12 +1,15 @@
 """Settings of the evaluate stage."""
 
-from typing import Self
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.config import Config
+from shibolet.records.files import hash_file
 from shibolet.speech.sources import DataSource
 
 
@@ -58,6 +61,13 @@ class StylesConfig(Config):
     candidate: str | None = Field(None, min_length=1)
 
 
+class NgramConfig(Config):
+    """An n-gram language model whose log-probabilities the beams add to the model's own."""
+
+    file: Path  # ARPA over the model's tokens; `shibolet ngram` makes it
+    weight: float = Field(gt=0)  # of its log-probabilities, those of the model having 1
+
+
 class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
@@ -70,6 +80,7 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
+    ngram: NgramConfig | None = None  # beside the beams; `shibolet tune-decoding` compares weights
     # Texts drawn beside the greedy one; of all the one of minimum Bayes risk is taken. null: none, the greedy text
     mbr_samples: int | None = Field(None, ge=2)
     mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
@@ -109,4 +120,22 @@ class EvaluateConfig(Config):
             )
         if self.length_penalty != 1.0 and self.beam_size == 1:
             raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
+        if self.ngram and self.beam_size == 1:
+            raise RecipeError("evaluate.ngram does nothing where evaluate.beam_size is 1: beams add it")
         return self
+
+    def identity(self, exclude: Collection[str]) -> dict[str, Any]:
+        """The settings but for some, as plain data to compare: of an n-gram what is in its file, and not where it is.
+
+        DataError where there is no such file.
+        """
+        found = self.model_dump(mode="json", exclude={*exclude, "ngram"})
+        if self.ngram is None:  # as it was before there were any: what was scored then stays
+            return found
+        self.require_ngram()
+        return {**found, "ngram": {"file": hash_file(self.ngram.file), "weight": self.ngram.weight}}
+
+    def require_ngram(self) -> None:
+        """DataError where the n-gram is not there."""
+        if self.ngram is not None and not self.ngram.file.is_file():
+            raise DataError(f"evaluate.ngram: there is no file {self.ngram.file}; 'shibolet ngram RECIPE' makes one")

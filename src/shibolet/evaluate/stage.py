@@ -126,7 +126,7 @@ class _ScoredSet:
             "data": hash_json([manifest_hash(self.utterances, whole=True), [asdict(line) for line in self.ledger]]),
             "language": self.language.name,
             "normaliser": self.language.scoring_version,
-            "config": self.config.model_dump(mode="json", exclude=NOT_OF_A_SET),
+            "config": self.config.identity(NOT_OF_A_SET),
             "overlap": None if self.overlap is None else hash_json(self.overlap.model_dump(mode="json")),
         }
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class Transcriber(Engine):
         mbr_samples: int | None = None,
         mbr_temperature: float = TEMPERATURE,
         repeat_bias: float = 0.0,
+        ngram: Path | None = None,
+        ngram_weight: float = 0.0,
         share: float = 1.0,
         keep_encoded: bool = False,
         style: str = "",
@@ -58,7 +61,8 @@ class Transcriber(Engine):
             loaded,
             Decoding(
                 prompt=Prompt(language, style=style), clips_at_once=batch_utterances, beam_size=beam_size,
-                length_penalty=length_penalty, repeat_bias=repeat_bias, share=share, keep_encoded=keep_encoded,
+                length_penalty=length_penalty, repeat_bias=repeat_bias, ngram=ngram, ngram_weight=ngram_weight,
+                share=share, keep_encoded=keep_encoded,
             ),
         )  # fmt: skip
         self._num_samples, self._temperature = mbr_samples, mbr_temperature

@@ -5,6 +5,7 @@ Shapes: A encoder states, L label positions, E encoder dim.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
@@ -33,6 +34,8 @@ class Decoding:
     clips_at_once: int | None = None  # None: as many as its share of memory allows
     beam_size: int = 1  # 1: greedy
     length_penalty: float = 1.0  # of beams
+    ngram: Path | None = None  # ARPA file over the model's tokens, whose log-probabilities beams add ...
+    ngram_weight: float = 0.0  # ... times this
     share: float = 1.0  # of the device, which others use at the same time
     keep_encoded: bool = False  # what a frozen encoder made of an array, for the next call with it, where that pays
     # Taken from the logit of a token that would go on with a phrase of up to 8 tokens which stands there 3 times in a

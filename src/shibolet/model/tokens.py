@@ -31,6 +31,9 @@ class PlainTokenizer:
         ids = [one.ids for one in found]
         return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
+    def get_vocab(self) -> dict[str, int]:
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def convert_tokens_to_ids(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
 

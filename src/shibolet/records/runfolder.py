@@ -62,7 +62,7 @@ _MADE = {
     "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
-_NOT_SHOWN = ("calibrate", "extend", "tune-decoding", "publish")
+_NOT_SHOWN = ("calibrate", "extend", "ngram", "tune-decoding", "publish")
 
 
 @dataclass(frozen=True, slots=True)

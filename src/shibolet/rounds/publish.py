@@ -82,6 +82,11 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
             "not published: evaluate.servers.candidate had a server write the hypotheses, and an export must repeat "
             "them word for word, to be shown to be what was scored; leave that key out and compare again"
         )
+    if current.recipe.evaluate.ngram:
+        raise RecipeError(
+            "not published: evaluate.ngram had a language model beside the beams, which the code of the model "
+            "card does not have, and it must repeat the hypotheses; leave that key out and compare again"
+        )
     folder.intact()  # the card speaks of all of it
     compared_as = folder.verified("compare")
     compared = Comparison.read(folder.compare)

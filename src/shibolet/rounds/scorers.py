@@ -129,7 +129,7 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
         **made_by,
         "data": data.digest,
         "language": language_of(current, source),
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_A_SET),
+        "evaluate": recipe.evaluate.identity(NOT_OF_A_SET),
     }
     stage = current.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:

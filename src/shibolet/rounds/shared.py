@@ -141,7 +141,8 @@ class Round(Models):
         return found
 
     def require_sets(self) -> None:
-        """DataError where a manifest to evaluate on is not there: known now, not once the training is paid for."""
+        """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
+        self.recipe.evaluate.require_ngram()
         for source in self.recipe.evaluate.sets:
             if source.manifest is not None and not source.optional and not source.manifest.exists():
                 raise DataError(
@@ -195,6 +196,8 @@ class Round(Models):
                 mbr_samples=config.mbr_samples,
                 mbr_temperature=config.mbr_temperature,
                 repeat_bias=config.repeat_bias,
+                ngram=config.ngram and config.ngram.file,
+                ngram_weight=config.ngram.weight if config.ngram else 0.0,
                 **({"style": style} if style else {}),
             )
         return self._transcribers[model, language, style]

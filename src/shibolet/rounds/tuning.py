@@ -9,15 +9,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from shibolet.errors import DataError, RecipeError
+from shibolet.evaluate.config import NgramConfig
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.records.documents.scores import Ends
+from shibolet.records.files import hash_file
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
-GREEDY = Setting(beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0)
+GREEDY = Setting(
+    beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,9 @@ class Grid:
     mbr_samples: Sequence[int] = (8,)
     mbr_temperatures: Sequence[float] = (TEMPERATURE,)  # of each number of samples
     repeat_biases: Sequence[float] = ()
+    ngram_weights: Sequence[float] = (0.1, 0.2, 0.4)  # of beams of one length penalty: all pairs would be a large grid
 
-    def settings(self) -> list[Setting]:
+    def settings(self, with_ngram: bool = False) -> list[Setting]:
         """Greedy decoding first; RecipeError for a number that is none of a way to decode."""
         for what, values, least in (
             ("beam sizes", self.beam_sizes, 1),
@@ -45,9 +50,12 @@ class Grid:
         return [
             GREEDY,
             *(
-                change(beam_size=beams, length_penalty=penalty)
+                change(beam_size=beams, length_penalty=penalty, ngram_weight=weight)
                 for beams in sorted(set(self.beam_sizes) - {1})
                 for penalty in sorted(set(self.length_penalties))
+                for weight in sorted(
+                    {0.0, *(self.ngram_weights if with_ngram and penalty == _middle(self.length_penalties) else ())}
+                )
             ),
             *(
                 change(mbr_samples=samples, mbr_temperature=temperature)
@@ -65,15 +73,20 @@ def do_tune_decoding(
 ) -> DecodingTable:
     """A row a setting and which to put into the recipe.
 
-    `model` is what was trained here unless given. A setting is recommended over greedy decoding only when the interval
+    `model` is what was trained here unless given. Weights go with the recipe's n-gram, else with the one that was made
+    here; without either no row has one. A setting is recommended over greedy decoding only when the interval
     of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
     together with 95% (Bonferroni): the best of many looks better than it is.
     """
-    settings = grid.settings()
     recipe, folder, expected = current.recipe, current.folder, current.recipe.evaluate.expected_beam_points
     if model is None:
         folder.verified("train")
         model = str(folder.final.absolute())
+    recipe.evaluate.require_ngram()
+    made = folder.ngram if folder.finished("ngram") else None
+    ngram = recipe.evaluate.ngram.file if recipe.evaluate.ngram else made
+    reads = ("prepare", "ngram") if ngram and ngram == made else ("prepare",)
+    settings = grid.settings(with_ngram=ngram is not None)
     inputs = {
         "format": DecodingTable.FORMAT,
         "prepared": folder.verified("prepare"),
@@ -81,25 +94,31 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "expected_beam_points", *Setting.model_fields},
+            exclude={"sets", "audit_sets", "servers", "ngram", "expected_beam_points", *Setting.model_fields},
         ),
         "grid": [setting.model_dump(mode="json") for setting in settings],
+        "ngram": ngram and hash_file(ngram),
     }
-    stage = current.begin(STAGE, inputs, reads=("prepare",))
+    stage = current.begin(STAGE, inputs, reads=reads)
     out_dir = folder.path / STAGE
     if not stage.done:
-        rows = _measure(current, model, settings)
-        _recommend(model, rows, expected).write(out_dir / TABLE)
+        rows = _measure(current, model, settings, ngram)
+        _recommend(model, rows, expected, ngram).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
     if table.expected_points != expected:  # said beside what was measured, and measures nothing
-        table = _recommend(table.model, table.settings, expected)
+        table = _recommend(table.model, table.settings, expected, ngram)
         table.write(out_dir / TABLE)
         stage.finish()
     return table
 
 
-def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[MeasuredSetting]:
+def _middle(penalties: Sequence[float]) -> float:
+    """The length penalty that weights of an n-gram are tried with."""
+    return 1.0 if 1.0 in penalties else sorted(penalties)[len(penalties) // 2]
+
+
+def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | None = None) -> list[MeasuredSetting]:
     from shibolet.evaluate.stage import evaluate_set, read_rows
     from shibolet.listen.transcribe import Transcriber
     from shibolet.model.family import load_recogniser
@@ -118,9 +137,11 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     found: list[MeasuredSetting] = []
     greedy = []
     for setting in grid:
+        weight = setting.ngram_weight
         transcriber = Transcriber(
             loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "", **setting.recipe_keys,
+            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "",
+            ngram=ngram if weight else None, ngram_weight=weight, **setting.recipe_keys,
         )  # fmt: skip
         title = f"{len(dev)} dev utterances, {setting}"
         clock = _Clock(transcriber)
@@ -131,7 +152,11 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
                 dev,
                 set_name="dev",
                 language=current.recipe.language,
-                config=config.model_copy(update=GREEDY.model_dump(exclude={"mbr_temperature"}) | setting.recipe_keys),
+                config=config.model_copy(
+                    update=GREEDY.model_dump(exclude={"mbr_temperature", "ngram_weight"})
+                    | setting.recipe_keys
+                    | {"ngram": NgramConfig(file=ngram, weight=weight) if weight else None}
+                ),
                 out_dir=Path(scratch),
                 named=Named(label=model, title=model),
                 identity=loaded.identity,
@@ -181,7 +206,9 @@ def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None) -> DecodingTable:
+def _recommend(
+    model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None, ngram: Path | None = None
+) -> DecodingTable:
     """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
@@ -205,6 +232,7 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: End
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
     return DecodingTable(
         model=model,
+        ngram=ngram and str(ngram.absolute()),
         level_pct=100 * _level(len(rows)),
         settings=rows,
         recommended=Setting(**{name: getattr(chosen, name) for name in Setting.model_fields}),

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from shibolet.errors import ModelError
 from shibolet.model.ahead import one_ahead
 from shibolet.model.fast.device import CAPTURING, graph_of, send_to
+from shibolet.model.ngram.fusion import Fusion
 from shibolet.model.protocols import Decoded, Ending, Texts, TextsOf
 from shibolet.model.qwen3_asr.continuations import Text, continuation_logps
 from shibolet.model.qwen3_asr.features import PackedLogMel, PackedSamples, lay_samples, log_mels
@@ -345,10 +346,12 @@ def generate_padded(
     pad_id: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    fusion: Fusion | None = None,
 ) -> list[tuple[list[int], Ending]]:
     """The same by transformers' `generate`, padded on the left: greedy, or beam search.
 
-    A finished beam counts as its log-probability over its length to the power of `length_penalty`.
+    A finished beam counts as its log-probability over its length to the power of `length_penalty`; `fusion` adds what
+    an n-gram says.
     """
     mels, prompts = log_mels([r.samples for r in requests], features), [r.prompt for r in requests]
     num_frames = max(mel.shape[1] for mel in mels)
@@ -368,6 +371,7 @@ def generate_padded(
         max_new_tokens=max(request.max_new_tokens for request in requests),
         eos_token_id=sorted(stop_ids),
         pad_token_id=pad_id,
+        logits_processor=fusion and fusion.processors(num_tokens),
         **({"length_penalty": length_penalty} if num_beams > 1 else {}),
     )[:, num_tokens:]
     found: list[tuple[list[int], Ending]] = []

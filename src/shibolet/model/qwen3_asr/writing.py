@@ -7,6 +7,7 @@ import numpy as np
 
 from shibolet.model.choosing import samples_of
 from shibolet.model.family import LoadedModel
+from shibolet.model.ngram.fusion import fusion_of
 from shibolet.model.protocols import Decoded, Decoding, Sampled, Texts, TextsOf
 from shibolet.model.qwen3_asr.decoding import GreedyDecoder, Request, generate_padded
 from shibolet.model.qwen3_asr.features import PackedLogMel
@@ -25,6 +26,7 @@ class ClipDecoder:
         self._markup_ids = set(loaded.tokenizer.added_tokens_decoder)  # <asr_text>, <|audio_pad|>...: never words
         self._beam_size, self._length_penalty = how.beam_size, how.length_penalty
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(loaded.model.device.type, how.beam_size)
+        self._fusion = fusion_of(loaded, how, [self._prompt.end_id, loaded.tokenizer.pad_token_id])
         self._new_decoder = partial(
             GreedyDecoder,
             loaded.model,
@@ -59,6 +61,7 @@ class ClipDecoder:
                 pad_id=self._tokenizer.pad_token_id,
                 num_beams=self._beam_size,
                 length_penalty=self._length_penalty,
+                fusion=self._fusion,
             )
             yield from (Decoded(place, ids, ending, None) for place, (ids, ending) in enumerate(found, first))
 

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from shibolet.model.ahead import one_ahead
 from shibolet.model.choosing import samples_of
 from shibolet.model.family import LoadedModel
+from shibolet.model.ngram.fusion import fusion_of
 from shibolet.model.protocols import Decoded, Decoding, Ending, Sampled, TextsOf
 from shibolet.model.whisper.features import LogMel, PaddedSamples, lay_samples
 from shibolet.model.whisper.packed import encoder_states
@@ -48,6 +49,7 @@ class ClipDecoder:
         self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
         self._num_clips, self._share = max(1, int(how.share * self.clips_at_once)), how.share
+        self._fusion = fusion_of(loaded, how, [self._frame.end_id])
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
         self._repeat_bias = how.repeat_bias
         self._rows: Rows | None = None  # kept from one call to the next
@@ -196,6 +198,7 @@ class ClipDecoder:
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),  # none is missing
             decoder_input_ids=prompt,
             generation_config=settings,
+            logits_processor=self._fusion and self._fusion.processors(prompt.shape[1]),
         )[:, prompt.shape[1] :]
         for place, ids, limit in zip(part, written.tolist(), limits, strict=True):
             ids, ending = self._cut(ids, limit)

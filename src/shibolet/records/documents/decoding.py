@@ -14,6 +14,7 @@ class Setting(Part):
     mbr_samples: int | None  # None: no minimum Bayes risk
     mbr_temperature: float | None  # of samples; None: there are none
     repeat_bias: float
+    ngram_weight: float  # of beams; 0: without an n-gram
 
     def __str__(self) -> str:
         if self.mbr_samples is not None:
@@ -22,11 +23,15 @@ class Setting(Part):
             said = f"beam size {self.beam_size} with length penalty {self.length_penalty:g}"
         else:
             said = "greedy decoding"
+        said += f" and n-gram weight {self.ngram_weight:g}" if self.ngram_weight else ""
         return f"{said} with repeat bias {self.repeat_bias:g}" if self.repeat_bias else said
 
     @property
     def recipe_keys(self) -> dict[str, int | float]:
-        """The keys of `evaluate` in a recipe that say it; those that do nothing are left out."""
+        """The keys of `evaluate` in a recipe that say it, but for `ngram`, which names a file too.
+
+        Those that do nothing are left out.
+        """
         if self.mbr_samples is not None:
             said = {"mbr_samples": self.mbr_samples, "mbr_temperature": self.mbr_temperature}
         elif self.beam_size > 1:
@@ -56,6 +61,7 @@ class DecodingTable(Document):
     REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
 
     model: str
+    ngram: str | None  # file of the n-gram; None: no row has one
     level_pct: float  # of one interval, so that all hold together with 95%
     settings: tuple[MeasuredSetting, ...]  # greedy decoding first
     recommended: Setting
