@@ -20,7 +20,9 @@ COMMANDS = {
     ),
     "From round to round": (lineage.next_, lineage.rounds),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify),
-    "What it has made": (models.publish, models.export_adapter, models.export_data, scores.tune_decoding),
+    "What it has made": (
+        models.publish, models.export_adapter, models.export_data, scores.tune_decoding, models.average,
+    ),
     "Models and text": (models.transcribe, models.convert, models.normalize),
 }  # fmt: skip
 

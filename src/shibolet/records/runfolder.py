@@ -62,7 +62,7 @@ _MADE = {
     "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
-_NOT_SHOWN = ("calibrate", "extend", "tune-decoding", "publish")
+_NOT_SHOWN = ("calibrate", "extend", "tune-decoding", "average", "publish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class RunFolder(RunPaths):
         """
         markers = self.path / ".stages"
         known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
-        for name in names or [name for name in known if name not in _NOT_SHOWN]:
+        for name in names or [name for name in known if name.partition("/")[0] not in _NOT_SHOWN]:
             marker = self._checked(name)
             if marker is not None and marker.state == "done":
                 self._require_outputs(name, marker)
@@ -358,9 +358,17 @@ class RunFolder(RunPaths):
 
 
 def run_of(model: Path) -> RunFolder | None:
-    """The run folder that a model was trained in; None for any other model."""
-    run = RunFolder(model.absolute().parent.parent)
-    return run if model.absolute() == run.final else None
+    """The run folder that a model was trained or averaged in; None for any other model."""
+    path = model.absolute()
+    for place in path.parents[1:3]:
+        if path in ((run := RunFolder(place)).final, run.averaged(path.parent.name)):
+            return run
+    return None
+
+
+def stage_of(model: Path, run: RunFolder) -> str:
+    """The stage that made a model of a run folder."""
+    return "train" if model.absolute() == run.final else f"average/{model.absolute().parent.name}"
 
 
 def _made_by(stage: str) -> _Made:

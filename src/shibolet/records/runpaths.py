@@ -31,6 +31,9 @@ doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without 
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
+average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
+               model/           that average
+               scores/          what each of them wrote
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
 tracking/tensorboard/           the whole round for TensorBoard
@@ -154,6 +157,9 @@ class RunPaths:
     @property
     def systems(self) -> Path:
         return self.path / "systems.json"
+
+    def averaged(self, name: str) -> Path:
+        return self.path / "average" / name / "model"
 
     @property
     def publish(self) -> Path:

@@ -12,6 +12,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.records.documents.scores import Ends
+from shibolet.records.utterance import Utterance
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
@@ -79,9 +80,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     from shibolet.scoring.rows import groups_of
     from shibolet.scoring.selection import fold_sums
 
-    dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
-    if not dev:
-        raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
+    dev = dev_utterances(current)
     current.set_threads()
     config, device = current.recipe.evaluate, best_device()
     loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
@@ -111,7 +110,10 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
             rows = read_rows(Path(scratch))
         greedy = greedy or rows
         change = difference_interval(
-            [row.words for row in greedy], [row.words for row in rows], groups_of(rows), level=_level(len(grid))
+            [row.words for row in greedy],
+            [row.words for row in rows],
+            groups_of(rows),
+            level=bonferroni_level(len(grid)),
         )
         found.append(
             MeasuredSetting(
@@ -125,8 +127,16 @@ def _measure(current: Round, model: str, grid: Sequence[Setting]) -> list[Measur
     return found
 
 
-def _level(num_settings: int) -> float:
-    """Of one interval, so that those of all settings but greedy decoding hold together with 95%."""
+def dev_utterances(current: Round) -> list[Utterance]:
+    """The prepared dev split, all of it; DataError where there is none."""
+    dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
+    if not dev:
+        raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
+    return dev
+
+
+def bonferroni_level(num_settings: int) -> float:
+    """Of one interval, so that those of all settings but the first hold together with 95%."""
     return 1 - 0.05 / max(1, num_settings - 1)
 
 
@@ -177,7 +187,7 @@ def _recommend(model: str, rows: Sequence[MeasuredSetting], expected_points: End
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
     return DecodingTable(
         model=model,
-        level_pct=100 * _level(len(rows)),
+        level_pct=100 * bonferroni_level(len(rows)),
         settings=rows,
         recommended=Setting(beam_size=chosen.beam_size, length_penalty=chosen.length_penalty),
         sentence=sentence,
