@@ -87,7 +87,7 @@ class Spectrum:
 class Greedy:
     clips_at_once = 8
 
-    def __init__(self, loaded: LoadedModel, prompt, *, clips_at_once, beam_size, length_penalty, share) -> None:
+    def __init__(self, loaded: LoadedModel, how) -> None:
         self.loaded = loaded
 
     @torch.inference_mode()

@@ -17,7 +17,8 @@ from shibolet.model.outline import FAMILIES
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.average import Average
 from shibolet.records.files import write_jsonl
-from shibolet.records.runfolder import RunFolder, run_of, stage_of
+from shibolet.records.runfolder import RunFolder
+from shibolet.records.runs import run_of, stage_of
 from shibolet.rounds import averaging
 from shibolet.rounds.shared import open_round
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError, ShiboletError
 from shibolet.records.files import hash_files, hash_json
-from shibolet.records.runfolder import run_of, stage_of
+from shibolet.records.runs import run_of, stage_of
 
 if TYPE_CHECKING:
     import torch

@@ -357,20 +357,6 @@ class RunFolder(RunPaths):
         return said
 
 
-def run_of(model: Path) -> RunFolder | None:
-    """The run folder that a model was trained or averaged in; None for any other model."""
-    path = model.absolute()
-    for place in path.parents[1:3]:
-        if path in ((run := RunFolder(place)).final, run.averaged(path.parent.name)):
-            return run
-    return None
-
-
-def stage_of(model: Path, run: RunFolder) -> str:
-    """The stage that made a model of a run folder."""
-    return "train" if model.absolute() == run.final else f"average/{model.absolute().parent.name}"
-
-
 def _made_by(stage: str) -> _Made:
     """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
     kind = stage.partition("/")[0]
