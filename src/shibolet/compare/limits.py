@@ -169,7 +169,7 @@ def _remember(case: Case) -> list[str]:
     return [
         f"Forgetting: set '{name}', in another language, is worse by {block.wer.delta_points:.2f} WER points: "
         "train for less long or on adapters alone (train.lora), or average the result with the model that it started "
-        "from ('shibolet average --alpha')."
+        "from ('shibolet average RUN NAME --alpha 0.5')."
         for name, block in case.forgetting.items()
         if _has_lost(block)
     ]

@@ -125,7 +125,7 @@ def do_average(current: Round, name: str, how: Averaging) -> Average:
         "limits": dict(recipe.compare.limits),
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
-            mode="json", exclude={"sets", "audit_sets", "servers", "expected_beam_points"}
+            mode="json", exclude={"sets", "audit_sets", "servers", "dev_utterances", "expected_beam_points"}
         ),
     }
     stage = current.begin(f"average/{name}", inputs, reads=("prepare",))
