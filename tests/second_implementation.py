@@ -317,7 +317,8 @@ def is_kept(compared: dict, config: dict) -> bool:
     if wer["interval_points"] is None or wer["interval_points"][1] >= line:
         return False
     delta, high = wer["delta_points"], wer["interval_points"][1]
-    largest, limit = compared["largest_group"], config.get("forget_above_points")
+    largest, limits = compared["largest_group"], config.get("limits", {})
+    others = compared["forgetting"].values()
     without = largest and largest["without"]["interval_points"]
     return not (
         math.hypot(high - delta, lost["unseen_points"]) >= line - delta
@@ -330,7 +331,9 @@ def is_kept(compared: dict, config: dict) -> bool:
             for name, overlap in compared["overlaps"].items()
         )
         or any(
-            limit is not None and own["wer"]["interval_points"] and own["wer"]["interval_points"][0] > limit
-            for own in compared["forgetting"].values()
+            not own["wer"]["interval_points"] or own["wer"]["interval_points"][1] >= limits[own["language"]]
+            for own in others
+            if own["language"] in limits
         )
+        or set(limits) - {own["language"] for own in others}
     )

@@ -283,20 +283,63 @@ def test_the_recipes_rule_decides() -> None:
 def test_forgetting_is_said_stays_out_of_the_rest_and_rejects_where_the_recipe_says_so() -> None:
     before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
     other = rows({"english": 0.1}), rows({"english": 0.3}, seed=1)
-    result = judge(before, after, CONFIG, other_languages=other)
+    known = {"other_languages": other, "languages": {"eval-english": get_language("English")}}
+    result = judge(before, after, CONFIG, **known)
     assert result.verdict == "keep" and list(result.forgetting) == ["eval-english"]
     assert "eval-english" not in result.sets and result.overall.utterances == 60
     assert any(step.startswith("Forgetting: set 'eval-english'") for step in result.next_steps)
-    strict = CompareConfig(bootstrap_samples=1000, loop_cost=0, forget_above_points=1.0)
-    assert judge(before, after, strict, other_languages=other).verdict == "reject"
-    assert judge(before, after, strict, other_languages=(other[1], other[0])).verdict == "keep"
+    assert result.sentence.startswith("Set 'eval-english', in another language, goes from ")
+    strict = CompareConfig(bootstrap_samples=1000, loop_cost=0, limits={"en": 1.0})
+    refused = judge(before, after, strict, **known)
+    assert refused.verdict == "reject" and refused.sentence.startswith("Round 2 is better")
+    assert "That is more than the 1 points that English may lose." in refused.sentence
+    assert "each set is shown to lose less WER points than 1 in English" in refused.rule
+    assert refused.forgetting["eval-english"].limit_points == 1.0
+    gained = judge(before, after, strict, **known | {"other_languages": (other[1], other[0])})
+    assert gained.verdict == "keep" and gained.sentence.startswith("Round 2 is better")
+
+
+def test_a_limit_holds_only_where_the_interval_of_the_loss_ends_below_it() -> None:
+    """Once a set was refused only where it was shown to lose more: a small set could show nothing, and was kept."""
+    before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
+    other = rows({"english": 0.2}), rows({"english": 0.2}, seed=1)
+    known = {"other_languages": other, "languages": {"eval-english": get_language("English")}}
+
+    def judged(limit: float) -> Comparison:
+        limits = {"English": limit}
+        return judge(before, after, CompareConfig(bootstrap_samples=1000, loop_cost=0, limits=limits), **known)
+
+    low, high = judged(100.0).forgetting["eval-english"].wer.interval_points
+    assert low < 0.5 < high
+    assert [refusal.limit for refusal in judged(high).refusals] == ["forgetting"], "the end itself is not below"
+    assert "is not shown to lose less than the 0.5 points that English may lose" in judged(0.5).sentence
+    assert judged(high + 0.01).is_kept
+
+
+def test_a_set_of_one_speaker_holds_no_limit_and_without_one_a_loss_opens_the_verdict() -> None:
+    """A model once went from 30.7% to 350% on a Hebrew set of one speaker, and the verdict was a plain keep."""
+    before, after = rows({"clean": 0.3}), rows({"clean": 0.1}, seed=1)
+    other = [[replace(row, recording="r", speaker="s") for row in rows({"he": rate})] for rate in (0.2, 0.9)]
+    known = {"other_languages": tuple(other), "languages": {"eval-he": get_language("Hebrew")}}
+    free = judge(before, after, CONFIG, **known)
+    assert free.is_kept and free.forgetting["eval-he"].wer.interval_points is None
+    first = free.sentence.partition(" The recipe sets no limit to that loss")[0]
+    assert first.startswith("Set 'eval-he', in another language, goes from 2") and first.endswith("for an interval.")
+    limited = CompareConfig(bootstrap_samples=1000, loop_cost=0, limits={"Hebrew": 1000.0})
+    (refusal,) = judge(before, after, limited, **known).refusals
+    assert "too few to show that Hebrew loses less than 1000 points: take a set of 3 recordings" in refusal.sentence
+    lost = judge(before, after, CompareConfig(bootstrap_samples=1000, loop_cost=0, limits={"English": 1.0}), **known)
+    assert lost.refusals[0].sentence == "No set in English was scored, so its limit cannot be tested."
 
 
 def test_every_limit_that_does_not_hold_is_named_and_without_a_gain_that_alone() -> None:
     before, after = rows({"clean": 0.3, "new": 0.3}), rows({"clean": 0.1, "new": 0.1}, seed=1)
     other = rows({"english": 0.1}), rows({"english": 0.3}, seed=1)
-    strict = CompareConfig(bootstrap_samples=1000, loop_cost=50, forget_above_points=1.0)
-    more = {"other_languages": other, "overlaps": {"eval-new": overlap_of(3, "eval-new")}}
+    strict = CompareConfig(bootstrap_samples=1000, loop_cost=50, limits={"English": 1.0})
+    more = {
+        "other_languages": other, "overlaps": {"eval-new": overlap_of(3, "eval-new")},
+        "languages": {"eval-english": get_language("English")},
+    }  # fmt: skip
     result = judge(before, after, strict, **more)
     assert [refusal.limit for refusal in result.refusals] == ["unseen_loops", "forgetting", "overlap"]
     assert all(refusal.sentence in result.sentence for refusal in result.refusals) and not result.is_kept
@@ -375,6 +418,6 @@ def test_what_was_only_written_otherwise_is_told_apart_from_what_was_heard_bette
     assert result.nearest.sets["eval"].wer.baseline.errors == 0 and result.nearest.sets["other"].wer.delta_points == 50
     told = [line for line in result.beside if "spelled words as their letters" in line]
     assert told == list(result.nearest.sentences) and len(told) == 2
-    assert "set 'other', in another language, goes from 0.0% to 50.0%: +50.00, " in told[1]
+    assert "Set 'other', in another language, goes from 0.0% to 50.0%: +50.00, " in told[1]
     assert judge(before, after, other_languages=other).nearest is None, "no language is known"
     assert judge(other[0], other[1], languages={"other": english}).nearest is None, "nothing is read otherwise"

@@ -189,6 +189,22 @@ def test_an_overlap_is_accepted_of_a_set_that_there_is():
     )
 
 
+def test_a_limit_is_for_another_language_that_has_a_set():
+    """A limit that nothing can test would refuse every round, or none."""
+    other = "evaluate.sets.0.language=English"
+    assert load_recipe("demo", [other, "compare.limits.en=0.3"]).compare.limits == {"en": 0.3}
+    assert "English has no set in evaluate.sets" in refused("demo", "compare.limits.en=0.3")
+    assert "Hebrew is the recipe's own" in refused("demo", "compare.limits.he=0.3")
+    assert "English has two limits" in refused("demo", other, "compare.limits={en: 0.3, English: 1}")
+    assert "language 'Elvish' is not known" in refused("demo", "compare.limits.Elvish=0.3")
+
+
+def test_the_older_key_of_a_limit_is_told_and_what_an_older_folder_wrote_of_it_is_read(tmp_path):
+    """Recipes are written in full: every older run folder has the key, as null."""
+    assert "write compare.limits: {English: 0.5}" in refused("demo", "compare.forget_above_points=0.5")
+    assert load_recipe("demo", ["compare.forget_above_points=null"]).compare.limits == {}
+
+
 def test_an_audit_takes_no_model_to_train_and_no_training(small, tmp_path):
     """Whoever only wants to know what his data are worth must not invent the rest of a round."""
     recipe = load_recipe(small(models=None, train=None, audit={"recogniser": "builtin:ctc", "aligner": "none"}))

@@ -46,6 +46,20 @@ class Model(nn.Module):
         self.head = nn.Linear(BINS, len(config.letters) + 1, bias=False)  # 0: the end
 
 
+class Config(SimpleNamespace):
+    def to_dict(self):
+        return dict(vars(self))
+
+
+class Alphabet(str):
+    """What a folder has of a tokenizer."""
+
+    __slots__ = ()
+
+    def get_vocab(self):
+        return {letter: number for number, letter in enumerate(self, start=1)}
+
+
 class Letters:
     """Tokenizer and targets in one: ids of letters."""
 
@@ -73,7 +87,7 @@ class Spectrum:
 class Greedy:
     clips_at_once = 8
 
-    def __init__(self, loaded: LoadedModel, prompt, *, clips_at_once, beam_size, length_penalty, share) -> None:
+    def __init__(self, loaded: LoadedModel, how) -> None:
         self.loaded = loaded
 
     @torch.inference_mode()
@@ -139,13 +153,13 @@ class ToyFamily(Family):
         return self.config_in(folder)[0].letters
 
     def config_in(self, path):
-        return SimpleNamespace(**read_json(path / "config.json")), "native"
+        return Config(**read_json(path / "config.json")), "native"
 
     def load_recogniser(self, name, *, dtype, device):
         path = resolve(name)
         model = Model(self.config_in(path)[0])
         model.load_state_dict(load_file(path / "model.safetensors"))
-        return LoadedModel(model.eval(), model.config.letters, None, path, identity_of(path))
+        return LoadedModel(model.eval(), Alphabet(model.config.letters), None, path, identity_of(path))
 
     def save(self, loaded, path, dtype=torch.float32):
         make_folder(path)

@@ -130,6 +130,14 @@ class Recipe(Config):
         for language in (self.language, *(source.language for source in self.evaluate.sets if source.language)):
             get_language(language)
         own = get_language(self.language)
+        sets = {get_language(source.language or self.language).name for source in self.evaluate.sets}
+        for limited in map(get_language, self.compare.limits):
+            if limited is own or limited.name not in sets:
+                why = "is the recipe's own" if limited is own else "has no set in evaluate.sets"
+                raise RecipeError(
+                    f"compare.limits: {limited.name} {why}; limits are for sets in other languages than {own.name} "
+                    "(language: of the set)"
+                )
         for source in self.data.train:
             if source.language and get_language(source.language) is not own:
                 raise RecipeError(

@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
+from made_prepared import make_prepared
 
 from shibolet.cli.tables import show_decoding
 from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
-from shibolet.prepare.pieces import Piece
-from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.decoding import DecodingTable
-from shibolet.records.manifest import write_manifest
-from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import tuning
 from shibolet.rounds.shared import open_round
-from shibolet.speech.audio import encode_flac
 
 GREEDY, BEAM = "אחת שתיים שלוש", "אחת שתיים ארבע"
 MBR, LOOPED = "אחת שש ארבע", "אחת אחת אחת"
@@ -51,21 +46,7 @@ def play(tmp_path, monkeypatch):
         Settings.heard = []
         recipe = load_recipe("demo", changes)
         with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
-            stage = current.folder.stage("prepare", {"made": "here"})
-            current.folder.prepared.mkdir(parents=True)
-            made = []
-            for split, count in (("train", 30), ("dev", num_dev)):
-                writer = ShardWriter(current.folder.prepared, split, 1000)
-                for i in range(count):
-                    utterance = Utterance(
-                        id=f"{split}{i}", audio=AudioRef(path=""), text=text, duration_s=0.5, source="here",
-                        recording=f"{split}{i}",
-                    )  # fmt: skip
-                    flac = encode_flac(np.full(8000, 0.1, np.float32))
-                    made.append(writer.add(Piece.whole(utterance, flac), flac))
-                writer.close()
-            write_manifest(current.folder.prepared / "manifest.jsonl", made)
-            stage.finish()
+            make_prepared(current.folder, text, num_dev)
             table = tuning.do_tune_decoding(current, "builtin:round1", grid)
             again = tuning.do_tune_decoding(current, "builtin:round1", grid)
             assert again == table

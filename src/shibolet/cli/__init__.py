@@ -21,7 +21,8 @@ COMMANDS = {
     "From round to round": (lineage.next_, lineage.rounds),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify),
     "What it has made": (
-        models.publish, models.export_adapter, models.export_data, scores.ngram, scores.tune_decoding, combine.combine,
+        models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
+        combine.combine,
     ),
     "Models and text": (models.transcribe, models.convert, models.normalize),
 }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import FinishedRun, NewFolder, Style, finished_round, language_told, quiet
-from shibolet.errors import RecipeError
+from shibolet.cli.options import AsJson, FinishedRun, NewFolder, Style, answer, finished_round, language_told, quiet
+from shibolet.errors import EXIT_REJECT, RecipeError
 
 
 def publish(
@@ -46,6 +46,58 @@ def export_adapter(
     with finished_round(run_dir) as current:
         export(current, out)
     typer.echo(out)
+
+
+def average(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; its dev split judges.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model goes to RUN/average/NAME/model.")],
+    best: Annotated[
+        int | None, typer.Option(min=2, metavar="K", help="The best checkpoints of this run by dev WER.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Repeat for several; with --alpha: the tuned one.")
+    ] = None,
+    soup: Annotated[
+        Literal["uniform", "greedy"] | None,
+        typer.Option(help="Mean of all (default), or each added while dev WER does not rise."),
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(metavar="A", help="Share of the tuned model, the rest is of its base: 0 to 1; repeat."),
+    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="With --alpha; else models.base.")] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET", help="Score on these evaluate.sets too; with --alpha else other languages'."),
+    ] = None,
+    json_: AsJson = False,
+):  # fmt: skip
+    """Average checkpoints, models, or a model and its base, scored on dev. Ends with 40 if no alpha holds a limit."""
+    from shibolet.rounds import averaging
+
+    if (best is not None) + bool(model and not alpha) + bool(alpha) != 1:
+        raise RecipeError("average takes one of --best K, --model MODEL twice or more, and --alpha A")
+    if alpha and (soup or len(model or []) > 1):
+        raise RecipeError("average --alpha: a base and one --model (else the run's own), and no --soup")
+    if base and not alpha:
+        raise RecipeError("average --base does nothing without --alpha")
+    with finished_round(run_dir) as current:
+        if alpha:
+            current.recipe.require("average", "models")
+            if not model:
+                current.folder.verified("train")
+            sources = averaging.models(
+                current, [base or current.recipe.models.base, *(model or [str(current.folder.final.absolute())])]
+            )
+        else:
+            sources = averaging.best_checkpoints(current, best) if best else averaging.models(current, model)
+        sets = averaging.sets_named(current, on) if on else averaging.other_language_sets(current) if alpha else []
+        how = averaging.Averaging(
+            sources=sources, method="interpolation" if alpha else soup or "uniform", alphas=alpha or (), sets=sets
+        )
+        made = averaging.do_average(current, name, how)
+    answer(json_, made)
+    raise typer.Exit(0 if made.chosen else EXIT_REJECT)
 
 
 def export_data(

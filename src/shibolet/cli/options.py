@@ -99,7 +99,7 @@ def language_told(given: str | None, model: str) -> str:
 
     RecipeError where neither is known: a model that is told the wrong language writes that one, and says nothing.
     """
-    from shibolet.records.runfolder import run_of
+    from shibolet.records.runs import run_of
     from shibolet.records.settings import peek
 
     run = run_of(Path(model))

@@ -8,6 +8,7 @@ from shibolet.cli import plans
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
+from shibolet.records.documents.average import Average
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
@@ -225,6 +226,26 @@ def show_ngram(made: NgramMade) -> None:
             *(("tests", sentence) for sentence in made.sentences),
         ]
     )
+
+
+@show.register
+def show_average(made: Average) -> None:
+    """What each average came to on dev and on the sets that were named."""
+    for set_name in dict.fromkeys(["dev", *(name for one in made.tried for name in one.sets)]):
+        rows = []
+        for one in made.tried:
+            score = one.dev if set_name == "dev" else one.sets[set_name]
+            low, high = score.interval_points
+            rows.append((
+                one.name, f"{score.wer_pct:.2f}%", f"{score.cer_pct:.2f}%", f"{score.points:+.2f}",
+                "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+                "chosen" if one.name == made.chosen else "beyond its limit" if set_name in one.beyond else "",
+            ))  # fmt: skip
+        level = f" {made.level_pct:.3g}%"
+        table(f"Averages, on {set_name}", ["", " WER", " CER", " points", level, ""], rows)
+    facts([(f"{number}", part.title) for number, part in enumerate(made.parts, start=1)])
+    for sentence in (made.sentence, *made.notes):
+        OUT.print(sentence, markup=False)
 
 
 @show.register

@@ -1,11 +1,13 @@
 """What a recipe says of the comparison."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
+from shibolet.speech.text import Language, get_language
 
 
 class CompareConfig(Config):
@@ -15,7 +17,8 @@ class CompareConfig(Config):
     # Reference lengths that one loop costs, at least: keep allows for as many loops as the sets may have missed. A
     # decoder that may write 25 tokens a second writes about five times the words of speech. 0: no allowance.
     loop_cost: float = Field(5.0, ge=0)
-    forget_above_points: float | None = None  # reject when a set in another language is shown to lose more; null: said
+    # Language -> points of WER: each set in it has to be shown to lose less. A language without a limit may lose any.
+    limits: Mapping[str, Annotated[float, Field(gt=0)]] = {}
     accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
     target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
     target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances
@@ -31,10 +34,30 @@ class CompareConfig(Config):
                 "compare.noisy_domain is no key any more: whether a domain is noisy is measured now. Leave it out, or "
                 "name the domain that the round is meant to improve in compare.target_domain"
             )
-        return given
+        if not isinstance(given, dict):
+            return given
+        known = dict(given)
+        if (points := known.pop("forget_above_points", None)) is not None:  # null: as older run folders have it
+            raise RecipeError(
+                f"compare.forget_above_points is no key any more: write compare.limits: {{English: {points}}} with the "
+                "languages of your other sets. A limit holds where a set is shown to lose less than it; before, a set "
+                "was refused where it was shown to lose more"
+            )
+        return known
 
     @model_validator(mode="after")
     def _lower_end_first(self) -> "CompareConfig":
         if (span := self.expected_points) and span[0] > span[1]:
             raise RecipeError(f"compare.expected_points: {span[0]:g} is above {span[1]:g}; the lower end comes first")
         return self
+
+    @model_validator(mode="after")
+    def _one_limit_a_language(self) -> "CompareConfig":
+        named = [get_language(name).name for name in self.limits]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise RecipeError(f"compare.limits: {twice[0]} has two limits; leave one out")
+        return self
+
+    def limit_of(self, language: Language | None) -> float | None:
+        """The points of WER that a set in a language may lose; None: any."""
+        return next((points for name, points in self.limits.items() if get_language(name) is language), None)

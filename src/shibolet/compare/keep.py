@@ -6,10 +6,17 @@ from types import MappingProxyType
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.doubtful import Doubted, without_doubtful
-from shibolet.compare.limits import LIMITS, Case, rule_of
+from shibolet.compare.limits import LIMITS, Case, losses_without_limit, rule_of
 from shibolet.compare.nearest import Languages, Rows, nearest_reading
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
-from shibolet.records.documents.comparison import BETTER, Block, Comparison, PairComparison, Refusal, Target
+from shibolet.records.documents.comparison import (
+    BETTER,
+    Comparison,
+    OtherLanguage,
+    PairComparison,
+    Refusal,
+    Target,
+)
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.slices import BUCKETS_S, Buckets, group
 
@@ -32,15 +39,17 @@ def compare(
 
     `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
     it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing, and so is
-    the nearest reading of sets of which `languages` has the language.
+    the nearest reading of sets of which `languages` has the language. A limit of `config.limits` holds for the sets
+    that `languages` says are in its language.
     """
     pair = compare_pair(*rows, config, names, buckets)
     nearest = nearest_reading(rows, other_languages, names, config, languages)
-    case = Case(pair, _forgetting(other_languages, names, config), overlaps, config)
+    case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config)
     refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
     if target.domain:
         sentence = f"{target.sentence} {sentence}"
+    sentence = " ".join([*losses_without_limit(case), sentence])
     beside = [line for line in (*pair.beside, *(nearest.sentences if nearest else ())) if line not in sentence]
     steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
@@ -76,10 +85,17 @@ def _sentence(case: Case, refusals: Sequence[Refusal], rule: str) -> str:
     return sentence
 
 
-def _forgetting(rows: Rows, names: Names, config: CompareConfig) -> Mapping[str, Block]:
-    """A block for each set in another language."""
+def _forgetting(rows: Rows, names: Names, config: CompareConfig, languages: Languages) -> Mapping[str, OtherLanguage]:
+    """Each set in another language."""
     pairs = pair_rows(*rows, (names[0].title, names[1].title)) if any(rows) else []
-    return {name: block_of(members, config) for name, members in group(pairs, lambda pair: pair.baseline.set).items()}
+    found = {}
+    for name, members in group(pairs, lambda pair: pair.baseline.set).items():
+        language = languages.get(name)
+        found[name] = OtherLanguage(
+            **dict(block_of(members, config)),
+            language=language and language.name, limit_points=config.limit_of(language),
+        )  # fmt: skip
+    return found
 
 
 def _target(pair: PairComparison, config: CompareConfig) -> Target:

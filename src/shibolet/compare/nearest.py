@@ -3,8 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from shibolet.compare.config import CompareConfig
-from shibolet.compare.pairs import Names, Pair, block_of, counted_of, pair_rows, sentence_of
-from shibolet.records.documents.comparison import Block, NearestReading
+from shibolet.compare.pairs import (
+    Names,
+    Pair,
+    block_of,
+    counted_of,
+    other_language_sentence,
+    pair_rows,
+    sentence_of,
+)
+from shibolet.records.documents.comparison import NearestReading
 from shibolet.scoring.rows import ScoredRow
 from shibolet.scoring.slices import group
 from shibolet.speech.text import Language
@@ -27,7 +35,9 @@ def nearest_reading(
     pairs, others = read
     by_set = group([*pairs, *others], lambda pair: pair.baseline.set)
     blocks = {name: block_of(members, config) for name, members in by_set.items()}
-    sentences = [_told(name, blocks[name]) for name in dict.fromkeys(pair.baseline.set for pair in others)]
+    sentences = [
+        other_language_sentence(name, blocks[name]) for name in dict.fromkeys(pair.baseline.set for pair in others)
+    ]
     if pairs:
         sentences.insert(0, sentence_of(block_of(pairs, config).wer, titles, counted_of(pairs)))
     return NearestReading(
@@ -53,14 +63,3 @@ def _pairs(rows: Rows, titles: tuple[str, str], languages: Languages) -> tuple[l
 
 def _counts(pairs: Sequence[Pair]) -> list:
     return [(pair.baseline.words, pair.candidate.words) for pair in pairs]
-
-
-def _told(name: str, block: Block) -> str:
-    wer = block.wer
-    if wer.delta_points is None:
-        return f"set '{name}', in another language, has no words."
-    within = "of too few groups for an interval"
-    if wer.interval_points:
-        within = "95% interval {:+.2f} to {:+.2f}".format(*wer.interval_points)
-    before, after = (f"{100 * side.rate:.1f}%" for side in wer.sides)
-    return f"set '{name}', in another language, goes from {before} to {after}: {wer.delta_points:+.2f}, {within}."

@@ -320,5 +320,17 @@ def sentence_of(wer: WordDifference, titles: tuple[str, str], counted: Counted) 
     return f"{_capital(NOT_SHOWN)}: {what}{seen}.{caveat}"
 
 
+def other_language_sentence(name: str, block: Block) -> str:
+    """What a set in another language lost or gained."""
+    wer = block.wer
+    if wer.delta_points is None:
+        return f"Set '{name}', in another language, has no words."
+    within = "of too few groups for an interval"
+    if wer.interval_points:
+        within = "95% interval {:+.2f} to {:+.2f}".format(*wer.interval_points)
+    before, after = (f"{100 * side.rate:.1f}%" for side in wer.sides)
+    return f"Set '{name}', in another language, goes from {before} to {after}: {wer.delta_points:+.2f}, {within}."
+
+
 def _capital(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"

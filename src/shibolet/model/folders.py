@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from shibolet.errors import ModelError, ShiboletError
 from shibolet.records.files import hash_files, hash_json
-from shibolet.records.runfolder import run_of
+from shibolet.records.runs import run_of, stage_of
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def resolve(name: str) -> Path:
     else:
         path = _from_hub(name)
     if (run := run_of(path)) is not None:
-        run.intact("train", records=False)
+        run.intact(stage_of(path, run), records=False)
     with opening(path):
         if path.suffix in _PICKLES and path.is_file():
             raise ModelError(f"model '{name}': {_pickle_advice(path)}")

@@ -24,6 +24,9 @@ class PrepareConfig(Config):
     unheard: Literal["audit", "keep"] = "audit"  # what happens to utterances that the audit's sample left out
     dev_frac: float = Field(0.05, gt=0, lt=0.5)  # share of hours held out for dev, by speaker, recording or file
     max_dev_utterances: int | None = Field(1000, gt=0)  # before cutting; more of a held-out speaker can train nothing
+    seed: int | None = Field(
+        None, ge=0
+    )  # of the split; null: the recipe's. One split lets runs of several seeds share dev
     shard_utterances: int = Field(1000, gt=0)
 
     @model_validator(mode="after")

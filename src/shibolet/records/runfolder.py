@@ -62,7 +62,7 @@ _MADE = {
     "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
-_NOT_SHOWN = ("calibrate", "extend", "ngram", "tune-decoding", "publish")
+_NOT_SHOWN = ("calibrate", "extend", "ngram", "tune-decoding", "average", "publish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class RunFolder(RunPaths):
         """
         markers = self.path / ".stages"
         known = sorted(path.relative_to(markers).with_suffix("").as_posix() for path in markers.rglob("*.json"))
-        for name in names or [name for name in known if name not in _NOT_SHOWN]:
+        for name in names or [name for name in known if name.partition("/")[0] not in _NOT_SHOWN]:
             marker = self._checked(name)
             if marker is not None and marker.state == "done":
                 self._require_outputs(name, marker)
@@ -355,12 +355,6 @@ class RunFolder(RunPaths):
         Provenance(starts=(*starts, this_start(command, num_threads))).write(self.provenance)
         self.seal("start")
         return said
-
-
-def run_of(model: Path) -> RunFolder | None:
-    """The run folder that a model was trained in; None for any other model."""
-    run = RunFolder(model.absolute().parent.parent)
-    return run if model.absolute() == run.final else None
 
 
 def _made_by(stage: str) -> _Made:

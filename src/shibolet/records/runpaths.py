@@ -33,6 +33,9 @@ systems.json                    any systems that were scored here, each against 
 ngram/ngram.arpa                a language model of texts over the model's tokens, from `shibolet ngram`
       ngram.json                what it was made from, and which test texts it holds
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
+average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
+               model/           that average
+               scores/          what each of them wrote
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
 tracking/tensorboard/           the whole round for TensorBoard
@@ -156,6 +159,9 @@ class RunPaths:
     @property
     def systems(self) -> Path:
         return self.path / "systems.json"
+
+    def averaged(self, name: str) -> Path:
+        return self.path / "average" / name / "model"
 
     @property
     def ngram(self) -> Path:

@@ -17,7 +17,8 @@ from shibolet.records.documents.scores import Overlap
 from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Work, add_time
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
-from shibolet.records.runfolder import RunFolder, Stage, run_of
+from shibolet.records.runfolder import RunFolder, Stage
+from shibolet.records.runs import run_of
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by

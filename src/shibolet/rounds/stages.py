@@ -32,6 +32,7 @@ def do_prepare(current: Round) -> Prepared:
 
     recipe, folder = current.recipe, current.folder
     config = recipe.prepare
+    seed = recipe.seed if config.seed is None else config.seed
     folder.verified("gate")
     auditing.require_audited(current)
     if GateVerdict.read(folder.gate()).decision == "INVALID":
@@ -46,10 +47,10 @@ def do_prepare(current: Round) -> Prepared:
         "format": Prepared.FORMAT,
         "data": current.data.digest,
         "verdicts": [audited_hash(table) for table in tables],
-        "prepare": config.model_dump(mode="json"),
+        "prepare": config.model_dump(mode="json", exclude={"seed"}),
         "language": recipe.language,
         "targets": get_language(recipe.language).target_version,
-        "seed": recipe.seed,
+        "seed": seed,
         **({"review": hash_file(folder.review)} if is_reviewed else {}),
     }
     answers = read_review(folder.review) if is_reviewed else {}
@@ -62,7 +63,7 @@ def do_prepare(current: Round) -> Prepared:
                 ReviewedRows(tables, answers),
                 config=config,
                 language=recipe.language,
-                seed=recipe.seed,
+                seed=seed,
                 out_dir=folder.prepared,
                 unread=current.data.ledger,
                 on_progress=progress,

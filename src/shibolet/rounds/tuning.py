@@ -16,6 +16,7 @@ from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.records.documents.scores import Ends
 from shibolet.records.files import hash_file
+from shibolet.records.utterance import Utterance
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
@@ -127,9 +128,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
     from shibolet.scoring.rows import groups_of
     from shibolet.scoring.selection import fold_sums
 
-    dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
-    if not dev:
-        raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
+    dev = dev_utterances(current)
     current.set_threads()
     config, device = current.recipe.evaluate, best_device()
     loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
@@ -165,7 +164,10 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
             rows = read_rows(Path(scratch))
         greedy = greedy or rows
         change = difference_interval(
-            [row.words for row in greedy], [row.words for row in rows], groups_of(rows), level=_level(len(grid))
+            [row.words for row in greedy],
+            [row.words for row in rows],
+            groups_of(rows),
+            level=bonferroni_level(len(grid)),
         )
         found.append(
             MeasuredSetting(
@@ -179,8 +181,16 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
     return found
 
 
-def _level(num_settings: int) -> float:
-    """Of one interval, so that those of all settings but greedy decoding hold together with 95%."""
+def dev_utterances(current: Round) -> list[Utterance]:
+    """The prepared dev split, all of it; DataError where there is none."""
+    dev = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("dev-")]
+    if not dev:
+        raise DataError("there is no dev split to tune on: prepare held nothing out; raise prepare.dev_frac")
+    return dev
+
+
+def bonferroni_level(num_settings: int) -> float:
+    """Of one interval, so that those of all settings but the first hold together with 95%."""
     return 1 - 0.05 / max(1, num_settings - 1)
 
 
@@ -233,7 +243,7 @@ def _recommend(
     return DecodingTable(
         model=model,
         ngram=ngram and str(ngram.absolute()),
-        level_pct=100 * _level(len(rows)),
+        level_pct=100 * bonferroni_level(len(rows)),
         settings=rows,
         recommended=Setting(**{name: getattr(chosen, name) for name in Setting.model_fields}),
         sentence=sentence,

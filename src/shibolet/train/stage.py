@@ -327,6 +327,14 @@ def write_final(loaded: LoadedModel, weights: Mapping[str, Tensor], path: Path) 
         sync_dir(path.parent)
 
 
+def model_at(base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor]) -> LoadedModel:
+    """The model of a checkpoint in float32, its adapters not merged."""
+    loaded = load_recogniser(base)
+    add_adapters(loaded.model, config, seed)
+    load_weights(loaded.model, weights)
+    return loaded
+
+
 def write_adapter(
     base: str, config: TrainConfig, seed: int, weights: Mapping[str, Tensor], path: Path, named: str
 ) -> None:
@@ -334,7 +342,5 @@ def write_adapter(
 
     In the precision of the training, so that modules of a training in float32 are those that dev scores are of.
     """
-    loaded = load_recogniser(base)
-    add_adapters(loaded.model, config, seed)
-    load_weights(loaded.model, weights)
+    loaded = model_at(base, config, seed, weights)
     save_lora(loaded.model, list(weights), path, named, _DTYPES[config.precision])

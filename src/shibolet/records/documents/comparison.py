@@ -69,6 +69,13 @@ class Block(Part):
     cer: CharDifference
 
 
+class OtherLanguage(Block):
+    """Both on a set in another language than the recipe's, and what the set may lose."""
+
+    language: str | None  # None: not known
+    limit_points: float | None  # of WER, in `compare.limits`; None: any loss is allowed
+
+
 class LossTally(Part):
     """Utterances in which one kind of loss is seen."""
 
@@ -185,7 +192,7 @@ class Target(Part):
 
 
 class Refusal(Part):
-    """A limit of `compare.limits` that does not hold, and why."""
+    """A condition of `compare/limits.py` that does not hold, and why."""
 
     limit: str
     sentence: str
@@ -194,7 +201,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 8
+    FORMAT: ClassVar[int] = 9
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]
@@ -203,7 +210,7 @@ class Comparison(PairComparison, Document):
     target: Target
     lead_with: Literal["sets", "domains"]  # the breakdown to read first
     next_steps: tuple[str, ...]
-    forgetting: dict[str, Block]  # sets in other languages, which are no part of the rest
+    forgetting: dict[str, OtherLanguage]  # sets in other languages, which are no part of the rest
     overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
     doubtful: WithoutDoubtful | None  # None: no set was audited
     nearest: NearestReading | None  # None: it changes no count
