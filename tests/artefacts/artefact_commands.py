@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", *_ROUND),
     "compare": ("compare", *_ROUND),
     "compare --system": ("compare", *_ROUND, "--system", "one", "--system", "two"),
+    "compare --chain": ("compare", *_ROUND, "--chain", "two", "--chain", "one"),
     "report": ("report", "{base}/run"),
     "figures": ("report", "{base}/run", "--figures", "{base}/out"),
     "rounds": ("rounds", "{base}/run"),

@@ -68,6 +68,7 @@ CHANGES: dict[str, Change] = {
     "doubtful/<label>/<set>/doubtful.json": json_value("judged"),
     "compare.json": json_value("verdict", value="reject"),
     "systems.json": json_value("systems", "one", "wer", "errors"),
+    "waterfall.json": json_value("systems", "one", "wer", "errors"),
     "tune-decoding/decoding.json": json_value("settings", 0, "wer_pct"),
     **{f"publish/model/{name}": change for name, change in MODEL_FILES.items()},
     "publish/model/README.md": damage.line_more("The best model."),

@@ -147,6 +147,7 @@ def build_full_round(base: Path) -> None:
     given = [f"{name}={base / name}.jsonl" for name in ("one", "two")]
     must("evaluate", recipe, "-o", run, "--hypotheses", given[0], "--hypotheses", given[1])
     must("compare", recipe, "-o", run, "--system", "one", "--system", "two")
+    must("compare", recipe, "-o", run, "--chain", "two", "--chain", "one")
     must("publish", run, "--to", "org/name", "--no-upload")
     must("next", run, "--out", base / "next.yaml")
     must("report", run)

@@ -11,7 +11,14 @@ from shibolet.records.documents.alignment import Review
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
-from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
+from shibolet.records.documents.comparison import (
+    NOT_SHOWN,
+    Block,
+    Comparison,
+    PairComparison,
+    SystemsComparison,
+    Waterfall,
+)
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
@@ -203,6 +210,23 @@ def show_systems(compared: SystemsComparison) -> None:
         _changes(pair, "", [*(_change(name, block) for name, block in pair.sets.items()), _change("all", pair.overall)])
         for sentence in (pair.sentence, *pair.beside):
             OUT.print(sentence, markup=False)
+
+
+@show.register
+def show_waterfall(made: Waterfall) -> None:
+    """A row a system: its WER, and what it changes after the one before."""
+    first, *_ = made.systems.values()
+    rows = [(first.title, pct(first.wer.rate), "", "", "", "")]
+    rows += [_step(step.candidate.title, step.overall, step.holm_p) for step in made.steps]
+    rows.append(_step("all steps", made.whole.overall, None))
+    table("Which part gave what", ["", " WER", " points", " 95%", "", " p (Holm)"], rows)
+    for sentence in made.sentences:
+        OUT.print(sentence, markup=False)
+
+
+def _step(name: str, block: Block, holm_p: float | None) -> tuple[str, ...]:
+    _, _before, after, points, interval, shown, p = _change(name, block)
+    return name, after, points, interval, shown, p if holm_p is None else f"{p} ({p_value(holm_p)})"
 
 
 def _changes(pair: PairComparison, verdict: str, rows: Sequence[tuple[str, ...]]) -> None:

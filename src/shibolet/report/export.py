@@ -9,6 +9,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.svg import Figure
+from shibolet.report.waterfall import waterfall
 
 
 def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
@@ -26,6 +27,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
         "audit": sections.audit(run, recipe),
         "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
+        "waterfall": waterfall(run),
     }
     figures = {
         f"{section}-{field.name.removesuffix('figure').rstrip('_') or 'overview'}": figure
