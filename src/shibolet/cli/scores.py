@@ -128,6 +128,21 @@ def compare(
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 
 
+def robustness(
+    recipe: RecipeName,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """WER of baseline and result as noise, low bit rates and lost packets grow; says first what that costs."""
+    from shibolet.rounds.robustness import do_robustness
+
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        curves = do_robustness(current)
+    answer(json_, curves)
+
+
 def tune_decoding(
     recipe: RecipeName,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,

@@ -23,6 +23,7 @@ from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.prepared import Prepared
+from shibolet.records.documents.robustness import SAID, Robustness
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.verified import VerifyReport
 from shibolet.report.wording import p_value
@@ -247,6 +248,25 @@ def _change(name: str, block: Block) -> tuple[str, ...]:
         "not shown" if wer.shown == NOT_SHOWN else wer.shown,
         "-" if wer.p is None else p_value(wer.p) + ("" if adjusted is None else f" ({p_value(adjusted)})"),
     )
+
+
+@show.register
+def show_robustness(made: Robustness) -> None:
+    """A row a dose: both, the difference, and how much of it is there on clean copies too."""
+    rows = [
+        (point.said, *_dose(point.block), "" if point.beyond_points is None else f"{point.beyond_points:+.1f}")
+        for point in made.points
+    ]
+    rows += [(f"all {SAID[kind]}", *_dose(block), "") for kind, block in made.kinds.items()]
+    header = ["", *(f" {title}" for title in made.titles), " points", " 95%", " Holm p", " beyond clean"]
+    table("WER by dose", header, rows)
+    for sentence in made.sentences:
+        OUT.print(sentence, markup=False)
+
+
+def _dose(block: Block) -> tuple[str, ...]:
+    _, before, after, points, interval, *_ = _change("", block)
+    return before, after, points, interval, "" if block.wer.holm_p is None else p_value(block.wer.holm_p)
 
 
 @show.register

@@ -131,7 +131,7 @@ def compare_pair(
         sentence=sentence_of(overall.wer, titles, counted),
         beside=[*lost.sentences, *([largest.sentence] if largest and overall.wer.shown != NOT_SHOWN else [])],
         overall=overall,
-        **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": _adjusted(by["sets"])},
+        **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": adjusted(by["sets"])},
         losses=lost,
         largest_group=largest,
         method=Method(
@@ -237,7 +237,7 @@ def counted_of(pairs: Sequence[Pair]) -> Counted:
     return count_groups((pair.baseline for pair in pairs), [pair.group for pair in pairs])
 
 
-def _adjusted(blocks: Mapping[str, Block]) -> dict[str, Block]:
+def adjusted(blocks: Mapping[Any, Block]) -> dict[Any, Block]:
     """The blocks with Holm's p in the WER of each that has a p."""
     from shibolet.scoring.significance import holm
 

@@ -31,6 +31,8 @@ doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without 
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 waterfall.json                  systems that each have one part more, and what every step changes
+robustness/robustness.json      WER by dose of noise, bit rate and lost packets
+          <label>/<dose>/<set>/  hypotheses.jsonl, listing.txt and scores.json of each copy
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
@@ -159,6 +161,10 @@ class RunPaths:
     @property
     def waterfall(self) -> Path:
         return self.path / "waterfall.json"
+
+    @property
+    def robustness(self) -> Path:
+        return self.path / "robustness" / "robustness.json"
 
     @property
     def publish(self) -> Path:

@@ -8,6 +8,7 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.robustness import robustness
 from shibolet.report.svg import Figure
 from shibolet.report.waterfall import waterfall
 
@@ -28,6 +29,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
         "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
         "waterfall": waterfall(run),
+        "robustness": robustness(run),
     }
     figures = {
         f"{section}-{field.name.removesuffix('figure').rstrip('_') or 'overview'}": figure

@@ -18,6 +18,7 @@ from shibolet.report.doubtful import doubtful
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.references import references
+from shibolet.report.robustness import robustness
 from shibolet.report.waterfall import waterfall
 from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
@@ -28,11 +29,11 @@ _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
     "prepare": "What trains", "train": "Training", "compare": "Comparison", "waterfall": "Part by part",
-    "chain": "Rounds",
+    "robustness": "Worse sound", "chain": "Rounds",
     "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt", "errors": "Errors",
     "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
-_ON_DEMAND = ("truth", "waterfall", "chain", "systems", "doubtful", "errors", "examples")
+_ON_DEMAND = ("truth", "waterfall", "robustness", "chain", "systems", "doubtful", "errors", "examples")
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
 
@@ -55,6 +56,7 @@ def write_report(run_dir: Path) -> Path:
         "train": sections.train(run, recipe),
         "compare": compared,
         "waterfall": waterfall(run),
+        "robustness": robustness(run),
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
         "systems": scored.systems(run),
         "scores": scored.scores(run),
