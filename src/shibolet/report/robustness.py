@@ -96,7 +96,7 @@ def draw_doses(panels: Sequence[Panel], titles: tuple[str, str]) -> Figure:
 def _draw(svg: Svg, panel: Panel, left: float, width: float, top: float) -> None:
     marks = [mark for side in panel.sides for mark in side]
     most = max(max(mark.wer, mark.interval[1] if mark.interval else 0.0) for mark in marks) * 1.08 or 1.0
-    first, last, ground = left + 40, left + width - 12, top + _BOTTOM_PX
+    first, last, ground = left + 48, left + width - 12, top + _BOTTOM_PX
     y = scale(0, most, ground, top + _TOP_PX)
     x = scale(0, len(panel.amounts) - 1, first + 22, last - 22)
     svg.text(left + 6, top + 16, panel.title, "label")

@@ -78,7 +78,7 @@ def draw_steps(first: str, steps: Sequence[Step]) -> Figure:
 
     def draw(width: float) -> Svg:
         svg = Svg(width, 0, f"WER by step: {first} {start:.1f}%; {said}.")
-        left, right, each = (6, 10, 50) if svg.is_narrow else (190, 190, 34)
+        left, right, each = (16, 10, 50) if svg.is_narrow else (190, 190, 34)
         svg.height = (bottom := 14 + each * (len(steps) + 1)) + 26
         x = scale(low, high, left, width - right)
         marks = ticks(low, high, 4 if svg.is_narrow else 8)
@@ -95,14 +95,16 @@ def draw_steps(first: str, steps: Sequence[Step]) -> Figure:
         value(f"{start:.1f}%", rows[0])
         for step, at, above in zip(steps, rows[1:], rows, strict=False):
             row_label(svg, step.name, at)
-            svg.line(x(step.before), above if not step.is_whole else at, x(step.before), at, "limit")
+            if not (step.is_whole or svg.is_narrow):  # on a phone the line would cross the words of the row
+                svg.line(x(step.before), above, x(step.before), at, "limit")
             kind = "bar" if step.points <= 0 else "bar low"
             svg.rect(min(x(step.before), x(step.after)), at - 7, abs(x(step.after) - x(step.before)), 14, kind)
             if step.interval is not None:
-                one, other = (x(max(low, step.before + end)) for end in step.interval)
-                svg.line(one, at, other, at, "whisker")
+                one, other = (step.before + end for end in step.interval)
+                svg.line(x(max(low, one)), at, x(max(low, other)), at, "whisker")
                 for end in (one, other):
-                    svg.line(end, at - 5, end, at + 5, "whisker")
+                    if end >= low:  # no WER is under 0: there the whisker is cut
+                        svg.line(x(end), at - 5, x(end), at + 5, "whisker")
             svg.dot(x(step.after), at, 5, "point" if step.is_shown else "ring")
             value(step.said, at)
         axis(svg, x, left, marks, bottom, "%")
