@@ -8,6 +8,7 @@ import soundfile as sf
 import yaml
 
 from shibolet.recipe import find_recipe
+from shibolet.report.page import write_report
 
 SAID = ["שלום עולם טוב", "מה נשמע היום", "בית ספר גדול", "ילד קטן רץ", "אמא קנתה לחם", "הים כחול מאוד"]
 
@@ -63,9 +64,13 @@ def test_two_foreign_systems_are_scored_and_compared(shibolet, tmp_path):
     assert "two is worse than one" in out and "+66.7" in out
     code, out, _ = shibolet("compare", "--system", "two", "--system", "one")
     assert "one is better than two" in out, "the order is the order of the names"
+    code, out, _ = shibolet("compare", "--chain", "two", "--chain", "one")
+    assert code == 0 and "Which part gave what" in out and "The whole chain: one is better than two" in out
+    assert 'id="waterfall"' in write_report(tmp_path / "run").read_text(encoding="utf-8")
     again = jsonl(tmp_path / "again.jsonl", good)
     _, _, err = shibolet("evaluate", "--hypotheses", f"one={again}")
-    assert "put aside, since one is scored anew: systems" in err and not (tmp_path / "run/systems.json").exists()
+    assert "put aside, since one is scored anew: systems, waterfall" in err
+    assert not any((tmp_path / "run" / name).exists() for name in ("systems.json", "waterfall.json"))
 
 
 def test_what_does_not_fit_is_said_in_a_sentence(shibolet, tmp_path):

@@ -15,6 +15,7 @@ from shibolet.audit.config import AuditConfig, CalibrateConfig
 from shibolet.compare import CompareConfig
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.evaluate.doses import RobustnessConfig
 from shibolet.gate.config import GateConfig
 from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
@@ -63,6 +64,7 @@ class Recipe(Config):
     train: TrainConfig | None = None  # ... nor training
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
+    robustness: RobustnessConfig | None = None  # dose curves as a part of the round; null: by their command alone
     tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tiny_round import FIRST_LOOK, Answer, shibolet
+from tiny_round import FEW_DOSES, FIRST_LOOK, Answer, shibolet
 
 _ROUND = ("{base}/tiny.yaml", "-o", "{base}/run")
 _LOOK = tuple(word for change in FIRST_LOOK for word in ("--set", change))
@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", *_ROUND),
     "compare": ("compare", *_ROUND),
     "compare --system": ("compare", *_ROUND, "--system", "one", "--system", "two"),
+    "compare --chain": ("compare", *_ROUND, "--chain", "two", "--chain", "one"),
+    "robustness": ("robustness", *_ROUND, "--set", FEW_DOSES.replace("{", "{{").replace("}", "}}")),
     "report": ("report", "{base}/run"),
     "figures": ("report", "{base}/run", "--figures", "{base}/out"),
     "rounds": ("rounds", "{base}/run"),

@@ -34,6 +34,8 @@ STAGES = (
     ("doubtful", "doubtful/<label>/<set>/doubtful.json", "run"),
     ("compare", "compare.json", "run"),
     ("systems", "systems.json", "compare --system"),
+    ("waterfall", "waterfall.json", "compare --chain"),
+    ("robustness", "robustness/robustness.json", "robustness"),
     ("publish", "publish/model/model.safetensors", "publish"),
 )
 # Cases of the whole walk that need no stage to be done again.

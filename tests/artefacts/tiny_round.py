@@ -21,6 +21,7 @@ from shibolet.demo.corpus import CorpusConfig, build_corpus
 from shibolet.records.files import read_jsonl, write_jsonl
 
 LOW, HIGH = 1, 3  # the gate's lines, in percent: the damage of the raw data is over both, what is kept is no proof
+FEW_DOSES = "robustness={noises: [], bitrate_kbps: [8], packet_loss_pct: [], utterances_per_set: 4}"
 # A first look at half of the data, which the gate cannot decide on: `--extend` then asks for more.
 FIRST_LOOK = ("gate.proceed_below_pct=1", "gate.stop_above_pct=15")
 RECIPE = {
@@ -148,6 +149,8 @@ def build_full_round(base: Path) -> None:
     given = [f"{name}={base / name}.jsonl" for name in ("one", "two")]
     must("evaluate", recipe, "-o", run, "--hypotheses", given[0], "--hypotheses", given[1])
     must("compare", recipe, "-o", run, "--system", "one", "--system", "two")
+    must("compare", recipe, "-o", run, "--chain", "two", "--chain", "one")
+    must("robustness", recipe, "-o", run, "--set", FEW_DOSES)
     must("publish", run, "--to", "org/name", "--no-upload")
     must("next", run, "--out", base / "next.yaml")
     must("report", run)

@@ -96,7 +96,7 @@ def test_a_batch_is_decoded_while_the_one_before_is_transcribed(tmp_path: Path, 
     """Decoding and measuring 200 utterances takes seconds of one core, for which a GPU would wait."""
     decoded: list = []
     decode = module._decode
-    monkeypatch.setattr(module, "_decode", lambda ref: (decode(ref), decoded.append(ref))[0])
+    monkeypatch.setattr(module, "_decode", lambda ref, **given: (decode(ref, **given), decoded.append(ref))[0])
     short = [utterance for utterance in utterances if utterance.duration_s < 30]
     expected = hear(Together(tmp_path), short, CONFIG, None)
     decoded.clear()

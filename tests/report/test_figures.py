@@ -8,6 +8,7 @@ from markupsafe import Markup
 from shibolet.report import figures
 from shibolet.report.figures import Change, Difference, Phase, Rate
 from shibolet.report.svg import NARROW_PX, WIDE_PX, thin_out, ticks
+from shibolet.report.waterfall import Step, draw_steps
 
 PHASES = [Phase("B", 1, 40), Phase("A", 41, 100)]
 STEPS = [(step, 1 / step) for step in range(1, 101)]
@@ -37,6 +38,8 @@ EXAMPLES = {
         TITLES,
     ),
     "no differences": lambda: figures.differences([Difference("a", 0, 0, 0)], 0, TITLES),
+    "steps": lambda: draw_steps("a", [Step("b", 9.0, 5.0, (-6, -2)), Step("<b>", 5, 5.5, None)]),
+    "steps of nothing": lambda: draw_steps("a", [Step("b", 0.0, 0.0, (-3, 3))]),
     "no errors": lambda: figures.changes([Change("clean", 0, 0)], TITLES),
 }
 

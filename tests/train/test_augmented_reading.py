@@ -9,7 +9,7 @@ from tiny_run import tiny_config
 from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.augment import Augmentation
-from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PacketLossConfig, SpecAugmentConfig
 from shibolet.train.data import samples_at
 from shibolet.train.reader import PackReader
 
@@ -78,6 +78,25 @@ def test_codecs_take_every_bitrate_of_their_range(name: str):
         assert len(samples) == len(TONE) and 0.5 < np.mean(samples**2) / np.mean(TONE**2) < 1.5
 
 
+def test_packets_are_lost_from_the_recipes_share_and_all_else_stays_as_it_was_drawn():
+    """Drawn from the codec's stream, a loss would give every utterance another channel and bit rate than without it."""
+    without = CodecConfig(share=1.0, channels=("opus", "telephone"))
+    loss = PacketLossConfig(share=0.5, loss_pct=(20, 30), mean_burst=(2.0,))
+    lossy = AugmentConfig(codec=without.model_copy(update={"packet_loss": loss}))
+    tone, fates = TONE[:9_600], Counter()
+    for name in map(str, range(80)):
+        before, after = drawn(name, AugmentConfig(codec=without)).apply(tone), drawn(name, lossy).apply(tone)
+        assert len(after) == len(tone)
+        if not np.array_equal(before, after):
+            assert np.array_equal(after, drawn(name, lossy).apply(tone))
+            assert not np.array_equal(after, drawn(name, lossy, epoch=1).apply(tone))
+            gaps = np.abs(after.reshape(-1, 320)).max(axis=1) < 0.003
+            fates["silent" if gaps.any() else "concealed"] += 1
+    assert all(4 <= fates[way] <= 18 for way in ("silent", "concealed")), (
+        "half of 40 lose packets, half of these each way"
+    )
+
+
 def test_masks_stay_inside_and_within_their_size():
     sizes = Counter()
     for name in map(str, range(200)):
@@ -108,6 +127,8 @@ def test_the_longest_pack_has_every_utterance_at_the_slowest_speed(examples, pro
 def test_what_cannot_be_meant_is_refused():
     for bad in (
         {}, {"speeds": (0.1,)}, {"noise": {"snr_db": (20, 5)}}, {"codec": {"bitrate_kbps": (2, 8)}},
+        {"codec": {"packet_loss": {"loss_pct": (5, 70)}}}, {"codec": {"packet_loss": {"loss_pct": (9, 5)}}},
+        {"codec": {"channels": ("mp3",), "packet_loss": {}}},
     ):  # fmt: skip
         with pytest.raises(RecipeError, match=r"train\.augment"):
             AugmentConfig.model_validate(bad)

@@ -88,6 +88,10 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
     ] = None,
+    chain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="The same, each with one part more than the one before: what each gives."),
+    ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -99,18 +103,20 @@ def compare(
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
-    if system:
-        if baseline or candidate or len(set(system)) != len(system) or len(system) < 2:
+    if named := system or chain:
+        option = "--system" if system else "--chain"
+        if baseline or candidate or (system and chain) or len(set(named)) != len(named) or len(named) < 2:
             raise RecipeError(
-                "compare --system: name two or more different systems, without --baseline and --candidate"
+                f"compare {option}: name two or more different systems, without --baseline, --candidate and "
+                f"{'--chain' if system else '--system'}"
             )
         from shibolet.records.names import check_names
-        from shibolet.rounds.systems import do_compare_systems
+        from shibolet.rounds.systems import do_compare_systems, do_waterfall
 
-        check_names("compare --system", system)
+        check_names(f"compare {option}", named)
 
         with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
-            compared = do_compare_systems(current, system)
+            compared = (do_compare_systems if system else do_waterfall)(current, named)
         answer(json_, compared)
         return
     others = bool(baseline or candidate)
@@ -124,6 +130,21 @@ def compare(
         do_track(current)
     answer(json_, compared)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
+
+
+def robustness(
+    recipe: RecipeName,
+    run_dir: RunDir = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):
+    """WER of baseline and result as noise, low bit rates and lost packets grow; says first what that costs."""
+    from shibolet.rounds.robustness import do_robustness
+
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        curves = do_robustness(current)
+    answer(json_, curves)
 
 
 def tune_decoding(

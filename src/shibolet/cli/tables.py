@@ -13,12 +13,20 @@ from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
 from shibolet.records.documents.combined import Combined
-from shibolet.records.documents.comparison import NOT_SHOWN, Block, Comparison, PairComparison, SystemsComparison
-from shibolet.records.documents.decoding import DecodingTable, Setting
+from shibolet.records.documents.comparison import (
+    NOT_SHOWN,
+    Block,
+    Comparison,
+    PairComparison,
+    SystemsComparison,
+    Waterfall,
+)
+from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.ngram import NgramMade
 from shibolet.records.documents.prepared import Prepared
+from shibolet.records.documents.robustness import SAID, Robustness
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.verified import VerifyReport
 from shibolet.report.wording import p_value
@@ -275,6 +283,23 @@ def show_systems(compared: SystemsComparison) -> None:
             OUT.print(sentence, markup=False)
 
 
+@show.register
+def show_waterfall(made: Waterfall) -> None:
+    """A row a system: its WER, and what it changes after the one before."""
+    first, *_ = made.systems.values()
+    rows = [(first.title, pct(first.wer.rate), "", "", "", "")]
+    rows += [_step(step.candidate.title, step.overall, step.holm_p) for step in made.steps]
+    rows.append(_step("all steps", made.whole.overall, None))
+    table("Which part gave what", ["", " WER", " points", " 95%", "", " p (Holm)"], rows)
+    for sentence in made.sentences:
+        OUT.print(sentence, markup=False)
+
+
+def _step(name: str, block: Block, holm_p: float | None) -> tuple[str, ...]:
+    _, _before, after, points, interval, shown, p = _change(name, block)
+    return name, after, points, interval, shown, p if holm_p is None else f"{p} ({p_value(holm_p)})"
+
+
 def _changes(pair: PairComparison, verdict: str, rows: Sequence[tuple[str, ...]]) -> None:
     """A table of two candidates."""
     before, after = pair.titles
@@ -293,6 +318,25 @@ def _change(name: str, block: Block) -> tuple[str, ...]:
         "not shown" if wer.shown == NOT_SHOWN else wer.shown,
         "-" if wer.p is None else p_value(wer.p) + ("" if adjusted is None else f" ({p_value(adjusted)})"),
     )
+
+
+@show.register
+def show_robustness(made: Robustness) -> None:
+    """A row a dose: both, the difference, and how much of it is there on clean copies too."""
+    rows = [
+        (point.said, *_dose(point.block), "" if point.beyond_points is None else f"{point.beyond_points:+.1f}")
+        for point in made.points
+    ]
+    rows += [(f"all {SAID[kind]}", *_dose(block), "") for kind, block in made.kinds.items()]
+    header = ["", *(f" {title}" for title in made.titles), " points", " 95%", " Holm p", " beyond clean"]
+    table("WER by dose", header, rows)
+    for sentence in made.sentences:
+        OUT.print(sentence, markup=False)
+
+
+def _dose(block: Block) -> tuple[str, ...]:
+    _, before, after, points, interval, *_ = _change("", block)
+    return before, after, points, interval, "" if block.wer.holm_p is None else p_value(block.wer.holm_p)
 
 
 @show.register

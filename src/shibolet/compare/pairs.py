@@ -1,6 +1,6 @@
 """Two candidates on the same utterances: rows side by side, and what differs in all and by slice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,30 +58,41 @@ def compare_systems(
 
     What a system's training data share with the sets, where they are known, is in the sentences of its pairs too.
     """
-    from shibolet.scoring.significance import holm  # numpy: kept out of `shibolet --help`
-
     if len(rows_by_system) < 2:
         raise DataError(f"a comparison needs two systems, not {len(rows_by_system)}")
-    pairs = [
-        compare_pair(*(rows_by_system[named] for named in names), config, names, buckets)
-        for names in combinations(rows_by_system, 2)
-    ]
-    tested = {place: p for place, pair in enumerate(pairs) if (p := pair.overall.wer.p) is not None}
-    adjusted = holm(tested)
-    pooled = {named: pool(rows).scores() for named, rows in rows_by_system.items()}
     return SystemsComparison(
-        systems={
-            named.label: SystemRates(title=named.title, wer=scores.wer, cer=scores.cer)
-            for named, scores in pooled.items()
-        },
+        systems=system_rates(rows_by_system),
         overlaps={label: dict(overlaps) for label, overlaps in overlaps_by_label.items()},
-        pairs=[
-            SystemPair(
-                **dict(pair) | {"sentence": " ".join([pair.sentence, *_trained_on(pair, overlaps_by_label)])},
-                holm_p=adjusted.get(place),
-            )
-            for place, pair in enumerate(pairs)
-        ],
+        pairs=system_pairs(combinations(rows_by_system, 2), rows_by_system, config, buckets, overlaps_by_label),
+    )
+
+
+def system_rates(rows_by_system: Mapping[Named, Sequence[ScoredRow]]) -> dict[str, SystemRates]:
+    """By label, each system on all its rows."""
+    pooled = {named: pool(rows).scores() for named, rows in rows_by_system.items()}
+    return {
+        named.label: SystemRates(title=named.title, wer=scores.wer, cer=scores.cer) for named, scores in pooled.items()
+    }
+
+
+def system_pairs(
+    chosen: Iterable[Names],
+    rows_by_system: Mapping[Named, Sequence[ScoredRow]],
+    config: CompareConfig,
+    buckets: Buckets,
+    overlaps_by_label: Mapping[str, Overlaps],
+) -> tuple[SystemPair, ...]:
+    """These pairs of systems compared, their p values adjusted for the number of pairs."""
+    from shibolet.scoring.significance import holm  # numpy: kept out of `shibolet --help`
+
+    pairs = [compare_pair(*(rows_by_system[named] for named in names), config, names, buckets) for names in chosen]
+    adjusted = holm({place: p for place, pair in enumerate(pairs) if (p := pair.overall.wer.p) is not None})
+    return tuple(
+        SystemPair(
+            **dict(pair) | {"sentence": " ".join([pair.sentence, *_trained_on(pair, overlaps_by_label)])},
+            holm_p=adjusted.get(place),
+        )
+        for place, pair in enumerate(pairs)
     )
 
 
@@ -120,7 +131,7 @@ def compare_pair(
         sentence=sentence_of(overall.wer, titles, counted),
         beside=[*lost.sentences, *([largest.sentence] if largest and overall.wer.shown != NOT_SHOWN else [])],
         overall=overall,
-        **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": _adjusted(by["sets"])},
+        **{"domains": {}, "noise": {}, "speakers": {}, **by, "sets": adjusted(by["sets"])},
         losses=lost,
         largest_group=largest,
         method=Method(
@@ -226,7 +237,7 @@ def counted_of(pairs: Sequence[Pair]) -> Counted:
     return count_groups((pair.baseline for pair in pairs), [pair.group for pair in pairs])
 
 
-def _adjusted(blocks: Mapping[str, Block]) -> dict[str, Block]:
+def adjusted(blocks: Mapping[Any, Block]) -> dict[Any, Block]:
     """The blocks with Holm's p in the WER of each that has a p."""
     from shibolet.scoring.significance import holm
 

@@ -23,6 +23,7 @@ from shibolet.speech.activity import estimate_snr_db
 
 MAX_THREADS = 16  # that decode
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
+Change = Callable[[np.ndarray], np.ndarray]  # samples [S] at 16 kHz to what is heard in their place, such as a `Dose`
 
 
 class Hearer(Protocol):
@@ -53,9 +54,13 @@ class HeardUtterance:
 
 
 def hear(
-    transcriber: Hearer | Engines, utterances: Sequence[Utterance], config: EvaluateConfig, on_progress: Progress | None
+    transcriber: Hearer | Engines,
+    utterances: Sequence[Utterance],
+    config: EvaluateConfig,
+    on_progress: Progress | None,
+    change: Change | None = None,
 ) -> Heard:
-    """Transcribe a set; audio of two batches is in memory at a time.
+    """Transcribe a set, or what `change` makes of its clips; audio of two batches is in memory at a time.
 
     ProcessLost when a batch cannot be transcribed: a set is scored whole.
     """
@@ -63,7 +68,7 @@ def hear(
     batches = batches_of(utterances, engines.clips_at_once)
     chunks = ([utterances[i].audio for i in batch] for batch in batches)
     heard: dict[int, HeardUtterance] = {}
-    with closing(engines.executor.map(HearBatch(engines.engine, config.max_piece_s), chunks)) as results:
+    with closing(engines.executor.map(HearBatch(engines.engine, config.max_piece_s, change), chunks)) as results:
         for batch, found in zip(batches, results, strict=True):
             if isinstance(found, WorkerLost):
                 raise ProcessLost(
@@ -94,6 +99,7 @@ class HearBatch:
 
     engine: Lazy[Hearer]
     max_piece_s: float
+    change: Change | None = None  # of the samples, before anything is measured or heard
 
     @property
     def at_once(self) -> int:
@@ -111,7 +117,7 @@ class HearBatch:
     def _hear(
         self, engine: Hearer, turn: Lock, threads: ThreadPoolExecutor, refs: Sequence[AudioRef]
     ) -> list[HeardUtterance]:
-        decoded = list(threads.map(_decode, refs))
+        decoded = list(threads.map(partial(_decode, change=self.change), refs))
         with turn:
             texts = self._texts(engine, [samples for samples, _ in decoded])
         return [replace(heard, text=text) for (_, heard), text in zip(decoded, texts, strict=True)]
@@ -127,12 +133,13 @@ class HearBatch:
         ]
 
 
-def _decode(ref: AudioRef) -> tuple[np.ndarray | None, HeardUtterance]:
+def _decode(ref: AudioRef, change: Change | None = None) -> tuple[np.ndarray | None, HeardUtterance]:
     """Samples, and what is known without a text; None where the audio cannot be decoded."""
     try:
         samples = audio.load(ref)
     except AudioError as error:
         return None, HeardUtterance(failure=(error.reason, error.detail))
+    samples = samples if change is None else change(samples)
     return samples, HeardUtterance(snr_db=round(estimate_snr_db(samples), 1))
 
 

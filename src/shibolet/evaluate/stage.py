@@ -15,7 +15,7 @@ from typing import Any
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
-from shibolet.evaluate.hear import Heard, Hearer, Progress, hear, snr_db
+from shibolet.evaluate.hear import Change, Heard, Hearer, Progress, hear, snr_db
 from shibolet.listen.lazy import Engines
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Failure, Overlap, Scores
@@ -48,6 +48,7 @@ def evaluate_set(
     identity: str,
     ledger: Sequence[LedgerLine] = (),
     overlap: Overlap | None = None,
+    change: Change | None = None,
     on_progress: Progress | None = None,
 ) -> Scores:
     """Transcribe and score a set, write its files into `out_dir`, and return the scores.
@@ -55,10 +56,11 @@ def evaluate_set(
     An utterance that cannot be decoded is scored as an empty hypothesis and listed under "failures"; so are rows of
     `ledger`, which never became utterances, where their text is known, and the others are listed under
     "unreadable_rows". `overlap` is what the set shares with the model's training data, None where these are not known.
+    What `change` makes of a clip is heard in its place; `identity` has to tell it apart.
     A result that `out_dir` already holds for the same model identity, data and settings is returned as it is.
     """
     scored = _ScoredSet(set_name, get_language(language), config, out_dir, named, identity, utterances, ledger, overlap)
-    return scored.found() or scored.write(hear(transcriber, utterances, config, on_progress))
+    return scored.found() or scored.write(hear(transcriber, utterances, config, on_progress, change))
 
 
 def score_hypotheses(

@@ -52,6 +52,7 @@ _MADE = {
     ),
     "compare": _Made(outputs=("compare.json",), again="run 'shibolet compare' with the recipe"),
     "systems": _Made(outputs=("systems.json",), again="run 'shibolet compare' with its --system again"),
+    "waterfall": _Made(outputs=("waterfall.json",), again="run 'shibolet compare' with its --chain again"),
     "publish": _Made(
         outputs=("publish/model", "publish/reproduced.json"), also=("publish",), again="run 'shibolet publish'"
     ),

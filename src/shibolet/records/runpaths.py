@@ -32,6 +32,9 @@ compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 ngram/ngram.arpa                a language model of texts over the model's tokens, from `shibolet ngram`
       ngram.json                what it was made from, and which test texts it holds
+waterfall.json                  systems that each have one part more, and what every step changes
+robustness/robustness.json      WER by dose of noise, bit rate and lost packets
+          <label>/<dose>/<set>/  hypotheses.jsonl, listing.txt and scores.json of each copy
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
                model/           that average
@@ -166,6 +169,14 @@ class RunPaths:
     @property
     def ngram(self) -> Path:
         return self.path / "ngram" / "ngram.arpa"
+
+    @property
+    def waterfall(self) -> Path:
+        return self.path / "waterfall.json"
+
+    @property
+    def robustness(self) -> Path:
+        return self.path / "robustness" / "robustness.json"
 
     @property
     def publish(self) -> Path:

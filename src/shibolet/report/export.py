@@ -8,7 +8,9 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.robustness import robustness
 from shibolet.report.svg import Figure
+from shibolet.report.waterfall import waterfall
 
 
 def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
@@ -26,6 +28,8 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
         "audit": sections.audit(run, recipe),
         "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
+        "waterfall": waterfall(run),
+        "robustness": robustness(run),
     }
     figures = {
         f"{section}-{field.name.removesuffix('figure').rstrip('_') or 'overview'}": figure

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shibolet.report.svg import HALF_PX, Figure, Point, Svg, for_both, scale, thin_out, ticks
+from shibolet.report.svg import HALF_PX, Figure, Point, Svg, axis, for_both, row_label, scale, thin_out, ticks
 
 _MOST_POINTS = 700  # of a curve
 _CHAR_PX = 7.2  # width of a character in a figure, about
@@ -75,14 +75,14 @@ def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figur
         are_close = x(stop_above) - x(proceed_below) < 5 * _CHAR_PX  # then one stands before its line, one behind it
         room = (0.16 if are_close else 0.08) * most
         apart = [t for t in ticks(0, most, 6) if all(abs(t - limit) > room for limit in limits)]
-        _axis(svg, x, x(0), apart, bottom, "%")
+        axis(svg, x, x(0), apart, bottom, "%")
         for line, side in zip(limits, ("end", "start"), strict=True):
             svg.line(x(line), 22, x(line), bottom, "limit")
             svg.text(x(line), bottom + 18, f"{line:g}%", "tick", side if are_close else "middle")
         for i, row in enumerate(rows):
             y = 36 + step * i + (30 if svg.is_narrow else 14)
             part = " part" if row.is_part else ""
-            _row_label(svg, row.name, y, part)
+            row_label(svg, row.name, y, part)
             svg.line(x(row.low), y, x(row.high), y, f"interval{part}")
             for end in (row.low, row.high) if row.low < row.high else ():
                 svg.line(x(end), y - 5, x(end), y + 5, f"interval{part}")
@@ -122,7 +122,7 @@ def histograms(values: Mapping[str, Sequence[float]], limit: float, what: str, b
             svg.line(x(limit), base - bar_px - 4, x(limit), base, "limit")
             svg.text(x(0), base - bar_px - 14, name, "label")
             svg.text(x(1), base - bar_px - 14, f"{under[name]:.0%} under {limit:g}", "value", "end")
-        _axis(svg, x, x(0), ticks(0, 1, 5), bottom, "")
+        axis(svg, x, x(0), ticks(0, 1, 5), bottom, "")
         return svg
 
     return for_both(draw, HALF_PX, ("domain", what), [(name, value) for name, rows in values.items() for value in rows])
@@ -173,7 +173,7 @@ def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[P
             ends = ((points[0], placed[0], "start"), (points[-1], placed[-1], "end"))
             for (_, wer), (at, height), side in ends[: len(points)]:
                 svg.text(at, height - 8, f"{wer:.1f}%", "value", side)
-        _axis(svg, x, left, ticks(0, last, 4 if svg.is_narrow else 8), bottom, "")
+        axis(svg, x, left, ticks(0, last, 4 if svg.is_narrow else 8), bottom, "")
         return svg
 
     rows = [(name, *point) for name, points in wer_by_domain.items() for point in points]
@@ -197,7 +197,7 @@ def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) ->
                     svg.curve(thin_out(held, 200), "curve")
                     peak = max(lr for at, lr in points if phase.first <= at <= phase.last)
                     svg.text(held[-1][0] - 2, min(y for _, y in held) - 5, short(peak), "value", "end")
-        _axis(svg, x, left, [t for t in ticks(0, last, 6) if t >= 1], bottom, "")
+        axis(svg, x, left, [t for t in ticks(0, last, 6) if t >= 1], bottom, "")
         return svg
 
     rows = [(part, *point) for part, points in lr_by_part.items() for point in points]
@@ -227,13 +227,13 @@ def changes(rows: Sequence[Change], titles: tuple[str, str]) -> Figure:
                 svg.text(
                     left if svg.is_narrow else 6, at - (38 if svg.is_narrow else 20), row.heading.upper(), "zone-name"
                 )
-            _row_label(svg, row.name, at)
+            row_label(svg, row.name, at)
             svg.line(x(row.before), at, x(row.after), at, "better" if row.after < row.before else "worse")
             svg.dot(x(row.before), at, 5, "ring")
             svg.dot(x(row.after), at, 5.5, "point")
             value = f"{row.before:.1f} \u2192 {row.after:.1f}"
             svg.text(width - 10, at - 14 if svg.is_narrow else at + 5, value, "value", "end")
-        _axis(svg, x, x(0), marks, y, "%")
+        axis(svg, x, x(0), marks, y, "%")
         return svg
 
     header = ("name", "baseline_wer_pct", "candidate_wer_pct")
@@ -276,7 +276,7 @@ def differences(rows: Sequence[Difference], target_points: float, titles: tuple[
                 svg.text(
                     left if svg.is_narrow else 6, at - (36 if svg.is_narrow else 18), row.heading.upper(), "zone-name"
                 )
-            _row_label(svg, row.name, at)
+            row_label(svg, row.name, at)
             value = f"{row.points:+.1f}"
             if row.low is not None and row.high is not None:
                 kind = "interval" if row.low > 0 or row.high < 0 else "interval part"
@@ -287,7 +287,7 @@ def differences(rows: Sequence[Difference], target_points: float, titles: tuple[
                 value += f" ({row.low:+.1f} to {row.high:+.1f})"
             svg.dot(x(row.points), at, 5, "point" if row.is_shown else "ring")
             svg.text(width - 10, at - 14 if svg.is_narrow else at + 5, value.replace("-", "\u2212"), "value", "end")
-        _axis(svg, x, left, marks, y, "")
+        axis(svg, x, left, marks, y, "")
         return svg
 
     header = ("group", "name", "delta_wer_points", "low_points", "high_points")
@@ -341,7 +341,7 @@ def _curves(
             at = min(max(x(best[0]), left + 40), width - 50)
             svg.dot(x(best[0]), y(best[1]), 6, "ring")
             svg.text(at, y(best[1]) - 12, f"best {best[1]:.1f}{unit}", "value", "middle")
-        _axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= first], bottom, "")
+        axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= first], bottom, "")
         return svg
 
     return for_both(draw, header=("step", "value"), rows=curves[0][0])
@@ -365,23 +365,6 @@ def _strips(
     _phases(svg, phases, x, bottom)
     bases = [24 + step * (i + 1) - 6 for i in range(len(names))]
     for name, base in zip(names, bases, strict=True):
-        _row_label(svg, name, base - above)
+        row_label(svg, name, base - above)
         svg.line(x(first), base, x(last), base, "grid")
     return x, bases, bottom
-
-
-def _row_label(svg: Svg, name: str, y: float, part: str = "") -> None:
-    """Beside the row on a screen, above it on a phone."""
-    svg.text(22 if part else 6, y - 14 if svg.is_narrow else y + 5, name, f"label{part}")
-
-
-def _axis(svg: Svg, x: Callable[[float], float], start_px: float, marks: Sequence[float], y: float, unit: str) -> None:
-    svg.line(start_px, y, svg.width - 10, y, "axis")
-    for mark in marks:
-        svg.text(
-            x(mark),
-            y + 18,
-            f"{mark:,g}{unit}".replace("-", "\u2212"),
-            "tick",
-            "middle" if x(mark) < svg.width - 24 else "end",
-        )

@@ -18,6 +18,8 @@ from shibolet.report.doubtful import doubtful
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.references import references
+from shibolet.report.robustness import robustness
+from shibolet.report.waterfall import waterfall
 from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
 from shibolet.speech.text import get_language
@@ -26,10 +28,12 @@ from shibolet.speech.text.language import Language
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
-    "prepare": "What trains", "train": "Training", "compare": "Comparison", "chain": "Rounds",
+    "prepare": "What trains", "train": "Training", "compare": "Comparison", "waterfall": "Part by part",
+    "robustness": "Worse sound", "chain": "Rounds",
     "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt", "errors": "Errors",
     "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
+_ON_DEMAND = ("truth", "waterfall", "robustness", "chain", "systems", "doubtful", "errors", "examples")
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
 
@@ -51,6 +55,8 @@ def write_report(run_dir: Path) -> Path:
         "prepare": sections.prepare(run),
         "train": sections.train(run, recipe),
         "compare": compared,
+        "waterfall": waterfall(run),
+        "robustness": robustness(run),
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
         "systems": scored.systems(run),
         "scores": scored.scores(run),
@@ -59,7 +65,7 @@ def write_report(run_dir: Path) -> Path:
         "examples": scored.examples(run, language, pair),
         "provenance": sections.provenance(run),
     }
-    left_out = {name for name in ("truth", "chain", "systems", "doubtful", "errors", "examples") if not shown[name]}
+    left_out = {name for name in _ON_DEMAND if not shown[name]}
     left_out |= set() if audit else {"selftest", "worst"}
     if recipe.only_audits:  # there are no such stages to wait for
         left_out |= {name for name in _OF_A_ROUND if not shown[name]}

@@ -123,3 +123,21 @@ def thin_out(points: Sequence[Point], most: int) -> list[Point]:
     size = math.ceil(2 * len(points) / most)
     stretches = (points[first : first + size] for first in range(0, len(points), size))
     return [p for s in stretches for p in sorted({min(s, key=lambda p: p[1]), max(s, key=lambda p: p[1])})]
+
+
+def row_label(svg: Svg, name: str, y: float, part: str = "") -> None:
+    """Beside the row on a screen, above it on a phone."""
+    svg.text(22 if part else 6, y - 14 if svg.is_narrow else y + 5, name, f"label{part}")
+
+
+def axis(svg: Svg, x: Callable[[float], float], start_px: float, marks: Sequence[float], y: float, unit: str) -> None:
+    """A line from `start_px` to the right with a number at each mark."""
+    svg.line(start_px, y, svg.width - 10, y, "axis")
+    for mark in marks:
+        svg.text(
+            x(mark),
+            y + 18,
+            f"{mark:,g}{unit}".replace("-", "\u2212"),
+            "tick",
+            "middle" if x(mark) < svg.width - 24 else "end",
+        )

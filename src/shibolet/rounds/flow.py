@@ -1,7 +1,7 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.rounds import auditing, publish, scoring, stages, tracking
+from shibolet.rounds import auditing, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
 from shibolet.rounds.shared import Round
 
@@ -65,6 +65,9 @@ def _as_far_as_verdicts_let(current: Round) -> int:
     scoring.do_evaluate(current, scoring.candidates_of(current))
     compared = scoring.do_compare(current)
     current.tell(f"compare: {compared.verdict}. {compared.sentence}")
+    if current.recipe.robustness:
+        for sentence in robustness.do_robustness(current).sentences:
+            current.tell(f"robustness: {sentence}")
     if compared.is_kept:
         return 0
     current.retire("publish")

@@ -152,6 +152,7 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
 
 
 def systems_with(current: Round, label: str) -> list[str]:
-    """The comparison of systems, where it has this one."""
+    """The comparison of systems and the chain of parts, where they have this one."""
     folder = current.folder
-    return ["systems"] if folder.finished("systems") and label in folder.inputs("systems")["systems"] else []
+    made = [name for name in ("systems", "waterfall") if folder.finished(name)]
+    return [name for name in made if label in folder.inputs(name)["systems"]]

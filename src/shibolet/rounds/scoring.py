@@ -41,7 +41,7 @@ def require_target_domain(current: Round, *, download: bool = True) -> None:
     if wanted is None or not (download or all(one.hub is None or Path(one.hub).exists() for one in sources)):
         return
     with current.timed("target-domain"):  # what is downloaded here is not of the next stage
-        own, known = _by_language(current)[0], set()
+        own, known = by_language(current)[0], set()
         for source in sorted(current.sets, key=lambda one: one.domain != wanted):
             if source.name in own:
                 data = current.read(source)
@@ -76,12 +76,12 @@ def do_compare(current: Round) -> Comparison:
 
     recipe, folder, names = current.recipe, current.folder, current.names
     sets = [source.name for source in current.sets]
-    if not _by_language(current)[0]:
+    if not by_language(current)[0]:
         raise RecipeError(f"there is nothing to compare on: name one or more evaluate.sets in {recipe.language}")
     scored = [f"evaluate/{named.label}/{name}" for named in names for name in sets]
     scores = [folder.verified(stage) for stage in scored]
     who = [named.model_dump(mode="json") for named in names]
-    own_sets, _ = _by_language(current)
+    own_sets, _ = by_language(current)
     doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
     made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
     made_from = {"scores": scores, "names": who, "references in doubt": doubts and hash_json(asdict(doubts))}
@@ -90,7 +90,7 @@ def do_compare(current: Round) -> Comparison:
     if not stage.done:
         own, other = (
             tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
-            for some in _by_language(current)
+            for some in by_language(current)
         )
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
@@ -123,7 +123,7 @@ def _heard_codecs(current: Round) -> bool:
     return bool(train and train.augment and train.augment.codec)
 
 
-def _by_language(current: Round) -> tuple[list[str], list[str]]:
+def by_language(current: Round) -> tuple[list[str], list[str]]:
     """Names of the evaluation sets in the recipe's language, and of those in others."""
     own = get_language(current.recipe.language)
     names: tuple[list[str], list[str]] = [], []

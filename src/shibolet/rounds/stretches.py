@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shibolet.audit.selftest import num_copies
+from shibolet.evaluate.doses import RobustnessConfig
 from shibolet.recipe import Recipe
 from shibolet.records.documents.plan import PhasePlan
 from shibolet.records.documents.round_plan import Stretch
@@ -54,6 +55,8 @@ class Stretches:
         if self.recipe.evaluate.audit_sets:
             yield self._on_sets("hearing the test sets", of.SETS, 1)
         yield self._on_sets("scoring both models", of.SCORE, 2)
+        if self.recipe.robustness:
+            yield self._doses(self.recipe.robustness)
         yield self._of("verdicts, pages", of.PAGES, 1)
 
     def _hearing(self, name: str, stretch: str, rows: int | None) -> Stretch:
@@ -168,6 +171,13 @@ class Stretches:
         return Stretch(
             name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=missing, rate_from=rate.source
         )
+
+    def _doses(self, config: RobustnessConfig) -> Stretch:
+        """Copies of test utterances, as many of each set as the recipe asks for at most."""
+        num_sets, num_doses = len(self.recipe.evaluate.sets), len(config.doses)
+        num = 2 * num_doses * config.utterances_per_set * num_sets
+        words = f"2 x {num_doses} doses x {num_sets} sets x {config.utterances_per_set:,} at most = {num:,}"
+        return self._of("dose curves", of.SCORE, num, words)
 
     def _priced(self, one: Stretch) -> Stretch:
         price = self.recipe.train.price_per_gpu_hour_usd

@@ -1,50 +1,89 @@
-"""Systems that are scored in a round, each compared with each; `scorers.py` scores them."""
+"""Systems that are scored in a round, each compared with each or each with the one before; `scorers.py` scores them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from shibolet.compare import compare_systems
+from shibolet.compare.waterfall import waterfall
 from shibolet.errors import DataError
 from shibolet.evaluate.stage import read_rows
-from shibolet.records.documents.comparison import Named, SystemsComparison
-from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.comparison import Named, SystemsComparison, Waterfall
+from shibolet.records.documents.scores import Overlap, Scores
+from shibolet.records.runfolder import Stage
 from shibolet.rounds.scoring import compared_with, overlaps_of
 from shibolet.rounds.shared import Round
+from shibolet.scoring.rows import ScoredRow
 
 
 def do_compare_systems(current: Round, labels: Sequence[str]) -> SystemsComparison:
     """Every pair of systems that were scored here, on the sets that all of them have."""
-    recipe, folder = current.recipe, current.folder
-    sets = [source.name for source in current.sets]
-    scored = {label: [s for s in sets if folder.finished(f"evaluate/{label}/{s}")] for label in labels}
-    if lacking := [label for label, found in scored.items() if not found]:
-        raise DataError(
-            f"'{lacking[0]}' has no scores in {folder.path}; 'shibolet evaluate' makes them, from a model or from "
-            f"hypotheses: --hypotheses {lacking[0]}=FILE"
-        )
-    common = [name for name in sets if all(name in found for found in scored.values())]
-    if left_out := sorted({name for found in scored.values() for name in found} - set(common)):
-        current.tell(
-            f"compare: not all of {', '.join(labels)} have scores on {', '.join(left_out)}, so they are left out"
-        )
-    if not common:
-        raise DataError(f"{', '.join(labels)} have no set in common")
-    scores = [[folder.verified(f"evaluate/{label}/{set_name}") for set_name in common] for label in labels]
-    read = [f"evaluate/{label}/{set_name}" for label in labels for set_name in common]
-    made_with = compared_with(current, SystemsComparison.FORMAT)
-    stage = current.begin("systems", {"systems": list(labels), "scores": scores, **made_with}, reads=read)
+    scored, recipe = _Scored.on_common_sets(current, labels), current.recipe
+    stage = scored.begin("systems", SystemsComparison.FORMAT)
     if not stage.done:
-        rows = {
-            _named(current, label, common[0]): [
-                row for set_name in common for row in read_rows(folder.evaluation(label, set_name))
-            ]
-            for label in labels
-        }
-        overlaps = {label: overlaps_of(current, label, common) for label in labels}
-        compare_systems(rows, recipe.compare, recipe.evaluate.buckets_s, overlaps).write(folder.systems)
+        compared = compare_systems(scored.rows(), recipe.compare, recipe.evaluate.buckets_s, scored.overlaps())
+        compared.write(current.folder.systems)
         current.finish(stage)
-    return SystemsComparison.read(folder.systems)
+    return SystemsComparison.read(current.folder.systems)
 
 
-def _named(current: Round, label: str, set_name: str) -> Named:
-    """What was scored under a label, as it is called there."""
-    return Named(label=label, title=Scores.read(current.folder.scores(label, set_name)).title)
+def do_waterfall(current: Round, labels: Sequence[str]) -> Waterfall:
+    """What each system changes after the one before it, in this order, on the sets that all of them have."""
+    scored, recipe = _Scored.on_common_sets(current, labels), current.recipe
+    stage = scored.begin("waterfall", Waterfall.FORMAT)
+    if not stage.done:
+        made = waterfall(scored.rows(), recipe.compare, recipe.evaluate.buckets_s, scored.overlaps())
+        made.write(current.folder.waterfall)
+        current.finish(stage)
+    return Waterfall.read(current.folder.waterfall)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Systems with scores on the same sets."""
+
+    current: Round
+    labels: Sequence[str]
+    sets: Sequence[str]
+
+    @classmethod
+    def on_common_sets(cls, current: Round, labels: Sequence[str]) -> "_Scored":
+        """DataError where one has no scores, or all of them no set in common."""
+        folder, sets = current.folder, [source.name for source in current.sets]
+        scored = {label: [s for s in sets if folder.finished(f"evaluate/{label}/{s}")] for label in labels}
+        if lacking := [label for label, found in scored.items() if not found]:
+            raise DataError(
+                f"'{lacking[0]}' has no scores in {folder.path}; 'shibolet evaluate' makes them, from a model or from "
+                f"hypotheses: --hypotheses {lacking[0]}=FILE"
+            )
+        common = [name for name in sets if all(name in found for found in scored.values())]
+        if left_out := sorted({name for found in scored.values() for name in found} - set(common)):
+            current.tell(
+                f"compare: not all of {', '.join(labels)} have scores on {', '.join(left_out)}, so they are left out"
+            )
+        if not common:
+            raise DataError(f"{', '.join(labels)} have no set in common")
+        return cls(current, labels, common)
+
+    def begin(self, name: str, format: int) -> Stage:
+        stages = [[f"evaluate/{label}/{set_name}" for set_name in self.sets] for label in self.labels]
+        inputs: dict[str, Any] = {
+            "systems": list(self.labels),
+            "scores": [[self.current.folder.verified(one) for one in own] for own in stages],
+        }
+        reads = [one for own in stages for one in own]
+        return self.current.begin(name, inputs | compared_with(self.current, format), reads=reads)
+
+    def rows(self) -> dict[Named, list[ScoredRow]]:
+        folder = self.current.folder
+        return {
+            self._named(label): [row for name in self.sets for row in read_rows(folder.evaluation(label, name))]
+            for label in self.labels
+        }
+
+    def overlaps(self) -> dict[str, dict[str, Overlap]]:
+        return {label: overlaps_of(self.current, label, self.sets) for label in self.labels}
+
+    def _named(self, label: str) -> Named:
+        """What was scored under a label, as it is called there."""
+        return Named(label=label, title=Scores.read(self.current.folder.scores(label, self.sets[0])).title)

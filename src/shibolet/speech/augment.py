@@ -104,8 +104,13 @@ def through_codec(samples: np.ndarray, codec: Codec, bitrate_bps: int) -> np.nda
         resampler = av.AudioResampler(format="flt", layout="mono")
         frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
         rate_hz = container.streams.audio[0].rate
-    decoded = soxr.resample(np.concatenate([frame.to_ndarray()[0] for frame in frames]), rate_hz, SAMPLE_RATE_HZ)
-    return np.pad(decoded, (0, max(0, len(samples) - len(decoded))))[: len(samples)].astype(np.float32)
+    return at_16_khz(np.concatenate([frame.to_ndarray()[0] for frame in frames]), rate_hz, len(samples))
+
+
+def at_16_khz(decoded: np.ndarray, rate_hz: int, num_samples: int) -> np.ndarray:
+    """What a decoder gave at its own rate, `num_samples` of it at 16 kHz."""
+    decoded = soxr.resample(decoded, rate_hz, SAMPLE_RATE_HZ)
+    return np.pad(decoded, (0, max(0, num_samples - len(decoded))))[:num_samples].astype(np.float32)
 
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:

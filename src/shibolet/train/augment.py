@@ -11,10 +11,11 @@ import numpy as np
 
 from shibolet.model.protocols import SpecMask
 from shibolet.speech import augment as channel
+from shibolet.speech.packets import through_call
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
 from shibolet.train.data import samples_at
 
-_SPEED, _NOISE, _CODEC, _SPEC = range(4)
+_SPEED, _NOISE, _CODEC, _SPEC, _LOSS = range(5)
 _TELEPHONE_HZ = (300.0, 3400.0)
 
 
@@ -42,7 +43,7 @@ class Augmentation:
         if self.config.noise:
             samples = _noisy(samples, self.config.noise, self._rng(_NOISE))
         if self.config.codec:
-            samples = _coded(samples, self.config.codec, self._rng(_CODEC))
+            samples = _coded(samples, self.config.codec, self._rng(_CODEC), self._rng(_LOSS))
         return samples
 
     def mask(self, num_frames: int, num_bins: int) -> SpecMask:
@@ -63,13 +64,21 @@ def _noisy(samples: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -
     return channel.add_noise(samples, rng.uniform(*config.snr_db), kind, rng)
 
 
-def _coded(samples: np.ndarray, config: CodecConfig, rng: np.random.Generator) -> np.ndarray:
+def _coded(
+    samples: np.ndarray, config: CodecConfig, rng: np.random.Generator, loss_rng: np.random.Generator
+) -> np.ndarray:
     if rng.random() >= config.share:
         return samples
     name = config.channels[rng.integers(len(config.channels))]
     if name == "telephone":
         return channel.band_limit(samples, *_TELEPHONE_HZ)
-    return channel.through_codec(samples, name, round(1000 * rng.uniform(*config.bitrate_kbps)))
+    bitrate_bps, loss = round(1000 * rng.uniform(*config.bitrate_kbps)), config.packet_loss
+    if loss is None or name != "opus" or loss_rng.random() >= loss.share:
+        return channel.through_codec(samples, name, bitrate_bps)
+    conceal = loss_rng.random() < loss.concealed_share
+    mean_burst = loss.mean_burst[loss_rng.integers(len(loss.mean_burst))]
+    loss_frac = loss_rng.uniform(*loss.loss_pct) / 100
+    return through_call(samples, bitrate_bps, loss_frac, mean_burst, loss_rng, conceal=conceal)
 
 
 def _masked(num_frames: int, num_bins: int, config: SpecAugmentConfig, rng: np.random.Generator) -> SpecMask:

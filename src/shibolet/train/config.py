@@ -88,12 +88,32 @@ class NoiseConfig(Config):
     kinds: tuple[Literal["white", "pink", "babble"], ...] = Field(("white", "pink", "babble"), min_length=1)
 
 
+class PacketLossConfig(Config):
+    """Packets of 20 ms that are lost on the way, as in a call; a voice message arrives whole."""
+
+    share: float = Field(0.5, ge=0, le=1)  # of the utterances that go through Opus
+    loss_pct: tuple[float, float] = (1.0, 20.0)  # of an utterance's packets, drawn evenly
+    mean_burst: tuple[Annotated[float, Field(ge=1)], ...] = Field((1.0, 4.0), min_length=1)  # lost in a row; 1: chance
+    concealed_share: float = Field(0.5, ge=0, le=1)  # gaps filled by libopus; the others have silence there
+
+    @model_validator(mode="after")
+    def _some_arrive(self) -> "PacketLossConfig":
+        low, high = self.loss_pct
+        if not 0 < low <= high <= 50:
+            raise RecipeError(
+                f"train.augment.codec.packet_loss.loss_pct: {low:g} to {high:g} is no range within 0 to 50, the lower "
+                "end first; to lose nothing leave packet_loss out"
+            )
+        return self
+
+
 class CodecConfig(Config):
     """A lossy channel; telephone is G.711's band, 300 to 3,400 Hz."""
 
     share: float = Field(0.3, ge=0, le=1)  # of the utterances of an epoch
     channels: tuple[Literal["opus", "mp3", "telephone"], ...] = Field(("opus", "mp3", "telephone"), min_length=1)
     bitrate_kbps: tuple[float, float] = (8.0, 32.0)  # of Opus and MP3, drawn evenly
+    packet_loss: PacketLossConfig | None = None  # null: every packet arrives
 
 
 class SpecAugmentConfig(Config):
@@ -128,6 +148,8 @@ class AugmentConfig(Config):
                            ("codec.bitrate_kbps", self.codec and self.codec.bitrate_kbps)):  # fmt: skip
             if span and span[0] > span[1]:
                 raise RecipeError(f"train.augment.{name}: {span[0]:g} is above {span[1]:g}; the lower end comes first")
+        if self.codec and self.codec.packet_loss and "opus" not in self.codec.channels:
+            raise RecipeError("train.augment.codec.packet_loss: only Opus has packets to lose, and channels lacks opus")
         if self.codec and self.codec.bitrate_kbps[0] < 6:
             raise RecipeError(
                 f"train.augment.codec.bitrate_kbps: Opus needs 6, the range starts at {self.codec.bitrate_kbps[0]:g}"

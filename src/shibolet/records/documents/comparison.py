@@ -1,4 +1,4 @@
-"""`compare.json` and `systems.json`: two candidates on the same utterances; differences are candidate less baseline."""
+"""`compare.json`, `systems.json` and `waterfall.json`: candidates on the same utterances, the second less the first."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -248,3 +248,16 @@ class SystemsComparison(Document):
     systems: dict[str, SystemRates]  # by label
     overlaps: dict[str, dict[str, Overlap]]  # by label and set, where training data are known
     pairs: tuple[SystemPair, ...]
+
+
+class Waterfall(Document):
+    """`waterfall.json`: systems in an order in which each has one part more, and what every step changes."""
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "'shibolet compare RECIPE --chain A --chain B' makes it anew from the scores"
+
+    systems: dict[str, SystemRates]  # by label, in the order of the chain
+    overlaps: dict[str, dict[str, Overlap]]  # by label and set, where training data are known
+    steps: tuple[SystemPair, ...]  # each system against the one before it; their differences add up to the whole
+    whole: SystemPair  # the last against the first
+    sentences: tuple[str, ...]
