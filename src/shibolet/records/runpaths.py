@@ -30,6 +30,8 @@ audit-sets/<set>/utterances.parquet    what the audit's models say of a set's re
 doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without them
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
+search/search.json              trials of learning rates, and which rates are shown to be better
+       trials/<trial>/          what each came to; of the one that is recommended also what it has trained
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
@@ -154,6 +156,10 @@ class RunPaths:
     @property
     def systems(self) -> Path:
         return self.path / "systems.json"
+
+    @property
+    def search(self) -> Path:
+        return self.path / "search" / "search.json"
 
     @property
     def publish(self) -> Path:
