@@ -19,6 +19,7 @@ from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.search import SearchTable
 from shibolet.records.documents.verified import VerifyReport
+from shibolet.report.searched import in_order
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
@@ -182,13 +183,12 @@ def show_decoding(tuned: DecodingTable) -> None:
 @show.register
 def show_search(searched: SearchTable) -> None:
     """Trials from the lowest loss on, what was confirmed, what it took."""
-    order = sorted(searched.trials, key=lambda one: (-len(one.losses), one.losses[-1] is None, one.losses[-1] or 0))
     rows = [
         (
             one.number or "own", *(f"{one.factors[name]:g}" for name in searched.dimensions),
             *("" if rung >= len(one.losses) else loss_of(one.losses[rung]) for rung in range(len(searched.rungs))),
         )
-        for one in order
+        for one in in_order(searched)
     ]  # fmt: skip
     header = [" trial", *(f" {name}" for name in searched.dimensions), *(f" {rung.steps}" for rung in searched.rungs)]
     table(f"Factors of the rates of phase {searched.phase}, and the loss a label on dev by steps", header, rows)

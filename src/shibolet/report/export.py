@@ -8,6 +8,7 @@ from shibolet.records.files import write_bytes
 from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.recipe import ShownRecipe
+from shibolet.report.searched import searched
 from shibolet.report.svg import Figure
 
 
@@ -24,6 +25,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
     shown = {
         "gate": sections.gates(run),
         "audit": sections.audit(run, recipe),
+        "search": searched(run),
         "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
     }

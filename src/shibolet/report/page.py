@@ -18,6 +18,7 @@ from shibolet.report.doubtful import doubtful
 from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.references import references
+from shibolet.report.searched import searched
 from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
 from shibolet.speech.text import get_language
@@ -26,9 +27,9 @@ from shibolet.speech.text.language import Language
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
-    "prepare": "What trains", "train": "Training", "compare": "Comparison", "chain": "Rounds",
-    "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt", "errors": "Errors",
-    "examples": "Examples", "provenance": "How it was made",
+    "prepare": "What trains", "search": "Rates searched", "train": "Training", "compare": "Comparison",
+    "chain": "Rounds", "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt",
+    "errors": "Errors", "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
@@ -49,6 +50,7 @@ def write_report(run_dir: Path) -> Path:
         "truth": sections.truth(run),
         "audit": audit,
         "prepare": sections.prepare(run),
+        "search": searched(run),
         "train": sections.train(run, recipe),
         "compare": compared,
         "chain": lineage.chain_of(run_dir) if recipe.parent else None,
@@ -59,7 +61,8 @@ def write_report(run_dir: Path) -> Path:
         "examples": scored.examples(run, language, pair),
         "provenance": sections.provenance(run),
     }
-    left_out = {name for name in ("truth", "chain", "systems", "doubtful", "errors", "examples") if not shown[name]}
+    optional = ("truth", "search", "chain", "systems", "doubtful", "errors", "examples")
+    left_out = {name for name in optional if not shown[name]}
     left_out |= set() if audit else {"selftest", "worst"}
     if recipe.only_audits:  # there are no such stages to wait for
         left_out |= {name for name in _OF_A_ROUND if not shown[name]}
