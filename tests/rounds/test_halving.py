@@ -8,7 +8,7 @@ import pytest
 
 from shibolet.errors import RecipeError
 from shibolet.rounds.search import proposals
-from shibolet.rounds.search.halving import OWN, Results, Rungs, Trial, best_of, halve, plan_rungs, survivors
+from shibolet.rounds.search.halving import OWN, Measured, Results, Rungs, Trial, best_of, halve, plan_rungs, survivors
 from shibolet.rounds.search.proposals import Space, halton, proposer, suggestions
 
 SPACE = Space(("encoder", "decoder", "head"), 10.0)
@@ -31,16 +31,14 @@ def search(folder: Path, sampler: str, num_trials: int = 16, die=lambda: None, o
         for trial in trials:
             die()
             measured.append((trial.number, rung))
-            yield trial, {"loss": loss_of(trial, rung)}
+            yield trial, Measured((("u", loss_of(trial, rung), 1),))
             die()
 
     rungs = plan_rungs(num_trials, most_steps=500, budget_steps=1000, steps_per_loss=1, fewest_steps=4)
     trials = halve(
         rungs,
         proposer(SPACE, num_trials, suggestions(sampler, folder, SPACE, 7)),
-        lambda rung, trials: [
-            one["loss"] for one in results.made(rung, trials, lambda missing: work(rung, missing))
-        ],
+        lambda rung, trials: results.measured(rung, trials, lambda missing: work(rung, missing)),
     )  # fmt: skip
     return trials, measured
 

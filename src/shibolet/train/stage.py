@@ -105,9 +105,6 @@ def run_train(
         start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
-    if until_step is not None:
-        trainer.on_step = partial(_stop_at, trainer, until_step, on_step)
-
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
         chosen = choose(trainer, state, config, last_phase)
@@ -215,6 +212,8 @@ def _train(
     until_step: int | None,
 ) -> "Choice":  # fmt: skip
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
+    if until_step is not None:
+        trainer.on_step = partial(_stop_at, trainer, until_step, trainer.on_step)
     if trainer.is_main:
         marker.unlink(missing_ok=True)
     threads_before = torch.get_num_threads()

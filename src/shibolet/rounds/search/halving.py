@@ -5,13 +5,12 @@ is in a file: a search that was killed goes on with those that are missing, and 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from shibolet.records.files import hash_json, write_json
-from shibolet.records.reading import read_own
+from shibolet.records.reading import read_as
 
 OWN = 0  # the trial that changes nothing: it takes part in every rung, and all others are compared with it
 FEWEST_TRIALS = 4
@@ -48,7 +47,23 @@ class Trial:
         return f"{self.number:03d}-{hash_json(dict(self.point))[:8]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a trial came to at the end of a rung."""
+
+    losses: tuple[tuple[str, float, int], ...]  # dev utterance, nats summed over its labels, labels; none: it diverged
+    why: str = ""  # there are none
+
+    @property
+    def loss(self) -> float:
+        """Nats a label; infinite for a trial that diverged."""
+        if not self.losses:
+            return math.inf
+        return math.fsum(loss for _, loss, _ in self.losses) / sum(labels for _, _, labels in self.losses)
+
+
 Propose = Callable[[Sequence[Trial]], Sequence[Point]]  # trials with their losses -> points of the next wave
+Work = Callable[[Sequence[Trial]], Iterable[tuple[Trial, Measured]]]
 Run = Callable[[int, Sequence[Trial]], Sequence[float]]  # rung, trials -> the loss of each at the end of it
 
 
@@ -130,24 +145,16 @@ class Results:
         """The folder of a trial."""
         return self._folder / trial.key
 
-    def read(self, trial: Trial, rung: int) -> Any | None:
-        """What was kept; None where nothing was."""
-        path = self._path(trial, rung)
-        return read_own(path, _REMEDY) if path.exists() else None
+    def read(self, trial: Trial, rung: int) -> Measured:
+        """What was kept; DataError where nothing was."""
+        return read_as(self._path(trial, rung), Measured, _REMEDY)
 
-    def made(
-        self, rung: int, trials: Sequence[Trial], work: Callable[[Sequence[Trial]], Iterable[tuple[Trial, Any]]]
-    ) -> list[Any]:
-        """The result of each; `work` makes those that are missing, in any order, and each is kept at once."""
-        missing = [trial for trial in trials if self.read(trial, rung) is None]
+    def measured(self, rung: int, trials: Sequence[Trial], work: Work) -> list[float]:
+        """The loss of each; `work` makes the results that are missing, in any order, and each is kept at once."""
+        missing = [trial for trial in trials if not self._path(trial, rung).exists()]
         for trial, made in work(missing) if missing else ():
-            write_json(self._path(trial, rung), made)
-        return [self.read(trial, rung) for trial in trials]
-
-    def all_of(self, trials: Sequence[Trial]) -> Iterator[Any]:
-        """Every result that is kept of these."""
-        for trial in trials:
-            yield from (self.read(trial, rung) for rung in range(len(trial.losses)))
+            write_json(self._path(trial, rung), asdict(made))
+        return [self.read(trial, rung).loss for trial in trials]
 
     def _path(self, trial: Trial, rung: int) -> Path:
         return self.place(trial) / f"rung-{rung}.json"

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.dev import read_dev
@@ -14,7 +13,17 @@ from shibolet.records.files import write_json
 from shibolet.records.reading import read_own
 from shibolet.rounds.search.confirming import DevParts, confirm, divide_dev, is_admitted, loss_difference
 from shibolet.rounds.search.dimensions import dimensions_of, phase_at, training_at
-from shibolet.rounds.search.halving import FEWEST_TRIALS, OWN, Results, Rungs, Trial, best_of, halve, plan_rungs
+from shibolet.rounds.search.halving import (
+    FEWEST_TRIALS,
+    OWN,
+    Measured,
+    Results,
+    Rungs,
+    Trial,
+    best_of,
+    halve,
+    plan_rungs,
+)
 from shibolet.rounds.search.proposals import Sampler, Space, proposer, require_optuna, suggestions
 from shibolet.rounds.search.trials import SearchJob, carry_out_all
 from shibolet.rounds.shared import Round
@@ -138,10 +147,10 @@ class _Search:
             def run(rung: int, trials: Sequence[Trial]) -> list[float]:
                 nonlocal done
                 work = lambda missing: self._work(rung, missing, bool(num_gpus))  # noqa: E731
-                made = self._results.made(rung, trials, work)
+                losses = self._results.measured(rung, trials, work)
                 done += len(trials)
                 progress(done, sum(plan.rungs.sizes))
-                return [_loss_of(one) for one in made]
+                return losses
 
             trials = halve(plan.rungs, proposer(plan.space, num, suggest), run)
         best = best_of(trials)
@@ -189,7 +198,7 @@ class _Search:
             choosing=self._ids,
         )
 
-    def _work(self, rung: int, trials: Sequence[Trial], on_gpus: bool) -> Iterator[tuple[Trial, Any]]:
+    def _work(self, rung: int, trials: Sequence[Trial], on_gpus: bool) -> Iterator[tuple[Trial, Measured]]:
         jobs = [self._job(trial, rung) for trial in trials]
         for place, made in carry_out_all(jobs, self._current.gpus, on_gpus):
             yield trials[place], made
@@ -230,9 +239,9 @@ class _Search:
             cost=_cost(plan, self._shared_step),
         )
 
-    def _searched(self, trial: Trial, own: Any) -> SearchedTrial:
+    def _searched(self, trial: Trial, own: Measured) -> SearchedTrial:
         made = self._results.read(trial, 0)
-        there = trial.number != OWN and made["losses"] and own["losses"]
+        there = trial.number != OWN and made.losses and own.losses
         by_group = self._plan.dev.groups
         against = loss_difference(_losses(made), _losses(own), by_group) if there else {}
         phase = phase_at(self._plan.phase, self._plan.dimensions, trial.point)
@@ -251,15 +260,8 @@ def _training(train: TrainConfig, plan: _Plan, trial: Trial) -> TrainConfig:
     return training_at(train, plan.index, plan.dimensions, trial.point)
 
 
-def _losses(made: Any) -> list[LabelLoss]:
-    return [LabelLoss(*one) for one in made["losses"]]
-
-
-def _loss_of(made: Any) -> float:
-    """Nats a label; infinite for a trial that diverged."""
-    if not made["losses"]:
-        return float("inf")
-    return sum(one.loss for one in _losses(made)) / sum(one.labels for one in _losses(made))
+def _losses(made: Measured) -> list[LabelLoss]:
+    return [LabelLoss(*one) for one in made.losses]
 
 
 def _cost(plan: _Plan, shared_step: int) -> SearchCost:

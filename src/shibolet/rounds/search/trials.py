@@ -17,6 +17,7 @@ from typing import Any
 
 from shibolet.errors import Diverged
 from shibolet.records.config import Config
+from shibolet.rounds.search.halving import Measured
 from shibolet.train.config import TrainConfig
 
 
@@ -37,7 +38,7 @@ class SearchJob(Config):
     choosing: tuple[str, ...]  # ids of dev utterances
 
 
-def carry_out(job: SearchJob) -> dict[str, Any]:
+def carry_out(job: SearchJob) -> Measured:
     """Train as far as the rung, unless that was done; the loss of each utterance, or why there is none."""
     from shibolet.train.checkpoint import CheckpointStore
     from shibolet.train.label_loss import label_losses
@@ -46,14 +47,14 @@ def carry_out(job: SearchJob) -> dict[str, Any]:
     try:
         step = _train(job)
     except Diverged as error:
-        return {"losses": None, "why": str(error)}
+        return Measured((), str(error))
     if step is None:
-        return {"losses": None, "why": "the phase diverged and was given up"}
+        return Measured((), "the phase diverged and was given up")
     loaded = trained_to(job.base, job.train, job.seed, CheckpointStore(job.out_dir / "checkpoints"), step)
     found = label_losses(loaded, dev_examples(loaded, job.prepared_dir, job.language, job.choosing), job.language)
     if not all(math.isfinite(one.loss) for one in found):
-        return {"losses": None, "why": "its loss on dev is no finite number"}
-    return {"losses": [[one.id, one.loss, one.labels] for one in found], "why": ""}
+        return Measured((), "its loss on dev is no finite number")
+    return Measured(tuple((one.id, one.loss, one.labels) for one in found))
 
 
 def dev_examples(loaded: Any, prepared_dir: Path, language: str, ids: Iterable[str]) -> list:
@@ -93,7 +94,7 @@ def _train(job: SearchJob) -> int | None:
     return None if state.decisions.fell_back else state.step
 
 
-def carry_out_all(jobs: Sequence[SearchJob], at_once: int, on_gpus: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def carry_out_all(jobs: Sequence[SearchJob], at_once: int, on_gpus: bool) -> Iterator[tuple[int, Measured]]:
     """The place of each job in the list, and what it came to, as they end; several run in a process each."""
     if at_once == 1 or len(jobs) == 1:
         for place, job in enumerate(jobs):
