@@ -16,7 +16,7 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import Recipe, load_recipe
-from shibolet.records.documents.search import Confirmation, LossControl, SearchTable
+from shibolet.records.documents.search import Confirmation, LossDifference, SearchTable
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds.branches import branch_of
@@ -36,7 +36,7 @@ from shibolet.train.state import TrainState
 
 PHASE = "{name: A, num_epochs: 6, warmup_steps: 4, lr_by_part: {projector: 1.0e-4, head: 1.0e-4, lora: 1.0e-4}}"
 BEST = {"projector": 3e-4, "head": 1e-4, "lora": 2e-5}
-HEARS = LossControl(difference=-2.0, interval=(-2.5, -1.5))
+HEARS = LossDifference(difference=-2.0, interval=(-2.5, -1.5))
 GAIN = Confirmation(
     own_wer_pct=20.0, found_wer_pct=15.0, points=-5.0, interval_points=(-8.0, -2.0), counted="6 speakers", control=HEARS
 )
@@ -139,8 +139,8 @@ def test_rates_that_are_shown_to_be_better_go_into_the_recipe(world: World, caps
 SHOWS_NOTHING = {
     "includes 0": {"interval_points": (-8.0, 0.1)},
     "no interval": {"interval_points": None},
-    "the texts are of other audio": {"control": LossControl(difference=-0.01, interval=(-0.1, 0.08))},
-    "a control without an interval": {"control": LossControl(difference=-2.0, interval=None)},
+    "the texts are of other audio": {"control": LossDifference(difference=-0.01, interval=(-0.1, 0.08))},
+    "a control without an interval": {"control": LossDifference(difference=-2.0, interval=None)},
 }
 
 

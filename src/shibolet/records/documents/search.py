@@ -25,10 +25,10 @@ class SearchedTrial(Part):
     interval: Ends | None  # None: too few recordings and speakers, or no difference
 
 
-class LossControl(Part):
-    """Whether the model finds a dev text likelier with its own audio than with that of another utterance."""
+class LossDifference(Part):
+    """How much likelier the labels of some dev texts are in one case than in another."""
 
-    difference: float  # nats a label, own audio minus another's
+    difference: float  # nats a label; below 0: likelier in the first
     interval: Ends | None  # None: too few recordings and speakers
 
 
@@ -40,7 +40,7 @@ class Confirmation(Part):
     points: float | None  # of WER, the best trial minus the recipe's own
     interval_points: Ends | None
     counted: str  # what the interval counts as independent
-    control: LossControl
+    control: LossDifference  # the texts with their own audio, minus with the audio of other utterances
 
 
 class SearchCost(Part):

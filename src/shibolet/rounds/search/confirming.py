@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.dev import DevRow, transcribe_rows
-from shibolet.records.documents.search import Confirmation, LossControl
+from shibolet.records.documents.search import Confirmation, LossDifference
 from shibolet.records.files import hash_json
 from shibolet.records.groups import connected, count_groups, keys_of
 from shibolet.rounds.search.trials import SearchJob, dev_examples
@@ -72,7 +72,7 @@ def confirm(own: SearchJob, found: SearchJob, rows: Sequence[DevRow], config: Ev
     )
 
 
-def hears_its_texts(loaded, prepared_dir: Path, rows: Sequence[DevRow], language: str) -> LossControl:
+def hears_its_texts(loaded, prepared_dir: Path, rows: Sequence[DevRow], language: str) -> LossDifference:
     """The loss a label of each text with its own audio, minus that with the audio of another utterance.
 
     Where texts were exchanged, neither audio is theirs: then no WER on them says which model hears better, and a model
@@ -85,16 +85,16 @@ def hears_its_texts(loaded, prepared_dir: Path, rows: Sequence[DevRow], language
     right = label_losses(loaded, examples, language)
     wrong = label_losses(loaded, with_audio_of_next(examples), language)
     group_of = dict(zip(ids, _groups(rows), strict=True))
-    return LossControl(**loss_difference(right, wrong, [group_of[one.id] for one in right]))
+    return loss_difference(right, wrong, [group_of[one.id] for one in right])
 
 
-def loss_difference(first: Sequence, second: Sequence, groups: Sequence[str]) -> dict:
+def loss_difference(first: Sequence, second: Sequence, groups: Sequence[str]) -> LossDifference:
     """Loss a label of the first minus that of the second, of the same labels, with its interval over groups."""
     import numpy as np
 
     tops = np.array([one.loss - two.loss for one, two in zip(first, second, strict=True)])
     (found,) = ratio_intervals(tops[:, None], np.array([float(one.labels) for one in first])[:, None], groups)
-    return {"difference": found.value, "interval": _ends(found)}
+    return LossDifference(difference=found.value, interval=_ends(found))
 
 
 def is_admitted(confirmation: Confirmation | None) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from shibolet.errors import RecipeError
 from shibolet.rounds.search.halving import OWN, Point, Trial
 
 Sampler = Literal["optuna", "halton"]
-_JOURNAL = "optuna.journal"
+_JOURNAL, _KEY = "optuna.journal", "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class OptunaStudy:
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Keep those that the journal does not have."""
-        known = {trial.user_attrs.get("key") for trial in self._kept.get_trials(deepcopy=False)}
+        known = {trial.user_attrs.get(_KEY) for trial in self._kept.get_trials(deepcopy=False)}
         for trial in trials:
             if trial.key not in known:
                 self._kept.add_trial(self._told(trial))
@@ -131,7 +131,7 @@ class OptunaStudy:
             value=loss if math.isfinite(loss) else None,
             params={name: min(1.0, max(0.0, place)) for name, place in self._space.places(trial.point).items()},
             distributions=self._distributions,
-            user_attrs={"key": trial.key, "own": trial.number == OWN},
+            user_attrs={_KEY: trial.key, "own": trial.number == OWN},
         )
 
 

@@ -243,7 +243,7 @@ class _Search:
         made = self._results.read(trial, 0)
         there = trial.number != OWN and made.losses and own.losses
         by_group = self._plan.dev.groups
-        against = loss_difference(_losses(made), _losses(own), by_group) if there else {}
+        against = loss_difference(_losses(made), _losses(own), by_group) if there else None
         phase = phase_at(self._plan.phase, self._plan.dimensions, trial.point)
         return SearchedTrial(
             number=trial.number,
@@ -251,8 +251,8 @@ class _Search:
             lr_by_part=dict(phase.lr_by_part),
             warmup_steps=phase.warmup_steps,
             losses=tuple(loss if loss < float("inf") else None for loss in trial.losses),
-            difference=against.get("difference"),
-            interval=against.get("interval"),
+            difference=against.difference if against else None,
+            interval=against.interval if against else None,
         )
 
 

@@ -27,7 +27,8 @@ def write_found(recipe: Recipe, source: str, table: SearchTable, path: Path) -> 
     )
     wanted = recipe.model_copy(update={"train": recipe.train.model_copy(update={"phases": phases})})
     blocks = blocks_of(find_recipe(source).read_text(encoding="utf-8"))
-    blocks |= {"train": blocks_of(settings_yaml(wanted, path.parent))["train"] + "\n"}
+    written = blocks_of(settings_yaml(wanted, path.parent))
+    blocks |= {name: f"{block}\n" for name, block in written.items() if name == "train"}
     write_bytes(path, "".join(blocks.values()).encode())
     if not reads_as(path, wanted):
         write_recipe(wanted, path)
