@@ -55,6 +55,7 @@ BENCHMARKS = (
     Benchmark("train", "train_run.py --scratch OUT", None, gpus=1),
     Benchmark("train", "profile_step.py --phase B --utterances 128", None, gpus=1),
     Benchmark("train", "scaling.py --gpus 1 2 4 --seconds 20", None, gpus=4),
+    Benchmark("train", "search_rates.py --world 401 --out OUT", None),
     Benchmark("memory", "memory_plan.py", None, gpus=1),
     Benchmark("read", "loader_speed.py --hours 4 --workers 1 4 8 15 --seconds 20", None, gpus=1),
     Benchmark("whisper", "whisper_folds.py an4 --models M --data D --out OUT", None, needs=WHISPERS),

@@ -29,8 +29,9 @@ from shibolet.report.audit_page import Sound
 
 CLASSES = (
     "AlignmentReport", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison", "DecodingTable",
-    "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "NgramMade", "Plan", "Prepared", "Provenance", "Reproduced", "RoundPlan",
-    "Scores", "StageMarker", "SystemsComparison", "TrackerState", "TrainResult", "Truth", "VerifyReport",
+    "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "NgramMade", "Plan", "Prepared", "Provenance",
+    "Reproduced", "RoundPlan", "Scores", "StageMarker", "SystemsComparison", "TrackerState", "TrainResult", "Truth",
+    "VerifyReport",
 )  # fmt: skip
 LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)

@@ -35,6 +35,7 @@ from shibolet.train.config import (
     TrainConfig,
 )
 from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.label_loss import label_losses
 from shibolet.train.objectives.transcribe import Transcribe
 from shibolet.train.reader import PackReader
 from shibolet.train.stage import run_train
@@ -236,3 +237,14 @@ def test_a_round_of_it(tmp_path: Path):
     plan = Plan.read(folder.plan)
     assert plan.training_set.tokens == metrics[0]["tokens"] > 4 * 1500 and plan.encoder_cache_gib is not None
     WhisperForConditionalGeneration.from_pretrained(folder.final)
+
+
+def test_the_loss_a_label_of_a_whisper_is_that_of_each_utterance_alone(reader_of, tmp_path: Path):
+    """A pack of a Whisper has another layout: labels of one utterance must not count for another there either."""
+    _, examples = reader_of(spoken(4, seed=1))
+    loaded = load_recogniser(str(tmp_path / "base"))
+    together = label_losses(loaded, examples, "Hebrew")
+    alone = [label_losses(loaded, [example], "Hebrew")[0] for example in examples]
+    assert [(one.id, one.labels) for one in together] == [(one.id, one.labels) for one in alone]
+    assert [one.loss for one in together] == pytest.approx([one.loss for one in alone], rel=1e-4)
+    assert len({round(one.loss, 3) for one in together}) > 1

@@ -21,14 +21,16 @@ from shibolet.records.documents.comparison import (
     SystemsComparison,
     Waterfall,
 )
-from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
 from shibolet.records.documents.ngram import NgramMade
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.robustness import SAID, Robustness
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.search import SearchTable
 from shibolet.records.documents.verified import VerifyReport
+from shibolet.report.searched import in_order
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
@@ -254,6 +256,31 @@ def show_average(made: Average) -> None:
     facts([(f"{number}", part.title) for number, part in enumerate(made.parts, start=1)])
     for sentence in (made.sentence, *made.notes):
         OUT.print(sentence, markup=False)
+
+
+@show.register
+def show_search(searched: SearchTable) -> None:
+    """Trials from the lowest loss on, what was confirmed, what it took."""
+    rows = [
+        (
+            one.number or "own", *(f"{one.factors[name]:g}" for name in searched.dimensions),
+            *("" if rung >= len(one.losses) else loss_of(one.losses[rung]) for rung in range(len(searched.rungs))),
+        )
+        for one in in_order(searched)
+    ]  # fmt: skip
+    header = [" trial", *(f" {name}" for name in searched.dimensions), *(f" {rung.steps}" for rung in searched.rungs)]
+    table(f"Factors of the rates of phase {searched.phase}, and the loss a label on dev by steps", header, rows)
+    OUT.print(searched.sentence, markup=False)
+    cost, found = searched.cost, searched.confirmation
+    if found and found.points is not None:
+        both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
+        facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}")])
+    said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
+    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} losses")])
+
+
+def loss_of(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"
 
 
 @show.register

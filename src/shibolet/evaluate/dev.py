@@ -22,7 +22,7 @@ from shibolet.records.documents.scores import DevScores
 from shibolet.records.files import hash_json
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.scoring.rows import score_row
+from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
 from shibolet.speech.text import get_language
@@ -119,6 +119,21 @@ def dev_scorer(
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
     return ScoreDev(score, lambda: any([one.release() for one in kept.values()]))
+
+
+def transcribe_rows(
+    loaded: LoadedModel, rows: Sequence[DevRow], language: str, config: EvaluateConfig
+) -> list[ScoredRow]:
+    """The scored row of each, of a model in evaluation mode; greedy, as dev is scored in a training."""
+    spoken, utterances, clips = get_language(language), [row.utterance for row in rows], [_decoded(row) for row in rows]
+    _check_lengths(loaded, utterances, clips)
+    transcriber = Transcriber(
+        loaded, spoken.name, batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s
+    )
+    return [
+        score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
+        for utterance, text in zip(utterances, transcriber.transcribe(clips), strict=True)
+    ]
 
 
 class _Kept:

@@ -50,6 +50,7 @@ _MADE = {
         also=("train",),
         again="run 'shibolet train' with the recipe",
     ),
+    "search": _Made(outputs=("search/search.json",), also=("search",), again="run 'shibolet search' with the recipe"),
     "compare": _Made(outputs=("compare.json",), again="run 'shibolet compare' with the recipe"),
     "systems": _Made(outputs=("systems.json",), again="run 'shibolet compare' with its --system again"),
     "waterfall": _Made(outputs=("waterfall.json",), again="run 'shibolet compare' with its --chain again"),
@@ -149,7 +150,7 @@ class RunFolder(RunPaths):
         if self._take_back(name, inputs):
             taken = self._stage(name, inputs, reads)
             if filled:
-                note = f"{name}: {filled}; what was there is now in {aside}"
+                note = f"{name}: {filled}{f'; what was there is now in {aside}' if aside else ''}"
                 return replace(taken, state="changed", note=note)
             return replace(taken, note=f"{name}: taken back from .aside, where the same inputs had left it")
         if self._inherit(name, inputs, reads):

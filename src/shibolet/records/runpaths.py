@@ -35,6 +35,8 @@ ngram/ngram.arpa                a language model of texts over the model's token
 waterfall.json                  systems that each have one part more, and what every step changes
 robustness/robustness.json      WER by dose of noise, bit rate and lost packets
           <label>/<dose>/<set>/  hypotheses.jsonl, listing.txt and scores.json of each copy
+search/search.json              trials of learning rates, and which rates are shown to be better
+       trials/<trial>/          what each came to; of the one that is recommended also what it has trained
 tune-decoding/decoding.json     ways to decode on dev, with what each costs
 average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
                model/           that average
@@ -177,6 +179,10 @@ class RunPaths:
     @property
     def robustness(self) -> Path:
         return self.path / "robustness" / "robustness.json"
+
+    @property
+    def search(self) -> Path:
+        return self.path / "search" / "search.json"
 
     @property
     def publish(self) -> Path:

@@ -9,6 +9,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.report import scored, sections
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.robustness import robustness
+from shibolet.report.searched import searched
 from shibolet.report.svg import Figure
 from shibolet.report.waterfall import waterfall
 
@@ -26,6 +27,7 @@ def export_figures(run_dir: Path, out_dir: Path) -> list[Path]:
     shown = {
         "gate": sections.gates(run),
         "audit": sections.audit(run, recipe),
+        "search": searched(run),
         "train": sections.train(run, recipe),
         "compare": scored.comparison(run, recipe),
         "waterfall": waterfall(run),

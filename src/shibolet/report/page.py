@@ -19,6 +19,7 @@ from shibolet.report.figures import short
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.references import references
 from shibolet.report.robustness import robustness
+from shibolet.report.searched import searched
 from shibolet.report.waterfall import waterfall
 from shibolet.report.wording import in_words, p_value, sentence, visible
 from shibolet.scoring.wording import shown_pct
@@ -28,12 +29,12 @@ from shibolet.speech.text.language import Language
 _RIGHT_TO_LEFT = ("ar", "fa", "he", "ur", "yi")
 _CONTENTS = {
     "gate": "Gate", "truth": "Found against damaged", "audit": "Audit", "selftest": "Self-test", "worst": "Worst",
-    "prepare": "What trains", "train": "Training", "compare": "Comparison", "waterfall": "Part by part",
-    "robustness": "Worse sound", "chain": "Rounds",
+    "prepare": "What trains", "search": "Rates searched", "train": "Training", "compare": "Comparison",
+    "waterfall": "Part by part", "robustness": "Worse sound", "chain": "Rounds",
     "systems": "Other systems", "scores": "Scores", "doubtful": "References in doubt", "errors": "Errors",
     "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
-_ON_DEMAND = ("truth", "waterfall", "robustness", "chain", "systems", "doubtful", "errors", "examples")
+_ON_DEMAND = ("truth", "search", "waterfall", "robustness", "chain", "systems", "doubtful", "errors", "examples")
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
 
@@ -53,6 +54,7 @@ def write_report(run_dir: Path) -> Path:
         "truth": sections.truth(run),
         "audit": audit,
         "prepare": sections.prepare(run),
+        "search": searched(run),
         "train": sections.train(run, recipe),
         "compare": compared,
         "waterfall": waterfall(run),

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import RecipeError
 from shibolet.records.differences import differing, first
 from shibolet.rounds.shared import Round
+
+if TYPE_CHECKING:
+    from shibolet.train.branch import Branch
 
 _STEP, _EARLIER = "from_step", "earlier"  # inputs of a training that went on from a step that somebody named
 
@@ -26,7 +30,9 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
             current.tell(f"train: this is the training that --from-step {begun_at} began")
         return before, None
     changed = [name for name in differing(ours, plain) if name != "train"]
-    if step is None and (changed or not before):
+    if step is None and not before:
+        return plain, _begun(current, _of_search(current, plain))
+    if step is None and changed:
         return plain, None
     if step is not None and not before:
         raise RecipeError(f"--from-step {step}: there is no training in {folder.path} to go on from")
@@ -42,11 +48,35 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
             folder.intact("train", records=False)
         found = branch.from_step(folder.train, step, config)
         plain = {**plain, _STEP: step, _EARLIER: [part.model_dump(mode="json") for part in found.earlier]}
-    elif (found := branch.unchanged(folder.train, config)) is None:
-        return plain, None
+    else:
+        others = [branch.unchanged(folder.train, config), _of_search(current, plain)]
+        found = max(filter(None, others), key=lambda one: one.states[-1].step, default=None)
+    return plain, _begun(current, found)
+
+
+def _begun(current: Round, found: "Branch | None") -> Callable[[Path], str] | None:
+    """What puts the beginning of a training into a folder like the round's; None: it has none."""
+    if found is None:
+        return None
 
     def fill(place: Path) -> str:
-        found.fill(place / folder.train.relative_to(folder.path))
+        found.fill(place / current.folder.train.relative_to(current.folder.path))
         return found.sentence
 
-    return plain, fill
+    return fill
+
+
+def _of_search(current: Round, plain: dict[str, Any]) -> "Branch | None":
+    """The trial of a finished search that these settings would have made, on the same data from the same base."""
+    from shibolet.train import branch
+
+    searched = current.folder.inputs("search")
+    if not current.folder.finished("search") or differing(
+        {name: searched.get(name) for name in plain if name != "train"},
+        json.loads(json.dumps({name: value for name, value in plain.items() if name != "train"})),
+    ):
+        return None
+    for trial in sorted((current.folder.path / "search" / "trials").glob("*/train")):
+        if (trial / "checkpoints").is_dir() and (found := branch.unchanged(trial, current.recipe.train)):
+            return replace(found, sentence=f"goes on from step {found.states[-1].step:,} of the search's trial")
+    return None

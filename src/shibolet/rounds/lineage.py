@@ -68,7 +68,7 @@ def write_next(
     )
     text = _with_blocks(like.read_text(encoding="utf-8"), wanted, path)
     write_bytes(path, text.encode())
-    if not _reads_as(path, wanted):  # its own paths start at another folder, or its blocks are not where they should be
+    if not reads_as(path, wanted):  # its own paths start at another folder, or its blocks are not where they should be
         write_bytes(path, (_heading(wanted, path) + settings_yaml(wanted, path.parent)).encode())
     return load_recipe(path)
 
@@ -97,21 +97,21 @@ def _heading(recipe: Recipe, path: Path) -> str:
 
 def _with_blocks(text: str, wanted: Recipe, path: Path) -> str:
     """A recipe's text with `name`, `title`, `parent` and `models` of another; all else, comments too, as it is."""
-    written = _blocks(settings_yaml(wanted, path.parent))
+    written = blocks_of(settings_yaml(wanted, path.parent))
     replaced = {name: written[name] for name in OWN}
-    blocks = {name: block for name, block in _blocks(text).items() if name and name not in replaced}
+    blocks = {name: block for name, block in blocks_of(text).items() if name and name not in replaced}
     first = [replaced["name"], replaced["title"], replaced["parent"]]
     rest = [blocks.pop(name) for name in ("language", "seed") if name in blocks]
     return _heading(wanted, path) + "".join([*first, *rest, "\n", replaced["models"], "\n", *blocks.values()])
 
 
-def _blocks(text: str) -> dict[str, str]:
+def blocks_of(text: str) -> dict[str, str]:
     """The text of each top-level key of a YAML file; "" for what stands before the first."""
     parts = re.split(r"(?m)^(?=[a-z_]+:)", text)
     return {re.match(r"(?:([a-z_]+):)?", part)[1] or "": part for part in parts}
 
 
-def _reads_as(path: Path, wanted: Recipe) -> bool:
+def reads_as(path: Path, wanted: Recipe) -> bool:
     try:
         return load_recipe(path) == wanted
     except RecipeError:

@@ -66,6 +66,15 @@ def unchanged(source: Path, config: TrainConfig) -> Branch | None:
     return Branch(source, states, f"{first(changed)} changed; {kept}, and training goes on from there")
 
 
+def begin_at(source: Path, step: int, config: TrainConfig) -> Branch:
+    """What `unchanged` gives, as far as `step`; RecipeError where these settings have no checkpoint of it."""
+    found = unchanged(source, config)
+    states = [state for state in found.states if state.step <= step] if found else []
+    if not states or states[-1].step != step:
+        raise RecipeError(f"a trial cannot begin at step {step}: {_which(source)}")
+    return Branch(source, states, f"begins at step {step:,}")
+
+
 def from_step(source: Path, step: int, config: TrainConfig) -> Branch:
     """The training in `source` as far as `step`, to go on with these settings; RecipeError where that cannot be."""
     settings = settings_of(config)

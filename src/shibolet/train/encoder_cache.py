@@ -130,8 +130,8 @@ def _start(root: Path, folder: Path, num_bytes: int) -> None:
     meta = folder / "meta.json"
     if boot and read_cached(meta, dict[str, str]) == {"boot": boot}:
         return
-    shutil.rmtree(root, ignore_errors=True)
-    make_folder(root)
+    shutil.rmtree(root.resolve(), ignore_errors=True)  # a link where trials of a search share one
+    make_folder(root.resolve())
     if (free := shutil.disk_usage(root).free) < num_bytes:
         raise RecipeError(
             f"train.encoder_cache needs {num_bytes / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} GiB are free; "

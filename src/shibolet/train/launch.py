@@ -145,7 +145,7 @@ def _run_rank(
 ) -> None:
     os.setsid()  # a Ctrl-C reaches the launcher alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop it ends a rank as SIGTERM does
-    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    threading.Thread(target=stop_without_parent, daemon=True).start()
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": address[0], "MASTER_PORT": address[1],
@@ -164,7 +164,7 @@ def _run_rank(
         sys.exit(1)
 
 
-def _stop_without_parent() -> None:
+def stop_without_parent() -> None:
     """End at the next step, with a checkpoint, when the launcher was killed."""
     connection.wait([parent_process().sentinel])
     os.kill(os.getpid(), signal.SIGTERM)

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 from shibolet.errors import ModelError, Preempted, RecipeError
 from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel, load_recogniser
+from shibolet.model.folders import best_device
 from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.scores import Optimism
-from shibolet.records.documents.training import DevRates, TrainResult
+from shibolet.records.documents.training import DevRates, StepRow, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
 from shibolet.scoring.selection import optimism_of
@@ -70,6 +71,7 @@ def run_train(
     tracking: Tracking | None = None,
     num_threads: int | None = None,
     only_through: str | None = None,
+    until_step: int | None = None,
     on_step: StepCallback | None = None,
 ) -> TrainResult:
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
@@ -79,7 +81,8 @@ def run_train(
     `styles` are what prompts say of how to write, by source. `about` is plain data that describes the run to the
     trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever
     was trained after it; the plan's last phase brings the whole plan's result back. A training that is finished returns
-    its result at once. Raises Preempted after a signal, RecipeError when `out_dir` holds another run.
+    its result at once. Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached with a
+    checkpoint after `until_step` (of a single rank).
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
@@ -110,10 +113,20 @@ def run_train(
         by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
         return chosen
 
-    chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end)
+    chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end, until_step)
     result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
     by_main(lambda: result.write(result_path))
     return result
+
+
+class Reached(Exception):
+    """A training has come to the step that it was to stop after, and its checkpoint is on disk."""
+
+
+def _stop_at(trainer: GradualUnfreezeTrainer, step: int, on_step: StepCallback | None, row: StepRow) -> None:
+    if on_step:
+        on_step(row)
+    trainer.stop_asked = trainer.stop_asked or row.step >= step
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +218,12 @@ def _trainer(
 
 
 def _train(
-    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"]
-) -> "Choice":
+    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"],
+    until_step: int | None,
+) -> "Choice":  # fmt: skip
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
+    if until_step is not None:
+        trainer.on_step = partial(_stop_at, trainer, until_step, trainer.on_step)
     if trainer.is_main:
         marker.unlink(missing_ok=True)
     threads_before = torch.get_num_threads()
@@ -215,6 +231,8 @@ def _train(
         torch.set_num_threads(num_threads)
         return trainer.train(at_end)
     except Preempted as stopped:
+        if trainer.state.step == until_step and not trainer.signals.received:
+            raise Reached from None
         if trainer.is_main:
             write_bytes(marker, f"{stopped}\n".encode())  # torchrun turns our exit code into 1
         raise
@@ -344,3 +362,16 @@ def write_adapter(
     """
     loaded = model_at(base, config, seed, weights)
     save_lora(loaded.model, list(weights), path, named, _DTYPES[config.precision])
+
+
+def trained_to(base: str, config: TrainConfig, seed: int, store: CheckpointStore, step: int) -> LoadedModel:
+    """The model as it was at a checkpoint, adapters not merged, in evaluation mode and where models run.
+
+    As in a training, so that what it writes is what a dev score of that step is of.
+    """
+    device = best_device()
+    loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
+    add_adapters(loaded.model, config, seed)
+    load_weights(loaded.model, store.at(step).weights())
+    loaded.model.to(device).eval()
+    return loaded

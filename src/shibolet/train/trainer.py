@@ -92,7 +92,7 @@ class GradualUnfreezeTrainer:
         self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
         self.state = TrainState()
         self.ladder = new_ladder(self.state.decisions)
-        self._stop_asked = False
+        self.stop_asked = False  # by a signal, or by who watches the steps of one rank alone
         self._checkpoint_s = 0.0  # stood still for a checkpoint since the last row
 
     def train(self, at_end: Callable[[TrainState], Made] = lambda state: state) -> Made:
@@ -257,7 +257,7 @@ class GradualUnfreezeTrainer:
             if not told.failed_tokens:
                 break
             self._make_room(told.failed_tokens, phase)
-        self._stop_asked, disk_failed = told.flags
+        self.stop_asked, disk_failed = told.flags
         if disk_failed:
             self._commit()  # raises: the last checkpoint could not be written
         loss = told.loss_sum / self.objective.count(chosen) if chosen else None
@@ -331,9 +331,9 @@ class GradualUnfreezeTrainer:
         if self.on_step and self.is_main:
             self.on_step(row)
         due = state.step % config.checkpoint_every_steps == 0
-        if due or wanted or state.phase_ended or self._stop_asked:
+        if due or wanted or state.phase_ended or self.stop_asked:
             self._save(optimizer)
-        if self._stop_asked:
+        if self.stop_asked:
             self._commit()
             raise Preempted(
                 f"stopped by a signal after step {state.step}, with a checkpoint; the same command continues"

@@ -1,0 +1,69 @@
+"""The command that searches learning rates."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, answer, round_of, run_folder
+from shibolet.errors import RecipeError
+
+if TYPE_CHECKING:
+    from shibolet.records.documents.search import SearchTable
+
+
+def search(
+    recipe: RecipeName,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the recipe with the rates to train with.")
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="Multiply this part's rate, or a tower's; repeat. Else each tower's."),
+    ] = None,
+    warmup: Annotated[bool, typer.Option("--warmup", help="Multiply the warm-up too.")] = False,
+    phase: Annotated[str | None, typer.Option(metavar="NAME", help="Whose rates; else the last phase's.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Else as many as the budget gives enough steps.")
+    ] = None,
+    most: Annotated[
+        float, typer.Option("--most", min=1.1, metavar="X", help="Factors lie between 1/X and X.")
+    ] = 10.0,
+    budget: Annotated[
+        float, typer.Option(min=0.05, metavar="T", help="Cost in trainings, phases before included.")
+    ] = 1.2,
+    proposals: Annotated[str, typer.Option(help="optuna, or halton: a sequence that learns nothing.")] = "optuna",
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Trials at once, one a GPU (or on the CPU).")] = 1,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", metavar="DIR", help="Run folder; else runs/NAME.")
+    ] = None,
+    changes: Changes = None,
+    json_: AsJson = False,
+    dry: DryRun = False,
+):  # fmt: skip
+    """Learning rates by part: short trials from one checkpoint, the best confirmed on other speakers of dev."""
+    from shibolet.rounds.search.stage import Asked, do_search
+    from shibolet.rounds.search.writing import write_found
+
+    if proposals not in ("optuna", "halton"):
+        raise RecipeError(f"--proposals {proposals}: they come from optuna or from halton")
+    if out is not None and out.exists():
+        raise RecipeError(f"'{out}' exists; name a new file for the recipe")
+    asked = Asked(
+        parts=tuple(part or ()), warmup=warmup, phase=phase, num_trials=trials, most=most, budget=budget,
+        proposals=proposals,
+    )  # fmt: skip
+    with round_of(recipe, run_dir, changes, json_, dry) as current:
+        current.gpus = gpus
+        table = do_search(current, asked)
+        if out is not None:
+            write_found(current.recipe, recipe, table, out)
+        folder = run_folder(run_dir, current.recipe.name)
+    answer(json_, table)
+    if out is not None and not json_:
+        typer.echo(_what_next(table, out, folder))
+
+
+def _what_next(table: "SearchTable", out: Path, folder: Path) -> str:
+    rates = "with these rates" if table.is_shown else "with the recipe's own rates"
+    return f"{out}: the recipe {rates}. To train it: shibolet train {out} -o {folder}"

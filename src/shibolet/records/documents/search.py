@@ -1,0 +1,80 @@
+"""`search/search.json`: trials of learning rates, what each came to, and whether other rates than the recipe's help."""
+
+from typing import ClassVar
+
+from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import Ends
+
+
+class SearchRung(Part):
+    """A rung of successive halving."""
+
+    steps: int  # of a trial, at its end
+    trials: int
+
+
+class SearchedTrial(Part):
+    """One set of rates."""
+
+    number: int  # 0: the recipe's own
+    factors: dict[str, float]  # by dimension, of the recipe's value
+    lr_by_part: dict[str, float]
+    warmup_steps: int
+    losses: tuple[float | None, ...]  # nats a label on dev, at the end of each rung it took part in; None: it diverged
+    difference: float | None  # nats a label after the first rung, minus the recipe's own
+    interval: Ends | None  # None: too few recordings and speakers, or no difference
+
+
+class LossDifference(Part):
+    """How much likelier the labels of some dev texts are in one case than in another."""
+
+    difference: float  # nats a label; below 0: likelier in the first
+    interval: Ends | None  # None: too few recordings and speakers
+
+
+class Confirmation(Part):
+    """The best trial against the recipe's own, on the part of dev that chose nothing."""
+
+    own_wer_pct: float | None
+    found_wer_pct: float | None
+    points: float | None  # of WER, the best trial minus the recipe's own
+    interval_points: Ends | None
+    counted: str  # what the interval counts as independent
+    control: LossDifference  # the texts with their own audio, minus with the audio of other utterances
+
+
+class SearchCost(Part):
+    """What the search took, in steps of the recipe's training."""
+
+    training_steps: int  # of the whole training
+    beginning_steps: int  # before the trials, shared by all and by the training
+    trial_steps: int
+    loss_steps: float  # a loss takes a forward pass, a third of a step for as many utterances
+    trainings: float  # all of it; the steps of the trial that is recommended are a part of its training
+
+
+class SearchTable(Document):
+    """Every trial, and the one whose rates to train with."""
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "'shibolet search RECIPE' makes it anew"
+
+    phase: str
+    dimensions: dict[str, tuple[str, ...]]  # name -> the parts whose rates it multiplies
+    most: float  # factors lie between 1/most and most
+    proposals: str
+    rungs: tuple[SearchRung, ...]
+    trials: tuple[SearchedTrial, ...]
+    choosing_utterances: int  # of dev, on which losses are measured
+    confirming_utterances: int  # of dev, from other recordings and speakers
+    best: int  # the trial with the lowest loss of those that came furthest
+    confirmation: (
+        Confirmation | None
+    )  # None: no trial is better than the recipe's own, or nothing is left to confirm on
+    recommended: int  # the best one where its gain is shown, else the recipe's own
+    sentence: str
+    cost: SearchCost
+
+    @property
+    def is_shown(self) -> bool:
+        return self.recommended != 0
