@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from shibolet.cli import plans
 from shibolet.cli.terminal import OUT, facts, pct, table
+from shibolet.cli.trial_tables import show_average, show_combined, show_decoding, show_ngram, show_search
 from shibolet.gate.limits import counts_of
 from shibolet.records.documents.alignment import Review
-from shibolet.records.documents.average import Average
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Fetched
 from shibolet.records.documents.calibration import CalibrationFile
-from shibolet.records.documents.combined import Combined
 from shibolet.records.documents.comparison import (
     NOT_SHOWN,
     Block,
@@ -21,16 +20,12 @@ from shibolet.records.documents.comparison import (
     SystemsComparison,
     Waterfall,
 )
-from shibolet.records.documents.decoding import DecodingTable, Setting
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.lineage import Chain
-from shibolet.records.documents.ngram import NgramMade
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.robustness import SAID, Robustness
 from shibolet.records.documents.scores import Scores
-from shibolet.records.documents.search import SearchTable
 from shibolet.records.documents.verified import VerifyReport
-from shibolet.report.searched import in_order
 from shibolet.report.wording import p_value
 from shibolet.scoring.metrics import shown
 
@@ -44,6 +39,10 @@ GATE_PREPARED = "Gate on what was kept"
 def show(document: Document) -> None:
     """Print a document as tables and sentences: by its type, one of the functions below."""
     raise TypeError(f"there is no table for {type(document).__name__}")
+
+
+for _of_trials in (show_average, show_combined, show_decoding, show_ngram, show_search):
+    show.register(_of_trials)
 
 
 @show.register
@@ -169,118 +168,6 @@ def show_prepare(prepared: Prepared) -> None:
         lines.append((name, f"{split.utterances:,} utterances, {split.hours:.2f} h"))
     lines += [("style", warning) for warning in prepared.writing.warnings]
     facts([*lines, *(("note", note) for note in prepared.notes)])
-
-
-@show.register
-def show_decoding(tuned: DecodingTable) -> None:
-    """WER and cost of each setting, and which to take."""
-    interval = lambda low, high: "-" if low is None else f"{low:+.2f} to {high:+.2f}"  # noqa: E731
-    rows = [
-        (
-            _brief(one), f"{one.wer_pct:.2f}%", f"{one.cer_pct:.2f}%",
-            f"{one.points:+.2f}", interval(*one.interval_points), f"{one.audio_s_per_s:g}", f"{one.times_greedy:.1f}",
-        )
-        for one in tuned.settings
-    ]  # fmt: skip
-    level = f" {tuned.level_pct:.3g}%"
-    header = ["", " WER", " CER", " points", level, " audio s/s", " times greedy"]
-    table("Decoding, on dev", header, rows)
-    OUT.print(tuned.sentence, markup=False)
-    chosen = tuned.recommended
-    lines = [f"{key}: {value:g}" for key, value in chosen.recipe_keys.items()]
-    if chosen.ngram_weight:
-        lines.append(f"ngram: {{file: {tuned.ngram}, weight: {chosen.ngram_weight:g}}}")
-    OUT.print(f"In the recipe: evaluate: {{{', '.join(lines)}}}", markup=False)
-
-
-def _brief(one: Setting) -> str:
-    """A way to decode, in a column's width."""
-    if one.mbr_samples is not None:
-        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}"
-    if one.beam_size > 1:
-        return f"beams {one.beam_size}, {one.length_penalty:g}"
-    return f"bias {one.repeat_bias:g}" if one.repeat_bias else "greedy"
-
-
-@show.register
-def show_combined(combined: Combined) -> None:
-    """What the vote changed, and what to do with the file."""
-    rows = [
-        (name, f"{one.utterances:,}", f"{one.changed:,}", pct(one.unanimous / one.slots) if one.slots else "-",
-         f"{one.of_fewer:,}", f"{one.left_out:,}")
-        for name, one in combined.sets.items()
-    ]  # fmt: skip
-    header = ["set", " utterances", " changed", " unanimous", " of fewer", " left out"]
-    first = combined.systems[0]
-    table(f"Vote of {', '.join(combined.systems)}", header, rows)
-    OUT.print(
-        f"Changed: other words than {first}, which wins at a tie, has. Unanimous: slots where all have the same word. "
-        f"Of fewer: not all systems have a hypothesis. The file is {combined.out}.",
-        markup=False,
-    )
-    OUT.print(
-        f"shibolet evaluate RECIPE --hypotheses combined={combined.out} scores it; shibolet compare RECIPE --system "
-        f"{first} --system combined says whether it is better.",
-        markup=False,
-    )
-
-
-@show.register
-def show_ngram(made: NgramMade) -> None:
-    """What an n-gram was made from, and what of the tests is in it."""
-    counts = ", ".join(f"{num:,}" for num in made.ngrams)
-    facts(
-        [
-            ("texts", f"{made.texts:,} ({made.source}), {made.tokens:,} tokens of {made.model}"),
-            ("n-grams", f"{counts}, by order 1 to {len(made.ngrams)}"),
-            *(("tests", sentence) for sentence in made.sentences),
-        ]
-    )
-
-
-@show.register
-def show_average(made: Average) -> None:
-    """What each average came to on dev and on the sets that were named."""
-    for set_name in dict.fromkeys(["dev", *(name for one in made.tried for name in one.sets)]):
-        rows = []
-        for one in made.tried:
-            score = one.dev if set_name == "dev" else one.sets[set_name]
-            low, high = score.interval_points
-            rows.append((
-                one.name, f"{score.wer_pct:.2f}%", f"{score.cer_pct:.2f}%", f"{score.points:+.2f}",
-                "-" if low is None else f"{low:+.2f} to {high:+.2f}",
-                "chosen" if one.name == made.chosen else "beyond its limit" if set_name in one.beyond else "",
-            ))  # fmt: skip
-        level = f" {made.level_pct:.3g}%"
-        table(f"Averages, on {set_name}", ["", " WER", " CER", " points", level, ""], rows)
-    facts([(f"{number}", part.title) for number, part in enumerate(made.parts, start=1)])
-    for sentence in (made.sentence, *made.notes):
-        OUT.print(sentence, markup=False)
-
-
-@show.register
-def show_search(searched: SearchTable) -> None:
-    """Trials from the lowest loss on, what was confirmed, what it took."""
-    rows = [
-        (
-            one.number or "own", *(f"{one.factors[name]:g}" for name in searched.dimensions),
-            *("" if rung >= len(one.losses) else loss_of(one.losses[rung]) for rung in range(len(searched.rungs))),
-        )
-        for one in in_order(searched)
-    ]  # fmt: skip
-    header = [" trial", *(f" {name}" for name in searched.dimensions), *(f" {rung.steps}" for rung in searched.rungs)]
-    table(f"Factors of the rates of phase {searched.phase}, and the loss a label on dev by steps", header, rows)
-    OUT.print(searched.sentence, markup=False)
-    cost, found = searched.cost, searched.confirmation
-    if found and found.points is not None:
-        both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
-        facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}")])
-    said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
-    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} losses")])
-
-
-def loss_of(loss: float | None) -> str:
-    return "diverged" if loss is None else f"{loss:.4f}"
 
 
 @show.register
