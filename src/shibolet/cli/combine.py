@@ -37,8 +37,7 @@ def combine(
 ):
     """One hypothesis from those of several systems, by a vote on each word (ROVER).
 
-    'evaluate --hypotheses' scores the file, 'compare --system' says whether it is better than the best of them, and
-    'audit.recogniser' takes it.
+    'evaluate --hypotheses' scores the file, 'compare --system' compares it, 'audit.recogniser' takes it.
     """
     from shibolet.cli.scores import systems_of
     from shibolet.records.names import check_names
