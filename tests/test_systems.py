@@ -1,6 +1,7 @@
 """Foreign systems from the command line: scored from files, compared under their names, nothing left out in silence."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +151,28 @@ def test_transcripts_of_a_manifest_are_voted_on_by_confidence(run_cli, shibolet,
     assert json.loads(printed)["sets"]["manifest"]["left_out"] == 1
     rows = [json.loads(line) for line in texts.read_text().splitlines()]
     assert [row["text"] for row in rows] == ["כן נכון"] * 5
+
+
+def test_a_vote_writes_over_nothing_that_is_read_and_takes_no_scores_of_another_set(run_cli, shibolet, tmp_path):
+    """Protects a manifest and a system's file from a name that was given twice, and a vote from two states of a set."""
+    files = {n: jsonl(tmp_path / f"{n}.jsonl", {f"clean-{i}": text for i, text in enumerate(SAID)}) for n in "abc"}
+    systems = [part for name, path in files.items() for part in ("--system", f"{name}={path}")]
+    manifest, before = tmp_path / "clean" / "manifest.jsonl", Path(files["a"]).read_bytes()
+    on_manifest = ("--manifest", str(manifest), "--language", "Hebrew")
+    out, same = str(tmp_path / "v.jsonl"), str(tmp_path / "clean" / ".." / "v.jsonl")
+    refused = {
+        f"--out {files['a']} is a file that is read": (*systems, "--out", str(files["a"])),
+        "is a file that is read": (*systems, *on_manifest, "--out", str(manifest)),
+        "--out and --transcripts are both": (*systems, *on_manifest, "--out", out, "--transcripts", same),
+        "--dry-run, --run-dir and --set go with a recipe": (*systems, *on_manifest, "--out", out, "--dry-run"),
+    }
+    for sentence, given in refused.items():
+        code, _, err = (run_cli if "--manifest" in given else shibolet)("combine", *given)
+        assert code > 0 and sentence in " ".join(err.split()), (sentence, err)
+    assert Path(files["a"]).read_bytes() == before and len(manifest.read_text().splitlines()) == len(SAID)
+    assert not Path(out).exists()
+    assert shibolet("evaluate", "--hypotheses", f"a={files['a']}")[0] == 0
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(rows[:-1]) + "\n")
+    code, _, err = shibolet("combine", "--system", "a", *systems[2:], "--out", out)
+    assert code > 0 and "'a' was scored on set 'clean' as it was before" in " ".join(err.split()), err

@@ -1,5 +1,6 @@
 """The command that puts hypotheses of several systems to a vote."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -55,10 +56,13 @@ def combine(
     order = dict.fromkeys(one.partition("=")[0].partition("/")[0] for one in system)
     check_names("--system", [*scored, *files])
     systems = [files.get(name, name) for name in order]
+    _require_apart(out, transcripts, manifest, [Path(one.partition("=")[2]) for one in system if "=" in one])
     ballot = Ballot(alpha=alpha, null_confidence=null_confidence)
     if manifest is not None:
         from shibolet.cli.terminal import tell
 
+        if dry or run_dir or changes:
+            raise RecipeError("combine: --dry-run, --run-dir and --set go with a recipe, and --manifest has none")
         if scored:
             raise RecipeError(f"combine: --system {scored[0]}: with --manifest each system needs its file, NAME=FILE")
         quiet()
@@ -67,3 +71,13 @@ def combine(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         combined = combine_sets(current, systems, ballot, out)
     answer(json_, combined)
+
+
+def _require_apart(out: Path, transcripts: Path | None, manifest: Path | None, inputs: Sequence[Path]) -> None:
+    """RecipeError where a file that is written is one that is read, or both that are written are one."""
+    read = {one.resolve() for one in (*inputs, *([manifest] if manifest else []))}
+    for option, path in (("--out", out), ("--transcripts", transcripts)):
+        if path and path.resolve() in read:
+            raise RecipeError(f"combine: {option} {path} is a file that is read; name another")
+    if transcripts and transcripts.resolve() == out.resolve():
+        raise RecipeError(f"combine: --out and --transcripts are both {out}; name two files")

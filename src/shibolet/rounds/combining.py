@@ -13,7 +13,6 @@ from shibolet.records.documents.scores import Scores
 from shibolet.records.files import cache_dir, make_folder, write_jsonl
 from shibolet.records.hypotheses import read_hypothesis_lines
 from shibolet.records.manifest import write_manifest
-from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.scorers import language_of
 from shibolet.rounds.shared import Round, Tell
@@ -78,9 +77,7 @@ def combine_sets(current: Round, systems: Sequence[Candidate | str], ballot: Bal
     read = {source.name: current.read(source).utterances for source in current.sets}
     languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
     found = [
-        _scored(current.folder, system, list(read))
-        if isinstance(system, str)
-        else _imported(system, read, languages, current.tell)
+        _scored(current, system) if isinstance(system, str) else _imported(system, read, languages, current.tell)
         for system in systems
     ]
     return _combine(found, read, languages, ballot, out)[0]
@@ -99,8 +96,6 @@ def combine_manifest(
     from shibolet.speech.read import read_source
 
     ballot.require([system.label for system in systems])
-    if transcripts and transcripts.absolute() == manifest.absolute():
-        raise RecipeError(f"combine: --transcripts {transcripts} is the manifest itself; name another file")
     name, spoken = manifest.stem, get_language(language)
     utterances, _ = read_source(DataSource(name=name, manifest=manifest), cache_dir(), language=language)
     read, languages = {name: utterances}, {name: spoken}
@@ -109,7 +104,10 @@ def combine_manifest(
     if transcripts:
         heard = {line.id: line.hypothesis for line in lines}
         make_folder(transcripts.parent)
-        write_manifest(transcripts, (replace(one, text=heard[one.id]) for one in utterances if heard.get(one.id)))
+        kept = [replace(one, text=heard[one.id]) for one in utterances if heard.get(one.id)]
+        write_manifest(transcripts, kept)
+        if empty := sum(not text for text in heard.values()):
+            tell(f"{transcripts}: {empty:,} utterances in which the vote found no word are not in it")
     return combined
 
 
@@ -117,12 +115,22 @@ def _label(system: Candidate | str) -> str:
     return system if isinstance(system, str) else system.label
 
 
-def _scored(folder: RunFolder, label: str, sets: Sequence[str]) -> _System:
-    """What was heard under a label in the run folder; what failed there is no vote for silence."""
-    system = _System(label)
-    for name in sets:
+def _scored(current: Round, label: str) -> _System:
+    """What was heard under a label in the run folder; what failed there is no vote for silence.
+
+    DataError where a set is another one since.
+    """
+    system, folder = _System(label), current.folder
+    for source in current.sets:
+        name = source.name
         if folder.finished(stage := f"evaluate/{label}/{name}"):
             folder.verified(stage)
+            then, now = folder.inputs(stage), (current.read(source).digest, language_of(current, source))
+            if (then.get("data"), then.get("language")) != now:
+                raise DataError(
+                    f"combine: '{label}' was scored on set '{name}' as it was before its utterances or its language "
+                    "changed; 'shibolet evaluate' scores it anew"
+                )
             failed = {failure.id for failure in Scores.read(folder.scores(label, name)).failures}
             lines = read_hypothesis_lines(folder.evaluation(label, name) / HYPOTHESES)
             system.texts[name] = {line.id: line.hypothesis for line in lines if line.id not in failed}
