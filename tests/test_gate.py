@@ -481,12 +481,33 @@ def test_a_habit_in_the_texts_that_would_cross_the_line_takes_the_proceed_away(l
     """One frequent word written for another is under the line clip by clip, whoever listens."""
     confused = {"text": "one", "heard": "two", "count": 37, "occurrences": 120, "clusters": 18}
     audit = report(total_samples=500).model_copy(
-        update={"num_confused": num_confused, "confusions": (Confusion(**confused),) * bool(num_confused)}
+        update={
+            "confused": {"kan_clean": num_confused} if num_confused else {},
+            "confusions": (Confusion(**confused),) * bool(num_confused),
+        }
     )
     verdict = gate(audit, verdicts(low), GateConfig())
     assert verdict.decision == decision
     told = [reason for reason in verdict.reasons if "'one' as 'two' 37 of 120 times, 18 recordings" in reason]
-    assert len(told) == bool(num_confused)
+    assert len(told) == bool(num_confused) and not verdict.warnings
+    assert (low < 50 and decision == "CAUTION") == any("takes PROCEED away" in reason for reason in verdict.reasons)
+
+
+def test_a_habit_counts_by_the_size_of_its_domain():
+    """Of a large domain with a small sample a few clips are much of the data."""
+    records = [
+        GateRecord(stratum=name, cluster=f"{name}{i}", is_low_quality=False, duration_s=5)
+        for name, num in (("large", 50), ("small", 950))
+        for i in range(num)
+    ]
+    strata = {"large": {"num_utterances": 95_000, "hours": 80.0}, "small": {"num_utterances": 5_000, "hours": 4.0}}
+    pair = (Confusion(text="one", heard="two", count=40, occurrences=90, clusters=9),)
+
+    def decision(**confused: int) -> str:
+        audit = report(total_samples=1000, num_scored=1000, population=100_000, strata=strata)
+        return gate(audit.model_copy(update={"confused": confused, "confusions": pair}), records, GateConfig()).decision
+
+    assert decision(small=40) == "PROCEED" and decision(large=40) == "CAUTION"
 
 
 @pytest.mark.parametrize(("recording", "speakers", "num_recordings"), [("same", 4, 1), (None, 4, 4), (None, None, 500)])

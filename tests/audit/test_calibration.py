@@ -99,6 +99,16 @@ def test_many_originals_that_are_half_wrong_do_not_pass_for_good() -> None:
     assert np.mean(confidence(found, many(2000, 0.05, 9)) < 0.5) < 0.02
 
 
+def test_few_clips_with_a_likelihood_may_all_be_left_out() -> None:
+    """Those that are harder are the worse half; and damaged copies may all lack what they have."""
+    unknown = {"text_logp": None, "text_score": None, "worst_score": None}
+    easy, hard = many(970, 0.05, 0, **unknown), many(30, 0.4, 1)
+    for damaged in ([*many(100, 0.9, 2, **unknown), *many(100, 0.9, 3)], many(100, 0.9, 4, **unknown)):
+        found = fit(good([*easy, *hard]), damaged, IDENTITIES)
+        assert found.maps[-1].evidence == ("cer", "edge_cer")
+        assert np.mean(confidence(found, many(500, 0.9, 5)) < 0.5) > 0.98
+
+
 def test_at_most_half_of_the_clips_is_left_out() -> None:
     """An instrument that takes everything for damaged has to fail its self-test and not to end in an error."""
     found = fit(good(many(60, 0.8, 10)), many(120, 0.8, 11), IDENTITIES)

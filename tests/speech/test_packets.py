@@ -1,6 +1,6 @@
 """Protects training and dose curves: losses have the stated rate and bursts, and only lost packets sound otherwise."""
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -39,6 +39,15 @@ def test_losses_have_the_rate_and_the_bursts_that_were_asked_for(loss_frac, mean
     assert np.mean(bursts) == pytest.approx(max(mean_burst, 1 / (1 - loss_frac)), rel=0.12)
 
 
+@pytest.mark.parametrize("mean_burst", [1.0, 2.0, 4.0])
+def test_what_is_lost_at_a_low_rate_is_lost_at_every_higher_one(mean_burst):
+    """Points of a curve that lose different packets differ by luck too."""
+    for seed in range(50):
+        draws = [draw_losses(200, rate, mean_burst, np.random.default_rng(seed)) for rate in (0.0, 0.05, 0.1, 0.2, 0.4)]
+        assert all((low <= high).all() for low, high in pairwise(draws))
+        assert draws[-1].sum() > draws[1].sum()
+
+
 def test_bursts_of_one_are_independent_losses():
     is_lost = draw_losses(100_000, 0.2, 1.0, np.random.default_rng(0))
     after_loss, after_arrival = is_lost[1:][is_lost[:-1]].mean(), is_lost[1:][~is_lost[:-1]].mean()
@@ -56,7 +65,7 @@ def test_length_and_place_stay_and_nothing_becomes_loud(bitrate_bps, conceal):
     for seed in range(4):
         heard = through_call(samples, bitrate_bps, 0.3, 3.0, np.random.default_rng(seed), conceal=conceal)
         assert len(heard) == NUM_SAMPLES and heard.dtype == np.float32
-        assert np.abs(heard).max() < 2.5 * np.abs(whole).max()
+        assert np.abs(heard).max() < 4 * np.abs(whole).max()  # packets that are left out: eight times
         same = ~changed(whole, heard)
         assert 0.05 < same.mean() < 0.9
 

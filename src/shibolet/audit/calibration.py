@@ -137,11 +137,15 @@ def _fit_maps(
     )
     kinds = dict.fromkeys([known, always])
     signals = [one.signals for one in good]
+    if not any(knows(s, known) for s in damaged):
+        kinds = {always: None}
     untouched = np.array([one.is_untouched for one in good])
     clip = np.array([one.clip for one in good])
     kept = np.ones(len(good), bool)
     for step in range(1 if trusted else MAX_FITS):
         stays = [s for s, k in zip(signals, kept, strict=True) if k]
+        # Of few clips with every signal all may be among those that left: the hypothesis alone judges them then.
+        kinds = {names: None for names in kinds if names == always or sum(knows(s, names) for s in stays) >= enough / 2}
         maps = tuple(_fit_map(stays, damaged, names) for names in kinds)
         if not trusted:
             logit = _logits(maps, signals)[untouched]

@@ -34,12 +34,12 @@ class _Heard:
     """Where a word of the texts was heard as a certain other one."""
 
     count: int = 0
-    passed: set[str] = field(default_factory=set)  # utterances that are not flagged
+    passed: dict[str, str] = field(default_factory=dict)  # utterances that are not flagged, and their domains
     clusters: set[str | None] = field(default_factory=set)
 
 
-def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion], int]:
-    """Confusions, the most frequent first, and how many utterances hold one and are not flagged for anything.
+def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion], dict[str, int]]:
+    """Confusions, the most frequent first, and by domain how many utterances hold one and are not flagged.
 
     Texts and hypotheses are compared in their nearest readings, so "26" is no confusion of "twenty six".
     """
@@ -59,7 +59,7 @@ def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion],
                 one.count += 1
                 one.clusters.add(cluster_of(row.source, row.recording, row.speaker))
                 if not row.is_low_quality:
-                    one.passed.add(row.id)
+                    one.passed[row.id] = row.domain
     steady = {pair: one for pair, one in found.items() if _is_steady(one, occurrences[pair[0]])}
     listed = [
         Confusion(
@@ -68,7 +68,8 @@ def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion],
         )
         for (written, said), one in sorted(steady.items(), key=lambda item: (-item[1].count, item[0]))
     ]  # fmt: skip
-    return listed, len(set().union(*(one.passed for one in steady.values())))
+    passed = {id: domain for one in steady.values() for id, domain in one.passed.items()}
+    return listed, dict(sorted(Counter(passed.values()).items()))
 
 
 def _is_another(written: str | None, said: str | None) -> bool:
@@ -80,5 +81,5 @@ def _is_steady(one: _Heard, occurrences: int) -> bool:
     return (
         one.count >= MIN_COUNT
         and one.count >= MIN_FRAC * occurrences
-        and (len(known) >= MIN_CLUSTERS or None in one.clusters)
+        and (len(one.clusters) >= MIN_CLUSTERS or not known)  # where none is known, all may be of one
     )

@@ -74,7 +74,7 @@ def run_audit(
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = StratumSize(num_utterances=len(ledger), hours=hours)
-    confused, num_confused = confusions(read_audited(out_dir / "utterances.parquet"), language)
+    pairs, confused = confusions(read_audited(out_dir / "utterances.parquet"), language)
     report = summarise(
         out_dir / "utterances.parquet",
         strata=strata,
@@ -85,7 +85,7 @@ def run_audit(
         judged_by="text and audio" if material.has_changed_audio else "text side only",
         detector=detector,
     )
-    return report.model_copy(update={"confusions": tuple(confused), "num_confused": num_confused})
+    return report.model_copy(update={"confusions": tuple(pairs), "confused": confused})
 
 
 def hear_shard(

@@ -17,6 +17,9 @@ ADVICE: dict[Decision, str] = {
     "which train/dev.jsonl, the trackers (dev_wer/...) and the page show.",
     "STOP": "Do not train on this data yet: filter or resegment it first.",
 }
+HELD_OPEN = (
+    "That takes PROCEED away: they are {:.1f}% of the data, and if they are wrong the rate crosses the line of PROCEED."
+)
 HELD = (
     "By the rate corrected with a calibration file the verdict would be milder; without a person's review that rate "
     "informs and opens no gate."
@@ -65,7 +68,8 @@ def decide(
         more, advice_on_more = _more(estimate, judged, num_looks, config) if straddles else (None, "")
         reason = _reason(by_rate, estimate, judged, straddles, config, text_side_only=text_side_only)
         reasons = [reason, *[HELD] * is_held, *[advice_on_more] * bool(advice_on_more), *[confused] * bool(confused)]
-        warnings = _warnings(decision, estimate.total, corrected, judged, config)
+        reasons += [HELD_OPEN.format(confused_pct)] * is_held_open
+        warnings = _warnings(by_rate, estimate.total, corrected, judged, config)
     return GateDecision(
         decision=decision,
         recommendation=" ".join([advice, *reasons]),

@@ -34,7 +34,7 @@ def gate(audit: AlignmentReport, records: Iterable[GateRecord], config: GateConf
         failures=audit.failures,
         texts_are_wrong=_shown_wrong(audit, config),
         text_side_only=audit.judged_by == "text side only",
-        confused_pct=pct(audit.num_confused / max(audit.total_samples, 1)),
+        confused_pct=pct(_confused_frac(audit, estimate)),
         confused=_confused(audit),
     )
     verdict = decision.decision
@@ -65,15 +65,26 @@ def gate(audit: AlignmentReport, records: Iterable[GateRecord], config: GateConf
     )
 
 
+def _confused_frac(audit: AlignmentReport, estimate: RateEstimate) -> float:
+    """Share of the data that is not flagged and holds a confusion, domains weighted by their sizes."""
+    total = sum(rate.num_population for rate in estimate.strata.values())
+    return sum(
+        rate.num_population / total * audit.confused.get(name, 0) / rate.num_heard
+        for name, rate in estimate.strata.items()
+        if rate.num_heard
+    )
+
+
 def _confused(audit: AlignmentReport) -> str:
     """That utterances hold a word which many texts have where another is heard; empty: none do."""
-    if not audit.num_confused:
+    if not audit.confused:
         return ""
     first, *others = audit.confusions
     whose = f", {first.clusters:,} recordings or speakers" if first.clusters else ""
     more = f", and {len(others):,} pairs more" if others else ""
+    num = sum(audit.confused.values())
     return (
-        f"{audit.num_confused:,} of {audit.total_samples:,} utterances are not flagged and hold a word that is "
+        f"{num:,} of {audit.total_samples:,} utterances are not flagged and hold a word that is "
         f"steadily heard as another: '{first.text}' as '{first.heard}' {first.count:,} of {first.occurrences:,} times"
         f"{whose}{more}. Listen to some: either these texts are wrong, or both are ways to say one thing."
     )

@@ -21,7 +21,7 @@ def draw_losses(num_packets: int, loss_frac: float, mean_burst: float, rng: np.r
 
     Every packet of the bad state is lost and none of the good one; `mean_burst` packets are lost in a row on average.
     Independent losses come in bursts of 1 / (1 - loss_frac) already: with that or less, 1 for one, losses are
-    independent. `loss_frac` is under 1.
+    independent. `loss_frac` is under 1. From equal chance a higher one loses all that a lower one does, and more.
     """
     to_good = min(1 / mean_burst, 1 - loss_frac)
     to_bad = to_good * loss_frac / (1 - loss_frac)
@@ -29,7 +29,7 @@ def draw_losses(num_packets: int, loss_frac: float, mean_burst: float, rng: np.r
     bad = rng.random() < loss_frac
     for i, chance in enumerate(rng.random(num_packets)):
         is_lost[i] = bad
-        bad = chance >= to_good if bad else chance < to_bad
+        bad = chance >= (to_good if bad else 1 - to_bad)  # high numbers lose: what is lost at 5% is lost at 10% too
     return is_lost
 
 

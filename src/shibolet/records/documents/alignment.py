@@ -1,5 +1,6 @@
 """`alignment_report.json`: what the audit found, in total and by domain, and how far its instrument can be believed."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -161,5 +162,5 @@ class AlignmentReport(Document):
     num_looks: int = Field(1, ge=1)  # verdicts taken on these data, each on a larger sample than the one before
     review: Review | None = None  # None: of what prepare kept
     confusions: tuple[Confusion, ...] = ()  # the most frequent first
-    num_confused: int = Field(0, ge=0)  # utterances that hold one and are not low quality
+    confused: Mapping[str, int] = {}  # by domain, utterances that hold one and are not low quality
     num_lost: int = 0  # clips that were given up, as no fault of theirs: the next audit hears them
