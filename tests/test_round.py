@@ -476,7 +476,7 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
         wer=SimpleNamespace(rate=0.2), cer=SimpleNamespace(rate=0.1), num_utterances=40, folds=None,
         by_domain={"kan": SimpleNamespace(wer=kan)},
     )  # fmt: skip
-    monkeypatch.setattr("shibolet.evaluate.dev.read_dev", lambda folder: [None])
+    monkeypatch.setattr("shibolet.evaluate.dev.read_dev", lambda folder, with_source: [None])
     monkeypatch.setattr("shibolet.evaluate.dev.dev_scorer", lambda *settings: ScoreDev(lambda loaded: found, bool))
     clock = iter((0.0, 60.0, 100.0, 102.0, 103.0, 113.0))
     monkeypatch.setattr(rank, "time", SimpleNamespace(perf_counter=lambda: next(clock)))

@@ -12,10 +12,12 @@ from made_scores import SAID, comparison_of, scored_rows, scores_of
 from training_documents import phase_plan, step_row, train_result, training_plan
 
 from shibolet.compare import CompareConfig, compare_systems
+from shibolet.compare.waterfall import waterfall
 from shibolet.demo.corpus import Spoken
 from shibolet.prepare import shards as prepared_shards
 from shibolet.records.audited import write_audited
 from shibolet.records.candidate import named
+from shibolet.records.documents.average import Average, AveragedPart, AveragedScore, TriedAverage
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
@@ -25,8 +27,17 @@ from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScore
 from shibolet.records.documents.ngram import HeldTexts, NgramMade
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
+from shibolet.records.documents.robustness import DosePoint, Robustness
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
-from shibolet.records.documents.scores import Optimism, WordErrors
+from shibolet.records.documents.scores import Folds, Optimism, WordErrors
+from shibolet.records.documents.search import (
+    Confirmation,
+    LossDifference,
+    SearchCost,
+    SearchedTrial,
+    SearchRung,
+    SearchTable,
+)
 from shibolet.records.documents.timings import StageTime, Work
 from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.documents.training import DevScore, Event
@@ -95,7 +106,8 @@ def documents() -> dict[str, Document]:
             ),
         ),
     ]  # fmt: skip
-    found += [doubtful_scores(), TrackerState(lines=1), verify_report(), ngram_made()]
+    found += [doubtful_scores(), TrackerState(lines=1), verify_report(), ngram_made(), average_made(), search_made()]
+    found += [waterfall(systems, CompareConfig(bootstrap_samples=100)), robustness_made()]
     return {type(document).__name__: document for document in found}
 
 
@@ -108,6 +120,47 @@ def doubtful_scores() -> DoubtfulScores:
     return DoubtfulScores(
         label="round1", title="Round 1", set="clean", utterances=2, judged=2, unjudged={"undecodable": 1},
         references=(reference,), wer=errors, wer_without=errors, sentences=("s",),
+    )  # fmt: skip
+
+
+def average_made() -> Average:
+    score = AveragedScore(wer_pct=9.0, cer_pct=3.0, points=-1.0, interval_points=(None, 1.0))
+    tried = TriedAverage(
+        name="mean", weights=(0.5, 0.5), identity="i", dev=score, folds=Folds(errors=(1,), words=(9,)),
+        sets={"s": score}, beyond=(),
+    )  # fmt: skip
+    return Average(
+        method="uniform", parts=(AveragedPart(title="a", identity="i"),) * 2, tried=(tried,), chosen="mean",
+        level_pct=95.0, sentence="s", optimism=None, notes=("n",),
+    )  # fmt: skip
+
+
+def robustness_made() -> Robustness:
+    compared = comparison_of(SAID, ["room"] * 4)
+    point = DosePoint(
+        kind="babble", amount=10.0, unit="dB", block=compared.overall, intervals_pct=(None, (1.0, 2.0)),
+        beyond_points=None, beyond_interval_points=None,
+    )  # fmt: skip
+    return Robustness(
+        baseline=compared.baseline, candidate=compared.candidate, utterances_by_set={"s": 4}, points=(point,),
+        kinds={"babble": compared.overall}, sentences=("s",),
+    )  # fmt: skip
+
+
+def search_made() -> SearchTable:
+    trial = SearchedTrial(
+        number=0, factors={"head": 1.0}, lr_by_part={"head": 1e-3}, warmup_steps=2, losses=(1.0, None),
+        difference=None, interval=(0.1, 0.2),
+    )  # fmt: skip
+    return SearchTable(
+        phase="A", dimensions={"head": ("head",)}, most=10.0, proposals="halton",
+        rungs=(SearchRung(steps=4, trials=2),), trials=(trial,), choosing_utterances=9, confirming_utterances=8, best=0,
+        confirmation=Confirmation(
+            own_wer_pct=9.0, found_wer_pct=None, points=None, interval_points=None, counted="speakers",
+            control=LossDifference(difference=-1.0, interval=None),
+        ),
+        recommended=0, sentence="s",
+        cost=SearchCost(training_steps=9, beginning_steps=1, trial_steps=8, loss_steps=0.5, trainings=1.1),
     )  # fmt: skip
 
 

@@ -28,10 +28,10 @@ from shibolet.records.shards import SCHEMA, read_shard
 from shibolet.report.audit_page import Sound
 
 CLASSES = (
-    "AlignmentReport", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison", "DecodingTable",
-    "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "NgramMade", "Plan", "Prepared", "Provenance",
-    "Reproduced", "RoundPlan", "Scores", "StageMarker", "SystemsComparison", "TrackerState", "TrainResult", "Truth",
-    "VerifyReport",
+    "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison",
+    "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "NgramMade", "Plan", "Prepared",
+    "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable", "StageMarker",
+    "SystemsComparison", "TrackerState", "TrainResult", "Truth", "VerifyReport", "Waterfall",
 )  # fmt: skip
 LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)

@@ -50,21 +50,18 @@ def combine(
         raise RecipeError(f"combine: --out {out}: the file is JSONL; call it {out.with_suffix('.jsonl')}")
     if transcripts and manifest is None:
         raise RecipeError("combine: --transcripts goes with --manifest: a recipe's sets are not to be trained on")
-    scored = [one for one in system if "=" not in one]
+    scored, named = ([one for one in system if ("=" in one) == has_file] for has_file in (False, True))
     check_names("--system", scored)
-    files = {one.label: one for one in systems_of([one for one in system if "=" in one], "--system")}
+    files = {one.label: one for one in systems_of(named, "--system")}
     order = dict.fromkeys(one.partition("=")[0].partition("/")[0] for one in system)
     check_names("--system", [*scored, *files])
     systems = [files.get(name, name) for name in order]
-    _require_apart(out, transcripts, manifest, [Path(one.partition("=")[2]) for one in system if "=" in one])
+    _require_apart(out, transcripts, manifest, [Path(one.partition("=")[2]) for one in named])
     ballot = Ballot(alpha=alpha, null_confidence=null_confidence)
     if manifest is not None:
         from shibolet.cli.terminal import tell
 
-        if dry or run_dir or changes:
-            raise RecipeError("combine: --dry-run, --run-dir and --set go with a recipe, and --manifest has none")
-        if scored:
-            raise RecipeError(f"combine: --system {scored[0]}: with --manifest each system needs its file, NAME=FILE")
+        _require_files_alone(scored, dry or run_dir or changes)
         quiet()
         answer(json_, combine_manifest(manifest, language, systems, ballot, out, tell, transcripts))
         return
@@ -81,3 +78,11 @@ def _require_apart(out: Path, transcripts: Path | None, manifest: Path | None, i
             raise RecipeError(f"combine: {option} {path} is a file that is read; name another")
     if transcripts and transcripts.resolve() == out.resolve():
         raise RecipeError(f"combine: --out and --transcripts are both {out}; name two files")
+
+
+def _require_files_alone(scored: Sequence[str], of_a_recipe: object) -> None:
+    """RecipeError for what needs a recipe beside --manifest."""
+    if of_a_recipe:
+        raise RecipeError("combine: --dry-run, --run-dir and --set go with a recipe, and --manifest has none")
+    if scored:
+        raise RecipeError(f"combine: --system {scored[0]}: with --manifest each system needs its file, NAME=FILE")

@@ -125,8 +125,8 @@ def _scored(current: Round, label: str) -> _System:
         name = source.name
         if folder.finished(stage := f"evaluate/{label}/{name}"):
             folder.verified(stage)
-            then, now = folder.inputs(stage), (current.read(source).digest, language_of(current, source))
-            if (then.get("data"), then.get("language")) != now:
+            now = {"data": current.read(source).digest, "language": language_of(current, source)}
+            if not now.items() <= folder.inputs(stage).items():
                 raise DataError(
                     f"combine: '{label}' was scored on set '{name}' as it was before its utterances or its language "
                     "changed; 'shibolet evaluate' scores it anew"

@@ -78,11 +78,10 @@ def run_train(
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `styles` are what prompts say of how to write, by source. `about` is plain data that describes the run to the
-    trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever
-    was trained after it; the plan's last phase brings the whole plan's result back. A training that is finished returns
-    its result at once. Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached with a
-    checkpoint after `until_step` (of a single rank).
+    `styles`: what prompts say of how to write, by source. `about`: plain data about the run for the trackers of
+    `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever was trained
+    after it; the plan's last phase brings the whole plan's result back. A finished training returns its result at once.
+    Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
