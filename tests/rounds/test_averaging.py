@@ -16,7 +16,7 @@ from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.outline import FAMILIES
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.average import Average
-from shibolet.records.files import write_jsonl
+from shibolet.records.files import read_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.runs import run_of, stage_of
 from shibolet.rounds import averaging
@@ -31,9 +31,11 @@ class Heard(Engine):
 
     clips_at_once = 100
     scored: list[float] = []  # noqa: RUF012
+    told: list[tuple] = []  # noqa: RUF012
 
-    def __init__(self, loaded, language, **_) -> None:
+    def __init__(self, loaded, language, **settings) -> None:
         self.identity, self.mark = loaded.identity, mark_of(loaded.model)
+        self.told.append((language, settings))
         wrong = min(10, round(abs(self.mark) if language == "Hebrew" else 10 * self.mark))
         self.text = " ".join([*WORDS[: 10 - wrong], *["x"] * wrong])
 
@@ -66,7 +68,7 @@ def model_of(tmp_path, monkeypatch):
 def play(tmp_path, monkeypatch):
     """Averages in a run folder with twelve dev utterances; gives the table."""
     monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Heard)
-    Heard.scored = []
+    Heard.scored, Heard.told = [], []
 
     def run(how, name="one", changes=(), swapped=False) -> Average:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "average", lambda sentence: None) as current:
@@ -102,6 +104,20 @@ def test_a_uniform_soup_is_written_as_it_was_scored_and_done_once(play, model_of
     (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match="changed since 'average/one' wrote it"):
         load_recogniser(str(path))
+
+
+def test_an_average_is_decoded_as_its_scores_say(play, model_of, tmp_path):
+    """Scores would say of samples, a bias and a style, and be of greedy decoding without any."""
+    changes = ["evaluate.mbr_samples=4", "evaluate.mbr_temperature=0.7", "evaluate.repeat_bias=2.5",
+               "data.train.0.style=lower case", "evaluate.styles.candidate=lower case"]  # fmt: skip
+    play(soup_of([model_of(2.0, "a"), model_of(-1.0, "b")]), changes=changes)
+    (recorded,) = {
+        (one["mbr_samples"], one["mbr_temperature"], one["repeat_bias"], one["styles"]["candidate"])
+        for path in (tmp_path / "run" / "average" / "one" / "scores").rglob("scores.json")
+        if (one := read_json(path)["inputs"]["config"])
+    }
+    for _, told in Heard.told:
+        assert tuple(told[key] for key in ("mbr_samples", "mbr_temperature", "repeat_bias", "style")) == recorded
 
 
 def test_a_greedy_soup_takes_what_does_not_raise_dev_wer_in_the_order_of_dev_wer(play, model_of):

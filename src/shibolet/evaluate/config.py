@@ -124,6 +124,30 @@ class EvaluateConfig(Config):
             raise RecipeError("evaluate.ngram does nothing where evaluate.beam_size is 1: beams add it")
         return self
 
+    def engine_settings(self, style: str = "") -> dict[str, Any]:
+        """What a `Transcriber` is made with, all of it: what is decoded is what `identity` says.
+
+        `style` is what the prompt says of how to write.
+        """
+        return {
+            "batch_utterances": self.batch_utterances,
+            "max_new_tokens_per_s": self.max_new_tokens_per_s,
+            "beam_size": self.beam_size,
+            "length_penalty": self.length_penalty,
+            "mbr_samples": self.mbr_samples,
+            "mbr_temperature": self.mbr_temperature,
+            "repeat_bias": self.repeat_bias,
+            "ngram": self.ngram and self.ngram.file,
+            "ngram_weight": self.ngram.weight if self.ngram else 0.0,
+            "style": style,
+        }
+
+    @property
+    def greedy(self) -> Self:
+        """The same with greedy decoding, as dev is scored in a training."""
+        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in changed})
+
     def identity(self, exclude: Collection[str]) -> dict[str, Any]:
         """The settings but for some, as plain data to compare: of an n-gram what is in its file, and not where it is.
 

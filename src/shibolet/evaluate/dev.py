@@ -95,10 +95,8 @@ def dev_scorer(
 
     def new_transcriber(loaded: LoadedModel, keep_encoded: bool, style: str) -> Transcriber:
         most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
-        return Transcriber(
-            loaded, spoken.name, batch_utterances=config.batch_utterances or most,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, keep_encoded=keep_encoded, style=style,
-        )  # fmt: skip
+        settings = config.greedy.engine_settings(style) | {"batch_utterances": config.batch_utterances or most}
+        return Transcriber(loaded, spoken.name, keep_encoded=keep_encoded, **settings)
 
     kept = {style: _Kept(partial(new_transcriber, style=style)) for style in places}
 
@@ -127,9 +125,7 @@ def transcribe_rows(
     """The scored row of each, of a model in evaluation mode; greedy, as dev is scored in a training."""
     spoken, utterances, clips = get_language(language), [row.utterance for row in rows], [_decoded(row) for row in rows]
     _check_lengths(loaded, utterances, clips)
-    transcriber = Transcriber(
-        loaded, spoken.name, batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s
-    )
+    transcriber = Transcriber(loaded, spoken.name, **config.greedy.engine_settings())
     return [
         score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
         for utterance, text in zip(utterances, transcriber.transcribe(clips), strict=True)

@@ -240,10 +240,7 @@ class _Trials:
         device = best_device()
         loaded, rows = load_recogniser(str(path), dtype=dtype_on(device), device=device), {}
         for set_name, (utterances, language) in self._data.items():
-            engine = Transcriber(
-                loaded, language, batch_utterances=config.batch_utterances, beam_size=config.beam_size,
-                max_new_tokens_per_s=config.max_new_tokens_per_s, length_penalty=config.length_penalty,
-            )  # fmt: skip
+            engine = Transcriber(loaded, language, **config.engine_settings(config.styles.candidate or ""))
             scores = self._out_dir / "scores" / name / set_name
             with current.track(f"{name} on {set_name}") as progress:
                 evaluate_set(

@@ -151,10 +151,10 @@ def evaluate_manifest(
     if (prepared := prepared_of(model)) is not None:
         RunFolder(prepared.parent).intact("prepare")
         trained = read_trained_on(prepared)
-    identity, batch_utterances = listener_identity(model), config.batch_utterances
+    identity = listener_identity(model)
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, batch_utterances=batch_utterances, style=style),
+            open_engines(executor, model, language, **config.engine_settings(style)),
             utterances,
             set_name=manifest.stem,
             language=language,
