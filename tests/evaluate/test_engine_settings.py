@@ -15,13 +15,8 @@ def test_a_transcriber_is_told_everything_that_a_recipe_says(tmp_path):
     )
     beams = EvaluateConfig(beam_size=3, length_penalty=0.5, ngram=NgramConfig(file=tmp_path / "a.arpa", weight=0.3))
     told = beams.engine_settings("lower case")
-    assert (told["beam_size"], told["length_penalty"], told["ngram_weight"], told["style"]) == (
-        3,
-        0.5,
-        0.3,
-        "lower case",
-    )
-    assert told["ngram"] == tmp_path / "a.arpa"
+    assert told["style"] == "lower case" and told["ngram"] == tmp_path / "a.arpa"
+    assert [told[key] for key in ("beam_size", "length_penalty", "ngram_weight")] == [3, 0.5, 0.3]
     drawn = EvaluateConfig(mbr_samples=4, mbr_temperature=0.7, repeat_bias=2.0, batch_utterances=8)
     told = drawn.engine_settings()
     assert [told[key] for key in ("mbr_samples", "mbr_temperature", "repeat_bias")] == [4, 0.7, 2.0]
