@@ -120,6 +120,21 @@ def test_an_average_is_decoded_as_its_scores_say(play, model_of, tmp_path):
         assert tuple(told[key] for key in ("mbr_samples", "mbr_temperature", "repeat_bias", "style")) == recorded
 
 
+def test_another_n_gram_in_the_same_file_makes_another_average(play, model_of, tmp_path):
+    """By its path alone the old table would stand for an n-gram that nobody has any more."""
+    path, how = tmp_path / "a.arpa", soup_of([model_of(2.0, "a"), model_of(-1.0, "b")])
+    changes = ["evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    for text, anew in (("one", True), ("one", False), ("two", True)):
+        path.write_text(text)
+        Heard.scored = []
+        play(how, changes=changes)
+        assert bool(Heard.scored) == anew
+    moved = path.rename(tmp_path / "b.arpa")
+    Heard.scored = []
+    play(how, changes=[changes[0], f"evaluate.ngram={{file: {moved}, weight: 0.3}}"])
+    assert not Heard.scored, "a file that was moved is the same one"
+
+
 def test_a_greedy_soup_takes_what_does_not_raise_dev_wer_in_the_order_of_dev_wer(play, model_of):
     """Marks 1 and -3 make -1, which is as good; with 8 the mean would be worse, and it stays out."""
     names = [model_of(8.0, "a"), model_of(-3.0, "b"), model_of(1.0, "c")]
