@@ -79,6 +79,12 @@ class Recipe(Config):
         """What training says of how to write, by source, of those that have a style."""
         return {source.name: source.style for source in self.data.train if source.style}
 
+    def evaluate_in(self, language: str) -> EvaluateConfig:
+        """How sets in a language are transcribed: an n-gram is of the recipe's own, and others are decoded without."""
+        if get_language(language) is get_language(self.language):
+            return self.evaluate
+        return self.evaluate.model_copy(update={"ngram": None})
+
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():

@@ -183,6 +183,22 @@ def test_an_interpolation_shows_both_languages_and_a_limit_decides_where_it_stop
     assert free.tried[0].sets["english"].points == 0 and free.tried[2].sets["english"].points == -100
 
 
+def test_the_n_gram_of_the_recipe_decodes_no_other_language(play, model_of, english, tmp_path):
+    """A Hebrew language model beside English speech costs it words, and a limit would be broken by it alone."""
+    path = tmp_path / "a.arpa"
+    path.write_text("made up")
+    changes = [*english, "evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    play(between(model_of(8.0, "base"), model_of(0.0, "tuned"), (1.0,)), changes=changes)
+    assert {(language, told["ngram"], told["beam_size"]) for language, told in Heard.told} == {
+        ("Hebrew", path, 2), ("English", None, 2)
+    }  # fmt: skip
+    scores = tmp_path / "run" / "average" / "one" / "scores" / "alpha1"
+    recorded = [
+        read_json(scores / name / "scores.json")["inputs"]["config"].get("ngram") for name in ("dev", "set english")
+    ]
+    assert recorded[0]["weight"] == 0.3 and recorded[1] is None
+
+
 def test_limits_hold_alphas_back(play, model_of, english, monkeypatch):
     base, tuned = model_of(0.0, "base"), model_of(-0.5, "tuned")
 

@@ -235,11 +235,12 @@ class _Trials:
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.folders import best_device, dtype_on
 
-        current, config, path = self._current, self._current.recipe.evaluate, self._out_dir / SCRATCH
+        current, path = self._current, self._out_dir / SCRATCH
         self._save(weights, path)
         device = best_device()
         loaded, rows = load_recogniser(str(path), dtype=dtype_on(device), device=device), {}
         for set_name, (utterances, language) in self._data.items():
+            config = current.recipe.evaluate_in(language)
             engine = Transcriber(loaded, language, **config.engine_settings(config.styles.candidate or ""))
             scores = self._out_dir / "scores" / name / set_name
             with current.track(f"{name} on {set_name}") as progress:

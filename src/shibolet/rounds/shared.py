@@ -186,7 +186,7 @@ class Round(Models):
             self.set_threads()
             self._transcribers.clear()
             self._transcribers[model, language, style] = open_engines(
-                self.executor, model, language, **self.recipe.evaluate.engine_settings(style)
+                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
             )
         return self._transcribers[model, language, style]
 
