@@ -155,6 +155,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _is_asked_in_a_style_that_it_trained_with(self) -> Self:
+        style, known = self.evaluate.styles.candidate, sorted({*self.styles.values()})
+        if style is not None and style not in known:
+            raise RecipeError(
+                f"evaluate.styles.candidate: '{style}' is the style of no source of data.train"
+                f"{did_you_mean(style, known)} (styles: {', '.join(known) or 'none'})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapted_layers_stay_frozen(self) -> Self:
         lora = self.train.lora if self.train else None
         adapted = LayerSpan.parse(lora.part) if lora else None

@@ -19,8 +19,11 @@ from shibolet.model.protocols import Prompt, each_of
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds.fit import misfits
+from shibolet.rounds import scoring
+from shibolet.rounds.check import check_recipe
+from shibolet.rounds.fit import misfits, untold_style
 from shibolet.rounds.search.trials import SearchJob, carry_out, dev_examples
+from shibolet.rounds.shared import open_round
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
 from shibolet.train.data import Styles, read_examples
@@ -101,6 +104,35 @@ def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
         EvaluationSet(name="s", manifest="m.jsonl", style="x")
     with pytest.raises(RecipeError, match="a server is not told"):
         EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
+
+
+def test_a_style_that_nothing_was_trained_with_is_refused():
+    """Misspelt, it would ask the result in a prompt that it never saw, and its score would be called its own."""
+    trained = [f"data.train.0.style={STYLE}"]
+    for styles, sentence in (
+        (trained, "is the style of no source of data.train; did you mean 'no punctuation'"),
+        ([], r"\(styles: none\)"),
+    ):
+        with pytest.raises(RecipeError, match=rf"evaluate\.styles\.candidate: 'no punctuatoin' .*{sentence}"):
+            load_recipe("demo", [*styles, "evaluate.styles.candidate=no punctuatoin"])
+    assert load_recipe("demo", [*trained, f"evaluate.styles.candidate={STYLE}"]).styles == {"synthetic": STYLE}
+    load_recipe("demo", ["evaluate.styles.baseline=another model's own"])
+
+
+def test_that_a_result_is_scored_without_any_style_it_knows_is_told(tmp_path, monkeypatch):
+    """A choice where some sources have none, and a slip where all have one."""
+    all_have, asked = f"data.train.0.style={STYLE}", f"evaluate.styles.candidate={STYLE}"
+    some_have = ["data.train=[{name: a, manifest: a.jsonl, style: x}, {name: b, manifest: b.jsonl}]"]
+    for changes in ([all_have, asked], some_have, []):
+        assert untold_style(load_recipe("demo", changes)) is None
+    recipe, told = load_recipe("demo", [all_have, "evaluate.sets=[{name: s, manifest: m.jsonl}]"]), []
+    sentence = untold_style(recipe)
+    assert f"every source of data.train has a style ({STYLE}), and {recipe.title} is scored without one" in sentence
+    assert sentence in [one.found for one in check_recipe(recipe, tmp_path / "run").findings]
+    monkeypatch.setattr(scoring, "do_audit_sets", lambda current: None)
+    with open_round(recipe, tmp_path / "run", "evaluate", told.append) as current:
+        monkeypatch.setattr(type(current), "sets", recipe.evaluate.sets)
+        assert scoring.do_evaluate(current, ()) == {} and told == [f"evaluate: {sentence}"]
 
 
 def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles):

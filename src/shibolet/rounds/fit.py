@@ -20,6 +20,19 @@ def require_fit(recipe: Recipe) -> None:
         raise error
 
 
+def untold_style(recipe: Recipe) -> str | None:
+    """A sentence where training always says how to write, and the result is scored in a prompt that it never saw."""
+    styles = recipe.styles
+    if recipe.train is None or recipe.evaluate.styles.candidate or recipe.evaluate.servers.candidate:
+        return None
+    if not all(source.name in styles for source in recipe.data.train):
+        return None
+    return (
+        f"every source of data.train has a style ({', '.join(sorted({*styles.values()}))}), and {recipe.title} is "
+        "scored without one, as it was never trained; evaluate.styles.candidate says which"
+    )
+
+
 def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     """Everything that `require_fit` refuses."""
     if recipe.models is None:
