@@ -80,7 +80,7 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
-    ngram: NgramConfig | None = None  # beside the beams on sets in the recipe's language; 'tune-decoding' has weights
+    ngram: NgramConfig | None = None  # beside the beams on sets in the recipe's language; see 'tune-decoding'
     # Texts drawn beside the greedy one; of all the one of minimum Bayes risk is taken. null: none, the greedy text
     mbr_samples: int | None = Field(None, ge=2)
     mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
