@@ -79,6 +79,12 @@ class Recipe(Config):
         """What training says of how to write, by source, of those that have a style."""
         return {source.name: source.style for source in self.data.train if source.style}
 
+    def evaluate_in(self, language: str) -> EvaluateConfig:
+        """How sets in a language are transcribed: an n-gram is of the recipe's own, and others are decoded without."""
+        if get_language(language) is get_language(self.language):
+            return self.evaluate
+        return self.evaluate.model_copy(update={"ngram": None})
+
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():
@@ -146,6 +152,16 @@ class Recipe(Config):
                     f"data.train: '{source.name}' is in {source.language}, and the recipe trains {own.name}: a "
                     "round has one language"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _is_asked_in_a_style_that_it_trained_with(self) -> Self:
+        style, known = self.evaluate.styles.candidate, sorted({*self.styles.values()})
+        if style is not None and style not in known:
+            raise RecipeError(
+                f"evaluate.styles.candidate: '{style}' is the style of no source of data.train"
+                f"{did_you_mean(style, known)} (styles: {', '.join(known) or 'none'})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from shibolet.model.family import LoadedModel, load_recogniser
 from shibolet.model.outline import FAMILIES
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.average import Average
-from shibolet.records.files import write_jsonl
+from shibolet.records.files import read_json, write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.runs import run_of, stage_of
 from shibolet.rounds import averaging
@@ -31,9 +31,11 @@ class Heard(Engine):
 
     clips_at_once = 100
     scored: list[float] = []  # noqa: RUF012
+    told: list[tuple] = []  # noqa: RUF012
 
-    def __init__(self, loaded, language, **_) -> None:
+    def __init__(self, loaded, language, **settings) -> None:
         self.identity, self.mark = loaded.identity, mark_of(loaded.model)
+        self.told.append((language, settings))
         wrong = min(10, round(abs(self.mark) if language == "Hebrew" else 10 * self.mark))
         self.text = " ".join([*WORDS[: 10 - wrong], *["x"] * wrong])
 
@@ -66,7 +68,7 @@ def model_of(tmp_path, monkeypatch):
 def play(tmp_path, monkeypatch):
     """Averages in a run folder with twelve dev utterances; gives the table."""
     monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Heard)
-    Heard.scored = []
+    Heard.scored, Heard.told = [], []
 
     def run(how, name="one", changes=(), swapped=False) -> Average:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "average", lambda sentence: None) as current:
@@ -102,6 +104,35 @@ def test_a_uniform_soup_is_written_as_it_was_scored_and_done_once(play, model_of
     (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match="changed since 'average/one' wrote it"):
         load_recogniser(str(path))
+
+
+def test_an_average_is_decoded_as_its_scores_say(play, model_of, tmp_path):
+    """Scores would say of samples, a bias and a style, and be of greedy decoding without any."""
+    changes = ["evaluate.mbr_samples=4", "evaluate.mbr_temperature=0.7", "evaluate.repeat_bias=2.5",
+               "data.train.0.style=lower case", "evaluate.styles.candidate=lower case"]  # fmt: skip
+    play(soup_of([model_of(2.0, "a"), model_of(-1.0, "b")]), changes=changes)
+    (recorded,) = {
+        (one["mbr_samples"], one["mbr_temperature"], one["repeat_bias"], one["styles"]["candidate"])
+        for path in (tmp_path / "run" / "average" / "one" / "scores").rglob("scores.json")
+        if (one := read_json(path)["inputs"]["config"])
+    }
+    for _, told in Heard.told:
+        assert tuple(told[key] for key in ("mbr_samples", "mbr_temperature", "repeat_bias", "style")) == recorded
+
+
+def test_another_n_gram_in_the_same_file_makes_another_average(play, model_of, tmp_path):
+    """By its path alone the old table would stand for an n-gram that nobody has any more."""
+    path, how = tmp_path / "a.arpa", soup_of([model_of(2.0, "a"), model_of(-1.0, "b")])
+    changes = ["evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    for text, anew in (("one", True), ("one", False), ("two", True)):
+        path.write_text(text)
+        Heard.scored = []
+        play(how, changes=changes)
+        assert bool(Heard.scored) == anew
+    moved = path.rename(tmp_path / "b.arpa")
+    Heard.scored = []
+    play(how, changes=[changes[0], f"evaluate.ngram={{file: {moved}, weight: 0.3}}"])
+    assert not Heard.scored, "a file that was moved is the same one"
 
 
 def test_a_greedy_soup_takes_what_does_not_raise_dev_wer_in_the_order_of_dev_wer(play, model_of):
@@ -150,6 +181,22 @@ def test_an_interpolation_shows_both_languages_and_a_limit_decides_where_it_stop
     assert [round(one.dev.wer_pct) for one in free.tried] == [80, 40, 0] and free.chosen == "alpha1"
     assert set(free.tried[0].sets) == {"english"}
     assert free.tried[0].sets["english"].points == 0 and free.tried[2].sets["english"].points == -100
+
+
+def test_the_n_gram_of_the_recipe_decodes_no_other_language(play, model_of, english, tmp_path):
+    """A Hebrew language model beside English speech costs it words, and a limit would be broken by it alone."""
+    path = tmp_path / "a.arpa"
+    path.write_text("made up")
+    changes = [*english, "evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    play(between(model_of(8.0, "base"), model_of(0.0, "tuned"), (1.0,)), changes=changes)
+    assert {(language, told["ngram"], told["beam_size"]) for language, told in Heard.told} == {
+        ("Hebrew", path, 2), ("English", None, 2)
+    }  # fmt: skip
+    scores = tmp_path / "run" / "average" / "one" / "scores" / "alpha1"
+    recorded = [
+        read_json(scores / name / "scores.json")["inputs"]["config"].get("ngram") for name in ("dev", "set english")
+    ]
+    assert recorded[0]["weight"] == 0.3 and recorded[1] is None
 
 
 def test_limits_hold_alphas_back(play, model_of, english, monkeypatch):

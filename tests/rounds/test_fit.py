@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from whisper_models import save_whisper
 
-from shibolet.errors import ModelError, RecipeError
+from shibolet.errors import DataError, ModelError, RecipeError
+from shibolet.model.ngram.arpa import write_arpa
+from shibolet.model.ngram.estimate import estimate
+from shibolet.model.outline import offline_config, outline_of
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.rounds.check import check_recipe
 from shibolet.rounds.fit import misfits, require_fit
@@ -56,6 +59,25 @@ def test_a_model_is_asked_of_what_it_hears_alone(base):
         assert len(list(misfits(recipe))) == count
     for other in ("builtin:round1", "someone/qwen3", "./gone"):
         require_fit(recipe_of(other, *long, baseline=other))
+
+
+def test_an_n_gram_of_another_tokenizer_is_refused_at_the_start(base, tmp_path):
+    """It would be found when the baseline is opened: after a training that was paid for."""
+    pieces = outline_of(offline_config("builtin:round1")[0]).tokenizer("builtin:round1").get_vocab()
+    own = {piece: id for piece, id in pieces.items() if id < 300}
+    ngram, _ = estimate([sorted(own.values())], 2, max(pieces.values()) + 1, max(pieces.values()))
+    write_arpa(ngram, pieces, path := tmp_path / "a.arpa")
+    changes = ["evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    require_fit(recipe_of("builtin:round1", *changes))
+    recipe = recipe_of("builtin:round1", *changes, baseline=base)
+    (error,) = misfits(recipe)
+    assert f"which the tokenizer of models.baseline '{base}' lacks" in str(error)
+    assert missing(recipe, tmp_path / "run") == [str(error)]
+    path.write_text("no n-gram")
+    assert "'\\data\\' should stand" in str(*misfits(recipe))
+    path.unlink()
+    with pytest.raises(DataError, match=r"evaluate\.ngram: there is no file"):
+        require_fit(recipe)
 
 
 def test_a_base_that_draws_at_random_is_refused_at_the_start(tmp_path: Path, monkeypatch):

@@ -95,6 +95,15 @@ def test_a_gain_that_is_there_in_noise_alone_is_seen_there_alone(play, capsys):
     assert 'id="robustness"' in page and "White noise, SNR in dB" in page
 
 
+def test_another_n_gram_in_the_same_file_is_heard_anew(play):
+    """By its path alone the old curves would stand for an n-gram that nobody has any more."""
+    path = play.path.parent / "a.arpa"
+    changes = ["evaluate.beam_size=2", f"evaluate.ngram={{file: {path}, weight: 0.3}}"]
+    for text, anew in (("one", True), ("one", False), ("two", True)):
+        path.write_text(text)
+        assert bool(play(*changes)[1]) == anew
+
+
 def test_what_was_heard_before_a_stop_is_not_heard_again(play):
     play.heard.append("stop")
     with pytest.raises(KeyboardInterrupt):

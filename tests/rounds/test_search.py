@@ -55,6 +55,7 @@ class World:
 
     def __init__(self, path: Path, monkeypatch) -> None:
         self.path, self.confirmation, self.trained, self.die = path, GAIN, [], lambda: None
+        self.jobs: list[SearchJob] = []
         monkeypatch.setattr(stage, "carry_out_all", self.carry_out_all)
         monkeypatch.setattr(stage, "confirm", lambda own, found, rows, config: self.confirmation)
         monkeypatch.setattr(Round, "make_way", lambda self: 0)
@@ -67,6 +68,7 @@ class World:
             state = TrainState(step=job.until_step, step_in_phase=job.until_step, fingerprint=settings)
             CheckpointStore(job.out_dir / "checkpoints").save(job.until_step, state.to_json(settings), {})
             self.trained.append(job.until_step)
+            self.jobs.append(job)
             yield place, losses_of(job)
 
     def search(self, asked: Asked = ASKED, changes: Sequence[str] = (), num_dev: int = 24) -> SearchTable:
@@ -134,6 +136,18 @@ def test_rates_that_are_shown_to_be_better_go_into_the_recipe(world: World, caps
     capsys.readouterr()
     show_search(table)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_trials_are_asked_in_the_styles_of_the_recipe(world: World):
+    """Rates would be chosen for a training that nobody runs, and another style would get the old table."""
+    for style in ("lower case", "upper case"):
+        num = len(world.jobs)
+        world.search(changes=[f"data.train.0.style={style}"])
+        assert {job.styles["synthetic"] for job in world.jobs[num:]} == {style}
+    with open_round(world.recipe, world.path / "run", "train", lambda sentence: None) as current:
+        plain = {**plain_inputs(current.recipe), "prepared": current.folder.verified("prepare")}
+        assert branch_of(current, plain)[1] is None, "a training without a style is another one"
+        assert branch_of(current, {**plain, "styles": {"synthetic": "upper case"}})[1] is not None
 
 
 SHOWS_NOTHING = {
@@ -260,6 +274,13 @@ def test_the_reason_why_nothing_is_admitted_is_named():
     )[1]  # fmt: skip
 
 
+def job_in(prepared_dir: Path) -> SearchJob:
+    return SearchJob(
+        prepared_dir=prepared_dir, out_dir=prepared_dir, base="", train=load_recipe("demo").train, language="Hebrew",
+        seed=0, num_threads=None, source=prepared_dir, shared_step=0, until_step=1, shares_cache=False, choosing=(),
+    )  # fmt: skip
+
+
 @pytest.mark.slow("search", seconds=60)
 def test_a_dev_set_whose_texts_were_shuffled_admits_nothing_and_the_right_one_is_heard(tmp_path: Path):
     """There every word is wrong, and the model that writes least has the lowest WER: an interval alone would admit it.
@@ -289,6 +310,6 @@ def test_a_dev_set_whose_texts_were_shuffled_admits_nothing_and_the_right_one_is
             flac = encode_flac(samples)
             writer.add(Piece.whole(utterance, flac), flac)
         writer.close()
-        found = hears_its_texts(loaded, tmp_path / name, read_dev(tmp_path / name), "Hebrew")
+        found = hears_its_texts(loaded, job_in(tmp_path / name), read_dev(tmp_path / name))
         admitted, why = is_admitted(GAIN.model_copy(update={"control": found}))
         assert admitted == (name == "right"), (found, why)

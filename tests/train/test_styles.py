@@ -1,6 +1,7 @@
 """Style words: protects from a source whose prompt says nothing, another's words, or more tokens than were counted."""
 
 import io
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,20 +9,28 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 import torch
+from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
 from shibolet.evaluate import dev
 from shibolet.evaluate.config import EvaluateConfig, EvaluationSet
+from shibolet.model.family import load_recogniser
 from shibolet.model.protocols import Prompt, each_of
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds.fit import misfits
+from shibolet.rounds import scoring
+from shibolet.rounds.check import check_recipe
+from shibolet.rounds.fit import misfits, untold_style
+from shibolet.rounds.search.trials import SearchJob, carry_out, dev_examples
+from shibolet.rounds.shared import open_round
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
 from shibolet.train.data import Styles, read_examples
 from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.label_loss import label_losses
 from shibolet.train.reader import PackReader, PackRequest
+from shibolet.train.stage import Reached, run_train
 
 STYLE = "no punctuation"
 
@@ -97,6 +106,35 @@ def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
         EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
 
 
+def test_a_style_that_nothing_was_trained_with_is_refused():
+    """Misspelt, it would ask the result in a prompt that it never saw, and its score would be called its own."""
+    trained = [f"data.train.0.style={STYLE}"]
+    for styles, sentence in (
+        (trained, "is the style of no source of data.train; did you mean 'no punctuation'"),
+        ([], r"\(styles: none\)"),
+    ):
+        with pytest.raises(RecipeError, match=rf"evaluate\.styles\.candidate: 'no punctuatoin' .*{sentence}"):
+            load_recipe("demo", [*styles, "evaluate.styles.candidate=no punctuatoin"])
+    assert load_recipe("demo", [*trained, f"evaluate.styles.candidate={STYLE}"]).styles == {"synthetic": STYLE}
+    load_recipe("demo", ["evaluate.styles.baseline=another model's own"])
+
+
+def test_that_a_result_is_scored_without_any_style_it_knows_is_told(tmp_path, monkeypatch):
+    """A choice where some sources have none, and a slip where all have one."""
+    all_have, asked = f"data.train.0.style={STYLE}", f"evaluate.styles.candidate={STYLE}"
+    some_have = ["data.train=[{name: a, manifest: a.jsonl, style: x}, {name: b, manifest: b.jsonl}]"]
+    for changes in ([all_have, asked], some_have, []):
+        assert untold_style(load_recipe("demo", changes)) is None
+    recipe, told = load_recipe("demo", [all_have, "evaluate.sets=[{name: s, manifest: m.jsonl}]"]), []
+    sentence = untold_style(recipe)
+    assert f"every source of data.train has a style ({STYLE}), and {recipe.title} is scored without one" in sentence
+    assert sentence in [one.found for one in check_recipe(recipe, tmp_path / "run").findings]
+    monkeypatch.setattr(scoring, "do_audit_sets", lambda current: None)
+    with open_round(recipe, tmp_path / "run", "evaluate", told.append) as current:
+        monkeypatch.setattr(type(current), "sets", recipe.evaluate.sets)
+        assert scoring.do_evaluate(current, ()) == {} and told == [f"evaluate: {sentence}"]
+
+
 def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles):
     """Through the way that steps take, workers' copies included: a pack with audio has the words of its sources."""
     examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
@@ -120,14 +158,47 @@ def test_dev_is_asked_in_the_style_of_each_source(monkeypatch):
 
     monkeypatch.setattr(dev, "Transcriber", Writer)
     monkeypatch.setattr(dev, "encoder_is_frozen", lambda model: False)
+    rows, loaded = rows_of_two_sources(), SimpleNamespace(model=torch.nn.Linear(1, 1), family=FAMILY)
+    loaded.model.device = torch.device("cpu")
+    scores = dev.dev_scorer(rows, "Hebrew", EvaluateConfig(), styles={"plain": STYLE})(loaded)
+    assert asked == [(STYLE, 2), ("", 1)] and scores.wer.errors == 0
+    asked.clear()
+    scored = dev.transcribe_rows(loaded, rows, "Hebrew", EvaluateConfig(), {"plain": STYLE})
+    assert asked == [(STYLE, 2), ("", 1)] and [row.words.errors for row in scored] == [0, 0, 0]
+
+
+def rows_of_two_sources() -> list[dev.DevRow]:
     rows = []
     for i, source in enumerate(["plain", "marked", "plain"]):
         flac = io.BytesIO()
         sf.write(flac, np.zeros(8000 + i, np.float32), 16_000, format="FLAC")
         utterance = Utterance(id=f"u{i}", audio=AudioRef(path=""), text=str(8000 + i), duration_s=0.5, source=source)
         rows.append(dev.DevRow(utterance, flac.getvalue()))
-    model = torch.nn.Linear(1, 1)
-    model.device = torch.device("cpu")
-    loaded = SimpleNamespace(model=model, family=FAMILY)
-    scores = dev.dev_scorer(rows, "Hebrew", EvaluateConfig(), styles={"plain": STYLE})(loaded)
-    assert asked == [(STYLE, 2), ("", 1)] and scores.wer.errors == 0
+    return rows
+
+
+def test_the_losses_of_a_search_are_in_the_prompt_of_each_source(two_sources, loaded, prompt, styles):
+    """Otherwise rates are chosen by how a model finds texts that it was never asked for like this."""
+    examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
+    plain, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096)
+    found, told_nothing = (label_losses(loaded, some[:4], "Hebrew") for some in (examples, plain))
+    differ = [abs(one.loss - two.loss) > 1e-4 for one, two in zip(found, told_nothing, strict=True)]
+    assert differ == [False, True, False, True]
+
+
+def test_a_trial_goes_on_from_a_training_with_styles(two_sources, base_dir, tmp_path):
+    """One without them is another training, which is refused, or is chosen for a prompt that nobody will use."""
+    shutil.copy(two_sources / "train-00000.parquet", two_sources / "dev-00000.parquet")
+    common = {"prepared_dir": two_sources, "base": str(base_dir), "language": "Hebrew", "seed": 5, "num_threads": 1}
+    with pytest.raises(Reached):
+        run_train(
+            **common, out_dir=tmp_path / "train", config=tiny_config(), styles={"plain": STYLE}, score_dev=None,
+            about={}, until_step=3,
+        )  # fmt: skip
+    job = SearchJob(
+        **common, out_dir=tmp_path / "trial", train=tiny_config(), source=tmp_path / "train", shared_step=3,
+        until_step=4, shares_cache=False, choosing=("u0000", "u0001"), styles={"plain": STYLE},
+    )  # fmt: skip
+    made = carry_out(job)
+    assert made.why == "" and [id for id, *_ in made.losses] == ["u0000", "u0001"]
+    assert [one.style for one in dev_examples(load_recogniser(str(base_dir)), job, job.choosing)] == ["", STYLE]

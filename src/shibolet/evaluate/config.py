@@ -80,7 +80,7 @@ class EvaluateConfig(Config):
     max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
     beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
     length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
-    ngram: NgramConfig | None = None  # beside the beams; `shibolet tune-decoding` compares weights
+    ngram: NgramConfig | None = None  # beside the beams on sets in the recipe's language; see 'tune-decoding'
     # Texts drawn beside the greedy one; of all the one of minimum Bayes risk is taken. null: none, the greedy text
     mbr_samples: int | None = Field(None, ge=2)
     mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
@@ -123,6 +123,30 @@ class EvaluateConfig(Config):
         if self.ngram and self.beam_size == 1:
             raise RecipeError("evaluate.ngram does nothing where evaluate.beam_size is 1: beams add it")
         return self
+
+    def engine_settings(self, style: str = "") -> dict[str, Any]:
+        """What a `Transcriber` is made with, all of it: what is decoded is what `identity` says.
+
+        `style` is what the prompt says of how to write.
+        """
+        return {
+            "batch_utterances": self.batch_utterances,
+            "max_new_tokens_per_s": self.max_new_tokens_per_s,
+            "beam_size": self.beam_size,
+            "length_penalty": self.length_penalty,
+            "mbr_samples": self.mbr_samples,
+            "mbr_temperature": self.mbr_temperature,
+            "repeat_bias": self.repeat_bias,
+            "ngram": self.ngram and self.ngram.file,
+            "ngram_weight": self.ngram.weight if self.ngram else 0.0,
+            "style": style,
+        }
+
+    @property
+    def greedy(self) -> Self:
+        """The same with greedy decoding, as dev is scored in a training."""
+        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in changed})
 
     def identity(self, exclude: Collection[str]) -> dict[str, Any]:
         """The settings but for some, as plain data to compare: of an n-gram what is in its file, and not where it is.

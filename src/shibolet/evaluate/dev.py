@@ -89,16 +89,12 @@ def dev_scorer(
     if not any(spoken.to_scoring(utterance.text) for utterance in utterances):
         raise DataError("the dev set has no words to score; raise prepare.dev_frac")
 
-    places: dict[str, list[int]] = {}  # of each style, in the order of the rows on every rank
-    for place, utterance in enumerate(utterances):
-        places.setdefault((styles or {}).get(utterance.source, ""), []).append(place)
+    places = _places_by_style(utterances, styles or {})
 
     def new_transcriber(loaded: LoadedModel, keep_encoded: bool, style: str) -> Transcriber:
         most = min(MOST_ROWS, loaded.family.clips_at_once(loaded.model.device.type, beam_size=1))
-        return Transcriber(
-            loaded, spoken.name, batch_utterances=config.batch_utterances or most,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, keep_encoded=keep_encoded, style=style,
-        )  # fmt: skip
+        settings = config.greedy.engine_settings(style) | {"batch_utterances": config.batch_utterances or most}
+        return Transcriber(loaded, spoken.name, keep_encoded=keep_encoded, **settings)
 
     kept = {style: _Kept(partial(new_transcriber, style=style)) for style in places}
 
@@ -122,18 +118,28 @@ def dev_scorer(
 
 
 def transcribe_rows(
-    loaded: LoadedModel, rows: Sequence[DevRow], language: str, config: EvaluateConfig
+    loaded: LoadedModel, rows: Sequence[DevRow], language: str, config: EvaluateConfig, styles: Mapping[str, str]
 ) -> list[ScoredRow]:
-    """The scored row of each, of a model in evaluation mode; greedy, as dev is scored in a training."""
+    """The scored row of each, of a model in evaluation mode; greedy and in these styles, as dev is in a training."""
     spoken, utterances, clips = get_language(language), [row.utterance for row in rows], [_decoded(row) for row in rows]
     _check_lengths(loaded, utterances, clips)
-    transcriber = Transcriber(
-        loaded, spoken.name, batch_utterances=config.batch_utterances, max_new_tokens_per_s=config.max_new_tokens_per_s
-    )
+    texts = [""] * len(clips)
+    for style, own in _places_by_style(utterances, styles).items():
+        transcriber = Transcriber(loaded, spoken.name, **config.greedy.engine_settings(style))
+        for place, text in zip(own, transcriber.transcribe([clips[place] for place in own]), strict=True):
+            texts[place] = text
     return [
         score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
-        for utterance, text in zip(utterances, transcriber.transcribe(clips), strict=True)
+        for utterance, text in zip(utterances, texts, strict=True)
     ]
+
+
+def _places_by_style(utterances: Sequence[Utterance], styles: Mapping[str, str]) -> dict[str, list[int]]:
+    """The places of each style, in one order on every rank; `styles` are by source."""
+    places: dict[str, list[int]] = {}
+    for place, utterance in enumerate(utterances):
+        places.setdefault(styles.get(utterance.source, ""), []).append(place)
+    return places
 
 
 class _Kept:

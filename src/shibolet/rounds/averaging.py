@@ -111,6 +111,8 @@ def do_average(current: Round, name: str, how: Averaging) -> Average:
     interpolation  (1 - alpha) of the first source and alpha of the second, of which the lowest dev WER is chosen among
                    those that hold the limits of `compare.limits` on `how.sets` (Wortsman et al. 2022, WiSE-FT)
     """
+    from shibolet.evaluate.stage import NOT_OF_A_SET
+
     check_name("average", name)
     _check(how)
     notes = _require_unseen_dev(current, how)
@@ -124,9 +126,7 @@ def do_average(current: Round, name: str, how: Averaging) -> Average:
         "sets": {one.name: [current.read(one).digest, language_of(current, one)] for one in how.sets},
         "limits": dict(recipe.compare.limits),
         "language": recipe.language,
-        "evaluate": recipe.evaluate.model_dump(
-            mode="json", exclude={"sets", "audit_sets", "servers", "dev_utterances", "expected_beam_points"}
-        ),
+        "evaluate": recipe.evaluate.identity(NOT_OF_A_SET | {"servers"}),
     }
     stage = current.begin(f"average/{name}", inputs, reads=("prepare",))
     out_dir = current.folder.averaged(name).parent
@@ -235,15 +235,13 @@ class _Trials:
         from shibolet.listen.transcribe import Transcriber
         from shibolet.model.folders import best_device, dtype_on
 
-        current, config, path = self._current, self._current.recipe.evaluate, self._out_dir / SCRATCH
+        current, path = self._current, self._out_dir / SCRATCH
         self._save(weights, path)
         device = best_device()
         loaded, rows = load_recogniser(str(path), dtype=dtype_on(device), device=device), {}
         for set_name, (utterances, language) in self._data.items():
-            engine = Transcriber(
-                loaded, language, batch_utterances=config.batch_utterances, beam_size=config.beam_size,
-                max_new_tokens_per_s=config.max_new_tokens_per_s, length_penalty=config.length_penalty,
-            )  # fmt: skip
+            config = current.recipe.evaluate_in(language)
+            engine = Transcriber(loaded, language, **config.engine_settings(config.styles.candidate or ""))
             scores = self._out_dir / "scores" / name / set_name
             with current.track(f"{name} on {set_name}") as progress:
                 evaluate_set(

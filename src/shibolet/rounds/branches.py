@@ -71,9 +71,9 @@ def _of_search(current: Round, plain: dict[str, Any]) -> "Branch | None":
     from shibolet.train import branch
 
     searched = current.folder.inputs("search")
+    asked = {name: value for name, value in {"styles": None, **plain}.items() if name != "train"}
     if not current.folder.finished("search") or differing(
-        {name: searched.get(name) for name in plain if name != "train"},
-        json.loads(json.dumps({name: value for name, value in plain.items() if name != "train"})),
+        {name: searched.get(name) for name in asked}, json.loads(json.dumps(asked))
     ):
         return None
     for trial in sorted((current.folder.path / "search" / "trials").glob("*/train")):

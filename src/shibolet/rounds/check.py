@@ -166,10 +166,12 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
 
 def _misfits(recipe: Recipe) -> Iterator[Finding]:
     """What a round would be refused for at its start: settings that do not suit a model, a base that cannot train."""
-    from shibolet.rounds.fit import misfits
+    from shibolet.rounds.fit import misfits, untold_style
 
     for error in misfits(recipe):
         yield Finding("models", "missing", str(error))
+    if sentence := untold_style(recipe):
+        yield Finding("evaluate", "note", sentence)
 
 
 def _hypotheses(what: str, name: str, language: str) -> Finding:

@@ -1,20 +1,36 @@
 """Whether the settings of a recipe suit the families of its models, asked before a round begins.
 
-Configurations alone are read. A model that is not on this machine is what its name tells; one that cannot be opened is
-told where it is opened.
+Configurations alone are read, and tokenizers where the recipe has an n-gram. A model that is not on this machine is
+what its name tells; one that cannot be opened is told where it is opened.
 """
 
 from collections.abc import Iterator, Sequence
 
-from shibolet.errors import ModelError, RecipeError, ShiboletError
+from shibolet.errors import DataError, ModelError, RecipeError, ShiboletError
 from shibolet.recipe import Recipe
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 
 def require_fit(recipe: Recipe) -> None:
-    """RecipeError for audio or styles that a model does not take, ModelError for a base that cannot be trained."""
+    """RecipeError for audio, styles or an n-gram that a model does not take, ModelError for a base that cannot train.
+
+    DataError for an n-gram that is not there.
+    """
     for error in misfits(recipe):
         raise error
+
+
+def untold_style(recipe: Recipe) -> str | None:
+    """A sentence where training always says how to write, and the result is scored in a prompt that it never saw."""
+    styles = recipe.styles
+    if recipe.train is None or recipe.evaluate.styles.candidate or recipe.evaluate.servers.candidate:
+        return None
+    if not all(source.name in styles for source in recipe.data.train):
+        return None
+    return (
+        f"every source of data.train has a style ({', '.join(sorted({*styles.values()}))}), and {recipe.title} is "
+        "scored without one, as it was never trained; evaluate.styles.candidate says which"
+    )
 
 
 def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
@@ -30,6 +46,33 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     yield from _misfits_of("base", recipe.models.base, of_base, style)
     style = ["evaluate.styles.baseline"] if styles.baseline else []
     yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece, style)
+    yield from _misfits_of_ngram(recipe)
+
+
+def _misfits_of_ngram(recipe: Recipe) -> Iterator[ShiboletError]:
+    """An n-gram whose tokens a model lacks, which would be found when that model is opened: after the training."""
+    from shibolet.model.ngram.arpa import strange_token
+    from shibolet.model.outline import offline_config, outline_of
+
+    if (ngram := recipe.evaluate.ngram) is None:
+        return
+    for role, name in (("base", recipe.models.base), ("baseline", recipe.models.baseline)):
+        try:
+            recipe.evaluate.require_ngram()
+            family = outline_of(offline_config(name)[0]) if name else None
+            tokenizer = family and family.tokenizer(name)
+            token = tokenizer and strange_token(ngram.file, tokenizer.get_vocab())
+        except ModelError:
+            continue
+        except DataError as error:
+            yield error
+            return
+        if token:
+            yield RecipeError(
+                f"evaluate.ngram: {ngram.file} has the token '{token}', which the tokenizer of models.{role} '{name}' "
+                "lacks; an n-gram belongs to one tokenizer, and both models are decoded with it: make one for this "
+                "model with 'shibolet ngram', compare models of one tokenizer, or leave it out"
+            )
 
 
 def _misfits_of(

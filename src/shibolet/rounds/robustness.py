@@ -33,7 +33,7 @@ def do_robustness(current: Round) -> Robustness:
         "names": [one.named.model_dump(mode="json") for one in candidates],
         "data": {name: manifest_hash(own, whole=True) for name, own in data.items()},
         "language": recipe.language,
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude=NOT_OF_A_SET),
+        "evaluate": recipe.evaluate.identity(NOT_OF_A_SET),
         "robustness": config.model_dump(mode="json"),
         **compared_with(current, Robustness.FORMAT),
     }

@@ -123,13 +123,14 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
     """The scores of one system on one set; `made_by` are the inputs that tell systems apart, first what it is."""
     from shibolet.evaluate.stage import NOT_OF_A_SET
 
-    recipe, folder, data, label = current.recipe, current.folder, current.read(source), named.label
+    folder, data, label, language = current.folder, current.read(source), named.label, language_of(current, source)
+    config = current.recipe.evaluate_in(language)
     inputs = {
         "format": Scores.FORMAT,
         **made_by,
         "data": data.digest,
-        "language": language_of(current, source),
-        "evaluate": recipe.evaluate.identity(NOT_OF_A_SET),
+        "language": language,
+        "evaluate": config.identity(NOT_OF_A_SET),
     }
     stage = current.begin(f"evaluate/{label}/{source.name}", inputs)
     if not stage.done:
@@ -138,8 +139,8 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
             score(
                 data.utterances,
                 set_name=source.name,
-                language=language_of(current, source),
-                config=recipe.evaluate,
+                language=language,
+                config=config,
                 out_dir=folder.evaluation(label, source.name),
                 named=named,
                 identity=next(iter(made_by.values())),

@@ -13,6 +13,7 @@ from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
+from shibolet.rounds.fit import untold_style
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.speech.sources import DataSource
@@ -23,6 +24,8 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
     """Scores of candidates by label and set."""
     if not current.sets:
         raise RecipeError("there is nothing to evaluate on: name one or more evaluate.sets")
+    if sentence := untold_style(current.recipe):
+        current.tell(f"evaluate: {sentence}")
     do_audit_sets(current)
     found = {candidate.label: scores_of(current, candidate) for candidate in candidates}
     doubts = [do_doubtful(current, one.named, found[one.label]) for one in candidates]
@@ -151,10 +154,10 @@ def evaluate_manifest(
     if (prepared := prepared_of(model)) is not None:
         RunFolder(prepared.parent).intact("prepare")
         trained = read_trained_on(prepared)
-    identity, batch_utterances = listener_identity(model), config.batch_utterances
+    identity = listener_identity(model)
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, batch_utterances=batch_utterances, style=style),
+            open_engines(executor, model, language, **config.engine_settings(style)),
             utterances,
             set_name=manifest.stem,
             language=language,

@@ -183,23 +183,10 @@ class Round(Models):
 
         style = self._style(label)
         if (model, language, style) not in self._transcribers:
-            config = self.recipe.evaluate
             self.set_threads()
             self._transcribers.clear()
             self._transcribers[model, language, style] = open_engines(
-                self.executor,
-                model,
-                language,
-                batch_utterances=config.batch_utterances,
-                max_new_tokens_per_s=config.max_new_tokens_per_s,
-                beam_size=config.beam_size,
-                length_penalty=config.length_penalty,
-                mbr_samples=config.mbr_samples,
-                mbr_temperature=config.mbr_temperature,
-                repeat_bias=config.repeat_bias,
-                ngram=config.ngram and config.ngram.file,
-                ngram_weight=config.ngram.weight if config.ngram else 0.0,
-                **({"style": style} if style else {}),
+                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
             )
         return self._transcribers[model, language, style]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
-from shibolet.train.data import TrainExample
+from shibolet.train.data import Styles, TrainExample
 from shibolet.train.packing import packs_of
 from shibolet.train.reader import PackReader
 
@@ -28,10 +28,14 @@ class LabelLoss:
 
 
 def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language: str) -> list[LabelLoss]:
-    """Of each utterance, in their order; the model is in evaluation mode and hears what is recorded, unaugmented."""
+    """Of each utterance in the prompt of its style, in their order; the model is in evaluation mode.
+
+    It hears what is recorded, unaugmented.
+    """
     family, model = loaded.family, loaded.model
-    frame = family.targets(loaded.tokenizer, Prompt(language)).frame
-    reader = PackReader(family, frame, loaded.extractor, device=model.device)
+    targets_of = lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style))  # noqa: E731
+    styles = Styles.of({one.style: one.style for one in examples if one.style}, targets_of)
+    reader = PackReader(family, targets_of("").frame, loaded.extractor, device=model.device, styles=styles)
     lengths = [example.num_tokens for example in examples]
     found: dict[int, LabelLoss] = {}
     for pack in packs_of(range(len(examples)), lengths, max(PACK_TOKENS, *lengths)):

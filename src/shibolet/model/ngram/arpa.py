@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,16 @@ def read_arpa(path: Path, pieces: Mapping[str, int], vocab_size: int, end_id: in
     if unknown is None:
         raise DataError(f"{path} has no {UNKNOWN}, so it says nothing of tokens that its text lacked")
     return Ngram.of(vocab_size, end_id, orders, unknown)
+
+
+def strange_token(path: Path, pieces: Mapping[str, int]) -> str | None:
+    """A token of a file that a tokenizer with these pieces lacks; None where `read_arpa` knows all of them.
+
+    DataError for what is no ARPA file.
+    """
+    lines, known = _lines(path), {*pieces, BEGIN, END, UNKNOWN}
+    said = (line.split()[1:2] for _, line in islice(lines, _sizes(path, lines)[0]))
+    return next((token for fields in said for token in fields if token not in known), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

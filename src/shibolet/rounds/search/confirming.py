@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.dev import DevRow, transcribe_rows
@@ -56,8 +55,8 @@ def confirm(own: SearchJob, found: SearchJob, rows: Sequence[DevRow], config: Ev
     for job in (own, found):
         store = CheckpointStore(job.out_dir / "checkpoints")
         loaded = trained_to(job.base, job.train, job.seed, store, store.steps()[-1])
-        control = control or hears_its_texts(loaded, job.prepared_dir, rows, job.language)
-        scored.append(transcribe_rows(loaded, rows, job.language, config))
+        control = control or hears_its_texts(loaded, job, rows)
+        scored.append(transcribe_rows(loaded, rows, job.language, config, job.styles))
         del loaded
     words = [[row.words for row in part] for part in scored]
     change = difference_interval(*words, groups_of(scored[0]))
@@ -72,7 +71,7 @@ def confirm(own: SearchJob, found: SearchJob, rows: Sequence[DevRow], config: Ev
     )
 
 
-def hears_its_texts(loaded, prepared_dir: Path, rows: Sequence[DevRow], language: str) -> LossDifference:
+def hears_its_texts(loaded, job: SearchJob, rows: Sequence[DevRow]) -> LossDifference:
     """The loss a label of each text with its own audio, minus that with the audio of another utterance.
 
     Where texts were exchanged, neither audio is theirs: then no WER on them says which model hears better, and a model
@@ -81,9 +80,9 @@ def hears_its_texts(loaded, prepared_dir: Path, rows: Sequence[DevRow], language
     from shibolet.train.label_loss import label_losses, with_audio_of_next
 
     ids = [row.utterance.id for row in rows]
-    examples = dev_examples(loaded, prepared_dir, language, sorted(ids, key=hash_json))
-    right = label_losses(loaded, examples, language)
-    wrong = label_losses(loaded, with_audio_of_next(examples), language)
+    examples = dev_examples(loaded, job, sorted(ids, key=hash_json))
+    right = label_losses(loaded, examples, job.language)
+    wrong = label_losses(loaded, with_audio_of_next(examples), job.language)
     group_of = dict(zip(ids, _groups(rows), strict=True))
     return loss_difference(right, wrong, [group_of[one.id] for one in right])
 

@@ -77,6 +77,7 @@ def do_search(current: Round, asked: Asked) -> SearchTable:
         "train": recipe.train.identity(),
         "language": recipe.language,
         "seed": recipe.seed,
+        **({"styles": recipe.styles} if recipe.styles else {}),
         "evaluate": recipe.evaluate.model_dump(mode="json", include={"max_new_tokens_per_s"}),
         "asked": [asked.parts, asked.warmup, asked.phase, asked.num_trials, asked.most, asked.budget, asked.proposals],
     }
@@ -99,7 +100,7 @@ def _plan(current: Round, asked: Asked) -> _Plan:
     index = names.index(asked.phase) if asked.phase else len(names) - 1
     phase = train.phases[index]
     dimensions = dimensions_of(phase, asked.parts, warmup=asked.warmup)
-    if not (rows := read_dev(current.folder.prepared)):
+    if not (rows := read_dev(current.folder.prepared, with_source=bool(current.recipe.styles))):
         raise DataError("there is no dev split to choose on: prepare held nothing out; raise prepare.dev_frac")
     dev = divide_dev(rows, current.recipe.seed)
     by_epoch = steps_per_epoch(prepared.train.utterances, train.utterances_per_step)
@@ -196,6 +197,7 @@ class _Search:
             until_step=self._shared_step + self._plan.rungs.ends[rung],
             shares_cache=self._current.gpus == 1,
             choosing=self._ids,
+            styles=recipe.styles,
         )
 
     def _work(self, rung: int, trials: Sequence[Trial], on_gpus: bool) -> Iterator[tuple[Trial, Measured]]:

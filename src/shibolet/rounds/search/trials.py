@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
@@ -36,6 +36,7 @@ class SearchJob(Config):
     until_step: int
     shares_cache: bool  # with the training that it branches from, encoder states; not where several run at once
     choosing: tuple[str, ...]  # ids of dev utterances
+    styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
 
 
 def carry_out(job: SearchJob) -> Measured:
@@ -51,20 +52,23 @@ def carry_out(job: SearchJob) -> Measured:
     if step is None:
         return Measured((), "the phase diverged and was given up")
     loaded = trained_to(job.base, job.train, job.seed, CheckpointStore(job.out_dir / "checkpoints"), step)
-    found = label_losses(loaded, dev_examples(loaded, job.prepared_dir, job.language, job.choosing), job.language)
+    found = label_losses(loaded, dev_examples(loaded, job, job.choosing), job.language)
     if not all(math.isfinite(one.loss) for one in found):
         return Measured((), "its loss on dev is no finite number")
     return Measured(tuple((one.id, one.loss, one.labels) for one in found))
 
 
-def dev_examples(loaded: Any, prepared_dir: Path, language: str, ids: Iterable[str]) -> list:
-    """The dev utterances of these ids as a model of its family takes them, in the order of the ids."""
+def dev_examples(loaded: Any, job: SearchJob, ids: Iterable[str]) -> list:
+    """The dev utterances of these ids as a training of the job would have them, in the order of the ids."""
     from shibolet.model.protocols import Prompt
-    from shibolet.train.data import read_examples
+    from shibolet.train.data import Styles, read_examples
 
     family = loaded.family
-    targets = family.targets(loaded.tokenizer, Prompt(language))
-    read, _ = read_examples(prepared_dir, "dev", family, targets, family.max_tokens(loaded.model.config))
+    targets_of = lambda style: family.targets(loaded.tokenizer, Prompt(job.language, style=style))  # noqa: E731
+    read, _ = read_examples(
+        job.prepared_dir, "dev", family, targets_of(""), family.max_tokens(loaded.model.config),
+        Styles.of(job.styles, targets_of),
+    )  # fmt: skip
     by_id = {example.id: example for example in read}
     return [by_id[id] for id in ids if id in by_id]
 
@@ -86,8 +90,8 @@ def _train(job: SearchJob) -> int | None:
         with suppress(Reached):
             run_train(
                 prepared_dir=job.prepared_dir, out_dir=job.out_dir, base=job.base, config=job.train,
-                language=job.language, seed=job.seed, score_dev=None, about={}, num_threads=job.num_threads,
-                until_step=job.until_step,
+                language=job.language, seed=job.seed, styles=job.styles, score_dev=None, about={},
+                num_threads=job.num_threads, until_step=job.until_step,
             )  # fmt: skip
     newest = store.latest()
     state = TrainState.from_json(newest.state, newest.path)
