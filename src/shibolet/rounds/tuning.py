@@ -20,6 +20,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
+_TOO_FEW = "dev has too few recordings and speakers for an interval"
 GREEDY = Setting(
     beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
 )
@@ -76,8 +77,8 @@ def do_tune_decoding(
 
     `model` is what was trained here unless given. Weights go with the recipe's n-gram, else with the one that was made
     here; without either no row has one. A setting is recommended over greedy decoding only when the interval
-    of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
-    together with 95% (Bonferroni): the best of many looks better than it is.
+    of its difference in WER, over recordings and speakers, lies below 0; of several such the one of lowest WER. With
+    several settings all intervals hold together with 95% (Bonferroni): the best of many looks better than it is.
     """
     recipe, folder, expected = current.recipe, current.folder, current.recipe.evaluate.expected_beam_points
     if model is None:
@@ -107,8 +108,9 @@ def do_tune_decoding(
         _recommend(model, rows, expected, ngram).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
-    if table.expected_points != expected:  # said beside what was measured, and measures nothing
-        table = _recommend(table.model, table.settings, expected, ngram)
+    # By today's rule and expectation: both are said of what was measured, and measure nothing.
+    if (again := _recommend(table.model, table.settings, expected, ngram)) != table:
+        table = again
         table.write(out_dir / TABLE)
         stage.finish()
     return table
@@ -222,21 +224,27 @@ def _recommend(
     """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
-    order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.seconds))
-    greedy, best, optimism = rows[0], order[0], optimism_of([row.folds for row in order])
-    high, chosen = best.interval_points[1], greedy
-    lead = f"No difference shown: {best} has the lowest WER, {best.points:+.2f} points, but"
-    if best is greedy:
-        sentence = "No setting has a lower WER than greedy decoding."
-    elif high is None:
-        sentence = f"{lead} dev has too few recordings and speakers for an interval. Stay with greedy decoding."
-    elif high >= 0:
-        sentence = f"{lead} its interval includes 0. Stay with greedy decoding."
-    else:
-        chosen, said = best, str(best)
+    # Equal rows go by what is counted of their cost: a second is not the same on every machine and at every start.
+    order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.texts_at_once))
+    lowest, shown = order[0], [row for row in order if (high := row.interval_points[1]) is not None and high < 0]
+    chosen = shown[0] if shown else rows[0]
+    # What has a lower WER without evidence was no candidate.
+    optimism = optimism_of([row.folds for row in (order[order.index(chosen) :] if shown else order)])
+    why = "its interval includes 0" if lowest.interval_points[1] is not None else _TOO_FEW
+    if shown:
+        said = str(chosen)
         sentence = (
-            f"{said[0].upper()}{said[1:]} changes WER by {best.points:+.2f} points on dev and takes "
-            f"{best.times_greedy:g} times as long{', ' + optimism.sentence if optimism else ''}."
+            f"{said[0].upper()}{said[1:]} changes WER by {chosen.points:+.2f} points on dev and takes "
+            f"{chosen.times_greedy:g} times as long{', ' + optimism.sentence if optimism else ''}."
+        )
+        if lowest is not chosen:
+            sentence += f" The lowest WER, {lowest.points:+.2f} points, has {lowest}, but {why}."
+    elif lowest is rows[0]:
+        sentence = "No setting has a lower WER than greedy decoding."
+    else:
+        sentence = (
+            f"No difference shown: {lowest} has the lowest WER, {lowest.points:+.2f} points, but {why}. "
+            "Stay with greedy decoding."
         )
     if expected_points:
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
