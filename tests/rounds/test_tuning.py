@@ -103,11 +103,35 @@ def test_samples_and_bias_have_rows_of_their_own_and_are_recommended_by_the_same
         ({"mbr_samples": [1]}, "numbers of samples start at 2, not 1"),
         ({"mbr_temperatures": [0.7, 0]}, "temperatures are over 0, not 0"),
         ({"repeat_biases": [-1]}, "repeat biases are over 0, not -1"),
+        ({"ngram_weights": [0.2, -0.1]}, "weights of an n-gram are over 0, not -0.1"),
     ],
 )
 def test_numbers_that_are_no_way_to_decode_are_refused(grid, sentence):
     with pytest.raises(RecipeError, match=sentence):
         tuning.Grid(**grid).settings()
+
+
+@pytest.mark.parametrize(
+    ("grid", "with_ngram", "sentence"),
+    [
+        ({"ngram_weights": [0.3]}, False, "the weights of an n-gram that were asked for: there is no n-gram; run"),
+        ({"ngram_weights": [0.3], "beam_sizes": [1]}, True, "the weights of an n-gram that were asked for: beams add"),
+        ({"length_penalties": [0.0], "beam_sizes": [1]}, False, "the length penalties that were asked for: they are"),
+        ({"mbr_temperatures": [1.0], "mbr_samples": [0]}, False, "the temperatures that were asked for: they are"),
+    ],
+)
+def test_what_was_asked_for_and_has_no_row_is_refused(grid, with_ngram, sentence):
+    """Protects from a table that is silent on the very weight that somebody wanted to know of."""
+    with pytest.raises(RecipeError, match=f"^tune-decoding: no row would have {sentence}"):
+        tuning.Grid(**grid).settings(with_ngram)
+
+
+def test_what_nobody_asked_for_may_have_no_row():
+    """Protects from a refusal of the command without options where the round has no n-gram."""
+    assert len(tuning.Grid(beam_sizes=[1], mbr_samples=[0]).settings()) == 1
+    for with_ngram in (False, True):  # 0 asks for none, as it does of samples
+        rows = tuning.Grid(ngram_weights=[0]).settings(with_ngram)
+        assert rows == tuning.Grid().settings() and not any(row.ngram_weight for row in rows)
 
 
 def test_greedy_stays_where_none_is_better_or_none_is_shown(play):

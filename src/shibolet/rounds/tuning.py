@@ -35,19 +35,25 @@ class Grid:
     mbr_samples: Sequence[int] = (8,)
     mbr_temperatures: Sequence[float] = (TEMPERATURE,)  # of each number of samples
     repeat_biases: Sequence[float] = ()
-    ngram_weights: Sequence[float] = (0.1, 0.2, 0.4)  # of beams of one length penalty: all pairs would be a large grid
+    # Of beams of one length penalty, where there is an n-gram: all pairs would be a large grid. 0: none.
+    ngram_weights: Sequence[float] = (0.1, 0.2, 0.4)
 
     def settings(self, with_ngram: bool = False) -> list[Setting]:
-        """Greedy decoding first; RecipeError for a number that is none of a way to decode."""
+        """Greedy decoding first; RecipeError for a number that is no way to decode, or that no row would have."""
         for what, values, least in (
             ("beam sizes", self.beam_sizes, 1),
             ("numbers of samples", set(self.mbr_samples) - {0}, 2),
         ):
             if min(values, default=least) < least:
                 raise RecipeError(f"tune-decoding: {what} start at {least}, not {min(values)}")
-        for what, values in (("temperatures", self.mbr_temperatures), ("repeat biases", self.repeat_biases)):
+        for what, values in (
+            ("temperatures", self.mbr_temperatures),
+            ("repeat biases", self.repeat_biases),
+            ("weights of an n-gram", set(self.ngram_weights) - {0}),
+        ):
             if min(values, default=1) <= 0:
                 raise RecipeError(f"tune-decoding: {what} are over 0, not {min(values):g}")
+        self._require_rows(with_ngram)
         change = lambda **keys: GREEDY.model_copy(update=keys)  # noqa: E731
         return [
             GREEDY,
@@ -66,6 +72,22 @@ class Grid:
             ),
             *(change(repeat_bias=bias) for bias in sorted(set(self.repeat_biases))),
         ]
+
+    def _require_rows(self, with_ngram: bool) -> None:
+        """RecipeError where numbers were asked for, and are not only the usual ones, and none of them has a row."""
+        weights = any(self.ngram_weights) and self.ngram_weights is not Grid.ngram_weights
+        penalties = self.length_penalties is not Grid.length_penalties
+        temperatures = self.mbr_temperatures is not Grid.mbr_temperatures
+        beams, samples = set(self.beam_sizes) - {1}, set(self.mbr_samples) - {0}
+        for asked, what, has_rows, why in (
+            (weights, "weights of an n-gram", with_ngram,
+             "there is no n-gram; run 'shibolet ngram RECIPE' or name one in evaluate.ngram"),
+            (weights, "weights of an n-gram", beams, "beams add it; give a beam size of 2 or more"),
+            (penalties, "length penalties", beams, "they are of beams; give a beam size of 2 or more"),
+            (temperatures, "temperatures", samples, "they are of samples; give a number of samples of 2 or more"),
+        ):  # fmt: skip
+            if asked and not has_rows:
+                raise RecipeError(f"tune-decoding: no row would have the {what} that were asked for: {why}")
 
 
 def do_tune_decoding(
