@@ -1,6 +1,7 @@
 """Decoding search: on dev and nothing else, every setting with its cost, and greedy unless a gain is shown."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from made_prepared import make_prepared
@@ -65,6 +66,26 @@ def test_every_setting_is_measured_on_dev_once(play, capsys):
     assert all(row.seconds > 0 and row.times_greedy > 0 for row in table.settings)
     show_decoding(table)
     assert "evaluate: {beam_size: " in capsys.readouterr().out
+
+
+def test_what_is_done_once_at_first_use_is_not_of_a_settings_cost(play, monkeypatch):
+    """Each setting has an engine of its own, and on a GPU the first clips of one once paid for its graphs."""
+    now = [0.0]
+
+    def warm(engine: Settings) -> None:
+        if not hasattr(engine, "is_warm"):
+            engine.is_warm, now[0] = True, now[0] + 100
+
+    def write(engine: Settings, clips: Sequence) -> list[Written]:
+        warm(engine)
+        now[0] += 2
+        return [Written(engine.text, "end") for _ in clips]
+
+    monkeypatch.setattr(Settings, "warm", warm, raising=False)
+    monkeypatch.setattr(Settings, "write", write)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    table = play(BEAM)
+    assert [(row.seconds, row.times_greedy) for row in table.settings] == [(2.0, 1.0)] * 5
 
 
 def test_beams_are_recommended_where_the_gain_is_shown(play):

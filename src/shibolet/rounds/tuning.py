@@ -219,11 +219,19 @@ def bonferroni_level(num_settings: int) -> float:
 
 
 class _Clock(Engine):
-    """An engine that counts the seconds it takes; reading audio and scoring are not of a setting's cost."""
+    """An engine that counts the seconds it takes to write.
+
+    Reading audio and scoring are not of a setting's cost, and neither is what a GPU does once, at first use.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.seconds = engine, 0.0
         self.identity, self.clips_at_once = engine.identity, engine.clips_at_once
+
+    def warm(self) -> None:
+        """`Transcriber.warm`, which is called before the first clip."""
+        if hasattr(self._engine, "warm"):
+            self._engine.warm()
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         started = time.perf_counter()
