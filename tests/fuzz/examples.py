@@ -167,7 +167,8 @@ def search_made() -> SearchTable:
 def ngram_made() -> NgramMade:
     return NgramMade(
         file="ngram.arpa", model="m", source="x.txt", order=2, texts=3, tokens=9, ngrams=(4, 5),
-        discounts=((0.5, 1.0, 1.5),) * 2, held=HeldTexts(of=3, long=0, short=1), sentences=("s",),
+        discounts=((0.5, 1.0, 1.5),) * 2, sentences=("s",),
+        held=HeldTexts(of=3, long=0, short=1, passages=9, new_passages=1, most_new_pct=25.0),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Layouts are the model family's: one that it lacks is refused before anything is trained, converted or uploaded."""
+"""What no export could be, in its layout or in what its card's code has to repeat, is refused before it is paid for."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import write_json
 from shibolet.rounds import flow
 from shibolet.rounds.check import check_recipe
-from shibolet.rounds.publish import export_round
+from shibolet.rounds.publish import NOT_OF_A_CARD, export_round, require_publishable
 from shibolet.rounds.shared import open_round
 
 WRONG = "publish={to: org/name, layout: ctranslate2}"
@@ -52,6 +52,30 @@ def test_publish_refuses_a_layout_before_it_looks_at_the_run(tmp_path):
         write_json(current.folder.final / "config.json", {"model_type": "qwen3_asr"})
         with pytest.raises(RecipeError, match=SENTENCE):
             export_round(current, PublishConfig(to="org/name", layout="ctranslate2"))
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("servers.candidate", "servers={candidate: {url: 'http://localhost:8000'}}"),
+        ("styles.candidate", "styles={candidate: formal}"),
+        ("ngram", "ngram={file: x.arpa, weight: 0.2}"),
+        ("mbr_samples", "mbr_samples=4"),
+        ("repeat_bias", "repeat_bias=4"),
+    ],
+)
+def test_texts_that_the_code_of_a_card_cannot_repeat_are_refused_by_their_key(tmp_path, key, change):
+    """Protects from 'the texts of another model' said of a good export, after the training and the conversion."""
+    assert key in NOT_OF_A_CARD
+    beams = ["evaluate.beam_size=2"] if key == "ngram" else []
+    recipe = load_recipe("demo", ["publish={to: org/name}", f"evaluate.{change}", *beams])
+    sentence = f"^publish: evaluate.{key} .* the code of a model card does not do"
+    with pytest.raises(RecipeError, match=sentence):
+        require_publishable(recipe)
+    with open_round(recipe, tmp_path / "run", "publish", silent) as current:
+        with pytest.raises(RecipeError, match=sentence):
+            export_round(current, PublishConfig(to="org/name"))
+    require_publishable(recipe.model_copy(update={"publish": None}))
 
 
 def test_a_layout_that_needs_a_package_names_its_extra(tmp_path, monkeypatch):

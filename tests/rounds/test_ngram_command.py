@@ -110,6 +110,43 @@ def test_words_are_compared_as_they_are_scored():
     assert (held.long, held.short) == (1, 0)
 
 
+def numbered(first: int, last: int) -> str:
+    return " ".join(f"w{number}" for number in range(first, last + 1))
+
+
+def test_most_of_a_test_text_is_refused_as_the_whole_is():
+    """A file with all words of a test text but one once passed as a file without it."""
+    tests, lines = {"utterance 'a'": numbered(1, 200)}, [("line 1,", "so"), ("line 2,", numbered(2, 200))]
+    sentence = (
+        "line 2, holds 99% of the text of utterance 'a', which the training transcripts do not: .w2 w3 w4 w5 w6 w7"
+    )
+    with pytest.raises(DataError, match=sentence):
+        check(lines, [("x", "other")], tests, ENGLISH, reads_on=True)
+    scattered = [("line 1,", numbered(1, 60)), ("line 2,", "so"), ("line 3,", numbered(100, 160))]
+    with pytest.raises(DataError, match="line 1, holds 57% of the text"):
+        check(scattered, [], tests, ENGLISH, reads_on=True)
+    held = check(lines, [("x", numbered(2, 200))], tests, ENGLISH, reads_on=True)
+    assert (held.long, held.passages, held.new_passages) == (0, 195, 0), "the training transcripts hold as much"
+
+
+def test_a_whole_text_is_refused_also_where_the_training_transcripts_have_most_of_its_passages():
+    """The rule of whole texts must not be lost in that of their parts."""
+    tests, train = {"a": numbered(1, 20)}, [("x", numbered(1, 19)), ("y", numbered(2, 20))]
+    with pytest.raises(DataError, match="line 1, holds the text of a"):
+        check([("line 1,", numbered(1, 20))], train, tests, ENGLISH, reads_on=True)
+
+
+def test_passages_of_test_texts_in_a_file_are_counted_and_told(make):
+    """Protects from a file with a third of the tests, of which nobody reads anything."""
+    words = TEST.split()
+    made = make([TEST + " היום ומחר"], " ".join(words[:7]) + "\n")
+    assert (made.held.passages, made.held.new_passages, made.held.most_new_pct) == (5, 2, 40.0)
+    assert made.sentences[-1] == (
+        "Of 5 passages of 6 words in these texts, the n-gram's texts hold 2 (40%) that the training transcripts lack, "
+        "of one text at most 40%. Over 50% of one text are refused."
+    )
+
+
 def test_transcripts_are_not_read_on_from_one_to_the_next():
     """Else two neighbours in the training data would excuse a test text that nobody said there."""
     tests, train = {"a": "one two three four five six"}, [("x", "one two three"), ("y", "four five six")]

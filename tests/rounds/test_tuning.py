@@ -1,6 +1,7 @@
 """Decoding search: on dev and nothing else, every setting with its cost, and greedy unless a gain is shown."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from made_prepared import make_prepared
@@ -9,7 +10,7 @@ from shibolet.cli.tables import show_decoding
 from shibolet.errors import DataError, RecipeError
 from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
-from shibolet.records.documents.decoding import DecodingTable
+from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
 from shibolet.rounds import tuning
 from shibolet.rounds.shared import open_round
 
@@ -67,6 +68,26 @@ def test_every_setting_is_measured_on_dev_once(play, capsys):
     assert "evaluate: {beam_size: " in capsys.readouterr().out
 
 
+def test_what_is_done_once_at_first_use_is_not_of_a_settings_cost(play, monkeypatch):
+    """Each setting has an engine of its own, and on a GPU the first clips of one once paid for its graphs."""
+    now = [0.0]
+
+    def warm(engine: Settings) -> None:
+        if not hasattr(engine, "is_warm"):
+            engine.is_warm, now[0] = True, now[0] + 100
+
+    def write(engine: Settings, clips: Sequence) -> list[Written]:
+        warm(engine)
+        now[0] += 2
+        return [Written(engine.text, "end") for _ in clips]
+
+    monkeypatch.setattr(Settings, "warm", warm, raising=False)
+    monkeypatch.setattr(Settings, "write", write)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    table = play(BEAM)
+    assert [(row.seconds, row.times_greedy) for row in table.settings] == [(2.0, 1.0)] * 5
+
+
 def test_beams_are_recommended_where_the_gain_is_shown(play):
     table = play(BEAM)
     chosen = table.recommended
@@ -103,11 +124,35 @@ def test_samples_and_bias_have_rows_of_their_own_and_are_recommended_by_the_same
         ({"mbr_samples": [1]}, "numbers of samples start at 2, not 1"),
         ({"mbr_temperatures": [0.7, 0]}, "temperatures are over 0, not 0"),
         ({"repeat_biases": [-1]}, "repeat biases are over 0, not -1"),
+        ({"ngram_weights": [0.2, -0.1]}, "weights of an n-gram are over 0, not -0.1"),
     ],
 )
 def test_numbers_that_are_no_way_to_decode_are_refused(grid, sentence):
     with pytest.raises(RecipeError, match=sentence):
         tuning.Grid(**grid).settings()
+
+
+@pytest.mark.parametrize(
+    ("grid", "with_ngram", "sentence"),
+    [
+        ({"ngram_weights": [0.3]}, False, "the weights of an n-gram that were asked for: there is no n-gram; run"),
+        ({"ngram_weights": [0.3], "beam_sizes": [1]}, True, "the weights of an n-gram that were asked for: beams add"),
+        ({"length_penalties": [0.0], "beam_sizes": [1]}, False, "the length penalties that were asked for: they are"),
+        ({"mbr_temperatures": [1.0], "mbr_samples": [0]}, False, "the temperatures that were asked for: they are"),
+    ],
+)
+def test_what_was_asked_for_and_has_no_row_is_refused(grid, with_ngram, sentence):
+    """Protects from a table that is silent on the very weight that somebody wanted to know of."""
+    with pytest.raises(RecipeError, match=f"^tune-decoding: no row would have {sentence}"):
+        tuning.Grid(**grid).settings(with_ngram)
+
+
+def test_what_nobody_asked_for_may_have_no_row():
+    """Protects from a refusal of the command without options where the round has no n-gram."""
+    assert len(tuning.Grid(beam_sizes=[1], mbr_samples=[0]).settings()) == 1
+    for with_ngram in (False, True):  # 0 asks for none, as it does of samples
+        rows = tuning.Grid(ngram_weights=[0]).settings(with_ngram)
+        assert rows == tuning.Grid().settings() and not any(row.ngram_weight for row in rows)
 
 
 def test_greedy_stays_where_none_is_better_or_none_is_shown(play):
@@ -123,6 +168,55 @@ def test_a_beam_that_is_as_good_does_not_have_the_lowest_wer_for_a_slow_start_of
     greedy = play(GREEDY).settings[0].model_copy(update={"seconds": 9.0})
     beam = greedy.model_copy(update={"beam_size": 2, "seconds": 1.0})
     assert tuning._recommend("m", [greedy, beam]).sentence == "No setting has a lower WER than greedy decoding."
+
+
+def made_rows(play, *changes: dict) -> list[MeasuredSetting]:
+    """Greedy decoding as it was measured, and settings that differ from it as is said."""
+    greedy = play(GREEDY).settings[0]
+    return [greedy, *(greedy.model_copy(update=change) for change in changes)]
+
+
+def test_a_shown_gain_is_taken_also_where_another_setting_has_a_lower_wer_without_evidence(play):
+    """It was once said of two settings, one of which had shown it, that no difference is shown."""
+    rows = made_rows(
+        play,
+        {"beam_size": 4, "wer_pct": -2.0, "points": -2.0, "interval_points": (-5.0, 1.0)},
+        {"beam_size": 2, "wer_pct": -1.0, "points": -1.0, "interval_points": (-1.5, -0.5)},
+        {"beam_size": 8, "wer_pct": -0.5, "points": -0.5, "interval_points": (-0.9, -0.1)},
+    )
+    table = tuning._recommend("m", rows)
+    assert table.recommended.beam_size == 2
+    assert table.sentence.startswith("Beam size 2 with length penalty 1 changes WER by -1.00 points on dev")
+    assert "chosen as the best of 3 on dev" in table.sentence, "what was no candidate is not counted as one"
+    assert table.sentence.endswith(
+        " The lowest WER, -2.00 points, has beam size 4 with length penalty 1, but its interval includes 0."
+    )
+    assert tuning._recommend("m", rows[:2]).recommended == tuning.GREEDY
+
+
+def test_equal_settings_go_by_what_they_write_at_once_and_not_by_the_clock(play):
+    """Protects from another recipe line at another start of the same measurement."""
+    gain = {"wer_pct": -1.0, "points": -1.0, "interval_points": (-1.5, -0.5)}
+    rows = made_rows(
+        play,
+        {"mbr_samples": 8, "mbr_temperature": 0.7, "seconds": 0.1, **gain},
+        {"beam_size": 4, "seconds": 1.0, **gain},
+        {"beam_size": 2, "length_penalty": 1.4, "seconds": 3.0, **gain},
+        {"beam_size": 2, "length_penalty": 0.6, "seconds": 2.0, **gain},
+    )
+    assert tuning._recommend("m", rows).recommended == Setting(**rows[3].model_dump(include=Setting.model_fields))
+
+
+def test_a_table_of_an_older_rule_is_read_by_this_one_without_measuring_again(tmp_path, play):
+    """A grid takes hours; the sentence of an older version must not stay for that."""
+    table = play(BEAM)
+    path = tmp_path / "run" / tuning.STAGE / tuning.TABLE
+    with open_round(load_recipe("demo"), tmp_path / "run", "tune-decoding", lambda sentence: None) as current:
+        table.model_copy(update={"recommended": tuning.GREEDY, "sentence": "No difference shown."}).write(path)
+        current.folder.seal(tuning.STAGE, current.folder.inputs(tuning.STAGE))
+        Settings.heard = []
+        assert tuning.do_tune_decoding(current, "builtin:round1", BEAMS) == table and Settings.heard == []
+    assert DecodingTable.read(path) == table
 
 
 def test_what_the_plan_expects_of_beams_is_said_beside_what_was_measured(play):

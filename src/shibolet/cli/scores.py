@@ -158,7 +158,8 @@ def tune_decoding(
     mbr_temperature: Annotated[list[float] | None, typer.Option(help="Of samples. Repeat; else 0.7.")] = None,
     repeat_bias: Annotated[list[float] | None, typer.Option(help="Against repetitions. Repeat; else none.")] = None,
     ngram_weight: Annotated[
-        list[float] | None, typer.Option(min=0, help="Repeat; else 0.1, 0.2 and 0.4, where there is an n-gram.")
+        list[float] | None,
+        typer.Option(min=0, help="Repeat; else 0.1, 0.2 and 0.4, where there is an n-gram; 0: none."),
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,

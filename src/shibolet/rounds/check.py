@@ -132,13 +132,13 @@ def _tracking(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _publishing(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the recipe's layout can be written, where the base is on this machine."""
+    """Whether a card's code can repeat the evaluation, and the layout be written where the base is on this machine."""
     from shibolet.errors import ModelError
-    from shibolet.rounds.publish import require_layout
+    from shibolet.rounds.publish import require_publishable
 
     if recipe.publish:
         try:
-            require_layout(recipe)
+            require_publishable(recipe)
         except RecipeError as error:
             yield Finding("publish", "missing", str(error))
         except ModelError:  # told of the base below

@@ -9,7 +9,7 @@ from shibolet.rounds.shared import Round
 def run_round(current: Round) -> int:
     """The round as far as its verdicts let it go, its page and, where the recipe names a target, its repository."""
     current.require_sets()
-    publish.require_layout(current.recipe)
+    publish.require_publishable(current.recipe)
     require_fit(current.recipe)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)

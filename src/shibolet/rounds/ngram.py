@@ -13,7 +13,8 @@ from shibolet.speech.text import Language, get_language
 from shibolet.speech.textfiles import BadRow, explained, read_lines
 
 STAGE, MADE, ORDER = "ngram", "ngram.json", 4
-LONG_WORDS = 6  # a text of as many words is no coincidence
+LONG_WORDS = 6  # a text of as many words, or a passage of a text, is no coincidence
+MAX_NEW_FRAC = 0.5  # of a test text's passages that the source has and the training transcripts lack
 TRANSCRIPTS = "the training transcripts"
 BREAK = "\n"  # stands between texts that are not read on from one to the next
 
@@ -23,8 +24,8 @@ Line = tuple[str, str]  # its place, for a person, and its text
 def do_ngram(current: Round, text: Path | None = None, order: int = ORDER) -> NgramMade:
     """Make `ngram/ngram.arpa` of a text file with a sentence a line, else of the training transcripts.
 
-    DataError where the file holds a text of six words or more of an evaluation set, or of dev, that the training
-    transcripts do not hold: what beams gained by it there they would gain nowhere else.
+    DataError where the file holds a text of six words or more of an evaluation set or of dev, or over half of one, that
+    the training transcripts do not hold: what beams gained by it there they would gain nowhere else.
     """
     from shibolet.model.folders import read_config
     from shibolet.model.outline import outline_of
@@ -72,29 +73,48 @@ def do_ngram(current: Round, text: Path | None = None, order: int = ORDER) -> Ng
 def check(
     lines: Sequence[Line], train: Sequence[Line], tests: Mapping[str, str], language: Language, *, reads_on: bool
 ) -> HeldTexts:
-    """Which of `tests`, texts by what they are, stand in `lines`; DataError for a long one that `train` lacks.
+    """What of `tests`, texts by what they are, stands in `lines`; DataError for much of a long one that `train` lacks.
 
-    Words are compared as they are scored. With `reads_on` a text may go over several lines.
+    Words are compared as they are scored. A long text, of `LONG_WORDS` or more, is found whole, or by its passages: all
+    runs of `LONG_WORDS` in it. With `reads_on` both may go over several lines.
     """
     words_of = {name: tuple(language.to_scoring(text).split()) for name, text in tests.items()}
     long = {name: words for name, words in words_of.items() if len(words) >= LONG_WORDS}
     short = {words for words in words_of.values() if 0 < len(words) < LONG_WORDS}
     scored = [(place, language.to_scoring(text).split()) for place, text in lines]
-    found = _places(scored, set(long.values()), reads_on)
+    found = _places(scored, {part for words in long.values() for part in (words, *_passages(words))}, reads_on)
     known = found.keys()
     if reads_on and found:
         known = _places([(place, language.to_scoring(text).split()) for place, text in train], set(found), False).keys()
+    passages = new_passages = 0
+    most_frac = 0.0
     for name, words in long.items():
+        own = _passages(words)
+        new = [passage for passage in own if passage in found and passage not in known]
         if words in found and words not in known:
-            raise DataError(
-                f'{found[words]} holds the text of {name}, which the training transcripts do not: "{" ".join(words)}". '
-                "What an n-gram gained by it would be no gain; take the test sets' texts out of the file"
-            )
+            raise _leak(found[words], "the text", name, words)
+        if (frac := len(new) / len(own)) > MAX_NEW_FRAC:
+            raise _leak(found[new[0]], f"{100 * frac:.0f}% of the text", name, new[0])
+        passages, new_passages, most_frac = passages + len(own), new_passages + len(new), max(most_frac, frac)
     said = {tuple(words) for _, words in scored}
     return HeldTexts(
         of=len(words_of),
         long=sum(words in found for words in long.values()),
         short=sum(words in short and words in said for words in words_of.values()),
+        passages=passages,
+        new_passages=new_passages,
+        most_new_pct=100 * most_frac,
+    )
+
+
+def _passages(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [words[at : at + LONG_WORDS] for at in range(len(words) - LONG_WORDS + 1)]
+
+
+def _leak(place: str, what: str, name: str, words: Sequence[str]) -> DataError:
+    return DataError(
+        f'{place} holds {what} of {name}, which the training transcripts do not: "{" ".join(words)}". What an n-gram '
+        "gained by it would be no gain; take the test sets' texts out of the file"
     )
 
 
@@ -157,4 +177,11 @@ def _sentences(held: HeldTexts) -> list[str]:
             f"words or more, all of which the training transcripts hold too, and {held.short:,} shorter ones as a "
             "line: on these it gains more than on other speech."
         ]
+    if held.new_passages:
+        share = f"{held.new_passages:,} ({100 * held.new_passages / held.passages:.2g}%)"
+        found.append(
+            f"Of {held.passages:,} passages of {LONG_WORDS} words in these texts, the n-gram's texts hold {share} that "
+            f"the training transcripts lack, of one text at most "
+            f"{held.most_new_pct:.0f}%. Over {100 * MAX_NEW_FRAC:.0f}% of one text are refused."
+        )
     return found

@@ -1,6 +1,7 @@
 """Publishing a kept round: export, proof by the code of its card, model card, upload; and the command that goes on."""
 
 import shutil
+from operator import attrgetter
 from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
@@ -13,6 +14,14 @@ from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
 
 README = "README.md"
+# Keys of `evaluate` with which other texts are scored than the code of a model card writes, and what each does.
+NOT_OF_A_CARD = {
+    "servers.candidate": "has a server write the hypotheses",
+    "styles.candidate": "tells the model how to write",
+    "ngram": "has a language model beside the beams",
+    "mbr_samples": "chooses among samples",
+    "repeat_bias": "biases the model against repetitions",
+}
 
 
 def do_publish(current: Round, config: PublishConfig, *, force: bool = False, upload: bool = True) -> str:
@@ -36,13 +45,29 @@ def do_publish(current: Round, config: PublishConfig, *, force: bool = False, up
         raise UploadError(f"{error}; the export is whole in {model}. To go on: {command}") from error
 
 
-def require_layout(recipe: Recipe) -> None:
-    """RecipeError where `publish.layout` is none of the base's family; it is asked only of a base on this machine."""
+def require_publishable(recipe: Recipe) -> None:
+    """RecipeError where what the recipe publishes could not be: before anything is trained for it.
+
+    `publish.layout` has to be one of the base's family, which is asked only of a base on this machine.
+    """
     from shibolet.model.folders import is_here
     from shibolet.model.outline import outline_named
 
-    if recipe.publish and recipe.models and recipe.models.base and is_here(recipe.models.base):
+    if not recipe.publish:
+        return
+    require_repeatable(recipe)
+    if recipe.models and recipe.models.base and is_here(recipe.models.base):
         outline_named(recipe.models.base).check_layout(recipe.publish.layout)
+
+
+def require_repeatable(recipe: Recipe) -> None:
+    """RecipeError where the sets are scored in a way that the code of a model card does not have."""
+    for key, does in NOT_OF_A_CARD.items():
+        if attrgetter(key)(recipe.evaluate):
+            raise RecipeError(
+                f"publish: evaluate.{key} {does}, which the code of a model card does not do, and it must repeat the "
+                "hypotheses of the evaluation; leave that key out and run 'shibolet compare' again"
+            )
 
 
 def export_adapter(current: Round, path: Path) -> None:
@@ -77,16 +102,7 @@ def export_round(current: Round, config: PublishConfig, *, force: bool = False) 
             f"{folder.recipe} names no evaluate.sets, so nothing can show what the export is worth; name one"
         )
     label = current.names[1].label
-    if current.server(label):
-        raise RecipeError(
-            "not published: evaluate.servers.candidate had a server write the hypotheses, and an export must repeat "
-            "them word for word, to be shown to be what was scored; leave that key out and compare again"
-        )
-    if current.recipe.evaluate.ngram:
-        raise RecipeError(
-            "not published: evaluate.ngram had a language model beside the beams, which the code of the model "
-            "card does not have, and it must repeat the hypotheses; leave that key out and compare again"
-        )
+    require_repeatable(current.recipe)
     folder.intact()  # the card speaks of all of it
     compared_as = folder.verified("compare")
     compared = Comparison.read(folder.compare)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import soundfile as sf
 
-from shibolet.errors import DataError, ModelError, RecipeError
+from shibolet.errors import DataError, ModelError
 from shibolet.model.family import convert, family_named
 from shibolet.publish.config import PublishConfig
 from shibolet.records.documents.published import Differing, Reproduced
@@ -54,11 +54,6 @@ def reproduce(current: Round, model: Path, label: str, config: PublishConfig) ->
     for `exports`. An export in another layout is converted back to the first, bit for bit.
     """
     family, decoding = family_named(str(current.folder.final)), current.recipe.evaluate
-    if decoding.mbr_samples or decoding.repeat_bias:
-        raise RecipeError(
-            "not published: the sets were scored with evaluate.mbr_samples or evaluate.repeat_bias, which the code of "
-            "a model card does not have; run 'shibolet compare' without them, greedy or with beams"
-        )
     layout = config.layout if config.layout in family.exports else family.layouts[0]
     usage = family.usage(
         config.to, layout, model=model, language=current.recipe.language, beam_size=decoding.beam_size,

@@ -20,6 +20,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.shared import Round
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
+_TOO_FEW = "dev has too few recordings and speakers for an interval"
 GREEDY = Setting(
     beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
 )
@@ -34,19 +35,25 @@ class Grid:
     mbr_samples: Sequence[int] = (8,)
     mbr_temperatures: Sequence[float] = (TEMPERATURE,)  # of each number of samples
     repeat_biases: Sequence[float] = ()
-    ngram_weights: Sequence[float] = (0.1, 0.2, 0.4)  # of beams of one length penalty: all pairs would be a large grid
+    # Of beams of one length penalty, where there is an n-gram: all pairs would be a large grid. 0: none.
+    ngram_weights: Sequence[float] = (0.1, 0.2, 0.4)
 
     def settings(self, with_ngram: bool = False) -> list[Setting]:
-        """Greedy decoding first; RecipeError for a number that is none of a way to decode."""
+        """Greedy decoding first; RecipeError for a number that is no way to decode, or that no row would have."""
         for what, values, least in (
             ("beam sizes", self.beam_sizes, 1),
             ("numbers of samples", set(self.mbr_samples) - {0}, 2),
         ):
             if min(values, default=least) < least:
                 raise RecipeError(f"tune-decoding: {what} start at {least}, not {min(values)}")
-        for what, values in (("temperatures", self.mbr_temperatures), ("repeat biases", self.repeat_biases)):
+        for what, values in (
+            ("temperatures", self.mbr_temperatures),
+            ("repeat biases", self.repeat_biases),
+            ("weights of an n-gram", set(self.ngram_weights) - {0}),
+        ):
             if min(values, default=1) <= 0:
                 raise RecipeError(f"tune-decoding: {what} are over 0, not {min(values):g}")
+        self._require_rows(with_ngram)
         change = lambda **keys: GREEDY.model_copy(update=keys)  # noqa: E731
         return [
             GREEDY,
@@ -66,6 +73,22 @@ class Grid:
             *(change(repeat_bias=bias) for bias in sorted(set(self.repeat_biases))),
         ]
 
+    def _require_rows(self, with_ngram: bool) -> None:
+        """RecipeError where numbers were asked for, and are not only the usual ones, and none of them has a row."""
+        weights = any(self.ngram_weights) and self.ngram_weights is not Grid.ngram_weights
+        penalties = self.length_penalties is not Grid.length_penalties
+        temperatures = self.mbr_temperatures is not Grid.mbr_temperatures
+        beams, samples = set(self.beam_sizes) - {1}, set(self.mbr_samples) - {0}
+        for asked, what, has_rows, why in (
+            (weights, "weights of an n-gram", with_ngram,
+             "there is no n-gram; run 'shibolet ngram RECIPE' or name one in evaluate.ngram"),
+            (weights, "weights of an n-gram", beams, "beams add it; give a beam size of 2 or more"),
+            (penalties, "length penalties", beams, "they are of beams; give a beam size of 2 or more"),
+            (temperatures, "temperatures", samples, "they are of samples; give a number of samples of 2 or more"),
+        ):  # fmt: skip
+            if asked and not has_rows:
+                raise RecipeError(f"tune-decoding: no row would have the {what} that were asked for: {why}")
+
 
 def do_tune_decoding(
     current: Round,
@@ -76,8 +99,8 @@ def do_tune_decoding(
 
     `model` is what was trained here unless given. Weights go with the recipe's n-gram, else with the one that was made
     here; without either no row has one. A setting is recommended over greedy decoding only when the interval
-    of its difference in WER, over recordings and speakers, lies below 0. With several settings all intervals hold
-    together with 95% (Bonferroni): the best of many looks better than it is.
+    of its difference in WER, over recordings and speakers, lies below 0; of several such the one of lowest WER. With
+    several settings all intervals hold together with 95% (Bonferroni): the best of many looks better than it is.
     """
     recipe, folder, expected = current.recipe, current.folder, current.recipe.evaluate.expected_beam_points
     if model is None:
@@ -107,8 +130,9 @@ def do_tune_decoding(
         _recommend(model, rows, expected, ngram).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
-    if table.expected_points != expected:  # said beside what was measured, and measures nothing
-        table = _recommend(table.model, table.settings, expected, ngram)
+    # By today's rule and expectation: both are said of what was measured, and measure nothing.
+    if (again := _recommend(table.model, table.settings, expected, ngram)) != table:
+        table = again
         table.write(out_dir / TABLE)
         stage.finish()
     return table
@@ -195,11 +219,19 @@ def bonferroni_level(num_settings: int) -> float:
 
 
 class _Clock(Engine):
-    """An engine that counts the seconds it takes; reading audio and scoring are not of a setting's cost."""
+    """An engine that counts the seconds it takes to write.
+
+    Reading audio and scoring are not of a setting's cost, and neither is what a GPU does once, at first use.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.seconds = engine, 0.0
         self.identity, self.clips_at_once = engine.identity, engine.clips_at_once
+
+    def warm(self) -> None:
+        """`Transcriber.warm`, which is called before the first clip."""
+        if hasattr(self._engine, "warm"):
+            self._engine.warm()
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         started = time.perf_counter()
@@ -222,21 +254,27 @@ def _recommend(
     """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
 
-    order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.seconds))
-    greedy, best, optimism = rows[0], order[0], optimism_of([row.folds for row in order])
-    high, chosen = best.interval_points[1], greedy
-    lead = f"No difference shown: {best} has the lowest WER, {best.points:+.2f} points, but"
-    if best is greedy:
-        sentence = "No setting has a lower WER than greedy decoding."
-    elif high is None:
-        sentence = f"{lead} dev has too few recordings and speakers for an interval. Stay with greedy decoding."
-    elif high >= 0:
-        sentence = f"{lead} its interval includes 0. Stay with greedy decoding."
-    else:
-        chosen, said = best, str(best)
+    # Equal rows go by what is counted of their cost: a second is not the same on every machine and at every start.
+    order = sorted(rows, key=lambda row: (row.wer_pct, row is not rows[0], row.texts_at_once))
+    lowest, shown = order[0], [row for row in order if (high := row.interval_points[1]) is not None and high < 0]
+    chosen = shown[0] if shown else rows[0]
+    # What has a lower WER without evidence was no candidate.
+    optimism = optimism_of([row.folds for row in (order[order.index(chosen) :] if shown else order)])
+    why = "its interval includes 0" if lowest.interval_points[1] is not None else _TOO_FEW
+    if shown:
+        said = str(chosen)
         sentence = (
-            f"{said[0].upper()}{said[1:]} changes WER by {best.points:+.2f} points on dev and takes "
-            f"{best.times_greedy:g} times as long{', ' + optimism.sentence if optimism else ''}."
+            f"{said[0].upper()}{said[1:]} changes WER by {chosen.points:+.2f} points on dev and takes "
+            f"{chosen.times_greedy:g} times as long{', ' + optimism.sentence if optimism else ''}."
+        )
+        if lowest is not chosen:
+            sentence += f" The lowest WER, {lowest.points:+.2f} points, has {lowest}, but {why}."
+    elif lowest is rows[0]:
+        sentence = "No setting has a lower WER than greedy decoding."
+    else:
+        sentence = (
+            f"No difference shown: {lowest} has the lowest WER, {lowest.points:+.2f} points, but {why}. "
+            "Stay with greedy decoding."
         )
     if expected_points:
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)

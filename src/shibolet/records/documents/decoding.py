@@ -27,6 +27,11 @@ class Setting(Part):
         return f"{said} with repeat bias {self.repeat_bias:g}" if self.repeat_bias else said
 
     @property
+    def texts_at_once(self) -> int:
+        """Texts that are written beside each other of a clip: what it costs on any machine."""
+        return self.beam_size + (self.mbr_samples or 0)
+
+    @property
     def recipe_keys(self) -> dict[str, int | float]:
         """The keys of `evaluate` in a recipe that say it, but for `ngram`, which names a file too.
 

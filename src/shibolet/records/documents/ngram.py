@@ -11,12 +11,15 @@ class HeldTexts(Part):
     of: int  # texts that were looked for
     long: int  # of six words or more: the training transcripts hold them too
     short: int  # of fewer words, that are a line of their own
+    passages: int  # all runs of six words of texts of six words or more
+    new_passages: int  # of these: the n-gram's texts hold them, and the training transcripts do not
+    most_new_pct: float  # of the passages of one text
 
 
 class NgramMade(Document):
     """An n-gram of one round."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet ngram RECIPE' makes it anew"
 
     file: str  # beside this one
