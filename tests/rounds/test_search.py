@@ -204,6 +204,17 @@ def test_training_the_found_recipe_goes_on_from_the_trial(world: World):
     assert [path.parent.name[:3] for path in kept] == [f"{table.recommended:03d}"]
 
 
+def test_the_written_recipe_has_all_settings_of_the_trial_that_is_recommended(world: World):
+    """Rates for a phase that diverged, too: else training begins anew, and a retry is faster than the first try."""
+    slow = PHASE.replace("}}", "}, lr_if_diverged: {lora: 1.0e-5}}")
+    table = world.search(changes=[f"train.phases=[{slow}]"])
+    factor = table.trials[table.recommended].factors["lora"]
+    assert factor != 1 and world.recipe.train.phases[0].lr_if_diverged == {"lora": pytest.approx(1e-5 * factor)}
+    with open_round(world.recipe, world.path / "run", "train", lambda sentence: None) as current:
+        plain = {**plain_inputs(world.recipe), "prepared": current.folder.verified("prepare")}
+        assert "of the search's trial" in branch_of(current, plain)[1](world.path / "new")
+
+
 def test_what_cannot_be_searched_is_one_sentence(world: World):
     with pytest.raises(RecipeError, match="trains no such part; did you mean 'head'"):
         world.search(Asked(proposals="halton", parts=("haed",)))

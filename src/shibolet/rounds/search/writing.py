@@ -8,6 +8,7 @@ from shibolet.records.documents.search import SearchTable
 from shibolet.records.files import write_bytes
 from shibolet.records.settings import settings_yaml
 from shibolet.rounds.lineage import blocks_of, reads_as
+from shibolet.rounds.search.dimensions import phase_at
 
 
 def write_found(recipe: Recipe, source: str, table: SearchTable, path: Path) -> Recipe:
@@ -20,9 +21,7 @@ def write_found(recipe: Recipe, source: str, table: SearchTable, path: Path) -> 
         raise RecipeError(f"'{path}' exists; name a new file for the recipe")
     trial = next(one for one in table.trials if one.number == table.recommended)
     phases = tuple(
-        phase.model_copy(update={"lr_by_part": trial.lr_by_part, "warmup_steps": trial.warmup_steps})
-        if phase.name == table.phase
-        else phase
+        phase_at(phase, table.dimensions, trial.factors) if phase.name == table.phase else phase
         for phase in recipe.train.phases
     )
     wanted = recipe.model_copy(update={"train": recipe.train.model_copy(update={"phases": phases})})
