@@ -55,6 +55,7 @@ class World:
 
     def __init__(self, path: Path, monkeypatch) -> None:
         self.path, self.confirmation, self.trained, self.die = path, GAIN, [], lambda: None
+        self.measure, self.told = losses_of, []
         monkeypatch.setattr(stage, "carry_out_all", self.carry_out_all)
         monkeypatch.setattr(stage, "confirm", lambda own, found, rows, config: self.confirmation)
         monkeypatch.setattr(Round, "make_way", lambda self: 0)
@@ -67,11 +68,11 @@ class World:
             state = TrainState(step=job.until_step, step_in_phase=job.until_step, fingerprint=settings)
             CheckpointStore(job.out_dir / "checkpoints").save(job.until_step, state.to_json(settings), {})
             self.trained.append(job.until_step)
-            yield place, losses_of(job)
+            yield place, self.measure(job)
 
     def search(self, asked: Asked = ASKED, changes: Sequence[str] = (), num_dev: int = 24) -> SearchTable:
         recipe = load_recipe("demo", [f"train.phases=[{PHASE}]", *changes])
-        with open_round(recipe, self.path / "run", "search", lambda sentence: None) as current:
+        with open_round(recipe, self.path / "run", "search", self.told.append) as current:
             if not current.folder.finished("prepare"):
                 prepare(current, num_dev)
             table = do_search(current, asked)
@@ -213,6 +214,15 @@ def test_the_written_recipe_has_all_settings_of_the_trial_that_is_recommended(wo
     with open_round(world.recipe, world.path / "run", "train", lambda sentence: None) as current:
         plain = {**plain_inputs(world.recipe), "prepared": current.folder.verified("prepare")}
         assert "of the search's trial" in branch_of(current, plain)[1](world.path / "new")
+
+
+def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: World):
+    """One of them ended the search in a ValueError after all trials; groups are looked up by id, not by place."""
+    world.measure = lambda job: Measured(losses_of(job).losses[2:])
+    table = world.search()
+    assert (table.choosing_utterances, table.left_out_utterances) == (10, 2) and table.is_shown
+    assert any("10 dev utterances; 2 more cannot be trained on" in sentence for sentence in world.told)
+    assert all(trial.interval for trial in table.trials[1:])
 
 
 def test_what_cannot_be_searched_is_one_sentence(world: World):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from shibolet.errors import DataError
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.train.data import TrainExample
@@ -28,7 +29,15 @@ class LabelLoss:
 
 
 def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language: str) -> list[LabelLoss]:
-    """Of each utterance, in their order; the model is in evaluation mode and hears what is recorded, unaugmented."""
+    """Of each utterance, in their order; the model is in evaluation mode and hears what is recorded, unaugmented.
+
+    DataError where there are none.
+    """
+    if not examples:
+        raise DataError(
+            "no utterance is left to measure a loss on: all are too long for the model or have no text; hold out "
+            "more with prepare.dev_frac, or cut dev's utterances into shorter ones"
+        )
     family, model = loaded.family, loaded.model
     frame = family.targets(loaded.tokenizer, Prompt(language)).frame
     reader = PackReader(family, frame, loaded.extractor, device=model.device)

@@ -56,7 +56,7 @@ class SearchCost(Part):
 class SearchTable(Document):
     """Every trial, and the one whose rates to train with."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet search RECIPE' makes it anew"
 
     phase: str
@@ -65,7 +65,8 @@ class SearchTable(Document):
     proposals: str
     rungs: tuple[SearchRung, ...]
     trials: tuple[SearchedTrial, ...]
-    choosing_utterances: int  # of dev, on which losses are measured
+    choosing_utterances: int  # of dev, on which losses are measured; 0: every trial diverged
+    left_out_utterances: int  # of dev, of the choosing part too, but they cannot be trained on
     confirming_utterances: int  # of dev, from other recordings and speakers
     best: int  # the trial with the lowest loss of those that came furthest
     confirmation: (

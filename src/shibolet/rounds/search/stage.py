@@ -221,8 +221,14 @@ class _Search:
         plan = self._plan
         admitted, why_not = is_admitted(confirmation)
         recommended = best.number if best.number != OWN and admitted else OWN
-        own = self._results.read(trials[OWN], 0)
-        shown = [self._searched(trial, own) for trial in trials]
+        first = [self._results.read(trial, 0) for trial in trials]
+        shown = [self._searched(trial, made, first[OWN]) for trial, made in zip(trials, first, strict=True)]
+        measured = next((len(made.losses) for made in first if made.losses), 0)
+        if left_out := len(plan.dev.choosing) - measured if measured else 0:
+            self._current.tell(
+                f"search: losses are of {measured:,} dev utterances; {left_out:,} more cannot be trained on, for they "
+                "are too long for the model or have no text"
+            )
         return SearchTable(
             phase=plan.phase.name,
             dimensions=plan.dimensions,
@@ -230,7 +236,8 @@ class _Search:
             proposals=self._asked.proposals,
             rungs=tuple(SearchRung(steps=e, trials=s) for e, s in zip(plan.rungs.ends, plan.rungs.sizes, strict=True)),
             trials=tuple(shown),
-            choosing_utterances=len(plan.dev.choosing),
+            choosing_utterances=measured,
+            left_out_utterances=left_out,
             confirming_utterances=len(plan.dev.confirming),
             best=best.number,
             confirmation=confirmation,
@@ -239,11 +246,11 @@ class _Search:
             cost=_cost(plan, self._shared_step),
         )
 
-    def _searched(self, trial: Trial, own: Measured) -> SearchedTrial:
-        made = self._results.read(trial, 0)
+    def _searched(self, trial: Trial, made: Measured, own: Measured) -> SearchedTrial:
         there = trial.number != OWN and made.losses and own.losses
-        by_group = self._plan.dev.groups
-        against = loss_difference(_losses(made), _losses(own), by_group) if there else None
+        group_of = self._plan.dev.group_of
+        groups = [group_of[id] for id, _, _ in made.losses]
+        against = loss_difference(_losses(made), _losses(own), groups) if there else None
         phase = phase_at(self._plan.phase, self._plan.dimensions, trial.point)
         return SearchedTrial(
             number=trial.number,
