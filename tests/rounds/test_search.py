@@ -225,6 +225,32 @@ def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: Worl
     assert all(trial.interval for trial in table.trials[1:])
 
 
+@pytest.mark.parametrize("from_rung", [0, 1])
+def test_where_the_recipes_own_rates_diverge_nothing_is_admitted_and_it_is_said(world: World, from_rung: int):
+    """The confirmation read the last checkpoint of a trial without one: IndexError, at each run.
+
+    In a later phase it took the checkpoint that all begin at for a model of the recipe's own rates.
+    """
+    steps: list[int] = []
+
+    def measure(job: SearchJob) -> Measured:
+        steps.append(job.until_step)
+        is_own = set(job.train.phases[-1].lr_by_part.values()) == {1e-4}
+        return Measured((), "diverged") if is_own and job.until_step >= min(steps) << from_rung else losses_of(job)
+
+    world.measure = measure
+    table = world.search()
+    assert table.confirmation is None and table.recommended == 0 != table.best
+    assert table.trials[0].losses[from_rung] is None and table.choosing_utterances == 12
+    assert table.sentence.startswith("The recipe's own rates diverge") and f"trial {table.best} (" in table.sentence
+    assert world.recipe.train == load_recipe("demo", [f"train.phases=[{PHASE}]"]).train
+
+
+def test_where_every_trial_diverges_it_is_not_said_that_the_own_rates_are_best(world: World):
+    world.measure = lambda job: Measured((), "diverged")
+    assert world.search().sentence.startswith("The recipe's own rates diverge, and so does every trial")
+
+
 def test_what_cannot_be_searched_is_one_sentence(world: World):
     with pytest.raises(RecipeError, match="trains no such part; did you mean 'head'"):
         world.search(Asked(proposals="halton", parts=("haed",)))

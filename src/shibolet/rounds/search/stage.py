@@ -1,5 +1,6 @@
 """`shibolet search`: the stage that finds learning rates by part, its table, and the recipe that it writes."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -154,7 +155,9 @@ class _Search:
 
             trials = halve(plan.rungs, proposer(plan.space, num, suggest), run)
         best = best_of(trials)
-        confirmation = self._confirmed(trials[OWN], best) if best.number != OWN and plan.dev.confirming else None
+        # The checkpoint of rates that diverged is the one that all begin at: no model to compare a trial with.
+        can_confirm = best.number != OWN and plan.dev.confirming and math.isfinite(trials[OWN].losses[-1])
+        confirmation = self._confirmed(trials[OWN], best) if can_confirm else None
         return self._written(trials, best, confirmation)
 
     def _begin(self) -> int:
@@ -242,7 +245,7 @@ class _Search:
             best=best.number,
             confirmation=confirmation,
             recommended=recommended,
-            sentence=_sentence(shown[best.number], confirmation, recommended, why_not),
+            sentence=_diverged(shown) or _sentence(shown[best.number], confirmation, recommended, why_not),
             cost=_cost(plan, self._shared_step),
         )
 
@@ -282,12 +285,31 @@ def _cost(plan: _Plan, shared_step: int) -> SearchCost:
     )
 
 
+def _diverged(trials: Sequence[SearchedTrial]) -> str:
+    """What is said where the recipe's own rates diverge; empty: they do not. No gain is admitted against them."""
+    if trials[OWN].losses[-1] is not None:
+        return ""
+    kept = [one for one in trials if one.losses[-1] is not None]
+    others = sorted(kept, key=lambda one: (-len(one.losses), one.losses[-1]))  # as tables show them
+    if not others:
+        return "The recipe's own rates diverge, and so does every trial; lower train's rates, then search again."
+    named = "; ".join(f"trial {one.number} ({_factors(one)})" for one in others)
+    return (
+        "The recipe's own rates diverge, so there is no model that a gain could be shown against, and they stay in "
+        f"the recipe. These did not diverge in the steps they had: {named}. Write rates of one of them into the "
+        "recipe, then search again."
+    )
+
+
+def _factors(trial: SearchedTrial) -> str:
+    return ", ".join(f"{name} times {factor:g}" for name, factor in trial.factors.items() if factor != 1)
+
+
 def _sentence(best: SearchedTrial, found: Confirmation | None, recommended: int, why_not: str) -> str:
     if best.number == OWN:
         return "No trial has a lower loss than the recipe's own rates, which stay."
-    factors = ", ".join(f"{name} times {factor:g}" for name, factor in best.factors.items() if factor != 1)
     points = f" changes WER by {found.points:+.2f} points" if found and found.points is not None else ""
-    said = f"Trial {best.number} ({factors}) has the lowest loss"
+    said = f"Trial {best.number} ({_factors(best)}) has the lowest loss"
     if recommended == OWN:
         return f"{said} and{points or ' is not confirmed'}. That is not shown: {why_not}. The recipe's own rates stay."
     low, high = found.interval_points
