@@ -166,6 +166,31 @@ def test_a_search_without_anything_better_says_so(world: World, monkeypatch):
     assert table.sentence == "No trial has a lower loss than the recipe's own rates, which stay."
 
 
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_search_begins_from_no_training_that_was_made_with_another_seed(world: World, monkeypatch, seed: int | None):
+    """Its settings of `train` are the same, so its checkpoints were taken, and each trial refused to begin at them."""
+    phases = f"train.phases=[{PHASE.replace('name: A, num_epochs: 6', 'name: B, num_epochs: 1')}, {PHASE}]"
+    trained: list[int] = []
+
+    def train(current: Round) -> None:
+        trained.append(current.recipe.seed)
+        inputs = {**plain_inputs(current.recipe), "prepared": current.folder.verified("prepare")}
+        current.folder.stage("train", inputs)
+        settings = settings_of(current.recipe.train)
+        state = TrainState(
+            step=20, step_in_phase=20, phase_ended=True, phase_end_steps=[20], fingerprint=settings
+        )  # fmt: skip
+        CheckpointStore(current.folder.checkpoints).save(20, state.to_json(settings), {})
+
+    monkeypatch.setattr("shibolet.rounds.stages.do_train", train)
+    recipe = load_recipe("demo", [phases, *([f"seed={seed}"] if seed else [])])
+    with open_round(recipe, world.path / "run", "train", lambda sentence: None) as current:
+        prepare(current, 24)
+        train(current)
+    assert world.search(changes=[phases]).cost.beginning_steps == 20
+    assert trained == ([7, 0] if seed else [0])
+
+
 class Killed(BaseException):
     """As by SIGKILL: nothing of ours catches it."""
 

@@ -162,7 +162,8 @@ class _Search:
 
     def _begin(self) -> int:
         """The step that all trials begin at; trains the phases before, which are the training's own."""
-        from shibolet.rounds.stages import do_train
+        from shibolet.rounds.branches import changed_beside_train
+        from shibolet.rounds.stages import do_train, train_inputs
         from shibolet.train.branch import unchanged
 
         current, plan = self._current, self._plan
@@ -172,7 +173,8 @@ class _Search:
         asked = dict.fromkeys(plan.dimensions, 0.5)  # any other rates: what they leave of a training is what is shared
         other = training_at(current.recipe.train, plan.index, plan.dimensions, asked)
         for has_trained in (False, True):
-            found = unchanged(current.folder.train, other)
+            is_ours = not changed_beside_train(current, train_inputs(current))  # data, base, seed and the like
+            found = unchanged(current.folder.train, other) if is_ours else None
             ends = [s.step for s in found.states if s.phase_ended and s.phase_index == plan.index - 1] if found else []
             if ends:
                 return ends[-1]
