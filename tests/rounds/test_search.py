@@ -55,11 +55,11 @@ class World:
 
     def __init__(self, path: Path, monkeypatch) -> None:
         self.path, self.confirmation, self.trained, self.die = path, GAIN, [], lambda: None
-        self.measure, self.told = losses_of, []
         monkeypatch.setattr(stage, "carry_out_all", self.carry_out_all)
         monkeypatch.setattr(stage, "confirm", lambda own, found, rows, config: self.confirmation)
         monkeypatch.setattr(Round, "make_way", lambda self: 0)
         monkeypatch.setattr(Round, "identity", lambda self, model: f"hash of {model}")
+        self.told: list[str] = []
 
     def carry_out_all(self, jobs: Sequence[SearchJob], at_once: int, on_gpus: bool):
         for place, job in enumerate(jobs):
@@ -68,7 +68,7 @@ class World:
             state = TrainState(step=job.until_step, step_in_phase=job.until_step, fingerprint=settings)
             CheckpointStore(job.out_dir / "checkpoints").save(job.until_step, state.to_json(settings), {})
             self.trained.append(job.until_step)
-            yield place, self.measure(job)
+            yield place, losses_of(job)
 
     def search(self, asked: Asked = ASKED, changes: Sequence[str] = (), num_dev: int = 24) -> SearchTable:
         recipe = load_recipe("demo", [f"train.phases=[{PHASE}]", *changes])
@@ -241,9 +241,10 @@ def test_the_written_recipe_has_all_settings_of_the_trial_that_is_recommended(wo
         assert "of the search's trial" in branch_of(current, plain)[1](world.path / "new")
 
 
-def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: World):
+def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: World, monkeypatch):
     """One of them ended the search in a ValueError after all trials; groups are looked up by id, not by place."""
-    world.measure = lambda job: Measured(losses_of(job).losses[2:])
+    formula = losses_of
+    monkeypatch.setattr("test_search.losses_of", lambda job: Measured(formula(job).losses[2:]))
     table = world.search()
     assert (table.choosing_utterances, table.left_out_utterances) == (10, 2) and table.is_shown
     assert any("10 dev utterances; 2 more cannot be trained on" in sentence for sentence in world.told)
@@ -251,19 +252,21 @@ def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: Worl
 
 
 @pytest.mark.parametrize("from_rung", [0, 1])
-def test_where_the_recipes_own_rates_diverge_nothing_is_admitted_and_it_is_said(world: World, from_rung: int):
+def test_where_the_recipes_own_rates_diverge_nothing_is_admitted_and_it_is_said(
+    world: World, monkeypatch, from_rung: int
+):
     """The confirmation read the last checkpoint of a trial without one: IndexError, at each run.
 
     In a later phase it took the checkpoint that all begin at for a model of the recipe's own rates.
     """
-    steps: list[int] = []
+    formula, steps = losses_of, []
 
     def measure(job: SearchJob) -> Measured:
         steps.append(job.until_step)
         is_own = set(job.train.phases[-1].lr_by_part.values()) == {1e-4}
-        return Measured((), "diverged") if is_own and job.until_step >= min(steps) << from_rung else losses_of(job)
+        return Measured((), "diverged") if is_own and job.until_step >= min(steps) << from_rung else formula(job)
 
-    world.measure = measure
+    monkeypatch.setattr("test_search.losses_of", measure)
     table = world.search()
     assert table.confirmation is None and table.recommended == 0 != table.best
     assert table.trials[0].losses[from_rung] is None and table.choosing_utterances == 12
@@ -271,8 +274,8 @@ def test_where_the_recipes_own_rates_diverge_nothing_is_admitted_and_it_is_said(
     assert world.recipe.train == load_recipe("demo", [f"train.phases=[{PHASE}]"]).train
 
 
-def test_where_every_trial_diverges_it_is_not_said_that_the_own_rates_are_best(world: World):
-    world.measure = lambda job: Measured((), "diverged")
+def test_where_every_trial_diverges_it_is_not_said_that_the_own_rates_are_best(world: World, monkeypatch):
+    monkeypatch.setattr("test_search.losses_of", lambda job: Measured((), "diverged"))
     assert world.search().sentence.startswith("The recipe's own rates diverge, and so does every trial")
 
 

@@ -29,19 +29,16 @@ class LabelLoss:
 
 
 def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language: str) -> list[LabelLoss]:
-    """Of each utterance, in their order; the model is in evaluation mode and hears what is recorded, unaugmented.
-
-    DataError where there are none.
-    """
+    """Of each utterance, in their order; the model is in evaluation mode and hears what is recorded, unaugmented."""
+    family, model = loaded.family, loaded.model
+    frame = family.targets(loaded.tokenizer, Prompt(language)).frame
+    reader = PackReader(family, frame, loaded.extractor, device=model.device)
+    lengths = [example.num_tokens for example in examples]
     if not examples:
         raise DataError(
             "no utterance is left to measure a loss on: all are too long for the model or have no text; hold out "
             "more with prepare.dev_frac, or cut dev's utterances into shorter ones"
         )
-    family, model = loaded.family, loaded.model
-    frame = family.targets(loaded.tokenizer, Prompt(language)).frame
-    reader = PackReader(family, frame, loaded.extractor, device=model.device)
-    lengths = [example.num_tokens for example in examples]
     found: dict[int, LabelLoss] = {}
     for pack in packs_of(range(len(examples)), lengths, max(PACK_TOKENS, *lengths)):
         chosen = [examples[place] for place in pack]
