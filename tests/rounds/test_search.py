@@ -163,7 +163,8 @@ def test_a_search_without_anything_better_says_so(world: World, monkeypatch):
     monkeypatch.setattr("test_search.BEST", dict.fromkeys(BEST, 1e-4))
     table = world.search()
     assert table.best == 0 and table.confirmation is None
-    assert table.sentence == "No trial has a lower loss than the recipe's own rates, which stay."
+    after = f"after {table.rungs[-1].steps} of the phase's 120 steps"
+    assert table.sentence == f"No trial has a lower loss {after} than the recipe's own rates, which stay."
 
 
 @pytest.mark.parametrize("seed", [None, 7])
@@ -189,6 +190,21 @@ def test_a_search_begins_from_no_training_that_was_made_with_another_seed(world:
         train(current)
     assert world.search(changes=[phases]).cost.beginning_steps == 20
     assert trained == ([7, 0] if seed else [0])
+
+
+def test_what_is_shown_is_a_gain_after_a_part_of_the_phase(world: World, capsys):
+    """Else low rates look better than they are: a gain after few steps may be none at the end."""
+    table = world.search()
+    after = f"after {table.rungs[-1].steps} of the phase's 120 steps"
+    assert after in table.sentence and table.sentence.endswith("A gain at the end of the phase is not shown by that.")
+    assert world.recipe.train.phases[0].lr_by_part == table.trials[table.recommended].lr_by_part
+    text = (world.path / "found-0.yaml").read_text(encoding="utf-8")
+    assert f"compared {after}.\n  # A gain at the end of the phase is not shown by that.\n" in text
+    show_search(table)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"6 speakers, {after}" in printed and "by steps of 120" in printed
+    whole = table.model_copy(update={"phase_steps": table.rungs[-1].steps})
+    assert whole.is_whole and whole.reached == f"after all {whole.phase_steps} steps of the phase"
 
 
 class Killed(BaseException):

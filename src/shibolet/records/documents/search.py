@@ -61,6 +61,7 @@ class SearchTable(Document):
 
     phase: str
     dimensions: dict[str, tuple[str, ...]]  # name -> the parts whose rates it multiplies
+    phase_steps: int  # of the phase as a whole
     most: float  # factors lie between 1/most and most
     proposals: str
     rungs: tuple[SearchRung, ...]
@@ -79,3 +80,20 @@ class SearchTable(Document):
     @property
     def is_shown(self) -> bool:
         return self.recommended != 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether trials were compared at the end of the phase."""
+        return self.rungs[-1].steps >= self.phase_steps
+
+    @property
+    def reached(self) -> str:
+        """After how much of the phase trials were compared."""
+        return part_of_phase(self.rungs[-1].steps, self.phase_steps)
+
+
+def part_of_phase(steps: int, phase_steps: int) -> str:
+    """`after 208 of the phase's 1,000 steps`."""
+    if steps >= phase_steps:
+        return f"after all {phase_steps:,} steps of the phase"
+    return f"after {steps:,} of the phase's {phase_steps:,} steps"

@@ -9,7 +9,14 @@ from pathlib import Path
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.dev import read_dev
 from shibolet.records.documents.prepared import Prepared
-from shibolet.records.documents.search import Confirmation, SearchCost, SearchedTrial, SearchRung, SearchTable
+from shibolet.records.documents.search import (
+    Confirmation,
+    SearchCost,
+    SearchedTrial,
+    SearchRung,
+    SearchTable,
+    part_of_phase,
+)
 from shibolet.records.files import write_json
 from shibolet.records.reading import read_own
 from shibolet.rounds.search.confirming import DevParts, confirm, divide_dev, is_admitted, loss_difference
@@ -63,6 +70,7 @@ class _Plan:
     rungs: Rungs
     shared_step: int
     training_steps: int
+    phase_steps: int
     steps_per_loss: float
     dev: DevParts
 
@@ -107,7 +115,7 @@ def _plan(current: Round, asked: Asked) -> _Plan:
     of_phases = [phase_steps(one, by_epoch) for one in train.phases]
     planned = _Plan(
         index, phase, dimensions, Space(tuple(dimensions), asked.most), Rungs((), ()),
-        shared_step=sum(of_phases[:index]), training_steps=sum(of_phases),
+        shared_step=sum(of_phases[:index]), training_steps=sum(of_phases), phase_steps=of_phases[index],
         steps_per_loss=FORWARD_FRAC * len(dev.choosing) / train.utterances_per_step, dev=dev,
     )  # fmt: skip
     budget = asked.budget * planned.training_steps - planned.shared_step
@@ -237,6 +245,7 @@ class _Search:
         return SearchTable(
             phase=plan.phase.name,
             dimensions=plan.dimensions,
+            phase_steps=plan.phase_steps,
             most=self._asked.most,
             proposals=self._asked.proposals,
             rungs=tuple(SearchRung(steps=e, trials=s) for e, s in zip(plan.rungs.ends, plan.rungs.sizes, strict=True)),
@@ -247,7 +256,7 @@ class _Search:
             best=best.number,
             confirmation=confirmation,
             recommended=recommended,
-            sentence=_diverged(shown) or _sentence(shown[best.number], confirmation, recommended, why_not),
+            sentence=_diverged(shown) or _sentence(plan, shown[best.number], confirmation, recommended, why_not),
             cost=_cost(plan, self._shared_step),
         )
 
@@ -307,15 +316,18 @@ def _factors(trial: SearchedTrial) -> str:
     return ", ".join(f"{name} times {factor:g}" for name, factor in trial.factors.items() if factor != 1)
 
 
-def _sentence(best: SearchedTrial, found: Confirmation | None, recommended: int, why_not: str) -> str:
+def _sentence(plan: _Plan, best: SearchedTrial, found: Confirmation | None, recommended: int, why_not: str) -> str:
+    steps = plan.rungs.ends[-1]
+    after = part_of_phase(steps, plan.phase_steps)
     if best.number == OWN:
-        return "No trial has a lower loss than the recipe's own rates, which stay."
+        return f"No trial has a lower loss {after} than the recipe's own rates, which stay."
     points = f" changes WER by {found.points:+.2f} points" if found and found.points is not None else ""
-    said = f"Trial {best.number} ({_factors(best)}) has the lowest loss"
+    said = f"Trial {best.number} ({_factors(best)}) has the lowest loss {after}"
     if recommended == OWN:
         return f"{said} and{points or ' is not confirmed'}. That is not shown: {why_not}. The recipe's own rates stay."
     low, high = found.interval_points
-    return f"{said} and{points} ({low:+.2f} to {high:+.2f}) on recordings and speakers that did not choose it."
+    shown = f"{said} and{points} ({low:+.2f} to {high:+.2f}) on recordings and speakers that did not choose it."
+    return shown if steps >= plan.phase_steps else f"{shown} A gain at the end of the phase is not shown by that."
 
 
 def _keep_only(trials: Path, table: SearchTable) -> None:
