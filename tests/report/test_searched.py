@@ -81,6 +81,7 @@ def test_the_page_shows_the_search_and_what_was_confirmed(run_dir: Path, tmp_pat
     page = write_report(run.path).read_text(encoding="utf-8")
     assert 'id="search"' in page and "Trial 1 has the lowest loss." in page and "diverged" in page
     assert ("both after 20 of the phase&#39;s 80 steps" in page) == confirmed and "20 of 80 steps" in page
+    assert ("for their losses; the confirmation comes on top." in page) == confirmed
     assert ("6 speakers" in page) == ("40 dev utterances (3 more cannot be trained on)" in page) == confirmed
     assert any(path.name == "search-overview.csv" for path in export_figures(run.path, tmp_path / "figures"))
 

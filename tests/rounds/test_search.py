@@ -202,6 +202,7 @@ def test_what_is_shown_is_a_gain_after_a_part_of_the_phase(world: World, capsys)
     assert f"compared {after}.\n  # A gain at the end of the phase is not shown by that.\n" in text
     show_search(table)
     printed = " ".join(capsys.readouterr().out.split())
+    assert "for losses; the confirmation comes on top" in printed, "the cost is not all that a search takes"
     assert f"6 speakers, {after}" in printed and "by steps of 120" in printed
     whole = table.model_copy(update={"phase_steps": table.rungs[-1].steps})
     assert whole.is_whole and whole.reached == f"after all {whole.phase_steps} steps of the phase"

@@ -111,7 +111,8 @@ def show_search(searched: SearchTable) -> None:
         both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
         facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}, {searched.reached}")])
     said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
-    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} losses")])
+    confirming = "losses; the confirmation comes on top" if found else "losses"
+    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} {confirming}")])
 
 
 def loss_of(loss: float | None) -> str:

@@ -44,13 +44,16 @@ class Confirmation(Part):
 
 
 class SearchCost(Part):
-    """What the search took, in steps of the recipe's training."""
+    """What the search took, in steps of the recipe's training, but for the confirmation.
+
+    That transcribes the confirming utterances with two models and measures losses on them, which trains nothing.
+    """
 
     training_steps: int  # of the whole training
     beginning_steps: int  # before the trials, shared by all and by the training
     trial_steps: int
     loss_steps: float  # a loss takes a forward pass, a third of a step for as many utterances
-    trainings: float  # all of it; the steps of the trial that is recommended are a part of its training
+    trainings: float  # these three; the steps of the trial that is recommended are a part of its training
 
 
 class SearchTable(Document):
