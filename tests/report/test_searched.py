@@ -42,9 +42,11 @@ def table(**changes) -> SearchTable:
         control=LossDifference(difference=-2.0, interval=None),
     )  # fmt: skip
     values = {
-        "phase": "A", "dimensions": {"encoder": ("encoder.conv",), HOSTILE: ()}, "most": 10.0, "proposals": "halton",
+        "phase": "A", "dimensions": {"encoder": ("encoder.conv",), HOSTILE: ()}, "phase_steps": 80,
+        "most": 10.0, "proposals": "halton",
         "rungs": (SearchRung(steps=10, trials=5), SearchRung(steps=20, trials=2)), "trials": TRIALS,
-        "choosing_utterances": 40, "confirming_utterances": 50, "best": 1, "confirmation": found, "recommended": 1,
+        "choosing_utterances": 40, "left_out_utterances": 3,
+        "confirming_utterances": 50, "best": 1, "confirmation": found, "recommended": 1,
         "sentence": "Trial 1 has the lowest loss.",
         "cost": SearchCost(
             training_steps=100, beginning_steps=20, trial_steps=70, loss_steps=7.0, trainings=0.97
@@ -78,7 +80,9 @@ def test_the_page_shows_the_search_and_what_was_confirmed(run_dir: Path, tmp_pat
     run.seal("search")
     page = write_report(run.path).read_text(encoding="utf-8")
     assert 'id="search"' in page and "Trial 1 has the lowest loss." in page and "diverged" in page
-    assert ("6 speakers" in page) == confirmed
+    assert ("both after 20 of the phase&#39;s 80 steps" in page) == confirmed and "20 of 80 steps" in page
+    assert ("for their losses; the confirmation comes on top." in page) == confirmed
+    assert ("6 speakers" in page) == ("40 dev utterances (3 more cannot be trained on)" in page) == confirmed
     assert any(path.name == "search-overview.csv" for path in export_figures(run.path, tmp_path / "figures"))
 
 

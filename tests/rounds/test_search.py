@@ -60,6 +60,7 @@ class World:
         monkeypatch.setattr(stage, "confirm", lambda own, found, rows, config: self.confirmation)
         monkeypatch.setattr(Round, "make_way", lambda self: 0)
         monkeypatch.setattr(Round, "identity", lambda self, model: f"hash of {model}")
+        self.told: list[str] = []
 
     def carry_out_all(self, jobs: Sequence[SearchJob], at_once: int, on_gpus: bool):
         for place, job in enumerate(jobs):
@@ -73,7 +74,7 @@ class World:
 
     def search(self, asked: Asked = ASKED, changes: Sequence[str] = (), num_dev: int = 24) -> SearchTable:
         recipe = load_recipe("demo", [f"train.phases=[{PHASE}]", *changes])
-        with open_round(recipe, self.path / "run", "search", lambda sentence: None) as current:
+        with open_round(recipe, self.path / "run", "search", self.told.append) as current:
             if not current.folder.finished("prepare"):
                 prepare(current, num_dev)
             table = do_search(current, asked)
@@ -176,7 +177,49 @@ def test_a_search_without_anything_better_says_so(world: World, monkeypatch):
     monkeypatch.setattr("test_search.BEST", dict.fromkeys(BEST, 1e-4))
     table = world.search()
     assert table.best == 0 and table.confirmation is None
-    assert table.sentence == "No trial has a lower loss than the recipe's own rates, which stay."
+    after = f"after {table.rungs[-1].steps} of the phase's 120 steps"
+    assert table.sentence == f"No trial has a lower loss {after} than the recipe's own rates, which stay."
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_search_begins_from_no_training_that_was_made_with_another_seed(world: World, monkeypatch, seed: int | None):
+    """Its settings of `train` are the same, so its checkpoints were taken, and each trial refused to begin at them."""
+    phases = f"train.phases=[{PHASE.replace('name: A, num_epochs: 6', 'name: B, num_epochs: 1')}, {PHASE}]"
+    trained: list[int] = []
+
+    def train(current: Round) -> None:
+        trained.append(current.recipe.seed)
+        inputs = {**plain_inputs(current.recipe), "prepared": current.folder.verified("prepare")}
+        current.folder.stage("train", inputs)
+        settings = settings_of(current.recipe.train)
+        state = TrainState(
+            step=20, step_in_phase=20, phase_ended=True, phase_end_steps=[20], fingerprint=settings
+        )  # fmt: skip
+        CheckpointStore(current.folder.checkpoints).save(20, state.to_json(settings), {})
+
+    monkeypatch.setattr("shibolet.rounds.stages.do_train", train)
+    recipe = load_recipe("demo", [phases, *([f"seed={seed}"] if seed else [])])
+    with open_round(recipe, world.path / "run", "train", lambda sentence: None) as current:
+        prepare(current, 24)
+        train(current)
+    assert world.search(changes=[phases]).cost.beginning_steps == 20
+    assert trained == ([7, 0] if seed else [0])
+
+
+def test_what_is_shown_is_a_gain_after_a_part_of_the_phase(world: World, capsys):
+    """Else low rates look better than they are: a gain after few steps may be none at the end."""
+    table = world.search()
+    after = f"after {table.rungs[-1].steps} of the phase's 120 steps"
+    assert after in table.sentence and table.sentence.endswith("A gain at the end of the phase is not shown by that.")
+    assert world.recipe.train.phases[0].lr_by_part == table.trials[table.recommended].lr_by_part
+    text = (world.path / "found-0.yaml").read_text(encoding="utf-8")
+    assert f"compared {after}.\n  # A gain at the end of the phase is not shown by that.\n" in text
+    show_search(table)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "for losses; the confirmation comes on top" in printed, "the cost is not all that a search takes"
+    assert f"6 speakers, {after}" in printed and "by steps of 120" in printed
+    whole = table.model_copy(update={"phase_steps": table.rungs[-1].steps})
+    assert whole.is_whole and whole.reached == f"after all {whole.phase_steps} steps of the phase"
 
 
 class Killed(BaseException):
@@ -216,6 +259,55 @@ def test_training_the_found_recipe_goes_on_from_the_trial(world: World):
         assert branch_of(current, {**plain, "prepared": "other data"})[1] is None
     kept = list((world.path / "run" / "search" / "trials").glob("*/train"))
     assert [path.parent.name[:3] for path in kept] == [f"{table.recommended:03d}"]
+
+
+def test_the_written_recipe_has_all_settings_of_the_trial_that_is_recommended(world: World):
+    """Rates for a phase that diverged, too: else training begins anew, and a retry is faster than the first try."""
+    slow = PHASE.replace("}}", "}, lr_if_diverged: {lora: 1.0e-5}}")
+    table = world.search(changes=[f"train.phases=[{slow}]"])
+    factor = table.trials[table.recommended].factors["lora"]
+    assert factor != 1 and world.recipe.train.phases[0].lr_if_diverged == {"lora": pytest.approx(1e-5 * factor)}
+    with open_round(world.recipe, world.path / "run", "train", lambda sentence: None) as current:
+        plain = {**plain_inputs(world.recipe), "prepared": current.folder.verified("prepare")}
+        assert "of the search's trial" in branch_of(current, plain)[1](world.path / "new")
+
+
+def test_dev_rows_that_cannot_be_trained_on_are_left_out_and_counted(world: World, monkeypatch):
+    """One of them ended the search in a ValueError after all trials; groups are looked up by id, not by place."""
+    formula = losses_of
+    monkeypatch.setattr("test_search.losses_of", lambda job: Measured(formula(job).losses[2:]))
+    table = world.search()
+    assert (table.choosing_utterances, table.left_out_utterances) == (10, 2) and table.is_shown
+    assert any("10 dev utterances; 2 more cannot be trained on" in sentence for sentence in world.told)
+    assert all(trial.interval for trial in table.trials[1:])
+
+
+@pytest.mark.parametrize("from_rung", [0, 1])
+def test_where_the_recipes_own_rates_diverge_nothing_is_admitted_and_it_is_said(
+    world: World, monkeypatch, from_rung: int
+):
+    """The confirmation read the last checkpoint of a trial without one: IndexError, at each run.
+
+    In a later phase it took the checkpoint that all begin at for a model of the recipe's own rates.
+    """
+    formula, steps = losses_of, []
+
+    def measure(job: SearchJob) -> Measured:
+        steps.append(job.until_step)
+        is_own = set(job.train.phases[-1].lr_by_part.values()) == {1e-4}
+        return Measured((), "diverged") if is_own and job.until_step >= min(steps) << from_rung else formula(job)
+
+    monkeypatch.setattr("test_search.losses_of", measure)
+    table = world.search()
+    assert table.confirmation is None and table.recommended == 0 != table.best
+    assert table.trials[0].losses[from_rung] is None and table.choosing_utterances == 12
+    assert table.sentence.startswith("The recipe's own rates diverge") and f"trial {table.best} (" in table.sentence
+    assert world.recipe.train == load_recipe("demo", [f"train.phases=[{PHASE}]"]).train
+
+
+def test_where_every_trial_diverges_it_is_not_said_that_the_own_rates_are_best(world: World, monkeypatch):
+    monkeypatch.setattr("test_search.losses_of", lambda job: Measured((), "diverged"))
+    assert world.search().sentence.startswith("The recipe's own rates diverge, and so does every trial")
 
 
 def test_what_cannot_be_searched_is_one_sentence(world: World):

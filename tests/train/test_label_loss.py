@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_run import outcome, tiny_config
 
+from shibolet.errors import DataError
 from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.checkpoint import CheckpointStore
@@ -30,6 +31,12 @@ def test_the_losses_are_those_that_training_would_have(loaded: LoadedModel, exam
             alone = objective.loss(loaded.model, reader.pack([example]), TrainStep([example], 0.0)).total
         assert one.labels == example.num_targets
         assert math.isclose(one.loss, float(alone), rel_tol=1e-4)
+
+
+def test_no_utterance_to_measure_on_is_one_sentence(loaded: LoadedModel):
+    """Where all of the choosing dev rows are too long, a search ended in a TypeError of max()."""
+    with pytest.raises(DataError, match="no utterance is left to measure a loss on"):
+        label_losses(loaded, [], "Hebrew")
 
 
 def test_texts_with_other_audio_keep_their_labels(loaded: LoadedModel, examples: list[TrainExample]):

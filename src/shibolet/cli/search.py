@@ -65,5 +65,5 @@ def search(
 
 
 def _what_next(table: "SearchTable", out: Path, folder: Path) -> str:
-    rates = "with these rates" if table.is_shown else "with the recipe's own rates"
+    rates = f"with these rates, compared {table.reached}" if table.is_shown else "with the recipe's own rates"
     return f"{out}: the recipe {rates}. To train it: shibolet train {out} -o {folder}"

@@ -103,14 +103,16 @@ def show_search(searched: SearchTable) -> None:
         for one in in_order(searched)
     ]  # fmt: skip
     header = [" trial", *(f" {name}" for name in searched.dimensions), *(f" {rung.steps}" for rung in searched.rungs)]
-    table(f"Factors of the rates of phase {searched.phase}, and the loss a label on dev by steps", header, rows)
+    of = f"by steps of {searched.phase_steps:,}"
+    table(f"Factors of the rates of phase {searched.phase}, and the loss a label on dev {of}", header, rows)
     OUT.print(searched.sentence, markup=False)
     cost, found = searched.cost, searched.confirmation
     if found and found.points is not None:
         both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
-        facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}")])
+        facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}, {searched.reached}")])
     said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
-    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} losses")])
+    confirming = "losses; the confirmation comes on top" if found else "losses"
+    facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} {confirming}")])
 
 
 def loss_of(loss: float | None) -> str:

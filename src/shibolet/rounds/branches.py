@@ -24,12 +24,12 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
     folder, config, step = current.folder, current.recipe.train, current.from_step
     before = folder.inputs("train")
     begun_at = before.get(_STEP)
-    ours = {name: value for name, value in before.items() if name not in (_STEP, _EARLIER)}
+    ours = _plain(before)
     if ours == json.loads(json.dumps(plain)) and step in (None, begun_at):
         if begun_at:
             current.tell(f"train: this is the training that --from-step {begun_at} began")
         return before, None
-    changed = [name for name in differing(ours, plain) if name != "train"]
+    changed = changed_beside_train(current, plain)
     if step is None and not before:
         return plain, _begun(current, _of_search(current, plain))
     if step is None and changed:
@@ -52,6 +52,15 @@ def branch_of(current: Round, plain: dict[str, Any]) -> tuple[dict[str, Any], Ca
         others = [branch.unchanged(folder.train, config), _of_search(current, plain)]
         found = max(filter(None, others), key=lambda one: one.states[-1].step, default=None)
     return plain, _begun(current, found)
+
+
+def changed_beside_train(current: Round, plain: dict[str, Any]) -> list[str]:
+    """Names of inputs but `train.*` settings of which the training in the run folder has others, or there is none."""
+    return [name for name in differing(_plain(current.folder.inputs("train")), plain) if name != "train"]
+
+
+def _plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name not in (_STEP, _EARLIER)}
 
 
 def _begun(current: Round, found: "Branch | None") -> Callable[[Path], str] | None:

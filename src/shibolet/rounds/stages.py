@@ -103,7 +103,7 @@ def do_train(current: Round) -> TrainResult:
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
-    inputs, fill = branch_of(current, _train_inputs(current))
+    inputs, fill = branch_of(current, train_inputs(current))
     stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
@@ -152,7 +152,7 @@ def do_train(current: Round) -> TrainResult:
     return TrainResult.read(folder.train_result)
 
 
-def _train_inputs(current: Round) -> dict[str, Any]:
+def train_inputs(current: Round) -> dict[str, Any]:
     """What a training is made from."""
     return {
         "base": current.identity(current.recipe.models.base),

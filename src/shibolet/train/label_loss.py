@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from shibolet.errors import DataError
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
 from shibolet.train.data import Styles, TrainExample
@@ -37,6 +38,11 @@ def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language
     styles = Styles.of({one.style: one.style for one in examples if one.style}, targets_of)
     reader = PackReader(family, targets_of("").frame, loaded.extractor, device=model.device, styles=styles)
     lengths = [example.num_tokens for example in examples]
+    if not examples:
+        raise DataError(
+            "no utterance is left to measure a loss on: all are too long for the model or have no text; hold out "
+            "more with prepare.dev_frac, or cut dev's utterances into shorter ones"
+        )
     found: dict[int, LabelLoss] = {}
     for pack in packs_of(range(len(examples)), lengths, max(PACK_TOKENS, *lengths)):
         chosen = [examples[place] for place in pack]

@@ -44,28 +44,33 @@ class Confirmation(Part):
 
 
 class SearchCost(Part):
-    """What the search took, in steps of the recipe's training."""
+    """What the search took, in steps of the recipe's training, but for the confirmation.
+
+    That transcribes the confirming utterances with two models and measures losses on them, which trains nothing.
+    """
 
     training_steps: int  # of the whole training
     beginning_steps: int  # before the trials, shared by all and by the training
     trial_steps: int
     loss_steps: float  # a loss takes a forward pass, a third of a step for as many utterances
-    trainings: float  # all of it; the steps of the trial that is recommended are a part of its training
+    trainings: float  # these three; the steps of the trial that is recommended are a part of its training
 
 
 class SearchTable(Document):
     """Every trial, and the one whose rates to train with."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet search RECIPE' makes it anew"
 
     phase: str
     dimensions: dict[str, tuple[str, ...]]  # name -> the parts whose rates it multiplies
+    phase_steps: int  # of the phase as a whole
     most: float  # factors lie between 1/most and most
     proposals: str
     rungs: tuple[SearchRung, ...]
     trials: tuple[SearchedTrial, ...]
-    choosing_utterances: int  # of dev, on which losses are measured
+    choosing_utterances: int  # of dev, on which losses are measured; 0: every trial diverged
+    left_out_utterances: int  # of dev, of the choosing part too, but they cannot be trained on
     confirming_utterances: int  # of dev, from other recordings and speakers
     best: int  # the trial with the lowest loss of those that came furthest
     confirmation: (
@@ -78,3 +83,20 @@ class SearchTable(Document):
     @property
     def is_shown(self) -> bool:
         return self.recommended != 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether trials were compared at the end of the phase."""
+        return self.rungs[-1].steps >= self.phase_steps
+
+    @property
+    def reached(self) -> str:
+        """After how much of the phase trials were compared."""
+        return part_of_phase(self.rungs[-1].steps, self.phase_steps)
+
+
+def part_of_phase(steps: int, phase_steps: int) -> str:
+    """`after 208 of the phase's 1,000 steps`."""
+    if steps >= phase_steps:
+        return f"after all {phase_steps:,} steps of the phase"
+    return f"after {steps:,} of the phase's {phase_steps:,} steps"

@@ -23,9 +23,9 @@ class DevParts:
     confirming: tuple[DevRow, ...]
 
     @property
-    def groups(self) -> list[str]:
-        """The group of each choosing utterance."""
-        return _groups(self.choosing)
+    def group_of(self) -> dict[str, str]:
+        """The group of each choosing utterance, by its id: some of them may be none that a loss can be measured on."""
+        return dict(zip((row.utterance.id for row in self.choosing), _groups(self.choosing), strict=True))
 
 
 def divide_dev(rows: Sequence[DevRow], seed: int) -> DevParts:

@@ -1,5 +1,6 @@
 """`shibolet search`: the stage that finds learning rates by part, its table, and the recipe that it writes."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,14 @@ from pathlib import Path
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.dev import read_dev
 from shibolet.records.documents.prepared import Prepared
-from shibolet.records.documents.search import Confirmation, SearchCost, SearchedTrial, SearchRung, SearchTable
+from shibolet.records.documents.search import (
+    Confirmation,
+    SearchCost,
+    SearchedTrial,
+    SearchRung,
+    SearchTable,
+    part_of_phase,
+)
 from shibolet.records.files import write_json
 from shibolet.records.reading import read_own
 from shibolet.rounds.search.confirming import DevParts, confirm, divide_dev, is_admitted, loss_difference
@@ -62,6 +70,7 @@ class _Plan:
     rungs: Rungs
     shared_step: int
     training_steps: int
+    phase_steps: int
     steps_per_loss: float
     dev: DevParts
 
@@ -107,7 +116,7 @@ def _plan(current: Round, asked: Asked) -> _Plan:
     of_phases = [phase_steps(one, by_epoch) for one in train.phases]
     planned = _Plan(
         index, phase, dimensions, Space(tuple(dimensions), asked.most), Rungs((), ()),
-        shared_step=sum(of_phases[:index]), training_steps=sum(of_phases),
+        shared_step=sum(of_phases[:index]), training_steps=sum(of_phases), phase_steps=of_phases[index],
         steps_per_loss=FORWARD_FRAC * len(dev.choosing) / train.utterances_per_step, dev=dev,
     )  # fmt: skip
     budget = asked.budget * planned.training_steps - planned.shared_step
@@ -155,12 +164,15 @@ class _Search:
 
             trials = halve(plan.rungs, proposer(plan.space, num, suggest), run)
         best = best_of(trials)
-        confirmation = self._confirmed(trials[OWN], best) if best.number != OWN and plan.dev.confirming else None
+        # The checkpoint of rates that diverged is the one that all begin at: no model to compare a trial with.
+        can_confirm = best.number != OWN and plan.dev.confirming and math.isfinite(trials[OWN].losses[-1])
+        confirmation = self._confirmed(trials[OWN], best) if can_confirm else None
         return self._written(trials, best, confirmation)
 
     def _begin(self) -> int:
         """The step that all trials begin at; trains the phases before, which are the training's own."""
-        from shibolet.rounds.stages import do_train
+        from shibolet.rounds.branches import changed_beside_train
+        from shibolet.rounds.stages import do_train, train_inputs
         from shibolet.train.branch import unchanged
 
         current, plan = self._current, self._plan
@@ -170,7 +182,8 @@ class _Search:
         asked = dict.fromkeys(plan.dimensions, 0.5)  # any other rates: what they leave of a training is what is shared
         other = training_at(current.recipe.train, plan.index, plan.dimensions, asked)
         for has_trained in (False, True):
-            found = unchanged(current.folder.train, other)
+            is_ours = not changed_beside_train(current, train_inputs(current))  # data, base, seed and the like
+            found = unchanged(current.folder.train, other) if is_ours else None
             ends = [s.step for s in found.states if s.phase_ended and s.phase_index == plan.index - 1] if found else []
             if ends:
                 return ends[-1]
@@ -223,29 +236,37 @@ class _Search:
         plan = self._plan
         admitted, why_not = is_admitted(confirmation)
         recommended = best.number if best.number != OWN and admitted else OWN
-        own = self._results.read(trials[OWN], 0)
-        shown = [self._searched(trial, own) for trial in trials]
+        first = [self._results.read(trial, 0) for trial in trials]
+        shown = [self._searched(trial, made, first[OWN]) for trial, made in zip(trials, first, strict=True)]
+        measured = next((len(made.losses) for made in first if made.losses), 0)
+        if left_out := len(plan.dev.choosing) - measured if measured else 0:
+            self._current.tell(
+                f"search: losses are of {measured:,} dev utterances; {left_out:,} more cannot be trained on, for they "
+                "are too long for the model or have no text"
+            )
         return SearchTable(
             phase=plan.phase.name,
             dimensions=plan.dimensions,
+            phase_steps=plan.phase_steps,
             most=self._asked.most,
             proposals=self._asked.proposals,
             rungs=tuple(SearchRung(steps=e, trials=s) for e, s in zip(plan.rungs.ends, plan.rungs.sizes, strict=True)),
             trials=tuple(shown),
-            choosing_utterances=len(plan.dev.choosing),
+            choosing_utterances=measured,
+            left_out_utterances=left_out,
             confirming_utterances=len(plan.dev.confirming),
             best=best.number,
             confirmation=confirmation,
             recommended=recommended,
-            sentence=_sentence(shown[best.number], confirmation, recommended, why_not),
+            sentence=_diverged(shown) or _sentence(plan, shown[best.number], confirmation, recommended, why_not),
             cost=_cost(plan, self._shared_step),
         )
 
-    def _searched(self, trial: Trial, own: Measured) -> SearchedTrial:
-        made = self._results.read(trial, 0)
+    def _searched(self, trial: Trial, made: Measured, own: Measured) -> SearchedTrial:
         there = trial.number != OWN and made.losses and own.losses
-        by_group = self._plan.dev.groups
-        against = loss_difference(_losses(made), _losses(own), by_group) if there else None
+        group_of = self._plan.dev.group_of
+        groups = [group_of[id] for id, _, _ in made.losses]
+        against = loss_difference(_losses(made), _losses(own), groups) if there else None
         phase = phase_at(self._plan.phase, self._plan.dimensions, trial.point)
         return SearchedTrial(
             number=trial.number,
@@ -277,16 +298,38 @@ def _cost(plan: _Plan, shared_step: int) -> SearchCost:
     )
 
 
-def _sentence(best: SearchedTrial, found: Confirmation | None, recommended: int, why_not: str) -> str:
+def _diverged(trials: Sequence[SearchedTrial]) -> str:
+    """What is said where the recipe's own rates diverge; empty: they do not. No gain is admitted against them."""
+    if trials[OWN].losses[-1] is not None:
+        return ""
+    kept = [one for one in trials if one.losses[-1] is not None]
+    others = sorted(kept, key=lambda one: (-len(one.losses), one.losses[-1]))  # as tables show them
+    if not others:
+        return "The recipe's own rates diverge, and so does every trial; lower train's rates, then search again."
+    named = "; ".join(f"trial {one.number} ({_factors(one)})" for one in others)
+    return (
+        "The recipe's own rates diverge, so there is no model that a gain could be shown against, and they stay in "
+        f"the recipe. These did not diverge in the steps they had: {named}. Write rates of one of them into the "
+        "recipe, then search again."
+    )
+
+
+def _factors(trial: SearchedTrial) -> str:
+    return ", ".join(f"{name} times {factor:g}" for name, factor in trial.factors.items() if factor != 1)
+
+
+def _sentence(plan: _Plan, best: SearchedTrial, found: Confirmation | None, recommended: int, why_not: str) -> str:
+    steps = plan.rungs.ends[-1]
+    after = part_of_phase(steps, plan.phase_steps)
     if best.number == OWN:
-        return "No trial has a lower loss than the recipe's own rates, which stay."
-    factors = ", ".join(f"{name} times {factor:g}" for name, factor in best.factors.items() if factor != 1)
+        return f"No trial has a lower loss {after} than the recipe's own rates, which stay."
     points = f" changes WER by {found.points:+.2f} points" if found and found.points is not None else ""
-    said = f"Trial {best.number} ({factors}) has the lowest loss"
+    said = f"Trial {best.number} ({_factors(best)}) has the lowest loss {after}"
     if recommended == OWN:
         return f"{said} and{points or ' is not confirmed'}. That is not shown: {why_not}. The recipe's own rates stay."
     low, high = found.interval_points
-    return f"{said} and{points} ({low:+.2f} to {high:+.2f}) on recordings and speakers that did not choose it."
+    shown = f"{said} and{points} ({low:+.2f} to {high:+.2f}) on recordings and speakers that did not choose it."
+    return shown if steps >= plan.phase_steps else f"{shown} A gain at the end of the phase is not shown by that."
 
 
 def _keep_only(trials: Path, table: SearchTable) -> None:
