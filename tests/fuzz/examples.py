@@ -153,7 +153,7 @@ def search_made() -> SearchTable:
         difference=None, interval=(0.1, 0.2),
     )  # fmt: skip
     return SearchTable(
-        phase="A", dimensions={"head": ("head",)}, most=10.0, proposals="halton",
+        phase="A", phase_steps=9, left_out_utterances=1, dimensions={"head": ("head",)}, most=10.0, proposals="halton",
         rungs=(SearchRung(steps=4, trials=2),), trials=(trial,), choosing_utterances=9, confirming_utterances=8, best=0,
         confirmation=Confirmation(
             own_wer_pct=9.0, found_wer_pct=None, points=None, interval_points=None, counted="speakers",

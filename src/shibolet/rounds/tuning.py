@@ -160,12 +160,10 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
     found: list[MeasuredSetting] = []
     greedy = []
     for setting in grid:
-        weight = setting.ngram_weight
-        transcriber = Transcriber(
-            loaded, current.recipe.language, batch_utterances=config.batch_utterances,
-            max_new_tokens_per_s=config.max_new_tokens_per_s, style=config.styles.candidate or "",
-            ngram=ngram if weight else None, ngram_weight=weight, **setting.recipe_keys,
-        )  # fmt: skip
+        fused = NgramConfig(file=ngram, weight=setting.ngram_weight) if setting.ngram_weight else None
+        asked = config.greedy.model_copy(update={**setting.recipe_keys, "ngram": fused})
+        style = config.styles.candidate or ""
+        transcriber = Transcriber(loaded, current.recipe.language, **asked.engine_settings(style))
         title = f"{len(dev)} dev utterances, {setting}"
         clock = _Clock(transcriber)
         # Elsewhere and not kept: a result that is found there again would cost nothing.
@@ -175,11 +173,7 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
                 dev,
                 set_name="dev",
                 language=current.recipe.language,
-                config=config.model_copy(
-                    update=GREEDY.model_dump(exclude={"mbr_temperature", "ngram_weight"})
-                    | setting.recipe_keys
-                    | {"ngram": NgramConfig(file=ngram, weight=weight) if weight else None}
-                ),
+                config=asked,
                 out_dir=Path(scratch),
                 named=Named(label=model, title=model),
                 identity=loaded.identity,
