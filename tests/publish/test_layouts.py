@@ -67,8 +67,8 @@ def test_publish_refuses_a_layout_before_it_looks_at_the_run(tmp_path):
 def test_texts_that_the_code_of_a_card_cannot_repeat_are_refused_by_their_key(tmp_path, key, change):
     """Protects from 'the texts of another model' said of a good export, after the training and the conversion."""
     assert key in NOT_OF_A_CARD
-    beams = ["evaluate.beam_size=2"] if key == "ngram" else []
-    recipe = load_recipe("demo", ["publish={to: org/name}", f"evaluate.{change}", *beams])
+    needed = {"ngram": ["evaluate.beam_size=2"], "styles.candidate": ["data.train.0.style=formal"]}.get(key, [])
+    recipe = load_recipe("demo", ["publish={to: org/name}", f"evaluate.{change}", *needed])
     sentence = f"^publish: evaluate.{key} .* the code of a model card does not do"
     with pytest.raises(RecipeError, match=sentence):
         require_publishable(recipe)
