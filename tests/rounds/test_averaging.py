@@ -163,6 +163,20 @@ def english(tmp_path):
     return [f"evaluate.sets=[{manifest}]"]
 
 
+def test_sets_that_a_limit_is_about_are_heard_whatever_is_named(english, tmp_path):
+    """With --on alone a limit on English would hold back nothing, and nobody would say so."""
+    manifest = tmp_path / "english.jsonl"
+    sets = ", ".join(f"{{name: {name}, manifest: {manifest}, language: {name}}}" for name in ("English", "Hebrew"))
+    names = []
+    for place, limits in enumerate(([], ["compare.limits={English: 2}"])):
+        recipe = load_recipe("demo", [f"evaluate.sets=[{sets}]", *limits])
+        with open_round(recipe, tmp_path / f"run{place}", "average", lambda sentence: None) as current:
+            for asked in ([], ["Hebrew"], ["Hebrew", "English"]):
+                names.append([one.name for one in averaging.sets_between(current, asked)])
+    both = ["Hebrew", "English"]
+    assert names == [["English"], ["Hebrew"], both, ["English"], both, both]
+
+
 def between(base, tuned, alphas):
     def how(current):
         return averaging.Averaging(

@@ -91,7 +91,7 @@ def average(
             )
         else:
             sources = averaging.best_checkpoints(current, best) if best else averaging.models(current, model)
-        sets = averaging.sets_named(current, on) if on else averaging.other_language_sets(current) if alpha else []
+        sets = averaging.sets_between(current, on or []) if alpha else averaging.sets_named(current, on or [])
         how = averaging.Averaging(
             sources=sources, method="interpolation" if alpha else soup or "uniform", alphas=alpha or (), sets=sets
         )

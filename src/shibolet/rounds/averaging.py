@@ -96,6 +96,18 @@ def sets_named(current: Round, names: Sequence[str]) -> list[EvaluationSet]:
     return [by_name[name] for name in names]
 
 
+def sets_between(current: Round, names: Sequence[str]) -> list[EvaluationSet]:
+    """Sets that an interpolation is scored on: these, and all that a limit is about; without names all other languages.
+
+    A limit that no set of its language is heard for would hold nothing back.
+    """
+    if not names:
+        return other_language_sets(current)
+    named, limit_of = sets_named(current, names), current.recipe.compare.limit_of
+    limited = [one for one in current.sets if limit_of(get_language(language_of(current, one))) is not None]
+    return [*named, *(one for one in limited if one not in named)]
+
+
 def other_language_sets(current: Round) -> list[EvaluationSet]:
     """Those of the recipe's sets that are a check of forgetting."""
     own = get_language(current.recipe.language)
