@@ -18,6 +18,8 @@ import json
 import random
 from pathlib import Path
 
+from espeak_english import said
+
 LIMIT = 2.0
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 AS_IT_IS = ("gate.accept=[INVALID]", "audit.aligner=null", "prepare.drop_low_quality=false", "audit.num_workers=0")
@@ -36,28 +38,6 @@ def english_sentence(rng: random.Random) -> str:
     noun, other = rng.sample(NOUNS, 2)
     adjective, verb = rng.choice(ADJECTIVES), rng.choice(VERBS)
     return f"the {adjective} {noun} {verb} the {other} {rng.choice(ENDINGS)}"
-
-
-def said(sentences: list[tuple[str, str]]) -> list:
-    """Samples at 16 kHz of (sentence, voice) as espeak-ng reads English, in this order by one process."""
-    import numpy as np
-    import soxr
-
-    from shibolet.demo.synth import CHARS_UTF8, SPEECH_RMS, Speaker
-    from shibolet.speech.audio import SAMPLE_RATE_HZ
-
-    speaker, made = Speaker(), []
-    library = speaker._library
-    for sentence, voice in sentences:
-        speaker._chunks.clear()
-        if library.espeak_SetVoiceByName(f"en-us+{voice}".encode()):
-            raise SystemExit(f"espeak-ng has no voice en-us+{voice}")
-        text = sentence.encode() + b"\0"
-        library.espeak_Synth(text, len(text), 0, 0, 0, CHARS_UTF8, None, None)
-        samples = np.concatenate(speaker._chunks).astype(np.float32) / 32768
-        samples = soxr.resample(samples, speaker._rate_hz, SAMPLE_RATE_HZ)
-        made.append(samples * (SPEECH_RMS / max(1e-6, float(np.sqrt(np.mean(samples**2))))))
-    return made
 
 
 def saved(folder: Path, rows: list[tuple[str, str, object]]) -> Path:
@@ -80,7 +60,7 @@ def corpus(folder: Path, seed: int, num_train: int, num_test: int) -> dict[str, 
     """Manifests: English to train on, and tests in both languages by other voices."""
     from shibolet.demo.lexicon import load_lexicon
     from shibolet.demo.sentences import sample_sentence
-    from shibolet.demo.synth import SpeechRequest, synthesise
+    from shibolet.demo.synth import SPEECH_RMS, SpeechRequest, synthesise
     from shibolet.demo.voices import TEST_VOICES, TRAIN_VOICES, draw_manner
 
     rng, lexicon = random.Random(seed), load_lexicon()
@@ -91,7 +71,7 @@ def corpus(folder: Path, seed: int, num_train: int, num_test: int) -> dict[str, 
         name: [(english_sentence(rng), voices[name][i % len(voices[name])]) for i in range(number)]
         for name, number in (("train", num_train), ("test", num_test))
     }
-    samples = iter(said([*english["train"], *english["test"]]))
+    samples = iter(said([*english["train"], *english["test"]], SPEECH_RMS))
     made = {f"english_{name}": saved(folder / f"english_{name}", [(text, voice, next(samples)) for text, voice in own])
             for name, own in english.items()}  # fmt: skip
     requests = [

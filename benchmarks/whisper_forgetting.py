@@ -10,6 +10,7 @@ the rates as written and in the nearest reading by set, and what `compare.json` 
 import random
 from pathlib import Path
 
+from espeak_english import said
 from whisper_figures import differences, rows_of, show
 from whisper_jobs import (
     AS_IT_IS,
@@ -67,37 +68,19 @@ def synthetic(folder: Path, num_hebrew: int = 48) -> dict[str, Path]:
 
 
 def _in_english() -> list:
-    """The sentences above, each by two voices, as espeak-ng reads them."""
-    import ctypes
-
-    import numpy as np
-    import soxr
-
-    from shibolet.demo.synth import CHARS_UTF8, Speaker
-    from shibolet.speech.audio import SAMPLE_RATE_HZ
-
-    speaker, said = Speaker(), []
-    library: ctypes.CDLL = speaker._library
-    for place, sentence in enumerate(SENTENCES):
-        for voice in ENGLISH_VOICES[place % 2 :: 2]:
-            speaker._chunks.clear()
-            if library.espeak_SetVoiceByName(f"en-us+{voice}".encode()):
-                raise SystemExit(f"espeak-ng has no voice en-us+{voice}")
-            text = sentence.encode() + b"\0"
-            library.espeak_Synth(text, len(text), 0, 0, 0, CHARS_UTF8, None, None)
-            samples = np.concatenate(speaker._chunks).astype(np.float32) / 32768
-            said.append((sentence, voice, soxr.resample(samples, speaker._rate_hz, SAMPLE_RATE_HZ)))
-    return said
+    """The sentences above, each by two voices."""
+    spoken = [(sentence, voice) for i, sentence in enumerate(SENTENCES) for voice in ENGLISH_VOICES[i % 2 :: 2]]
+    return [(*one, samples) for one, samples in zip(spoken, said(spoken), strict=True)]
 
 
-def _saved(folder: Path, said: list) -> Path:
+def _saved(folder: Path, spoken: list) -> Path:
     import soundfile
 
     from shibolet.records.utterance import AudioRef, Utterance
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for place, (text, voice, samples) in enumerate(said):
+    for place, (text, voice, samples) in enumerate(spoken):
         path = folder / f"{place}.wav"
         soundfile.write(path, samples, 16000)
         rows.append(

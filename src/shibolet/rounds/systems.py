@@ -1,8 +1,8 @@
 """Systems that are scored in a round, each compared with each or each with the one before; `scorers.py` scores them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shibolet.compare import compare_systems
 from shibolet.compare.waterfall import waterfall
@@ -18,24 +18,27 @@ from shibolet.scoring.rows import ScoredRow
 
 def do_compare_systems(current: Round, labels: Sequence[str]) -> SystemsComparison:
     """Every pair of systems that were scored here, on the sets that all of them have."""
-    scored, recipe = _Scored.on_common_sets(current, labels), current.recipe
-    stage = scored.begin("systems", SystemsComparison.FORMAT)
-    if not stage.done:
-        compared = compare_systems(scored.rows(), recipe.compare, recipe.evaluate.buckets_s, scored.overlaps())
-        compared.write(current.folder.systems)
-        current.finish(stage)
-    return SystemsComparison.read(current.folder.systems)
+    return _compared(current, labels, "systems", SystemsComparison, compare_systems)
 
 
 def do_waterfall(current: Round, labels: Sequence[str]) -> Waterfall:
     """What each system changes after the one before it, in this order, on the sets that all of them have."""
-    scored, recipe = _Scored.on_common_sets(current, labels), current.recipe
-    stage = scored.begin("waterfall", Waterfall.FORMAT)
+    return _compared(current, labels, "waterfall", Waterfall, waterfall)
+
+
+Document = TypeVar("Document", SystemsComparison, Waterfall)
+
+
+def _compared(
+    current: Round, labels: Sequence[str], name: str, kind: type[Document], compare: Callable[..., Document]
+) -> Document:
+    """The document of a stage of this name, which `compare` makes of the systems' rows."""
+    scored, recipe, path = _Scored.on_common_sets(current, labels), current.recipe, current.folder.path / f"{name}.json"
+    stage = scored.begin(name, kind.FORMAT)
     if not stage.done:
-        made = waterfall(scored.rows(), recipe.compare, recipe.evaluate.buckets_s, scored.overlaps())
-        made.write(current.folder.waterfall)
+        compare(scored.rows(), recipe.compare, recipe.evaluate.buckets_s, scored.overlaps()).write(path)
         current.finish(stage)
-    return Waterfall.read(current.folder.waterfall)
+    return kind.read(path)
 
 
 @dataclass(frozen=True)
