@@ -163,6 +163,7 @@ def transcribe(
     ] = None,
     mbr_temperature: Annotated[float | None, typer.Option(help="Of these; else 0.7.")] = None,
     repeat_bias: Annotated[float, typer.Option(min=0, help="Against repetitions: off the logit of a fourth.")] = 0.0,
+    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this repeat bias, as 4.")] = 0.0,
     batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
     max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
     server: Annotated[
@@ -180,7 +181,9 @@ def transcribe(
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:
         raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
-    settings = _decoding(server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, style)
+    settings = _decoding(
+        server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, loop_bias, style
+    )
     if server is None:
         language = language_told(language, model)
     elif aligner is not None and language is None:
@@ -208,13 +211,14 @@ def _decoding(
     mbr_samples: int | None,
     mbr_temperature: float | None,
     repeat_bias: float,
+    loop_bias: float,
     style: str | None,
 ) -> dict[str, int | float | str | None]:
     """Settings of a transcriber; RecipeError for options that would do nothing together."""
-    if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or style):
+    if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or loop_bias or style):
         raise RecipeError(
-            "--beam-size, --mbr-samples, --repeat-bias, --batch and --style are for a model on this machine: a server "
-            "decides on its own"
+            "--beam-size, --mbr-samples, --repeat-bias, --loop-bias, --batch and --style are for a model on this "
+            "machine: a server decides on its own"
         )
     if length_penalty != 1.0 and beam_size == 1:
         raise RecipeError("--length-penalty does nothing without --beam-size")
@@ -225,7 +229,7 @@ def _decoding(
     given = {} if mbr_temperature is None else {"mbr_temperature": mbr_temperature}
     return given | ({"style": style} if style else {}) | {
         "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
-        "mbr_samples": mbr_samples, "repeat_bias": repeat_bias,
+        "mbr_samples": mbr_samples, "repeat_bias": repeat_bias, "loop_bias": loop_bias,
     }  # fmt: skip
 
 

@@ -85,6 +85,8 @@ class EvaluateConfig(Config):
     mbr_samples: int | None = Field(None, ge=2)
     mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
     repeat_bias: float = Field(0.0, ge=0)  # off the logit of a token that repeats a phrase a fourth time, or further
+    # A text that ends as a loop is written again with this repeat bias, and stays where that loops too; 0: all stay
+    loop_bias: float = Field(0.0, ge=0)
     expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
     styles: StylesConfig = StylesConfig()
@@ -100,10 +102,10 @@ class EvaluateConfig(Config):
         for name in ("baseline", "candidate"):
             if getattr(self.styles, name) and getattr(self.servers, name):
                 raise RecipeError(f"evaluate.styles.{name}: a server is not told how to write; leave out either")
-        if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias):
+        if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias or self.loop_bias):
             raise RecipeError(
-                "evaluate.mbr_samples and evaluate.repeat_bias: a server draws no samples and knows no bias; leave out "
-                "either these or servers"
+                "evaluate.mbr_samples, evaluate.repeat_bias and evaluate.loop_bias: a server draws no samples and "
+                "knows no bias; leave out either these or servers"
             )
         if self.beam_size > 1 and (self.mbr_samples or self.repeat_bias):
             raise RecipeError(
@@ -137,6 +139,7 @@ class EvaluateConfig(Config):
             "mbr_samples": self.mbr_samples,
             "mbr_temperature": self.mbr_temperature,
             "repeat_bias": self.repeat_bias,
+            "loop_bias": self.loop_bias,
             "ngram": self.ngram and self.ngram.file,
             "ngram_weight": self.ngram.weight if self.ngram else 0.0,
             "style": style,
@@ -145,7 +148,7 @@ class EvaluateConfig(Config):
     @property
     def greedy(self) -> Self:
         """The same with greedy decoding, as dev is scored in a training."""
-        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias")
+        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias", "loop_bias")
         return self.model_copy(update={name: type(self).model_fields[name].default for name in changed})
 
     def identity(self, exclude: Collection[str]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def model_card(
         name=config.to.partition("/")[2],
         config=config,
         usage=Markup(_usage(family, run.publish / "model", recipe, config)),  # ours, of several lines
+        loop_bias=recipe.evaluate.loop_bias,
         converted=config.layout not in (family.layouts[0], *family.exports),
         language=language,
         base=base,

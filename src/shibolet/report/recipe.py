@@ -33,6 +33,7 @@ class ShownEvaluate(_Shown):
     sets: tuple[ShownSource, ...]
     beam_size: int = 1
     length_penalty: float = 1.0
+    loop_bias: float = 0.0
 
 
 class ShownModels(_Shown):
