@@ -9,7 +9,7 @@ texts. Prints a line of JSON for each way to decode: WER, points against greedy 
 without an n-gram with the interval over speakers, and seconds, on a CPU those of its own work; on a GPU that several
 jobs share they say nothing. The line "chosen" has for each fifth of the speakers the weight that was best on the other
 four, and may be none: it is what a user can expect, since the test did not choose. A way on a fold is one job, and the
-same command goes on with those that are missing.
+same command goes on with those that are missing. `--device cuda` hears on a GPU.
 """
 
 import argparse
