@@ -56,10 +56,11 @@ def an4(args: argparse.Namespace) -> list[Part]:
     """Folds by text: an utterance's own is in no n-gram that it is heard with. The first `num` are heard."""
     every = utterances_of(args.data / "an4_en" / "manifest.jsonl", "an4", "English")
     own = every[:: max(1, len(every) // args.num)]
-    return [
+    parts = [
         ([u for u in own if fold(u.text) == k], [u.text.lower() for u in every if fold(u.text) != k])
         for k in range(FOLDS)
     ]
+    return [part for part in parts if part[0]]
 
 
 def write_ngram(loaded: LoadedModel, texts: Sequence[str], language: str, path: Path) -> float:

@@ -182,7 +182,7 @@ def report(what: str, rows: Sequence[dict], tested: Mapping[str, list[Utterance]
     if what == "an4":
         made = figures(rows, tested, "English", f"an4, {len(rows)} folds")
         near = {soup: made[soup]["nearest"] for soup in SOUPS}
-        show("bar", {
+        show("bar", {"folds": len(rows)} | {
             soup: {
                 "points": own["points"], "interval": own["interval"],
                 "not_worse_by_half_a_point": own["points"] <= WORSE_POINTS,
