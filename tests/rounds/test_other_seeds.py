@@ -11,6 +11,7 @@ from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import scoring
+from shibolet.rounds.flow import run_round
 from shibolet.rounds.seeds import with_other_seeds
 from shibolet.rounds.shared import Round, open_round
 
@@ -104,6 +105,16 @@ def test_another_training_is_no_other_seed(compared, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="stage 'train' is not done"):
         compared(right, f"compare.candidate_seeds=[{same}, {tmp_path / 'empty'}]")
+
+
+def test_a_round_asks_for_the_other_seeds_before_it_trains(tmp_path):
+    """Protects from a training that is paid for before a wrong path is told."""
+    done = trained(tmp_path / "done", 1)
+    config = load_recipe("demo", [f"compare.candidate_seeds=[{done}, {tmp_path / 'none'}]"])
+    with open_round(config, tmp_path / "run", "run", lambda said: None) as current:
+        current.recipe = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"sets": ()})})
+        with pytest.raises(DataError, match="none: stage 'train' is not done"):
+            run_round(current)
 
 
 def test_a_baseline_of_no_run_folder_has_no_seeds(compared, tmp_path):

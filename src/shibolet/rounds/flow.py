@@ -3,7 +3,7 @@
 from shibolet.errors import EXIT_REJECT
 from shibolet.rounds import auditing, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
-from shibolet.rounds.seeds import with_other_seeds
+from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round
 
 
@@ -12,6 +12,7 @@ def run_round(current: Round) -> int:
     current.require_sets()
     publish.require_publishable(current.recipe)
     require_fit(current.recipe)
+    require_seeds(current.recipe.compare)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload

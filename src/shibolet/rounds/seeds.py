@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shibolet.compare.config import CompareConfig
 from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.differences import differing, first
@@ -14,6 +15,12 @@ from shibolet.rounds.shared import Round, prepared_of
 
 # Of the inputs of a training and of its data: what may differ between two seeds, and what follows from it.
 _MAY_DIFFER = {"seed", "prepared", "verdicts"}
+
+
+def require_seeds(config: CompareConfig) -> None:
+    """DataError where a run that the recipe names is not trained: known now, not once this training is paid for."""
+    for path in (*config.baseline_seeds, *config.candidate_seeds):
+        RunFolder(path).verified("train")
 
 
 def with_other_seeds(current: Round, candidates: Sequence[Candidate]) -> list[Candidate]:
