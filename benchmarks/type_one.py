@@ -112,7 +112,9 @@ def main() -> None:
     for one, two in itertools.combinations(range(len(systems)), 2):
         pair = [systems[one], systems[two]]
         orders = relabelled(2, groups, args.relabellings, args.seed)
-        found = admitted(pair, orders, LEVEL) | {"kept": kept(pair, orders[: args.verdicts])}
+        found = admitted(pair, orders, LEVEL)
+        if args.verdicts:
+            found["kept"] = kept(pair, orders[: args.verdicts])
         show([args.systems[one], args.systems[two]], about, found)
     if len(systems) > 2:
         orders = relabelled(len(systems), groups, args.relabellings, args.seed)
