@@ -433,7 +433,7 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     scoring.do_compare(current)
-    own, names, _, _, other, _, _, doubted, languages = calls[0]
+    own, names, _, _, other, _, _, doubted, languages, _ = calls[0]
     assert own == (["round1 clean"], ["round2 clean"])
     assert other == (["round1 whatsapp"], ["round2 whatsapp"])
     assert doubted is None

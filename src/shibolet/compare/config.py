@@ -1,6 +1,7 @@
 """What a recipe says of the comparison."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -19,6 +20,10 @@ class CompareConfig(Config):
     loop_cost: float = Field(5.0, ge=0)
     # Language -> points of WER: each set in it has to be shown to lose less. A language without a limit may lose any.
     limits: Mapping[str, Annotated[float, Field(gt=0)]] = {}
+    # Run folders of the same training with other seeds, two or more: then a gain has to be shown of the mean over
+    # seeds too, with the variance between them. Those of the candidate, and of a baseline that was trained so.
+    candidate_seeds: tuple[Path, ...] = ()
+    baseline_seeds: tuple[Path, ...] = ()
     accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
     target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
     target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances
@@ -56,6 +61,16 @@ class CompareConfig(Config):
         named = [get_language(name).name for name in self.limits]
         if twice := [name for name in named if named.count(name) > 1]:
             raise RecipeError(f"compare.limits: {twice[0]} has two limits; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_have_a_variance(self) -> "CompareConfig":
+        for key in ("candidate_seeds", "baseline_seeds"):
+            if len(getattr(self, key)) == 1:
+                raise RecipeError(
+                    f"compare.{key} names one run folder: a variance between seeds takes three trainings, so name two "
+                    "or more beside the one that is compared"
+                )
         return self
 
     def limit_of(self, language: Language | None) -> float | None:

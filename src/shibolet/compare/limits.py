@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.pairs import Overlaps, other_language_sentence
-from shibolet.records.documents.comparison import WORSE, OtherLanguage, PairComparison
+from shibolet.records.documents.comparison import WORSE, BetweenSeeds, OtherLanguage, PairComparison
 from shibolet.records.documents.scores import WordErrors
 from shibolet.records.limit import Limit
 from shibolet.scoring.rare import MAX_CHANCE, pieces_for
@@ -27,6 +27,7 @@ class Case:
     forgetting: Mapping[str, OtherLanguage]  # sets in other languages
     overlaps: Overlaps  # with the candidate's training data, where that is known
     config: CompareConfig
+    seeds: BetweenSeeds | None = None  # None: no other seeds are known
 
 
 def _nothing(case: Case) -> list[str]:
@@ -48,6 +49,22 @@ def _is_not_shown(case: Case) -> list[str]:
     if interval[1] < line:
         return []
     return [f"The interval of the difference in WER ends at {interval[1]:+.2f}, not below {line:g} points."]
+
+
+def _seeds_rule(case: Case) -> str | None:
+    return "so does that of the mean over seeds, with the variance between them" if case.seeds else None
+
+
+def _of_seeds(case: Case) -> list[str]:
+    """This model is better, and another seed of its training may not be."""
+    if case.seeds is None:
+        return []
+    interval, line = case.seeds.interval_points, case.config.keep_below_points
+    if interval is None:
+        return ["The mean over seeds has no interval."]
+    if interval[1] < line:
+        return []
+    return [f"The interval of the mean over seeds ends at {interval[1]:+.2f}: another seed may show no gain."]
 
 
 def _of_unseen_loops(case: Case) -> list[str]:
@@ -208,6 +225,7 @@ LIMITS = (
         ),
         broken=_is_not_shown,
     ),
+    Condition(name="seeds", rule=_seeds_rule, broken=_of_seeds),
     Condition(
         name="unseen_loops",
         rule=lambda case: "also with an allowance for loops that were not seen" if case.config.loop_cost else None,

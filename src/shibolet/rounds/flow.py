@@ -3,6 +3,7 @@
 from shibolet.errors import EXIT_REJECT
 from shibolet.rounds import auditing, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
+from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round
 
 
@@ -11,6 +12,7 @@ def run_round(current: Round) -> int:
     current.require_sets()
     publish.require_publishable(current.recipe)
     require_fit(current.recipe)
+    require_seeds(current.recipe.compare)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload
@@ -62,7 +64,7 @@ def _as_far_as_verdicts_let(current: Round) -> int:
         current.retire(*current.folder.evaluated(baseline.label), *_of_sets(current))
         current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
-    scoring.do_evaluate(current, scoring.candidates_of(current))
+    scoring.do_evaluate(current, with_other_seeds(current, scoring.candidates_of(current)))
     compared = scoring.do_compare(current)
     current.tell(f"compare: {compared.verdict}. {compared.sentence}")
     if current.recipe.robustness:

@@ -16,6 +16,7 @@ from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
 from shibolet.rounds.fit import untold_style
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
+from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 
@@ -87,20 +88,29 @@ def do_compare(current: Round) -> Comparison:
     own_sets, _ = by_language(current)
     doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
     made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
-    made_from = {"scores": scores, "names": who, "references in doubt": doubts and hash_json(asdict(doubts))}
+    seeds = [[named.label for named in others.values()] for others in current.seeds]
+    of_seeds = [f"evaluate/{label}/{name}" for others in seeds for label in others for name in own_sets]
+    made_from = {
+        "scores": [*scores, *map(folder.verified, of_seeds)],
+        "names": who,
+        "references in doubt": doubts and hash_json(asdict(doubts)),
+    }
     audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
-    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited])
+    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *of_seeds, *audited])
     if not stage.done:
-        own, other = (
-            tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
-            for some in by_language(current)
-        )
+
+        def rows(label: str, some: Sequence[str]) -> list[ScoredRow]:
+            return [row for name in some for row in read_rows(folder.evaluation(label, name))]
+
+        own, other = (tuple(rows(named.label, some) for named in names) for some in by_language(current))
+        other_seeds = tuple([rows(label, own_sets) for label in others] for others in seeds)
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
         languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
-        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages).write(
-            folder.compare
+        compared = compare(
+            own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages, other_seeds
         )
+        compared.write(folder.compare)
         current.finish(stage)
     return Comparison.read(folder.compare)
 

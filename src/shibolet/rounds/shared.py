@@ -19,6 +19,7 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of
+from shibolet.records.settings import peek
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
@@ -166,6 +167,16 @@ class Round(Models):
         baseline = named(models.baseline_title)
         return baseline, named(self.recipe.title, baseline.label if models.base == models.baseline else None)
 
+    @cached_property
+    def seeds(self) -> tuple[dict[Path, Named], dict[Path, Named]]:
+        """By run folder, the other seeds that the recipe names of the baseline's training and of the candidate's."""
+        compare = self.recipe.compare
+        baseline, candidate = (
+            {run: named(f"{own.title}, seed {peek(RunFolder(run).recipe, 'seed')}") for run in runs}
+            for own, runs in zip(self.names, (compare.baseline_seeds, compare.candidate_seeds), strict=True)
+        )
+        return baseline, candidate
+
     def server(self, label: str) -> ServerConfig | None:
         """Where a model of this label is transcribed with; None: here."""
         if self.recipe.models is None:
@@ -194,8 +205,10 @@ class Round(Models):
         """How a model of this label is asked to write."""
         if self.recipe.models is None:
             return ""
-        styles, (baseline, candidate) = self.recipe.evaluate.styles, self.names
-        return {baseline.label: styles.baseline, candidate.label: styles.candidate}.get(label) or ""
+        styles, asked = self.recipe.evaluate.styles, {}
+        for own, others, style in zip(self.names, self.seeds, (styles.baseline, styles.candidate), strict=True):
+            asked |= {one.label: style for one in (own, *others.values())}
+        return asked.get(label) or ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

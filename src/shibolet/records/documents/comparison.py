@@ -179,6 +179,28 @@ class NearestReading(Part):
     sentences: tuple[str, ...]
 
 
+class SeedsSide(Part):
+    """The trainings of one side that differ in their seed alone; or one system, as it is."""
+
+    title: str
+    wer_pct: tuple[float, ...]  # of each, the one that is compared first
+    spread_points: float | None  # standard deviation between them; None: one
+
+
+class BetweenSeeds(Part):
+    """The difference of mean WER over seeds, in points; its interval has the variance over groups and between seeds."""
+
+    baseline: SeedsSide
+    candidate: SeedsSide
+    delta_points: float
+    interval_points: Ends | None  # at 95%; None: too few groups
+    shown: Shown
+    p: float | None
+    groups_error_points: float | None  # standard error over groups alone
+    seeds_error_points: float  # standard error of the means over seeds alone
+    sentence: str
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -201,7 +223,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 9
+    FORMAT: ClassVar[int] = 10
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]
@@ -214,6 +236,7 @@ class Comparison(PairComparison, Document):
     overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
     doubtful: WithoutDoubtful | None  # None: no set was audited
     nearest: NearestReading | None  # None: it changes no count
+    seeds: BetweenSeeds | None  # None: no other seeds are known
 
     @property
     def is_kept(self) -> bool:
