@@ -60,12 +60,14 @@ class Drawing:
 
     def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterator["Beside"]:
         """What each utterance's previous text and text between timestamps are in tokens, where they are ever drawn."""
-        rows = list(rows)
-        before = targets.encode([previous or "" if self.previous_frac else "" for previous, _ in rows])
-        parsed = [parse_slice(timed).segments if timed and self.timestamps_frac else [] for _, timed in rows]
-        said = iter(targets.encode([one.text for segments in parsed for one in segments]))
-        for ids, segments in zip(before, parsed, strict=True):
-            yield Beside(ids, tuple((one.start_s, one.end_s, next(said)) for one in segments))
+        found = [
+            (previous or "" if self.previous_frac else "", parse_slice(timed or "" if self.timestamps_frac else ""))
+            for previous, timed in rows
+        ]
+        texts = [text for previous, timed in found for text in (previous, *(one.text for one in timed.segments))]
+        ids = iter(targets.encode(texts) if texts else ())
+        for _, timed in found:
+            yield Beside(next(ids), tuple((one.start_s, one.end_s, next(ids)) for one in timed.segments))
 
     def with_forms(self, example: TrainExample, beside: "Beside", frame: Frame, max_tokens: int) -> TrainExample:
         """An utterance with its forms, in the longest; itself where its data have nothing beside its text.
