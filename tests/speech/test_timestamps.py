@@ -94,7 +94,7 @@ def test_manifests_keep_them_and_others_stay_as_they_were(read, tmp_path: Path):
 
 
 def test_a_trimmed_slice_has_its_times_from_the_new_start():
-    """Times are from the start of the audio that is left; a segment that was trimmed away leaves none that are right."""
+    """Times are from the start of the audio that is left; where a segment was trimmed away none are right."""
     assert rewritten(SLICE, str, 0.1, 2.5) == "<|0.00|> אחת,<|0.90|><|1.10|> שתיים<|1.90|>"
     assert rewritten(SLICE, lambda text: text.strip(","), 0.0, 3.0) == SLICE.replace(",", "")
     assert rewritten(SLICE, str, 1.1, 2.5) is None

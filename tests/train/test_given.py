@@ -36,6 +36,7 @@ ROWS = [  # text, what was said before, text between timestamps
     ("בית", "הילד הלך אל הים", None),
     ("ספר גדול על השולחן", None, None),
 ]
+TIMES = [AddedToken(f"<|{number / 50:.2f}|>", normalized=False) for number in range(1501)]
 PHASE = PhaseConfig(name="B", num_epochs=2, lr_by_part={"decoder.layers": 1e-3, "decoder.norm": 1e-3}, warmup_steps=0)
 
 
@@ -89,8 +90,11 @@ def said_by_transformers(tokenizer: WhisperTokenizer, text: str, previous: str |
     return [*(tokenizer.get_prompt_ids(previous).tolist() if previous else []), *ids]
 
 
-def test_the_loss_and_the_tokens_are_those_of_transformers(loaded: LoadedModel, tmp_path: Path):
+@pytest.mark.parametrize("name", ["tiny", "whisper-base"])
+def test_the_loss_and_the_tokens_are_those_of_transformers(name: str, tmp_path: Path):
     """Labels lie on the text with its timestamps and its end; -100 on the previous text and the rest of the prompt."""
+    loaded = load_recogniser(str(save_whisper(tmp_path / "base") if name == "tiny" else real_model(name)))
+    loaded.tokenizer.add_tokens(TIMES)
     examples, reader = examples_of(loaded, tmp_path)
     drawn = [example.in_epoch(0) for example in examples]
     pack, summed, count = reader.pack(drawn), 0.0, 0
@@ -119,7 +123,7 @@ def test_the_loss_and_the_tokens_are_those_of_transformers(loaded: LoadedModel, 
 @pytest.mark.parametrize("name", ["whisper-base", "whisper-tiny.en"])
 def test_the_tokens_of_real_tokenizers_are_those_of_transformers(name: str, tmp_path: Path):
     tokenizer = WhisperTokenizer.from_pretrained(real_model(name))  # of CTranslate2's files, which lack the last tokens
-    tokenizer.add_tokens([AddedToken(f"<|{number / 50:.2f}|>", normalized=False) for number in range(1501)])
+    tokenizer.add_tokens(TIMES)
     assert len(tokenizer) == (51_864 if name.endswith("en") else 51_865)
     targets = WHISPER.targets(tokenizer, Prompt("English"))
     rows, drawing = [row for row in ROWS if row[2]], Drawing(1.0, 1.0, 0, None)

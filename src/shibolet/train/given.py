@@ -67,7 +67,7 @@ class Drawing:
         texts = [text for previous, timed in found for text in (previous, *(one.text for one in timed.segments))]
         ids = iter(targets.encode(texts) if texts else ())
         for _, timed in found:
-            yield Beside(next(ids), tuple((one.start_s, one.end_s, next(ids)) for one in timed.segments))
+            yield Beside(next(ids), tuple((one.start_s, one.end_s, array("i", next(ids))) for one in timed.segments))
 
     def with_forms(self, example: TrainExample, beside: "Beside", frame: Frame, max_tokens: int) -> TrainExample:
         """An utterance with its forms, in the longest; itself where its data have nothing beside its text.

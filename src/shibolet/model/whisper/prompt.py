@@ -6,6 +6,7 @@ optional, and English-only models know no languages and no tasks. In training th
 large-scale weak supervision", section 2.3 and figure 1; `openai/whisper`, tokenizer.py and decoding.py).
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ _ENGLISH_END = 50_256  # GPT-2's vocabulary is that of English-only models; the 
 class TranscriptionFrame:
     """The token ids before a text and the one after it; a process that has it needs no tokenizer."""
 
-    prompt: list[int]
+    prompt: Sequence[int]
     end_id: int  # a label, and no input
     previous_id: int | None = None  # <|startofprev|>
     no_times_id: int | None = None  # <|notimestamps|>, the prompt's last
@@ -49,9 +50,11 @@ class TranscriptionFrame:
 
         Neither the previous text nor the rest of the prompt has labels; timestamps are labels of the text.
         """
+        if not timed and not len(previous):
+            return self
         before = [self.previous_id, *previous[-MAX_CONTEXT_TOKENS:]] if len(previous) else []
         asked = self.prompt[:-1] if timed else self.prompt
-        return replace(self, prompt=[*before, *asked])
+        return replace(self, prompt=array("i", [*before, *asked]))  # a training holds one for each utterance
 
     def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
         """`<|start|> tokens <|end|>` of each segment, times rounded to 20 ms."""
@@ -84,7 +87,7 @@ class TranscriptionPrompt:
         self.frame = TranscriptionFrame(
             prompt=context + [token_id(tokenizer, token) for token in asked],
             end_id=token_id(tokenizer, END),
-            previous_id=_found(tokenizer, PREVIOUS),
+            previous_id=token_id(tokenizer, PREVIOUS),
             no_times_id=token_id(tokenizer, NO_TIMES),
         )
 
