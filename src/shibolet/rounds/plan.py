@@ -150,6 +150,7 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
     from shibolet.model.protocols import Prompt
     from shibolet.records.shards import num_rows
     from shibolet.train.data import Styles, read_examples
+    from shibolet.train.given import Drawing
 
     train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
     rows, mean_s = train + dev, MEAN_S
@@ -164,7 +165,8 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
         return _Data(**common, train=train, train_from=f"prepared in {prepared}; {why}")
     targets = family.targets(tokenizer, Prompt(recipe.language))
     styles = Styles.of(recipe.styles, lambda style: family.targets(tokenizer, Prompt(recipe.language, style=style)))
-    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config), styles)
+    drawing = Drawing.of(recipe.train, family, recipe.seed)
+    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config), styles, drawing)
     train_from = f"prepared in {prepared}, with their lengths"
     return _Data(**common, train=len(examples), train_from=train_from, examples=examples)
 

@@ -199,6 +199,10 @@ class TrainConfig(Config):
     guards: GuardsConfig = GuardsConfig()
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     augment: AugmentConfig | None = None  # of training audio only, never of dev
+    # Of the utterances whose data have what was said before, or timestamps, the fraction that an epoch gives the one to
+    # the decoder and asks for the other; null: as the family is trained by others, a Whisper 0.5 and 0.5.
+    previous_text_frac: float | None = Field(None, ge=0, le=1)
+    timestamps_frac: float | None = Field(None, ge=0, le=1)
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch in a training; None: the recipe's `num_threads`
     num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: on a GPU its cores less 1, up to 15
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
@@ -213,7 +217,8 @@ class TrainConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The settings that make two trainings the same one, as plain data."""
-        return self.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+        given = {name for name in ("previous_text_frac", "timestamps_frac") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={*FREE_TO_CHANGE, *given})  # as before there were these two
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":

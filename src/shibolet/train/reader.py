@@ -26,7 +26,7 @@ from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
-from shibolet.train.augment import Augmentation
+from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
 from shibolet.train.data import TOLERANCE_SAMPLES, Styles, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
@@ -94,12 +94,8 @@ class Decoder(Dataset):
         return tuple(self._family.num_frames(len(clip)) for clip in clips)
 
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
-        """What the epoch does to an utterance; one that would be too long at some speeds hears the others."""
-        if (config := self._augment) is None:
-            return None
-        if not all(map(example.fits_at, config.speeds)):
-            config = config.model_copy(update={"speeds": tuple(filter(example.fits_at, config.speeds))})
-        return Augmentation(config, self._seed, epoch, example.id)
+        """What the epoch does to an utterance."""
+        return augmentation_of(self._augment, self._seed, example, epoch)
 
     def speed(self, example: TrainExample, epoch: int) -> float:
         """The factor by which the epoch hears an utterance faster."""
@@ -124,11 +120,12 @@ class Decoder(Dataset):
         drawn = self.augmentation(example, epoch)
         return drawn.apply(samples) if drawn else samples
 
+    def _frame_of(self, style: str) -> Frame:
+        return self._styles.frames[style] if self._styles and style else self._frame
+
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        frame = self._frame
-        if self._styles is not None:
-            frame = [self._styles.frames[one.style] if one.style else self._frame for one in examples]
-        pack = self._family.lay_out(frame, [example.text_ids for example in examples], num_frames)
+        frames = [one.frame or self._frame_of(one.style) for one in examples]
+        pack = self._family.lay_out(frames, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack

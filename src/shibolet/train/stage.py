@@ -39,6 +39,7 @@ from shibolet.train.config import TrainConfig
 from shibolet.train.data import Styles, TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
 from shibolet.train.objectives.registry import OBJECTIVES
@@ -160,7 +161,8 @@ def _open(
     targets = family.targets(loaded.tokenizer, Prompt(language))
     styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
     max_tokens = family.max_tokens(loaded.model.config)
-    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
+    drawing = Drawing.of(config, family, seed)
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles, drawing)
     fingerprint = fingerprint_of(loaded, examples, config, language, seed)
     return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
 
