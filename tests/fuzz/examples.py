@@ -149,7 +149,7 @@ def robustness_made() -> Robustness:
 
 def search_made() -> SearchTable:
     trial = SearchedTrial(
-        number=0, factors={"head": 1.0}, lr_by_part={"head": 1e-3}, warmup_steps=2, losses=(1.0, None),
+        number=0, factors={"head": 1.0}, lr_by_part={"head": 1e-3}, warmup_steps=2, lora_rank=None, losses=(1.0, None),
         difference=None, interval=(0.1, 0.2),
     )  # fmt: skip
     return SearchTable(
@@ -160,7 +160,7 @@ def search_made() -> SearchTable:
             control=LossDifference(difference=-1.0, interval=None),
         ),
         recommended=0, sentence="s",
-        cost=SearchCost(training_steps=9, beginning_steps=1, trial_steps=8, loss_steps=0.5, trainings=1.1),
+        cost=SearchCost(training_steps=9, beginning_steps=1, trial_steps=8, times_own=1.0, loss_steps=0.5, trainings=1.1),
     )  # fmt: skip
 
 

@@ -110,7 +110,9 @@ def show_search(searched: SearchTable) -> None:
     if found and found.points is not None:
         both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
         facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}, {searched.reached}")])
-    said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
+    each = f", each {cost.times_own:.2f} times as long as the recipe's own" if cost.times_own != 1 else ""
+    trained = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials{each}"
+    said = f"{trained}, {cost.loss_steps:.0f} for"
     confirming = "losses; the confirmation comes on top" if found else "losses"
     facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} {confirming}")])
 
