@@ -22,6 +22,14 @@ def show_decoding(tuned: DecodingTable) -> None:
     level = f" {tuned.level_pct:.3g}%"
     header = ["", " WER", " CER", " points", level, " audio s/s", " times greedy"]
     table("Decoding, on dev", header, rows)
+    if tuned.joined:
+        rows = [
+            (_brief(one), f"{one.wer_pct:.2f}%", "-" if one.added_points is None else f"{one.added_points:+.2f}",
+             interval(*one.added_interval), f"{one.times_greedy:.1f}")
+            for one in tuned.joined
+        ]  # fmt: skip
+        header = ["", " WER", " points added", " 95%", " times greedy"]
+        table("Added to the one that is admitted, on the half of dev that did not choose", header, rows)
     OUT.print(tuned.sentence, markup=False)
     chosen = tuned.recommended
     lines = [f"{key}: {value:g}" for key, value in chosen.recipe_keys.items()]
@@ -33,7 +41,8 @@ def show_decoding(tuned: DecodingTable) -> None:
 def _brief(one: Setting) -> str:
     """A way to decode, in a column's width."""
     if one.mbr_samples is not None:
-        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}"
+        bias = f", bias {one.repeat_bias:g}" if one.repeat_bias else ""
+        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}{bias}"
     if one.beam_size > 1:
         ngram = f", n-gram {one.ngram_weight:g}" if one.ngram_weight else ""
         return f"beams {one.beam_size}, {one.length_penalty:g}{ngram}"
