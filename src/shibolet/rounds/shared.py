@@ -181,21 +181,20 @@ class Round(Models):
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        style = self._style(label)
-        if (model, language, style) not in self._transcribers:
+        settings = self.recipe.evaluate_in(language).engine_settings(self._style(label))
+        key = model, language, repr(settings)
+        if key not in self._transcribers:
             self.set_threads()
             self._transcribers.clear()
-            self._transcribers[model, language, style] = open_engines(
-                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
-            )
-        return self._transcribers[model, language, style]
+            self._transcribers[key] = open_engines(self.executor, model, language, **settings)
+        return self._transcribers[key]
 
     def _style(self, label: str) -> str:
-        """How a model of this label is asked to write."""
+        """How a model of this label is asked to write; what is not the baseline is of this round."""
         if self.recipe.models is None:
             return ""
-        styles, (baseline, candidate) = self.recipe.evaluate.styles, self.names
-        return {baseline.label: styles.baseline, candidate.label: styles.candidate}.get(label) or ""
+        styles, (baseline, _) = self.recipe.evaluate.styles, self.names
+        return (styles.baseline if label == baseline.label else styles.candidate) or ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
