@@ -6,15 +6,13 @@ data that did not choose what is tested.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from shibolet.records.documents.decoding import JoinedSetting, MeasuredSetting, Setting
 from shibolet.records.groups import halves
+from shibolet.scoring.intervals import difference_interval
+from shibolet.scoring.rows import ScoredRow, groups_of
 
-if TYPE_CHECKING:
-    from shibolet.scoring.rows import ScoredRow
-
-Rows = Sequence["ScoredRow"]
+Rows = Sequence[ScoredRow]
 
 
 def additions(base: Setting, greedy: Setting, singles: Sequence[Setting]) -> list[Setting]:
@@ -83,9 +81,6 @@ def _setting(row: Setting) -> Setting:
 
 
 def _joined(row: MeasuredSetting, base: Setting, before: Rows, after: Rows, seed: int) -> JoinedSetting:
-    from shibolet.scoring.intervals import difference_interval  # numpy: kept out of `shibolet --help`
-    from shibolet.scoring.rows import groups_of
-
     groups = groups_of(after)
     parts = halves(groups, [own.duration_s for own in after], seed)
     choosing = [own.words for own, part in zip(after, parts, strict=True) if part == 0]

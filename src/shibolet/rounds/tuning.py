@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +14,12 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.decoding import DecodingTable, JoinedSetting, MeasuredSetting, Setting
-from shibolet.records.documents.scores import Ends
+from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.files import hash_file
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.joining import measure_joined, with_added
 from shibolet.rounds.shared import Round
-
-if TYPE_CHECKING:
-    from shibolet.records.documents.scores import Scores
-    from shibolet.scoring.rows import ScoredRow
+from shibolet.scoring.rows import ScoredRow, groups_of
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
 _TOO_FEW = "dev has too few recordings and speakers for an interval"
@@ -168,10 +164,9 @@ class _Dev:
         self._loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
         self._level, self._greedy, self._greedy_s = bonferroni_level(num_settings), [], 0.0
 
-    def measure(self, setting: Setting) -> tuple[MeasuredSetting, list["ScoredRow"]]:
+    def measure(self, setting: Setting) -> tuple[MeasuredSetting, list[ScoredRow]]:
         """A row of the table, beside greedy decoding, which comes first; and its scored utterances."""
         from shibolet.scoring.intervals import difference_interval
-        from shibolet.scoring.rows import groups_of
         from shibolet.scoring.selection import fold_sums
 
         scores, rows, seconds = self._transcribed(setting)
@@ -189,7 +184,7 @@ class _Dev:
         )  # fmt: skip
         return measured, rows
 
-    def _transcribed(self, setting: Setting) -> tuple["Scores", list["ScoredRow"], float]:
+    def _transcribed(self, setting: Setting) -> tuple[Scores, list[ScoredRow], float]:
         """Scores, the utterances of them, and the seconds of decoding."""
         from shibolet.evaluate.stage import evaluate_set, read_rows
         from shibolet.listen.transcribe import Transcriber
