@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from shibolet.audit.config import AuditConfig, CalibrateConfig
-from shibolet.compare import CompareConfig
+from shibolet.compare import CompareConfig, PartsConfig
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.doses import RobustnessConfig
@@ -65,6 +65,7 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
     robustness: RobustnessConfig | None = None  # dose curves as a part of the round; null: by their command alone
+    parts: PartsConfig | None = None  # what each part gave, in one waterfall on the page; null: by 'compare --chain'
     tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
 
@@ -161,6 +162,17 @@ class Recipe(Config):
             raise RecipeError(
                 f"evaluate.styles.candidate: '{style}' is the style of no source of data.train"
                 f"{did_you_mean(style, known)} (styles: {', '.join(known) or 'none'})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_told_apart(self) -> Self:
+        if self.parts and self.evaluate.servers.candidate:
+            raise RecipeError("parts: a server has one model, so its parts cannot be scored; leave out either")
+        if self.parts and self.parts.tune_decoding and self.evaluate.greedy != self.evaluate:
+            raise RecipeError(
+                "parts.tune_decoding: evaluate names a way to decode, which both rounds have, so it is no step between "
+                "them; leave it out there, or give parts: {tune_decoding: false}"
             )
         return self
 

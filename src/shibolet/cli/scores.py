@@ -134,6 +134,10 @@ def compare(
         require_target_domain(current)
         do_evaluate(current, with_other_seeds(current, candidates_of(current, baseline, candidate)))
         compared = do_compare(current)
+        if current.recipe.parts and not others:
+            from shibolet.rounds.parts import do_parts
+
+            do_parts(current)
         do_track(current)
     answer(json_, compared)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)

@@ -11,6 +11,12 @@ from shibolet.records.config import Config
 from shibolet.speech.text import Language, get_language
 
 
+class PartsConfig(Config):
+    """Which part of the round gave what, as a part of the round: the baseline, its result, and what was added to it."""
+
+    tune_decoding: bool = True  # measure ways to decode on dev, and score the one that is recommended on the sets
+
+
 class CompareConfig(Config):
     """How a candidate is compared with the baseline and what it must show."""
 

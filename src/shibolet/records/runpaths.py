@@ -41,6 +41,7 @@ tune-decoding/decoding.json     ways to decode on dev, with what each costs
 average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
                model/           that average
                scores/          what each of them wrote
+parts/single/model/             the best checkpoint alone, where the result is an average and the recipe has `parts`
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
 tracking/tensorboard/           the whole round for TensorBoard

@@ -1,7 +1,7 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.rounds import auditing, publish, robustness, scoring, stages, tracking
+from shibolet.rounds import auditing, parts, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
 from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round
@@ -70,6 +70,9 @@ def _as_far_as_verdicts_let(current: Round) -> int:
     if current.recipe.robustness:
         for sentence in robustness.do_robustness(current).sentences:
             current.tell(f"robustness: {sentence}")
+    if current.recipe.parts:
+        for sentence in parts.do_parts(current).sentences:
+            current.tell(f"parts: {sentence}")
     if compared.is_kept:
         return 0
     current.retire("publish")

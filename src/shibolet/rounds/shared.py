@@ -192,23 +192,21 @@ class Round(Models):
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        style = self._style(label)
-        if (model, language, style) not in self._transcribers:
+        settings = self.recipe.evaluate_in(language).engine_settings(self._style(label))
+        key = model, language, repr(settings)
+        if key not in self._transcribers:
             self.set_threads()
             self._transcribers.clear()
-            self._transcribers[model, language, style] = open_engines(
-                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
-            )
-        return self._transcribers[model, language, style]
+            self._transcribers[key] = open_engines(self.executor, model, language, **settings)
+        return self._transcribers[key]
 
     def _style(self, label: str) -> str:
-        """How a model of this label is asked to write."""
+        """How a model of this label is asked to write; what is not the baseline is of this round."""
         if self.recipe.models is None:
             return ""
-        styles, asked = self.recipe.evaluate.styles, {}
-        for own, others, style in zip(self.names, self.seeds, (styles.baseline, styles.candidate), strict=True):
-            asked |= {one.label: style for one in (own, *others.values())}
-        return asked.get(label) or ""
+        styles, (baseline, _), (others, _) = self.recipe.evaluate.styles, self.names, self.seeds
+        baselines = {baseline.label, *(one.label for one in others.values())}
+        return (styles.baseline if label in baselines else styles.candidate) or ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

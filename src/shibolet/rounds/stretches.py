@@ -57,6 +57,10 @@ class Stretches:
         yield self._on_sets("scoring both models", of.SCORE, 2)
         if self.recipe.robustness:
             yield self._doses(self.recipe.robustness)
+        if self.recipe.parts:
+            yield self._on_sets("scoring parts, at most", of.SCORE, 2)
+            if self.recipe.parts.tune_decoding:
+                yield _unknown("ways to decode, on dev", NOT_MEASURED)
         yield self._of("verdicts, pages", of.PAGES, 1)
 
     def _hearing(self, name: str, stretch: str, rows: int | None) -> Stretch:

@@ -13,10 +13,12 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from shibolet.errors import Diverged
 from shibolet.records.config import Config
+from shibolet.records.documents.training import StepRow
 from shibolet.rounds.search.halving import Measured
 from shibolet.train.config import TrainConfig
 
@@ -55,7 +57,13 @@ def carry_out(job: SearchJob) -> Measured:
     found = label_losses(loaded, dev_examples(loaded, job, job.choosing), job.language)
     if not all(math.isfinite(one.loss) for one in found):
         return Measured((), "its loss on dev is no finite number")
-    return Measured(tuple((one.id, one.loss, one.labels) for one in found))
+    return Measured(tuple((one.id, one.loss, one.labels) for one in found), step_s=_step_s(job))
+
+
+def _step_s(job: SearchJob) -> float:
+    """The median over the steps after the shared ones."""
+    rows = StepRow.read_all(job.out_dir / "metrics.jsonl")
+    return median(row.timing.step_s for row in rows if row.step > job.shared_step)
 
 
 def dev_examples(loaded: Any, job: SearchJob, ids: Iterable[str]) -> list:
