@@ -41,6 +41,7 @@ class TrainExample:
     num_targets: int  # labels
     family: Outline  # whose lengths these are
     style: str = ""  # what its prompt says of how to write
+    replayed_in: str = ""  # the language of its prompt, of one that is replayed; empty: of the training's own data
 
     @property
     def num_samples(self) -> int:
