@@ -33,7 +33,7 @@ class TrainedOn:
 
 
 def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
-    """What `prepare` kept to train on and to replay; None where it is not there, or has no hashes (an older version)."""
+    """What `prepare` kept to train on and to replay; None where it is not there, or an older version made it."""
     shards = sorted(prepared_dir.glob("train-*.parquet"))
     shards += sorted(prepared_dir.parent.glob("prepare-replay/*/train-*.parquet")) if shards else []
     if not shards or not all(has_columns(shard, *_COLUMNS) for shard in shards):

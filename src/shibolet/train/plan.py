@@ -155,10 +155,13 @@ def _packs(
 ) -> dict:  # fmt: skip
     """How the steps of an epoch, in one of its orders, fall into packs."""
     lengths = [example.num_tokens for example in examples]
-    draw = Draw(
-        num_own=count, utterances_per_step=config.utterances_per_step, seed=0, num_replayed=len(examples) - count,
-        replayed_per_step=replay.per_step if replay else 0,
-    )  # fmt: skip
+    per_step = replay.per_step if replay else 0
+    draw = Draw(num_own=count, utterances_per_step=config.utterances_per_step - per_step, seed=0)
+    if num_replayed := len(examples) - count:  # 0: nothing is replayed, or it is not prepared yet
+        draw = Draw(
+            num_own=count, utterances_per_step=config.utterances_per_step, seed=0, num_replayed=num_replayed,
+            replayed_per_step=per_step,
+        )  # fmt: skip
     sizes = [
         [sum(lengths[u] for u in pack) for pack in packs_of_rank(
             draw.utterances(step), lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,

@@ -196,7 +196,8 @@ def _trainer(
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
     replayed = opened.replayed
-    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto", replays=bool(replayed.examples))
+    apart = {"replays": True} if replayed.examples else {}
+    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto", **apart)
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
