@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--english", type=int, default=2000, help="utterances in all")
     parser.add_argument("--hebrew", type=int, default=1500, help="utterances of each of the two trainings")
     parser.add_argument("--test", type=int, default=240, help="Hebrew utterances of the test")
-    parser.add_argument("--first-epochs", type=int, default=40, help="of English, for the Round 1 of both languages")
+    parser.add_argument("--first-epochs", type=int, default=60, help="of English, for the Round 1 of both languages")
     parser.add_argument("--first-lr", type=float, default=1e-3)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25], help="of each step, that is replayed")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes of every recipe")

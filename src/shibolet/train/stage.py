@@ -80,10 +80,9 @@ def run_train(
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `styles`: what prompts say of how to write, by source. `replay`: other data that each step has too. `about`: plain
-    data about the run for the trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint
-    is the result, whatever was trained after it; the plan's last phase brings the whole plan's result back. A finished
-    training returns its result at once.
+    `styles`: what prompts say of how to write, by source. `replay`: other data that each step has too. `about`: data
+    for the trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result,
+    whatever came after it; the last one brings the whole result back. A finished training returns its result at once.
     Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -95,10 +94,9 @@ def run_train(
     if num_workers:
         begin_to_load_workers()
     opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay)
-    result_path = out_dir / "result.json"
-    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
-        if only_through in (None, done.through):
-            return done
+    done = TrainResult.read(result_path) if (result_path := out_dir / "result.json").exists() else None
+    if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
+        return done
     config, plan = _plan(opened, config, seed, out_dir)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):

@@ -18,7 +18,7 @@ from shibolet.train.objective import Extras, PackLoss, TrainStep
 
 def labels_of(example: TrainExample) -> Extras:
     """How many labels of a pack are an utterance's, and whether it is replayed."""
-    return {"labels": example.num_targets, "is_replayed": bool(example.replayed_in)}
+    return {"labels": (example.num_targets, bool(example.replayed_in))}
 
 
 class Transcribe:
@@ -50,8 +50,8 @@ class Transcribe:
 
     def _of_some(self, model: nn.Module, hidden: Tensor, pack: Pack, is_replayed: bool) -> Tensor:
         """The sum over labels of the utterances that are replayed, or of the others; `hidden` `[L, D]`."""
-        kinds = torch.tensor([one["is_replayed"] for one in pack.extras])
-        of_label = kinds.repeat_interleave(torch.tensor([one["labels"] for one in pack.extras]))  # [L], on the host
+        counts, kinds = zip(*(one["labels"] for one in pack.extras), strict=True)
+        of_label = torch.tensor(kinds).repeat_interleave(torch.tensor(counts))  # [L], on the host
         places = (of_label == is_replayed).nonzero().flatten()
         if not len(places):
             return hidden.new_zeros((), dtype=torch.float32)
