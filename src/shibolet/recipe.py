@@ -40,10 +40,21 @@ class ModelsConfig(Config):
     baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
 
+class ReplayConfig(Config):
+    """Other data in every step, so that what they teach is not forgotten: usually of a language that the base knows.
+
+    They are read, checked for length and empty texts, and never audited.
+    """
+
+    share: float = Field(0.1, ge=0, lt=1)  # of the utterances of each step; 0: nothing is replayed
+    sources: tuple[DataSource, ...] = Field(min_length=1)  # each in its own `language`; one without it in the recipe's
+
+
 class DataConfig(Config):
     """What may be trained on, before the audit."""
 
     train: tuple[DataSource, ...] = Field(min_length=1)
+    replay: ReplayConfig | None = None
 
 
 class Recipe(Config):
@@ -76,6 +87,20 @@ class Recipe(Config):
         return {role: name for role, name in roles.items() if name}
 
     @property
+    def replayed(self) -> tuple[DataSource, ...]:
+        """Sources of which each step of training has a share beside its own data."""
+        return self.data.replay.sources if self.data.replay and self.data.replay.share else ()
+
+    @property
+    def replay_share(self) -> float:
+        return self.data.replay.share if self.data.replay else 0.0
+
+    @property
+    def own_per_step(self) -> int:
+        """Utterances of a step that are of the training's own data."""
+        return self.train.utterances_per_step - self.train.replay_per_step(self.replay_share)
+
+    @property
     def styles(self) -> dict[str, str]:
         """What training says of how to write, by source, of those that have a style."""
         return {source.name: source.style for source in self.data.train if source.style}
@@ -103,7 +128,9 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
         check_name("name", self.name)
-        for key, sources in (("data.train", self.data.train), ("evaluate.sets", self.evaluate.sets)):
+        trained = (*self.data.train, *(self.data.replay.sources if self.data.replay else ()))
+        of_training = "data.train and data.replay" if self.data.replay else "data.train"
+        for key, sources in ((of_training, trained), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():
@@ -136,7 +163,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _languages_are_known(self) -> Self:
-        for language in (self.language, *(source.language for source in self.evaluate.sets if source.language)):
+        others = (*self.evaluate.sets, *(self.data.replay.sources if self.data.replay else ()))
+        for language in (self.language, *(source.language for source in others if source.language)):
             get_language(language)
         own = get_language(self.language)
         sets = {get_language(source.language or self.language).name for source in self.evaluate.sets}
@@ -151,8 +179,14 @@ class Recipe(Config):
             if source.language and get_language(source.language) is not own:
                 raise RecipeError(
                     f"data.train: '{source.name}' is in {source.language}, and the recipe trains {own.name}: a "
-                    "round has one language"
+                    "round has one language, and another is replayed (data.replay)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _replays_a_part_of_each_step(self) -> Self:
+        if self.train:
+            self.train.replay_per_step(self.replay_share)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 import torch
-from tiny_run import tiny_config
+from tiny_run import make_rows, tiny_config, write_shard
 
 from shibolet.errors import RecipeError
 from shibolet.evaluate import dev
@@ -26,6 +26,7 @@ from shibolet.rounds.search.trials import SearchJob, carry_out, dev_examples
 from shibolet.rounds.shared import open_round
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
+from shibolet.train.config import Replay, ReplaySource
 from shibolet.train.data import Styles, read_examples
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.label_loss import label_losses
@@ -186,10 +187,14 @@ def test_the_losses_of_a_search_are_in_the_prompt_of_each_source(two_sources, lo
     assert differ == [False, True, False, True]
 
 
-def test_a_trial_goes_on_from_a_training_with_styles(two_sources, base_dir, tmp_path):
+def test_a_trial_goes_on_from_a_training_with_styles_and_replay(two_sources, base_dir, tmp_path, tmp_path_factory):
     """One without them is another training, which is refused, or is chosen for a prompt that nobody will use."""
+    other = tmp_path_factory.mktemp("replayed")
+    write_shard(other / "train-00000.parquet", [row | {"id": f"en/{row['id']}"} for row in make_rows(4, seed=8)])
+    replay = Replay(share=0.25, sources=(ReplaySource(prepared_dir=other, language="English"),))
     shutil.copy(two_sources / "train-00000.parquet", two_sources / "dev-00000.parquet")
-    common = {"prepared_dir": two_sources, "base": str(base_dir), "language": "Hebrew", "seed": 5, "num_threads": 1}
+    common = {"prepared_dir": two_sources, "base": str(base_dir), "language": "Hebrew", "seed": 5, "num_threads": 1,
+              "replay": replay}  # fmt: skip
     with pytest.raises(Reached):
         run_train(
             **common, out_dir=tmp_path / "train", config=tiny_config(), styles={"plain": STYLE}, score_dev=None,

@@ -184,6 +184,10 @@ class RunFolder(RunPaths):
         """Stages that audited an evaluation set."""
         return self._stages("audit-sets", "*")
 
+    def replays(self) -> list[str]:
+        """Stages that prepared what is replayed."""
+        return self._stages("prepare-replay", "*")
+
     def doubtful(self, label: str = "*") -> list[str]:
         """Stages that scored what has this label, or anything, without the references in doubt."""
         return self._stages("doubtful", f"{label}/*")
@@ -362,7 +366,8 @@ class RunFolder(RunPaths):
 def _made_by(stage: str) -> _Made:
     """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
     kind = stage.partition("/")[0]
-    again = f"run 'shibolet {'evaluate' if kind in ('audit-sets', 'doubtful') else kind}' as before"
+    command = {"audit-sets": "evaluate", "doubtful": "evaluate", "prepare-replay": "prepare"}.get(kind, kind)
+    again = f"run 'shibolet {command}' as before"
     return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
 
 

@@ -16,6 +16,7 @@ gate.json                       the verdict and the interval behind it
 prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
 gate-prepared.json
+prepare-replay/<source>/        the same of a source of data.replay, all of which trains
 train/plan.json                 phases, steps, memory
       metrics.jsonl             one line a step
       dev.jsonl                 one line a dev score
@@ -110,6 +111,9 @@ class RunPaths:
     @property
     def prepared(self) -> Path:
         return self.path / "prepared"
+
+    def replay(self, source_name: str) -> Path:
+        return self.path / "prepare-replay" / source_name
 
     @property
     def train(self) -> Path:

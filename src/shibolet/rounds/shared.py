@@ -57,7 +57,7 @@ def _of_one_domain(rows: list, domain: str | None) -> list:
     return [replace(row, domain=domain) if row.domain is None else row for row in rows] if domain else rows
 
 
-def _named_apart(data: SourceData, name: str) -> SourceData:
+def named_apart(data: SourceData, name: str) -> SourceData:
     """The same data with ids that no other source has."""
     return SourceData(
         [replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances],
@@ -95,7 +95,7 @@ class Round(Models):
         """Sources one after the other; with several, a source's name goes before the ids of its rows."""
         parts = [self.read(source) for source in sources]
         if len(parts) > 1:
-            parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
+            parts = [named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
             [utterance for part in parts for utterance in part.utterances],
             [line for part in parts for line in part.ledger],

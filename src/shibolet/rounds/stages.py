@@ -14,6 +14,7 @@ from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import Stage
 from shibolet.rounds import auditing, tracking
+from shibolet.rounds.replay import do_prepare_replay, replay_inputs, replay_of, replay_reads
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
@@ -77,6 +78,7 @@ def do_prepare(current: Round) -> Prepared:
         current.finish(stage, done)
         for sentence in made.writing.warnings:
             current.tell(f"prepare: {sentence}")
+    do_prepare_replay(current)
     return Prepared.read(folder.prepared / SUMMARY)
 
 
@@ -104,7 +106,7 @@ def do_train(current: Round) -> TrainResult:
 
     recipe, folder = current.recipe, current.folder
     inputs, fill = branch_of(current, train_inputs(current))
-    stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
+    stage = current.begin("train", inputs, reads=("prepare", *replay_reads(current)), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
@@ -124,6 +126,7 @@ def do_train(current: Round) -> TrainResult:
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
         styles=recipe.styles,
+        replay=replay_of(recipe, folder),
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
@@ -161,6 +164,7 @@ def train_inputs(current: Round) -> dict[str, Any]:
         "language": current.recipe.language,
         "seed": current.recipe.seed,
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
+        **replay_inputs(current),
     }
 
 

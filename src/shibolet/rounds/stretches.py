@@ -103,8 +103,7 @@ class Stretches:
 
     @cached_property
     def _per_epoch(self) -> int | None:
-        per_step = self.recipe.train.utterances_per_step
-        return steps_per_epoch(self.train, per_step) if self.train else None
+        return steps_per_epoch(self.train, self.recipe.own_per_step) if self.train else None
 
     @cached_property
     def _num_steps(self) -> list[int]:

@@ -1,6 +1,7 @@
 """Settings of the train stage: phases, adapters, optimizer, memory, schedule of evaluation and checkpoints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -215,6 +216,17 @@ class TrainConfig(Config):
         """The factor at which training hears an utterance longest."""
         return self.augment.slowest_speed if self.augment else 1.0
 
+    def replay_per_step(self, share: float) -> int:
+        """Utterances of a step that are replayed; RecipeError where a share of it is none or all of them."""
+        number = round(share * self.utterances_per_step)
+        if share and not 0 < number < self.utterances_per_step:
+            raise RecipeError(
+                f"data.replay.share is {share:g}, which is {number} of the {self.utterances_per_step} utterances of a "
+                f"step: between 1 and {self.utterances_per_step - 1} can be replayed; change the share or "
+                "train.utterances_per_step"
+            )
+        return number
+
     def identity(self) -> dict[str, Any]:
         """The settings that make two trainings the same one, as plain data."""
         given = {name for name in ("previous_text_frac", "timestamps_frac") if getattr(self, name) is None}
@@ -235,3 +247,18 @@ class TrainConfig(Config):
         if not names or len(set(names)) < len(names):
             raise RecipeError(f"train.phases: names must be there and differ, got {names}")
         return self
+
+
+class ReplaySource(Config):
+    """A source of `data.replay` as it was prepared."""
+
+    prepared_dir: Path
+    language: str  # of its prompts
+    style: str = ""  # what its prompts say of how to write
+
+
+class Replay(Config):
+    """What a training replays: plain data, for a job."""
+
+    share: float  # of the utterances of each step
+    sources: tuple[ReplaySource, ...]

@@ -47,6 +47,7 @@ class TrainExample:
     style: str = ""  # what its prompt says of how to write
     frame: Frame | None = None  # its own; None: that of its style, or of the training
     forms: "Forms | None" = None  # that epochs choose from; this is then the longest. None: it is the same in each
+    replayed_in: str = ""  # the language of its prompt, of one that is replayed; empty: of the training's own data
 
     @property
     def num_samples(self) -> int:

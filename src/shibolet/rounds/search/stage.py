@@ -19,6 +19,7 @@ from shibolet.records.documents.search import (
 )
 from shibolet.records.files import write_json
 from shibolet.records.reading import read_own
+from shibolet.rounds.replay import replay_inputs, replay_of, replay_reads
 from shibolet.rounds.search.confirming import DevParts, confirm, divide_dev, is_admitted, loss_difference
 from shibolet.rounds.search.dimensions import dimensions_of, layer_choices, rank_choices, training_at
 from shibolet.rounds.search.halving import (
@@ -89,10 +90,11 @@ def do_search(current: Round, asked: Asked) -> SearchTable:
         "language": recipe.language,
         "seed": recipe.seed,
         **({"styles": recipe.styles} if recipe.styles else {}),
+        **replay_inputs(current),
         "evaluate": recipe.evaluate.model_dump(mode="json", include={"max_new_tokens_per_s"}),
         "asked": asdict(asked),
     }
-    stage = current.begin(STAGE, inputs, reads=("prepare",))
+    stage = current.begin(STAGE, inputs, reads=("prepare", *replay_reads(current)))
     path = folder.path / STAGE / TABLE
     if not stage.done:
         plan = _plan(current, asked)
@@ -116,7 +118,7 @@ def _plan(current: Round, asked: Asked) -> _Plan:
     if not (rows := read_dev(current.folder.prepared, with_source=bool(current.recipe.styles))):
         raise DataError("there is no dev split to choose on: prepare held nothing out; raise prepare.dev_frac")
     dev = divide_dev(rows, current.recipe.seed)
-    by_epoch = steps_per_epoch(prepared.train.utterances, train.utterances_per_step)
+    by_epoch = steps_per_epoch(prepared.train.utterances, current.recipe.own_per_step)
     of_phases = [phase_steps(one, by_epoch) for one in train.phases]
     planned = _Plan(
         index, phase, dimensions, Space(tuple(dimensions), asked.most, choices), Rungs((), ()),
@@ -215,6 +217,7 @@ class _Search:
             shares_cache=self._current.gpus == 1,
             choosing=self._ids,
             styles=recipe.styles,
+            replay=replay_of(recipe, folder),
         )
 
     def _work(self, rung: int, trials: Sequence[Trial], on_gpus: bool) -> Iterator[tuple[Trial, Measured]]:

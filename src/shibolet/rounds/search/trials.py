@@ -20,7 +20,7 @@ from shibolet.errors import Diverged
 from shibolet.records.config import Config
 from shibolet.records.documents.training import StepRow
 from shibolet.rounds.search.halving import Measured
-from shibolet.train.config import TrainConfig
+from shibolet.train.config import Replay, TrainConfig
 
 
 class SearchJob(Config):
@@ -39,6 +39,7 @@ class SearchJob(Config):
     shares_cache: bool  # with the training that it branches from, encoder states; not where several run at once
     choosing: tuple[str, ...]  # ids of dev utterances
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
+    replay: Replay | None = None  # other data that each step has too
 
 
 def carry_out(job: SearchJob) -> Measured:
@@ -98,7 +99,7 @@ def _train(job: SearchJob) -> int | None:
         with suppress(Reached):
             run_train(
                 prepared_dir=job.prepared_dir, out_dir=job.out_dir, base=job.base, config=job.train,
-                language=job.language, seed=job.seed, styles=job.styles, score_dev=None, about={},
+                language=job.language, seed=job.seed, styles=job.styles, replay=job.replay, score_dev=None, about={},
                 num_threads=job.num_threads, until_step=job.until_step,
             )  # fmt: skip
     newest = store.latest()
