@@ -1,5 +1,7 @@
 """Replay: protects from a share that drifts, an order that ranks or restarts change, prompts of another language."""
 
+from dataclasses import replace
+
 import pytest
 import ranks
 import torch
@@ -77,9 +79,9 @@ def test_each_utterance_has_the_prompt_of_its_own_language(loaded, prompt, examp
     replayed = read_replay(replay, FAMILY, loaded.tokenizer, 4096, examples)
     english = FAMILY.targets(loaded.tokenizer, Prompt("English"))
     mixed = [examples[0], replayed.examples[0], examples[1]]
-    pack = PackReader(FAMILY, prompt.frame, loaded.extractor, replayed=replayed.frames).longest_pack(mixed)
+    pack = PackReader(FAMILY, prompt.frame, loaded.extractor).longest_pack(mixed)
     alone = [
-        PackReader(FAMILY, frame, loaded.extractor).longest_pack([one])
+        PackReader(FAMILY, frame, loaded.extractor).longest_pack([replace(one, frame=None)])
         for one, frame in zip(mixed, (prompt.frame, english.frame, prompt.frame), strict=True)
     ]
     assert pack.input_ids.tolist() == torch.cat([one.input_ids for one in alone], dim=-1).tolist()
@@ -102,7 +104,7 @@ def test_the_loss_is_over_all_labels_and_recorded_of_each_part(loaded, prompt, e
     found = []
     for objective in (Transcribe(FAMILY), Transcribe(FAMILY, replays=True)):
         reader = PackReader(
-            FAMILY, prompt.frame, loaded.extractor, needs=objective.needs, replayed=replayed.frames
+            FAMILY, prompt.frame, loaded.extractor, needs=objective.needs
         )  # fmt: skip
         loaded.model.zero_grad()
         with objective.context(loaded.model):

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,10 +60,12 @@ def test_each_utterance_is_laid_out_in_the_prompt_of_its_source(two_sources, loa
     (said,) = prompt.encode([STYLE])
     assert [one.num_tokens - two.num_tokens for one, two in zip(examples[:2], plain[:2])] == [0, len(said)]
     assert examples[1].num_targets == plain[1].num_targets
-    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor)
     pack = reader.longest_pack(examples[:4])
     alone = [
-        PackReader(FAMILY, styles.frames[STYLE] if one.style else prompt.frame, loaded.extractor).longest_pack([one])
+        PackReader(FAMILY, styles.frames[STYLE] if one.style else prompt.frame, loaded.extractor).longest_pack(
+            [replace(one, frame=None)]
+        )
         for one in examples[:4]
     ]
     assert pack.input_ids.tolist() == torch.cat([one.input_ids for one in alone], dim=-1).tolist()
@@ -139,7 +142,7 @@ def test_that_a_result_is_scored_without_any_style_it_knows_is_told(tmp_path, mo
 def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles):
     """Through the way that steps take, workers' copies included: a pack with audio has the words of its sources."""
     examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
-    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor)
     with FAMILY.packed(loaded.model):
         (pack,) = reader.read(loaded.model, [PackRequest(0, 0, 0, tuple(examples[:2]))])
     assert loaded.tokenizer.decode(pack.input_ids.flatten()).count(STYLE) == 1

@@ -1,10 +1,10 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
@@ -13,9 +13,6 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import has_columns, read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    from shibolet.train.given import Drawing, Forms
 
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
@@ -29,6 +26,27 @@ def frame_tolerance(family: Outline) -> int:
 def samples_at(speed: float, num_samples: int) -> int:
     """Samples that are left of so many when they are played that much faster."""
     return round(num_samples / speed)
+
+
+class Forms(Protocol):
+    """The ways in which an epoch may have one utterance."""
+
+    @property
+    def identity(self) -> Any:
+        """What of it decides a weight, as plain data."""
+
+    def in_epoch(self, example: "TrainExample", epoch: int) -> "TrainExample":
+        """The utterance as the epoch has it."""
+
+
+class Drawing(Protocol):
+    """Makes the forms of utterances from what their data have beside a text (`train/given.py`)."""
+
+    def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterable[Any]:
+        """Of each row's previous text and text with timestamps, what `with_forms` takes."""
+
+    def with_forms(self, example: "TrainExample", beside: Any, frame: Frame, max_tokens: int) -> "TrainExample":
+        """An utterance with its forms, in the longest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +63,8 @@ class TrainExample:
     num_targets: int  # labels
     family: Outline  # whose lengths these are
     style: str = ""  # what its prompt says of how to write
-    frame: Frame | None = None  # its own; None: that of its style, or of the training
-    forms: "Forms | None" = None  # that epochs choose from; this is then the longest. None: it is the same in each
+    frame: Frame | None = None  # its own prompt, by its style, its language or its form; None: that of the training
+    forms: Forms | None = None  # that epochs choose from; this is then the longest. None: it is the same in each
     replayed_in: str = ""  # the language of its prompt, of one that is replayed; empty: of the training's own data
 
     @property
@@ -93,7 +111,7 @@ class Styles:
 
 def read_examples(
     prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int, styles: "Styles | None" = None,
-    drawing: "Drawing | None" = None,
+    drawing: Drawing | None = None,
 ) -> tuple[list[TrainExample], list[LedgerLine]]:  # fmt: skip
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 
@@ -121,7 +139,7 @@ def read_examples(
             example = TrainExample(
                 id=id, audio=AudioRef(path=str(shard), row=row), text=text, text_ids=array("i", text_ids),
                 duration_s=duration_s, num_frames=num_frames, num_tokens=num_tokens, num_targets=num_targets,
-                family=family, style=style,
+                family=family, style=style, frame=frame if style else None,
             )  # fmt: skip
             if why := _why_not(example, max_tokens):
                 rule, detail = why

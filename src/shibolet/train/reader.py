@@ -6,7 +6,7 @@ What a pack holds follows from its utterances, the seed and the epoch; workers a
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import forkserver, get_context
@@ -28,7 +28,7 @@ from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TOLERANCE_SAMPLES, Styles, TrainExample, samples_at
+from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
@@ -67,11 +67,9 @@ class Decoder(Dataset):
 
     def __init__(
         self, family: Family, frame: Frame, augment: AugmentConfig | None, seed: int, num_bins: int,
-        needs: Needs | None, styles: Styles | None = None, replayed: Mapping[tuple[str, str], Frame] | None = None,
+        needs: Needs | None,
     ) -> None:  # fmt: skip
-        of_styles = {("", style): own for style, own in styles.frames.items()} if styles else {}
-        self._frame_of = {("", ""): frame, **of_styles, **(replayed or {})}  # by language and style
-        self._family, self._augment, self._seed = family, augment, seed
+        self._family, self._frame, self._augment, self._seed = family, frame, augment, seed
         self._num_bins, self._needs = num_bins, needs
 
     def __getitem__(self, request: PackRequest) -> Decoded:
@@ -122,7 +120,7 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        frames = [one.frame or self._frame_of[one.replayed_in, one.style] for one in examples]
+        frames = [one.frame or self._frame for one in examples]
         pack = self._family.lay_out(frames, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
@@ -169,17 +167,15 @@ class PackReader:
         num_workers: int = 0,
         needs: Needs | None = None,
         open_cache: Callable[[int], EncoderCache | None] = lambda step: None,
-        styles: Styles | None = None,
-        replayed: Mapping[tuple[str, str], Frame] | None = None,
     ) -> None:
         """`cache_gib` of features are kept where this process decodes and nothing is augmented.
 
-        `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may. `replayed` are
-        the prompts of utterances that are replayed, by language and style.
+        `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may. `frame` is the
+        prompt of those that have none of their own.
         """
         self._family, self._device = family, torch.device(device)
         self._features = family.features(extractor, self._device)
-        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs, styles, replayed)
+        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features

@@ -5,14 +5,14 @@ prompt; which of them a step takes is `packing.Draw`'s. (Rolnick et al., "Experi
 2019.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
-from shibolet.model.protocols import Frame, Prompt
+from shibolet.model.protocols import Prompt
 from shibolet.records.documents.plan import ReplayPlan
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine
@@ -23,12 +23,11 @@ from shibolet.train.packing import Draw
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The utterances that a training replays, with the prompts of their sources; without any where it replays none."""
+    """The utterances that a training replays, each with the prompt of its source; without any where it replays none."""
 
     share: float = 0.0
     examples: Sequence[TrainExample] = ()
     ledger: Sequence[LedgerLine] = ()  # of those that cannot be trained on
-    frames: Mapping[tuple[str, str], Frame] | None = None  # by language and style
 
     def draw(self, config: TrainConfig, num_own: int, seed: int) -> Draw:
         """Which utterances make a step, of so many of the training's own and then these."""
@@ -64,12 +63,11 @@ def read_replay(
     """
     if replay is None:
         return Replayed()
-    examples, ledger, frames = [], [], {}
+    examples, ledger = [], []
     for source in replay.sources:
         targets = family.targets(tokenizer, Prompt(source.language, style=source.style))
-        frames[source.language, source.style] = targets.frame
         read, lines = read_examples(source.prepared_dir, "train", family, targets, max_tokens)
-        examples += [replace(example, replayed_in=source.language, style=source.style) for example in read]
+        examples += [replace(one, replayed_in=source.language, style=source.style, frame=targets.frame) for one in read]
         ledger += lines
     known = {example.id for example in own}
     for example in examples:
@@ -79,4 +77,4 @@ def read_replay(
                 "this training; rename the source or the utterance"
             )
         known.add(example.id)
-    return Replayed(replay.share, examples, ledger, frames)
+    return Replayed(replay.share, examples, ledger)

@@ -209,7 +209,6 @@ def _trainer(
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
-        styles=opened.styles, replayed=replayed.frames,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,

@@ -214,8 +214,8 @@ class GradualUnfreezeTrainer:
         utterances, epoch = self._utterances(step), step // self.steps_per_epoch
         if not utterances:
             return []
-        drawn = {u: self.examples[u].in_epoch(epoch) for u in utterances}
-        lengths = dict(zip(utterances, self.reader.lengths(list(drawn.values()), epoch), strict=True))
+        drawn = {u: self.examples[u].in_epoch(epoch) for u in utterances}  # a step may replay one twice
+        lengths = dict(zip(drawn, self.reader.lengths(list(drawn.values()), epoch), strict=True))
         packs = packs_of_rank(
             utterances, lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
         )
