@@ -8,6 +8,7 @@ from shibolet.compare.config import CompareConfig
 from shibolet.compare.doubtful import Doubted, without_doubtful
 from shibolet.compare.limits import LIMITS, Case, losses_without_limit, rule_of
 from shibolet.compare.nearest import Languages, Rows, nearest_reading
+from shibolet.compare.non_speech import Sides, non_speech_change
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
 from shibolet.records.documents.comparison import (
     BETTER,
@@ -34,23 +35,26 @@ def compare(
     heard_codecs: bool = False,
     doubted: Doubted | None = None,
     languages: Languages = MappingProxyType({}),
+    non_speech: Sides | None = None,
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
     `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
     it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing, and so is
     the nearest reading of sets of which `languages` has the language. A limit of `config.limits` holds for the sets
-    that `languages` says are in its language.
+    that `languages` says are in its language. `non_speech` is what both wrote where nobody speaks.
     """
     pair = compare_pair(*rows, config, names, buckets)
     nearest = nearest_reading(rows, other_languages, names, config, languages)
-    case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config)
+    silence = non_speech_change(non_speech, config) if non_speech else None
+    case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config, silence)
     refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
     if target.domain:
         sentence = f"{target.sentence} {sentence}"
     sentence = " ".join([*losses_without_limit(case), sentence])
-    beside = [line for line in (*pair.beside, *(nearest.sentences if nearest else ())) if line not in sentence]
+    said = (*pair.beside, *(nearest.sentences if nearest else ()), *([silence.sentence] if silence else ()))
+    beside = [line for line in said if line not in sentence]
     steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
         **dict(pair) | {"sentence": sentence, "beside": beside},
@@ -64,6 +68,7 @@ def compare(
         overlaps=dict(overlaps),
         doubtful=without_doubtful(rows, pair, names, config, doubted) if doubted else None,
         nearest=nearest,
+        non_speech=silence,
     )
 
 

@@ -33,7 +33,7 @@ from shibolet.speech.text import Language, get_language
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 NO_HYPOTHESIS = "no_hypothesis"
 # Settings that change nothing in the scores of a set.
-NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances", "expected_beam_points"}
+NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances", "expected_beam_points", "non_speech"}
 
 
 def evaluate_set(

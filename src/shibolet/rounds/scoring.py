@@ -14,6 +14,7 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
 from shibolet.rounds.fit import untold_style
+from shibolet.rounds.non_speech import do_non_speech, non_speech_stage, read_non_speech
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.speech.sources import DataSource
@@ -27,7 +28,10 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
     if sentence := untold_style(current.recipe):
         current.tell(f"evaluate: {sentence}")
     do_audit_sets(current)
-    found = {candidate.label: scores_of(current, candidate) for candidate in candidates}
+    found = {}
+    for candidate in candidates:
+        found[candidate.label] = scores_of(current, candidate)
+        do_non_speech(current, candidate)  # with the transcriber that is there
     doubts = [do_doubtful(current, one.named, found[one.label]) for one in candidates]
     said = [" ".join(one.sentences) for own in doubts for one in own.values()]
     for sentence in dict.fromkeys(said):  # of a set without any it is the same for every system
@@ -88,8 +92,11 @@ def do_compare(current: Round) -> Comparison:
     doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
     made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
     made_from = {"scores": scores, "names": who, "references in doubt": doubts and hash_json(asdict(doubts))}
+    silence = read_non_speech(current, [named.label for named in names])
+    silent = [non_speech_stage(named.label) for named in names] if silence else []
+    made_from["non-speech"] = [folder.verified(stage) for stage in silent]
     audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
-    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited])
+    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited, *silent])
     if not stage.done:
         own, other = (
             tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
@@ -98,7 +105,7 @@ def do_compare(current: Round) -> Comparison:
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
         languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
-        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages).write(
+        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages, silence).write(
             folder.compare
         )
         current.finish(stage)

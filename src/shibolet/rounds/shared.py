@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.evaluate.config import EvaluationSet, ServerConfig
+from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
 from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
@@ -23,6 +23,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text.terms import as_context
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
@@ -173,22 +174,24 @@ class Round(Models):
         servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
         return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
 
-    def transcriber(self, model: str, label: str, language: str) -> "Engine | Engines":
-        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory."""
+    def transcriber(self, model: str, label: str, language: str, context: str | None = None) -> "Engine | Engines":
+        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory.
+
+        It is told what the recipe says for the label, or another `context`; a server is told nothing.
+        """
         if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        style = self._style(label)
-        if (model, language, style) not in self._transcribers:
+        config, style = self.recipe.evaluate_in(language), self._style(label)
+        key = model, language, style, self._context(label, config) if context is None else context
+        if key not in self._transcribers:
             self.set_threads()
             self._transcribers.clear()
-            self._transcribers[model, language, style] = open_engines(
-                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
-            )
-        return self._transcribers[model, language, style]
+            self._transcribers[key] = open_engines(self.executor, model, language, **config.engine_settings(*key[2:]))
+        return self._transcribers[key]
 
     def _style(self, label: str) -> str:
         """How a model of this label is asked to write."""
@@ -196,6 +199,14 @@ class Round(Models):
             return ""
         styles, (baseline, candidate) = self.recipe.evaluate.styles, self.names
         return {baseline.label: styles.baseline, candidate.label: styles.candidate}.get(label) or ""
+
+    def _context(self, label: str, config: EvaluateConfig) -> str:
+        """What a model of this label is told of names and terms."""
+        if config.context is None or self.recipe.models is None:
+            return ""
+        baseline, candidate = self.names
+        told = {baseline.label: config.context.baseline, candidate.label: config.context.candidate}
+        return as_context(config.context.terms()) if told.get(label) else ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

@@ -118,7 +118,16 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "ngram", "expected_beam_points", *Setting.model_fields},
+            exclude={
+                "sets",
+                "audit_sets",
+                "servers",
+                "ngram",
+                "expected_beam_points",
+                "non_speech",
+                "context",
+                *Setting.model_fields,
+            },  # fmt: skip
         ),
         "grid": [setting.model_dump(mode="json") for setting in settings],
         "ngram": ngram and hash_file(ngram),
