@@ -21,7 +21,7 @@ def non_speech_stage(label: str) -> str:
 
 
 def do_non_speech(current: Round, candidate: Candidate) -> NonSpeech | None:
-    """What a model writes in the clips of `evaluate.non_speech`; None where that is off, and of hypotheses of others."""
+    """What a model writes in the clips of `evaluate.non_speech`; None where that is off, and of other hypotheses."""
     from shibolet.evaluate.non_speech import hear_non_speech, made_clips
     from shibolet.evaluate.stage import NOT_OF_A_SET
 
