@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from shibolet.records.config import Config
 from shibolet.records.documents.non_speech import MADE
 from shibolet.records.files import hash_file
 from shibolet.speech.sources import DataSource
-from shibolet.speech.text.terms import read_terms
+from shibolet.speech.text.terms import as_context, read_terms
 
 
 class EvaluationSet(DataSource):
@@ -170,6 +170,10 @@ class EvaluateConfig(Config):
             if getattr(self.context, name) and getattr(self.servers, name):
                 raise RecipeError(f"evaluate.context: a server is told no names; say `{name}: false` in it")
         return self
+
+    def told(self, who: Literal["baseline", "candidate"]) -> str:
+        """What the prompt of one of the two says of names and terms; DataError where their file has none."""
+        return as_context(self.context.terms()) if self.context and getattr(self.context, who) else ""
 
     def engine_settings(self, style: str = "", context: str = "") -> dict[str, Any]:
         """What a `Transcriber` is made with, all of it: what is decoded is what `identity` says.

@@ -19,6 +19,7 @@ from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
+from shibolet.speech.text.terms import as_context
 
 
 def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:
@@ -143,17 +144,25 @@ def by_language(current: Round) -> tuple[list[str], list[str]]:
 
 
 def evaluate_manifest(
-    model: str, manifest: Path, language: str, out_dir: Path | None, track: Track = untracked, style: str = ""
+    model: str,
+    manifest: Path,
+    language: str,
+    out_dir: Path | None,
+    track: Track = untracked,
+    style: str = "",
+    context: Path | None = None,
 ) -> Scores:
-    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere."""
-    from shibolet.evaluate.config import EvaluateConfig, StylesConfig
+    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere. `context` is a file of terms."""
+    from shibolet.evaluate.config import ContextConfig, EvaluateConfig, StylesConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.executor import local_executor
     from shibolet.listen.open import listener_identity, open_engines
     from shibolet.speech.read import read_source
 
-    config = EvaluateConfig(styles=StylesConfig(candidate=style or None))
+    terms = ContextConfig(file=context) if context else None
+    config = EvaluateConfig(styles=StylesConfig(candidate=style or None), context=terms)
+    told = as_context(terms.terms()) if terms else ""
     with track("read") as progress:
         source = DataSource(name=manifest.stem, manifest=manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
@@ -164,7 +173,7 @@ def evaluate_manifest(
     identity = listener_identity(model)
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, **config.engine_settings(style)),
+            open_engines(executor, model, language, **config.engine_settings(style, told)),
             utterances,
             set_name=manifest.stem,
             language=language,

@@ -23,7 +23,6 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
-from shibolet.speech.text.terms import as_context
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
@@ -202,11 +201,11 @@ class Round(Models):
 
     def _context(self, label: str, config: EvaluateConfig) -> str:
         """What a model of this label is told of names and terms."""
-        if config.context is None or self.recipe.models is None:
+        if self.recipe.models is None:
             return ""
         baseline, candidate = self.names
-        told = {baseline.label: config.context.baseline, candidate.label: config.context.candidate}
-        return as_context(config.context.terms()) if told.get(label) else ""
+        who = {baseline.label: "baseline", candidate.label: "candidate"}.get(label)
+        return config.told(who) if who else ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
