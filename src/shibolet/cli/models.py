@@ -187,10 +187,7 @@ def transcribe(
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
-    if model is None and server is None:
-        raise RecipeError("transcribe needs --model, or --server with a model of its own")
-    if server_language is not None and server is None:
-        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
+    _require_engine(model, server, server_language)
     settings = _decoding(server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, style)
     if context is not None:
         settings |= _told(context, server)
@@ -211,6 +208,14 @@ def transcribe(
         track=track,
     )
     raise typer.Exit(3 if failed else 0)
+
+
+def _require_engine(model: str | None, server: str | None, server_language: str | None) -> None:
+    """RecipeError where nothing is named that transcribes, or a server's language without one."""
+    if model is None and server is None:
+        raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server_language is not None and server is None:
+        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
 
 
 def _decoding(
