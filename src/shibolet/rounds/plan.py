@@ -149,6 +149,7 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
     from shibolet.model.outline import outline_of
     from shibolet.model.protocols import Prompt
     from shibolet.records.shards import num_rows
+    from shibolet.train.context import with_contexts
     from shibolet.train.data import Styles, read_examples
 
     train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
@@ -165,6 +166,10 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
     targets = family.targets(tokenizer, Prompt(recipe.language))
     styles = Styles.of(recipe.styles, lambda style: family.targets(tokenizer, Prompt(recipe.language, style=style)))
     examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config), styles)
+    examples = with_contexts(
+        examples, recipe.train.context, family=family, tokenizer=tokenizer, language=recipe.language, seed=recipe.seed,
+        max_tokens=family.max_tokens(config),
+    )  # fmt: skip
     train_from = f"prepared in {prepared}, with their lengths"
     return _Data(**common, train=len(examples), train_from=train_from, examples=examples)
 

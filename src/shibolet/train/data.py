@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
@@ -12,6 +13,9 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from shibolet.train.context import ContextForms as Forms
 
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
@@ -41,11 +45,17 @@ class TrainExample:
     num_targets: int  # labels
     family: Outline  # whose lengths these are
     style: str = ""  # what its prompt says of how to write
+    frame: Frame | None = None  # its own; None: that of its style, or of the training
+    forms: "Forms | None" = None  # that epochs choose from; this is then the longest. None: it is the same in each
 
     @property
     def num_samples(self) -> int:
         """At 16 kHz, by the table's duration."""
         return round(self.duration_s * SAMPLE_RATE_HZ)
+
+    def in_epoch(self, epoch: int) -> "TrainExample":
+        """The utterance with what the epoch gives its decoder and asks of it."""
+        return self.forms.in_epoch(self, epoch) if self.forms else self
 
     def fits_at(self, speed: float) -> bool:
         """Whether the audio that much faster is no longer than the family takes; at its own speed it never is."""

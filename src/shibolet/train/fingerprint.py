@@ -20,11 +20,17 @@ def fingerprint_of(
     """What decides a weight while nothing goes wrong (not ranks, packs, intervals)."""
     return {
         "base model": loaded.identity,
-        "training data": hash_json([[e.id, e.text, e.num_frames, *([e.style] if e.style else [])] for e in examples]),
+        "training data": hash_json([_data_of(example) for example in examples]),
         "language": language,
         "seed": str(seed),
         **settings_of(config),
     }
+
+
+def _data_of(example: TrainExample) -> list:
+    """What decides a weight of an utterance; what it has not is left out, as in trainings before there was that."""
+    beside = [example.forms.identity] if example.forms else []
+    return [example.id, example.text, example.num_frames, *([example.style] if example.style else []), *beside]
 
 
 def settings_of(config: TrainConfig) -> dict[str, str]:

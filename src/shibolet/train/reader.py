@@ -124,11 +124,12 @@ class Decoder(Dataset):
         drawn = self.augmentation(example, epoch)
         return drawn.apply(samples) if drawn else samples
 
+    def _frame_of(self, style: str) -> Frame:
+        return self._styles.frames[style] if self._styles and style else self._frame
+
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        frame = self._frame
-        if self._styles is not None:
-            frame = [self._styles.frames[one.style] if one.style else self._frame for one in examples]
-        pack = self._family.lay_out(frame, [example.text_ids for example in examples], num_frames)
+        frames = [one.frame or self._frame_of(one.style) for one in examples]
+        pack = self._family.lay_out(frames, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack

@@ -214,14 +214,12 @@ class GradualUnfreezeTrainer:
         utterances, epoch = self._utterances(step), step // self.steps_per_epoch
         if not utterances:
             return []
-        lengths = dict(zip(utterances, self.reader.lengths([self.examples[u] for u in utterances], epoch), strict=True))
+        drawn = {u: self.examples[u].in_epoch(epoch) for u in utterances}
+        lengths = dict(zip(utterances, self.reader.lengths(list(drawn.values()), epoch), strict=True))
         packs = packs_of_rank(
             utterances, lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
         )
-        return [
-            PackRequest(step, number, epoch, tuple(self.examples[u] for u in chosen))
-            for number, chosen in enumerate(packs)
-        ]
+        return [PackRequest(step, number, epoch, tuple(drawn[u] for u in pack)) for number, pack in enumerate(packs)]
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
         """Let go of what dev scoring keeps; where no rank kept anything, take the next rung of the memory ladder."""
@@ -246,7 +244,8 @@ class GradualUnfreezeTrainer:
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
         while True:
             requests = self._requests(self.state.step)
-            chosen = [self.examples[u] for u in self._utterances(self.state.step)]
+            epoch = self.state.step // self.steps_per_epoch
+            chosen = [self.examples[u].in_epoch(epoch) for u in self._utterances(self.state.step)]
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
             packs = self.reader.read(self.model, requests)
             ran = self._run_packs(optimizer, requests, packs, TrainStep(chosen, self.state.step_in_phase / num_steps))
