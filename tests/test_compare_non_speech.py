@@ -2,34 +2,16 @@
 
 import numpy as np
 import pytest
+from made_non_speech import CLIP_S, heard
 from made_scores import ROUNDS
 from scipy.stats import t as student
 from test_compare_keep import better, rows
 
 from shibolet.compare import CompareConfig, compare
 from shibolet.errors import DataError, RecipeError
-from shibolet.evaluate.non_speech import _kind
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
-from shibolet.records.documents.non_speech import NonSpeech, NonSpeechClip
-
-CLIP_S = 5.0
-
-
-def heard(words: list[int], echoes: int = 0, foreign: list[int] = (), name: int = 0) -> NonSpeech:
-    """One that writes so many words in each clip, and repeats its context in the first ones."""
-    kinds = ["silence"] * len(words) + ["speech: english"] * len(foreign)
-    clips = [
-        NonSpeechClip(
-            id=f"c{i}", kind=kind, duration_s=CLIP_S, text="", words=num, repeated=("dana",) if i < echoes else ()
-        )
-        for i, (kind, num) in enumerate(zip(kinds, [*words, *foreign], strict=True))
-    ]
-    return NonSpeech(
-        label=ROUNDS[name].label, title=ROUNDS[name].title, identity="0", context=("dana",),
-        is_speech=("speech: english",) if foreign else (), clips=clips,
-        kinds={kind: _kind([one for one in clips if one.kind == kind]) for kind in dict.fromkeys(kinds)},
-    )  # fmt: skip
+from shibolet.records.documents.non_speech import NonSpeech
 
 
 def judged(before: NonSpeech | None, after: NonSpeech | None, **settings) -> Comparison:

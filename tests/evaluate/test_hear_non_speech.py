@@ -41,6 +41,9 @@ def test_words_a_minute_are_those_without_a_context_and_echoes_those_that_it_bri
     assert (silence.words, silence.words_per_minute, silence.with_words) == (4, 120.0, 2)
     assert (silence.echoes, silence.echo_rate) == (0, 0.0), "what it writes anyway is no echo"
     assert noise.words == 4 and noise.echoes == 2
+    assert found.sentence == (
+        "Round 2 writes 120.0 words a minute where nobody speaks; told 2 terms, it repeats some in 6 of 8 clips."
+    )
     assert {clip.repeated for clip in found.clips if clip.kind == "noise"} == {("dana",)}
 
 

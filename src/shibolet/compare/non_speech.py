@@ -76,7 +76,8 @@ def _sentence(change: NonSpeechChange, titles: tuple[str, str], num_clips: int) 
     )
     if change.echoes is None:
         return f"{said}."
+    terms = f"{len(change.context)} term{'s' * (len(change.context) > 1)}"
     return (
-        f"{said}. Told {len(change.context)} terms, {titles[0]} repeats some in {change.echoes.baseline} of "
+        f"{said}. Told {terms}, {titles[0]} repeats some in {change.echoes.baseline} of "
         f"{num_clips} clips in which they are not said, and {titles[1]} in {change.echoes.candidate}."
     )

@@ -68,11 +68,15 @@ def hear_non_speech(
                 repeated=repeated if context else None,
             )
         )  # fmt: skip
-    kinds = {kind: _kind([one for one in found if one.kind == kind]) for kind in dict.fromkeys(c.source for c in clips)}
     return NonSpeech(
-        label=named.label, title=named.title, identity=identity, context=context, is_speech=is_speech, kinds=kinds,
-        clips=found,
+        label=named.label, title=named.title, identity=identity, context=context, is_speech=is_speech,
+        kinds=kinds_of(found), clips=found,
     )  # fmt: skip
+
+
+def kinds_of(clips: Sequence[NonSpeechClip]) -> dict[str, NonSpeechKind]:
+    """Their sums by kind, in the order in which kinds come."""
+    return {kind: _kind([one for one in clips if one.kind == kind]) for kind in dict.fromkeys(c.kind for c in clips)}
 
 
 def _kind(clips: Sequence[NonSpeechClip]) -> NonSpeechKind:

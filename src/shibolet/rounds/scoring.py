@@ -32,7 +32,8 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
     found = {}
     for candidate in candidates:
         found[candidate.label] = scores_of(current, candidate)
-        do_non_speech(current, candidate)  # with the transcriber that is there
+        if silent := do_non_speech(current, candidate):  # with the transcriber that is there
+            current.tell(f"evaluate: {silent.sentence}")
     doubts = [do_doubtful(current, one.named, found[one.label]) for one in candidates]
     said = [" ".join(one.sentences) for own in doubts for one in own.values()]
     for sentence in dict.fromkeys(said):  # of a set without any it is the same for every system

@@ -23,6 +23,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text.terms import read_terms
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ class Round(Models):
     def require_sets(self) -> None:
         """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
         self.recipe.evaluate.require_ngram()
+        for context in (self.recipe.evaluate.context, self.recipe.train and self.recipe.train.context):
+            if context and context.file:
+                read_terms(context.file)
         for source in self.recipe.evaluate.sets:
             if source.manifest is not None and not source.optional and not source.manifest.exists():
                 raise DataError(

@@ -47,3 +47,14 @@ class NonSpeech(Document):
     is_speech: tuple[str, ...]  # kinds in which somebody speaks another language: their words count as no invention
     kinds: dict[str, NonSpeechKind]
     clips: tuple[NonSpeechClip, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What it wrote, in words."""
+        silent = [kind for name, kind in self.kinds.items() if name not in self.is_speech]
+        minutes, words = sum(one.duration_s for one in silent) / 60, sum(one.words for one in silent)
+        said = f"{self.title} writes {words / minutes:.1f} words a minute where nobody speaks"
+        if not self.context:
+            return f"{said}."
+        echoes = sum(one.echoes for one in self.kinds.values())
+        return f"{said}; told {len(self.context)} terms, it repeats some in {echoes} of {len(self.clips)} clips."
