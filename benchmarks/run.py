@@ -49,6 +49,9 @@ BENCHMARKS = (
     Benchmark("demo", "demo_seeds.py 401 402 403 404 405 --out OUT", 35),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("demo", "forgetting_remedies.py --out OUT --train 240", None),
+    Benchmark(
+        "compare", "non_speech.py MODEL --language NAME --terms FILE", None, needs="a model and a file of terms"
+    ),
     Benchmark("demo", "context_training.py --run RUN --out OUT", None, needs="a finished demo round"),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
     Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),

@@ -242,10 +242,8 @@ class TrainConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The settings that make two trainings the same one, as plain data."""
-        found = self.model_dump(mode="json", exclude=FREE_TO_CHANGE)
-        if self.context is None:  # as it was before there was any: what was trained then stays
-            del found["context"]
-        return found
+        given = {name for name in ("context",) if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={*FREE_TO_CHANGE, *given})  # as before there was this key
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":

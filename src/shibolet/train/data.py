@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
@@ -13,9 +13,6 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    from shibolet.train.context import ContextForms as Forms
 
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
@@ -29,6 +26,17 @@ def frame_tolerance(family: Outline) -> int:
 def samples_at(speed: float, num_samples: int) -> int:
     """Samples that are left of so many when they are played that much faster."""
     return round(num_samples / speed)
+
+
+class Forms(Protocol):
+    """The ways in which an epoch may have one utterance."""
+
+    @property
+    def identity(self) -> Any:
+        """What of it decides a weight, as plain data."""
+
+    def in_epoch(self, example: "TrainExample", epoch: int) -> "TrainExample":
+        """The utterance as the epoch has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +54,7 @@ class TrainExample:
     family: Outline  # whose lengths these are
     style: str = ""  # what its prompt says of how to write
     frame: Frame | None = None  # its own; None: that of its style, or of the training
-    forms: "Forms | None" = None  # that epochs choose from; this is then the longest. None: it is the same in each
+    forms: Forms | None = None  # that epochs choose from; this is then the longest. None: it is the same in each
 
     @property
     def num_samples(self) -> int:
