@@ -51,6 +51,10 @@ BENCHMARKS = (
     Benchmark("demo", "seed_pairs.py --out OUT --jobs 2", None),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("demo", "forgetting_remedies.py --out OUT --train 240", None),
+    Benchmark(
+        "compare", "non_speech.py MODEL --language NAME --terms FILE", None, needs="a model and a file of terms"
+    ),
+    Benchmark("demo", "context_training.py --run RUN --out OUT", None, needs="a finished demo round"),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
     Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),
     Benchmark("train", "train_speed.py --seconds 30", None, gpus=1),

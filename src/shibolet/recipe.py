@@ -106,10 +106,10 @@ class Recipe(Config):
         return {source.name: source.style for source in self.data.train if source.style}
 
     def evaluate_in(self, language: str) -> EvaluateConfig:
-        """How sets in a language are transcribed: an n-gram is of the recipe's own, and others are decoded without."""
+        """How sets in a language are transcribed: n-gram and context are of the recipe's own, and others go without."""
         if get_language(language) is get_language(self.language):
             return self.evaluate
-        return self.evaluate.model_copy(update={"ngram": None})
+        return self.evaluate.model_copy(update={"ngram": None, "context": None})
 
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
@@ -187,6 +187,14 @@ class Recipe(Config):
     def _replays_a_part_of_each_step(self) -> Self:
         if self.train:
             self.train.replay_per_step(self.replay_share)
+        return self
+
+    @model_validator(mode="after")
+    def _limit_can_be_tested(self) -> Self:
+        if self.compare.max_extra_words_per_minute is not None and self.evaluate.non_speech is None:
+            raise RecipeError(
+                "compare.max_extra_words_per_minute needs evaluate.non_speech, which is off; take one of them out"
+            )
         return self
 
     @model_validator(mode="after")

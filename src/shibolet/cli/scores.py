@@ -16,6 +16,7 @@ from shibolet.cli.options import (
     RecipeName,
     RunDir,
     Style,
+    Terms,
     answer,
     language_told,
     print_json,
@@ -54,6 +55,7 @@ def evaluate(
         str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
     ] = None,
     style: Style = None,
+    context: Terms = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -66,6 +68,8 @@ def evaluate(
 
     if recipe is not None and style:
         raise RecipeError("evaluate: --style goes with --model; a recipe says it in evaluate.styles")
+    if recipe is not None and context:
+        raise RecipeError("evaluate: --context goes with --model; a recipe says it in evaluate.context")
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
@@ -74,7 +78,7 @@ def evaluate(
 
         spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "")
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "", context)
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate

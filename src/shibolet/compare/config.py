@@ -30,6 +30,9 @@ class CompareConfig(Config):
     # seeds too, with the variance between them. Those of the candidate, and of a baseline that was trained so.
     candidate_seeds: tuple[Path, ...] = ()
     baseline_seeds: tuple[Path, ...] = ()
+    # Words a minute that the result may write more than the baseline where nobody speaks; the interval's end has to lie
+    # below. null: it is refused where it is shown to write more.
+    max_extra_words_per_minute: float | None = Field(None, gt=0)
     accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
     target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
     target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances

@@ -192,6 +192,10 @@ class RunFolder(RunPaths):
         """Stages that scored what has this label, or anything, without the references in doubt."""
         return self._stages("doubtful", f"{label}/*")
 
+    def non_speech_stages(self, label: str = "*") -> list[str]:
+        """Stages in which what has this label, or anything, heard clips without speech."""
+        return self._stages("non-speech", label)
+
     def _stages(self, kind: str, names: str) -> list[str]:
         """Stages of this kind, by their markers."""
         markers = self.path / ".stages"
@@ -366,8 +370,8 @@ class RunFolder(RunPaths):
 def _made_by(stage: str) -> _Made:
     """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
     kind = stage.partition("/")[0]
-    command = {"audit-sets": "evaluate", "doubtful": "evaluate", "prepare-replay": "prepare"}.get(kind, kind)
-    again = f"run 'shibolet {command}' as before"
+    other = {"prepare-replay": "prepare"} | dict.fromkeys(("audit-sets", "doubtful", "non-speech"), "evaluate")
+    again = f"run 'shibolet {other.get(kind, kind)}' as before"
     return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
 
 

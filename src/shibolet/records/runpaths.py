@@ -29,6 +29,7 @@ evaluate/<label>/<set>/hypotheses.jsonl
                        scores.json
 audit-sets/<set>/utterances.parquet    what the audit's models say of a set's references
 doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without them
+non-speech/<label>/non_speech.json     what a model writes where nobody speaks, and repeats of its context
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 ngram/ngram.arpa                a language model of texts over the model's tokens, from `shibolet ngram`
@@ -161,6 +162,9 @@ class RunPaths:
 
     def doubtful_scores(self, label: str, set_name: str) -> Path:
         return self.path / "doubtful" / label / set_name / "doubtful.json"
+
+    def non_speech(self, label: str) -> Path:
+        return self.path / "non-speech" / label / "non_speech.json"
 
     @property
     def compare(self) -> Path:

@@ -88,7 +88,8 @@ def _after_gates(current: Round) -> list[str]:
 
 def _of_sets(current: Round) -> list[str]:
     folder = current.folder
-    return [*stages.after_training(current), *folder.doubtful(), *folder.audited_sets()]
+    others = *folder.doubtful(), *folder.audited_sets(), *folder.non_speech_stages()
+    return list(dict.fromkeys([*stages.after_training(current), *others]))
 
 
 def _way_on(decision: str) -> str:

@@ -159,6 +159,7 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
     from shibolet.model.outline import outline_of
     from shibolet.model.protocols import Prompt
     from shibolet.records.shards import num_rows
+    from shibolet.train.context import with_contexts
     from shibolet.train.data import Styles, read_examples
     from shibolet.train.given import Drawing
     from shibolet.train.replay import read_replay
@@ -179,6 +180,10 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
     styles = Styles.of(recipe.styles, lambda style: family.targets(tokenizer, Prompt(recipe.language, style=style)))
     drawing, max_tokens = Drawing.of(recipe.train, family, recipe.seed), family.max_tokens(config)
     examples, _ = read_examples(prepared, "train", family, targets, max_tokens, styles, drawing)
+    examples = with_contexts(
+        examples, recipe.train.context, family=family, tokenizer=tokenizer, language=recipe.language, seed=recipe.seed,
+        max_tokens=max_tokens,
+    )  # fmt: skip
     train_from = f"prepared in {prepared}, with their lengths"
     replay = replay_of(recipe, folder)
     if replay and not all(any(one.prepared_dir.glob("train-*.parquet")) for one in replay.sources):

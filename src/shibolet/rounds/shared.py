@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.evaluate.config import EvaluationSet, ServerConfig
+from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
 from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
@@ -24,6 +24,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text.terms import read_terms
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class Round(Models):
     def require_sets(self) -> None:
         """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
         self.recipe.evaluate.require_ngram()
+        for context in (self.recipe.evaluate.context, self.recipe.train and self.recipe.train.context):
+            if context and context.file:
+                read_terms(context.file)
         for source in self.recipe.evaluate.sets:
             if source.manifest is not None and not source.optional and not source.manifest.exists():
                 raise DataError(
@@ -184,15 +188,20 @@ class Round(Models):
         servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
         return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
 
-    def transcriber(self, model: str, label: str, language: str) -> "Engine | Engines":
-        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory."""
+    def transcriber(self, model: str, label: str, language: str, context: str | None = None) -> "Engine | Engines":
+        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory.
+
+        It is told what the recipe says for the label, or another `context`; a server is told nothing.
+        """
         if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        settings = self.recipe.evaluate_in(language).engine_settings(self._style(label))
+        config = self.recipe.evaluate_in(language)
+        told = self._context(label, config) if context is None else context
+        settings = config.engine_settings(self._style(label), told)
         key = model, language, repr(settings)
         if key not in self._transcribers:
             self.set_threads()
@@ -207,6 +216,14 @@ class Round(Models):
         styles, (baseline, _), (others, _) = self.recipe.evaluate.styles, self.names, self.seeds
         baselines = {baseline.label, *(one.label for one in others.values())}
         return (styles.baseline if label in baselines else styles.candidate) or ""
+
+    def _context(self, label: str, config: EvaluateConfig) -> str:
+        """What a model of this label is told of names and terms."""
+        if self.recipe.models is None:
+            return ""
+        baseline, candidate = self.names
+        who = {baseline.label: "baseline", candidate.label: "candidate"}.get(label)
+        return config.told(who) if who else ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

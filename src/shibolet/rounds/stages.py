@@ -202,7 +202,8 @@ def after_training(current: Round) -> list[str]:
     _, candidate = current.names
     scored = current.folder.evaluated(candidate.label)
     doubtful = current.folder.doubtful(candidate.label)
-    return [*scored, *doubtful, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
+    silent = current.folder.non_speech_stages(candidate.label)
+    return [*scored, *doubtful, *silent, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
 
 
 def _retire_of_others(current: Round) -> None:

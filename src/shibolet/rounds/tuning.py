@@ -23,6 +23,8 @@ from shibolet.scoring.rows import ScoredRow, groups_of
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
 _TOO_FEW = "dev has too few recordings and speakers for an interval"
+# Settings that change nothing in how dev is decoded here; of the n-gram its content is an input.
+_NOT_OF_A_WAY = {"sets", "audit_sets", "servers", "ngram", "expected_beam_points", "non_speech", "context"}
 GREEDY = Setting(
     beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
 )
@@ -121,7 +123,7 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "ngram", "expected_beam_points", *Setting.model_fields},
+            exclude={*_NOT_OF_A_WAY, *Setting.model_fields},
         ),
         "grid": [setting.model_dump(mode="json") for setting in settings],
         "ngram": ngram and hash_file(ngram),

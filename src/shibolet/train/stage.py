@@ -36,6 +36,7 @@ from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
+from shibolet.train.context import with_contexts
 from shibolet.train.data import Styles, TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
@@ -165,6 +166,10 @@ def _open(
     max_tokens = family.max_tokens(loaded.model.config)
     drawing = Drawing.of(config, family, seed)
     examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles, drawing)
+    examples = with_contexts(
+        examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
+        max_tokens=max_tokens,
+    )  # fmt: skip
     replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed)
     all_of_them, lines = [*examples, *replayed.examples], [*ledger, *replayed.ledger]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.non_speech import NonSpeechKind
 from shibolet.records.documents.scores import CharErrors, Ends, Overlap, WordErrors
 
 Shown = Literal["better", "worse", "no difference shown"]
@@ -201,6 +202,29 @@ class BetweenSeeds(Part):
     sentence: str
 
 
+class NonSpeechPair(Part):
+    """Both in clips of one kind."""
+
+    baseline: NonSpeechKind
+    candidate: NonSpeechKind
+
+
+class NonSpeechChange(Part):
+    """Words that the two write where nobody speaks, and what they repeat of their context."""
+
+    clips: int  # without speech
+    duration_s: float
+    words_per_minute: tuple[float, float]
+    more_per_minute: float  # words of the candidate less those of the baseline
+    interval: Ends | None  # of that, at 95%, over clips; None: too few
+    limit: float | None  # `compare.max_extra_words_per_minute`; None: refused where shown to write more
+    kinds: dict[str, NonSpeechPair]  # those in which another language is spoken too
+    is_speech: tuple[str, ...]  # these
+    context: tuple[str, ...]  # what both were told in a second pass
+    echoes: LossTally | None  # clips of all kinds in which words of the context are repeated; None: there was none
+    sentence: str
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -237,6 +261,7 @@ class Comparison(PairComparison, Document):
     doubtful: WithoutDoubtful | None  # None: no set was audited
     nearest: NearestReading | None  # None: it changes no count
     seeds: BetweenSeeds | None  # None: no other seeds are known
+    non_speech: NonSpeechChange | None  # None: the two were not asked
 
     @property
     def is_kept(self) -> bool:
