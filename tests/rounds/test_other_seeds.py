@@ -60,7 +60,7 @@ def compared(tmp_path, monkeypatch):
     trained(tmp_path / "run", 0)
 
     def run(right: dict[str, int], *more: str):
-        monkeypatch.setattr(Round, "transcriber", lambda self, model, label, language: Says(right[label]))
+        monkeypatch.setattr(Round, "transcriber", lambda self, model, label, language, context=None: Says(right[label]))
         with open_round(load_recipe("demo", [*changes, *more]), tmp_path / "run", "run", lambda said: None) as current:
             scoring.do_evaluate(current, with_other_seeds(current, scoring.candidates_of(current)))
             return scoring.do_compare(current)

@@ -194,10 +194,7 @@ def transcribe(
     )
     if context is not None:
         settings |= _told(context, server)
-    if server is None:
-        language = language_told(language, model)
-    elif aligner is not None and language is None:
-        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    language = _spoken(language, model, server, aligner)
     quiet()
     failed = transcribe_files(
         find_recordings(files),
@@ -211,6 +208,15 @@ def transcribe(
         track=track,
     )
     raise typer.Exit(3 if failed else 0)
+
+
+def _spoken(language: str | None, model: str | None, server: str | None, aligner: str | None) -> str | None:
+    """The language of the audio; a server's model may find it by itself, and an aligner may not."""
+    if server is None:
+        return language_told(language, model)
+    if aligner is not None and language is None:
+        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    return language
 
 
 def _require_engine(model: str | None, server: str | None, server_language: str | None) -> None:

@@ -23,6 +23,14 @@ _STREAM = 5  # beside those of the augmentation
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What the data have of an utterance beside its text, in tokens."""
+
+    previous_ids: Sequence[int]
+    segments: tuple[TimedIds, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """How often what an utterance's data have beside its text is trained with; shared by all utterances."""
 
@@ -58,7 +66,7 @@ class Drawing:
         augmentation = augmentation_of(self.augment, self.seed, example, epoch)
         return augmentation.speed if augmentation else 1.0
 
-    def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterator["Beside"]:
+    def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterator[Beside]:
         """What each utterance's previous text and text between timestamps are in tokens, where they are ever drawn."""
         found = [
             (previous or "" if self.previous_frac else "", parse_slice(timed or "" if self.timestamps_frac else ""))
@@ -69,7 +77,7 @@ class Drawing:
         for _, timed in found:
             yield Beside(next(ids), tuple((one.start_s, one.end_s, array("i", next(ids))) for one in timed.segments))
 
-    def with_forms(self, example: TrainExample, beside: "Beside", frame: Frame, max_tokens: int) -> TrainExample:
+    def with_forms(self, example: TrainExample, beside: Beside, frame: Frame, max_tokens: int) -> TrainExample:
         """An utterance with its forms, in the longest; itself where its data have nothing beside its text.
 
         A text with timestamps that the model has no positions for is never drawn, and a previous text is cut at its
@@ -88,14 +96,6 @@ class Drawing:
         if not (previous or segments):
             return example
         return Forms(self, frame, example.text_ids, previous, segments).longest(example)
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What the data have of an utterance beside its text, in tokens."""
-
-    previous_ids: Sequence[int]
-    segments: tuple[TimedIds, ...]
 
 
 @dataclass(frozen=True, slots=True)
