@@ -17,6 +17,7 @@ from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.doses import RobustnessConfig
 from shibolet.gate.config import GateConfig
+from shibolet.label.config import LabelConfig
 from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
 from shibolet.publish.config import PublishConfig
@@ -25,7 +26,7 @@ from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
 from shibolet.records.names import check_name, check_names
 from shibolet.records.settings import peek, read_settings, settings_yaml
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, UnlabelledSource
 from shibolet.speech.text import get_language
 from shibolet.tracking.config import TrackingConfig
 from shibolet.train.config import TrainConfig
@@ -44,6 +45,7 @@ class DataConfig(Config):
     """What may be trained on, before the audit."""
 
     train: tuple[DataSource, ...] = Field(min_length=1)
+    unlabelled: tuple[UnlabelledSource, ...] = ()  # audio without text: `label` says who writes it
 
 
 class Recipe(Config):
@@ -60,6 +62,7 @@ class Recipe(Config):
     audit: AuditConfig
     calibrate: CalibrateConfig = CalibrateConfig()
     gate: GateConfig = GateConfig()
+    label: LabelConfig = LabelConfig()
     prepare: PrepareConfig = PrepareConfig()
     train: TrainConfig | None = None  # ... nor training
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -102,7 +105,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
         check_name("name", self.name)
-        for key, sources in (("data.train", self.data.train), ("evaluate.sets", self.evaluate.sets)):
+        both = (*self.data.train, *self.data.unlabelled)  # their names tell rows apart
+        for key, sources in (("data.train and data.unlabelled", both), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():

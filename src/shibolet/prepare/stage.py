@@ -14,6 +14,7 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
@@ -24,6 +25,7 @@ from shibolet.prepare.writing import writing_of
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
+from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import get_language
@@ -47,16 +49,19 @@ def run_prepare(
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
+    machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work; None: two threads of this process.
+    `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
+    have now: those that were taken back are as the others, those whose text a machine wrote train, and are never dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
-    spoken = get_language(language)
-    find = _finder(verdicts, config)
+    spoken, by_machine = get_language(language), MachineTexts(machine_texts)
+    utterances = by_machine.others(utterances)
+    find = by_machine.finder(_finder(verdicts, config))
     notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
     fit: list[Utterance] = []
@@ -71,26 +76,28 @@ def run_prepare(
                 else:
                     fit.append(utterance)
         dealt = split(fit, config, seed)
+        dev = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "train"]
+        added = by_machine.fit(dev, spoken, config, tally)
 
-        progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
+        num_given = len(utterances) + by_machine.num_written
+        progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
-        dealt_outcomes = _with_surplus(fit, dealt.parts, outcomes, config)
-        kept, splits = _write_shards(dealt_outcomes, dealt.parts, tally, out_dir, config.shard_utterances, progress)
+        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
+        parts = [*dealt.parts, *(["train"] * len(added))]
+        dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
+        kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
         reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
-        raise DataError(
-            f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
-        )
+        raise DataError(f"nothing is left to train on of {num_given:,} utterances ({reasons}); see {out_dir / LEDGER}")
     write_manifest(out_dir / MANIFEST, kept)
     if "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
-        len(utterances), {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
+        num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
-        notes=(*notes, *dealt.notes), writing=writing_of(utterances),
+        notes=(*notes, *by_machine.notes, *dealt.notes), writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared

@@ -91,7 +91,7 @@ class RowSink:
             row_id = self._claim(row)
             whole = self._utterance(row, row_id)
             if self.source.format == "plain":
-                self.utterances.append(_speakable(whole))
+                self.utterances.append(_speakable(whole) if self.source.has_texts else whole)
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
             columns = self.source.columns
@@ -129,20 +129,7 @@ class RowSink:
 
     def _utterance(self, row: Row, row_id: str) -> Utterance:
         columns = self.source.columns
-        text = lookup(row.values, columns.text)
-        if not isinstance(text, str):
-            raise BadRow("text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}")
-        language, text = strip_official_prefix(text)
-        if self.source.letter_case == "lower":
-            text = text.lower()
-        if self.source.punctuation == "none":
-            text = without_marks(text)
-        if not tidy(text):
-            raise BadRow("empty_text", f"'{columns.text}' has no words")
-        if found := _CONTROL.search(text):
-            raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
-        if found := _MARKUP.search(text):
-            raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
+        language, text = self._text(row) if self.source.has_texts else (None, "")
         own = _language_name(language or self._named_language(row))
         if own and self.language and own != self.language:
             raise BadRow("other_language", f"its language is '{own[:40]}', that of the source {self.language}")
@@ -166,6 +153,25 @@ class RowSink:
             language=own or _language_name(self.source.language),
             flags=_flags(lookup(row.values, columns.flags)),
         )
+
+    def _text(self, row: Row) -> tuple[str | None, str]:
+        """The language that some formats put before a text, and the text; BadRow where it is none."""
+        column = self.source.columns.text
+        text = lookup(row.values, column)
+        if not isinstance(text, str):
+            raise BadRow("text_not_string", f"'{column}' is {'missing' if text is None else type(text).__name__}")
+        language, text = strip_official_prefix(text)
+        if self.source.letter_case == "lower":
+            text = text.lower()
+        if self.source.punctuation == "none":
+            text = without_marks(text)
+        if not tidy(text):
+            raise BadRow("empty_text", f"'{column}' has no words")
+        if found := _CONTROL.search(text):
+            raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
+        if found := _MARKUP.search(text):
+            raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
+        return language, text
 
     def _span(self, row: Row, audio_s: float, declared_s: float | None) -> tuple[AudioRef, float]:
         """The stretch that a row says it is, and its length; BadRow where that, or the row's duration, cannot be.
