@@ -156,7 +156,7 @@ def show_prepare(prepared: Prepared) -> None:
     """What left and by which rule, then what is kept."""
     rows = [
         (rule, effect, f"{amount.utterances:,}", f"{60 * amount.hours:.1f}")
-        for effect, rules in (("dropped", prepared.dropped_by_rule), ("kept in part", prepared.changed_by_rule))
+        for effect, rules in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))
         for rule, amount in rules.items()
     ]
     if rows:

@@ -184,9 +184,9 @@ class _Labelling:
             else:
                 fit.append((piece, row))
         most_s = self.current.recipe.label.max_labelled_share * self.known.hours_with_text * 3600
-        taken_s = 0.0
+        taken_s, is_full = 0.0, False
         for piece, row in sorted(fit, key=lambda pair: (pair[1].cer, hash_json(pair[0].id))):
-            if taken_s + piece.duration_s > most_s:
+            if is_full := is_full or taken_s + piece.duration_s > most_s:  # a shorter one agrees less
                 refuse(piece, "over_share", f"{most_s / 3600:.3f} h of such pieces may train, others agree as well")
                 continue
             taken_s += piece.duration_s
