@@ -1,7 +1,8 @@
-"""Tables of texts that machines wrote."""
+"""Tables of texts that machines wrote, and of the rounds that trained on them."""
 
 from shibolet.cli.terminal import OUT, facts, table
 from shibolet.records.documents.labelled import Labelled, Threshold
+from shibolet.records.documents.loop import Loop
 
 
 def show_labelled(found: Labelled) -> None:
@@ -39,3 +40,23 @@ def _limits(title: str, threshold: Threshold) -> None:
             for step in threshold.steps
         ],
     )  # fmt: skip
+
+
+def show_loop(loop: Loop) -> None:
+    """What each turn came to, and which round to keep."""
+    pct = lambda rate: "-" if rate is None else f"{rate:.1f}%"  # noqa: E731
+    rows = [
+        (
+            one.folder, pct(one.low_quality_pct), pct(one.low_quality_prepared_pct),
+            "-" if one.flagged is None else f"{one.flagged.taken_back:,}",
+            "-" if one.flagged is None else f"{one.flagged.corrected:,}",
+            "-" if one.points is None else f"{one.points:+.2f}",
+            "-" if one.interval_points is None else "{:+.2f} to {:+.2f}".format(*one.interval_points),
+        )
+        for one in loop.turns
+    ]  # fmt: skip
+    header = ["", " flagged", " after", " taken back", " corrected", " points", f" {loop.level_pct:.3g}%"]
+    table(f"Loop, {loop.seeds} seeds a turn", header, rows)
+    for one in loop.turns:
+        OUT.print(one.sentence, markup=False)
+    OUT.print(loop.sentence, markup=False)

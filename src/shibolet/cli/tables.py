@@ -5,7 +5,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from shibolet.cli import plans
-from shibolet.cli.label_tables import show_labelled
+from shibolet.cli.label_tables import show_labelled, show_loop
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.cli.trial_tables import show_average, show_combined, show_decoding, show_ngram, show_search
 from shibolet.gate.limits import counts_of
@@ -42,7 +42,7 @@ def show(document: Document) -> None:
     raise TypeError(f"there is no table for {type(document).__name__}")
 
 
-for _of_trials in (show_average, show_combined, show_decoding, show_labelled, show_ngram, show_search):
+for _of_trials in (show_average, show_combined, show_decoding, show_labelled, show_loop, show_ngram, show_search):
     show.register(_of_trials)
 
 
