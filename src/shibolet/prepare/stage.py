@@ -88,8 +88,7 @@ def run_prepare(
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
-        reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
-        raise DataError(f"nothing is left to train on of {num_given:,} utterances ({reasons}); see {out_dir / LEDGER}")
+        raise _nothing_left(num_given, tally, out_dir)
     write_manifest(out_dir / MANIFEST, kept)
     if "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
@@ -101,6 +100,11 @@ def run_prepare(
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared
+
+
+def _nothing_left(num_given: int, tally: Tally, out_dir: Path) -> DataError:
+    reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
+    return DataError(f"nothing is left to train on of {num_given:,} utterances ({reasons}); see {out_dir / LEDGER}")
 
 
 def _with_surplus(

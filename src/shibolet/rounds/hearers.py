@@ -5,12 +5,13 @@ the writer's in `labelled/heard/`, so many utterances together.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 from shibolet.audit.clip import clip_of
 from shibolet.audit.hearing import Listener
 from shibolet.records.audited import Audited
-from shibolet.records.files import hash_json, make_folder, read_jsonl, write_jsonl
+from shibolet.records.files import hash_json, make_folder, write_jsonl
+from shibolet.records.reading import read_lines
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.auditing import tell_lost
 from shibolet.rounds.shared import Round
@@ -18,6 +19,15 @@ from shibolet.speech.audio import load
 from shibolet.speech.text import get_language
 
 TOGETHER = 256  # utterances of which the texts are put on disk at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A line of `labelled/heard/`."""
+
+    id: str
+    text: str  # empty where nothing could be heard
+    failure: str | None  # then why
 
 
 class Hearers:
@@ -43,16 +53,16 @@ class Hearers:
         if not utterances:
             return []
         found = self._write(utterances, digest, title)
-        written = [replace(utterance, text=text) for utterance, (text, _) in zip(utterances, found, strict=True)]
+        written = [replace(utterance, text=one.text) for utterance, one in zip(utterances, found, strict=True)]
         rules = get_language(self._current.recipe.language)
         clips = {u.id: clip for u in written if (clip := clip_of(u, rules))}
         with self._current.track(f"{title}: listen") as progress:
             heard = self._listener.hear(list(clips.values()), progress)
         tell_lost(self._current, self._listener)
         rows = []
-        for utterance, (_, failure) in zip(written, found, strict=True):
+        for utterance, one in zip(written, found, strict=True):
             evidence = heard[utterance.id] if utterance.id in clips else None
-            failure = failure or ("no_words" if evidence is None else evidence.failure)
+            failure = one.failure or ("no_words" if evidence is None else evidence.failure)
             rows.append(
                 Audited(
                     id=utterance.id, source=utterance.source, recording=utterance.recording, speaker=utterance.speaker,
@@ -65,8 +75,8 @@ class Hearers:
             )  # fmt: skip
         return rows
 
-    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[tuple[str, str | None]]:
-        """Text of each, and why there is none; the writer is not loaded where all texts are on disk."""
+    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list["_Written"]:
+        """What is written of each; the writer is not loaded where all texts are on disk."""
         from shibolet.evaluate.hear import hear
 
         current, recipe = self._current, self._current.recipe
@@ -84,7 +94,7 @@ class Hearers:
                     heard = hear(transcriber, some, config, None)
                     why = {failure.id: failure.reason for failure in heard.failures}
                     pairs = zip(some, heard.hypotheses, strict=True)
-                    write_jsonl(path, ({"id": u.id, "text": text, "failure": why.get(u.id)} for u, text in pairs))
-                found += [(row["text"], row["failure"]) for row in read_jsonl(path)]
+                    write_jsonl(path, (asdict(_Written(u.id, text, why.get(u.id))) for u, text in pairs))
+                found += read_lines(path, _Written, "delete it, and it is heard again")
                 progress(len(found), len(utterances))
         return found

@@ -7,7 +7,7 @@
           loop.json         what each turn came to; written last
 
 Every turn starts from the recipe's base and trains as long: what differs from the turn before is the data. It has
-gained where the interval of the difference, with the variance between seeds, lies below 0.
+gained where the interval of the difference, with the variance between seeds, lies below compare.keep_below_points, 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -153,7 +153,7 @@ def _judged(current: Round, before: list[list[EditCounts]], done: _Done, level: 
     found = seeds_interval(before, done.counts, done.clusters, level=level)
     interval = None if found.low is None else (100 * found.low, 100 * found.high)
     compared = Comparison.read(current.folder.compare)
-    gained = interval is not None and interval[1] < 0
+    gained = interval is not None and interval[1] < current.recipe.compare.keep_below_points
     said = f"{done.title} against {compared.baseline.title}: "
     said += "no reference words" if found.value is None else f"{100 * found.value:+.2f} points of WER"
     said += " (too few groups for an interval)" if interval is None else " ({:+.2f} to {:+.2f})".format(*interval)
