@@ -6,7 +6,7 @@ from dataclasses import replace
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, drop, note, refuse
 from shibolet.prepare.processes import FindVerdicts
-from shibolet.prepare.split import shared_with
+from shibolet.prepare.split import Part, shared_with
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.machine_texts import MachineText
@@ -45,8 +45,12 @@ class MachineTexts:
             return verdict
         return replace(verdict, review="good")
 
-    def fit(self, dev: Sequence[Utterance], language: Language, config: PrepareConfig, tally: Tally) -> list[Utterance]:
-        """Those that may train: with words, and of no speaker, recording or file that is held out."""
+    def fit(
+        self, others: Sequence[Utterance], parts: Sequence[Part], language: Language, config: PrepareConfig,
+        tally: Tally,
+    ) -> list[Utterance]:  # fmt: skip
+        """Those that may train: with words, and of no speaker, recording or file that is held out of the others."""
+        dev = [utterance for utterance, part in zip(others, parts, strict=True) if part != "train"]
         found = []
         for utterance, is_shared in zip(self._written, shared_with(self._written, dev), strict=True):
             if is_shared:

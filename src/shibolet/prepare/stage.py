@@ -76,9 +76,7 @@ def run_prepare(
                 else:
                     fit.append(utterance)
         dealt = split(fit, config, seed)
-        dev = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "train"]
-        added = by_machine.fit(dev, spoken, config, tally)
-
+        added = by_machine.fit(fit, dealt.parts, spoken, config, tally)
         num_given = len(utterances) + by_machine.num_written
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]

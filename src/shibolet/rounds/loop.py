@@ -158,7 +158,9 @@ def _judged(current: Round, before: list[list[EditCounts]], done: _Done, level: 
     said += "no reference words" if found.value is None else f"{100 * found.value:+.2f} points of WER"
     said += " (too few groups for an interval)" if interval is None else " ({:+.2f} to {:+.2f})".format(*interval)
     said += f", over {len(done.counts)} seeds; "
+    least = current.recipe.compare.keep_below_points
     said += "shown to gain" if gained else "no gain shown"
+    said += f" (the interval has to end below {least:g})" if least else ""
     if gained and not compared.is_kept:
         said += f", but its first seed is not kept: {compared.refusals[0].sentence}"
     ended = "not_gained" if not gained else "gained" if compared.is_kept else "refused"
