@@ -5,11 +5,12 @@
     python benchmarks/loop_turns.py texts --out DIR [--corpora 1 2]    # all texts, a quarter, a quarter and audio
     python benchmarks/loop_turns.py habit --out DIR [--turns 3]        # one frequent word always written as another
 
-Prints one JSON line a result. `turns`: of each turn the share of what was kept that is damaged, good hours lost, texts
-that were corrected and are not what is said, and WER with the interval over seeds. `null`: whether a round "gained"
-over another of the same data whose seeds are others. `texts`: WER of the three and the share of the gain of having all texts
-that audio without them gives, false accepts against the bound. `habit`: of the places where the word is said, how many
-are written as the other, in the texts that train and on the test sets. `--small` is the smallest size that runs.
+Prints one JSON line a result. `turns`: of each turn the share of what was kept that is damaged, good hours lost,
+texts that were corrected and are not what is said, and WER with the interval over seeds. `null`: whether a round
+"gained" over another of the same data whose seeds are others. `texts`: WER of the three and the share of the gain of
+having all texts that audio without them gives, false accepts against the bound. `habit`: of the places where the word
+is said, how many are written as the other, in the texts that train and on the test sets. `--small` is the smallest
+size that runs.
 """
 
 import argparse

@@ -47,6 +47,10 @@ class DataConfig(Config):
     train: tuple[DataSource, ...] = Field(min_length=1)
     unlabelled: tuple[UnlabelledSource, ...] = ()  # audio without text: `label` says who writes it
 
+    @property
+    def all(self) -> tuple[DataSource, ...]:
+        return (*self.train, *self.unlabelled)
+
 
 class Recipe(Config):
     """One round, from data to verdict."""
@@ -75,6 +79,8 @@ class Recipe(Config):
         """By role, the models that the recipe names."""
         roles = {"base": self.models.base, "baseline": self.models.baseline} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        if self.data.unlabelled or self.label.flagged:
+            roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
 
     @property
@@ -105,8 +111,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
         check_name("name", self.name)
-        both = (*self.data.train, *self.data.unlabelled)  # their names tell rows apart
-        for key, sources in (("data.train and data.unlabelled", both), ("evaluate.sets", self.evaluate.sets)):
+        for key, sources in (("data.train and data.unlabelled", self.data.all), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():

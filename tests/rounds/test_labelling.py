@@ -252,6 +252,8 @@ def test_the_same_again_hears_nothing_and_a_recipe_without_audio_puts_it_aside(p
 def test_what_cannot_be_calibrated_or_agrees_with_itself_is_refused(play):
     with pytest.raises(DataError, match="INVALID, so nothing tells which texts are right"):
         play({}, decision="INVALID")
+    with pytest.raises(RecipeError, match="knows nothing of new pieces"):
+        play({}, ["label.listener=heard.jsonl"])
     play.answers.identities = ["one", "one"]
     with pytest.raises(DataError, match="one model always agrees with itself"):
         play({})

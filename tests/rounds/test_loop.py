@@ -82,7 +82,7 @@ def test_what_cannot_tell_a_gain_is_refused(tmp_path):
         loop.do_loop(load_recipe("demo", ["evaluate.sets=[]"]), tmp_path, turns=2, seeds=2, tell=print)
 
 
-@pytest.mark.slow("loop", seconds=60)
+@pytest.mark.slow("loop", seconds=80)
 def test_two_turns_on_speech_with_damaged_texts(tmp_path):
     """Through real stages: what the second hearing corrects is true, and a second start does nothing again."""
     pytest.importorskip("espeakng_loader", reason="the demo extra is not installed")

@@ -250,7 +250,11 @@ def _with_extra(found: Finding) -> Finding:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    for role, sources in (("train", recipe.data.train), ("evaluate", recipe.evaluate.sets)):
+    for role, sources in (
+        ("train", recipe.data.train),
+        ("unlabelled", recipe.data.unlabelled),
+        ("evaluate", recipe.evaluate.sets),
+    ):
         for source in sources:
             what = f"{role}: {source.name}"
             if source.hub is None or Path(source.hub).exists():

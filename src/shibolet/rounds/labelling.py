@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, RecipeError
 from shibolet.label.agreement import choose_limit, letters_apart
 from shibolet.records.audited import Audited, audited_hash
 from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Threshold
@@ -38,6 +38,7 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
 
     DataError where nothing tells which texts of the data are right, so that no limit can be calibrated.
     """
+    from shibolet.listen.open import HYPOTHESES
     from shibolet.rounds.hearers import Hearers
 
     recipe, folder, config = current.recipe, current.folder, current.recipe.label
@@ -52,6 +53,10 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
     writer, listener = config.writer or recipe.models.base, config.listener or recipe.audit.recogniser
+    if listener.endswith(HYPOTHESES):
+        raise RecipeError(
+            f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
+        )
     hearers = Hearers(current, writer, listener)
     if len(set(hearers.identities)) < 2:
         raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
