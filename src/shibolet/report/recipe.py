@@ -27,6 +27,11 @@ class ShownSource(_Shown):
 
 class ShownData(_Shown):
     train: tuple[ShownSource, ...]
+    unlabelled: tuple[ShownSource, ...] = ()
+
+    @property
+    def all(self) -> tuple[ShownSource, ...]:
+        return (*self.train, *self.unlabelled)
 
 
 class ShownEvaluate(_Shown):
