@@ -48,15 +48,17 @@ ALL_TURNS = ("compare.keep_below_points=1000", "compare.loop_cost=0", "gate.acce
 SMALL = (
     "train.phases=[{name: B, num_epochs: 1, lr_by_part: {projector: 5.0e-4, lora: 5.0e-4}}]", "audit.aligner=null",
     "audit.selftest.num_clips=40", "gate.stop_above_pct=90", "gate.proceed_below_pct=80", "gate.min_selftest_recall=0",
-    "gate.max_harmless_changed_frac=1", "label.calibration_clips=60", "evaluate.audit_sets=false",
+    "gate.max_harmless_changed_frac=1", "label.calibration_clips=120", "evaluate.audit_sets=false",
     "compare.bootstrap_samples=100",
 )  # fmt: skip
 
 
-def corpus_of(out_dir: Path, seed: int, small: bool, **changes: float) -> Path:
-    """The demo's corpus, or one of the least size, in a folder of its own."""
+def corpus_of(out_dir: Path, seed: int, small: str | None, **changes: float) -> Path:
+    """The demo's corpus, or one of the least size for a part of this script, in a folder of its own."""
     folder = out_dir / f"corpus-{seed}{''.join(f'-{name}{value:g}' for name, value in changes.items())}"
-    size = {"num_train": 160, "num_long": 0, "num_test": 16, "recording_utterances": 4} if small else {}
+    # A quarter of the texts has to be enough to calibrate by, where only that is known.
+    num_train = 160 if small == "turns" else 320
+    size = {"num_train": num_train, "num_long": 0, "num_test": 16, "recording_utterances": 4} if small else {}
     build_corpus(folder, seed, CorpusConfig(**size, **changes))
     return folder
 
@@ -180,7 +182,7 @@ def habit(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
     """The most frequent word of five letters or more is another one in every text that is known."""
     corpus = corpus_of(args.out, corpus_seed, args.small, damaged_frac=0.0)
     truth = spoken(corpus)
-    counted = Counter(word for text in truth.values() for word in text.split() if len(word) >= 4)
+    counted = Counter(word for text in truth.values() for word in text.split() if len(word) >= 3)
     said, written = counted.most_common(1)[0][0], next(w for w, _ in reversed(counted.most_common()) if len(w) >= 4)
     swap = lambda text: " ".join(written if word == said else word for word in text.split())  # noqa: E731
     known, free = split_texts(corpus, swap)
@@ -219,7 +221,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="the smallest size that runs")
     args = parser.parse_args(given)
     args.out = args.out.absolute()
-    args.small = args.small or args.part == "null"
+    if args.small or args.part == "null":
+        args.small = "turns" if args.part in ("turns", "null") else "texts"
     corpora = range(1, args.loops + 1) if args.part == "null" else args.corpora
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         gained = []
