@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from audit_documents import gate_verdict
 
 from shibolet.cli.tables import show
 from shibolet.errors import RecipeError
@@ -25,7 +26,7 @@ def turn(number: int, ended: str) -> Turn:
 def play(tmp_path, monkeypatch):
     """Turns that end as given; gives the document and the recipes that they had."""
 
-    def run(*ends: str, turns: int = 3) -> tuple[Loop, list]:
+    def run(*ends: str, turns: int = 3, decision: str = "PROCEED") -> tuple[Loop, list]:
         recipes, given = [], iter(enumerate(ends, 1))
 
         @contextmanager
@@ -35,6 +36,7 @@ def play(tmp_path, monkeypatch):
 
         def made(current, best, seeds, level, gpus):
             number, ended = next(given)
+            gate_verdict(decision).write(current.folder.gate())
             return turn(number, ended), loop._Done(current.folder, current.recipe.title, [], [])
 
         monkeypatch.setattr(loop, "open_round", opened)
@@ -59,6 +61,12 @@ def test_it_ends_where_no_gain_is_shown_and_keeps_the_round_before(play, capsys)
 def test_a_first_round_that_is_not_kept_has_none_after_it(play, ended, why):
     found, recipes = play(ended)
     assert found.best is None and len(recipes) == 1 and why in found.sentence.lower()
+
+
+def test_data_that_the_audit_cannot_judge_are_not_heard_again(play):
+    """Nothing tells which texts are right there, and the second turn would end in an error after the first was paid."""
+    found, recipes = play("gained", "gained", decision="INVALID")
+    assert len(recipes) == 1 and found.best == "turn1" and "INVALID" in found.sentence
 
 
 def test_every_turn_starts_from_the_same_base_and_has_to_beat_the_one_before(play):

@@ -71,6 +71,8 @@ def do_loop(
         if turn.ended != "gained":
             break
         best = done
+        if GateVerdict.read(best.folder.gate()).decision == "INVALID":  # `label` would refuse it
+            break
     loop = Loop(
         max_turns=turns, seeds=seeds, level_pct=100 * level, turns=tuple(found),
         best=best.folder.path.name if best else None, sentence=_sentence(found, turns),
@@ -206,6 +208,8 @@ def _sentence(turns: Sequence[Turn], at_most: int) -> str:
     """What the loop came to, and why it ended."""
     gained = [turn for turn in turns if turn.ended == "gained"]
     kept = f"{gained[-1].title} is the round to keep" if gained else "No round gained, so none is kept"
+    if turns[-1].ended == "gained" and len(turns) < at_most:
+        return f"{kept}; the loop ended since the gate says INVALID, so nothing tells which texts are right."
     if turns[-1].ended == "gained":
         return f"{kept}; the loop ended after the {at_most} turns that were asked for, and the last one gained."
     why = {
