@@ -55,7 +55,9 @@ SMALL = (
 
 def corpus_of(out_dir: Path, seed: int, small: str | None, **changes: float) -> Path:
     """The demo's corpus, or one of the least size for a part of this script, in a folder of its own."""
-    folder = out_dir / f"corpus-{seed}{''.join(f'-{name}{value:g}' for name, value in changes.items())}"
+    folder = (
+        out_dir / f"corpus-{small or 'demo'}-{seed}{''.join(f'-{name}{value:g}' for name, value in changes.items())}"
+    )
     # A quarter of the texts has to be enough to calibrate by, where only that is known.
     num_train = 160 if small == "turns" else 320
     size = {"num_train": num_train, "num_long": 0, "num_test": 16, "recording_utterances": 4} if small else {}

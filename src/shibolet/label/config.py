@@ -19,4 +19,7 @@ class LabelConfig(Config):
     # Utterances of data.train that the audit flagged are heard again too: taken back where the writer reads what the
     # text says, corrected where both hearers read alike and the text reads otherwise, else dropped as before.
     flagged: bool = False
+    # A text that came with the data gives way to a machine's only where the hearers differ in at most this share of
+    # letters, whatever limit is calibrated.
+    max_corrected_disagreement: float = Field(0.05, ge=0, lt=1)
     max_corrected_share: float = Field(0.05, ge=0, lt=1)  # of the utterances of data.train

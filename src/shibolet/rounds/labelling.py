@@ -223,7 +223,7 @@ class _Labelling:
                 taken_back += 1
                 text = replace(_text_of(row, "taken_back", utterance.text), disagreement=apart)
                 self.texts.append(replace(text, given=utterance.text))
-            elif self._refusal(row) is None:
+            elif self._refusal(row) is None and row.cer <= recipe.label.max_corrected_disagreement:
                 corrected.append(replace(_text_of(row, "corrected", row.text), given=utterance.text))
         most = int(recipe.label.max_corrected_share * len(self.current.data.utterances))
         corrected.sort(key=lambda text: (text.disagreement, hash_json(text.id)))
