@@ -222,10 +222,10 @@ def test_flagged_utterances_are_taken_back_corrected_or_dropped(play):
     said = {f"k{i}": (sentence(i), sentence(i + 300)) for i in range(97, 99)}
     near = play.answers.truth["k99"]
     said["k99"] = (near, near[:-2])  # near enough for a piece without text, and not to replace one that is given
-    changes = ["label.flagged=true", "label.max_corrected_share=0.03"]
+    changes = ["label.flagged=true", "label.max_corrected_share=0.05"]
     found, texts, folder = play(said, changes, flagged)
     assert found.given.limit is not None, "damaged texts are told from what the writer reads"
-    assert (found.flagged.heard, found.flagged.taken_back, found.flagged.corrected) == (10, 3, 3)
+    assert (found.flagged.heard, found.flagged.taken_back, found.flagged.corrected) == (10, 3, 4)
     corrected = [text for text in texts.values() if text.kind == "corrected"]
     assert all(text.text == play.answers.truth[text.id] != text.given for text in corrected)
     dev = {row["origin_id"] for row in prepared_rows(folder, "dev")}
@@ -238,6 +238,8 @@ def test_flagged_utterances_are_taken_back_corrected_or_dropped(play):
     assert not {"k97", "k98", "k99"} & (dev | train.keys())
     summary = Prepared.read(folder.prepared / "summary.json")
     assert summary.utterances.given == 140 and summary.utterances.kept + summary.utterances.dropped == 140
+    found, texts, _ = play(said, [*changes[:1], "label.max_corrected_share=0.03"], flagged)
+    assert found.flagged.corrected == sum(text.kind == "corrected" for text in texts.values()) == 3
 
 
 def test_the_same_again_hears_nothing_and_a_recipe_without_audio_puts_it_aside(play, tmp_path):

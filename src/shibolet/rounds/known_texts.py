@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shibolet.prepare.verdicts import ReviewedRows
     from shibolet.rounds.hearers import Hearers
 
+MIN_HELD_OUT = 40  # utterances; with fewer hardly any bound can be shown
 SILENT = NoSpeech("noise")  # nobody speaks: any text is a false accept
 TEXT_DAMAGE = (
     Row(kind="swapped", change=swapped("random")),
@@ -77,9 +78,6 @@ def known_texts(current: Round, verdicts: "ReviewedRows") -> Known:
     chosen = chosen[: recipe.label.calibration_clips]
     hours = sum(u.duration_s for u in passed) / 3600
     return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
-
-
-MIN_HELD_OUT = 40  # utterances; with fewer no bound of 5% can be shown
 
 
 def _held_out(parent: RunFolder | None) -> set[str]:

@@ -8,6 +8,7 @@ is no text, however well the rest agrees.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.label.agreement import choose_limit, letters_apart
@@ -24,6 +25,9 @@ from shibolet.rounds.known_texts import Known, known_texts, try_on
 from shibolet.rounds.shared import Round
 from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of
 from shibolet.speech.text import get_language
+
+if TYPE_CHECKING:  # it imports the audit
+    from shibolet.rounds.hearers import Hearers
 
 DOCUMENT, MANIFEST, TEXTS, LEDGER = "label.json", "manifest.jsonl", "texts.jsonl", "ledger.jsonl"
 
@@ -97,7 +101,7 @@ class _Labelling:
     """One run of the stage."""
 
     current: Round
-    hearers: "Hearers"  # noqa: F821
+    hearers: "Hearers"
     by: Judged
     known: Known
     agreement: Threshold | None = None
