@@ -37,7 +37,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.records.shards import read_shard
 from shibolet.rounds.loop import do_loop
 from shibolet.scoring.rows import groups_of
-from shibolet.scoring.seeds import seeds_interval
+from shibolet.scoring.seeds import seeds_difference
 from shibolet.speech.text import get_language
 
 HEBREW = get_language("Hebrew")
@@ -125,10 +125,12 @@ def null(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
     label = label_of(runs[0])
     rows = [[row for name in SETS for row in read_rows(run.evaluation(label, name))] for run in runs]
     counts = [[row.words for row in own] for own in rows]
-    found = seeds_interval(counts[: args.seeds], counts[args.seeds :], list(groups_of(rows[0])), level=1 - 0.05 / 2)
+    first, second = counts[: args.seeds], counts[args.seeds :]
+    found = seeds_difference(first, second, list(groups_of(rows[0])), level=1 - 0.05 / 2)
+    one, rates = found.estimate, [[100 * rate for rate in own] for own in found.rates]
     yield {
-        "corpus": corpus_seed, "points": 100 * found.value, "points_by_seed": [100 * one for one in found.by_seed],
-        "interval_points": [100 * found.low, 100 * found.high], "gained": found.high < 0,
+        "corpus": corpus_seed, "points": 100 * one.value, "wer_pct": rates,
+        "interval_points": [100 * one.low, 100 * one.high], "gained": one.high < 0,
     }  # fmt: skip
 
 

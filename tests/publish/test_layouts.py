@@ -61,6 +61,7 @@ def test_publish_refuses_a_layout_before_it_looks_at_the_run(tmp_path):
     [
         ("servers.candidate", "servers={candidate: {url: 'http://localhost:8000'}}"),
         ("styles.candidate", "styles={candidate: formal}"),
+        ("context.candidate", "context={file: names.txt}"),
         ("ngram", "ngram={file: x.arpa, weight: 0.2}"),
         ("mbr_samples", "mbr_samples=4"),
         ("repeat_bias", "repeat_bias=4"),

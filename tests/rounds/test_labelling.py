@@ -16,7 +16,8 @@ from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import write_jsonl
 from shibolet.records.ledger import read_ledger
-from shibolet.records.machine_texts import read_texts
+from shibolet.records.machine_texts import MachineText, read_texts
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import hearers, labelling, stages
 from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
@@ -50,7 +51,7 @@ class Answers:
 
     def __init__(self, truth: dict[str, str]) -> None:
         self.truth, self.said, self.asked = truth, {}, []
-        self.identities = ["writer", "listener"]
+        self.identities, self.decoding = ["writer", "listener"], {}
 
     def __call__(self, current, writer: str, listener: str) -> "Answers":
         return self
@@ -96,17 +97,21 @@ def play(tmp_path, monkeypatch, data):
         rows.append({"id": f"k{i}", "audio": f"k{i}.flac", "text": truth[f"k{i}"], "speaker": f"s{i % 10}"})
     speakers = ["s0" if i == 0 else f"new{i % 8}" for i in range(40)]
     free = [{"id": f"u{i}", "audio": f"u{i}.flac", "speaker": speakers[i], "text": 5} for i in range(40)]
-    write_jsonl(data / "free.jsonl", free)
     answers = Answers(truth)
     monkeypatch.setattr(hearers, "Hearers", answers)
 
     def run(
-        said: dict[str, tuple[str, str]], changes=(), flagged: dict[str, str] | None = None, decision: str = "PROCEED"
+        said: dict[str, tuple[str, str]],
+        changes=(),
+        flagged: dict[str, str] | None = None,
+        decision: str = "PROCEED",
+        ids: dict[str, str] | None = None,
     ) -> tuple[Labelled, dict, Path]:
         answers.said = said
         for row in rows:
             row["text"] = (flagged or {}).get(row["id"], truth[row["id"]])
-        write_jsonl(data / "known.jsonl", rows)
+        for name, own in (("known", rows), ("free", free)):
+            write_jsonl(data / f"{name}.jsonl", [{**row, "id": (ids or {}).get(row["id"], row["id"])} for row in own])
         recipe = load_recipe("demo", [
             f"data.train=[{{name: known, manifest: {data}/known.jsonl}}]",
             f"data.unlabelled=[{{name: free, manifest: {data}/free.jsonl}}]", "prepare.unheard=keep",
@@ -140,6 +145,10 @@ def prepared_rows(folder, split: str) -> list[dict]:
     return [
         row for path in sorted(folder.prepared.glob(f"{split}-*.parquet")) for row in pq.read_table(path).to_pylist()
     ]
+
+
+def beside_dev(folder) -> set[str]:
+    return {line.id for line in read_ledger(folder.prepared / "ledger.jsonl") if line.rule == "beside_dev"}
 
 
 def test_what_both_read_alike_trains_and_is_told_apart_and_nothing_of_it_is_dev(play, capsys):
@@ -230,8 +239,9 @@ def test_flagged_utterances_are_taken_back_corrected_or_dropped(play):
     assert all(text.text == play.answers.truth[text.id] != text.given for text in corrected)
     dev = {row["origin_id"] for row in prepared_rows(folder, "dev")}
     train = {row["origin_id"]: row for row in prepared_rows(folder, "train")}
-    assert {train[id].get("text_by") for id in ("k90", "k91", "k92") if id in train} <= {None}
-    assert {"k90", "k91", "k92"} <= dev | train.keys(), "what was taken back is as any other"
+    taken_back, beside = {"k90", "k91", "k92"}, beside_dev(folder)
+    assert {train[id].get("text_by") for id in taken_back if id in train} == {None}
+    assert taken_back <= train.keys() | beside and not taken_back & dev, "dev is of what the audit let pass"
     for text in corrected:
         assert text.id not in dev
         assert text.id not in train or (train[text.id]["text_by"], train[text.id]["text"]) == ("corrected", text.text)
@@ -251,6 +261,43 @@ def test_the_same_again_hears_nothing_and_a_recipe_without_audio_puts_it_aside(p
     assert len(play.answers.asked) > asked
     with pytest.raises(DataError, match="has nothing to label"):
         play({}, ["data.unlabelled=[]"])
+
+
+def test_audio_of_dev_under_another_name_is_not_labelled_and_learned(play, data):
+    """A recording that lies in two places, without its speaker in one of them, would train what dev is to judge."""
+    _, _, folder = play({})
+    held_out = sorted(row["origin_id"] for row in prepared_rows(folder, "dev"))
+    copied = list(range(1, 1 + len(held_out)))
+    before = {i: (data / f"u{i}.flac").read_bytes() for i in copied}
+    try:
+        for i, id in zip(copied, held_out, strict=True):
+            (data / f"u{i}.flac").write_bytes((data / f"{id}.flac").read_bytes())
+        _, texts, folder = play({}, ["label.max_labelled_share=2"])
+        pieces = {f"u{i}-0000" for i in copied}
+        assert held_out == sorted(row["origin_id"] for row in prepared_rows(folder, "dev"))
+        assert pieces <= texts.keys() and pieces <= beside_dev(folder)
+        assert not pieces & {row["origin_id"] for row in prepared_rows(folder, "train")}
+    finally:
+        for i, audio in before.items():
+            (data / f"u{i}.flac").write_bytes(audio)
+
+
+def test_pieces_and_utterances_of_one_id_are_refused(play):
+    """One would be heard, corrected and trained in the place of the other."""
+    with pytest.raises(DataError, match="both have the id 'k1-0000'; rename one"):
+        play({}, ids={"k1": "k1-0000", "u1": "k1"})
+
+
+def test_a_corrected_text_has_nothing_that_was_known_beside_the_old_one(play):
+    """Timestamps are of the text between them, and training on them would teach the text that was found wrong."""
+    old = Utterance(
+        id="a", audio=AudioRef(path="a.flac"), text="שלום", duration_s=1.0, source="s", previous="קודם",
+        timed_text="<|0.00|>שלום<|1.00|>",
+    )  # fmt: skip
+    text = MachineText(id="a", kind="corrected", text="בוקר", written="בוקר", heard="בוקר", disagreement=0.0)
+    new = labelling._with(old, text)
+    assert (new.text, new.timed_text, new.previous) == ("בוקר", None, None)
+    assert labelling._with(old, replace(text, kind="taken_back")) == old
 
 
 def test_what_cannot_be_calibrated_or_agrees_with_itself_is_refused(play):

@@ -42,7 +42,7 @@ def play(tmp_path, monkeypatch):
         monkeypatch.setattr(loop, "open_round", opened)
         monkeypatch.setattr(loop, "_turn", made)
         recipe = load_recipe("demo", ["models.base=builtin:round1"])
-        found = loop.do_loop(recipe, tmp_path / "loop", turns=turns, seeds=2, tell=lambda sentence: None)
+        found = loop.do_loop(recipe, tmp_path / "loop", turns=turns, seeds=3, tell=lambda sentence: None)
         assert Loop.read(tmp_path / "loop" / "loop.json") == found
         return found, recipes
 
@@ -84,10 +84,10 @@ def test_every_turn_starts_from_the_same_base_and_has_to_beat_the_one_before(pla
 
 def test_what_cannot_tell_a_gain_is_refused(tmp_path):
     recipe = load_recipe("demo")
-    with pytest.raises(RecipeError, match="--seeds 2 is the least"):
-        loop.do_loop(recipe, tmp_path, turns=2, seeds=1, tell=print)
+    with pytest.raises(RecipeError, match="--seeds 3 is the least"):
+        loop.do_loop(recipe, tmp_path, turns=2, seeds=2, tell=print)
     with pytest.raises(RecipeError, match="names no evaluate"):
-        loop.do_loop(load_recipe("demo", ["evaluate.sets=[]"]), tmp_path, turns=2, seeds=2, tell=print)
+        loop.do_loop(load_recipe("demo", ["evaluate.sets=[]"]), tmp_path, turns=2, seeds=3, tell=print)
 
 
 @pytest.mark.slow("loop", seconds=80)
@@ -112,7 +112,7 @@ def test_two_turns_on_speech_with_damaged_texts(tmp_path):
         "compare.keep_below_points=100",
     ])  # fmt: skip
     told: list[str] = []
-    found = loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=2, tell=told.append)
+    found = loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=3, tell=told.append)
     assert [one.ended for one in found.turns] == ["gained", "gained"] and found.best == "turn2"
     second = found.turns[1]
     assert second.flagged.heard > 10 and second.flagged.corrected >= 3 and second.machine_hours > 0
@@ -123,5 +123,5 @@ def test_two_turns_on_speech_with_damaged_texts(tmp_path):
     assert sum(text.text == truth[text.id] for text in corrected) >= 0.8 * len(corrected) > 0
     assert all(text.given != text.text for text in corrected)
     told.clear()
-    assert loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=2, tell=told.append) == found
+    assert loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=3, tell=told.append) == found
     assert not [line for line in told if "trains" in line], "nothing is trained twice"

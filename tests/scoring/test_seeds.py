@@ -1,57 +1,76 @@
-"""Protects the loop from taking the luck of one training for a gain of the data."""
+"""Protects the difference of several seeds: both variances are in it, and equal trainings are rarely told apart."""
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from shibolet.scoring.counts import EditCounts
 from shibolet.scoring.intervals import difference_interval
-from shibolet.scoring.seeds import seeds_interval
+from shibolet.scoring.seeds import seeds_difference
 
-WORDS = 10
-
-
-def counts(errors: np.ndarray) -> list[EditCounts]:
-    return [EditCounts(hits=WORDS - int(n), substitutions=int(n)) for n in errors]
+WORDS = 50
+GROUPS = [f"g{i}" for i in range(12)]
 
 
-def speech(num: int = 200) -> list[str]:
-    return [f"g{i % 20}" for i in range(num)]
+def system(errors) -> list[EditCounts]:
+    """One utterance of fifty words a group."""
+    return [EditCounts(WORDS - int(wrong), int(wrong)) for wrong in errors]
 
 
-def test_a_gain_of_every_seed_is_shown_and_of_one_seed_is_not():
+def drawn(rng, seeds: int, spread: float, taste: float = 3.0) -> list[list[EditCounts]]:
+    """Seeds of one training: a taste of each group that all share, and a level of each seed."""
+    shared = 20 + rng.normal(0, taste, len(GROUPS))
+    return [system(np.clip(np.rint(shared + rng.normal(0, spread)), 0, WORDS)) for _ in range(seeds)]
+
+
+def test_one_system_a_side_is_the_plain_difference():
+    """Protects from a rule for seeds that differs from the one for two systems where there is nothing to add."""
     rng = np.random.default_rng(0)
-    base = [counts(rng.binomial(WORDS, 0.3, 200)) for _ in range(3)]
-    better = [counts(rng.binomial(WORDS, 0.2, 200)) for _ in range(3)]
-    found = seeds_interval(base, better, speech())
-    assert found.value == pytest.approx(-0.1, abs=0.02) and found.high < 0 and len(found.by_seed) == 3
-    lucky = [base[0], counts(rng.binomial(WORDS, 0.05, 200)), base[2]]
-    assert difference_interval(base[1], lucky[1], speech()).high < 0, "one training alone is shown to be better"
-    assert seeds_interval(base, lucky, speech()).high > 0
+    one, two = drawn(rng, 2, 1.0)
+    found = seeds_difference([one], [two], GROUPS)
+    assert found.estimate == difference_interval(one, two, GROUPS)
+    assert (found.seeds_error, found.spreads) == (0.0, (None, None))
 
 
-def test_equal_trainings_differ_by_nothing_and_what_cannot_be_told_has_no_interval():
-    same = [counts(np.full(200, 2))] * 2
-    assert seeds_interval(same, same, speech()).low == seeds_interval(same, same, speech()).high == 0
-    assert seeds_interval(same[:1], same[:1], speech()).low is None, "of one seed nothing is known of seeds"
-    assert seeds_interval(same, same, ["a", "b"] * 100).low is None, "two groups of speech are no interval"
-    empty = [[EditCounts()] * 3] * 2
-    assert seeds_interval(empty, empty, ["a", "b", "c"]).value is None
+def test_variances_add_up_and_the_mean_is_over_seeds():
+    """Protects from a variance of one seed where that of the mean is meant, and from one side left out."""
+    rng = np.random.default_rng(1)
+    first, second = drawn(rng, 3, 2.0), drawn(rng, 4, 2.0)
+    found = seeds_difference(first, second, GROUPS)
+    rates = [[sum(c.errors for c in one) / (WORDS * len(GROUPS)) for one in side] for side in (first, second)]
+    assert found.estimate.value == pytest.approx(np.mean(rates[1]) - np.mean(rates[0]))
+    assert found.spreads == pytest.approx([np.std(side, ddof=1) for side in rates])
+    of_seeds = np.var(rates[0], ddof=1) / 3 + np.var(rates[1], ddof=1) / 4
+    assert found.seeds_error**2 == pytest.approx(of_seeds)
+    alone = difference_interval(first[0], second[0], GROUPS)
+    assert found.estimate.high - found.estimate.low > alone.high - alone.low
 
 
-def test_few_nulls_gain_where_seeds_vary_more_than_speech():
-    """Trainings that differ by chance: the plain interval over speech of a single pair would pass a third of them."""
-    rng, gained, plainly = np.random.default_rng(1), 0, 0
-    for _ in range(150):
-        both = [[counts(rng.binomial(WORDS, 0.2 + rng.normal(0, 0.03), 200)) for _ in range(3)] for _ in range(2)]
-        gained += seeds_interval(*both, speech()).high < 0
-        plainly += difference_interval(both[0][0], both[1][0], speech(), samples=500).high < 0
-    assert gained <= 150 * 0.025 + 3 * np.sqrt(150 * 0.025) < plainly
+def test_without_a_variance_over_groups_it_is_welchs_test():
+    """Protects from wrong degrees of freedom: where groups do not differ, the test is Welch's, which scipy has."""
+    first = [system([level] * len(GROUPS)) for level in (10, 12, 13)]
+    second = [system([level] * len(GROUPS)) for level in (14, 18, 15, 13)]
+    found = seeds_difference(first, second, GROUPS)
+    assert found.groups_error == pytest.approx(0, abs=1e-12)
+    rates = [[sum(c.errors for c in one) / (WORDS * len(GROUPS)) for one in side] for side in (first, second)]
+    assert found.estimate.p == pytest.approx(ttest_ind(*rates, equal_var=False).pvalue)
 
 
-def test_speech_varies_too():
-    """Seeds that agree say nothing of other speakers."""
-    group = np.arange(200) % 20
-    base = counts(np.full(200, 3))
-    other = counts(np.where(group < 10, 0, 5))
-    found = seeds_interval([base] * 3, [other] * 3, speech())
-    assert found.value < 0 < found.high
+def test_two_seeds_and_other_references_are_refused():
+    """Protects from a variance of one degree of freedom, and from rates of different words."""
+    one = system([3] * len(GROUPS))
+    with pytest.raises(ValueError, match="3 of them, not 2"):
+        seeds_difference([one], [one, one], GROUPS)
+    with pytest.raises(ValueError, match="same references"):
+        seeds_difference([one], [[EditCounts(9, 1)] * len(GROUPS)], GROUPS)
+
+
+def test_seeds_of_one_training_are_rarely_told_apart():
+    """Protects from the mistake that the rule is for: over groups alone, equal trainings differ far too often."""
+    rng, shown = np.random.default_rng(2), {"seeds": 0, "one": 0}
+    for _ in range(400):
+        every = drawn(rng, 6, 1.5)
+        shown["seeds"] += seeds_difference(every[:3], every[3:], GROUPS, samples=200).estimate.p < 0.05
+        shown["one"] += difference_interval(every[0], every[3], GROUPS, samples=200).p < 0.05
+    assert shown["seeds"] <= 0.07 * 400
+    assert shown["one"] > 0.3 * 400

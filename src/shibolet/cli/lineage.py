@@ -32,7 +32,7 @@ def loop(
     recipe: RecipeName,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Else runs/NAME-loop.")] = None,
     turns: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds at most.")] = 3,
-    seeds: Annotated[int, typer.Option(min=2, metavar="N", help="Trainings of each round.")] = 3,
+    seeds: Annotated[int, typer.Option(min=3, metavar="N", help="Trainings of each round.")] = 3,
     changes: Changes = None,
     json_: AsJson = False,
     gpus: Gpus = 1,

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import AsJson, FinishedRun, NewFolder, Style, answer, finished_round, language_told, quiet
+from shibolet.cli.options import (
+    AsJson,
+    FinishedRun,
+    NewFolder,
+    Style,
+    Terms,
+    answer,
+    finished_round,
+    language_told,
+    quiet,
+)
 from shibolet.errors import EXIT_REJECT, RecipeError
 
 
@@ -158,6 +168,7 @@ def transcribe(
     beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
     style: Style = None,
+    context: Terms = None,
     mbr_samples: Annotated[
         int | None, typer.Option(min=2, help="Draw so many texts, write the one of minimum Bayes risk.")
     ] = None,
@@ -177,17 +188,13 @@ def transcribe(
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
-    if model is None and server is None:
-        raise RecipeError("transcribe needs --model, or --server with a model of its own")
-    if server_language is not None and server is None:
-        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
+    _require_engine(model, server, server_language)
     settings = _decoding(
         server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, loop_bias, style
     )
-    if server is None:
-        language = language_told(language, model)
-    elif aligner is not None and language is None:
-        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    if context is not None:
+        settings |= _told(context, server)
+    language = _spoken(language, model, server, aligner)
     quiet()
     failed = transcribe_files(
         find_recordings(files),
@@ -201,6 +208,23 @@ def transcribe(
         track=track,
     )
     raise typer.Exit(3 if failed else 0)
+
+
+def _spoken(language: str | None, model: str | None, server: str | None, aligner: str | None) -> str | None:
+    """The language of the audio; a server's model may find it by itself, and an aligner may not."""
+    if server is None:
+        return language_told(language, model)
+    if aligner is not None and language is None:
+        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    return language
+
+
+def _require_engine(model: str | None, server: str | None, server_language: str | None) -> None:
+    """RecipeError where nothing is named that transcribes, or a server's language without one."""
+    if model is None and server is None:
+        raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server_language is not None and server is None:
+        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
 
 
 def _decoding(
@@ -231,6 +255,15 @@ def _decoding(
         "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
         "mbr_samples": mbr_samples, "repeat_bias": repeat_bias, "loop_bias": loop_bias,
     }  # fmt: skip
+
+
+def _told(context: Path, server: str | None) -> dict[str, str]:
+    """The terms of a file as a setting of a transcriber."""
+    from shibolet.speech.text.terms import as_context, read_terms
+
+    if server is not None:
+        raise RecipeError("--context is for a model on this machine: a server is told no names")
+    return {"context": as_context(read_terms(context))}
 
 
 def normalize(

@@ -51,8 +51,9 @@ class Transcriber(Engine):
         share: float = 1.0,
         keep_encoded: bool = False,
         style: str = "",
+        context: str = "",
     ) -> None:
-        """`batch_utterances` clips at once, `style` what the prompt says of how to write; the rest as in `Decoding`.
+        """`batch_utterances` clips at once, `style` and `context` as in `Prompt`; the rest as in `Decoding`.
 
         With `mbr_samples` so many texts of a clip are drawn at `mbr_temperature`. Of these and the greedy one the text
         of minimum Bayes risk is written. What is drawn follows from the clip's audio alone. With `loop_bias` a text
@@ -63,7 +64,7 @@ class Transcriber(Engine):
         self._loaded, self._loop_bias = loaded, loop_bias
         self._decoder_again: Decoder | None = None
         self._how = Decoding(
-            prompt=Prompt(language, style=style), clips_at_once=batch_utterances, beam_size=beam_size,
+            prompt=Prompt(language, context, style), clips_at_once=batch_utterances, beam_size=beam_size,
             length_penalty=length_penalty, repeat_bias=repeat_bias, ngram=ngram, ngram_weight=ngram_weight,
             share=share, keep_encoded=keep_encoded,
         )  # fmt: skip

@@ -1,17 +1,17 @@
-"""Texts that machines wrote or took back, among those that came with the data: told apart, and never in dev."""
+"""Texts that machines wrote or took back, beside those that the audit let pass: told apart, and never in dev."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.pieces import Outcome, drop, note, refuse
+from shibolet.errors import AudioError
+from shibolet.prepare.pieces import Outcome, drop, note
 from shibolet.prepare.processes import FindVerdicts
-from shibolet.prepare.split import Part, shared_with
+from shibolet.prepare.split import shared_with
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.utterance import Utterance
-from shibolet.speech.text import Language
+from shibolet.speech.audio import content_hash
 
 
 class MachineTexts:
@@ -19,45 +19,46 @@ class MachineTexts:
 
     def __init__(self, texts: Sequence[tuple[Utterance, MachineText]]) -> None:
         self._texts = {text.id: text for _, text in texts}
-        self._written = [utterance for utterance, text in texts if text.kind != "taken_back"]
-        self._ids = {utterance.id for utterance in self._written}
+        self._utterances = [utterance for utterance, _ in texts]
         self._kept: dict[str, list[float]] = {}  # seconds of pieces by who wrote their text
 
     @property
-    def num_written(self) -> int:
-        return len(self._written)
+    def num_texts(self) -> int:
+        return len(self._texts)
 
     def others(self, utterances: Sequence[Utterance]) -> Sequence[Utterance]:
-        """Without those whose text a machine wrote: they come with it."""
-        return [u for u in utterances if u.id not in self._ids] if self._ids else utterances
+        """Without those of which hearers said something: they come with the text that they have now."""
+        return [u for u in utterances if u.id not in self._texts] if self._texts else utterances
 
     def finder(self, find: FindVerdicts) -> FindVerdicts:
         """Verdicts, of which none speaks of a text that a machine wrote, or against one that was taken back."""
 
         def found(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
-            own = iter(find([u for u in utterances if u.id not in self._ids]))
-            return [None if u.id in self._ids else self._judged(u.id, next(own)) for u in utterances]
+            judged = [self._keeps_its_text(u.id) for u in utterances]
+            own = iter(find([u for u, has_verdict in zip(utterances, judged) if has_verdict]))
+            return [
+                self._judged(u.id, next(own)) if has_verdict else None for u, has_verdict in zip(utterances, judged)
+            ]
 
         return found if self._texts else find
+
+    def _keeps_its_text(self, id: str) -> bool:
+        return id not in self._texts or self._texts[id].kind == "taken_back"
 
     def _judged(self, id: str, verdict: Reviewed | None) -> Reviewed | None:
         if verdict is None or id not in self._texts or verdict.review is not None:
             return verdict
         return replace(verdict, review="good")
 
-    def fit(
-        self, others: Sequence[Utterance], parts: Sequence[Part], language: Language, config: PrepareConfig,
-        tally: Tally,
-    ) -> list[Utterance]:  # fmt: skip
-        """Those that may train: with words, and of no speaker, recording or file that is held out of the others."""
-        dev = [utterance for utterance, part in zip(others, parts, strict=True) if part != "train"]
-        found = []
-        for utterance, is_shared in zip(self._written, shared_with(self._written, dev), strict=True):
-            if is_shared:
-                detail = f"a speaker, recording or file of dev; a machine's text ({self._texts[utterance.id].kind})"
+    def not_beside(self, dev: Sequence[Utterance], tally: Tally) -> list[Utterance]:
+        """Those of no speaker, recording or file of what is held out, and of no audio of it under another name."""
+        if not self._utterances:
+            return []
+        found, contents = [], {_content(u) for u in dev} - {None}
+        for utterance, is_shared in zip(self._utterances, shared_with(self._utterances, dev), strict=True):
+            if is_shared or _content(utterance) in contents:
+                detail = f"speaker, recording or audio of dev; heard again ({self._texts[utterance.id].kind})"
                 tally.add(drop(utterance, "beside_dev", detail))
-            elif refused := refuse(utterance, None, language, config):
-                tally.add(refused)
             else:
                 found.append(utterance)
         return found
@@ -81,3 +82,11 @@ class MachineTexts:
             f"{len(own):,} pieces, {sum(own) / 3600:.3f} h, have a text that a machine wrote ({kind}); none is in dev"
             for kind, own in sorted(self._kept.items())
         ]
+
+
+def _content(utterance: Utterance) -> str | None:
+    """Of the audio that an utterance lies in; None where it cannot be read, which nothing is held out of."""
+    try:
+        return content_hash(utterance.audio.whole())
+    except AudioError:
+        return None

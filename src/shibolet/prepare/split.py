@@ -51,6 +51,12 @@ def shared_with(utterances: Sequence[Utterance], others: Sequence[Utterance]) ->
     return [any(key in keys for key in _keys(utterance, "speaker")) for utterance in utterances]
 
 
+def undivided(utterances: Sequence[Utterance]) -> Split:
+    """All of them train."""
+    by, groups = _grouped(utterances)
+    return Split(by, groups, ["train"] * len(groups), ["nothing is held out of what is replayed"])
+
+
 def _grouped(utterances: Sequence[Utterance]) -> tuple[str, list[str]]:
     """The key that was used and the group of each utterance.
 

@@ -18,7 +18,7 @@ from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
-from shibolet.prepare.split import Part, split
+from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.prepare.writing import writing_of
@@ -28,7 +28,7 @@ from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
-from shibolet.speech.text import get_language
+from shibolet.speech.text import Language, get_language
 
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
@@ -50,13 +50,15 @@ def run_prepare(
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
+    holds_out: bool = True,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
-    have now: those that were taken back are as the others, those whose text a machine wrote train, and are never dev.
+    have now, of machines or taken back: they train, and are never dev.
+    Without `holds_out` all of it may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, by_machine = get_language(language), MachineTexts(machine_texts)
@@ -64,20 +66,14 @@ def run_prepare(
     find = by_machine.finder(_finder(verdicts, config))
     notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
-    fit: list[Utterance] = []
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
         begin(decoders, language, config)
-        for first in range(0, len(utterances), READ_TOGETHER):
-            some = utterances[first : first + READ_TOGETHER]
-            for utterance, verdict in zip(some, find(some), strict=True):
-                if refused := refuse(utterance, verdict, spoken, config):
-                    tally.add(refused)
-                else:
-                    fit.append(utterance)
-        dealt = split(fit, config, seed)
-        added = by_machine.fit(fit, dealt.parts, spoken, config, tally)
-        num_given = len(utterances) + by_machine.num_written
+        fit = _not_refused(utterances, find, spoken, config, tally)
+        dealt = split(fit, config, seed) if holds_out else undivided(fit)
+        beside = by_machine.not_beside([u for u, part in zip(fit, dealt.parts) if part != "train"], tally)
+        added = _not_refused(beside, find, spoken, config, tally)
+        num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
@@ -88,7 +84,7 @@ def run_prepare(
     if "train" not in splits:
         raise _nothing_left(num_given, tally, out_dir)
     write_manifest(out_dir / MANIFEST, kept)
-    if "dev" not in splits:
+    if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
@@ -98,6 +94,21 @@ def run_prepare(
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared
+
+
+def _not_refused(
+    utterances: Sequence[Utterance], find: FindVerdicts, spoken: Language, config: PrepareConfig, tally: Tally
+) -> list[Utterance]:
+    """Those against which nothing speaks that is known without their audio; `tally` learns of the others."""
+    fit = []
+    for first in range(0, len(utterances), READ_TOGETHER):
+        some = utterances[first : first + READ_TOGETHER]
+        for utterance, verdict in zip(some, find(some), strict=True):
+            if refused := refuse(utterance, verdict, spoken, config):
+                tally.add(refused)
+            else:
+                fit.append(utterance)
+    return fit
 
 
 def _nothing_left(num_given: int, tally: Tally, out_dir: Path) -> DataError:

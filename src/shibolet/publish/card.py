@@ -57,7 +57,7 @@ def model_card(
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
-        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.all],
+        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.trained],
         compared=compared,
         scores=scores,
         gates=gates,
@@ -117,7 +117,7 @@ def _metadata(
         library_name=family.libraries.get(config.layout),
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
-        datasets=[source.hub for source in recipe.data.all if source.hub and not _is_path(source.hub)] or None,
+        datasets=[source.hub for source in recipe.data.trained if source.hub and not _is_path(source.hub)] or None,
         tags=[family.tag, "shibolet"],
         eval_results=results or None,
     )

@@ -25,13 +25,21 @@ class ShownSource(_Shown):
     baseline_wer_pct: float | None = None  # of an evaluation set alone
 
 
+class ShownReplay(_Shown):
+    share: float
+    sources: tuple[ShownSource, ...]
+
+
 class ShownData(_Shown):
     train: tuple[ShownSource, ...]
     unlabelled: tuple[ShownSource, ...] = ()
+    replay: ShownReplay | None = None
 
     @property
-    def all(self) -> tuple[ShownSource, ...]:
-        return (*self.train, *self.unlabelled)
+    def trained(self) -> tuple[ShownSource, ...]:
+        """All that training reads: what has texts, what machines wrote texts for, and what is replayed."""
+        replayed = self.replay.sources if self.replay and self.replay.share else ()
+        return (*self.train, *self.unlabelled, *replayed)
 
 
 class ShownEvaluate(_Shown):

@@ -6,6 +6,7 @@ the writer's in `labelled/heard/`, so many utterances together.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from shibolet.audit.clip import clip_of
 from shibolet.audit.hearing import Listener
@@ -45,6 +46,14 @@ class Hearers:
     def identities(self) -> list[str]:
         return [self.writer_identity, *self._listener.identities]
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How the writer transcribes: as the recipe evaluates, and told no terms."""
+        from shibolet.evaluate.stage import NOT_OF_A_SET
+
+        config = self._current.recipe.evaluate_in(self._current.recipe.language)
+        return config.identity(exclude=NOT_OF_A_SET | {"servers", "context"})
+
     def hear(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[Audited]:
         """Of each utterance the writer's text and, as its hypothesis, what the listener heard; `cer` is between them.
 
@@ -75,19 +84,18 @@ class Hearers:
             )  # fmt: skip
         return rows
 
-    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list["_Written"]:
+    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[_Written]:
         """What is written of each; the writer is not loaded where all texts are on disk."""
         from shibolet.evaluate.hear import hear
 
         current, recipe = self._current, self._current.recipe
         config = recipe.evaluate_in(recipe.language)
-        decoding = config.identity(exclude={"sets", "audit_sets", "servers", "styles", "expected_beam_points"})
         folder, found = current.folder.labelled / "heard", []
         make_folder(folder)
         with current.track(f"{title}: write") as progress:
             for first in range(0, len(utterances), TOGETHER):
                 some = utterances[first : first + TOGETHER]
-                key = [self.writer_identity, recipe.language, decoding, digest, [one.id for one in some]]
+                key = [self.writer_identity, recipe.language, self.decoding, digest, [one.id for one in some]]
                 path = folder / f"{hash_json(key)}.jsonl"
                 if not path.is_file():
                     transcriber = current.transcriber(self._writer, "", recipe.language)

@@ -73,6 +73,7 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
         "verdicts": [audited_hash(table) for table in by.tables],
         "label": config.model_dump(mode="json", exclude={"writer", "listener"}),
         "hearers": hearers.identities,
+        "decoding": hearers.decoding,
         "language": recipe.language,
         "pieces": [by.config.min_duration_s, by.config.max_duration_s],
         **by.review_hash,
@@ -93,7 +94,14 @@ def labelled_texts(current: Round) -> list[tuple[Utterance, MachineText]]:
     folder, given = current.folder.labelled, {u.id: u for u in current.data.utterances}
     known = given | {u.id: u for u in read_manifest(folder / MANIFEST)}
     texts = sorted(read_texts(folder / TEXTS), key=lambda text: text.kind == "labelled")
-    return [(replace(known[text.id], text=text.text), text) for text in texts]
+    return [(_with(known[text.id], text), text) for text in texts]
+
+
+def _with(utterance: Utterance, text: MachineText) -> Utterance:
+    """The utterance with the text that it has now; what was known beside another text is not of this one."""
+    if text.kind == "taken_back":
+        return utterance
+    return replace(utterance, text=text.text, timed_text=None, previous=None)
 
 
 @dataclass
@@ -132,6 +140,8 @@ class _Labelling:
         with current.track(progress_title) as progress:
             found, lines = cut_into_pieces(audio, config.max_piece_s, self.by.config.min_duration_s, progress)
         self.lines += lines
+        if twice := sorted({u.id for u in found} & {u.id for u in current.data.utterances}):
+            raise DataError(f"label: a piece and an utterance of data.train both have the id '{twice[0]}'; rename one")
         flagged = self._flagged() if config.flagged else []
         digest = hash_json([current.data.digest, [[u.id, u.audio.start_s, u.audio.end_s] for u in [*found, *flagged]]])
         rows = self.hearers.hear([*found, *flagged], digest, "label")

@@ -24,13 +24,13 @@ from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.shards import read_shard
+from shibolet.records.shards import has_columns, read_shard
 from shibolet.rounds import auditing, labelling, scoring, stages
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
 from shibolet.scoring.counts import EditCounts
-from shibolet.scoring.seeds import SeedsEstimate, seeds_interval
+from shibolet.scoring.seeds import MIN_SEEDS, SeedsEstimate, seeds_difference
 
 DOCUMENT = "loop.json"
 
@@ -51,8 +51,8 @@ def do_loop(
     """Turn after turn until one is not shown to gain; the same again goes on where it was cut off."""
     if not recipe.evaluate.sets:
         raise RecipeError("loop: the recipe names no evaluate.sets, and nothing else tells whether a turn gained")
-    if seeds < 2:
-        raise RecipeError("loop: --seeds 2 is the least: of one training nobody knows how much is the seed's")
+    if seeds < MIN_SEEDS:
+        raise RecipeError(f"loop: --seeds {MIN_SEEDS} is the least: of fewer nobody knows how much is the seed's")
     make_folder(out_dir)
     split = recipe.seed if recipe.prepare.seed is None else recipe.prepare.seed
     recipe = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"seed": split})})
@@ -92,8 +92,11 @@ def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> 
         }
     )
     label = recipe.label.model_copy(update={"writer": final, "flagged": True})
+    compare = recipe.compare.model_copy(update={"baseline_seeds": (), "candidate_seeds": ()})  # of the first round
     named = {"name": f"{recipe.name}-turn{number}", "title": f"{recipe.title} turn {number}"}
-    return recipe.model_copy(update={**named, "parent": before.path, "models": models, "label": label})
+    return recipe.model_copy(
+        update={**named, "parent": before.path, "models": models, "label": label, "compare": compare}
+    )
 
 
 def _turn(current: Round, best: _Done | None, seeds: int, level: float, gpus: int) -> tuple[Turn, _Done | None]:
@@ -118,7 +121,7 @@ def _turn(current: Round, best: _Done | None, seeds: int, level: float, gpus: in
             stages.do_train(other)
             scoring.do_evaluate(other, scoring.candidates_of(other))
             counts.append(_counts(other, candidate.label, own_sets)[1])
-    before = best.counts if best else [_counts(current, baseline.label, own_sets)[1]] * seeds
+    before = best.counts if best else [_counts(current, baseline.label, own_sets)[1]]  # one model, as it is
     done = _Done(folder, current.recipe.title, counts, clusters)
     return _judged(current, before, done, level), done
 
@@ -152,15 +155,18 @@ def _counts(current: Round, label: str, sets: Sequence[str]) -> tuple[list[str],
 
 def _judged(current: Round, before: list[list[EditCounts]], done: _Done, level: float) -> Turn:
     """Whether the turn gained: by the interval over seeds and speech, and by the verdict on its first seed."""
-    found = seeds_interval(before, done.counts, done.clusters, level=level)
-    interval = None if found.low is None else (100 * found.low, 100 * found.high)
-    compared = Comparison.read(current.folder.compare)
-    gained = interval is not None and interval[1] < current.recipe.compare.keep_below_points
+    config, compared = current.recipe.compare, Comparison.read(current.folder.compare)
+    found = seeds_difference(
+        before, done.counts, done.clusters, samples=config.bootstrap_samples, seed=config.seed, level=level
+    )
+    value, low, high = found.estimate.value, found.estimate.low, found.estimate.high
+    interval = None if low is None else (100 * low, 100 * high)
+    gained = interval is not None and interval[1] < config.keep_below_points
     said = f"{done.title} against {compared.baseline.title}: "
-    said += "no reference words" if found.value is None else f"{100 * found.value:+.2f} points of WER"
+    said += "no reference words" if value is None else f"{100 * value:+.2f} points of WER"
     said += " (too few groups for an interval)" if interval is None else " ({:+.2f} to {:+.2f})".format(*interval)
     said += f", over {len(done.counts)} seeds; "
-    least = current.recipe.compare.keep_below_points
+    least = config.keep_below_points
     said += "shown to gain" if gained else "no gain shown"
     said += f" (the interval has to end below {least:g})" if least else ""
     if gained and not compared.is_kept:
@@ -190,16 +196,23 @@ def _described(
         machine_hours=_machine_hours(folder) if has_prepared else None,
         flagged=labelled.flagged if labelled else None,
         habits=len(labelled.habits) if labelled else 0,
-        points=None if found is None or found.value is None else 100 * found.value,
-        points_by_seed=tuple(100 * one for one in found.by_seed) if found else (),
+        points=None if found is None or found.estimate.value is None else 100 * found.estimate.value,
+        points_by_seed=_points_by_seed(found) if found else (),
         interval_points=interval,
         sentence=sentence,
     )
 
 
+def _points_by_seed(found: SeedsEstimate) -> tuple[float, ...]:
+    """Points of each seed against the mean of the round before; nothing without reference words."""
+    before, own = found.rates
+    return () if found.estimate.value is None else tuple(100 * (rate - sum(before) / len(before)) for rate in own)
+
+
 def _machine_hours(folder: RunFolder) -> float:
     """Hours of training rows whose text a machine wrote."""
     shards = sorted(folder.prepared.glob("train-*.parquet"))
+    shards = [path for path in shards if has_columns(path, "text_by")]  # an older version knew no such texts
     rows = (row for path in shards for row in read_shard(path, "duration_s", "text_by"))
     return round(sum(duration_s for duration_s, text_by in rows if text_by is not None) / 3600, 5)
 

@@ -36,9 +36,11 @@ from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
+from shibolet.train.context import with_contexts
 from shibolet.train.data import Styles, TrainExample, read_examples
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
 from shibolet.train.objectives.registry import OBJECTIVES
@@ -48,6 +50,7 @@ from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, join_ranks
 from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
+from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
@@ -65,6 +68,7 @@ def run_train(
     language: str,
     seed: int,
     styles: Mapping[str, str] | None = None,
+    replay: Replay | None = None,
     score_dev: DevScorer | None,
     release_dev: Callable[[], bool] = lambda: False,
     about: Mapping[str, Any],
@@ -78,9 +82,9 @@ def run_train(
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
     `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `styles`: what prompts say of how to write, by source. `about`: plain data about the run for the trackers of
-    `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever was trained
-    after it; the plan's last phase brings the whole plan's result back. A finished training returns its result at once.
+    `styles`: what prompts say of how to write, by source. `replay`: other data that each step has too. `about`: data
+    for the trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result,
+    whatever came after it; the last one brings the whole result back. A finished training returns its result at once.
     Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -91,11 +95,10 @@ def run_train(
     num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
     if num_workers:
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {})
-    result_path = out_dir / "result.json"
-    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
-        if only_through in (None, done.through):
-            return done
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay)
+    done = TrainResult.read(result_path) if (result_path := out_dir / "result.json").exists() else None
+    if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
+        return done
     config, plan = _plan(opened, config, seed, out_dir)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
@@ -136,7 +139,8 @@ class _Opened:
     loaded: LoadedModel
     targets: Targets
     styles: Styles | None
-    examples: list[TrainExample]
+    examples: list[TrainExample]  # its own data, then those that are replayed
+    replayed: Replayed
     ledger: list[LedgerLine]
     fingerprint: dict[str, str]
 
@@ -151,7 +155,7 @@ class _Opened:
 
 def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
-    by_source: Mapping[str, str],
+    by_source: Mapping[str, str], replay: Replay | None,
 ) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
@@ -160,9 +164,16 @@ def _open(
     targets = family.targets(loaded.tokenizer, Prompt(language))
     styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
     max_tokens = family.max_tokens(loaded.model.config)
-    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
-    fingerprint = fingerprint_of(loaded, examples, config, language, seed)
-    return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
+    drawing = Drawing.of(config, family, seed)
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles, drawing)
+    examples = with_contexts(
+        examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
+    fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed)
+    all_of_them, lines = [*examples, *replayed.examples], [*ledger, *replayed.ledger]
+    return _Opened(ranks, loaded, targets, styles, all_of_them, replayed, lines, fingerprint)
 
 
 def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:
@@ -171,7 +182,7 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
     add_adapters(model, config, seed)
     plan = make_plan(
         config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
-        gpu_memory_gib=gpu_memory_gib(ranks.device),
+        gpu_memory_gib=gpu_memory_gib(ranks.device), replay=opened.replayed.plan(config),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
@@ -189,7 +200,9 @@ def _trainer(
     on_step: StepCallback | None,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
-    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto")
+    replayed = opened.replayed
+    apart = {"replays": True} if replayed.examples else {}
+    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto", **apart)
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
@@ -201,7 +214,6 @@ def _trainer(
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
-        styles=opened.styles,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
@@ -212,6 +224,7 @@ def _trainer(
         ),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
         release_dev=release_dev, ranks=ranks, on_step=on_step,
+        draw=replayed.draw(config, len(examples) - len(replayed.examples), seed),
         records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ class Turn(Part):
     flagged: Flagged | None  # None: this turn heard no flagged utterance again
     habits: int  # words that the writer writes for another, which were kept out
     points: float | None
-    points_by_seed: tuple[float, ...]
+    points_by_seed: tuple[float, ...]  # each against the mean of the round before
     interval_points: Ends | None  # with the variance between seeds; all turns hold together with 95%
     sentence: str
 
