@@ -56,7 +56,10 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
             "label: the gate says INVALID, so nothing tells which texts are right, and no limit can be calibrated; "
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
-    writer, listener = config.writer or recipe.models.base, config.listener or recipe.audit.recogniser
+    writer = config.writer or (recipe.models and recipe.models.base)
+    listener = config.listener or recipe.audit.recogniser
+    if not writer:
+        raise RecipeError("label: nobody writes the texts; name a model in label.writer, or the recipe's models.base")
     if listener.endswith(HYPOTHESES):
         raise RecipeError(
             f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
