@@ -95,6 +95,25 @@ def train_ahead(current: Round) -> None:
 
 def do_train(current: Round) -> TrainResult:
     """What training came to; trains, or goes on training, on what prepare kept."""
+    stage, clock = _train(current)
+    if clock is not None:
+        _finish_training(current, stage, clock)
+        current.forget(str(current.folder.final.absolute()))
+        _retire_of_others(current)
+    return TrainResult.read(current.folder.train_result)
+
+
+def begin_training(current: Round, through: str) -> None:
+    """Train up to the end of a phase, and leave the training as one that was cut off there."""
+    current.only_through = through
+    try:
+        _train(current, is_beginning=True)
+    finally:
+        current.only_through = None
+
+
+def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainClock | None]:
+    """The stage, and what the seconds of its training went to; None: it was done."""
     from shibolet.rounds.branches import branch_of
     from shibolet.rounds.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
     from shibolet.train.launch import launch
@@ -107,7 +126,7 @@ def do_train(current: Round) -> TrainResult:
     if stage.done and current.only_through is None:
         if under_torchrun():
             lead(None, current.tell)
-        return TrainResult.read(folder.train_result)
+        return stage, None
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
@@ -120,6 +139,7 @@ def do_train(current: Round) -> TrainResult:
         about=tracking.about(current),
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
+        is_beginning=is_beginning,
         styles=recipe.styles,
         replay=replay_of(recipe, folder),
     )
@@ -144,10 +164,7 @@ def do_train(current: Round) -> TrainResult:
             launch(as_rank, job, num_ranks=current.gpus, on_cpu=not num_devices, on_message=send)
         else:
             carry_out(job, send)
-    _finish_training(current, stage, clock)
-    current.forget(str(folder.final.absolute()))
-    _retire_of_others(current)
-    return TrainResult.read(folder.train_result)
+    return stage, clock
 
 
 def train_inputs(current: Round) -> dict[str, Any]:

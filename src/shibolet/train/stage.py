@@ -75,6 +75,7 @@ def run_train(
     tracking: Tracking | None = None,
     num_threads: int | None = None,
     only_through: str | None = None,
+    is_beginning: bool = False,
     until_step: int | None = None,
     on_step: StepCallback | None = None,
 ) -> TrainResult:
@@ -84,7 +85,8 @@ def run_train(
     `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
     `styles`: what prompts say of how to write, by source. `replay`: other data that each step has too. `about`: data
     for the trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result,
-    whatever came after it; the last one brings the whole result back. A finished training returns its result at once.
+    whatever came after it; the last one brings the whole result back. What `is_beginning` goes on with the same call
+    without it: its checkpoints are all that it leaves. A finished training returns its result at once.
     Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -112,12 +114,14 @@ def run_train(
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
         chosen = choose(trainer, state, config, last_phase)
-        by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
+        if not is_beginning:
+            by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
         return chosen
 
     chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end, until_step)
     result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
-    by_main(lambda: result.write(result_path))
+    if not is_beginning:
+        by_main(lambda: result.write(result_path))
     return result
 
 
