@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 from shibolet.compare import compare_systems
 from shibolet.compare.waterfall import waterfall
 from shibolet.errors import DataError
-from shibolet.evaluate.stage import read_rows
 from shibolet.records.documents.comparison import Named, SystemsComparison, Waterfall
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.runfolder import Stage
@@ -78,6 +77,8 @@ class _Scored:
         return self.current.begin(name, inputs | compared_with(self.current, format), reads=reads)
 
     def rows(self) -> dict[Named, list[ScoredRow]]:
+        from shibolet.evaluate.stage import read_rows  # scipy: half a second before the first stage
+
         folder = self.current.folder
         return {
             self._named(label): [row for name in self.sets for row in read_rows(folder.evaluation(label, name))]
