@@ -202,7 +202,8 @@ def test_tuning_has_rows_with_the_ngram_of_the_run(make, tmp_path, monkeypatch, 
             current, "builtin:round1", tuning.Grid(beam_sizes=[1, 2], length_penalties=[0.5, 1.0], mbr_samples=[0])
         )
     weights = [(2, 1.0, "ngram.arpa", weight) for weight in tuning.Grid().ngram_weights]
-    assert Pulled.asked == [(1, 1.0, None, 0), (2, 0.5, None, 0), (2, 1.0, None, 0), *weights]
+    joined = (2, 0.5, "ngram.arpa", 0.4)  # what may add to the best: the other length penalty
+    assert Pulled.asked == [(1, 1.0, None, 0), (2, 0.5, None, 0), (2, 1.0, None, 0), *weights, joined]
     assert (table.recommended.beam_size, table.recommended.ngram_weight) == (2, 0.4)
     assert table.sentence.startswith("Beam size 2 with length penalty 1 and n-gram weight 0.4 changes WER by -25.00")
     show(table)
