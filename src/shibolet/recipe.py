@@ -36,6 +36,7 @@ class ModelsConfig(Config):
 
     base: str | None = None  # what training starts from; None: a recipe for any round before (`shibolet next`)
     baseline: str | None = None  # what the result has to beat: for a second round the first one's model
+    teacher: str | None = None  # what the objectives distil and on_policy learn from: a model of the base's family
     baseline_title: str = Field("Round 1", min_length=1)  # what people read of it
     baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
@@ -70,7 +71,7 @@ class Recipe(Config):
 
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
-        roles = {"base": self.models.base, "baseline": self.models.baseline} if self.models else {}
+        roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         return {role: name for role, name in roles.items() if name}
 
@@ -130,6 +131,20 @@ class Recipe(Config):
             raise RecipeError(
                 f"title and models.baseline_title are both '{self.title}': a round and what it has to beat need "
                 "different titles"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> Self:
+        teacher, is_taught = self.models and self.models.teacher, self.train is not None and self.train.is_taught
+        if is_taught and self.models is not None and not teacher:
+            raise RecipeError(
+                "a phase of train has the objective distil or on_policy, and models.teacher names nobody to learn from"
+            )
+        if teacher and self.train is not None and not is_taught:
+            raise RecipeError(
+                f"models.teacher is '{teacher}', and no phase of train learns from it; give one the objective distil "
+                "or on_policy, or leave the teacher out"
             )
         return self
 

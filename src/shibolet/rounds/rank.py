@@ -34,6 +34,7 @@ class TrainJob(Config):
     tracking: Tracking
     only_through: str | None = None  # the phase whose end is the result
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
+    teacher: str | None = None  # the model that a phase learns from
 
 
 Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
@@ -58,6 +59,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         language=job.language,
         seed=job.seed,
         styles=job.styles,
+        teacher=job.teacher,
         score_dev=score_dev,
         release_dev=release_dev,
         about=job.about,

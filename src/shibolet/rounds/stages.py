@@ -124,6 +124,7 @@ def do_train(current: Round) -> TrainResult:
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
         styles=recipe.styles,
+        teacher=recipe.models.teacher,
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
@@ -161,6 +162,7 @@ def train_inputs(current: Round) -> dict[str, Any]:
         "language": current.recipe.language,
         "seed": current.recipe.seed,
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
+        **({"teacher": current.identity(teacher)} if (teacher := current.recipe.models.teacher) else {}),
     }
 
 

@@ -15,14 +15,20 @@ _OF_PHASE = re.compile(r"train\.phases\.(\d+)\.")
 
 
 def fingerprint_of(
-    loaded: LoadedModel, examples: list[TrainExample], config: TrainConfig, language: str, seed: int
+    loaded: LoadedModel,
+    examples: list[TrainExample],
+    config: TrainConfig,
+    language: str,
+    seed: int,
+    teacher: str | None = None,
 ) -> dict[str, str]:
-    """What decides a weight while nothing goes wrong (not ranks, packs, intervals)."""
+    """What decides a weight while nothing goes wrong (not ranks, packs, intervals); `teacher` is its identity."""
     return {
         "base model": loaded.identity,
         "training data": hash_json([[e.id, e.text, e.num_frames, *([e.style] if e.style else [])] for e in examples]),
         "language": language,
         "seed": str(seed),
+        **({"teacher": teacher} if teacher else {}),
         **settings_of(config),
     }
 

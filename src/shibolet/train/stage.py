@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from shibolet.errors import ModelError, Preempted, RecipeError
 from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel, load_recogniser
-from shibolet.model.folders import best_device
+from shibolet.model.folders import best_device, identity_of, resolve
 from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
@@ -41,7 +41,8 @@ from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
-from shibolet.train.objectives.registry import OBJECTIVES
+from shibolet.train.objectives.given import Given
+from shibolet.train.objectives.registry import objectives_of
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
@@ -49,6 +50,7 @@ from shibolet.train.ranks import any_rank, by_main, join_ranks
 from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
+from shibolet.train.teacher import Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
@@ -65,6 +67,7 @@ def run_train(
     language: str,
     seed: int,
     styles: Mapping[str, str] | None = None,
+    teacher: str | None = None,  # the model that a phase learns from
     score_dev: DevScorer | None,
     release_dev: Callable[[], bool] = lambda: False,
     about: Mapping[str, Any],
@@ -88,21 +91,20 @@ def run_train(
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = join_ranks()
-    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
-    if num_workers:
+    if num_workers := worker_count(config.num_workers, ranks.device, ranks.num_processes):
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {})
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, teacher)
     result_path = out_dir / "result.json"
-    if result_path.exists() and (done := TrainResult.read(result_path)).fingerprint == opened.fingerprint:
-        if only_through in (None, done.through):
-            return done
+    done = TrainResult.read(result_path) if result_path.exists() else None
+    if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
+        return done
     config, plan = _plan(opened, config, seed, out_dir)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
-        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
-        score_dev=score_dev, release_dev=release_dev,
+        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step, score_dev=score_dev,
+        release_dev=release_dev, given=_given(opened, config, language, seed, out_dir, teacher, score_dev),
         start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
@@ -151,7 +153,7 @@ class _Opened:
 
 def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
-    by_source: Mapping[str, str],
+    by_source: Mapping[str, str], teacher: str | None,
 ) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
@@ -161,7 +163,7 @@ def _open(
     styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
     max_tokens = family.max_tokens(loaded.model.config)
     examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
-    fingerprint = fingerprint_of(loaded, examples, config, language, seed)
+    fingerprint = fingerprint_of(loaded, examples, config, language, seed, teacher and identity_of(resolve(teacher)))
     return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
 
 
@@ -183,13 +185,27 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
     return config, plan
 
 
+def _given(
+    opened: _Opened, config: TrainConfig, language: str, seed: int, out_dir: Path, teacher: str | None,
+    score_dev: DevScorer | None,
+) -> Given:  # fmt: skip
+    """What objectives are made from; before the first step a teacher has to be better than who is to learn from it."""
+    if teacher is None or not config.is_taught:
+        return Given(opened.loaded, config, language, seed)
+    cache_dir, frame = out_dir / "teacher_cache", opened.targets.frame
+    teaching = Teaching(teacher, opened.loaded, frame, opened.styles, opened.examples, cache_dir, opened.ranks)
+    if not CheckpointStore(out_dir / "checkpoints").steps():
+        teaching.require_better(score_dev, config.distil and config.distil.max_teacher_wer_pct)
+    return Given(opened.loaded, config, language, seed, teaching)
+
+
 def _trainer(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
     score_dev: DevScorer | None, release_dev: Callable[[], bool], start_trackers: Callable[[], Trackers],
-    on_step: StepCallback | None,
+    on_step: StepCallback | None, given: Given,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
-    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto")
+    objective_of, needs = objectives_of(given)
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
@@ -200,11 +216,11 @@ def _trainer(
 
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
-        cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
+        cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=needs, open_cache=open_cache,
         styles=opened.styles,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
-        model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
+        model=model, thaw=partial(enter_phase, model), objective_of=objective_of, reader=reader, examples=examples,
         checkpoint_activations=partial(family.checkpoint_activations, model),
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(

@@ -1,7 +1,9 @@
 """Cross-entropy straight from hidden states, so that logits of a large vocabulary never exist all at once.
 
-Shapes: L label positions, D model dim, V vocabulary.
+Shapes: L label positions, D model dim, V vocabulary, K tokens of a teacher.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from shibolet.errors import ModelError
 from shibolet.model.fast import LOSS_CHUNK_POSITIONS
 from shibolet.model.fast.kernels import cross_entropy_, scale_
+
+_SMALL_CHUNK = LOSS_CHUNK_POSITIONS // 4  # float32 beside the logits: as many bytes as a chunk of the cross-entropy has
 
 
 def summed_cross_entropy(
@@ -28,6 +32,97 @@ def summed_cross_entropy(
 def plain_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
     """The same by torch alone, with all logits at once."""
     return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """What a teacher expects at each label: its likeliest tokens, and one mass for all the others."""
+
+    ids: Tensor  # [L, K]
+    probs: Tensor  # [L, K + 1] float32, the others' mass last; they add up to 1
+
+
+def top_tokens(hidden: Tensor, head: nn.Module, num: int) -> tuple[Tensor, Tensor]:
+    """The ids `[L, K]` of the `num` likeliest tokens, and log-probabilities `[L, K + 1]`, the others' mass last."""
+    ids, logps = [], []
+    for rows in hidden.split(_SMALL_CHUNK):
+        log_probs = head(rows).float().log_softmax(-1)
+        top, own = log_probs.topk(num, dim=-1)
+        others = log_probs.scatter_(1, own, -torch.inf).logsumexp(-1, keepdim=True)
+        ids.append(own)
+        logps.append(torch.cat([top, others], dim=-1))
+    return torch.cat(ids), torch.cat(logps)
+
+
+def summed_distillation(
+    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, likelihood_weight: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Sums over positions, float32: of the loss, and, without gradient, of the divergence in it.
+
+    The loss is `likelihood_weight` of the cross-entropy against `labels` and the rest of KL(teacher || student), in
+    which all tokens but the teacher's K are one. That never exceeds the divergence of the whole distributions. Like
+    `summed_cross_entropy` it computes its gradients in the forward pass, chunk by chunk.
+    """
+    if head.bias is not None:
+        raise ModelError("the model's output head has a bias, which the fast loss cannot take; set train.fast: off")
+    return _SummedDistillation.apply(hidden, head.weight, labels, teacher.ids, teacher.probs, likelihood_weight)
+
+
+def plain_distillation(
+    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, likelihood_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The same by torch alone, with all logits at once."""
+    log_probs = head(hidden).float().log_softmax(-1)
+    others = log_probs.scatter(1, teacher.ids, -torch.inf).logsumexp(-1, keepdim=True)
+    logps = torch.cat([log_probs.gather(1, teacher.ids), others], dim=-1)
+    divergence = F.kl_div(logps, teacher.probs, reduction="sum")
+    likelihood = F.nll_loss(log_probs, labels, reduction="sum")
+    return likelihood_weight * likelihood + (1 - likelihood_weight) * divergence, divergence.detach()
+
+
+class _SummedDistillation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, ids, probs, likelihood_weight):
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        losses = []
+        for start in range(0, len(labels), _SMALL_CHUNK):
+            rows = slice(start, start + _SMALL_CHUNK)
+            logits = hidden[rows] @ weight.t()
+            losses.append(_distil_(logits, labels[rows], ids[rows], probs[rows], likelihood_weight))
+            if needs_hidden:
+                torch.mm(logits, weight, out=grad_hidden[rows])
+            if needs_weight:
+                grad_weight.addmm_(logits.t(), hidden[rows])
+        ctx.gradients = grad_hidden, grad_weight
+        total, divergence = torch.stack(losses).sum(0).unbind()
+        ctx.mark_non_differentiable(divergence)
+        return total, divergence
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        return *_scaled(ctx, upstream), None, None, None, None
+
+
+def _distil_(logits: Tensor, labels: Tensor, ids: Tensor, probs: Tensor, likelihood_weight: float) -> Tensor:
+    """`[2]`: loss and divergence of a chunk, summed; the logits become the loss's gradient.
+
+    With q the student's and p the teacher's probabilities and a the likelihood's weight, that of a token is
+    q - (1 - a) p among the K and q (1 - (1 - a) p_others / q_others) among the others, less a at the label.
+    """
+    rest = 1 - likelihood_weight
+    log_probs = logits.float().log_softmax(-1)
+    likelihood = -log_probs.gather(1, labels[:, None]).sum()
+    own = log_probs.gather(1, ids)
+    gradient = log_probs.exp_().scatter_(1, ids, 0.0)
+    others = gradient.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    divergence = F.kl_div(torch.cat([own, others.log()], dim=-1), probs, reduction="sum")
+    gradient *= 1 - rest * probs[:, -1:] / others
+    gradient.scatter_(1, ids, own.exp() - rest * probs[:, :-1])
+    gradient.scatter_add_(1, labels[:, None], torch.full_like(others, -likelihood_weight))
+    logits.copy_(gradient)
+    return torch.stack([likelihood_weight * likelihood + rest * divergence, divergence])
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -53,9 +148,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden, grad_weight = ctx.gradients
-        ctx.gradients = None  # scaled in place: a second backward would scale them again
-        for gradient in (grad_hidden, grad_weight):
-            if gradient is not None:
-                scale_(gradient, upstream)
-        return grad_hidden, grad_weight, None, None
+        return *_scaled(ctx, upstream), None, None
+
+
+def _scaled(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of hidden states and head that the forward pass computed, times what comes from above."""
+    gradients, ctx.gradients = ctx.gradients, None  # scaled in place: a second backward would scale them again
+    for gradient in gradients:
+        if gradient is not None:
+            scale_(gradient, upstream)
+    return gradients
