@@ -103,9 +103,9 @@ def run_train(
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
-        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step, score_dev=score_dev,
-        release_dev=release_dev, given=_given(opened, config, language, seed, out_dir, teacher, score_dev),
-        start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
+        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
+        on_step=on_step, given=_given(opened, config, language, seed, out_dir, teacher, score_dev),
+        release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
     def at_end(state: TrainState) -> Choice:

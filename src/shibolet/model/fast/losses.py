@@ -3,11 +3,13 @@
 Shapes: L label positions, D model dim, V vocabulary, K tokens of a teacher.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from shibolet.errors import ModelError
 from shibolet.model.fast import LOSS_CHUNK_POSITIONS
@@ -32,6 +34,40 @@ def summed_cross_entropy(
 def plain_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
     """The same by torch alone, with all logits at once."""
     return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+def label_logps(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Log-probabilities `[L]` of labels, float32; few positions have logits at once, in the backward pass too."""
+
+    def some(hidden: Tensor, labels: Tensor) -> Tensor:
+        return -F.cross_entropy(head(hidden).float(), labels, reduction="none")
+
+    pieces = zip(hidden.split(_SMALL_CHUNK), labels.split(_SMALL_CHUNK), strict=True)
+    return torch.cat([checkpoint(some, *piece, use_reentrant=False) for piece in pieces])
+
+
+def divergences(hidden: Tensor, head: nn.Module, expected: Tensor, teacher_head: nn.Module, beta: float) -> Tensor:
+    """The generalised Jensen-Shannon divergence `[L]` of teacher and student at each position, float32.
+
+    `hidden` are the student's states, `expected` the teacher's, which get no gradient. With m = beta p + (1 - beta) q
+    of the teacher's p and the student's q it is beta KL(p || m) + (1 - beta) KL(q || m), and at the ends of beta what
+    that tends to beside beta (1 - beta): KL(p || q) at 0 and KL(q || p) at 1 (Agarwal et al. 2024, equation 1 and
+    below). Few positions have logits at once, in the backward pass too.
+    """
+
+    def some(hidden: Tensor, expected: Tensor) -> Tensor:
+        student = head(hidden).float().log_softmax(-1)
+        with torch.no_grad():
+            teacher = teacher_head(expected).float().log_softmax(-1)
+        if beta in (0, 1):
+            truth, guess = (teacher, student) if beta == 0 else (student, teacher)
+            return (truth.exp() * (truth - guess)).sum(-1)
+        middle = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+        of_teacher = (teacher.exp() * (teacher - middle)).sum(-1)
+        return beta * of_teacher + (1 - beta) * (student.exp() * (student - middle)).sum(-1)
+
+    pieces = zip(hidden.split(_SMALL_CHUNK), expected.split(_SMALL_CHUNK), strict=True)
+    return torch.cat([checkpoint(some, *piece, use_reentrant=False) for piece in pieces])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from shibolet.records.config import Config
 
-ObjectiveName = Literal["transcribe", "distil"]  # the names of `registry.OBJECTIVES`
+ObjectiveName = Literal["transcribe", "distil", "on_policy", "min_wer"]  # the names of `registry.OBJECTIVES`
 TAUGHT = frozenset({"distil", "on_policy"})  # they learn from `models.teacher`
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shibolet.model.family import Family, LoadedModel
-from shibolet.model.protocols import Pack
+from shibolet.model.protocols import Frame, Pack, Prompt
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras
@@ -26,6 +26,10 @@ class Given:
     @property
     def family(self) -> Family:
         return self.loaded.family
+
+    def frame(self, style: str = "") -> Frame:
+        """The prompt in a style."""
+        return self.family.targets(self.loaded.tokenizer, Prompt(self.language, style=style)).frame
 
     @property
     def fast(self) -> bool:

@@ -6,11 +6,15 @@ from shibolet.train.config import PhaseConfig
 from shibolet.train.objective import Beginning, Needs, Objective, needs_of
 from shibolet.train.objectives.distil import Distil
 from shibolet.train.objectives.given import Given
+from shibolet.train.objectives.min_wer import MinWer
+from shibolet.train.objectives.on_policy import OnPolicy
 from shibolet.train.objectives.transcribe import Transcribe
 
 OBJECTIVES: dict[str, Callable[[Given], Objective]] = {
     "transcribe": lambda given: Transcribe(given.family, fast=given.fast),
     "distil": Distil,
+    "on_policy": OnPolicy,
+    "min_wer": MinWer,
 }
 
 

@@ -1,0 +1,136 @@
+"""Texts that a model in training writes for its utterances, and packs in which they stand as labels.
+
+What is written follows from the weights, the seed of the recipe, the step and the utterance: not from packs or ranks.
+The model hears what is recorded there, and what the epoch makes of it where it is trained.
+
+Shapes: A encoder states, E encoder dim, L labels.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shibolet.listen.transcribe import Transcriber
+from shibolet.model.family import Family
+from shibolet.model.protocols import Draw, Frame, Pack
+from shibolet.speech.audio import load
+from shibolet.train.data import TrainExample
+from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in
+from shibolet.train.packing import packs_of
+
+CLIPS_AT_ONCE = 64  # at most: what rows keep stays reserved beside the steps
+
+
+class Writer:
+    """Writes with the model in training as transcription does, so with its loops ended."""
+
+    def __init__(self, given: Given, *, num: int, temperature: float) -> None:
+        """Of each utterance a greedy text and `num` drawn ones."""
+        self._given, self._num, self._temperature = given, num, temperature
+        self._transcribers: dict[str, Transcriber] = {}
+        self._markup = frozenset(given.loaded.tokenizer.added_tokens_decoder)
+
+    def begin(self) -> None:
+        """Forget rows and graphs, which hold the addresses of weights."""
+        self._transcribers.clear()
+
+    def write(self, examples: Sequence[TrainExample], step: int) -> list[tuple[Draw, ...]]:
+        """Of each utterance the greedy text, then the drawn ones."""
+        found: dict[int, tuple[Draw, ...]] = {}
+        model = self._given.loaded.model
+        was_training = model.training
+        model.eval()
+        try:
+            for style in dict.fromkeys(example.style for example in examples):
+                places = [place for place, example in enumerate(examples) if example.style == style]
+                seeds = [self._seed(examples[place], step) for place in places]
+                clips = [load(examples[place].audio) for place in places]
+                drawn = self._transcriber(style).draw(clips, num=self._num, temperature=self._temperature, seeds=seeds)
+                found |= {place: (one.greedy, *one.texts) for place, one in zip(places, drawn, strict=True)}
+        finally:
+            model.train(was_training)
+        return [found[place] for place in range(len(examples))]
+
+    def is_text(self, text: "Text") -> bool:
+        """Whether it can stand as labels: an untrained model may write the token that stands for audio, or a time."""
+        return self._markup.isdisjoint(text.ids)
+
+    def text(self, example: TrainExample, draw: Draw) -> str:
+        """The words of a written text."""
+        return self._transcriber(example.style).text(draw.ids)
+
+    def _transcriber(self, style: str) -> Transcriber:
+        if style not in self._transcribers:
+            given = self._given
+            self._transcribers[style] = Transcriber(
+                given.loaded, given.language, batch_utterances=CLIPS_AT_ONCE, share=0.25, style=style
+            )
+        return self._transcribers[style]
+
+    def _seed(self, example: TrainExample, step: int) -> int:
+        own = int.from_bytes(hashlib.blake2b(example.id.encode(), digest_size=8).digest(), "little")
+        return int(np.random.SeedSequence([self._given.seed, step, own]).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that is to be labels, of an utterance by its place in a pack."""
+
+    place: int
+    ids: tuple[int, ...]
+    is_whole: bool  # whether its end belongs to it: the model wrote one
+
+    @property
+    def num_labels(self) -> int:
+        """Those that were written."""
+        return len(self.ids) + self.is_whole
+
+    @classmethod
+    def of(cls, place: int, draw: Draw) -> "Text":
+        """What was written, without its end."""
+        is_whole = draw.ending == "end"
+        return cls(place, tuple(draw.ids[:-1] if is_whole else draw.ids), is_whole)
+
+
+class Continued:
+    """Lays texts out as labels of a pack's utterances."""
+
+    def __init__(self, given: Given) -> None:
+        self._family: Family = given.family
+        self.frame = cache(given.frame)
+
+    def packs(self, pack: Pack, texts: Sequence[Text], encoded: Tensor) -> Iterator[tuple[list[int], Pack]]:
+        """Places in `texts`, and a pack of them no longer than the given one; `encoded` `[A, E]` is that one's."""
+        examples, family = examples_in(pack), self._family
+        num_frames = [extras[NUM_FRAMES] for extras in pack.extras]
+        states = encoded.split([family.num_states(num) for num in num_frames])
+        frames: list[Frame] = [self.frame(example.style) for example in examples]
+        lengths = [
+            frames[text.place].num_tokens(family.num_audio_tokens(num_frames[text.place]), len(text.ids))
+            for text in texts
+        ]
+        for some in packs_of(range(len(texts)), lengths, max(pack.num_tokens, *lengths)) if texts else ():
+            places = [texts[one].place for one in some]
+            laid = family.lay_out(
+                [frames[place] for place in places], [texts[one].ids for one in some],
+                [num_frames[place] for place in places],
+            )  # fmt: skip
+            yield some, replace(laid.to(encoded.device), encoded=torch.cat([states[place] for place in places]))
+
+    def weights(self, pack: Pack, texts: Sequence[Text]) -> list[Tensor]:
+        """Of each text 1 for a label that was written and 0 for the prompt's, and for an end that was not."""
+        examples, found = examples_in(pack), []
+        for text in texts:
+            num_prefix = self.frame(examples[text.place].style).num_prefix
+            found.append(torch.tensor([0.0] * num_prefix + [1.0] * len(text.ids) + [float(text.is_whole)]))
+        return found
+
+
+def with_states(pack: Pack, encoded: Tensor) -> Pack:
+    """A pack with the encoder's output `[A, E]` in place of features."""
+    return replace(pack, encoded=encoded, features=None)
