@@ -148,6 +148,7 @@ def test_texts_follow_from_seed_step_and_utterance_alone(toy):
         assert one[0] == other[0] and one[1:] != other[1:]
 
 
+@pytest.mark.slow("train", seconds=15)
 def test_a_training_on_word_errors_is_the_same_in_packs(few_dir: Path, tmp_path: Path, base_dir: Path):
     for name, tokens in (("one", 4096), ("many", 70)):
         run(base_dir, few_dir, tmp_path / name, config_of(0.1, pack_tokens=tokens))

@@ -21,7 +21,7 @@ from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import MinWerConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
-from shibolet.train.objectives.own_texts import Continued, Text, Writer, with_states
+from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, with_states
 
 
 class MinWer:
@@ -107,8 +107,11 @@ class MinWer:
         if not texts:
             return pack.encoded.new_zeros(0, dtype=torch.float32)
         found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for some, laid in self._continued.packs(pack, texts, pack.encoded):
+        num_frames = num_frames_in(pack)
+        states = self._continued.split(pack.encoded, num_frames)
+        for some in self._continued.groups(pack, texts):
             own = [texts[one] for one in some]
+            laid = self._continued.lay_out(pack, own, num_frames, states)
             weights = [weight.to(laid.labels.device) for weight in self._continued.weights(pack, own)]
 
             def logps(encoded: Tensor, laid: Pack = laid) -> Tensor:

@@ -19,8 +19,8 @@ from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import DistilConfig
-from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in, utterance_of
-from shibolet.train.objectives.own_texts import Continued, Text, Writer, with_states
+from shibolet.train.objectives.given import Given, examples_in, utterance_of
+from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, with_states
 
 
 class OnPolicy:
@@ -67,37 +67,40 @@ class OnPolicy:
 
     def _divergence(self, model: nn.Module, pack: Pack, texts: Sequence[Text]) -> Tensor:
         """The sum over utterances; a pack's activations are computed again in the backward pass."""
-        examples, beta = examples_in(pack), self._config.jsd_beta
+        if not texts:
+            return pack.encoded.new_zeros((), dtype=torch.float32)
+        examples, continued, beta = examples_in(pack), self._continued, self._config.jsd_beta
         heads = self._family.head(model), self._family.head(self._teaching.loaded.model)
-        total = pack.encoded.new_zeros((), dtype=torch.float32)
-        states = self._teacher_states(pack) if texts else pack.encoded
-        own_packs = self._continued.packs(pack, texts, pack.encoded)
-        for (some, laid), (_, of_teacher) in zip(own_packs, self._continued.packs(pack, texts, states), strict=True):
+        num_frames = num_frames_in(pack)
+        states, (heard, of_teacher) = continued.split(pack.encoded, num_frames), self._teacher_states(pack)
+        found = []
+        for some in continued.groups(pack, texts):
             own = [texts[one] for one in some]
             scales = [examples[text.place].num_targets / text.num_labels for text in own]
-            weights = [w * scale for w, scale in zip(self._continued.weights(pack, own), scales, strict=True)]
-            expected = self._expected(of_teacher)
+            weights = [weight * scale for weight, scale in zip(continued.weights(pack, own), scales, strict=True)]
+            laid = continued.lay_out(pack, own, num_frames, states)
+            expected = self._expected(continued.lay_out(pack, own, heard, of_teacher))
 
             def divergence(encoded: Tensor, laid: Pack = laid, expected: Tensor = expected) -> Tensor:
                 hidden = self._family.hidden(model, with_states(laid, encoded))
                 return divergences(hidden, heads[0], expected, heads[1], beta)
 
             labels = checkpoint(divergence, laid.encoded, use_reentrant=False)
-            total = total + (labels * torch.cat(weights).to(labels.device)).sum()
-        return total
+            found.append((labels * torch.cat(weights).to(labels.device)).sum())
+        return torch.stack(found).sum()
 
     @torch.no_grad()
-    def _teacher_states(self, pack: Pack) -> Tensor:
-        """What the teacher's encoder makes of the recordings `[A, E]`, as long as the student hears them."""
-        teacher, family, examples = self._teaching.loaded, self._family, examples_in(pack)
+    def _teacher_states(self, pack: Pack) -> tuple[list[int], list[Tensor]]:
+        """Frames of the recordings of a pack, and what the teacher's encoder makes of each."""
+        teacher, device = self._teaching.loaded, pack.encoded.device
+        examples = examples_in(pack)
         clips = [load(example.audio) for example in examples]
-        frames = [family.num_frames(len(clip)) for clip in clips]
-        if frames != [extras[NUM_FRAMES] for extras in pack.extras]:
-            raise AssertionError("the student hears audio of another length than the teacher")
-        laid = family.lay_out(self._continued.frame(""), [[] for _ in clips], frames)
-        features = family.features(teacher.extractor, pack.encoded.device)
-        with family.packed(teacher.model):
-            return family.encode(teacher.model, family.with_audio(laid, clips, features, pack.encoded.device))
+        frames = [self._family.num_frames(len(clip)) for clip in clips]
+        laid = self._family.lay_out([self._continued.frame(e.style) for e in examples], [[]] * len(clips), frames)
+        features = self._family.features(teacher.extractor, device)
+        with self._family.packed(teacher.model):
+            encoded = self._family.encode(teacher.model, self._family.with_audio(laid, clips, features, device))
+        return frames, self._continued.split(encoded, frames)
 
     @torch.no_grad()
     def _expected(self, laid: Pack) -> Tensor:

@@ -7,7 +7,7 @@ Shapes: A encoder states, E encoder dim, L labels.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import Family
-from shibolet.model.protocols import Draw, Frame, Pack
+from shibolet.model.protocols import Draw, Pack
 from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
 from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in
@@ -104,23 +104,31 @@ class Continued:
         self._family: Family = given.family
         self.frame = cache(given.frame)
 
-    def packs(self, pack: Pack, texts: Sequence[Text], encoded: Tensor) -> Iterator[tuple[list[int], Pack]]:
-        """Places in `texts`, and a pack of them no longer than the given one; `encoded` `[A, E]` is that one's."""
-        examples, family = examples_in(pack), self._family
-        num_frames = [extras[NUM_FRAMES] for extras in pack.extras]
-        states = encoded.split([family.num_states(num) for num in num_frames])
-        frames: list[Frame] = [self.frame(example.style) for example in examples]
+    def groups(self, pack: Pack, texts: Sequence[Text]) -> list[list[int]]:
+        """Places in `texts` of those that make a pack, none longer than the given one."""
+        if not texts:
+            return []
+        examples, frames = examples_in(pack), num_frames_in(pack)
         lengths = [
-            frames[text.place].num_tokens(family.num_audio_tokens(num_frames[text.place]), len(text.ids))
+            self.frame(examples[text.place].style).num_tokens(
+                self._family.num_audio_tokens(frames[text.place]), len(text.ids)
+            )
             for text in texts
         ]
-        for some in packs_of(range(len(texts)), lengths, max(pack.num_tokens, *lengths)) if texts else ():
-            places = [texts[one].place for one in some]
-            laid = family.lay_out(
-                [frames[place] for place in places], [texts[one].ids for one in some],
-                [num_frames[place] for place in places],
-            )  # fmt: skip
-            yield some, replace(laid.to(encoded.device), encoded=torch.cat([states[place] for place in places]))
+        return packs_of(range(len(texts)), lengths, max(pack.num_tokens, *lengths))
+
+    def lay_out(self, pack: Pack, texts: Sequence[Text], num_frames: Sequence[int], states: Sequence[Tensor]) -> Pack:
+        """A pack of texts on what the encoder made of their utterances, which have so many frames."""
+        examples, places = examples_in(pack), [text.place for text in texts]
+        laid = self._family.lay_out(
+            [self.frame(examples[place].style) for place in places], [text.ids for text in texts],
+            [num_frames[place] for place in places],
+        )  # fmt: skip
+        return with_states(laid.to(states[0].device), torch.cat([states[place] for place in places]))
+
+    def split(self, encoded: Tensor, num_frames: Sequence[int]) -> list[Tensor]:
+        """The encoder's output of each utterance."""
+        return list(encoded.split([self._family.num_states(num) for num in num_frames]))
 
     def weights(self, pack: Pack, texts: Sequence[Text]) -> list[Tensor]:
         """Of each text 1 for a label that was written and 0 for the prompt's, and for an end that was not."""
@@ -134,3 +142,8 @@ class Continued:
 def with_states(pack: Pack, encoded: Tensor) -> Pack:
     """A pack with the encoder's output `[A, E]` in place of features."""
     return replace(pack, encoded=encoded, features=None)
+
+
+def num_frames_in(pack: Pack) -> list[int]:
+    """Frames of each utterance as the model in training hears it."""
+    return [extras[NUM_FRAMES] for extras in pack.extras]
