@@ -206,7 +206,7 @@ def test_a_teacher_that_cannot_help_is_refused_before_a_step(
 ):
     with pytest.raises(RecipeError, match=sentence):
         run(base_dir, few_dir, tmp_path, taught(**changes), teacher=str(teacher_dir), score_dev=scored(teacher))
-    assert not (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "teacher_cache").exists()
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_teacher_of_other_tokens_is_refused(base_dir, few_dir, tmp_path: Path):

@@ -47,6 +47,29 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     style = ["evaluate.styles.baseline"] if styles.baseline else []
     yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece, style)
     yield from _misfits_of_ngram(recipe)
+    yield from _misfits_of_teacher(recipe)
+
+
+def _misfits_of_teacher(recipe: Recipe) -> Iterator[ShiboletError]:
+    """A teacher whose tokens are not the student's, which would be found once the data are heard and prepared."""
+    from shibolet.model.outline import offline_config, outline_of
+
+    base, teacher = recipe.models.base, recipe.models.teacher
+    if base is None or teacher is None:
+        return
+    try:
+        families = [outline_of(offline_config(name)[0]) for name in (base, teacher)]
+        tokenizers = [family.tokenizer(name) for family, name in zip(families, (base, teacher), strict=True)]
+    except ModelError:
+        return
+    is_same = families[0] is families[1] and (
+        None in tokenizers or tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+    )
+    if not is_same:
+        yield RecipeError(
+            f"models.teacher '{teacher}' and models.base '{base}' have different vocabularies: a student learns from "
+            "the probabilities of the same tokens; take a teacher of the same family with the same tokenizer"
+        )
 
 
 def _misfits_of_ngram(recipe: Recipe) -> Iterator[ShiboletError]:

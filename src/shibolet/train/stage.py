@@ -41,6 +41,7 @@ from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
+from shibolet.train.objectives.cost import teacher_blueprint
 from shibolet.train.objectives.given import Given
 from shibolet.train.objectives.registry import objectives_of
 from shibolet.train.packing import check_fit
@@ -98,13 +99,13 @@ def run_train(
     done = TrainResult.read(result_path) if result_path.exists() else None
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
-    config, plan = _plan(opened, config, seed, out_dir)
+    config, plan = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
-        on_step=on_step, given=_given(opened, config, language, seed, out_dir, teacher, score_dev),
+        on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
         release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
@@ -167,13 +168,15 @@ def _open(
     return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
 
 
-def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:
+def _plan(
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None
+) -> tuple[TrainConfig, Plan]:
     """The settings with the planned length of packs, and the plan; the model then has its adapters and its device."""
     model, ranks, examples = opened.model, opened.ranks, opened.examples
     add_adapters(model, config, seed)
     plan = make_plan(
         config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
-        gpu_memory_gib=gpu_memory_gib(ranks.device),
+        gpu_memory_gib=gpu_memory_gib(ranks.device), teacher=teacher_blueprint(teacher),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
@@ -186,13 +189,14 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
 
 
 def _given(
-    opened: _Opened, config: TrainConfig, language: str, seed: int, out_dir: Path, teacher: str | None,
-    score_dev: DevScorer | None,
+    opened: _Opened, config: TrainConfig, language: str, seed: int, prepared_dir: Path, out_dir: Path,
+    teacher: str | None, score_dev: DevScorer | None,
 ) -> Given:  # fmt: skip
     """What objectives are made from; before the first step a teacher has to be better than who is to learn from it."""
     if teacher is None or not config.is_taught:
         return Given(opened.loaded, config, language, seed)
-    cache_dir, frame = out_dir / "teacher_cache", opened.targets.frame
+    # Beside the data, so that another training on them, or the same one with other settings, finds it.
+    cache_dir, frame = prepared_dir.parent / "teacher_cache", opened.targets.frame
     teaching = Teaching(teacher, opened.loaded, frame, opened.styles, opened.examples, cache_dir, opened.ranks)
     if not CheckpointStore(out_dir / "checkpoints").steps():
         teaching.require_better(score_dev, config.distil and config.distil.max_teacher_wer_pct)

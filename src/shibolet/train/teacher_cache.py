@@ -104,11 +104,6 @@ class TeacherCache:
         return TopTokens(torch.cat([self._ids[own] for own in rows]).long(), logps.softmax(-1))
 
 
-def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
-    """Disk that the cache takes."""
-    return num_targets * (top_k * 4 + (top_k + 1) * 2) + num_utterances
-
-
 def _key(teacher: str, examples: Sequence[TrainExample], top_k: int) -> str:
     # The file of an utterance says which audio it is of; shards that are made anew are of new data.
     return hash_json([teacher, top_k, [[e.id, e.num_frames, list(e.text_ids), e.style] for e in examples]])
