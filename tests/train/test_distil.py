@@ -14,7 +14,7 @@ from whisper_models import save_whisper
 from shibolet.errors import ModelError, RecipeError
 from shibolet.model.family import LoadedModel
 from shibolet.model.fast import losses
-from shibolet.model.fast.losses import TopTokens, plain_distillation, summed_distillation, top_tokens
+from shibolet.model.fast.losses import Mixed, TopTokens, plain_distillation, summed_distillation, top_tokens
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.records.documents.training import DevRates
 from shibolet.train.config import PhaseConfig, TrainConfig
@@ -69,33 +69,34 @@ def random_case() -> tuple[torch.Tensor, nn.Linear, torch.Tensor, TopTokens]:
     return torch.randn(7, 6), head, torch.randint(11, (7,)), TopTokens(ids, logps.exp())
 
 
-def test_the_loss_is_the_divergence_over_kept_tokens_and_the_rest(random_case):
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_loss_is_the_divergence_over_kept_tokens_and_the_rest(random_case, temperature: float):
     """Against sums in float64 that are written out; a wrong tail would still fall in a training."""
     hidden, head, labels, teacher = random_case
     logits = (hidden.double() @ head.weight.double().t()).detach().numpy()
-    student = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    student, hot = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (logits, logits / temperature))
     divergence = likelihood = 0.0
-    for row, label, ids, probs in zip(student, labels.tolist(), teacher.ids.tolist(), teacher.probs.tolist()):
+    for row, one, label, ids, probs in zip(hot, student, labels.tolist(), teacher.ids.tolist(), teacher.probs.tolist()):
         assert sum(probs) == pytest.approx(1, abs=1e-6)
         binned = [*(row[i] for i in ids), sum(row[i] for i in range(11) if i not in ids)]
-        divergence += sum(p * np.log(p / q) for p, q in zip(probs, binned))
-        likelihood -= np.log(row[label])
+        divergence += temperature**2 * sum(p * np.log(p / q) for p, q in zip(probs, binned))
+        likelihood -= np.log(one[label])
     for loss in (summed_distillation, plain_distillation):
-        total, told = loss(hidden, head, labels, teacher, 0.25)
+        total, told = loss(hidden, head, labels, teacher, Mixed(0.25, temperature))
         entropy = (teacher.probs * teacher.probs.log()).sum().item()
         assert told.item() == pytest.approx(divergence, rel=1e-5) and divergence > 0.1 and entropy < 0
         assert total.item() == pytest.approx(0.25 * likelihood + 0.75 * divergence, rel=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [3, 512])
-def test_gradients_are_those_of_torch_whatever_the_chunks(random_case, chunk: int, monkeypatch):
+@pytest.mark.parametrize(("chunk", "weight", "temperature"), [(3, 0.25, 1.0), (512, 0.25, 3.0), (512, 0.0, 2.0)])
+def test_gradients_are_those_of_torch_whatever_the_chunks(random_case, chunk, weight, temperature, monkeypatch):
     """The gradient is written by hand; scaled as a mean over targets scales it."""
     monkeypatch.setattr(losses, "_SMALL_CHUNK", chunk)
     hidden, head, labels, teacher = random_case
     found = []
     for loss in (plain_distillation, summed_distillation):
         hidden.grad, head.weight.grad = None, None
-        total, _ = loss(hidden.requires_grad_(), head, labels, teacher, 0.25)
+        total, _ = loss(hidden.requires_grad_(), head, labels, teacher, Mixed(weight, temperature))
         (total / 7).backward()
         found.append((hidden.grad.clone(), head.weight.grad.clone()))
     for plain, fast in zip(*found, strict=True):
@@ -104,7 +105,7 @@ def test_gradients_are_those_of_torch_whatever_the_chunks(random_case, chunk: in
 
 
 def open_cache(root: Path, examples: list[TrainExample], teacher: str = "t", top_k: int = 5) -> TeacherCache:
-    return TeacherCache(root, teacher, examples, top_k, is_main=True, wait=lambda: None)
+    return TeacherCache(root, teacher, examples, top_k, 2.0, is_main=True, wait=lambda: None)
 
 
 def test_the_cache_holds_the_teachers_likeliest_tokens_of_each_label(
@@ -122,7 +123,7 @@ def test_the_cache_holds_the_teachers_likeliest_tokens_of_each_label(
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor)
     for example in chosen:
         with torch.no_grad():
-            probs = FAMILY.logits(loaded.model, reader.pack([example])).softmax(-1)
+            probs = (FAMILY.logits(loaded.model, reader.pack([example])) / 2).softmax(-1)
         own = slice(at, at := at + example.num_targets)
         for row, ids, told in zip(probs, kept.ids[own], kept.probs[own], strict=True):
             assert told[:-1].tolist() == pytest.approx(row[ids].tolist(), rel=5e-3)  # float16
@@ -224,3 +225,14 @@ def test_a_whisper_learns_from_a_whisper(few_dir, tmp_path: Path):
     config = taught(phases=phases, lora=None, untie_head=False, pack_tokens=None, utterances_per_step=3)
     run(student, few_dir, tmp_path / "out", config, teacher=str(teacher), score_dev=scored())
     assert len(rows(tmp_path / "out")) == 2 and rows(tmp_path / "out")[0]["numbers"]["divergence"] > 0
+
+
+def test_a_teachers_texts_train_beside_the_references(base_dir, few_dir, teacher_dir, tmp_path: Path):
+    """The same audio under another text is one more utterance, with its own place in what the teacher expects."""
+    texts = {"u0001": "בית ספר", "u0004": "ילד", "gone": "חם"}
+    config = taught(phases=taught().phases[:1])
+    about = {"teacher": str(teacher_dir), "score_dev": scored(), "texts": texts}
+    result = run(base_dir, few_dir, tmp_path, config, **about)
+    assert [row["utterances"] for row in rows(tmp_path)] == [3, 3, 2] and result.utterances_seen == 8
+    with pytest.raises(RecipeError, match="another training data"):
+        run(base_dir, few_dir, tmp_path, config, **about | {"texts": {"u0001": "אחר"}})

@@ -35,6 +35,7 @@ class TrainJob(Config):
     only_through: str | None = None  # the phase whose end is the result
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
     teacher: str | None = None  # the model that a phase learns from
+    texts: Mapping[str, str] = {}  # of the teacher, by utterance
 
 
 Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
@@ -60,6 +61,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         seed=job.seed,
         styles=job.styles,
         teacher=job.teacher,
+        texts=job.texts,
         score_dev=score_dev,
         release_dev=release_dev,
         about=job.about,

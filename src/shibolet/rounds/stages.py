@@ -13,7 +13,7 @@ from shibolet.records.documents.timings import Work
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import Stage
-from shibolet.rounds import auditing, tracking
+from shibolet.rounds import auditing, teaching, tracking
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
@@ -103,6 +103,7 @@ def do_train(current: Round) -> TrainResult:
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
+    texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
     inputs, fill = branch_of(current, train_inputs(current))
     stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
@@ -125,6 +126,7 @@ def do_train(current: Round) -> TrainResult:
         only_through=current.only_through,
         styles=recipe.styles,
         teacher=recipe.models.teacher,
+        texts=texts,
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
@@ -163,6 +165,7 @@ def train_inputs(current: Round) -> dict[str, Any]:
         "seed": current.recipe.seed,
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
         **({"teacher": current.identity(teacher)} if (teacher := current.recipe.models.teacher) else {}),
+        **({"texts": current.folder.verified("teach")} if teaching.is_asked(current.recipe.train) else {}),
     }
 
 

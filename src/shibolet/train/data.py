@@ -1,8 +1,8 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
 from array import array
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shibolet.errors import DataError
@@ -13,6 +13,7 @@ from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+TAUGHT = "teacher/"  # before the id of an utterance that has a teacher's text
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
 
@@ -134,3 +135,35 @@ def read_examples(
         reasons = "; ".join(f"'{line.id}': {line.detail}" for line in ledger[:3])
         raise DataError(f"{prepared_dir}: none of {len(ledger)} {split} utterances can be trained on ({reasons})")
     return examples, ledger
+
+
+def with_texts(
+    examples: Sequence[TrainExample],
+    texts: Mapping[str, str],
+    targets: Targets,
+    styles: "Styles | None",
+    max_tokens: int,
+) -> tuple[list[TrainExample], list[LedgerLine]]:
+    """The examples, and after them their utterances once more with these other texts (by id); a line of one too long.
+
+    Texts of utterances that are not among the examples are of ones that left, and leave with them.
+    """
+    found, lines = list(examples), []
+    asked = [example for example in examples if example.id in texts]
+    encoded = targets.encode([texts[example.id] for example in asked]) if asked else []
+    for example, ids in zip(asked, encoded, strict=True):
+        frame = styles.frames[example.style] if styles and example.style else targets.frame
+        num_targets = frame.num_targets(len(ids))
+        num_tokens = frame.num_tokens(example.family.num_audio_tokens(example.num_frames), len(ids))
+        name = f"{TAUGHT}{example.id}"
+        if num_tokens > max_tokens:
+            detail = f"the teacher's text has {len(ids)} tokens"
+            lines.append(LedgerLine(id=name, source="teacher", stage="train", rule="too_long:positions", detail=detail))
+            continue
+        found.append(
+            replace(
+                example, id=name, text=texts[example.id], text_ids=array("i", ids), num_targets=num_targets,
+                num_tokens=num_tokens,
+            )
+        )  # fmt: skip
+    return found, lines

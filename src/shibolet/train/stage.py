@@ -36,7 +36,7 @@ from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import TrainConfig
-from shibolet.train.data import Styles, TrainExample, read_examples
+from shibolet.train.data import Styles, TrainExample, read_examples, with_texts
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
@@ -67,10 +67,11 @@ def run_train(
     config: TrainConfig,
     language: str,
     seed: int,
-    styles: Mapping[str, str] | None = None,
+    styles: Mapping[str, str] | None = None,  # what prompts say of how to write, by source
     teacher: str | None = None,  # the model that a phase learns from
+    texts: Mapping[str, str] | None = None,  # of the teacher, by utterance: they train beside the references
     score_dev: DevScorer | None,
-    release_dev: Callable[[], bool] = lambda: False,
+    release_dev: Callable[[], bool] = lambda: False,  # lets go of memory kept for the next score; whether it had any
     about: Mapping[str, Any],
     tracking: Tracking | None = None,
     num_threads: int | None = None,
@@ -81,11 +82,10 @@ def run_train(
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
     Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
-    `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `styles`: what prompts say of how to write, by source. `about`: plain data about the run for the trackers of
-    `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result, whatever was trained
-    after it; the plan's last phase brings the whole plan's result back. A finished training returns its result at once.
-    Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
+    `about`: plain data about the run for the trackers of `tracking` (None: none). `only_through` names the phase whose
+    last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result
+    back. A finished training returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
+    holds another run, Reached after `until_step`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
@@ -94,7 +94,7 @@ def run_train(
     ranks = join_ranks()
     if num_workers := worker_count(config.num_workers, ranks.device, ranks.num_processes):
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, teacher)
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, teacher, texts or {})
     result_path = out_dir / "result.json"
     done = TrainResult.read(result_path) if result_path.exists() else None
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
@@ -154,7 +154,7 @@ class _Opened:
 
 def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
-    by_source: Mapping[str, str], teacher: str | None,
+    by_source: Mapping[str, str], teacher: str | None, texts: Mapping[str, str],
 ) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
@@ -164,6 +164,8 @@ def _open(
     styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
     max_tokens = family.max_tokens(loaded.model.config)
     examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
+    examples, too_long = with_texts(examples, texts, targets, styles, max_tokens)
+    ledger += too_long
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, teacher and identity_of(resolve(teacher)))
     return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
 

@@ -71,10 +71,10 @@ class Teaching:
                 "was trained. Take a better teacher"
             )
 
-    def cache(self, top_k: int) -> TeacherCache:
+    def cache(self, top_k: int, temperature: float) -> TeacherCache:
         """What the teacher expects at every label of the training set; computed where it is not kept yet."""
         cache = TeacherCache(
-            self.cache_dir, self.identity, self.examples, top_k, is_main=self.ranks.is_main_process,
+            self.cache_dir, self.identity, self.examples, top_k, temperature, is_main=self.ranks.is_main_process,
             wait=lambda: any_rank(False),
         )  # fmt: skip
         if not cache.is_whole:

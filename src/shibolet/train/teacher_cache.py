@@ -2,7 +2,8 @@
 
     teacher_cache/<key>/  ids.bin (int32), logps.bin (float16), done.bin, meta.json
 
-The key is a hash of the teacher, of the utterances with their tokens and prompts, and of how many tokens are kept. The
+The key is a hash of the teacher, of the utterances with their tokens and prompts, and of how many tokens are kept at
+which temperature. The
 teacher hears what is recorded: what training does to the audio moves no label. Files are memory-mapped. A pass that was
 cut off goes on within one boot of the machine; once it is whole the files are synced, and it is never done again. Of
 two bytes a log-probability float16 is exact to a 500th between -4 and 0, bfloat16 to a 64th.
@@ -42,17 +43,19 @@ class TeacherCache:
         teacher: str,
         examples: Sequence[TrainExample],
         top_k: int,
+        temperature: float,
         *,
         is_main: bool,
         wait: Callable[[], None],
     ) -> None:
         """Open the cache under `root` that fits, or start one; `wait` returns once every rank has called it."""
-        self._examples, self._top_k, self._is_main, self._wait = examples, top_k, is_main, wait
+        self._examples, self._top_k, self._temperature = examples, top_k, temperature
+        self._is_main, self._wait = is_main, wait
         self._spans, total = {}, 0
         for index, example in enumerate(examples):
             self._spans[example.id] = (index, total)
             total += example.num_targets
-        self._folder = root / _key(teacher, examples, top_k)
+        self._folder = root / _key(teacher, examples, top_k, temperature)
         sizes = (total * top_k, total * (top_k + 1), len(examples))
         typed = [(name, dtype, size) for (name, dtype), size in zip(_TYPES.items(), sizes, strict=True)]
         if is_main:
@@ -83,7 +86,8 @@ class TeacherCache:
         for pack in packs[rank::num_ranks]:
             chosen = [self._examples[place] for place in pack]
             with torch.inference_mode(), family.packed(model):
-                ids, logps = top_tokens(family.hidden(model, reader.pack(chosen)), family.head(model), self._top_k)
+                hidden = family.hidden(model, reader.pack(chosen))
+                ids, logps = top_tokens(hidden, family.head(model), self._top_k, self._temperature)
             counts = [example.num_targets for example in chosen]
             for example, own, own_logps in zip(chosen, ids.cpu().split(counts), logps.cpu().split(counts), strict=True):
                 index, start = self._spans[example.id]
@@ -104,9 +108,9 @@ class TeacherCache:
         return TopTokens(torch.cat([self._ids[own] for own in rows]).long(), logps.softmax(-1))
 
 
-def _key(teacher: str, examples: Sequence[TrainExample], top_k: int) -> str:
+def _key(teacher: str, examples: Sequence[TrainExample], top_k: int, temperature: float) -> str:
     # The file of an utterance says which audio it is of; shards that are made anew are of new data.
-    return hash_json([teacher, top_k, [[e.id, e.num_frames, list(e.text_ids), e.style] for e in examples]])
+    return hash_json([teacher, top_k, temperature, [[e.id, e.num_frames, list(e.text_ids), e.style] for e in examples]])
 
 
 def _start(root: Path, folder: Path, sizes: dict[str, int]) -> None:

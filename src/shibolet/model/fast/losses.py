@@ -78,11 +78,14 @@ class TopTokens:
     probs: Tensor  # [L, K + 1] float32, the others' mass last; they add up to 1
 
 
-def top_tokens(hidden: Tensor, head: nn.Module, num: int) -> tuple[Tensor, Tensor]:
-    """The ids `[L, K]` of the `num` likeliest tokens, and log-probabilities `[L, K + 1]`, the others' mass last."""
+def top_tokens(hidden: Tensor, head: nn.Module, num: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The ids `[L, K]` of the `num` likeliest tokens, and log-probabilities `[L, K + 1]`, the others' mass last.
+
+    Probabilities are the softmax of the logits over `temperature`.
+    """
     ids, logps = [], []
     for rows in hidden.split(_SMALL_CHUNK):
-        log_probs = head(rows).float().log_softmax(-1)
+        log_probs = (head(rows).float() / temperature).log_softmax(-1)
         top, own = log_probs.topk(num, dim=-1)
         others = log_probs.scatter_(1, own, -torch.inf).logsumexp(-1, keepdim=True)
         ids.append(own)
@@ -90,35 +93,44 @@ def top_tokens(hidden: Tensor, head: nn.Module, num: int) -> tuple[Tensor, Tenso
     return torch.cat(ids), torch.cat(logps)
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """How cross-entropy and divergence make one loss."""
+
+    likelihood_weight: float  # of the cross-entropy; the divergence has the rest
+    temperature: float  # at which the teacher's probabilities are, and the student's beside them
+
+
 def summed_distillation(
-    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, likelihood_weight: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, how: Mixed
+) -> tuple[Tensor, Tensor]:
     """Sums over positions, float32: of the loss, and, without gradient, of the divergence in it.
 
-    The loss is `likelihood_weight` of the cross-entropy against `labels` and the rest of KL(teacher || student), in
-    which all tokens but the teacher's K are one. That never exceeds the divergence of the whole distributions. Like
-    `summed_cross_entropy` it computes its gradients in the forward pass, chunk by chunk.
+    The divergence is KL(teacher || student) times the square of the temperature, which keeps the size of its gradients
+    (Hinton et al. 2015). All tokens but the teacher's K are one in it; so it never exceeds that of the whole
+    distributions. Gradients are computed with the loss, chunk by chunk, as in `summed_cross_entropy`.
     """
     if head.bias is not None:
         raise ModelError("the model's output head has a bias, which the fast loss cannot take; set train.fast: off")
-    return _SummedDistillation.apply(hidden, head.weight, labels, teacher.ids, teacher.probs, likelihood_weight)
+    return _SummedDistillation.apply(hidden, head.weight, labels, teacher.ids, teacher.probs, how)
 
 
 def plain_distillation(
-    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, likelihood_weight: float
+    hidden: Tensor, head: nn.Linear, labels: Tensor, teacher: TopTokens, how: Mixed
 ) -> tuple[Tensor, Tensor]:
     """The same by torch alone, with all logits at once."""
-    log_probs = head(hidden).float().log_softmax(-1)
+    logits = head(hidden).float()
+    log_probs = (logits / how.temperature).log_softmax(-1)
     others = log_probs.scatter(1, teacher.ids, -torch.inf).logsumexp(-1, keepdim=True)
     logps = torch.cat([log_probs.gather(1, teacher.ids), others], dim=-1)
-    divergence = F.kl_div(logps, teacher.probs, reduction="sum")
-    likelihood = F.nll_loss(log_probs, labels, reduction="sum")
-    return likelihood_weight * likelihood + (1 - likelihood_weight) * divergence, divergence.detach()
+    divergence = how.temperature**2 * F.kl_div(logps, teacher.probs, reduction="sum")
+    likelihood = F.cross_entropy(logits, labels, reduction="sum")
+    return how.likelihood_weight * likelihood + (1 - how.likelihood_weight) * divergence, divergence.detach()
 
 
 class _SummedDistillation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, ids, probs, likelihood_weight):
+    def forward(ctx, hidden, weight, labels, ids, probs, how):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
@@ -126,7 +138,7 @@ class _SummedDistillation(torch.autograd.Function):
         for start in range(0, len(labels), _SMALL_CHUNK):
             rows = slice(start, start + _SMALL_CHUNK)
             logits = hidden[rows] @ weight.t()
-            losses.append(_distil_(logits, labels[rows], ids[rows], probs[rows], likelihood_weight))
+            losses.append(_distil_(logits, labels[rows], ids[rows], probs[rows], how))
             if needs_hidden:
                 torch.mm(logits, weight, out=grad_hidden[rows])
             if needs_weight:
@@ -141,24 +153,27 @@ class _SummedDistillation(torch.autograd.Function):
         return *_scaled(ctx, upstream), None, None, None, None
 
 
-def _distil_(logits: Tensor, labels: Tensor, ids: Tensor, probs: Tensor, likelihood_weight: float) -> Tensor:
+def _distil_(logits: Tensor, labels: Tensor, ids: Tensor, probs: Tensor, how: Mixed) -> Tensor:
     """`[2]`: loss and divergence of a chunk, summed; the logits become the loss's gradient.
 
-    With q the student's and p the teacher's probabilities and a the likelihood's weight, that of a token is
-    q - (1 - a) p among the K and q (1 - (1 - a) p_others / q_others) among the others, less a at the label.
+    With q the student's and p the teacher's probabilities at temperature T, that of the divergence is T (q - p) at a
+    token of the K and T q (1 - p_others / q_others) at another one.
     """
-    rest = 1 - likelihood_weight
-    log_probs = logits.float().log_softmax(-1)
-    likelihood = -log_probs.gather(1, labels[:, None]).sum()
+    log_probs = (logits.float() / how.temperature).log_softmax(-1)
     own = log_probs.gather(1, ids)
     gradient = log_probs.exp_().scatter_(1, ids, 0.0)
     others = gradient.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    divergence = F.kl_div(torch.cat([own, others.log()], dim=-1), probs, reduction="sum")
-    gradient *= 1 - rest * probs[:, -1:] / others
-    gradient.scatter_(1, ids, own.exp() - rest * probs[:, :-1])
-    gradient.scatter_add_(1, labels[:, None], torch.full_like(others, -likelihood_weight))
+    divergence = how.temperature**2 * F.kl_div(torch.cat([own, others.log()], dim=-1), probs, reduction="sum")
+    gradient *= 1 - probs[:, -1:] / others
+    gradient.scatter_(1, ids, own.exp() - probs[:, :-1])
+    rest = 1 - how.likelihood_weight
+    gradient *= rest * how.temperature
+    total = rest * divergence
+    if how.likelihood_weight:
+        total = total + how.likelihood_weight * cross_entropy_(logits, labels).sum()  # the logits are its gradient now
+        gradient.add_(logits, alpha=how.likelihood_weight)
     logits.copy_(gradient)
-    return torch.stack([likelihood_weight * likelihood + rest * divergence, divergence])
+    return torch.stack([total, divergence])
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

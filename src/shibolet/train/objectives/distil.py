@@ -6,7 +6,7 @@ from functools import cached_property
 
 from torch import nn
 
-from shibolet.model.fast.losses import TopTokens, plain_distillation, summed_distillation
+from shibolet.model.fast.losses import Mixed, TopTokens, plain_distillation, summed_distillation
 from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
@@ -18,11 +18,11 @@ from shibolet.train.teacher_cache import TeacherCache
 class Distil:
     """KL(teacher || student) over the teacher's top tokens, beside the likelihood, a mean over the targets of a step.
 
-    Hinton et al. 2015, "Distilling the knowledge in a neural network", at a temperature of 1: of the tokens that were
-    not kept only the mass is known, which no other temperature can be made of.
+    Hinton et al. 2015, "Distilling the knowledge in a neural network". Of the tokens that were not kept only the mass
+    is known, which is why the teacher's probabilities are kept at the temperature of the loss.
     """
 
-    numbers: tuple[str, ...] = ("divergence",)  # the mean over the step's targets
+    numbers: tuple[str, ...] = ("divergence",)  # times the squared temperature, the mean over the step's targets
     needs = staticmethod(utterance_of)
 
     def __init__(self, given: Given) -> None:
@@ -32,7 +32,7 @@ class Distil:
 
     @cached_property
     def _cache(self) -> TeacherCache:
-        return self._teaching.cache(self._config.top_k)
+        return self._teaching.cache(self._config.top_k, self._config.temperature)
 
     def begin(self) -> None:
         """Have the teacher listen to what is not kept yet, and go."""
@@ -49,6 +49,6 @@ class Distil:
         kept = self._cache.read(examples_in(pack))
         hidden, device = self._family.hidden(model, pack), pack.labels.device
         expected = TopTokens(kept.ids.to(device, non_blocking=True), kept.probs.to(device, non_blocking=True))
-        weight = self._config.likelihood_weight
-        total, divergence = self._loss(hidden, self._family.head(model), pack.labels, expected, weight)
+        how = Mixed(self._config.likelihood_weight, self._config.temperature)
+        total, divergence = self._loss(hidden, self._family.head(model), pack.labels, expected, how)
         return PackLoss(total, {"divergence": divergence / self.count(step.examples)})

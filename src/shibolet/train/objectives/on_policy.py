@@ -36,7 +36,7 @@ class OnPolicy:
     def __init__(self, given: Given) -> None:
         self._family, self._teaching = given.family, given.teaching
         self._config = given.config.distil or DistilConfig()
-        temperature = self._config.temperature
+        temperature = self._config.sampling_temperature
         self._writer = Writer(given, num=1 if temperature else 0, temperature=temperature)
         self._continued = Continued(given)
         self._cross_entropy = summed_cross_entropy if given.fast else plain_cross_entropy
