@@ -49,6 +49,7 @@ BENCHMARKS = (
     Benchmark("demo", "demo_seeds.py 401 402 403 404 405 --out OUT", 35),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("demo", "forgetting_remedies.py --out OUT --train 240", None),
+    Benchmark("distil", "distillation.py --out OUT --seeds 501 502 503 504 --jobs 16", None),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
     Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),
     Benchmark("train", "train_speed.py --seconds 30", None, gpus=1),

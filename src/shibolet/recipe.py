@@ -94,6 +94,14 @@ class Recipe(Config):
                     f"recipe '{self.name}' names no models.{key}: 'shibolet next RUN --from {self.name} -o FILE' "
                     f"writes it with the model of the round before, or give --set models.{key}=MODEL"
                 )
+        is_taught = (
+            named and {"models", "train"} <= set(sections) and self.models and self.train and self.train.is_taught
+        )
+        if is_taught and not self.models.teacher:
+            raise RecipeError(
+                f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher names nobody; give "
+                "--set models.teacher=MODEL"
+            )
         if missing := [name for name in sections if getattr(self, name) is None]:
             raise RecipeError(
                 f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
@@ -137,10 +145,6 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _a_teacher_teaches(self) -> Self:
         teacher, is_taught = self.models and self.models.teacher, self.train is not None and self.train.is_taught
-        if is_taught and self.models is not None and not teacher:
-            raise RecipeError(
-                "a phase of train has the objective distil or on_policy, and models.teacher names nobody to learn from"
-            )
         if teacher and self.train is not None and not is_taught:
             raise RecipeError(
                 f"models.teacher is '{teacher}', and no phase of train learns from it; give one the objective distil "

@@ -167,7 +167,7 @@ def test_settings_without_their_objective_and_a_teacher_without_pupils_are_refus
     with pytest.raises(RecipeError, match="no phase of train learns from it"):
         load_recipe("demo", ["models.teacher=builtin:round1"])
     with pytest.raises(RecipeError, match=r"models\.teacher names nobody"):
-        load_recipe("demo", ["train.phases.0.objective=distil"])
+        load_recipe("demo", ["train.phases.0.objective=distil"]).require("train", "models", "train")
 
 
 def test_recipes_of_before_there_were_objectives_are_the_same_trainings():
