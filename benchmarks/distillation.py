@@ -11,7 +11,8 @@ closed_pct   the part of that gap which the arm closes, with its interval over t
 by_seed      the same of each seed
 speed        audio seconds a second of student and teacher, at equal batch
 
-Arms train for as many epochs as each other, but for `longer` and `min_wer`, which go on from `plain` for a third more:
+`damaged` and `audited` distil with texts of the teacher beside the references, of which a fifth are those of another
+utterance: as they are, and those that the round's audit admits. Arms train for as many epochs as each other, but for `longer` and `min_wer`, which go on from `plain` for a third more:
 `longer` with the likelihood, as the control of equal steps. `gain_points` is min_wer's WER minus that of `longer`;
 `endless_pct` the texts that did not end by themselves, `length_ratio` words written over words said.
 """
@@ -36,7 +37,13 @@ ARMS = {  # arm -> (objective, share of the epochs) of its phases
     "on_policy": (("distil", 2 / 3), ("on_policy", 1 / 3)),
     "longer": (("transcribe", 1.0), ("transcribe", 1 / 3)),
     "min_wer": (("transcribe", 1.0), ("min_wer", 1 / 3)),
+    "damaged": (("distil", 1.0),),
+    "audited": (("distil", 1.0),),
 }
+DAMAGED = (
+    "damaged",
+    "audited",
+)  # arms with texts of the teacher beside the references, a fifth of them of other speech
 SETS = ("test_clean", "test_whatsapp")
 
 
@@ -47,10 +54,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--demo", type=Path, help="a finished demo run for the first seed; else demos are run")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--decoder", type=int, default=1, help="layers of the student's decoder")
-    parser.add_argument("--encoder", type=int, default=3, help="and of its encoder")
+    parser.add_argument("--decoder", type=int, default=3, help="layers of the student's decoder")
+    parser.add_argument("--encoder", type=int, default=6, help="and of its encoder")
     parser.add_argument("--epochs", type=float, default=12)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak, of all parts; later phases have a quarter")
+    parser.add_argument("--rate", type=float, default=3e-4, help="peak, of all parts; later phases have a quarter")
+    parser.add_argument("--temperature", type=float, default=2.0, help="of the divergence on references")
     parser.add_argument("--every", type=int, default=1, help="score each n-th test utterance")
     return parser.parse_args()
 
@@ -78,6 +86,7 @@ def student_of(seed: int, args: argparse.Namespace) -> Path:
 def config_of(arm: str, args: argparse.Namespace):
     """How an arm trains: all parts of the student, at a quarter of the rate where its objective changes."""
     from shibolet.train.config import PhaseConfig, TrainConfig
+    from shibolet.train.objectives.config import DistilConfig
 
     parts = ("encoder.conv", "encoder.layers", "projector", "embeddings", "decoder.layers", "decoder.norm")
     phases = [
@@ -87,14 +96,39 @@ def config_of(arm: str, args: argparse.Namespace):
         )
         for number, (objective, share) in enumerate(ARMS[arm])
     ]  # fmt: skip
+    is_taught = any(phase.objective in ("distil", "on_policy") for phase in phases)
     return TrainConfig(
-        phases=phases, lora=None, untie_head=False, utterances_per_step=16, precision="fp32", eval_every_steps=10**6,
+        distil=DistilConfig(temperature=args.temperature) if is_taught else None, phases=phases, lora=None, untie_head=False, utterances_per_step=16, precision="fp32", eval_every_steps=10**6,
         checkpoint_every_steps=100, average_best=None,
     )  # fmt: skip
 
 
+def texts_of(seed: int, arm: str, args: argparse.Namespace) -> dict[str, str]:
+    """Texts of the teacher by utterance, a fifth of them those of another one; all, or those that the audit admits."""
+    if arm not in DAMAGED:
+        return {}
+    from shibolet.recipe import load_recipe
+    from shibolet.rounds.shared import open_round
+    from shibolet.rounds.teaching import admitted
+
+    run = demo_of(seed, args)
+    phase = "{name: T, num_epochs: 1, lr_by_part: {projector: 1e-4}, objective: distil}"
+    changes = [f"train={{phases: [{phase}], lora: null}}", f"models.teacher={run / 'train' / 'final'}"]
+    scratch = args.out / str(seed) / f"{arm}-texts"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with open_round(load_recipe(run / "recipe.yaml", changes), run, "train", print) as current:
+        train = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("train-")]
+        wrong = np.random.default_rng(seed).permutation(len(train))[: len(train) // 5]
+        written = {train[one].id: train[other].text for one, other in zip(wrong, np.roll(wrong, 1), strict=True)}
+        if arm == "damaged":
+            return written
+        written = {u.id: u.text for u in train} | written
+        return {u.id: u.text for u in admitted(current, train, written, scratch)[0]}
+
+
 def folder_of(seed: int, arm: str, args: argparse.Namespace) -> Path:
-    return args.out / str(seed) / f"{arm}-{args.encoder}-{args.decoder}-{args.epochs:g}-{args.rate:g}"
+    settings = (args.encoder, args.decoder, args.epochs, args.rate, args.temperature, args.every)
+    return args.out / str(seed) / "-".join([arm, *(f"{value:g}" for value in settings)])
 
 
 def train(seed: int, arm: str, args: argparse.Namespace) -> None:
@@ -120,7 +154,7 @@ def train(seed: int, arm: str, args: argparse.Namespace) -> None:
         run_train(
             prepared_dir=run / "prepared", out_dir=out / "train", base=str(student_of(seed, args)), seed=seed,
             config=config_of(arm, args), language="Hebrew", teacher=str(run / "train" / "final"), score_dev=score_dev,
-            about={}, num_threads=1,
+            texts=texts_of(seed, arm, args), about={}, num_threads=1,
         )  # fmt: skip
         score(seed, str(out / "train" / "final"), out, args, train_s=round(time.process_time() - started, 1))
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGe
 
 from shibolet.errors import ModelError
 from shibolet.model.folders import resolve
+from shibolet.model.outline import offline_config
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.load import read_native
 from shibolet.model.qwen3_asr.outline import OUTLINE

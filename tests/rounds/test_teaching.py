@@ -1,6 +1,5 @@
 """The teacher's texts train where the round's audit finds them right, and a damaged teacher's do not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,30 +36,38 @@ def test_texts_without_words_loops_and_those_of_the_reference_are_not_judged():
     assert isinstance(ledger[0], LedgerLine)
 
 
-def test_what_the_audit_finds_wrong_leaves_with_its_reason(tmp_path: Path, monkeypatch):
-    """The audit is shown the teacher's text under an id of its own, else the reference's verdict would stand for it."""
-    seen, texts = [], [utterance("good", "שלום"), utterance("wrong", "מילה אחרת"), utterance("broken", "עוד")]
+def test_only_what_the_audit_finds_right_and_likelier_than_the_reference_trains(tmp_path: Path, monkeypatch):
+    """It is shown both texts under ids of their own: else the verdict on one would stand for the other.
 
-    def judge(named, **_):
-        seen.extend((one.id, one.text) for one in named)
+    What passes for right may have small errors: a reference without them must not get such a text beside it.
+    """
+    seen, texts = [], [utterance(id, "שלום") for id in ("better", "worse", "wrong", "broken", "mended")]
+    verdicts = {  # of the teacher's text and of the reference: confidence, low quality, failure
+        "better": ((0.8, False, None), (0.7, False, None)), "worse": ((0.6, False, None), (0.7, False, None)),
+        "wrong": ((0.2, True, None), (0.1, True, None)), "broken": ((None, False, "undecodable"), (0.9, False, None)),
+        "mended": ((0.6, False, None), (0.3, True, None)),
+    }  # fmt: skip
 
     def rows(path, short):
-        row = Audited(id="teacher/good", source="s", domain="d", text="", duration_s=2.0, is_low_quality=False)
-        return [
-            row, replace(row, id="teacher/wrong", is_low_quality=True, suspect="wrong_text"),
-            replace(row, id="teacher/broken", failure="undecodable"),
-        ]  # fmt: skip
+        for id, both in verdicts.items():
+            for prefix, (confidence, is_low, failure) in zip(("teacher/", "reference/"), both, strict=True):
+                yield Audited(
+                    id=prefix + id, source="s", domain="d", text="", duration_s=2.0, is_low_quality=is_low,
+                    confidence=confidence, failure=failure, suspect="wrong_text" if is_low else None,
+                )  # fmt: skip
 
     class Listener:
         num_clips, num_heard, num_lost = 3, 3, 0
 
-    monkeypatch.setattr("shibolet.audit.stage.hear_set", judge)
-    monkeypatch.setattr("shibolet.records.audited.read_audited", rows)
+    monkeypatch.setattr("shibolet.audit.stage.hear_set", lambda named, **_: seen.extend((u.id, u.text) for u in named))
+    monkeypatch.setattr(teaching, "read_audited", rows)
     monkeypatch.setattr(teaching, "listener_of", lambda current: Listener)
     with open_round(recipe(), tmp_path / "run", "train", lambda sentence: None) as current:
-        lines, _ = teaching._judged(current, texts, tmp_path)
-    assert seen == [("teacher/good", "שלום"), ("teacher/wrong", "מילה אחרת"), ("teacher/broken", "עוד")]
-    assert {line.id: line.rule for line in lines} == {"wrong": "low_quality:wrong_text", "broken": "undecodable"}
+        lines, _ = teaching._judged(current, texts, dict.fromkeys(verdicts, "עולם"), tmp_path)
+    assert seen[:2] == [("teacher/better", "שלום"), ("reference/better", "עולם")] and len(seen) == 10
+    assert {line.id: line.rule for line in lines} == {
+        "worse": "no_better_than_the_reference", "wrong": "low_quality:wrong_text", "broken": "undecodable",
+    }  # fmt: skip
 
 
 def test_a_teacher_does_not_judge_its_own_texts(tmp_path: Path):

@@ -1,17 +1,18 @@
 """The teacher's own texts of the training set, which the round's audit judges before anything learns from them.
 
 teach/  hypotheses.jsonl, scores.json ...   what the teacher wrote, as an evaluation has it
-        audited.parquet                     what the audit says of each text that is not the reference's
+        audited.parquet                     what the audit says of each text that is not the reference's, and of that
         texts.jsonl                         those that train beside the references: {"id": ..., "text": ...}
         ledger.jsonl                        why the others do not
         teach.json                          the counts
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shibolet.errors import RecipeError
+from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file, write_jsonl
@@ -21,9 +22,10 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.auditing import is_same, listener_of, require_audited, tell_lost
 from shibolet.rounds.shared import Round
 from shibolet.train.config import TrainConfig
+from shibolet.train.data import TAUGHT
 
 STAGE, TEXTS = "teach", "texts.jsonl"
-PREFIX = "teacher/"  # of the ids of its texts in the audit's table
+REFERENCE = "reference/"  # before ids in the audit's table, as `TAUGHT` is before those of the teacher's texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,7 @@ def do_teach(current: Round) -> TeacherTexts:
     if not stage.done:
         train = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("train-")]
         written, wer = _written(current, teacher, train, out_dir)
-        others, ledger = _that_differ(train, written, recipe.language)
-        judged, heard = _judged(current, others, out_dir)
-        ledger += judged
-        refused = {line.id for line in ledger}
-        kept = [utterance for utterance in others if utterance.id not in refused]
+        kept, ledger, heard = admitted(current, train, written, out_dir)
         write_jsonl(out_dir / TEXTS, [asdict(TaughtText(u.id, u.text)) for u in kept])
         write_ledger(out_dir / "ledger.jsonl", ledger)
         TeacherTexts(
@@ -79,6 +77,16 @@ def do_teach(current: Round) -> TeacherTexts:
     made = TeacherTexts.read(out_dir / "teach.json")
     current.tell(made.sentence)
     return made
+
+
+def admitted(
+    current: Round, train: Sequence[Utterance], written: Mapping[str, str], out_dir: Path
+) -> tuple[list[Utterance], list[LedgerLine], Work]:
+    """Of texts by utterance id those that may train, as utterances; a line of each other one, and what was heard."""
+    others, ledger = _that_differ(train, written, current.recipe.language)
+    judged, heard = _judged(current, others, {u.id: u.text for u in train}, out_dir)
+    refused = {line.id for line in judged}
+    return [utterance for utterance in others if utterance.id not in refused], [*ledger, *judged], heard
 
 
 def texts_of(current: Round) -> dict[str, str]:
@@ -131,27 +139,45 @@ def _that_differ(
     return found, lines
 
 
-def _judged(current: Round, texts: Sequence[Utterance], out_dir: Path) -> tuple[list[LedgerLine], Work]:
-    """Lines of the texts that the audit finds wrong, as it finds references wrong, and what it heard for that."""
+def _judged(
+    current: Round, texts: Sequence[Utterance], references: Mapping[str, str], out_dir: Path
+) -> tuple[list[LedgerLine], Work]:
+    """Lines of the texts that do not train, and what the audit heard to say so.
+
+    The audit judges a text as it judges references, and the reference beside it: what passes has no gross error, and
+    may still be worse than what is there already.
+    """
     from shibolet.audit.stage import hear_set
-    from shibolet.records.audited import read_audited
 
     listener = listener_of(current)
-    named = [replace(utterance, id=f"{PREFIX}{utterance.id}") for utterance in texts]
+    named = [
+        replace(one, id=f"{prefix}{one.id}", text=text)
+        for one in texts
+        for prefix, text in ((TAUGHT, one.text), (REFERENCE, references[one.id]))
+    ]
     with current.track("the audit judges the teacher's texts") as progress:
         hear_set(
             named, audit_dir=current.folder.audit(), out_path=out_dir / "audited.parquet", listener=listener,
             config=current.recipe.audit, language=current.recipe.language, on_progress=progress,
         )  # fmt: skip
     tell_lost(current, listener)
-    rows = {row.id.removeprefix(PREFIX): row for row in read_audited(out_dir / "audited.parquet", short=True)}
-    lines = [_line(u, f"low_quality:{rows[u.id].suspect}", u.text) for u in texts if rows[u.id].is_low_quality]
-    lines += [_line(u, rows[u.id].failure, u.text) for u in _failed(texts, rows)]
+    rows = {row.id: row for row in read_audited(out_dir / "audited.parquet", short=True)}
+    lines = [
+        _line(one, rule, one.text)
+        for one in texts
+        if (rule := _refused(rows[f"{TAUGHT}{one.id}"], rows[f"{REFERENCE}{one.id}"])) is not None
+    ]
     return lines, Work(clips=listener.num_clips, heard=listener.num_heard)
 
 
-def _failed(texts: Sequence[Utterance], rows: Mapping) -> Iterator[Utterance]:
-    return (u for u in texts if rows[u.id].failure and not rows[u.id].is_low_quality)
+def _refused(text: Audited, reference: Audited) -> str | None:
+    """Why a text does not train, as a rule of the ledger; None: it does."""
+    if text.failure:
+        return text.failure
+    if text.is_low_quality:
+        return f"low_quality:{text.suspect}"
+    is_better = reference.is_low_quality or (text.confidence or 0.0) > (reference.confidence or 0.0)
+    return None if is_better else "no_better_than_the_reference"
 
 
 def _line(utterance: Utterance, rule: str, text: str) -> LedgerLine:

@@ -13,7 +13,7 @@ class TeacherTexts(Document):
 
     teacher: str
     utterances: int  # of the training set
-    kept: int  # texts that say something else than the reference and that the audit finds right
+    kept: int  # texts that say something else than the reference and that the audit finds right, and likelier
     left_out: dict[str, int]  # by rule of the ledger
     wer: float | None  # the teacher's against the references, not all of which are right
 
