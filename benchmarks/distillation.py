@@ -12,9 +12,10 @@ by_seed      the same of each seed
 speed        audio seconds a second of student and teacher, at equal batch
 
 `damaged` and `audited` distil with texts of the teacher beside the references, of which a fifth are those of another
-utterance: as they are, and those that the round's audit admits. Arms train for as many epochs as each other, but for `longer` and `min_wer`, which go on from `plain` for a third more:
-`longer` with the likelihood, as the control of equal steps. `gain_points` is min_wer's WER minus that of `longer`;
-`endless_pct` the texts that did not end by themselves, `length_ratio` words written over words said.
+utterance: as they are, and those of them that the round's audit admits. Arms train for as many epochs as each other;
+`longer` and `min_wer` go on from `plain` for a third more, `longer` with the likelihood, as the control of equal steps.
+`gain` is min_wer's WER minus that of `longer`; `endless_pct` the texts that did not end by themselves, `length_ratio`
+words written over words said.
 """
 
 import argparse
@@ -98,32 +99,39 @@ def config_of(arm: str, args: argparse.Namespace):
     ]  # fmt: skip
     is_taught = any(phase.objective in ("distil", "on_policy") for phase in phases)
     return TrainConfig(
-        distil=DistilConfig(temperature=args.temperature) if is_taught else None, phases=phases, lora=None, untie_head=False, utterances_per_step=16, precision="fp32", eval_every_steps=10**6,
+        distil=DistilConfig(temperature=args.temperature) if is_taught else None, phases=phases, lora=None,
+        untie_head=False, utterances_per_step=16, precision="fp32", eval_every_steps=10**6,
         checkpoint_every_steps=100, average_best=None,
     )  # fmt: skip
 
 
-def texts_of(seed: int, arm: str, args: argparse.Namespace) -> dict[str, str]:
-    """Texts of the teacher by utterance, a fifth of them those of another one; all, or those that the audit admits."""
-    if arm not in DAMAGED:
-        return {}
+def make_texts(seed: int, args: argparse.Namespace) -> None:
+    """Texts by utterance for the arms of `DAMAGED`: a fifth are another one's; all, and those that the audit admits."""
     from shibolet.recipe import load_recipe
     from shibolet.rounds.shared import open_round
     from shibolet.rounds.teaching import admitted
 
+    paths = [args.out / str(seed) / f"{arm}.json" for arm in DAMAGED]
+    if all(path.is_file() for path in paths):
+        return
     run = demo_of(seed, args)
+    before = (run / "recipe.yaml").read_bytes()
     phase = "{name: T, num_epochs: 1, lr_by_part: {projector: 1e-4}, objective: distil}"
     changes = [f"train={{phases: [{phase}], lora: null}}", f"models.teacher={run / 'train' / 'final'}"]
-    scratch = args.out / str(seed) / f"{arm}-texts"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with open_round(load_recipe(run / "recipe.yaml", changes), run, "train", print) as current:
-        train = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("train-")]
-        wrong = np.random.default_rng(seed).permutation(len(train))[: len(train) // 5]
-        written = {train[one].id: train[other].text for one, other in zip(wrong, np.roll(wrong, 1), strict=True)}
-        if arm == "damaged":
-            return written
-        written = {u.id: u.text for u in train} | written
-        return {u.id: u.text for u in admitted(current, train, written, scratch)[0]}
+    try:
+        with open_round(load_recipe(run / "recipe.yaml", changes), run, "train", print) as current:
+            train = [u for u in current.prepared.utterances if Path(u.audio.path).name.startswith("train-")]
+            wrong = np.random.default_rng(seed).permutation(len(train))[: len(train) // 5]
+            damaged = {train[one].id: train[other].text for one, other in zip(wrong, np.roll(wrong, 1), strict=True)}
+            kept, _, _ = admitted(current, train, {u.id: u.text for u in train} | damaged, paths[0].parent)
+    finally:
+        (run / "recipe.yaml").write_bytes(before)
+    for path, texts in zip(paths, (damaged, {u.id: u.text for u in kept}), strict=True):
+        path.write_text(json.dumps(texts, ensure_ascii=False))
+
+
+def texts_of(seed: int, arm: str, args: argparse.Namespace) -> dict[str, str]:
+    return json.loads((args.out / str(seed) / f"{arm}.json").read_text()) if arm in DAMAGED else {}
 
 
 def folder_of(seed: int, arm: str, args: argparse.Namespace) -> Path:
@@ -259,6 +267,8 @@ def main() -> None:
 def begin(seed: int, args: argparse.Namespace) -> None:
     """The demo, the student and the teacher's scores of a seed."""
     student_of(seed, args)
+    if set(DAMAGED) & set(args.arms):
+        make_texts(seed, args)
     out = folder_of(seed, TEACHER, args)
     if not (out / "scores.json").is_file():
         score(seed, str(demo_of(seed, args) / "train" / "final"), out, args)
