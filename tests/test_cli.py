@@ -322,6 +322,15 @@ def test_convert_writes_the_other_layout_and_nothing_over_it(shibolet, tmp_path)
     assert code == 3 and "not a Qwen3-ASR" in err and not (tmp_path / "other").exists()
 
 
+def test_cut_says_which_layers_are_left_and_writes_over_nothing(shibolet, tmp_path):
+    code, out, _ = shibolet("cut", "builtin:round1", "small", "--decoder", "2")
+    assert code == 0 and "decoder layers 0, 3; " in out and "has to be trained" in out
+    assert (tmp_path / "small" / "cut.json").is_file()
+    code, _, err = shibolet("cut", "builtin:round1", "small", "--decoder", "2")
+    assert code == 3 and "exists; name a new folder" in err
+    assert shibolet("cut", "builtin:round1", "other")[0] == 2
+
+
 def test_publish_and_export_data_want_a_run_folder_with_something_in_it(shibolet, tmp_path):
     assert shibolet("publish", "nowhere", "--to", "org/name")[0] == 2
     assert shibolet("export-data", "nowhere", "out")[0] == 2

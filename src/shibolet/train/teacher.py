@@ -14,7 +14,7 @@ from shibolet.model.protocols import Frame
 from shibolet.records.documents.training import DevRates
 from shibolet.scoring.wording import shown_pct
 from shibolet.train.data import Styles, TrainExample
-from shibolet.train.ranks import any_rank
+from shibolet.train.ranks import any_rank, from_main
 from shibolet.train.teacher_cache import TeacherCache
 
 
@@ -56,7 +56,9 @@ class Teaching:
                 "models.teacher: there is no dev split, so nobody can say whether the teacher is better than the "
                 "student; raise prepare.dev_frac"
             )
-        teacher = score_dev(self.loaded, "of the teacher")
+        with torch.no_grad():
+            teacher = from_main(score_dev(self.loaded, "of the teacher"))
+        self.let_go()  # whichever phase needs it reads it again: others have the memory until then
         said = f"models.teacher '{self.name}' has a WER of {shown_pct(teacher.wer)} on dev"
         if max_wer_pct is not None and 100 * teacher.wer > max_wer_pct:
             raise RecipeError(
@@ -64,7 +66,8 @@ class Teaching:
                 "teacher, or raise the limit"
             )
         self.student.model.eval()
-        student = score_dev(self.student, "of the student, which is to learn from the teacher")
+        with torch.no_grad():
+            student = from_main(score_dev(self.student, "of the student, which is to learn from the teacher"))
         if teacher.wer >= student.wer:
             raise RecipeError(
                 f"{said}, and models.base, which is to learn from it, has {shown_pct(student.wer)} already; nothing "
