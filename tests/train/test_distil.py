@@ -210,6 +210,12 @@ def test_a_teacher_that_cannot_help_is_refused_before_a_step(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_taught_phase_without_a_teacher_is_refused(base_dir, few_dir, tmp_path: Path):
+    """A search of rates and a verification of a model name none."""
+    with pytest.raises(RecipeError, match="there is none here: name one in models"):
+        run(base_dir, few_dir, tmp_path, taught(), score_dev=scored())
+
+
 def test_a_teacher_of_other_tokens_is_refused(base_dir, few_dir, tmp_path: Path):
     """Its probabilities would be of other tokens under the same ids."""
     other = save_whisper(tmp_path / "whisper")

@@ -16,6 +16,8 @@ gate.json                       the verdict and the interval behind it
 prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
 gate-prepared.json
+teach/texts.jsonl               what the teacher writes of them and the audit admits, where the recipe wants it
+teacher_cache/                  what the teacher expects at each label of the training set
 train/plan.json                 phases, steps, memory
       metrics.jsonl             one line a step
       dev.jsonl                 one line a dev score

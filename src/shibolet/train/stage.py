@@ -51,7 +51,7 @@ from shibolet.train.ranks import any_rank, by_main, join_ranks
 from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.state import TrainState
-from shibolet.train.teacher import Teaching
+from shibolet.train.teacher import NO_TEACHER, Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
@@ -195,8 +195,10 @@ def _given(
     teacher: str | None, score_dev: DevScorer | None,
 ) -> Given:  # fmt: skip
     """What objectives are made from; before the first step a teacher has to be better than who is to learn from it."""
-    if teacher is None or not config.is_taught:
+    if not config.is_taught:
         return Given(opened.loaded, config, language, seed)
+    if teacher is None:
+        raise RecipeError(NO_TEACHER)
     # Beside the data, so that another training on them, or the same one with other settings, finds it.
     cache_dir, frame = prepared_dir.parent / "teacher_cache", opened.targets.frame
     teaching = Teaching(teacher, opened.loaded, frame, opened.styles, opened.examples, cache_dir, opened.ranks)

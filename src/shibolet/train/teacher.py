@@ -17,6 +17,11 @@ from shibolet.train.data import Styles, TrainExample
 from shibolet.train.ranks import any_rank, from_main
 from shibolet.train.teacher_cache import TeacherCache
 
+NO_TEACHER = (
+    "a phase of train learns from a teacher, and there is none here: name one in models.teacher; 'search' and 'verify' "
+    "know none, so give their recipe train.objective: transcribe and phases without an objective"
+)
+
 
 @dataclass
 class Teaching:
