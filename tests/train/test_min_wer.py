@@ -134,6 +134,20 @@ def test_the_likelihood_is_added_with_its_weight_and_equal_texts_cost_no_pass(to
     assert totals[1] - totals[0] == pytest.approx(0.5 * likelihood, rel=1e-4)
 
 
+def test_a_step_that_has_nothing_to_learn_has_gradients_of_zero(toy, monkeypatch):
+    """Without the likelihood and with equal texts the loss is a constant, which has no backward pass."""
+    loaded, examples, reader = toy
+    drawn = [(draws[0], draws[0]) for draws in drawn_texts(loaded, examples)]
+    monkeypatch.setattr(Writer, "write", lambda self, some, step: drawn)
+    objective = MinWer(Given(loaded, config_of(0.0), "Hebrew", 0))
+    loaded.model.zero_grad()
+    with torch.enable_grad(), objective.context(loaded.model):
+        total = objective.loss(loaded.model, reader.pack(examples), TrainStep(examples, 0.0)).total
+        total.backward()
+    found = [weight.grad for weight in loaded.model.parameters() if weight.grad is not None]
+    assert total.item() == 0 and len(found) > 20 and not any(gradient.any() for gradient in found)
+
+
 def test_texts_follow_from_seed_step_and_utterance_alone(toy):
     """Another order, as other packs have it, draws the same; another step other ones."""
     loaded, examples, _ = toy

@@ -53,14 +53,14 @@ class MinWer:
         pack = pack if pack.encoded is not None else with_states(pack, self._family.encode(model, pack))
         risk = self._risk(model, pack, texts, errors)
         total = risk
-        if config.likelihood_weight:
+        if config.likelihood_weight or not risk.requires_grad:  # every step has gradients, be they 0
             hidden = self._family.hidden(model, pack)
             likelihood = self._cross_entropy(hidden, self._family.head(model), pack.labels)
             total = total + config.likelihood_weight * likelihood
         num_words = sum(max(1, len(self._words(example.text))) for example in step.examples)
         endless = sum(draw.ending != "end" for draws in drawn for draw in draws)
         share = endless / (len(step.examples) * (1 + config.num_samples))
-        return PackLoss(total, {"expected_wer": risk.detach() / num_words, "endless": torch.tensor(share)})
+        return PackLoss(total, {"expected_wer": risk.detach() / num_words, "endless": risk.new_tensor(share)})
 
     def _words(self, text: str) -> tuple[str, ...]:
         return tuple(self._normalise(text).split())

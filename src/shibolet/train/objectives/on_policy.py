@@ -60,7 +60,7 @@ class OnPolicy:
         encoded = self._family.encode(model, pack) if pack.encoded is None else pack.encoded
         divergence = self._divergence(model, with_states(pack, encoded), texts)
         total = (1 - weight) * divergence
-        if weight:
+        if weight or not divergence.requires_grad:  # every step has gradients, be they 0
             hidden = self._family.hidden(model, with_states(pack, encoded))
             total = total + weight * self._cross_entropy(hidden, self._family.head(model), pack.labels)
         return PackLoss(total, {"divergence": divergence.detach() / self.count(step.examples)})
