@@ -1,32 +1,42 @@
-"""What a model that learns a second language keeps of its first: plain training, adapters alone, interpolation.
+"""What a model of two languages keeps of the one while it learns more of the other, with and without a remedy.
 
-    python benchmarks/forgetting_remedies.py --out O [--seeds 0] [--train 400] [--test 48] [--set KEY=VALUE ...]
+    python benchmarks/forgetting_remedies.py --out O --jobs 4 [--seeds 0] [--english 2000] [--hebrew 1500] ...
 
-The demo's Round 1 knows synthetic Hebrew. It learns English of a small grammar, said by espeak-ng, and is tested on
-English and Hebrew of voices that train nothing. Rows are the whole plan of the demo's recipe; adapters alone; and
-models between Round 1 and the first of these, of which `shibolet average` chooses one on the dev split. Prints a line
-of JSON a row: gain in English and loss in Hebrew, each in points of WER with its 95% interval over speakers, and
-whether the loss is shown to stay under 2 points. Needs the extra `demo`.
+A Round 1 of both languages is built first: the demo's Round 1, which knows synthetic Hebrew, learns English of a small
+grammar, said by espeak-ng, with half of each step Hebrew. Round 2 then learns Hebrew of other voices through a
+messenger, and English is what it may forget. It is tested on voices that train nothing. Rows are the demo's whole plan
+without a remedy; with a share of English replayed in each step; adapters alone; and models between Round 1 and the one
+without a remedy, of which `shibolet average` chooses one on the dev split.
 
-It is no proof of a remedy yet. Round 1 knows no English, and a few hundred utterances do not teach it from nothing, so
-there is hardly a gain to hold against the loss: a Round 1 of both languages has to be built for that. Replay is not a
-row: a training has one language.
+Prints a line of JSON a row: gain in Hebrew and loss in English, each in points of WER with its 95% interval over
+speakers, whether the loss is shown to stay under 2 points, and the verdict. The last line of a seed holds each replay
+against no remedy: the share of the gain that is kept, and the loss relative to Round 1's WER. Cut off, the same command
+goes on. It needs the extra `demo`, and a GPU for its full size.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from espeak_english import said
 
 LIMIT = 2.0
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 AS_IT_IS = ("gate.accept=[INVALID]", "audit.aligner=null", "prepare.drop_low_quality=false", "audit.num_workers=0")
+# What is not augmented is decoded once, and its features are kept.
+IN_MEMORY = ("train.num_workers=0", "train.feature_cache_gib=4")
 ADAPTERS = (
     "train.phases=[{name: B, num_epochs: 8, lr_by_part: {lora: 2.0e-3}, warmup_steps: 10}]",
     "train.lora={part: 'decoder.layers[0:4]', rank: 16, alpha: 32}", "train.untie_head=false",
 )  # fmt: skip
+PARTS = ("encoder.conv", "encoder.layers[0:6]", "projector", "decoder.layers[0:4]", "embeddings")
 NOUNS = "river letter window garden teacher bridge market doctor kitchen winter music farmer street island".split()
 ADJECTIVES = "old small green quiet heavy broken early simple".split()
 VERBS = "found opened painted watched carried followed remembered sold".split()
@@ -56,87 +66,151 @@ def saved(folder: Path, rows: list[tuple[str, str, object]]) -> Path:
     return folder.with_suffix(".jsonl")
 
 
-def corpus(folder: Path, seed: int, num_train: int, num_test: int) -> dict[str, Path]:
-    """Manifests: English to train on, and tests in both languages by other voices."""
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is said and trained."""
+
+    english: int  # utterances in all: an eighth is the test, the others train Round 1 and are replayed
+    hebrew: int  # utterances of each training
+    test: int  # Hebrew utterances of the test
+    first_epochs: int  # of English, in Round 1
+    first_lr: float
+
+
+def corpus(folder: Path, seed: int, sizes: Sizes) -> dict[str, Path]:
+    """Manifests: English and Hebrew that Round 1 knows, Hebrew that Round 2 learns, and tests in both languages."""
+    from shibolet.demo.channel import whatsapp
     from shibolet.demo.lexicon import load_lexicon
     from shibolet.demo.sentences import sample_sentence
     from shibolet.demo.synth import SPEECH_RMS, SpeechRequest, synthesise
-    from shibolet.demo.voices import TEST_VOICES, TRAIN_VOICES, draw_manner
+    from shibolet.demo.voices import ROUND1_VOICES, TEST_VOICES, TRAIN_VOICES, draw_manner
 
-    rng, lexicon = random.Random(seed), load_lexicon()
-    # Names of several words are variants that cannot be asked for by the name of a language.
-    voices = {name: [voice for voice in group.variants if " " not in voice]
-              for name, group in (("train", TRAIN_VOICES), ("test", TEST_VOICES))}  # fmt: skip
-    english = {
-        name: [(english_sentence(rng), voices[name][i % len(voices[name])]) for i in range(number)]
-        for name, number in (("train", num_train), ("test", num_test))
+    num_english_test = sizes.english // 8
+    wanted = {
+        "english_train": (sizes.english - num_english_test, ROUND1_VOICES),
+        "english_test": (num_english_test, TEST_VOICES),
+        "hebrew_first": (sizes.hebrew, ROUND1_VOICES),
+        "hebrew_train": (sizes.hebrew, TRAIN_VOICES),
+        "hebrew_test": (sizes.test, TEST_VOICES),
     }
-    samples = iter(said([*english["train"], *english["test"]], SPEECH_RMS))
-    made = {f"english_{name}": saved(folder / f"english_{name}", [(text, voice, next(samples)) for text, voice in own])
-            for name, own in english.items()}  # fmt: skip
-    requests = [
-        SpeechRequest(
-            words=tuple(entry.spelling for entry in sample_sentence(rng, lexicon)),
-            voice=draw_manner(rng, voices["test"][i % len(voices["test"])]),
-        )
-        for i in range(num_test)
-    ]
-    speech = synthesise(requests, folder / "speech", 1)
-    hebrew = [(" ".join(r.words), r.voice.variant, s.samples) for r, s in zip(requests, speech, strict=True)]
-    return made | {"hebrew_test": saved(folder / "hebrew_test", hebrew)}
+    made = {name: folder / f"{name}.jsonl" for name in wanted}
+    if all(path.exists() for path in made.values()):
+        return made
+    lexicon = load_lexicon()
+    for number, (name, (count, group)) in enumerate(wanted.items()):
+        rng, noise = random.Random(100 * seed + number), np.random.default_rng([seed, number])
+        # Names of several words are variants that cannot be asked for by the name of a language.
+        voices = [voice for voice in group.variants if " " not in voice]
+        of = [voices[i % len(voices)] for i in range(count)]
+        if name.startswith("english"):
+            texts = [english_sentence(rng) for _ in of]
+            samples = said(list(zip(texts, of, strict=True)), SPEECH_RMS)
+        else:
+            words = [tuple(entry.spelling for entry in sample_sentence(rng, lexicon)) for _ in of]
+            requests = [SpeechRequest(words=w, voice=draw_manner(rng, v)) for w, v in zip(words, of, strict=True)]
+            texts = [" ".join(request.words) for request in requests]
+            samples = [speech.samples for speech in synthesise(requests, folder / "speech", 1)]
+            if name != "hebrew_first":
+                samples = [whatsapp(one, noise) for one in samples]
+        saved(folder / name, list(zip(texts, of, samples, strict=True)))
+    return made
 
 
-def run_round(folder: Path, data: dict[str, Path], seed: int, changes: list[str], then) -> None:
-    """Train, score and compare as a round does; `then` is called in the open round with the comparison."""
+def source(name: str, manifest: Path, language: str) -> str:
+    return f"{{name: {name}, manifest: {manifest}, language: {language}}}"
+
+
+def run_round(
+    folder: Path, language: str, train: Path, sets: str, seed: int, changes: Sequence[str], then: Callable
+) -> list[dict]:
+    """Train on a manifest as a round does, and what `then` makes of the open round."""
     from shibolet.recipe import load_recipe
     from shibolet.records.files import read_jsonl, write_jsonl
-    from shibolet.rounds import auditing, scoring, stages
+    from shibolet.rounds import auditing, stages
     from shibolet.rounds.shared import open_round
 
-    heard = folder.parent / "heard.jsonl"
-    rows = read_jsonl(data["english_train"])
-    write_jsonl(heard, [{"id": row["id"], "hypothesis": row["text"]} for row in rows])
-    sets = (
-        f"[{{name: english, manifest: {data['english_test']}, language: English}}, "
-        f"{{name: hebrew, manifest: {data['hebrew_test']}, language: Hebrew}}]"
-    )
+    heard = folder.with_name(f"{folder.name}-heard.jsonl")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(heard, [{"id": row["id"], "hypothesis": row["text"]} for row in read_jsonl(train)])
     given = (
-        "name=remedies", "language=English", f"seed={seed}", f"audit.recogniser={heard}", f"evaluate.sets={sets}",
-        f"data.train=[{{name: english, manifest: {data['english_train']}, language: English}}]",
-        "evaluate.audit_sets=false", f"compare.limits={{Hebrew: {LIMIT}}}",
+        "name=remedies", f"language={language}", f"seed={seed}", f"audit.recogniser={heard}", f"evaluate.sets=[{sets}]",
+        f"data.train=[{source('own', train, language)}]", "evaluate.audit_sets=false",
     )  # fmt: skip
-    recipe = load_recipe("demo", [*given, *AS_IT_IS, *changes])
+    recipe = load_recipe("demo", [*given, *AS_IT_IS, *IN_MEMORY, *changes])
     with open_round(recipe, folder, "benchmark", lambda sentence: None) as current:
         for stage in (auditing.do_audit, auditing.do_gate, stages.do_prepare, stages.do_train):
             stage(current)
+        return then(current)
+
+
+def build_first(out: Path, sizes: Sizes, changes: Sequence[str], seed: int) -> list[dict]:
+    """Round 1 of both languages."""
+    data = corpus(out / f"seed{seed}" / "corpus", seed, sizes)
+    rates = ", ".join(f"'{part}': {sizes.first_lr}" for part in PARTS)
+    phase = f"{{name: both, num_epochs: {sizes.first_epochs}, warmup_steps: 100, lr_by_part: {{{rates}}}}}"
+    own = (
+        "title=Round 1 of both", f"train.phases=[{phase}]", "train.lora=null", "train.untie_head=false",
+        "train.utterances_per_step=64", "train.eval_every_epoch=false", "prepare.dev_frac=0.05",
+        f"data.replay={{share: 0.5, sources: [{source('hebrew_first', data['hebrew_first'], 'Hebrew')}]}}",
+    )  # fmt: skip
+    sets = source("english", data["english_test"], "English")
+
+    def dev(current) -> list[dict]:
+        from shibolet.records.documents.training import StepRow, TrainResult
+
+        result, last = TrainResult.read(current.folder.train_result), StepRow.read_all(current.folder.metrics)[-1]
+        english_dev = None if result.chosen_dev is None else round(100 * result.chosen_dev.wer, 1)
+        return [{"row": "round 1 of both", "seed": seed, "english_dev_pct": english_dev, **last.numbers}]
+
+    return run_round(out / f"seed{seed}" / "first", "English", data["english_train"], sets, seed, [*own, *changes], dev)
+
+
+def second(out: Path, sizes: Sizes, changes: Sequence[str], job: tuple[int, str]) -> list[dict]:
+    """A row: Round 2 from the Round 1 of both, against it."""
+    from shibolet.rounds import scoring
+
+    seed, name = job
+    data = corpus(out / f"seed{seed}" / "corpus", seed, sizes)
+    first = out / f"seed{seed}" / "first" / "train" / "final"
+    remedy: Sequence[str] = ADAPTERS if name == "adapters" else ()
+    if name.startswith("replay"):
+        english = source("english_train", data["english_train"], "English")
+        remedy = [f"data.replay={{share: {name.partition(' ')[2]}, sources: [{english}]}}"]
+    sets = ", ".join(source(f"{one.lower()}", data[f"{one.lower()}_test"], one) for one in ("Hebrew", "English"))
+    own = (f"models={{base: '{first}', baseline: '{first}'}}", f"compare.limits={{English: {LIMIT}}}")
+
+    def compared(current) -> list[dict]:
         scoring.do_evaluate(current, scoring.candidates_of(current))
-        then(current, scoring.do_compare(current))
+        rows = [row_of(name, seed, scoring.do_compare(current))]
+        return [*rows, *interpolated(current, seed)] if name == "no remedy" else rows
+
+    folder = out / f"seed{seed}" / name.replace(" ", "-")
+    return run_round(folder, "Hebrew", data["hebrew_train"], sets, seed, [*own, *remedy, *changes], compared)
 
 
-def show(name: str, seed: int, compared) -> None:
+def row_of(name: str, seed: int, compared) -> dict:
     """The row of a comparison."""
-    english, hebrew = compared.overall.wer, compared.forgetting["hebrew"].wer
+    hebrew, english = compared.overall.wer, compared.forgetting["english"].wer
     row = {"row": name, "seed": seed, "verdict": compared.verdict}
-    for language, wer in (("english", english), ("hebrew", hebrew)):
+    for language, wer in (("hebrew", hebrew), ("english", english)):
         row |= {
-            f"{language}_pct": [round(100 * side.rate, 1) for side in wer.sides],
+            f"{language}_pct": [round(100 * side.rate, 2) for side in wer.sides],
             f"{language}_points": wer.delta_points, f"{language}_interval": wer.interval_points,
         }  # fmt: skip
-    holds = hebrew.interval_points is not None and hebrew.interval_points[1] < LIMIT
-    print(json.dumps(row | {"holds_limit": holds, "sentence": compared.sentence}), flush=True)
+    holds = english.interval_points is not None and english.interval_points[1] < LIMIT
+    return row | {"holds_limit": holds, "sentence": compared.sentence}
 
 
-def interpolated(current, seed: int) -> None:
-    """The curve between the two models, then the chosen one as `compare --candidate` would judge it."""
-    from shibolet.records.documents.average import Average
+def interpolated(current, seed: int) -> list[dict]:
+    """The curve between the two models, and what is chosen on it."""
     from shibolet.rounds import averaging
 
     models = [current.recipe.models.base, str(current.folder.final.absolute())]
     how = averaging.Averaging(
         sources=averaging.models(current, models), method="interpolation", alphas=ALPHAS,
-        sets=averaging.sets_named(current, ["english", "hebrew"]),
+        sets=averaging.sets_named(current, ["hebrew", "english"]),
     )  # fmt: skip
-    made: Average = averaging.do_average(current, "wise", how)
+    made, rows = averaging.do_average(current, "wise", how), []
     for one in made.tried:
         row = {"row": one.name, "seed": seed, "dev_pct": round(one.dev.wer_pct, 1), "chosen": one.name == made.chosen}
         for name, score in one.sets.items():
@@ -144,31 +218,53 @@ def interpolated(current, seed: int) -> None:
                 f"{name}_pct": round(score.wer_pct, 1), f"{name}_points": score.points,
                 f"{name}_interval": score.interval_points,
             }  # fmt: skip
-        print(json.dumps(row | {"holds_limit": "hebrew" not in one.beyond}), flush=True)
-    print(json.dumps({"row": "wise", "seed": seed, "sentence": made.sentence, "notes": list(made.notes)}), flush=True)
+        rows.append(row | {"holds_limit": "english" not in one.beyond})
+    return [*rows, {"row": "wise", "seed": seed, "sentence": made.sentence, "notes": list(made.notes)}]
+
+
+def bar(seed: int, rows: dict[str, dict]) -> dict:
+    """Each replay against no remedy: the bar is 95% of the gain at 2% relative loss or less."""
+    plain, found = rows["no remedy"], {"row": "bar", "seed": seed, "no remedy": rows["no remedy"]["verdict"]}
+    for name, row in rows.items():
+        if name.startswith("replay"):
+            before, after = row["english_pct"]
+            found[name] = {
+                "verdict": row["verdict"],
+                "gain_kept_pct": round(100 * row["hebrew_points"] / plain["hebrew_points"], 1)
+                if plain["hebrew_points"] else None,
+                "english_relative_loss_pct": round(100 * (after - before) / before, 1) if before else None,
+            }  # fmt: skip
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--train", type=int, default=400, help="English utterances")
-    parser.add_argument("--test", type=int, default=48, help="utterances of each test")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once, all on one GPU where there is one")
+    parser.add_argument("--english", type=int, default=2000, help="utterances in all")
+    parser.add_argument("--hebrew", type=int, default=1500, help="utterances of each of the two trainings")
+    parser.add_argument("--test", type=int, default=240, help="Hebrew utterances of the test")
+    parser.add_argument("--first-epochs", type=int, default=60, help="of English, for the Round 1 of both languages")
+    parser.add_argument("--first-lr", type=float, default=1e-3)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25], help="of each step, that is replayed")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes of every recipe")
     args = parser.parse_args()
-    for seed in args.seeds:
-        folder = args.out.absolute() / f"seed{seed}"
-        data = corpus(folder / "corpus", seed, args.train, args.test)
-
-        def whole(current, compared, seed: int = seed) -> None:
-            show("whole", seed, compared)
-            interpolated(current, seed)
-
-        run_round(folder / "whole", data, seed, args.set, whole)
-        run_round(
-            folder / "adapters", data, seed, [*ADAPTERS, *args.set],
-            lambda current, compared, seed=seed: show("adapters", seed, compared),
-        )  # fmt: skip
+    out = args.out.absolute()
+    sizes = Sizes(
+        english=args.english, hebrew=args.hebrew, test=args.test, first_epochs=args.first_epochs, first_lr=args.first_lr
+    )
+    names = ["no remedy", *(f"replay {share:g}" for share in args.shares), "adapters"]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        for rows in pool.map(partial(build_first, out, sizes, args.set), args.seeds):
+            print(*map(json.dumps, rows), sep="\n", flush=True)
+        jobs = [(seed, name) for seed in args.seeds for name in names]
+        by_seed: dict[int, dict[str, dict]] = {seed: {} for seed in args.seeds}
+        for (seed, name), rows in zip(jobs, pool.map(partial(second, out, sizes, args.set), jobs), strict=True):
+            by_seed[seed][name] = rows[0]
+            print(*map(json.dumps, rows), sep="\n", flush=True)
+    for seed, rows in by_seed.items():
+        print(json.dumps(bar(seed, rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ BENCHMARKS = (
     Benchmark("gate", "verdicts.py --part rates extend corrected", 12),
     Benchmark("gate", "verdicts.py --part review", 2),
     Benchmark("compare", "verdicts.py --part keep", 5),
+    Benchmark("compare", "verdicts.py --part seeds", 2),
     Benchmark("audit", "audit_detection.py --seed 411 --out OUT --copies 150", 10),
     Benchmark("audit", "audit_memory.py", None),
     Benchmark("audit", "real_audit.py --data MANIFEST --recogniser MODEL --out OUT", 30, needs=SPEECH),
@@ -47,9 +48,14 @@ BENCHMARKS = (
     Benchmark("audit", "hearing_gpus.py --gpus 1 2 4", None, gpus=4),
     Benchmark("prepare", "prepare_speed.py --clips 1600 --processes 0 2", None),
     Benchmark("demo", "demo_seeds.py 401 402 403 404 405 --out OUT", 35),
+    Benchmark("demo", "seed_pairs.py --out OUT --jobs 2", None),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("demo", "forgetting_remedies.py --out OUT --train 240", None),
     Benchmark("distil", "distillation.py --out OUT --seeds 501 502 503 504 --jobs 16", None),
+    Benchmark(
+        "compare", "non_speech.py MODEL --language NAME --terms FILE", None, needs="a model and a file of terms"
+    ),
+    Benchmark("demo", "context_training.py --run RUN --out OUT", None, needs="a finished demo round"),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
     Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),
     Benchmark("train", "train_speed.py --seconds 30", None, gpus=1),

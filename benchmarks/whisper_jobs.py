@@ -43,33 +43,49 @@ class Job:
     about: Mapping[str, Any] = field(default_factory=dict)  # stands in the result beside what came of it
 
 
-def arguments(doc: str) -> argparse.ArgumentParser:
-    """A parser with what all of them take."""
+def process_arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with what `run_jobs` needs."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True, help="folder with whisper-tiny.en and whisper-base")
-    parser.add_argument("--data", type=Path, required=True, help="folder with an4_en, fsdd_en and yesno_he")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", default="whisper-small-data")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes of every recipe")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--threads", type=int, default=1, help="of torch, of each process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit-s", type=float, default=540.0, help="nothing is started after so many seconds")
     parser.add_argument("--report", action="store_true", help="figures of what is there; nothing is run")
+    return parser
+
+
+def training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What trainings of several seeds take beside it."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes of every recipe")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+def model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--models", type=Path, required=required, help="folder with whisper-tiny.en and whisper-base")
+    parser.add_argument("--data", type=Path, required=required, help="folder with an4_en, fsdd_en and yesno_he")
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with what all that train a Whisper take."""
+    parser = process_arguments(doc)
+    model_arguments(parser)
+    training_arguments(parser)
+    parser.add_argument("--recipe", default="whisper-small-data")
     return parser
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments, with paths that do not depend on the current folder and the processes' environment set."""
     args = parser.parse_args()
-    args.models, args.data, args.out = (path.absolute() for path in (args.models, args.data, args.out))
+    for name in ("models", "data", "out"):
+        setattr(args, name, (path := getattr(args, name, None)) and path.absolute())
     args.started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false"}
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    args.set = [f"num_threads={args.threads}", "evaluate.audit_sets=false", *args.set]
+    args.set = [f"num_threads={args.threads}", "evaluate.audit_sets=false", *getattr(args, "set", ())]
     return args
 
 

@@ -18,8 +18,9 @@ def data_of(*manifests: Path) -> str:
 def settings_of(args: argparse.Namespace, job) -> dict:
     """What a job is made with, wherever models, data and results lie; how many threads make it is no part of that."""
     folders = {str(args.out): "OUT", str(args.models): "MODELS", str(args.data): "DATA"}
-    changes = [change for change in job.changes if not change.startswith("num_threads=")]
-    for folder in sorted(folders, key=len, reverse=True):
+    threads = ("num_threads=", "train.num_threads=")
+    changes = [change for change in job.changes if not change.startswith(threads)]
+    for folder in sorted(folders, key=len, reverse=True):  # a folder that was not given is "None" and stands nowhere
         changes = [change.replace(f"{folder}/", f"{folders[folder]}/") for change in changes]
     return {"recipe": job.recipe, "data": job.data, "changes": changes}
 

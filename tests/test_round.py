@@ -433,10 +433,10 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     scoring.do_compare(current)
-    own, names, _, _, other, _, _, doubted, languages = calls[0]
+    own, names, _, _, other, _, _, doubted, languages, _, silence = calls[0]
     assert own == (["round1 clean"], ["round2 clean"])
     assert other == (["round1 whatsapp"], ["round2 whatsapp"])
-    assert doubted is None
+    assert doubted is None and silence is None
     assert {name: language.name for name, language in languages.items()} == {"clean": "Hebrew", "whatsapp": "English"}
     assert [named.title for named in names] == ["Round 1", "Round 2"]
 
@@ -525,7 +525,7 @@ def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     changes = [
         f"data.train=[{{name: s, manifest: {tmp_path}/seen.jsonl}}]", "prepare.drop_low_quality=false",
-        "evaluate.audit_sets=false",
+        "evaluate.audit_sets=false", "evaluate.non_speech=null",
         "evaluate.sets=[" + ", ".join(f"{{name: {n}, manifest: {tmp_path}/{n}.jsonl}}" for n in ("seen", "new")) + "]",
         "compare.loop_cost=0",
     ]  # fmt: skip

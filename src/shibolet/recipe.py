@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from shibolet.audit.config import AuditConfig, CalibrateConfig
-from shibolet.compare import CompareConfig
+from shibolet.compare import CompareConfig, PartsConfig
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.doses import RobustnessConfig
@@ -41,10 +41,21 @@ class ModelsConfig(Config):
     baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
 
+class ReplayConfig(Config):
+    """Other data in every step, so that what they teach is not forgotten: usually of a language that the base knows.
+
+    They are read, checked for length and empty texts, and never audited.
+    """
+
+    share: float = Field(0.1, ge=0, lt=1)  # of the utterances of each step; 0: nothing is replayed
+    sources: tuple[DataSource, ...] = Field(min_length=1)  # each in its own `language`; one without it in the recipe's
+
+
 class DataConfig(Config):
     """What may be trained on, before the audit."""
 
     train: tuple[DataSource, ...] = Field(min_length=1)
+    replay: ReplayConfig | None = None
 
 
 class Recipe(Config):
@@ -66,6 +77,7 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
     robustness: RobustnessConfig | None = None  # dose curves as a part of the round; null: by their command alone
+    parts: PartsConfig | None = None  # what each part gave, in one waterfall on the page; null: by 'compare --chain'
     tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
 
@@ -76,15 +88,29 @@ class Recipe(Config):
         return {role: name for role, name in roles.items() if name}
 
     @property
+    def replayed(self) -> tuple[DataSource, ...]:
+        """Sources of which each step of training has a share beside its own data."""
+        return self.data.replay.sources if self.data.replay and self.data.replay.share else ()
+
+    @property
+    def replay_share(self) -> float:
+        return self.data.replay.share if self.data.replay else 0.0
+
+    @property
+    def own_per_step(self) -> int:
+        """Utterances of a step that are of the training's own data."""
+        return self.train.utterances_per_step - self.train.replay_per_step(self.replay_share)
+
+    @property
     def styles(self) -> dict[str, str]:
         """What training says of how to write, by source, of those that have a style."""
         return {source.name: source.style for source in self.data.train if source.style}
 
     def evaluate_in(self, language: str) -> EvaluateConfig:
-        """How sets in a language are transcribed: an n-gram is of the recipe's own, and others are decoded without."""
+        """How sets in a language are transcribed: n-gram and context are of the recipe's own, and others go without."""
         if get_language(language) is get_language(self.language):
             return self.evaluate
-        return self.evaluate.model_copy(update={"ngram": None})
+        return self.evaluate.model_copy(update={"ngram": None, "context": None})
 
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
@@ -111,7 +137,9 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
         check_name("name", self.name)
-        for key, sources in (("data.train", self.data.train), ("evaluate.sets", self.evaluate.sets)):
+        trained = (*self.data.train, *(self.data.replay.sources if self.data.replay else ()))
+        of_training = "data.train and data.replay" if self.data.replay else "data.train"
+        for key, sources in ((of_training, trained), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():
@@ -154,7 +182,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _languages_are_known(self) -> Self:
-        for language in (self.language, *(source.language for source in self.evaluate.sets if source.language)):
+        others = (*self.evaluate.sets, *(self.data.replay.sources if self.data.replay else ()))
+        for language in (self.language, *(source.language for source in others if source.language)):
             get_language(language)
         own = get_language(self.language)
         sets = {get_language(source.language or self.language).name for source in self.evaluate.sets}
@@ -169,8 +198,22 @@ class Recipe(Config):
             if source.language and get_language(source.language) is not own:
                 raise RecipeError(
                     f"data.train: '{source.name}' is in {source.language}, and the recipe trains {own.name}: a "
-                    "round has one language"
+                    "round has one language, and another is replayed (data.replay)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _replays_a_part_of_each_step(self) -> Self:
+        if self.train:
+            self.train.replay_per_step(self.replay_share)
+        return self
+
+    @model_validator(mode="after")
+    def _limit_can_be_tested(self) -> Self:
+        if self.compare.max_extra_words_per_minute is not None and self.evaluate.non_speech is None:
+            raise RecipeError(
+                "compare.max_extra_words_per_minute needs evaluate.non_speech, which is off; take one of them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -180,6 +223,17 @@ class Recipe(Config):
             raise RecipeError(
                 f"evaluate.styles.candidate: '{style}' is the style of no source of data.train"
                 f"{did_you_mean(style, known)} (styles: {', '.join(known) or 'none'})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_told_apart(self) -> Self:
+        if self.parts and self.evaluate.servers.candidate:
+            raise RecipeError("parts: a server has one model, so its parts cannot be scored; leave out either")
+        if self.parts and self.parts.tune_decoding and self.evaluate.greedy != self.evaluate:
+            raise RecipeError(
+                "parts.tune_decoding: evaluate names a way to decode, which both rounds have, so it is no step between "
+                "them; leave it out there, or give parts: {tune_decoding: false}"
             )
         return self
 

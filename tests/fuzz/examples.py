@@ -73,6 +73,9 @@ _MEASURED = {
     "wer_pct": 9.0, "cer_pct": 3.0, "points": 0.0, "interval_points": [None, 1],
     "folds": {"errors": [1], "words": [9]}, "seconds": 1.0, "audio_s_per_s": 9.0, "times_greedy": 1.0,
 }  # fmt: skip
+_JOINED = {
+    **_MEASURED, "base": dict(GREEDY), "chosen_by_wer_pct": None, "added_points": -0.1, "added_interval": [None, 1],
+}  # fmt: skip
 
 
 def documents() -> dict[str, Document]:
@@ -91,7 +94,7 @@ def documents() -> dict[str, Document]:
         Checked(findings=(Finding("GPU", "ok", "one"),)), Fetched(fetched=("a",), local=(), missing={"b": "why"}),
         DecodingTable(
             model="m", ngram=None, level_pct=95.0, expected_points=(0.3, 0.5),
-            settings=[_MEASURED], recommended=GREEDY,
+            settings=[_MEASURED], joined=[_JOINED], recommended=GREEDY,
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
@@ -149,7 +152,7 @@ def robustness_made() -> Robustness:
 
 def search_made() -> SearchTable:
     trial = SearchedTrial(
-        number=0, factors={"head": 1.0}, lr_by_part={"head": 1e-3}, warmup_steps=2, losses=(1.0, None),
+        number=0, factors={"head": 1.0}, lr_by_part={"head": 1e-3}, warmup_steps=2, lora_rank=None, losses=(1.0, None),
         difference=None, interval=(0.1, 0.2),
     )  # fmt: skip
     return SearchTable(
@@ -160,7 +163,9 @@ def search_made() -> SearchTable:
             control=LossDifference(difference=-1.0, interval=None),
         ),
         recommended=0, sentence="s",
-        cost=SearchCost(training_steps=9, beginning_steps=1, trial_steps=8, loss_steps=0.5, trainings=1.1),
+        cost=SearchCost(
+            training_steps=9, beginning_steps=1, trial_steps=8, times_own=1.0, loss_steps=0.5, trainings=1.1
+        ),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen import transcribe
+from shibolet.listen.engine import Written
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
@@ -149,14 +150,33 @@ def test_a_loop_is_stopped_counted_and_left_in_the_text(chatty, monkeypatch):
     assert set(written.text.split()) == {"שלום"}
 
 
-class Repeating:
-    """A head that wants a list of tokens again and again."""
+def test_a_loop_is_written_again_with_a_bias_and_stays_where_that_loops_too(chatty, monkeypatch):
+    """Protects from 65 words for 8 in a score, and from a second loop in place of the first."""
+    word = chatty.tokenizer(" שלום")["input_ids"]
+    end = TranscriptionPrompt(chatty.tokenizer, Prompt("Hebrew")).frame.end_id
+    clips = [np.zeros(seconds * RATE, np.float32) for seconds in (1, 2)]
 
-    def __init__(self, ids: list[int], num_tokens: int) -> None:
-        self.ids, self.num_tokens, self.step = ids, num_tokens, 0
+    def written(bias: float) -> list[Written]:
+        transcriber = Transcriber(chatty, "Hebrew", max_new_tokens_per_s=200, loop_bias=bias)
+        head = Repeating(word, chatty.model.config.text_config.vocab_size, end)
+        monkeypatch.setattr(chatty.model.lm_head, "forward", head)
+        return transcriber.write(clips)
+
+    stay, again = written(0.0), written(100.0)
+    assert [one.ending for one in stay] == ["loop", "loop"] and [one.ending for one in again] == ["again", "again"]
+    assert all("שלום " * 4 not in one.text for one in again)
+    assert written(0.001) == stay  # too little to end it
+
+
+class Repeating:
+    """A head that wants a list of tokens again and again, and an end next."""
+
+    def __init__(self, ids: list[int], num_tokens: int, end_id: int = 0) -> None:
+        self.ids, self.num_tokens, self.end_id, self.step = ids, num_tokens, end_id, 0
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = torch.zeros(*hidden.shape[:-1], self.num_tokens)
+        logits[..., self.end_id] = 0.5
         logits[..., self.ids[self.step % len(self.ids)]] = 1
         self.step += 1
         return logits

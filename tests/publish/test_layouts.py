@@ -1,5 +1,7 @@
 """What no export could be, in its layout or in what its card's code has to repeat, is refused before it is paid for."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from shibolet.errors import RecipeError
@@ -8,7 +10,7 @@ from shibolet.model.outline import outline_named
 from shibolet.publish.config import PublishConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_json
-from shibolet.rounds import flow
+from shibolet.rounds import flow, reproduce
 from shibolet.rounds.check import check_recipe
 from shibolet.rounds.publish import NOT_OF_A_CARD, export_round, require_publishable
 from shibolet.rounds.shared import open_round
@@ -59,6 +61,7 @@ def test_publish_refuses_a_layout_before_it_looks_at_the_run(tmp_path):
     [
         ("servers.candidate", "servers={candidate: {url: 'http://localhost:8000'}}"),
         ("styles.candidate", "styles={candidate: formal}"),
+        ("context.candidate", "context={file: names.txt}"),
         ("ngram", "ngram={file: x.arpa, weight: 0.2}"),
         ("mbr_samples", "mbr_samples=4"),
         ("repeat_bias", "repeat_bias=4"),
@@ -76,6 +79,14 @@ def test_texts_that_the_code_of_a_card_cannot_repeat_are_refused_by_their_key(tm
         with pytest.raises(RecipeError, match=sentence):
             export_round(current, PublishConfig(to="org/name"))
     require_publishable(recipe.model_copy(update={"publish": None}))
+
+
+def test_texts_that_were_loops_are_not_held_against_the_export_unless_there_are_many():
+    """`evaluate.loop_bias` wrote them again and a card's code does not; an export that always loops is a fault."""
+    pairs = [((SimpleNamespace(id=str(i), duration_s=2.0), "turn left"), "turn left") for i in range(18)]
+    loop = [((SimpleNamespace(id="loop", duration_s=2.0), "m o r e"), "m " + "o " * 60)]
+    assert reproduce._without_loops(pairs + loop) == pairs
+    assert reproduce._without_loops(pairs + 3 * loop) == pairs + 3 * loop
 
 
 def test_a_layout_that_needs_a_package_names_its_extra(tmp_path, monkeypatch):

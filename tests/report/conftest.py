@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from audit_documents import prepared as prepared_summary
+from made_non_speech import heard
 from made_scores import overlap_of
 from training_documents import phase_plan, step_row, train_result, training_plan
 
@@ -80,7 +81,11 @@ def write_run(path: Path, titles: tuple[str, str] = ("Round 1", "Round 2"), reci
     write_training(run, rng)
     names = named(titles[0]), named(titles[1], parent=named(titles[0]).label)
     rows = tuple(write_evaluation(run, name, rng, is_candidate=i == 1) for i, name in enumerate(names))
-    compared = compare(rows, names, CompareConfig(), overlaps=OVERLAPS)
+    silent = [heard([2] * 8, foreign=[4] * 4), heard([1] * 8, foreign=[5] * 4, echoes=1)]
+    silent = tuple(
+        one.model_copy(update={"title": name.title, "label": name.label}) for one, name in zip(silent, names)
+    )  # fmt: skip
+    compared = compare(rows, names, CompareConfig(), overlaps=OVERLAPS, non_speech=silent)
     compared.write(run.compare)
     others = dict(zip(map(named, ("whisper", "wav2vec")), rows))
     compare_systems(others, CompareConfig()).write(run.systems)

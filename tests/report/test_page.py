@@ -446,3 +446,12 @@ def test_how_sources_write_is_there_with_its_warning(html):
     text = " ".join(" ".join(Page(html).text).split())
     assert "How each source writes" in text and "Sources differ. 'calls' and 'crowd' write differently." in text
     assert "Marks a word crowd all 280 0.150 calls all 280 0.020" in text and "Words with digits" not in text
+
+
+def test_words_where_nobody_speaks_have_a_table_by_kind(html):
+    """Protects from a verdict by clips that the page does not show, and from speech that counts as invented words."""
+    row = re.search(r"<tr><td>silence</td>.*?</tr>", html, re.S)[0]
+    cells = re.findall(r">([^<>]+)</td>", row)
+    assert cells == "silence|0.7|24.0|12.0|8 of 8|8 of 8|0 of 8|1 of 8".split("|")
+    assert "<td>speech: english</td>" in html and "words count for no limit" in html
+    assert "Told 1 term, " in html and "<bdi>dana</bdi>" in html

@@ -26,7 +26,7 @@ def trial(number: int, encoder: float, head: float, change: float | None, *losse
     ends = None if change is None else (change - 0.2, change + 0.2)
     return SearchedTrial(
         number=number, factors={"encoder": encoder, HOSTILE: head}, lr_by_part={"encoder.conv": 1e-4 * encoder},
-        warmup_steps=5, losses=losses, difference=change, interval=ends,
+        warmup_steps=5, lora_rank=8, losses=losses, difference=change, interval=ends,
     )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def table(**changes) -> SearchTable:
         "confirming_utterances": 50, "best": 1, "confirmation": found, "recommended": 1,
         "sentence": "Trial 1 has the lowest loss.",
         "cost": SearchCost(
-            training_steps=100, beginning_steps=20, trial_steps=70, loss_steps=7.0, trainings=0.97
+            training_steps=100, beginning_steps=20, trial_steps=70, times_own=1.0, loss_steps=7.0, trainings=0.97
         ),
     }  # fmt: skip
     return SearchTable(**values | changes)

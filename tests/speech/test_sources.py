@@ -15,6 +15,7 @@ import soundfile as sf
 from pydantic import ValidationError
 
 from shibolet.errors import DataError
+from shibolet.recipe import load_recipe
 from shibolet.records.ledger import count_by_rule
 from shibolet.speech import hub
 from shibolet.speech.audio import SAMPLE_RATE_HZ, content_hash, encode_flac, load
@@ -73,7 +74,8 @@ def test_official_form_and_ids_from_paths(manifest, tmp_path):
         "",
         {"audio": "three.flac", "text": "<|0.00|>d<|1.00|>", "language": "en-GB"},
     )
-    utterances, ledger = read(DataSource(name="mine", manifest=path, language="English"), tmp_path)
+    source = DataSource(name="mine", manifest=path, language="English", timestamps=False)
+    utterances, ledger = read(source, tmp_path)
     assert [u.id for u in utterances] == ["two.wav", "two.wav-2", "three.flac@1.5", "three.flac"]
     assert [u.text for u in utterances] == ["a", "b", "c", "d"]
     assert [u.language for u in utterances] == ["English"] * 4
@@ -320,6 +322,17 @@ def check_whisper_slices(utterances, ledger):
     assert [len(load(u.audio)) for u in utterances] == [round(u.duration_s * SAMPLE_RATE_HZ) for u in utterances]
     lost = [(line.id, line.rule, round(line.duration_s, 3)) for line in ledger]
     assert lost == [("set-000000-tail", "open_tail", 3.8), ("set-000002", "empty_text", 3.0)]
+
+
+def test_whole_slices_as_the_whisper_recipe_reads_them(local_hub, tmp_path):
+    """The data set of the recipe: texts without tokens up to the last closed time, times and previous text beside."""
+    recital = load_recipe("hebrew-whisper-turbo").data.train[1]
+    local_hub(recital.hub, HUB_ROWS[recital.hub], recital.split)
+    (first, second), ledger = read(recital, tmp_path)
+    assert (first.text, first.previous, first.recording) == ("אחת שתיים", None, "e1")
+    assert (first.timed_text, first.audio.end_s) == ("<|0.00|> אחת<|2.40|><|2.60|> שתיים<|6.00|>", 6.2)
+    assert (second.text, second.previous, second.duration_s) == ("שלוש", "אחת", 6.0)
+    assert [line.rule for line in ledger] == ["open_tail", "empty_text"]
 
 
 def test_whisper_slices_that_are_not_whole(manifest, tmp_path):

@@ -105,7 +105,7 @@ def test_gradients_are_those_of_torch_whatever_the_chunks(random_case, chunk, we
 
 
 def open_cache(root: Path, examples: list[TrainExample], teacher: str = "t", top_k: int = 5) -> TeacherCache:
-    return TeacherCache(root, teacher, examples, top_k, 2.0, is_main=True, wait=lambda: None)
+    return TeacherCache(root, teacher, "Hebrew", examples, top_k, 2.0, is_main=True, wait=lambda: None)
 
 
 def test_the_cache_holds_the_teachers_likeliest_tokens_of_each_label(
@@ -114,7 +114,7 @@ def test_the_cache_holds_the_teachers_likeliest_tokens_of_each_label(
     """By packs as the pass makes them; read in another order, against one utterance at a time."""
     cache = open_cache(tmp_path, examples)
     assert not cache.is_whole
-    cache.fill(loaded, prompt.frame, None)
+    cache.fill(loaded, prompt.frame)
     again = open_cache(tmp_path, examples)
     assert again.is_whole and not open_cache(tmp_path / "other", examples, top_k=4).is_whole
     chosen = [examples[7], examples[2]]
@@ -140,11 +140,11 @@ def test_a_pass_that_was_cut_off_goes_on_and_another_teacher_starts_anew(
     cache, packs = open_cache(tmp_path, examples), []
     pack = PackReader.pack
     monkeypatch.setattr(PackReader, "pack", lambda self, some: packs.append(len(some)) or pack(self, some))
-    cache.fill(loaded, prompt.frame, None, rank=0, num_ranks=2)
+    cache.fill(loaded, prompt.frame, rank=0, num_ranks=2)
     first = sum(packs)
     assert 0 < first < len(examples) and not cache.is_whole
     again = open_cache(tmp_path, examples)
-    again.fill(loaded, prompt.frame, None)
+    again.fill(loaded, prompt.frame)
     assert again.is_whole and sum(packs) == len(examples)
     assert not open_cache(tmp_path, examples, teacher="another").is_whole
     assert len(list(tmp_path.iterdir())) == 1, "what nobody can use any more is deleted"
@@ -161,7 +161,7 @@ def test_a_cache_of_another_boot_is_kept_when_whole_alone(
     boot = "second"
     cache = open_cache(tmp_path, examples)
     assert cache._done.sum() == 0
-    cache.fill(loaded, prompt.frame, None)
+    cache.fill(loaded, prompt.frame)
     boot = "third"
     assert open_cache(tmp_path, examples).is_whole
 

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 import torch
-from tiny_run import tiny_config
+from tiny_run import make_rows, tiny_config, write_shard
 
 from shibolet.errors import RecipeError
 from shibolet.evaluate import dev
@@ -26,6 +27,7 @@ from shibolet.rounds.search.trials import SearchJob, carry_out, dev_examples
 from shibolet.rounds.shared import open_round
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
+from shibolet.train.config import Replay, ReplaySource
 from shibolet.train.data import Styles, read_examples
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.label_loss import label_losses
@@ -58,10 +60,12 @@ def test_each_utterance_is_laid_out_in_the_prompt_of_its_source(two_sources, loa
     (said,) = prompt.encode([STYLE])
     assert [one.num_tokens - two.num_tokens for one, two in zip(examples[:2], plain[:2])] == [0, len(said)]
     assert examples[1].num_targets == plain[1].num_targets
-    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor)
     pack = reader.longest_pack(examples[:4])
     alone = [
-        PackReader(FAMILY, styles.frames[STYLE] if one.style else prompt.frame, loaded.extractor).longest_pack([one])
+        PackReader(FAMILY, styles.frames[STYLE] if one.style else prompt.frame, loaded.extractor).longest_pack(
+            [replace(one, frame=None)]
+        )
         for one in examples[:4]
     ]
     assert pack.input_ids.tolist() == torch.cat([one.input_ids for one in alone], dim=-1).tolist()
@@ -138,7 +142,7 @@ def test_that_a_result_is_scored_without_any_style_it_knows_is_told(tmp_path, mo
 def test_requests_are_read_in_their_prompts(two_sources, loaded, prompt, styles):
     """Through the way that steps take, workers' copies included: a pack with audio has the words of its sources."""
     examples, _ = read_examples(two_sources, "train", FAMILY, prompt, 4096, styles)
-    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, styles=styles)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor)
     with FAMILY.packed(loaded.model):
         (pack,) = reader.read(loaded.model, [PackRequest(0, 0, 0, tuple(examples[:2]))])
     assert loaded.tokenizer.decode(pack.input_ids.flatten()).count(STYLE) == 1
@@ -186,10 +190,14 @@ def test_the_losses_of_a_search_are_in_the_prompt_of_each_source(two_sources, lo
     assert differ == [False, True, False, True]
 
 
-def test_a_trial_goes_on_from_a_training_with_styles(two_sources, base_dir, tmp_path):
+def test_a_trial_goes_on_from_a_training_with_styles_and_replay(two_sources, base_dir, tmp_path, tmp_path_factory):
     """One without them is another training, which is refused, or is chosen for a prompt that nobody will use."""
+    other = tmp_path_factory.mktemp("replayed")
+    write_shard(other / "train-00000.parquet", [row | {"id": f"en/{row['id']}"} for row in make_rows(4, seed=8)])
+    replay = Replay(share=0.25, sources=(ReplaySource(prepared_dir=other, language="English"),))
     shutil.copy(two_sources / "train-00000.parquet", two_sources / "dev-00000.parquet")
-    common = {"prepared_dir": two_sources, "base": str(base_dir), "language": "Hebrew", "seed": 5, "num_threads": 1}
+    common = {"prepared_dir": two_sources, "base": str(base_dir), "language": "Hebrew", "seed": 5, "num_threads": 1,
+              "replay": replay}  # fmt: skip
     with pytest.raises(Reached):
         run_train(
             **common, out_dir=tmp_path / "train", config=tiny_config(), styles={"plain": STYLE}, score_dev=None,

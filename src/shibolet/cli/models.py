@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.options import AsJson, FinishedRun, NewFolder, Style, answer, finished_round, language_told, quiet
+from shibolet.cli.options import (
+    AsJson,
+    FinishedRun,
+    NewFolder,
+    Style,
+    Terms,
+    answer,
+    finished_round,
+    language_told,
+    quiet,
+)
 from shibolet.errors import EXIT_REJECT, RecipeError
 
 
@@ -175,11 +185,13 @@ def transcribe(
     beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
     style: Style = None,
+    context: Terms = None,
     mbr_samples: Annotated[
         int | None, typer.Option(min=2, help="Draw so many texts, write the one of minimum Bayes risk.")
     ] = None,
     mbr_temperature: Annotated[float | None, typer.Option(help="Of these; else 0.7.")] = None,
     repeat_bias: Annotated[float, typer.Option(min=0, help="Against repetitions: off the logit of a fourth.")] = 0.0,
+    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this repeat bias, as 4.")] = 0.0,
     batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
     max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
     server: Annotated[
@@ -193,15 +205,13 @@ def transcribe(
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
-    if model is None and server is None:
-        raise RecipeError("transcribe needs --model, or --server with a model of its own")
-    if server_language is not None and server is None:
-        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
-    settings = _decoding(server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, style)
-    if server is None:
-        language = language_told(language, model)
-    elif aligner is not None and language is None:
-        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    _require_engine(model, server, server_language)
+    settings = _decoding(
+        server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, loop_bias, style
+    )
+    if context is not None:
+        settings |= _told(context, server)
+    language = _spoken(language, model, server, aligner)
     quiet()
     failed = transcribe_files(
         find_recordings(files),
@@ -217,6 +227,23 @@ def transcribe(
     raise typer.Exit(3 if failed else 0)
 
 
+def _spoken(language: str | None, model: str | None, server: str | None, aligner: str | None) -> str | None:
+    """The language of the audio; a server's model may find it by itself, and an aligner may not."""
+    if server is None:
+        return language_told(language, model)
+    if aligner is not None and language is None:
+        raise RecipeError("transcribe: --aligner beside --server needs --language: it reads the words of one language")
+    return language
+
+
+def _require_engine(model: str | None, server: str | None, server_language: str | None) -> None:
+    """RecipeError where nothing is named that transcribes, or a server's language without one."""
+    if model is None and server is None:
+        raise RecipeError("transcribe needs --model, or --server with a model of its own")
+    if server_language is not None and server is None:
+        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
+
+
 def _decoding(
     server: str | None,
     batch: int | None,
@@ -225,13 +252,14 @@ def _decoding(
     mbr_samples: int | None,
     mbr_temperature: float | None,
     repeat_bias: float,
+    loop_bias: float,
     style: str | None,
 ) -> dict[str, int | float | str | None]:
     """Settings of a transcriber; RecipeError for options that would do nothing together."""
-    if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or style):
+    if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or loop_bias or style):
         raise RecipeError(
-            "--beam-size, --mbr-samples, --repeat-bias, --batch and --style are for a model on this machine: a server "
-            "decides on its own"
+            "--beam-size, --mbr-samples, --repeat-bias, --loop-bias, --batch and --style are for a model on this "
+            "machine: a server decides on its own"
         )
     if length_penalty != 1.0 and beam_size == 1:
         raise RecipeError("--length-penalty does nothing without --beam-size")
@@ -242,8 +270,17 @@ def _decoding(
     given = {} if mbr_temperature is None else {"mbr_temperature": mbr_temperature}
     return given | ({"style": style} if style else {}) | {
         "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
-        "mbr_samples": mbr_samples, "repeat_bias": repeat_bias,
+        "mbr_samples": mbr_samples, "repeat_bias": repeat_bias, "loop_bias": loop_bias,
     }  # fmt: skip
+
+
+def _told(context: Path, server: str | None) -> dict[str, str]:
+    """The terms of a file as a setting of a transcriber."""
+    from shibolet.speech.text.terms import as_context, read_terms
+
+    if server is not None:
+        raise RecipeError("--context is for a model on this machine: a server is told no names")
+    return {"context": as_context(read_terms(context))}
 
 
 def normalize(

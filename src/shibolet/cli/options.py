@@ -24,6 +24,9 @@ RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", h
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Style = Annotated[str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")]
+Terms = Annotated[
+    Path | None, typer.Option("--context", metavar="FILE", help="Names and terms that may be said, one a line.")
+]
 Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")

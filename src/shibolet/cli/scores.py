@@ -1,6 +1,9 @@
 """Commands that score: models, hypotheses of other systems, one against another, and ways to decode."""
 
+import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,7 @@ from shibolet.cli.options import (
     RecipeName,
     RunDir,
     Style,
+    Terms,
     answer,
     language_told,
     print_json,
@@ -24,6 +28,8 @@ from shibolet.errors import EXIT_REJECT, RecipeError
 
 if TYPE_CHECKING:
     from shibolet.records.candidate import Candidate
+    from shibolet.records.documents.comparison import SystemsComparison, Waterfall
+    from shibolet.rounds.shared import Round
 
 BESIDE = "-compare"  # added to the run folder's name, so that other models displace no score or verdict of its own
 
@@ -49,6 +55,7 @@ def evaluate(
         str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
     ] = None,
     style: Style = None,
+    context: Terms = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
@@ -61,6 +68,8 @@ def evaluate(
 
     if recipe is not None and style:
         raise RecipeError("evaluate: --style goes with --model; a recipe says it in evaluate.styles")
+    if recipe is not None and context:
+        raise RecipeError("evaluate: --context goes with --model; a recipe says it in evaluate.context")
     if recipe is None and hypotheses:
         raise RecipeError("evaluate: --hypotheses goes with a recipe, whose sets they are of")
     if recipe is None:
@@ -69,7 +78,7 @@ def evaluate(
 
         spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "")
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "", context)
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate
@@ -84,6 +93,13 @@ def compare(
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
     baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's baseline.")] = None,
     candidate: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    candidate_seed: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="The same training with another seed; repeat, two or more."),
+    ] = None,
+    baseline_seed: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="The same of the baseline's training.")
+    ] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
@@ -99,37 +115,48 @@ def compare(
 ):
     """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
     from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate, require_target_domain
+    from shibolet.rounds.seeds import with_other_seeds
     from shibolet.rounds.tracking import do_track
 
     if (recipe is None) == (recipe_option is None):
         raise RecipeError("compare needs one recipe: it names the sets")
-    if named := system or chain:
-        option = "--system" if system else "--chain"
-        if baseline or candidate or (system and chain) or len(set(named)) != len(named) or len(named) < 2:
-            raise RecipeError(
-                f"compare {option}: name two or more different systems, without --baseline, --candidate and "
-                f"{'--chain' if system else '--system'}"
-            )
-        from shibolet.records.names import check_names
-        from shibolet.rounds.systems import do_compare_systems, do_waterfall
-
-        check_names(f"compare {option}", named)
-
+    if system or chain:
+        if baseline or candidate or candidate_seed or baseline_seed:
+            raise RecipeError("compare: --system and --chain name all that is compared; leave the other options out")
+        compare_scored = _of_scored(system or [], chain or [])
         with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
-            compared = (do_compare_systems if system else do_waterfall)(current, named)
+            compared = compare_scored(current)
         answer(json_, compared)
         return
     others = bool(baseline or candidate)
+    for key, runs in (("candidate_seeds", candidate_seed), ("baseline_seeds", baseline_seed)):
+        changes = [*(changes or []), *([f"compare.{key}={json.dumps([*map(str, runs)])}"] if runs else [])]
     with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as current:
         if others:
             candidate = candidate or _trained_in(run_folder(run_dir, current.recipe.name))
             current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
         require_target_domain(current)
-        do_evaluate(current, candidates_of(current, baseline, candidate))
+        do_evaluate(current, with_other_seeds(current, candidates_of(current, baseline, candidate)))
         compared = do_compare(current)
+        if current.recipe.parts and not others:
+            from shibolet.rounds.parts import do_parts
+
+            do_parts(current)
         do_track(current)
     answer(json_, compared)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
+
+
+def _of_scored(system: list[str], chain: list[str]) -> "Callable[[Round], SystemsComparison | Waterfall]":
+    """What compares systems that a run folder has scores of: each with each, or each with the one before."""
+    from shibolet.records.names import check_names
+    from shibolet.rounds.systems import do_compare_systems, do_waterfall
+
+    option, other, named = ("--system", "--chain", system) if system else ("--chain", "--system", chain)
+    if (system and chain) or len(set(named)) != len(named) or len(named) < 2:
+        raise RecipeError(f"compare {option}: name two or more different systems, without {other}")
+    check_names(f"compare {option}", named)
+    return partial(do_compare_systems if system else do_waterfall, labels=named)
 
 
 def robustness(

@@ -22,6 +22,14 @@ def search(
         typer.Option(metavar="PART", help="Multiply this part's rate, or a tower's; repeat. Else each tower's."),
     ] = None,
     warmup: Annotated[bool, typer.Option("--warmup", help="Multiply the warm-up too.")] = False,
+    rank: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="R", help="Try this rank of adapters too; repeat. In the first phase only."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOWER=N", help="Try N thawed layers too, as in encoder=4; repeat."),
+    ] = None,
     phase: Annotated[str | None, typer.Option(metavar="NAME", help="Whose rates; else the last phase's.")] = None,
     trials: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Else as many as the budget gives enough steps.")
@@ -50,8 +58,8 @@ def search(
     if out is not None and out.exists():
         raise RecipeError(f"'{out}' exists; name a new file for the recipe")
     asked = Asked(
-        parts=tuple(part or ()), warmup=warmup, phase=phase, num_trials=trials, most=most, budget=budget,
-        proposals=proposals,
+        parts=tuple(part or ()), warmup=warmup, ranks=tuple(rank or ()), layers=tuple(layers or ()), phase=phase,
+        num_trials=trials, most=most, budget=budget, proposals=proposals,
     )  # fmt: skip
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus = gpus

@@ -22,6 +22,14 @@ def show_decoding(tuned: DecodingTable) -> None:
     level = f" {tuned.level_pct:.3g}%"
     header = ["", " WER", " CER", " points", level, " audio s/s", " times greedy"]
     table("Decoding, on dev", header, rows)
+    if tuned.joined:
+        rows = [
+            (_brief(one), f"{one.wer_pct:.2f}%", "-" if one.added_points is None else f"{one.added_points:+.2f}",
+             interval(*one.added_interval), f"{one.times_greedy:.1f}")
+            for one in tuned.joined
+        ]  # fmt: skip
+        header = ["", " WER", " points added", " 95%", " times greedy"]
+        table("Added to the one that is admitted, on the half of dev that did not choose", header, rows)
     OUT.print(tuned.sentence, markup=False)
     chosen = tuned.recommended
     lines = [f"{key}: {value:g}" for key, value in chosen.recipe_keys.items()]
@@ -33,7 +41,8 @@ def show_decoding(tuned: DecodingTable) -> None:
 def _brief(one: Setting) -> str:
     """A way to decode, in a column's width."""
     if one.mbr_samples is not None:
-        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}"
+        bias = f", bias {one.repeat_bias:g}" if one.repeat_bias else ""
+        return f"MBR {one.mbr_samples} at {one.mbr_temperature:g}{bias}"
     if one.beam_size > 1:
         ngram = f", n-gram {one.ngram_weight:g}" if one.ngram_weight else ""
         return f"beams {one.beam_size}, {one.length_penalty:g}{ngram}"
@@ -110,7 +119,9 @@ def show_search(searched: SearchTable) -> None:
     if found and found.points is not None:
         both = f"{found.own_wer_pct:.2f}% with the recipe's own rates, {found.found_wer_pct:.2f}% with those found"
         facts([("WER", f"{both}; {searched.confirming_utterances:,} utterances, {found.counted}, {searched.reached}")])
-    said = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials, {cost.loss_steps:.0f} for"
+    each = f", each {cost.times_own:.2f} times as long as the recipe's own" if cost.times_own != 1 else ""
+    trained = f"{cost.beginning_steps:,} steps that all share, {cost.trial_steps:,} of trials{each}"
+    said = f"{trained}, {cost.loss_steps:.0f} for"
     confirming = "losses; the confirmation comes on top" if found else "losses"
     facts([("cost", f"{cost.trainings:.2f} trainings of {cost.training_steps:,} steps: {said} {confirming}")])
 

@@ -1,6 +1,7 @@
 """What a recipe says of the comparison."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -8,6 +9,12 @@ from pydantic import Field, model_validator
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 from shibolet.speech.text import Language, get_language
+
+
+class PartsConfig(Config):
+    """Which part of the round gave what, as a part of the round: the baseline, its result, and what was added to it."""
+
+    tune_decoding: bool = True  # measure ways to decode on dev, and score the one that is recommended on the sets
 
 
 class CompareConfig(Config):
@@ -19,6 +26,13 @@ class CompareConfig(Config):
     loop_cost: float = Field(5.0, ge=0)
     # Language -> points of WER: each set in it has to be shown to lose less. A language without a limit may lose any.
     limits: Mapping[str, Annotated[float, Field(gt=0)]] = {}
+    # Run folders of the same training with other seeds, two or more: then a gain has to be shown of the mean over
+    # seeds too, with the variance between them. Those of the candidate, and of a baseline that was trained so.
+    candidate_seeds: tuple[Path, ...] = ()
+    baseline_seeds: tuple[Path, ...] = ()
+    # Words a minute that the result may write more than the baseline where nobody speaks; the interval's end has to lie
+    # below. null: it is refused where it is shown to write more.
+    max_extra_words_per_minute: float | None = Field(None, gt=0)
     accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
     target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
     target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances
@@ -56,6 +70,16 @@ class CompareConfig(Config):
         named = [get_language(name).name for name in self.limits]
         if twice := [name for name in named if named.count(name) > 1]:
             raise RecipeError(f"compare.limits: {twice[0]} has two limits; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_have_a_variance(self) -> "CompareConfig":
+        for key in ("candidate_seeds", "baseline_seeds"):
+            if len(getattr(self, key)) == 1:
+                raise RecipeError(
+                    f"compare.{key} names one run folder: a variance between seeds takes three trainings, so name two "
+                    "or more beside the one that is compared"
+                )
         return self
 
     def limit_of(self, language: Language | None) -> float | None:

@@ -8,7 +8,9 @@ from shibolet.compare.config import CompareConfig
 from shibolet.compare.doubtful import Doubted, without_doubtful
 from shibolet.compare.limits import LIMITS, Case, losses_without_limit, rule_of
 from shibolet.compare.nearest import Languages, Rows, nearest_reading
+from shibolet.compare.non_speech import Sides, non_speech_change
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
+from shibolet.compare.seeds import NO_SEEDS, ONE_TRAINING, OtherSeeds, between_seeds
 from shibolet.records.documents.comparison import (
     BETTER,
     Comparison,
@@ -34,26 +36,33 @@ def compare(
     heard_codecs: bool = False,
     doubted: Doubted | None = None,
     languages: Languages = MappingProxyType({}),
+    other_seeds: OtherSeeds = NO_SEEDS,
+    non_speech: Sides | None = None,
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
     `overlaps` is what each set shares with the candidate's training data, where that is known; `heard_codecs` whether
     it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing, and so is
     the nearest reading of sets of which `languages` has the language. A limit of `config.limits` holds for the sets
-    that `languages` says are in its language.
+    that `languages` says are in its language. `other_seeds` are the rows of the same trainings with other seeds,
+    `non_speech` what both wrote where nobody speaks.
     """
     pair = compare_pair(*rows, config, names, buckets)
     nearest = nearest_reading(rows, other_languages, names, config, languages)
-    case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config)
+    seeds = between_seeds(rows, other_seeds, names, config)
+    silence = non_speech_change(non_speech, config) if non_speech else None
+    case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config, seeds, silence)
     refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
     if target.domain:
         sentence = f"{target.sentence} {sentence}"
     sentence = " ".join([*losses_without_limit(case), sentence])
-    beside = [line for line in (*pair.beside, *(nearest.sentences if nearest else ())) if line not in sentence]
+    alone = () if other_seeds[1] else (ONE_TRAINING,)
+    of_silence = (silence.sentence,) if silence else ()
+    beside = [*pair.beside, *(nearest.sentences if nearest else ()), *of_silence, *alone]
     steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
-        **dict(pair) | {"sentence": sentence, "beside": beside},
+        **dict(pair) | {"sentence": sentence, "beside": [line for line in beside if line not in sentence]},
         verdict="reject" if refusals else "keep",
         refusals=refusals,
         rule=rule,
@@ -64,6 +73,8 @@ def compare(
         overlaps=dict(overlaps),
         doubtful=without_doubtful(rows, pair, names, config, doubted) if doubted else None,
         nearest=nearest,
+        seeds=seeds,
+        non_speech=silence,
     )
 
 
@@ -77,7 +88,8 @@ def _sentence(case: Case, refusals: Sequence[Refusal], rule: str) -> str:
     """What is shown, of which sets that is to be doubted, and why it is not kept although it is shown."""
     pair, kept = case.pair, not refusals
     doubts = [case.overlaps[name].sentence for name in pair.sets if name in case.overlaps]
-    sentence = " ".join([pair.sentence, *filter(None, doubts)])
+    seeds = [case.seeds.sentence] if case.seeds else []
+    sentence = " ".join([pair.sentence, *seeds, *filter(None, doubts)])
     if beyond := [refusal.sentence for refusal in refusals if refusal.limit != GAIN.name]:
         return f"{sentence} Not kept: {' '.join(beyond)}"
     if kept != (pair.overall.wer.shown == BETTER):  # the recipe's rule is not the default one

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.pairs import Overlaps, other_language_sentence
-from shibolet.records.documents.comparison import WORSE, OtherLanguage, PairComparison
+from shibolet.records.documents.comparison import (
+    WORSE,
+    BetweenSeeds,
+    NonSpeechChange,
+    OtherLanguage,
+    PairComparison,
+)
 from shibolet.records.documents.scores import WordErrors
 from shibolet.records.limit import Limit
 from shibolet.scoring.rare import MAX_CHANCE, pieces_for
@@ -27,6 +33,8 @@ class Case:
     forgetting: Mapping[str, OtherLanguage]  # sets in other languages
     overlaps: Overlaps  # with the candidate's training data, where that is known
     config: CompareConfig
+    seeds: BetweenSeeds | None = None  # None: no other seeds are known
+    non_speech: NonSpeechChange | None = None  # None: nobody asked
 
 
 def _nothing(case: Case) -> list[str]:
@@ -48,6 +56,22 @@ def _is_not_shown(case: Case) -> list[str]:
     if interval[1] < line:
         return []
     return [f"The interval of the difference in WER ends at {interval[1]:+.2f}, not below {line:g} points."]
+
+
+def _seeds_rule(case: Case) -> str | None:
+    return "so does that of the mean over seeds, with the variance between them" if case.seeds else None
+
+
+def _of_seeds(case: Case) -> list[str]:
+    """This model is better, and another seed of its training may not be."""
+    if case.seeds is None:
+        return []
+    interval, line = case.seeds.interval_points, case.config.keep_below_points
+    if interval is None:
+        return ["The mean over seeds has no interval."]
+    if interval[1] < line:
+        return []
+    return [f"The interval of the mean over seeds ends at {interval[1]:+.2f}: another seed may show no gain."]
 
 
 def _of_unseen_loops(case: Case) -> list[str]:
@@ -175,6 +199,34 @@ def _remember(case: Case) -> list[str]:
     ]
 
 
+def _silent(case: Case) -> str | None:
+    limit, title = case.config.max_extra_words_per_minute, case.pair.candidate.title
+    if limit is not None:
+        return f"{title} is shown to write less than {limit:g} more words a minute where nobody speaks"
+    return f"{title} is not shown to write more where nobody speaks" if case.non_speech else None
+
+
+def _of_non_speech(case: Case) -> list[str]:
+    """Non-inferiority where the recipe has a limit, else no worsening that is shown; and echoes beyond chance."""
+    limit, found, title = case.config.max_extra_words_per_minute, case.non_speech, case.pair.candidate.title
+    if found is None:
+        asked = "No clip without speech was heard, so compare.max_extra_words_per_minute cannot be tested."
+        return [] if limit is None else [asked]
+    sentences = []
+    if limit is None and found.interval is not None and found.interval[0] > 0:
+        sentences.append(f"{title} writes more where nobody speaks. {found.sentence}")
+    elif limit is not None and (found.interval is None or found.interval[1] >= limit):
+        what = f"It is not shown to stay below {limit:g} more words a minute (compare.max_extra_words_per_minute)."
+        sentences.append(f"{found.sentence} {what}")
+    if found.echoes is not None and found.echoes.p_more < MAX_CHANCE:
+        sentences.append(
+            f"{title} repeats words of its context that nobody says in {found.echoes.candidate} clips and "
+            f"{case.pair.baseline.title} in {found.echoes.baseline}, more than chance explains "
+            f"(p {found.echoes.p_more:.3f})."
+        )
+    return sentences
+
+
 def _unshared(case: Case) -> str:
     accepted = case.config.accept_overlap
     but = f" but {', '.join(accepted)}" if accepted else ""
@@ -208,6 +260,7 @@ LIMITS = (
         ),
         broken=_is_not_shown,
     ),
+    Condition(name="seeds", rule=_seeds_rule, broken=_of_seeds),
     Condition(
         name="unseen_loops",
         rule=lambda case: "also with an allowance for loops that were not seen" if case.config.loop_cost else None,
@@ -221,6 +274,7 @@ LIMITS = (
         broken=_of_losses,
     ),
     Condition(name="forgetting", rule=_allowed_loss, broken=_of_forgetting, next_steps=_remember),
+    Condition(name="non_speech", rule=_silent, broken=_of_non_speech),
     Condition(name="overlap", rule=_unshared, broken=_of_overlap, next_steps=_untangle),
 )
 

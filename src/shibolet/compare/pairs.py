@@ -223,13 +223,13 @@ def _changed(before: EditCounts, after: EditCounts, estimate: "Estimate") -> dic
     """The fields of a `Difference`."""
     interval = _interval(estimate)
     return {
-        "delta_points": _points(estimate.value),
+        "delta_points": points_of(estimate.value),
         "delta_relative_pct": 100 * (after.errors - before.errors) / before.errors if before.errors else None,
         "interval_points": interval,
-        "shown": _shown(interval),
+        "shown": shown_by(interval),
         "probability_of_improvement": estimate.below_zero_frac,
         "p": estimate.p,
-        "detectable_points": _points(estimate.detectable),
+        "detectable_points": points_of(estimate.detectable),
     }
 
 
@@ -248,7 +248,7 @@ def adjusted(blocks: Mapping[Any, Block]) -> dict[Any, Block]:
     }
 
 
-def _points(rate: float | None) -> float | None:
+def points_of(rate: float | None) -> float | None:
     return None if rate is None else 100 * rate
 
 
@@ -256,7 +256,7 @@ def _interval(estimate: "Estimate") -> Ends | None:
     return None if estimate.low is None else (100 * estimate.low, 100 * estimate.high)
 
 
-def _shown(interval_points: Ends | None) -> Shown:
+def shown_by(interval_points: Ends | None) -> Shown:
     """What an interval says: better, worse, or that no difference is shown."""
     if interval_points is None or interval_points[0] <= 0 <= interval_points[1]:
         return NOT_SHOWN
@@ -302,10 +302,10 @@ def _largest_group(pairs: Sequence[Pair], config: CompareConfig) -> LargestGroup
     if without.value is None:
         sentence += "; the others have no words."
     elif interval is None:
-        sentence += f"; without it {_points(without.value):+.2f} points, of too few groups for an interval."
+        sentence += f"; without it {points_of(without.value):+.2f} points, of too few groups for an interval."
     else:
-        sentence += f"; without it {_points(without.value):+.2f} points, {interval[0]:+.2f} to {interval[1]:+.2f}."
-    rest_of_it = Without(delta_points=_points(without.value), interval_points=interval)
+        sentence += f"; without it {points_of(without.value):+.2f} points, {interval[0]:+.2f} to {interval[1]:+.2f}."
+    rest_of_it = Without(delta_points=points_of(without.value), interval_points=interval)
     return LargestGroup(name=name, points=own, without=rest_of_it, sentence=sentence)
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.config import Config
+from shibolet.records.documents.non_speech import MADE
 from shibolet.records.files import hash_file
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text.terms import as_context, read_terms
 
 
 class EvaluationSet(DataSource):
@@ -68,6 +70,46 @@ class NgramConfig(Config):
     weight: float = Field(gt=0)  # of its log-probabilities, those of the model having 1
 
 
+class ContextConfig(Config):
+    """Names and terms that may be said in the sets, and which of the two models that a round compares is told them.
+
+    WER is counted apart for words of the list and for all others, also of a model that is not told.
+    """
+
+    file: Path  # a term a line
+    baseline: bool = True  # is told
+    candidate: bool = True
+
+    def terms(self) -> tuple[str, ...]:
+        """The terms; DataError where the file has none."""
+        return read_terms(self.file)
+
+
+class NonSpeechSource(DataSource):
+    """Recordings in which nobody speaks; a manifest needs no texts, and where there are some they are not read."""
+
+    @model_validator(mode="after")
+    def _needs_no_text(self) -> Self:
+        if self.name in MADE:
+            raise RecipeError(f"evaluate.non_speech.sources: '{self.name}' is the name of clips made from code")
+        if self.manifest is not None:  # the path stands in for the text, which nobody looks at
+            object.__setattr__(self, "columns", self.columns.model_copy(update={"text": self.columns.audio}))
+        return self
+
+
+class NonSpeechConfig(Config):
+    """Clips without speech in the recipe's language, in which each model is asked what it hears.
+
+    Those that are made from code take a few seconds on two CPU cores with a tiny model.
+    """
+
+    clips_per_kind: int = Field(4, gt=0)  # of silence, noise, music and breathing, made from code
+    clip_s: float = Field(5.0, ge=1, le=30)
+    sources: tuple[NonSpeechSource, ...] = ()
+    foreign_clips: int = Field(16, ge=0)  # of each set in another language, heard as if in the recipe's
+    num_terms: int = Field(10, ge=0)  # told in a second pass where evaluate.context names none; 0: there is none then
+
+
 class EvaluateConfig(Config):
     """Which sets, and how they are transcribed and scored."""
 
@@ -85,9 +127,13 @@ class EvaluateConfig(Config):
     mbr_samples: int | None = Field(None, ge=2)
     mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
     repeat_bias: float = Field(0.0, ge=0)  # off the logit of a token that repeats a phrase a fourth time, or further
+    # A text that ends as a loop is written again with this repeat bias, and stays where that loops too; 0: all stay
+    loop_bias: float = Field(0.0, ge=0)
     expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
     servers: ServersConfig = ServersConfig()
     styles: StylesConfig = StylesConfig()
+    context: ContextConfig | None = None  # null: models are told no names, and no word is counted apart
+    non_speech: NonSpeechConfig | None = NonSpeechConfig()  # words where nobody speaks; null: nobody listens for them
     dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
     buckets_s: tuple[tuple[str, float, float], ...] = (
         ("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0),
@@ -100,10 +146,10 @@ class EvaluateConfig(Config):
         for name in ("baseline", "candidate"):
             if getattr(self.styles, name) and getattr(self.servers, name):
                 raise RecipeError(f"evaluate.styles.{name}: a server is not told how to write; leave out either")
-        if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias):
+        if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias or self.loop_bias):
             raise RecipeError(
-                "evaluate.mbr_samples and evaluate.repeat_bias: a server draws no samples and knows no bias; leave out "
-                "either these or servers"
+                "evaluate.mbr_samples, evaluate.repeat_bias and evaluate.loop_bias: a server draws no samples and "
+                "knows no bias; leave out either these or servers"
             )
         if self.beam_size > 1 and (self.mbr_samples or self.repeat_bias):
             raise RecipeError(
@@ -122,12 +168,19 @@ class EvaluateConfig(Config):
             raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
         if self.ngram and self.beam_size == 1:
             raise RecipeError("evaluate.ngram does nothing where evaluate.beam_size is 1: beams add it")
+        for name in ("baseline", "candidate") if self.context else ():
+            if getattr(self.context, name) and getattr(self.servers, name):
+                raise RecipeError(f"evaluate.context: a server is told no names; say `{name}: false` in it")
         return self
 
-    def engine_settings(self, style: str = "") -> dict[str, Any]:
+    def told(self, who: Literal["baseline", "candidate"]) -> str:
+        """What the prompt of one of the two says of names and terms; DataError where their file has none."""
+        return as_context(self.context.terms()) if self.context and getattr(self.context, who) else ""
+
+    def engine_settings(self, style: str = "", context: str = "") -> dict[str, Any]:
         """What a `Transcriber` is made with, all of it: what is decoded is what `identity` says.
 
-        `style` is what the prompt says of how to write.
+        `style` is what the prompt says of how to write, and `context` what it says beside.
         """
         return {
             "batch_utterances": self.batch_utterances,
@@ -137,15 +190,17 @@ class EvaluateConfig(Config):
             "mbr_samples": self.mbr_samples,
             "mbr_temperature": self.mbr_temperature,
             "repeat_bias": self.repeat_bias,
+            "loop_bias": self.loop_bias,
             "ngram": self.ngram and self.ngram.file,
             "ngram_weight": self.ngram.weight if self.ngram else 0.0,
             "style": style,
+            "context": context,
         }
 
     @property
     def greedy(self) -> Self:
         """The same with greedy decoding, as dev is scored in a training."""
-        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias")
+        changed = ("beam_size", "length_penalty", "ngram", "mbr_samples", "mbr_temperature", "repeat_bias", "loop_bias")
         return self.model_copy(update={name: type(self).model_fields[name].default for name in changed})
 
     def identity(self, exclude: Collection[str]) -> dict[str, Any]:
@@ -153,7 +208,9 @@ class EvaluateConfig(Config):
 
         DataError where there is no such file.
         """
-        found = self.model_dump(mode="json", exclude={*exclude, "ngram"})
+        found = self.model_dump(mode="json", exclude={*exclude, "ngram", "context"})
+        if self.context is not None and "context" not in exclude:
+            found |= {"context": {**self.context.model_dump(exclude={"file"}), "terms": self.context.terms()}}
         if self.ngram is None:  # as it was before there were any: what was scored then stays
             return found
         self.require_ngram()

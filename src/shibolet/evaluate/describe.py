@@ -1,6 +1,6 @@
 """The scores of one system on one set, from its scored rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from shibolet.records.documents.scores import Measured, Summary
 from shibolet.records.groups import count_groups
@@ -10,12 +10,15 @@ from shibolet.scoring.slices import Buckets, pool, pool_by_slice
 from shibolet.speech.text import Language
 
 
-def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets) -> Measured:
-    """All that is known: `summarise`, every metric of `scoring.metrics`, and what intervals are over."""
+def describe(rows: Sequence[ScoredRow], language: Language, buckets: Buckets, terms: Collection[str] = ()) -> Measured:
+    """All that is known: `summarise`, every metric of `scoring.metrics`, and what intervals are over.
+
+    `terms` are words that are counted apart, as scores have them.
+    """
     counted = count_groups(rows, groups_of(rows))
     told = {"counted": counted.words, "caveat": counted.caveat}
     made_by = {"language": language.name, "normaliser": language.scoring_version}
-    return Measured(**{**made_by, **dict(summarise(rows, buckets)), **told, **measure(rows, language)})
+    return Measured(**{**made_by, **dict(summarise(rows, buckets)), **told, **measure(rows, language, terms)})
 
 
 def summarise(rows: Sequence[ScoredRow], buckets: Buckets) -> Summary:

@@ -33,8 +33,9 @@ class TrainedOn:
 
 
 def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
-    """What `prepare` kept to train on; None where it is not there, or written by a version that kept no hashes."""
+    """What `prepare` kept to train on and to replay; None where it is not there, or an older version made it."""
     shards = sorted(prepared_dir.glob("train-*.parquet"))
+    shards += sorted(prepared_dir.parent.glob("prepare-replay/*/train-*.parquet")) if shards else []
     if not shards or not all(has_columns(shard, *_COLUMNS) for shard in shards):
         return None
     spans: dict[str, list[Span]] = defaultdict(list)

@@ -29,11 +29,12 @@ from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.sclite import Entry, align_weighted, listing
 from shibolet.scoring.slices import error_line
 from shibolet.speech.text import Language, get_language
+from shibolet.speech.text.terms import words_of
 
 HYPOTHESES, LISTING, SCORES = "hypotheses.jsonl", "listing.txt", "scores.json"
 NO_HYPOTHESIS = "no_hypothesis"
 # Settings that change nothing in the scores of a set.
-NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances", "expected_beam_points"}
+NOT_OF_A_SET = {"sets", "audit_sets", "dev_utterances", "expected_beam_points", "non_speech"}
 
 
 def evaluate_set(
@@ -122,6 +123,12 @@ class _ScoredSet:
         return [line for line in self.ledger if line.text is not None]
 
     @cached_property
+    def terms(self) -> frozenset[str]:
+        """Words that are counted apart, in the recipe's language alone."""
+        given = self.config.context
+        return words_of(given.terms(), self.language.to_scoring) if given else frozenset()
+
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         return {
             "identity": self.identity,
@@ -151,7 +158,7 @@ class _ScoredSet:
             title=self.named.title,
             identity=self.identity,
             set=self.set_name,
-            **dict(describe(rows, self.language, self.config.buckets_s)),
+            **dict(describe(rows, self.language, self.config.buckets_s, self.terms)),
             failures=[*heard.failures, *map(_failure, self.unheard)],
             unreadable_rows=self.unreadable,
             overlap=self.overlap,

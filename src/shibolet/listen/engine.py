@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -20,10 +20,11 @@ class Written:
     end    the model had no more to say, as far as can be known
     limit  it had written as much as it may for the length of the clip
     loop   it said one thing again and again, more than the clip has room for (`listen/loops.py`); the text has it all
+    again  it looped, and this is what it wrote in another way (`Transcriber`'s `loop_bias`)
     """
 
     text: str
-    ending: "Ending"
+    ending: "Ending | Literal['again']"
 
 
 class Engine(Protocol):

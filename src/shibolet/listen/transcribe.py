@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,14 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.listen.mbr import TEMPERATURE, least_risk
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoding, Ending, Prompt, Sampled, Texts
+from shibolet.model.protocols import Decoder, Decoding, Ending, Prompt, Sampled, Texts
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
 MAX_CHARS_PER_TOKEN = 4  # of a loop that is found at once; one in longer tokens is found a little later
 WARM_S = 480.0  # of audio, as much as enters a GPU's rows at once
 WARM_TOKENS = 8
+AGAIN_AT_ONCE = 4  # clips of loops that are written again; they are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +45,30 @@ class Transcriber(Engine):
         mbr_samples: int | None = None,
         mbr_temperature: float = TEMPERATURE,
         repeat_bias: float = 0.0,
+        loop_bias: float = 0.0,
         ngram: Path | None = None,
         ngram_weight: float = 0.0,
         share: float = 1.0,
         keep_encoded: bool = False,
         style: str = "",
+        context: str = "",
     ) -> None:
-        """`batch_utterances` clips at once, `style` what the prompt says of how to write; the rest as in `Decoding`.
+        """`batch_utterances` clips at once, `style` and `context` as in `Prompt`; the rest as in `Decoding`.
 
         With `mbr_samples` so many texts of a clip are drawn at `mbr_temperature`. Of these and the greedy one the text
-        of minimum Bayes risk is written. What is drawn follows from the clip's audio alone.
+        of minimum Bayes risk is written. What is drawn follows from the clip's audio alone. With `loop_bias` a text
+        that ends as a loop is written again, greedily, with this `repeat_bias`, and stays where that one loops too.
         """
         self.identity = loaded.identity
         self._max_new_tokens_per_s, self._min_samples = max_new_tokens_per_s, loaded.family.min_samples
-        self._decoder = loaded.family.decoder(
-            loaded,
-            Decoding(
-                prompt=Prompt(language, style=style), clips_at_once=batch_utterances, beam_size=beam_size,
-                length_penalty=length_penalty, repeat_bias=repeat_bias, ngram=ngram, ngram_weight=ngram_weight,
-                share=share, keep_encoded=keep_encoded,
-            ),
+        self._loaded, self._loop_bias = loaded, loop_bias
+        self._decoder_again: Decoder | None = None
+        self._how = Decoding(
+            prompt=Prompt(language, context, style), clips_at_once=batch_utterances, beam_size=beam_size,
+            length_penalty=length_penalty, repeat_bias=repeat_bias, ngram=ngram, ngram_weight=ngram_weight,
+            share=share, keep_encoded=keep_encoded,
         )  # fmt: skip
+        self._decoder = loaded.family.decoder(loaded, self._how)
         self._num_samples, self._temperature = mbr_samples, mbr_temperature
         self._language = get_language(language) if mbr_samples else None  # says how texts are scored
         self.clips_at_once = self._decoder.clips_at_once
@@ -73,7 +77,28 @@ class Transcriber(Engine):
 
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         """Longest clips first, so that those decoded together are of similar length."""
-        return self._by_least_risk(clips) if self._num_samples else self.write_and_score(clips, None)
+        written = self._by_least_risk(clips) if self._num_samples else self.write_and_score(clips, None)
+        loops = [i for i, one in enumerate(written) if one.ending == "loop"] if self._loop_bias else []
+        for i, text in zip(loops, self._again([clips[i] for i in loops]), strict=True):
+            if not is_loop(text, len(clips[i]) / SAMPLE_RATE_HZ):
+                written[i] = Written(text, "again")
+        return written
+
+    def _again(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Texts of clips in which the model looped, with the bias for that."""
+        if not clips:
+            return []
+        if self._decoder_again is None:  # there are seldom any
+            how = replace(
+                self._how, beam_size=1, length_penalty=1.0, ngram=None, ngram_weight=0.0, keep_encoded=False,
+                repeat_bias=self._loop_bias, clips_at_once=AGAIN_AT_ONCE,
+            )  # fmt: skip
+            self._decoder_again = self._loaded.family.decoder(self._loaded, how)
+        order, texts = _longest_first(clips), [""] * len(clips)
+        with self._stream():
+            for one in self._decoder_again.decode(*self._given(clips, order)):
+                texts[order[one.place]] = self._decoder_again.text(one.ids)
+        return texts
 
     def write_and_score(
         self,

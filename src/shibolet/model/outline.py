@@ -48,6 +48,12 @@ class Outline(ABC):
     is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     takes_style: bool = True  # its prompt can say how to write
+    max_previous_tokens: int = 0  # of a text that was said before; 0: it is given none
+    writes_timestamps: bool = False  # its texts can have the times of their segments
+    # Of utterances whose data have a text before them, or timestamps, those that train with it in an epoch where the
+    # recipe does not say; by the settings of who trains such models.
+    previous_text_frac: float = 0.0
+    timestamps_frac: float = 0.0
     layouts: tuple[str, ...] = ("native",)  # of its folders on disk; the first is what training writes
     libraries: ClassVar[Mapping[str, str]] = {}  # layout -> the library that reads it, as the Hub calls it
     # Of the layouts, those for other programs, which nothing here reads back -> the extra of shibolet that writes them.

@@ -92,6 +92,9 @@ class Features(Protocol):
         ...
 
 
+TimedIds = tuple[float, float, Sequence[int]]  # start and end of a segment in seconds, and its tokens
+
+
 class Frame(Protocol):
     """The tokens around the audio and the text of an utterance; a process that has it needs no tokenizer."""
 
@@ -103,6 +106,17 @@ class Frame(Protocol):
 
     def num_targets(self, num_text: int) -> int:
         """Its labels: those before the text, the text, and its end."""
+        ...
+
+    def given(self, previous: Sequence[int], timed: bool) -> Self:
+        """The same after a previous text of these tokens, of which the last count, and for a text between timestamps.
+
+        For families that know the one or the other: `Outline.max_previous_tokens`, `Outline.writes_timestamps`.
+        """
+        ...
+
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
+        """A text between timestamps, of audio that is played so much faster; as many tokens at every speed."""
         ...
 
 

@@ -14,6 +14,7 @@ from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac, load
 from shibolet.speech.text import Language
 from shibolet.speech.text.rules import has_words, split_words
+from shibolet.speech.whisper_slices import rewritten, without_timestamps
 
 HashOf = Callable[[AudioRef], str]  # of all encoded bytes
 MIN_COVERAGE = 0.9  # of a flagged text has evidence, before it is looked for between edges that it lacks
@@ -117,8 +118,12 @@ def make_pieces(
         if segment.rule:
             lines.append(_line(utterance, segment_id, f"part:{segment.rule}", segment.detail, length_s))
             continue
-        piece = replace(utterance, id=segment_id, text=piece_text, duration_s=length_s, language=language.name)
         span_s = (first / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ)
+        piece = replace(
+            utterance, id=segment_id, text=piece_text, duration_s=length_s, language=language.name,
+            previous=_previous(utterance, language) if segment.first == 0 else None,
+            timed_text=_timed(utterance, piece_text, span_s, language),
+        )  # fmt: skip
         flacs.append(encode_flac(samples[first:end]))
         sha256 = hashlib.sha256(flacs[-1]).hexdigest()
         pieces.append(Piece(piece, sha256, utterance.id, span_s, origin_sha256, start_s))
@@ -136,6 +141,22 @@ def make_pieces(
         detail = f"{head_s:.2f} s before the first word and {tail_s:.2f} s after the last are left out"
         lines.append(_line(utterance, utterance.id, "trimmed", detail, left_s))
     return Outcome(duration_s, tuple(pieces), tuple(lines), len(found) > 1, flacs)
+
+
+def _previous(utterance: Utterance, language: Language) -> str | None:
+    """What was said before, written as a target is."""
+    return language.to_target(utterance.previous) or None if utterance.previous else None
+
+
+def _timed(utterance: Utterance, text: str, span_s: tuple[float, float], language: Language) -> str | None:
+    """The piece's text between timestamps from the piece's start; None for a part of the text, whose times are others.
+
+    Also where a timed segment lies in what was trimmed: its times are wrong then.
+    """
+    if utterance.timed_text is None:
+        return None
+    timed = rewritten(utterance.timed_text, language.to_target, *span_s)
+    return timed if timed and without_timestamps(timed).split() == text.split() else None
 
 
 def _checked(segment: Segment, text: str, config: PrepareConfig) -> Segment:

@@ -22,7 +22,9 @@ from shibolet.speech.tables import BATCH_ROWS
 OPEN_SHARDS = 3  # of a split, written at once: rows come faster than one thread writes and syncs them
 GROUPS_AHEAD = 8  # of one of them that wait in memory, about 10 MB each
 
-_OF_UTTERANCE = ("id", "text", "duration_s", "domain", "recording", "speaker", "language", "source")
+_OF_UTTERANCE = (
+    "id", "text", "duration_s", "domain", "recording", "speaker", "language", "source", "previous", "timed_text",
+)  # fmt: skip
 _OF_PIECE = ("sha256", "origin_id", "origin_sha256", "origin_offset_s")
 # What `datasets` writes beside a table, without that library, whose import takes longer than a small corpus.
 _FEATURES = {

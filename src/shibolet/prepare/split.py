@@ -45,6 +45,12 @@ def split(utterances: Sequence[Utterance], config: PrepareConfig, seed: int) -> 
     return Split(by, groups, parts, _notes(utterances, by, parts))
 
 
+def undivided(utterances: Sequence[Utterance]) -> Split:
+    """All of them train."""
+    by, groups = _grouped(utterances)
+    return Split(by, groups, ["train"] * len(groups), ["nothing is held out of what is replayed"])
+
+
 def _grouped(utterances: Sequence[Utterance]) -> tuple[str, list[str]]:
     """The key that was used and the group of each utterance.
 

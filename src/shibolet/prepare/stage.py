@@ -17,7 +17,7 @@ from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
-from shibolet.prepare.split import Part, split
+from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.prepare.writing import writing_of
@@ -47,12 +47,13 @@ def run_prepare(
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
+    holds_out: bool = True,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work; None: two threads of this process.
+    `decoders` do the work; None: two threads of this process. Without `holds_out` all of it may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken = get_language(language)
@@ -70,7 +71,7 @@ def run_prepare(
                     tally.add(refused)
                 else:
                     fit.append(utterance)
-        dealt = split(fit, config, seed)
+        dealt = split(fit, config, seed) if holds_out else undivided(fit)
 
         progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
@@ -84,7 +85,7 @@ def run_prepare(
             f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
         )
     write_manifest(out_dir / MANIFEST, kept)
-    if "dev" not in splits:
+    if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(

@@ -52,11 +52,12 @@ def model_card(
         name=config.to.partition("/")[2],
         config=config,
         usage=Markup(_usage(family, run.publish / "model", recipe, config)),  # ours, of several lines
+        loop_bias=recipe.evaluate.loop_bias,
         converted=config.layout not in (family.layouts[0], *family.exports),
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
-        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.train],
+        sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.trained],
         compared=compared,
         scores=scores,
         gates=gates,
@@ -116,7 +117,7 @@ def _metadata(
         library_name=family.libraries.get(config.layout),
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
-        datasets=[source.hub for source in recipe.data.train if source.hub and not _is_path(source.hub)] or None,
+        datasets=[source.hub for source in recipe.data.trained if source.hub and not _is_path(source.hub)] or None,
         tags=[family.tag, "shibolet"],
         eval_results=results or None,
     )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shibolet.records.files import hash_json
+
 Key = tuple[int, str]  # the first in order names a group
 
 
@@ -54,6 +56,19 @@ def connected(keys: Sequence[Sequence[Key]]) -> list[str]:
             first, second = sorted((root(given[0]), root(key)))
             parent[second] = first
     return [root(given[0])[1] for given in keys]
+
+
+def halves(groups: Sequence[str], lengths: Sequence[float], seed: int) -> list[int]:
+    """0 or 1 for each member: two parts of about equal length, by whole groups in an order that the seed decides."""
+    total: dict[str, float] = {}
+    for group, length in zip(groups, lengths, strict=True):
+        total[group] = total.get(group, 0.0) + length
+    of_parts, part_of = [0.0, 0.0], {}
+    for group in sorted(total, key=lambda group: hash_json([seed, group])):
+        part = int(of_parts[1] < of_parts[0])
+        of_parts[part] += total[group]
+        part_of[group] = part
+    return [part_of[group] for group in groups]
 
 
 @dataclass(frozen=True, slots=True)

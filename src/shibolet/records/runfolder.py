@@ -17,9 +17,9 @@ from typing import Any, Literal
 from shibolet.errors import DataError
 from shibolet.records.differences import differing, first, flat
 from shibolet.records.documents.provenance import Provenance, StageMarker
-from shibolet.records.files import hash_file, hash_files, hash_json, make_folder, open_regular, sync_dir, take_over
+from shibolet.records.files import hash_file, hash_files, hash_json, make_folder, sync_dir, take_over
+from shibolet.records.markers import is_broken, marker_in
 from shibolet.records.provenance import this_start
-from shibolet.records.reading import parse_own
 from shibolet.records.runpaths import RunPaths
 
 
@@ -144,7 +144,7 @@ class RunFolder(RunPaths):
             note = f"{name}: {first(altered)} changed since they were written; made again"
             return Stage(self, name, inputs, "interrupted", note, reads)
 
-        is_broken = marker is None and _is_broken(self.path / _marker_of(name))
+        broken = marker is None and is_broken(self.path / _marker_of(name))
         filled = self._filled_aside(name, inputs, fill)
         aside = None if self._is_half_back(name, inputs) else self._set_aside(name)
         if self._take_back(name, inputs):
@@ -159,7 +159,7 @@ class RunFolder(RunPaths):
         self._begin(name, inputs)
         if aside is None:
             return Stage(self, name, inputs, "new", "", reads)
-        why = "its marker is not as it was written" if is_broken else "made by another version of shibolet"
+        why = "its marker is not as it was written" if broken else "made by another version of shibolet"
         if marker is not None:
             why = f"{first(differing(flat(marker.inputs), flat(inputs)))} changed"
         return Stage(self, name, inputs, "changed", f"{name}: {why}; what was there is now in {aside}", reads)
@@ -184,9 +184,17 @@ class RunFolder(RunPaths):
         """Stages that audited an evaluation set."""
         return self._stages("audit-sets", "*")
 
+    def replays(self) -> list[str]:
+        """Stages that prepared what is replayed."""
+        return self._stages("prepare-replay", "*")
+
     def doubtful(self, label: str = "*") -> list[str]:
         """Stages that scored what has this label, or anything, without the references in doubt."""
         return self._stages("doubtful", f"{label}/*")
+
+    def non_speech_stages(self, label: str = "*") -> list[str]:
+        """Stages in which what has this label, or anything, heard clips without speech."""
+        return self._stages("non-speech", label)
 
     def _stages(self, kind: str, names: str) -> list[str]:
         """Stages of this kind, by their markers."""
@@ -253,11 +261,11 @@ class RunFolder(RunPaths):
             )
 
     def _marker(self, name: str) -> StageMarker | None:
-        return _marker_in(self.path / _marker_of(name))
+        return marker_in(self.path / _marker_of(name))
 
     def _checked(self, name: str) -> StageMarker | None:
         """The marker of a stage; DataError where it is there and not as it was written."""
-        if (marker := self._marker(name)) is None and _is_broken(self.path / _marker_of(name)):
+        if (marker := self._marker(name)) is None and is_broken(self.path / _marker_of(name)):
             raise DataError(
                 f"{self.path}: {_marker_of(name)} is not as it was written, so what '{name}' made cannot be checked; "
                 f"{_made_by(name).again}, then this command"
@@ -287,7 +295,7 @@ class RunFolder(RunPaths):
     def _filled_aside(self, name: str, inputs: dict[str, Any], fill: Callable[[Path], str] | None) -> str:
         """Begin the stage aside with what `fill` puts there, its marker last; a crash leaves what is here untouched."""
         target = self._aside(name, hash_json(inputs))
-        if fill is None or _marker_in(target / _marker_of(name)) is not None:
+        if fill is None or marker_in(target / _marker_of(name)) is not None:
             return ""
         shutil.rmtree(target, ignore_errors=True)
         filled = fill(target)
@@ -297,7 +305,7 @@ class RunFolder(RunPaths):
     def _is_half_back(self, name: str, inputs: dict[str, Any]) -> bool:
         """Whether a crash came while what these inputs made was taken back: files are here, the marker is not yet."""
         source = self._aside(name, hash_json(inputs))
-        if (self.path / _marker_of(name)).exists() or _marker_in(source / _marker_of(name)) is None:
+        if (self.path / _marker_of(name)).exists() or marker_in(source / _marker_of(name)) is None:
             return False
         here = [place for place in _places_of(name) if (self.path / place).exists()]
         return bool(here) and not any((source / place).exists() for place in here)
@@ -305,7 +313,7 @@ class RunFolder(RunPaths):
     def _take_back(self, name: str, inputs: dict[str, Any]) -> bool:
         """Move back what the same inputs made, its marker last."""
         source, marker = self._aside(name, hash_json(inputs)), _marker_of(name)
-        if _marker_in(source / marker) is None:
+        if marker_in(source / marker) is None:
             return False
         self._move([*_places_of(name), marker], source, self.path)
         shutil.rmtree(source)
@@ -362,7 +370,8 @@ class RunFolder(RunPaths):
 def _made_by(stage: str) -> _Made:
     """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
     kind = stage.partition("/")[0]
-    again = f"run 'shibolet {'evaluate' if kind in ('audit-sets', 'doubtful') else kind}' as before"
+    other = {"prepare-replay": "prepare", "teach": "train"} | dict.fromkeys(("audit-sets", "doubtful", "non-speech"), "evaluate")
+    again = f"run 'shibolet {other.get(kind, kind)}' as before"
     return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
 
 
@@ -373,23 +382,3 @@ def _places_of(stage: str) -> tuple[str, ...]:
 
 def _marker_of(stage: str) -> str:
     return f".stages/{stage}.json"
-
-
-def _marker_in(path: Path) -> StageMarker | None:
-    """How a stage was begun or finished; None where it was not, or by another version of shibolet."""
-    try:
-        return StageMarker.read(path)
-    except DataError:
-        return None
-
-
-def _is_broken(path: Path) -> bool:
-    """Whether a marker is there, and not one of another version."""
-    try:
-        with open_regular(path) as file:
-            content = parse_own(file.read())
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        return True
-    return not isinstance(content, dict) or content.get("format") == StageMarker.FORMAT

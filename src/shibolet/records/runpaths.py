@@ -16,6 +16,7 @@ gate.json                       the verdict and the interval behind it
 prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
 gate-prepared.json
+prepare-replay/<source>/        the same of a source of data.replay, all of which trains
 teach/texts.jsonl               what the teacher writes of them and the audit admits, where the recipe wants it
 teacher_cache/                  what the teacher expects at each label of the training set
 train/plan.json                 phases, steps, memory
@@ -30,6 +31,7 @@ evaluate/<label>/<set>/hypotheses.jsonl
                        scores.json
 audit-sets/<set>/utterances.parquet    what the audit's models say of a set's references
 doubtful/<label>/<set>/doubtful.json   references in doubt, and the WER without them
+non-speech/<label>/non_speech.json     what a model writes where nobody speaks, and repeats of its context
 compare.json                    the result against the baseline
 systems.json                    any systems that were scored here, each against each
 ngram/ngram.arpa                a language model of texts over the model's tokens, from `shibolet ngram`
@@ -43,6 +45,7 @@ tune-decoding/decoding.json     ways to decode on dev, with what each costs
 average/<name>/average.json     models that were averaged, what each average came to, and why one was chosen
                model/           that average
                scores/          what each of them wrote
+parts/single/model/             the best checkpoint alone, where the result is an average and the recipe has `parts`
 publish/model/                  the repository as it is uploaded: weights, processor, card
        reproduced.json          which hypotheses a fresh process repeated from it
 tracking/tensorboard/           the whole round for TensorBoard
@@ -112,6 +115,9 @@ class RunPaths:
     def prepared(self) -> Path:
         return self.path / "prepared"
 
+    def replay(self, source_name: str) -> Path:
+        return self.path / "prepare-replay" / source_name
+
     @property
     def train(self) -> Path:
         return self.path / "train"
@@ -158,6 +164,9 @@ class RunPaths:
 
     def doubtful_scores(self, label: str, set_name: str) -> Path:
         return self.path / "doubtful" / label / set_name / "doubtful.json"
+
+    def non_speech(self, label: str) -> Path:
+        return self.path / "non-speech" / label / "non_speech.json"
 
     @property
     def compare(self) -> Path:

@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
         pa.field("sha256", _TEXT, nullable=False),  # of the FLAC
         pa.field("origin_sha256", _TEXT, nullable=False),  # of the source's encoded audio, whole,
         pa.field("origin_offset_s", _NUMBER, nullable=False),  # and where the utterance begins in it
+        ("previous", _TEXT),  # what was said before, and the text between timestamps, where they are known
+        ("timed_text", _TEXT),
     ]
 )
 _ROWS, _ROWS_WITH_AUDIO = 1024, 64  # in memory at a time: 64 slices of 30 s are about 10 MB

@@ -55,6 +55,8 @@ class Utterance:
     domain: str | None = None  # None: not known; of training data the recipe's domain rules decide
     language: str | None = None  # name as in the prompt, "Hebrew"
     flags: tuple[str, ...] | None = None  # what people noted of it: ("noisy",), () for nothing; None: nobody was asked
+    previous: str | None = None  # what was said before it, where its source tells; no part of its text
+    timed_text: str | None = None  # `text` between timestamps, `<|0.00|> a b<|2.40|>`; None: no times are known
 
     @property
     def cluster(self) -> str:
@@ -63,7 +65,10 @@ class Utterance:
 
     def to_json(self) -> dict:
         """A JSON object; `Utterance.from_json` reads it back."""
-        return {name: getattr(self, name) for name in _FIELDS} | {"audio": self.audio.to_json()}
+        row = {name: getattr(self, name) for name in _FIELDS} | {"audio": self.audio.to_json()}
+        if self.previous is not None or self.timed_text is not None:  # else as before there were these two
+            row |= {"previous": self.previous, "timed_text": self.timed_text}
+        return row
 
     @classmethod
     def from_json(cls, row: dict) -> "Utterance":
@@ -72,3 +77,4 @@ class Utterance:
 
 
 _FIELDS, _AUDIO_FIELDS = ([field.name for field in fields(kind)] for kind in (Utterance, AudioRef))
+_FIELDS = _FIELDS[: _FIELDS.index("previous")]

@@ -25,14 +25,26 @@ class ShownSource(_Shown):
     baseline_wer_pct: float | None = None  # of an evaluation set alone
 
 
+class ShownReplay(_Shown):
+    share: float
+    sources: tuple[ShownSource, ...]
+
+
 class ShownData(_Shown):
     train: tuple[ShownSource, ...]
+    replay: ShownReplay | None = None
+
+    @property
+    def trained(self) -> tuple[ShownSource, ...]:
+        """All that training reads, what it replays too."""
+        return (*self.train, *(self.replay.sources if self.replay and self.replay.share else ()))
 
 
 class ShownEvaluate(_Shown):
     sets: tuple[ShownSource, ...]
     beam_size: int = 1
     length_penalty: float = 1.0
+    loop_bias: float = 0.0
 
 
 class ShownModels(_Shown):

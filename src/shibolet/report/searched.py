@@ -24,7 +24,8 @@ class Searched:
 
     def rates(self, trial: SearchedTrial) -> str:
         """As people write them."""
-        return ", ".join(f"{part} {short(rate)}" for part, rate in trial.lr_by_part.items())
+        rank = [f"rank {trial.lora_rank}"] if "rank" in trial.factors else []
+        return ", ".join([f"{part} {short(rate)}" for part, rate in trial.lr_by_part.items()] + rank)
 
 
 def searched(run: RunFolder) -> Searched | None:

@@ -253,7 +253,8 @@ class _Trials:
         loaded, rows = load_recogniser(str(path), dtype=dtype_on(device), device=device), {}
         for set_name, (utterances, language) in self._data.items():
             config = current.recipe.evaluate_in(language)
-            engine = Transcriber(loaded, language, **config.engine_settings(config.styles.candidate or ""))
+            settings = config.engine_settings(config.styles.candidate or "", config.told("candidate"))
+            engine = Transcriber(loaded, language, **settings)
             scores = self._out_dir / "scores" / name / set_name
             with current.track(f"{name} on {set_name}") as progress:
                 evaluate_set(

@@ -80,7 +80,7 @@ def _of_search(current: Round, plain: dict[str, Any]) -> "Branch | None":
     from shibolet.train import branch
 
     searched = current.folder.inputs("search")
-    asked = {name: value for name, value in {"styles": None, **plain}.items() if name != "train"}
+    asked = {name: value for name, value in {"styles": None, "replay": None, **plain}.items() if name != "train"}
     if not current.folder.finished("search") or differing(
         {name: searched.get(name) for name in asked}, json.loads(json.dumps(asked))
     ):

@@ -250,7 +250,8 @@ def _with_extra(found: Finding) -> Finding:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    for role, sources in (("train", recipe.data.train), ("evaluate", recipe.evaluate.sets)):
+    roles = {"train": recipe.data.train, "replay": recipe.replayed, "evaluate": recipe.evaluate.sets}
+    for role, sources in roles.items():
         for source in sources:
             what = f"{role}: {source.name}"
             if source.hub is None or Path(source.hub).exists():

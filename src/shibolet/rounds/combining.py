@@ -104,7 +104,7 @@ def combine_manifest(
     if transcripts:
         heard = {line.id: line.hypothesis for line in lines}
         make_folder(transcripts.parent)
-        kept = [replace(one, text=heard[one.id]) for one in utterances if heard.get(one.id)]
+        kept = [replace(one, text=heard[one.id], timed_text=None) for one in utterances if heard.get(one.id)]
         write_manifest(transcripts, kept)
         if empty := sum(not text for text in heard.values()):
             tell(f"{transcripts}: {empty:,} utterances in which the vote found no word are not in it")

@@ -42,12 +42,32 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     of_base = {"prepare.max_duration_s": recipe.prepare.max_duration_s} | ({} if servers.candidate else piece)
     styles = recipe.evaluate.styles
     of_sources = [f"data.train: style of '{source}'" for source in recipe.styles]
+    of_sources += [f"data.replay: style of '{source.name}'" for source in recipe.replayed if source.style]
     style = [*of_sources, *(["evaluate.styles.candidate"] if styles.candidate else [])]
-    yield from _misfits_of("base", recipe.models.base, of_base, style)
+    times = [f"data.train: timestamps of '{source.name}'" for source in recipe.data.train if source.timestamps]
+    times += ["train.timestamps_frac"] if recipe.train and recipe.train.timestamps_frac else []
+    yield from _misfits_of("base", recipe.models.base, of_base, style, times if recipe.train else [])
     style = ["evaluate.styles.baseline"] if styles.baseline else []
     yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece, style)
     yield from _misfits_of_ngram(recipe)
     yield from _misfits_of_teacher(recipe)
+    yield from _misfits_of_objectives(recipe)
+
+
+def _misfits_of_objectives(recipe: Recipe) -> Iterator[ShiboletError]:
+    """Timestamps that nobody would learn: each utterance has one text where a phase learns from more than references.
+
+    `TrainConfig` refuses what it says itself.
+    """
+    if (train := recipe.train) is None or train.learns_references_alone or train.timestamps_frac == 0:
+        return
+    for source in recipe.data.train:
+        if source.timestamps:
+            yield RecipeError(
+                f"data.train: timestamps of '{source.name}' are to be learned in some epochs, and the objectives of "
+                "train know one text of each utterance; leave them out (timestamps: false, or "
+                "train.timestamps_frac: 0), or train with them in a round of its own"
+            )
 
 
 def _misfits_of_teacher(recipe: Recipe) -> Iterator[ShiboletError]:
@@ -99,7 +119,7 @@ def _misfits_of_ngram(recipe: Recipe) -> Iterator[ShiboletError]:
 
 
 def _misfits_of(
-    role: str, name: str | None, lengths_s: dict[str, float], styles: Sequence[str]
+    role: str, name: str | None, lengths_s: dict[str, float], styles: Sequence[str], times: Sequence[str] = ()
 ) -> Iterator[ShiboletError]:
     from shibolet.model.outline import offline_config, outline_of
 
@@ -116,6 +136,11 @@ def _misfits_of(
         yield RecipeError(
             f"{styles[0]}: models.{role} '{name}' is a {family.title}, which cannot be told how to write; leave it "
             "out, or give all sources one writing (punctuation: none, letter_case: lower)"
+        )
+    if times and not family.writes_timestamps:
+        yield RecipeError(
+            f"{times[0]}: models.{role} '{name}' is a {family.title}, which writes no timestamps (its forced aligner "
+            "finds the times of words): leave them out (timestamps: false, and no train.timestamps_frac)"
         )
     most_s = None if family.max_samples is None else family.max_samples / SAMPLE_RATE_HZ
     for setting, length_s in lengths_s.items():

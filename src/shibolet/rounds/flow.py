@@ -1,8 +1,9 @@
 """The whole round: the stages in order, and what each verdict of the gate means for the next."""
 
 from shibolet.errors import EXIT_REJECT
-from shibolet.rounds import auditing, publish, robustness, scoring, stages, tracking
+from shibolet.rounds import auditing, parts, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
+from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round
 
 
@@ -11,6 +12,7 @@ def run_round(current: Round) -> int:
     current.require_sets()
     publish.require_publishable(current.recipe)
     require_fit(current.recipe)
+    require_seeds(current.recipe.compare)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload
@@ -62,12 +64,15 @@ def _as_far_as_verdicts_let(current: Round) -> int:
         current.retire(*current.folder.evaluated(baseline.label), *_of_sets(current))
         current.tell("evaluate, compare: the recipe names no evaluate.sets that can be had")
         return 0
-    scoring.do_evaluate(current, scoring.candidates_of(current))
+    scoring.do_evaluate(current, with_other_seeds(current, scoring.candidates_of(current)))
     compared = scoring.do_compare(current)
     current.tell(f"compare: {compared.verdict}. {compared.sentence}")
     if current.recipe.robustness:
         for sentence in robustness.do_robustness(current).sentences:
             current.tell(f"robustness: {sentence}")
+    if current.recipe.parts:
+        for sentence in parts.do_parts(current).sentences:
+            current.tell(f"parts: {sentence}")
     if compared.is_kept:
         return 0
     current.retire("publish")
@@ -83,7 +88,8 @@ def _after_gates(current: Round) -> list[str]:
 
 def _of_sets(current: Round) -> list[str]:
     folder = current.folder
-    return [*stages.after_training(current), *folder.doubtful(), *folder.audited_sets()]
+    others = *folder.doubtful(), *folder.audited_sets(), *folder.non_speech_stages()
+    return list(dict.fromkeys([*stages.after_training(current), *others]))
 
 
 def _way_on(decision: str) -> str:

@@ -32,7 +32,8 @@ class Models:
     decoders: Decoders = field(init=False)  # for who hears, and for data of many files
     _identities: dict[str, Ahead[str]] = field(init=False, default_factory=dict)
     _listeners: dict[tuple[str, str], "LazyListener"] = field(init=False, default_factory=dict)  # by task and name
-    _transcribers: dict[tuple[str, str, str], Any] = field(init=False, default_factory=dict)  # model, language, style
+    # By model, language and settings.
+    _transcribers: dict[tuple[str, str, str], Any] = field(init=False, default_factory=dict)
     _executor: "Executor | None" = field(init=False, default=None)
     _opening: RLock = field(init=False, default_factory=RLock)  # executor and listeners are made from two threads
     _loading: Ahead[None] | None = field(init=False, default=None)  # of listeners

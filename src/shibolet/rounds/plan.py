@@ -8,11 +8,12 @@ from typing import Any
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import Recipe
-from shibolet.records.documents.plan import Plan
+from shibolet.records.documents.plan import Plan, ReplayPlan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.rates import CPU, Rates, rates_from, rates_of
+from shibolet.rounds.replay import replay_of
 from shibolet.rounds.stretches import Stretches
 from shibolet.speech.sources import DataSource
 from shibolet.train.memory import GPUS, MEAN_S
@@ -33,7 +34,8 @@ class _Data:
     dev: int | None
     mean_s: float  # of an utterance
     train_from: str  # `rows_from`, or what is said of prepared data
-    examples: list | None = None  # that are prepared, with their lengths
+    examples: list | None = None  # that are prepared, with their lengths, and behind them those that are replayed
+    replay: ReplayPlan | None = None
 
 
 def make_plan(
@@ -61,7 +63,7 @@ def make_plan(
     plan = training.make_plan(
         recipe.train, model, data[0].examples, num_utterances=data[0].train, world_size=max(1, rates.num_gpus),
         gpu=(gpu or "A100").upper() if is_named else None, gpu_memory_gib=gpu_memory_gib,
-        teacher=teacher_blueprint(recipe.models.teacher),
+        teacher=teacher_blueprint(recipe.models.teacher), replay=data[0].replay or _replay(recipe),
     )  # fmt: skip
     plan = plan.model_copy(update={"training_set_from": data[0].train_from, "model_from": model_from})
     cases = tuple(_case(recipe, rates, plan, one) for one in data)
@@ -95,7 +97,7 @@ def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, co
         return [_expected(recipe, given, "as given", rates)]
     folder.intact("prepare")
     if any(folder.prepared.glob("train-*.parquet")):
-        return [_prepared(recipe, folder.prepared, config)]
+        return [_prepared(recipe, folder, config)]
     counted = _counts(recipe.data.train)
     why = f"since nothing is prepared in {folder.path}"
     if counted:
@@ -146,13 +148,24 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
     return found
 
 
-def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
+def _replay(recipe: Recipe) -> ReplayPlan | None:
+    """What is replayed, as far as the recipe alone says."""
+    if not recipe.replayed:
+        return None
+    return ReplayPlan(share=recipe.replay_share, per_step=recipe.train.replay_per_step(recipe.replay_share))
+
+
+def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
     """Prepared utterances with their lengths, or why there are none."""
     from shibolet.model.outline import outline_of
     from shibolet.model.protocols import Prompt
     from shibolet.records.shards import num_rows
+    from shibolet.train.context import with_contexts
     from shibolet.train.data import Styles, read_examples
+    from shibolet.train.given import Drawing
+    from shibolet.train.replay import read_replay
 
+    prepared = folder.prepared
     train, dev = (sum(map(num_rows, prepared.glob(f"{split}-*.parquet"))) for split in ("train", "dev"))
     rows, mean_s = train + dev, MEAN_S
     if (summary := prepared / "summary.json").is_file():
@@ -166,9 +179,21 @@ def _prepared(recipe: Recipe, prepared: Path, config: Any) -> _Data:
         return _Data(**common, train=train, train_from=f"prepared in {prepared}; {why}")
     targets = family.targets(tokenizer, Prompt(recipe.language))
     styles = Styles.of(recipe.styles, lambda style: family.targets(tokenizer, Prompt(recipe.language, style=style)))
-    examples, _ = read_examples(prepared, "train", family, targets, family.max_tokens(config), styles)
+    drawing, max_tokens = Drawing.of(recipe.train, family, recipe.seed), family.max_tokens(config)
+    examples, _ = read_examples(prepared, "train", family, targets, max_tokens, styles, drawing)
+    examples = with_contexts(
+        examples, recipe.train.context, family=family, tokenizer=tokenizer, language=recipe.language, seed=recipe.seed,
+        max_tokens=max_tokens,
+    )  # fmt: skip
     train_from = f"prepared in {prepared}, with their lengths"
-    return _Data(**common, train=len(examples), train_from=train_from, examples=examples)
+    replay = replay_of(recipe, folder)
+    if replay and not all(any(one.prepared_dir.glob("train-*.parquet")) for one in replay.sources):
+        train_from, replay = f"{train_from}; what is replayed is not prepared yet", None
+    replayed = read_replay(replay, family, tokenizer, max_tokens, examples)
+    return _Data(
+        **common, train=len(examples), train_from=train_from, examples=[*examples, *replayed.examples],
+        replay=replayed.plan(recipe.train),
+    )  # fmt: skip
 
 
 def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:

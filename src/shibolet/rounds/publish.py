@@ -1,8 +1,8 @@
 """Publishing a kept round: export, proof by the code of its card, model card, upload; and the command that goes on."""
 
 import shutil
-from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from shibolet.errors import DataError, RecipeError, Rejected, UploadError
 from shibolet.publish.config import PublishConfig
@@ -18,6 +18,7 @@ README = "README.md"
 NOT_OF_A_CARD = {
     "servers.candidate": "has a server write the hypotheses",
     "styles.candidate": "tells the model how to write",
+    "context.candidate": "tells the model names and terms",
     "ngram": "has a language model beside the beams",
     "mbr_samples": "chooses among samples",
     "repeat_bias": "biases the model against repetitions",
@@ -63,11 +64,18 @@ def require_publishable(recipe: Recipe) -> None:
 def require_repeatable(recipe: Recipe) -> None:
     """RecipeError where the sets are scored in a way that the code of a model card does not have."""
     for key, does in NOT_OF_A_CARD.items():
-        if attrgetter(key)(recipe.evaluate):
+        if _is_set(recipe.evaluate, key):
             raise RecipeError(
                 f"publish: evaluate.{key} {does}, which the code of a model card does not do, and it must repeat the "
                 "hypotheses of the evaluation; leave that key out and run 'shibolet compare' again"
             )
+
+
+def _is_set(config: Any, key: str) -> bool:
+    """Whether a dotted key has a value that does something; nothing below a section that is left out has."""
+    for name in key.split("."):
+        config = config and getattr(config, name)
+    return bool(config)
 
 
 def export_adapter(current: Round, path: Path) -> None:

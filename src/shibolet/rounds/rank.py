@@ -16,7 +16,7 @@ from shibolet.records.config import Config
 from shibolet.records.runfolder import RunFolder
 from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
-from shibolet.train.config import TrainConfig
+from shibolet.train.config import Replay, TrainConfig
 
 
 class TrainJob(Config):
@@ -34,6 +34,7 @@ class TrainJob(Config):
     tracking: Tracking
     only_through: str | None = None  # the phase whose end is the result
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
+    replay: Replay | None = None  # other data that each step has too
     teacher: str | None = None  # the model that a phase learns from
     texts: Mapping[str, str] = {}  # of the teacher, by utterance
 
@@ -60,6 +61,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         language=job.language,
         seed=job.seed,
         styles=job.styles,
+        replay=job.replay,
         teacher=job.teacher,
         texts=job.texts,
         score_dev=score_dev,

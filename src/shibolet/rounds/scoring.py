@@ -14,10 +14,13 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
 from shibolet.rounds.fit import untold_style
+from shibolet.rounds.non_speech import do_non_speech, non_speech_stage, read_non_speech
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
+from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
+from shibolet.speech.text.terms import as_context
 
 
 def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:
@@ -27,7 +30,11 @@ def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, di
     if sentence := untold_style(current.recipe):
         current.tell(f"evaluate: {sentence}")
     do_audit_sets(current)
-    found = {candidate.label: scores_of(current, candidate) for candidate in candidates}
+    found = {}
+    for candidate in candidates:
+        found[candidate.label] = scores_of(current, candidate)
+        if silent := do_non_speech(current, candidate):  # with the transcriber that is there
+            current.tell(f"evaluate: {silent.sentence}")
     doubts = [do_doubtful(current, one.named, found[one.label]) for one in candidates]
     said = [" ".join(one.sentences) for own in doubts for one in own.values()]
     for sentence in dict.fromkeys(said):  # of a set without any it is the same for every system
@@ -87,20 +94,33 @@ def do_compare(current: Round) -> Comparison:
     own_sets, _ = by_language(current)
     doubts, heard_codecs = doubted(current, names, own_sets), _heard_codecs(current)
     made_with = compared_with(current, Comparison.FORMAT) | {"heard_codecs": heard_codecs}
-    made_from = {"scores": scores, "names": who, "references in doubt": doubts and hash_json(asdict(doubts))}
+    seeds = [[named.label for named in others.values()] for others in current.seeds]
+    of_seeds = [f"evaluate/{label}/{name}" for others in seeds for label in others for name in own_sets]
+    silence = read_non_speech(current, [named.label for named in names])
+    silent = [non_speech_stage(named.label) for named in names] if silence else []
+    made_from = {
+        "scores": [*scores, *map(folder.verified, of_seeds)],
+        "names": who,
+        "references in doubt": doubts and hash_json(asdict(doubts)),
+        "non-speech": [folder.verified(stage) for stage in silent],
+    }
     audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
-    stage = current.begin("compare", {**made_from, **made_with}, reads=[*scored, *audited])
+    reads = [*scored, *of_seeds, *audited, *silent]
+    stage = current.begin("compare", {**made_from, **made_with}, reads=reads)
     if not stage.done:
-        own, other = (
-            tuple([row for name in some for row in read_rows(folder.evaluation(named.label, name))] for named in names)
-            for some in by_language(current)
-        )
+
+        def rows(label: str, some: Sequence[str]) -> list[ScoredRow]:
+            return [row for name in some for row in read_rows(folder.evaluation(label, name))]
+
+        own, other = (tuple(rows(named.label, some) for named in names) for some in by_language(current))
+        other_seeds = tuple([rows(label, own_sets) for label in others] for others in seeds)
         overlaps = overlaps_of(current, names[1].label, sets)
         buckets = recipe.evaluate.buckets_s
         languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
-        compare(own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages).write(
-            folder.compare
+        compared = compare(
+            own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages, other_seeds, silence
         )
+        compared.write(folder.compare)
         current.finish(stage)
     return Comparison.read(folder.compare)
 
@@ -136,17 +156,25 @@ def by_language(current: Round) -> tuple[list[str], list[str]]:
 
 
 def evaluate_manifest(
-    model: str, manifest: Path, language: str, out_dir: Path | None, track: Track = untracked, style: str = ""
+    model: str,
+    manifest: Path,
+    language: str,
+    out_dir: Path | None,
+    track: Track = untracked,
+    style: str = "",
+    context: Path | None = None,
 ) -> Scores:
-    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere."""
-    from shibolet.evaluate.config import EvaluateConfig, StylesConfig
+    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere. `context` is a file of terms."""
+    from shibolet.evaluate.config import ContextConfig, EvaluateConfig, StylesConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
     from shibolet.listen.executor import local_executor
     from shibolet.listen.open import listener_identity, open_engines
     from shibolet.speech.read import read_source
 
-    config = EvaluateConfig(styles=StylesConfig(candidate=style or None))
+    terms = ContextConfig(file=context) if context else None
+    config = EvaluateConfig(styles=StylesConfig(candidate=style or None), context=terms)
+    told = as_context(terms.terms()) if terms else ""
     with track("read") as progress:
         source = DataSource(name=manifest.stem, manifest=manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
@@ -157,7 +185,7 @@ def evaluate_manifest(
     identity = listener_identity(model)
     with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
-            open_engines(executor, model, language, **config.engine_settings(style)),
+            open_engines(executor, model, language, **config.engine_settings(style, told)),
             utterances,
             set_name=manifest.stem,
             language=language,

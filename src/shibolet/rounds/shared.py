@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shibolet.errors import DataError, RecipeError
-from shibolet.evaluate.config import EvaluationSet, ServerConfig
+from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
 from shibolet.recipe import Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
@@ -19,10 +19,12 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of
+from shibolet.records.settings import peek
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
+from shibolet.speech.text.terms import read_terms
 from shibolet.tracking.weights_and_biases import require_wandb
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def _of_one_domain(rows: list, domain: str | None) -> list:
     return [replace(row, domain=domain) if row.domain is None else row for row in rows] if domain else rows
 
 
-def _named_apart(data: SourceData, name: str) -> SourceData:
+def named_apart(data: SourceData, name: str) -> SourceData:
     """The same data with ids that no other source has."""
     return SourceData(
         [replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances],
@@ -94,7 +96,7 @@ class Round(Models):
         """Sources one after the other; with several, a source's name goes before the ids of its rows."""
         parts = [self.read(source) for source in sources]
         if len(parts) > 1:
-            parts = [_named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
+            parts = [named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
             [utterance for part in parts for utterance in part.utterances],
             [line for part in parts for line in part.ledger],
@@ -144,6 +146,9 @@ class Round(Models):
     def require_sets(self) -> None:
         """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
         self.recipe.evaluate.require_ngram()
+        for context in (self.recipe.evaluate.context, self.recipe.train and self.recipe.train.context):
+            if context and context.file:
+                read_terms(context.file)
         for source in self.recipe.evaluate.sets:
             if source.manifest is not None and not source.optional and not source.manifest.exists():
                 raise DataError(
@@ -166,6 +171,16 @@ class Round(Models):
         baseline = named(models.baseline_title)
         return baseline, named(self.recipe.title, baseline.label if models.base == models.baseline else None)
 
+    @cached_property
+    def seeds(self) -> tuple[dict[Path, Named], dict[Path, Named]]:
+        """By run folder, the other seeds that the recipe names of the baseline's training and of the candidate's."""
+        compare = self.recipe.compare
+        baseline, candidate = (
+            {run: named(f"{own.title}, seed {peek(RunFolder(run).recipe, 'seed')}") for run in runs}
+            for own, runs in zip(self.names, (compare.baseline_seeds, compare.candidate_seeds), strict=True)
+        )
+        return baseline, candidate
+
     def server(self, label: str) -> ServerConfig | None:
         """Where a model of this label is transcribed with; None: here."""
         if self.recipe.models is None:
@@ -173,29 +188,42 @@ class Round(Models):
         servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
         return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
 
-    def transcriber(self, model: str, label: str, language: str) -> "Engine | Engines":
-        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory."""
+    def transcriber(self, model: str, label: str, language: str, context: str | None = None) -> "Engine | Engines":
+        """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory.
+
+        It is told what the recipe says for the label, or another `context`; a server is told nothing.
+        """
         if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
             return ServerEngine(server.url, model=server.model, language_code=server.language_code)
         from shibolet.listen.open import open_engines
 
-        style = self._style(label)
-        if (model, language, style) not in self._transcribers:
+        config = self.recipe.evaluate_in(language)
+        told = self._context(label, config) if context is None else context
+        settings = config.engine_settings(self._style(label), told)
+        key = model, language, repr(settings)
+        if key not in self._transcribers:
             self.set_threads()
             self._transcribers.clear()
-            self._transcribers[model, language, style] = open_engines(
-                self.executor, model, language, **self.recipe.evaluate_in(language).engine_settings(style)
-            )
-        return self._transcribers[model, language, style]
+            self._transcribers[key] = open_engines(self.executor, model, language, **settings)
+        return self._transcribers[key]
 
     def _style(self, label: str) -> str:
-        """How a model of this label is asked to write."""
+        """How a model of this label is asked to write; what is not the baseline is of this round."""
         if self.recipe.models is None:
             return ""
-        styles, (baseline, candidate) = self.recipe.evaluate.styles, self.names
-        return {baseline.label: styles.baseline, candidate.label: styles.candidate}.get(label) or ""
+        styles, (baseline, _), (others, _) = self.recipe.evaluate.styles, self.names, self.seeds
+        baselines = {baseline.label, *(one.label for one in others.values())}
+        return (styles.baseline if label in baselines else styles.candidate) or ""
+
+    def _context(self, label: str, config: EvaluateConfig) -> str:
+        """What a model of this label is told of names and terms."""
+        if self.recipe.models is None:
+            return ""
+        baseline, candidate = self.names
+        who = {baseline.label: "baseline", candidate.label: "candidate"}.get(label)
+        return config.told(who) if who else ""
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

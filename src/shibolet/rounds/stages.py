@@ -14,6 +14,7 @@ from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import Stage
 from shibolet.rounds import auditing, teaching, tracking
+from shibolet.rounds.replay import do_prepare_replay, replay_inputs, replay_of, replay_reads
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
 from shibolet.speech.text import get_language
@@ -77,6 +78,7 @@ def do_prepare(current: Round) -> Prepared:
         current.finish(stage, done)
         for sentence in made.writing.warnings:
             current.tell(f"prepare: {sentence}")
+    do_prepare_replay(current)
     return Prepared.read(folder.prepared / SUMMARY)
 
 
@@ -105,7 +107,7 @@ def do_train(current: Round) -> TrainResult:
     recipe, folder = current.recipe, current.folder
     texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
     inputs, fill = branch_of(current, train_inputs(current))
-    stage = current.begin("train", inputs, reads=("prepare",), fill=fill)
+    stage = current.begin("train", inputs, reads=("prepare", *replay_reads(current)), fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
@@ -125,6 +127,7 @@ def do_train(current: Round) -> TrainResult:
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
         styles=recipe.styles,
+        replay=replay_of(recipe, folder),
         teacher=recipe.models.teacher,
         texts=texts,
     )
@@ -164,6 +167,7 @@ def train_inputs(current: Round) -> dict[str, Any]:
         "language": current.recipe.language,
         "seed": current.recipe.seed,
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
+        **replay_inputs(current),
         **({"teacher": current.identity(teacher)} if (teacher := current.recipe.models.teacher) else {}),
         **({"texts": current.folder.verified("teach")} if teaching.is_asked(current.recipe.train) else {}),
     }
@@ -203,7 +207,8 @@ def after_training(current: Round) -> list[str]:
     _, candidate = current.names
     scored = current.folder.evaluated(candidate.label)
     doubtful = current.folder.doubtful(candidate.label)
-    return [*scored, *doubtful, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
+    silent = current.folder.non_speech_stages(candidate.label)
+    return [*scored, *doubtful, *silent, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
 
 
 def _retire_of_others(current: Round) -> None:

@@ -57,6 +57,10 @@ class Stretches:
         yield self._on_sets("scoring both models", of.SCORE, 2)
         if self.recipe.robustness:
             yield self._doses(self.recipe.robustness)
+        if self.recipe.parts:
+            yield self._on_sets("scoring parts, at most", of.SCORE, 2)
+            if self.recipe.parts.tune_decoding:
+                yield _unknown("ways to decode, on dev", NOT_MEASURED)
         yield self._of("verdicts, pages", of.PAGES, 1)
 
     def _hearing(self, name: str, stretch: str, rows: int | None) -> Stretch:
@@ -99,8 +103,7 @@ class Stretches:
 
     @cached_property
     def _per_epoch(self) -> int | None:
-        per_step = self.recipe.train.utterances_per_step
-        return steps_per_epoch(self.train, per_step) if self.train else None
+        return steps_per_epoch(self.train, self.recipe.own_per_step) if self.train else None
 
     @cached_property
     def _num_steps(self) -> list[int]:

@@ -122,7 +122,9 @@ def transcribe_files(
 
 
 _NOTES = {
-    "loop": "end in a repetition longer than the audio has room for; it is in the text as far as it was written",
+    "loop": "end in a repetition longer than the audio has room for; it is in the text as far as it was written "
+    "('--loop-bias 4' writes them again)",
+    "again": "ended in such a repetition and were written again with --loop-bias",
     "limit": "were cut where the model had written as much as it may for their length",
 }
 

@@ -13,14 +13,18 @@ from shibolet.evaluate.config import NgramConfig
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.documents.comparison import Named
-from shibolet.records.documents.decoding import DecodingTable, MeasuredSetting, Setting
-from shibolet.records.documents.scores import Ends
+from shibolet.records.documents.decoding import DecodingTable, JoinedSetting, MeasuredSetting, Setting
+from shibolet.records.documents.scores import Ends, Scores
 from shibolet.records.files import hash_file
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.joining import measure_joined, with_added
 from shibolet.rounds.shared import Round
+from shibolet.scoring.rows import ScoredRow, groups_of
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
 _TOO_FEW = "dev has too few recordings and speakers for an interval"
+# Settings that change nothing in how dev is decoded here; of the n-gram its content is an input.
+_NOT_OF_A_WAY = {"sets", "audit_sets", "servers", "ngram", "expected_beam_points", "non_speech", "context"}
 GREEDY = Setting(
     beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
 )
@@ -101,6 +105,7 @@ def do_tune_decoding(
     here; without either no row has one. A setting is recommended over greedy decoding only when the interval
     of its difference in WER, over recordings and speakers, lies below 0; of several such the one of lowest WER. With
     several settings all intervals hold together with 95% (Bonferroni): the best of many looks better than it is.
+    Where one is recommended, `joining.py` adds others to it.
     """
     recipe, folder, expected = current.recipe, current.folder, current.recipe.evaluate.expected_beam_points
     if model is None:
@@ -118,7 +123,7 @@ def do_tune_decoding(
         "language": recipe.language,
         "evaluate": recipe.evaluate.model_dump(
             mode="json",
-            exclude={"sets", "audit_sets", "servers", "ngram", "expected_beam_points", *Setting.model_fields},
+            exclude={*_NOT_OF_A_WAY, *Setting.model_fields},
         ),
         "grid": [setting.model_dump(mode="json") for setting in settings],
         "ngram": ngram and hash_file(ngram),
@@ -126,12 +131,17 @@ def do_tune_decoding(
     stage = current.begin(STAGE, inputs, reads=reads)
     out_dir = folder.path / STAGE
     if not stage.done:
-        rows = _measure(current, model, settings, ngram)
-        _recommend(model, rows, expected, ngram).write(out_dir / TABLE)
+        dev = _Dev(current, model, ngram, len(settings))
+        measured = [dev.measure(setting) for setting in settings]
+        rows = [row for row, _ in measured]
+        scored = dict(zip(settings, (own for _, own in measured), strict=True))
+        base = _recommend(model, rows).recommended
+        joined = measure_joined(base, scored, dev.measure, recipe.seed)
+        _recommend(model, rows, expected, ngram, joined).write(out_dir / TABLE)
         current.finish(stage)
     table = DecodingTable.read(out_dir / TABLE)
     # By today's rule and expectation: both are said of what was measured, and measure nothing.
-    if (again := _recommend(table.model, table.settings, expected, ngram)) != table:
+    if (again := _recommend(table.model, table.settings, expected, ngram, table.joined)) != table:
         table = again
         table.write(out_dir / TABLE)
         stage.finish()
@@ -143,29 +153,50 @@ def _middle(penalties: Sequence[float]) -> float:
     return 1.0 if 1.0 in penalties else sorted(penalties)[len(penalties) // 2]
 
 
-def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | None = None) -> list[MeasuredSetting]:
-    from shibolet.evaluate.stage import evaluate_set, read_rows
-    from shibolet.listen.transcribe import Transcriber
-    from shibolet.model.family import load_recogniser
-    from shibolet.model.folders import best_device, dtype_on
-    from shibolet.scoring.intervals import difference_interval
-    from shibolet.scoring.rows import groups_of
-    from shibolet.scoring.selection import fold_sums
+class _Dev:
+    """A model on the dev split, transcribed in one way after another."""
 
-    dev = dev_utterances(current)
-    current.set_threads()
-    config, device = current.recipe.evaluate, best_device()
-    loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
-    audio_s = sum(utterance.duration_s for utterance in dev)
-    found: list[MeasuredSetting] = []
-    greedy = []
-    for setting in grid:
-        fused = NgramConfig(file=ngram, weight=setting.ngram_weight) if setting.ngram_weight else None
+    def __init__(self, current: Round, model: str, ngram: Path | None, num_settings: int) -> None:
+        from shibolet.model.family import load_recogniser
+        from shibolet.model.folders import best_device, dtype_on
+
+        self._utterances = dev_utterances(current)
+        current.set_threads()
+        self._current, self._model, self._ngram, device = current, model, ngram, best_device()
+        self._loaded = load_recogniser(model, dtype=dtype_on(device), device=device)
+        self._level, self._greedy, self._greedy_s = bonferroni_level(num_settings), [], 0.0
+
+    def measure(self, setting: Setting) -> tuple[MeasuredSetting, list[ScoredRow]]:
+        """A row of the table, beside greedy decoding, which comes first; and its scored utterances."""
+        from shibolet.scoring.intervals import difference_interval
+        from shibolet.scoring.selection import fold_sums
+
+        scores, rows, seconds = self._transcribed(setting)
+        self._greedy, self._greedy_s = self._greedy or rows, self._greedy_s or seconds
+        change = difference_interval(
+            [row.words for row in self._greedy], [row.words for row in rows], groups_of(rows), level=self._level
+        )
+        audio_s = sum(utterance.duration_s for utterance in self._utterances)
+        measured = MeasuredSetting(
+            **dict(setting),
+            wer_pct=_pct(scores.wer.rate), cer_pct=_pct(scores.cer.rate), points=_pct(change.value),
+            interval_points=(_pct(change.low), _pct(change.high)), folds=fold_sums(rows),
+            seconds=_three_digits(seconds), audio_s_per_s=_three_digits(audio_s / seconds),
+            times_greedy=_three_digits(seconds / self._greedy_s),
+        )  # fmt: skip
+        return measured, rows
+
+    def _transcribed(self, setting: Setting) -> tuple[Scores, list[ScoredRow], float]:
+        """Scores, the utterances of them, and the seconds of decoding."""
+        from shibolet.evaluate.stage import evaluate_set, read_rows
+        from shibolet.listen.transcribe import Transcriber
+
+        current, config, dev, model = self._current, self._current.recipe.evaluate, self._utterances, self._model
+        fused = NgramConfig(file=self._ngram, weight=setting.ngram_weight) if setting.ngram_weight else None
         asked = config.greedy.model_copy(update={**setting.recipe_keys, "ngram": fused})
         style = config.styles.candidate or ""
-        transcriber = Transcriber(loaded, current.recipe.language, **asked.engine_settings(style))
+        clock = _Clock(Transcriber(self._loaded, current.recipe.language, **asked.engine_settings(style)))
         title = f"{len(dev)} dev utterances, {setting}"
-        clock = _Clock(transcriber)
         # Elsewhere and not kept: a result that is found there again would cost nothing.
         with TemporaryDirectory() as scratch, current.track(title) as progress:
             scores = evaluate_set(
@@ -176,27 +207,10 @@ def _measure(current: Round, model: str, grid: Sequence[Setting], ngram: Path | 
                 config=asked,
                 out_dir=Path(scratch),
                 named=Named(label=model, title=model),
-                identity=loaded.identity,
+                identity=self._loaded.identity,
                 on_progress=progress,
             )
-            rows = read_rows(Path(scratch))
-        greedy = greedy or rows
-        change = difference_interval(
-            [row.words for row in greedy],
-            [row.words for row in rows],
-            groups_of(rows),
-            level=bonferroni_level(len(grid)),
-        )
-        found.append(
-            MeasuredSetting(
-                **dict(setting),
-                wer_pct=_pct(scores.wer.rate), cer_pct=_pct(scores.cer.rate), points=_pct(change.value),
-                interval_points=(_pct(change.low), _pct(change.high)), folds=fold_sums(rows),
-                seconds=_three_digits(clock.seconds), audio_s_per_s=_three_digits(audio_s / clock.seconds),
-                times_greedy=_three_digits(clock.seconds / found[0].seconds) if found else 1.0,
-            )
-        )  # fmt: skip
-    return found
+            return scores, read_rows(Path(scratch)), clock.seconds
 
 
 def dev_utterances(current: Round) -> list[Utterance]:
@@ -243,7 +257,11 @@ def _three_digits(value: float) -> float:
 
 
 def _recommend(
-    model: str, rows: Sequence[MeasuredSetting], expected_points: Ends | None = None, ngram: Path | None = None
+    model: str,
+    rows: Sequence[MeasuredSetting],
+    expected_points: Ends | None = None,
+    ngram: Path | None = None,
+    joined: Sequence[JoinedSetting] = (),
 ) -> DecodingTable:
     """The table with what to put into the recipe, why, how much too good the lowest WER is, and what was expected."""
     from shibolet.scoring.selection import optimism_of  # numpy: kept out of `shibolet --help`
@@ -270,6 +288,8 @@ def _recommend(
             f"No difference shown: {lowest} has the lowest WER, {lowest.points:+.2f} points, but {why}. "
             "Stay with greedy decoding."
         )
+    recommended, said = with_added(Setting(**{name: getattr(chosen, name) for name in Setting.model_fields}), joined)
+    sentence += said
     if expected_points:
         sentence += " The plan expects beams to gain {:g} to {:g} points.".format(*expected_points)
     return DecodingTable(
@@ -277,7 +297,8 @@ def _recommend(
         ngram=ngram and str(ngram.absolute()),
         level_pct=100 * bonferroni_level(len(rows)),
         settings=rows,
-        recommended=Setting(**{name: getattr(chosen, name) for name in Setting.model_fields}),
+        joined=joined,
+        recommended=recommended,
         sentence=sentence,
         optimism=optimism,
         expected_points=expected_points,

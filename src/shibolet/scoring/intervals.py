@@ -36,6 +36,32 @@ class Estimate:
     detectable: float | None  # a true difference of this size would leave 0 out of the interval in 80% of such sets
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A rate or a difference of rates, and how far it could move."""
+
+    value: float | None  # None: no reference words
+    standard_error: float | None  # None: no reference words, or fewer than MIN_GROUPS groups
+    freedom: float | None  # degrees of freedom of the standard error
+    num_clusters: int
+
+    def estimate(self, level: float) -> Estimate:
+        """The interval by Student's t, and all that comes from the same distribution."""
+        from scipy.special import stdtr, stdtrit  # 0.35 s
+
+        value, standard_error, freedom = self.value, self.standard_error, self.freedom
+        if value is None or standard_error is None:
+            return Estimate(value, None, None, self.num_clusters, None, None, None)
+        half_width = float(stdtrit(freedom, (1 + level) / 2) * standard_error)
+        # Without variance any difference is infinitely many standard errors away from 0, and none is 0 of them.
+        t = value / standard_error if standard_error else math.copysign(math.inf, value) if value else 0.0
+        return Estimate(
+            value, value - half_width, value + half_width, self.num_clusters, p=float(2 * stdtr(freedom, -abs(t))),
+            below_zero_frac=float(stdtr(freedom, -t)),
+            detectable=standard_error * _detectable_errors(freedom, level) if standard_error else None,
+        )  # fmt: skip
+
+
 def rate_interval(
     counts: Sequence[EditCounts], clusters: Sequence[str], *, samples: int = 10_000, seed: int = 0, level: float = LEVEL
 ) -> Estimate:
@@ -97,37 +123,33 @@ def ratio_intervals(
 
     All columns see the same draws. Sums are of integers, so they are exact in float64 and in any order.
     """
-    from scipy.special import stdtr, stdtrit  # 0.35 s
+    found = ratio_spreads(numerators, denominators, clusters, samples=samples, seed=seed)
+    return [one.estimate(level) for one in found]
 
+
+def ratio_spreads(
+    numerators: np.ndarray, denominators: np.ndarray, clusters: Sequence[str], *, samples: int, seed: int
+) -> list[Spread]:
+    """The same before there is a level."""
     tops, bottoms = cluster_sums(numerators, clusters), cluster_sums(denominators, clusters)  # [K, M]
     k, m = tops.shape
     total, length = tops.sum(axis=0), bottoms.sum(axis=0)
+    values = [float(t / n) if n else None for t, n in zip(total, length)]
     if k < MIN_GROUPS:
-        return [Estimate(float(t / n) if n else None, None, None, k, None, None, None) for t, n in zip(total, length)]
-
+        return [Spread(value, None, None, k) for value in values]
     resampled = resample(np.concatenate([tops, bottoms], axis=1), samples, seed)
-    estimates = []
-    for i in range(m):
-        if length[i] == 0:
-            estimates.append(Estimate(None, None, None, k, None, None, None))
+    found = []
+    for i, value in enumerate(values):
+        if value is None:
+            found.append(Spread(None, None, None, k))
             continue
         drawn = resampled[:, m + i] > 0  # a draw of nothing but empty references has no rate
-        values = resampled[drawn, i] / resampled[drawn, m + i]
-        value = float(total[i] / length[i])
-        standard_error = float(values.std()) * _unbiased(tops[:, i], bottoms[:, i])
+        ratios = resampled[drawn, i] / resampled[drawn, m + i]
+        standard_error = float(ratios.std()) * _unbiased(tops[:, i], bottoms[:, i])
         # Kish's effective number, less its share of the one that the mean takes; k - 1 of groups of equal length.
         freedom = max((1 - 1 / k) * length[i] ** 2 / np.sum(bottoms[:, i] ** 2), 1)
-        half_width = float(stdtrit(freedom, (1 + level) / 2) * standard_error)
-        # Without variance any difference is infinitely many standard errors away from 0, and none is 0 of them.
-        t = value / standard_error if standard_error else math.copysign(math.inf, value) if value else 0.0
-        estimates.append(
-            Estimate(
-                value, value - half_width, value + half_width, k, p=float(2 * stdtr(freedom, -abs(t))),
-                below_zero_frac=float(stdtr(freedom, -t)),
-                detectable=standard_error * _detectable_errors(float(freedom), level) if standard_error else None,
-            )
-        )  # fmt: skip
-    return estimates
+        found.append(Spread(value, standard_error, float(freedom), k))
+    return found
 
 
 def _unbiased(tops: np.ndarray, bottoms: np.ndarray) -> float:

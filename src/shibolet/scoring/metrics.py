@@ -3,12 +3,13 @@
 A new metric is an entry here and the field of `records.documents.scores.Measured` that holds what it gives.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from shibolet.records.documents.scores import AsTarget, CharRate, Ends, Scores, WordRate
+from shibolet.scoring.biasing import biasing
 from shibolet.scoring.counts import EditCounts, count_chars, count_words
 from shibolet.scoring.intervals import rate_interval
 from shibolet.scoring.number_aware import number_aware_wer, number_writing
@@ -35,7 +36,8 @@ class Metric:
     """Something that scored rows tell of a system."""
 
     field: str  # of `Measured`
-    measure: Callable[[Sequence[ScoredRow], Language], Any]  # None: not known of this language
+    measure: Callable[..., Any]  # of rows and a language, or of rows and a list of words; None: not known of these
+    takes_terms: bool = False
     columns: tuple[Column, ...] = ()
     note: str | None = None  # a sentence under a table that has its columns
 
@@ -156,6 +158,24 @@ METRICS = (
             ),
         ),
     ),
+    Metric(
+        field="biasing",
+        measure=biasing,
+        takes_terms=True,
+        columns=(
+            Column("U-WER", lambda one: one.biasing and shown_pct(one.biasing.others.rate), in_terminal=True),
+            Column("B-WER", lambda one: one.biasing and shown_pct(one.biasing.listed.rate), in_terminal=True),
+            Column("B-WER 95%", lambda one: one.biasing and shown_span(one.biasing.listed.interval), is_extra=True),
+            Column(
+                "listed words",
+                lambda one: one.biasing and f"{one.biasing.listed.errors:,} / {one.biasing.listed.words:,}",
+                is_extra=True,
+            ),
+            Column("false", lambda one: one.biasing and f"{one.biasing.false_words:,}", in_terminal=True),
+        ),
+        note="B-WER is the WER of words of the list in evaluate.context, U-WER that of all others (Le et al. 2021). "
+        "False: words of the list that were written where the reference has another word, or none.",
+    ),
     Metric(field="insertion_tail", measure=lambda rows, language: insertion_tail(rows)),
     Metric(field="frequent_errors", measure=lambda rows, language: frequent_errors(rows)),
 )
@@ -165,9 +185,9 @@ OF_HEARING = (  # what is no metric and stands beside them
 )
 
 
-def measure(rows: Sequence[ScoredRow], language: Language) -> dict[str, Any]:
-    """What every metric gives, by its field of `Measured`."""
-    return {metric.field: metric.measure(rows, language) for metric in METRICS}
+def measure(rows: Sequence[ScoredRow], language: Language, terms: Collection[str] = ()) -> dict[str, Any]:
+    """What every metric gives, by its field of `Measured`; `terms` are words that are counted apart, as scores are."""
+    return {metric.field: metric.measure(rows, terms if metric.takes_terms else language) for metric in METRICS}
 
 
 def shown(scores: Iterable[Scores]) -> tuple[list[Column], list[str]]:

@@ -19,7 +19,7 @@ from shibolet.speech.textfiles import one_line
 
 OFFSET = "offset"  # with a duration: where the span starts, as NeMo and others have it
 ONSET = "onset"  # beside which an offset is the end
-_START, _LANGUAGE = Columns().start_s, Columns().language
+_START, _LANGUAGE, _BEFORE = Columns().start_s, Columns().language, Columns().previous
 _WORDS_OF = {
     "start_s": {
         "start", "starts", "starting", "begin", "begins", "beginning", "beg", "starttime", "begintime", "onset",
@@ -50,9 +50,10 @@ _OTHER_UNITS = {
 _NAMES = {"id", "name", "label", "code"}
 _LENGTHS = {"dur", "length", "len", "duration", "tdur"}
 _LANGUAGES = ("lang", "locale")  # other names of a row's language, as NeMo and Common Voice have it
+_PREVIOUS = ("prev_transcript", "previous_transcript", "prev_text", "previous_text")  # ivrit.ai's name first
 SPANS = ("timestamp", "timestamps", "segment", "span", "interval", "time", "times", "range")
 _PAIR = re.compile(r"[\[(]\s*([0-9.]+)\s*,\s*([0-9.]+)\s*[\])]")  # as a table has it
-OTHER_NAMES = (OFFSET, *_LANGUAGES)  # that are read beside those of `Columns`
+OTHER_NAMES = (OFFSET, *_LANGUAGES, *_PREVIOUS)  # that are read beside those of `Columns`
 FIELDS = ("start_s", "end_s", "speaker", "recording")  # without which data are others
 _MAX_NAME = 100  # characters
 _NEAR = 0.75  # of difflib: "spekaer" and "speaker_id" are near to "speaker", "segment" and "seeker" are not
@@ -107,13 +108,17 @@ def require_single(names: Collection[str], wanted: Iterable[str | None], what: s
 
 
 def with_other_names(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
-    """The row with what stands under another name that can mean one thing only: a language, the start of a span.
+    """The row with what stands under another name that can mean one thing only: a language, the text before, the start
+    of a span.
 
     An `offset` is the start where there is a duration and no other start.
     """
     if columns.language == _LANGUAGE and _LANGUAGE not in row:
         named = next((row[name] for name in _LANGUAGES if isinstance(row.get(name), str)), None)
         row = row if named is None else {**row, _LANGUAGE: named}
+    if columns.previous == _BEFORE and _BEFORE not in row:
+        named = next((row[name] for name in _PREVIOUS if isinstance(row.get(name), str)), None)
+        row = row if named is None else {**row, _BEFORE: named}
     if columns.start_s != _START or row.get(OFFSET) is None or row.get(_START) is not None:
         return row
     return {**row, _START: row[OFFSET]} if columns.duration in row and ONSET not in row else row

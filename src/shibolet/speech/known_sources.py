@@ -9,6 +9,7 @@ KNOWN_SOURCES: dict[str, dict] = {
     "ivrit-ai/crowd-transcribe-v5": {  # gated; no recording, speaker or domain column
         "split": "train",
         "columns": {"id": "uuid", "text": "sentence", "flags": "extra_data"},
+        "timestamps": False,  # the specification has them taken out
         "language": "Hebrew",
     },
     "ivrit-ai/crowd-recital-whisper-training": {

@@ -16,7 +16,13 @@ from shibolet.speech.text import find_language, strip_official_prefix
 from shibolet.speech.text.marks import without_marks
 from shibolet.speech.text.rules import tidy
 from shibolet.speech.textfiles import BadRow, one_line
-from shibolet.speech.whisper_slices import parse_slice, without_timestamps
+from shibolet.speech.whisper_slices import (
+    fault_of_times,
+    find_timestamp,
+    join_segments,
+    parse_slice,
+    without_timestamps,
+)
 
 MAX_CHARS_PER_S = 100  # nobody speaks a third of it; an aligner's memory grows with both text and audio
 MAX_REPEATED_FRAC = 0.01  # of ids: a few are slips, more say that the column holds something else
@@ -91,7 +97,7 @@ class RowSink:
             row_id = self._claim(row)
             whole = self._utterance(row, row_id)
             if self.source.format == "plain":
-                self.utterances.append(_speakable(whole))
+                self.utterances.append(_speakable(self._without_tokens(whole, row.where)))
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
             columns = self.source.columns
@@ -133,10 +139,7 @@ class RowSink:
         if not isinstance(text, str):
             raise BadRow("text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}")
         language, text = strip_official_prefix(text)
-        if self.source.letter_case == "lower":
-            text = text.lower()
-        if self.source.punctuation == "none":
-            text = without_marks(text)
+        text = self._as_told(text)
         if not tidy(text):
             raise BadRow("empty_text", f"'{columns.text}' has no words")
         if found := _CONTROL.search(text):
@@ -165,7 +168,49 @@ class RowSink:
             domain=self._label(row, columns.domain),
             language=own or _language_name(self.source.language),
             flags=_flags(lookup(row.values, columns.flags)),
+            previous=self._previous(row),
         )
+
+    def _as_told(self, text: str) -> str:
+        """The text in the writing that the source asks for."""
+        if self.source.letter_case == "lower":
+            text = text.lower()
+        return without_marks(text) if self.source.punctuation == "none" else text
+
+    def _previous(self, row: Row) -> str | None:
+        """What was said before, without timestamps; None where there is nothing, or nothing that is a text."""
+        text = lookup(row.values, self.source.columns.previous)
+        if self.source.format != "plain" or not isinstance(text, str):
+            return None
+        text = without_timestamps(self._as_told(strip_official_prefix(text)[1]))
+        return None if _CONTROL.search(text) or _MARKUP.search(text) else tidy(text) or None
+
+    def _without_tokens(self, whole: Utterance, where: str) -> Utterance:
+        """The utterance with a plain text, and its timestamps beside it where the source has them.
+
+        What follows an open start has no text and leaves; a ledger line says so. BadRow for times that cannot be;
+        DataError for timestamps in a source that does not say what becomes of them.
+        """
+        if (token := find_timestamp(whole.text)) is None or self.source.timestamps is False:
+            return whole if token is None else replace(whole, text=without_timestamps(whole.text).strip())
+        if self.source.timestamps is None:
+            raise DataError(
+                f"source '{self.source.name}': the text at {where} has timestamps, such as {token}: say `timestamps: "
+                "true` where a Whisper is to learn them, `timestamps: false` to leave them out, or `format: "
+                "whisper_slices` to cut the audio at them"
+            )
+        parts = parse_slice(whole.text)
+        if parts.untimed or not parts.segments:
+            raise BadRow("no_timestamps", f"no time is given for '{(parts.untimed or whole.text)[:40]}'")
+        if fault := fault_of_times(parts.segments, whole.duration_s, END_TOLERANCE_S):
+            raise BadRow("bad_timestamps", fault)
+        if parts.open_start_s is not None:
+            open_s = max(parts.open_start_s, parts.segments[-1].end_s)
+            self._drop_tail(whole, where, open_s)
+            if open_s < whole.duration_s:
+                whole = replace(whole, audio=whole.audio.cut(0.0, open_s), duration_s=open_s)
+        text = " ".join(one.text for one in parts.segments)
+        return replace(whole, text=text, timed_text=join_segments(parts.segments))
 
     def _span(self, row: Row, audio_s: float, declared_s: float | None) -> tuple[AudioRef, float]:
         """The stretch that a row says it is, and its length; BadRow where that, or the row's duration, cannot be.
@@ -224,9 +269,12 @@ class RowSink:
             if self.full:
                 return
         if parts.open_start_s is not None:
-            left_s = max(0.0, whole.duration_s - parts.open_start_s)
-            detail = f"the segment that starts at {parts.open_start_s:g} s is not closed; {left_s:.2f} s have no text"
-            self.drop(f"{whole.id}-tail", where, "open_tail", detail, left_s)
+            self._drop_tail(whole, where, parts.open_start_s)
+
+    def _drop_tail(self, whole: Utterance, where: str, open_s: float) -> None:
+        left_s = max(0.0, whole.duration_s - open_s)
+        detail = f"the segment that starts at {open_s:g} s is not closed; {left_s:.2f} s have no text"
+        self.drop(f"{whole.id}-tail", where, "open_tail", detail, left_s)
 
     def _named_language(self, row: Row) -> str | None:
         """The name or code in a row's language field; BadRow for a number, whose list of names is elsewhere."""
@@ -248,13 +296,13 @@ class RowSink:
 
 
 def _speakable(utterance: Utterance) -> Utterance:
-    """The utterance without timestamps in its text; BadRow where it is too long to be heard in one piece."""
-    text, length_s = without_timestamps(utterance.text).strip(), utterance.duration_s
+    """The utterance; BadRow where it is too long to be heard in one piece."""
+    text, length_s = utterance.text, utterance.duration_s
     if length_s > MAX_UTTERANCE_S:
         raise BadRow("too_long", f"{length_s:,.0f} s where {MAX_UTTERANCE_S:,.0f} s are heard at once: it needs spans")
     if len(text) > MAX_CHARS_PER_S * (length_s + 1):
         raise BadRow("text_too_long", f"{len(text):,} characters for {length_s:.1f} s of audio")
-    return utterance if text == utterance.text else replace(utterance, text=text)
+    return utterance
 
 
 def lookup(values: dict[str, Any], column: str | None) -> Any:

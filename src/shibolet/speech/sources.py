@@ -30,6 +30,7 @@ class Columns(Config):
     start_s: str | None = "start_s"
     end_s: str | None = "end_s"
     duration: str | None = "duration"  # seconds, of the span or of the audio; a row that neither agrees with leaves
+    previous: str | None = "previous"  # what was said before, for `train.previous_text_frac`; also `prev_transcript`
 
     @property
     def required(self) -> list[str]:
@@ -56,6 +57,9 @@ class DataSource(Config):
     parquet: Path | None = None  # path or glob of Parquet or Arrow files, read in place
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
+    # Whether texts have <|t|> tokens, as those of Whisper's training sets: true keeps them beside the text, for
+    # `train.timestamps_frac`, false leaves them out, and null says that there are none. Nothing else ever sees them.
+    timestamps: bool | None = None
     letter_case: Literal["written", "lower"] = "written"  # lower: every text in small letters
     punctuation: Literal["written", "none"] = "written"  # none: every text without its marks .,?!:;
     # How this source writes, in a word or a few that the model is told in training with each of its utterances, such as
@@ -91,6 +95,11 @@ class DataSource(Config):
             raise ValueError(f"source '{self.name}': {', '.join(stray)} belong to a hub data set")
         if self.hub is None and self.streaming:
             raise ValueError(f"source '{self.name}': streaming belongs to a hub data set")
+        if self.timestamps is not None and self.format == "whisper_slices":
+            raise ValueError(
+                f"source '{self.name}': format whisper_slices cuts at the timestamps, and its pieces have none; for "
+                "whole slices with their timestamps say `format: plain, timestamps: true`"
+            )
         if self.hub is not None and self.split is None:
             raise ValueError(f"source '{self.name}': name the split of '{self.hub}', e.g. split: train")
         return self

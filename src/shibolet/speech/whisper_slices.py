@@ -5,6 +5,7 @@ is audio that the slice's text does not cover.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _TOKEN = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
@@ -42,3 +43,43 @@ def parse_slice(transcript: str) -> Slice:
 def without_timestamps(text: str) -> str:
     """A transcript without its `<|t|>` tokens."""
     return _TOKEN.sub(" ", text)
+
+
+def find_timestamp(text: str) -> str | None:
+    """The first `<|t|>` token in a text; None where it has none."""
+    return found[0] if (found := _TOKEN.search(text)) else None
+
+
+def join_segments(segments: Iterable[Segment]) -> str:
+    """Segments as a transcript with tokens: the reverse of `parse_slice`, in hundredths of a second."""
+    return "".join(f"<|{one.start_s:.2f}|> {one.text}<|{one.end_s:.2f}|>" for one in segments)
+
+
+def fault_of_times(segments: Iterable[Segment], duration_s: float, tolerance_s: float) -> str | None:
+    """What speaks against the times of segments in so much audio: a length of 0, another order, an end beyond it."""
+    last_s = 0.0
+    for number, one in enumerate(segments):
+        span = f"segment {number} goes from {one.start_s:g} to {one.end_s:g} s"
+        if one.start_s >= one.end_s:
+            return span
+        if one.start_s < last_s:
+            return f"{span}, and the one before it ends at {last_s:g} s"
+        if one.end_s > duration_s + tolerance_s:
+            return f"{span} in {duration_s:.2f} s of audio"
+        last_s = one.end_s
+    return None
+
+
+def rewritten(timed: str, rewrite: Callable[[str], str], start_s: float, end_s: float) -> str | None:
+    """The transcript of a stretch of its audio, each segment's text rewritten; None where a segment lies outside of it.
+
+    A segment that goes on over the edges of the stretch ends at them; one whose text is empty then is left out.
+    """
+    made = []
+    for one in parse_slice(timed).segments:
+        first_s, last_s = max(one.start_s, start_s), min(one.end_s, end_s)
+        if first_s >= last_s:
+            return None
+        if text := rewrite(one.text).strip():
+            made.append(Segment(first_s - start_s, last_s - start_s, text))
+    return join_segments(made) or None

@@ -13,7 +13,7 @@ from shibolet.model.protocols import SpecMask
 from shibolet.speech import augment as channel
 from shibolet.speech.packets import through_call
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
-from shibolet.train.data import samples_at
+from shibolet.train.data import TrainExample, samples_at
 
 _SPEED, _NOISE, _CODEC, _SPEC, _LOSS = range(5)
 _TELEPHONE_HZ = (300.0, 3400.0)
@@ -55,6 +55,15 @@ class Augmentation:
     def _rng(self, stream: int) -> np.random.Generator:
         name = int.from_bytes(hashlib.sha256(self.utterance_id.encode()).digest()[:8], "little")
         return np.random.default_rng([self.seed, self.epoch, name, stream])
+
+
+def augmentation_of(config: AugmentConfig | None, seed: int, example: TrainExample, epoch: int) -> Augmentation | None:
+    """What the epoch does to an utterance; one that would be too long at some speeds hears the others."""
+    if config is None:
+        return None
+    if not all(map(example.fits_at, config.speeds)):
+        config = config.model_copy(update={"speeds": tuple(filter(example.fits_at, config.speeds))})
+    return Augmentation(config, seed, epoch, example.id)
 
 
 def _noisy(samples: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> np.ndarray:

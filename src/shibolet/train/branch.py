@@ -151,9 +151,10 @@ def _in_phase(state: TrainState, config: TrainConfig, source: Path) -> TrainStat
             f"--from-step {state.step}: the recipe's phases up to there have other names or another order than those "
             "that were trained; change what a phase does, and keep its name and place"
         )
-    count = Plan.read(source / "plan.json").training_set.utterances
+    trained = Plan.read(source / "plan.json").training_set
     phase = config.phases[index]
-    num_steps = phase_steps(phase, steps_per_epoch(count, config.utterances_per_step))
+    own_per_step = config.utterances_per_step - config.replay_per_step(trained.replay.share if trained.replay else 0)
+    num_steps = phase_steps(phase, steps_per_epoch(trained.utterances, own_per_step))
     if not state.phase_ended and state.step_in_phase >= num_steps:
         raise RecipeError(
             f"--from-step {state.step}: phase {phase.name} now ends after {num_steps} steps and this is its step "

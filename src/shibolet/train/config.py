@@ -1,6 +1,7 @@
 """Settings of the train stage: phases, adapters, optimizer, memory, schedule of evaluation and checkpoints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -159,6 +160,33 @@ class AugmentConfig(Config):
         return self
 
 
+class ContextConfig(Config):
+    """Names and rare terms that the prompt of an utterance has in some epochs, drawn from (seed, epoch, utterance id).
+
+    Shares are of an epoch's utterances; those that are left are told nothing. Dev is always told nothing.
+    """
+
+    right_share: float = Field(0.25, ge=0, le=1)  # are told terms that are said in them, among distractors
+    distractor_share: float = Field(0.25, ge=0, le=1)  # are told terms that are not
+    max_right: int = Field(3, gt=0)  # of the terms that are said; from 1 up to this are drawn
+    num_distractors: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 10)  # drawn evenly
+    file: Path | None = None  # a term a line; null: words of the training texts that few utterances have
+    max_utterances: int = Field(5, gt=0)  # that have a word, for it to be rare
+    min_letters: int = Field(3, gt=0)  # of a rare word
+    max_tokens: int = Field(100, gt=0, le=200)  # of a list; longer ones lose their last terms
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> "ContextConfig":
+        if not 0 < self.right_share + self.distractor_share <= 1:
+            raise RecipeError(
+                f"train.context: right_share and distractor_share add up to "
+                f"{self.right_share + self.distractor_share:g}; give more than 0 and at most 1, or leave context out"
+            )
+        if self.num_distractors[0] > self.num_distractors[1]:
+            raise RecipeError("train.context.num_distractors: the lower end comes first")
+        return self
+
+
 # YAML reads a bare `off` as false.
 Fast = Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 
@@ -178,6 +206,7 @@ FREE_TO_CHANGE = frozenset({
     "on_out_of_memory",
     "fast", "num_threads",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
+_LATER = ("previous_text_frac", "timestamps_frac", "context", "distil", "min_wer")  # they came later, and may be None
 
 
 class TrainConfig(Config):
@@ -203,6 +232,12 @@ class TrainConfig(Config):
     guards: GuardsConfig = GuardsConfig()
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     augment: AugmentConfig | None = None  # of training audio only, never of dev
+    # Of the utterances whose data have what was said before, or timestamps, the fraction that an epoch gives the one to
+    # the decoder and asks for the other; null: as the family is trained by others, a Whisper 0.5 and 0.5; neither where
+    # a phase has another objective than transcribe.
+    previous_text_frac: float | None = Field(None, ge=0, le=1)
+    timestamps_frac: float | None = Field(None, ge=0, le=1)
+    context: ContextConfig | None = None  # names and rare terms in the prompt of some utterances; null: none
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch in a training; None: the recipe's `num_threads`
     num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: on a GPU its cores less 1, up to 15
     feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
@@ -228,10 +263,26 @@ class TrainConfig(Config):
         """Whether a phase learns from a teacher."""
         return any(self.objective_of(phase) in TAUGHT for phase in self.phases)
 
+    @property
+    def learns_references_alone(self) -> bool:
+        """Whether no phase learns from a teacher, or from texts that the model writes."""
+        return all(self.objective_of(phase) == "transcribe" for phase in self.phases)
+
+    def replay_per_step(self, share: float) -> int:
+        """Utterances of a step that are replayed; RecipeError where a share of it is none or all of them."""
+        number = round(share * self.utterances_per_step)
+        if share and not 0 < number < self.utterances_per_step:
+            raise RecipeError(
+                f"data.replay.share is {share:g}, which is {number} of the {self.utterances_per_step} utterances of a "
+                f"step: between 1 and {self.utterances_per_step - 1} can be replayed; change the share or "
+                "train.utterances_per_step"
+            )
+        return number
+
     def identity(self) -> dict[str, Any]:
         """The settings that make two trainings the same one, as plain data."""
         # What is not named has no entry: trainings of before there were these settings are the same ones.
-        unnamed = [name for name in ("distil", "min_wer") if getattr(self, name) is None]
+        unnamed = [name for name in _LATER if getattr(self, name) is None]
         phases = {place: {"objective"} for place, phase in enumerate(self.phases) if phase.objective is None}
         return self.model_dump(
             mode="json", exclude={**dict.fromkeys([*FREE_TO_CHANGE, *unnamed], True), "phases": phases}
@@ -244,6 +295,18 @@ class TrainConfig(Config):
                 "train.encoder_cache keeps what the encoder made of an utterance, and train.augment gives it other "
                 "audio in every epoch; turn one of them off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _utterances_have_one_form(self) -> "TrainConfig":
+        drawn = [name for name in ("context", "previous_text_frac", "timestamps_frac") if getattr(self, name)]
+        for phase in self.phases if drawn else ():
+            if (objective := self.objective_of(phase)) != "transcribe":
+                raise RecipeError(
+                    f"train.{drawn[0]} gives an utterance another prompt or text from epoch to epoch, and phase "
+                    f"'{phase.name}' has the objective {objective}, which knows one of each; leave {drawn[0]} out, or "
+                    "train with it in a round of its own"
+                )
         return self
 
     @model_validator(mode="after")
@@ -263,3 +326,18 @@ class TrainConfig(Config):
         if not names or len(set(names)) < len(names):
             raise RecipeError(f"train.phases: names must be there and differ, got {names}")
         return self
+
+
+class ReplaySource(Config):
+    """A source of `data.replay` as it was prepared."""
+
+    prepared_dir: Path
+    language: str  # of its prompts
+    style: str = ""  # what its prompts say of how to write
+
+
+class Replay(Config):
+    """What a training replays: plain data, for a job."""
+
+    share: float  # of the utterances of each step
+    sources: tuple[ReplaySource, ...]

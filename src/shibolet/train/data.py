@@ -1,15 +1,16 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
 from shibolet.model.protocols import Frame, Targets
 from shibolet.records.ledger import LedgerLine
-from shibolet.records.shards import read_shard
+from shibolet.records.shards import has_columns, read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
@@ -28,6 +29,27 @@ def samples_at(speed: float, num_samples: int) -> int:
     return round(num_samples / speed)
 
 
+class Forms(Protocol):
+    """The ways in which an epoch may have one utterance."""
+
+    @property
+    def identity(self) -> Any:
+        """What of it decides a weight, as plain data."""
+
+    def in_epoch(self, example: "TrainExample", epoch: int) -> "TrainExample":
+        """The utterance as the epoch has it."""
+
+
+class Drawing(Protocol):
+    """Makes the forms of utterances from what their data have beside a text (`train/given.py`)."""
+
+    def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterable[Any]:
+        """Of each row's previous text and text with timestamps, what `with_forms` takes."""
+
+    def with_forms(self, example: "TrainExample", beside: Any, frame: Frame, max_tokens: int) -> "TrainExample":
+        """An utterance with its forms, in the longest."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainExample:
     """One utterance as a step needs it, known without decoding its audio."""
@@ -42,11 +64,18 @@ class TrainExample:
     num_targets: int  # labels
     family: Outline  # whose lengths these are
     style: str = ""  # what its prompt says of how to write
+    frame: Frame | None = None  # its own prompt, by its style, its language or its form; None: that of the training
+    forms: Forms | None = None  # that epochs choose from; this is then the longest. None: it is the same in each
+    replayed_in: str = ""  # the language of its prompt, of one that is replayed; empty: of the training's own data
 
     @property
     def num_samples(self) -> int:
         """At 16 kHz, by the table's duration."""
         return round(self.duration_s * SAMPLE_RATE_HZ)
+
+    def in_epoch(self, epoch: int) -> "TrainExample":
+        """The utterance with what the epoch gives its decoder and asks of it."""
+        return self.forms.in_epoch(self, epoch) if self.forms else self
 
     def fits_at(self, speed: float) -> bool:
         """Whether the audio that much faster is no longer than the family takes; at its own speed it never is."""
@@ -82,12 +111,14 @@ class Styles:
 
 
 def read_examples(
-    prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int, styles: "Styles | None" = None
-) -> tuple[list[TrainExample], list[LedgerLine]]:
+    prepared_dir: Path, split: str, family: Outline, targets: Targets, max_tokens: int, styles: "Styles | None" = None,
+    drawing: Drawing | None = None,
+) -> tuple[list[TrainExample], list[LedgerLine]]:  # fmt: skip
     """Utterances of `{split}-*.parquet` in the order of the files, and ledger lines of those that cannot be trained on.
 
     `max_tokens` is the longest sequence the model has positions for; a target is never shortened to fit it, nor audio
     to fit the family's `max_samples`. `styles` knows what the prompts of some sources say; None: all have `targets`'.
+    With `drawing` utterances have the forms that epochs choose from; without it their texts stand alone.
     """
     shards = sorted(prepared_dir.glob(f"{split}-*.parquet"))
     if not shards:
@@ -97,62 +128,67 @@ def read_examples(
         # Shards of older versions name no sources, and only styles ask for them.
         table = list(read_shard(shard, "id", "text", "duration_s", *(["source"] if styles else [])))
         tokens = targets.encode([text for _, text, *_ in table]) if table else []
+        beside = None  # of each row, and nothing where nobody asks or an older version wrote the shard
+        if drawing and has_columns(shard, "previous", "timed_text"):
+            beside = list(drawing.beside(read_shard(shard, "previous", "timed_text"), targets))
         for row, ((id, text, duration_s, *source), text_ids) in enumerate(zip(table, tokens, strict=True)):
-            num_samples = round(duration_s * SAMPLE_RATE_HZ)
-            num_frames = family.num_frames(num_samples)
+            num_frames = family.num_frames(round(duration_s * SAMPLE_RATE_HZ))
             style = styles.by_source.get(source[0], "") if styles else ""
             frame = styles.frames[style] if style else targets.frame
             num_targets = frame.num_targets(len(text_ids))
             num_tokens = frame.num_tokens(family.num_audio_tokens(num_frames), len(text_ids))
-            rule = detail = ""
-            if not text.strip():
-                rule, detail = "empty_text", "the target is empty"
-            elif family.max_samples is not None and num_samples > family.max_samples:
-                longest_s = family.max_samples / SAMPLE_RATE_HZ
-                rule, detail = "too_long:audio", f"{duration_s:.2f} s, a {family.title} takes {longest_s:g} s at most"
-            elif num_tokens > max_tokens:
-                rule = "too_long:positions"
-                room = max(0, max_tokens - (num_tokens - len(text_ids)))
-                detail = (
-                    f"the text has {len(text_ids)} tokens, and beside its audio and the prompt the model has positions "
-                    f"for {room}; cut the utterance into shorter ones, or correct its text"
-                )
-            if rule:
+            example = TrainExample(
+                id=id, audio=AudioRef(path=str(shard), row=row), text=text, text_ids=array("i", text_ids),
+                duration_s=duration_s, num_frames=num_frames, num_tokens=num_tokens, num_targets=num_targets,
+                family=family, style=style, frame=frame if style else None,
+            )  # fmt: skip
+            if why := _why_not(example, max_tokens):
+                rule, detail = why
                 ledger.append(
                     LedgerLine(
                         id=id, source=shard.name, stage="train", rule=rule, detail=detail, duration_s=duration_s
                     )
                 )  # fmt: skip
                 continue
-            examples.append(
-                TrainExample(
-                    id=id, audio=AudioRef(path=str(shard), row=row), text=text, text_ids=array("i", text_ids),
-                    duration_s=duration_s, num_frames=num_frames, num_tokens=num_tokens, num_targets=num_targets,
-                    family=family, style=style,
-                )
-            )  # fmt: skip
+            examples.append(drawing.with_forms(example, beside[row], frame, max_tokens) if beside else example)
     if not examples:
         reasons = "; ".join(f"'{line.id}': {line.detail}" for line in ledger[:3])
         raise DataError(f"{prepared_dir}: none of {len(ledger)} {split} utterances can be trained on ({reasons})")
     return examples, ledger
 
 
+def _why_not(example: TrainExample, max_tokens: int) -> tuple[str, str] | None:
+    """The rule by which an utterance cannot be trained on, with what speaks against it; None where it can."""
+    family, num_text = example.family, len(example.text_ids)
+    if not example.text.strip():
+        return "empty_text", "the target is empty"
+    if family.max_samples is not None and example.num_samples > family.max_samples:
+        longest_s = family.max_samples / SAMPLE_RATE_HZ
+        return "too_long:audio", f"{example.duration_s:.2f} s, a {family.title} takes {longest_s:g} s at most"
+    if example.num_tokens > max_tokens:
+        room = max(0, max_tokens - (example.num_tokens - num_text))
+        return "too_long:positions", (
+            f"the text has {num_text} tokens, and beside its audio and the prompt the model has positions for {room}; "
+            "cut the utterance into shorter ones, or correct its text"
+        )
+    return None
+
+
 def with_texts(
     examples: Sequence[TrainExample],
     texts: Mapping[str, str],
     targets: Targets,
-    styles: "Styles | None",
     max_tokens: int,
 ) -> tuple[list[TrainExample], list[LedgerLine]]:
     """The examples, and after them their utterances once more with these other texts (by id); a line of one too long.
 
-    Texts of utterances that are not among the examples are of ones that left, and leave with them.
+    The examples have no forms. Texts of utterances that are not among them are of ones that left, and leave with them.
     """
     found, lines = list(examples), []
     asked = [example for example in examples if example.id in texts]
     encoded = targets.encode([texts[example.id] for example in asked]) if asked else []
     for example, ids in zip(asked, encoded, strict=True):
-        frame = styles.frames[example.style] if styles and example.style else targets.frame
+        frame = example.frame or targets.frame
         num_targets = frame.num_targets(len(ids))
         num_tokens = frame.num_tokens(example.family.num_audio_tokens(example.num_frames), len(ids))
         name = f"{TAUGHT}{example.id}"

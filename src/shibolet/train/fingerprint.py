@@ -9,28 +9,35 @@ from shibolet.records.documents.training import Earlier
 from shibolet.records.files import hash_json
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.replay import Replayed
 from shibolet.train.state import TrainState
 
 _OF_PHASE = re.compile(r"train\.phases\.(\d+)\.")
 
 
 def fingerprint_of(
-    loaded: LoadedModel,
-    examples: list[TrainExample],
-    config: TrainConfig,
-    language: str,
-    seed: int,
-    teacher: str | None = None,
-) -> dict[str, str]:
-    """What decides a weight while nothing goes wrong (not ranks, packs, intervals); `teacher` is its identity."""
+    loaded: LoadedModel, examples: list[TrainExample], config: TrainConfig, language: str, seed: int,
+    replayed: Replayed | None = None, teacher: str | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """What decides a weight while nothing goes wrong (not ranks, packs, intervals).
+
+    `examples` are not replayed, `teacher` is its identity.
+    """
     return {
         "base model": loaded.identity,
-        "training data": hash_json([[e.id, e.text, e.num_frames, *([e.style] if e.style else [])] for e in examples]),
+        "training data": hash_json([_data_of(example) for example in examples]),
         "language": language,
         "seed": str(seed),
+        **(replayed.fingerprint() if replayed else {}),
         **({"teacher": teacher} if teacher else {}),
         **settings_of(config),
     }
+
+
+def _data_of(example: TrainExample) -> list:
+    """What decides a weight of an utterance; what it has not is left out, as in trainings before there was that."""
+    beside = [example.forms.identity] if example.forms else []
+    return [example.id, example.text, example.num_frames, *([example.style] if example.style else []), *beside]
 
 
 def settings_of(config: TrainConfig) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from shibolet.errors import DataError
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
-from shibolet.train.data import Styles, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.packing import packs_of
 from shibolet.train.reader import PackReader
 
@@ -34,9 +34,8 @@ def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language
     It hears what is recorded, unaugmented.
     """
     family, model = loaded.family, loaded.model
-    targets_of = lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style))  # noqa: E731
-    styles = Styles.of({one.style: one.style for one in examples if one.style}, targets_of)
-    reader = PackReader(family, targets_of("").frame, loaded.extractor, device=model.device, styles=styles)
+    targets = family.targets(loaded.tokenizer, Prompt(language))
+    reader = PackReader(family, targets.frame, loaded.extractor, device=model.device)
     lengths = [example.num_tokens for example in examples]
     if not examples:
         raise DataError(

@@ -5,6 +5,7 @@ A step is the same utterances whatever the hardware; ranks and memory only decid
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,10 +18,10 @@ def steps_per_epoch(num_utterances: int, utterances_per_step: int) -> int:
     return math.ceil(num_utterances / utterances_per_step)
 
 
-@lru_cache(maxsize=2)  # a step asks for it several times, and who reads ahead for the next epoch's
-def epoch_order(num_utterances: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The permutation in which an epoch visits the utterances."""
-    order = np.random.default_rng([seed, epoch]).permutation(num_utterances)
+@lru_cache(maxsize=4)  # a step asks for it several times, and who reads ahead for the next epoch's
+def epoch_order(num_utterances: int, *, seed: int, epoch: int, of: tuple[int, ...] = ()) -> np.ndarray:
+    """The permutation in which an epoch visits the utterances; `of` tells one from others of the same seed."""
+    order = np.random.default_rng([seed, epoch, *of]).permutation(num_utterances)
     order.flags.writeable = False
     return order
 
@@ -30,6 +31,50 @@ def step_utterances(step: int, *, num_utterances: int, utterances_per_step: int,
     epoch, position = divmod(step, steps_per_epoch(num_utterances, utterances_per_step))
     order = epoch_order(num_utterances, seed=seed, epoch=epoch)
     return order[position * utterances_per_step : (position + 1) * utterances_per_step].tolist()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """Which of a list of utterances make each step: the training's own stand first, then those that are replayed.
+
+    An epoch is one pass of its own. Each step has `replayed_per_step` of the others too, and the last of an epoch,
+    which takes what is left, as many as keep their share, at least one. They come in passes of their own, each in
+    another order, that know no epochs.
+    """
+
+    num_own: int
+    utterances_per_step: int  # the replayed ones among them
+    seed: int
+    num_replayed: int = 0
+    replayed_per_step: int = 0  # less than `utterances_per_step`
+
+    @property
+    def own_per_step(self) -> int:
+        return self.utterances_per_step - self.replayed_per_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.num_own, self.own_per_step)
+
+    def utterances(self, step: int) -> list[int]:
+        """Places in the list of a step's utterances; the step is counted from 0 over the whole run."""
+        own = step_utterances(step, num_utterances=self.num_own, utterances_per_step=self.own_per_step, seed=self.seed)
+        return own + [self.num_own + self._replayed(turn) for turn in self._turns(step)]
+
+    def _turns(self, step: int) -> range:
+        """The turns of a step among all replayed utterances of the run."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        before = epoch * self._turns_after(self.num_own)
+        seen = [min(self.num_own, place * self.own_per_step) for place in (position, position + 1)]
+        return range(*(before + self._turns_after(num) for num in seen))
+
+    def _turns_after(self, num_own: int) -> int:
+        """How many are replayed beside so many of the training's own from the beginning of an epoch."""
+        return -(-num_own * self.replayed_per_step // self.own_per_step)
+
+    def _replayed(self, turn: int) -> int:
+        number, place = divmod(turn, self.num_replayed)
+        return int(epoch_order(self.num_replayed, seed=self.seed, epoch=number, of=(1,))[place])
 
 
 def divide(utterances: Sequence[int], lengths: Sequence[int], num_bins: int) -> list[list[int]]:

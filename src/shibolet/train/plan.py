@@ -17,6 +17,7 @@ from shibolet.records.documents.plan import (
     PhasePlan,
     Plan,
     PrecisionPlan,
+    ReplayPlan,
     StepPlan,
     TrainingSet,
 )
@@ -35,7 +36,7 @@ from shibolet.train.memory import (
     sizes_of,
 )
 from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_weights
-from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
+from shibolet.train.packing import Draw, packs_of_rank, steps_per_epoch
 from shibolet.train.phases import phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
 
@@ -54,6 +55,7 @@ def make_plan(
     world_size: int = 1,
     gpu: str | None = "A100",
     gpu_memory_gib: float | None = None,
+    replay: ReplayPlan | None = None,
     teacher: Parameters | None = None,
 ) -> Plan:
     """The plan; `model` has its adapters and may be a blueprint, and so may the `teacher` of `models.teacher`.
@@ -61,21 +63,24 @@ def make_plan(
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
     and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
     `gpu_memory_gib` packs are planned as large as fit in every phase,
-    or as small as they have to be where the recipe gives `pack_tokens`.
+    or as small as they have to be where the recipe gives `pack_tokens`. What is replayed comes last in `examples`;
+    `replay` says how much that is, and `num_utterances` are without it.
     """
-    count = len(examples) if examples else num_utterances
-    per_epoch = steps_per_epoch(count, config.utterances_per_step) if count else None
+    num_replayed = replay.utterances or 0 if replay else 0
+    count = len(examples) - num_replayed if examples else num_utterances
+    own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
+    per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
     pack_tokens, phases = _phases(config, model, examples, per_epoch, gpus, teacher)
     return Plan(
-        training_set=_training_set(examples, count),
+        training_set=_training_set(examples and examples[:count], count, replay),
         step=StepPlan(
             utterances=config.utterances_per_step,
             steps_per_epoch=per_epoch,
-            arithmetic=_arithmetic(count, config.utterances_per_step),
+            arithmetic=_arithmetic(count, config.utterances_per_step, replay),
             world_size=world_size,
             pack_tokens=pack_tokens,
-            **(_packs(config, examples, world_size, pack_tokens) if examples else {}),
+            **(_packs(config, examples, count, replay, world_size, pack_tokens) if examples else {}),
         ),
         phases=phases,
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
@@ -91,7 +96,11 @@ def make_plan(
         gpu=gpus,
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
-        notes=(*_notes(config, model, count, phases), *notes_on_objectives(config, examples), *_assumptions(examples)),
+        notes=(
+            *_notes(config, model, count, phases),
+            *notes_on_objectives(config, examples, outline_of(model.config)),
+            *_assumptions(examples),
+        ),
     )
 
 
@@ -122,36 +131,48 @@ def _phases(
     return pack_tokens, phases
 
 
-def _training_set(examples: Sequence[TrainExample] | None, count: int | None) -> TrainingSet:
+def _training_set(examples: Sequence[TrainExample] | None, count: int | None, replay: ReplayPlan | None) -> TrainingSet:
     if not examples:
-        return TrainingSet(utterances=count)
+        return TrainingSet(utterances=count, replay=replay)
     return TrainingSet(
         utterances=count,
         audio_h=round(sum(e.duration_s for e in examples) / 3600, 4),
         tokens=sum(e.num_tokens for e in examples),
         targets=sum(e.num_targets for e in examples),
         longest_tokens=max(e.num_tokens for e in examples),
+        replay=replay,
     )
 
 
-def _arithmetic(count: int | None, per_step: int) -> str:
+def _arithmetic(count: int | None, per_step: int, replay: ReplayPlan | None) -> str:
+    replayed = f", and {replay.per_step} replayed in each" if replay else ""
     if not count:
-        return f"{per_step} utterances a step; steps follow when the training set is known"
-    full, rest = divmod(count, per_step)
-    return f"{count:,} utterances = {full:,} x {per_step} + {rest} -> {full + bool(rest):,} steps an epoch"
+        return f"{per_step} utterances a step{replayed}; steps follow when the training set is known"
+    own_per_step = per_step - (replay.per_step if replay else 0)
+    full, rest = divmod(count, own_per_step)
+    return (
+        f"{count:,} utterances = {full:,} x {own_per_step} + {rest} -> {full + bool(rest):,} steps an epoch{replayed}"
+    )
 
 
-def _packs(config: TrainConfig, examples: Sequence[TrainExample], world_size: int, pack_tokens: int) -> dict:
+def _packs(
+    config: TrainConfig, examples: Sequence[TrainExample], count: int, replay: ReplayPlan | None, world_size: int,
+    pack_tokens: int,
+) -> dict:  # fmt: skip
     """How the steps of an epoch, in one of its orders, fall into packs."""
     lengths = [example.num_tokens for example in examples]
+    per_step = replay.per_step if replay else 0
+    draw = Draw(num_own=count, utterances_per_step=config.utterances_per_step - per_step, seed=0)
+    if num_replayed := len(examples) - count:  # 0: nothing is replayed, or it is not prepared yet
+        draw = Draw(
+            num_own=count, utterances_per_step=config.utterances_per_step, seed=0, num_replayed=num_replayed,
+            replayed_per_step=per_step,
+        )  # fmt: skip
     sizes = [
         [sum(lengths[u] for u in pack) for pack in packs_of_rank(
-            step_utterances(
-                step, num_utterances=len(examples), utterances_per_step=config.utterances_per_step, seed=0
-            ),
-            lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,
+            draw.utterances(step), lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,
         )]
-        for step in range(steps_per_epoch(len(examples), config.utterances_per_step))
+        for step in range(draw.steps_per_epoch)
         for rank in range(world_size)
     ]  # fmt: skip
     return {

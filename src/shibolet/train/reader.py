@@ -26,9 +26,9 @@ from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
-from shibolet.train.augment import Augmentation
+from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TOLERANCE_SAMPLES, Styles, TrainExample, samples_at
+from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.objective import Needs
 
@@ -67,9 +67,8 @@ class Decoder(Dataset):
 
     def __init__(
         self, family: Family, frame: Frame, augment: AugmentConfig | None, seed: int, num_bins: int,
-        needs: Needs | None, styles: Styles | None = None,
+        needs: Needs | None,
     ) -> None:  # fmt: skip
-        self._styles = styles
         self._family, self._frame, self._augment, self._seed = family, frame, augment, seed
         self._num_bins, self._needs = num_bins, needs
 
@@ -94,12 +93,8 @@ class Decoder(Dataset):
         return tuple(self._family.num_frames(len(clip)) for clip in clips)
 
     def augmentation(self, example: TrainExample, epoch: int) -> Augmentation | None:
-        """What the epoch does to an utterance; one that would be too long at some speeds hears the others."""
-        if (config := self._augment) is None:
-            return None
-        if not all(map(example.fits_at, config.speeds)):
-            config = config.model_copy(update={"speeds": tuple(filter(example.fits_at, config.speeds))})
-        return Augmentation(config, self._seed, epoch, example.id)
+        """What the epoch does to an utterance."""
+        return augmentation_of(self._augment, self._seed, example, epoch)
 
     def speed(self, example: TrainExample, epoch: int) -> float:
         """The factor by which the epoch hears an utterance faster."""
@@ -125,10 +120,8 @@ class Decoder(Dataset):
         return drawn.apply(samples) if drawn else samples
 
     def lay_out(self, examples: Sequence[TrainExample], num_frames: Sequence[int]) -> Pack:
-        frame = self._frame
-        if self._styles is not None:
-            frame = [self._styles.frames[one.style] if one.style else self._frame for one in examples]
-        pack = self._family.lay_out(frame, [example.text_ids for example in examples], num_frames)
+        frames = [one.frame or self._frame for one in examples]
+        pack = self._family.lay_out(frames, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
         if self._needs is None:
@@ -177,15 +170,15 @@ class PackReader:
         num_workers: int = 0,
         needs: Needs | None = None,
         open_cache: Callable[[int], EncoderCache | None] = lambda step: None,
-        styles: Styles | None = None,
     ) -> None:
         """`cache_gib` of features are kept where this process decodes and nothing is augmented.
 
-        `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may.
+        `open_cache` gives the encoder states that a phase which goes on from a step may use, if it may. `frame` is the
+        prompt of those that have none of their own.
         """
         self._family, self._device = family, torch.device(device)
         self._features = family.features(extractor, self._device)
-        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs, styles)
+        self._decoder = Decoder(family, frame, augment, seed, self._features.num_bins, needs)
         self._keeps = not (augment or num_workers)
         self._left_bytes = int(cache_gib * 2**30)
         self._kept: dict[str, Tensor] = {}  # utterance id -> features

@@ -6,7 +6,7 @@ train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  checkpo
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,20 +25,20 @@ from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
-from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, StepRow, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
-from shibolet.scoring.selection import optimism_of
-from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
+from shibolet.train.choice import Choice, choose, warning_of
 from shibolet.train.config import TrainConfig
+from shibolet.train.context import with_contexts
 from shibolet.train.data import Styles, TrainExample, read_examples, with_texts
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
 from shibolet.train.objectives.cost import teacher_blueprint
@@ -50,6 +50,7 @@ from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, join_ranks
 from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
+from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
 from shibolet.train.teacher import NO_TEACHER, Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
@@ -68,6 +69,7 @@ def run_train(
     language: str,
     seed: int,
     styles: Mapping[str, str] | None = None,  # what prompts say of how to write, by source
+    replay: Replay | None = None,  # other data that each step has too
     teacher: str | None = None,  # the model that a phase learns from
     texts: Mapping[str, str] | None = None,  # of the teacher, by utterance: they train beside the references
     score_dev: DevScorer | None,
@@ -94,9 +96,8 @@ def run_train(
     ranks = join_ranks()
     if num_workers := worker_count(config.num_workers, ranks.device, ranks.num_processes):
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, teacher, texts or {})
-    result_path = out_dir / "result.json"
-    done = TrainResult.read(result_path) if result_path.exists() else None
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay, teacher, texts or {})
+    done = TrainResult.read(result_path) if (result_path := out_dir / "result.json").exists() else None
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
     config, plan = _plan(opened, config, seed, out_dir, teacher)
@@ -138,8 +139,8 @@ class _Opened:
     ranks: PartialState
     loaded: LoadedModel
     targets: Targets
-    styles: Styles | None
-    examples: list[TrainExample]
+    examples: list[TrainExample]  # its own data, then those that are replayed
+    replayed: Replayed
     ledger: list[LedgerLine]
     fingerprint: dict[str, str]
 
@@ -154,7 +155,7 @@ class _Opened:
 
 def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
-    by_source: Mapping[str, str], teacher: str | None, texts: Mapping[str, str],
+    by_source: Mapping[str, str], replay: Replay | None, teacher: str | None, texts: Mapping[str, str],
 ) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
@@ -163,11 +164,18 @@ def _open(
     targets = family.targets(loaded.tokenizer, Prompt(language))
     styles = Styles.of(by_source, lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style)))
     max_tokens = family.max_tokens(loaded.model.config)
-    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles)
-    examples, too_long = with_texts(examples, texts, targets, styles, max_tokens)
-    ledger += too_long
-    fingerprint = fingerprint_of(loaded, examples, config, language, seed, teacher and identity_of(resolve(teacher)))
-    return _Opened(ranks, loaded, targets, styles, examples, ledger, fingerprint)
+    drawing = Drawing.of(config, family, seed)
+    examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles, drawing)
+    examples, too_long = with_texts(examples, texts, targets, max_tokens)
+    examples = with_contexts(
+        examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
+    teacher_id = teacher and identity_of(resolve(teacher))
+    fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed, teacher_id)
+    all_of_them, lines = [*examples, *replayed.examples], [*ledger, *too_long, *replayed.ledger]
+    return _Opened(ranks, loaded, targets, all_of_them, replayed, lines, fingerprint)
 
 
 def _plan(
@@ -178,7 +186,8 @@ def _plan(
     add_adapters(model, config, seed)
     plan = make_plan(
         config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
-        gpu_memory_gib=gpu_memory_gib(ranks.device), teacher=teacher_blueprint(teacher),
+        gpu_memory_gib=gpu_memory_gib(ranks.device), replay=opened.replayed.plan(config),
+        teacher=teacher_blueprint(teacher),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
@@ -195,16 +204,17 @@ def _given(
     teacher: str | None, score_dev: DevScorer | None,
 ) -> Given:  # fmt: skip
     """What objectives are made from; before the first step a teacher has to be better than who is to learn from it."""
+    given = Given(opened.loaded, config, language, seed, replays=bool(opened.replayed.examples))
     if not config.is_taught:
-        return Given(opened.loaded, config, language, seed)
+        return given
     if teacher is None:
         raise RecipeError(NO_TEACHER)
     # Beside the data, so that another training on them, or the same one with other settings, finds it.
     cache_dir, frame = prepared_dir.parent / "teacher_cache", opened.targets.frame
-    teaching = Teaching(teacher, opened.loaded, frame, opened.styles, opened.examples, cache_dir, opened.ranks)
+    teaching = Teaching(teacher, opened.loaded, language, frame, opened.examples, cache_dir, opened.ranks)
     if not CheckpointStore(out_dir / "checkpoints").steps():
         teaching.require_better(score_dev, config.distil and config.distil.max_teacher_wer_pct)
-    return Given(opened.loaded, config, language, seed, teaching)
+    return replace(given, teaching=teaching)
 
 
 def _trainer(
@@ -214,6 +224,7 @@ def _trainer(
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
     objective_of, needs = objectives_of(given)
+    replayed = opened.replayed
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
@@ -225,7 +236,6 @@ def _trainer(
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=needs, open_cache=open_cache,
-        styles=opened.styles,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective_of=objective_of, reader=reader, examples=examples,
@@ -236,14 +246,15 @@ def _trainer(
         ),
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
         release_dev=release_dev, ranks=ranks, on_step=on_step,
+        draw=replayed.draw(config, len(examples) - len(replayed.examples), seed),
         records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),
     )  # fmt: skip
 
 
 def _train(
-    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"],
+    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], Choice],
     until_step: int | None,
-) -> "Choice":  # fmt: skip
+) -> Choice:  # fmt: skip
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
     if until_step is not None:
         trainer.on_step = partial(_stop_at, trainer, until_step, trainer.on_step)
@@ -264,7 +275,7 @@ def _train(
 
 
 def _result(
-    opened: _Opened, state: TrainState, chosen: "Choice", through: str, ladder: MemoryLadder, num_threads: int
+    opened: _Opened, state: TrainState, chosen: Choice, through: str, ladder: MemoryLadder, num_threads: int
 ) -> TrainResult:
     """What `result.json` says."""
     return TrainResult(
@@ -277,70 +288,13 @@ def _result(
         chosen_by=chosen.reason,
         chosen_dev=chosen.dev,
         optimism=chosen.optimism,
-        warning=_warning(state.untrained, chosen.dev),
+        warning=warning_of(state.untrained, chosen.dev),
         averaged_steps=chosen.steps if len(chosen.steps) > 1 else (),
         dev=state.dev,
         events=state.decisions.events,
         dropped=len(opened.ledger) + len(ladder.left()),
         num_threads=num_threads,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The checkpoints whose weights, averaged when there are several, are the result."""
-
-    steps: list[int]
-    reason: str
-    dev: DevRates | None  # the rates alone
-    optimism: Optimism | None = None  # by how much that WER is too good; None: not chosen by it, or not known
-
-
-def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConfig, last_phase: int) -> Choice:
-    """The best dev WER of the run or the average of the best; the end of `last_phase` where that is not the plan's."""
-    if last_phase < len(config.phases) - 1:
-        ended = min(last_phase, len(state.phase_end_steps) - 1)
-        asked, name = config.phases[last_phase].name, config.phases[ended].name
-        why = "as asked" if ended == last_phase else f"since {asked} diverged and was given up"
-        step = state.phase_end_steps[ended]
-        there = next((score for score in reversed(state.dev) if score.step == step), None)
-        return Choice([step], f"the end of phase {name}, {why}", _rates(there))
-    if (best := state.best) is None:
-        return Choice([state.step], "last step; there was no dev score", None)
-    candidates = state.best_of(len(state.dev))
-    choice = Choice([best.step], "dev WER", _rates(best), _optimism(candidates))
-    if config.average_best is None:
-        return choice
-    # of one phase: other phases train other parameters
-    steps = [score.step for score in state.best_of(config.average_best) if score.phase == best.phase]
-    if len(steps) == 1:
-        return choice
-    averaged = trainer.score_average(steps)
-    optimism = _optimism([*candidates, averaged])
-    if averaged.wer >= best.wer:
-        return replace(choice, optimism=optimism)
-    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", _rates(averaged), optimism)
-
-
-def _rates(score: DevRates | None) -> DevRates | None:
-    """A score's rates alone."""
-    return None if score is None else DevRates(wer=score.wer, cer=score.cer)
-
-
-def _warning(untrained: DevRates | None, chosen: DevRates | None) -> str | None:
-    """That the model was better on dev before it trained; None where it was not, or where it is not known."""
-    if untrained is None or chosen is None or chosen.wer <= untrained.wer:
-        return None
-    return (
-        f"on dev the model had a WER of {shown_pct(untrained.wer)} before its first step and the result has "
-        f"{shown_pct(chosen.wer)}: training made it worse there"
-    )
-
-
-def _optimism(scores: Sequence[DevRates]) -> Optimism | None:
-    """How much too good the lowest WER of some dev scores is; None where one does not say what its folds are."""
-    folds = [score.folds for score in scores if score.folds]
-    return optimism_of(folds) if len(folds) == len(scores) else None
 
 
 def phase_index(config: TrainConfig, name: str | None) -> int:

@@ -13,7 +13,7 @@ from shibolet.model.folders import identity_of, resolve
 from shibolet.model.protocols import Frame
 from shibolet.records.documents.training import DevRates
 from shibolet.scoring.wording import shown_pct
-from shibolet.train.data import Styles, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.ranks import any_rank, from_main
 from shibolet.train.teacher_cache import TeacherCache
 
@@ -29,8 +29,8 @@ class Teaching:
 
     name: str
     student: LoadedModel
-    frame: Frame  # the student's prompt, which is the teacher's too
-    styles: Styles | None
+    language: str
+    frame: Frame  # the student's prompt, which is the teacher's too, of utterances that have none of their own
     examples: Sequence[TrainExample]
     cache_dir: Path
     ranks: PartialState
@@ -82,13 +82,11 @@ class Teaching:
     def cache(self, top_k: int, temperature: float) -> TeacherCache:
         """What the teacher expects at every label of the training set; computed where it is not kept yet."""
         cache = TeacherCache(
-            self.cache_dir, self.identity, self.examples, top_k, temperature, is_main=self.ranks.is_main_process,
-            wait=lambda: any_rank(False),
+            self.cache_dir, self.identity, self.language, self.examples, top_k, temperature,
+            is_main=self.ranks.is_main_process, wait=lambda: any_rank(False),
         )  # fmt: skip
         if not cache.is_whole:
-            cache.fill(
-                self.loaded, self.frame, self.styles, rank=self.ranks.process_index, num_ranks=self.ranks.num_processes
-            )
+            cache.fill(self.loaded, self.frame, rank=self.ranks.process_index, num_ranks=self.ranks.num_processes)
         return cache
 
     @property

@@ -25,7 +25,7 @@ from shibolet.model.fast.losses import TopTokens, top_tokens
 from shibolet.model.protocols import Frame
 from shibolet.records.files import hash_json, make_folder, write_json
 from shibolet.records.reading import read_cached
-from shibolet.train.data import Styles, TrainExample
+from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import boot_id
 from shibolet.train.packing import packs_of
 from shibolet.train.reader import PackReader
@@ -41,6 +41,7 @@ class TeacherCache:
         self,
         root: Path,
         teacher: str,
+        language: str,
         examples: Sequence[TrainExample],
         top_k: int,
         temperature: float,
@@ -55,7 +56,7 @@ class TeacherCache:
         for index, example in enumerate(examples):
             self._spans[example.id] = (index, total)
             total += example.num_targets
-        self._folder = root / _key(teacher, examples, top_k, temperature)
+        self._folder = root / _key(teacher, language, examples, top_k, temperature)
         sizes = (total * top_k, total * (top_k + 1), len(examples))
         typed = [(name, dtype, size) for (name, dtype), size in zip(_TYPES.items(), sizes, strict=True)]
         if is_main:
@@ -71,12 +72,10 @@ class TeacherCache:
     def is_whole(self) -> bool:
         return bool(self._done.all())
 
-    def fill(
-        self, teacher: LoadedModel, frame: Frame, styles: Styles | None, *, rank: int = 0, num_ranks: int = 1
-    ) -> None:
-        """Compute what is missing, each rank its share."""
+    def fill(self, teacher: LoadedModel, frame: Frame, *, rank: int = 0, num_ranks: int = 1) -> None:
+        """Compute what is missing, each rank its share; `frame` is the prompt of those that have none of their own."""
         family, model = teacher.family, teacher.model
-        reader = PackReader(family, frame, teacher.extractor, device=model.device, styles=styles)
+        reader = PackReader(family, frame, teacher.extractor, device=model.device)
         missing = [place for place, is_done in enumerate(self._done.tolist()) if not is_done]
         self._wait()  # until every rank has seen the same
         lengths = [example.num_tokens for example in self._examples]
@@ -108,9 +107,10 @@ class TeacherCache:
         return TopTokens(torch.cat([self._ids[own] for own in rows]).long(), logps.softmax(-1))
 
 
-def _key(teacher: str, examples: Sequence[TrainExample], top_k: int, temperature: float) -> str:
+def _key(teacher: str, language: str, examples: Sequence[TrainExample], top_k: int, temperature: float) -> str:
     # The file of an utterance says which audio it is of; shards that are made anew are of new data.
-    return hash_json([teacher, top_k, temperature, [[e.id, e.num_frames, list(e.text_ids), e.style] for e in examples]])
+    own = [[e.id, e.num_frames, list(e.text_ids), e.replayed_in or language, e.style] for e in examples]
+    return hash_json([teacher, top_k, temperature, own])
 
 
 def _start(root: Path, folder: Path, sizes: dict[str, int]) -> None:

@@ -31,7 +31,7 @@ from shibolet.train.keeper import Keeper
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed
 from shibolet.train.objective import Objective, TrainStep
 from shibolet.train.optimizer import Carried, MasterAdamW, States, assert_optimizer_covers
-from shibolet.train.packing import packs_of_rank, step_utterances, steps_per_epoch
+from shibolet.train.packing import Draw, packs_of_rank
 from shibolet.train.phases import Groups
 from shibolet.train.ranks import any_rank, by_main, from_main
 from shibolet.train.reader import PackRequest, Reader
@@ -77,6 +77,7 @@ class GradualUnfreezeTrainer:
         ranks: PartialState,
         records: Records,
         on_step: StepCallback | None = None,
+        draw: Draw | None = None,  # None: of all examples, each once an epoch
     ) -> None:
         """`thaw` makes a phase's parameters, and no others, trainable, and returns them by part.
 
@@ -89,7 +90,9 @@ class GradualUnfreezeTrainer:
         self.device, self.is_main = ranks.device, ranks.is_main_process
         self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
         self.keeper = Keeper(model, store, fingerprint, is_main=self.is_main)
-        self.steps_per_epoch = steps_per_epoch(len(examples), config.utterances_per_step)
+        per_step = config.utterances_per_step
+        self.draw = draw or Draw(num_own=len(examples), utterances_per_step=per_step, seed=seed)
+        self.steps_per_epoch = self.draw.steps_per_epoch
         self.state = TrainState()
         self.ladder = new_ladder(self.state.decisions)
         self.stop_asked = False  # by a signal, or by who watches the steps of one rank alone
@@ -205,24 +208,19 @@ class GradualUnfreezeTrainer:
         """Those of a step; none when a roll-back left it out."""
         if step in self.state.decisions.left_out:
             return []
-        drawn = step_utterances(
-            step, num_utterances=len(self.examples), utterances_per_step=self.config.utterances_per_step, seed=self.seed
-        )
-        return [u for u in drawn if self.ladder.trains(u)]
+        return [u for u in self.draw.utterances(step) if self.ladder.trains(u)]
 
     def _requests(self, step: int) -> list[PackRequest]:
         """This rank's packs of a step; none when the step has fewer utterances than there are ranks."""
         utterances, epoch = self._utterances(step), step // self.steps_per_epoch
         if not utterances:
             return []
-        lengths = dict(zip(utterances, self.reader.lengths([self.examples[u] for u in utterances], epoch), strict=True))
+        drawn = {u: self.examples[u].in_epoch(epoch) for u in utterances}  # a step may replay one twice
+        lengths = dict(zip(drawn, self.reader.lengths(list(drawn.values()), epoch), strict=True))
         packs = packs_of_rank(
             utterances, lengths, rank=self.rank, world_size=self.num_ranks, pack_tokens=self.ladder.pack_tokens
         )
-        return [
-            PackRequest(step, number, epoch, tuple(self.examples[u] for u in chosen))
-            for number, chosen in enumerate(packs)
-        ]
+        return [PackRequest(step, number, epoch, tuple(drawn[u] for u in pack)) for number, pack in enumerate(packs)]
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
         """Let go of what dev scoring keeps; where no rank kept anything, take the next rung of the memory ladder."""
@@ -247,7 +245,8 @@ class GradualUnfreezeTrainer:
         optimizer.set_lr(lr_factor(self.state.step_in_phase, phase, num_steps))
         while True:
             requests = self._requests(self.state.step)
-            chosen = [self.examples[u] for u in self._utterances(self.state.step)]
+            epoch = self.state.step // self.steps_per_epoch
+            chosen = [self.examples[u].in_epoch(epoch) for u in self._utterances(self.state.step)]
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
             step = TrainStep(chosen, self.state.step_in_phase / num_steps, self.state.step)
             ran = self._run_packs(optimizer, requests, self.reader.read(self.model, requests), step)

@@ -11,7 +11,7 @@ from shibolet.model.outline import Outline
 from shibolet.model.qwen3_asr.cost import Cost
 from shibolet.model.qwen3_asr.lengths import MIN_SAMPLES, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
-from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
+from shibolet.model.qwen3_asr.prompt import MAX_PREVIOUS_TOKENS, TranscriptionPrompt
 from shibolet.model.qwen3_asr.sizes import USUAL, ModelSizes, known_sizes, sizes_in, weights_of
 from shibolet.model.tokens import tokenizer_in
 
@@ -25,6 +25,7 @@ class Qwen3AsrOutline(Outline):
     min_samples = MIN_SAMPLES
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
     is_timed = listens = True
+    max_previous_tokens = MAX_PREVIOUS_TOKENS
     layouts = ("native", "legacy")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers"}  # which cannot open the other
     tag = "qwen3-asr"

@@ -5,12 +5,12 @@ the loss (facts: huggingface/transformers before 5.15 and after). The aligner's 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Prompt, TimedIds
 from shibolet.model.tokens import encode_plain
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AUDIO_START, AUDIO_TOKEN, AUDIO_END = "<|audio_start|>", "<|audio_pad|>", "<|audio_end|>"
 ASR_TEXT, END_OF_TURN, TIMESTAMP = "<asr_text>", "<|im_end|>", "<timestamp>"
 IGNORED = -100
+MAX_PREVIOUS_TOKENS = 223  # as many as a Whisper takes; the model itself has room for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class TranscriptionFrame:
     prefix: list[int]  # of the target: `language X<asr_text>`
     audio_id: int
     end_id: int  # closes the target
+    num_head: int = 0  # tokens of `before` up to the words of the system
+    line_ids: Sequence[int] = ()  # a line's end, between what is said of an utterance and of all
 
     @property
     def num_prefix(self) -> int:
@@ -65,6 +68,19 @@ class TranscriptionFrame:
         """Its labels: prefix, text and end of turn."""
         return len(self.prefix) + num_text + 1
 
+    def given(self, previous: Sequence[int], timed: bool) -> "TranscriptionFrame":
+        """The same with the last tokens of a previous text as context, as `Prompt.context` has it."""
+        if timed:
+            raise ModelError("a Qwen3-ASR writes no timestamps")
+        if not len(previous):
+            return self
+        head, rest = self.before[: self.num_head], self.before[self.num_head :]
+        line = self.line_ids if rest[0] != self.end_id else ()
+        return replace(self, before=[*head, *previous[-MAX_PREVIOUS_TOKENS:], *line, *rest])
+
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
+        raise ModelError("a Qwen3-ASR writes no timestamps")
+
 
 class TranscriptionPrompt:
     """`system, user <audio>, assistant "language X<asr_text>"` around an utterance; context and style are the system's.
@@ -81,12 +97,15 @@ class TranscriptionPrompt:
         said = "\n".join(text.strip() for text in (prompt.context, prompt.style) if text.strip())
         (system,) = encode_plain(tokenizer, [said]) if said else ([],)
         user = f"{END_OF_TURN}\n<|im_start|>user\n{AUDIO_START}"
+        head = encode("<|im_start|>system\n")
         self.frame = TranscriptionFrame(
-            before=encode("<|im_start|>system\n") + system + encode(user),
+            before=head + system + encode(user),
             after=encode(f"{AUDIO_END}{END_OF_TURN}\n<|im_start|>assistant\n"),
             prefix=encode(f"language {prompt.language}{ASR_TEXT}"),
             audio_id=self.audio_id,
             end_id=self.end_id,
+            num_head=len(head),
+            line_ids=encode("\n"),
         )
 
     def request(self, num_audio_tokens: int) -> list[int]:

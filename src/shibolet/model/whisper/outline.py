@@ -11,7 +11,7 @@ from shibolet.model.tokens import tokenizer_in
 from shibolet.model.whisper.cost import Cost
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_SAMPLES, num_frames, num_heard_frames, num_states
 from shibolet.model.whisper.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
-from shibolet.model.whisper.prompt import TranscriptionPrompt
+from shibolet.model.whisper.prompt import MAX_CONTEXT_TOKENS, TranscriptionPrompt
 from shibolet.model.whisper.sizes import STANDARD, USUAL, ModelSizes, known_sizes, sizes_in, untrainable, weights_of
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
@@ -30,6 +30,11 @@ class WhisperOutline(Outline):
     prompt_tokens, target_tokens = 3, 1  # one of the prompt's four stands for the end, which is a label alone
     text_tokens_per_s = 6.0  # of Hebrew, at 2.7 a word; English has 1.3
     takes_style = False
+    max_previous_tokens = MAX_CONTEXT_TOKENS
+    writes_timestamps = True
+    # ivrit-ai/asr-training, train-whisper.py: --include_prev_text_prob and --include_timestamps_prob, both 0.5 where
+    # nobody says. OpenAI's paper (section 2.3) gives no number; distil-whisper has 0.2 for both.
+    previous_text_frac = timestamps_frac = 0.5
     layouts = ("native", "ctranslate2")
     libraries: ClassVar[Mapping[str, str]] = {"native": "transformers", "ctranslate2": "ctranslate2"}
     exports: ClassVar[Mapping[str, str]] = {"ctranslate2": "faster-whisper"}

@@ -1,16 +1,18 @@
 """What a Whisper's decoder is given before a text, and texts as what it is to write.
 
 `<|startofprev|> context <|startoftranscript|><|he|><|transcribe|><|notimestamps|> text<|endoftext|>`. The context is
-optional, and English-only models know no languages and no tasks (Radford et al. 2022, "Robust speech recognition via
-large-scale weak supervision", figure 1; `openai/whisper`, tokenizer.py and decoding.py).
+optional, and English-only models know no languages and no tasks. In training the text may stand between timestamps,
+`<|0.00|> text<|2.40|>`, and `<|notimestamps|>` is then left out (Radford et al. 2022, "Robust speech recognition via
+large-scale weak supervision", section 2.3 and figure 1; `openai/whisper`, tokenizer.py and decoding.py).
 """
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shibolet.errors import ModelError, RecipeError
-from shibolet.model.protocols import Prompt
+from shibolet.model.protocols import Prompt, TimedIds
 from shibolet.model.tokens import encode_plain
 from shibolet.speech.text import get_language
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 START, END, PREVIOUS = "<|startoftranscript|>", "<|endoftext|>", "<|startofprev|>"
 TASK, NO_TIMES = "<|transcribe|>", "<|notimestamps|>"
 MAX_CONTEXT_TOKENS = 223  # of 448 positions; Whisper's own code cuts a longer context
+_TIME_S, _NUM_TIMES = 0.02, 1501  # timestamps stand after <|notimestamps|>, from 0 to 30 s
 _ENGLISH_END = 50_256  # GPT-2's vocabulary is that of English-only models; the other one has a token more
 
 
@@ -27,8 +30,10 @@ _ENGLISH_END = 50_256  # GPT-2's vocabulary is that of English-only models; the 
 class TranscriptionFrame:
     """The token ids before a text and the one after it; a process that has it needs no tokenizer."""
 
-    prompt: list[int]
+    prompt: Sequence[int]
     end_id: int  # a label, and no input
+    previous_id: int | None = None  # <|startofprev|>
+    no_times_id: int | None = None  # <|notimestamps|>, the prompt's last
 
     num_prefix = 0  # labels before those of the text
 
@@ -39,6 +44,23 @@ class TranscriptionFrame:
     def num_targets(self, num_text: int) -> int:
         """Its labels: the text and its end."""
         return num_text + 1
+
+    def given(self, previous: Sequence[int], timed: bool) -> "TranscriptionFrame":
+        """The same after a previous text, cut at its start as Whisper's own code does, and for timestamps in the text.
+
+        Neither the previous text nor the rest of the prompt has labels; timestamps are labels of the text.
+        """
+        if not timed and not len(previous):
+            return self
+        before = [self.previous_id, *previous[-MAX_CONTEXT_TOKENS:]] if len(previous) else []
+        asked = self.prompt[:-1] if timed else self.prompt
+        return replace(self, prompt=array("i", [*before, *asked]))  # a training holds one for each utterance
+
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
+        """`<|start|> tokens <|end|>` of each segment, times rounded to 20 ms."""
+        first = self.no_times_id + 1
+        time_id = lambda at_s: first + min(round(at_s / speed / _TIME_S), _NUM_TIMES - 1)  # noqa: E731
+        return [id for start_s, end_s, ids in segments for id in (time_id(start_s), *ids, time_id(end_s))]
 
 
 class TranscriptionPrompt:
@@ -63,7 +85,10 @@ class TranscriptionPrompt:
             )
         context = self._context(prompt.context.strip())
         self.frame = TranscriptionFrame(
-            prompt=context + [token_id(tokenizer, token) for token in asked], end_id=token_id(tokenizer, END)
+            prompt=context + [token_id(tokenizer, token) for token in asked],
+            end_id=token_id(tokenizer, END),
+            previous_id=token_id(tokenizer, PREVIOUS),
+            no_times_id=token_id(tokenizer, NO_TIMES),
         )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.non_speech import NonSpeechKind
 from shibolet.records.documents.scores import CharErrors, Ends, Overlap, WordErrors
 
 Shown = Literal["better", "worse", "no difference shown"]
@@ -179,6 +180,51 @@ class NearestReading(Part):
     sentences: tuple[str, ...]
 
 
+class SeedsSide(Part):
+    """The trainings of one side that differ in their seed alone; or one system, as it is."""
+
+    title: str
+    wer_pct: tuple[float, ...]  # of each, the one that is compared first
+    spread_points: float | None  # standard deviation between them; None: one
+
+
+class BetweenSeeds(Part):
+    """The difference of mean WER over seeds, in points; its interval has the variance over groups and between seeds."""
+
+    baseline: SeedsSide
+    candidate: SeedsSide
+    delta_points: float
+    interval_points: Ends | None  # at 95%; None: too few groups
+    shown: Shown
+    p: float | None
+    groups_error_points: float | None  # standard error over groups alone
+    seeds_error_points: float  # standard error of the means over seeds alone
+    sentence: str
+
+
+class NonSpeechPair(Part):
+    """Both in clips of one kind."""
+
+    baseline: NonSpeechKind
+    candidate: NonSpeechKind
+
+
+class NonSpeechChange(Part):
+    """Words that the two write where nobody speaks, and what they repeat of their context."""
+
+    clips: int  # without speech
+    duration_s: float
+    words_per_minute: tuple[float, float]
+    more_per_minute: float  # words of the candidate less those of the baseline
+    interval: Ends | None  # of that, at 95%, over clips; None: too few
+    limit: float | None  # `compare.max_extra_words_per_minute`; None: refused where shown to write more
+    kinds: dict[str, NonSpeechPair]  # those in which another language is spoken too
+    is_speech: tuple[str, ...]  # these
+    context: tuple[str, ...]  # what both were told in a second pass
+    echoes: LossTally | None  # clips of all kinds in which words of the context are repeated; None: there was none
+    sentence: str
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -201,7 +247,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 9
+    FORMAT: ClassVar[int] = 10
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]
@@ -214,6 +260,8 @@ class Comparison(PairComparison, Document):
     overlaps: dict[str, Overlap]  # what sets share with the candidate's training data, where that is known
     doubtful: WithoutDoubtful | None  # None: no set was audited
     nearest: NearestReading | None  # None: it changes no count
+    seeds: BetweenSeeds | None  # None: no other seeds are known
+    non_speech: NonSpeechChange | None  # None: the two were not asked
 
     @property
     def is_kept(self) -> bool:

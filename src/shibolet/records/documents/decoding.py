@@ -59,16 +59,31 @@ class MeasuredSetting(Setting):
     times_greedy: float
 
 
+class JoinedSetting(MeasuredSetting):
+    """A setting that adds one way to those of another, its base, and what that changes on two halves of dev."""
+
+    base: Setting
+    chosen_by_wer_pct: float | None  # on the half of dev that chooses among what may be added
+    added_points: float | None  # of WER, minus the base, on the other half
+    added_interval: tuple[float | None, float | None]  # None: too few recordings and speakers
+
+    @property
+    def is_admitted(self) -> bool:
+        high = self.added_interval[1]
+        return high is not None and high < 0
+
+
 class DecodingTable(Document):
     """Every setting, and the one to put into the recipe."""
 
-    FORMAT: ClassVar[int] = 6
+    FORMAT: ClassVar[int] = 7
     REMEDY: ClassVar[str] = "'shibolet tune-decoding RECIPE' makes it anew"
 
     model: str
     ngram: str | None  # file of the n-gram; None: no row has one
     level_pct: float  # of one interval, so that all hold together with 95%
     settings: tuple[MeasuredSetting, ...]  # greedy decoding first
+    joined: tuple[JoinedSetting, ...]  # what was added to the setting that is admitted; empty: nothing, or none is
     recommended: Setting
     sentence: str
     optimism: Optimism | None

@@ -5,6 +5,15 @@ from typing import ClassVar
 from shibolet.records.documents.base import Document, Part
 
 
+class ReplayPlan(Part):
+    """Other data that each step has beside what trains."""
+
+    share: float  # of the utterances of a step
+    per_step: int  # utterances
+    utterances: int | None = None  # None: nothing is prepared yet
+    audio_h: float | None = None
+
+
 class TrainingSet(Part):
     """What trains; lengths are None where they are assumed, as all is None while nothing is known."""
 
@@ -13,6 +22,7 @@ class TrainingSet(Part):
     tokens: int | None = None
     targets: int | None = None
     longest_tokens: int | None = None
+    replay: ReplayPlan | None = None  # in none of these counts; None: nothing is replayed
 
 
 class StepPlan(Part):

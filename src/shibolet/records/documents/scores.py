@@ -139,6 +139,15 @@ class NumberWriting(Part):
     said_in_words: int  # of these, that the reference has in words
 
 
+class Biasing(Part):
+    """WER apart for words of the list that `evaluate.context` names and for all others, whoever was told the list."""
+
+    words: int  # of the list, as scores count them
+    listed: WordRate  # B-WER
+    others: WordRate  # U-WER
+    false_words: int  # words of the list that hypotheses have where the reference has another word, or none
+
+
 class InsertionTail(Part):
     """How much of the insertions is in the worst 1% of the utterances."""
 
@@ -187,6 +196,7 @@ class Measured(Summary):
     number_aware: NumberAware | None  # None: the language knows no readings of numbers
     punctuation: Punctuation | None  # None: no reference has a mark
     number_writing: NumberWriting | None  # None: the language knows no readings of numbers
+    biasing: Biasing | None  # None: there is no list
     insertion_tail: InsertionTail
     loops: Loops
     frequent_errors: FrequentErrors
@@ -219,7 +229,7 @@ class Overlap(Part):
 class Scores(Measured, Document):
     """`scores.json`."""
 
-    FORMAT: ClassVar[int] = 5
+    FORMAT: ClassVar[int] = 6
     REMEDY: ClassVar[str] = "'shibolet evaluate RECIPE' makes it"
 
     label: str  # its folder under evaluate/

@@ -1,4 +1,4 @@
-"""`search/search.json`: trials of learning rates, what each came to, and whether other rates than the recipe's help."""
+"""`search/search.json`: trials of rates, ranks and layers, and whether others than the recipe's own help."""
 
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ class SearchedTrial(Part):
     factors: dict[str, float]  # by dimension, of the recipe's value
     lr_by_part: dict[str, float]
     warmup_steps: int
+    lora_rank: int | None  # None: no adapters
     losses: tuple[float | None, ...]  # nats a label on dev, at the end of each rung it took part in; None: it diverged
     difference: float | None  # nats a label after the first rung, minus the recipe's own
     interval: Ends | None  # None: too few recordings and speakers, or no difference
@@ -52,18 +53,19 @@ class SearchCost(Part):
     training_steps: int  # of the whole training
     beginning_steps: int  # before the trials, shared by all and by the training
     trial_steps: int
+    times_own: float  # time of a step of the trials over that of the recipe's own; 1 where all train the same sizes
     loss_steps: float  # a loss takes a forward pass, a third of a step for as many utterances
-    trainings: float  # these three; the steps of the trial that is recommended are a part of its training
+    trainings: float  # these three, trials by their time; a training goes on from the trial that is recommended
 
 
 class SearchTable(Document):
     """Every trial, and the one whose rates to train with."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REMEDY: ClassVar[str] = "'shibolet search RECIPE' makes it anew"
 
     phase: str
-    dimensions: dict[str, tuple[str, ...]]  # name -> the parts whose rates it multiplies
+    dimensions: dict[str, tuple[str, ...]]  # name -> the parts whose rates it multiplies, or whose layers it counts
     phase_steps: int  # of the phase as a whole
     most: float  # factors lie between 1/most and most
     proposals: str

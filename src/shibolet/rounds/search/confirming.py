@@ -7,7 +7,7 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.dev import DevRow, transcribe_rows
 from shibolet.records.documents.search import Confirmation, LossDifference
 from shibolet.records.files import hash_json
-from shibolet.records.groups import connected, count_groups, keys_of
+from shibolet.records.groups import connected, count_groups, halves, keys_of
 from shibolet.rounds.search.trials import SearchJob, dev_examples
 from shibolet.scoring.intervals import Estimate, difference_interval, ratio_intervals
 from shibolet.scoring.rows import groups_of
@@ -30,18 +30,9 @@ class DevParts:
 
 def divide_dev(rows: Sequence[DevRow], seed: int) -> DevParts:
     """Two parts of about equal length, by whole groups in an order that the seed decides; the first one chooses."""
-    groups = _groups(rows)
-    seconds: dict[str, float] = {}
-    for row, group in zip(rows, groups, strict=True):
-        seconds[group] = seconds.get(group, 0.0) + row.utterance.duration_s
-    totals, part_of = [0.0, 0.0], {}
-    for group in sorted(seconds, key=lambda group: hash_json([seed, group])):
-        part = int(totals[1] < totals[0])
-        totals[part] += seconds[group]
-        part_of[group] = part
     parts: tuple[list[DevRow], list[DevRow]] = ([], [])
-    for row, group in zip(rows, groups, strict=True):
-        parts[part_of[group]].append(row)
+    for row, part in zip(rows, halves(_groups(rows), [row.utterance.duration_s for row in rows], seed), strict=True):
+        parts[part].append(row)
     taken = set(sorted((row.utterance.id for row in parts[0]), key=lambda id: hash_json([seed, id]))[:MOST_CHOOSING])
     return DevParts(tuple(row for row in parts[0] if row.utterance.id in taken), tuple(parts[1]))
 

@@ -1,13 +1,16 @@
-"""What a point of the search does to a training: factors of its rates by part, and of its warm-up."""
+"""What a point of the search does to a training: factors of rates by part, warm-up, rank and layers that are thawed."""
 
 from collections.abc import Mapping, Sequence
 
 from shibolet.errors import RecipeError, did_you_mean
+from shibolet.model.spans import LayerSpan
 from shibolet.rounds.search.halving import Point
 from shibolet.train.config import PhaseConfig, TrainConfig
 
-WARMUP = "warmup"
+WARMUP, RANK = "warmup", "rank"
+LAYERS = " layers"  # ends the name of a dimension of layers; no part has a space in its name
 Dimensions = Mapping[str, tuple[str, ...]]  # name -> parts
+Choices = dict[str, tuple[float, ...]]  # dimension of whole numbers -> factors that it may have, 1 among them
 
 
 def dimensions_of(phase: PhaseConfig, parts: Sequence[str], *, warmup: bool) -> dict[str, tuple[str, ...]]:
@@ -36,12 +39,79 @@ def dimensions_of(phase: PhaseConfig, parts: Sequence[str], *, warmup: bool) -> 
     return found
 
 
+def rank_choices(train: TrainConfig, index: int, ranks: Sequence[int]) -> Choices:
+    """Ranks of adapters as factors of the recipe's; RecipeError where a trial cannot have another one."""
+    if not ranks:
+        return {}
+    if train.lora is None:
+        raise RecipeError("--rank: the recipe trains no adapters; give it a train.lora")
+    if index:
+        first = train.phases[0].name
+        raise RecipeError(
+            f"--rank: adapters have their rank from the first phase on, and trials of phase "
+            f"'{train.phases[index].name}' begin after it; search the rank with --phase {first}"
+        )
+    return {RANK: _with_own([rank / train.lora.rank for rank in ranks])}
+
+
+def layer_choices(train: TrainConfig, index: int, asked: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], Choices]:
+    """Dimensions of layers, each with the part that it changes, and their factors; one that is asked is `encoder=4`.
+
+    As many layers are thawed, below the same last one. RecipeError where that is no span of the phase, or would reach
+    below the first layer or into layers that another part of the phase or an adapter has.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    factors: dict[str, list[float]] = {}
+    for one in asked:
+        name, _, count = one.partition("=")
+        part, span = _span_of(train.phases[index], name, one)
+        if not count.isdecimal() or not 1 <= int(count) <= span.last:
+            raise RecipeError(f"--layers {one}: give a number from 1 to {span.last}, as in {name}={span.last}")
+        new = _topmost(span, int(count))
+        adapted = [train.lora.part] if train.lora else []
+        for other in (*train.phases[index].lr_by_part, *adapted):
+            if other != part and (taken := LayerSpan.parse(other)) and new.shared_with(taken) is not None:
+                raise RecipeError(f"--layers {one}: {new} would share layers with {other}, which has them already")
+        found[f"{name}{LAYERS}"] = (part,)
+        factors.setdefault(f"{name}{LAYERS}", []).append(int(count) / (span.last - span.first))
+    if len({part for (part,) in found.values()}) < len(found):
+        raise RecipeError(f"--layers: {', '.join(found)} are the same layers; name them once")
+    return found, {name: _with_own(own) for name, own in factors.items()}
+
+
+def _span_of(phase: PhaseConfig, name: str, asked: str) -> tuple[str, LayerSpan]:
+    """The one span of a phase that has this name or is of this tower."""
+    spans = [(part, span) for part in phase.lr_by_part if (span := LayerSpan.parse(part))]
+    own = [one for one in spans if name in (one[0], one[1].tower)]
+    if len(own) != 1:
+        known = ", ".join(part for part, _ in spans) or "none"
+        raise RecipeError(f"--layers {asked}: name one span of layers of phase '{phase.name}' (spans: {known})")
+    if own[0][1].last is None:
+        raise RecipeError(f"--layers {asked}: write the last layer of '{own[0][0]}' into the recipe, as in [0:24]")
+    return own[0]
+
+
+def _topmost(span: LayerSpan, count: int) -> LayerSpan:
+    return LayerSpan(span.tower, span.last - count, span.last)
+
+
+def _with_own(factors: Sequence[float]) -> tuple[float, ...]:
+    return tuple(sorted({1.0, *factors}))
+
+
 def phase_at(phase: PhaseConfig, dimensions: Dimensions, point: Point) -> PhaseConfig:
     """The phase with the factors of a point; a factor of 1 leaves a rate as it was written."""
-    factor_of = {part: point[name] for name, parts in dimensions.items() for part in parts}
+    factor_of = {part: point[name] for name, parts in dimensions.items() for part in parts if not name.endswith(LAYERS)}
+    layers_of = {part: point[name] for name, parts in dimensions.items() for part in parts if name.endswith(LAYERS)}
+
+    def thawed(part: str) -> str:
+        if (times := layers_of.get(part, 1.0)) == 1:
+            return part
+        span = LayerSpan.parse(part)
+        return str(_topmost(span, round(times * (span.last - span.first))))
 
     def scaled(rates: Mapping[str, float]) -> dict[str, float]:
-        return {part: min(1.0, _times(rate, factor_of.get(part, 1.0))) for part, rate in rates.items()}
+        return {thawed(part): min(1.0, _times(rate, factor_of.get(part, 1.0))) for part, rate in rates.items()}
 
     warmup = round(phase.warmup_steps * point.get(WARMUP, 1.0))
     return phase.model_copy(
@@ -54,10 +124,18 @@ def phase_at(phase: PhaseConfig, dimensions: Dimensions, point: Point) -> PhaseC
 
 
 def training_at(train: TrainConfig, index: int, dimensions: Dimensions, point: Point) -> TrainConfig:
-    """The training whose phase `index` has the factors of a point."""
+    """The training whose phase `index` has the factors of a point, and whose adapters have its rank.
+
+    Adapters are scaled by alpha/rank, so alpha follows the rank: else a rank would change their rate too.
+    """
     phases = list(train.phases)
     phases[index] = phase_at(phases[index], dimensions, point)
-    return train.model_copy(update={"phases": tuple(phases)})
+    lora, times = train.lora, point.get(RANK, 1.0)
+    if lora and times != 1:
+        lora = lora.model_copy(
+            update={"rank": max(1, round(times * lora.rank)), "alpha": max(1, round(times * lora.alpha))}
+        )
+    return train.model_copy(update={"phases": tuple(phases), "lora": lora})
 
 
 def _times(rate: float, factor: float) -> float:

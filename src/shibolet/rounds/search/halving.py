@@ -53,6 +53,7 @@ class Measured:
 
     losses: tuple[tuple[str, float, int], ...]  # dev utterance, nats summed over its labels, labels; none: it diverged
     why: str = ""  # there are none
+    step_s: float | None = None  # the median step of its training; None: it diverged
 
     @property
     def loss(self) -> float:

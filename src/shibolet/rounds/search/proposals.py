@@ -6,8 +6,8 @@ same again, whether Optuna proposes (Akiba et al. 2019; its tree of Parzen estim
 
 import importlib.util
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,27 +20,43 @@ _JOURNAL, _KEY = "optuna.journal", "key"
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Factors on a log scale, from 1/`most` to `most` in each dimension."""
+    """Factors on a log scale, from 1/`most` to `most` in each dimension that has no `choices`."""
 
     dimensions: tuple[str, ...]
     most: float
+    choices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # dimension -> its factors in order
 
     def own(self) -> Point:
         """The recipe as it is."""
         return dict.fromkeys(self.dimensions, 1.0)
 
     def alone(self) -> list[Point]:
-        """Half of the way down and half of the way up in each dimension, the others as they are."""
-        ends = (-0.5, 0.5)
-        return [self.own() | {name: self._factor(end)} for name in self.dimensions for end in ends]
+        """Half of the way down and half of the way up in each dimension, or each choice; the others as they are."""
+        ends = tuple(map(self._factor, (-0.5, 0.5)))
+        return [
+            self.own() | {name: factor}
+            for name in self.dimensions
+            for factor in self.choices.get(name, ends)
+            if factor != 1
+        ]
 
     def at(self, places: Sequence[float]) -> Point:
         """The point of places in [0, 1], one a dimension."""
-        return {name: self._factor(2 * place - 1) for name, place in zip(self.dimensions, places, strict=True)}
+        return {name: self._at(name, place) for name, place in zip(self.dimensions, places, strict=True)}
 
     def places(self, point: Point) -> dict[str, float]:
         """The other way round."""
-        return {name: (math.log(point[name], self.most) + 1) / 2 for name in self.dimensions}
+        return {name: self._place(name, point[name]) for name in self.dimensions}
+
+    def _at(self, name: str, place: float) -> float:
+        if own := self.choices.get(name):
+            return own[min(len(own) - 1, int(place * len(own)))]
+        return self._factor(2 * place - 1)
+
+    def _place(self, name: str, factor: float) -> float:
+        if own := self.choices.get(name):
+            return (own.index(factor) + 0.5) / len(own)
+        return (math.log(factor, self.most) + 1) / 2
 
     def _factor(self, power: float) -> float:
         return float(f"{self.most**power:.3g}")  # what a person can write

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shibolet.errors import DataError, RecipeError
@@ -19,8 +19,9 @@ from shibolet.records.documents.search import (
 )
 from shibolet.records.files import write_json
 from shibolet.records.reading import read_own
+from shibolet.rounds.replay import replay_inputs, replay_of, replay_reads
 from shibolet.rounds.search.confirming import DevParts, confirm, divide_dev, is_admitted, loss_difference
-from shibolet.rounds.search.dimensions import dimensions_of, phase_at, training_at
+from shibolet.rounds.search.dimensions import dimensions_of, layer_choices, rank_choices, training_at
 from shibolet.rounds.search.halving import (
     FEWEST_TRIALS,
     OWN,
@@ -52,6 +53,8 @@ class Asked:
 
     parts: tuple[str, ...] = ()  # empty: a dimension for each tower of the phase
     warmup: bool = False
+    ranks: tuple[int, ...] = ()  # of adapters, beside the recipe's
+    layers: tuple[str, ...] = ()  # "encoder=4": so many layers thawed, beside the recipe's span
     phase: str | None = None  # None: the last one
     num_trials: int | None = None  # None: as many as the budget gives enough steps
     most: float = 10.0  # factors lie between 1/most and most
@@ -87,10 +90,11 @@ def do_search(current: Round, asked: Asked) -> SearchTable:
         "language": recipe.language,
         "seed": recipe.seed,
         **({"styles": recipe.styles} if recipe.styles else {}),
+        **replay_inputs(current),
         "evaluate": recipe.evaluate.model_dump(mode="json", include={"max_new_tokens_per_s"}),
-        "asked": [asked.parts, asked.warmup, asked.phase, asked.num_trials, asked.most, asked.budget, asked.proposals],
+        "asked": asdict(asked),
     }
-    stage = current.begin(STAGE, inputs, reads=("prepare",))
+    stage = current.begin(STAGE, inputs, reads=("prepare", *replay_reads(current)))
     path = folder.path / STAGE / TABLE
     if not stage.done:
         plan = _plan(current, asked)
@@ -108,14 +112,16 @@ def _plan(current: Round, asked: Asked) -> _Plan:
         raise RecipeError(f"--phase {asked.phase}: there is no such phase in train.phases; they are {', '.join(names)}")
     index = names.index(asked.phase) if asked.phase else len(names) - 1
     phase = train.phases[index]
-    dimensions = dimensions_of(phase, asked.parts, warmup=asked.warmup)
+    ranks, (layers, thawed) = rank_choices(train, index, asked.ranks), layer_choices(train, index, asked.layers)
+    choices = ranks | thawed
+    dimensions = dimensions_of(phase, asked.parts, warmup=asked.warmup) | dict.fromkeys(ranks, ()) | layers
     if not (rows := read_dev(current.folder.prepared, with_source=bool(current.recipe.styles))):
         raise DataError("there is no dev split to choose on: prepare held nothing out; raise prepare.dev_frac")
     dev = divide_dev(rows, current.recipe.seed)
-    by_epoch = steps_per_epoch(prepared.train.utterances, train.utterances_per_step)
+    by_epoch = steps_per_epoch(prepared.train.utterances, current.recipe.own_per_step)
     of_phases = [phase_steps(one, by_epoch) for one in train.phases]
     planned = _Plan(
-        index, phase, dimensions, Space(tuple(dimensions), asked.most), Rungs((), ()),
+        index, phase, dimensions, Space(tuple(dimensions), asked.most, choices), Rungs((), ()),
         shared_step=sum(of_phases[:index]), training_steps=sum(of_phases), phase_steps=of_phases[index],
         steps_per_loss=FORWARD_FRAC * len(dev.choosing) / train.utterances_per_step, dev=dev,
     )  # fmt: skip
@@ -211,6 +217,7 @@ class _Search:
             shares_cache=self._current.gpus == 1,
             choosing=self._ids,
             styles=recipe.styles,
+            replay=replay_of(recipe, folder),
         )
 
     def _work(self, rung: int, trials: Sequence[Trial], on_gpus: bool) -> Iterator[tuple[Trial, Measured]]:
@@ -259,20 +266,32 @@ class _Search:
             confirmation=confirmation,
             recommended=recommended,
             sentence=_diverged(shown) or _sentence(plan, shown[best.number], confirmation, recommended, why_not),
-            cost=_cost(plan, self._shared_step),
+            cost=_cost(plan, self._shared_step, self._times_own(trials)),
         )
+
+    def _times_own(self, trials: Sequence[Trial]) -> float:
+        """The time of all trained steps over that of as many of the recipe's own, where trials train other sizes."""
+        if not self._plan.space.choices:
+            return 1.0
+        last = [(self._plan.rungs.ends[len(t.losses) - 1], self._results.read(t, len(t.losses) - 1)) for t in trials]
+        own = last[OWN][1].step_s
+        if not own:
+            return 1.0
+        return sum(steps * (made.step_s or own) for steps, made in last) / (own * sum(steps for steps, _ in last))
 
     def _searched(self, trial: Trial, made: Measured, own: Measured) -> SearchedTrial:
         there = trial.number != OWN and made.losses and own.losses
         group_of = self._plan.dev.group_of
         groups = [group_of[id] for id, _, _ in made.losses]
         against = loss_difference(_losses(made), _losses(own), groups) if there else None
-        phase = phase_at(self._plan.phase, self._plan.dimensions, trial.point)
+        train = _training(self._current.recipe.train, self._plan, trial)
+        phase = train.phases[self._plan.index]
         return SearchedTrial(
             number=trial.number,
             factors=dict(trial.point),
             lr_by_part=dict(phase.lr_by_part),
             warmup_steps=phase.warmup_steps,
+            lora_rank=train.lora.rank if train.lora else None,
             losses=tuple(loss if loss < float("inf") else None for loss in trial.losses),
             difference=against.difference if against else None,
             interval=against.interval if against else None,
@@ -287,14 +306,15 @@ def _losses(made: Measured) -> list[LabelLoss]:
     return [LabelLoss(*one) for one in made.losses]
 
 
-def _cost(plan: _Plan, shared_step: int) -> SearchCost:
+def _cost(plan: _Plan, shared_step: int, times_own: float) -> SearchCost:
     trained, losses = plan.rungs.trained_steps, plan.steps_per_loss * sum(plan.rungs.sizes)
     return SearchCost(
         training_steps=plan.training_steps,
         beginning_steps=shared_step,
         trial_steps=trained,
+        times_own=times_own,
         loss_steps=losses,
-        trainings=(shared_step + trained + losses) / plan.training_steps,
+        trainings=(shared_step + trained * times_own + losses) / plan.training_steps,
     )
 
 

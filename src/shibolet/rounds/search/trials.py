@@ -13,12 +13,14 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from shibolet.errors import Diverged
 from shibolet.records.config import Config
+from shibolet.records.documents.training import StepRow
 from shibolet.rounds.search.halving import Measured
-from shibolet.train.config import TrainConfig
+from shibolet.train.config import Replay, TrainConfig
 
 
 class SearchJob(Config):
@@ -37,6 +39,7 @@ class SearchJob(Config):
     shares_cache: bool  # with the training that it branches from, encoder states; not where several run at once
     choosing: tuple[str, ...]  # ids of dev utterances
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
+    replay: Replay | None = None  # other data that each step has too
 
 
 def carry_out(job: SearchJob) -> Measured:
@@ -55,7 +58,13 @@ def carry_out(job: SearchJob) -> Measured:
     found = label_losses(loaded, dev_examples(loaded, job, job.choosing), job.language)
     if not all(math.isfinite(one.loss) for one in found):
         return Measured((), "its loss on dev is no finite number")
-    return Measured(tuple((one.id, one.loss, one.labels) for one in found))
+    return Measured(tuple((one.id, one.loss, one.labels) for one in found), step_s=_step_s(job))
+
+
+def _step_s(job: SearchJob) -> float:
+    """The median over the steps after the shared ones."""
+    rows = StepRow.read_all(job.out_dir / "metrics.jsonl")
+    return median(row.timing.step_s for row in rows if row.step > job.shared_step)
 
 
 def dev_examples(loaded: Any, job: SearchJob, ids: Iterable[str]) -> list:
@@ -90,7 +99,7 @@ def _train(job: SearchJob) -> int | None:
         with suppress(Reached):
             run_train(
                 prepared_dir=job.prepared_dir, out_dir=job.out_dir, base=job.base, config=job.train,
-                language=job.language, seed=job.seed, styles=job.styles, score_dev=None, about={},
+                language=job.language, seed=job.seed, styles=job.styles, replay=job.replay, score_dev=None, about={},
                 num_threads=job.num_threads, until_step=job.until_step,
             )  # fmt: skip
     newest = store.latest()

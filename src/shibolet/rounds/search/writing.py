@@ -9,7 +9,7 @@ from shibolet.records.documents.search import SearchTable
 from shibolet.records.files import write_bytes
 from shibolet.records.settings import settings_yaml
 from shibolet.rounds.lineage import blocks_of, reads_as
-from shibolet.rounds.search.dimensions import phase_at
+from shibolet.rounds.search.dimensions import training_at
 
 
 def write_found(recipe: Recipe, source: str, table: SearchTable, path: Path) -> Recipe:
@@ -21,11 +21,9 @@ def write_found(recipe: Recipe, source: str, table: SearchTable, path: Path) -> 
     if path.exists():
         raise RecipeError(f"'{path}' exists; name a new file for the recipe")
     trial = next(one for one in table.trials if one.number == table.recommended)
-    phases = tuple(
-        phase_at(phase, table.dimensions, trial.factors) if phase.name == table.phase else phase
-        for phase in recipe.train.phases
-    )
-    wanted = recipe.model_copy(update={"train": recipe.train.model_copy(update={"phases": phases})})
+    index = [phase.name for phase in recipe.train.phases].index(table.phase)
+    found = training_at(recipe.train, index, table.dimensions, trial.factors)
+    wanted = recipe.model_copy(update={"train": found})
     blocks = blocks_of(find_recipe(source).read_text(encoding="utf-8"))
     written = blocks_of(settings_yaml(wanted, path.parent))
     blocks |= {name: f"{block}\n" for name, block in written.items() if name == "train"}

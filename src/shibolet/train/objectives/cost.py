@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shibolet.model.blueprint import Blueprint, Parameters
-from shibolet.model.outline import offline_config, outline_of
+from shibolet.model.outline import Outline, offline_config, outline_of
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.objectives.config import DistilConfig, MinWerConfig
@@ -43,8 +43,8 @@ def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
     return num_targets * (top_k * 4 + (top_k + 1) * 2) + num_utterances
 
 
-def notes_on_objectives(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[str]:
-    """What the predicted times of the phases leave out, in sentences."""
+def notes_on_objectives(config: TrainConfig, examples: Sequence[TrainExample] | None, family: Outline) -> list[str]:
+    """What the predicted times of the phases leave out, and the training of the data, in sentences."""
     notes = []
     for phase in config.phases:
         objective = config.objective_of(phase)
@@ -64,6 +64,12 @@ def notes_on_objectives(config: TrainConfig, examples: Sequence[TrainExample] | 
                 f"phase {phase.name}: the model writes texts of its own in every step; {missing} not in the predicted "
                 "time"
             )
+    by_family = (family.previous_text_frac, config.previous_text_frac), (family.timestamps_frac, config.timestamps_frac)
+    if notes and any(usual and own is None for usual, own in by_family):
+        notes.append(
+            f"a {family.title} learns previous texts and timestamps where its data have them, but not in this "
+            "training: its objectives know each utterance in one prompt and one text"
+        )
     return notes
 
 

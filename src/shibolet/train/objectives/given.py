@@ -22,14 +22,20 @@ class Given:
     language: str
     seed: int
     teaching: "Teaching | None" = None  # None: the recipe has no teacher
+    replays: bool = False  # whether other data come in between, in prompts of their own
 
     @property
     def family(self) -> Family:
         return self.loaded.family
 
-    def frame(self, style: str = "") -> Frame:
-        """The prompt in a style."""
-        return self.family.targets(self.loaded.tokenizer, Prompt(self.language, style=style)).frame
+    @property
+    def frame(self) -> Frame:
+        """The prompt of an utterance that has none of its own."""
+        return self.family.targets(self.loaded.tokenizer, Prompt(self.language)).frame
+
+    def language_of(self, example: TrainExample) -> str:
+        """In which its prompt asks for it."""
+        return example.replayed_in or self.language
 
     @property
     def fast(self) -> bool:

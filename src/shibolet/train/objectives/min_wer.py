@@ -34,7 +34,7 @@ class MinWer:
     def __init__(self, given: Given) -> None:
         self._family, self._config = given.family, given.config.min_wer or MinWerConfig()
         self._writer = Writer(given, num=self._config.num_samples, temperature=self._config.temperature)
-        self._continued, self._normalise = Continued(given), get_language(given.language).to_scoring
+        self._continued, self._language_of = Continued(given), given.language_of
         self._cross_entropy = summed_cross_entropy if given.fast else plain_cross_entropy
 
     def begin(self) -> None:
@@ -57,13 +57,14 @@ class MinWer:
             hidden = self._family.hidden(model, pack)
             likelihood = self._cross_entropy(hidden, self._family.head(model), pack.labels)
             total = total + config.likelihood_weight * likelihood
-        num_words = sum(max(1, len(self._words(example.text))) for example in step.examples)
+        num_words = sum(max(1, len(self._words(example, example.text))) for example in step.examples)
         endless = sum(draw.ending != "end" for draws in drawn for draw in draws)
         share = endless / (len(step.examples) * (1 + config.num_samples))
         return PackLoss(total, {"expected_wer": risk.detach() / num_words, "endless": risk.new_tensor(share)})
 
-    def _words(self, text: str) -> tuple[str, ...]:
-        return tuple(self._normalise(text).split())
+    def _words(self, example: TrainExample, text: str) -> tuple[str, ...]:
+        """What is scored of a text of an utterance, by the normaliser of its language."""
+        return tuple(get_language(self._language_of(example)).to_scoring(text).split())
 
     def _distinct(
         self, examples: Sequence[TrainExample], drawn: Sequence[Sequence[Draw]]
@@ -73,12 +74,12 @@ class MinWer:
 
         texts: dict[Text, float] = {}
         for place, (example, draws) in enumerate(zip(examples, drawn, strict=True)):
-            reference = self._words(example.text)
+            reference = self._words(example, example.text)
             most = self._config.max_risk * max(1, len(reference))
             for draw in draws:
                 text = Text.of(place, draw)
                 if text not in texts and self._writer.is_text(text):
-                    words = self._words(self._writer.text(example, draw))
+                    words = self._words(example, self._writer.text(example, draw))
                     texts[text] = min(most, Levenshtein.distance(reference, words))
         return list(texts), list(texts.values())
 

@@ -96,7 +96,7 @@ class OnPolicy:
         examples = examples_in(pack)
         clips = [load(example.audio) for example in examples]
         frames = [self._family.num_frames(len(clip)) for clip in clips]
-        laid = self._family.lay_out([self._continued.frame(e.style) for e in examples], [[]] * len(clips), frames)
+        laid = self._family.lay_out(list(map(self._continued.frame, examples)), [[]] * len(clips), frames)
         features = self._family.features(teacher.extractor, device)
         with self._family.packed(teacher.model):
             encoded = self._family.encode(teacher.model, self._family.with_audio(laid, clips, features, device))

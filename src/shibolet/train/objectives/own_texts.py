@@ -9,7 +9,6 @@ Shapes: A encoder states, E encoder dim, L labels.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import Family
-from shibolet.model.protocols import Draw, Pack
+from shibolet.model.protocols import Draw, Frame, Pack
 from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
 from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in
@@ -32,7 +31,7 @@ class Writer:
     def __init__(self, given: Given, *, num: int, temperature: float) -> None:
         """Of each utterance a greedy text and `num` drawn ones."""
         self._given, self._num, self._temperature = given, num, temperature
-        self._transcribers: dict[str, Transcriber] = {}
+        self._transcribers: dict[tuple[str, str], Transcriber] = {}  # by language and style of the prompt
         self._markup = frozenset(given.loaded.tokenizer.added_tokens_decoder)
 
     def begin(self) -> None:
@@ -46,12 +45,13 @@ class Writer:
         was_training = model.training
         model.eval()
         try:
-            for style in dict.fromkeys(example.style for example in examples):
-                places = [place for place, example in enumerate(examples) if example.style == style]
+            asked = [(self._given.language_of(example), example.style) for example in examples]
+            for one in dict.fromkeys(asked):
+                places = [place for place, other in enumerate(asked) if other == one]
                 seeds = [self._seed(examples[place], step) for place in places]
                 clips = [load(examples[place].audio) for place in places]
-                drawn = self._transcriber(style).draw(clips, num=self._num, temperature=self._temperature, seeds=seeds)
-                found |= {place: (one.greedy, *one.texts) for place, one in zip(places, drawn, strict=True)}
+                drawn = self._transcriber(*one).draw(clips, num=self._num, temperature=self._temperature, seeds=seeds)
+                found |= {place: (own.greedy, *own.texts) for place, own in zip(places, drawn, strict=True)}
         finally:
             model.train(was_training)
         return [found[place] for place in range(len(examples))]
@@ -62,15 +62,14 @@ class Writer:
 
     def text(self, example: TrainExample, draw: Draw) -> str:
         """The words of a written text."""
-        return self._transcriber(example.style).text(draw.ids)
+        return self._transcriber(self._given.language_of(example), example.style).text(draw.ids)
 
-    def _transcriber(self, style: str) -> Transcriber:
-        if style not in self._transcribers:
-            given = self._given
-            self._transcribers[style] = Transcriber(
-                given.loaded, given.language, batch_utterances=CLIPS_AT_ONCE, share=0.25, style=style
+    def _transcriber(self, language: str, style: str) -> Transcriber:
+        if (language, style) not in self._transcribers:
+            self._transcribers[language, style] = Transcriber(
+                self._given.loaded, language, batch_utterances=CLIPS_AT_ONCE, share=0.25, style=style
             )
-        return self._transcribers[style]
+        return self._transcribers[language, style]
 
     def _seed(self, example: TrainExample, step: int) -> int:
         own = int.from_bytes(hashlib.blake2b(example.id.encode(), digest_size=8).digest(), "little")
@@ -102,7 +101,11 @@ class Continued:
 
     def __init__(self, given: Given) -> None:
         self._family: Family = given.family
-        self.frame = cache(given.frame)
+        self._frame = given.frame
+
+    def frame(self, example: TrainExample) -> Frame:
+        """The prompt of an utterance."""
+        return example.frame or self._frame
 
     def groups(self, pack: Pack, texts: Sequence[Text]) -> list[list[int]]:
         """Places in `texts` of those that make a pack, none longer than the given one."""
@@ -110,7 +113,7 @@ class Continued:
             return []
         examples, frames = examples_in(pack), num_frames_in(pack)
         lengths = [
-            self.frame(examples[text.place].style).num_tokens(
+            self.frame(examples[text.place]).num_tokens(
                 self._family.num_audio_tokens(frames[text.place]), len(text.ids)
             )
             for text in texts
@@ -121,7 +124,7 @@ class Continued:
         """A pack of texts on what the encoder made of their utterances, which have so many frames."""
         examples, places = examples_in(pack), [text.place for text in texts]
         laid = self._family.lay_out(
-            [self.frame(examples[place].style) for place in places], [text.ids for text in texts],
+            [self.frame(examples[place]) for place in places], [text.ids for text in texts],
             [num_frames[place] for place in places],
         )  # fmt: skip
         return with_states(laid.to(states[0].device), torch.cat([states[place] for place in places]))
@@ -134,7 +137,7 @@ class Continued:
         """Of each text 1 for a label that was written and 0 for the prompt's, and for an end that was not."""
         examples, found = examples_in(pack), []
         for text in texts:
-            num_prefix = self.frame(examples[text.place].style).num_prefix
+            num_prefix = self.frame(examples[text.place]).num_prefix
             found.append(torch.tensor([0.0] * num_prefix + [1.0] * len(text.ids) + [float(text.is_whole)]))
         return found
 

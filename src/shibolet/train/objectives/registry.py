@@ -11,7 +11,7 @@ from shibolet.train.objectives.on_policy import OnPolicy
 from shibolet.train.objectives.transcribe import Transcribe
 
 OBJECTIVES: dict[str, Callable[[Given], Objective]] = {
-    "transcribe": lambda given: Transcribe(given.family, fast=given.fast),
+    "transcribe": lambda given: Transcribe(given.family, fast=given.fast, replays=given.replays),
     "distil": Distil,
     "on_policy": OnPolicy,
     "min_wer": MinWer,

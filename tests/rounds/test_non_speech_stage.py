@@ -1,0 +1,114 @@
+"""Clips without speech in a round: protects from other clips for each model, another prompt, and from hearing twice."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from shibolet.errors import RecipeError
+from shibolet.evaluate.config import EvaluateConfig
+from shibolet.recipe import load_recipe
+from shibolet.records.candidate import Candidate, Hypotheses, Model, named
+from shibolet.records.documents.non_speech import MADE, NonSpeech
+from shibolet.rounds.non_speech import do_non_speech, read_non_speech
+from shibolet.rounds.shared import Round, open_round
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """Asks both rounds; gives what they wrote, what each call was told and the open round."""
+    calls = []
+
+    def write(name: str, num: int, **fields: str) -> str:
+        for i in range(num):
+            sf.write(tmp_path / f"{name}{i}.wav", np.full(RATE_HZ, (i + 1) / 100), RATE_HZ)
+        rows = [{"id": f"{name}{i}", "audio": f"{name}{i}.wav", **fields} for i in range(num)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    class Ears:
+        clips_at_once = 64
+
+        def __init__(self, label: str, told: str) -> None:
+            self.label, self.told = label, told
+
+        def transcribe(self, clips):
+            calls.append((self.label, self.told, len(clips)))
+            return ["שלום " + self.told if self.label == "round2" else ""] * len(clips)
+
+    monkeypatch.setattr(Round, "identity", lambda self, model: model)
+    monkeypatch.setattr(
+        Round, "transcriber", lambda self, model, label, language, context: Ears(label, f"{context}")
+    )  # fmt: skip
+    text, english = "אחת שתיים שלוש ארבע", write("en", 5, text="one two", language="English")
+    sets = f"{{name: he, manifest: {write('he', 3, text=text)}}}, {{name: en, manifest: {english}, language: English}}"
+    street = write("street", 2)
+    base = [
+        f"evaluate.sets=[{sets}]", "evaluate.non_speech.clips_per_kind=2", "evaluate.non_speech.clip_s=1",
+        f"evaluate.non_speech.sources=[{{name: street, manifest: {street}}}]", "evaluate.non_speech.foreign_clips=3",
+    ]  # fmt: skip
+
+    def run(*changes: str) -> SimpleNamespace:
+        calls.clear()
+        with open_round(load_recipe("demo", [*base, *changes]), tmp_path / "run", "evaluate", print) as current:
+            for title in ("Round 1", "Round 2"):
+                do_non_speech(current, Candidate(named(title), Model(title)))
+            other = do_non_speech(current, Candidate(named("other"), Hypotheses(())))
+            assert other is None, "hypotheses of others hear nothing"
+            found = read_non_speech(current, ["round1", "round2"])
+        return SimpleNamespace(found=found, calls=list(calls))
+
+    run.folder = tmp_path
+    return run
+
+
+def test_both_models_hear_the_same_clips_without_and_with_words_of_the_sets(play):
+    played = play()
+    first, second = played.found
+    assert list(first.kinds) == [*MADE, "street", "speech: en"] and first.is_speech == ("speech: en",)
+    assert [kind.clips for kind in first.kinds.values()] == [2, 2, 2, 2, 2, 3]
+    assert [clip.id for clip in first.clips] == [clip.id for clip in second.clips]
+    assert sorted(first.context) == sorted("אחת שתיים שלוש ארבע".split()) == sorted(second.context)
+    told = ", ".join(first.context)
+    assert played.calls == [("round1", "", 13), ("round1", told, 13), ("round2", "", 13), ("round2", told, 13)]
+    assert (second.kinds["street"].words, second.kinds["street"].echoes) == (2, 2)
+    assert (first.kinds["silence"].words, first.kinds["silence"].echoes) == (0, 0)
+
+
+def test_what_was_heard_is_not_heard_again_until_something_changes(play):
+    play()
+    assert play().calls == []
+    assert len(play("evaluate.non_speech.clips_per_kind=3").calls) == 4
+    assert len(play("evaluate.max_new_tokens_per_s=9", "evaluate.non_speech.clips_per_kind=3").calls) == 4
+
+
+def test_the_recipes_own_list_is_what_the_second_pass_is_told(play):
+    names = play.folder / "names.txt"
+    names.write_text("דנה\nתל אביב\n", encoding="utf-8")
+    played = play(f"evaluate.context={{file: {names}}}")
+    assert [told for _, told, _ in played.calls] == ["", "דנה, תל אביב"] * 2
+    names.write_text("נועם\n", encoding="utf-8")
+    assert [told for _, told, _ in play(f"evaluate.context={{file: {names}}}").calls] == ["", "נועם"] * 2
+
+
+def test_it_can_be_switched_off_and_go_without_a_second_pass(play):
+    assert [told for _, told, _ in play("evaluate.non_speech.num_terms=0").calls] == ["", ""]
+    played = play("evaluate.non_speech=null")
+    assert played.calls == [] and played.found is None, "what lies there is of another recipe"
+
+
+def test_a_document_of_a_round_is_read_as_it_was_written(play):
+    _, second = play().found
+    path = play.folder / "run" / "non-speech" / "round2" / "non_speech.json"
+    assert NonSpeech.read(path) == second
+
+
+def test_a_server_is_told_no_names():
+    with pytest.raises(RecipeError, match="a server is told no names"):
+        EvaluateConfig(context={"file": "x"}, servers={"candidate": {"url": "http://localhost:1"}})
+    EvaluateConfig(context={"file": "x", "candidate": False}, servers={"candidate": {"url": "http://localhost:1"}})
