@@ -93,15 +93,18 @@ def test_the_search_finds_what_is_better_than_the_recipes_own(tmp_path: Path, sa
 def test_each_dimension_is_tried_alone(tmp_path: Path):
     """What the picture of one part shows is of that part and of no other."""
     trials, _ = search(tmp_path, "halton")
-    alone = [t.point for t in trials[1:7]]
+    alone = [t.point for t in trials[1:9]]
     assert trials[OWN].point == SPACE.own()
-    assert [sum(f != 1 for f in point.values()) for point in alone] == [1] * 6
-    assert {f for point in alone for f in point.values()} == {1.0, 0.316, 3.16}
+    assert [sum(f != 1 for f in point.values()) for point in alone] == [1] * 8
+    assert [max(point, key=lambda name: point[name] != 1) for point in alone[:3]] == list(SPACE.dimensions)
+    assert {f for point in alone[:3] for f in point.values()} == {1.0, 0.1}
+    assert {f for point in alone for f in point.values()} == {1.0, 0.1, 0.316, 3.16}
 
 
-def test_with_few_trials_half_of_them_come_from_the_sequence(tmp_path: Path):
+def test_with_few_trials_each_dimension_is_lowered_alone(tmp_path: Path):
+    """A few random points of five rates changed four that were right with the one that was wrong, and found nothing."""
     trials, _ = search(tmp_path, "halton", num_trials=4)
-    assert trials[OWN].point == SPACE.own() and all(math.isfinite(t.losses[0]) for t in trials)
+    assert [t.point for t in trials] == [SPACE.own(), *(SPACE.own() | {name: 0.1} for name in SPACE.dimensions)]
 
 
 class Killed(BaseException):

@@ -197,7 +197,7 @@ def test_a_search_begins_from_no_training_that_was_made_with_another_seed(world:
         )  # fmt: skip
         CheckpointStore(current.folder.checkpoints).save(20, state.to_json(settings), {})
 
-    monkeypatch.setattr("shibolet.rounds.stages.do_train", train)
+    monkeypatch.setattr("shibolet.rounds.stages.begin_training", lambda current, through: train(current))
     recipe = load_recipe("demo", [phases, *([f"seed={seed}"] if seed else [])])
     with open_round(recipe, world.path / "run", "train", lambda sentence: None) as current:
         prepare(current, 24)

@@ -61,7 +61,7 @@ def test_another_rank_after_the_first_phase_is_refused():
 def test_only_values_that_were_named_are_proposed_and_each_is_tried_alone():
     """A rank between two of them is one that nobody asked for."""
     space = Space(("head", RANK), 10.0, {RANK: (0.5, 1.0, 4.0)})
-    assert [point[RANK] for point in space.alone()] == [1.0, 1.0, 0.5, 4.0]
+    assert [point[RANK] for point in space.alone()] == [1.0, 0.5, 4.0, 1.0, 1.0]
     propose, trials = proposer(space, 24, halton(space, 0)), []
     while len(trials) < 24:
         trials += [Trial(len(trials) + i, point, (1.0,)) for i, point in enumerate(propose(trials))]

@@ -13,7 +13,7 @@ from shibolet.records.manifest import write_manifest
 from shibolet.rounds.search.stage import Asked, do_search
 from shibolet.rounds.search.writing import write_found
 from shibolet.rounds.shared import open_round
-from shibolet.rounds.stages import do_train
+from shibolet.rounds.stages import begin_training, do_train
 
 PHASES = (
     "train.phases=[{name: B, num_epochs: 1, lr_by_part: {head: 1.0e-3, lora: 1.0e-3}}, "
@@ -43,9 +43,8 @@ def search(run: Path, base: Path, gpus: int = 1, asked: Asked = FOUR, phases: st
             summary.model_copy(update={"train": split}).write(current.folder.prepared / "summary.json")
             made.finish()
         if phases == PHASES:
-            current.only_through = "B"  # by one rank: two round differently
-            do_train(current)
-        current.only_through, current.gpus = None, gpus
+            begin_training(current, "B")  # by one rank: two round differently
+        current.gpus = gpus
         return do_search(current, asked)
 
 

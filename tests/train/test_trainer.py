@@ -276,6 +276,18 @@ def test_a_phase_can_be_made_the_result_and_unmade(base_dir: Path, prepared_dir:
         run(*arguments, only_through="C")
 
 
+def test_what_is_a_beginning_leaves_no_result_and_goes_on(base_dir: Path, prepared_dir: Path, tmp_path: Path):
+    """The first phase of a search passed as a finished training: what its rates came to was never trained."""
+    arguments = (base_dir, prepared_dir)
+    run(*arguments, tmp_path / "one", tiny_config(), only_through="B", is_beginning=True)
+    assert rows(tmp_path / "one")[-1]["step"] == 3 and not (tmp_path / "one" / "result.json").exists()
+    assert not (tmp_path / "one" / "final").exists()
+    found, whole = (run(*arguments, tmp_path / name, tiny_config()) for name in ("one", "whole"))
+    assert (found.steps, found.through) == (6, "A") and found == whole
+    one, other = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "whole"))
+    assert all(one[name].equal(weight) for name, weight in other.items())
+
+
 def test_how_much_too_good_the_chosen_dev_score_is_comes_with_it(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     """Step 4 has the lowest WER of steps 2, 3, 4 and 6 and of an average, by one fold alone; without it step 6 has."""
     errors = iter([[0, 0, 0], [40, 40, 40], [40, 40, 40], [0, 25, 25], [30, 20, 20], [40, 40, 40]])

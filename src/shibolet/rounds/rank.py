@@ -33,6 +33,7 @@ class TrainJob(Config):
     about: dict[str, Any]  # describes the run to trackers
     tracking: Tracking
     only_through: str | None = None  # the phase whose end is the result
+    is_beginning: bool = False  # of a training that goes on later: it has no result yet
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
     replay: Replay | None = None  # other data that each step has too
     teacher: str | None = None  # the model that a phase learns from
@@ -70,6 +71,7 @@ def carry_out(job: TrainJob, send: Send) -> None:
         tracking=job.tracking,
         num_threads=job.num_threads,
         only_through=job.only_through,
+        is_beginning=job.is_beginning,
         on_step=lambda row: send((row.step, num_steps())),
     )
 

@@ -100,20 +100,40 @@ def train_ahead(current: Round) -> None:
 
 def do_train(current: Round) -> TrainResult:
     """What training came to; trains, or goes on training, on what prepare kept."""
+    stage, clock = _train(current)
+    if clock is not None:
+        _finish_training(current, stage, clock)
+        current.forget(str(current.folder.final.absolute()))
+        _retire_of_others(current)
+    return TrainResult.read(current.folder.train_result)
+
+
+def begin_training(current: Round, through: str) -> None:
+    """Train up to the end of a phase, and leave the training as one that was cut off there."""
+    current.only_through = through
+    try:
+        _train(current, is_beginning=True)
+    finally:
+        current.only_through = None
+
+
+def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainClock | None]:
+    """The stage, and what the seconds of its training went to; None: it was done."""
     from shibolet.rounds.branches import branch_of
     from shibolet.rounds.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
     texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
+    reads = ("prepare", *replay_reads(current), *([teaching.STAGE] if teaching.is_asked(recipe.train) else []))
     inputs, fill = branch_of(current, train_inputs(current))
-    stage = current.begin("train", inputs, reads=("prepare", *replay_reads(current)), fill=fill)
+    stage = current.begin("train", inputs, reads=reads, fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
         if under_torchrun():
             lead(None, current.tell)
-        return TrainResult.read(folder.train_result)
+        return stage, None
     job = TrainJob(
         prepared_dir=folder.prepared,
         out_dir=folder.train,
@@ -126,6 +146,7 @@ def do_train(current: Round) -> TrainResult:
         about=tracking.about(current),
         tracking=tracking.tracking_of(current),
         only_through=current.only_through,
+        is_beginning=is_beginning,
         styles=recipe.styles,
         replay=replay_of(recipe, folder),
         teacher=recipe.models.teacher,
@@ -152,10 +173,7 @@ def do_train(current: Round) -> TrainResult:
             launch(as_rank, job, num_ranks=current.gpus, on_cpu=not num_devices, on_message=send)
         else:
             carry_out(job, send)
-    _finish_training(current, stage, clock)
-    current.forget(str(folder.final.absolute()))
-    _retire_of_others(current)
-    return TrainResult.read(folder.train_result)
+    return stage, clock
 
 
 def train_inputs(current: Round) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def train_inputs(current: Round) -> dict[str, Any]:
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
         **replay_inputs(current),
         **({"teacher": current.identity(teacher)} if (teacher := current.recipe.models.teacher) else {}),
-        **({"texts": current.folder.verified("teach")} if teaching.is_asked(current.recipe.train) else {}),
+        **({"texts": current.folder.verified(teaching.STAGE)} if teaching.is_asked(current.recipe.train) else {}),
     }
 
 

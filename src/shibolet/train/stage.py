@@ -74,20 +74,18 @@ def run_train(
     texts: Mapping[str, str] | None = None,  # of the teacher, by utterance: they train beside the references
     score_dev: DevScorer | None,
     release_dev: Callable[[], bool] = lambda: False,  # lets go of memory kept for the next score; whether it had any
-    about: Mapping[str, Any],
-    tracking: Tracking | None = None,
+    about: Mapping[str, Any],  # plain data about the run for the trackers ...
+    tracking: Tracking | None = None,  # ... of this; None: none
     num_threads: int | None = None,
-    only_through: str | None = None,
+    only_through: str | None = None,  # the phase whose last checkpoint is the result, whatever was trained after it
+    is_beginning: bool = False,  # the same call without it goes on: checkpoints are all that it leaves
     until_step: int | None = None,
     on_step: StepCallback | None = None,
 ) -> TrainResult:
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
-    Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
-    `about`: plain data about the run for the trackers of `tracking` (None: none). `only_through` names the phase whose
-    last checkpoint is the result, whatever was trained after it; the plan's last phase brings the whole plan's result
-    back. A finished training returns its result at once. Raises Preempted after a signal, RecipeError when `out_dir`
-    holds another run, Reached after `until_step`.
+    Every rank calls it. Without `score_dev` the last weights are the result. A finished training returns it at once.
+    Raises Preempted after a signal, Reached after `until_step`, RecipeError when `out_dir` holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
@@ -113,12 +111,14 @@ def run_train(
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
         chosen = choose(trainer, state, config, last_phase)
-        by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
+        if not is_beginning:
+            by_main(lambda: write_final(opened.loaded, trainer.keeper.weights(chosen.steps), out_dir / "final"))
         return chosen
 
     chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end, until_step)
     result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
-    by_main(lambda: result.write(result_path))
+    if not is_beginning:
+        by_main(lambda: result.write(result_path))
     return result
 
 

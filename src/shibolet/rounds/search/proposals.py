@@ -31,14 +31,17 @@ class Space:
         return dict.fromkeys(self.dimensions, 1.0)
 
     def alone(self) -> list[Point]:
-        """Half of the way down and half of the way up in each dimension, or each choice; the others as they are."""
-        ends = tuple(map(self._factor, (-0.5, 0.5)))
-        return [
+        """Each dimension alone, the others as they are: all the way down, since rates that are too high do the most
+        harm; then half of the way down, and half of the way up. Of one with choices each of these, among the first.
+        """
+        found = [
             self.own() | {name: factor}
+            for power in (-1.0, -0.5, 0.5)
             for name in self.dimensions
-            for factor in self.choices.get(name, ends)
+            for factor in self.choices.get(name, (self._factor(power),))
             if factor != 1
         ]
+        return [point for place, point in enumerate(found) if point not in found[:place]]
 
     def at(self, places: Sequence[float]) -> Point:
         """The point of places in [0, 1], one a dimension."""
@@ -69,10 +72,12 @@ class Suggest(Protocol):
 
 
 def proposer(space: Space, num_trials: int, suggest: Suggest):
-    """What `halve` asks: in the first wave the own and each dimension alone, then in two waves what is suggested."""
-    first = [space.own(), *space.alone()]
-    if len(first) > num_trials // 2 + 1:  # too few trials for that: half of them as they come
-        first = [space.own(), *suggest([], max(1, num_trials // 2 - 1))]
+    """What `halve` asks: in the first wave the own and dimensions alone, then in two waves what is suggested.
+
+    Half of the trials are of the first wave, or more where it takes more to have each dimension in it.
+    """
+    most = max(num_trials // 2 + 1, 1 + len(space.dimensions))
+    first = [space.own(), *space.alone()][: min(most, num_trials)]
 
     def propose(trials: Sequence[Trial]) -> list[Point]:
         if not trials:

@@ -178,7 +178,7 @@ class _Search:
     def _begin(self) -> int:
         """The step that all trials begin at; trains the phases before, which are the training's own."""
         from shibolet.rounds.branches import changed_beside_train
-        from shibolet.rounds.stages import do_train, train_inputs
+        from shibolet.rounds.stages import begin_training, train_inputs
         from shibolet.train.branch import unchanged
 
         current, plan = self._current, self._plan
@@ -194,9 +194,7 @@ class _Search:
             if ends:
                 return ends[-1]
             if not has_trained:
-                current.only_through = before
-                do_train(current)
-                current.only_through = None
+                begin_training(current, before)
         raise DataError(
             f"search: the training in {current.folder.train} has no checkpoint at the end of phase '{before}'"
         )
