@@ -17,6 +17,7 @@ from shibolet.errors import RecipeError, did_you_mean
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.doses import RobustnessConfig
 from shibolet.gate.config import GateConfig
+from shibolet.label.config import LabelConfig
 from shibolet.model.spans import LayerSpan
 from shibolet.prepare.config import PrepareConfig
 from shibolet.publish.config import PublishConfig
@@ -25,7 +26,7 @@ from shibolet.records.config import Config
 from shibolet.records.files import write_bytes
 from shibolet.records.names import check_name, check_names
 from shibolet.records.settings import peek, read_settings, settings_yaml
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, UnlabelledSource
 from shibolet.speech.text import get_language
 from shibolet.tracking.config import TrackingConfig
 from shibolet.train.config import TrainConfig
@@ -55,7 +56,23 @@ class DataConfig(Config):
     """What may be trained on, before the audit."""
 
     train: tuple[DataSource, ...] = Field(min_length=1)
+    unlabelled: tuple[UnlabelledSource, ...] = ()  # audio without text: `label` says who writes it
     replay: ReplayConfig | None = None
+
+    @property
+    def roles(self) -> dict[str, tuple[DataSource, ...]]:
+        """By their key in the recipe, the sources that training reads."""
+        return {"train": self.train, "unlabelled": self.unlabelled, "replay": self.replayed}
+
+    @property
+    def trained(self) -> tuple[DataSource, ...]:
+        """All of these: what has texts, what machines write texts for, and what is replayed."""
+        return tuple(source for sources in self.roles.values() for source in sources)
+
+    @property
+    def replayed(self) -> tuple[DataSource, ...]:
+        """Sources of which each step of training has a share beside its own data."""
+        return self.replay.sources if self.replay and self.replay.share else ()
 
 
 class Recipe(Config):
@@ -72,6 +89,7 @@ class Recipe(Config):
     audit: AuditConfig
     calibrate: CalibrateConfig = CalibrateConfig()
     gate: GateConfig = GateConfig()
+    label: LabelConfig = LabelConfig()
     prepare: PrepareConfig = PrepareConfig()
     train: TrainConfig | None = None  # ... nor training
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -85,12 +103,9 @@ class Recipe(Config):
         """By role, the models that the recipe names."""
         roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        if self.data.unlabelled or self.label.flagged:
+            roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
-
-    @property
-    def replayed(self) -> tuple[DataSource, ...]:
-        """Sources of which each step of training has a share beside its own data."""
-        return self.data.replay.sources if self.data.replay and self.data.replay.share else ()
 
     @property
     def replay_share(self) -> float:
@@ -137,8 +152,9 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _names_can_be_folders(self) -> Self:
         check_name("name", self.name)
-        trained = (*self.data.train, *(self.data.replay.sources if self.data.replay else ()))
-        of_training = "data.train and data.replay" if self.data.replay else "data.train"
+        roles = {**self.data.roles, "replay": self.data.replay.sources if self.data.replay else ()}
+        of_training = " and ".join(f"data.{role}" for role, sources in roles.items() if sources)
+        trained = [source for sources in roles.values() for source in sources]
         for key, sources in ((of_training, trained), ("evaluate.sets", self.evaluate.sets)):
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]

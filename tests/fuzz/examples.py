@@ -17,14 +17,20 @@ from shibolet.demo.corpus import Spoken
 from shibolet.prepare import shards as prepared_shards
 from shibolet.records.audited import write_audited
 from shibolet.records.candidate import named
+from shibolet.records.documents.alignment import Confusion
 from shibolet.records.documents.average import Average, AveragedPart, AveragedScore, TriedAverage
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.combined import Combined, CombinedSet
+from shibolet.records.documents.cut import CutModel
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
+from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Step, Threshold
+from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.documents.ngram import HeldTexts, NgramMade
+from shibolet.records.documents.non_speech import NonSpeech, NonSpeechClip, NonSpeechKind
+from shibolet.records.documents.prepared import Amount
 from shibolet.records.documents.provenance import Extension, Provenance, StageMarker
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.robustness import DosePoint, Robustness
@@ -38,6 +44,7 @@ from shibolet.records.documents.search import (
     SearchRung,
     SearchTable,
 )
+from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.documents.timings import StageTime, Work
 from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.documents.training import DevScore, Event
@@ -78,6 +85,27 @@ _JOINED = {
 }  # fmt: skip
 
 
+def _labelled() -> Labelled:
+    limits = Threshold(limit=0.05, clips=60, steps=(Step(limit=0.05, accepted=50, false_accepts=1, upper_pct=4.5),))
+    confusion = Confusion(text="a", heard="b", count=3, occurrences=4, clusters=2)
+    some = Amount(utterances=2, hours=0.01)
+    return Labelled(
+        writer="a", listener="b", max_wer=0.2, max_false_accept_pct=5.0, agreement=limits, given=None,
+        habits=(Habit(confusion=confusion, by="truth", refused=1),),
+        sources={"s": SourceLabels(given=some, admitted=some, refused={"hearers_differ": some})},
+        flagged=Flagged(heard=3, taken_back=1, corrected=1, dropped=1), sentence="s", notes=("n",),
+    )  # fmt: skip
+
+
+def _loop() -> Loop:
+    turn = Turn(
+        title="A", folder="turn1", ended="gained", low_quality_pct=20.0, low_quality_prepared_pct=None, train_hours=1.0,
+        machine_hours=0.1, flagged=None, habits=0, points=-1.0, points_by_seed=(-1.0, -1.1, -0.9),
+        interval_points=(-2.0, -0.5), sentence="s",
+    )  # fmt: skip
+    return Loop(max_turns=2, seeds=3, level_pct=97.5, turns=(turn,), best=None, sentence="s")
+
+
 def documents() -> dict[str, Document]:
     """One of each class, by its name."""
     phases = [phase_plan("B", epochs=1, steps=3, lr_by_part={"head": 1e-3})]
@@ -96,6 +124,20 @@ def documents() -> dict[str, Document]:
             model="m", ngram=None, level_pct=95.0, expected_points=(0.3, 0.5),
             settings=[_MEASURED], joined=[_JOINED], recommended=GREEDY,
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
+        ),
+        _labelled(), _loop(),
+        CutModel(
+            source="a", identity="i", encoder_layers=(0, 1), decoder_layers=(0,), parameters=5, source_parameters=9
+        ),
+        TeacherTexts(teacher="a", utterances=9, kept=1, left_out={"loop": 1}, wer=0.1),
+        NonSpeech(
+            label="a", title="A", identity="i", context=("word",), is_speech=(),
+            kinds={
+                "noise": NonSpeechKind(
+                    clips=1, duration_s=5.0, with_words=1, words=2, words_per_minute=24.0, echoes=1
+                )
+            },
+            clips=(NonSpeechClip(id="n0", kind="noise", duration_s=5.0, text="a b", words=2, repeated=("word",)),),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
         Reproduced(ids=("a",), differing=(), words=3, differing_words=0),

@@ -29,9 +29,9 @@ from shibolet.report.audit_page import Sound
 
 CLASSES = (
     "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison",
-    "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "NgramMade", "Plan", "Prepared",
-    "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable", "StageMarker",
-    "SystemsComparison", "TrackerState", "TrainResult", "Truth", "VerifyReport", "Waterfall",
+    "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "Labelled", "Loop", "NgramMade",
+    "CutModel", "NonSpeech", "TeacherTexts", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable",
+    "StageMarker", "SystemsComparison", "TrackerState", "TrainResult", "Truth", "VerifyReport", "Waterfall",
 )  # fmt: skip
 LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)

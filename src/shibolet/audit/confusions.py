@@ -7,7 +7,7 @@ ways of saying one thing, only a person can tell.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from rapidfuzz.distance import Levenshtein
@@ -16,7 +16,7 @@ from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Confusion
 from shibolet.records.groups import cluster_of
 from shibolet.scoring.counts import align_words
-from shibolet.speech.text import get_language
+from shibolet.speech.text import Language, get_language
 from shibolet.speech.text.reading import compare
 
 # Chosen, with the figures above.
@@ -50,16 +50,14 @@ def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion],
         if not row.cer:  # letter by letter the same in the nearest reading, which is dear to find
             occurrences.update(row.words)
             continue
-        compared = compare(row.words, row.hypothesis, rules)
-        text, heard = " ".join(compared.text), " ".join(compared.heard)
-        occurrences.update(text.split())
-        for operation, written, said in align_words(text, heard):
-            if operation == "sub" and _is_another(written, said):
-                one = found[written, said]
-                one.count += 1
-                one.clusters.add(cluster_of(row.source, row.recording, row.speaker))
-                if not row.is_low_quality:
-                    one.passed[row.id] = row.domain
+        text, pairs = _read_otherwise(row, rules)
+        occurrences.update(text)
+        for pair in pairs:
+            one = found[pair]
+            one.count += 1
+            one.clusters.add(cluster_of(row.source, row.recording, row.speaker))
+            if not row.is_low_quality:
+                one.passed[row.id] = row.domain
     steady = {pair: one for pair, one in found.items() if _is_steady(one, occurrences[pair[0]])}
     listed = [
         Confusion(
@@ -70,6 +68,25 @@ def confusions(rows: Iterable[Audited], language: str) -> tuple[list[Confusion],
     ]  # fmt: skip
     passed = {id: domain for one in steady.values() for id, domain in one.passed.items()}
     return listed, dict(sorted(Counter(passed.values()).items()))
+
+
+def holds(row: Audited, pairs: Collection[Pair], language: str) -> Pair | None:
+    """The first of these pairs, of a word and what is heard in its place, that stands in an utterance."""
+    if not row.cer:
+        return None
+    return next((pair for pair in _read_otherwise(row, get_language(language))[1] if pair in pairs), None)
+
+
+def _read_otherwise(row: Audited, rules: Language) -> tuple[list[str], list[Pair]]:
+    """Words of the text in the reading that is nearest to what was heard, and those that were heard as another."""
+    compared = compare(row.words, row.hypothesis, rules)
+    text, heard = " ".join(compared.text), " ".join(compared.heard)
+    pairs = [
+        (written, said)
+        for operation, written, said in align_words(text, heard)
+        if operation == "sub" and _is_another(written, said)
+    ]
+    return text.split(), pairs
 
 
 def _is_another(written: str | None, said: str | None) -> bool:

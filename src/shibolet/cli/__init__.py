@@ -15,10 +15,10 @@ from shibolet.records.files import disk_errors
 
 COMMANDS = {
     "A round, and its stages": (
-        stages.run, stages.audit, stages.calibrate, stages.gate, stages.prepare, stages.train, scores.evaluate,
-        scores.compare, scores.robustness, stages.report,
+        stages.run, stages.audit, stages.calibrate, stages.gate, stages.label, stages.prepare, stages.train,
+        scores.evaluate, scores.compare, scores.robustness, stages.report,
     ),
-    "From round to round": (lineage.next_, lineage.rounds),
+    "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search),
     "What it has made": (
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,

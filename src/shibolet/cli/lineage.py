@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, Changes, FinishedRun, print_json, require_run
+from shibolet.cli.options import (
+    AsJson,
+    Changes,
+    FinishedRun,
+    Gpus,
+    RecipeName,
+    answer,
+    print_json,
+    quiet,
+    require_run,
+)
 
 
 def rounds(run_dir: FinishedRun, json_: AsJson = False):
@@ -16,6 +26,32 @@ def rounds(run_dir: FinishedRun, json_: AsJson = False):
     require_run(run_dir)
     chain = chain_of(run_dir)
     print_json(chain.model_dump(mode="json")) if json_ else show_chain(chain)
+
+
+def loop(
+    recipe: RecipeName,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Else runs/NAME-loop.")] = None,
+    turns: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds at most.")] = 3,
+    seeds: Annotated[int, typer.Option(min=3, metavar="N", help="Trainings of each round.")] = 3,
+    changes: Changes = None,
+    json_: AsJson = False,
+    gpus: Gpus = 1,
+):
+    """Rounds on data that the model before heard again, as long as each gains; the same command goes on."""
+    from shibolet.cli.tables import show_chain
+    from shibolet.cli.terminal import tell, track
+    from shibolet.recipe import load_recipe
+    from shibolet.report.lineage import chain_of
+    from shibolet.rounds.loop import do_loop
+
+    quiet()
+    loaded = load_recipe(recipe, changes or [])
+    loaded.require("loop", "models", "train")
+    folder = out or Path("runs") / f"{loaded.name}-loop"
+    found = do_loop(loaded, folder, turns=turns, seeds=seeds, tell=tell, track=track, gpus=gpus)
+    answer(json_, found)
+    if not json_:
+        show_chain(chain_of(folder / found.turns[-1].folder))
 
 
 def next_(

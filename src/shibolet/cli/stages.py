@@ -148,6 +148,17 @@ def gate(
     raise typer.Exit(verdict.exit_code)
 
 
+def label(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
+):
+    """Texts for audio without any, and for flagged utterances, where two hearers agree; 'prepare' takes them."""
+    from shibolet.rounds.labelling import do_label
+
+    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",)) as current:
+        found = do_label(current)
+    answer(json_, found)
+
+
 def prepare(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
 ):

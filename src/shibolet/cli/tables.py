@@ -5,6 +5,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from shibolet.cli import plans
+from shibolet.cli.label_tables import show_labelled, show_loop
 from shibolet.cli.terminal import OUT, facts, pct, table
 from shibolet.cli.trial_tables import show_average, show_combined, show_decoding, show_ngram, show_search
 from shibolet.gate.limits import counts_of
@@ -41,7 +42,7 @@ def show(document: Document) -> None:
     raise TypeError(f"there is no table for {type(document).__name__}")
 
 
-for _of_trials in (show_average, show_combined, show_decoding, show_ngram, show_search):
+for _of_trials in (show_average, show_combined, show_decoding, show_labelled, show_loop, show_ngram, show_search):
     show.register(_of_trials)
 
 
@@ -155,7 +156,7 @@ def show_prepare(prepared: Prepared) -> None:
     """What left and by which rule, then what is kept."""
     rows = [
         (rule, effect, f"{amount.utterances:,}", f"{60 * amount.hours:.1f}")
-        for effect, rules in (("dropped", prepared.dropped_by_rule), ("kept in part", prepared.changed_by_rule))
+        for effect, rules in (("dropped", prepared.dropped_by_rule), ("changed", prepared.changed_by_rule))
         for rule, amount in rules.items()
     ]
     if rows:

@@ -30,6 +30,7 @@ class Piece:
     span_s: tuple[float, float]  # in the whole
     origin_sha256: str  # of the encoded audio that the whole lies in
     origin_offset_s: float  # where in it the whole begins
+    text_by: str | None = None  # "labelled" or "corrected": a machine wrote the text; None: it came with the data
 
     @classmethod
     def whole(cls, utterance: Utterance, flac: bytes) -> "Piece":
@@ -88,6 +89,11 @@ def drop(utterance: Utterance, rule: str, detail: str, duration_s: float | None 
     """An utterance that leaves whole."""
     duration_s = utterance.duration_s if duration_s is None else duration_s
     return Outcome(duration_s, (), (_line(utterance, utterance.id, rule, detail, duration_s),))
+
+
+def note(utterance: Utterance, rule: str, detail: str) -> LedgerLine:
+    """Of an utterance that stays whole."""
+    return _line(utterance, utterance.id, rule, detail, 0.0)
 
 
 def make_pieces(

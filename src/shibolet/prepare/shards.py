@@ -25,7 +25,7 @@ GROUPS_AHEAD = 8  # of one of them that wait in memory, about 10 MB each
 _OF_UTTERANCE = (
     "id", "text", "duration_s", "domain", "recording", "speaker", "language", "source", "previous", "timed_text",
 )  # fmt: skip
-_OF_PIECE = ("sha256", "origin_id", "origin_sha256", "origin_offset_s")
+_OF_PIECE = ("sha256", "origin_id", "origin_sha256", "origin_offset_s", "text_by")
 # What `datasets` writes beside a table, without that library, whose import takes longer than a small corpus.
 _FEATURES = {
     field.name: {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shibolet.prepare.config import PrepareConfig
-from shibolet.records.groups import Key, connected, keys_of
+from shibolet.records.groups import OWN, Key, connected, keys_of
 from shibolet.records.utterance import Utterance
 
 Part = Literal["train", "dev", "surplus"]  # surplus: of a group held out, beyond max_dev_utterances
@@ -43,6 +43,12 @@ def split(utterances: Sequence[Utterance], config: PrepareConfig, seed: int) -> 
     for i in surplus:
         parts[i] = "surplus"
     return Split(by, groups, parts, _notes(utterances, by, parts))
+
+
+def shared_with(utterances: Sequence[Utterance], others: Sequence[Utterance]) -> list[bool]:
+    """For each utterance whether one of the others has its speaker, its recording or its file."""
+    keys = {key for other in others for key in _keys(other, "speaker") if key[0] != OWN}
+    return [any(key in keys for key in _keys(utterance, "speaker")) for utterance in utterances]
 
 
 def undivided(utterances: Sequence[Utterance]) -> Split:

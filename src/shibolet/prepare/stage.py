@@ -14,6 +14,7 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
 from shibolet.prepare.shards import ShardWriter
@@ -24,9 +25,10 @@ from shibolet.prepare.writing import writing_of
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
+from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
 from shibolet.records.utterance import Utterance
-from shibolet.speech.text import get_language
+from shibolet.speech.text import Language, get_language
 
 LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
@@ -47,54 +49,71 @@ def run_prepare(
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
+    machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
     holds_out: bool = True,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work; None: two threads of this process. Without `holds_out` all of it may train: there is no dev.
+    `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
+    have now, of machines or taken back: they train, and are never dev.
+    Without `holds_out` all of it may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
-    spoken = get_language(language)
-    find = _finder(verdicts, config)
+    spoken, by_machine = get_language(language), MachineTexts(machine_texts)
+    utterances = by_machine.others(utterances)
+    find = by_machine.finder(_finder(verdicts, config))
     notes = _notes_on_hearing(utterances, verdicts, config)
     tally = Tally()
-    fit: list[Utterance] = []
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
         begin(decoders, language, config)
-        for first in range(0, len(utterances), READ_TOGETHER):
-            some = utterances[first : first + READ_TOGETHER]
-            for utterance, verdict in zip(some, find(some), strict=True):
-                if refused := refuse(utterance, verdict, spoken, config):
-                    tally.add(refused)
-                else:
-                    fit.append(utterance)
+        fit = _not_refused(utterances, find, spoken, config, tally)
         dealt = split(fit, config, seed) if holds_out else undivided(fit)
-
-        progress = on_progress and (lambda done: on_progress(len(utterances) - len(fit) + done, len(utterances)))
+        beside = by_machine.not_beside([u for u, part in zip(fit, dealt.parts) if part != "train"], tally)
+        added = _not_refused(beside, find, spoken, config, tally)
+        num_given = len(utterances) + by_machine.num_texts
+        progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
-        dealt_outcomes = _with_surplus(fit, dealt.parts, outcomes, config)
-        kept, splits = _write_shards(dealt_outcomes, dealt.parts, tally, out_dir, config.shard_utterances, progress)
+        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
+        parts = [*dealt.parts, *(["train"] * len(added))]
+        dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
+        kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
-        reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
-        raise DataError(
-            f"nothing is left to train on of {len(utterances):,} utterances ({reasons}); see {out_dir / LEDGER}"
-        )
+        raise _nothing_left(num_given, tally, out_dir)
     write_manifest(out_dir / MANIFEST, kept)
     if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
-        len(utterances), {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
+        num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
-        notes=(*notes, *dealt.notes), writing=writing_of(utterances),
+        notes=(*notes, *by_machine.notes, *dealt.notes), writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared
+
+
+def _not_refused(
+    utterances: Sequence[Utterance], find: FindVerdicts, spoken: Language, config: PrepareConfig, tally: Tally
+) -> list[Utterance]:
+    """Those against which nothing speaks that is known without their audio; `tally` learns of the others."""
+    fit = []
+    for first in range(0, len(utterances), READ_TOGETHER):
+        some = utterances[first : first + READ_TOGETHER]
+        for utterance, verdict in zip(some, find(some), strict=True):
+            if refused := refuse(utterance, verdict, spoken, config):
+                tally.add(refused)
+            else:
+                fit.append(utterance)
+    return fit
+
+
+def _nothing_left(num_given: int, tally: Tally, out_dir: Path) -> DataError:
+    reasons = "; ".join(f"'{line.id}': {line.rule}, {line.detail}" for line in tally.lines[:3])
+    return DataError(f"nothing is left to train on of {num_given:,} utterances ({reasons}); see {out_dir / LEDGER}")
 
 
 def _with_surplus(

@@ -11,6 +11,7 @@ from typing import Protocol
 from shibolet.records.files import hash_json
 
 Key = tuple[int, str]  # the first in order names a group
+OWN = 2  # first in the key that an utterance shares with none
 
 
 class Spoken(Protocol):
@@ -25,7 +26,7 @@ class Spoken(Protocol):
 
 def keys_of(own: str, recording: str | None, speaker: str | None) -> list[Key]:
     """What an utterance may share with others, and `own`, the name that it shares with none."""
-    keys = [(2, own)]
+    keys = [(OWN, own)]
     if recording is not None:
         keys.append((1, f"recording {recording}"))
     if speaker is not None:

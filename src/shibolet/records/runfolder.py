@@ -41,6 +41,10 @@ _MADE = {
     "hear-rest": _Made(outputs=("audit/rest.parquet",), again="run 'shibolet prepare' with the recipe"),
     "calibrate": _Made(outputs=("calibration.json",), again="run 'shibolet calibrate'"),
     "gate": _Made(outputs=("gate.json",), again="run 'shibolet gate' with the recipe"),
+    "label": _Made(
+        outputs=("labelled/label.json", "labelled/manifest.jsonl", "labelled/texts.jsonl", "labelled/ledger.jsonl"),
+        again="run 'shibolet label' with the recipe",
+    ),
     "prepare": _Made(outputs=("prepared",), again="run 'shibolet prepare' with the recipe"),
     "audit-prepared": _Made(outputs=("audit-prepared",), again="run 'shibolet run' with the recipe"),
     "gate-prepared": _Made(outputs=("gate-prepared.json",), again="run 'shibolet run' with the recipe"),

@@ -13,6 +13,10 @@ audit/alignment_report.json     what the audit found, in total and by domain
       extended.json             how many utterances `audit --extend` has asked for
 calibration.json                what the listeners detect, from `shibolet calibrate`
 gate.json                       the verdict and the interval behind it
+labelled/label.json             how far two hearers agree on audio without text, and what passed
+         manifest.jsonl         the pieces that passed, with their texts
+         texts.jsonl            texts by machines in all, what was heard beside each and how far apart they are
+         ledger.jsonl           pieces that did not pass
 prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
 gate-prepared.json
@@ -110,6 +114,10 @@ class RunPaths:
 
     def gate(self, *, prepared: bool = False) -> Path:
         return self.path / ("gate-prepared.json" if prepared else "gate.json")
+
+    @property
+    def labelled(self) -> Path:
+        return self.path / "labelled"
 
     @property
     def prepared(self) -> Path:

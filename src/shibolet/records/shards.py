@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         pa.field("origin_offset_s", _NUMBER, nullable=False),  # and where the utterance begins in it
         ("previous", _TEXT),  # what was said before, and the text between timestamps, where they are known
         ("timed_text", _TEXT),
+        ("text_by", _TEXT),  # "labelled", "corrected": a machine wrote the text; null: it came with the data
     ]
 )
 _ROWS, _ROWS_WITH_AUDIO = 1024, 64  # in memory at a time: 64 slices of 30 s are about 10 MB

@@ -32,12 +32,14 @@ class ShownReplay(_Shown):
 
 class ShownData(_Shown):
     train: tuple[ShownSource, ...]
+    unlabelled: tuple[ShownSource, ...] = ()
     replay: ShownReplay | None = None
 
     @property
     def trained(self) -> tuple[ShownSource, ...]:
-        """All that training reads, what it replays too."""
-        return (*self.train, *(self.replay.sources if self.replay and self.replay.share else ()))
+        """All that training reads: what has texts, what machines wrote texts for, and what is replayed."""
+        replayed = self.replay.sources if self.replay and self.replay.share else ()
+        return (*self.train, *self.unlabelled, *replayed)
 
 
 class ShownEvaluate(_Shown):

@@ -250,7 +250,7 @@ def _with_extra(found: Finding) -> Finding:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    roles = {"train": recipe.data.train, "replay": recipe.replayed, "evaluate": recipe.evaluate.sets}
+    roles = {**recipe.data.roles, "evaluate": recipe.evaluate.sets}
     for role, sources in roles.items():
         for source in sources:
             what = f"{role}: {source.name}"

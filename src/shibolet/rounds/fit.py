@@ -42,7 +42,7 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     of_base = {"prepare.max_duration_s": recipe.prepare.max_duration_s} | ({} if servers.candidate else piece)
     styles = recipe.evaluate.styles
     of_sources = [f"data.train: style of '{source}'" for source in recipe.styles]
-    of_sources += [f"data.replay: style of '{source.name}'" for source in recipe.replayed if source.style]
+    of_sources += [f"data.replay: style of '{source.name}'" for source in recipe.data.replayed if source.style]
     style = [*of_sources, *(["evaluate.styles.candidate"] if styles.candidate else [])]
     times = [f"data.train: timestamps of '{source.name}'" for source in recipe.data.train if source.timestamps]
     times += ["train.timestamps_frac"] if recipe.train and recipe.train.timestamps_frac else []

@@ -150,7 +150,7 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
 
 def _replay(recipe: Recipe) -> ReplayPlan | None:
     """What is replayed, as far as the recipe alone says."""
-    if not recipe.replayed:
+    if not recipe.data.replayed:
         return None
     return ReplayPlan(share=recipe.replay_share, per_step=recipe.train.replay_per_step(recipe.replay_share))
 

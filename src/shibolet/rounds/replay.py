@@ -21,7 +21,7 @@ _OF_A_SPLIT = {"seed", "dev_frac", "max_dev_utterances", "unheard", "drop_low_qu
 
 def do_prepare_replay(current: Round) -> list[Prepared]:
     """What is left of each source of `data.replay`; sources that the recipe does not replay any more are put aside."""
-    sources, folder = current.recipe.replayed, current.folder
+    sources, folder = current.recipe.data.replayed, current.folder
     stale = set(folder.replays()) - {_stage(source) for source in sources}
     current.retire(*sorted(stale), why="the recipe does not replay it")
     return [_prepare(current, source) for source in sources]
@@ -61,13 +61,13 @@ def _prepare(current: Round, source: DataSource) -> Prepared:
 
 def replay_of(recipe: Recipe, folder: RunPaths) -> Replay | None:
     """What a training replays, for its job; None: nothing."""
-    if not recipe.replayed:
+    if not recipe.data.replayed:
         return None
     sources = tuple(
         ReplaySource(
             prepared_dir=folder.replay(source.name), language=_language(recipe, source), style=source.style or ""
         )
-        for source in recipe.replayed
+        for source in recipe.data.replayed
     )
     return Replay(share=recipe.replay_share, sources=sources)
 
@@ -78,14 +78,14 @@ def replay_inputs(current: Round) -> dict[str, Any]:
         return {}
     sources = [
         [source.name, current.folder.verified(_stage(source)), one.language, one.style]
-        for source, one in zip(current.recipe.replayed, replay.sources, strict=True)
+        for source, one in zip(current.recipe.data.replayed, replay.sources, strict=True)
     ]
     return {"replay": {"share": replay.share, "sources": sources}}
 
 
 def replay_reads(current: Round) -> tuple[str, ...]:
     """Stages whose files a stage that trains reads beside `prepare`."""
-    return tuple(_stage(source) for source in current.recipe.replayed)
+    return tuple(_stage(source) for source in current.recipe.data.replayed)
 
 
 def _stage(source: DataSource) -> str:

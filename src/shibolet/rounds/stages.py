@@ -6,14 +6,13 @@ from typing import Any
 
 from shibolet.errors import RecipeError
 from shibolet.records.audited import audited_hash
-from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.timings import Work
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
-from shibolet.records.files import hash_file
 from shibolet.records.runfolder import Stage
-from shibolet.rounds import auditing, teaching, tracking
+from shibolet.rounds import auditing, labelling, teaching, tracking
+from shibolet.rounds.judged import judged
 from shibolet.rounds.replay import do_prepare_replay, replay_inputs, replay_of, replay_reads
 from shibolet.rounds.scorers import systems_with
 from shibolet.rounds.shared import Round
@@ -28,40 +27,35 @@ def do_prepare(current: Round) -> Prepared:
     """
     from shibolet.prepare.processes import is_worth_processes
     from shibolet.prepare.stage import SUMMARY, run_prepare
-    from shibolet.prepare.verdicts import ReviewedRows
-    from shibolet.records.review import read_review
 
-    recipe, folder = current.recipe, current.folder
-    config = recipe.prepare
+    recipe, folder, by = current.recipe, current.folder, judged(current)
+    config, reads = by.config, list(by.reads)
     seed = recipe.seed if config.seed is None else config.seed
-    folder.verified("gate")
-    auditing.require_audited(current)
-    if GateVerdict.read(folder.gate()).decision == "INVALID":
-        config = config.model_copy(update={"drop_low_quality": False})
-    tables, reads = [folder.audited_utterances()], ["gate", "audit"]
-    if config.unheard == "audit" and config.drop_low_quality:
-        tables.append(auditing.do_hear_rest(current))
-        reads.append("hear-rest")
-    if is_reviewed := folder.review.is_file():
-        folder.intact("review")
+    machine_texts = ()
+    if labelling.wants_labels(current):
+        labelling.do_label(current, by)
+        reads.append(labelling.STAGE)
+        machine_texts = labelling.labelled_texts(current)
+    else:
+        current.retire(labelling.STAGE, why="this recipe has nothing to label")
     inputs = {
         "format": Prepared.FORMAT,
         "data": current.data.digest,
-        "verdicts": [audited_hash(table) for table in tables],
+        "verdicts": [audited_hash(table) for table in by.tables],
         "prepare": config.model_dump(mode="json", exclude={"seed"}),
         "language": recipe.language,
         "targets": get_language(recipe.language).target_version,
         "seed": seed,
-        **({"review": hash_file(folder.review)} if is_reviewed else {}),
+        **by.review_hash,
+        **({"labelled": folder.verified(labelling.STAGE)} if machine_texts else {}),
     }
-    answers = read_review(folder.review) if is_reviewed else {}
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
         decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
         with current.track("prepare") as progress, decoding as decoders:
             run_prepare(
                 current.data.utterances,
-                ReviewedRows(tables, answers),
+                by.rows(),
                 config=config,
                 language=recipe.language,
                 seed=seed,
@@ -69,6 +63,7 @@ def do_prepare(current: Round) -> Prepared:
                 unread=current.data.ledger,
                 on_progress=progress,
                 decoders=decoders,
+                machine_texts=machine_texts,
             )
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(

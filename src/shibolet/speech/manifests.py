@@ -74,7 +74,7 @@ def open_manifest(source: DataSource) -> Manifest:
     """The rows of a source's manifest; DataError when it cannot be read, or is nothing that is known."""
     path = source.manifest.absolute()
     if path.is_dir():
-        return Manifest(_folder_rows(path), 0, [path])
+        return Manifest(_folder_rows(path, source.has_texts), 0, [path])
     with _explained(source):
         if path.exists() and not path.is_file():
             raise OSError("neither a file nor a folder")
@@ -187,14 +187,16 @@ def _as_it_is(row: Fields) -> Iterator[Fields]:
     yield row
 
 
-def _table_format(first: str | BadRow, source: DataSource, path: Path) -> tuple[cells.Header, str, Convert] | None:
+def _table_format(
+    first: str | BadRow, source: DataSource, path: Path
+) -> tuple[cells.Header, str | None, Convert] | None:
     """The header, the column of the texts and how rows are read; None where the first line is no header."""
     columns, headers = source.columns, cells.headers(first)
     for header in headers:
         others = renamed(header.names, (*columns.model_dump().values(), *COMMON_VOICE))
         header = cells.Header(tuple(others.get(name, name) for name in header.names), header.delimiter)
         names, what = header.names, f"source '{source.name}': {path}"
-        if columns.audio in names and columns.text in names:
+        if columns.audio in names and (columns.text is None or columns.text in names):
             require_single(names, columns.model_dump().values(), what)
             if lacking := [column for column in columns.required if column not in names]:
                 raise DataError(f"{what} has no column '{lacking[0]}', only {one_line(', '.join(names))}")
@@ -229,14 +231,19 @@ def _json_rows(convert: Convert, path: Path) -> Iterator[tuple[str, Fields | Bad
             yield f"line {number}" if len(found) == 1 else f"line {number}, supervision {i}", fields
 
 
-def _table_rows(path: Path, header: cells.Header, text: str, convert: Convert) -> Iterator[tuple[str, Fields | BadRow]]:
+def _table_rows(
+    path: Path, header: cells.Header, text: str | None, convert: Convert
+) -> Iterator[tuple[str, Fields | BadRow]]:
     for number, row in cells.rows(read_lines(path), header, text):
         for fields in [row] if isinstance(row, BadRow) else convert(row):
             yield f"line {number}", fields
 
 
-def _folder_rows(folder: Path) -> Iterator[tuple[str, Fields | BadRow]]:
-    """A row for each audio file below a folder, and for each `.txt` without one; hidden files are left out."""
+def _folder_rows(folder: Path, with_texts: bool = True) -> Iterator[tuple[str, Fields | BadRow]]:
+    """A row for each audio file below a folder, and for each `.txt` without one; hidden files are left out.
+
+    Without texts each audio file is a row, and no `.txt` is.
+    """
     seen = {os.path.realpath(folder)}
     listed = next((name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
     hint = f"; to read {listed}, name it as the manifest" if listed else ""
@@ -254,10 +261,12 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, Fields | BadRow]]:
         texts = {_stem(file): file for file in files if file.suffix.lower() == ".txt"}
         for file in files:
             where = file.relative_to(folder).as_posix()
-            if file.suffix.lower() in AUDIO_SUFFIXES:
+            if file.suffix.lower() in AUDIO_SUFFIXES and not with_texts:
+                yield where, {"audio": where}
+            elif file.suffix.lower() in AUDIO_SUFFIXES:
                 text = _text_of(texts[_stem(file)]) if _stem(file) in texts else no_text
                 yield where, text if isinstance(text, BadRow) else {"audio": where, "text": text}
-            elif file.suffix.lower() == ".txt" and _stem(file) not in spoken:
+            elif with_texts and file.suffix.lower() == ".txt" and _stem(file) not in spoken:
                 yield where, BadRow("missing_audio", "no audio of this name beside it")
 
 

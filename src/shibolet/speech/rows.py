@@ -97,7 +97,8 @@ class RowSink:
             row_id = self._claim(row)
             whole = self._utterance(row, row_id)
             if self.source.format == "plain":
-                self.utterances.append(_speakable(self._without_tokens(whole, row.where)))
+                plain = self._without_tokens(whole, row.where)
+                self.utterances.append(_speakable(plain) if self.source.has_texts else plain)
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
             columns = self.source.columns
@@ -135,17 +136,7 @@ class RowSink:
 
     def _utterance(self, row: Row, row_id: str) -> Utterance:
         columns = self.source.columns
-        text = lookup(row.values, columns.text)
-        if not isinstance(text, str):
-            raise BadRow("text_not_string", f"'{columns.text}' is {'missing' if text is None else type(text).__name__}")
-        language, text = strip_official_prefix(text)
-        text = self._as_told(text)
-        if not tidy(text):
-            raise BadRow("empty_text", f"'{columns.text}' has no words")
-        if found := _CONTROL.search(text):
-            raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
-        if found := _MARKUP.search(text):
-            raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
+        language, text = self._text(row) if self.source.has_texts else (None, "")
         own = _language_name(language or self._named_language(row))
         if own and self.language and own != self.language:
             raise BadRow("other_language", f"its language is '{own[:40]}', that of the source {self.language}")
@@ -170,6 +161,22 @@ class RowSink:
             flags=_flags(lookup(row.values, columns.flags)),
             previous=self._previous(row),
         )
+
+    def _text(self, row: Row) -> tuple[str | None, str]:
+        """The language that some formats put before a text, and the text; BadRow where it is none."""
+        column = self.source.columns.text
+        text = lookup(row.values, column)
+        if not isinstance(text, str):
+            raise BadRow("text_not_string", f"'{column}' is {'missing' if text is None else type(text).__name__}")
+        language, text = strip_official_prefix(text)
+        text = self._as_told(text)
+        if not tidy(text):
+            raise BadRow("empty_text", f"'{column}' has no words")
+        if found := _CONTROL.search(text):
+            raise BadRow("control_character", f"U+{ord(found[0]):04X} at character {found.start():,} of the text")
+        if found := _MARKUP.search(text):
+            raise BadRow("markup", f"'{found[0][:40]}' at character {found.start():,} of the text")
+        return language, text
 
     def _as_told(self, text: str) -> str:
         """The text in the writing that the source asks for."""

@@ -20,7 +20,7 @@ class Columns(Config):
     """
 
     audio: str = "audio"  # of a manifest a path relative to it, of a table {bytes, path}
-    text: str = "text"
+    text: str | None = "text"  # null: only of a source of `data.unlabelled`, which never has one
     id: str | None = "id"
     recording: str | None = "recording"
     speaker: str | None = "speaker"
@@ -86,6 +86,19 @@ class DataSource(Config):
             raise ValueError(f"'{split}' is not the name of a split; for a part of one use max_utterances")
         return split
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether a row without a text is at fault."""
+        return True
+
+    @model_validator(mode="after")
+    def _texts_have_a_place(self) -> "DataSource":
+        if self.has_texts and self.columns.text is None:
+            raise ValueError(
+                f"source '{self.name}' names no column of texts; audio without text goes under data.unlabelled"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_place(self) -> "DataSource":
         places = [place for place in ("manifest", "hub", "parquet") if getattr(self, place) is not None]
@@ -102,4 +115,30 @@ class DataSource(Config):
             )
         if self.hub is not None and self.split is None:
             raise ValueError(f"source '{self.name}': name the split of '{self.hub}', e.g. split: train")
+        return self
+
+
+class UnlabelledSource(DataSource):
+    """Audio without text, of any length: a manifest, a folder of audio, a Hub data set or Parquet, as in `data.train`.
+
+    A text that is there all the same is not read.
+    """
+
+    @property
+    def has_texts(self) -> bool:
+        return False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_texts(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        columns = given.get("columns", {})
+        return {**given, "columns": {**columns, "text": None, "previous": None}} if isinstance(columns, dict) else given
+
+    @model_validator(mode="after")
+    def _nothing_of_texts(self) -> "UnlabelledSource":
+        for key in ("format", "timestamps", "letter_case", "punctuation", "style"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"source '{self.name}': {key} speaks of texts, and data.unlabelled has none")
         return self

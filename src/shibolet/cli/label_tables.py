@@ -1,0 +1,62 @@
+"""Tables of texts that machines wrote, and of the rounds that trained on them."""
+
+from shibolet.cli.terminal import OUT, facts, table
+from shibolet.records.documents.labelled import Labelled, Threshold
+from shibolet.records.documents.loop import Loop
+
+
+def show_labelled(found: Labelled) -> None:
+    """The limits and what they let pass, what became of each source, and the writer's habits."""
+    _limits("Texts of the writer, by letters that differ from what the listener hears", found.agreement)
+    if found.given is not None:
+        _limits("Damaged texts, by letters that differ from what the writer reads", found.given)
+    rows = []
+    for name, source in found.sources.items():
+        rows.append((name, "passed", f"{source.admitted.utterances:,}", f"{60 * source.admitted.hours:.1f}"))
+        rows += [(name, rule, f"{of.utterances:,}", f"{60 * of.hours:.1f}") for rule, of in source.refused.items()]
+    if rows:
+        table("Audio without text", ["source", "", " pieces", " minutes"], rows)
+    if found.habits:
+        table(
+            "Words that the writer writes where another is said",
+            ["written", "said", " times", " of", " refused", "by"],
+            [
+                (one.confusion.text, one.confusion.heard, f"{one.confusion.count:,}",
+                 f"{one.confusion.occurrences:,}", f"{one.refused:,}", one.by)
+                for one in found.habits
+            ],
+        )  # fmt: skip
+    OUT.print(found.sentence, markup=False)
+    facts([("writer", found.writer), ("listener", found.listener), *(("note", note) for note in found.notes)])
+
+
+def _limits(title: str, threshold: Threshold) -> None:
+    table(
+        title,
+        [" limit", " pass", " false", " at most", ""],
+        [
+            (f"{step.limit:.0%}", f"{step.accepted:,}", f"{step.false_accepts:,}", f"{step.upper_pct:.1f}%",
+             "chosen" if step.limit == threshold.limit else "")
+            for step in threshold.steps
+        ],
+    )  # fmt: skip
+
+
+def show_loop(loop: Loop) -> None:
+    """What each turn came to, and which round to keep."""
+    pct = lambda rate: "-" if rate is None else f"{rate:.1f}%"  # noqa: E731
+    rows = [
+        (
+            one.folder, pct(one.low_quality_pct), pct(one.low_quality_prepared_pct),
+            "-" if one.flagged is None else f"{one.flagged.taken_back:,}",
+            "-" if one.flagged is None else f"{one.flagged.corrected:,}",
+            "-" if one.points is None else f"{one.points:+.2f}",
+            "-" if one.interval_points is None else "{:+.2f} to {:+.2f}".format(*one.interval_points),
+        )
+        for one in loop.turns
+    ]  # fmt: skip
+    header = ["", " flagged", " after", " taken back", " corrected", " points", f" {loop.level_pct:.3g}%"]
+    table(f"Loop, {loop.seeds} seeds a turn", header, rows)
+    for one in loop.turns:
+        OUT.print(one.sentence, markup=False)
+    OUT.print(loop.sentence, markup=False)

@@ -1,0 +1,88 @@
+"""How far two hearers have to agree before a text of theirs may train, from clips whose text is known.
+
+Which limit is the loosest that shows few false accepts is chosen among a few, so the bounds of all of them hold
+together (Bonferroni): the choice does not flatter the one that is chosen. Clips of one speaker or recording, and a clip
+and its damaged copy, share their fate: the count behind a bound is one of clips, less by the design effect of groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shibolet.records.documents.labelled import Step, Threshold
+from shibolet.scoring.counts import count_chars, count_words
+from shibolet.scoring.intervals import cluster_sums
+from shibolet.scoring.rates import clopper_pearson
+from shibolet.speech.text import Language
+from shibolet.speech.text.reading import compare
+from shibolet.speech.text.rules import letters_of
+
+LIMITS = (0.0, 0.02, 0.05, 0.10, 0.15, 0.20, 0.30)  # of the disagreement
+LEVEL = 0.95  # of all bounds together
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A clip with a known text, as it is or damaged."""
+
+    clip: str  # the same of a clip and its copies
+    group: str  # who speaks, or the recording
+    disagreement: float  # 0: letter by letter the same
+    is_wrong: bool  # letting it pass would be a false accept
+
+
+def choose_limit(tried: Sequence[Tried], max_false_accept_pct: float, *, of_all: bool = False) -> Threshold:
+    """The loosest of `LIMITS` whose share of false accepts is shown to be at most this.
+
+    The share is of what passes; `of_all`: of everything that was tried, which then is all wrong.
+    """
+    steps = tuple(_step(tried, limit, of_all) for limit in LIMITS)
+    passing = [step.limit for step in steps if step.upper_pct <= max_false_accept_pct]
+    return Threshold(limit=max(passing, default=None), clips=len({one.clip for one in tried}), steps=steps)
+
+
+def _step(tried: Sequence[Tried], limit: float, of_all: bool) -> Step:
+    passed = [one for one in tried if one.disagreement <= limit]
+    false_accepts = sum(one.is_wrong for one in passed)
+    counted = tried if of_all else passed
+    is_false = np.array([one.is_wrong and one.disagreement <= limit for one in counted], dtype=float)
+    return Step(
+        limit=limit, accepted=len(passed), false_accepts=false_accepts,
+        upper_pct=round(100 * _upper(is_false, [one.group for one in counted], [one.clip for one in counted]), 3),
+    )  # fmt: skip
+
+
+def _upper(is_false: np.ndarray, groups: Sequence[str], clips: Sequence[str]) -> float:
+    """Upper end of a share's one-sided interval; 1 where there is nothing."""
+    if not len(is_false):
+        return 1.0
+    rate = float(is_false.mean())
+    level = 1 - 2 * (1 - LEVEL) / len(LIMITS)  # two-sided, of which the upper end is used
+    return clopper_pearson(rate, len(set(clips)) / _design_effect(is_false, groups, rate), level)[1]
+
+
+def _design_effect(is_false: np.ndarray, groups: Sequence[str], rate: float) -> float:
+    """Variance of the share over groups against that of as many clips of their own (Kish, 1965); at least 1."""
+    sizes = cluster_sums(np.ones(len(is_false)), groups)
+    if len(sizes) < 2 or not 0 < rate < 1:
+        return 1.0
+    spread = cluster_sums(is_false - rate, groups)
+    variance = float((spread**2).sum()) * len(sizes) / (len(sizes) - 1)
+    return max(1.0, variance / (len(is_false) * rate * (1 - rate)))
+
+
+def letters_apart(words: Sequence[str], heard: str, language: Language) -> float:
+    """Letters that differ between a text's words and a hypothesis in their nearest readings, of the text's; at most 1.
+
+    It is the `cer` of an audit's row, of texts that nobody laid beside audio.
+    """
+    compared = compare(words, heard, language)
+    text, said = letters_of("".join(compared.text)), letters_of("".join(compared.heard))
+    return min(1.0, count_chars(text, said).errors / max(1, len(text)))
+
+
+def is_false_accept(truth: str, text: str, max_wer: float, language: Language) -> bool:
+    """Whether letting `text` pass would be one: where nothing is said, any word is."""
+    counts = count_words(language.to_scoring(truth), language.to_scoring(text))
+    return counts.errors > max_wer * counts.reference_length

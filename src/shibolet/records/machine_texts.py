@@ -1,0 +1,46 @@
+"""Texts that machines wrote, by the utterance that has one: what `label` hands to `prepare`."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from shibolet.records.files import write_jsonl
+from shibolet.records.reading import read_lines
+
+Kind = Literal["labelled", "corrected", "taken_back"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineText:
+    """What two hearers say of an utterance.
+
+    labelled    it had no text, and has the writer's
+    corrected   its text is not what both heard, and it has the writer's
+    taken_back  the audit flagged its text, the writer reads the same, and the text stays
+    """
+
+    id: str
+    kind: Kind
+    text: str  # that it has now
+    written: str  # by the writer
+    heard: str  # by the listener
+    disagreement: float  # letters that differ, of the text's
+    given: str | None = None  # the text that it came with
+
+    @property
+    def detail(self) -> str:
+        """For the ledger."""
+        if self.kind == "taken_back":
+            return f"the writer reads '{self.written[:80]}': {self.disagreement:.1%} of the letters differ"
+        was = f"; the text was '{self.given[:80]}'" if self.given is not None else ""
+        return f"two hearers agree but for {self.disagreement:.1%} of the letters{was}"
+
+
+def write_texts(path: Path, texts: Iterable[MachineText]) -> None:
+    write_jsonl(path, map(asdict, texts))
+
+
+def read_texts(path: Path) -> list[MachineText]:
+    """DataError names the line that is none."""
+    return read_lines(path, MachineText, "'shibolet label RECIPE' makes it anew")

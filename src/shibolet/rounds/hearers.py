@@ -1,0 +1,108 @@
+"""Two hearers of the same audio: one writes its text, the other hears by itself and is laid beside that text.
+
+What either heard is kept, so that a run that was cut off goes on: the listener's as an audit keeps it, by content, and
+the writer's in `labelled/heard/`, so many utterances together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from shibolet.audit.clip import clip_of
+from shibolet.audit.hearing import Listener
+from shibolet.records.audited import Audited
+from shibolet.records.files import hash_json, make_folder, write_jsonl
+from shibolet.records.reading import read_lines
+from shibolet.records.utterance import Utterance
+from shibolet.rounds.auditing import tell_lost
+from shibolet.rounds.shared import Round
+from shibolet.speech.audio import load
+from shibolet.speech.text import get_language
+
+TOGETHER = 256  # utterances of which the texts are put on disk at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A line of `labelled/heard/`."""
+
+    id: str
+    text: str  # empty where nothing could be heard
+    failure: str | None  # then why
+
+
+class Hearers:
+    """The writer and the listener of a round's label stage."""
+
+    def __init__(self, current: Round, writer: str, listener: str) -> None:
+        self._current, self._writer = current, writer
+        self.writer_identity = current.identity(writer)
+        self._listener = Listener(
+            None, current.recogniser(listener), current.folder.audit() / "heard", load, current.recipe.audit,
+            current.recipe.language, current.executor,
+        )  # fmt: skip
+
+    @property
+    def identities(self) -> list[str]:
+        return [self.writer_identity, *self._listener.identities]
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How the writer transcribes: as the recipe evaluates, and told no terms."""
+        from shibolet.evaluate.stage import NOT_OF_A_SET
+
+        config = self._current.recipe.evaluate_in(self._current.recipe.language)
+        return config.identity(exclude=NOT_OF_A_SET | {"servers", "context"})
+
+    def hear(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[Audited]:
+        """Of each utterance the writer's text and, as its hypothesis, what the listener heard; `cer` is between them.
+
+        `digest` is a hash of all that the utterances are. A text without a word that could be checked is a failure.
+        """
+        if not utterances:
+            return []
+        found = self._write(utterances, digest, title)
+        written = [replace(utterance, text=one.text) for utterance, one in zip(utterances, found, strict=True)]
+        rules = get_language(self._current.recipe.language)
+        clips = {u.id: clip for u in written if (clip := clip_of(u, rules))}
+        with self._current.track(f"{title}: listen") as progress:
+            heard = self._listener.hear(list(clips.values()), progress)
+        tell_lost(self._current, self._listener)
+        rows = []
+        for utterance, one in zip(written, found, strict=True):
+            evidence = heard[utterance.id] if utterance.id in clips else None
+            failure = one.failure or ("no_words" if evidence is None else evidence.failure)
+            rows.append(
+                Audited(
+                    id=utterance.id, source=utterance.source, recording=utterance.recording, speaker=utterance.speaker,
+                    domain=utterance.domain or "unknown", text=utterance.text, duration_s=utterance.duration_s,
+                    failure=failure, is_low_quality=failure is not None,
+                    words=rules.to_words(utterance.text).tokens,
+                    hypothesis=evidence.hypothesis if evidence else "",
+                    cer=evidence.signals.cer if evidence and evidence.signals else None,
+                )
+            )  # fmt: skip
+        return rows
+
+    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[_Written]:
+        """What is written of each; the writer is not loaded where all texts are on disk."""
+        from shibolet.evaluate.hear import hear
+
+        current, recipe = self._current, self._current.recipe
+        config = recipe.evaluate_in(recipe.language)
+        folder, found = current.folder.labelled / "heard", []
+        make_folder(folder)
+        with current.track(f"{title}: write") as progress:
+            for first in range(0, len(utterances), TOGETHER):
+                some = utterances[first : first + TOGETHER]
+                key = [self.writer_identity, recipe.language, self.decoding, digest, [one.id for one in some]]
+                path = folder / f"{hash_json(key)}.jsonl"
+                if not path.is_file():
+                    transcriber = current.transcriber(self._writer, "", recipe.language)
+                    heard = hear(transcriber, some, config, None)
+                    why = {failure.id: failure.reason for failure in heard.failures}
+                    pairs = zip(some, heard.hypotheses, strict=True)
+                    write_jsonl(path, (asdict(_Written(u.id, text, why.get(u.id))) for u, text in pairs))
+                found += read_lines(path, _Written, "delete it, and it is heard again")
+                progress(len(found), len(utterances))
+        return found

@@ -1,0 +1,171 @@
+"""Clips whose text is known, as they are and damaged: what a limit on the disagreement of two hearers lets pass."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shibolet.audit.audio_changes import Babble, Clipping, Noise, NoSpeech, Reverb, TelephoneBand
+from shibolet.audit.clip import AudioChange, clip_of
+from shibolet.audit.damage import BABBLE_VOICES, Original, Pool, Row, copies, cut_text, swapped
+from shibolet.errors import AudioError
+from shibolet.label.agreement import Tried, is_false_accept, letters_apart
+from shibolet.records.audited import Audited
+from shibolet.records.files import hash_json, make_folder, write_bytes
+from shibolet.records.manifest import manifest_hash
+from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds.shared import Round
+from shibolet.speech.audio import encode_flac, load
+from shibolet.speech.text import get_language
+
+if TYPE_CHECKING:
+    from shibolet.prepare.verdicts import ReviewedRows
+    from shibolet.rounds.hearers import Hearers
+
+MIN_HELD_OUT = 40  # utterances; with fewer hardly any bound can be shown
+SILENT = NoSpeech("noise")  # nobody speaks: any text is a false accept
+TEXT_DAMAGE = (
+    Row(kind="swapped", change=swapped("random")),
+    Row(kind="text_halved", change=cut_text(0.5, "either")),
+    Row(kind="text_quarter_cut", change=cut_text(0.25, "either")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Clips that the limits are calibrated on, and how much of the training data has a text that passed the audit."""
+
+    utterances: list[Utterance]
+    hours_with_text: float
+    digest: str
+    notes: tuple[str, ...]  # sentences
+
+
+@dataclass(frozen=True, slots=True)
+class TriedOn:
+    """What the hearers made of them."""
+
+    texts: list[Tried]  # the writer's texts against the truth
+    damaged_texts: list[Tried]  # wrong texts of the data against the writer's; all wrong
+    against_truth: list[Audited]  # the writer's texts, with the truth as what was heard
+
+
+def known_texts(current: Round, verdicts: "ReviewedRows") -> Known:
+    """Utterances that the audit let pass; after another round those that it held out, whose texts no model learned."""
+    recipe, language = current.recipe, get_language(current.recipe.language)
+    found = verdicts.among([u.id for u in current.data.utterances])
+    passed = [
+        u for u in current.data.utterances
+        if (one := found.get(u.id)) and not one.is_low_quality and not one.row.failure and one.review != "bad"
+        and u.duration_s <= recipe.label.max_piece_s and clip_of(u, language)
+    ]  # fmt: skip
+    notes, held_out = [], _held_out(current.folder.parent)
+    unseen = [u for u in passed if u.id in held_out]
+    if len(unseen) >= MIN_HELD_OUT:
+        chosen = unseen
+        notes.append(f"The limits are from {len(unseen):,} utterances that the round before held out.")
+    else:
+        chosen = passed
+        notes.append(
+            "The limits are from training utterances that passed the audit. Where a hearer was trained on them, it "
+            "errs less there than on new audio, and more false texts pass than the bound says."
+        )
+    chosen = sorted(chosen, key=lambda u: hashlib.sha256(f"{recipe.seed}/{u.id}".encode()).digest())
+    chosen = chosen[: recipe.label.calibration_clips]
+    hours = sum(u.duration_s for u in passed) / 3600
+    return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
+
+
+def _held_out(parent: RunFolder | None) -> set[str]:
+    """Ids of utterances of which the round before had a piece in dev."""
+    from shibolet.records.shards import read_shard
+
+    if parent is None or not parent.finished("prepare"):
+        return set()
+    parent.verified("prepare")
+    return {id for path in sorted(parent.prepared.glob("dev-*.parquet")) for (id,) in read_shard(path, "origin_id")}
+
+
+def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
+    """Hear each clip as it is and once damaged, and compare with what is known."""
+    language, config = get_language(current.recipe.language), current.recipe.label
+    truths = known.utterances
+    copies_of = _damaged(current, truths)
+    both = [*(replace(u, text="") for u in truths), *(copy for copy, _ in copies_of)]
+    said = [*(u.text for u in truths), *(text for _, text in copies_of)]
+    origin = [*truths, *(u for u, (copy, _) in zip(truths, copies_of))]
+    rows = hearers.hear(both, hash_json([known.digest, "copies"]), "label: known texts")
+    texts = [
+        Tried(
+            clip=u.id,
+            group=u.cluster,
+            disagreement=2.0 if row.failure or row.cer is None else row.cer,
+            is_wrong=is_false_accept(truth, row.text, config.max_wer, language),
+        )
+        for u, truth, row in zip(origin, said, rows, strict=True)
+    ]
+    untouched = rows[: len(truths)]
+    against = [
+        replace(row, hypothesis=u.text, cer=letters_apart(row.words, u.text, language))
+        for u, row in zip(truths, untouched, strict=True)
+        if not row.failure
+    ]
+    return TriedOn(texts, _wrong_texts(current, truths, untouched), against)
+
+
+def _wrong_texts(current: Round, truths: Sequence[Utterance], rows: Sequence[Audited]) -> list[Tried]:
+    """Damaged texts of the clips, against what the writer reads: it costs no hearing."""
+    language, written = get_language(current.recipe.language), {row.id: row for row in rows if not row.failure}
+    clips = {u.id: clip_of(u, language) for u in truths}
+    originals = [Original(clip=clips[u.id], recording=u.cluster, speaker=u.speaker) for u in truths]
+    groups = {u.id: u.cluster for u in truths}
+    made = copies(TEXT_DAMAGE, originals, Pool(originals, language.name), current.recipe.seed)
+    return [
+        Tried(
+            clip=copy.utterance, group=groups[copy.utterance], is_wrong=True,
+            disagreement=letters_apart(copy.words, written[copy.utterance].text, language)
+            if copy.utterance in written else 2.0,
+        )
+        for own in made.values()
+        for copy in own
+    ]  # fmt: skip
+
+
+def _damaged(current: Round, truths: Sequence[Utterance]) -> list[tuple[Utterance, str]]:
+    """A damaged copy of each clip as a file that both hear, and what is said in it."""
+    folder = current.folder.labelled / "calibration"
+    make_folder(folder)
+    found = []
+    for number, utterance in enumerate(truths):
+        change = _change(number, utterance, truths, current.recipe.seed)
+        rng = np.random.default_rng([current.recipe.seed, number])
+        try:
+            samples = change(load(utterance.audio), rng)
+        except AudioError:
+            samples = np.zeros(16000, np.float32)  # nothing is heard in it, as in the clip itself
+        path = folder / f"{number:04d}.flac"
+        write_bytes(path, encode_flac(samples))
+        copy = replace(utterance, id=f"copy/{utterance.id}", text="", audio=AudioRef(path=str(path)))
+        found.append((copy, "" if change is SILENT else utterance.text))
+    return found
+
+
+def _change(number: int, utterance: Utterance, truths: Sequence[Utterance], seed: int) -> AudioChange:
+    """One kind of damage after the other."""
+    others = [one for one in truths if one.cluster != utterance.cluster] or list(truths)
+    drawn = random.Random(f"{seed}/{utterance.id}").sample(others, min(BABBLE_VOICES, len(others)))
+    changes: tuple[AudioChange, ...] = (
+        Noise("pink", 10.0),
+        Babble(tuple(one.id for one in drawn), 5.0, tuple(one.audio for one in drawn)),
+        TelephoneBand(),
+        Noise("pink", 0.0),
+        Reverb(0.6),
+        Clipping(0.05),
+        Noise("white", 5.0),
+        SILENT,
+    )
+    return changes[number % len(changes)]

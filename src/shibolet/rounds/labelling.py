@@ -1,0 +1,303 @@
+"""Texts by machines: for audio without any, and for utterances of the training data that the audit flagged.
+
+Two hearers hear the same audio. Where they agree beyond a limit the text may train; the limit is calibrated on clips
+whose text is known and on damaged copies of them. What the writer writes again and again where something else is said
+is no text, however well the rest agrees.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from shibolet.errors import DataError, RecipeError
+from shibolet.label.agreement import choose_limit, letters_apart
+from shibolet.records.audited import Audited, audited_hash
+from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Threshold
+from shibolet.records.documents.prepared import Amount
+from shibolet.records.files import hash_json, make_folder
+from shibolet.records.ledger import LedgerLine, write_ledger
+from shibolet.records.machine_texts import MachineText, read_texts, write_texts
+from shibolet.records.manifest import read_manifest, write_manifest
+from shibolet.records.utterance import Utterance
+from shibolet.rounds.judged import Judged, judged
+from shibolet.rounds.known_texts import Known, known_texts, try_on
+from shibolet.rounds.shared import Round
+from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of
+from shibolet.speech.text import get_language
+
+if TYPE_CHECKING:  # it imports the audit
+    from shibolet.rounds.hearers import Hearers
+
+DOCUMENT, MANIFEST, TEXTS, LEDGER = "label.json", "manifest.jsonl", "texts.jsonl", "ledger.jsonl"
+
+
+def wants_labels(current: Round) -> bool:
+    """Whether a recipe has anything for machines to write or to hear again."""
+    return bool(current.recipe.data.unlabelled or current.recipe.label.flagged)
+
+
+def do_label(current: Round, by: Judged | None = None) -> Labelled:
+    """Which texts by machines may train; `labelled/` has them.
+
+    DataError where nothing tells which texts of the data are right, so that no limit can be calibrated.
+    """
+    from shibolet.listen.open import HYPOTHESES
+    from shibolet.rounds.hearers import Hearers
+
+    recipe, folder, config = current.recipe, current.folder, current.recipe.label
+    if not wants_labels(current):
+        raise DataError(
+            f"recipe '{recipe.name}' has nothing to label: name sources in data.unlabelled, or set label.flagged=true"
+        )
+    by = by or judged(current)
+    if not by.config.drop_low_quality:
+        raise DataError(
+            "label: the gate says INVALID, so nothing tells which texts are right, and no limit can be calibrated; "
+            "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
+        )
+    writer = config.writer or (recipe.models and recipe.models.base)
+    listener = config.listener or recipe.audit.recogniser
+    if not writer:
+        raise RecipeError("label: nobody writes the texts; name a model in label.writer, or the recipe's models.base")
+    if listener.endswith(HYPOTHESES):
+        raise RecipeError(
+            f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
+        )
+    hearers = Hearers(current, writer, listener)
+    if len(set(hearers.identities)) < 2:
+        raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
+    audio = current.join(recipe.data.unlabelled) if recipe.data.unlabelled else None
+    known = known_texts(current, by.rows())
+    inputs = {
+        "format": Labelled.FORMAT,
+        "data": [current.data.digest, audio.digest if audio else None],
+        "known": known.digest,
+        "verdicts": [audited_hash(table) for table in by.tables],
+        "label": config.model_dump(mode="json", exclude={"writer", "listener"}),
+        "hearers": hearers.identities,
+        "decoding": hearers.decoding,
+        "language": recipe.language,
+        "pieces": [by.config.min_duration_s, by.config.max_duration_s],
+        **by.review_hash,
+    }
+    stage = current.begin(STAGE, inputs, by.reads)
+    if not stage.done:
+        make_folder(folder.labelled)
+        labelling = _Labelling(current, hearers, by, known)
+        labelling.calibrate()
+        labelling.label(list(audio.utterances) if audio else [], list(audio.ledger) if audio else [])
+        labelling.write(writer, listener)
+        current.finish(stage)
+    return Labelled.read(folder.labelled / DOCUMENT)
+
+
+def labelled_texts(current: Round) -> list[tuple[Utterance, MachineText]]:
+    """What `prepare` takes: utterances with the texts that they have now, those without a text of their own last."""
+    folder, given = current.folder.labelled, {u.id: u for u in current.data.utterances}
+    known = given | {u.id: u for u in read_manifest(folder / MANIFEST)}
+    texts = sorted(read_texts(folder / TEXTS), key=lambda text: text.kind == "labelled")
+    return [(_with(known[text.id], text), text) for text in texts]
+
+
+def _with(utterance: Utterance, text: MachineText) -> Utterance:
+    """The utterance with the text that it has now; what was known beside another text is not of this one."""
+    if text.kind == "taken_back":
+        return utterance
+    return replace(utterance, text=text.text, timed_text=None, previous=None)
+
+
+@dataclass
+class _Labelling:
+    """One run of the stage."""
+
+    current: Round
+    hearers: "Hearers"
+    by: Judged
+    known: Known
+    agreement: Threshold | None = None
+    given: Threshold | None = None
+    habits: dict[tuple[str, str], Habit] = field(default_factory=dict)
+    by_truth: set[str] = field(default_factory=set)  # words that the writer writes where the truth has another
+    texts: list[MachineText] = field(default_factory=list)
+    pieces: list[Utterance] = field(default_factory=list)  # admitted
+    lines: list[LedgerLine] = field(default_factory=list)
+    sources: dict[str, SourceLabels] = field(default_factory=dict)
+    flagged: Flagged | None = None
+
+    def calibrate(self) -> None:
+        """The limits, and what of the writer's habits clips with a known text show."""
+        config, language = self.current.recipe.label, self.current.recipe.language
+        tried = try_on(self.current, self.hearers, self.known)
+        self.agreement = choose_limit(tried.texts, config.max_false_accept_pct)
+        if config.flagged:
+            self.given = choose_limit(tried.damaged_texts, config.max_false_accept_pct, of_all=True)
+        self._add_habits(tried.against_truth, "truth", language)
+        self.by_truth = {written for (written, _), habit in self.habits.items() if habit.by == "truth"}
+
+    def label(self, audio: list[Utterance], unread: list[LedgerLine]) -> None:
+        """Decide on pieces without text and on flagged utterances; the habits are those of both together."""
+        current, config = self.current, self.current.recipe.label
+        self.lines += unread
+        progress_title = "label: cut"
+        with current.track(progress_title) as progress:
+            found, lines = cut_into_pieces(audio, config.max_piece_s, self.by.config.min_duration_s, progress)
+        self.lines += lines
+        if twice := sorted({u.id for u in found} & {u.id for u in current.data.utterances}):
+            raise DataError(f"label: a piece and an utterance of data.train both have the id '{twice[0]}'; rename one")
+        flagged = self._flagged() if config.flagged else []
+        digest = hash_json([current.data.digest, [[u.id, u.audio.start_s, u.audio.end_s] for u in [*found, *flagged]]])
+        rows = self.hearers.hear([*found, *flagged], digest, "label")
+        self._add_habits(rows, "listener", current.recipe.language)
+        pieces, again = rows[: len(found)], rows[len(found) :]
+        refused = self._admit(found, pieces)
+        self._report_sources(audio, found, lines, refused)
+        if config.flagged:
+            self._hear_again(flagged, again)
+
+    def _flagged(self) -> list[Utterance]:
+        """Utterances that the audit, and no person, calls low quality, and that are short enough to train whole."""
+        rows, limit_s = self.by.rows(), self.by.config.max_duration_s
+        verdicts = {id: one for id, one in rows.among([u.id for u in self.current.data.utterances]).items()}
+        return [
+            u for u in self.current.data.utterances
+            if (one := verdicts.get(u.id)) and one.is_low_quality and not one.row.failure and one.review is None
+            and u.duration_s <= limit_s
+        ]  # fmt: skip
+
+    def _add_habits(self, rows: Sequence[Audited], by: str, language: str) -> None:
+        from shibolet.audit.confusions import confusions
+
+        for one in confusions(rows, language)[0]:
+            self.habits.setdefault((one.text, one.heard), Habit(confusion=one, by=by, refused=0))
+
+    def _refusal(self, row: Audited) -> tuple[str, str] | None:
+        """Why a text of the writer's is not taken: a rule and its detail."""
+        from shibolet.audit.confusions import holds
+
+        limit = self.agreement.limit
+        if row.failure is not None:
+            return row.failure, "nothing was heard in it that could be a text"
+        if limit is None:
+            return "no_limit", "no limit on the disagreement is shown to let few false texts pass"
+        if row.cer is None or row.cer > limit:
+            apart = "" if row.cer is None else f"{row.cer:.1%} of the letters differ, at most {limit:.0%} may: "
+            return "hearers_differ", f"{apart}'{row.text[:60]}' and '{row.hypothesis[:60]}'"
+        pair = holds(row, self.habits, self.current.recipe.language)
+        if pair is None and (known := self.by_truth.intersection(row.words)):
+            pair = next(pair for pair in self.habits if pair[0] == min(known))
+        if pair is None:
+            return None
+        self.habits[pair] = self.habits[pair].model_copy(update={"refused": self.habits[pair].refused + 1})
+        return "habit", f"the writer often writes '{pair[0]}' where '{pair[1]}' is said"
+
+    def _admit(self, found: Sequence[Utterance], rows: Sequence[Audited]) -> dict[str, dict[str, list[float]]]:
+        """Take pieces, those that agree best first, up to the share; seconds refused by source and rule."""
+        refused: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+        def refuse(piece: Utterance, rule: str, detail: str) -> None:
+            self.lines.append(line_of(piece, rule, detail))
+            refused[piece.source][rule].append(piece.duration_s)
+
+        fit = []
+        for piece, row in zip(found, rows, strict=True):
+            if (why := self._refusal(row)) is not None:
+                refuse(piece, *why)
+            else:
+                fit.append((piece, row))
+        most_s = self.current.recipe.label.max_labelled_share * self.known.hours_with_text * 3600
+        taken_s, is_full = 0.0, False
+        for piece, row in sorted(fit, key=lambda pair: (pair[1].cer, hash_json(pair[0].id))):
+            if is_full := is_full or taken_s + piece.duration_s > most_s:  # a shorter one agrees less
+                refuse(piece, "over_share", f"{most_s / 3600:.3f} h of such pieces may train, others agree as well")
+                continue
+            taken_s += piece.duration_s
+            self.pieces.append(replace(piece, text=row.text))
+            self.texts.append(_text_of(row, "labelled", row.text))
+        return refused
+
+    def _report_sources(
+        self, audio: Sequence[Utterance], found: Sequence[Utterance], lines: Sequence[LedgerLine],
+        refused: dict[str, dict[str, list[float]]],
+    ) -> None:  # fmt: skip
+        for line in lines:
+            refused[line.source][line.rule].append(line.duration_s or 0.0)
+        for source in self.current.recipe.data.unlabelled:
+            own = lambda items: [one.duration_s for one in items if one.source == source.name]  # noqa: B023, E731
+            by_rule = {rule: amount_of(seconds) for rule, seconds in refused[source.name].items()}
+            self.sources[source.name] = SourceLabels(
+                given=amount_of(own(audio)), admitted=amount_of(own(self.pieces)),
+                refused=dict(sorted(by_rule.items(), key=lambda item: (-item[1].utterances, item[0]))),
+            )  # fmt: skip
+
+    def _hear_again(self, utterances: Sequence[Utterance], rows: Sequence[Audited]) -> None:
+        """Take back, correct, or leave to be dropped."""
+        recipe, corrected = self.current.recipe, []
+        rules, taken_back = get_language(recipe.language), 0
+        for utterance, row in zip(utterances, rows, strict=True):
+            apart = letters_apart(rules.to_words(utterance.text).tokens, row.text, rules)
+            if self.given.limit is not None and row.failure is None and apart <= self.given.limit:
+                taken_back += 1
+                text = replace(_text_of(row, "taken_back", utterance.text), disagreement=apart)
+                self.texts.append(replace(text, given=utterance.text))
+            elif self._refusal(row) is None and row.cer <= recipe.label.max_corrected_disagreement:
+                corrected.append(replace(_text_of(row, "corrected", row.text), given=utterance.text))
+        most = int(recipe.label.max_corrected_share * len(self.current.data.utterances))
+        corrected.sort(key=lambda text: (text.disagreement, hash_json(text.id)))
+        self.texts += corrected[:most]
+        kept = taken_back + len(corrected[:most])
+        self.flagged = Flagged(
+            heard=len(rows), taken_back=taken_back, corrected=len(corrected[:most]), dropped=len(rows) - kept
+        )
+
+    def write(self, writer: str, listener: str) -> None:
+        """Put everything on disk, the document last."""
+        folder, config = self.current.folder.labelled, self.current.recipe.label
+        write_manifest(folder / MANIFEST, self.pieces)
+        write_texts(folder / TEXTS, self.texts)
+        write_ledger(folder / LEDGER, self.lines)
+        found = Labelled(
+            writer=writer, listener=listener, max_wer=config.max_wer, max_false_accept_pct=config.max_false_accept_pct,
+            agreement=self.agreement, given=self.given, habits=tuple(self.habits.values()), sources=self.sources,
+            flagged=self.flagged, sentence=_sentence(self), notes=tuple(self.known.notes),
+        )  # fmt: skip
+        found.write(folder / DOCUMENT)
+        self.current.tell(f"label: {found.sentence}")
+
+
+def _text_of(row: Audited, kind: str, text: str) -> MachineText:
+    return MachineText(
+        id=row.id, kind=kind, text=text, written=row.text, heard=row.hypothesis, disagreement=row.cer or 0.0
+    )
+
+
+def amount_of(seconds: Sequence[float]) -> Amount:
+    return Amount(utterances=len(seconds), hours=round(sum(seconds) / 3600, 5))
+
+
+_shown: Callable[[float], str] = lambda limit: f"at most {limit:.0%} of the letters differ"  # noqa: E731
+
+
+def _sentence(found: _Labelling) -> str:
+    """What came of it, in words."""
+    config, parts = found.current.recipe.label, []
+    limit = found.agreement.limit
+    if limit is None:
+        best = min(step.upper_pct for step in found.agreement.steps)
+        parts.append(
+            f"No text by a machine passes: of {found.agreement.clips:,} clips whose text is known no limit shows under "
+            f"{config.max_false_accept_pct:g}% false accepts (the lowest upper end is {best:.1f}%)."
+        )
+    else:
+        parts.append(f"A text passes where {_shown(limit)}.")
+    if found.sources:
+        given, admitted = (
+            sum(getattr(one, name).hours for one in found.sources.values()) for name in ("given", "admitted")
+        )
+        parts.append(f"Of {given:.2f} h without text {admitted:.2f} h train, in {len(found.pieces):,} pieces.")
+    if (again := found.flagged) is not None:
+        parts.append(
+            f"Of {again.heard:,} flagged utterances {again.taken_back:,} are taken back, {again.corrected:,} corrected "
+            f"and {again.dropped:,} dropped."
+        )
+    return " ".join(parts)

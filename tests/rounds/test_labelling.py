@@ -1,0 +1,331 @@
+"""Protects training from texts of machines that nobody confirmed, from a writer's habits, and dev from either."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from audit_documents import audited, gate_verdict
+
+from shibolet.cli.tables import show
+from shibolet.errors import DataError, RecipeError
+from shibolet.recipe import load_recipe
+from shibolet.records.audited import Audited, write_audited
+from shibolet.records.documents.labelled import Labelled
+from shibolet.records.documents.prepared import Prepared
+from shibolet.records.files import write_jsonl
+from shibolet.records.ledger import read_ledger
+from shibolet.records.machine_texts import MachineText, read_texts
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds import hearers, labelling, stages
+from shibolet.rounds.shared import open_round
+from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
+
+RATE = SAMPLE_RATE_HZ
+WORDS = "אחת שתיים שלוש ארבע חמש שבע שמונה תשע עשר מאה אלף יום לילה בוקר ערב בית ספר שיר ילד אבא".split()
+HABIT, SAID = "מחברת", "טלפון"  # what the writer writes, and what is said
+
+
+def burst(seconds: float, pitch_hz: float) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    return 0.2 * sum(np.sin(2 * np.pi * pitch_hz * k * t) / k for k in range(1, 9)) * np.hanning(len(t)) ** 0.2
+
+
+def quiet(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1e-4, round(seconds * RATE))
+
+
+def write_flac(path: Path, first: np.ndarray, second: np.ndarray) -> None:
+    """Two words, and silence before, between and after them."""
+    samples = np.concatenate([quiet(0.3), first, quiet(0.2), second, quiet(0.3)])
+    path.write_bytes(encode_flac(samples.astype(np.float32)))
+
+
+def sentence(number: int) -> str:
+    return " ".join(np.random.default_rng(number).choice(WORDS, 6))
+
+
+class Answers:
+    """What writer and listener say of each utterance, by id; of clips with a known text they read the truth."""
+
+    def __init__(self, truth: dict[str, str]) -> None:
+        self.truth, self.said, self.asked = truth, {}, []
+        self.identities, self.decoding = ["writer", "listener"], {}
+
+    def __call__(self, current, writer: str, listener: str) -> "Answers":
+        return self
+
+    def hear(self, utterances, digest: str, title: str) -> list[Audited]:
+        self.asked.append([u.id for u in utterances])
+        rules = labelling.get_language("Hebrew")
+        rows = []
+        for u in utterances:
+            is_silent = u.id.startswith("copy/") and int(Path(u.audio.path).stem) % 8 == 7  # the last kind of damage
+            own = "" if is_silent else self.truth.get(u.id.removeprefix("copy/"), sentence(len(rows)))
+            text, heard = self.said.get(u.id, (own, own))
+            words = rules.to_words(text).tokens
+            row = audited(
+                u.id, source=u.source, recording=u.recording, speaker=u.speaker, text=text, words=words,
+                hypothesis=heard, cer=labelling.letters_apart(words, heard, rules), duration_s=u.duration_s,
+                failure=None if text else "no_words",
+            )  # fmt: skip
+            rows.append(row)
+        return rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Sounds of 100 utterances with a text and of 40 recordings without."""
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(100):
+        write_flac(folder / f"k{i}.flac", burst(0.3 + 0.01 * (i % 20), 110 + i), burst(0.3 + i / 1e3, 150))
+    for i in range(40):
+        write_flac(folder / f"u{i}.flac", burst(0.4 + i / 100, 120), burst(0.4, 180))
+    return folder
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch, data):
+    """100 utterances with a text, of which some are flagged, and 40 recordings without; what the hearers say is given.
+
+    Runs the stage, and prepare on it; gives the document, the texts, and the folder.
+    """
+    rows, truth = [], {}
+    for i in range(100):
+        truth[f"k{i}"] = sentence(i)
+        rows.append({"id": f"k{i}", "audio": f"k{i}.flac", "text": truth[f"k{i}"], "speaker": f"s{i % 10}"})
+    speakers = ["s0" if i == 0 else f"new{i % 8}" for i in range(40)]
+    free = [{"id": f"u{i}", "audio": f"u{i}.flac", "speaker": speakers[i], "text": 5} for i in range(40)]
+    answers = Answers(truth)
+    monkeypatch.setattr(hearers, "Hearers", answers)
+
+    def run(
+        said: dict[str, tuple[str, str]],
+        changes=(),
+        flagged: dict[str, str] | None = None,
+        decision: str = "PROCEED",
+        ids: dict[str, str] | None = None,
+    ) -> tuple[Labelled, dict, Path]:
+        answers.said = said
+        for row in rows:
+            row["text"] = (flagged or {}).get(row["id"], truth[row["id"]])
+        for name, own in (("known", rows), ("free", free)):
+            write_jsonl(data / f"{name}.jsonl", [{**row, "id": (ids or {}).get(row["id"], row["id"])} for row in own])
+        recipe = load_recipe("demo", [
+            f"data.train=[{{name: known, manifest: {data}/known.jsonl}}]",
+            f"data.unlabelled=[{{name: free, manifest: {data}/free.jsonl}}]", "prepare.unheard=keep",
+            "label.max_false_accept_pct=20", "label.calibration_clips=40", "prepare.dev_frac=0.2",
+            "audit.num_workers=0", *changes,
+        ])  # fmt: skip
+        with open_round(recipe, tmp_path / "run", "label", lambda sentence: None) as current:
+            gate_verdict(decision).write(current.folder.gate())
+            table = [
+                audited(
+                    u.id, source=u.source, speaker=u.speaker, text=u.text, duration_s=u.duration_s,
+                    words=labelling.get_language("Hebrew").to_words(u.text).tokens,
+                    is_low_quality=u.id in (flagged or {}), suspect="wrong_text" if u.id in (flagged or {}) else None,
+                    reasons=("0.1 under 0.5",),
+                )
+                for u in current.data.utterances
+            ]  # fmt: skip
+            write_audited(current.folder.audited_utterances(), table)
+            current.folder.seal("audit", {"data": current.data.digest})
+            current.folder.seal("gate")
+            found = labelling.do_label(current)
+            stages.do_prepare(current)
+            folder = current.folder
+        return found, {text.id: text for text in read_texts(folder.labelled / "texts.jsonl")}, folder
+
+    run.answers = answers
+    return run
+
+
+def prepared_rows(folder, split: str) -> list[dict]:
+    return [
+        row for path in sorted(folder.prepared.glob(f"{split}-*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def beside_dev(folder) -> set[str]:
+    return {line.id for line in read_ledger(folder.prepared / "ledger.jsonl") if line.rule == "beside_dev"}
+
+
+def test_what_both_read_alike_trains_and_is_told_apart_and_nothing_of_it_is_dev(play, capsys):
+    """Protects dev from a machine's text, and a reader from not seeing whose text it is."""
+    apart = {f"free/u{i}-0000": (sentence(i), sentence(i + 50)) for i in range(1, 11)}
+    found, texts, folder = play(
+        {f"u{i.split('u')[1]}": text for i, text in apart.items()}, ["label.max_labelled_share=2"]
+    )
+    source = found.sources["free"]
+    assert found.agreement.limit is not None and source.given.utterances == 40
+    assert source.refused["hearers_differ"].utterances == 10 and source.admitted.utterances == 30
+    assert set(texts) == {f"u{i}-0000" for i in range(40) if not 1 <= i <= 10}
+    train, dev = prepared_rows(folder, "train"), prepared_rows(folder, "dev")
+    assert dev and {row["text_by"] for row in dev} == {None} and {row["source"] for row in dev} == {"known"}
+    by_machine = [row for row in train if row["text_by"] == "labelled"]
+    assert {row["source"] for row in by_machine} == {"free"} and 0 < len(by_machine) <= 30
+    ledger = {line.id: line.rule for line in read_ledger(folder.prepared / "ledger.jsonl")}
+    assert sum(rule == "labelled" for rule in ledger.values()) == len(by_machine)
+    of_dev = {row["speaker"] for row in dev}
+    assert not of_dev & {row["speaker"] for row in by_machine}, "no voice of dev may be learned from a machine's text"
+    assert ("s0" in of_dev) == (ledger.get("u0-0000") == "beside_dev")
+    summary = Prepared.read(folder.prepared / "summary.json")
+    assert any("a text that a machine wrote (labelled); none is in dev" in note for note in summary.notes)
+    assert "hearers_differ" in {line.rule for line in read_ledger(folder.labelled / "ledger.jsonl")}
+    show(found)
+    shown = capsys.readouterr().out
+    assert "hearers_differ" in shown and max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_word_that_the_writer_always_writes_for_another_is_not_learned(play):
+    """One word in seven is a small disagreement: without the habit every such piece would pass and the error grow."""
+    said = {}
+    for i in range(1, 21):
+        rest = f"{sentence(i)} {sentence(i + 100)}"
+        said[f"u{i}-0000"] = (f"{rest} {HABIT}", f"{rest} {SAID}")
+    found, texts, _ = play(said)
+    assert all(labelling.letters_apart(a.split(), b, labelling.get_language("Hebrew")) <= found.agreement.limit
+               for a, b in said.values()), "by the limit alone they would pass"  # fmt: skip
+    [habit] = found.habits
+    assert (habit.confusion.text, habit.confusion.heard, habit.by, habit.refused) == (HABIT, SAID, "listener", 20)
+    assert not [text for text in texts.values() if HABIT in text.text]
+    assert len(texts) == 20, "pieces without that word pass"
+
+
+def test_a_habit_that_both_hearers_have_is_found_on_known_texts(play):
+    """Two models of the same data agree on its errors; what is known of some texts still tells."""
+    said = {}
+    for i in range(40):
+        said[f"k{i}"] = (f"{sentence(i)} {HABIT}",) * 2
+        play.answers.truth[f"k{i}"] = f"{sentence(i)} {SAID}"
+    said |= {f"u{i}-0000": (f"{sentence(i)} {HABIT}",) * 2 for i in range(5, 15)}
+    found, texts, _ = play(said)
+    assert [(one.confusion.text, one.by, one.refused) for one in found.habits] == [(HABIT, "truth", 10)]
+    assert not [text for text in texts.values() if HABIT in text.text]
+
+
+def test_wrong_texts_of_known_clips_close_the_way(play):
+    """Hearers that agree on what is not said: no limit is good, and nothing of theirs may train."""
+    said = {f"k{i}": (sentence(i + 500),) * 2 for i in range(60)}
+    found, texts, folder = play(said)
+    assert found.agreement.limit is None and not texts
+    assert found.sources["free"].refused["no_limit"].utterances == 40
+    assert found.sentence.startswith("No text by a machine passes")
+    assert {row["text_by"] for row in prepared_rows(folder, "train")} == {None}
+
+
+def test_no_more_trains_than_the_recipe_allows_and_what_agrees_best_comes_first(play):
+    near = {f"u{i}-0000": (sentence(i), sentence(i)[:-1]) for i in range(20)}
+    found, texts, _ = play(near, ["label.max_labelled_share=0.1"])
+    assert found.sources["free"].refused["over_share"].utterances > 0
+    assert found.sources["free"].admitted.hours <= 0.1 * 100 * 1.7 / 3600
+    assert texts and all(text.disagreement == 0 for text in texts.values())
+
+
+def test_flagged_utterances_are_taken_back_corrected_or_dropped(play):
+    """What one finds right stays; what both read alike and the text does not is corrected, within a share."""
+    flagged = {f"k{i}": play.answers.truth[f"k{i}"] for i in range(90, 93)}  # the text is right, the audit was not
+    flagged |= {f"k{i}": sentence(i + 900) for i in range(93, 97)}  # another text: both hear the truth
+    flagged |= {f"k{i}": sentence(i + 900) for i in range(97, 100)}  # another text, and the hearers differ
+    said = {f"k{i}": (sentence(i), sentence(i + 300)) for i in range(97, 99)}
+    near = play.answers.truth["k99"]
+    said["k99"] = (near, near[:-2])  # near enough for a piece without text, and not to replace one that is given
+    changes = ["label.flagged=true", "label.max_corrected_share=0.05"]
+    found, texts, folder = play(said, changes, flagged)
+    assert found.given.limit is not None, "damaged texts are told from what the writer reads"
+    assert (found.flagged.heard, found.flagged.taken_back, found.flagged.corrected) == (10, 3, 4)
+    corrected = [text for text in texts.values() if text.kind == "corrected"]
+    assert all(text.text == play.answers.truth[text.id] != text.given for text in corrected)
+    dev = {row["origin_id"] for row in prepared_rows(folder, "dev")}
+    train = {row["origin_id"]: row for row in prepared_rows(folder, "train")}
+    taken_back, beside = {"k90", "k91", "k92"}, beside_dev(folder)
+    assert {train[id].get("text_by") for id in taken_back if id in train} == {None}
+    assert taken_back <= train.keys() | beside and not taken_back & dev, "dev is of what the audit let pass"
+    for text in corrected:
+        assert text.id not in dev
+        assert text.id not in train or (train[text.id]["text_by"], train[text.id]["text"]) == ("corrected", text.text)
+    assert not {"k97", "k98", "k99"} & (dev | train.keys())
+    summary = Prepared.read(folder.prepared / "summary.json")
+    assert summary.utterances.given == 140 and summary.utterances.kept + summary.utterances.dropped == 140
+    found, texts, _ = play(said, [*changes[:1], "label.max_corrected_share=0.03"], flagged)
+    assert found.flagged.corrected == sum(text.kind == "corrected" for text in texts.values()) == 3
+
+
+def test_the_same_again_hears_nothing_and_a_recipe_without_audio_puts_it_aside(play, tmp_path):
+    play({})
+    asked = len(play.answers.asked)
+    play({})
+    assert len(play.answers.asked) == asked
+    play({}, ["label.max_wer=0.3"])
+    assert len(play.answers.asked) > asked
+    with pytest.raises(DataError, match="has nothing to label"):
+        play({}, ["data.unlabelled=[]"])
+
+
+def test_audio_of_dev_under_another_name_is_not_labelled_and_learned(play, data):
+    """A recording that lies in two places, without its speaker in one of them, would train what dev is to judge."""
+    _, _, folder = play({})
+    held_out = sorted(row["origin_id"] for row in prepared_rows(folder, "dev"))
+    copied = list(range(1, 1 + len(held_out)))
+    before = {i: (data / f"u{i}.flac").read_bytes() for i in copied}
+    try:
+        for i, id in zip(copied, held_out, strict=True):
+            (data / f"u{i}.flac").write_bytes((data / f"{id}.flac").read_bytes())
+        _, texts, folder = play({}, ["label.max_labelled_share=2"])
+        pieces = {f"u{i}-0000" for i in copied}
+        assert held_out == sorted(row["origin_id"] for row in prepared_rows(folder, "dev"))
+        assert pieces <= texts.keys() and pieces <= beside_dev(folder)
+        assert not pieces & {row["origin_id"] for row in prepared_rows(folder, "train")}
+    finally:
+        for i, audio in before.items():
+            (data / f"u{i}.flac").write_bytes(audio)
+
+
+def test_pieces_and_utterances_of_one_id_are_refused(play):
+    """One would be heard, corrected and trained in the place of the other."""
+    with pytest.raises(DataError, match="both have the id 'k1-0000'; rename one"):
+        play({}, ids={"k1": "k1-0000", "u1": "k1"})
+
+
+def test_a_corrected_text_has_nothing_that_was_known_beside_the_old_one(play):
+    """Timestamps are of the text between them, and training on them would teach the text that was found wrong."""
+    old = Utterance(
+        id="a", audio=AudioRef(path="a.flac"), text="שלום", duration_s=1.0, source="s", previous="קודם",
+        timed_text="<|0.00|>שלום<|1.00|>",
+    )  # fmt: skip
+    text = MachineText(id="a", kind="corrected", text="בוקר", written="בוקר", heard="בוקר", disagreement=0.0)
+    new = labelling._with(old, text)
+    assert (new.text, new.timed_text, new.previous) == ("בוקר", None, None)
+    assert labelling._with(old, replace(text, kind="taken_back")) == old
+
+
+def test_what_cannot_be_calibrated_or_agrees_with_itself_is_refused(play):
+    with pytest.raises(DataError, match="INVALID, so nothing tells which texts are right"):
+        play({}, decision="INVALID")
+    with pytest.raises(RecipeError, match="nobody writes the texts"):
+        play({}, ["models=null", "train=null"])
+    with pytest.raises(RecipeError, match="knows nothing of new pieces"):
+        play({}, ["label.listener=heard.jsonl"])
+    play.answers.identities = ["one", "one"]
+    with pytest.raises(DataError, match="one model always agrees with itself"):
+        play({})
+
+
+def test_names_of_both_kinds_of_sources_differ_and_texts_are_none_of_theirs():
+    with pytest.raises(RecipeError, match=r"data\.unlabelled"):
+        load_recipe("demo", ["data.unlabelled=[{name: synthetic, manifest: x.jsonl}]"])
+    with pytest.raises(RecipeError, match="letter_case speaks of texts"):
+        load_recipe("demo", ["data.unlabelled=[{name: a, manifest: x.jsonl, letter_case: lower}]"])
+    with pytest.raises(RecipeError, match=r"audio without text goes under data\.unlabelled"):
+        load_recipe("demo", ["data.train=[{name: a, manifest: x.jsonl, columns: {text: null}}]"])
+
+
+def test_rows_keep_their_fields(play):
+    """Whose speech a piece is decides what it is dealt with; a field lost on the way would put it anywhere."""
+    _, _, folder = play({})
+    manifest = labelling.read_manifest(folder.labelled / "manifest.jsonl")
+    assert {u.speaker for u in manifest} >= {"new1", "new7"} and all(u.recording and u.text for u in manifest)
+    assert all(0.9 < u.duration_s < 2.2 and u.audio.end_s - u.audio.start_s == pytest.approx(u.duration_s, abs=1e-3)
+               for u in manifest), "less the silence at both ends"  # fmt: skip
+    assert replace(manifest[0]) == manifest[0] and asdict(manifest[0])
