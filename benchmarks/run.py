@@ -51,6 +51,7 @@ BENCHMARKS = (
     Benchmark("demo", "seed_pairs.py --out OUT --jobs 2", None),
     Benchmark("demo", "tiny_models.py --sentences 200", None),
     Benchmark("demo", "forgetting_remedies.py --out OUT --train 240", None),
+    Benchmark("distil", "distillation.py --out OUT --seeds 501 502 503 504 --jobs 16", None),
     Benchmark(
         "compare", "non_speech.py MODEL --language NAME --terms FILE", None, needs="a model and a file of terms"
     ),

@@ -58,7 +58,7 @@ def test_a_start_loads_nothing_heavy(statement):
 
 def test_every_command_has_help(shibolet):
     names = "run audit calibrate gate prepare train evaluate ngram tune-decoding transcribe compare report plan check"
-    for name in f"{names} normalize demo fetch publish convert export-adapter export-data search average".split():
+    for name in f"{names} normalize demo fetch publish convert cut export-adapter export-data search average".split():
         code, out, _ = shibolet(name, "--help")
         assert code == 0 and "Usage: shibolet" in out, name
 
@@ -320,6 +320,15 @@ def test_convert_writes_the_other_layout_and_nothing_over_it(shibolet, tmp_path)
     assert code == 3 and "exists; name a new folder" in err
     code, _, err = shibolet("convert", "builtin:ctc", "other", "--layout", "legacy")
     assert code == 3 and "not a Qwen3-ASR" in err and not (tmp_path / "other").exists()
+
+
+def test_cut_says_which_layers_are_left_and_writes_over_nothing(shibolet, tmp_path):
+    code, out, _ = shibolet("cut", "builtin:round1", "small", "--decoder", "2")
+    assert code == 0 and "decoder layers 0, 3; " in out and "has to be trained" in out
+    assert (tmp_path / "small" / "cut.json").is_file()
+    code, _, err = shibolet("cut", "builtin:round1", "small", "--decoder", "2")
+    assert code == 3 and "exists; name a new folder" in err
+    assert shibolet("cut", "builtin:round1", "other")[0] == 2
 
 
 def test_publish_and_export_data_want_a_run_folder_with_something_in_it(shibolet, tmp_path):

@@ -37,6 +37,7 @@ class ModelsConfig(Config):
 
     base: str | None = None  # what training starts from; None: a recipe for any round before (`shibolet next`)
     baseline: str | None = None  # what the result has to beat: for a second round the first one's model
+    teacher: str | None = None  # what the objectives distil and on_policy learn from: a model of the base's family
     baseline_title: str = Field("Round 1", min_length=1)  # what people read of it
     baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
 
@@ -100,7 +101,7 @@ class Recipe(Config):
 
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
-        roles = {"base": self.models.base, "baseline": self.models.baseline} if self.models else {}
+        roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         if self.data.unlabelled or self.label.flagged:
             roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
@@ -134,6 +135,14 @@ class Recipe(Config):
                     f"recipe '{self.name}' names no models.{key}: 'shibolet next RUN --from {self.name} -o FILE' "
                     f"writes it with the model of the round before, or give --set models.{key}=MODEL"
                 )
+        is_taught = (
+            named and {"models", "train"} <= set(sections) and self.models and self.train and self.train.is_taught
+        )
+        if is_taught and not self.models.teacher:
+            raise RecipeError(
+                f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher names nobody; give "
+                "--set models.teacher=MODEL"
+            )
         if missing := [name for name in sections if getattr(self, name) is None]:
             raise RecipeError(
                 f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
@@ -174,6 +183,16 @@ class Recipe(Config):
             raise RecipeError(
                 f"title and models.baseline_title are both '{self.title}': a round and what it has to beat need "
                 "different titles"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> Self:
+        teacher, is_taught = self.models and self.models.teacher, self.train is not None and self.train.is_taught
+        if teacher and self.train is not None and not is_taught:
+            raise RecipeError(
+                f"models.teacher is '{teacher}', and no phase of train learns from it; give one the objective distil "
+                "or on_policy, or leave the teacher out"
             )
         return self
 

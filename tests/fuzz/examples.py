@@ -23,6 +23,7 @@ from shibolet.records.documents.base import Document
 from shibolet.records.documents.beforehand import Checked, Fetched, Finding
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.combined import Combined, CombinedSet
+from shibolet.records.documents.cut import CutModel
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
 from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Step, Threshold
@@ -43,6 +44,7 @@ from shibolet.records.documents.search import (
     SearchRung,
     SearchTable,
 )
+from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.documents.timings import StageTime, Work
 from shibolet.records.documents.tracking import TrackerState
 from shibolet.records.documents.training import DevScore, Event
@@ -124,6 +126,10 @@ def documents() -> dict[str, Document]:
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         _labelled(), _loop(),
+        CutModel(
+            source="a", identity="i", encoder_layers=(0, 1), decoder_layers=(0,), parameters=5, source_parameters=9
+        ),
+        TeacherTexts(teacher="a", utterances=9, kept=1, left_out={"loop": 1}, wer=0.1),
         NonSpeech(
             label="a", title="A", identity="i", context=("word",), is_speech=(),
             kinds={

@@ -28,10 +28,11 @@ from shibolet.records.shards import SCHEMA, read_shard
 from shibolet.report.audit_page import Sound
 
 CLASSES = (
-    "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison",
+    "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison", "CutModel",
     "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "Labelled", "Loop", "NgramMade",
     "NonSpeech", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable",
-    "StageMarker", "SystemsComparison", "TrackerState", "TrainResult", "Truth", "VerifyReport", "Waterfall",
+    "StageMarker", "SystemsComparison", "TeacherTexts", "TrackerState", "TrainResult", "Truth", "VerifyReport",
+    "Waterfall",
 )  # fmt: skip
 LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)

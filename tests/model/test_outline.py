@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGe
 
 from shibolet.errors import ModelError
 from shibolet.model.folders import resolve
+from shibolet.model.outline import offline_config
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.load import read_native
 from shibolet.model.qwen3_asr.outline import OUTLINE
@@ -111,3 +112,16 @@ def test_tokens_are_those_of_transformers(kind: str, sentences, tmp_path: Path):
     )
     assert ours.frame == theirs.frame
     assert ours.encode(texts) == theirs.encode(texts)
+
+
+def test_the_small_model_is_planned_in_its_own_sizes_where_it_is_not_here(monkeypatch):
+    """The 1.7B's would stand in for it: twice the memory, twice the hours. 938 M is what its files are said to hold."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config, where = offline_config("Qwen/Qwen3-ASR-0.6B")
+    assert where.endswith("sizes are those of Qwen3-ASR-0.6B")
+    numbers = [
+        sum(weight.numel() for _, weight in OUTLINE.blueprint(config, untie).named_parameters())
+        for untie in (False, True)
+    ]
+    assert numbers == [782_426_112, 938_008_576]
+    assert offline_config("Qwen/Qwen3-ASR-1.7B")[0] != config

@@ -90,3 +90,22 @@ def test_a_base_that_draws_at_random_is_refused_at_the_start(tmp_path: Path, mon
     with pytest.raises(ModelError, match=r"config\.json sets dropout 0\.1, which training here does not apply"):
         require_fit(recipe)
     require_fit(recipe_of("builtin:round1", baseline=base))  # which is not trained
+
+
+def test_timestamps_that_no_objective_of_the_recipe_learns_are_refused_at_the_start(base):
+    """Prepared with their times, the texts would train without them, and nobody would know."""
+    changes = ("data.train.0.timestamps=true", "train.phases.0.objective=min_wer")
+    (error,) = misfits(recipe_of(base, *changes))
+    assert "timestamps of 'synthetic' are to be learned in some epochs" in str(error)
+    for fitting in (changes[:1], changes[1:], (*changes, "train.timestamps_frac=0")):
+        assert not list(misfits(recipe_of(base, *fitting)))
+
+
+def test_a_teacher_of_other_tokens_is_refused_at_the_start(base, tmp_path):
+    """The training would refuse it too, once the data are heard and prepared."""
+    taught = ("train.phases.0.objective=distil", "models.teacher=builtin:round1")
+    (error,) = misfits(recipe_of(base, *taught))
+    assert "'builtin:round1' and models.base" in str(error) and "different vocabularies" in str(error)
+    assert not list(misfits(recipe_of("builtin:round1", *taught)))
+    other = save_whisper(tmp_path / "other", seed=1)
+    assert not list(misfits(recipe_of(base, taught[0], f"models.teacher={other}")))

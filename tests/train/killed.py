@@ -50,7 +50,9 @@ def at_call(function: Callable, number: int, kill: signal.Signals) -> Callable:
 
 
 def dev_score(loaded: LoadedModel, when: str) -> DevRates:
-    """A number that depends on the weights."""
+    """A number that depends on the weights; a teacher is better than all."""
+    if when == "of the teacher":
+        return DevRates(wer=0.0, cer=0.0)
     return DevRates(wer=float(loaded.model.lm_head.weight.abs().mean()), cer=0.5)
 
 

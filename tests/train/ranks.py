@@ -40,7 +40,7 @@ BLOCK_NUMEL = 4_096  # on CPUs: several weights in a block, and weights in sever
 def train(
     world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = CONFIG, *, terminate_at: int = 0,
     failing: Mapping[str, int] | None = None, on_cpu: bool = True, within_s: float = 180.0,
-    replay: Replay | None = None,
+    replay: Replay | None = None, teacher: Path | None = None,
 ) -> list[int]:  # fmt: skip
     """Train as `world_size` ranks; their exit codes. Ranks that take longer say where they are, and are killed.
 
@@ -49,7 +49,7 @@ def train(
     """
     out.mkdir(exist_ok=True)
     port = free_port()
-    job = (world_size, port, base, prepared, out, config, terminate_at, failing or {}, on_cpu, replay)
+    job = (world_size, port, base, prepared, out, config, terminate_at, failing or {}, on_cpu, replay, teacher)
     processes = [FORK.Process(target=_train_as_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
@@ -100,7 +100,7 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 def _train_as_rank(
     rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
-    terminate_at: int, failing: Mapping[str, int], on_cpu: bool, replay: Replay | None,
+    terminate_at: int, failing: Mapping[str, int], on_cpu: bool, replay: Replay | None, teacher: Path | None,
 ) -> None:  # fmt: skip
     faulthandler.enable()
     os.environ |= {
@@ -144,7 +144,7 @@ def _train_as_rank(
     try:
         stage.run_train(
             prepared_dir=prepared, out_dir=out, base=str(base), config=config, language="Hebrew", seed=5,
-            score_dev=dev_score, about={}, num_threads=1, replay=replay,
+            score_dev=dev_score, about={}, num_threads=1, replay=replay, teacher=teacher and str(teacher),
         )  # fmt: skip
     except Preempted:
         os._exit(PREEMPTED)

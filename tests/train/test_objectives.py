@@ -98,8 +98,10 @@ def test_a_mixture_is_the_weighted_sum_of_the_means_and_the_encoder_runs_once(
 def test_a_training_records_the_numbers_of_its_objective(base_dir, prepared_dir, tmp_path: Path, monkeypatch):
     """With a pack a step and with many, which have to come to the same."""
 
-    def mixture(family, fast):
-        return Mixture(family, [Term("main", Transcribe(family), lambda _: 1.0), Term("loud", LoudEncoder(), halving)])
+    def mixture(given):
+        return Mixture(
+            given.family, [Term("main", Transcribe(given.family), lambda _: 1.0), Term("loud", LoudEncoder(), halving)]
+        )
 
     monkeypatch.setitem(OBJECTIVES, "transcribe", mixture)
     for name, tokens in (("one", 4096), ("many", 100)):
@@ -124,8 +126,10 @@ def test_workers_get_what_a_pack_needs_and_not_the_objective(base_dir, prepared_
     with pytest.raises((AttributeError, pickle.PicklingError)):
         pickle.dumps(Taught())
 
-    def mixture(family, fast):
-        return Mixture(family, [Term("main", Transcribe(family), lambda _: 1.0), Term("loud", Taught(), halving)])
+    def mixture(given):
+        return Mixture(
+            given.family, [Term("main", Transcribe(given.family), lambda _: 1.0), Term("loud", Taught(), halving)]
+        )
 
     monkeypatch.setitem(OBJECTIVES, "transcribe", mixture)
     for num_workers in (0, 1):

@@ -9,6 +9,7 @@ from shibolet.model.qwen3_asr.sizes import USUAL
 from shibolet.records.documents.plan import ModelPlan
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
 from shibolet.train.memory import assumed_sizes
+from shibolet.train.objectives.config import DistilConfig
 from shibolet.train.phases import blueprint_of
 from shibolet.train.plan import make_plan
 
@@ -133,3 +134,20 @@ def test_the_encoders_kept_output_costs_disk_and_saves_operations():
     assert [phase.encoder_kept for phase in plans[1].phases] == [True, False]
     assert plans[1].phases[0].step_s < plans[0].phases[0].step_s
     assert plans[1].phases[1].step_s == plans[0].phases[1].step_s
+
+
+def test_a_teacher_beside_the_student_has_its_bytes_and_texts_of_its_own_their_time():
+    """A round that does not fit beside its teacher, or takes three times as long, has to say so before it is paid."""
+    objectives = ("transcribe", "distil", "on_policy", "min_wer")
+    config = hebrew_round2()
+    phase = config.phases[0]
+    phases = tuple(phase.model_copy(update={"name": name, "objective": name}) for name in objectives)
+    config = config.model_copy(update={"phases": phases, "distil": DistilConfig(likelihood_weight=0.0)})
+    model = blueprint_of(USUAL, config)
+    plan = make_plan(config, model, None, num_utterances=1000, gpu_memory_gib=80, teacher=model)
+    weights = 2 * sum(weight.numel() for _, weight in model.named_parameters()) / 2**30
+    assert [phase.gib.get("teacher") for phase in plan.phases] == [None, None, pytest.approx(weights, abs=1e-3), None]
+    plain, distil, on_policy, min_wer = (phase.step_s for phase in plan.phases)
+    assert plain == distil and on_policy / plain == pytest.approx(4 / 3, rel=0.05)
+    assert min_wer / plain == pytest.approx(1 + 5 * 4 / 3, rel=0.05)
+    assert [note.split(":")[0] for note in plan.notes[-4:-1]] == ["phase distil", "phase on_policy", "phase min_wer"]

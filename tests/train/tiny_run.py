@@ -69,11 +69,11 @@ def tiny_config(**changes) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})
 
 
-def save_base(path: Path) -> Path:
-    """An untrained tiny Qwen3-ASR with a tied head, saved as a user would find it."""
+def save_base(path: Path, seed: int = 0) -> Path:
+    """An untrained tiny Qwen3-ASR with a tied head, saved as a user would find it; of any seed with one tokenizer."""
     rng = np.random.default_rng(0)
     tokenizer = tiny.train_tokenizer([sentence(rng) for _ in range(200)])
-    model = tiny.new_recogniser(tokenizer, seed=0)
+    model = tiny.new_recogniser(tokenizer, seed)
     save_model(LoadedModel(model, tokenizer, Qwen3ASRFeatureExtractor(), path, ""), path, dtype=torch.float32)
     return path
 

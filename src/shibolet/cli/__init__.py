@@ -24,7 +24,7 @@ COMMANDS = {
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
         combine.combine,
     ),
-    "Models and text": (models.transcribe, models.convert, models.normalize),
+    "Models and text": (models.transcribe, models.convert, models.cut, models.normalize),
 }  # fmt: skip
 
 app = typer.Typer(

@@ -148,6 +148,23 @@ def convert(
     typer.echo(out)
 
 
+def cut(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME.")],
+    out: NewFolder,
+    decoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Decoder layers to keep; else all.")] = None,
+    encoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Encoder layers to keep; else all.")] = None,
+):
+    """A smaller model: evenly spaced layers of a larger one, which it can learn from (models.teacher)."""
+    from shibolet.model.cut import cut as cut_model
+
+    quiet()
+    made = cut_model(source, out, encoder=encoder, decoder=decoder)
+    layers = [", ".join(map(str, kept)) for kept in (made.encoder_layers, made.decoder_layers)]
+    size, before = (f"{num / 1e6:.4g} M" for num in (made.parameters, made.source_parameters))
+    typer.echo(f"{out}: encoder layers {layers[0]}; decoder layers {layers[1]}; {size} of {before} weights")
+    typer.echo("It has to be trained before it writes anything of use.")
+
+
 def transcribe(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders of them, or patterns.")],
     model: Annotated[

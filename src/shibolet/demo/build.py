@@ -195,7 +195,7 @@ def train_from_nothing(settings: BuildSettings, clips: Sequence[Clip], out_dir: 
     }
     store = CheckpointStore(out_dir / "checkpoints")
     trainer = GradualUnfreezeTrainer(
-        model=model, thaw=partial(thaw_all, model), objective=task.objective,
+        model=model, thaw=partial(thaw_all, model), objective_of=lambda phase: task.objective,
         checkpoint_activations=partial(FAMILY.checkpoint_activations, model),
         reader=ClipReader(by_id, task.collate, seed), examples=examples, ledger=[],
         new_ladder=partial(MemoryLadder, config, examples, 0), config=config, seed=seed, fingerprint=fingerprint,

@@ -13,7 +13,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.listen.loops import LOOP_CHARS_PER_S, is_loop
 from shibolet.listen.mbr import TEMPERATURE, least_risk
 from shibolet.model.family import LoadedModel
-from shibolet.model.protocols import Decoder, Decoding, Ending, Prompt, Texts
+from shibolet.model.protocols import Decoder, Decoding, Ending, Prompt, Sampled, Texts
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.text import get_language
 
@@ -121,18 +121,32 @@ class Transcriber(Engine):
                 found[at] = Scored(text, _ending(text, clips[at], one.ending), one.logps)
         return [found[i] for i in range(len(clips))]
 
-    def _by_least_risk(self, clips: Sequence[np.ndarray]) -> list[Written]:
+    def draw(self, clips: Sequence[np.ndarray], *, num: int, temperature: float, seeds: Sequence[int]) -> list[Sampled]:
+        """Of each clip the greedy text and `num` that are drawn by its seed, as token ids (`text` has their words)."""
         order = _longest_first(clips)
-        found: dict[int, Written] = {}
+        given = self._given(clips, order)
+        ordered = [seeds[i] for i in order]
+        found: dict[int, Sampled] = {}
         with self._stream():
-            drawing = {"num": self._num_samples, "temperature": self._temperature}
-            seeds = [_seed(clips[i]) for i in order]
-            for one in self._decoder.sample(*self._given(clips, order), seeds=seeds, **drawing) if clips else ():
-                at, draws = order[one.place], (one.greedy, *one.texts)
-                texts = [self._decoder.text(draw.ids) for draw in draws]
-                best = least_risk(texts[0], texts[1:], self._language)
-                found[at] = Written(texts[best], _ending(texts[best], clips[at], draws[best].ending))
+            for one in self._decoder.sample(*given, num=num, temperature=temperature, seeds=ordered) if clips else ():
+                found[order[one.place]] = one
         return [found[i] for i in range(len(clips))]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words of written ids."""
+        return self._decoder.text(ids)
+
+    def _by_least_risk(self, clips: Sequence[np.ndarray]) -> list[Written]:
+        drawn = self.draw(
+            clips, num=self._num_samples, temperature=self._temperature, seeds=[_seed(clip) for clip in clips]
+        )
+        found = []
+        for clip, one in zip(clips, drawn, strict=True):
+            draws = (one.greedy, *one.texts)
+            texts = [self.text(draw.ids) for draw in draws]
+            best = least_risk(texts[0], texts[1:], self._language)
+            found.append(Written(texts[best], _ending(texts[best], clip, draws[best].ending)))
+        return found
 
     def _given(self, clips: Sequence[np.ndarray], order: Sequence[int]) -> tuple:
         """What a decoder is given of clips in this order: themselves, their limits, and who says what a loop is."""

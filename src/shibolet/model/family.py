@@ -62,6 +62,10 @@ class Family(Outline):
     def untie_head(self, model: nn.Module) -> None:
         """Give the output projection weights of its own, equal to the embeddings'; nothing to do if untied."""
 
+    def keep_layers(self, model: nn.Module, encoder: Sequence[int] | None, decoder: Sequence[int] | None) -> None:
+        """Leave these layers alone, in their order, and have the configuration say so; None: all of a tower stay."""
+        raise RecipeError(f"a {self.title} cannot be cut")
+
     # Packs
 
     @abstractmethod

@@ -33,7 +33,14 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _DOCUMENTS = (".md", ".png", ".jpg", ".svg", ".pdf")
-_OF_TRAINING = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "LICENSE")
+_OF_TRAINING = (
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "LICENSE",
+    "cut.json",
+)
 _TRAINING_DIRS = re.compile(r"runs|checkpoint-\d+")  # logs and earlier weights, in a folder that a trainer wrote
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SETTINGS = (  # files in which transformers looks for settings, and for the names of classes

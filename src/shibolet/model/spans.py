@@ -1,7 +1,9 @@
 """Spans of layers as recipes write them, `decoder.layers[16:28]`; no torch, so that a recipe can be read without it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _SPAN = re.compile(r"(encoder|decoder)\.layers(?:\[(\d*):(\d*)\])?")
 
@@ -36,3 +38,13 @@ class LayerSpan:
 
     def __str__(self) -> str:
         return f"{self.tower}.layers[{self.first}:{'' if self.last is None else self.last}]"
+
+
+def spread(num: int, of: int) -> list[int]:
+    """So many of `of` layers, the first and the last among them, the others evenly between; one alone is the first."""
+    return [round(place * (of - 1) / max(1, num - 1)) for place in range(num)]
+
+
+def keep(tower: Any, layers: Sequence[int]) -> None:
+    """Leave these layers of a module with a list of them."""
+    tower.layers = type(tower.layers)([tower.layers[layer] for layer in layers])

@@ -21,6 +21,8 @@ prepared/                       shards, splits and ledger: what may train
 audit-prepared/                 the same as audit/, over what was kept, when a STOP was repaired
 gate-prepared.json
 prepare-replay/<source>/        the same of a source of data.replay, all of which trains
+teach/texts.jsonl               what the teacher writes of them and the audit admits, where the recipe wants it
+teacher_cache/                  what the teacher expects at each label of the training set
 train/plan.json                 phases, steps, memory
       metrics.jsonl             one line a step
       dev.jsonl                 one line a dev score

@@ -50,6 +50,46 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     style = ["evaluate.styles.baseline"] if styles.baseline else []
     yield from _misfits_of("baseline", recipe.models.baseline, {} if servers.baseline else piece, style)
     yield from _misfits_of_ngram(recipe)
+    yield from _misfits_of_teacher(recipe)
+    yield from _misfits_of_objectives(recipe)
+
+
+def _misfits_of_objectives(recipe: Recipe) -> Iterator[ShiboletError]:
+    """Timestamps that nobody would learn: each utterance has one text where a phase learns from more than references.
+
+    `TrainConfig` refuses what it says itself.
+    """
+    if (train := recipe.train) is None or train.learns_references_alone or train.timestamps_frac == 0:
+        return
+    for source in recipe.data.train:
+        if source.timestamps:
+            yield RecipeError(
+                f"data.train: timestamps of '{source.name}' are to be learned in some epochs, and the objectives of "
+                "train know one text of each utterance; leave them out (timestamps: false, or "
+                "train.timestamps_frac: 0), or train with them in a round of its own"
+            )
+
+
+def _misfits_of_teacher(recipe: Recipe) -> Iterator[ShiboletError]:
+    """A teacher whose tokens are not the student's, which would be found once the data are heard and prepared."""
+    from shibolet.model.outline import offline_config, outline_of
+
+    base, teacher = recipe.models.base, recipe.models.teacher
+    if base is None or teacher is None:
+        return
+    try:
+        families = [outline_of(offline_config(name)[0]) for name in (base, teacher)]
+        tokenizers = [family.tokenizer(name) for family, name in zip(families, (base, teacher), strict=True)]
+    except ModelError:
+        return
+    is_same = families[0] is families[1] and (
+        None in tokenizers or tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+    )
+    if not is_same:
+        yield RecipeError(
+            f"models.teacher '{teacher}' and models.base '{base}' have different vocabularies: a student learns from "
+            "the probabilities of the same tokens; take a teacher of the same family with the same tokenizer"
+        )
 
 
 def _misfits_of_ngram(recipe: Recipe) -> Iterator[ShiboletError]:

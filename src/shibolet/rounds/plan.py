@@ -49,6 +49,7 @@ def make_plan(
     """
     from shibolet.model.outline import offline_config, outline_of, usual_config
     from shibolet.train import plan as training
+    from shibolet.train.objectives.cost import teacher_blueprint
     from shibolet.train.phases import blueprint_of
 
     config, model_from = (
@@ -62,7 +63,7 @@ def make_plan(
     plan = training.make_plan(
         recipe.train, model, data[0].examples, num_utterances=data[0].train, world_size=max(1, rates.num_gpus),
         gpu=(gpu or "A100").upper() if is_named else None, gpu_memory_gib=gpu_memory_gib,
-        replay=data[0].replay or _replay(recipe),
+        teacher=teacher_blueprint(recipe.models.teacher), replay=data[0].replay or _replay(recipe),
     )  # fmt: skip
     plan = plan.model_copy(update={"training_set_from": data[0].train_from, "model_from": model_from})
     cases = tuple(_case(recipe, rates, plan, one) for one in data)

@@ -36,6 +36,8 @@ class TrainJob(Config):
     is_beginning: bool = False  # of a training that goes on later: it has no result yet
     styles: Mapping[str, str] = {}  # what prompts say of how to write, by source
     replay: Replay | None = None  # other data that each step has too
+    teacher: str | None = None  # the model that a phase learns from
+    texts: Mapping[str, str] = {}  # of the teacher, by utterance
 
 
 Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
@@ -61,6 +63,8 @@ def carry_out(job: TrainJob, send: Send) -> None:
         seed=job.seed,
         styles=job.styles,
         replay=job.replay,
+        teacher=job.teacher,
+        texts=job.texts,
         score_dev=score_dev,
         release_dev=release_dev,
         about=job.about,

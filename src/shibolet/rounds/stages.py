@@ -11,7 +11,7 @@ from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.timings import Work
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.runfolder import Stage
-from shibolet.rounds import auditing, labelling, tracking
+from shibolet.rounds import auditing, labelling, teaching, tracking
 from shibolet.rounds.judged import judged
 from shibolet.rounds.replay import do_prepare_replay, replay_inputs, replay_of, replay_reads
 from shibolet.rounds.scorers import systems_with
@@ -119,8 +119,10 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     from shibolet.train.launch import launch
 
     recipe, folder = current.recipe, current.folder
+    texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
+    reads = ("prepare", *replay_reads(current), *([teaching.STAGE] if teaching.is_asked(recipe.train) else []))
     inputs, fill = branch_of(current, train_inputs(current))
-    stage = current.begin("train", inputs, reads=("prepare", *replay_reads(current)), fill=fill)
+    stage = current.begin("train", inputs, reads=reads, fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
@@ -142,6 +144,8 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
         is_beginning=is_beginning,
         styles=recipe.styles,
         replay=replay_of(recipe, folder),
+        teacher=recipe.models.teacher,
+        texts=texts,
     )
     num_devices = current.make_way()
     if num_devices and current.gpus > num_devices:
@@ -177,6 +181,8 @@ def train_inputs(current: Round) -> dict[str, Any]:
         "seed": current.recipe.seed,
         **({"styles": current.recipe.styles} if current.recipe.styles else {}),
         **replay_inputs(current),
+        **({"teacher": current.identity(teacher)} if (teacher := current.recipe.models.teacher) else {}),
+        **({"texts": current.folder.verified(teaching.STAGE)} if teaching.is_asked(current.recipe.train) else {}),
     }
 
 

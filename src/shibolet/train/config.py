@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
+from shibolet.train.objectives.config import TAUGHT, DistilConfig, MinWerConfig, ObjectiveName
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
 
@@ -19,6 +20,7 @@ class PhaseConfig(Config):
     name: str  # "B", "A": shown in every tracker
     num_epochs: float = Field(gt=0)  # passes over the training set
     lr_by_part: Mapping[str, Rate]  # part -> peak learning rate; a part not named here is frozen
+    objective: ObjectiveName | None = None  # what it minimises; null: train.objective
     warmup_steps: int = Field(0, ge=0)  # linear from 0, at the start of this phase
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; linear and cosine fall to 0
     lr_if_diverged: Mapping[str, Rate] = {}  # part -> peak rate of the one more try after a divergence; empty: no try
@@ -204,13 +206,16 @@ FREE_TO_CHANGE = frozenset({
     "on_out_of_memory",
     "fast", "num_threads",  # like packs and ranks: the same mathematics, rounded differently
 })  # fmt: skip
+_LATER = ("previous_text_frac", "timestamps_frac", "context", "distil", "min_wer")  # they came later, and may be None
 
 
 class TrainConfig(Config):
     """How a phase plan is run."""
 
     phases: tuple[PhaseConfig, ...]
-    objective: Literal["transcribe"] = "transcribe"  # what is minimised: a name in `train/objectives/registry.py`
+    objective: ObjectiveName = "transcribe"  # what is minimised, where a phase names nothing else
+    distil: DistilConfig | None = None  # of the objectives distil and on_policy
+    min_wer: MinWerConfig | None = None  # of the objective min_wer
     untie_head: bool = True  # give the output projection weights of its own: it trains, and embeddings stay frozen
     lora: LoraSettings | None = LoraSettings()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -228,7 +233,8 @@ class TrainConfig(Config):
     on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
     augment: AugmentConfig | None = None  # of training audio only, never of dev
     # Of the utterances whose data have what was said before, or timestamps, the fraction that an epoch gives the one to
-    # the decoder and asks for the other; null: as the family is trained by others, a Whisper 0.5 and 0.5.
+    # the decoder and asks for the other; null: as the family is trained by others, a Whisper 0.5 and 0.5; neither where
+    # a phase has another objective than transcribe.
     previous_text_frac: float | None = Field(None, ge=0, le=1)
     timestamps_frac: float | None = Field(None, ge=0, le=1)
     context: ContextConfig | None = None  # names and rare terms in the prompt of some utterances; null: none
@@ -244,6 +250,24 @@ class TrainConfig(Config):
         """The factor at which training hears an utterance longest."""
         return self.augment.slowest_speed if self.augment else 1.0
 
+    def objective_of(self, phase: PhaseConfig) -> ObjectiveName:
+        """What a phase minimises."""
+        return phase.objective or self.objective
+
+    def is_same_loss(self, one: int, other: int) -> bool:
+        """Whether the losses of two phases, by their places, can be compared."""
+        return self.objective_of(self.phases[one]) == self.objective_of(self.phases[other])
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a phase learns from a teacher."""
+        return any(self.objective_of(phase) in TAUGHT for phase in self.phases)
+
+    @property
+    def learns_references_alone(self) -> bool:
+        """Whether no phase learns from a teacher, or from texts that the model writes."""
+        return all(self.objective_of(phase) == "transcribe" for phase in self.phases)
+
     def replay_per_step(self, share: float) -> int:
         """Utterances of a step that are replayed; RecipeError where a share of it is none or all of them."""
         number = round(share * self.utterances_per_step)
@@ -257,8 +281,12 @@ class TrainConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The settings that make two trainings the same one, as plain data."""
-        given = {name for name in ("previous_text_frac", "timestamps_frac", "context") if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude={*FREE_TO_CHANGE, *given})  # as before there were these
+        # What is not named has no entry: trainings of before there were these settings are the same ones.
+        unnamed = [name for name in _LATER if getattr(self, name) is None]
+        phases = {place: {"objective"} for place, phase in enumerate(self.phases) if phase.objective is None}
+        return self.model_dump(
+            mode="json", exclude={**dict.fromkeys([*FREE_TO_CHANGE, *unnamed], True), "phases": phases}
+        )
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":
@@ -267,6 +295,29 @@ class TrainConfig(Config):
                 "train.encoder_cache keeps what the encoder made of an utterance, and train.augment gives it other "
                 "audio in every epoch; turn one of them off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _utterances_have_one_form(self) -> "TrainConfig":
+        drawn = [name for name in ("context", "previous_text_frac", "timestamps_frac") if getattr(self, name)]
+        for phase in self.phases if drawn else ():
+            if (objective := self.objective_of(phase)) != "transcribe":
+                raise RecipeError(
+                    f"train.{drawn[0]} gives an utterance another prompt or text from epoch to epoch, and phase "
+                    f"'{phase.name}' has the objective {objective}, which knows one of each; leave {drawn[0]} out, or "
+                    "train with it in a round of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_of_an_objective(self) -> "TrainConfig":
+        used = {self.objective_of(phase) for phase in self.phases}
+        for section, objectives in (("distil", TAUGHT), ("min_wer", {"min_wer"})):
+            if getattr(self, section) is not None and not used & objectives:
+                raise RecipeError(
+                    f"train.{section} is set, and no phase has the objective {' or '.join(sorted(objectives))}; name "
+                    "one in a phase, or leave it out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """Training utterances and their lengths, from the tables alone; no audio is decoded here."""
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from shibolet.records.shards import has_columns, read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+TAUGHT = "teacher/"  # before the id of an utterance that has a teacher's text
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
 TOLERANCE_SAMPLES = round(TOLERANCE_S * SAMPLE_RATE_HZ)
 
@@ -171,3 +172,34 @@ def _why_not(example: TrainExample, max_tokens: int) -> tuple[str, str] | None:
             "cut the utterance into shorter ones, or correct its text"
         )
     return None
+
+
+def with_texts(
+    examples: Sequence[TrainExample],
+    texts: Mapping[str, str],
+    targets: Targets,
+    max_tokens: int,
+) -> tuple[list[TrainExample], list[LedgerLine]]:
+    """The examples, and after them their utterances once more with these other texts (by id); a line of one too long.
+
+    The examples have no forms. Texts of utterances that are not among them are of ones that left, and leave with them.
+    """
+    found, lines = list(examples), []
+    asked = [example for example in examples if example.id in texts]
+    encoded = targets.encode([texts[example.id] for example in asked]) if asked else []
+    for example, ids in zip(asked, encoded, strict=True):
+        frame = example.frame or targets.frame
+        num_targets = frame.num_targets(len(ids))
+        num_tokens = frame.num_tokens(example.family.num_audio_tokens(example.num_frames), len(ids))
+        name = f"{TAUGHT}{example.id}"
+        if num_tokens > max_tokens:
+            detail = f"the teacher's text has {len(ids)} tokens"
+            lines.append(LedgerLine(id=name, source="teacher", stage="train", rule="too_long:positions", detail=detail))
+            continue
+        found.append(
+            replace(
+                example, id=name, text=texts[example.id], text_ids=array("i", ids), num_targets=num_targets,
+                num_tokens=num_tokens,
+            )
+        )  # fmt: skip
+    return found, lines

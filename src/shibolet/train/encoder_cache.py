@@ -118,6 +118,11 @@ class EncoderCache:
         self._placed.clear()
 
 
+def boot_id() -> str | None:
+    """What tells one boot of the machine from the next; None where nothing does: no cache then outlives its process."""
+    return _BOOT.read_text().strip() if _BOOT.exists() else None
+
+
 def _key(model: nn.Module, examples: Sequence[TrainExample]) -> str:
     shards = {path: Path(path).stat() for path in sorted({example.audio.path for example in examples})}
     data = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in shards.items()]
@@ -126,7 +131,7 @@ def _key(model: nn.Module, examples: Sequence[TrainExample]) -> str:
 
 def _start(root: Path, folder: Path, num_bytes: int) -> None:
     """Make the folder if there is none that still holds; caches of other weights or data are deleted."""
-    boot = _BOOT.read_text().strip() if _BOOT.exists() else None  # without one no cache outlives its process
+    boot = boot_id()
     meta = folder / "meta.json"
     if boot and read_cached(meta, dict[str, str]) == {"boot": boot}:
         return

@@ -17,15 +17,19 @@ _OF_PHASE = re.compile(r"train\.phases\.(\d+)\.")
 
 def fingerprint_of(
     loaded: LoadedModel, examples: list[TrainExample], config: TrainConfig, language: str, seed: int,
-    replayed: Replayed | None = None,
+    replayed: Replayed | None = None, teacher: str | None = None,
 ) -> dict[str, str]:  # fmt: skip
-    """What decides a weight while nothing goes wrong (not ranks, packs, intervals); `examples` are not replayed."""
+    """What decides a weight while nothing goes wrong (not ranks, packs, intervals).
+
+    `examples` are not replayed, `teacher` is its identity.
+    """
     return {
         "base model": loaded.identity,
         "training data": hash_json([_data_of(example) for example in examples]),
         "language": language,
         "seed": str(seed),
         **(replayed.fingerprint() if replayed else {}),
+        **({"teacher": teacher} if teacher else {}),
         **settings_of(config),
     }
 

@@ -43,8 +43,11 @@ class Drawing:
     def of(cls, config: TrainConfig, family: Outline, seed: int) -> "Drawing | None":
         """The recipe's, or the family's where it does not say; None where nothing is ever drawn.
 
-        RecipeError for what the family cannot do.
+        A training that learns from more than the references draws nothing (`TrainConfig`). RecipeError for what the
+        family cannot do.
         """
+        if not config.learns_references_alone:
+            return None
         if config.timestamps_frac and not family.writes_timestamps:
             raise RecipeError(
                 f"train.timestamps_frac is {config.timestamps_frac:g}, and a {family.title} writes no timestamps; its "

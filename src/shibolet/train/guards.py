@@ -22,9 +22,9 @@ class RollBack(Exception):
         self.step, self.change = step, change
 
 
-def enter_phase(losses: Losses, config: GuardsConfig) -> None:
-    """Take what the phase before came to as the baseline of the next."""
-    enough = len(losses.recent) >= config.window_steps
+def enter_phase(losses: Losses, config: GuardsConfig, is_same_loss: bool = True) -> None:
+    """Take what the phase before came to as the baseline of the next, unless that minimises something else."""
+    enough = is_same_loss and len(losses.recent) >= config.window_steps
     losses.baseline = median(losses.recent[-config.baseline_steps :]) if enough else None
     losses.recent, losses.recovered = [], False
 

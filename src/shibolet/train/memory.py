@@ -80,6 +80,8 @@ class PhaseMemory:
     width: int  # bytes of a weight
     world_size: int
     encoder_kept: bool  # states come from the cache
+    teacher: int = 0  # weights of a teacher beside the model
+    passes: float = 1.0  # forward and backward, of the references' work each; writing texts is not counted
 
     def fullest_pack(self, sizes: Sequence[Sizes], pack_tokens: int, most: int) -> PackSize:
         """The pack that takes most memory."""
@@ -94,6 +96,7 @@ class PhaseMemory:
             "weights": self.parameters * self.width,
             "masters": own * 4 * mixed,
             "moments": own * 8,
+            **({"teacher": self.teacher * self.width} if self.teacher else {}),
         }
         if self.world_size > 1:
             lasting["exchange"] = (own + self._exchanged) * self.width
@@ -157,6 +160,7 @@ class PhaseMemory:
                 max(
                     PACK_S,
                     self.cost.operations(self.cost.size_of(utterances[u] for u in pack), encoder=not self.encoder_kept)
+                    * self.passes
                     / rate,
                 )
                 for pack in packs_of(share, lengths, pack_tokens)

@@ -35,6 +35,7 @@ from shibolet.train.memory import (
     gpu_named,
     sizes_of,
 )
+from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_weights
 from shibolet.train.packing import Draw, packs_of_rank, steps_per_epoch
 from shibolet.train.phases import phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -55,8 +56,9 @@ def make_plan(
     gpu: str | None = "A100",
     gpu_memory_gib: float | None = None,
     replay: ReplayPlan | None = None,
+    teacher: Parameters | None = None,
 ) -> Plan:
-    """The plan; `model` has its adapters and may be a blueprint.
+    """The plan; `model` has its adapters and may be a blueprint, and so may the `teacher` of `models.teacher`.
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
     and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
@@ -69,7 +71,7 @@ def make_plan(
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
-    pack_tokens, phases = _phases(config, model, examples, per_epoch, gpus)
+    pack_tokens, phases = _phases(config, model, examples, per_epoch, gpus, teacher)
     return Plan(
         training_set=_training_set(examples and examples[:count], count, replay),
         step=StepPlan(
@@ -94,19 +96,23 @@ def make_plan(
         gpu=gpus,
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
-        notes=(*_notes(config, model, count, phases), *_assumptions(examples)),
+        notes=(
+            *_notes(config, model, count, phases),
+            *notes_on_objectives(config, examples, outline_of(model.config)),
+            *_assumptions(examples),
+        ),
     )
 
 
 def _phases(
     config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, per_epoch: int | None,
-    gpus: GpuPlan,
+    gpus: GpuPlan, teacher: Parameters | None,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it."""
     sizes = sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
-    described = [_phase(phase, config, model, per_epoch, gpus.number) for phase in config.phases]
+    described = [_phase(phase, config, model, per_epoch, gpus.number, teacher) for phase in config.phases]
     gib = gpus.memory_gib
     fits = [
         gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
@@ -176,7 +182,12 @@ def _packs(
 
 
 def _phase(
-    phase: PhaseConfig, config: TrainConfig, model: Parameters, per_epoch: int | None, world_size: int
+    phase: PhaseConfig,
+    config: TrainConfig,
+    model: Parameters,
+    per_epoch: int | None,
+    world_size: int,
+    teacher: Parameters | None,
 ) -> tuple[dict, int | None, PhaseMemory]:
     """What the plan says of a phase before packs are known, its steps, and the memory that it takes."""
     groups = phase_groups(model, phase)
@@ -194,6 +205,7 @@ def _phase(
         cost=family.cost(model, names, _WEIGHT_BYTES[config.precision]), parameters=total, trainable=trainable,
         width=_WEIGHT_BYTES[config.precision], world_size=world_size,
         encoder_kept=config.encoder_cache and not any(family.part_of(name)[0].startswith("encoder.") for name in names),
+        teacher=teacher_weights(config, phase, teacher), passes=passes_of(config, phase),
     )  # fmt: skip
     described = dict(
         name=phase.name, epochs=phase.num_epochs, steps=steps, warmup_steps=phase.warmup_steps,

@@ -124,7 +124,10 @@ class Decoder(Dataset):
         pack = self._family.lay_out(frames, [example.text_ids for example in examples], num_frames)
         if len(pack.labels) != sum(example.num_targets for example in examples):
             raise AssertionError(f"{len(pack.labels)} labels in a pack that was counted to have another number")
-        return replace(pack, extras=tuple(map(self._needs, examples))) if self._needs else pack
+        if self._needs is None:
+            return pack
+        extras = ({"num_frames": num, **self._needs(one)} for one, num in zip(examples, num_frames, strict=True))
+        return replace(pack, extras=tuple(extras))
 
 
 class Reader(Protocol):

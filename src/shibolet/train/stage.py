@@ -6,7 +6,7 @@ train/  plan.json  ledger.jsonl  metrics.jsonl  dev.jsonl  events.jsonl  checkpo
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,30 +20,30 @@ from transformers import PreTrainedModel
 from shibolet.errors import ModelError, Preempted, RecipeError
 from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel, load_recogniser
-from shibolet.model.folders import best_device
+from shibolet.model.folders import best_device, identity_of, resolve
 from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
 from shibolet.records.documents.plan import Plan
-from shibolet.records.documents.scores import Optimism
 from shibolet.records.documents.training import DevRates, StepRow, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
-from shibolet.scoring.selection import optimism_of
-from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.checkpoint import CheckpointStore, load_weights
+from shibolet.train.choice import Choice, choose, warning_of
 from shibolet.train.config import TrainConfig
 from shibolet.train.context import with_contexts
-from shibolet.train.data import Styles, TrainExample, read_examples
+from shibolet.train.data import Styles, TrainExample, read_examples, with_texts
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
-from shibolet.train.objectives.registry import OBJECTIVES
+from shibolet.train.objectives.cost import teacher_blueprint
+from shibolet.train.objectives.given import Given
+from shibolet.train.objectives.registry import objectives_of
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
@@ -52,6 +52,7 @@ from shibolet.train.reader import PackReader, begin_to_load_workers, threads_bes
 from shibolet.train.records import Records
 from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
+from shibolet.train.teacher import NO_TEACHER, Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
@@ -67,48 +68,44 @@ def run_train(
     config: TrainConfig,
     language: str,
     seed: int,
-    styles: Mapping[str, str] | None = None,
-    replay: Replay | None = None,
+    styles: Mapping[str, str] | None = None,  # what prompts say of how to write, by source
+    replay: Replay | None = None,  # other data that each step has too
+    teacher: str | None = None,  # the model that a phase learns from
+    texts: Mapping[str, str] | None = None,  # of the teacher, by utterance: they train beside the references
     score_dev: DevScorer | None,
-    release_dev: Callable[[], bool] = lambda: False,
-    about: Mapping[str, Any],
-    tracking: Tracking | None = None,
+    release_dev: Callable[[], bool] = lambda: False,  # lets go of memory kept for the next score; whether it had any
+    about: Mapping[str, Any],  # plain data about the run for the trackers ...
+    tracking: Tracking | None = None,  # ... of this; None: none
     num_threads: int | None = None,
-    only_through: str | None = None,
-    is_beginning: bool = False,
+    only_through: str | None = None,  # the phase whose last checkpoint is the result, whatever was trained after it
+    is_beginning: bool = False,  # the same call without it goes on: checkpoints are all that it leaves
     until_step: int | None = None,
     on_step: StepCallback | None = None,
 ) -> TrainResult:
     """Train, or go on training, and write `final/`; what it came to, as `result.json` has it.
 
-    Every rank calls it. `score_dev` gives WER and CER of a model on dev; without it the last weights are the result.
-    `release_dev` lets go of the GPU's memory that scoring keeps for the next score, and says whether there was any.
-    `styles`: what prompts say of how to write, by source. `replay`: other data that each step has too. `about`: data
-    for the trackers of `tracking` (None: none). `only_through` names the phase whose last checkpoint is the result,
-    whatever came after it; the last one brings the whole result back. What `is_beginning` goes on with the same call
-    without it: its checkpoints are all that it leaves. A finished training returns its result at once.
-    Raises Preempted after a signal, RecipeError when `out_dir` holds another run, Reached after `until_step`.
+    Every rank calls it. Without `score_dev` the last weights are the result. A finished training returns it at once.
+    Raises Preempted after a signal, Reached after `until_step`, RecipeError when `out_dir` holds another run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     last_phase = phase_index(config, only_through)
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = join_ranks()
-    num_workers = worker_count(config.num_workers, ranks.device, ranks.num_processes)
-    if num_workers:
+    if num_workers := worker_count(config.num_workers, ranks.device, ranks.num_processes):
         begin_to_load_workers()
-    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay)
+    opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay, teacher, texts or {})
     done = TrainResult.read(result_path) if (result_path := out_dir / "result.json").exists() else None
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
-    config, plan = _plan(opened, config, seed, out_dir)
+    config, plan = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, ranks.num_processes))
     trainer = _trainer(
-        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, on_step=on_step,
-        score_dev=score_dev, release_dev=release_dev,
-        start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
+        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
+        on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
+        release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
 
     def at_end(state: TrainState) -> Choice:
@@ -142,7 +139,6 @@ class _Opened:
     ranks: PartialState
     loaded: LoadedModel
     targets: Targets
-    styles: Styles | None
     examples: list[TrainExample]  # its own data, then those that are replayed
     replayed: Replayed
     ledger: list[LedgerLine]
@@ -159,7 +155,7 @@ class _Opened:
 
 def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
-    by_source: Mapping[str, str], replay: Replay | None,
+    by_source: Mapping[str, str], replay: Replay | None, teacher: str | None, texts: Mapping[str, str],
 ) -> _Opened:  # fmt: skip
     loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
     family = loaded.family
@@ -170,23 +166,28 @@ def _open(
     max_tokens = family.max_tokens(loaded.model.config)
     drawing = Drawing.of(config, family, seed)
     examples, ledger = read_examples(prepared_dir, "train", family, targets, max_tokens, styles, drawing)
+    examples, too_long = with_texts(examples, texts, targets, max_tokens)
     examples = with_contexts(
         examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
         max_tokens=max_tokens,
     )  # fmt: skip
     replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
-    fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed)
-    all_of_them, lines = [*examples, *replayed.examples], [*ledger, *replayed.ledger]
-    return _Opened(ranks, loaded, targets, styles, all_of_them, replayed, lines, fingerprint)
+    teacher_id = teacher and identity_of(resolve(teacher))
+    fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed, teacher_id)
+    all_of_them, lines = [*examples, *replayed.examples], [*ledger, *too_long, *replayed.ledger]
+    return _Opened(ranks, loaded, targets, all_of_them, replayed, lines, fingerprint)
 
 
-def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tuple[TrainConfig, Plan]:
+def _plan(
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None
+) -> tuple[TrainConfig, Plan]:
     """The settings with the planned length of packs, and the plan; the model then has its adapters and its device."""
     model, ranks, examples = opened.model, opened.ranks, opened.examples
     add_adapters(model, config, seed)
     plan = make_plan(
         config, model, examples, world_size=ranks.num_processes, gpu=known_gpu(ranks.device),
         gpu_memory_gib=gpu_memory_gib(ranks.device), replay=opened.replayed.plan(config),
+        teacher=teacher_blueprint(teacher),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
@@ -198,15 +199,32 @@ def _plan(opened: _Opened, config: TrainConfig, seed: int, out_dir: Path) -> tup
     return config, plan
 
 
+def _given(
+    opened: _Opened, config: TrainConfig, language: str, seed: int, prepared_dir: Path, out_dir: Path,
+    teacher: str | None, score_dev: DevScorer | None,
+) -> Given:  # fmt: skip
+    """What objectives are made from; before the first step a teacher has to be better than who is to learn from it."""
+    given = Given(opened.loaded, config, language, seed, replays=bool(opened.replayed.examples))
+    if not config.is_taught:
+        return given
+    if teacher is None:
+        raise RecipeError(NO_TEACHER)
+    # Beside the data, so that another training on them, or the same one with other settings, finds it.
+    cache_dir, frame = prepared_dir.parent / "teacher_cache", opened.targets.frame
+    teaching = Teaching(teacher, opened.loaded, language, frame, opened.examples, cache_dir, opened.ranks)
+    if not CheckpointStore(out_dir / "checkpoints").steps():
+        teaching.require_better(score_dev, config.distil and config.distil.max_teacher_wer_pct)
+    return replace(given, teaching=teaching)
+
+
 def _trainer(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
     score_dev: DevScorer | None, release_dev: Callable[[], bool], start_trackers: Callable[[], Trackers],
-    on_step: StepCallback | None,
+    on_step: StepCallback | None, given: Given,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
     model, ranks, examples, family = opened.model, opened.ranks, opened.examples, opened.loaded.family
+    objective_of, needs = objectives_of(given)
     replayed = opened.replayed
-    apart = {"replays": True} if replayed.examples else {}
-    objective = OBJECTIVES[config.objective](family, fast=config.fast == "auto", **apart)
 
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
@@ -217,10 +235,10 @@ def _trainer(
 
     reader = PackReader(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
-        cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=objective.needs, open_cache=open_cache,
+        cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=needs, open_cache=open_cache,
     )  # fmt: skip
     return GradualUnfreezeTrainer(
-        model=model, thaw=partial(enter_phase, model), objective=objective, reader=reader, examples=examples,
+        model=model, thaw=partial(enter_phase, model), objective_of=objective_of, reader=reader, examples=examples,
         checkpoint_activations=partial(family.checkpoint_activations, model),
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(
@@ -234,9 +252,9 @@ def _trainer(
 
 
 def _train(
-    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], "Choice"],
+    trainer: GradualUnfreezeTrainer, marker: Path, num_threads: int, at_end: Callable[[TrainState], Choice],
     until_step: int | None,
-) -> "Choice":  # fmt: skip
+) -> Choice:  # fmt: skip
     """Train with so many threads of torch; after a signal `marker` says so until the next start."""
     if until_step is not None:
         trainer.on_step = partial(_stop_at, trainer, until_step, trainer.on_step)
@@ -257,7 +275,7 @@ def _train(
 
 
 def _result(
-    opened: _Opened, state: TrainState, chosen: "Choice", through: str, ladder: MemoryLadder, num_threads: int
+    opened: _Opened, state: TrainState, chosen: Choice, through: str, ladder: MemoryLadder, num_threads: int
 ) -> TrainResult:
     """What `result.json` says."""
     return TrainResult(
@@ -270,70 +288,13 @@ def _result(
         chosen_by=chosen.reason,
         chosen_dev=chosen.dev,
         optimism=chosen.optimism,
-        warning=_warning(state.untrained, chosen.dev),
+        warning=warning_of(state.untrained, chosen.dev),
         averaged_steps=chosen.steps if len(chosen.steps) > 1 else (),
         dev=state.dev,
         events=state.decisions.events,
         dropped=len(opened.ledger) + len(ladder.left()),
         num_threads=num_threads,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The checkpoints whose weights, averaged when there are several, are the result."""
-
-    steps: list[int]
-    reason: str
-    dev: DevRates | None  # the rates alone
-    optimism: Optimism | None = None  # by how much that WER is too good; None: not chosen by it, or not known
-
-
-def choose(trainer: GradualUnfreezeTrainer, state: TrainState, config: TrainConfig, last_phase: int) -> Choice:
-    """The best dev WER of the run or the average of the best; the end of `last_phase` where that is not the plan's."""
-    if last_phase < len(config.phases) - 1:
-        ended = min(last_phase, len(state.phase_end_steps) - 1)
-        asked, name = config.phases[last_phase].name, config.phases[ended].name
-        why = "as asked" if ended == last_phase else f"since {asked} diverged and was given up"
-        step = state.phase_end_steps[ended]
-        there = next((score for score in reversed(state.dev) if score.step == step), None)
-        return Choice([step], f"the end of phase {name}, {why}", _rates(there))
-    if (best := state.best) is None:
-        return Choice([state.step], "last step; there was no dev score", None)
-    candidates = state.best_of(len(state.dev))
-    choice = Choice([best.step], "dev WER", _rates(best), _optimism(candidates))
-    if config.average_best is None:
-        return choice
-    # of one phase: other phases train other parameters
-    steps = [score.step for score in state.best_of(config.average_best) if score.phase == best.phase]
-    if len(steps) == 1:
-        return choice
-    averaged = trainer.score_average(steps)
-    optimism = _optimism([*candidates, averaged])
-    if averaged.wer >= best.wer:
-        return replace(choice, optimism=optimism)
-    return Choice(steps, f"dev WER, averaged over {len(steps)} checkpoints", _rates(averaged), optimism)
-
-
-def _rates(score: DevRates | None) -> DevRates | None:
-    """A score's rates alone."""
-    return None if score is None else DevRates(wer=score.wer, cer=score.cer)
-
-
-def _warning(untrained: DevRates | None, chosen: DevRates | None) -> str | None:
-    """That the model was better on dev before it trained; None where it was not, or where it is not known."""
-    if untrained is None or chosen is None or chosen.wer <= untrained.wer:
-        return None
-    return (
-        f"on dev the model had a WER of {shown_pct(untrained.wer)} before its first step and the result has "
-        f"{shown_pct(chosen.wer)}: training made it worse there"
-    )
-
-
-def _optimism(scores: Sequence[DevRates]) -> Optimism | None:
-    """How much too good the lowest WER of some dev scores is; None where one does not say what its folds are."""
-    folds = [score.folds for score in scores if score.folds]
-    return optimism_of(folds) if len(folds) == len(scores) else None
 
 
 def phase_index(config: TrainConfig, name: str | None) -> int:

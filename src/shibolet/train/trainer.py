@@ -62,7 +62,7 @@ class GradualUnfreezeTrainer:
         model: nn.Module,
         thaw: Callable[[PhaseConfig], Groups],
         checkpoint_activations: Callable[[], None],
-        objective: Objective,
+        objective_of: Callable[[PhaseConfig], Objective],
         reader: Reader,
         examples: Sequence[TrainExample],
         ledger: Sequence[LedgerLine],
@@ -83,7 +83,7 @@ class GradualUnfreezeTrainer:
 
         `checkpoint_activations` makes the model compute activations again in the backward pass.
         """
-        self.model, self.thaw, self.objective, self.reader = model, thaw, objective, reader
+        self.model, self.thaw, self.objective_of, self.reader = model, thaw, objective_of, reader
         self.examples, self.new_ladder, self.checkpoint_activations = examples, new_ladder, checkpoint_activations
         self.config, self.seed, self.last_phase, self.release_dev = config, seed, last_phase, release_dev
         self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
@@ -143,8 +143,9 @@ class GradualUnfreezeTrainer:
 
     def _run_phase(self, index: int, carried: Carried) -> MasterAdamW:
         if index != self.state.phase_index:
+            is_same_loss = self.config.is_same_loss(self.state.phase_index, index)
             self.state.enter_phase(index)
-            guards.enter_phase(self.state.losses, self.config.guards)
+            guards.enter_phase(self.state.losses, self.config.guards, is_same_loss)
         planned = self.config.phases[index]
         if index in self.state.decisions.lowered:
             planned = planned.model_copy(update={"lr_by_part": {**planned.lr_by_part, **planned.lr_if_diverged}})
@@ -170,7 +171,7 @@ class GradualUnfreezeTrainer:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
         self.release_dev()
-        groups = self.thaw(phase)
+        groups, self.objective = self.thaw(phase), self.objective_of(phase)
         try:
             optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
         except torch.OutOfMemoryError as error:
@@ -197,7 +198,7 @@ class GradualUnfreezeTrainer:
             request = PackRequest(self.state.step, 0, self.state.step // self.steps_per_epoch, chosen)
             # Read here and now: the cache of encoder states must not know of it, nor those who read ahead.
             packs = (self.reader.longest_pack(r.examples) for r in [request])
-            ran = self._run_packs(optimizer, [request], packs, TrainStep(chosen, 0.0))
+            ran = self._run_packs(optimizer, [request], packs, TrainStep(chosen, 0.0, self.state.step))
             told = update(optimizer, ran, dry=True)
             if not told.failed_tokens:
                 return
@@ -247,8 +248,8 @@ class GradualUnfreezeTrainer:
             epoch = self.state.step // self.steps_per_epoch
             chosen = [self.examples[u].in_epoch(epoch) for u in self._utterances(self.state.step)]
             torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
-            packs = self.reader.read(self.model, requests)
-            ran = self._run_packs(optimizer, requests, packs, TrainStep(chosen, self.state.step_in_phase / num_steps))
+            step = TrainStep(chosen, self.state.step_in_phase / num_steps, self.state.step)
+            ran = self._run_packs(optimizer, requests, self.reader.read(self.model, requests), step)
             told = update(
                 optimizer, ran, dry=not chosen, flags=(self.signals.received, self.keeper.failed),
                 levels=device_use(self.device),

@@ -22,7 +22,7 @@ from shibolet.model.qwen3_asr.packed import (
     output_head,
     packed_attention,
 )
-from shibolet.model.qwen3_asr.parts import untie_head
+from shibolet.model.qwen3_asr.parts import keep_layers, untie_head
 from shibolet.model.qwen3_asr.prompt import AlignmentPrompt, TranscriptionFrame
 from shibolet.model.qwen3_asr.reference import QwenAsr, Transformers
 from shibolet.model.qwen3_asr.save import TIMESTAMP_MS, convert, save_model
@@ -37,6 +37,7 @@ class Qwen3Asr(Qwen3AsrOutline, Family):
     rows_at_once: ClassVar = {"cpu": CPU_ROWS, "cuda": CUDA_ROWS}
 
     untie_head = staticmethod(untie_head)
+    keep_layers = staticmethod(keep_layers)
     lay_samples = staticmethod(lay_samples)
     features = PackedLogMel
     packed = staticmethod(packed_attention)

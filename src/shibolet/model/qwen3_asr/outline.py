@@ -12,7 +12,7 @@ from shibolet.model.qwen3_asr.cost import Cost
 from shibolet.model.qwen3_asr.lengths import MIN_SAMPLES, num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.parts import PARTS, adapter_pattern, is_tied, num_layers_of, part_of
 from shibolet.model.qwen3_asr.prompt import MAX_PREVIOUS_TOKENS, TranscriptionPrompt
-from shibolet.model.qwen3_asr.sizes import USUAL, ModelSizes, sizes_in, weights_of
+from shibolet.model.qwen3_asr.sizes import USUAL, ModelSizes, known_sizes, sizes_in, weights_of
 from shibolet.model.tokens import tokenizer_in
 
 
@@ -39,6 +39,7 @@ class Qwen3AsrOutline(Outline):
     targets = TranscriptionPrompt
     cost = Cost
     tokenizer_in = staticmethod(tokenizer_in)
+    known_config = staticmethod(known_sizes)
 
     def max_tokens(self, config: Any) -> int:
         return config.text_config.max_position_embeddings

@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from shibolet.model.blueprint import Parameters
+from shibolet.model.spans import keep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,3 +67,17 @@ def adapter_pattern(layers: Sequence[int], targets: Sequence[str]) -> str:
     """Projections of attention in decoder layers; anchored, since the encoder has some of the same names."""
     numbers, names = "|".join(map(str, layers)), "|".join(map(re.escape, targets))
     return rf"^model\.language_model\.layers\.({numbers})\.self_attn\.({names})$"
+
+
+def keep_layers(model: "PreTrainedModel", encoder: Sequence[int] | None, decoder: Sequence[int] | None) -> None:
+    """`Family.keep_layers`; a layer of the decoder knows its place, by which keys and values are kept."""
+    audio, text = model.config.audio_config, model.config.text_config
+    if encoder is not None:
+        keep(model.model.audio_tower, encoder)
+        audio.encoder_layers = audio.num_hidden_layers = len(encoder)
+    if decoder is not None:
+        keep(model.model.language_model, decoder)
+        for place, layer in enumerate(model.model.language_model.layers):
+            layer.self_attn.layer_idx = place
+        text.layer_types = [text.layer_types[layer] for layer in decoder]
+        text.num_hidden_layers = len(decoder)

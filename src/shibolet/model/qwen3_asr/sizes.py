@@ -1,5 +1,6 @@
 """The sizes of a Qwen3-ASR as its `config.json` gives them, in either layout, and the weights that follow from them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ _USUAL_TEXT = TextSizes(
     max_position_embeddings=65_536,
 )  # fmt: skip
 USUAL = ModelSizes(audio_config=AudioSizes(output_dim=_USUAL_TEXT.hidden_size), text_config=_USUAL_TEXT)
+# Qwen3-ASR-0.6B (docs/decisions.md has the sources).
+SMALL = ModelSizes(
+    audio_config=AudioSizes(
+        d_model=896, encoder_layers=18, encoder_attention_heads=14, encoder_ffn_dim=3584, output_dim=1024
+    ),
+    text_config=_USUAL_TEXT.model_copy(update={"hidden_size": 1024, "intermediate_size": 3072}),
+)
+_SMALL_NAME = re.compile(r"qwen3-asr.*0\.6b")
+
+
+def known_sizes(name: str) -> tuple[ModelSizes, str] | None:
+    """The sizes that a model's name tells, and the published model that has them; None where it tells none."""
+    return (SMALL, "Qwen3-ASR-0.6B") if _SMALL_NAME.search(name.lower()) else None
 
 
 def sizes_in(path: Path, config: Mapping[str, Any]) -> ModelSizes:

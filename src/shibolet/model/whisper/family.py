@@ -12,7 +12,7 @@ from shibolet.model.whisper.fused import fuse_layers
 from shibolet.model.whisper.load import load_recogniser
 from shibolet.model.whisper.outline import WhisperOutline
 from shibolet.model.whisper.packed import encode, head, hidden, lay_out, packed_attention
-from shibolet.model.whisper.parts import untie_head
+from shibolet.model.whisper.parts import keep_layers, untie_head
 from shibolet.model.whisper.reference import Transformers
 from shibolet.model.whisper.save import save_model
 from shibolet.model.whisper.usage import adapter_usage, usage
@@ -24,6 +24,7 @@ class Whisper(WhisperOutline, Family):
     rows_at_once: ClassVar[Mapping[str, int]] = {"cpu": 8, "cuda": 128}
 
     untie_head = staticmethod(untie_head)
+    keep_layers = staticmethod(keep_layers)
     lay_out = staticmethod(lay_out)
     lay_samples = staticmethod(lay_samples)
     features = LogMel

@@ -19,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from shibolet.model.blueprint import Parameters
+from shibolet.model.spans import keep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,3 +74,20 @@ def adapter_pattern(layers: Sequence[int], targets: Sequence[str]) -> str:
     numbers = "|".join(map(str, layers))
     names = "|".join(re.escape(_MODULES.get(target, target)) for target in targets)
     return rf"^model\.decoder\.layers\.({numbers})\.(?:self_attn|encoder_attn)\.({names})$"
+
+
+def keep_layers(model: "PreTrainedModel", encoder: Sequence[int] | None, decoder: Sequence[int] | None) -> None:
+    """`Family.keep_layers`; a layer of the decoder knows its place, by which keys and values are kept."""
+    config = model.config
+    if encoder is not None:
+        keep(model.model.encoder, encoder)
+        config.encoder_layers = config.num_hidden_layers = len(encoder)
+    if decoder is not None:
+        keep(model.model.decoder, decoder)
+        for place, layer in enumerate(model.model.decoder.layers):
+            layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = place
+        config.decoder_layers = len(decoder)
+        # Heads that follow the audio, by layer: other programs find the times of words with them.
+        heads = getattr(model.generation_config, "alignment_heads", None) or []
+        left = [[decoder.index(layer), head] for layer, head in heads if layer in decoder]
+        model.generation_config.alignment_heads = left or None

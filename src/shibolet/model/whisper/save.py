@@ -10,7 +10,7 @@ from shibolet.model.weights import write_sharded
 from shibolet.model.whisper.load import EXTRACTOR_FILES, HEAD
 from shibolet.model.whisper.parts import is_tied
 from shibolet.records.ahead import Ahead
-from shibolet.records.files import make_folder, write_bytes
+from shibolet.records.files import make_folder, read_json, write_bytes
 
 KEPT = (  # of the source: settings of `generate` and of features, and the tokenizer in either form
     "generation_config.json", *EXTRACTOR_FILES, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
@@ -48,5 +48,8 @@ def _write_settings(loaded: LoadedModel, path: Path, dtype: torch.dtype) -> None
         write_bytes(path / name, (loaded.path / name).read_bytes())
     if not any(name in kept for name in EXTRACTOR_FILES):  # as with some fine-tuned models
         loaded.extractor.save_pretrained(path)
-    if "generation_config.json" not in kept:
+    layers = (
+        read_json(loaded.path / "config.json").get("decoder_layers") if (loaded.path / "config.json").is_file() else 0
+    )
+    if "generation_config.json" not in kept or layers != config.decoder_layers:  # of other layers than the source's
         loaded.model.generation_config.save_pretrained(path)

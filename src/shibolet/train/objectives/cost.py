@@ -1,0 +1,81 @@
+"""What an objective takes beyond a pass over the references: a teacher's weights, texts of its own, disk."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shibolet.model.blueprint import Blueprint, Parameters
+from shibolet.model.outline import Outline, offline_config, outline_of
+from shibolet.train.config import PhaseConfig, TrainConfig
+from shibolet.train.data import TrainExample
+from shibolet.train.objectives.config import DistilConfig, MinWerConfig
+
+RECOMPUTED = 4 / 3  # of a forward and backward pass where activations are computed again: three forwards and one more
+GIB = 2**30
+
+
+def teacher_blueprint(name: str | None) -> Blueprint | None:
+    """The teacher of a recipe as names and shapes; of a published one that is not on this machine by its name."""
+    if name is None:
+        return None
+    config, _ = offline_config(name)
+    return outline_of(config).blueprint(config)
+
+
+def teacher_weights(config: TrainConfig, phase: PhaseConfig, teacher: Parameters | None) -> int:
+    """Weights of the teacher that stays beside the student through a phase; one that distils keeps its words alone."""
+    if teacher is None or config.objective_of(phase) != "on_policy":
+        return 0
+    return sum(weight.numel() for _, weight in teacher.named_parameters())
+
+
+def passes_of(config: TrainConfig, phase: PhaseConfig) -> float:
+    """Passes of a step, the one over its references counting 1; as many texts as are drawn, all of them different."""
+    objective = config.objective_of(phase)
+    if objective not in ("on_policy", "min_wer"):
+        return 1.0
+    own: Any = _distil(config) if objective == "on_policy" else _min_wer(config)
+    texts = 1 if objective == "on_policy" else 1 + own.num_samples
+    return (own.likelihood_weight > 0) + RECOMPUTED * texts
+
+
+def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
+    """Disk that a teacher's top tokens take: ids in 4 bytes, probabilities in 2, the others' mass with them."""
+    return num_targets * (top_k * 4 + (top_k + 1) * 2) + num_utterances
+
+
+def notes_on_objectives(config: TrainConfig, examples: Sequence[TrainExample] | None, family: Outline) -> list[str]:
+    """What the predicted times of the phases leave out, and the training of the data, in sentences."""
+    notes = []
+    for phase in config.phases:
+        objective = config.objective_of(phase)
+        if objective == "distil":
+            kept = ""
+            if examples:
+                num_targets = sum(example.num_targets for example in examples)
+                size = cache_bytes(num_targets, _distil(config).top_k, len(examples)) / GIB
+                kept = f", and keeps what it expects on disk ({size:.2f} GiB)"
+            notes.append(
+                f"phase {phase.name}: the teacher hears the training set once before the first step{kept}; that is not "
+                "in the predicted time"
+            )
+        elif objective in ("on_policy", "min_wer"):
+            missing = "writing them and what the teacher says of them are" if objective == "on_policy" else "writing is"
+            notes.append(
+                f"phase {phase.name}: the model writes texts of its own in every step; {missing} not in the predicted "
+                "time"
+            )
+    by_family = (family.previous_text_frac, config.previous_text_frac), (family.timestamps_frac, config.timestamps_frac)
+    if notes and any(usual and own is None for usual, own in by_family):
+        notes.append(
+            f"a {family.title} learns previous texts and timestamps where its data have them, but not in this "
+            "training: its objectives know each utterance in one prompt and one text"
+        )
+    return notes
+
+
+def _distil(config: TrainConfig) -> DistilConfig:
+    return config.distil or DistilConfig()
+
+
+def _min_wer(config: TrainConfig) -> MinWerConfig:
+    return config.min_wer or MinWerConfig()
