@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 from made_prepared import make_prepared
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.prepare.pieces import Piece
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.records.documents.prepared import Prepared
@@ -85,6 +85,20 @@ def test_a_test_set_that_is_replayed_is_found(english, tmp_path):
         do_prepare_replay(current)
         found = current.overlap(source, current.folder.prepared)
     assert found.utterances == 3 and sorted(found.ids) == ["e0", "e1", "e2"]
+
+
+def test_dev_audio_that_is_replayed_is_refused(english, tmp_path):
+    """Under another id and name: a model that has heard it is chosen by it."""
+    with opened(recipe_of(english), tmp_path) as current:
+        make_prepared(current.folder, "שלום עולם", num_dev=5)
+        assert len(do_prepare_replay(current)) == 1
+    (shard,) = current.folder.prepared.glob("dev-*.parquet")
+    ((_, flac),) = list(read_shard(shard, "id", "audio"))[:1]
+    (tmp_path / "dev.flac").write_bytes(flac)
+    write_jsonl(tmp_path / "leak.jsonl", [{"id": "x", "audio": "dev.flac", "text": "a letter"}])
+    with opened(recipe_of(tmp_path / "leak.jsonl"), tmp_path) as current:
+        with pytest.raises(DataError, match=r"data\.replay has the audio of 1 dev utterances \(dev0\)"):
+            do_prepare_replay(current)
 
 
 def test_a_training_is_told_what_it_replays_and_is_another_one_without(english, tmp_path, monkeypatch):
