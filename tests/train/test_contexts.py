@@ -8,7 +8,7 @@ import pytest
 from tiny_run import outcome, tiny_config
 from whisper_models import loaded_whisper
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.config import ContextConfig
@@ -149,6 +149,21 @@ def test_without_the_key_nothing_changes_and_with_it_it_is_another_training(tell
     )
     made = [fingerprint_of(loaded, some, plain, "Hebrew", 0)["training data"] for some in (examples, tell())]
     assert made[0] != made[1]
+
+
+def test_other_terms_in_the_file_are_another_training_and_another_place_of_it_is_not(tmp_path):
+    """Else a finished training stands for terms that it was never told."""
+    names, moved = tmp_path / "names.txt", tmp_path / "moved.txt"
+    names.write_text("חיפה\n", encoding="utf-8")
+    moved.write_text("# towns\nחיפה\n", encoding="utf-8")
+    first = tiny_config(context={"file": names}).identity()
+    assert tiny_config(context={"file": moved}).identity() == first
+    names.write_text("חיפה\nיפו\n", encoding="utf-8")
+    assert tiny_config(context={"file": names}).identity() != first
+    with pytest.raises(
+        DataError, match=r"context: .*gone\.txt cannot be read: .*; give a text file with a term a line"
+    ):
+        tiny_config(context={"file": tmp_path / "gone.txt"}).identity()
 
 
 def test_a_training_goes_on_as_if_it_had_never_stopped(prepared_dir, base_dir, tmp_path):

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
+from shibolet.records.files import hash_json
+from shibolet.speech.text.terms import read_terms
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
 
@@ -256,9 +258,13 @@ class TrainConfig(Config):
         return number
 
     def identity(self) -> dict[str, Any]:
-        """The settings that make two trainings the same one, as plain data."""
+        """The settings that make two trainings the same one, as plain data; DataError without the file of terms."""
         given = {name for name in ("previous_text_frac", "timestamps_frac", "context") if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude={*FREE_TO_CHANGE, *given})  # as before there were these
+        found = self.model_dump(mode="json", exclude={*FREE_TO_CHANGE, *given})  # as before there were these
+        if self.context and self.context.file:  # its terms decide, wherever the file lies
+            terms = hash_json(read_terms(self.context.file))
+            found |= {"context": self.context.model_dump(mode="json") | {"file": terms}}
+        return found
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":
