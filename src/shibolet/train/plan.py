@@ -23,6 +23,7 @@ from shibolet.records.documents.plan import (
 )
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.train.config import PhaseConfig, TrainConfig
+from shibolet.train.context import num_told
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
     GIB,
@@ -94,7 +95,11 @@ def make_plan(
         gpu=gpus,
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
-        notes=(*_notes(config, model, count, phases), *_assumptions(examples)),
+        notes=(
+            *_notes(config, model, count, phases),
+            *_told(config, examples and examples[:count]),
+            *_assumptions(examples),
+        ),
     )
 
 
@@ -250,6 +255,15 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     if examples:
         return []
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
+
+
+def _told(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[str]:
+    if not (config.context and examples):
+        return []
+    return [
+        f"train.context: {num_told(examples):,} of {len(examples):,} utterances can be told terms; the others have a "
+        "previous text or timestamps, no term, or no room for a list"
+    ]
 
 
 def _notes(config: TrainConfig, model: Parameters, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
