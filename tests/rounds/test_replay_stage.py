@@ -15,9 +15,11 @@ from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.shards import read_shard
 from shibolet.rounds import rank
 from shibolet.rounds.plan import make_plan
+from shibolet.rounds.rates import PREPARE, Rate, Rates
 from shibolet.rounds.replay import do_prepare_replay
 from shibolet.rounds.shared import Round, open_round
 from shibolet.rounds.stages import do_train, train_inputs
+from shibolet.rounds.stretches import Stretches
 
 
 @pytest.fixture
@@ -151,3 +153,22 @@ def test_the_plan_counts_steps_of_the_trainings_own_data(english, tmp_path):
     assert before.steps == plan.steps and before.training_set.replay.utterances is None
     assert plan.training_set.utterances == 30 and plan.training_set.replay.utterances == 3
     assert Prepared.read(current.folder.replay("en") / "summary.json").train.utterances == 3
+
+
+def test_the_plan_has_the_time_of_what_is_replayed(english, tmp_path):
+    """A machine is rented for it too: in steps as they are drawn, at the rates of another round, and in preparing."""
+    recipe = recipe_of(english)
+    planned = make_plan(recipe, tmp_path / "run", 240, num_gpus=1)
+    found = {one.name: one for one in planned.cases[0].stretches}
+    assert found["preparing what is replayed"].missing is None or found["preparing"].missing
+    rate = Rate(per_s=10.0, unit="utterances", source="a round")
+    rates = Rates(machine="one", num_gpus=1, by_stretch={PREPARE: rate}, by_phase={"B": rate})
+    stretches = Stretches(
+        recipe=recipe, rates=rates, phases=planned.training.phases, rows=240, train=240, dev=None, mean_s=1.0,
+        test=None, unknown_sets=(), replay_rows=5,
+    )  # fmt: skip
+    found = {one.name: one for one in stretches.all()}
+    phase = planned.training.phases[0]
+    assert found[f"training: {phase.name}"].seconds == pytest.approx(phase.epochs * 320 / 10)
+    assert "(240 + 80 replayed) utterances" in found[f"training: {phase.name}"].arithmetic
+    assert found["preparing what is replayed"].seconds == pytest.approx(0.5)

@@ -197,9 +197,11 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
 
 def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:
     known, unknown = _test_rows(recipe)
+    replayed = _counts(recipe.replayed)
     stretches = Stretches(
         recipe=recipe, rates=rates, phases=plan.phases, rows=data.rows, train=data.train, dev=data.dev,
         mean_s=data.mean_s, test=known, unknown_sets=tuple(unknown),
+        replay_rows=min(replayed.values()) if replayed else None,
     ).all()  # fmt: skip
     seconds = sum(one.seconds for one in stretches if one.seconds is not None)
     is_priced = recipe.train.price_per_gpu_hour_usd is not None and rates.num_gpus > 0
