@@ -188,7 +188,7 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
     replay = replay_of(recipe, folder)
     if replay and not all(any(one.prepared_dir.glob("train-*.parquet")) for one in replay.sources):
         train_from, replay = f"{train_from}; what is replayed is not prepared yet", None
-    replayed = read_replay(replay, family, tokenizer, max_tokens, examples)
+    replayed = read_replay(replay, family, tokenizer, max_tokens, examples, drawing)
     return _Data(
         **common, train=len(examples), train_from=train_from, examples=[*examples, *replayed.examples],
         replay=replayed.plan(recipe.train),

@@ -174,7 +174,7 @@ def _open(
         examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
         max_tokens=max_tokens,
     )  # fmt: skip
-    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
+    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples, drawing)
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed)
     all_of_them, lines = [*examples, *replayed.examples], [*ledger, *replayed.ledger]
     return _Opened(ranks, loaded, targets, styles, all_of_them, replayed, lines, fingerprint)
