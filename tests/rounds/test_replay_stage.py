@@ -101,6 +101,14 @@ def test_dev_audio_that_is_replayed_is_refused(english, tmp_path):
     with opened(recipe_of(tmp_path / "leak.jsonl"), tmp_path) as current:
         with pytest.raises(DataError, match=r"data\.replay has the audio of 1 dev utterances \(dev0\)"):
             do_prepare_replay(current)
+    kept = load_recipe("demo", [f"data.replay={{share: 0.25, sources: [{{name: kept, parquet: {shard}}}]}}"])
+    with opened(kept, tmp_path) as current:
+        with pytest.raises(DataError, match=r"data\.replay has the audio of 5 dev utterances"):
+            do_prepare_replay(current)
+        source = current.folder.prepared / "train-*.parquet"
+    kept = load_recipe("demo", [f"data.replay={{share: 0.25, sources: [{{name: kept, parquet: {source}}}]}}"])
+    with opened(kept, tmp_path) as current:
+        assert do_prepare_replay(current)[0].train.utterances == 30
 
 
 def test_a_training_is_told_what_it_replays_and_is_another_one_without(english, tmp_path, monkeypatch):
