@@ -253,6 +253,25 @@ def test_unheard_utterances_stop_the_stage_or_pass_the_cheap_checks(corpus, tmp_
     assert "4 utterances were not heard" in summary.notes[0]
 
 
+def test_how_many_keep_timestamps_and_previous_texts_is_said(corpus, tmp_path):
+    """A cut or trimmed text loses its times: `train.timestamps_frac` may draw from nothing, and nobody would know."""
+    timed = [f"<|0.00|> {one.text}<|{one.duration_s:.2f}|>" for one in corpus.utterances]
+    corpus.utterances = [
+        replace(one, timed_text=text, previous="לפני", source="long" if one.id.startswith("long") else one.source)
+        for one, text in zip(corpus.utterances, timed, strict=True)
+    ]
+    for id, verdict in corpus.verdicts.items():
+        corpus.verdicts[id] = replace(verdict, row=replace(verdict.row, source="long" if "long" in id else "crowd"))
+    notes = corpus.prepare(tmp_path / "out").notes
+    rows = rows_of(tmp_path / "out")
+    num_timed, num_after = (sum(row[name] is not None for row in rows) for name in ("timed_text", "previous"))
+    assert 0 < num_timed < num_after < len(rows)
+    assert f"{num_timed} of {len(rows)} utterances have timestamps, as 39 of the given had" in notes
+    assert f"{num_after} of {len(rows)} utterances have a previous text, as 39 of the given had" in notes
+    (lost,) = [note for note in notes if "none of its utterances has" in note]
+    assert lost.startswith("source 'long': none of its utterances has timestamps after cutting, trimming and dropping")
+
+
 def test_an_audit_that_is_not_believed_drops_trims_and_cuts_nothing(corpus, tmp_path):
     summary = corpus.prepare(tmp_path / "out", drop_low_quality=False)
     rules = {line.id: line.rule for line in read_ledger(tmp_path / "out" / "ledger.jsonl")}

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 from made_prepared import make_prepared
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.prepare.pieces import Piece
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.records.documents.prepared import Prepared
@@ -15,9 +15,11 @@ from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.shards import read_shard
 from shibolet.rounds import rank
 from shibolet.rounds.plan import make_plan
+from shibolet.rounds.rates import PREPARE, Rate, Rates
 from shibolet.rounds.replay import do_prepare_replay
 from shibolet.rounds.shared import Round, open_round
 from shibolet.rounds.stages import do_train, train_inputs
+from shibolet.rounds.stretches import Stretches
 
 
 @pytest.fixture
@@ -87,6 +89,28 @@ def test_a_test_set_that_is_replayed_is_found(english, tmp_path):
     assert found.utterances == 3 and sorted(found.ids) == ["e0", "e1", "e2"]
 
 
+def test_dev_audio_that_is_replayed_is_refused(english, tmp_path):
+    """Under another id and name: a model that has heard it is chosen by it."""
+    with opened(recipe_of(english), tmp_path) as current:
+        make_prepared(current.folder, "שלום עולם", num_dev=5)
+        assert len(do_prepare_replay(current)) == 1
+    (shard,) = current.folder.prepared.glob("dev-*.parquet")
+    ((_, flac),) = list(read_shard(shard, "id", "audio"))[:1]
+    (tmp_path / "dev.flac").write_bytes(flac)
+    write_jsonl(tmp_path / "leak.jsonl", [{"id": "x", "audio": "dev.flac", "text": "a letter"}])
+    with opened(recipe_of(tmp_path / "leak.jsonl"), tmp_path) as current:
+        with pytest.raises(DataError, match=r"data\.replay has the audio of 1 dev utterances \(dev0\)"):
+            do_prepare_replay(current)
+    kept = load_recipe("demo", [f"data.replay={{share: 0.25, sources: [{{name: kept, parquet: {shard}}}]}}"])
+    with opened(kept, tmp_path) as current:
+        with pytest.raises(DataError, match=r"data\.replay has the audio of 5 dev utterances"):
+            do_prepare_replay(current)
+        source = current.folder.prepared / "train-*.parquet"
+    kept = load_recipe("demo", [f"data.replay={{share: 0.25, sources: [{{name: kept, parquet: {source}}}]}}"])
+    with opened(kept, tmp_path) as current:
+        assert do_prepare_replay(current)[0].train.utterances == 30
+
+
 def test_a_training_is_told_what_it_replays_and_is_another_one_without(english, tmp_path, monkeypatch):
     """A share of 0 is a recipe without the key, in the inputs of the stage byte for byte."""
     jobs: list[rank.TrainJob] = []
@@ -137,3 +161,22 @@ def test_the_plan_counts_steps_of_the_trainings_own_data(english, tmp_path):
     assert before.steps == plan.steps and before.training_set.replay.utterances is None
     assert plan.training_set.utterances == 30 and plan.training_set.replay.utterances == 3
     assert Prepared.read(current.folder.replay("en") / "summary.json").train.utterances == 3
+
+
+def test_the_plan_has_the_time_of_what_is_replayed(english, tmp_path):
+    """A machine is rented for it too: in steps as they are drawn, at the rates of another round, and in preparing."""
+    recipe = recipe_of(english)
+    planned = make_plan(recipe, tmp_path / "run", 240, num_gpus=1)
+    found = {one.name: one for one in planned.cases[0].stretches}
+    assert found["preparing what is replayed"].missing is None or found["preparing"].missing
+    rate = Rate(per_s=10.0, unit="utterances", source="a round")
+    rates = Rates(machine="one", num_gpus=1, by_stretch={PREPARE: rate}, by_phase={"B": rate})
+    stretches = Stretches(
+        recipe=recipe, rates=rates, phases=planned.training.phases, rows=240, train=240, dev=None, mean_s=1.0,
+        test=None, unknown_sets=(), replay_rows=5,
+    )  # fmt: skip
+    found = {one.name: one for one in stretches.all()}
+    phase = planned.training.phases[0]
+    assert found[f"training: {phase.name}"].seconds == pytest.approx(phase.epochs * 320 / 10)
+    assert "(240 + 80 replayed) utterances" in found[f"training: {phase.name}"].arithmetic
+    assert found["preparing what is replayed"].seconds == pytest.approx(0.5)

@@ -7,6 +7,8 @@ from shibolet.recipe import load_recipe
 from shibolet.rounds.search.dimensions import RANK, dimensions_of, layer_choices, rank_choices, training_at
 from shibolet.rounds.search.halving import Trial
 from shibolet.rounds.search.proposals import Space, halton, proposer
+from shibolet.rounds.search.stage import Asked, _numbers_of_trials
+from shibolet.train.config import LoraSettings
 
 TRAIN = load_recipe("demo").train  # rank 8 and alpha 16; its last phase thaws encoder.layers[0:6], decoder.layers[2:4]
 
@@ -33,6 +35,10 @@ def test_a_rank_keeps_the_scale_of_the_adapters():
     assert choices == {RANK: (0.5, 1.0, 4.0)}
     found = training_at(TRAIN, 0, {RANK: ()}, {RANK: 4.0}).lora
     assert (found.rank, found.alpha) == (32, 64)
+    odd = TRAIN.model_copy(update={"lora": LoraSettings(rank=16, alpha=24)})
+    assert rank_choices(odd, 0, [6]) == {RANK: (6 / 16, 1.0)}
+    with pytest.raises(RecipeError, match=r"--rank 5: .* alpha would be 7\.5, .* give multiples of 2"):
+        rank_choices(odd, 0, [5])
 
 
 @pytest.mark.parametrize(
@@ -61,9 +67,21 @@ def test_another_rank_after_the_first_phase_is_refused():
 def test_only_values_that_were_named_are_proposed_and_each_is_tried_alone():
     """A rank between two of them is one that nobody asked for."""
     space = Space(("head", RANK), 10.0, {RANK: (0.5, 1.0, 4.0)})
-    assert [point[RANK] for point in space.alone()] == [1.0, 0.5, 4.0, 1.0, 1.0]
+    assert [point[RANK] for point in space.alone()] == [0.5, 4.0, 1.0, 1.0, 1.0]
     propose, trials = proposer(space, 24, halton(space, 0)), []
     while len(trials) < 24:
         trials += [Trial(len(trials) + i, point, (1.0,)) for i, point in enumerate(propose(trials))]
     assert {trial.point[RANK] for trial in trials} == {0.5, 1.0, 4.0}
     assert all(space.at(list(space.places(t.point).values()))[RANK] == t.point[RANK] for t in trials)
+
+
+def test_every_value_that_was_named_is_in_the_first_wave_or_refused():
+    """Else the table would say nothing of a rank that the user asked for."""
+    space = Space(("encoder", "head", RANK), 10.0, {RANK: (0.25, 0.5, 1.0, 2.0, 4.0)})
+    for num in (5, 6, 8):
+        first = proposer(space, num, halton(space, 0))([])
+        assert {point[RANK] for point in first} == set(space.choices[RANK]) and len(first) == min(num, 7)
+    assert _numbers_of_trials(Asked(num_trials=5), 5) == [5] and min(_numbers_of_trials(Asked(), 7)) == 8
+    assert _numbers_of_trials(Asked(), 30) == [30]
+    with pytest.raises(RecipeError, match=r"--trials 4: .* are 5 trials; give as many or more, or name fewer"):
+        _numbers_of_trials(Asked(num_trials=4), 1 + space.num_named)

@@ -313,6 +313,15 @@ def test_known_sources(local_hub, tmp_path, id, streaming):
         assert [u.speaker for u in utterances] == ["s1", "s2"]
 
 
+def test_a_known_source_can_be_read_in_another_format():
+    """What is known of it speaks of its plain texts, and is no reason to refuse what the recipe says."""
+    entry = {"name": "set", "hub": "ivrit-ai/crowd-transcribe-v5"}
+    assert DataSource(**entry).timestamps is False and DataSource(**entry, format="plain").timestamps is False
+    assert DataSource(**entry, format="whisper_slices").timestamps is None
+    with pytest.raises(ValueError, match="format whisper_slices cuts at the timestamps"):
+        DataSource(**entry, format="whisper_slices", timestamps=False)
+
+
 def check_whisper_slices(utterances, ledger):
     """Closed segments with their own audio; what an open start leaves without text is dropped and said."""
     assert [(u.id, u.text, u.recording) for u in utterances] == [

@@ -8,9 +8,13 @@ import pytest
 import soundfile as sf
 
 from shibolet.errors import DataError
+from shibolet.prepare.pieces import Piece
+from shibolet.prepare.shards import ShardWriter
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.manifest import manifest_hash, read_manifest, write_manifest
-from shibolet.records.utterance import Utterance
+from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.speech.audio import encode_flac
 from shibolet.speech.read import read_source
 from shibolet.speech.sources import DataSource
 from shibolet.speech.whisper_slices import rewritten
@@ -70,6 +74,31 @@ def test_a_source_says_whether_its_texts_have_timestamps(read):
         read({"text": "שלוש"}, {"text": SLICE})
     with pytest.raises(ValueError, match="format whisper_slices cuts at the timestamps"):
         read({"text": SLICE}, timestamps=True, format="whisper_slices")
+
+
+def test_timestamps_of_prepared_data_are_read_again(tmp_path: Path):
+    """Data that a round has audited are a source of another; the times that it kept stand in a column of their own."""
+    stage = RunFolder(tmp_path).prepared
+    stage.mkdir(parents=True)
+    flac = encode_flac(np.zeros(48_000, np.float32))
+    writer = ShardWriter(stage, "train", 1000)
+    for name, timed in (("a", SLICE), ("b", None), ("c", "<|0.00|> אחרת<|1.00|>")):
+        audio = AudioRef(path="")
+        one = Utterance(id=name, audio=audio, text="אחת, שתיים", duration_s=3.0, source="s", timed_text=timed)
+        writer.add(Piece.whole(one, flac), flac)
+    writer.close()
+
+    def times(**source) -> list[str | None]:
+        found, _ = read_source(DataSource(name="s", parquet=stage / "train-*.parquet", **source), tmp_path)
+        return [one.timed_text for one in found]
+
+    assert times(timestamps=True) == [SLICE, None, None] and times() == times(timestamps=False) == [None] * 3
+
+
+def test_a_source_without_any_timestamp_does_not_say_that_it_has_some(read):
+    """`train.timestamps_frac` would do nothing, and nobody would know."""
+    with pytest.raises(DataError, match=r"source 's': `timestamps: true`, and none of its 2 texts has one"):
+        read({"text": "אחת"}, {"text": "שתיים"}, timestamps=True)
 
 
 @pytest.mark.parametrize("name", ["previous", "prev_transcript", "previous_text"])

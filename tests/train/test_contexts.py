@@ -8,13 +8,15 @@ import pytest
 from tiny_run import outcome, tiny_config
 from whisper_models import loaded_whisper
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.config import ContextConfig
 from shibolet.train.context import with_contexts
 from shibolet.train.data import read_examples
 from shibolet.train.fingerprint import fingerprint_of
+from shibolet.train.phases import blueprint_of
+from shibolet.train.plan import make_plan
 from shibolet.train.reader import PackReader, PackRequest
 from shibolet.train.stage import Reached, run_train
 
@@ -54,6 +56,45 @@ def test_shares_are_those_of_the_recipe_and_distractors_are_never_said(tell, loa
     places = Counter(told.index(next(one for one in told if one in text)) == 0 for text, told in drawn
                      if len(told) > 4 and set(told) & set(text))  # fmt: skip
     assert places[True] < places[False], "the right word is not always the first"
+
+
+def test_an_utterance_without_a_term_stays_out_of_the_share_of_right_ones(tell, examples, loaded, tmp_path):
+    """Else distractors alone come twice as often as the recipe says; and a list of them is never empty."""
+    names = tmp_path / "names.txt"
+    names.write_text(f"{examples[0].text}\nירושלים\n", encoding="utf-8")
+    without = tell(file=names, right_share=0.5, distractor_share=0.25, num_distractors=(0, 0))[1:]
+    told = [told_in(one.in_epoch(epoch), loaded) for one in without for epoch in range(40)]
+    assert sum(map(bool, told)) / len(told) == pytest.approx(0.25, abs=0.05) and {len(one) for one in told} == {0, 1}
+
+
+def test_a_context_that_no_utterance_can_be_told_is_refused(tell, examples, loaded, tmp_path):
+    """The recipe's key would do nothing. With other forms, without room, or with terms that are all too long."""
+    names = tmp_path / "names.txt"
+    names.write_text(f"{examples[0].text}\n", encoding="utf-8")
+    for refused in ({"room": 10}, {"max_tokens": 1, "file": names}):
+        with pytest.raises(RecipeError, match=r"none of the 22 utterances can be told terms: 0 have"):
+            tell(**refused)
+    timed = [replace(one, forms=object()) for one in examples]
+    common = {"family": FAMILY, "tokenizer": loaded.tokenizer, "language": "Hebrew", "seed": 3, "max_tokens": 4096}
+    with pytest.raises(RecipeError, match=r"none of the 22 utterances can be told terms: 22 have a previous text"):
+        with_contexts(timed, ContextConfig(**EVERY), **common)
+    plan = make_plan(tiny_config(context=EVERY), blueprint_of(loaded.model.config, tiny_config()), tell())
+    assert any(note.startswith("train.context: 22 of 22 utterances can be told terms") for note in plan.notes)
+
+
+def test_a_list_beyond_the_models_own_limit_names_the_key(prepared_dir, tmp_path):
+    """A Whisper takes 223 tokens, and the longest list is planned a term beyond the recipe's limit."""
+    loaded = loaded_whisper()
+    family, tokenizer = loaded.family, loaded.tokenizer
+    examples, _ = read_examples(prepared_dir, "train", family, family.targets(tokenizer, Prompt("Hebrew")), 4096)
+    names = tmp_path / "names.txt"
+    num_words = 120 // len(family.targets(tokenizer, Prompt("Hebrew")).encode([" שלום"])[0])
+    names.write_text("\n".join([examples[0].text, "שלום " * num_words, "עולם " * num_words]), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"train\.context\.max_tokens is 200, and lists are planned .* lowering it"):
+        with_contexts(
+            examples, ContextConfig(file=names, max_tokens=200), family=family, tokenizer=tokenizer, language="Hebrew",
+            seed=0, max_tokens=4096,
+        )  # fmt: skip
 
 
 def test_an_epoch_tells_the_same_whoever_asks_and_another_tells_another(tell, loaded):
@@ -111,8 +152,13 @@ def test_a_whisper_is_told_as_its_previous_text(prepared_dir):
 
 
 def test_what_there_is_no_room_for_is_told_nothing(tell, examples):
-    most = max(one.num_tokens for one in examples) + 1
-    assert tell(room=most) == examples
+    room = min(one.num_tokens for one in tell())
+    told = tell(room=room)
+    are_told = [one.forms is not None for one in told]
+    assert 0 < sum(are_told) < len(told) and all(
+        one.num_tokens <= room for one, is_told in zip(told, are_told) if is_told
+    )
+    assert all(one == plain for one, plain, is_told in zip(told, examples, are_told, strict=True) if not is_told)
 
 
 def test_terms_of_a_file_are_told_where_they_are_said_and_whole(tell, examples, loaded, tmp_path):
@@ -149,6 +195,21 @@ def test_without_the_key_nothing_changes_and_with_it_it_is_another_training(tell
     )
     made = [fingerprint_of(loaded, some, plain, "Hebrew", 0)["training data"] for some in (examples, tell())]
     assert made[0] != made[1]
+
+
+def test_other_terms_in_the_file_are_another_training_and_another_place_of_it_is_not(tmp_path):
+    """Else a finished training stands for terms that it was never told."""
+    names, moved = tmp_path / "names.txt", tmp_path / "moved.txt"
+    names.write_text("חיפה\n", encoding="utf-8")
+    moved.write_text("# towns\nחיפה\n", encoding="utf-8")
+    first = tiny_config(context={"file": names}).identity()
+    assert tiny_config(context={"file": moved}).identity() == first
+    names.write_text("חיפה\nיפו\n", encoding="utf-8")
+    assert tiny_config(context={"file": names}).identity() != first
+    with pytest.raises(
+        DataError, match=r"context: .*gone\.txt cannot be read: .*; give a text file with a term a line"
+    ):
+        tiny_config(context={"file": tmp_path / "gone.txt"}).identity()
 
 
 def test_a_training_goes_on_as_if_it_had_never_stopped(prepared_dir, base_dir, tmp_path):

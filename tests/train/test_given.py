@@ -23,11 +23,12 @@ from shibolet.model.whisper.outline import OUTLINE as WHISPER
 from shibolet.model.whisper.prompt import MAX_CONTEXT_TOKENS
 from shibolet.records.files import read_jsonl
 from shibolet.speech.audio import encode_flac
-from shibolet.train.config import AugmentConfig, OptimizerConfig, PhaseConfig, TrainConfig
+from shibolet.train.config import AugmentConfig, OptimizerConfig, PhaseConfig, Replay, ReplaySource, TrainConfig
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
 from shibolet.train.reader import PackReader
+from shibolet.train.replay import read_replay
 from shibolet.train.stage import Reached, run_train
 
 ROWS = [  # text, what was said before, text between timestamps
@@ -241,3 +242,19 @@ def test_shards_of_an_earlier_version_have_neither(loaded: LoadedModel, tmp_path
     examples, _ = read_examples(prepared, "train", loaded.family, targets, 1948, drawing=drawing)
     assert [one.forms for one in examples] == [None] * 4
     assert examples[0].text_ids == array("i", targets.encode([ROWS[0][0]])[0])
+
+
+def test_what_is_replayed_has_its_previous_texts_and_timestamps(loaded, tmp_path):
+    """In the prompt of its own language, as if it were the training's own; and it is another training without them."""
+    folder = write_rows(tmp_path / "replayed")
+    replay = Replay(share=0.5, sources=(ReplaySource(prepared_dir=folder, language="English"),))
+    drawing = Drawing.of(settings(previous_text_frac=1.0, timestamps_frac=1.0), loaded.family, seed=5)
+    made, plain = (read_replay(replay, loaded.family, loaded.tokenizer, 1948, (), one) for one in (drawing, None))
+    targets = loaded.family.targets(loaded.tokenizer, Prompt("English"))
+    alone, _ = read_examples(folder, "train", loaded.family, targets, 1948, drawing=drawing)
+    drawn = [one.in_epoch(0) for one in made.examples]
+    for one, other in zip(drawn, (one.in_epoch(0) for one in alone), strict=True):
+        assert (one.num_tokens, list(one.text_ids)) == (other.num_tokens, list(other.text_ids))
+        assert one.frame == (other.frame or targets.frame) and one.replayed_in == "English"
+    assert [one.forms is not None for one in made.examples] == [True, True, True, False]
+    assert made.fingerprint() != plain.fingerprint() and not any(one.forms for one in plain.examples)

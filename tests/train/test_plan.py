@@ -1,12 +1,14 @@
 """The plan holds for the real 1.7B without weights, data or a network."""
 
+from dataclasses import replace
+
 import pytest
 from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.outline import OUTLINE
 from shibolet.model.qwen3_asr.sizes import USUAL
-from shibolet.records.documents.plan import ModelPlan
+from shibolet.records.documents.plan import ModelPlan, ReplayPlan
 from shibolet.train.config import LoraSettings, PhaseConfig, TrainConfig
 from shibolet.train.memory import assumed_sizes
 from shibolet.train.objectives.config import DistilConfig
@@ -69,6 +71,22 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
     assert plan.training_set.utterances == 22
     assert plan.step.steps_per_epoch == 3 and plan.step.largest_pack_tokens <= config.pack_tokens
     assert plan.notes == ("phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak",)
+
+
+def test_steps_are_timed_with_what_they_replay(examples, loaded):
+    """It stands last in the list, so the first steps in its order would have none of it; a step's own part is less."""
+    phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={"projector": 1e-4})
+    config = tiny_config(phases=(phase,), lora=None, pack_tokens=20_000)
+    replay = ReplayPlan(share=0.5, per_step=4, utterances=len(examples))
+    long = [replace(one, num_tokens=200 * one.num_tokens, num_frames=200 * one.num_frames) for one in examples]
+    short, slow = (make_plan(config, loaded.model, [*examples * 10, *some], replay=replay) for some in (examples, long))
+    assert slow.phases[0].step_s > 1.2 * short.phases[0].step_s
+    few = make_plan(config, loaded.model, [*examples[:5], *examples], replay=replay)
+    assert few.step.steps_per_epoch == 2 and not few.notes
+    one_step = make_plan(config, loaded.model, [*examples[:3], *examples], replay=replay)
+    assert (
+        one_step.notes[0] == "the training set (3 utterances) is smaller than a step (4): every step is a whole epoch"
+    )
 
 
 def test_packs_are_planned_to_fit_the_gpu_and_every_byte_has_a_name():

@@ -36,18 +36,42 @@ def read_trained_on(prepared_dir: Path) -> TrainedOn | None:
     """What `prepare` kept to train on and to replay; None where it is not there, or an older version made it."""
     shards = sorted(prepared_dir.glob("train-*.parquet"))
     shards += sorted(prepared_dir.parent.glob("prepare-replay/*/train-*.parquet")) if shards else []
+    return _trained_on(shards)
+
+
+def replayed_of_dev(prepared_dir: Path) -> list[str] | None:
+    """Ids of dev utterances whose audio is replayed; None where an older version prepared them, without hashes."""
+    shards = sorted(prepared_dir.glob("dev-*.parquet"))
+    replayed = _trained_on(sorted(prepared_dir.parent.glob("prepare-replay/*/train-*.parquet")))
+    if replayed is None or not all(has_columns(shard, *_COLUMNS) for shard in shards):
+        return None
+    return [
+        id
+        for shard in shards
+        for id, *row in read_shard(shard, "id", *_COLUMNS)
+        if any(_meets(span, replayed.spans.get(sha256, ())) for sha256, span in _places(row))
+    ]
+
+
+def _trained_on(shards: Sequence[Path]) -> TrainedOn | None:
     if not shards or not all(has_columns(shard, *_COLUMNS) for shard in shards):
         return None
     spans: dict[str, list[Span]] = defaultdict(list)
     recordings, speakers = set(), set()
     for shard in shards:
-        for recording, speaker, own, origin, offset_s, origin_start_s, origin_end_s in read_shard(shard, *_COLUMNS):
-            start_s, end_s = offset_s + origin_start_s, offset_s + origin_end_s
-            spans[origin].append((start_s, end_s))
-            spans[own].append((0.0, end_s - start_s))
-            recordings.add(recording)
-            speakers.add(speaker)
+        for row in read_shard(shard, *_COLUMNS):
+            for sha256, span in _places(row):
+                spans[sha256].append(span)
+            recordings.add(row[0])
+            speakers.add(row[1])
     return TrainedOn(spans, frozenset(recordings - {None}), frozenset(speakers - {None}))
+
+
+def _places(row: Sequence) -> list[tuple[str, Span]]:
+    """Where a prepared utterance lies, by content: in the source's audio, and as it was prepared."""
+    _, _, own, origin, offset_s, origin_start_s, origin_end_s = row
+    start_s, end_s = offset_s + origin_start_s, offset_s + origin_end_s
+    return [(origin, (start_s, end_s)), (own, (0.0, end_s - start_s))]
 
 
 def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> Overlap:
@@ -82,8 +106,15 @@ def _hash(ref: AudioRef) -> str:
 
 
 def _is_shared(utterance: Utterance, spans: Sequence[Span]) -> bool:
-    start_s, length_s = utterance.audio.start_s, utterance.duration_s
+    start_s = utterance.audio.start_s
+    return _meets((start_s, start_s + utterance.duration_s), spans)
+
+
+def _meets(span: Span, spans: Sequence[Span]) -> bool:
+    """Whether a span of some audio has enough in common with one of others of the same audio."""
+    start_s, end_s = span
     return any(
-        min(start_s + length_s, end_s) - max(start_s, trained_s) >= SHARED_FRAC * min(length_s, end_s - trained_s)
-        for trained_s, end_s in spans
+        min(end_s, trained_end_s) - max(start_s, trained_s)
+        >= SHARED_FRAC * min(end_s - start_s, trained_end_s - trained_s)
+        for trained_s, trained_end_s in spans
     )

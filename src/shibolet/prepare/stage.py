@@ -90,7 +90,8 @@ def run_prepare(
     prepared = tally.prepared(
         num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
-        notes=(*notes, *by_machine.notes, *dealt.notes), writing=writing_of(utterances),
+        notes=(*notes, *by_machine.notes, *dealt.notes, *_notes_on_beside(utterances, kept)),
+        writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared
@@ -190,6 +191,22 @@ def _notes_on_hearing(
             f"'{unheard[0].id}': audit all of them first, or set prepare.unheard=keep to train on them unheard"
         )
     return [f"{len(unheard):,} utterances were not heard: of these only text and length were checked"]
+
+
+def _notes_on_beside(given: Sequence[Utterance], kept: Sequence[Utterance]) -> list[str]:
+    """How many utterances have timestamps and a previous text; pieces and texts that were trimmed may lose theirs."""
+    notes = []
+    for field, what in (("timed_text", "timestamps"), ("previous", "a previous text")):
+        before, left = ([u.source for u in some if getattr(u, field) is not None] for some in (given, kept))
+        if before:
+            notes.append(f"{len(left):,} of {len(kept):,} utterances have {what}, as {len(before):,} of the given had")
+        notes += [
+            f"source '{source}': none of its utterances has {what} after cutting, trimming and dropping, so training "
+            "with it has none of them"
+            for source in dict.fromkeys(before)
+            if source not in left
+        ]
+    return notes
 
 
 def _remove_others(out_dir: Path, written: Sequence[Path]) -> None:

@@ -189,7 +189,7 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
     replay = replay_of(recipe, folder)
     if replay and not all(any(one.prepared_dir.glob("train-*.parquet")) for one in replay.sources):
         train_from, replay = f"{train_from}; what is replayed is not prepared yet", None
-    replayed = read_replay(replay, family, tokenizer, max_tokens, examples)
+    replayed = read_replay(replay, family, tokenizer, max_tokens, examples, drawing)
     return _Data(
         **common, train=len(examples), train_from=train_from, examples=[*examples, *replayed.examples],
         replay=replayed.plan(recipe.train),
@@ -198,9 +198,11 @@ def _prepared(recipe: Recipe, folder: RunFolder, config: Any) -> _Data:
 
 def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:
     known, unknown = _test_rows(recipe)
+    replayed = _counts(recipe.data.replayed)
     stretches = Stretches(
         recipe=recipe, rates=rates, phases=plan.phases, rows=data.rows, train=data.train, dev=data.dev,
         mean_s=data.mean_s, test=known, unknown_sets=tuple(unknown),
+        replay_rows=min(replayed.values()) if replayed else None,
     ).all()  # fmt: skip
     seconds = sum(one.seconds for one in stretches if one.seconds is not None)
     is_priced = recipe.train.price_per_gpu_hour_usd is not None and rates.num_gpus > 0

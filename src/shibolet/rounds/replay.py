@@ -6,6 +6,7 @@ Only what cannot be decoded, has no words or has an impossible length is dropped
 from contextlib import nullcontext
 from typing import Any
 
+from shibolet.errors import DataError
 from shibolet.recipe import Recipe
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.timings import Work
@@ -20,11 +21,30 @@ _OF_A_SPLIT = {"seed", "dev_frac", "max_dev_utterances", "unheard", "drop_low_qu
 
 
 def do_prepare_replay(current: Round) -> list[Prepared]:
-    """What is left of each source of `data.replay`; sources that the recipe does not replay any more are put aside."""
+    """What is left of each source of `data.replay`; sources that the recipe does not replay any more are put aside.
+
+    DataError where one has audio of the dev split, which could not judge the training then.
+    """
     sources, folder = current.recipe.data.replayed, current.folder
     stale = set(folder.replays()) - {_stage(source) for source in sources}
     current.retire(*sorted(stale), why="the recipe does not replay it")
-    return [_prepare(current, source) for source in sources]
+    made = [_prepare(current, source) for source in sources]
+    if sources:
+        _require_unseen_dev(current)
+    return made
+
+
+def _require_unseen_dev(current: Round) -> None:
+    from shibolet.evaluate.overlap import MAX_IDS, replayed_of_dev
+
+    if (found := replayed_of_dev(current.folder.prepared)) is None:
+        current.tell("replay: not compared with the dev split, since a part of it was prepared without hashes")
+    elif found:
+        more = ", ..." if len(found) > MAX_IDS else ""
+        raise DataError(
+            f"data.replay has the audio of {len(found):,} dev utterances ({', '.join(found[:MAX_IDS])}{more}), and dev "
+            "cannot judge a training that hears it; leave that audio out of the replayed sources"
+        )
 
 
 def _prepare(current: Round, source: DataSource) -> Prepared:

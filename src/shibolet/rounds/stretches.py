@@ -31,6 +31,7 @@ class Stretches:
     mean_s: float  # of an utterance
     test: int | None  # utterances of the evaluation sets whose size is known; None: of none
     unknown_sets: tuple[str, ...]
+    replay_rows: int | None = None  # of the sources that are replayed
 
     def all(self) -> tuple[Stretch, ...]:
         """In the order in which they come."""
@@ -42,6 +43,8 @@ class Stretches:
         if prepare.unheard == "audit" and prepare.drop_low_quality:
             yield self._rest(audit.sample.num_utterances(self.rows) if self.rows else None)
         yield self._of("preparing", of.PREPARE, self.rows)
+        if self.recipe.data.replayed:
+            yield self._of("preparing what is replayed", of.PREPARE, self.replay_rows)
         if self.recipe.gate.on_stop == "repair":
             kept = None if None in (self.train, self.dev) else self.train + self.dev
             yield self._hearing("hearing again after STOP", of.AGAIN, kept)
@@ -142,8 +145,11 @@ class Stretches:
         elif (rate := self.rates.by_phase.get(planned.name)) is None:
             return _unknown(name, f"the round that was measured has no phase {planned.name}")
         else:
-            num = round(planned.epochs * self.train)
-            arithmetic = f"{planned.epochs:g} x {self.train:,} utterances / {rate.per_s:.3g} a second"
+            own_per_step = self.recipe.own_per_step
+            replayed = -(-self.train * (config.utterances_per_step - own_per_step) // own_per_step)
+            num = round(planned.epochs * (self.train + replayed))
+            of_epoch = f"({self.train:,} + {replayed:,} replayed)" if replayed else f"{self.train:,}"
+            arithmetic = f"{planned.epochs:g} x {of_epoch} utterances / {rate.per_s:.3g} a second"
             seconds, source = num / rate.per_s, rate.source
         return Stretch(name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=None, rate_from=source)
 

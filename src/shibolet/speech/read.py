@@ -52,6 +52,7 @@ def read_source(
             if sink.num_rows
             else f"source '{source.name}' ({place}) has no rows"
         )
+    sink.require_timestamps()
     return sink.utterances, sink.ledger
 
 

@@ -15,7 +15,7 @@ from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded, probe_file
 from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
 from shibolet.speech.manifests import Manifest
-from shibolet.speech.rows import Row, RowSink, lookup
+from shibolet.speech.rows import TIMED, Row, RowSink, lookup
 from shibolet.speech.sources import DataSource, Progress
 from shibolet.speech.tables import encoded_audio, open_table, read_foreign_batches
 from shibolet.speech.textfiles import BadRow
@@ -146,7 +146,8 @@ def _columns_of(path: Path, source: DataSource) -> list[str]:
                 "say which with `columns: {text: ...}`"
             )
     refuse_unread(schema.names, source, path)
-    wanted = {str(column).split(".")[0] for column in source.columns.model_dump().values()} | {*OTHER_NAMES, *SPANS}
+    wanted = {str(column).split(".")[0] for column in source.columns.model_dump().values()}
+    wanted |= {*OTHER_NAMES, *SPANS, TIMED}
     return [name for name in schema.names if name in wanted]
 
 

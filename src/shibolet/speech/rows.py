@@ -31,6 +31,7 @@ MIN_GOOD_FRAC = 0.01  # of the rows from there on
 END_TOLERANCE_S = 0.5  # an end this far beyond the audio, as of a rounded duration, is moved to the audio's end
 WHOLE_TOLERANCE_S = 1.0  # of a duration in whole seconds, rounded down
 DURATION_TOLERANCE_FRAC = 0.02  # a header that tells a bit rate tells the length about so well
+TIMED = "timed_text"  # column of prepared data: the text between timestamps
 
 
 _NO_LANGUAGE = ("und", "unknown", "none", "null", "n/a", "auto")  # codes that say that nobody knows
@@ -61,6 +62,7 @@ class RowSink:
         self._place_of: dict[str, str] = {}  # id -> where it was first seen
         self._labels: dict[str, str] = {}  # a speaker's name is kept once, not with each utterance
         self._repeated: list[str] = []  # sentences
+        self._has_timestamps = False
 
     @property
     def full(self) -> bool:
@@ -97,7 +99,7 @@ class RowSink:
             row_id = self._claim(row)
             whole = self._utterance(row, row_id)
             if self.source.format == "plain":
-                plain = self._without_tokens(whole, row.where)
+                plain = self._without_tokens(self._with_times_beside(whole, row), row.where)
                 self.utterances.append(_speakable(plain) if self.source.has_texts else plain)
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
@@ -121,6 +123,14 @@ class RowSink:
                 f"source '{self.source.name}': {one_line(self._repeated[0])} ({len(self._repeated):,} of "
                 f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with "
                 "`columns: {id: null}`"
+            )
+
+    def require_timestamps(self) -> None:
+        """DataError where the source says that its texts have timestamps, and none has."""
+        if self.source.timestamps and not self._has_timestamps:
+            raise DataError(
+                f"source '{self.source.name}': `timestamps: true`, and none of its {len(self.utterances):,} texts has "
+                f"one, nor a column '{TIMED}' beside it; leave the key out, or name the column that has them"
             )
 
     def _claim(self, row: Row) -> str:
@@ -192,6 +202,15 @@ class RowSink:
         text = without_timestamps(self._as_told(strip_official_prefix(text)[1]))
         return None if _CONTROL.search(text) or _MARKUP.search(text) else tidy(text) or None
 
+    def _with_times_beside(self, whole: Utterance, row: Row) -> Utterance:
+        """The utterance with the timestamps that `prepare` kept beside its text, where its source is to have them."""
+        timed = row.values.get(TIMED)
+        if not self.source.timestamps or not isinstance(timed, str) or find_timestamp(whole.text):
+            return whole
+        timed = self._as_told(timed)
+        is_same = without_timestamps(timed).split() == whole.text.split()
+        return replace(whole, text=timed) if is_same else whole
+
     def _without_tokens(self, whole: Utterance, where: str) -> Utterance:
         """The utterance with a plain text, and its timestamps beside it where the source has them.
 
@@ -206,6 +225,7 @@ class RowSink:
                 "true` where a Whisper is to learn them, `timestamps: false` to leave them out, or `format: "
                 "whisper_slices` to cut the audio at them"
             )
+        self._has_timestamps = True
         parts = parse_slice(whole.text)
         if parts.untimed or not parts.segments:
             raise BadRow("no_timestamps", f"no time is given for '{(parts.untimed or whole.text)[:40]}'")

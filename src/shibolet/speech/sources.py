@@ -59,6 +59,7 @@ class DataSource(Config):
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
     # Whether texts have <|t|> tokens, as those of Whisper's training sets: true keeps them beside the text, for
     # `train.timestamps_frac`, false leaves them out, and null says that there are none. Nothing else ever sees them.
+    # Of prepared data (parquet: RUN/prepared/train-*.parquet) true takes those of the column `timed_text`.
     timestamps: bool | None = None
     letter_case: Literal["written", "lower"] = "written"  # lower: every text in small letters
     punctuation: Literal["written", "none"] = "written"  # none: every text without its marks .,?!:;
@@ -76,6 +77,8 @@ class DataSource(Config):
         known = KNOWN_SOURCES.get(hub) if isinstance(hub, str) else None
         if known is None:
             return given
+        if given.get("format", "plain") != "plain":  # which says itself what becomes of timestamps
+            known = {key: value for key, value in known.items() if key != "timestamps"}
         columns = given.get("columns", {})
         return {**known, **given, "columns": {**known["columns"], **columns} if isinstance(columns, dict) else columns}
 

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from shibolet.errors import RecipeError
 from shibolet.model.spans import LayerSpan
 from shibolet.records.config import Config
+from shibolet.records.files import hash_json
+from shibolet.speech.text.terms import read_terms
 from shibolet.train.objectives.config import TAUGHT, DistilConfig, MinWerConfig, ObjectiveName
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # a part with rate 0 is one that is not named
@@ -280,13 +282,17 @@ class TrainConfig(Config):
         return number
 
     def identity(self) -> dict[str, Any]:
-        """The settings that make two trainings the same one, as plain data."""
+        """The settings that make two trainings the same one, as plain data; DataError without the file of terms."""
         # What is not named has no entry: trainings of before there were these settings are the same ones.
         unnamed = [name for name in _LATER if getattr(self, name) is None]
         phases = {place: {"objective"} for place, phase in enumerate(self.phases) if phase.objective is None}
-        return self.model_dump(
+        found = self.model_dump(
             mode="json", exclude={**dict.fromkeys([*FREE_TO_CHANGE, *unnamed], True), "phases": phases}
         )
+        if self.context and self.context.file:  # its terms decide, wherever the file lies
+            terms = hash_json(read_terms(self.context.file))
+            found |= {"context": self.context.model_dump(mode="json") | {"file": terms}}
+        return found
 
     @model_validator(mode="after")
     def _cache_holds(self) -> "TrainConfig":

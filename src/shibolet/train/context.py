@@ -51,13 +51,15 @@ class Contexts:
         if case >= config.right_share + config.distractor_share:
             return ()
         told: list[str] = []
-        if case < config.right_share and right:
+        if case < config.right_share:
+            if not right:  # told distractors alone, it would be in the other case's share
+                return ()
             num = int(rng.integers(1, min(len(right), config.max_right) + 1))
             told = [right[i] for i in rng.choice(len(right), size=num, replace=False)]
         num = int(rng.integers(config.num_distractors[0], config.num_distractors[1] + 1))
-        drawn = rng.integers(len(self.pool), size=2 * num + len(right))
-        others = [term for term in dict.fromkeys(self.pool[i] for i in drawn) if term not in right]
-        told += others[: num if told else max(1, num)]
+        num = num if told else max(1, num)
+        drawn = rng.choice(len(self.pool), size=min(len(self.pool), num + len(right)), replace=False)
+        told += [term for term in (self.pool[i] for i in drawn) if term not in right][:num]
         return self._cut([told[i] for i in rng.permutation(len(told))])
 
     def _cut(self, told: list[str]) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ def with_contexts(
 
     Each stands there in its longest form, so that plans of memory hold for every epoch. One that the model has no
     positions for with a context is never given one, and neither is one that has other forms. RecipeError where the
-    texts have no term.
+    texts have no term, where no utterance can be told one, and where the model does not take a list of such a length.
     """
     if config is None:
         return list(examples)
@@ -124,17 +126,45 @@ def with_contexts(
             "words of the texts are taken"
         )
     encode = family.targets(tokenizer, Prompt(language)).encode
+    short = {term for term, ids in zip(pool, encode(list(pool)), strict=True) if len(ids) <= config.max_tokens}
+    pool = tuple(term for term in pool if term in short)  # the others would never be told
+    said = [tuple(term for term in own if term in short) for own in said]
     contexts = Contexts(
         config, seed, pool, digest=hash_json(pool), count=lru_cache(4096)(lambda told: len(encode([told])[0])),
         frame_of=lru_cache(4096)(lambda told, style: family.targets(tokenizer, Prompt(language, told, style)).frame),
     )  # fmt: skip
-    longest, found = contexts.longest(), []
-    for example, right in zip(examples, said, strict=True):
-        forms = ContextForms(contexts, right, example)
-        told = forms.told(longest)
-        takes_it = example.forms is None and told.num_tokens <= max_tokens
-        found.append(replace(told, forms=forms) if takes_it else example)
+    longest = contexts.longest()
+    found = [_with_forms(one, contexts, right, longest, max_tokens) for one, right in zip(examples, said, strict=True)]
+    if not num_told(found):
+        raise RecipeError(
+            f"train.context: none of the {len(examples):,} utterances can be told terms: "
+            f"{sum(one.forms is not None for one in examples):,} have a previous text or timestamps instead, and the "
+            "others have no term or no room for a list of train.context.max_tokens; leave context out, or set "
+            "train.previous_text_frac and train.timestamps_frac to 0, or give max_tokens that terms and model allow"
+        )
     return found
+
+
+def num_told(examples: Sequence[TrainExample]) -> int:
+    """How many utterances some epoch may tell terms."""
+    return sum(isinstance(example.forms, ContextForms) for example in examples)
+
+
+def _with_forms(
+    example: TrainExample, contexts: Contexts, right: tuple[str, ...], longest: str, max_tokens: int
+) -> TrainExample:
+    """The utterance with its forms, in the longest; as it is where it can be told nothing."""
+    if example.forms is not None or not longest or not (right or contexts.config.distractor_share):
+        return example
+    forms = ContextForms(contexts, right, example)
+    try:
+        told = forms.told(longest)
+    except RecipeError as error:  # the model's own limit of a context
+        limit = contexts.config.max_tokens
+        raise RecipeError(
+            f"train.context.max_tokens is {limit}, and lists are planned up to a term longer: {error}, by lowering it"
+        ) from error
+    return replace(told, forms=forms) if told.num_tokens <= max_tokens else example
 
 
 def _terms(

@@ -23,6 +23,7 @@ from shibolet.records.documents.plan import (
 )
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.train.config import PhaseConfig, TrainConfig
+from shibolet.train.context import num_told
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
     GIB,
@@ -71,7 +72,8 @@ def make_plan(
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
-    pack_tokens, phases = _phases(config, model, examples, per_epoch, gpus, teacher)
+    timed = _timed_steps(config, examples, count, replay)
+    pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
     return Plan(
         training_set=_training_set(examples and examples[:count], count, replay),
         step=StepPlan(
@@ -80,7 +82,7 @@ def make_plan(
             arithmetic=_arithmetic(count, config.utterances_per_step, replay),
             world_size=world_size,
             pack_tokens=pack_tokens,
-            **(_packs(config, examples, count, replay, world_size, pack_tokens) if examples else {}),
+            **(_packs(examples, _draw(config, examples, count, replay), world_size, pack_tokens) if examples else {}),
         ),
         phases=phases,
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
@@ -97,7 +99,8 @@ def make_plan(
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
         notes=(
-            *_notes(config, model, count, phases),
+            *_notes(config, model, count, own_per_step, phases),
+            *_told(config, examples and examples[:count]),
             *notes_on_objectives(config, examples, outline_of(model.config)),
             *_assumptions(examples),
         ),
@@ -105,10 +108,10 @@ def make_plan(
 
 
 def _phases(
-    config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, per_epoch: int | None,
-    gpus: GpuPlan, teacher: Parameters | None,
+    config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, timed: Sequence[Sequence[int]],
+    per_epoch: int | None, gpus: GpuPlan, teacher: Parameters | None,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
-    """The longest pack that every phase has room for, and the phases with it."""
+    """The longest pack that every phase has room for, and the phases with it; `timed` are utterances of some steps."""
     sizes = sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
@@ -118,14 +121,14 @@ def _phases(
         gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
     ]  # 0: not even one utterance; None: no GPU is known
     pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
-    steps_of = [sizes[at : at + config.utterances_per_step] for at in range(0, len(sizes), config.utterances_per_step)]
+    steps_of = [[sizes[u] for u in step] for step in timed]
     phases = []
     for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
         needs = _memory(memory, memory.fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
-            step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of[:_TIMED_STEPS]), 4)
+            step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of), 4)
             hours = round(steps * step_s / 3600, 3) if steps else None
         phases.append(PhasePlan(**phase, **needs, largest_pack_tokens=fit, step_s=step_s, hours=hours))
     return pack_tokens, phases
@@ -155,19 +158,35 @@ def _arithmetic(count: int | None, per_step: int, replay: ReplayPlan | None) -> 
     )
 
 
-def _packs(
-    config: TrainConfig, examples: Sequence[TrainExample], count: int, replay: ReplayPlan | None, world_size: int,
-    pack_tokens: int,
-) -> dict:  # fmt: skip
+def _draw(config: TrainConfig, examples: Sequence[TrainExample], count: int, replay: ReplayPlan | None) -> Draw:
+    """Which utterances make a step, in one of the orders; what is replayed is not there before it is prepared."""
+    per_step = replay.per_step if replay else 0
+    own_per_step, num_replayed = config.utterances_per_step - per_step, len(examples) - count
+    if not num_replayed:
+        return Draw(num_own=count, utterances_per_step=own_per_step, seed=0)
+    return Draw(
+        num_own=count, utterances_per_step=config.utterances_per_step, seed=0, num_replayed=num_replayed,
+        replayed_per_step=per_step,
+    )  # fmt: skip
+
+
+def _timed_steps(
+    config: TrainConfig, examples: Sequence[TrainExample] | None, count: int | None, replay: ReplayPlan | None
+) -> list[list[int]]:
+    """Places of the utterances of the steps whose times are predicted.
+
+    What is replayed counts as the training's own until it is prepared.
+    """
+    if examples and len(examples) > count:
+        draw = _draw(config, examples, count, replay)
+        return [draw.utterances(step) for step in range(min(_TIMED_STEPS, draw.steps_per_epoch))]
+    num, per_step = len(examples) if examples else _ASSUMED_UTTERANCES, config.utterances_per_step
+    return [list(range(at, min(num, at + per_step))) for at in range(0, num, per_step)][:_TIMED_STEPS]
+
+
+def _packs(examples: Sequence[TrainExample], draw: Draw, world_size: int, pack_tokens: int) -> dict:
     """How the steps of an epoch, in one of its orders, fall into packs."""
     lengths = [example.num_tokens for example in examples]
-    per_step = replay.per_step if replay else 0
-    draw = Draw(num_own=count, utterances_per_step=config.utterances_per_step - per_step, seed=0)
-    if num_replayed := len(examples) - count:  # 0: nothing is replayed, or it is not prepared yet
-        draw = Draw(
-            num_own=count, utterances_per_step=config.utterances_per_step, seed=0, num_replayed=num_replayed,
-            replayed_per_step=per_step,
-        )  # fmt: skip
     sizes = [
         [sum(lengths[u] for u in pack) for pack in packs_of_rank(
             draw.utterances(step), lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,
@@ -264,13 +283,24 @@ def _assumptions(examples: Sequence[TrainExample] | None) -> list[str]:
     return [f"no training set yet: utterances of 0.5 to 15 s, {MEAN_S:g} s on average, are assumed"]
 
 
-def _notes(config: TrainConfig, model: Parameters, count: int | None, phases: Sequence[PhasePlan]) -> list[str]:
+def _told(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[str]:
+    if not (config.context and examples):
+        return []
+    return [
+        f"train.context: {num_told(examples):,} of {len(examples):,} utterances can be told terms; the others have a "
+        "previous text or timestamps, no term, or no room for a list"
+    ]
+
+
+def _notes(
+    config: TrainConfig, model: Parameters, count: int | None, own_per_step: int, phases: Sequence[PhasePlan]
+) -> list[str]:  # fmt: skip
     """What a reader of the recipe may not expect."""
     notes = []
-    if count and count < config.utterances_per_step:
+    if count and count < own_per_step:
         notes.append(
-            f"the training set ({count} utterances) is smaller than a step ({config.utterances_per_step}): every step "
-            "is a whole epoch"
+            f"the training set ({count} utterances) is smaller than a step ({own_per_step}): every step is a whole "
+            "epoch"
         )
     for phase in phases:
         if phase.largest_pack_tokens == 0:

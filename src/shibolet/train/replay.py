@@ -1,8 +1,8 @@
 """Other data in every step, a fixed share of it, so that a model keeps what it knew: replay.
 
 Replayed utterances stand behind the training's own in one list. Each keeps the language and style of its source in its
-prompt; which of them a step takes is `packing.Draw`'s. (Rolnick et al., "Experience Replay for Continual Learning",
-2019.)
+prompt, and has its previous text and timestamps as often as the training's own; which of them a step takes is
+`packing.Draw`'s. (Rolnick et al., "Experience Replay for Continual Learning", 2019.)
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from shibolet.records.documents.plan import ReplayPlan
 from shibolet.records.files import hash_json
 from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import Replay, TrainConfig
-from shibolet.train.data import TrainExample, read_examples
+from shibolet.train.data import Drawing, TrainExample, read_examples
 from shibolet.train.packing import Draw
 
 
@@ -49,15 +49,18 @@ class Replayed:
         """What decides a weight; nothing where nothing is replayed."""
         if not self.examples:
             return {}
-        data = [[e.id, e.text, e.num_frames, e.replayed_in, e.style] for e in self.examples]
+        data = [
+            [e.id, e.text, e.num_frames, e.replayed_in, e.style, *([e.forms.identity] if e.forms else [])]
+            for e in self.examples
+        ]
         return {"replay": hash_json([self.share, data])}
 
 
 def read_replay(
     replay: Replay | None, family: Outline, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
-    own: Sequence[TrainExample],
+    own: Sequence[TrainExample], drawing: Drawing | None = None,
 ) -> Replayed:  # fmt: skip
-    """The utterances of every source, each in the prompt of its language.
+    """The utterances of every source, each in the prompt of its language, with the forms that `drawing` gives them.
 
     DataError where one has the id of another, or of the training's `own`.
     """
@@ -66,8 +69,11 @@ def read_replay(
     examples, ledger = [], []
     for source in replay.sources:
         targets = family.targets(tokenizer, Prompt(source.language, style=source.style))
-        read, lines = read_examples(source.prepared_dir, "train", family, targets, max_tokens)
-        examples += [replace(one, replayed_in=source.language, style=source.style, frame=targets.frame) for one in read]
+        read, lines = read_examples(source.prepared_dir, "train", family, targets, max_tokens, drawing=drawing)
+        examples += [
+            replace(one, replayed_in=source.language, style=source.style, frame=one.frame or targets.frame)
+            for one in read
+        ]
         ledger += lines
     known = {example.id for example in own}
     for example in examples:

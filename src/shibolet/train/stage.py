@@ -171,7 +171,7 @@ def _open(
         examples, config.context, family=family, tokenizer=loaded.tokenizer, language=language, seed=seed,
         max_tokens=max_tokens,
     )  # fmt: skip
-    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples)
+    replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples, drawing)
     teacher_id = teacher and identity_of(resolve(teacher))
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed, teacher_id)
     all_of_them, lines = [*examples, *replayed.examples], [*ledger, *too_long, *replayed.ledger]

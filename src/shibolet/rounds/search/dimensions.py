@@ -1,6 +1,7 @@
 """What a point of the search does to a training: factors of rates by part, warm-up, rank and layers that are thawed."""
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 
 from shibolet.errors import RecipeError, did_you_mean
 from shibolet.model.spans import LayerSpan
@@ -51,6 +52,14 @@ def rank_choices(train: TrainConfig, index: int, ranks: Sequence[int]) -> Choice
             f"--rank: adapters have their rank from the first phase on, and trials of phase "
             f"'{train.phases[index].name}' begin after it; search the rank with --phase {first}"
         )
+    lora = train.lora
+    for rank in ranks:
+        if rank * lora.alpha % lora.rank:
+            raise RecipeError(
+                f"--rank {rank}: with the recipe's scale of alpha {lora.alpha} / rank {lora.rank} alpha would be "
+                f"{rank * lora.alpha / lora.rank:g}, and it is a whole number; give multiples of "
+                f"{lora.rank // gcd(lora.rank, lora.alpha)}"
+            )
     return {RANK: _with_own([rank / train.lora.rank for rank in ranks])}
 
 

@@ -32,16 +32,21 @@ class Space:
 
     def alone(self) -> list[Point]:
         """Each dimension alone, the others as they are: all the way down, since rates that are too high do the most
-        harm; then half of the way down, and half of the way up. Of one with choices each of these, among the first.
+        harm; then half of the way down, and half of the way up. Before them of those with choices each of these.
         """
         found = [
             self.own() | {name: factor}
             for power in (-1.0, -0.5, 0.5)
-            for name in self.dimensions
+            for name in sorted(self.dimensions, key=lambda name: name not in self.choices)
             for factor in self.choices.get(name, (self._factor(power),))
             if factor != 1
         ]
         return [point for place, point in enumerate(found) if point not in found[:place]]
+
+    @property
+    def num_named(self) -> int:
+        """Points of `alone` that were named one by one."""
+        return sum(factor != 1 for factors in self.choices.values() for factor in factors)
 
     def at(self, places: Sequence[float]) -> Point:
         """The point of places in [0, 1], one a dimension."""
@@ -74,9 +79,11 @@ class Suggest(Protocol):
 def proposer(space: Space, num_trials: int, suggest: Suggest):
     """What `halve` asks: in the first wave the own and dimensions alone, then in two waves what is suggested.
 
-    Half of the trials are of the first wave, or more where it takes more to have each dimension in it.
+    Half of the trials are of the first wave, or more where it takes more to have each dimension in it, and each value
+    that was named.
     """
-    most = max(num_trials // 2 + 1, 1 + len(space.dimensions))
+    in_each = space.num_named + sum(name not in space.choices for name in space.dimensions)
+    most = max(num_trials // 2 + 1, 1 + in_each)
     first = [space.own(), *space.alone()][: min(most, num_trials)]
 
     def propose(trials: Sequence[Trial]) -> list[Point]:

@@ -127,7 +127,7 @@ def _plan(current: Round, asked: Asked) -> _Plan:
     )  # fmt: skip
     budget = asked.budget * planned.training_steps - planned.shared_step
     fewest = max(MIN_STEPS, phase.warmup_steps)
-    for num in NUM_TRIALS if asked.num_trials is None else (asked.num_trials,):
+    for num in _numbers_of_trials(asked, 1 + planned.space.num_named):
         rungs = plan_rungs(
             num, most_steps=of_phases[index], budget_steps=budget, steps_per_loss=planned.steps_per_loss,
             fewest_steps=fewest,
@@ -138,6 +138,18 @@ def _plan(current: Round, asked: Asked) -> _Plan:
         f"search: {asked.budget:g} trainings leave {budget:,.0f} steps for {num} trials of phase '{phase.name}', and "
         f"each needs {fewest} steps and more; raise --budget, or give fewer --trials"
     )
+
+
+def _numbers_of_trials(asked: Asked, least: int) -> Sequence[int]:
+    """The numbers that may be tried, the most first; RecipeError where a value that was named would be in none."""
+    if asked.num_trials is None:
+        return [num for num in NUM_TRIALS if num >= least] or [least]
+    if asked.num_trials < least:
+        raise RecipeError(
+            f"--trials {asked.num_trials}: the recipe as it is and each value of --rank and --layers are {least} "
+            "trials; give as many or more, or name fewer values"
+        )
+    return [asked.num_trials]
 
 
 class _Search:

@@ -11,7 +11,9 @@ def read_terms(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise DataError(f"context: {path} cannot be read: {error.strerror}; give a text file, a term a line") from error
+        raise DataError(
+            f"context: {path} cannot be read: {error.strerror}; give a text file with a term a line"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"context: {path} is not UTF-8 at byte {error.start:,}; save it as UTF-8 text") from error
     terms = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip() and line.lstrip()[0] != "#"))
