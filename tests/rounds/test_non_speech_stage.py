@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shibolet.compare.config import CompareConfig
+from shibolet.compare.non_speech import non_speech_change
 from shibolet.errors import RecipeError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.recipe import load_recipe
@@ -32,7 +34,7 @@ def play(tmp_path, monkeypatch):
         return str(path)
 
     class Ears:
-        clips_at_once = 64
+        clips_at_once, identity = 64, "ears"
 
         def __init__(self, label: str, told: str) -> None:
             self.label, self.told = label, told
@@ -43,7 +45,7 @@ def play(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Round, "identity", lambda self, model: model)
     monkeypatch.setattr(
-        Round, "transcriber", lambda self, model, label, language, context: Ears(label, f"{context}")
+        Round, "transcriber", lambda self, model, label, language, context="": Ears(label, f"{context}")
     )  # fmt: skip
     text, english = "אחת שתיים שלוש ארבע", write("en", 5, text="one two", language="English")
     sets = f"{{name: he, manifest: {write('he', 3, text=text)}}}, {{name: en, manifest: {english}, language: English}}"
@@ -106,6 +108,15 @@ def test_a_document_of_a_round_is_read_as_it_was_written(play):
     _, second = play().found
     path = play.folder / "run" / "non-speech" / "round2" / "non_speech.json"
     assert NonSpeech.read(path) == second
+
+
+def test_where_a_server_has_one_of_the_two_neither_is_told_and_both_are_compared(play):
+    """One that was told names and one that was not have no common clips: `compare` would end in an error."""
+    played = play("evaluate.servers.candidate={url: 'http://localhost:1'}")
+    assert [told for _, told, _ in played.calls] == ["", ""]
+    assert [one.context for one in played.found] == [(), ()]
+    change = non_speech_change(played.found, CompareConfig())
+    assert change.clips == 10 and change.echoes is None
 
 
 def test_a_server_is_told_no_names():
