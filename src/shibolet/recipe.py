@@ -190,6 +190,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _seeds_are_here(self) -> Self:
+        for who in ("baseline", "candidate"):
+            if getattr(self.compare, f"{who}_seeds") and getattr(self.evaluate.servers, who):
+                raise RecipeError(
+                    f"compare.{who}_seeds: a server has one model, so its other seeds cannot be scored; leave out "
+                    f"either this or evaluate.servers.{who}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _limit_can_be_tested(self) -> Self:
         if self.compare.max_extra_words_per_minute is not None and self.evaluate.non_speech is None:
             raise RecipeError(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shibolet.compare.config import CompareConfig
 from shibolet.errors import DataError, RecipeError
+from shibolet.evaluate.config import EvaluateConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
 from shibolet.records.runfolder import RunFolder
@@ -122,3 +124,36 @@ def test_a_baseline_of_no_run_folder_has_no_seeds(compared, tmp_path):
     others = [trained(tmp_path / f"run{seed}", seed) for seed in (1, 2)]
     with pytest.raises(RecipeError, match=r"Round 1 \(builtin:round1\) is not the model that a run folder has trained"):
         compared({}, f"compare.baseline_seeds=[{others[0]}, {others[1]}]")
+
+
+def test_other_seeds_and_parts_are_asked_and_told_as_the_model_they_belong_to(tmp_path, monkeypatch):
+    """Protects from a difference between seeds, or a step of `parts`, that is that of a prompt with names in it."""
+    (terms := tmp_path / "names.txt").write_text("דנה", encoding="utf-8")
+    runs = [str(trained(tmp_path / f"run{seed}", seed)) for seed in (1, 2)]
+    of = {}
+    for told in ("baseline", "candidate"):
+        config = load_recipe("demo").model_copy(update={
+            "evaluate": EvaluateConfig(
+                context={"file": terms, "baseline": told == "baseline", "candidate": told == "candidate"},
+                styles={told: "lower case"},
+            ),
+            "compare": CompareConfig(baseline_seeds=runs, candidate_seeds=runs),
+        })  # fmt: skip
+        monkeypatch.setattr("shibolet.listen.open.open_engines", lambda executor, model, language, **given: given)
+        with open_round(config, tmp_path / told, "run", lambda said: None) as current:
+            labels = [own.label for own in current.names]
+            labels += [one.label for others in current.seeds for one in others.values()]
+            asked = {one: current.transcriber("model", one, "Hebrew") for one in (*labels, "round2-single")}
+        of[told] = [label for label, given in asked.items() if (given["context"], given["style"]) != ("", "")]
+        assert all(asked[label]["context"] == "דנה" and asked[label]["style"] == "lower case" for label in of[told])
+    assert of["baseline"] == ["round1", "round1seed1", "round1seed2"]
+    assert of["candidate"] == ["round2", "round2seed1", "round2seed2", "round2-single"]
+
+
+def test_a_server_has_no_other_seeds(tmp_path):
+    """Protects from seeds that are all transcribed by the one model of a server, and so have no variance."""
+    seeds = f"[{tmp_path / 'a'}, {tmp_path / 'b'}]"
+    for who in ("baseline", "candidate"):
+        served = f"evaluate.servers.{who}={{url: 'http://localhost:1'}}"
+        with pytest.raises(RecipeError, match=f"compare.{who}_seeds: a server has one model"):
+            load_recipe("demo", [f"compare.{who}_seeds={seeds}", served])

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
@@ -183,10 +183,8 @@ class Round(Models):
 
     def server(self, label: str) -> ServerConfig | None:
         """Where a model of this label is transcribed with; None: here."""
-        if self.recipe.models is None:
-            return None
-        servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
-        return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
+        who = self._who(label)
+        return getattr(self.recipe.evaluate.servers, who) if who else None
 
     def transcriber(self, model: str, label: str, language: str, context: str | None = None) -> "Engine | Engines":
         """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory.
@@ -210,20 +208,24 @@ class Round(Models):
         return self._transcribers[key]
 
     def _style(self, label: str) -> str:
-        """How a model of this label is asked to write; what is not the baseline is of this round."""
-        if self.recipe.models is None:
-            return ""
-        styles, (baseline, _), (others, _) = self.recipe.evaluate.styles, self.names, self.seeds
-        baselines = {baseline.label, *(one.label for one in others.values())}
-        return (styles.baseline if label in baselines else styles.candidate) or ""
+        """How a model of this label is asked to write."""
+        who = self._who(label)
+        return (getattr(self.recipe.evaluate.styles, who) if who else None) or ""
 
     def _context(self, label: str, config: EvaluateConfig) -> str:
         """What a model of this label is told of names and terms."""
-        if self.recipe.models is None:
-            return ""
-        baseline, candidate = self.names
-        who = {baseline.label: "baseline", candidate.label: "candidate"}.get(label)
+        who = self._who(label)
         return config.told(who) if who else ""
+
+    def _who(self, label: str) -> Literal["baseline", "candidate"] | None:
+        """Which of the two that a round compares a label is of: other seeds of the baseline are it, all else is new.
+
+        None in a recipe without models.
+        """
+        if self.recipe.models is None:
+            return None
+        (baseline, _), (others, _) = self.names, self.seeds
+        return "baseline" if label in {baseline.label, *(one.label for one in others.values())} else "candidate"
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""
