@@ -130,7 +130,10 @@ class Recipe(Config):
         check_name("name", self.name)
         trained = (*self.data.train, *(self.data.replay.sources if self.data.replay else ()))
         of_training = "data.train and data.replay" if self.data.replay else "data.train"
-        for key, sources in ((of_training, trained), ("evaluate.sets", self.evaluate.sets)):
+        silent = self.evaluate.non_speech.sources if self.evaluate.non_speech else ()
+        for key, sources in (
+            (of_training, trained), ("evaluate.sets", self.evaluate.sets), ("evaluate.non_speech.sources", silent)
+        ):  # fmt: skip
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():

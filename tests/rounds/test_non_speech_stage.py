@@ -55,9 +55,11 @@ def play(tmp_path, monkeypatch):
         f"evaluate.non_speech.sources=[{{name: street, manifest: {street}}}]", "evaluate.non_speech.foreign_clips=3",
     ]  # fmt: skip
 
-    def run(*changes: str) -> SimpleNamespace:
+    def run(*changes: str, reads_training: bool = False) -> SimpleNamespace:
         calls.clear()
         with open_round(load_recipe("demo", [*base, *changes]), tmp_path / "run", "evaluate", print) as current:
+            if reads_training:
+                current.join(current.recipe.data.train)
             for title in ("Round 1", "Round 2"):
                 do_non_speech(current, Candidate(named(title), Model(title)))
             other = do_non_speech(current, Candidate(named("other"), Hypotheses(())))
@@ -80,6 +82,20 @@ def test_both_models_hear_the_same_clips_without_and_with_words_of_the_sets(play
     assert played.calls == [("round1", "", 13), ("round1", told, 13), ("round2", "", 13), ("round2", told, 13)]
     assert (second.kinds["street"].words, second.kinds["street"].echoes) == (2, 2)
     assert (first.kinds["silence"].words, first.kinds["silence"].echoes) == (0, 0)
+
+
+def test_recordings_without_speech_are_not_those_of_a_training_source_of_that_name(play):
+    """The clips of the training set would be heard as silence, and its words counted as invented."""
+    street = play.folder / "street.jsonl"
+    name = load_recipe("demo").data.train[0].name
+    played = play(
+        f"evaluate.non_speech.sources=[{{name: {name}, manifest: {street}}}]",
+        f"data.train=[{{name: {name}, manifest: {play.folder / 'he.jsonl'}}}]",
+        reads_training=True,
+    )
+    assert [clip.id for clip in played.found[0].clips if clip.kind == name] == [f"{name}/street0", f"{name}/street1"]
+    with pytest.raises(RecipeError, match=r"non_speech\.sources: street named twice"):
+        play(f"evaluate.non_speech.sources=[{', '.join([f'{{name: street, manifest: {street}}}'] * 2)}]")
 
 
 def test_what_was_heard_is_not_heard_again_until_something_changes(play):

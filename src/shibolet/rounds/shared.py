@@ -76,7 +76,7 @@ class Round(Models):
     gpus: int = 1  # processes that train, one a GPU
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
-    _sources: dict[tuple[bool, str], SourceData] = field(default_factory=dict)  # by whether it is a set, and name
+    _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
 
@@ -110,7 +110,7 @@ class Round(Models):
         from shibolet.speech.read import read_source
 
         is_test = isinstance(source, EvaluationSet)
-        key = is_test, source.name
+        key = type(source), source.name
         if key not in self._sources:
             for_each = by(self.decoders)
             with self.track(f"read {source.name}") as progress:
