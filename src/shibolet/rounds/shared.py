@@ -18,8 +18,7 @@ from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Wo
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
-from shibolet.records.runs import run_of
-from shibolet.records.settings import peek
+from shibolet.records.runs import run_of, seed_of
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
@@ -176,7 +175,7 @@ class Round(Models):
         """By run folder, the other seeds that the recipe names of the baseline's training and of the candidate's."""
         compare = self.recipe.compare
         baseline, candidate = (
-            {run: named(f"{own.title}, seed {peek(RunFolder(run).recipe, 'seed')}") for run in runs}
+            {run: named(f"{own.title}, seed {seed_of(run)}") for run in runs}
             for own, runs in zip(self.names, (compare.baseline_seeds, compare.candidate_seeds), strict=True)
         )
         return baseline, candidate
