@@ -210,7 +210,7 @@ class EvaluateConfig(Config):
         """
         found = self.model_dump(mode="json", exclude={*exclude, "ngram", "context"})
         if self.context is not None and "context" not in exclude:
-            found |= {"context": {**self.context.model_dump(exclude={"file"}), "terms": self.context.terms()}}
+            found |= {"context": {**self.context.model_dump(exclude={"file"}), "terms": list(self.context.terms())}}
         if self.ngram is None:  # as it was before there were any: what was scored then stays
             return found
         self.require_ngram()
