@@ -150,7 +150,7 @@ class _ScoredSet:
     def write(self, heard: Heard) -> Scores:
         lines = [
             _line(utterance, text, snr)
-            for utterance, text, snr in zip(_with_files(self.utterances), heard.hypotheses, heard.snrs_db, strict=True)
+            for utterance, text, snr in zip(with_files(self.utterances), heard.hypotheses, heard.snrs_db, strict=True)
         ] + [_line(_unheard(line), "", None) for line in self.unheard]
         rows = [_row(line, self.set_name, self.language) for line in lines]
         scores = Scores(
@@ -181,7 +181,7 @@ def _unheard(line: LedgerLine) -> Utterance:
     )  # fmt: skip
 
 
-def _with_files(utterances: Sequence[Utterance]) -> list[Utterance]:
+def with_files(utterances: Sequence[Utterance]) -> list[Utterance]:
     """The same, with a file that several of them lie in as the recording of those whose own is not known."""
     place = lambda u: (u.audio.path, u.audio.row)  # noqa: E731
     times = Counter(map(place, utterances))

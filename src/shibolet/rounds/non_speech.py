@@ -99,7 +99,7 @@ def _foreign(current: Round) -> list[Utterance]:
         if get_language(language_of(current, source)) is not own:
             short = [one for one in current.read(source).utterances if one.duration_s <= longest_s]
             drawn = sorted(short, key=lambda one: hash_json(one.id))[:num]
-            found += [replace(u, id=f"{source.name}/{u.id}", source=f"speech: {source.name}") for u in drawn]
+            found += [replace(u, id=f"speech: {source.name}/{u.id}", source=f"speech: {source.name}") for u in drawn]
     return found
 
 
