@@ -98,7 +98,7 @@ def documents() -> dict[str, Document]:
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
-        Reproduced(ids=("a",), differing=(), words=3, differing_words=0),
+        Reproduced(ids=("a",), differing=(), words=3, differing_words=0, looped=()),
         StageMarker(state="done", inputs={"a": [1, {"b": None}]}, outputs={"gate.json": "0123456789abcdef"}),
         round_plan(),
         Truth(
