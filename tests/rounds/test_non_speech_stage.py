@@ -9,7 +9,7 @@ import soundfile as sf
 
 from shibolet.compare.config import CompareConfig
 from shibolet.compare.non_speech import non_speech_change
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.candidate import Candidate, Hypotheses, Model, named
@@ -112,6 +112,14 @@ def test_the_recipes_own_list_is_what_the_second_pass_is_told(play):
     assert [told for _, told, _ in played.calls] == ["", "דנה, תל אביב"] * 2
     names.write_text("נועם\n", encoding="utf-8")
     assert [told for _, told, _ in play(f"evaluate.context={{file: {names}}}").calls] == ["", "נועם"] * 2
+
+
+def test_recordings_that_cannot_be_read_are_told_before_anything_is_trained(tmp_path):
+    """Protects from a training that is paid for before a source of its evaluation is found to be unusable."""
+    street = f"[{{name: street, manifest: {tmp_path / 'none.jsonl'}}}]"
+    config = load_recipe("demo", ["evaluate.sets=[]", f"evaluate.non_speech.sources={street}"])
+    with open_round(config, tmp_path / "run", "run", print) as current, pytest.raises(DataError, match=r"none\.jsonl"):
+        current.require_sets()
 
 
 def test_it_can_be_switched_off_and_go_without_a_second_pass(play):

@@ -153,6 +153,9 @@ class Round(Models):
                 raise DataError(
                     f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
                 )
+        for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
+            if source.hub is None:  # they are few, and a fault in one would come up after the training
+                self.read(source)
 
     @cached_property
     def prepared(self) -> SourceData:
