@@ -33,6 +33,18 @@ def test_the_interval_is_students_over_clips():
     assert found.interval == pytest.approx((more.mean() - reach, more.mean() + reach), abs=0.05 * reach)
 
 
+def test_clips_of_one_recording_are_not_independent():
+    """A limit would be kept, or a difference shown, by one recording that was cut into many clips."""
+    before, after = [0] * 24, [1, 1, 1, 1, 0, 0, 0, 0, 2, 2, 2, 2] * 2
+    apart, cut = (
+        judged(heard(before), heard(after, name=1, together=1)).non_speech,
+        judged(heard(before, together=4), heard(after, name=1, together=4)).non_speech,
+    )
+    assert cut.more_per_minute == apart.more_per_minute
+    assert cut.interval[1] - cut.interval[0] > 1.8 * (apart.interval[1] - apart.interval[0])
+    assert judged(heard([0] * 8, together=4), heard([1] * 8, name=1, together=4)).non_speech.interval is None
+
+
 def test_one_that_is_shown_to_write_more_is_refused_and_chance_is_no_reason():
     worse = judged(heard([0] * 16), heard([1, 2] * 8, name=1))
     assert worse.verdict == "reject" and [one.limit for one in worse.refusals] == ["non_speech"]

@@ -155,7 +155,10 @@ class Recipe(Config):
         roles = {**self.data.roles, "replay": self.data.replay.sources if self.data.replay else ()}
         of_training = " and ".join(f"data.{role}" for role, sources in roles.items() if sources)
         trained = [source for sources in roles.values() for source in sources]
-        for key, sources in ((of_training, trained), ("evaluate.sets", self.evaluate.sets)):
+        silent = self.evaluate.non_speech.sources if self.evaluate.non_speech else ()
+        for key, sources in (
+            (of_training, trained), ("evaluate.sets", self.evaluate.sets), ("evaluate.non_speech.sources", silent)
+        ):  # fmt: skip
             check_names(key, [source.name for source in sources])
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():
@@ -222,6 +225,16 @@ class Recipe(Config):
     def _replays_a_part_of_each_step(self) -> Self:
         if self.train:
             self.train.replay_per_step(self.replay_share)
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_here(self) -> Self:
+        for who in ("baseline", "candidate"):
+            if getattr(self.compare, f"{who}_seeds") and getattr(self.evaluate.servers, who):
+                raise RecipeError(
+                    f"compare.{who}_seeds: a server has one model, so its other seeds cannot be scored; leave out "
+                    f"either this or evaluate.servers.{who}"
+                )
         return self
 
     @model_validator(mode="after")

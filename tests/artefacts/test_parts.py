@@ -12,7 +12,8 @@ from shibolet.records.documents.comparison import Waterfall
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.runfolder import RunFolder
-from shibolet.rounds import parts
+from shibolet.rounds import parts, stages
+from shibolet.rounds.shared import open_round
 from shibolet.rounds.tuning import GREEDY
 
 CODEC = {"codec": {"share": 0.5, "channels": ["telephone"]}}
@@ -50,6 +51,21 @@ def test_the_page_of_a_round_shows_what_each_part_gave(tmp_path: Path, monkeypat
     before = run.waterfall.stat().st_mtime_ns
     assert "parts: The whole chain" in must("run", recipe, "-o", run.path).said
     assert run.waterfall.stat().st_mtime_ns == before
+
+
+def test_parts_and_other_seeds_do_not_outlive_the_training_that_they_are_of(tmp_path):
+    """Their scores would stay on the page beside a result that they are no parts of."""
+    gone = [
+        "evaluate/round2/clean", "evaluate/round2-single/clean", "evaluate/round2-decoded/clean",
+        "evaluate/round2seed3/clean", "doubtful/round2-single/clean", "non-speech/round2seed3", "parts/single",
+        "compare",
+    ]  # fmt: skip
+    stay = ["evaluate/round1/clean", "evaluate/round1seed3/clean", "evaluate/mine/clean", "non-speech/round1"]
+    with open_round(load_recipe("demo"), tmp_path / "run", "train", print) as current:
+        for name in (*gone, *stay):
+            current.folder.stage(name, {"model": "of before"}).finish()
+        stages._retire_of_others(current)
+        assert [name for name in (*gone, *stay) if current.folder.finished(name)] == stay
 
 
 def test_parts_that_cannot_be_told_apart_are_refused_before_anything_runs():

@@ -16,6 +16,7 @@ from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.errors import DataError
+from shibolet.evaluate.config import EvaluationSet
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.doubtful import DoubtfulScores
@@ -68,8 +69,8 @@ def opened(base: Path, ears: Ears, corpus: Sequence[Utterance], told: list[str])
         patched.setattr(Round, "identity", lambda self, model: f"hash of {model}")
         patched.setattr(Round, "transcriber", lambda self, model, *_: Forgetful(num_lost=model == "second"))
         current.data = SourceData(list(corpus[:120]), [], "training data")
-        current._sources[True, "clean"] = SourceData(in_the_set(corpus, base / "broken.wav"), [], "clean")
-        current._sources[True, "whatsapp"] = SourceData(list(corpus[120:123]), [], "other")
+        current._sources[EvaluationSet, "clean"] = SourceData(in_the_set(corpus, base / "broken.wav"), [], "clean")
+        current._sources[EvaluationSet, "whatsapp"] = SourceData(list(corpus[120:123]), [], "other")
         yield current
 
 
@@ -174,8 +175,8 @@ def test_a_page_leaves_out_what_speaks_of_another_audit_of_the_set(current, corp
     """A start that was killed between the audit of the sets and the scores once left a folder without a page."""
     folder = current.folder
     compared(current)
-    kept = [u for u in current._sources[True, "clean"].utterances if u.id != "u130"]
-    current._sources[True, "clean"] = SourceData(kept, [], "less one")
+    kept = [u for u in current._sources[EvaluationSet, "clean"].utterances if u.id != "u130"]
+    current._sources[EvaluationSet, "clean"] = SourceData(kept, [], "less one")
     doubting.do_audit_sets(current)
     for _ in range(2):
         page = write_report(folder.path).read_text(encoding="utf-8")
@@ -216,7 +217,7 @@ def test_nobody_can_doubt_them_without_an_instrument_that_is_believed(current, t
 
 
 def test_a_set_without_a_doubt_says_so(current, corpus, told) -> None:
-    current._sources[True, "clean"] = SourceData(list(corpus[120:]), [], "all right")
+    current._sources[EvaluationSet, "clean"] = SourceData(list(corpus[120:]), [], "all right")
     told.clear()
     result = compared(current)
     said = "evaluate: References in doubt on set 'clean': 0 of 40 that could be judged."

@@ -1,6 +1,7 @@
 """The one list of what a transcriber is made with: what `identity` records and what is decoded must not come apart."""
 
 import inspect
+import json
 
 import pytest
 
@@ -26,6 +27,13 @@ def test_a_transcriber_is_told_everything_that_a_recipe_says(tmp_path):
     drawn = EvaluateConfig(mbr_samples=4, mbr_temperature=0.7, repeat_bias=2.0, loop_bias=3.0, batch_utterances=8)
     told = drawn.engine_settings()
     assert [told[key] for key in ("mbr_samples", "mbr_temperature", "repeat_bias", "loop_bias")] == [4, 0.7, 2, 3]
+
+
+def test_what_is_recorded_of_names_is_read_as_it_was_written(tmp_path):
+    """A tuple is a list once it was read: nothing scored with names would ever be found as done."""
+    (file := tmp_path / "names.txt").write_text("Dana\nOmer", encoding="utf-8")
+    recorded = EvaluateConfig(context={"file": file}).identity(())
+    assert recorded["context"]["terms"] == ["Dana", "Omer"] and json.loads(json.dumps(recorded)) == recorded
 
 
 def test_dev_is_scored_greedily_whatever_the_recipe_decodes_with(tmp_path):

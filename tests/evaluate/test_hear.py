@@ -16,7 +16,8 @@ from shibolet.errors import ShiboletError
 from shibolet.evaluate import hear as module
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.hear import hear
-from shibolet.evaluate.stage import evaluate_set
+from shibolet.evaluate.stage import evaluate_set, read_rows
+from shibolet.listen.engine import Engine, Written
 from shibolet.listen.executor import Executor, Here, Processes
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.records.candidate import named
@@ -24,6 +25,26 @@ from shibolet.records.utterance import AudioRef, Utterance
 
 RATE = 16000
 CONFIG = EvaluateConfig(batch_utterances=3)
+
+
+class Loops(Engine):
+    """Looped in every clip of a quarter of a second or more, and wrote it again."""
+
+    identity, clips_at_once = "loops", 4
+
+    def write(self, clips):
+        return [Written("אאא", "again" if len(clip) >= RATE / 4 else "end") for clip in clips]
+
+
+def test_texts_that_were_written_again_are_counted_and_known_line_by_line(utterances, tmp_path):
+    """Protects from a model whose loops are hidden by a bias: its fault would vanish from every figure."""
+    scores = evaluate_set(
+        Loops(), utterances, set_name="here", language="Hebrew", config=CONFIG, out_dir=tmp_path / "out",
+        named=named("Round 2"), identity="0",
+    )  # fmt: skip
+    long = {one.id for one in utterances if one.duration_s >= 0.25 and one.id != "u4"}
+    assert {row.id for row in read_rows(tmp_path / "out") if row.written_again} == long and "u7" in long
+    assert 0 < scores.loops.written_again == len(long) < len(utterances) and scores.loops.utterances == 0
 
 
 @pytest.fixture

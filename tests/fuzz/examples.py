@@ -137,10 +137,15 @@ def documents() -> dict[str, Document]:
                     clips=1, duration_s=5.0, with_words=1, words=2, words_per_minute=24.0, echoes=1
                 )
             },
-            clips=(NonSpeechClip(id="n0", kind="noise", duration_s=5.0, text="a b", words=2, repeated=("word",)),),
+            clips=(
+                NonSpeechClip(
+                    id="n0", kind="noise", group="n0", duration_s=5.0, text="a b", words=2, repeated=("word",)
+                ),
+            ),
+            failures=(),
         ),
         Provenance(starts=(this_start("run", 1),)), Extension(data="a", sizes=(1, 2)),
-        Reproduced(ids=("a",), differing=(), words=3, differing_words=0),
+        Reproduced(ids=("a",), differing=(), words=3, differing_words=0, looped=()),
         StageMarker(state="done", inputs={"a": [1, {"b": None}]}, outputs={"gate.json": "0123456789abcdef"}),
         round_plan(),
         Truth(

@@ -32,7 +32,7 @@ _spec.loader.exec_module(a_run)
 CONFIG = PublishConfig(to="org/name", licenses={"synthetic": "cc0-1.0"})
 REPRODUCED = Reproduced(
     ids=tuple(map(str, range(32))), differing=({"id": "3", "evaluation": "a b", "export": "a c"},), words=90,
-    differing_words=1,
+    differing_words=1, looped=(),
 )  # fmt: skip
 
 
@@ -56,9 +56,20 @@ def run(finished, tmp_path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def card_of(run: RunFolder, *overrides: str, config: PublishConfig = CONFIG) -> str:
+def card_of(
+    run: RunFolder, *overrides: str, config: PublishConfig = CONFIG, reproduced: Reproduced = REPRODUCED
+) -> str:
     recipe = ShownRecipe.model_validate(load_recipe("demo", overrides).model_dump(mode="json"))
-    return model_card(run, recipe, config, FAMILY, REPRODUCED)
+    return model_card(run, recipe, config, FAMILY, reproduced)
+
+
+def test_hypotheses_that_are_left_out_as_loops_are_named(run):
+    """Protects from a card that says how much came out the same and not what was left out of that."""
+    assert "ended in a repetition loop" not in card_of(run)
+    looped = REPRODUCED.model_copy(update={"looped": ("33", "34")})
+    assert "In 2 more it ended in a repetition loop; these are left out" in " ".join(
+        card_of(run, reproduced=looped).split()
+    )
 
 
 def pct(rate: float) -> str:

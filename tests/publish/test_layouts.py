@@ -85,8 +85,8 @@ def test_texts_that_were_loops_are_not_held_against_the_export_unless_there_are_
     """`evaluate.loop_bias` wrote them again and a card's code does not; an export that always loops is a fault."""
     pairs = [((SimpleNamespace(id=str(i), duration_s=2.0), "turn left"), "turn left") for i in range(18)]
     loop = [((SimpleNamespace(id="loop", duration_s=2.0), "m o r e"), "m " + "o " * 60)]
-    assert reproduce._without_loops(pairs + loop) == pairs
-    assert reproduce._without_loops(pairs + 3 * loop) == pairs + 3 * loop
+    assert reproduce._without_loops(pairs + loop) == (pairs, (loop[0][0][0].id,))
+    assert reproduce._without_loops(pairs + 3 * loop) == (pairs + 3 * loop, ())
 
 
 def test_a_layout_that_needs_a_package_names_its_extra(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def repeated(monkeypatch):
 
     def say(current, model, label, config):
         calls.append(model)
-        return Reproduced(ids=tuple(map(str, range(20))), differing=(), words=60, differing_words=0)
+        return Reproduced(ids=tuple(map(str, range(20))), differing=(), words=60, differing_words=0, looped=())
 
     monkeypatch.setattr("shibolet.rounds.reproduce.reproduce", say)
     return calls

@@ -155,6 +155,17 @@ def test_records_are_refused_when_changed_and_missed_by_nobody(folder):
     folder.intact()
 
 
+def test_a_part_of_a_round_holds_up_no_page_and_its_remedy_is_a_command(folder):
+    """No page shows the single checkpoint, and there is no 'shibolet parts'."""
+    stage = folder.stage("parts/single", {})
+    write_json(folder.path / "parts" / "single" / "model" / "config.json", {})
+    stage.finish()
+    write_json(folder.path / "parts" / "single" / "model" / "config.json", {"changed": 1})
+    folder.intact()
+    with pytest.raises(DataError, match="run 'shibolet compare' as before"):
+        folder.verified("parts/single")
+
+
 def test_a_recipe_and_provenance_changed_between_starts_are_noticed(folder):
     folder.path.mkdir()
     folder.recipe.write_text("name: a\n")

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shibolet.compare.config import CompareConfig
 from shibolet.errors import DataError, RecipeError
+from shibolet.evaluate.config import EvaluateConfig
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import scoring
 from shibolet.rounds.flow import run_round
-from shibolet.rounds.seeds import with_other_seeds
+from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round, open_round
 
 TEXTS = [f"{word} {other}" for word in ("שלום", "ילד") for other in ("טוב", "גדול", "קטן", "חדש", "ישן")]
@@ -31,13 +33,13 @@ class Says:
         return [TEXTS[i] if i < self.right else TEXTS[i].split()[0] for i in heard]
 
 
-def trained(path: Path, seed: int, data: str = "d", lr: float = 1.0) -> Path:
+def trained(path: Path, seed: int, data: str = "d", lr: float = 1.0, **inputs) -> Path:
     """A run folder with a training of that seed."""
     folder = RunFolder(path)
     path.mkdir()
     folder.recipe.write_text(f"name: demo\nseed: {seed}\n")
     folder.stage("prepare", {"data": data, "seed": seed}).finish()
-    stage = folder.stage("train", {"train": {"lr": lr}, "seed": seed, "prepared": path.name})
+    stage = folder.stage("train", {"train": {"lr": lr}, "seed": seed, "prepared": path.name, **inputs})
     folder.final.mkdir(parents=True)
     (folder.final / "config.json").write_text("{}")
     stage.finish()
@@ -117,8 +119,68 @@ def test_a_round_asks_for_the_other_seeds_before_it_trains(tmp_path):
             run_round(current)
 
 
+def test_a_round_refuses_seeds_of_another_training_before_it_trains(tmp_path):
+    """Protects from a training that is paid for before its seeds are found to be of other settings."""
+    changes = ["train.utterances_per_step=8", "evaluate.sets=[]"]
+    same = load_recipe("demo", changes).train.identity()
+    runs = [trained(tmp_path / f"run{seed}", seed, train=same, language="Hebrew") for seed in (1, 2)]
+    named = f"compare.candidate_seeds=[{runs[0]}, {runs[1]}]"
+
+    def begin(*more: str) -> None:
+        with open_round(load_recipe("demo", [*changes, named, *more]), tmp_path / "own", "run", print) as current:
+            require_seeds(current)
+
+    begin()
+    with pytest.raises(RecipeError, match=r"run1 is another training than .*own: its train differ"):
+        begin("train.utterances_per_step=4")
+    with pytest.raises(RecipeError, match=r"run2 and .*own both have the seed 2"):
+        begin("seed=2")
+
+
+def test_the_seed_is_that_of_the_training_and_not_of_a_recipe_that_changed_since(compared, tmp_path):
+    """Protects from a seed that counts twice: a later command with `--set seed=1` writes recipe.yaml anew."""
+    others = [trained(tmp_path / f"run{seed}", seed) for seed in (1, 2)]
+    RunFolder(others[1]).recipe.write_text("name: demo\nseed: 1\n")
+    named = f"compare.candidate_seeds=[{others[0]}, {others[1]}]"
+    right = {"round1": 2, "round2": 8, "round2seed1": 7, "round2seed2": 9}
+    assert compared(right, named).seeds.candidate.wer_pct == (10.0, 15.0, 5.0)
+
+
 def test_a_baseline_of_no_run_folder_has_no_seeds(compared, tmp_path):
     """Protects from seeds of a model of which nobody knows how it was trained."""
     others = [trained(tmp_path / f"run{seed}", seed) for seed in (1, 2)]
     with pytest.raises(RecipeError, match=r"Round 1 \(builtin:round1\) is not the model that a run folder has trained"):
         compared({}, f"compare.baseline_seeds=[{others[0]}, {others[1]}]")
+
+
+def test_other_seeds_and_parts_are_asked_and_told_as_the_model_they_belong_to(tmp_path, monkeypatch):
+    """Protects from a difference between seeds, or a step of `parts`, that is that of a prompt with names in it."""
+    (terms := tmp_path / "names.txt").write_text("דנה", encoding="utf-8")
+    runs = [str(trained(tmp_path / f"run{seed}", seed)) for seed in (1, 2)]
+    of = {}
+    for told in ("baseline", "candidate"):
+        config = load_recipe("demo").model_copy(update={
+            "evaluate": EvaluateConfig(
+                context={"file": terms, "baseline": told == "baseline", "candidate": told == "candidate"},
+                styles={told: "lower case"},
+            ),
+            "compare": CompareConfig(baseline_seeds=runs, candidate_seeds=runs),
+        })  # fmt: skip
+        monkeypatch.setattr("shibolet.listen.open.open_engines", lambda executor, model, language, **given: given)
+        with open_round(config, tmp_path / told, "run", lambda said: None) as current:
+            labels = [own.label for own in current.names]
+            labels += [one.label for others in current.seeds for one in others.values()]
+            asked = {one: current.transcriber("model", one, "Hebrew") for one in (*labels, "round2-single")}
+        of[told] = [label for label, given in asked.items() if (given["context"], given["style"]) != ("", "")]
+        assert all(asked[label]["context"] == "דנה" and asked[label]["style"] == "lower case" for label in of[told])
+    assert of["baseline"] == ["round1", "round1seed1", "round1seed2"]
+    assert of["candidate"] == ["round2", "round2seed1", "round2seed2", "round2-single"]
+
+
+def test_a_server_has_no_other_seeds(tmp_path):
+    """Protects from seeds that are all transcribed by the one model of a server, and so have no variance."""
+    seeds = f"[{tmp_path / 'a'}, {tmp_path / 'b'}]"
+    for who in ("baseline", "candidate"):
+        served = f"evaluate.servers.{who}={{url: 'http://localhost:1'}}"
+        with pytest.raises(RecipeError, match=f"compare.{who}_seeds: a server has one model"):
+            load_recipe("demo", [f"compare.{who}_seeds={seeds}", served])

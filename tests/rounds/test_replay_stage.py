@@ -16,7 +16,7 @@ from shibolet.records.shards import read_shard
 from shibolet.rounds import rank
 from shibolet.rounds.plan import make_plan
 from shibolet.rounds.rates import PREPARE, Rate, Rates
-from shibolet.rounds.replay import do_prepare_replay
+from shibolet.rounds.replay import do_prepare_replay, replay_inputs
 from shibolet.rounds.shared import Round, open_round
 from shibolet.rounds.stages import do_train, train_inputs
 from shibolet.rounds.stretches import Stretches
@@ -65,6 +65,16 @@ def test_a_source_is_made_ready_in_its_own_language_whole_and_once(english, tmp_
     with opened(recipe_of(english, share=0.5), tmp_path) as current:
         do_prepare_replay(current)  # another share: the same rows
     assert shard.stat().st_mtime_ns == before
+
+
+def test_two_seeds_of_a_training_replay_the_same(english, tmp_path):
+    """Named as other seeds they would be refused as another training, and a comparison of seeds be impossible."""
+    made = []
+    for seed in (1, 2):
+        with open_round(recipe_of(english, f"seed={seed}"), tmp_path / f"run{seed}", "prepare", print) as current:
+            do_prepare_replay(current)
+            made.append(replay_inputs(current))
+    assert made[0] == made[1] and made[0]["replay"]["sources"]
 
 
 def test_what_is_not_replayed_any_more_is_put_aside(english, tmp_path):

@@ -47,7 +47,8 @@ def play(tmp_path, monkeypatch):
         Settings.heard = []
         recipe = load_recipe("demo", changes)
         with open_round(recipe, tmp_path / name, "tune-decoding", lambda sentence: None) as current:
-            make_prepared(current.folder, text, num_dev)
+            if not current.folder.finished("prepare"):
+                make_prepared(current.folder, text, num_dev)
             table = tuning.do_tune_decoding(current, "builtin:round1", grid)
             again = tuning.do_tune_decoding(current, "builtin:round1", grid)
             assert again == table
@@ -66,6 +67,27 @@ def test_every_setting_is_measured_on_dev_once(play, capsys):
     assert all(row.seconds > 0 and row.times_greedy > 0 for row in table.settings)
     show_decoding(table)
     assert "evaluate: {beam_size: " in capsys.readouterr().out
+
+
+def test_dev_is_decoded_as_the_sets_are_but_for_the_settings_that_are_compared(play, monkeypatch, tmp_path):
+    """Protects from a setting that is recommended for texts without names, or with the loops of greedy decoding."""
+    (names := tmp_path / "names.txt").write_text("דנה", encoding="utf-8")
+    made = []
+
+    class Noted(Settings):
+        def __init__(self, loaded, language, *, loop_bias, context, **settings) -> None:
+            made.append((loop_bias, context))
+            super().__init__(loaded, language, **settings)
+
+    monkeypatch.setattr("shibolet.listen.transcribe.Transcriber", Noted)
+    changes = ["evaluate.loop_bias=3", f"evaluate.context={{file: {names}}}"]
+    play(BEAM, changes=changes)
+    assert made == [(3, "דנה")] * 5
+    names.write_text("נועם", encoding="utf-8")
+    play(BEAM, changes=changes)
+    assert made[5:] == [(3, "נועם")] * 5, "other names, another result"
+    play(BEAM, changes=[*changes, "evaluate.context.candidate=false"])
+    assert made[10:] == [(3, "")] * 5
 
 
 def test_what_is_done_once_at_first_use_is_not_of_a_settings_cost(play, monkeypatch):

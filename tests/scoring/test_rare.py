@@ -1,12 +1,14 @@
 """Protects keep from losses that a set happens not to hold: limits against the binomial, costs worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 from scipy.stats import binom, binomtest
 
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.rare import PairedLosses, cost_of_loop, losses, pieces_for, told
 from shibolet.scoring.rows import ScoredRow, score_row
-from shibolet.scoring.tallies import is_failure, is_loop
+from shibolet.scoring.tallies import has_looped, is_failure, is_loop
 
 TITLES = ("Round 1", "Round 2")
 LOOP = "כן " * 20
@@ -27,6 +29,17 @@ def test_the_upper_limit_is_what_so_few_losses_are_just_compatible_with() -> Non
         assert binom.cdf(seen, 412, counted(0, seen).upper_frac) == pytest.approx(0.025)
         assert counted(0, seen).unseen_frac == pytest.approx(counted(0, seen).upper_frac - seen / 412)
     assert counted(0, 3, num=3).upper_frac == 1.0
+
+
+def test_a_text_that_was_written_again_is_a_loop_of_its_model() -> None:
+    """Protects keep from a model that loops more and passes, since a bias writes its loops again."""
+    plain, again = [row("א ב", "א ב")] * 6, [replace(row("א ב", "א ב"), written_again=True)] * 6
+    found = losses(plain, again, has_looped)
+    assert (found.first, found.second, found.second_alone) == (0, 6, 6) and found.p_more < 0.05
+    said = told(found, losses(plain, again, is_failure), 5.0, TITLES, (0, 6))
+    assert said[0].startswith("Round 2 loops in 6 of 6 utterances")
+    assert said[1].endswith("(evaluate.loop_bias) count as loops: 0 of Round 1, 6 of Round 2.")
+    assert cost_of_loop(again, 5.0) == 5.0, "what was written again cost no loop"
 
 
 def test_more_losses_than_chance_explains_is_an_exact_test_of_those_that_are_not_shared() -> None:

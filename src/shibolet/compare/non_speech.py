@@ -12,7 +12,7 @@ Sides = tuple[NonSpeech, NonSpeech]  # of baseline and candidate
 
 
 def non_speech_change(sides: Sides, config: CompareConfig) -> NonSpeechChange | None:
-    """The difference with its interval over clips; None where there are no clips without speech.
+    """The difference with its interval over the clips' recordings and speakers; None where no clip is without speech.
 
     Words count in clips without speech, echoes in all. DataError where the two heard other clips.
     """
@@ -35,19 +35,20 @@ def non_speech_change(sides: Sides, config: CompareConfig) -> NonSpeechChange | 
         kinds={kind: NonSpeechPair(baseline=one, candidate=after.kinds[kind]) for kind, one in before.kinds.items()},
         is_speech=before.is_speech, context=before.context, echoes=echoes if before.context else None, sentence="",
     )  # fmt: skip
-    return change.model_copy(update={"sentence": _sentence(change, (before.title, after.title), len(before.clips))})
+    sentence = _sentence(change, (before.title, after.title), len(before.clips), before.left_out)
+    return change.model_copy(update={"sentence": sentence})
 
 
 def _interval(clips: Sequence[tuple[NonSpeechClip, NonSpeechClip]], config: CompareConfig) -> Ends | None:
-    """At 95%, in words a minute; each clip is a recording of its own."""
+    """At 95%, in words a minute, over clips by recording and speaker."""
     import numpy as np
 
     from shibolet.scoring.intervals import ratio_intervals
 
     more = np.array([[two.words - one.words] for one, two in clips], dtype=float)
     minutes = np.array([[one.duration_s / 60] for one, _ in clips])
-    ids = [one.id for one, _ in clips]
-    (found,) = ratio_intervals(more, minutes, ids, samples=config.bootstrap_samples, seed=config.seed)
+    groups = [one.group for one, _ in clips]
+    (found,) = ratio_intervals(more, minutes, groups, samples=config.bootstrap_samples, seed=config.seed)
     return None if found.low is None else (found.low, found.high)
 
 
@@ -65,7 +66,7 @@ def _tally(pairs: Sequence[tuple[bool, ...]]) -> LossTally:
     ).tally()  # fmt: skip
 
 
-def _sentence(change: NonSpeechChange, titles: tuple[str, str], num_clips: int) -> str:
+def _sentence(change: NonSpeechChange, titles: tuple[str, str], num_clips: int, left_out: str) -> str:
     one, two = change.words_per_minute
     within = "too few clips for an interval"
     if change.interval is not None:
@@ -75,9 +76,9 @@ def _sentence(change: NonSpeechChange, titles: tuple[str, str], num_clips: int) 
         f"words a minute and {titles[1]} {two:.1f} ({change.more_per_minute:+.1f}, {within})"
     )
     if change.echoes is None:
-        return f"{said}."
+        return f"{said}.{left_out}"
     terms = f"{len(change.context)} term{'s' * (len(change.context) > 1)}"
     return (
         f"{said}. Told {terms}, {titles[0]} repeats some in {change.echoes.baseline} of "
-        f"{num_clips} clips in which they are not said, and {titles[1]} in {change.echoes.candidate}."
+        f"{num_clips} clips in which they are not said, and {titles[1]} in {change.echoes.candidate}.{left_out}"
     )

@@ -266,11 +266,12 @@ def shown_by(interval_points: Ends | None) -> Shown:
 def _losses(pairs: Sequence[Pair], config: CompareConfig, titles: tuple[str, str]) -> Losses:
     """Loops and failures of both, and what loops of the candidate may cost beyond those that were seen."""
     from shibolet.scoring import rare
-    from shibolet.scoring.tallies import is_failure, is_loop
+    from shibolet.scoring.tallies import has_looped, is_failure
 
     sides = [pair.baseline for pair in pairs], [pair.candidate for pair in pairs]
-    loops, failures = (rare.losses(*sides, is_lost) for is_lost in (is_loop, is_failure))
+    loops, failures = (rare.losses(*sides, is_lost) for is_lost in (has_looped, is_failure))
     cost = rare.cost_of_loop([*sides[0], *sides[1]], config.loop_cost) if config.loop_cost else 0.0
+    again = [sum(row.written_again for row in side) for side in sides]
     return Losses(
         utterances=len(pairs),
         with_words=sum(row.words.reference_length > 0 for row in sides[0]),
@@ -279,7 +280,7 @@ def _losses(pairs: Sequence[Pair], config: CompareConfig, titles: tuple[str, str
         upper_pct=100 * loops.upper_frac,
         loop_cost=cost,
         unseen_points=100 * cost * loops.unseen_frac,
-        sentences=rare.told(loops, failures, cost, titles),
+        sentences=rare.told(loops, failures, cost, titles, again),
     )
 
 

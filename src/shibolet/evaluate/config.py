@@ -11,7 +11,7 @@ from shibolet.listen.mbr import TEMPERATURE
 from shibolet.records.config import Config
 from shibolet.records.documents.non_speech import MADE
 from shibolet.records.files import hash_file
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, UnlabelledSource
 from shibolet.speech.text.terms import as_context, read_terms
 
 
@@ -85,15 +85,13 @@ class ContextConfig(Config):
         return read_terms(self.file)
 
 
-class NonSpeechSource(DataSource):
-    """Recordings in which nobody speaks; a manifest needs no texts, and where there are some they are not read."""
+class NonSpeechSource(UnlabelledSource):
+    """Recordings in which nobody speaks; they need no texts, and where there are some they are not read."""
 
     @model_validator(mode="after")
-    def _needs_no_text(self) -> Self:
+    def _is_none_of_the_made_kinds(self) -> Self:
         if self.name in MADE:
             raise RecipeError(f"evaluate.non_speech.sources: '{self.name}' is the name of clips made from code")
-        if self.manifest is not None:  # the path stands in for the text, which nobody looks at
-            object.__setattr__(self, "columns", self.columns.model_copy(update={"text": self.columns.audio}))
         return self
 
 
@@ -210,7 +208,7 @@ class EvaluateConfig(Config):
         """
         found = self.model_dump(mode="json", exclude={*exclude, "ngram", "context"})
         if self.context is not None and "context" not in exclude:
-            found |= {"context": {**self.context.model_dump(exclude={"file"}), "terms": self.context.terms()}}
+            found |= {"context": {**self.context.model_dump(exclude={"file"}), "terms": list(self.context.terms())}}
         if self.ngram is None:  # as it was before there were any: what was scored then stays
             return found
         self.require_ngram()

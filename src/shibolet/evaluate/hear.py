@@ -13,6 +13,7 @@ import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one li
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.listen.engine import WrittenAgain
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.cores import usable_cores
@@ -42,6 +43,7 @@ class Heard(NamedTuple):
     hypotheses: list[str]  # empty where the audio could not be decoded
     failures: list[Failure]
     snrs_db: list[float | None]  # None: not known
+    written_again: frozenset[int] = frozenset()  # places of those in which the model looped at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def hear(
         for utterance, one in zip(utterances, in_order, strict=True)
         if one.failure
     ]
-    return Heard([one.text for one in in_order], failures, [one.snr_db for one in in_order])
+    again = frozenset(i for i, one in enumerate(in_order) if isinstance(one.text, WrittenAgain))
+    return Heard([one.text for one in in_order], failures, [one.snr_db for one in in_order], again)
 
 
 def batches_of(utterances: Sequence[Utterance], at_once: int) -> list[list[int]]:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import soundfile as sf
 
+from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluateConfig, NonSpeechConfig
 from shibolet.evaluate.hear import Hearer, Progress, hear
+from shibolet.evaluate.stage import with_files
 from shibolet.listen.lazy import Engines
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.non_speech import MADE, NonSpeech, NonSpeechClip, NonSpeechKind
+from shibolet.records.groups import connected, keys_of
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.non_speech import non_speech_clip
@@ -49,28 +52,40 @@ def hear_non_speech(
 ) -> NonSpeech:
     """What one model writes for clips, whose sources are their kinds, without a context and then with one, if any.
 
-    `is_speech` names the kinds in which somebody speaks another language.
+    `is_speech` names the kinds in which somebody speaks another language. A clip that cannot be decoded is left out and
+    listed: an empty text would count as silence. DataError where that leaves nothing of a kind without speech.
     """
     normalise, terms = get_language(language).to_scoring, words_of(context, get_language(language).to_scoring)
     passes = 2 if context else 1
     heard = []
     for number, told in enumerate(["", as_context(context)][:passes]):
         advance = on_progress and (lambda done, total, n=number: on_progress(n * total + done, passes * total))
-        heard.append(hear(engine_of(told), clips, config, advance).hypotheses)
+        heard.append(hear(engine_of(told), clips, config, advance))
+    lost = {failure.id: failure for failure in heard[0].failures}
+    for kind in dict.fromkeys(clip.source for clip in clips if clip.source not in is_speech):
+        own = [clip.id for clip in clips if clip.source == kind]
+        if lost.keys() >= {*own}:
+            raise DataError(
+                f"evaluate.non_speech: no clip of '{kind}' can be decoded; the first is '{own[0]}': "
+                f"{lost[own[0]].detail}; put other files there, or leave it out"
+            )
     found = []
+    groups = connected([keys_of(one.id, one.recording, one.speaker) for one in with_files(clips)])
     for place, clip in enumerate(clips):
-        words = normalise(heard[0][place]).split()
-        with_context = normalise(heard[1][place]).split() if context else []
+        if clip.id in lost:
+            continue
+        words = normalise(heard[0].hypotheses[place]).split()
+        with_context = normalise(heard[1].hypotheses[place]).split() if context else []
         repeated = tuple(dict.fromkeys(word for word in with_context if word in terms and word not in words))
         found.append(
             NonSpeechClip(
-                id=clip.id, kind=clip.source, duration_s=clip.duration_s, text=heard[0][place], words=len(words),
-                repeated=repeated if context else None,
+                id=clip.id, kind=clip.source, group=groups[place], duration_s=clip.duration_s,
+                text=heard[0].hypotheses[place], words=len(words), repeated=repeated if context else None,
             )
         )  # fmt: skip
     return NonSpeech(
         label=named.label, title=named.title, identity=identity, context=context, is_speech=is_speech,
-        kinds=kinds_of(found), clips=found,
+        kinds=kinds_of(found), clips=found, failures=heard[0].failures,
     )  # fmt: skip
 
 

@@ -149,8 +149,10 @@ class _ScoredSet:
 
     def write(self, heard: Heard) -> Scores:
         lines = [
-            _line(utterance, text, snr)
-            for utterance, text, snr in zip(_with_files(self.utterances), heard.hypotheses, heard.snrs_db, strict=True)
+            _line(utterance, text, snr, place in heard.written_again)
+            for place, (utterance, text, snr) in enumerate(
+                zip(with_files(self.utterances), heard.hypotheses, heard.snrs_db, strict=True)
+            )
         ] + [_line(_unheard(line), "", None) for line in self.unheard]
         rows = [_row(line, self.set_name, self.language) for line in lines]
         scores = Scores(
@@ -181,7 +183,7 @@ def _unheard(line: LedgerLine) -> Utterance:
     )  # fmt: skip
 
 
-def _with_files(utterances: Sequence[Utterance]) -> list[Utterance]:
+def with_files(utterances: Sequence[Utterance]) -> list[Utterance]:
     """The same, with a file that several of them lie in as the recording of those whose own is not known."""
     place = lambda u: (u.audio.path, u.audio.row)  # noqa: E731
     times = Counter(map(place, utterances))
@@ -220,12 +222,15 @@ def _row(line: HypothesisLine, set_name: str, language: Language) -> ScoredRow:
         id=line.id, audio=AudioRef(path=""), text=line.reference, duration_s=line.duration_s, domain=line.domain,
         source=line.source or set_name, recording=line.recording, speaker=line.speaker,
     )  # fmt: skip
-    return score_row(utterance, line.hypothesis, set=set_name, normaliser=language.to_scoring, snr_db=line.snr_db)
+    return score_row(
+        utterance, line.hypothesis, set=set_name, normaliser=language.to_scoring, snr_db=line.snr_db,
+        written_again=line.written_again,
+    )  # fmt: skip
 
 
-def _line(utterance: Utterance, hypothesis: str, snr_db: float | None) -> HypothesisLine:
+def _line(utterance: Utterance, hypothesis: str, snr_db: float | None, written_again: bool = False) -> HypothesisLine:
     return HypothesisLine(
         id=utterance.id, reference=utterance.text, hypothesis=hypothesis, duration_s=utterance.duration_s,
         domain=utterance.domain, recording=utterance.recording, speaker=utterance.speaker, source=utterance.source,
-        snr_db=snr_db,
+        snr_db=snr_db, written_again=written_again,
     )  # fmt: skip

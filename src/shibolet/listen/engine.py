@@ -27,6 +27,10 @@ class Written:
     ending: "Ending | Literal['again']"
 
 
+class WrittenAgain(str):
+    """The text of a clip in which a model looped at first: what it wrote in another way (`Written.ending` "again")."""
+
+
 class Engine(Protocol):
     """Writes down what is said in clips (mono float32 at 16 kHz, of at most 30 s), in one language."""
 
@@ -38,10 +42,12 @@ class Engine(Protocol):
         """What is said in each clip, in the order given; which clips share a batch depends on the list alone."""
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Text of each clip."""
-        return [written.text for written in self.write(clips)]
+        """Text of each clip, a `WrittenAgain` where it is one."""
+        return [WrittenAgain(one.text) if one.ending == "again" else one.text for one in self.write(clips)]
 
     def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str:
         """Text of a recording of any length, heard in pieces of at most `max_piece_s` cut at pauses."""
         pieces = [piece for _, piece in cut_stream(in_blocks(samples), max_piece_s)]
-        return " ".join(text for text in self.transcribe(pieces) if text)
+        texts = self.transcribe(pieces)
+        joined = " ".join(text for text in texts if text)
+        return WrittenAgain(joined) if any(isinstance(text, WrittenAgain) for text in texts) else joined

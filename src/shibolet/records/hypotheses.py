@@ -21,6 +21,7 @@ class HypothesisLine:
     speaker: str | None = None
     source: str | None = None
     snr_db: float | None = None  # None: nobody looked at the audio
+    written_again: bool = False  # the model looped at first, and this is what it wrote in another way
 
 
 def write_hypothesis_lines(path: Path, lines: Iterable[HypothesisLine]) -> None:

@@ -68,7 +68,7 @@ _MADE = {
     "truth": _Made(outputs=("truth.json",), again="run 'shibolet demo'"),
 }
 
-_NOT_SHOWN = ("calibrate", "extend", "ngram", "tune-decoding", "average", "publish")
+_NOT_SHOWN = ("calibrate", "extend", "ngram", "tune-decoding", "average", "parts", "publish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,9 +374,8 @@ class RunFolder(RunPaths):
 def _made_by(stage: str) -> _Made:
     """Stages of a set, such as `evaluate/<label>/<set>`, and `tune-decoding` make the folder of their name."""
     kind = stage.partition("/")[0]
-    other = {"prepare-replay": "prepare", "teach": "train"} | dict.fromkeys(
-        ("audit-sets", "doubtful", "non-speech"), "evaluate"
-    )
+    other = {"prepare-replay": "prepare", "parts": "compare", "teach": "train"}
+    other |= dict.fromkeys(("audit-sets", "doubtful", "non-speech"), "evaluate")
     again = f"run 'shibolet {other.get(kind, kind)}' as before"
     return _MADE.get(stage) or _Made(outputs=(stage,), again=again)
 

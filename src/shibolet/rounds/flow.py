@@ -12,7 +12,7 @@ def run_round(current: Round) -> int:
     current.require_sets()
     publish.require_publishable(current.recipe)
     require_fit(current.recipe)
-    require_seeds(current.recipe.compare)
+    require_seeds(current)
     scoring.require_target_domain(current, download=False)
     code = run_stages(current)
     stages.do_report(current)  # the page is there, whatever becomes of the upload

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from shibolet.evaluate.config import ServersConfig
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.documents.non_speech import NonSpeech
 from shibolet.records.documents.timings import Work
@@ -32,7 +33,7 @@ def do_non_speech(current: Round, candidate: Candidate) -> NonSpeech | None:
     name, model = non_speech_stage(named.label), candidate.source.name
     given, foreign = _recorded(current), _foreign(current)
     is_served = current.server(named.label) is not None
-    context = () if is_served else _context(current)  # a server is told nothing
+    context = _context(current)
     identity = current.transcriber(model, named.label, recipe.language).identity if is_served else None
     identity = identity or current.identity(model)
     inputs = {
@@ -98,13 +99,18 @@ def _foreign(current: Round) -> list[Utterance]:
         if get_language(language_of(current, source)) is not own:
             short = [one for one in current.read(source).utterances if one.duration_s <= longest_s]
             drawn = sorted(short, key=lambda one: hash_json(one.id))[:num]
-            found += [replace(u, id=f"{source.name}/{u.id}", source=f"speech: {source.name}") for u in drawn]
+            found += [replace(u, id=f"speech: {source.name}/{u.id}", source=f"speech: {source.name}") for u in drawn]
     return found
 
 
 def _context(current: Round) -> tuple[str, ...]:
-    """The words that the second pass is told: those of `evaluate.context`, else some that the sets have once."""
+    """The words that the second pass is told: those of `evaluate.context`, else some that the sets have once.
+
+    None where a server has one of the two models: it cannot be told, and what both wrote is compared.
+    """
     evaluate, own = current.recipe.evaluate, get_language(current.recipe.language)
+    if evaluate.servers != ServersConfig():
+        return ()
     if evaluate.context is not None:
         return evaluate.context.terms()
     if not evaluate.non_speech.num_terms:

@@ -22,6 +22,7 @@ from shibolet.rounds.systems import do_waterfall
 from shibolet.rounds.tuning import GREEDY, do_tune_decoding
 
 SINGLE = "parts/single"
+_OF_SINGLE, _OF_DECODED = "single", "decoded"  # after the result's label and a dash
 
 
 def do_parts(current: Round) -> Waterfall:
@@ -40,6 +41,15 @@ def do_parts(current: Round) -> Waterfall:
     return do_waterfall(current, chain)
 
 
+def labels_of(result: str) -> list[str]:
+    """Labels under which parts of a round are scored beside its result, whose label is given."""
+    return [_label(result, kind) for kind in (_OF_SINGLE, _OF_DECODED)]
+
+
+def _label(result: str, kind: str) -> str:
+    return f"{result}-{kind}"
+
+
 def _single(current: Round, result: Candidate, step: int) -> str:
     """The label of the best checkpoint by itself, scored as the average is."""
     from shibolet.train.checkpoint import CheckpointStore
@@ -55,7 +65,7 @@ def _single(current: Round, result: Candidate, step: int) -> str:
         write_final(loaded, store.at(step).weights(), path)
         current.finish(stage)
         current.forget(str(path.absolute()))
-    return _scored(current, result, path, "single", f"{result.title}, step {step:,} alone")
+    return _scored(current, result, path, _OF_SINGLE, f"{result.title}, step {step:,} alone")
 
 
 def _decoded(current: Round, result: Candidate, table: DecodingTable) -> list[str]:
@@ -66,11 +76,11 @@ def _decoded(current: Round, result: Candidate, table: DecodingTable) -> list[st
     fused = NgramConfig(file=Path(table.ngram), weight=found.ngram_weight) if found.ngram_weight else None
     config = current.recipe.evaluate.greedy.model_copy(update={**found.recipe_keys, "ngram": fused})
     with _evaluating(current, config):
-        return [_scored(current, result, current.folder.final, "decoded", f"{result.title}, {found}")]
+        return [_scored(current, result, current.folder.final, _OF_DECODED, f"{result.title}, {found}")]
 
 
 def _scored(current: Round, result: Candidate, model: Path, kind: str, title: str) -> str:
-    named = Named(label=f"{result.label}-{kind}", title=title)
+    named = Named(label=_label(result.label, kind), title=title)
     scores_of(current, Candidate(named, Model(str(model.absolute()), result.source.trained_on)))
     return named.label
 

@@ -77,7 +77,7 @@ def reproduce(current: Round, model: Path, label: str, config: PublishConfig) ->
         only_cpu = {"on_cpu": True} if layout in family.exports else {}
         heard = run_code(code_of(usage), Path(scratch), files, **only_cpu)
     pairs = list(zip(expected, heard, strict=True))
-    return _compare(model, _without_loops(pairs) if decoding.loop_bias else pairs)
+    return _compare(model, *(_without_loops(pairs) if decoding.loop_bias else (pairs, ())))
 
 
 def code_of(usage: str) -> str:
@@ -140,13 +140,15 @@ def spread(lines: Sequence[HypothesisLine], num_wanted: int) -> list[HypothesisL
     return [by_length[i * (len(by_length) - 1) // max(1, num - 1)] for i in range(num)]
 
 
-def _without_loops(pairs: list[Pair]) -> list[Pair]:
-    """Those in whose audio the export does not loop; all, where it loops in more than chance explains."""
-    kept = [((one, before), after) for (one, before), after in pairs if not is_loop(after, one.duration_s)]
-    return kept if len(pairs) - len(kept) <= MAX_LOOPS_FRAC * len(pairs) else pairs
+def _without_loops(pairs: list[Pair]) -> tuple[list[Pair], tuple[str, ...]]:
+    """Those in whose audio the export does not loop, and ids of the others; all, where it loops in too many."""
+    looped = tuple(one.id for (one, _), after in pairs if is_loop(after, one.duration_s))
+    if len(looped) > MAX_LOOPS_FRAC * len(pairs):
+        return pairs, ()
+    return [pair for pair in pairs if not is_loop(pair[1], pair[0][0].duration_s)], looped
 
 
-def _compare(model: Path, pairs: Sequence[Pair]) -> Reproduced:
+def _compare(model: Path, pairs: Sequence[Pair], looped: tuple[str, ...]) -> Reproduced:
     counts, differing = EditCounts(), []
     for (utterance, before), after in pairs:
         counts += count_words(before, after)
@@ -154,7 +156,7 @@ def _compare(model: Path, pairs: Sequence[Pair]) -> Reproduced:
             differing.append(Differing(id=utterance.id, evaluation=before, export=after))
     done = Reproduced(
         ids=tuple(utterance.id for (utterance, _), _ in pairs), differing=tuple(differing),
-        words=counts.reference_length, differing_words=counts.errors,
+        words=counts.reference_length, differing_words=counts.errors, looped=looped,
     )  # fmt: skip
     if done.same < MIN_SAME_FRAC * len(pairs) or counts.errors > MAX_DIFFERENT_FRAC * counts.reference_length:
         first = differing[0]

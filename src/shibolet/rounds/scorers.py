@@ -149,7 +149,11 @@ def score_set(current: Round, named: Named, source: DataSource, made_by: dict[st
             )
         audio_s = sum(utterance.duration_s for utterance in data.utterances)
         current.finish(stage, Work(utterances=len(data.utterances), audio_s=round(audio_s, 3)))
-    return Scores.read(folder.scores(label, source.name))
+    scores = Scores.read(folder.scores(label, source.name))
+    if again := scores.loops.written_again:
+        of = f"{again:,} of {scores.num_utterances:,} texts"
+        current.tell(f"{named.title} on {source.name}: {of} looped and were written again (evaluate.loop_bias)")
+    return scores
 
 
 def systems_with(current: Round, label: str) -> list[str]:

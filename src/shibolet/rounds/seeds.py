@@ -1,26 +1,34 @@
 """Other seeds of the trainings that a round compares: which run folders are that, and their models as candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shibolet.compare.config import CompareConfig
 from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.differences import differing, first
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.runs import run_of, stage_of
-from shibolet.records.settings import peek
+from shibolet.records.runs import SEED, run_of, seed_of, stage_of
 from shibolet.rounds.shared import Round, prepared_of
 
 # Of the inputs of a training and of its data: what may differ between two seeds, and what follows from it.
-_MAY_DIFFER = {"seed", "prepared", "verdicts"}
+_MAY_DIFFER = {SEED, "prepared", "verdicts"}
 
 
-def require_seeds(config: CompareConfig) -> None:
-    """DataError where a run that the recipe names is not trained: known now, not once this training is paid for."""
-    for path in (*config.baseline_seeds, *config.candidate_seeds):
+def require_seeds(current: Round) -> None:
+    """What `with_other_seeds` would refuse, as far as it is known before this round's own training is paid for.
+
+    Of that training only the recipe is known, so its data are not compared here.
+    """
+    recipe, (first_name, _), (baselines, candidates) = current.recipe, current.names, current.seeds
+    for path in (*baselines, *candidates):
         RunFolder(path).verified("train")
+    if baselines:
+        trained = _run_of(Candidate(first_name, Model(recipe.models.baseline)), "compare.baseline_seeds")
+        _require_same("compare.baseline_seeds", trained.path, _of(trained), baselines)
+    styles = {"styles": recipe.styles} if recipe.styles else {}
+    ours = {"train": recipe.train.identity(), "language": recipe.language, SEED: recipe.seed, **styles}
+    _require_same("compare.candidate_seeds", current.folder.path, ours, candidates, {"styles", *ours})
 
 
 def with_other_seeds(current: Round, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -33,21 +41,30 @@ def with_other_seeds(current: Round, candidates: Sequence[Candidate]) -> list[Ca
         if not others:
             continue
         trained = _run_of(own, f"compare.{key}")
-        known = {peek(trained.recipe, "seed"): trained.path}
+        for path in others:
+            RunFolder(path).verified("train")
+        _require_same(f"compare.{key}", trained.path, _of(trained), others)
         for path, named in others.items():
-            run = RunFolder(path)
-            run.verified("train")
-            if wrong := first([n for n in differing(_of(trained), _of(run)) if n not in _MAY_DIFFER]):
-                raise RecipeError(
-                    f"compare.{key}: {path} is another training than {trained.path}: its {wrong} differ; runs of one "
-                    "recipe with other seeds (--set seed=N) are compared as one training"
-                )
-            if (seed := peek(run.recipe, "seed")) in known:
-                raise RecipeError(f"compare.{key}: {path} and {known[seed]} both have the seed {seed}; name others")
-            known[seed] = path
-            model = str(run.final.absolute())
+            model = str(RunFolder(path).final.absolute())
             found.append(Candidate(named, Model(model, prepared_of(model))))
     return found
+
+
+def _require_same(
+    key: str, own: Path, inputs: dict[str, Any], others: Iterable[Path], only: Collection[str] | None = None
+) -> None:
+    """RecipeError where other run folders have another training than `own`, or a seed twice; of inputs `only` some."""
+    known = {inputs.get(SEED): own}
+    for path in others:
+        differ = differing(inputs, _of(RunFolder(path)))
+        if wrong := first([n for n in differ if n not in _MAY_DIFFER and (only is None or n in only)]):
+            raise RecipeError(
+                f"{key}: {path} is another training than {own}: its {wrong} differ; runs of one "
+                "recipe with other seeds (--set seed=N) are compared as one training"
+            )
+        if (seed := seed_of(path)) in known:
+            raise RecipeError(f"{key}: {path} and {known[seed]} both have the seed {seed}; name others")
+        known[seed] = path
 
 
 def _run_of(own: Candidate, key: str) -> RunFolder:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
@@ -18,8 +18,7 @@ from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Wo
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
-from shibolet.records.runs import run_of
-from shibolet.records.settings import peek
+from shibolet.records.runs import run_of, seed_of
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
@@ -76,7 +75,7 @@ class Round(Models):
     gpus: int = 1  # processes that train, one a GPU
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
-    _sources: dict[tuple[bool, str], SourceData] = field(default_factory=dict)  # by whether it is a set, and name
+    _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
 
@@ -110,7 +109,7 @@ class Round(Models):
         from shibolet.speech.read import read_source
 
         is_test = isinstance(source, EvaluationSet)
-        key = is_test, source.name
+        key = type(source), source.name
         if key not in self._sources:
             for_each = by(self.decoders)
             with self.track(f"read {source.name}") as progress:
@@ -154,6 +153,9 @@ class Round(Models):
                 raise DataError(
                     f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
                 )
+        for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
+            if source.hub is None:  # they are few, and a fault in one would come up after the training
+                self.read(source)
 
     @cached_property
     def prepared(self) -> SourceData:
@@ -176,17 +178,15 @@ class Round(Models):
         """By run folder, the other seeds that the recipe names of the baseline's training and of the candidate's."""
         compare = self.recipe.compare
         baseline, candidate = (
-            {run: named(f"{own.title}, seed {peek(RunFolder(run).recipe, 'seed')}") for run in runs}
+            {run: named(f"{own.title}, seed {seed_of(run)}") for run in runs}
             for own, runs in zip(self.names, (compare.baseline_seeds, compare.candidate_seeds), strict=True)
         )
         return baseline, candidate
 
     def server(self, label: str) -> ServerConfig | None:
         """Where a model of this label is transcribed with; None: here."""
-        if self.recipe.models is None:
-            return None
-        servers, (baseline, candidate) = self.recipe.evaluate.servers, self.names
-        return {baseline.label: servers.baseline, candidate.label: servers.candidate}.get(label)
+        who = self._who(label)
+        return getattr(self.recipe.evaluate.servers, who) if who else None
 
     def transcriber(self, model: str, label: str, language: str, context: str | None = None) -> "Engine | Engines":
         """A transcriber of one language, on every GPU or on the server of a label; only the last is kept in memory.
@@ -210,20 +210,24 @@ class Round(Models):
         return self._transcribers[key]
 
     def _style(self, label: str) -> str:
-        """How a model of this label is asked to write; what is not the baseline is of this round."""
-        if self.recipe.models is None:
-            return ""
-        styles, (baseline, _), (others, _) = self.recipe.evaluate.styles, self.names, self.seeds
-        baselines = {baseline.label, *(one.label for one in others.values())}
-        return (styles.baseline if label in baselines else styles.candidate) or ""
+        """How a model of this label is asked to write."""
+        who = self._who(label)
+        return (getattr(self.recipe.evaluate.styles, who) if who else None) or ""
 
     def _context(self, label: str, config: EvaluateConfig) -> str:
         """What a model of this label is told of names and terms."""
-        if self.recipe.models is None:
-            return ""
-        baseline, candidate = self.names
-        who = {baseline.label: "baseline", candidate.label: "candidate"}.get(label)
+        who = self._who(label)
         return config.told(who) if who else ""
+
+    def _who(self, label: str) -> Literal["baseline", "candidate"] | None:
+        """Which of the two that a round compares a label is of: other seeds of the baseline are it, all else is new.
+
+        None in a recipe without models.
+        """
+        if self.recipe.models is None:
+            return None
+        (baseline, _), (others, _) = self.names, self.seeds
+        return "baseline" if label in {baseline.label, *(one.label for one in others.values())} else "candidate"
 
     def overlap(self, source: DataSource, prepared: Path) -> Overlap | None:
         """What a set shares with what prepare kept to train on; None, and told, where an older version prepared it."""

@@ -216,12 +216,19 @@ def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:
 
 
 def after_training(current: Round) -> list[str]:
-    """Stages that speak of the trained model."""
-    _, candidate = current.names
-    scored = current.folder.evaluated(candidate.label)
-    doubtful = current.folder.doubtful(candidate.label)
-    silent = current.folder.non_speech_stages(candidate.label)
-    return [*scored, *doubtful, *silent, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
+    """Stages that speak of the trained model, of its parts, or of other seeds of it."""
+    from shibolet.rounds.parts import SINGLE, labels_of
+
+    folder, (_, candidate) = current.folder, current.names
+    # Seeds that an earlier recipe named have such labels too.
+    labels = [candidate.label, *labels_of(candidate.label), f"{candidate.label}seed[0-9]*"]
+    found = [
+        name
+        for stages in (folder.evaluated, folder.doubtful, folder.non_speech_stages)
+        for label in labels
+        for name in stages(label)
+    ]
+    return [*found, SINGLE, "compare", "robustness", *systems_with(current, candidate.label), "publish"]
 
 
 def _retire_of_others(current: Round) -> None:

@@ -23,7 +23,7 @@ from shibolet.scoring.rows import ScoredRow, groups_of
 
 STAGE, TABLE = "tune-decoding", "decoding.json"
 _TOO_FEW = "dev has too few recordings and speakers for an interval"
-# Settings that change nothing in how dev is decoded here; of the n-gram its content is an input.
+# Settings that change nothing in how dev is decoded here; of the n-gram and of names their content is an input.
 _NOT_OF_A_WAY = {"sets", "audit_sets", "servers", "ngram", "expected_beam_points", "non_speech", "context"}
 GREEDY = Setting(
     beam_size=1, length_penalty=1.0, mbr_samples=None, mbr_temperature=None, repeat_bias=0.0, ngram_weight=0.0
@@ -127,6 +127,7 @@ def do_tune_decoding(
         ),
         "grid": [setting.model_dump(mode="json") for setting in settings],
         "ngram": ngram and hash_file(ngram),
+        **({"context": told} if (told := recipe.evaluate.told("candidate")) else {}),
     }
     stage = current.begin(STAGE, inputs, reads=reads)
     out_dir = folder.path / STAGE
@@ -193,9 +194,9 @@ class _Dev:
 
         current, config, dev, model = self._current, self._current.recipe.evaluate, self._utterances, self._model
         fused = NgramConfig(file=self._ngram, weight=setting.ngram_weight) if setting.ngram_weight else None
-        asked = config.greedy.model_copy(update={**setting.recipe_keys, "ngram": fused})
-        style = config.styles.candidate or ""
-        clock = _Clock(Transcriber(self._loaded, current.recipe.language, **asked.engine_settings(style)))
+        asked = config.greedy.model_copy(update={**setting.recipe_keys, "ngram": fused, "loop_bias": config.loop_bias})
+        told = asked.engine_settings(config.styles.candidate or "", config.told("candidate"))
+        clock = _Clock(Transcriber(self._loaded, current.recipe.language, **told))
         title = f"{len(dev)} dev utterances, {setting}"
         # Elsewhere and not kept: a result that is found there again would cost nothing.
         with TemporaryDirectory() as scratch, current.track(title) as progress:

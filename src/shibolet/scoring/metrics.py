@@ -69,6 +69,11 @@ def as_target(rows: Sequence[ScoredRow], language: Language) -> AsTarget:
     return AsTarget(normaliser=language.target_version, wer=words.word_errors(), cer=chars.char_errors())
 
 
+def _loops(one: Scores) -> str:
+    again = one.loops.written_again
+    return f"{one.loops.utterances:,}" + (f" ({again:,} more written again)" if again else "")
+
+
 def _f1(one: Scores, mark: str) -> str | None:
     found = one.punctuation and next((own for own in one.punctuation.by_mark if own.mark == mark), None)
     return found and f"{100 * found.f1:.1f}"
@@ -116,7 +121,7 @@ METRICS = (
     Metric(
         field="loops",
         measure=lambda rows, language: loops(rows),
-        columns=(Column("loops", lambda one: f"{one.loops.utterances:,}", is_extra=True),),
+        columns=(Column("loops", _loops, is_extra=True),),
     ),
     Metric(
         field="as_target",

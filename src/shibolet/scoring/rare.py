@@ -86,8 +86,17 @@ def pieces_for(cost: float, rate: float) -> int:
     return 1 if rate >= cost else math.ceil(math.log((1 - LEVEL) / 2) / math.log1p(-rate / cost))
 
 
-def told(loops: PairedLosses, failures: PairedLosses, cost: float, titles: tuple[str, str]) -> list[str]:
-    """Sentences on what was seen of both kinds and what loops may cost that were not seen."""
+def told(
+    loops: PairedLosses,
+    failures: PairedLosses,
+    cost: float,
+    titles: tuple[str, str],
+    written_again: Sequence[int] = (0, 0),
+) -> list[str]:
+    """Sentences on what was seen of both kinds and what loops may cost that were not seen.
+
+    Of the loops of each side so many are `written_again`: they cost it less, and count as loops all the same.
+    """
     num, seen, is_cut = loops.num_utterances, loops.second_alone, loops.num_pieces > loops.num_utterances
     pieces = f" ({loops.num_pieces:,} pieces of {PIECE_S:g} s or less)" if is_cut else ""
     if loops.first or loops.second:
@@ -105,6 +114,11 @@ def told(loops: PairedLosses, failures: PairedLosses, cost: float, titles: tuple
     else:
         limit += "; no allowance is made for them (compare.loop_cost: 0)"
     sentences = [f"{limit}."]
+    if any(written_again):
+        sentences.append(
+            "Texts that were written again after a loop (evaluate.loop_bias) count as loops: "
+            f"{written_again[0]:,} of {titles[0]}, {written_again[1]:,} of {titles[1]}."
+        )
     if failures.first or failures.second:
         sentences.append(
             f"{titles[1]} recognises nothing in {failures.second:,} utterances that have words, {titles[0]} in "

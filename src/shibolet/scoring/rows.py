@@ -25,6 +25,7 @@ class ScoredRow:
     words: EditCounts
     chars: EditCounts
     snr_db: float | None = None  # None: nobody looked at the audio
+    written_again: bool = False  # the model looped at first, and this is what it wrote in another way
 
     def to_json(self) -> dict:
         """A JSON object; `ScoredRow.from_json` reads it back."""
@@ -36,7 +37,13 @@ class ScoredRow:
 
 
 def score_row(
-    utterance: Utterance, hypothesis: str, *, set: str, normaliser: Callable[[str], str], snr_db: float | None = None
+    utterance: Utterance,
+    hypothesis: str,
+    *,
+    set: str,
+    normaliser: Callable[[str], str],
+    snr_db: float | None = None,
+    written_again: bool = False,
 ) -> ScoredRow:
     """The row of one utterance: counts on normalised texts, the texts themselves as they came."""
     said, heard = normaliser(utterance.text), normaliser(hypothesis)
@@ -54,6 +61,7 @@ def score_row(
         words=count_words(said, heard),
         chars=count_chars(said, heard),
         snr_db=snr_db,
+        written_again=written_again,
     )
 
 

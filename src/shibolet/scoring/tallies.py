@@ -64,12 +64,20 @@ def loops(rows: Sequence[ScoredRow]) -> Loops:
     An engine without a reference judges by the room that the audio has (`listen/loops.py`); here the reference knows.
     """
     ids = [row.id for row in rows if is_loop(row)]
-    return Loops(utterances=len(ids), rate=len(ids) / len(rows) if rows else None, ids=ids[:MAX_IDS])
+    again = sum(row.written_again and not is_loop(row) for row in rows)
+    return Loops(
+        utterances=len(ids), rate=len(ids) / len(rows) if rows else None, ids=ids[:MAX_IDS], written_again=again
+    )
 
 
 def is_loop(row: ScoredRow) -> bool:
     """Whether the hypothesis says a stretch four times or more in a row where the reference does not."""
     return repeats_beyond(row.heard, row.said)
+
+
+def has_looped(row: ScoredRow) -> bool:
+    """Whether it is a loop, or the model looped before it was written again: a bias hides the fault, and mends none."""
+    return row.written_again or is_loop(row)
 
 
 def is_failure(row: ScoredRow) -> bool:

@@ -7,8 +7,7 @@ prompt, and has its previous text and timestamps as often as the training's own;
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
@@ -19,6 +18,9 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import Replay, TrainConfig
 from shibolet.train.data import Drawing, TrainExample, read_examples
 from shibolet.train.packing import Draw
+
+if TYPE_CHECKING:  # transformers: a plan is made without it
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Replayed:
 
 
 def read_replay(
-    replay: Replay | None, family: Outline, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
+    replay: Replay | None, family: Outline, tokenizer: "PreTrainedTokenizerBase", max_tokens: int,
     own: Sequence[TrainExample], drawing: Drawing | None = None,
 ) -> Replayed:  # fmt: skip
     """The utterances of every source, each in the prompt of its language, with the forms that `drawing` gives them.

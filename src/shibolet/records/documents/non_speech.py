@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from shibolet.records.documents.base import Document, Part
+from shibolet.records.documents.scores import Failure
 
 MADE = ("silence", "noise", "music", "breathing")  # kinds that are made from code
 
@@ -12,6 +13,7 @@ class NonSpeechClip(Part):
 
     id: str
     kind: str  # silence, noise, music, breathing, the name of a source, or "speech: SET" of a set in another language
+    group: str  # what it shares its fate with: clips of one recording or speaker have the same name here
     duration_s: float
     text: str
     words: int  # of the text, normalised as for scores
@@ -37,7 +39,7 @@ class NonSpeechKind(Part):
 class NonSpeech(Document):
     """What one model wrote."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet evaluate RECIPE' makes it anew"
 
     label: str
@@ -47,6 +49,7 @@ class NonSpeech(Document):
     is_speech: tuple[str, ...]  # kinds in which somebody speaks another language: their words count as no invention
     kinds: dict[str, NonSpeechKind]
     clips: tuple[NonSpeechClip, ...]
+    failures: tuple[Failure, ...]  # clips that could not be decoded: they are among none of the above
 
     @property
     def sentence(self) -> str:
@@ -54,7 +57,15 @@ class NonSpeech(Document):
         silent = [kind for name, kind in self.kinds.items() if name not in self.is_speech]
         minutes, words = sum(one.duration_s for one in silent) / 60, sum(one.words for one in silent)
         said = f"{self.title} writes {words / minutes:.1f} words a minute where nobody speaks"
-        if not self.context:
-            return f"{said}."
-        echoes = sum(one.echoes for one in self.kinds.values())
-        return f"{said}; told {len(self.context)} terms, it repeats some in {echoes} of {len(self.clips)} clips."
+        if self.context:
+            echoes = sum(one.echoes for one in self.kinds.values())
+            said += f"; told {len(self.context)} terms, it repeats some in {echoes} of {len(self.clips)} clips"
+        return f"{said}.{self.left_out}"
+
+    @property
+    def left_out(self) -> str:
+        """A sentence, after a space, on clips that could not be decoded; empty where all could."""
+        if not self.failures:
+            return ""
+        num, one = len(self.failures), self.failures[0]
+        return f" Clips that cannot be decoded and are left out: {num}; the first is '{one.id}' ({one.detail})."

@@ -16,13 +16,14 @@ class Differing(Part):
 class Reproduced(Document):
     """Hypotheses of the evaluation against those of the export."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REMEDY: ClassVar[str] = "'shibolet publish RUN' exports anew"
 
     ids: tuple[str, ...]  # of the utterances, those of one set after the other
     differing: tuple[Differing, ...]
     words: int  # of all hypotheses in the evaluation
     differing_words: int  # substitutions, deletions and insertions that lead to the export's
+    looped: tuple[str, ...]  # others, in which the export loops; `evaluate.loop_bias` may have written them again
 
     @property
     def same(self) -> int:

@@ -165,6 +165,7 @@ class Loops(Part):
     utterances: int
     rate: float | None
     ids: tuple[str, ...]  # the first ones
+    written_again: int  # other hypotheses: the model looped at first, and `evaluate.loop_bias` wrote another text
 
 
 class FrequentError(Part):
@@ -229,7 +230,7 @@ class Overlap(Part):
 class Scores(Measured, Document):
     """`scores.json`."""
 
-    FORMAT: ClassVar[int] = 6
+    FORMAT: ClassVar[int] = 7
     REMEDY: ClassVar[str] = "'shibolet evaluate RECIPE' makes it"
 
     label: str  # its folder under evaluate/
