@@ -43,6 +43,10 @@ class Space:
         ]
         return [point for place, point in enumerate(found) if point not in found[:place]]
 
+    def raised(self) -> Point:
+        """All that has no choices half of the way up: a recipe whose rates are too low altogether."""
+        return {name: 1.0 if name in self.choices else self._factor(0.5) for name in self.dimensions}
+
     @property
     def num_named(self) -> int:
         """Points of `alone` that were named one by one."""
@@ -79,12 +83,13 @@ class Suggest(Protocol):
 def proposer(space: Space, num_trials: int, suggest: Suggest):
     """What `halve` asks: in the first wave the own and dimensions alone, then in two waves what is suggested.
 
-    Half of the trials are of the first wave, or more where it takes more to have each dimension in it, and each value
-    that was named.
+    Half of the trials are of the first wave, or more where it takes more to have each dimension in it, each value that
+    was named, and all rates raised together.
     """
     in_each = space.num_named + sum(name not in space.choices for name in space.dimensions)
-    most = max(num_trials // 2 + 1, 1 + in_each)
-    first = [space.own(), *space.alone()][: min(most, num_trials)]
+    most, alone = max(num_trials // 2 + 1, 2 + in_each), space.alone()
+    first = [space.own(), *alone[:in_each], space.raised(), *alone[in_each:]][: min(most, num_trials)]
+    first = [point for place, point in enumerate(first) if point not in first[:place]]
 
     def propose(trials: Sequence[Trial]) -> list[Point]:
         if not trials:
