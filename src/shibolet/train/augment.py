@@ -1,10 +1,8 @@
 """What happens to a training utterance in an epoch, drawn from (seed, epoch, utterance id) and nothing else.
 
-So a resume, another number of workers, of ranks or of packs hears the same; each effect has a stream of its own, so
-turning one on leaves the others' draws alone.
+So a resume, another number of workers, of ranks or of packs hears the same.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +12,8 @@ from shibolet.speech import augment as channel
 from shibolet.speech.packets import through_call
 from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
 from shibolet.train.data import TrainExample, samples_at
+from shibolet.train.draws import Stream, generator
 
-_SPEED, _NOISE, _CODEC, _SPEC, _LOSS = range(5)
 _TELEPHONE_HZ = (300.0, 3400.0)
 
 
@@ -32,7 +30,7 @@ class Augmentation:
     def speed(self) -> float:
         """The factor by which the utterance is faster; known before its audio is, because it decides the length."""
         speeds = self.config.speeds
-        return float(speeds[self._rng(_SPEED).integers(len(speeds))]) if speeds else 1.0
+        return float(speeds[self._rng(Stream.SPEED).integers(len(speeds))]) if speeds else 1.0
 
     def apply(self, samples: np.ndarray) -> np.ndarray:
         """The samples as this epoch hears them, `samples_at(speed)` of them."""
@@ -41,20 +39,19 @@ class Augmentation:
             samples = channel.change_speed(samples, speed)[:wanted]
             samples = np.pad(samples, (0, wanted - len(samples)))
         if self.config.noise:
-            samples = _noisy(samples, self.config.noise, self._rng(_NOISE))
+            samples = _noisy(samples, self.config.noise, self._rng(Stream.NOISE))
         if self.config.codec:
-            samples = _coded(samples, self.config.codec, self._rng(_CODEC), self._rng(_LOSS))
+            samples = _coded(samples, self.config.codec, self._rng(Stream.CODEC), self._rng(Stream.LOSS))
         return samples
 
     def mask(self, num_frames: int, num_bins: int) -> SpecMask:
         """What is blanked out of the features."""
         if self.config.spec_augment is None:
             return SpecMask()
-        return _masked(num_frames, num_bins, self.config.spec_augment, self._rng(_SPEC))
+        return _masked(num_frames, num_bins, self.config.spec_augment, self._rng(Stream.SPEC))
 
-    def _rng(self, stream: int) -> np.random.Generator:
-        name = int.from_bytes(hashlib.sha256(self.utterance_id.encode()).digest()[:8], "little")
-        return np.random.default_rng([self.seed, self.epoch, name, stream])
+    def _rng(self, stream: Stream) -> np.random.Generator:
+        return generator(self.seed, self.epoch, self.utterance_id, stream)
 
 
 def augmentation_of(config: AugmentConfig | None, seed: int, example: TrainExample, epoch: int) -> Augmentation | None:

@@ -7,14 +7,11 @@ Rare words as terms and lists with distractors follow Le et al. 2021 ("Contextua
 recognition with trie-based deep biasing and shallow fusion", Interspeech), who bias decoding with them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from shibolet.errors import RecipeError
 from shibolet.model.outline import Outline
@@ -24,8 +21,8 @@ from shibolet.speech.text import get_language
 from shibolet.speech.text.terms import as_context, read_terms
 from shibolet.train.config import ContextConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.draws import Stream, generator
 
-_STREAM = 6  # beside those of the augmentation
 _EDGES = ".,;:!?()[]{}\"'“”„«»…-–—׳״"
 
 FrameOf = Callable[[str, str], Frame]  # context and style to the tokens around an utterance
@@ -45,8 +42,7 @@ class Contexts:
 
     def draw(self, id: str, right: Sequence[str], epoch: int) -> tuple[str, ...]:
         """What an epoch tells of an utterance in which the terms `right` are said; empty: nothing."""
-        name = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "little")
-        rng = np.random.default_rng([self.seed, epoch, name, _STREAM])
+        rng = generator(self.seed, epoch, id, Stream.CONTEXT)
         case, config = rng.random(), self.config
         if case >= config.right_share + config.distractor_share:
             return ()

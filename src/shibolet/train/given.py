@@ -4,12 +4,9 @@ Drawn from (seed, epoch, utterance id) and nothing else, as the augmentation is.
 stands there in its longest form, so that plans of memory hold for every epoch.
 """
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from shibolet.errors import RecipeError
 from shibolet.model.outline import Outline
@@ -18,8 +15,7 @@ from shibolet.speech.whisper_slices import parse_slice
 from shibolet.train.augment import augmentation_of
 from shibolet.train.config import AugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
-
-_STREAM = 5  # beside those of the augmentation
+from shibolet.train.draws import Stream, generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +56,7 @@ class Drawing:
 
     def draw(self, example: TrainExample, epoch: int) -> tuple[bool, bool]:
         """Whether the epoch gives it its previous text, and whether it asks for timestamps."""
-        name = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8], "little")
-        drawn = np.random.default_rng([self.seed, epoch, name, _STREAM]).random(2)
+        drawn = generator(self.seed, epoch, example.id, Stream.GIVEN).random(2)
         return bool(drawn[0] < self.previous_frac), bool(drawn[1] < self.timestamps_frac)
 
     def speed(self, example: TrainExample, epoch: int) -> float:
