@@ -334,7 +334,7 @@ def report_data(seed: int, args: argparse.Namespace) -> dict:
     said = {f"free-{one.id}": one.reference for one in read_truth(free_of(seed, args))}
 
     def wer(texts: dict[str, str]) -> dict:
-        pairs = [(normalise(said[id.rsplit("-", 1)[0]]).split(), normalise(text).split()) for id, text in texts.items()]
+        pairs = [(normalise(said[id.rsplit("-", 1)[0]]), normalise(text)) for id, text in texts.items()]
         counts = sum((count_words(*pair) for pair in pairs), EditCounts())
         return {"texts": len(texts), "wer_pct": round(100 * counts.rate, 2) if texts else None}
 
