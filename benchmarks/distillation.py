@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--free", type=int, default=3000, help="sentences that nobody has written")
     parser.add_argument("--decoder", type=int, default=4, help="layers of the student's decoder")
     parser.add_argument("--encoder", type=int, default=3, help="and of its encoder")
-    parser.add_argument("--steps", type=int, default=900, help=f"of {BATCH} utterances")
+    parser.add_argument("--steps", type=int, default=800, help=f"of {BATCH} utterances")
     parser.add_argument("--rate", type=float, default=3e-4, help="peak, of all parts; later phases have a quarter")
     parser.add_argument("--temperature", type=float, default=2.0, help="of the divergence on texts that are given")
     parser.add_argument("--likelihood-weight", type=float, default=0.2, help="of the cross-entropy beside it")
@@ -239,8 +239,8 @@ def config_of(arm: str, num_utterances: int, args: argparse.Namespace):
     taught = DistilConfig(temperature=args.temperature, likelihood_weight=args.likelihood_weight)
     return TrainConfig(
         distil=taught if any(phase.objective in TAUGHT for phase in phases) else None, phases=phases, lora=None,
-        untie_head=False, utterances_per_step=BATCH, precision="fp32", eval_every_steps=max(1, args.steps // 6),
-        eval_every_epoch=False, checkpoint_every_steps=max(1, args.steps // 6), average_best=None,
+        untie_head=False, utterances_per_step=BATCH, precision="fp32", eval_every_steps=max(1, args.steps // 4),
+        eval_every_epoch=False, checkpoint_every_steps=max(1, args.steps // 4), average_best=None,
     )  # fmt: skip
 
 
