@@ -260,6 +260,7 @@ def train(seed: int, arm: str, args: argparse.Namespace) -> None:
     from shibolet.evaluate.config import EvaluateConfig
     from shibolet.evaluate.dev import dev_scorer, read_dev
     from shibolet.records.documents.training import DevRates
+    from shibolet.records.files import make_folder
     from shibolet.records.shards import read_shard
     from shibolet.train.stage import run_train
 
@@ -271,8 +272,12 @@ def train(seed: int, arm: str, args: argparse.Namespace) -> None:
 
     started = time.process_time()
     num_utterances = sum(1 for path in data.glob("train-*.parquet") for _ in read_shard(path, "id"))
+    own = out / "prepared"  # beside it a training keeps what the teacher expects, where two must not write at once
+    make_folder(out)
+    if not own.is_symlink():
+        own.symlink_to(data)
     done = run_train(
-        prepared_dir=data, out_dir=out / "train", base=str(student_of(seed, args)), seed=seed,
+        prepared_dir=own, out_dir=out / "train", base=str(student_of(seed, args)), seed=seed,
         config=config_of(arm, num_utterances, args), language="Hebrew",
         teacher=str(demo_of(seed, args) / "train" / "final"), score_dev=score_dev, about={}, num_threads=1,
     )  # fmt: skip
