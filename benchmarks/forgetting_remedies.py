@@ -4,10 +4,10 @@
 
 A Round 1 of both languages is built first: the demo's Round 1, which knows synthetic Hebrew, learns English of a small
 grammar, said by espeak-ng, with half of each step Hebrew. Round 2 then learns Hebrew of other voices through a
-messenger, and English is what it may forget. It is tested on voices that train nothing. Rows are the demo's whole plan
-without a without a remedy; with a share of English replayed in each step; adapters alone, and with a replay; and models between
-Round 1 and the one without a remedy, of which `shibolet average` chooses one on the dev split. What models write where
-nobody speaks is not heard here, since it would decide the verdict too.
+messenger, and English is what it may forget. It is tested on voices that train nothing.
+Rows are the demo's whole plan without a remedy; with a share of English replayed in each step; adapters alone, and with
+a replay; and models between Round 1 and the one without a remedy, of which `shibolet average` chooses one on the dev
+split. What models write where nobody speaks is not heard here, since it would decide the verdict too.
 
 Prints a line of JSON a row: gain in Hebrew and loss in English, each in points of WER with its 95% interval over
 speakers, whether the loss is shown to stay under 2 points, and the verdict. The last line of a seed holds each replay
