@@ -1,10 +1,10 @@
 // Everybody's answers: one's own go to the server at once, and wait in this browser while it does not answer.
 function reviewAnswers({ onChange, onWaiting, onRefused }) {
-  const POLL_MS = 2000, AGAIN_MS = 1000;
+  const POLL_MS = 2000, AGAIN_MS = 500;
   const stored = `shibolet-unsent-${location.pathname}`;
   const said = new Map(); // utterance -> name -> the last answer
   const undone = []; // one's own answers as they were before the last changes
-  let unsent = recall(), known = 0, isSending = false, me = "";
+  let unsent = recall(), known = 0, isSending = false, isGone = false, me = "";
 
   function recall() {
     try {
@@ -53,6 +53,7 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
     put(sent);
     unsent.push(sent);
     remember();
+    onWaiting(unsent.length, isGone);
     onChange(sent.id);
     send();
   }
@@ -61,7 +62,6 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
     if (isSending) return;
     isSending = true;
     while (unsent.length) {
-      onWaiting(unsent.length, false);
       let answer = null;
       try {
         answer = await ask("answer", unsent[0]);
@@ -72,13 +72,15 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
       if (answer?.ok || answer?.status === 422) {
         unsent.shift();
         remember();
+        isGone = false;
+        onWaiting(unsent.length, isGone);
       } else {
-        onWaiting(unsent.length, true);
+        isGone = true;
+        onWaiting(unsent.length, isGone);
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
       }
     }
     isSending = false;
-    onWaiting(0, false);
   }
 
   const ask = (name, value) => fetch(name, {
