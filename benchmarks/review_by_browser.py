@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 NUM_MANY, NUM_EACH, NUM_CORRECTED, KILLED_AT = 32_500, 150, 10, 70
+SAVED = "() => document.getElementById('saved').textContent === 'saved'"
 KEY_OF = {"good": "1", "bad": "2", "unsure": "3"}
 
 
@@ -40,6 +41,12 @@ class Server:
         command = [self.python, "-m", "shibolet.cli", "review", str(self.run)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.url = self.process.stdout.readline().split()[-1]
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.kill()
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -58,7 +65,7 @@ def make_many(source: Path, target: Path) -> None:
     from shibolet.records.documents.alignment import AlignmentReport
     from shibolet.records.runfolder import RunFolder
 
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("audit.html", "sounds.jsonl", "train", "prepared"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("audit.html", "sounds.jsonl", "checkpoints"))
     run = RunFolder(target)
     rows = list(read_audited(run.audited_utterances()))
     many = [replace(rows[i % len(rows)], id=f"{rows[i % len(rows)].id}-{i // len(rows)}") for i in range(NUM_MANY)]
@@ -93,8 +100,7 @@ def shown_id(page) -> str:
     return page.inner_text("#detail .meta code")
 
 
-def people(browser, python: str, run: Path) -> dict:
-    server = Server(python, run)
+def people(browser, server: Server) -> dict:
     pages = {name: opened(browser, server.url, name) for name in ("anna", "ben")}
     given, waited, num_killed = {}, [], 0
     for page in pages.values():
@@ -128,9 +134,9 @@ def people(browser, python: str, run: Path) -> dict:
             num_killed = [int(page.inner_text("#saved").split()[0]) for page in pages.values()]
             server.start()
             for page in pages.values():
-                page.wait_for_function("document.getElementById('saved').textContent === 'saved'", timeout=20_000)
+                page.wait_for_function(SAVED, timeout=20_000)
     for page in pages.values():
-        page.wait_for_function("document.getElementById('saved').textContent === 'saved'", timeout=20_000)
+        page.wait_for_function(SAVED, timeout=20_000)
     last = {(one["by"], one["id"]): one for one in server.lines()}
     lost = [
         key for key, (verdict, corrected) in given.items()
@@ -144,7 +150,6 @@ def people(browser, python: str, run: Path) -> dict:
         "saved_s_median": round(sorted(waited)[len(waited) // 2], 3), "standing": pages["anna"].inner_text("#rate"),
         "agreement": pages["anna"].inner_text("#people"), "page_errors": [e for p in pages.values() for e in p.errors],
     }  # fmt: skip
-    server.kill()
     return found
 
 
@@ -176,9 +181,8 @@ TIMED = """async (act) => {
 }"""
 
 
-def many(browser, python: str, source: Path, folder: Path) -> dict:
-    subprocess.run([python, __file__, str(source), "--make-many", str(folder)], check=True)
-    server, before = Server(python, folder), time.perf_counter()
+def many(browser, server: Server) -> dict:
+    before = time.perf_counter()
     page = opened(browser, server.url, "anna")
     found = {
         "utterances": NUM_MANY,
@@ -192,25 +196,23 @@ def many(browser, python: str, source: Path, folder: Path) -> dict:
     while not server.lines():
         time.sleep(0.002)
     found["saved_s"] = round(time.perf_counter() - before, 3)
-    server.kill()
     return found
 
 
 FOCUS = """() => {
   const one = document.activeElement, { outlineStyle, outlineWidth } = getComputedStyle(one);
-  const name = one.id || one.dataset.do || one.textContent.slice(0, 30);
+  const name = one === document.body ? "" : one.id || one.dataset.do || one.textContent.slice(0, 30);
   return [name, outlineStyle !== "none" && parseFloat(outlineWidth) > 0];
 }"""
 
 
-def keyboard(browser, python: str, run: Path) -> dict:
+def keyboard(browser, server: Server) -> dict:
     """Everything by keys: `done` names what was seen to have worked."""
-    server = Server(python, run)
     page = opened(browser, server.url, "carl")
     press, done = page.keyboard.press, []
 
     def check(what: str, holds: str) -> None:
-        page.wait_for_function(holds, timeout=5000)
+        page.wait_for_function(f"() => {holds}", timeout=5000)
         done.append(what)
 
     press("?")
@@ -258,16 +260,15 @@ def keyboard(browser, python: str, run: Path) -> dict:
         seen.append(page.evaluate(FOCUS))
     page.wait_for_timeout(500)
     kept = [one for one in server.lines() if one["by"] == "carl"]
-    server.kill()
     return {
         "done": done, "stops": len({name for name, _ in seen}),
-        "without_focus_ring": [name for name, has_ring in seen if not has_ring],
+        "without_focus_ring": [name for name, has_ring in seen if name and not has_ring],
         "note": kept[-1]["note"], "corrected": kept[-1]["corrected"], "page_errors": page.errors,
     }  # fmt: skip
 
 
-def axe(browser, python: str, run: Path, script: Path | None, shots: Path | None) -> dict:
-    server, found = Server(python, run), {}
+def axe(browser, server: Server, script: Path | None, shots: Path | None) -> dict:
+    found = {}
     for scheme in ("light", "dark"):
         for width, height in ((1400, 900), (390, 844)):
             page = opened(
@@ -290,7 +291,6 @@ def axe(browser, python: str, run: Path, script: Path | None, shots: Path | None
                     page.evaluate(script.read_text(encoding="utf-8"))
                     violations = page.evaluate("async () => (await axe.run()).violations.map((v) => v.id)")
                     found |= {name: violations} if violations else {}
-    server.kill()
     return {"ran": script is not None, "states": 24, "violations": found}
 
 
@@ -316,11 +316,12 @@ def main() -> None:
         for part in given.parts:
             run = Path(folder) / part
             if part == "many":
-                found = many(browser, given.python, given.run, run)
+                subprocess.run([given.python, __file__, str(given.run), "--make-many", str(run)], check=True)
             else:
-                shutil.copytree(given.run, run, ignore=shutil.ignore_patterns("train", "prepared"))
-                more = (given.axe, given.shots) if part == "axe" else ()
-                found = {"people": people, "keyboard": keyboard, "axe": axe}[part](browser, given.python, run, *more)
+                shutil.copytree(given.run, run, ignore=shutil.ignore_patterns("checkpoints"))
+            more = (given.axe, given.shots) if part == "axe" else ()
+            with Server(given.python, run) as server:
+                found = {"people": people, "many": many, "keyboard": keyboard, "axe": axe}[part](browser, server, *more)
             print(json.dumps({"part": part, **found}, ensure_ascii=False), flush=True)
         browser.close()
 

@@ -13,10 +13,6 @@ from shibolet.speech.text.reading import number_aware
 
 MAX_WORDS = 400  # of one utterance
 _OF_SOUND = ("sound", "wave", "silent")
-_BRIEF = (
-    "id", "domain", "recording", "speaker", "seconds", "text", "low", "suspect", "kinds", "coverage", "confidence",
-    "probability", "flags", "rest", "draw",
-)  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,9 +43,9 @@ class Entry:
     wave: str | None = None
     silent: str | None = None
 
-    def to_json(self, *, brief: bool = False) -> dict[str, Any]:
-        """Without what is not known of its sound; `brief`: what a list is filtered and sorted by."""
-        values = {name: getattr(self, name) for name in (_BRIEF if brief else self.__slots__)}
+    def to_json(self) -> dict[str, Any]:
+        """Without what is not known of its sound."""
+        values = {name: getattr(self, name) for name in self.__slots__}
         return {name: value for name, value in values.items() if value is not None or name not in _OF_SOUND}
 
 
@@ -58,31 +54,40 @@ def worst_first(id: str, is_low: bool, confidence: float | None) -> tuple:
     return not is_low, 2.0 if confidence is None else confidence, id
 
 
-def entry_of(
-    row: Audited, is_rest: bool, limits: ShownAudit, language: Language, draw: Mapping[str, int], *, brief: bool = False
-) -> Entry:
-    """What a page shows of a row; a `brief` one is not compared with what was heard, which takes most of the time."""
-    kinds = [
-        kind
-        for kind, holds in {
-            "failed": row.failure is not None,
-            "fit": row.confidence is not None and row.confidence < limits.min_confidence,
-            "words": row.coverage is not None and row.coverage < limits.min_coverage,
-            "length": bool(row.length_mismatch),
-        }.items()
-        if holds and row.is_low_quality
-    ]
+def brief_of(row: Audited, is_rest: bool, limits: ShownAudit, draw: Mapping[str, int]) -> dict[str, Any]:
+    """What a list of utterances is filtered and sorted by; it costs little of one."""
+    return {
+        "id": row.id, "domain": row.domain, "recording": row.recording, "speaker": row.speaker,
+        "seconds": round(row.duration_s, 2), "text": row.text, "low": row.is_low_quality,
+        "suspect": row.suspect or row.failure, "kinds": _kinds(row, limits), "coverage": _rounded(row.coverage),
+        "confidence": _rounded(row.confidence), "probability": _rounded(row.probability), "flags": row.flags,
+        "rest": is_rest, "draw": draw.get(row.id),
+    }  # fmt: skip
+
+
+def entry_of(row: Audited, is_rest: bool, limits: ShownAudit, language: Language, draw: Mapping[str, int]) -> Entry:
     times = [t for span in zip(row.starts_s, row.ends_s) for t in span]
     return Entry(
-        id=row.id, domain=row.domain, recording=row.recording, speaker=row.speaker, seconds=round(row.duration_s, 2),
-        text=row.text, low=row.is_low_quality, suspect=row.suspect or row.failure, kinds=kinds,
-        why=[sentence(reason) for reason in row.reasons], coverage=_rounded(row.coverage),
-        confidence=_rounded(row.confidence), probability=_rounded(row.probability),
-        snr_db=None if row.snr_db is None else round(row.snr_db), words=row.words[:MAX_WORDS],
+        **brief_of(row, is_rest, limits, draw),
+        why=[sentence(reason) for reason in row.reasons],
+        snr_db=None if row.snr_db is None else round(row.snr_db),
+        words=row.words[:MAX_WORDS],
         times=[round(t, 2) for t in times[: 2 * MAX_WORDS]],
-        diff=[] if brief or row.failure else _difference(*number_aware(row.text, row.hypothesis, language))[:MAX_WORDS],
-        flags=row.flags, rest=is_rest, draw=draw.get(row.id),
-    )  # fmt: skip
+        diff=[] if row.failure else _difference(*number_aware(row.text, row.hypothesis, language))[:MAX_WORDS],
+    )
+
+
+def _kinds(row: Audited, limits: ShownAudit) -> list[str]:
+    """Kinds of reasons for which a row is of low quality."""
+    if not row.is_low_quality:
+        return []
+    holds = {
+        "failed": row.failure is not None,
+        "fit": row.confidence is not None and row.confidence < limits.min_confidence,
+        "words": row.coverage is not None and row.coverage < limits.min_coverage,
+        "length": bool(row.length_mismatch),
+    }
+    return [kind for kind, is_so in holds.items() if is_so]
 
 
 def _difference(said: str, heard: str) -> list:

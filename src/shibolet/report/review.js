@@ -11,7 +11,7 @@
     "confidence, high first": (a, b) => (b.confidence ?? -1) - (a.confidence ?? -1),
     "short first": (a, b) => a.seconds - b.seconds,
     "long first": (a, b) => b.seconds - a.seconds,
-    "by domain": (a, b) => a.domain.localeCompare(b.domain),
+    "by domain": (a, b) => (a.domain < b.domain ? -1 : Number(a.domain > b.domain)),
     "by recording": (a, b) => a.tape - b.tape || a.start - b.start,
   };
   let words = "", rows = [], byTape = new Map(), view = "worst", facets = null, standingDue = null;
@@ -96,7 +96,7 @@
     tool.classList.toggle("blind", isBlind());
     state.list.show(shown);
     count();
-    const first = isBlind() ? shown.findIndex((row) => !mine(row).verdict) : 0;
+    const first = isBlind() ? shown.findIndex((row) => !answers.verdict(row)) : 0;
     state.list.select(Math.max(keep ? shown.indexOf(keep) : first, 0), false);
   }
 
@@ -112,7 +112,7 @@
 
   function count() {
     if (!state.list) return;
-    const done = state.list.rows.reduce((num, row) => num + Boolean(mine(row).verdict), 0);
+    const done = isBlind() && state.list.rows.reduce((num, row) => num + Boolean(answers.verdict(row)), 0);
     const of = state.list.rows.length.toLocaleString("en");
     get("count").textContent = isBlind() ? `${done} of ${of} answered` : `${of} of ${rows.length.toLocaleString("en")}`;
     get("undo").disabled = !answers.numUndo;
@@ -329,13 +329,20 @@
     await answers.begin(who);
     state.list = reviewList({ make, element: get("list"), line: lineOf, onSelect: open });
     facets = reviewFacets({
-      make, element: get("filters"), rows, facets: facetsOf(rows, { mine, labelOf, reasons }),
+      make, element: get("filters"), rows, facets: facetsOf(rows, { verdictOf: answers.verdict, labelOf, reasons }),
       onChange: () => refresh(state.list.row),
     });
     refresh();
     get("list").focus({ preventScroll: true });
     get("saved").textContent = answers.numWaiting ? get("saved").textContent : "saved";
     showStanding();
+    hayAhead(0);
+  }
+
+  // So that the first search need not make all texts lower case.
+  function hayAhead(first) {
+    rows.slice(first, first + 500).forEach(haystack);
+    if (first < rows.length) setTimeout(() => hayAhead(first + 500), 5);
   }
 
   fillPage();

@@ -29,6 +29,10 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
     own.set(answer.by, answer);
   }
 
+  const verdict = (row) => {
+    const answer = said.get(row.id)?.get(me);
+    return answer?.text === row.text ? answer.verdict : null;
+  };
   const of = (row) => [...(said.get(row.id)?.values() ?? [])].filter((answer) => answer.text === row.text);
   const mine = (row) => of(row).find((answer) => answer.by === me) ?? blank(row);
   const others = (row) => of(row).filter((answer) => answer.by !== me);
@@ -123,7 +127,7 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
   }
 
   return {
-    begin, change, undo, mine, others, isDisputed, correction, ask, poll,
+    begin, change, undo, mine, verdict, others, isDisputed, correction, ask, poll,
     rename: (name) => { me = name; undone.length = 0; },
     get numUndo() { return undone.length; },
     get numWaiting() { return unsent.length; },

@@ -74,8 +74,8 @@ function reviewList({ make, element, onSelect, line }) {
   };
 }
 
-// Histograms of `rows`, each a facet: { title, bins: [label], of: row -> numbers of its bins, isNumeric }. A bin that is
-// clicked is a filter; of one facet any chosen bin will do. Each shows what the other facets let pass.
+// Histograms of `rows`, each a facet: { title, bins: [label], of: row -> number of its bin or several, isNumeric, isLive }.
+// A bin that is clicked is a filter; of one facet any chosen bin will do. Each shows what the other facets let pass.
 function reviewFacets({ make, element, rows, facets, onChange }) {
   const state = facets.map((facet) => ({
     ...facet, chosen: new Set(), counts: new Uint32Array(facet.bins.length), buttons: [], at: rows.map(facet.of),
@@ -106,6 +106,14 @@ function reviewFacets({ make, element, rows, facets, onChange }) {
     onChange();
   }
 
+  const isChosen = (facet, at) =>
+    (typeof at === "number" ? facet.chosen.has(at) : at.some((bin) => facet.chosen.has(bin)));
+
+  function tally(facet, at) {
+    if (typeof at === "number") facet.counts[at]++;
+    else for (const bin of at) facet.counts[bin]++;
+  }
+
   // The rows that pass all facets and `isWanted`, in their order.
   function passing(isWanted) {
     const found = [];
@@ -115,15 +123,12 @@ function reviewFacets({ make, element, rows, facets, onChange }) {
       let failed = null, numFailed = 0;
       for (const facet of state) {
         if (facet.isLive) facet.at[i] = facet.of(rows[i]);
-        if (facet.chosen.size && !facet.at[i].some((bin) => facet.chosen.has(bin))) {
-          failed = facet;
-          if (++numFailed > 1) break;
-        }
+        if (!facet.chosen.size || isChosen(facet, facet.at[i])) continue;
+        failed = facet;
+        if (++numFailed > 1) break;
       }
-      if (numFailed === 0) {
-        found.push(rows[i]);
-        for (const facet of state) for (const bin of facet.at[i]) facet.counts[bin]++;
-      } else if (numFailed === 1) for (const bin of failed.at[i]) failed.counts[bin]++;
+      if (numFailed === 0) found.push(rows[i]);
+      for (const facet of numFailed === 0 ? state : numFailed === 1 ? [failed] : []) tally(facet, facet.at[i]);
     }
     paint();
     return found;
@@ -157,20 +162,21 @@ function between(values, num, label) {
 }
 
 // What utterances are filtered by; a facet with one bin, or very many, would be no filter.
-function facetsOf(rows, { mine, labelOf, reasons }) {
+function facetsOf(rows, { verdictOf, labelOf, reasons }) {
+  const one = (bins) => (bins.length === 1 ? bins[0] : bins);
   const named = (title, of, label = (value) => value) => {
     const names = [...new Set(rows.flatMap(of))].sort(), place = new Map(names.map((value, i) => [value, i]));
-    return { title, bins: names.map(label), of: (row) => of(row).map((value) => place.get(value)) };
+    return { title, bins: names.map(label), of: (row) => one(of(row).map((value) => place.get(value))) };
   };
   const verdicts = ["no verdict", "good", "bad", "unsure"];
   const length = between(rows.map((row) => Math.log2(Math.max(row.seconds, 0.1))), 16, (a, b) => `${(2 ** a).toFixed(1)} to ${(2 ** b).toFixed(1)} s`);
   const found = [
-    { title: "Yours", bins: verdicts, isLive: true, of: (row) => [verdicts.indexOf(mine(row).verdict ?? "no verdict")] },
+    { title: "Yours", bins: verdicts, isLive: true, of: (row) => verdicts.indexOf(verdictOf(row) ?? "no verdict") },
     {
       title: "Confidence", isNumeric: true, bins: Array.from({ length: 20 }, (_, i) => `${(i / 20).toFixed(2)} to ${((i + 1) / 20).toFixed(2)}`),
-      of: (row) => (row.confidence === null ? [] : [Math.min(Math.floor(20 * row.confidence), 19)]),
+      of: (row) => (row.confidence === null ? [] : Math.min(Math.floor(20 * row.confidence), 19)),
     },
-    { title: "Length", isNumeric: true, bins: length.bins, of: (row) => [length.of(Math.log2(Math.max(row.seconds, 0.1)))] },
+    { title: "Length", isNumeric: true, bins: length.bins, of: (row) => length.of(Math.log2(Math.max(row.seconds, 0.1))) },
     named("Verdict of the audit", (row) => [row.low ? "low quality" : "passed"]),
     named("Suspect", (row) => (row.suspect ? [row.suspect] : []), labelOf),
     named("Reason", (row) => row.kinds, (kind) => reasons[kind] ?? kind),

@@ -19,7 +19,7 @@ from shibolet.records.answers import Given, Journal, disagreements, latest, sett
 from shibolet.records.audited import Audited, AuditedRows, read_audited
 from shibolet.records.documents.alignment import AlignmentReport, Review
 from shibolet.records.runfolder import RunFolder
-from shibolet.report.entries import entry_of, worst_first
+from shibolet.report.entries import brief_of, entry_of, worst_first
 from shibolet.report.recipe import ShownRecipe
 from shibolet.scoring.kappa import agreement
 from shibolet.speech.text import get_language
@@ -55,16 +55,16 @@ class Desk:
         self.report = AlignmentReport.read(folder.alignment_report())
         self._gate, self._seed = recipe.gate, recipe.audit.sample.seed
         self._limits, self._language = ShownRecipe.read(folder.recipe).audit, get_language(recipe.language)
-        tables = [path for path in (folder.audited_utterances(), folder.audited_rest) if path.is_file()]
-        self._sample = list(read_audited(tables[0], short=True))
-        self._rows, self._sample_ids = AuditedRows(tables), {row.id for row in self._sample}
+        self._tables = [path for path in (folder.audited_utterances(), folder.audited_rest) if path.is_file()]
+        self._sample = list(read_audited(self._tables[0], short=True))
+        self._rows, self._sample_ids = AuditedRows(self._tables), {row.id for row in self._sample}
         self._draw = {id: place for place, id in enumerate(self._reviewed().draw)}
         self._standing, self._lock = None, threading.Lock()
 
     @cached_property
     def order(self) -> list[str]:
         """Ids, worst first: the page knows an utterance by its place here."""
-        rows = self._rows.rows(self._rows)
+        rows = (row for table in self._tables for row in read_audited(table, short=True))
         return [key[-1] for key in sorted(worst_first(row.id, row.is_low_quality, row.confidence) for row in rows)]
 
     @cached_property
@@ -73,16 +73,10 @@ class Desk:
         tapes: dict[tuple, int] = {}
         found = []
         for row in self._rows.rows(self.order):
-            entry = entry_of(row, row.id not in self._sample_ids, self._limits, self._language, self._draw, brief=True)
             tape = (row.recording,) if row.recording else (row.audio and (row.audio.path, row.audio.row))
-            found.append(
-                entry.to_json(brief=True)
-                | {
-                    "heard": row.hypothesis,
-                    "tape": tapes.setdefault(tape, len(tapes)),
-                    "start": row.audio.start_s if row.audio else 0.0,
-                }
-            )
+            place = {"tape": tapes.setdefault(tape, len(tapes)), "start": row.audio.start_s if row.audio else 0.0}
+            brief = brief_of(row, row.id not in self._sample_ids, self._limits, self._draw)
+            found.append({**brief, "heard": row.hypothesis, **place})
         return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
 
     def row(self, place: int) -> Audited:

@@ -25,7 +25,7 @@ def serve(run_dir: Path, port: int | None, tell: Callable[[str], None]) -> None:
     _require_audit(folder)
     with closing(open_journal(folder)) as journal:
         desk = Desk(folder, load_recipe(folder.recipe), journal)
-        page = review_page(folder)
+        page, _ = review_page(folder), desk.rows_json  # made before the first page asks for it
         with ReviewServer(address_of(run_dir, port), desk, page) as server:
             tell(server.address.url)
             server.serve_forever()
