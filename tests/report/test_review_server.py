@@ -283,3 +283,24 @@ def test_the_address_stays_the_same_and_is_read_by_its_owner_alone(run, tmp_path
     with serving(run):
         other = address_of(run)
         assert other.port != first.port and other.token == first.token
+
+
+def test_the_command_takes_in_files_and_writes_tasks_without_a_server(run, run_cli, tmp_path):
+    """What others answered elsewhere is read with the same care, and one option at a time is meant."""
+    rows = json.loads(Desk(RunFolder(run), load_recipe(run / "recipe.yaml"), open_journal(RunFolder(run))).rows_json)
+    path = tmp_path / "theirs.jsonl"
+    write_jsonl(path, [{"by": "eve", "id": row["id"], "text": row["text"], "verdict": "bad"} for row in rows[:3]])
+    code, out, _ = run_cli("review", str(run), "--import", str(path))
+    assert code == 0 and out.startswith("3 answers were taken in; 0 are about other utterances")
+    code, out, _ = run_cli("review", str(run), "--export-label-studio", str(tmp_path / "tasks"))
+    tasks = json.loads((tmp_path / "tasks" / "tasks.json").read_bytes())
+    assert code == 0 and out.startswith(f"{len(tasks):,} tasks in ") and len(tasks) > 200
+    answered = [task for task in tasks if task["annotations"]]
+    assert {task["data"]["id"] for task in answered} <= {row["id"] for row in rows[:3]} and len(answered) > 1
+    write_jsonl(path, [{"by": "eve", "id": "x", "text": "y", "verdict": "bad"}])
+    assert "none of its 1 answers is about" in run_cli("review", str(run), "--import", str(path))[2]
+    assert run_cli("review", str(run), "--import", str(path), "--port", "2000")[0] == 2
+    assert run_cli("review", str(tmp_path))[0] == 2
+    RunFolder(run).alignment_report().unlink()
+    code, _, err = run_cli("review", str(run))
+    assert code == 3 and "there is no audit to review" in err
