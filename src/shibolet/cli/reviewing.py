@@ -34,11 +34,12 @@ def review(
         typer.echo(take_in_file(run_dir, take_in))
     elif export_to is not None:
         typer.echo(export_to_label_studio(run_dir, export_to))
+        typer.echo("docs/review.md says how Label Studio plays the sound beside them.")
     else:
         serve(run_dir, port, _told)
 
 
 def _told(url: str) -> None:
     typer.echo(f"Open {url}")
-    typer.echo("Answers are kept in audit/answers.jsonl as they are given. Ctrl-C ends the review; 'shibolet audit'")
-    typer.echo("then gives the corrected rate, and 'shibolet prepare' takes the answers and the corrected texts.")
+    typer.echo("Answers are kept in audit/answers.jsonl as they are given. Ctrl-C ends this.")
+    typer.echo("Next: 'shibolet audit' for the corrected rate; 'shibolet prepare' takes the answers.")

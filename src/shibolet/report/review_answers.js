@@ -1,14 +1,14 @@
 // Everybody's answers: one's own go to the server at once, and wait in this browser while it does not answer.
 function reviewAnswers({ onChange, onWaiting, onRefused }) {
   const POLL_MS = 2000, AGAIN_MS = 500;
-  const stored = `shibolet-unsent-${location.pathname}`;
+  const stored = () => `shibolet-unsent-${location.pathname}-${me}`; // two people may share a browser
   const said = new Map(); // utterance -> name -> the last answer
   const undone = []; // one's own answers as they were before the last changes
-  let unsent = recall(), known = 0, isSending = false, isGone = false, me = "";
+  let unsent = [], known = 0, isSending = false, isGone = false, me = "";
 
   function recall() {
     try {
-      return JSON.parse(localStorage.getItem(stored) ?? "[]");
+      return JSON.parse(localStorage.getItem(stored()) ?? "[]");
     } catch {
       return [];
     }
@@ -16,7 +16,7 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
 
   function remember() {
     try {
-      localStorage.setItem(stored, JSON.stringify(unsent));
+      localStorage.setItem(stored(), JSON.stringify(unsent));
     } catch {
       // It is full or switched off: the answers are in this page alone until the server has them.
     }
@@ -109,6 +109,8 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
 
   async function begin(name) {
     me = name;
+    unsent = recall(); // of a page that was closed before the server had them
+    unsent.forEach(put);
     await poll();
     if (unsent.length) send();
     setInterval(poll, POLL_MS);
@@ -128,7 +130,11 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
 
   return {
     begin, change, undo, mine, verdict, others, isDisputed, correction, ask, poll,
-    rename: (name) => { me = name; undone.length = 0; },
+    rename: (name) => {
+      me = name;
+      undone.length = 0;
+      remember();
+    },
     get numUndo() { return undone.length; },
     get numWaiting() { return unsent.length; },
   };

@@ -22,7 +22,7 @@ function reviewDetail(page) {
       make("h2", {}, isBlind() ? "Is the text what is said?" : verdictOn),
       make("p", { className: "meta" }, [...place, `${row.seconds.toFixed(1)} s`].filter(Boolean).join(" \u00b7 "), " \u00b7 ",
         make("code", {}, row.id)),
-      waveOf(row), controls(row), make("div", { id: "answers" }),
+      waveOf(row), make("div", { id: "answers" }), controls(row),
       ...(isBlind() || !row.why ? [] : evidence(row)));
     refreshAnswers();
   }

@@ -1,7 +1,7 @@
 """`shibolet review RUN`: the review of a run folder from its first request to its last, and its files."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from shibolet.errors import DataError
@@ -20,7 +20,7 @@ from shibolet.rounds.reviewing.settling import open_journal
 
 
 def serve(run_dir: Path, port: int | None, tell: Callable[[str], None]) -> None:
-    """Serve the review until the process is interrupted. DataError where another process serves it."""
+    """Serve the review until Ctrl-C. DataError where another process serves it."""
     folder = RunFolder(run_dir)
     _require_audit(folder)
     with closing(open_journal(folder)) as journal:
@@ -28,7 +28,8 @@ def serve(run_dir: Path, port: int | None, tell: Callable[[str], None]) -> None:
         page, _ = review_page(folder), desk.rows_json  # made before the first page asks for it
         with ReviewServer(address_of(run_dir, port), desk, page) as server:
             tell(server.address.url)
-            server.serve_forever()
+            with suppress(KeyboardInterrupt):  # the way to end it
+                server.serve_forever()
 
 
 def take_in_file(run_dir: Path, path: Path) -> str:
@@ -53,10 +54,7 @@ def export_to_label_studio(run_dir: Path, out_dir: Path) -> str:
     rows = AuditedRows(tables)
     chosen = (row for row in rows.rows(rows) if row.id in wanted or row.is_low_quality)
     num, num_silent = export_tasks(chosen, given, run_dir, out_dir)
-    return (
-        f"{num:,} tasks in {out_dir / 'tasks.json'}; {num_silent:,} utterances have no sound and are left out. "
-        "docs/review.md says how Label Studio plays the files"
-    )
+    return f"{num:,} tasks are in {out_dir / 'tasks.json'}; {num_silent:,} utterances without sound are left out"
 
 
 def _require_audit(folder: RunFolder) -> None:
