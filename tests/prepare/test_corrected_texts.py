@@ -46,7 +46,7 @@ def test_a_corrected_text_trains_and_the_ledger_keeps_the_other(corpus, tmp_path
     lines = {line.rule: line for line in read_ledger(tmp_path / "out" / "ledger.jsonl") if line.id == "wrong"}
     assert lines["review:corrected"].detail == f"anna corrected the text; it was '{given}'"
     assert summary.changed_by_rule["review:corrected"].utterances == 1
-    assert any(note.startswith("1 utterances have a text that a person corrected") for note in summary.notes)
+    assert any(note.startswith("Utterances with a text that a person corrected: 1.") for note in summary.notes)
     assert "wrong" not in {row["id"] for row in self_prepared(corpus, tmp_path)}, "without the answer it is dropped"
 
 

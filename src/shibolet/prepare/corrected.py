@@ -53,4 +53,5 @@ class CorrectedTexts:
         """What the summary says of them."""
         if not self._answers:
             return []
-        return [f"{len(self._answers):,} utterances have a text that a person corrected, which the audit did not hear"]
+        num = len(self._answers)
+        return [f"Utterances with a text that a person corrected: {num:,}. The audit did not hear these texts."]

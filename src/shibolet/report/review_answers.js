@@ -131,7 +131,11 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
   return {
     begin, change, undo, mine, verdict, others, isDisputed, correction, ask, poll,
     rename: (name) => {
+      const waiting = unsent;
+      unsent = [];
+      remember(); // what waits goes on under the name that this page has now
       me = name;
+      unsent = waiting;
       undone.length = 0;
       remember();
     },
