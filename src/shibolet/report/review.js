@@ -54,9 +54,9 @@
         showStanding();
       }, 500);
     },
-    onWaiting: (num, isGone) => {
+    onWaiting: (num, why) => {
       get("saved").textContent = num ? `${num} not saved yet` : "saved";
-      if (isGone) warn("The server does not answer. Your answers wait in this browser: run 'shibolet review' again.");
+      if (why) warn(why);
       else if (!num) get("warning").hidden = true;
     },
     onRefused: (why) => warn(why),

@@ -1,10 +1,11 @@
 // Everybody's answers: one's own go to the server at once, and wait in this browser while it does not answer.
 function reviewAnswers({ onChange, onWaiting, onRefused }) {
+  const GONE = "The server does not answer. Your answers wait in this browser: run 'shibolet review' again.";
   const POLL_MS = 2000, AGAIN_MS = 500;
   const stored = () => `shibolet-unsent-${location.pathname}-${me}`; // two people may share a browser
   const said = new Map(); // utterance -> name -> the last answer
   const undone = []; // one's own answers as they were before the last changes
-  let unsent = [], known = 0, isSending = false, isGone = false, me = "";
+  let unsent = [], known = 0, isSending = false, why = "", me = "";
 
   function recall() {
     try {
@@ -57,7 +58,7 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
     put(sent);
     unsent.push(sent);
     remember();
-    onWaiting(unsent.length, isGone);
+    onWaiting(unsent.length, why);
     onChange(sent.id);
     send();
   }
@@ -72,19 +73,29 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
       } catch {
         // no server
       }
-      if (answer?.status === 422) onRefused((await answer.json()).error);
+      const told = answer?.ok ? null : await reason(answer);
       if (answer?.ok || answer?.status === 422) {
         unsent.shift();
         remember();
-        isGone = false;
-        onWaiting(unsent.length, isGone);
+        why = "";
+        onWaiting(unsent.length, why);
+        if (told) onRefused(told);
       } else {
-        isGone = true;
-        onWaiting(unsent.length, isGone);
+        why = told;
+        onWaiting(unsent.length, why);
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
       }
     }
     isSending = false;
+  }
+
+  // Why an answer was not kept: the disk may be full, or there is no server.
+  async function reason(answer) {
+    try {
+      return answer ? (await answer.json()).error : GONE;
+    } catch {
+      return GONE;
+    }
   }
 
   const ask = (name, value) => fetch(name, {

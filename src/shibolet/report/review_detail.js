@@ -37,7 +37,7 @@ function reviewDetail(page) {
       within.times.push(from - start, to - start);
     });
     const length = sounds ? state.loaded.samples.length / state.loaded.rate : end - start;
-    const made = strip(within, length, sounds ? sound.peaks(state.loaded) : [], sound.play);
+    const made = strip(within, length, sounds ? sound.peaks(state.loaded) : [], sound.play, start);
     state.move = made.move;
     if (sounds && state.hasSpectrogram) {
       const canvas = make("canvas", { className: "spectrogram", role: "img", "aria-label": "Spectrogram, 0 to 8 kHz" });

@@ -45,9 +45,10 @@ function utterances(direction, language, suspects) {
     ].filter(Boolean);
   }
 
-  // The wave of a row's first `seconds`, its words under it and a cursor: the element, and a function that moves the cursor
-  // to a time, null for none. `peaks` are of 0 to 1; `play(from, to)` is called for what is clicked, in seconds.
-  function strip(row, seconds, peaks, play) {
+  // The wave of so many seconds, a row's words under it and a cursor: the element, and a function that moves the cursor to
+  // a time, null for none. `peaks` are of 0 to 1; `play(from, to)` is called for what is clicked, in seconds. What is
+  // shown begins at `first` seconds, which only the axis says.
+  function strip(row, seconds, peaks, play, first = 0) {
     const length = Math.max(seconds, 0.01), words = [];
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -76,7 +77,7 @@ function utterances(direction, language, suspects) {
     const cursor = make("div", { className: "cursor", hidden: true });
     box.append(spans, cursor);
     box.style.width = `${Math.max(100, (row.times.length / 2) * 11)}%`; // room for the words under the wave
-    const ends = ["0 s", `${length.toFixed(1)} s`].map((end) => make("span", {}, end));
+    const ends = [`${first} s`, `${(first + length).toFixed(1)} s`].map((end) => make("span", {}, end));
     box.append(make("div", { className: "axis" }, ...ends));
     const frame = make("div", { className: "strip-scroll" }, box);
     const move = (at) => {

@@ -107,21 +107,13 @@ class Desk:
         """Keep an answer, on the disk when this returns; how many there are. DataError for another text than it has."""
         if given.id not in self._rows or self._rows[given.id].text != given.text:
             raise DataError(f"'{given.id[:80]}' is no utterance of this audit with that text; load the page again")
-        corrected = " ".join((given.corrected or "").split())
-        is_new = corrected and corrected != given.text
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return self.journal.append([
-            given.model_copy(
-                update={
-                    "at": now, "corrected": corrected if is_new else None, "accepted": bool(is_new and given.accepted)
-                }
-            )
-        ])  # fmt: skip
+        return self.journal.append([_mended(given).model_copy(update={"at": now})])
 
     def take_in(self, given: Iterable[Given]) -> tuple[int, int]:
         """Keep answers of a file; how many are about utterances of this audit, and how many are not."""
         given = list(given)
-        known = [one for one in given if one.id in self._rows and self._rows[one.id].text == one.text]
+        known = [_mended(one) for one in given if one.id in self._rows and self._rows[one.id].text == one.text]
         if known:
             self.journal.append(known)
         return len(known), len(given) - len(known)
@@ -187,6 +179,13 @@ class Desk:
             )
             return f"{said}, which straddles the line of {line}. {then} settle it."
         return f"{said}, which settles it: {verdict_on(rate.lower, rate.upper, gate)} by the corrected rate."
+
+
+def _mended(given: Given) -> Given:
+    """Without a correction that changes nothing but spaces."""
+    corrected = " ".join((given.corrected or "").split())
+    is_new = bool(corrected) and corrected != given.text
+    return given.model_copy(update={"corrected": corrected if is_new else None, "accepted": is_new and given.accepted})
 
 
 def as_wav(samples: Any, rate_hz: int) -> bytes:
