@@ -1,15 +1,23 @@
 """Texts that a person corrected: they train in place of those that came with the data, and the ledger says so."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from audit_documents import gate_verdict
 from test_prepare import Corpus, rows_of
 
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
+from shibolet.recipe import load_recipe
+from shibolet.records.answers import Given
+from shibolet.records.audited import write_audited
+from shibolet.records.files import write_jsonl
 from shibolet.records.ledger import read_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.review import Answer
+from shibolet.rounds import stages
+from shibolet.rounds.shared import open_round
 
 TEXT = "שלום לכל הילדים"
 
@@ -69,3 +77,22 @@ def test_a_persons_text_goes_before_a_machines(corpus, tmp_path):
     prepared(corpus, tmp_path / "out", [corrected(corpus, "wrong")], machine_texts=[(utterance, machine)])
     row = next(row for row in rows_of(tmp_path / "out") if row["id"] == "wrong")
     assert (row["text"], row["text_by"]) == (TEXT, None)
+
+
+def test_what_was_answered_in_a_review_reaches_prepare_without_an_import(corpus, tmp_path):
+    """A person who answered on the page need not know of files: the answers are an input of the stage."""
+    write_jsonl(tmp_path / "data.jsonl", [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances])
+    changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "audit.num_workers=0"]
+    recipe, text = load_recipe("demo", [*changes, "prepare.unheard=keep"]), corpus.utterances[-1].text
+    with open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current:
+        gate_verdict("PROCEED").write(current.folder.gate())
+        write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
+        current.folder.seal("audit", {"data": current.data.digest})
+        current.folder.seal("gate")
+        given = Given(by="anna", id="wrong", text=text, corrected=TEXT)
+        for accepted, texts in ((False, []), (True, [TEXT])):
+            write_jsonl(current.folder.answers, [given.model_copy(update={"accepted": accepted}).model_dump()])
+            stages.do_prepare(current)
+            rows = rows_of(current.folder.prepared)
+            assert [row["text"] for row in rows if row["id"] == "wrong"] == texts and len(rows) >= 8
+        current.folder.intact("review")
