@@ -294,7 +294,7 @@ def test_the_command_takes_in_files_and_writes_tasks_without_a_server(run, run_c
     assert code == 0 and out.startswith("3 answers were taken in; 0 are about other utterances")
     code, out, _ = run_cli("review", str(run), "--export-label-studio", str(tmp_path / "tasks"))
     tasks = json.loads((tmp_path / "tasks" / "tasks.json").read_bytes())
-    assert code == 0 and out.startswith(f"{len(tasks):,} tasks in ") and len(tasks) > 200
+    assert code == 0 and out.startswith(f"{len(tasks):,} tasks are in ") and len(tasks) > 200
     answered = [task for task in tasks if task["annotations"]]
     assert {task["data"]["id"] for task in answered} <= {row["id"] for row in rows[:3]} and len(answered) > 1
     write_jsonl(path, [{"by": "eve", "id": "x", "text": "y", "verdict": "bad"}])

@@ -86,7 +86,8 @@ function reviewFacets({ make, element, rows, facets, onChange }) {
       facet.buttons = facet.bins.map((label, bin) => {
         const bar = make("span", { className: "fill" });
         const text = facet.isNumeric ? [bar] : [bar, make("span", { className: "label" }, label), make("span", { className: "num" })];
-        return make("button", { type: "button", "aria-pressed": "false", title: label, onclick: () => toggle(facet, bin) }, ...text);
+        const properties = { type: "button", "aria-pressed": "false", onclick: () => toggle(facet, bin) };
+        return make("button", facet.isNumeric ? { ...properties, title: label } : properties, ...text);
       });
       const ends = facet.isNumeric
         ? make("p", { className: "ends" }, make("span", {}, facet.bins[0]), make("span", {}, facet.bins.at(-1))) : "";
