@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shibolet.errors import AudioError, DataError
 from shibolet.records.answers import MAX_NAME, Given, from_review, latest
 from shibolet.records.audited import Audited
-from shibolet.records.files import make_folder, write_bytes, write_json
+from shibolet.records.files import make_folder, write_bytes, write_json, writing
 from shibolet.records.reading import fault, parse_line, parse_own
 from shibolet.records.review import REMEDY, Answer
 
@@ -51,10 +51,12 @@ def export_tasks(rows: Iterable[Audited], given: Sequence[Given], run_dir: Path,
         try:
             if row.audio is None:
                 raise AudioError("the row could not be read")
-            write_bytes(out_dir / name, encode_flac(load(row.audio.in_folder(run_dir))))
+            flac = encode_flac(load(row.audio.in_folder(run_dir)))
         except AudioError:
             num_silent += 1
             continue
+        with writing(out_dir / name, durable=False) as file:  # after a crash the folder is written anew
+            file.write(flac)
         tasks.append(task_of(row, name, [one for one in by_id.get(row.id, []) if one.text == row.text]))
     write_json(out_dir / "tasks.json", tasks)
     write_bytes(out_dir / "config.xml", CONFIG.encode())
