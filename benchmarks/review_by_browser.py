@@ -114,12 +114,13 @@ def people(browser, server: Server) -> dict:
             page.wait_for_function(
                 "n => document.querySelector('#detail .meta')?.textContent.startsWith(`${n} of`)", arg=number + 1
             )
-            id, before, corrected = shown_id(page), time.perf_counter(), None
+            id, corrected = shown_id(page), None
             if number % 15 == (3 if name == "anna" else 8) and number // 15 < NUM_CORRECTED:
                 page.keyboard.press("e")
                 page.keyboard.type(f" {name} {number}")
                 page.keyboard.press("Control+Enter")
                 corrected = f"{name} {number}"
+            before = time.perf_counter()
             page.keyboard.press(KEY_OF[verdict])
             given[name, id] = verdict, corrected
             if server.process.poll() is None:

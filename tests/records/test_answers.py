@@ -1,5 +1,6 @@
 """The journal of a review: what was acknowledged is there whatever happens, and several people come to one answer."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -47,6 +48,40 @@ def test_half_a_line_is_left_out_and_the_next_answer_is_whole(tmp_path):
         assert [one.id for one in journal.given] == ["a"]
         assert journal.append([given("ben", "c")]) == 2
     assert [one.id for one in read_answers(path)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync"])
+def test_what_could_not_be_written_is_not_acknowledged_and_spoils_nothing(tmp_path, monkeypatch, failing):
+    """A full disk: the page tries again, and whatever of the line was written must not stand before the next one."""
+    path = tmp_path / "answers.jsonl"
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Journal(path)) as journal:
+        journal.append([given("anna", "a")])
+        with monkeypatch.context() as patch:
+            if failing == "fsync":
+                patch.setattr("shibolet.records.answers.os.fsync", full)
+            else:
+                patch.setattr(journal, "_file", HalfWritten(journal._file))
+            with pytest.raises(OSError, match=r"No space left on device: .*answers\.jsonl"):
+                journal.append([given("anna", "b")])
+        assert journal.append([given("anna", "c")]) == 2
+    assert [one.id for one in read_answers(path)] == ["a", "c"]
+
+
+class HalfWritten:
+    """A file of which the disk takes half."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def write(self, content: bytes) -> int:
+        return self.file.write(content[: len(content) // 2])
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
 
 
 def test_one_process_at_a_time_writes(tmp_path):

@@ -4,6 +4,7 @@ A line is on the disk before whoever sent it hears that it was kept. Nothing in 
 lines of one person on one utterance the last counts, and an answer that was taken back is a line that says so.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -47,7 +48,7 @@ class Journal:
         make_folder(path.parent)
         is_new = not path.exists()
         self._path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # what could not be written is not kept for the next time
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -73,8 +74,8 @@ class Journal:
         with self._lock:
             end = self._file.seek(0, os.SEEK_END)
             try:
-                self._file.write(lines)
-                self._file.flush()
+                if self._file.write(lines) != len(lines):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._file.fileno())
             except OSError as error:
                 if error.filename is None:  # what writes to an open file knows no name

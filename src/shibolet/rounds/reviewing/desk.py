@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from shibolet.recipe import Recipe
 
 MAX_SOUND_S = 120.0  # in one answer; the page asks for a long utterance span by span
-NO_AUDIT = "{}: there is no audit to review; run 'shibolet audit' with the recipe first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,9 @@ class Standing:
 
 
 class Desk:
-    """One review; its methods may be called by several threads at once. DataError where there is no audit."""
+    """One review of an audit that is there; its methods may be called by several threads at once."""
 
     def __init__(self, folder: RunFolder, recipe: "Recipe", journal: Journal) -> None:
-        if not folder.alignment_report().is_file():
-            raise DataError(NO_AUDIT.format(folder.path))
-        folder.intact("start", "audit", "hear-rest")
         self.folder, self.journal = folder, journal
         self.report = AlignmentReport.read(folder.alignment_report())
         self._gate, self._seed = recipe.gate, recipe.audit.sample.seed
@@ -58,7 +54,7 @@ class Desk:
         self._tables = [path for path in (folder.audited_utterances(), folder.audited_rest) if path.is_file()]
         self._sample = list(read_audited(self._tables[0], short=True))
         self._rows, self._sample_ids = AuditedRows(self._tables), {row.id for row in self._sample}
-        self._draw = {id: place for place, id in enumerate(self._reviewed().draw)}
+        self._draw = {id: place for place, id in enumerate(self._reviewed(journal.given).draw)}
         self._standing, self._lock = None, threading.Lock()
 
     @cached_property
@@ -146,7 +142,7 @@ class Desk:
         proposed = {one.id for one in last if one.corrected is not None} - accepted
         return Standing(
             num_given=len(given),
-            sentence=self._sentence(),
+            sentence=self._sentence(self._reviewed(given)),
             people=dict(Counter({name: len(own) for name, own in sorted(verdicts.items())})),
             pairs=pairs,
             disagreements=disagreements(given),
@@ -154,15 +150,14 @@ class Desk:
             num_proposed=len(proposed),
         )
 
-    def _reviewed(self) -> Review:
+    def _reviewed(self, given: Sequence[Given]) -> Review:
         from shibolet.audit.review import review
 
         level = level_of_look(self._gate, self.report.num_looks)
-        return review(self._sample, self.report.strata, settled(self.journal.given), self._seed, level)
+        return review(self._sample, self.report.strata, settled(given), self._seed, level)
 
-    def _sentence(self) -> str:
+    def _sentence(self, found: Review) -> str:
         """How the rate stands by the answers in the random draw, and how many more would settle the gate."""
-        found = self._reviewed()
         if found.corrected_low_quality_pct is None:
             return (
                 found.notes[-1]

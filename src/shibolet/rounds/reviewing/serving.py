@@ -13,7 +13,7 @@ from shibolet.records.reading import read_content
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.review_page import review_page
 from shibolet.rounds.reviewing.address import address_of
-from shibolet.rounds.reviewing.desk import NO_AUDIT, Desk
+from shibolet.rounds.reviewing.desk import Desk
 from shibolet.rounds.reviewing.label_studio import answers_in, export_tasks
 from shibolet.rounds.reviewing.server import ReviewServer
 from shibolet.rounds.reviewing.settling import open_journal
@@ -59,5 +59,5 @@ def export_to_label_studio(run_dir: Path, out_dir: Path) -> str:
 
 def _require_audit(folder: RunFolder) -> None:
     if not folder.alignment_report().is_file():
-        raise DataError(NO_AUDIT.format(folder.path))
+        raise DataError(f"{folder.path}: there is no audit to review; run 'shibolet audit' with the recipe first")
     folder.intact("start", "audit", "hear-rest")
