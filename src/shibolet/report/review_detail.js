@@ -13,7 +13,8 @@ function reviewDetail(page) {
       detail.replaceChildren(make("p", { className: "quiet" }, "Nothing is listed."));
       return;
     }
-    const verdictOn = row.low ? suspects[row.suspect]?.[1] ?? "Something is wrong with this one." : "Nothing speaks against this one.";
+    const verdictOn = row.low
+      ? suspects[row.suspect]?.[1] ?? "Something is wrong with this one." : "Nothing speaks against this one.";
     const place = isBlind() ? [`${state.list.place + 1} of ${state.list.rows.length}`] : [
       row.domain, row.recording && `recording ${row.recording}`, row.speaker && `speaker ${row.speaker}`,
       row.rest && "heard after the sample",

@@ -85,7 +85,8 @@ function reviewFacets({ make, element, rows, facets, onChange }) {
     element.replaceChildren(...state.map((facet) => {
       facet.buttons = facet.bins.map((label, bin) => {
         const bar = make("span", { className: "fill" });
-        const text = facet.isNumeric ? [bar] : [bar, make("span", { className: "label" }, label), make("span", { className: "num" })];
+        const text = facet.isNumeric ? [bar] : [bar, make("span", { className: "label" }, label),
+          make("span", { className: "num" })];
         const properties = { type: "button", "aria-pressed": "false", onclick: () => toggle(facet, bin) };
         return make("button", facet.isNumeric ? { ...properties, title: label } : properties, ...text);
       });
@@ -170,11 +171,13 @@ function facetsOf(rows, { verdictOf, labelOf, reasons }) {
     return { title, bins: names.map(label), of: (row) => one(of(row).map((value) => place.get(value))) };
   };
   const verdicts = ["no verdict", "good", "bad", "unsure"];
-  const length = between(rows.map((row) => Math.log2(Math.max(row.seconds, 0.1))), 16, (a, b) => `${(2 ** a).toFixed(1)} to ${(2 ** b).toFixed(1)} s`);
+  const length = between(rows.map((row) => Math.log2(Math.max(row.seconds, 0.1))), 16,
+    (a, b) => `${(2 ** a).toFixed(1)} to ${(2 ** b).toFixed(1)} s`);
   const found = [
     { title: "Yours", bins: verdicts, isLive: true, of: (row) => verdicts.indexOf(verdictOf(row) ?? "no verdict") },
     {
-      title: "Confidence", isNumeric: true, bins: Array.from({ length: 20 }, (_, i) => `${(i / 20).toFixed(2)} to ${((i + 1) / 20).toFixed(2)}`),
+      title: "Confidence", isNumeric: true,
+      bins: Array.from({ length: 20 }, (_, i) => `${(i / 20).toFixed(2)} to ${((i + 1) / 20).toFixed(2)}`),
       of: (row) => (row.confidence === null ? [] : Math.min(Math.floor(20 * row.confidence), 19)),
     },
     { title: "Length", isNumeric: true, bins: length.bins, of: (row) => length.of(Math.log2(Math.max(row.seconds, 0.1))) },
