@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, lineage, models, scores, search, stages, verify
+from shibolet.cli import beforehand, combine, demo, lineage, models, reviewing, scores, search, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
 COMMANDS = {
     "A round, and its stages": (
-        stages.run, stages.audit, stages.calibrate, stages.gate, stages.label, stages.prepare, stages.train,
-        scores.evaluate, scores.compare, scores.robustness, stages.report,
+        stages.run, stages.audit, reviewing.review, stages.calibrate, stages.gate, stages.label, stages.prepare,
+        stages.train, scores.evaluate, scores.compare, scores.robustness, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search),

@@ -10,10 +10,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 
 from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.corrected import CorrectedTexts
 from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
@@ -27,6 +29,7 @@ from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
+from shibolet.records.review import Answer
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import Language, get_language
 
@@ -50,6 +53,7 @@ def run_prepare(
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
+    corrected: Mapping[str, Answer] = MappingProxyType({}),
     holds_out: bool = True,
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
@@ -57,14 +61,15 @@ def run_prepare(
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
-    have now, of machines or taken back: they train, and are never dev.
+    have now, of machines or taken back: they train, and are never dev. `corrected` are texts by a person, by id.
     Without `holds_out` all of it may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
-    spoken, by_machine = get_language(language), MachineTexts(machine_texts)
-    utterances = by_machine.others(utterances)
-    find = by_machine.finder(_finder(verdicts, config))
-    notes = _notes_on_hearing(utterances, verdicts, config)
+    spoken, by_person = get_language(language), CorrectedTexts(corrected, utterances)
+    by_machine = MachineTexts([one for one in machine_texts if one[0].id not in by_person])
+    utterances = by_person.applied(by_machine.others(utterances))
+    find = by_person.finder(by_machine.finder(_finder(verdicts, config)))
+    notes = [*_notes_on_hearing(utterances, verdicts, config), *by_person.notes]
     tally = Tally()
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
@@ -78,7 +83,8 @@ def run_prepare(
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
-        dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
+        dealt_outcomes = _with_surplus([*fit, *added], parts, outcomes, config)
+        dealt_outcomes = (by_person.marked(by_machine.marked(one)) for one in dealt_outcomes)
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:

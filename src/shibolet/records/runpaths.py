@@ -5,7 +5,8 @@ provenance.json                 versions, commit, platform, threads, time of eve
 audit/alignment_report.json     what the audit found, in total and by domain
       utterances.parquet        ... and for each utterance of its sample
       rest.parquet              the same for all others, when prepare hears them
-      review.jsonl              a person's verdicts, once there are any
+      answers.jsonl             every answer that people gave while they reviewed, as they gave it
+      review.jsonl              what they come to, one verdict an utterance, once there are any
       audit.html                utterances to listen to and to judge
       sounds.jsonl              what it plays, so that nothing is encoded twice
       calibration.json          what a clean clip looks like to these models
@@ -95,6 +96,10 @@ class RunPaths:
     @property
     def review(self) -> Path:
         return self.audit() / "review.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        return self.audit() / "answers.jsonl"
 
     @property
     def sounds(self) -> Path:

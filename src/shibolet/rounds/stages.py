@@ -53,9 +53,10 @@ def do_prepare(current: Round) -> Prepared:
     if not stage.done:
         decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
         with current.track("prepare") as progress, decoding as decoders:
+            rows = by.rows()
             run_prepare(
                 current.data.utterances,
-                by.rows(),
+                rows,
                 config=config,
                 language=recipe.language,
                 seed=seed,
@@ -64,6 +65,7 @@ def do_prepare(current: Round) -> Prepared:
                 on_progress=progress,
                 decoders=decoders,
                 machine_texts=machine_texts,
+                corrected=rows.corrected,
             )
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(
