@@ -224,9 +224,9 @@ class _Labelling:
             refused[line.source][line.rule].append(line.duration_s or 0.0)
         for source in self.current.recipe.data.unlabelled:
             own = lambda items: [one.duration_s for one in items if one.source == source.name]  # noqa: B023, E731
-            by_rule = {rule: amount_of(seconds) for rule, seconds in refused[source.name].items()}
+            by_rule = {rule: Amount.of(seconds) for rule, seconds in refused[source.name].items()}
             self.sources[source.name] = SourceLabels(
-                given=amount_of(own(audio)), admitted=amount_of(own(self.pieces)),
+                given=Amount.of(own(audio)), admitted=Amount.of(own(self.pieces)),
                 refused=dict(sorted(by_rule.items(), key=lambda item: (-item[1].utterances, item[0]))),
             )  # fmt: skip
 
@@ -269,10 +269,6 @@ def _text_of(row: Audited, kind: str, text: str) -> MachineText:
     return MachineText(
         id=row.id, kind=kind, text=text, written=row.text, heard=row.hypothesis, disagreement=row.cer or 0.0
     )
-
-
-def amount_of(seconds: Sequence[float]) -> Amount:
-    return Amount(utterances=len(seconds), hours=round(sum(seconds) / 3600, 5))
 
 
 _shown: Callable[[float], str] = lambda limit: f"at most {limit:.0%} of the letters differ"  # noqa: E731

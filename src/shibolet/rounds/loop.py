@@ -23,8 +23,8 @@ from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
+from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.shards import has_columns, read_shard
 from shibolet.rounds import auditing, labelling, scoring, stages
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.scoring import by_language
@@ -211,10 +211,7 @@ def _points_by_seed(found: SeedsEstimate) -> tuple[float, ...]:
 
 def _machine_hours(folder: RunFolder) -> float:
     """Hours of training rows whose text a machine wrote."""
-    shards = sorted(folder.prepared.glob("train-*.parquet"))
-    shards = [path for path in shards if has_columns(path, "text_by")]  # an older version knew no such texts
-    rows = (row for path in shards for row in read_shard(path, "duration_s", "text_by"))
-    return round(sum(duration_s for duration_s, text_by in rows if text_by is not None) / 3600, 5)
+    return round(sum(one.hours for one in written_by_machines(folder.prepared).values()), 5)
 
 
 def _sentence(turns: Sequence[Turn], at_most: int) -> str:
