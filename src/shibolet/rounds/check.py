@@ -71,9 +71,15 @@ def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
 
     trainable = max(phase.trainable for phase in plan.phases)
     disk_gib = (CHECKPOINTS * trainable * 12 + weights * 2) / GIB
+    disk_gib += (plan.encoder_cache_gib or 0.0) + (plan.teacher_cache_gib or 0.0)
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     found_gib = shutil.disk_usage(existing).free / GIB
-    yield _amount(f"disk of {run_dir}", found_gib, disk_gib, "for checkpoints alone; take another --run-dir")
+    yield _amount(
+        f"disk of {run_dir}",
+        found_gib,
+        disk_gib,
+        "for checkpoints and what is kept for training; take another --run-dir",
+    )
 
 
 def _gpu(plan: Plan) -> Finding:

@@ -36,7 +36,7 @@ from shibolet.train.memory import (
     gpu_named,
     sizes_of,
 )
-from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_weights
+from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_gib, teacher_pass_s, teacher_weights
 from shibolet.train.packing import Draw, packs_of_rank, steps_per_epoch
 from shibolet.train.phases import phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -72,6 +72,8 @@ def make_plan(
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
+    sizes = sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
+    heard = count and count + num_replayed  # by a teacher
     timed = _timed_steps(config, examples, count, replay)
     pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
     return Plan(
@@ -98,10 +100,12 @@ def make_plan(
         gpu=gpus,
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
+        teacher_cache_gib=teacher_gib(config, sizes, heard),
+        teacher_pass_s=teacher_pass_s(config, teacher, sizes, heard, gpus),
         notes=(
             *_notes(config, model, count, own_per_step, phases),
             *_told(config, examples and examples[:count]),
-            *notes_on_objectives(config, examples, outline_of(model.config)),
+            *notes_on_objectives(config, outline_of(model.config)),
             *_assumptions(examples),
         ),
     )
