@@ -94,7 +94,7 @@ def _on_authors(run: RunFolder) -> str:
     """A paragraph on texts by machines; empty where there are none."""
     if not (found := written_by_machines(run.prepared)):
         return ""
-    name = _authors(run)(next(iter(found))).get("text_model")
+    name = _writer(run)
     counts = ", ".join(f"{one.utterances:,} utterances ({one.hours:.3f} h) {kind}" for kind, one in found.items())
     return (
         f"Of some training utterances a model wrote the text{f', {name}' if name else ''}: {counts}. `text_by` says "
@@ -126,12 +126,18 @@ class _Written:
 _OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info", "text_by")]
 
 
+def _writer(run: RunFolder) -> str | None:
+    """The name of the model that wrote texts of the training data; None where none did."""
+    path = run.labelled / "label.json"
+    return public_name(Labelled.read(path).writer) if path.is_file() else None
+
+
 def _authors(run: RunFolder) -> Callable[[str | None], dict[str, str]]:
     """What a row says of who wrote its text, by the `text_by` of a shard: a model is named."""
-    writer = Labelled.read(path).writer if (path := run.labelled / "label.json").is_file() else None
+    writer = _writer(run)
 
     def author(text_by: str | None) -> dict[str, str]:
-        named = {"text_model": public_name(writer)} if writer and text_by in WRITTEN else {}
+        named = {"text_model": writer} if writer and text_by in WRITTEN else {}
         return {"text_by": text_by or FROM_DATA, **named}
 
     return author

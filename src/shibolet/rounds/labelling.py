@@ -68,7 +68,7 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
     if len(set(hearers.identities)) < 2:
         raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
     audio = current.join(recipe.data.unlabelled) if recipe.data.unlabelled else None
-    known = known_texts(current, by.rows())
+    known = known_texts(current, by.rows(), (writer, listener))
     inputs = {
         "format": Labelled.FORMAT,
         "data": [current.data.digest, audio.digest if audio else None],

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
+from shibolet.label.config import clips_needed
 from shibolet.recipe import Recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
@@ -25,6 +26,7 @@ from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.shards import read_shard
 from shibolet.rounds import auditing, labelling, scoring, stages
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.scoring import by_language
@@ -65,6 +67,8 @@ def do_loop(
         tell(f"loop: turn {number} of at most {turns}, {own.title}")
         with open_round(own, folder, "loop", tell, track) as current:
             current.gpus = gpus
+            if number < turns:
+                _require_clips(current)
             turn, done = _turn(current, best, seeds, level, gpus)
         found.append(turn)
         tell(f"loop: {turn.sentence}")
@@ -97,6 +101,25 @@ def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> 
     return recipe.model_copy(
         update={**named, "parent": before.path, "models": models, "label": label, "compare": compare}
     )
+
+
+def _require_clips(current: Round) -> None:
+    """DataError where the round holds out too few clips to calibrate the next turn on: before anything is trained."""
+    auditing.do_audit(current)
+    verdict = auditing.do_gate(current)
+    if verdict.next == "stop" or verdict.decision == "INVALID":  # there is no next turn
+        return
+    stages.do_prepare(current)
+    folder = current.folder
+    shards = sorted(folder.prepared.glob("dev-*.parquet"))
+    held_out = {id for shard in shards for (id,) in read_shard(shard, "origin_id")}
+    most = current.recipe.label.max_false_accept_pct
+    if len(held_out) < (needed := clips_needed(most)):
+        raise DataError(
+            f"loop: {current.recipe.title} holds out {len(held_out):,} utterances for dev, and the limits of the next "
+            "turn are calibrated on these alone, since its writer learns the others; "
+            f"label.max_false_accept_pct={most:g} takes {needed:,} at least. Raise prepare.dev_frac"
+        )
 
 
 def _turn(current: Round, best: _Done | None, seeds: int, level: float, gpus: int) -> tuple[Turn, _Done | None]:
