@@ -40,7 +40,7 @@ def terms_change(rows: Rows, names: Names, config: CompareConfig, terms: Collect
 
 
 def _difference(
-    sides: Sequence[Sequence["Apart"]], name: str, groups: Sequence[str], config: CompareConfig
+    sides: "Sequence[Sequence[Apart]]", name: str, groups: Sequence[str], config: CompareConfig
 ) -> RateDifference:
     from shibolet.scoring.intervals import difference_interval
 
