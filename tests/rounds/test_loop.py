@@ -32,7 +32,7 @@ def play(tmp_path, monkeypatch):
         @contextmanager
         def opened(recipe, path, command, tell, track):
             recipes.append(recipe)
-            yield SimpleNamespace(recipe=recipe, folder=RunFolder(path))
+            yield SimpleNamespace(recipe=recipe, folder=RunFolder(path), require_sets=lambda: None)
 
         def made(current, best, seeds, level, gpus):
             number, ended = next(given)
@@ -83,6 +83,17 @@ def test_every_turn_starts_from_the_same_base_and_has_to_beat_the_one_before(pla
     assert {recipe.prepare.seed for recipe in recipes} == {0}, "all seeds share one dev split"
 
 
+def test_a_second_turn_that_could_not_be_heard_is_refused_before_the_first(tmp_path, play):
+    """A file of hypotheses audits the first turn, and hears nothing of the second."""
+    recipe = load_recipe("demo", ["audit.recogniser=heard.jsonl"])
+    with pytest.raises(RecipeError, match=r"'.*heard\.jsonl' is a file, which knows nothing of new pieces"):
+        loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=3, tell=print)
+    assert not (tmp_path / "loop").exists()
+    gone = load_recipe("demo", ["label.flagged=true", "label.listener=heard.jsonl"])
+    with pytest.raises(RecipeError, match="knows nothing of new pieces"):
+        loop.do_loop(gone, tmp_path / "loop", turns=1, seeds=3, tell=print)
+
+
 def test_what_cannot_tell_a_gain_is_refused(tmp_path):
     recipe = load_recipe("demo")
     with pytest.raises(RecipeError, match="--seeds 3 is the least"):
@@ -99,6 +110,7 @@ def test_too_few_clips_for_the_second_turn_are_refused_before_the_first_is_train
     monkeypatch.setattr(loop.stages, "do_prepare", lambda current: None)
     monkeypatch.setattr(loop, "read_shard", lambda shard, column: [(f"u{i}",) for i in range(96)])
     monkeypatch.setattr(loop, "_turn", lambda current, *_: trained.append(current) or (turn(1, "not_gained"), None))
+    monkeypatch.setattr("shibolet.rounds.shared.Round.require_sets", lambda current: None)
     (tmp_path / "turn1" / "prepared").mkdir(parents=True)
     (tmp_path / "turn1" / "prepared" / "dev-00000.parquet").touch()
 

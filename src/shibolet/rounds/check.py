@@ -172,12 +172,14 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
 
 def _misfits(recipe: Recipe) -> Iterator[Finding]:
     """What a round would be refused for at its start: settings that do not suit a model, a base that cannot train."""
-    from shibolet.rounds.fit import misfits, untold_style
+    from shibolet.rounds.fit import hearers_alike, misfits, untold_style
 
     for error in misfits(recipe):
         yield Finding("models", "missing", str(error))
     if sentence := untold_style(recipe):
         yield Finding("evaluate", "note", sentence)
+    if sentence := hearers_alike(recipe):
+        yield Finding("label", "note", sentence)
 
 
 def _hypotheses(what: str, name: str, language: str) -> Finding:
@@ -256,7 +258,8 @@ def _with_extra(found: Finding) -> Finding:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    roles = {**recipe.data.roles, "evaluate": recipe.evaluate.sets}
+    silent = recipe.evaluate.non_speech.sources if recipe.evaluate.non_speech else ()
+    roles = {**recipe.data.roles, "evaluate": recipe.evaluate.sets, "non-speech": silent}
     for role, sources in roles.items():
         for source in sources:
             what = f"{role}: {source.name}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import DataError
 from shibolet.label.agreement import choose_limit, letters_apart
 from shibolet.records.audited import Audited, audited_hash
 from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Threshold
@@ -20,6 +20,7 @@ from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.machine_texts import MachineText, read_texts, write_texts
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.fit import writer_and_listener
 from shibolet.rounds.judged import Judged, judged
 from shibolet.rounds.known_texts import Known, known_texts, try_on
 from shibolet.rounds.shared import Round
@@ -42,7 +43,6 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
 
     DataError where nothing tells which texts of the data are right, so that no limit can be calibrated.
     """
-    from shibolet.listen.open import HYPOTHESES
     from shibolet.rounds.hearers import Hearers
 
     recipe, folder, config = current.recipe, current.folder, current.recipe.label
@@ -56,14 +56,7 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
             "label: the gate says INVALID, so nothing tells which texts are right, and no limit can be calibrated; "
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
-    writer = config.writer or (recipe.models and recipe.models.base)
-    listener = config.listener or recipe.audit.recogniser
-    if not writer:
-        raise RecipeError("label: nobody writes the texts; name a model in label.writer, or the recipe's models.base")
-    if listener.endswith(HYPOTHESES):
-        raise RecipeError(
-            f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
-        )
+    writer, listener = writer_and_listener(recipe)
     hearers = Hearers(current, writer, listener)
     if len(set(hearers.identities)) < 2:
         raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")

@@ -27,7 +27,8 @@ from shibolet.records.files import make_folder
 from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.shards import read_shard
-from shibolet.rounds import auditing, labelling, scoring, stages
+from shibolet.rounds import auditing, labelling, publish, scoring, stages
+from shibolet.rounds.fit import require_fit, writer_and_listener
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
@@ -55,6 +56,10 @@ def do_loop(
         raise RecipeError("loop: the recipe names no evaluate.sets, and nothing else tells whether a turn gained")
     if seeds < MIN_SEEDS:
         raise RecipeError(f"loop: --seeds {MIN_SEEDS} is the least: of fewer nobody knows how much is the seed's")
+    publish.require_publishable(recipe)
+    require_fit(recipe)
+    if turns > 1:  # the writer is a model that is not there yet
+        writer_and_listener(_heard_again(recipe, "the model of turn 1"))
     make_folder(out_dir)
     split = recipe.seed if recipe.prepare.seed is None else recipe.prepare.seed
     recipe = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"seed": split})})
@@ -67,6 +72,7 @@ def do_loop(
         tell(f"loop: turn {number} of at most {turns}, {own.title}")
         with open_round(own, folder, "loop", tell, track) as current:
             current.gpus = gpus
+            current.require_sets()
             if number < turns:
                 _require_clips(current)
             turn, done = _turn(current, best, seeds, level, gpus)
@@ -95,12 +101,18 @@ def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> 
             "baseline_trained_on": tuple(source.name for source in recipe.data.train),
         }
     )
-    label = recipe.label.model_copy(update={"writer": final, "flagged": True})
+    label = _heard_again(recipe, final).label
     compare = recipe.compare.model_copy(update={"baseline_seeds": (), "candidate_seeds": ()})  # of the first round
     named = {"name": f"{recipe.name}-turn{number}", "title": f"{recipe.title} turn {number}"}
     return recipe.model_copy(
         update={**named, "parent": before.path, "models": models, "label": label, "compare": compare}
     )
+
+
+def _heard_again(recipe: Recipe, writer: str) -> Recipe:
+    """The recipe with a writer that hears again what is flagged."""
+    label = recipe.label.model_copy(update={"writer": writer, "flagged": True})
+    return recipe.model_copy(update={"label": label})
 
 
 def _require_clips(current: Round) -> None:
