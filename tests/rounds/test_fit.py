@@ -121,7 +121,10 @@ FREE = "data.unlabelled=[{{name: radio, manifest: {}}}]"
     ("changes", "said"),
     [
         (["label.writer=builtin:ctc", "label.flagged=true"], "one model always agrees with itself"),
-        (["label.writer=builtin:ctc", "label.listener=builtin:round1", "label.flagged=true"], "not a Qwen3-ASR or Whisper"),
+        (
+            ["label.writer=builtin:ctc", "label.listener=builtin:round1", "label.flagged=true"],
+            "not a Qwen3-ASR or Whisper",
+        ),
         (["label.listener=heard.jsonl", FREE.format("{}")], "knows nothing of new pieces"),
         ([FREE.format("gone.jsonl")], "data.unlabelled: 'radio' has no manifest "),
         (["evaluate.non_speech.sources=[{name: street, manifest: gone.jsonl}]"], "'street' has no manifest "),
