@@ -145,6 +145,15 @@ def hear_set(
     _judge(named, beyond, audit_dir, out_path, listener, config, language, on_progress)
 
 
+def hear_long(
+    utterances: Sequence[Utterance], listener: Listener, language: str, on_progress: Progress | None = None
+) -> dict[str, Evidence]:
+    """Evidence on utterances by id, without those whose text has no word that could be checked; nothing is judged."""
+    clips, _ = clips_of(utterances, language)
+    heard = listener.hear(clips, on_progress)
+    return {clip.key: heard[clip.key] for clip in clips}
+
+
 def _judge(
     utterances: Sequence[Utterance],
     unheard: Mapping[str, Evidence],

@@ -30,6 +30,9 @@ class LabelConfig(Config):
     # Utterances of data.train that the audit flagged are heard again too: taken back where the writer reads what the
     # text says, corrected where both hearers read alike and the text reads otherwise, else dropped as before.
     flagged: bool = False
+    # Utterances longer than prepare.max_duration_s are heard again by the writer and cut by what it hears; those of dev
+    # are cut as before.
+    recut: bool = False
     # A text that came with the data gives way to a machine's only where the hearers differ in at most this share of
     # letters, whatever limit is calibrated.
     max_corrected_disagreement: float = Field(0.05, ge=0, lt=1)

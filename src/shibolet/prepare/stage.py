@@ -7,9 +7,11 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
@@ -22,6 +24,7 @@ from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.prepare.writing import writing_of
+from shibolet.records.audited import Audited
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -51,6 +54,7 @@ def run_prepare(
     decoders: Decoders | None = None,
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
     holds_out: bool = True,
+    recut: Mapping[str, Audited] = MappingProxyType({}),
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
@@ -58,6 +62,7 @@ def run_prepare(
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
     have now, of machines or taken back: they train, and are never dev.
+    `recut` has rows by which utterances that train are cut, in place of their verdicts'; dev is cut by the verdicts.
     Without `holds_out` all of it may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
@@ -76,7 +81,9 @@ def run_prepare(
         num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
+        trained = {u.id for u, part in zip(fit, dealt.parts) if part == "train"} & recut.keys()
+        cut_by = _cut_by(find, {id: recut[id] for id in trained})
+        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], cut_by, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
         dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
@@ -86,6 +93,7 @@ def run_prepare(
     write_manifest(out_dir / MANIFEST, kept)
     if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
+    notes += _notes_on_cutting(trained)
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
         num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
@@ -172,6 +180,22 @@ def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerd
         ]
 
     return find
+
+
+def _cut_by(find: FindVerdicts, rows: Mapping[str, Audited]) -> FindVerdicts:
+    """The verdicts, of which some have another row: what was heard in them, and where."""
+
+    def found(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
+        return [
+            replace(verdict, row=rows[u.id]) if verdict and u.id in rows else verdict
+            for u, verdict in zip(utterances, find(utterances), strict=True)
+        ]
+
+    return found if rows else find
+
+
+def _notes_on_cutting(recut: Collection[str]) -> list[str]:
+    return [f"{len(recut):,} long utterances are cut by what label.writer heard; dev is not"] if recut else []
 
 
 def _notes_on_hearing(

@@ -43,7 +43,7 @@ def hearers_alike(recipe: Recipe) -> str | None:
     from shibolet.model.folders import is_here
     from shibolet.model.outline import outline_named
 
-    if not (recipe.data.unlabelled or recipe.label.flagged):
+    if not recipe.has_hearers:
         return None
     try:
         names = writer_and_listener(recipe)
@@ -104,7 +104,7 @@ def _misfits_of_labels(recipe: Recipe) -> Iterator[ShiboletError]:
     from shibolet.model.folders import is_here
     from shibolet.model.outline import outline_named
 
-    if not (recipe.data.unlabelled or recipe.label.flagged):
+    if not recipe.has_hearers:
         return
     try:
         writer, _ = writer_and_listener(recipe)

@@ -110,8 +110,8 @@ def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> 
 
 
 def _heard_again(recipe: Recipe, writer: str) -> Recipe:
-    """The recipe with a writer that hears again what is flagged."""
-    label = recipe.label.model_copy(update={"writer": writer, "flagged": True})
+    """The recipe with a writer that hears again what is flagged and what is long."""
+    label = recipe.label.model_copy(update={"writer": writer, "flagged": True, "recut": True})
     return recipe.model_copy(update={"label": label})
 
 
