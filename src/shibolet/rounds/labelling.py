@@ -67,7 +67,7 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
         "data": [current.data.digest, audio.digest if audio else None],
         "known": known.digest,
         "verdicts": [audited_hash(table) for table in by.tables],
-        "label": config.model_dump(mode="json", exclude={"writer", "listener"}),
+        "label": config.model_dump(mode="json", exclude={"writer", "listener", "recut"}),
         "hearers": hearers.identities,
         "decoding": hearers.decoding,
         "language": recipe.language,
