@@ -126,8 +126,6 @@ FREE = "data.unlabelled=[{{name: radio, manifest: {}}}]"
             "not a Qwen3-ASR or Whisper",
         ),
         (["label.listener=heard.jsonl", FREE.format("{}")], "knows nothing of new pieces"),
-        ([FREE.format("gone.jsonl")], "data.unlabelled: 'radio' has no manifest "),
-        (["evaluate.non_speech.sources=[{name: street, manifest: gone.jsonl}]"], "'street' has no manifest "),
         (["evaluate.context={file: gone.txt}"], "gone.txt cannot be read"),
         ([DISTIL, "models.teacher=builtin:ctc"], "would judge its own texts"),
         ([DISTIL, "models.teacher=builtin:round1"], "which learns nothing from itself"),
@@ -143,6 +141,30 @@ def test_what_would_fail_after_the_audit_or_the_training_is_refused_at_the_start
     assert any(said in one for one in found), found
     with pytest.raises((RecipeError, DataError, ModelError)):
         require_fit(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "said"),
+    [
+        (FREE.format("gone.jsonl"), "unlabelled: radio", "data.unlabelled: 'radio' has no manifest "),
+        (
+            "data.replay={share: 0.25, sources: [{name: old, manifest: gone.jsonl}]}", "replay: old",
+            "data.replay: 'old' has no manifest ",
+        ),
+        ("evaluate.non_speech.sources=[{name: street, manifest: gone.jsonl}]", "non-speech: street", "gone.jsonl"),
+    ],
+)  # fmt: skip
+def test_data_that_are_read_late_are_asked_for_at_the_start(change, what, said, tmp_path, monkeypatch):
+    """A file that is not there was told after the audit, or after the training; `check` says it too."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = recipe_of("builtin:round1", change)
+    with (
+        open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current,
+        pytest.raises(DataError, match=said),
+    ):
+        run_round(current)
+    found = {one.what: one.state for one in check_recipe(recipe, tmp_path / "run").findings}
+    assert found[what] == "missing"
 
 
 def test_a_list_of_terms_that_a_model_has_no_room_for_is_refused_before_it_is_trained(base, tmp_path):

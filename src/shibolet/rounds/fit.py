@@ -61,7 +61,6 @@ def hearers_alike(recipe: Recipe) -> str | None:
 def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     """Everything that `require_fit` refuses."""
     yield from _misfits_of_labels(recipe)
-    yield from _absent(recipe)
     if recipe.models is None:
         return
     servers = recipe.evaluate.servers  # which cut long audio as they like
@@ -112,19 +111,6 @@ def _misfits_of_labels(recipe: Recipe) -> Iterator[ShiboletError]:
             outline_named(writer)
     except (RecipeError, ModelError) as error:
         yield error
-
-
-def _absent(recipe: Recipe) -> Iterator[ShiboletError]:
-    """Manifests that are read after the audit, or after the training."""
-    silent = recipe.evaluate.non_speech.sources if recipe.evaluate.non_speech else ()
-    sources = {
-        "data.unlabelled": recipe.data.unlabelled, "data.replay": recipe.data.replayed,
-        "evaluate.non_speech.sources": silent,
-    }  # fmt: skip
-    for key, own in sources.items():
-        for source in own:
-            if source.manifest is not None and not source.manifest.exists():
-                yield DataError(f"{key}: '{source.name}' has no manifest {source.manifest}")
 
 
 def _is_same(one: str, other: str) -> bool:

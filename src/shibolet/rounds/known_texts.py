@@ -100,6 +100,7 @@ def _trainings(model: str) -> list[Path]:
     while (prepared := prepared_of(model)) is not None and prepared not in found:
         found.append(prepared)
         run = RunFolder(prepared.parent)
+        run.intact("prepare")
         if (models := ShownRecipe.read(run.recipe).models) is None or models.base is None:
             break
         model = str((run.path / models.base).resolve()) if models.base.startswith(".") else models.base
