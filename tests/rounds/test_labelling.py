@@ -1,5 +1,6 @@
 """Protects training from texts of machines that nobody confirmed, from a writer's habits, and dev from either."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -332,6 +333,30 @@ def test_audio_of_dev_under_another_name_is_not_labelled_and_learned(play, data)
     finally:
         for i, audio in before.items():
             (data / f"u{i}.flac").write_bytes(audio)
+
+
+def test_audio_that_was_moved_is_found_where_the_recipe_names_it(play, data, tmp_path):
+    """Content says which data are the same: nothing is heard again, and the old place is not asked for."""
+    _, before, folder = play({})
+    asked, rows = len(play.answers.asked), sorted(row["id"] for row in prepared_rows(folder, "train"))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for i in range(40):
+        (moved / f"u{i}.flac").write_bytes((data / f"u{i}.flac").read_bytes())
+    (moved / "free.jsonl").write_text((data / "free.jsonl").read_text("utf-8"), "utf-8")
+    hidden = data.with_name("hidden")
+    data.rename(hidden)
+    data.mkdir()
+    try:
+        for path in [*hidden.glob("k*.flac"), hidden / "known.jsonl"]:
+            (data / path.name).write_bytes(path.read_bytes())
+        (folder.path / ".stages" / "prepare.json").unlink()
+        _, after, folder = play({}, [f"data.unlabelled=[{{name: free, manifest: {moved}/free.jsonl}}]"])
+    finally:
+        shutil.rmtree(data)
+        hidden.rename(data)
+    assert len(play.answers.asked) == asked and after == before
+    assert sorted(row["id"] for row in prepared_rows(folder, "train")) == rows
 
 
 def test_pieces_and_utterances_of_one_id_are_refused(play):

@@ -24,7 +24,7 @@ from shibolet.rounds.fit import writer_and_listener
 from shibolet.rounds.judged import Judged, judged
 from shibolet.rounds.known_texts import Known, known_texts, try_on
 from shibolet.rounds.shared import Round
-from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of
+from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of, whole_of
 from shibolet.speech.text import get_language
 
 if TYPE_CHECKING:  # it imports the audit
@@ -88,9 +88,18 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
 def labelled_texts(current: Round) -> list[tuple[Utterance, MachineText]]:
     """What `prepare` takes: utterances with the texts that they have now, those without a text of their own last."""
     folder, given = current.folder.labelled, {u.id: u for u in current.data.utterances}
-    known = given | {u.id: u for u in read_manifest(folder / MANIFEST)}
+    known = given | {u.id: u for u in _pieces(current, read_manifest(folder / MANIFEST))}
     texts = sorted(read_texts(folder / TEXTS), key=lambda text: text.kind == "labelled")
     return [(_with(known[text.id], text), text) for text in texts]
+
+
+def _pieces(current: Round, pieces: Sequence[Utterance]) -> list[Utterance]:
+    """The pieces in the audio as the recipe names it now: the same data may lie elsewhere than when they were cut."""
+    audio = {u.id: u.audio for u in current.join(current.recipe.data.unlabelled).utterances} if pieces else {}
+    return [
+        replace(piece, audio=replace(audio[whole_of(piece.id)], start_s=piece.audio.start_s, end_s=piece.audio.end_s))
+        for piece in pieces
+    ]
 
 
 def _with(utterance: Utterance, text: MachineText) -> Utterance:
@@ -246,7 +255,7 @@ class _Labelling:
     def write(self, writer: str, listener: str) -> None:
         """Put everything on disk, the document last."""
         folder, config = self.current.folder.labelled, self.current.recipe.label
-        write_manifest(folder / MANIFEST, self.pieces)
+        write_manifest(folder / MANIFEST, self.pieces, self.current.folder.path)
         write_texts(folder / TEXTS, self.texts)
         write_ledger(folder / LEDGER, self.lines)
         found = Labelled(
