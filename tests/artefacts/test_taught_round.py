@@ -39,17 +39,17 @@ LEFT = (
     Left("prepare-replay/other/train-00000.parquet", damage.texts_reversed, OF_REPLAY),
     Left("prepare-replay/other/summary.json", json_value("utterances", "kept"), OF_REPLAY),
     Left(".stages/prepare-replay/other.json", damage.first_hash, OF_REPLAY),
-    # Its round is whole, so nothing asks for these again: a start after a change would.
-    Left("labelled/heard/*.jsonl", line_value("text"), ("run", "report")),
-    Left("labelled/calibration/0000.flac", damage.bytes_more, ("run", "report")),
-    Left("teacher_cache/*/ids.bin", damage.bytes_more, ("run", "report")),
-    Left("teacher_cache/*/meta.json", json_value("boot", value="x"), ("run", "report")),
+    # Of a whole round nobody reads these: a start after a change would.
+    Left("labelled/heard/*.jsonl", line_value("text"), ()),
+    Left("labelled/calibration/0000.flac", damage.bytes_more, ()),
+    Left("teacher_cache/*/ids.bin", damage.bytes_more, ()),
+    Left("teacher_cache/*/meta.json", json_value("boot", value="x"), ()),
 )
 
 
-@pytest.mark.slow("artefacts", seconds=30)
+@pytest.mark.slow("artefacts", seconds=20)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("left", LEFT, ids=lambda left: left.example)
 def test_no_command_uses_what_is_damaged(left: Left, way: str, taught_round):
     """Another text than the audit admitted, or than two hearers agreed on, would train and nobody would know."""
-    assert walk(left, way, left.readers, taught_round) == []
+    assert walk(left, way, left.readers or ("run", "report"), taught_round) == []
