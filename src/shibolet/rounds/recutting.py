@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from shibolet.records.audited import Audited, audited_hash, read_audited, write_audited
 from shibolet.records.documents.timings import Work
-from shibolet.rounds.auditing import begin_hearing, lost_in, tell_lost
+from shibolet.rounds.auditing import tell_lost
 from shibolet.rounds.fit import writer_and_listener
 from shibolet.rounds.judged import Judged
 from shibolet.rounds.shared import Round
@@ -42,7 +42,7 @@ def do_hear_long(current: Round, by: Judged) -> Path:
         "longer_s": by.config.max_duration_s,
         "listeners": list(listener.identities),
     }
-    stage = begin_hearing(current, STAGE, inputs, lambda: lost_in(path), by.reads)
+    stage = current.begin(STAGE, inputs, by.reads)
     if not stage.done:
         long = [u for u in current.data.utterances if u.duration_s > by.config.max_duration_s]
         verdicts = {id: one.row for id, one in by.rows().among([u.id for u in long]).items()}
