@@ -62,8 +62,7 @@ def run_prepare(
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
     have now, of machines or taken back: they train, and are never dev.
-    `recut` has rows by which utterances that train are cut, in place of their verdicts'; dev is cut by the verdicts.
-    Without `holds_out` all of it may train: there is no dev.
+    `recut` has rows by which what trains is cut, and not dev. Without `holds_out` all may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, by_machine = get_language(language), MachineTexts(machine_texts)
@@ -81,9 +80,9 @@ def run_prepare(
         num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        trained = {u.id for u, part in zip(fit, dealt.parts) if part == "train"} & recut.keys()
-        cut_by = _cut_by(find, {id: recut[id] for id in trained})
-        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], cut_by, decoders, language, config)))
+        trained = {u.id: recut[u.id] for u, part in zip(fit, dealt.parts) if part == "train" and u.id in recut}
+        find, notes = _cut_by(find, trained), [*notes, *_notes_on_cutting(trained)]
+        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
         dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
@@ -93,7 +92,6 @@ def run_prepare(
     write_manifest(out_dir / MANIFEST, kept)
     if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
-    notes += _notes_on_cutting(trained)
     groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
     prepared = tally.prepared(
         num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),

@@ -62,6 +62,9 @@ def _as_heard(row: Audited, evidence: "Evidence") -> Audited:
     return replace(row, hypothesis=evidence.hypothesis, **times)
 
 
-def rows_of(path: Path) -> dict[str, Audited]:
-    """By id of the utterance."""
-    return {row.id: row for row in read_audited(path)}
+def rows_of(current: Round, by: Judged) -> dict[str, Audited]:
+    """By id of the utterance, what the writer heard; nothing where the recipe does not ask, or nobody is believed."""
+    if not (current.recipe.label.recut and by.config.drop_low_quality):
+        current.retire(STAGE, why="this recipe cuts by the audit alone")
+        return {}
+    return {row.id: row for row in read_audited(do_hear_long(current, by))}

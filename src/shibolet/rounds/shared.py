@@ -149,8 +149,8 @@ class Round(Models):
             if context and context.file:
                 read_terms(context.file)
         data = self.recipe.data
-        needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed}
-        needed["evaluate.sets"] = [source for source in self.recipe.evaluate.sets if not source.optional]
+        sets = [source for source in self.recipe.evaluate.sets if not source.optional]
+        needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
         for key, sources in needed.items():
             for source in sources:
                 if source.manifest is not None and not source.manifest.exists():

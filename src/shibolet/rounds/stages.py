@@ -38,13 +38,8 @@ def do_prepare(current: Round) -> Prepared:
         machine_texts = labelling.labelled_texts(current)
     else:
         current.retire(labelling.STAGE, why="this recipe has nothing to label")
-    recut = {}
-    if recipe.label.recut and config.drop_low_quality:
-        table = recutting.do_hear_long(current, by)
-        reads.append(recutting.STAGE)
-        recut = recutting.rows_of(table)
-    else:
-        current.retire(recutting.STAGE, why="this recipe cuts by the audit alone")
+    recut = recutting.rows_of(current, by)
+    reads += [recutting.STAGE] if recut else []
     inputs = {
         "format": Prepared.FORMAT,
         "data": current.data.digest,
