@@ -123,6 +123,7 @@ def export_data(
 
     with finished_round(run_dir) as current:
         current.folder.verified("audit" if format_ == "verdicts" else "prepare")
+        current.folder.intact("label")  # it names who wrote texts, where somebody did
         counts = export(current.folder, out, format_)
     typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 

@@ -83,6 +83,8 @@ def _show_training(plan: Plan) -> None:
     ]
     if plan.encoder_cache_gib:
         lines.append(("disk", f"{plan.encoder_cache_gib:.1f} GiB for the encoder's kept output"))
+    if plan.teacher_cache_gib:
+        lines.append(("disk", f"{plan.teacher_cache_gib:.2f} GiB for what the teacher expects (train.distil.top_k)"))
     facts(lines + [("note", note) for note in plan.notes])
 
 

@@ -7,8 +7,9 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +25,7 @@ from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.prepare.writing import writing_of
+from shibolet.records.audited import Audited
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
@@ -55,14 +57,15 @@ def run_prepare(
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
     corrected: Mapping[str, Answer] = MappingProxyType({}),
     holds_out: bool = True,
+    recut: Mapping[str, Audited] = MappingProxyType({}),
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
-    have now, of machines or taken back: they train, and are never dev. `corrected` are texts by a person, by id.
-    Without `holds_out` all of it may train: there is no dev.
+    have now, of machines or taken back: they train, and are never dev. `corrected` are texts by a person, by id, and
+    `recut` has rows by which other utterances that train are cut. Without `holds_out` all may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, by_person = get_language(language), CorrectedTexts(corrected, utterances)
@@ -81,6 +84,9 @@ def run_prepare(
         num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
+        training = {u.id for u, part in zip(fit, dealt.parts, strict=True) if part == "train" and u.id not in by_person}
+        trained = {id: row for id, row in recut.items() if id in training}
+        find, notes = _cut_by(find, trained), [*notes, *_notes_on_cutting(trained)]
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
         dealt_outcomes = _with_surplus([*fit, *added], parts, outcomes, config)
@@ -178,6 +184,22 @@ def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerd
         ]
 
     return find
+
+
+def _cut_by(find: FindVerdicts, rows: Mapping[str, Audited]) -> FindVerdicts:
+    """The verdicts, of which some have another row: what was heard in them, and where."""
+
+    def found(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
+        return [
+            replace(verdict, row=rows[u.id]) if verdict and u.id in rows else verdict
+            for u, verdict in zip(utterances, find(utterances), strict=True)
+        ]
+
+    return found if rows else find
+
+
+def _notes_on_cutting(recut: Collection[str]) -> list[str]:
+    return [f"{len(recut):,} long utterances are cut by what label.writer heard; dev is not"] if recut else []
 
 
 def _notes_on_hearing(

@@ -14,6 +14,7 @@ audit/alignment_report.json     what the audit found, in total and by domain
       extended.json             how many utterances `audit --extend` has asked for
 calibration.json                what the listeners detect, from `shibolet calibrate`
 gate.json                       the verdict and the interval behind it
+audit/long.parquet              what label.writer heard in long utterances, where the recipe cuts them by that
 labelled/label.json             how far two hearers agree on audio without text, and what passed
          manifest.jsonl         the pieces that passed, with their texts
          texts.jsonl            texts by machines in all, what was heard beside each and how far apart they are
@@ -119,6 +120,10 @@ class RunPaths:
 
     def gate(self, *, prepared: bool = False) -> Path:
         return self.path / ("gate-prepared.json" if prepared else "gate.json")
+
+    @property
+    def audited_long(self) -> Path:
+        return self.audit() / "long.parquet"
 
     @property
     def labelled(self) -> Path:

@@ -143,16 +143,18 @@ class Round(Models):
         return found
 
     def require_sets(self) -> None:
-        """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
+        """DataError where what is read late is not there: known now, not once an audit or a training is paid for."""
         self.recipe.evaluate.require_ngram()
         for context in (self.recipe.evaluate.context, self.recipe.train and self.recipe.train.context):
             if context and context.file:
                 read_terms(context.file)
-        for source in self.recipe.evaluate.sets:
-            if source.manifest is not None and not source.optional and not source.manifest.exists():
-                raise DataError(
-                    f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
-                )
+        data = self.recipe.data
+        sets = [source for source in self.recipe.evaluate.sets if not source.optional]
+        needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
+        for key, sources in needed.items():
+            for source in sources:
+                if source.manifest is not None and not source.manifest.exists():
+                    raise DataError(f"{key}: '{source.name}' has no manifest {source.manifest}; nothing was started")
         for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
             if source.hub is None:  # they are few, and a fault in one would come up after the training
                 self.read(source)
