@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from shibolet.cli.next_steps import advise
 from shibolet.cli.options import (
     AsJson,
     FinishedRun,
@@ -44,6 +45,7 @@ def publish(
         if to is not None and not re.fullmatch(REPOSITORY, to):
             raise RecipeError(f"--to {to}: write it as org/name")
         typer.echo(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
+    advise("write the recipe of the next round", "next", str(run_dir), "-o", "NEXT.yaml")
 
 
 def export_adapter(

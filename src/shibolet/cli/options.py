@@ -17,8 +17,21 @@ if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
 
+
+def _recipe_names(incomplete: str) -> list[str]:
+    """For the completion of a shell, which goes on with files where no name of the package fits."""
+    from shibolet.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of the package.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a recipe of the package.",
+        autocompletion=_recipe_names,
+    ),
 ]
 RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
@@ -134,7 +147,9 @@ def quiet() -> None:
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait leave their cores to others
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
-    logging.getLogger("shibolet").setLevel(logging.INFO)
+    from shibolet.cli.terminal import ERR
+
+    logging.getLogger("shibolet").setLevel(logging.WARNING if ERR.quiet else logging.INFO)
 
 
 def show(*documents: "Document") -> None:

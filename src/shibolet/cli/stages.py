@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shibolet.cli.next_steps import advise, after_gate, after_run, after_stage, same
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -52,6 +53,7 @@ def run(
             if current.folder.finished("train"):
                 typer.echo(_trained(TrainResult.read(current.folder.train_result), current))
             typer.echo(f"Page: {current.folder.report}")
+            after_run(_results(current), current.folder.path, code, same(recipe, run_dir, changes), current.recipe)
     raise typer.Exit(code)
 
 
@@ -102,6 +104,7 @@ def audit(
     else:
         show(verdict, *([report.review] if review else []))
         typer.echo(f"Page: {page}")
+        after_gate(verdict, same(recipe[-1], run_dir, changes), current.recipe)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -145,6 +148,8 @@ def gate(
     with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
         verdict = do_gate(current)
     answer(json_, verdict)
+    if not json_:
+        after_gate(verdict, same(recipe, run_dir, changes), current.recipe)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -157,6 +162,8 @@ def label(
     with round_of(recipe, run_dir, changes, json_, dry, needs=("models",)) as current:
         found = do_label(current)
     answer(json_, found)
+    if not json_:
+        after_stage("label", same(recipe, run_dir, changes))
 
 
 def prepare(
@@ -168,6 +175,8 @@ def prepare(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         summary = do_prepare(current)
     answer(json_, summary)
+    if not json_:
+        after_stage("prepare", same(recipe, run_dir, changes))
 
 
 def train(
@@ -191,6 +200,7 @@ def train(
         print_json(result.to_json())
     else:
         typer.echo(_trained(result, current))
+        after_stage("train", same(recipe, run_dir, changes))
 
 
 def report(
@@ -214,6 +224,7 @@ def report(
         for path in export_figures(run_dir, figures):
             typer.echo(path)
     typer.echo(run_dir / "report.html")
+    advise("open that file in a browser: it needs no network and nothing beside it")
 
 
 def _shard(given: str) -> tuple[int, int]:
