@@ -115,7 +115,9 @@ class _Amount(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        shown = [_counted(int(task.completed), int(task.total or 0), task.fields.get("unit", ""))] if task.completed else []
+        shown, unit = [], task.fields.get("unit", "")
+        if task.completed:
+            shown.append(_counted(int(task.completed), int(task.total or 0), unit))
         if task.total and task.time_remaining is not None:
             shown.append(f"{in_time(task.time_remaining)} left")
         elif not task.total:
