@@ -82,6 +82,18 @@ def test_a_run_that_trains_on_repaired_data_says_both_verdicts(tracked):
     assert run.number("audit/coverage_distribution/p50") == [report.coverage_distribution["p50"]]
 
 
+def test_rounds_are_compared_by_keys_that_they_share(tracked):
+    """`scores/round2/...` and `scores/round3/...` are never on one chart."""
+    folder, run = tracked
+    compared = Comparison.read(folder.compare)
+    for name, block in compared.sets.items():
+        assert run.number(f"test/sets/{name}/wer") == [block.wer.candidate.rate]
+        assert run.number(f"test/sets/{name}/baseline_wer") == [block.wer.baseline.rate]
+    assert run.number("test/wer") == [compared.overall.wer.candidate.rate]
+    assert run.number("test/verdict") == [compared.verdict] and run.number("test/is_kept") == [float(compared.is_kept)]
+    assert run.tags == {"Round 2", "Hebrew", compared.verdict} and (run.group, run.name) == ("demo", "Round 2, run")
+
+
 def test_final_scores_are_there_by_set_domain_and_duration(tracked):
     folder, run = tracked
     scores = Scores.read(folder.scores("round2", "whatsapp"))

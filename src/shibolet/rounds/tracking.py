@@ -7,12 +7,14 @@ from heapq import nsmallest
 from typing import TypeVar
 
 from shibolet.errors import DataError
+from shibolet.recipe import name_of
 from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.training import TrainResult
+from shibolet.report.lineage import folders_of
 from shibolet.rounds.shared import Round
 from shibolet.tracking.config import Shown, Tracking
 from shibolet.tracking.documents import (
@@ -29,14 +31,19 @@ NUM_WORST = NUM_RANDOM = 20  # utterances of a set
 
 
 def tracking_of(current: Round) -> Tracking:
-    """The round's trackers, with the audit and the gate as far as they have come."""
-    recipe = current.recipe
+    """The round's trackers, with the audit and the gate as far as they have come.
+
+    Rounds that followed each other are one group, named as the first of their recipes is.
+    """
+    recipe, path = current.recipe, current.folder.path.absolute()
+    verdict = _made(current, "compare", lambda: [Comparison.read(current.folder.compare).verdict])
+    first = folders_of(path)[0][0].recipe if recipe.parent else None
     return Tracking(
         settings=recipe.tracking,
         folder=current.folder.tracking.absolute(),
-        name=current.folder.path.absolute().name,
-        group=recipe.name,
-        tags=(recipe.title, recipe.language),
+        name=f"{recipe.title}, {path.name}",
+        group=name_of(first) if first else recipe.name,
+        tags=(recipe.title, recipe.language, *verdict),
         documents=tuple(_of_the_data(current)),
     )
 

@@ -3,8 +3,9 @@
 The text is given and the model only says how likely it finds it (teacher forcing), so no word is decoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from shibolet.errors import DataError
 from shibolet.model.family import LoadedModel
 from shibolet.model.protocols import Prompt
-from shibolet.train.data import TrainExample
+from shibolet.train.data import Styles, TrainExample, read_examples
 from shibolet.train.packing import packs_of
+from shibolet.train.ranks import share_out
 from shibolet.train.reader import PackReader
 
 PACK_TOKENS = 2048  # of a pack that is scored; longer utterances are packs of their own
@@ -53,6 +55,48 @@ def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language
         for place, example, piece in zip(pack, chosen, pieces, strict=True):
             found[place] = LabelLoss(example.id, float(piece.sum()), example.num_targets)
     return [found[place] for place in range(len(examples))]
+
+
+def read_dev_examples(
+    loaded: LoadedModel, prepared_dir: Path, language: str, styles: Mapping[str, str]
+) -> list[TrainExample]:
+    """Dev utterances as a training would have them; what is too long for the model, or has no text, is left out.
+
+    `styles` are what prompts say of how to write, by source.
+    """
+    family = loaded.family
+    targets_of = lambda style: family.targets(loaded.tokenizer, Prompt(language, style=style))  # noqa: E731
+    read, _ = read_examples(
+        prepared_dir, "dev", family, targets_of(""), family.max_tokens(loaded.model.config),
+        Styles.of(styles, targets_of),
+    )  # fmt: skip
+    return read
+
+
+class DevLoss:
+    """The mean loss a label of a model in training on dev, of which always the same utterances are taken.
+
+    Every rank calls it; each measures a part, all have the whole.
+    """
+
+    def __init__(self, prepared_dir: Path, language: str, styles: Mapping[str, str], ids: Collection[str]) -> None:
+        """`ids` are the utterances that WER is measured on too."""
+        self._prepared_dir, self._language, self._styles, self._ids = prepared_dir, language, styles, ids
+        self._examples: list[TrainExample] | None = None
+
+    def __call__(self, loaded: LoadedModel) -> float | None:
+        """In nats, to the fifth digit, behind which packs of other ranks differ; None where nothing can be measured.
+
+        The model is in evaluation mode.
+        """
+        if not self._ids:
+            return None
+        if self._examples is None:
+            read = read_dev_examples(loaded, self._prepared_dir, self._language, self._styles)
+            self._examples = [example for example in read if example.id in self._ids]
+        measure = lambda part: label_losses(loaded, part, self._language) if part else []  # noqa: E731
+        found = share_out(measure, self._examples)
+        return round(sum(one.loss for one in found) / sum(one.labels for one in found), 5) if found else None
 
 
 def with_audio_of_next(examples: Sequence[TrainExample]) -> list[TrainExample]:
