@@ -18,6 +18,7 @@ from shibolet.cli.options import (
     finished_round,
     language_told,
     quiet,
+    say,
 )
 from shibolet.errors import EXIT_REJECT, RecipeError
 
@@ -44,7 +45,7 @@ def publish(
             raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
         if to is not None and not re.fullmatch(REPOSITORY, to):
             raise RecipeError(f"--to {to}: write it as org/name")
-        typer.echo(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
+        say(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
     advise("write the recipe of the next round", "next", str(run_dir), "-o", "NEXT.yaml")
 
 
@@ -126,7 +127,7 @@ def export_data(
     with finished_round(run_dir) as current:
         current.folder.verified("audit" if format_ == "verdicts" else "prepare")
         counts = export(current.folder, out, format_)
-    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    say(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
 def convert(
@@ -163,8 +164,8 @@ def cut(
     made = cut_model(source, out, encoder=encoder, decoder=decoder)
     layers = [", ".join(map(str, kept)) for kept in (made.encoder_layers, made.decoder_layers)]
     size, before = (f"{num / 1e6:.4g} M" for num in (made.parameters, made.source_parameters))
-    typer.echo(f"{out}: encoder layers {layers[0]}; decoder layers {layers[1]}; {size} of {before} weights")
-    typer.echo("It has to be trained before it writes anything of use.")
+    say(f"{out}: encoder layers {layers[0]}; decoder layers {layers[1]}; {size} of {before} weights")
+    say("It has to be trained before it writes anything of use.")
 
 
 def transcribe(

@@ -165,6 +165,13 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=lambda document: document.to_json()))
 
 
+def say(result: str) -> None:
+    """A sentence for a person, on standard output."""
+    from shibolet.cli import terminal
+
+    terminal.say(result)
+
+
 def answer(json_: bool, document: "Document") -> None:
     """One result: as JSON, or as tables for a person."""
     print_json(document) if json_ else show(document)

@@ -21,6 +21,7 @@ from shibolet.cli.options import (
     quiet,
     require_run,
     round_of,
+    say,
     show,
 )
 from shibolet.errors import RecipeError
@@ -51,8 +52,8 @@ def run(
             for name, document in _results(current).items():
                 show_gate(document, GATE_PREPARED) if name == "gate_prepared" else show(document)
             if current.folder.finished("train"):
-                typer.echo(_trained(TrainResult.read(current.folder.train_result), current))
-            typer.echo(f"Page: {current.folder.report}")
+                say(_trained(TrainResult.read(current.folder.train_result), current))
+            say(f"Page: {current.folder.report}")
             after_run(_results(current), current.folder.path, code, same(recipe, run_dir, changes), current.recipe)
     raise typer.Exit(code)
 
@@ -88,7 +89,7 @@ def audit(
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
         with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
-            typer.echo(do_export(current, export_to))
+            say(do_export(current, export_to))
         return
     if shard:
         with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as current:
@@ -103,7 +104,7 @@ def audit(
         print_json(report)
     else:
         show(verdict, *([report.review] if review else []))
-        typer.echo(f"Page: {page}")
+        say(f"Page: {page}")
         after_gate(verdict, same(recipe[-1], run_dir, changes), current.recipe)
     raise typer.Exit(verdict.exit_code)
 
@@ -135,8 +136,9 @@ def calibrate(
     else:
         show(result)
         if result.budget:
-            typer.echo(result.budget.sentence)
-        typer.echo(f"To audit with it: --set audit.calibration={path}")
+            say(result.budget.sentence)
+        where = same(recipe, run_dir, changes)
+        advise("audit with it", "audit", *where, "--set", f"audit.calibration={path}")
 
 
 def gate(
@@ -199,7 +201,7 @@ def train(
     if json_:
         print_json(result.to_json())
     else:
-        typer.echo(_trained(result, current))
+        say(_trained(result, current))
         after_stage("train", same(recipe, run_dir, changes))
 
 

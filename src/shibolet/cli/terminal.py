@@ -39,6 +39,11 @@ def _print(console: Console, sentence: str, indent: str = "") -> None:
     console.print(said, markup=False, soft_wrap=True)
 
 
+def say(result: str) -> None:
+    """A sentence that is a result."""
+    _print(OUT, result)
+
+
 def complain(sentence: str) -> None:
     """What ended a command; said also where the user wants quiet."""
     ERR.quiet = False

@@ -150,7 +150,9 @@ def _curves(
         if best:
             at = min(max(x(best[0]), left + 40), width - 50)
             svg.dot(x(best[0]), y(best[1]), 6, "ring")
-            svg.text(at, y(best[1]) - 12, f"best {best[1]:.1f}{unit}", "value", "middle")
+            under = y(best[1]) + 22  # where the curve is not, as this is its lowest point
+            height = under if under < bottom - 4 else y(best[1]) - 12
+            svg.text(at, height, f"best {best[1]:.1f}{unit}", "value", "middle")
         _steps_axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= first], bottom)
         _read(svg, [(x(step), max(y(value), _TOP_PX), said) for step, value, said in readings], left, _TOP_PX, bottom)
         return svg
