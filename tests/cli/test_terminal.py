@@ -60,9 +60,9 @@ def test_progress_has_its_unit_and_is_gone_at_the_end(screen):
 def test_amounts_beside_a_bar(screen, done, total, said):
     """`0/?` says nothing, and a number without its unit little."""
     bars = terminal.Progress(console=terminal.ERR)
-    bars.add_task("hear", total=total or None, completed=done, unit="clips")
+    bars.add_task("hear", total=total or None, completed=done)
     (task,) = bars.tasks
-    assert terminal._Amount().render(task).plain.split(", 0 s left")[0] == said
+    assert terminal._Amount("clips").render(task).plain.split(", 0 s left")[0] == said
     assert bool(terminal._Bar(20).render(task)) == bool(total)
 
 

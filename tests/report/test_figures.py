@@ -137,3 +137,16 @@ def test_a_curve_has_its_values_as_a_table_and_under_a_pointer():
 def test_a_table_by_domain_has_a_blank_where_a_step_was_not_scored():
     figure = curves.dev_domains({"kan": [(0, 30.0), (100, 10.0)], "noise": [(100, 20.0)]}, PHASES)
     assert figure.values == (("Step", "kan", "noise"), [("0", "30.00%", ""), ("100", "10.00%", "20.00%")])
+
+
+def test_the_loss_on_dev_stands_in_the_figure_and_in_its_table():
+    """Every step at which dev was scored has a row, also between those that are spread."""
+    dev = [(0, 4.0), (37, 2.0), (100, 3.0)]
+    figure = curves.losses(STEPS, PHASES, dev)
+    header, rows = figure.values
+    assert header == ("Step", "Loss", "Running mean", "On dev")
+    assert [(row[0], row[3]) for row in rows if row[3]] == [("0", "4.0000"), ("37", "2.0000"), ("100", "3.0000")]
+    assert rows[0] == ("0", "", "", "4.0000") and 40 <= len(rows) <= 43
+    assert "On dev: 4.000 at step 0, 3.000 at step 100." in figure
+    for svg in drawings(figure):
+        assert len([path for path in svg.iter("path") if path.get("class") == "dev"]) == 1

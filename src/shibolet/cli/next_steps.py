@@ -1,11 +1,12 @@
 """What to do after a command: one sentence at its end on the error output, with the command for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shibolet.recipe import Recipe
+    from shibolet.records.documents.comparison import Comparison
     from shibolet.records.documents.gate import GateVerdict
 
 AFTER = {  # a stage by itself -> what comes after it, and its command
@@ -59,13 +60,16 @@ def after_compare(run_dir: Path, *, is_kept: bool) -> None:
         advise("read on the page, in its section on the comparison, why the round is not kept")
 
 
-def after_run(results: Mapping[str, Any], run_dir: Path, code: int, where: Sequence[str], recipe: "Recipe") -> None:
-    """By the last verdict of a round; `results` are its documents by name."""
-    if "compare" in results:
+def after_run(
+    run_dir: Path, code: int, where: Sequence[str], recipe: "Recipe", *, gate: "GateVerdict",
+    gate_prepared: "GateVerdict | None" = None, compare: "Comparison | None" = None,
+) -> None:  # fmt: skip
+    """By the last verdict of a round."""
+    if compare:
         after_compare(run_dir, is_kept=code == 0)
-    elif code and "gate_prepared" in results:
+    elif code and gate_prepared:
         advise("listen to the worst on the audit's page, which repair could not mend")
     elif code:
-        after_gate(results.get("gate"), where, recipe)
+        after_gate(gate, where, recipe)
     else:
         advise("name evaluate.sets in the recipe, and score the result on them", "evaluate", *where)

@@ -54,7 +54,8 @@ def run(
             if current.folder.finished("train"):
                 say(_trained(TrainResult.read(current.folder.train_result), current))
             say(f"Page: {current.folder.report}")
-            after_run(_results(current), current.folder.path, code, same(recipe, run_dir, changes), current.recipe)
+            where = same(recipe, run_dir, changes)
+            after_run(current.folder.path, code, where, current.recipe, **_results(current))
     raise typer.Exit(code)
 
 

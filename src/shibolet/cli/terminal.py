@@ -86,9 +86,14 @@ def track(title: str, unit: str = "utterances") -> Iterator[Callable[[int, int],
 def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A line that is drawn anew and is gone at the end; the bar comes once it is known how much there is to do."""
     width = max(6, min(20, ERR.width - cell_len(title) - _BESIDE_BAR))
-    columns = SpinnerColumn(finished_text=" "), TextColumn("{task.description}", markup=False), _Bar(width), _Amount()
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}", markup=False),
+        _Bar(width),
+        _Amount(unit),
+    )
     with Progress(*columns, console=ERR, transient=True) as bars:
-        task = bars.add_task(visible(title), total=None, unit=unit)
+        task = bars.add_task(visible(title), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total or None)
 
 
@@ -119,10 +124,14 @@ class _Amount(ProgressColumn):
 
     max_refresh = 0.5
 
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        shown, unit = [], task.fields.get("unit", "")
+        shown = []
         if task.completed:
-            shown.append(_counted(int(task.completed), int(task.total or 0), unit))
+            shown.append(_counted(int(task.completed), int(task.total or 0), self._unit))
         if task.total and task.time_remaining is not None:
             shown.append(f"{in_time(task.time_remaining)} left")
         elif not task.total:

@@ -1,6 +1,6 @@
 """Figures of training over its steps: loss, learning rates, and WER on dev, each with its values to read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,8 +22,8 @@ class Phase:
     last: int
 
 
-def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
-    """Training loss at each step and its running mean."""
+def losses(points: Sequence[Point], phases: Sequence[Phase], dev: Sequence[Point] = ()) -> Figure:
+    """Training loss at each step and its running mean, and the loss on dev where it was measured."""
     smooth, mean = [], points[0][1]
     for step, loss in points:
         mean += 0.1 * (loss - mean)
@@ -31,12 +31,15 @@ def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
     ends = {phase.name: smooth[min(phase.last, len(smooth)) - 1][1] for phase in phases}
     said = ", ".join(f"{loss:.3f} at the end of phase {name}" for name, loss in ends.items())
     rows = [(step, loss, mean) for (step, loss), (_, mean) in zip(points, smooth, strict=True)]
+    said = f"Training loss: {points[0][1]:.3f} at first, {said}."
+    if dev:
+        said += f" On dev: {dev[0][1]:.3f} at step {dev[0][0]:,}, {dev[-1][1]:.3f} at step {dev[-1][0]:,}."
     figure = _curves(
-        [(points, "raw"), (smooth, "curve")], phases, f"Training loss: {points[0][1]:.3f} at first, {said}.",
+        [(points, "raw"), (smooth, "curve"), (dev, "dev")], phases, said, first=0 if dev and dev[0][0] == 0 else 1,
         readings=[(step, mean, f"step {step:,.0f}: {loss:.3f}, running mean {mean:.3f}") for step, loss, mean in rows],
     )  # fmt: skip
-    shown = [(f"{step:,.0f}", f"{loss:.4f}", f"{mean:.4f}") for step, loss, mean in _spread(rows, _MOST_VALUES)]
-    return figure.with_values(("Step", "Loss", "Running mean"), shown)
+    by_name = {"Loss": points, "Running mean": smooth} | ({"On dev": dev} if dev else {})
+    return figure.with_values(("Step", *by_name), _by_step(by_name, lambda loss: f"{loss:.4f}", also=dict(dev)))
 
 
 def dev_scores(points: Sequence[Point], phases: Sequence[Phase], expected: Sequence[Point] = ()) -> Figure:
@@ -175,12 +178,15 @@ def _spread(rows: Sequence, most: int) -> list:
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
-def _by_step(points_by_name: Mapping[str, Sequence[Point]], said: Callable[[float], str]) -> list[tuple[str, ...]]:
-    """A row a step with a cell a name, blank where there is no value: a table of steps spread over all of them."""
+def _by_step(
+    points_by_name: Mapping[str, Sequence[Point]], said: Callable[[float], str], also: Collection[float] = ()
+) -> list[tuple[str, ...]]:
+    """A row a step with a cell a name, blank where there is no value: of steps spread over all of them, and `also`."""
     found = {name: dict(points) for name, points in points_by_name.items()}
     steps = sorted({step for points in found.values() for step in points})
     cells = lambda step: (said(points[step]) if step in points else "" for points in found.values())  # noqa: E731
-    return [(f"{step:,.0f}", *cells(step)) for step in _spread(steps, _MOST_VALUES)]
+    shown = sorted({*_spread(steps, _MOST_VALUES), *_spread(sorted(also), _MOST_VALUES)})
+    return [(f"{step:,.0f}", *cells(step)) for step in shown]
 
 
 def _values_axis(svg: Svg, marks: Sequence[float], y: Callable[[float], float], left: float, unit: str) -> None:

@@ -172,7 +172,8 @@ def _dev_scorer(job: TrainJob, tell: Send) -> tuple[Callable | None, Callable[[]
             advice = "" if advised else _too_much(share, scores.num_utterances, by_epoch=job.train.eval_every_epoch)
             advised = advised or bool(advice)  # once is enough: the number differs each time
             took += f", {_pct(share)} of the time so far{advice}"
-        tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}); {took}")
+        of_loss = "" if loss is None else f", loss {loss:.3f} a label"
+        tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}){of_loss}; {took}")
         return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, loss=loss, folds=scores.folds, by_domain=domains)
 
     return score_and_tell, score.release
