@@ -18,6 +18,7 @@ from shibolet.train.packing import packs_of
 from shibolet.train.ranks import share_out
 from shibolet.train.reader import PackReader
 
+_CACHE_GIB = 1.0  # of host memory for the features of dev: 256 utterances take less than a tenth
 PACK_TOKENS = 2048  # of a pack that is scored; longer utterances are packs of their own
 
 
@@ -30,14 +31,21 @@ class LabelLoss:
     labels: int
 
 
-def label_losses(loaded: LoadedModel, examples: Sequence[TrainExample], language: str) -> list[LabelLoss]:
+def reader_of(loaded: LoadedModel, language: str, cache_gib: float = 0.0) -> PackReader:
+    """What reads packs for the loss, unaugmented; it keeps features of so many GiB for another time."""
+    targets = loaded.family.targets(loaded.tokenizer, Prompt(language))
+    return PackReader(loaded.family, targets.frame, loaded.extractor, device=loaded.model.device, cache_gib=cache_gib)
+
+
+def label_losses(
+    loaded: LoadedModel, examples: Sequence[TrainExample], language: str, reader: PackReader | None = None
+) -> list[LabelLoss]:
     """Of each utterance in the prompt of its style, in their order; the model is in evaluation mode.
 
-    It hears what is recorded, unaugmented.
+    It hears what is recorded, unaugmented; with a `reader` of `reader_of` it is not read again each time.
     """
     family, model = loaded.family, loaded.model
-    targets = family.targets(loaded.tokenizer, Prompt(language))
-    reader = PackReader(family, targets.frame, loaded.extractor, device=model.device)
+    reader = reader or reader_of(loaded, language)
     lengths = [example.num_tokens for example in examples]
     if not examples:
         raise DataError(
@@ -83,6 +91,7 @@ class DevLoss:
         """`ids` are the utterances that WER is measured on too."""
         self._prepared_dir, self._language, self._styles, self._ids = prepared_dir, language, styles, ids
         self._examples: list[TrainExample] | None = None
+        self._reader: PackReader | None = None
 
     def __call__(self, loaded: LoadedModel) -> float | None:
         """In nats, to the fifth digit, behind which packs of other ranks differ; None where nothing can be measured.
@@ -94,7 +103,11 @@ class DevLoss:
         if self._examples is None:
             read = read_dev_examples(loaded, self._prepared_dir, self._language, self._styles)
             self._examples = [example for example in read if example.id in self._ids]
-        measure = lambda part: label_losses(loaded, part, self._language) if part else []  # noqa: E731
+            self._reader = reader_of(loaded, self._language, _CACHE_GIB)
+
+        def measure(part: Sequence[TrainExample]) -> list[LabelLoss]:
+            return label_losses(loaded, part, self._language, self._reader) if part else []
+
         found = share_out(measure, self._examples)
         return round(sum(one.loss for one in found) / sum(one.labels for one in found), 5) if found else None
 
