@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.next_steps import advise
+from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import (
     AsJson,
     FinishedRun,
@@ -110,6 +110,10 @@ def average(
         )
         made = averaging.do_average(current, name, how)
     answer(json_, made)
+    if made.chosen and not json_:
+        where = same(str(run_dir / "recipe.yaml"), run_dir, None)
+        model_dir = run_dir / "average" / name / "model"
+        advise("compare it with the baseline", "compare", *where, "--candidate", str(model_dir))
     raise typer.Exit(0 if made.chosen else EXIT_REJECT)
 
 

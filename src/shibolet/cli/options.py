@@ -141,14 +141,14 @@ def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:
 
 
 def quiet() -> None:
-    """Our own log on the error output; of other packages, errors only."""
+    """Our own log on the error output, with --quiet its warnings only; of other packages, errors only."""
+    from shibolet.cli.terminal import ERR
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait leave their cores to others
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
-    from shibolet.cli.terminal import ERR
-
     logging.getLogger("shibolet").setLevel(logging.WARNING if ERR.quiet else logging.INFO)
 
 

@@ -233,6 +233,8 @@ def ngram(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         made = do_ngram(current, text, order)
     answer(json_, made)
+    if not json_:
+        advise("see on dev whether it helps", "tune-decoding", *same(recipe, run_dir, changes))
 
 
 def _trained_in(run_dir: Path) -> str:
