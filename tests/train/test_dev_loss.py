@@ -1,5 +1,6 @@
 """The loss on dev beside its WER, and the share of a GPU that a step uses."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def test_the_loss_on_dev_is_that_of_the_utterances_that_are_scored(loaded: Loade
     with torch.no_grad():  # the next score is of the model as it is then
         next(loaded.model.lm_head.parameters()).mul_(1.5)
     assert abs(loss(loaded) - expected) > 1e-3
+    with torch.no_grad():
+        next(loaded.model.lm_head.parameters()).fill_(math.nan)
+    assert loss(loaded) is None  # JSON has no such number
 
 
 def test_a_training_keeps_and_shows_the_loss_on_dev_beside_its_wer(

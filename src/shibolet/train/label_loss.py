@@ -3,6 +3,7 @@
 The text is given and the model only says how likely it finds it (teacher forcing), so no word is decoded.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,7 +95,9 @@ class DevLoss:
         self._reader: PackReader | None = None
 
     def __call__(self, loaded: LoadedModel) -> float | None:
-        """In nats, to the fifth digit, behind which packs of other ranks differ; None where nothing can be measured.
+        """In nats, to the fifth digit, behind which packs of other ranks differ.
+
+        None where there is nothing to measure, and for a model whose loss is no finite number.
 
         The model is in evaluation mode.
         """
@@ -109,7 +112,8 @@ class DevLoss:
             return label_losses(loaded, part, self._language, self._reader) if part else []
 
         found = share_out(measure, self._examples)
-        return round(sum(one.loss for one in found) / sum(one.labels for one in found), 5) if found else None
+        loss = sum(one.loss for one in found) / sum(one.labels for one in found) if found else math.nan
+        return round(loss, 5) if math.isfinite(loss) else None
 
 
 def with_audio_of_next(examples: Sequence[TrainExample]) -> list[TrainExample]:
