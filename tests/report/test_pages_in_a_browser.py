@@ -17,7 +17,7 @@ from shibolet.report.page import write_report
 RUN = "SHIBOLET_PAGES"
 WIDTHS = (390, 1400)
 NAMES = ("report.html", "audit/audit.html")
-pytestmark = pytest.mark.slow("report", seconds=40)
+pytestmark = pytest.mark.slow("report", seconds=15)
 
 
 @pytest.fixture(scope="module")
