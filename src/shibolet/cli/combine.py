@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import AsJson, Changes, DryRun, RunDir, answer, quiet, round_of
 from shibolet.errors import RecipeError
 
@@ -19,7 +20,7 @@ def combine(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="A new .jsonl of hypotheses.")],
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Names the sets.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Names the sets.")] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Utterances instead of a recipe's sets; with --language.")
     ] = None,
@@ -68,6 +69,8 @@ def combine(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         combined = combine_sets(current, systems, ballot, out)
     answer(json_, combined)
+    if not json_:
+        advise("score the vote", "evaluate", *same(recipe, run_dir, changes), "--hypotheses", f"vote={out}")
 
 
 def _require_apart(out: Path, transcripts: Path | None, manifest: Path | None, inputs: Sequence[Path]) -> None:

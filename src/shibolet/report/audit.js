@@ -152,11 +152,14 @@
 
   function select(place, isMove = true) {
     body.children[current]?.removeAttribute("aria-selected");
+    body.children[current]?.setAttribute("tabindex", "-1");
     current = shown.length ? Math.min(Math.max(place, 0), shown.length - 1) : -1;
     if (current >= filled) fill(current + CHUNK);
     const tr = body.children[current];
     if (tr) {
       tr.setAttribute("aria-selected", "true");
+      tr.setAttribute("tabindex", "0"); // the one row that Tab stops at
+      if (body.contains(document.activeElement)) tr.focus({ preventScroll: true });
       const top = tr.offsetTop - list.querySelector("thead").offsetHeight;
       if (top < list.scrollTop || tr.offsetTop + tr.offsetHeight > list.scrollTop + list.clientHeight) {
         list.scrollTop = top - list.clientHeight / 3;
@@ -270,6 +273,11 @@
   get("all").onclick = () => view(false);
   get("draw").onclick = () => view(true);
   get("save").onclick = save;
+  get("skip").onclick = (event) => {
+    event.preventDefault();
+    tool.scrollIntoView({ block: "start" });
+    (body.children[current] ?? list).focus({ preventScroll: true });
+  };
   list.querySelector("thead").onclick = ({ target }) => {
     if (!target.dataset.key || isDraw) return;
     sort = { key: target.dataset.key, up: sort.key === target.dataset.key ? !sort.up : true };
@@ -288,6 +296,11 @@
       1: () => answer("good"), 2: () => answer("bad"), 3: () => answer("unsure"), 0: () => answer(null),
     };
     if (event.key === " " && event.target.matches("button, summary, input")) return;
+    if (list.contains(event.target)) {
+      Object.assign(actions, {
+        ArrowDown: actions.j, ArrowUp: actions.k, Home: () => select(0), End: () => select(shown.length - 1),
+      });
+    }
     if (!(event.key in actions)) return;
     event.preventDefault();
     actions[event.key]();

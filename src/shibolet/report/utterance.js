@@ -18,7 +18,8 @@ function utterances(direction, language, suspects) {
     return element;
   }
 
-  const speech = (...children) => make("p", { className: "speech", dir: direction, lang: language }, ...children);
+  const speech = (...children) => // it may scroll, which takes a focus
+    make("p", { className: "speech", dir: direction, lang: language, tabIndex: 0 }, ...children);
   const labelOf = (suspect) => (suspects[suspect] ? suspects[suspect][0] : suspect.replaceAll("_", " "));
   const number = (value, digits) => (value === null ? "\u2013" : value.toFixed(digits));
 

@@ -148,7 +148,7 @@ def do_export(current: Round, out_dir: Path) -> str:
 
     recipe = current.recipe
     config = _extended(recipe.audit, current.folder, current.data)
-    with current.track("export copies") as progress:
+    with current.track("export copies", "copies") as progress:
         num, hours = export_copies(
             current.data.utterances, out_dir, config=config, language=recipe.language, on_progress=progress
         )
@@ -343,7 +343,7 @@ def do_calibrate(
     }
     stage = begin_hearing(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
     if not stage.done:
-        with current.track("calibrate") as progress:
+        with current.track("calibrate", "clips and copies") as progress:
             run_calibrate(
                 data.utterances,
                 others.utterances,

@@ -184,7 +184,7 @@ def evaluate_manifest(
     terms = ContextConfig(file=context) if context else None
     config = EvaluateConfig(styles=StylesConfig(candidate=style or None), context=terms)
     told = as_context(terms.terms()) if terms else ""
-    with track("read") as progress:
+    with track("read", "rows") as progress:
         source = DataSource(name=manifest.stem, manifest=manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
     trained = None

@@ -157,7 +157,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     if num_devices and current.gpus > num_devices:
         raise RecipeError(f"--gpus {current.gpus}: there are {num_devices} GPUs here")
     clock = TrainClock()
-    with current.track("train") as progress:
+    with current.track("train", "steps") as progress:
 
         def send(message: str | tuple[int, int]) -> None:
             if isinstance(message, str):

@@ -114,6 +114,14 @@ def _sizes(examples: Sequence[TrainExample] | None, model: Parameters) -> list[S
     return sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
 
 
+def operations_per_token(config: TrainConfig, model: Parameters, examples: Sequence[TrainExample]) -> dict[str, float]:
+    """Operations of the forward and backward passes by phase, on average over the tokens of these utterances."""
+    sizes = sizes_of(examples)
+    num_tokens = sum(size[0] for size in sizes)
+    described = {phase.name: _phase(phase, config, model, None, 1, None) for phase in config.phases}
+    return {name: memory.operations(sizes) / num_tokens for name, (*_, memory) in described.items()}
+
+
 def _phases(
     config: TrainConfig, model: Parameters, examples: Sequence[TrainExample] | None, timed: Sequence[Sequence[int]],
     per_epoch: int | None, gpus: GpuPlan, teacher: Parameters | None,
