@@ -37,6 +37,7 @@ PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is 
 # are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
 FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 4
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
+Lines = dict[str, bytes]  # of evidence, by content id
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
 Item = TypeVar("Item")
 Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
@@ -76,14 +77,14 @@ class _Listening:
 
 @dataclass(frozen=True, kw_only=True)
 class HearChunk(_Listening):
-    """The work: hear a chunk and put its evidence on disk; what was given up comes back."""
+    """The work: hear a chunk; who handed it out puts the evidence on disk, and reads what was given up."""
 
     folder: Path  # of the evidence
     language: str
     at_once = DECODED + 2  # the evidence of one more is weighed and written
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Job]], Lost]]:
+    def open(self) -> Iterator[Callable[[Sequence[Job]], tuple[Lines, Lost]]]:
         with self._loaded(), _ShortCollections():
             hear_at_once = getattr(self.recogniser, "at_once", 1)
             room = Semaphore(DECODED - 1 + hear_at_once)
@@ -94,16 +95,30 @@ class HearChunk(_Listening):
                 for thread in (models.recognising, models.aligning):
                     thread.shutdown(wait=False, cancel_futures=True)
 
-    def _hear(self, models: _Models, jobs: Sequence[Job]) -> Lost:
+    def keep(self, result: tuple[Lines, Lost]) -> Lost:
+        lines, lost = result
+        if lines:
+            write_lines(self.folder, lines)
+        return lost
+
+    def split(self, chunk: Sequence[Job]) -> list[Sequence[Job]]:
+        half = len(chunk) // 2
+        return [chunk[:half], chunk[half:]] if half else []
+
+    def join(self, parts: Sequence[tuple[Sequence[Job], Lost | WorkerLost]]) -> Lost:
+        joined: Lost = {}
+        for jobs, lost in parts:
+            joined |= {id: given_up(clip, lost) for id, clip in jobs} if isinstance(lost, WorkerLost) else lost
+        return joined
+
+    def _hear(self, models: _Models, jobs: Sequence[Job]) -> tuple[Lines, Lost]:
         lines, lost = {}, {}
         for (content_id, clip), one in zip(jobs, self._evidence_of(models, [clip for _, clip in jobs]), strict=True):
             if isinstance(one, WorkerLost):
                 lost[content_id] = given_up(clip, one)
             else:
                 lines[content_id] = to_line(one) if isinstance(one, Evidence) else one
-        if lines:
-            write_lines(self.folder, lines)
-        return lost
+        return lines, lost
 
     def _evidence_of(self, models: _Models, clips: Sequence[Clip]) -> list[Found]:
         with models.room:

@@ -26,7 +26,8 @@ from shibolet.audit.evidence import EvidenceStore, HeardClips
 from shibolet.audit.workers import Load, hash_audio
 from shibolet.errors import DataError
 from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
-from shibolet.listen.executor import TRIES, Executor, Here
+from shibolet.listen.dispatch import TRIES
+from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener, Loading
 from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
@@ -147,7 +148,7 @@ class Listener:
         """Load the listeners and start what decodes for them, in the background."""
         decoders = self._executor.decoders(num_decoders(self._config.num_workers))
         decoders.start()
-        theirs = self._share(decoders) if self.num_processes > 1 else None
+        theirs = None if isinstance(self._executor, Here) else self._executor.share(self._config.num_workers)
         self._executor.begin(Loading((self._aligner, self._recogniser), theirs))
 
     @contextmanager
@@ -167,39 +168,19 @@ class Listener:
         folder: Path,
         decoders: Decoders,
     ) -> Iterator[tuple[Chunk, Lost]]:
-        """What was heard together and what was given up of it; the evidence on the others is in the folder then.
-
-        Of a group that a process was lost over again and again each chunk is heard by itself.
-        """
+        """What was heard together and what was given up of it; the evidence on the others is in the folder then."""
         if not todo:
             return
-        work = HearChunk(folder=folder, language=self._language, **self._listening(decoders))
+        work = HearChunk(folder=folder, language=self._language, **self._listening())
 
-        def hear(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Lost | WorkerLost]]:
-            if not chunks:
-                return
-            jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in chunks)
-            with closing(self._executor.map(work, jobs)) as results:
-                yield from zip(chunks, results, strict=True)
-
-        group_of = {group[0][0]: group for group in todo} if self._is_on_gpu() else {}
-        alone: list[Chunk] = [] if group_of else list(chain.from_iterable(todo))
-        with closing(hear([list(chain.from_iterable(group)) for group in group_of.values()])) as heard:
-            for chunk, lost in heard:
-                if isinstance(lost, WorkerLost):
-                    alone += group_of[chunk[0]]
-                else:
-                    yield chunk, lost
-        with closing(hear(alone)) as heard:
-            for chunk, lost in heard:
+        chunks = [list(chain.from_iterable(group)) for group in todo]
+        if not self._is_on_gpu():
+            chunks = list(chain.from_iterable(todo))
+        jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in chunks)
+        with closing(self._executor.map(work, jobs)) as results:
+            for chunk, lost in zip(chunks, results, strict=True):
                 is_lost = isinstance(lost, WorkerLost)
                 yield chunk, {content_ids[i]: given_up(clips[i], lost) for i in chunk} if is_lost else lost
-
-    def _share(self, decoders: Decoders) -> Decoders:
-        """What each of several processes decodes with; one has all."""
-        if self.num_processes == 1:
-            return decoders
-        return Decoders(num_decoders(self._config.num_workers, self.num_processes))
 
     def _kept_window(self) -> Window | None:
         """The window that is given or was settled before; None where the recogniser's is to be chosen.
@@ -233,7 +214,7 @@ class Listener:
         untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
         first = sorted((content_ids[i], i) for i in untouched)
         trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
-        [window] = self._executor.map(ChooseWindow(**self._listening(decoders)), [trial])
+        [window] = self._executor.map(ChooseWindow(**self._listening()), [trial])
         if isinstance(window, WorkerLost):
             raise DataError(f"the recogniser's window could not be chosen: {window}")
         if window is None:
@@ -241,11 +222,11 @@ class Listener:
         write_json(self._window_path, {**asdict(window), "sha256": hash_json(asdict(window))})
         return window
 
-    def _listening(self, decoders: Decoders) -> dict[str, Any]:
+    def _listening(self) -> dict[str, Any]:
         """What every work of these listeners has."""
         return {
             "aligner": self._aligner, "recogniser": self._recogniser, "load": self._load, "config": self._config,
-            "decoders": self._share(decoders),
+            "decoders": self._executor.share(self._config.num_workers),
         }  # fmt: skip
 
     def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[list[str], Lost]:
@@ -277,6 +258,8 @@ class Listener:
 
     def _is_on_gpu(self) -> bool:
         """Whether models hear on one; what hears without torch is none of them, and does not load it here."""
+        if self._executor.has_gpus is not None:
+            return self._executor.has_gpus
         is_lazy = any(isinstance(one, LazyListener) for one in (self._aligner, self._recogniser))
         if not is_lazy and "torch" not in sys.modules:
             return False

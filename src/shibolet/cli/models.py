@@ -11,6 +11,7 @@ from shibolet.cli.options import (
     AsJson,
     FinishedRun,
     NewFolder,
+    On,
     Style,
     Terms,
     answer,
@@ -200,12 +201,15 @@ def transcribe(
     server_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Told to the server, as 'he'; else its model guesses.")
     ] = None,
+    on: On = None,
 ):
     """What is said in recordings of any length. Ends with 3 when one of them could not be read."""
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
     _require_engine(model, server, server_language)
+    if server is not None and on is not None:
+        raise RecipeError("transcribe: --server transcribes by itself, and --on is for a model: leave one of them out")
     settings = _decoding(
         server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, loop_bias, style
     )
@@ -215,7 +219,7 @@ def transcribe(
     quiet()
     failed = transcribe_files(
         find_recordings(files),
-        lambda: open_engine(model, server, language, server_language, **settings),
+        lambda: open_engine(model, server, language, server_language, on, **settings),
         language,
         format_,
         aligner=aligner,
