@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from ears import CONFIG, InFile, Louder, Swayed, evidence, half, listener
 
+from shibolet.audit import chunks
 from shibolet.audit.audio_changes import Shifted
 from shibolet.audit.chunks import chunks_of
 from shibolet.audit.clip import Clip
 from shibolet.audit.hearing import Listener
 from shibolet.audit.workers import decode
-from shibolet.errors import DataError
+from shibolet.errors import DataError, ProcessLost
 from shibolet.listen.decoders import Worker
 from shibolet.listen.executor import Processes
 from shibolet.records.utterance import AudioRef
@@ -312,6 +313,17 @@ def test_a_clip_that_kills_whoever_hears_it_is_given_up_alone_and_in_this_run_al
             key: whole[key] for key in whole if key not in lost
         }
         assert evidence(second.hear(clips)) == whole and second.num_lost == 0
+
+
+def test_a_clip_that_left_no_evidence_is_missed(tmp_path: Path, clips: list[Clip], monkeypatch) -> None:
+    """Every clip that was asked for is heard, undecodable or given up; one that is none of these must end the run."""
+    write = chunks.write_lines
+    monkeypatch.setattr(chunks, "write_lines", lambda folder, lines: write(folder, dict(list(lines.items())[1:])))
+    for shard in ((0, 1), (0, 2)):
+        with pytest.raises(ProcessLost, match=r"of [0-9]+ clips that were to be heard [0-9]+ have left no evidence"):
+            listener(tmp_path, Swayed()).hear(clips, shard=shard)
+    monkeypatch.undo()
+    assert len(listener(tmp_path, Swayed()).hear(clips)) == len(clips)
 
 
 class Windowed(Swayed):

@@ -24,7 +24,7 @@ from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
 from shibolet.audit.workers import Load, hash_audio
-from shibolet.errors import DataError
+from shibolet.errors import DataError, ProcessLost
 from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
 from shibolet.listen.dispatch import TRIES
 from shibolet.listen.executor import Executor, Here
@@ -127,6 +127,8 @@ class Listener:
                     if on_progress:
                         on_progress(done, total)
         store.refresh()
+        asked = content_ids if shard == WHOLE else [content_ids[i] for i in chain.from_iterable(chain(*todo))]
+        _require_all(asked, store, lost)
         self.num_lost = sum(content_id in lost for content_id in content_ids)
         return _heard(store, clips, content_ids, lost)
 
@@ -303,6 +305,16 @@ def lost_sentence(num_lost: int) -> str:
         f"Clips that could not be decoded or heard here in {TRIES} tries: {num_lost:,}. Such a clip counts as a "
         "failure in this run, and the next audit hears it again."
     )
+
+
+def _require_all(content_ids: Sequence[str], store: EvidenceStore, lost: Lost) -> None:
+    """ProcessLost where a clip that was asked for is neither on disk, heard or undecodable, nor given up."""
+    if missing := {id for id in content_ids if id not in store and id not in lost}:
+        raise ProcessLost(
+            f"of {len(set(content_ids)):,} clips that were to be heard {len(missing):,} have left no evidence on disk, "
+            "and were not given up: a file that was written is gone, or whoever heard them answered for others. What "
+            "is there stays; the same command hears the rest"
+        )
 
 
 def _heard(

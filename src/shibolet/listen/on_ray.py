@@ -68,9 +68,12 @@ class RayCluster:
 
     def get(self, ref: Any) -> Outcome:
         with self._connected():
+            errors = self._ray.exceptions
             try:
                 return self._ray.get(ref)
-            except self._ray.exceptions.RayActorError as error:
+            except (errors.RayTaskError, errors.RaySystemError):  # a defect of ours, or the end of the cluster
+                raise
+            except errors.RayError as error:  # the actor, its node, its place or its answer
                 raise ActorLost(str(error)) from error
 
     def end(self, actor: Any) -> None:
