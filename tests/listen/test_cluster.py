@@ -193,7 +193,7 @@ def test_a_node_on_which_no_actor_starts_is_left_out_and_with_no_other_the_run_e
     assert heard(Fake([A, B], starts=lambda node: node is B)) == SUMS
     assert "node node a is left out: no actor starts there: it is gone" in caplog.text
     with pytest.raises(ProcessLost, match=r"no node of the cluster can hear\. node a: no actor starts there"):
-        heard(Fake([A], starts=lambda node: False))
+        heard(Fake([A, B._replace(num_cpus=0)], starts=lambda node: False))
 
 
 def test_a_node_with_other_versions_is_left_out() -> None:
@@ -231,6 +231,18 @@ def test_a_list_that_is_read_lazily_is_read_little_ahead() -> None:
             next(results)
         assert len(taken) <= 10 + 2 * 2 * 2 + 2
         results.close()
+
+
+def test_what_is_begun_while_a_work_goes_on_takes_nobody_from_it() -> None:
+    """Models are loaded ahead by another thread: an actor that opened those for a chunk would answer nonsense."""
+    cluster, other = Fake([A, B]), Sum(lambda chunk: -1)
+    with closing(OnCluster(cluster, 1)) as executor:
+        results = executor.map(Sum(), iter(CHUNKS))
+        found = [next(results)]
+        executor.begin(other)
+        assert found + list(results) == SUMS
+        executor.begin(other)
+        assert list(executor.map(Sum(), iter(CHUNKS))) == SUMS
 
 
 def test_what_on_is_not_known_is_refused() -> None:

@@ -151,5 +151,11 @@ def test_a_clip_that_kills_its_actor_is_given_up_alone_and_a_killed_node_costs_n
 def test_without_ray_or_a_cluster_the_command_says_what_to_do(run_cli, tmp_path: Path, monkeypatch) -> None:
     """A traceback of another package says nothing to who reads it."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, err = run_cli("audit", "demo", "-o", str(tmp_path), "--set", "evaluate.sets=[]", "--on", "ray")
+    sf.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    command = ["transcribe", str(tmp_path / "a.wav"), "--model", "builtin:round1", "--language", "Hebrew"]
+    code, _, err = run_cli(*command, "--on", "ray")
     assert code == 2 and "--on ray needs Ray: pip install 'shibolet[cluster]'" in err
+    code, _, err = run_cli(*command, "--on", "slurm")
+    assert code == 2 and "--on slurm: expected ray, or ray://HOST:PORT" in err
+    code, _, err = run_cli("transcribe", str(tmp_path / "a.wav"), "--server", "http://localhost:1", "--on", "ray")
+    assert code == 2 and "leave one of them out" in err

@@ -20,7 +20,7 @@ from pydantic import Field
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import to_line, write_lines
-from shibolet.audit.workers import Decoded, Heard, Load, decode, weigh
+from shibolet.audit.workers import Decoded, Heard, Load, decode, hash_audio, weigh
 from shibolet.listen.decoders import AnyWorker, Decoders, run_each
 from shibolet.listen.lazy import Loading
 from shibolet.listen.long_audio import align
@@ -41,6 +41,20 @@ Lines = dict[str, bytes]  # of evidence, by content id
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
 Item = TypeVar("Item")
 Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Chunks that are heard as one; where that loses its process, one by one, and then by halves."""
+
+    chunks: Sequence[Sequence[Job]]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(chain.from_iterable(self.chunks))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chunks))
 
 
 class _Models(NamedTuple):
@@ -84,7 +98,7 @@ class HearChunk(_Listening):
     at_once = DECODED + 2  # the evidence of one more is weighed and written
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Job]], tuple[Lines, Lost]]]:
+    def open(self) -> Iterator[Callable[[Group], tuple[Lines, Lost]]]:
         with self._loaded(), _ShortCollections():
             hear_at_once = getattr(self.recogniser, "at_once", 1)
             room = Semaphore(DECODED - 1 + hear_at_once)
@@ -101,18 +115,20 @@ class HearChunk(_Listening):
             write_lines(self.folder, lines)
         return lost
 
-    def split(self, chunk: Sequence[Job]) -> list[Sequence[Job]]:
-        half = len(chunk) // 2
-        return [chunk[:half], chunk[half:]] if half else []
+    def split(self, chunk: Group) -> list[Group]:
+        if len(chunk.chunks) > 1:
+            return [Group([one]) for one in chunk.chunks]
+        jobs, half = chunk.jobs, len(chunk) // 2
+        return [Group([jobs[:half]]), Group([jobs[half:]])] if half else []
 
-    def join(self, parts: Sequence[tuple[Sequence[Job], Lost | WorkerLost]]) -> Lost:
+    def join(self, parts: Sequence[tuple[Group, Lost | WorkerLost]]) -> Lost:
         joined: Lost = {}
-        for jobs, lost in parts:
-            joined |= {id: given_up(clip, lost) for id, clip in jobs} if isinstance(lost, WorkerLost) else lost
+        for group, lost in parts:
+            joined |= {id: given_up(clip, lost) for id, clip in group.jobs} if isinstance(lost, WorkerLost) else lost
         return joined
 
-    def _hear(self, models: _Models, jobs: Sequence[Job]) -> tuple[Lines, Lost]:
-        lines, lost = {}, {}
+    def _hear(self, models: _Models, group: Group) -> tuple[Lines, Lost]:
+        lines, lost, jobs = {}, {}, group.jobs
         for (content_id, clip), one in zip(jobs, self._evidence_of(models, [clip for _, clip in jobs]), strict=True):
             if isinstance(one, WorkerLost):
                 lost[content_id] = given_up(clip, one)
@@ -203,6 +219,23 @@ class ChooseWindow(_Listening):
         if not usable:
             return None
         return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashChunk(_Listening):
+    """The work: content hashes of files, where they are read faster than here; what listens stays loaded meanwhile."""
+
+    at_once = 2
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[str | WorkerLost]]]:
+        self.decoders.start()
+        yield lambda refs: next(self.decoders.map(partial(hash_part, config=self.config), [refs]))
+
+
+def hash_part(worker: AnyWorker, refs: Sequence[AudioRef], config: AuditConfig) -> list[str | WorkerLost]:
+    limit_s = lambda refs: config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
+    return run_each(worker, hash_audio, refs, limit_s)
 
 
 def _parts(clips: Sequence[Clip]) -> Iterator[list[Clip]]:

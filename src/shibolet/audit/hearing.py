@@ -15,17 +15,29 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up, grouped
+from shibolet.audit.chunks import (
+    ChooseWindow,
+    Group,
+    HashChunk,
+    HearChunk,
+    Lost,
+    Window,
+    chunks_of,
+    given_up,
+    grouped,
+    hash_part,
+)
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
-from shibolet.audit.workers import Load, hash_audio
+from shibolet.audit.workers import Load
 from shibolet.errors import DataError, ProcessLost
-from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
+from shibolet.listen.decoders import Decoders, num_decoders
 from shibolet.listen.dispatch import TRIES
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener, Loading
@@ -175,12 +187,11 @@ class Listener:
             return
         work = HearChunk(folder=folder, language=self._language, **self._listening())
 
-        chunks = [list(chain.from_iterable(group)) for group in todo]
-        if not self._is_on_gpu():
-            chunks = list(chain.from_iterable(todo))
-        jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in chunks)
+        groups = todo if self._is_on_gpu() else [[chunk] for chunk in chain.from_iterable(todo)]
+        jobs = (Group([[(content_ids[i], clips[i]) for i in chunk] for chunk in group]) for group in groups)
         with closing(self._executor.map(work, jobs)) as results:
-            for chunk, lost in zip(chunks, results, strict=True):
+            for group, lost in zip(groups, results, strict=True):
+                chunk = list(chain.from_iterable(group))
                 is_lost = isinstance(lost, WorkerLost)
                 yield chunk, {content_ids[i]: given_up(clips[i], lost) for i in chunk} if is_lost else lost
 
@@ -237,7 +248,7 @@ class Listener:
         refs = list(dict.fromkeys(ref.whole() for clip in clips for ref in (clip.audio, *clip.other_audio)))
         batches = [refs[first : first + HASHED_TOGETHER] for first in range(0, len(refs), HASHED_TOGETHER)]
         hash_of: dict[AudioRef, str | WorkerLost] = {}
-        for batch, hashes in zip(batches, decoders.map(self._hash, batches), strict=True):
+        for batch, hashes in zip(batches, self._hashes(batches, decoders), strict=True):
             hash_of.update(zip(batch, hashes, strict=True))
 
         def known_as(ref: AudioRef) -> str:
@@ -254,9 +265,14 @@ class Listener:
                 lost[content_ids[-1]] = given_up(clip, found)
         return content_ids, lost
 
-    def _hash(self, worker: AnyWorker, refs: Sequence[AudioRef]) -> list[str | WorkerLost]:
-        limit_s = lambda refs: self._config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
-        return run_each(worker, hash_audio, refs, limit_s)
+    def _hashes(self, batches: Sequence[Sequence[AudioRef]], decoders: Decoders) -> Iterator[list[str | WorkerLost]]:
+        """Content hashes of each batch; WorkerLost for what could not be read by any process."""
+        if not self._executor.is_elsewhere:
+            yield from decoders.map(partial(hash_part, config=self._config), batches)
+            return
+        with closing(self._executor.map(HashChunk(**self._listening()), batches)) as results:
+            for batch, hashes in zip(batches, results, strict=True):
+                yield [hashes] * len(batch) if isinstance(hashes, WorkerLost) else hashes
 
     def _is_on_gpu(self) -> bool:
         """Whether models hear on one; what hears without torch is none of them, and does not load it here."""

@@ -7,10 +7,11 @@ alone: nodes need to see audio and models under the same paths, and no run folde
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
@@ -101,6 +102,8 @@ def versions() -> dict[str, str | None]:
 class OnCluster(KeepsDecoders, Dispatcher):
     """Actors on every node that there is; what is lost with one is tried again on another."""
 
+    is_elsewhere = True
+
     def __init__(self, cluster: Cluster, num_threads: int, decoders: Decoders | None = None) -> None:
         """`num_threads` of torch in each actor: those of one machine, or bits of what a CPU hears differ."""
         self._decoders, self._cluster, self._num_threads = decoders, cluster, num_threads
@@ -110,6 +113,7 @@ class OnCluster(KeepsDecoders, Dispatcher):
         self._left_out: dict[str, str] = {}  # by node, why
         self._num_starts: dict[str, int] = {}  # by node, in a row that came to nothing
         self._looked_s, self._idle_since_s, self._told_s = 0.0, None, 0.0
+        self._busy = Lock()  # while a work is done: what is begun meanwhile, by another thread, comes too late
         self._look(None)
 
     @property
@@ -124,7 +128,15 @@ class OnCluster(KeepsDecoders, Dispatcher):
         return Share(num_workers)
 
     def begin(self, work: Work) -> None:
-        self._prepare(work)
+        if self._busy.acquire(blocking=False):
+            try:
+                self._prepare(work)
+            finally:
+                self._busy.release()
+
+    def map(self, work: Work, chunks: Iterable) -> Iterator:
+        with self._busy:
+            yield from super().map(work, chunks)
 
     def close(self) -> None:
         self._close_decoders()
@@ -205,8 +217,9 @@ class OnCluster(KeepsDecoders, Dispatcher):
         now_s = monotonic()
         if self._ready or self._idle_since_s is None:
             self._idle_since_s = self._told_s = now_s
-        if self._nodes and set(self._nodes) <= set(self._left_out):
-            whys = "; ".join(f"{node.name}: {self._left_out[node.id]}" for node in self._nodes.values())
+        nodes = {actor.node for actor in self._actors}
+        if nodes and all(node.id in self._left_out for node in nodes):
+            whys = "; ".join(sorted(f"{node.name}: {self._left_out[node.id]}" for node in nodes))
             raise ProcessLost(f"no node of the cluster can hear. {whys}")
         if now_s - self._idle_since_s > MAX_WAIT_S:
             raise ProcessLost(

@@ -43,6 +43,7 @@ class Executor(Protocol):
 
     num_processes: int
     has_gpus: bool | None  # of those that hear; None: what this process has
+    is_elsewhere: bool  # whether those that hear are on other machines: then these read all audio, and not this one
 
     def begin(self, work: Work) -> None:
         """Open a work in the background; the next one finds loaded what both need, or fails as this one did."""
@@ -87,7 +88,7 @@ class KeepsDecoders:
 class Here(KeepsDecoders):
     """This process."""
 
-    num_processes, has_gpus = 1, None
+    num_processes, has_gpus, is_elsewhere = 1, None, False
 
     def __init__(self, decoders: Decoders | None = None) -> None:
         self._decoders = decoders
@@ -146,7 +147,7 @@ class Processes(KeepsDecoders, Dispatcher):
     A process keeps what it has loaded from one `map` to the next, as far as that takes it too.
     """
 
-    has_gpus = None
+    has_gpus, is_elsewhere = None, False
 
     def __init__(
         self,
