@@ -90,8 +90,12 @@ def made(folder: Path, num: int, broken_frac: float) -> list[Utterance]:
             bad.write_bytes(b"RIFF" + i.to_bytes(4, "little"))
             ref = AudioRef(path=str(bad))
         text = " ".join(rng.choices(WORDS, k=rng.randint(2, 4)))
-        utterances.append(Utterance(id=f"u{i}", audio=ref, text=text, duration_s=duration_s, source="noise",
-                                    recording=f"r{i // 50}"))  # fmt: skip
+        utterances.append(
+            Utterance(
+                id=f"u{i}", audio=ref, text=text, duration_s=duration_s, source="noise", domain="noise",
+                recording=f"r{i // 5}",
+            )
+        )  # fmt: skip
     return utterances
 
 
@@ -156,20 +160,21 @@ def same(args: argparse.Namespace, scratch: Path) -> dict:
         LazyListener(name, partial(open_tiny, does, name))
         for does, name in (("align", config.aligner), ("hear", config.recogniser))
     ]
-    took_s = {}
+    took_s, reports = {}, []
     for name, on in (("one", None), ("cluster", "ray")):
         started = time.perf_counter()
         with hearing(on) as executor:
             listener = Listener(*ears, scratch / name / "heard", load, config, "Hebrew", executor)
-            run_audit(
-                utterances, [], out_dir=scratch / name / "audit", listener=listener, config=config, language="Hebrew"
+            out_dir = scratch / name / "audit"
+            reports.append(
+                run_audit(utterances, [], out_dir=out_dir, listener=listener, config=config, language="Hebrew")
             )
         took_s[name] = round(time.perf_counter() - started, 1)
     one, found = files_of(scratch / "one"), files_of(scratch / "cluster")
     return {
         "clips": len(utterances), "heard": listener.num_clips,
         "broken": sum("bad-" in u.audio.path for u in utterances),
-        "files": len(one), "documents": sorted(n for n in one if "heard" not in n), "same_bytes": one == found,
+        "files": len(one), "documents": sorted(n for n in one if "heard" not in n), "same_bytes": one == found and reports[0] == reports[1],
         "seconds": took_s,
     }  # fmt: skip
 
@@ -241,13 +246,16 @@ def part(args: argparse.Namespace) -> None:
 
 
 def memory(args: argparse.Namespace, scratch: Path) -> dict:
-    """Of this process alone, in which no cluster was begun."""
+    """Of this process alone, in which no cluster was begun; and the time that it computes itself."""
     clips, _ = clips_of(made(scratch, args.clips[0], broken_frac=0.0), "Hebrew")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF)
     with hearing("ray") as executor:
         stub_listener(scratch / "run", None, executor).hear(clips)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rows": len(clips), "with_rows_mib": before // 1024, "peak_mib": peak // 1024}
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "rows": len(clips), "with_rows_mib": before.ru_maxrss // 1024, "peak_mib": after.ru_maxrss // 1024,
+        "cpu_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+    }  # fmt: skip
 
 
 def main() -> None:
