@@ -173,9 +173,9 @@ def same(args: argparse.Namespace, scratch: Path) -> dict:
     one, found = files_of(scratch / "one"), files_of(scratch / "cluster")
     return {
         "clips": len(utterances), "heard": listener.num_clips,
-        "broken": sum("bad-" in u.audio.path for u in utterances),
-        "files": len(one), "documents": sorted(n for n in one if "heard" not in n), "same_bytes": one == found and reports[0] == reports[1],
-        "seconds": took_s,
+        "broken": sum("bad-" in u.audio.path for u in utterances), "files": len(one),
+        "documents": sorted(name for name in one if "heard" not in name), "same_bytes": one == found,
+        "same_report": reports[0] == reports[1], "seconds": took_s,
     }  # fmt: skip
 
 

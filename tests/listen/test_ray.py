@@ -32,12 +32,14 @@ def nodes() -> Iterator[list]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # actors read classes of this file by its name
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL})
     nodes = [cluster.add_node(num_cpus=1, **SMALL) for _ in range(3)]
-    os.environ["RAY_ADDRESS"] = cluster.address
+    patch.setenv("RAY_ADDRESS", cluster.address)
     yield [cluster, nodes]
-    os.environ.pop("RAY_ADDRESS")
+    patch.undo()
     ray.shutdown()
     cluster.shutdown()
 

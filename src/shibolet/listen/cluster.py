@@ -256,9 +256,8 @@ class OnCluster(KeepsDecoders, Dispatcher):
             self._actors += [
                 _Actor(self._cluster, node, on_gpus, (self._num_threads, num, os.getcwd())) for _ in range(num)
             ]
-            _LOG.info(
-                "node %s hears, with %d actors; %d on %d nodes", node.name, num, len(self._actors), len(self._nodes)
-            )
+            if num:
+                _LOG.info("node %s joins, with %d of now %d actors", node.name, num, len(self._actors))
 
 
 class _Actor(Peer):
