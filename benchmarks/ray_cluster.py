@@ -225,15 +225,16 @@ def driver(args: argparse.Namespace, scratch: Path) -> dict:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    on_disk = sum(len(json.loads(path.open().readline())["begins"]) for path in (scratch / "run").rglob("*.jsonl"))
+    lines = [line for path in (scratch / "run").rglob("*.jsonl") for line in path.read_text().splitlines()[1:]]
+    heard_before = sum(not json.loads(line).get("failure") for line in lines)
     started = time.perf_counter()
     subprocess.run([*command, "--noted", str(scratch / "second")], check=True)
-    failed = sum("bad-" in u.audio.path for u in utterances)
     second = len((scratch / "second").read_text().split())
+    can_be_heard = sum("bad-" not in utterance.audio.path for utterance in utterances)
     return {
-        "clips": len(clips), "on_disk_when_killed": on_disk, "heard_by_the_second": second,
-        "heard_that_was_on_disk": max(0, second + on_disk - len(clips)),
-        "undecodable": failed, "same_bytes": files_of(scratch / "run") == files_of(scratch / "one"),
+        "clips": len(clips), "undecodable": len(clips) - can_be_heard, "on_disk_when_killed": len(lines),
+        "heard_by_the_second": second, "heard_again_that_was_on_disk": second - (can_be_heard - heard_before),
+        "same_bytes": files_of(scratch / "run") == files_of(scratch / "one"),
         "seconds_of_the_second": round(time.perf_counter() - started, 1),
     }  # fmt: skip
 

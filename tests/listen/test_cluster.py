@@ -12,7 +12,7 @@ from shibolet.errors import DataError, ProcessLost, RecipeError
 from shibolet.listen import cluster as module
 from shibolet.listen.cluster import ActorLost, Node, OnCluster, versions
 from shibolet.listen.dispatch import LOST, TRIES
-from shibolet.listen.executor import Here, open_executor
+from shibolet.listen.executor import Here, Opened, open_executor
 from shibolet.listen.processes import Outcome, WorkerLost, attempt
 
 
@@ -81,8 +81,8 @@ class Fake:
         if node is None or node not in self.alive or not self.starts(node):
             raise ActorLost("it is gone")
         if method == "open":
-            with given.open() as self.functions[actor]:
-                return True, self.says
+            succeeded, self.functions[actor] = Opened().begin(given)
+            return succeeded, self.says if succeeded else self.functions[actor]
         if self.dies(node, given):
             del self.actors[actor]
             raise ActorLost("it died")
@@ -219,6 +219,22 @@ def test_an_error_of_the_work_is_the_same_error_here_and_ends_the_actors() -> No
         heard(cluster, Sum(refuse))
     assert error.value.__notes__[-1] in ("on node node a of the cluster", "on node node b of the cluster")
     assert not cluster.actors
+
+
+class Unreadable(Sum):
+    @contextmanager
+    def open(self) -> Iterator[Callable]:
+        raise DataError("no model in here")
+        yield
+
+
+def test_a_work_that_cannot_be_opened_is_told_and_the_next_one_is_done() -> None:
+    """An answer that was left over would be taken for that of the next work."""
+    with closing(OnCluster(Fake([A, B]), 1)) as executor:
+        for _ in range(2):
+            with pytest.raises(DataError, match="no model in here"):
+                list(executor.map(Unreadable(), iter(CHUNKS)))
+            assert list(executor.map(Sum(), iter(CHUNKS))) == SUMS
 
 
 def test_a_list_that_is_read_lazily_is_read_little_ahead() -> None:

@@ -167,7 +167,8 @@ class OnCluster(KeepsDecoders, Dispatcher):
         self._count_idle()
         waits = {ref: actor for actor in self._actors for ref in actor.refs}
         if not waits:
-            return sleep(min(LOOK_S, 1.0))  # for a node
+            sleep(min(LOOK_S, 1.0))  # for a node
+            return
         for ref in self._cluster.wait(list(waits), LOOK_S):
             if ref in waits[ref].refs:  # or it was lost with one that came before
                 self._take(ref, waits[ref], run)
@@ -177,12 +178,19 @@ class OnCluster(KeepsDecoders, Dispatcher):
         try:
             succeeded, result = self._cluster.get(ref)
         except ActorLost as error:
-            return self._lose(actor, run, error)
+            self._lose(actor, run, error)
+            return
+        number = actor.refs.pop(ref)
         if not succeeded:
+            was_of_before = actor.work is not run.work
+            actor.end()
+            if was_of_before:  # who needed what it opened was told, or nobody needed it
+                return
             result.add_note(f"on node {actor.node.name} of the cluster")
             raise result
-        if (number := actor.refs.pop(ref)) is not None:
-            return run.succeed(actor.tasks.pop(number), result)
+        if number is not None:
+            run.succeed(actor.tasks.pop(number), result)
+            return
         self._num_starts.pop(actor.node.id, None)
         if result != (ours := versions()):
             other = "; ".join(
@@ -268,18 +276,18 @@ class _Actor(Peer):
         self.node, self.refs = node, {}  # numbers of tasks by what is awaited; None: the opening of a work
         self._cluster, self._on_gpu, self._args = cluster, on_gpu, args
         self._actor: Any = None
-        self._work: Work | None = None  # that it was told last
+        self.work: Work | None = None  # that it was told last
 
     def has_opened(self, work: Work | None) -> bool:
-        return self._actor is not None and self._work is work and None not in self.refs.values()
+        return self._actor is not None and self.work is work and None not in self.refs.values()
 
     def tell(self, work: Work) -> None:
         """Have it open the work, in an actor that starts now if there is none."""
-        if self._work is work or None in self.refs.values():
+        if self.work is work or None in self.refs.values():
             return
         if self._actor is None:
             self._actor = self._cluster.start(self.node, self._on_gpu, *self._args)
-        self._work = work
+        self.work = work
         self.refs[self._cluster.call(self._actor, "open", work)] = None
 
     def _send(self, number: int, chunk: Any, work: Work) -> None:
@@ -288,5 +296,5 @@ class _Actor(Peer):
     def end(self) -> None:
         if self._actor is not None:
             self._cluster.end(self._actor)
-        self._actor = self._work = None
+        self._actor = self.work = None
         self.refs, self.tasks = {}, {}
