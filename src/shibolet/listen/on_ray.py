@@ -3,6 +3,7 @@
 Not Ray Data: it drops a block of rows for one that fails, and cuts batches as they arrive.
 """
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,6 +13,16 @@ from shibolet.listen.cluster import ActorLost, Node, Server
 from shibolet.listen.processes import Outcome
 
 _THREADS = 16  # of an actor: a work that opens, and chunks in hand
+
+
+class Packed:
+    """A `Server` that is called with pickles: a connection by ray:// would read and write objects on their way."""
+
+    def __init__(self, *args: Any) -> None:
+        self._server = Server(*args)
+
+    def call(self, method: str, args: bytes) -> Outcome:
+        return getattr(self._server, method)(*pickle.loads(args))
 
 
 class RayCluster:
@@ -32,7 +43,7 @@ class RayCluster:
                     f"--on {on}: no Ray cluster answers ({error!s:.200}); 'ray start --head' starts one on this "
                     "machine, RAY_ADDRESS or ray://HOST:PORT names another"
                 ) from None
-        self._server = ray.remote(Server)
+        self._server = ray.remote(Packed)
 
     def nodes(self) -> list[Node]:
         with self._connected():
@@ -60,7 +71,7 @@ class RayCluster:
 
     def call(self, actor: Any, method: str, *args: Any) -> Any:
         with self._connected():
-            return getattr(actor, method).remote(*args)
+            return actor.call.remote(method, pickle.dumps(args))
 
     def wait(self, refs: Sequence[Any], timeout_s: float) -> list[Any]:
         with self._connected():
