@@ -33,8 +33,9 @@ from shibolet.audit.hearing import Listener
 from shibolet.audit.material import clips_of
 from shibolet.audit.sampling import SampleConfig
 from shibolet.audit.stage import run_audit
-from shibolet.listen.executor import Executor, Here, open_executor
+from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener
+from shibolet.listen.open import open_executor
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import load

@@ -12,7 +12,8 @@ from shibolet.errors import DataError, ProcessLost, RecipeError
 from shibolet.listen import cluster as module
 from shibolet.listen.cluster import ActorLost, Node, OnCluster, versions
 from shibolet.listen.dispatch import LOST, TRIES
-from shibolet.listen.executor import Here, Opened, open_executor
+from shibolet.listen.executor import Here, Opened
+from shibolet.listen.open import open_executor
 from shibolet.listen.processes import Outcome, WorkerLost, attempt
 
 

@@ -15,8 +15,8 @@ import soundfile as sf
 from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
-from shibolet.listen.executor import open_executor
 from shibolet.listen.lazy import LazyListener
+from shibolet.listen.open import open_executor
 from shibolet.records.files import write_jsonl
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load

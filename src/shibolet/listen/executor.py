@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Lock
 from typing import Any, Protocol
 
-from shibolet.errors import ProcessLost, RecipeError
+from shibolet.errors import ProcessLost
 from shibolet.listen.decoders import Decoders, num_decoders
 from shibolet.listen.dispatch import Dispatcher, Kept, Peer, Run, Work
 from shibolet.listen.processes import (
@@ -334,17 +334,3 @@ def local_executor(num_threads: int | None = None, decoders: Decoders | None = N
         return Here(decoders)
     seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or range(num_gpus)
     return Processes([{"CUDA_VISIBLE_DEVICES": str(name)} for name in list(seen)[:num_gpus]], num_threads, decoders)
-
-
-def open_executor(on: str | None, num_threads: int | None = None, decoders: Decoders | None = None) -> Executor:
-    """Who hears: what this machine has, or on a cluster, `ray` or `ray://HOST:PORT`."""
-    if on is None:
-        return local_executor(num_threads, decoders)
-    if on != "ray" and not on.startswith("ray://"):
-        raise RecipeError(f"--on {on}: expected ray, or ray://HOST:PORT")
-    import torch
-
-    from shibolet.listen.cluster import OnCluster
-    from shibolet.listen.on_ray import RayCluster
-
-    return OnCluster(RayCluster(on), num_threads or torch.get_num_threads(), decoders)

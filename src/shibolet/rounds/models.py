@@ -53,7 +53,7 @@ class Models:
     @property
     def executor(self) -> "Executor":
         """Who hears: all GPUs of this machine, or this process; or a cluster."""
-        from shibolet.listen.executor import open_executor
+        from shibolet.listen.open import open_executor
 
         with self._opening:
             if self._executor is None:

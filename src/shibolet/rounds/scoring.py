@@ -172,8 +172,7 @@ def evaluate_manifest(
     from shibolet.evaluate.config import ContextConfig, EvaluateConfig, StylesConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
-    from shibolet.listen.executor import open_executor
-    from shibolet.listen.open import listener_identity, open_engines
+    from shibolet.listen.open import listener_identity, open_engines, open_executor
     from shibolet.speech.read import read_source
 
     terms = ContextConfig(file=context) if context else None

@@ -54,8 +54,7 @@ def open_engine(
         from shibolet.listen.server import ServerEngine
 
         return ServerEngine(server, model=model, language_code=language_code)
-    from shibolet.listen.executor import open_executor
-    from shibolet.listen.open import open_engines
+    from shibolet.listen.open import open_engines, open_executor
 
     return open_engines(open_executor(on), model, language, **settings)
 
