@@ -143,7 +143,7 @@ class OnCluster(KeepsDecoders, Dispatcher):
         self._abandon()
 
     @property
-    def _ready(self) -> list["_Actor"]:
+    def _ready(self) -> Sequence[Peer]:
         return [actor for actor in self._actors if actor.has_opened(self._work)]
 
     def _prepare(self, work: Work) -> None:

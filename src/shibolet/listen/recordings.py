@@ -156,11 +156,11 @@ def _heard_here(
             yield from _in_order(windows.popleft(), pieces)
 
 
-def _clips_of(window: Sequence["_Clip | Heard"]) -> list[_Clip]:
+def _clips_of(window: Sequence[_Clip | Heard]) -> list[_Clip]:
     return [one for one in window if isinstance(one, _Clip)]
 
 
-def _in_order(window: Sequence["_Clip | Heard"], pieces: Sequence[Piece]) -> Iterator[Heard]:
+def _in_order(window: Sequence[_Clip | Heard], pieces: Sequence[Piece]) -> Iterator[Heard]:
     """What was heard of a window's pieces, and the ends of recordings where they come between them."""
     found = iter(pieces)
     for one in window:
