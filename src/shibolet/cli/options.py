@@ -41,6 +41,9 @@ Terms = Annotated[
     Path | None, typer.Option("--context", metavar="FILE", help="Names and terms that may be said, one a line.")
 ]
 Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+On = Annotated[
+    str | None, typer.Option("--on", metavar="CLUSTER", help="Hear on a Ray cluster: ray, or ray://HOST:PORT.")
+]
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
 ]
@@ -67,10 +70,12 @@ def round_of(
     suffix: str = "",
     shard: bool = False,
     needs: tuple[str, ...] = ("models", "train"),
+    on: str | None = None,
 ) -> "Iterator[Round]":
     """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
-    With `shard` others work in the folder too. `needs` are sections that the recipe has to have.
+    With `shard` others work in the folder too. `needs` are sections that the recipe has to have, `on` is the cluster
+    that hears.
     """
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe, recipe_yaml
@@ -92,6 +97,7 @@ def round_of(
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as current:
+        current.on = on
         yield current
 
 

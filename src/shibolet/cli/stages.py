@@ -13,6 +13,7 @@ from shibolet.cli.options import (
     FinishedRun,
     FromStep,
     Gpus,
+    On,
     OnlyThrough,
     RecipeName,
     RunDir,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def run(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
+    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None, on: On = None,
 ):  # fmt: skip
     """The whole round, from audit to report; the same command goes on where it was cut off."""
     from shibolet.cli.tables import GATE_PREPARED, show_gate
@@ -43,7 +44,7 @@ def run(
 
     if under_torchrun():
         raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)
         if json_:
@@ -78,6 +79,7 @@ def audit(
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
+    on: On = None,
 ):
     """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
     from shibolet.rounds.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
@@ -93,10 +95,10 @@ def audit(
             say(do_export(current, export_to))
         return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as current:
+        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=(), on=on) as current:
             do_audit_shard(current, _shard(shard))
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on) as current:
         if extend:
             current.tell(f"audit: extended to {extend_audit(current):,} utterances")
         report = do_audit(current, merge=recipe[:-1] == ["merge"], review=review)
@@ -125,11 +127,12 @@ def calibrate(
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
+    on: On = None,
 ):
     """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
     from shibolet.rounds.auditing import do_calibrate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=(), on=on) as current:
         result = do_calibrate(current, clean, foreign or [], minutes)
         path = current.folder.calibration
     if json_:
@@ -157,12 +160,13 @@ def gate(
 
 
 def label(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    on: On = None,
+):  # fmt: skip
     """Texts for audio without any, and for flagged utterances, where two hearers agree; 'prepare' takes them."""
     from shibolet.rounds.labelling import do_label
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",)) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on) as current:
         found = do_label(current)
     answer(json_, found)
     if not json_:
@@ -170,12 +174,13 @@ def label(
 
 
 def prepare(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    on: On = None,
+):  # fmt: skip
     """Hear the rest, drop what is wrong, cut what is long, split; shards and a ledger."""
     from shibolet.rounds.stages import do_prepare
 
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         summary = do_prepare(current)
     answer(json_, summary)
     if not json_:
