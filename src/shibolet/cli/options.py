@@ -16,6 +16,7 @@ from shibolet.errors import RecipeError
 if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
+    from shibolet.train.launch import Place
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of the package.")
@@ -28,6 +29,14 @@ Terms = Annotated[
     Path | None, typer.Option("--context", metavar="FILE", help="Names and terms that may be said, one a line.")
 ]
 Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+Nodes = Annotated[int, typer.Option(min=1, metavar="N", help="Train on N machines, --gpus processes on each.")]
+NodeIndex = Annotated[
+    int | None, typer.Option("--node", min=0, metavar="K", help="Which of them this is, from 0; the main one is 0.")
+]
+MainNode = Annotated[
+    str | None,
+    typer.Option("--main", metavar="HOST:PORT", help="Where node 0 is reached by the others, at a port free there."),
+]
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
 ]
@@ -42,6 +51,22 @@ FromStep = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
+
+
+def place_of(nodes: int, node: int | None, main: str | None) -> "Place":
+    """This machine among those that train; RecipeError where the options do not say it."""
+    from shibolet.train.launch import ONE_PLACE, Place
+
+    if nodes == 1:
+        if node is not None or main is not None:
+            raise RecipeError("--node and --main go with --nodes, the number of machines")
+        return ONE_PLACE
+    host, _, port = (main or "").rpartition(":")
+    if node is None or not host or not port.isdecimal():
+        raise RecipeError(f"--nodes {nodes} needs --node K, from 0, and --main HOST:PORT, as in 10.0.0.5:29500")
+    if node >= nodes:
+        raise RecipeError(f"--node {node}: of {nodes} machines the last one is {nodes - 1}")
+    return Place(node, nodes, host, int(port))
 
 
 @contextmanager
