@@ -57,15 +57,13 @@ def place_of(nodes: int, node: int | None, main: str | None) -> "Place":
     """This machine among those that train; RecipeError where the options do not say it."""
     from shibolet.train.launch import ONE_PLACE, Place
 
+    if node is not None and node >= nodes:
+        raise RecipeError(f"--node {node}: of --nodes {nodes} the last one is {nodes - 1}")
     if nodes == 1:
-        if node is not None or main is not None:
-            raise RecipeError("--node and --main go with --nodes, the number of machines")
         return ONE_PLACE
     host, _, port = (main or "").rpartition(":")
     if node is None or not host or not port.isdecimal():
         raise RecipeError(f"--nodes {nodes} needs --node K, from 0, and --main HOST:PORT, as in 10.0.0.5:29500")
-    if node >= nodes:
-        raise RecipeError(f"--node {node}: of {nodes} machines the last one is {nodes - 1}")
     return Place(node, nodes, host, int(port))
 
 

@@ -58,6 +58,7 @@ from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
 DevScorer = Callable[[LoadedModel, str], DevRates]
+_RESULT = "result.json"
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -93,18 +94,17 @@ def run_train(
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = join_ranks()
-    node = this_node()
-    if num_workers := worker_count(config.num_workers, ranks.device, node.num_ranks):
+    num_here = this_node().num_ranks
+    if num_workers := worker_count(config.num_workers, ranks.device, num_here):
         begin_to_load_workers()
     opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay, teacher, texts or {})
-    result_path = out_dir / "result.json"
-    done = from_main(TrainResult.read(result_path) if ranks.is_main_process and result_path.exists() else None)
+    done = from_main(_result_in(out_dir) if opened.is_main else None)
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
     config, plan = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
-        threads = min(threads, threads_beside(num_workers, node.num_ranks))
+        threads = min(threads, threads_beside(num_workers, num_here))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
@@ -121,8 +121,12 @@ def run_train(
     chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end, until_step)
     result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
     if not is_beginning:
-        by_main(lambda: result.write(result_path))
+        by_main(lambda: result.write(out_dir / _RESULT))
     return result
+
+
+def _result_in(out_dir: Path) -> TrainResult | None:
+    return TrainResult.read(path) if (path := out_dir / _RESULT).exists() else None
 
 
 class Reached(Exception):
