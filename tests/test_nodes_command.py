@@ -13,9 +13,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
 from ranks import free_port
-from safetensors.torch import load_file
 from train_command import RECIPE, SHIBOLET, end, prepared, rows, save_recipe, train, wait_for
 
+from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.copies import COPY_MARKER
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -65,17 +65,19 @@ def by_shibolet(recipe: Path, runs: list[Path], ranks: int, *options: str) -> li
 
 
 def assert_same(found: Path, expected: Path) -> None:
-    """Losses, norms, the weights of the result and what the last checkpoint holds, within 1e-5."""
+    """Losses, norms, and weights and moments in the last checkpoint, within 1e-5.
+
+    Left out are biases of keys, whose gradient is 0 but for its rounding.
+    """
     for a, b in zip(rows(expected), rows(found), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5), b["step"]
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5), b["step"]
-    for place in ("final", "checkpoints/step-00000018"):
-        files = sorted((expected / "train" / place).glob("*.safetensors"))
-        assert files
-        for file in files:
-            theirs = load_file(found / "train" / place / file.name)
-            for name, tensor in load_file(file).items():
-                assert (theirs[name] - tensor).norm() <= 1e-5 * tensor.norm() + 1e-9, name
+    one, other = (CheckpointStore(run / "train" / "checkpoints").at(18) for run in (expected, found))
+    for kind in ("masters", "moments"):
+        ours, theirs = one.tensors(kind), other.tensors(kind)
+        assert len(ours) > 20 and ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert "k_proj.bias" in name or (theirs[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
 
 
 def end_all(commands: list, within_s: float = 180.0) -> list[tuple[int, str]]:
