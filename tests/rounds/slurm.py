@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from getpass import getuser
 from pathlib import Path
 
@@ -67,11 +67,13 @@ def cluster(root: Path) -> Iterator[dict[str, str]]:
             time.sleep(0.5)
         yield env
     finally:
-        subprocess.run(["scancel", "--user", getuser()], env=env, timeout=30, **quiet)
+        subprocess.run(["scancel", "--full", "--signal=KILL", "--user", getuser()], env=env, timeout=30, **quiet)
         for process in reversed(running):
             process.terminate()
-        for process in running:
-            process.wait(30)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
 
 
 def run(command: list[str], env: dict[str, str]) -> str:
