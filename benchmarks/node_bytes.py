@@ -10,7 +10,7 @@ are exchanged as in a training (`train/exchange.py`), in two levels and between 
 
 JSON lines: bytes that a node sends in a step, as counted and by the formula, seconds of the exchange here, and seconds
 of these bytes at 100 and at 400 Gb/s. Of S bytes exchanged by R ranks on N nodes, a node sends 2 S (N - 1) / N in two
-levels, and 2 S (R - 1) / R in a ring of all ranks.
+levels, and 2 S (R - 1) / R in a ring of all ranks; gloo, which sums by an all-reduce, half as much again.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def measure(how: str, args: argparse.Namespace) -> dict:
     counted = (sent_bytes(device) - before) / STEPS / (1 if args.netns else NODES)
     exchanged = sum(len(block) for block in optimizer.shards._blocks) * dtype.itemsize
     parties = NODES if how == "two levels" else ranks.num_processes
-    formula = 2 * exchanged * (parties - 1) / parties
+    ways = 3 if dist.get_backend() == "gloo" else 2  # gloo's reduce-scatter is an all-reduce
+    formula = ways * exchanged * (parties - 1) / parties
     shards.exchange_on = levels_of
     return {
         "how": how, "nodes": NODES, "ranks_of_a_node": args.ranks, "backend": dist.get_backend(),

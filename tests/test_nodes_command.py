@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -144,6 +147,44 @@ def test_a_node_that_is_lost_ends_the_other_and_the_same_commands_go_on(recipe: 
     assert "continuing after step 12" in ended[0][1], ended[0]
     assert_same(runs[0], alone)
     assert json.loads((runs[0] / "train" / "result.json").read_text())["steps"] == 18
+
+
+@pytest.fixture
+def cable() -> Iterator[list[list[str]]]:
+    """Two network namespaces with a link between them; the commands that start a process in each."""
+    spaces, links = ("shibolet-t0", "shibolet-t1"), ("shibolet-t0", "shibolet-t1")
+    ip = [["ip", "netns", "add", space] for space in spaces]
+    ip += [["ip", "link", "add", links[0], "netns", spaces[0], "type", "veth", "peer", links[1], "netns", spaces[1]]]
+    for number, space in enumerate(spaces):
+        ip += [["ip", "-n", space, "addr", "add", f"10.78.0.{number + 1}/24", "dev", links[number]]]
+        ip += [["ip", "-n", space, "link", "set", device, "up"] for device in ("lo", links[number])]
+    try:
+        for command in ip:
+            subprocess.run(command, check=True)
+        yield [["ip", "netns", "exec", space, "env", f"GLOO_SOCKET_IFNAME={space}"] for space in spaces]
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "del", space])
+
+
+@pytest.mark.slow("nodes", seconds=90)
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces need root and ip")
+def test_a_cut_cable_ends_both_nodes(recipe: Path, tmp_path: Path, cable: list[list[str]]):
+    """As when a machine loses its power: nobody closes a connection, and the others would wait for an hour."""
+    runs = folders(tmp_path)
+    commands = [
+        train([*cable[node], *SHIBOLET], recipe, run, "--nodes", "2", "--node", str(node), "--main", "10.78.0.1:29500",
+              "--set", "train.phases.0.num_epochs=300")
+        for node, run in enumerate(runs)
+    ]  # fmt: skip
+    wait_for(lambda: len(rows(runs[0])) >= 5, commands[0])
+    subprocess.run(["ip", "-n", "shibolet-t1", "link", "set", "shibolet-t1", "down"], check=True)
+    cut_at = time.monotonic()
+    ended = end_all(commands)
+    assert [code for code, _ in ended] == [3, 3] and time.monotonic() - cut_at < LOST_WITHIN_S, ended
+    assert "node 1 was lost: nothing was heard of it for 30 s" in ended[0][1], ended
+    assert "node 0 was lost" in ended[1][1], ended
+    assert CheckpointStore(runs[0] / "train" / "checkpoints").latest() is not None
 
 
 def test_the_options_of_several_machines_are_complete_or_a_sentence(run_cli, tmp_path: Path):

@@ -79,8 +79,12 @@ class Heartbeat:
                     f"node {index} starts {theirs} processes and node {node.index} {node.num_ranks}; --gpus has to be "
                     "the same on every node"
                 )
-        self._store.set_timeout(timedelta(seconds=_SILENT_S))
-        self._thread = Thread(target=self._watch, name="heartbeat", daemon=True)
+        now = time.monotonic()
+        self._answered_s, self._closed = now, False  # the store, at last
+        self._heard: dict[int, tuple[bytes, float]] = {}  # beats of the other nodes, and since when they are the same
+        # A store that cannot be reached any more may not answer for a quarter of an hour: who asks it does not judge.
+        Thread(target=self._talk, name="heartbeat", daemon=True).start()
+        self._thread = Thread(target=self._watch, name="heartbeat-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,10 +96,10 @@ class Heartbeat:
         """Until this process is ended, where the failure of a collective is that of a node; else return."""
         time.sleep(_SILENT_S + _CLOSED_S + 2 * _BEAT_S)
 
-    def _watch(self) -> None:
+    def _talk(self) -> None:
+        """Say that this node lives, and hear what the others say."""
         others = [index for index in range(self._node.count) if index != self._node.index]
-        heard: dict[int, tuple[bytes, float]] = {}
-        turn, before = 0, time.monotonic()
+        turn = 0
         while not self._stopped.wait(_BEAT_S):
             turn += 1
             try:
@@ -103,18 +107,31 @@ class Heartbeat:
                     self._store.set(f"beat/{self._node.index}", str(turn))
                 beats = self._store.multi_get([f"beat/{index}" for index in others])
             except dist.DistError:
+                self._closed = True
+                return
+            self._answered_s = time.monotonic()
+            for index, beat in zip(others, beats, strict=True):
+                if index not in self._heard or self._heard[index][0] != beat:
+                    self._heard[index] = beat, self._answered_s
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._stopped.wait(_BEAT_S):
+            now = time.monotonic()
+            if now - before > _SILENT_S / 2:  # this process was stopped: its own silence says nothing of others
+                self._answered_s = now
+                self._heard = {index: (beat, now) for index, (beat, _) in self._heard.items()}
+            before = now
+            silent = [index for index, (_, since) in list(self._heard.items()) if now - since > _SILENT_S]
+            if self._closed:
                 if not self._stopped.wait(_CLOSED_S):
                     self._end("node 0 was lost: it does not answer")
                 return
-            now = time.monotonic()
-            if now - before > _SILENT_S / 2:  # this process was stopped: its own silence says nothing of others
-                heard.clear()
-            before = now
-            for index, beat in zip(others, beats, strict=True):
-                if index not in heard or heard[index][0] != beat:
-                    heard[index] = beat, now
-                elif now - heard[index][1] > _SILENT_S:
-                    self._end(f"node {index} was lost: nothing was heard of it for {_SILENT_S:.0f} s")
+            if now - self._answered_s > _SILENT_S:
+                silent = [0]
+            if silent:
+                self._end(f"node {silent[0]} was lost: nothing was heard of it for {_SILENT_S:.0f} s")
+                return
 
     def _end(self, sentence: str) -> None:
         if self._node.is_first:
