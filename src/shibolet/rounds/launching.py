@@ -57,7 +57,7 @@ def write_launch_files(
     )
     if scheduler == "slurm":
         requeue = 'scontrol requeue "$SLURM_JOB_ID"'
-        values["common"] = environment.get_template("common.sh.jinja").render(values, requeue=requeue)
+        values |= {"common": environment.get_template("common.sh.jinja").render(values, requeue=requeue)}
     make_folder(out)
     paths = []
     for file in FILES[scheduler]:

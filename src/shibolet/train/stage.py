@@ -94,8 +94,7 @@ def run_train(
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = join_ranks()
-    num_here = this_node().num_ranks
-    if num_workers := worker_count(config.num_workers, ranks.device, num_here):
+    if num_workers := worker_count(config.num_workers, ranks.device, this_node().num_ranks):
         begin_to_load_workers()
     opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay, teacher, texts or {})
     done = from_main(_result_in(out_dir) if opened.is_main else None)
@@ -104,7 +103,7 @@ def run_train(
     config, plan = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
-        threads = min(threads, threads_beside(num_workers, num_here))
+        threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
