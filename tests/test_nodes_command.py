@@ -94,7 +94,7 @@ def kill_node(command) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.slow("nodes", seconds=90)
+@pytest.mark.slow("nodes", seconds=160)
 def test_two_nodes_of_two_ranks_are_one_training_which_others_go_on_with(recipe: Path, alone: Path, tmp_path: Path):
     """Stopped in phase B on 2x2, in A on 1x4, ended on 1x1; a signal to one node ends both with a checkpoint."""
     runs = folders(tmp_path)
@@ -114,7 +114,7 @@ def test_two_nodes_of_two_ranks_are_one_training_which_others_go_on_with(recipe:
     assert_same(runs[0], alone)
 
 
-@pytest.mark.slow("nodes", seconds=60)
+@pytest.mark.slow("nodes", seconds=80)
 def test_torchrun_on_two_nodes_through_the_switch(recipe: Path, alone: Path, tmp_path: Path):
     """Each node keeps encoder states of its own, and the other folder is filled from the main one's."""
     runs = folders(tmp_path)
@@ -129,7 +129,7 @@ def test_torchrun_on_two_nodes_through_the_switch(recipe: Path, alone: Path, tmp
     assert code == 3, errors  # a copy is no run
 
 
-@pytest.mark.slow("nodes", seconds=120)
+@pytest.mark.slow("nodes", seconds=240)
 def test_a_node_that_is_lost_ends_the_other_and_the_same_commands_go_on(recipe: Path, alone: Path, tmp_path: Path):
     """The second one in phase B, the main one in phase A; what is on disk then is good."""
     runs = folders(tmp_path)

@@ -116,7 +116,7 @@ def test_what_cannot_be_written_is_a_sentence(run_cli, tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.slow("launch", seconds=20)
+@pytest.mark.slow("launch", seconds=50)
 @pytest.mark.skipif(SKY_PYTHON is None, reason="SHIBOLET_SKY_PYTHON names no Python with skypilot")
 def test_skypilot_reads_its_files(written, tmp_path: Path):
     """By its own loader, with its own schema: a key that it does not know is an error there."""

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from shibolet.errors import DataError
 from shibolet.records.files import hash_file, write_bytes, writing
 from shibolet.train.nodes import this_node
-from shibolet.train.ranks import any_rank, by_main, from_main, of_all
+from shibolet.train.ranks import IDLE_PATIENCE, any_rank, by_main, from_main, of_all
 
 COPY_MARKER = "COPY_OF_ANOTHER_NODE"  # in a run folder
 _CHUNK_BYTES = 16 << 20
@@ -40,7 +40,7 @@ def look_for_main(run: Path) -> None:
     by_main(lambda: (run / token).unlink(missing_ok=True))
     if fault := next(filter(None, faults), None):
         raise DataError(fault)
-    _receivers = dist.new_group([0, *lacking], backend="gloo") if lacking else None
+    _receivers = dist.new_group([0, *lacking], backend="gloo", timeout=IDLE_PATIENCE) if lacking else None
     _is_receiver = _receivers is not None and dist.get_rank() in lacking
     if _is_receiver:
         write_bytes(run / COPY_MARKER, b"shards and checkpoints here are copies of those of the main node\n")

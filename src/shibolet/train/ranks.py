@@ -17,7 +17,7 @@ from shibolet.records.files import disk_errors
 from shibolet.train.nodes import Heartbeat, this_node
 
 _PATIENCE = timedelta(hours=1)  # of a rank for the others; one that dies is noticed by what started it
-_IDLE_PATIENCE = timedelta(days=7)  # of ranks that have nothing to do until the main one has heard and prepared
+IDLE_PATIENCE = timedelta(days=7)  # of ranks that have nothing to do until the main one has heard and prepared
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
@@ -38,7 +38,7 @@ def join_ranks() -> PartialState:
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
     ranks = PartialState(cpu=on_cpu, timeout=_PATIENCE)
     if dist.is_initialized() and _idle is None:
-        _idle = dist.new_group(backend="gloo", timeout=_IDLE_PATIENCE)  # who waits in NCCL keeps a core and a GPU busy
+        _idle = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)  # who waits in NCCL keeps a core and a GPU busy
         if node.count > 1 and node.num_ranks > 1:
             _levels = _two_levels(node.count, node.num_ranks)
     return ranks
