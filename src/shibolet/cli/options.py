@@ -16,6 +16,7 @@ from shibolet.errors import RecipeError
 if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
+    from shibolet.train.launch import Place
 
 
 def _recipe_names(incomplete: str) -> list[str]:
@@ -44,6 +45,14 @@ Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processe
 On = Annotated[
     str | None, typer.Option("--on", metavar="CLUSTER", help="Hear on a Ray cluster: ray, or ray://HOST:PORT.")
 ]
+Nodes = Annotated[int, typer.Option(min=1, metavar="N", help="Train on N machines, --gpus processes on each.")]
+NodeIndex = Annotated[
+    int | None, typer.Option("--node", min=0, metavar="K", help="Which of them this is, from 0; the main one is 0.")
+]
+MainNode = Annotated[
+    str | None,
+    typer.Option("--main", metavar="HOST:PORT", help="Where node 0 is reached by the others, at a port free there."),
+]
 OnlyThrough = Annotated[
     str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
 ]
@@ -58,6 +67,20 @@ FromStep = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
+
+
+def place_of(nodes: int, node: int | None, main: str | None) -> "Place":
+    """This machine among those that train; RecipeError where the options do not say it."""
+    from shibolet.train.launch import ONE_PLACE, Place
+
+    if node is not None and node >= nodes:
+        raise RecipeError(f"--node {node}: of --nodes {nodes} the last one is {nodes - 1}")
+    if nodes == 1:
+        return ONE_PLACE
+    host, _, port = (main or "").rpartition(":")
+    if node is None or not host or not port.isdecimal():
+        raise RecipeError(f"--nodes {nodes} needs --node K, from 0, and --main HOST:PORT, as in 10.0.0.5:29500")
+    return Place(node, nodes, host, int(port))
 
 
 @contextmanager

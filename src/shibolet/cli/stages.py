@@ -13,15 +13,20 @@ from shibolet.cli.options import (
     FinishedRun,
     FromStep,
     Gpus,
+    MainNode,
+    NodeIndex,
+    Nodes,
     On,
     OnlyThrough,
     RecipeName,
     RunDir,
     answer,
+    place_of,
     print_json,
     quiet,
     require_run,
     round_of,
+    run_folder,
     say,
     show,
 )
@@ -189,18 +194,26 @@ def prepare(
 
 def train(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
+    gpus: Gpus = 1, nodes: Nodes = 1, node: NodeIndex = None, main: MainNode = None,
+    only_through: OnlyThrough = None, from_step: FromStep = None,
 ):  # fmt: skip
-    """Train through the phases on what prepare kept, or go on training; torchrun may start it too."""
+    """Train through the phases on what prepare kept, or go on training; torchrun may start it too.
+
+    On several machines the same command is started on each, with its own --node.
+    """
+    from shibolet.recipe import load_recipe
     from shibolet.rounds.rank import follow, is_follower
     from shibolet.rounds.stages import do_train
 
-    if is_follower():
+    place = place_of(nodes, node, main)
+    if (is_follower() or place.node) and not dry:
         quiet()
-        follow()
+        folder = run_folder(run_dir, load_recipe(recipe, changes or []).name)
+        follow(folder, gpus=gpus, place=place)
         return
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
+        current.place = place
         if not current.folder.finished("train"):
             current.compile_ahead()
         result = do_train(current)
