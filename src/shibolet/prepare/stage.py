@@ -7,7 +7,7 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -68,12 +68,11 @@ def run_prepare(
     `recut` has rows by which other utterances that train are cut. Without `holds_out` all may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
-    spoken, by_person = get_language(language), CorrectedTexts(corrected, utterances)
+    spoken, tally, by_person = get_language(language), Tally(), CorrectedTexts(corrected, utterances)
     by_machine = MachineTexts([one for one in machine_texts if one[0].id not in by_person])
     utterances = by_person.applied(by_machine.others(utterances))
     find = by_person.finder(by_machine.finder(_finder(verdicts, config)))
     notes = [*_notes_on_hearing(utterances, verdicts, config), *by_person.notes]
-    tally = Tally()
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
         begin(decoders, language, config)
@@ -84,13 +83,11 @@ def run_prepare(
         num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        training = {u.id for u, part in zip(fit, dealt.parts, strict=True) if part == "train" and u.id not in by_person}
-        trained = {id: row for id, row in recut.items() if id in training}
-        find, notes = _cut_by(find, trained), [*notes, *_notes_on_cutting(trained)]
+        find, cut = _cut_by(find, [u for u, part in zip(fit, dealt.parts) if part == "train"], recut, by_person)
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
-        dealt_outcomes = _with_surplus([*fit, *added], parts, outcomes, config)
-        dealt_outcomes = (by_person.marked(by_machine.marked(one)) for one in dealt_outcomes)
+        marked = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
+        dealt_outcomes = map(by_person.marked, marked)
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
@@ -98,11 +95,11 @@ def run_prepare(
     write_manifest(out_dir / MANIFEST, kept)
     if holds_out and "dev" not in splits:
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
-    groups = {name: {own for own, part in zip(dealt.groups, dealt.parts) if part == name} for name in SPLITS}
+    groups = {name: len({own for own, part in zip(dealt.groups, dealt.parts) if part == name}) for name in SPLITS}
     prepared = tally.prepared(
-        num_given, {name: len(own) for name, own in groups.items()}, unread=count_by_rule(unread),
+        num_given, groups, unread=count_by_rule(unread),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
-        notes=(*notes, *by_machine.notes, *dealt.notes, *_notes_on_beside(utterances, kept)),
+        notes=(*notes, *cut, *by_machine.notes, *dealt.notes, *_notes_on_beside(utterances, kept)),
         writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
@@ -186,8 +183,16 @@ def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerd
     return find
 
 
-def _cut_by(find: FindVerdicts, rows: Mapping[str, Audited]) -> FindVerdicts:
-    """The verdicts, of which some have another row: what was heard in them, and where."""
+def _cut_by(
+    find: FindVerdicts, train: Sequence[Utterance], recut: Mapping[str, Audited], by_person: CorrectedTexts
+) -> tuple[FindVerdicts, list[str]]:
+    """The verdicts, of which some have another row (what was heard, and where), and what the summary says of them.
+
+    A text that a person corrected keeps its own: the row is of another one.
+    """
+    rows = {u.id: recut[u.id] for u in train if u.id in recut and u.id not in by_person}
+    if not rows:
+        return find, []
 
     def found(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
         return [
@@ -195,11 +200,7 @@ def _cut_by(find: FindVerdicts, rows: Mapping[str, Audited]) -> FindVerdicts:
             for u, verdict in zip(utterances, find(utterances), strict=True)
         ]
 
-    return found if rows else find
-
-
-def _notes_on_cutting(recut: Collection[str]) -> list[str]:
-    return [f"{len(recut):,} long utterances are cut by what label.writer heard; dev is not"] if recut else []
+    return found, [f"{len(rows):,} long utterances are cut by what label.writer heard; dev is not"]
 
 
 def _notes_on_hearing(

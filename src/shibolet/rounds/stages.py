@@ -57,19 +57,10 @@ def do_prepare(current: Round) -> Prepared:
         with current.track("prepare") as progress, decoding as decoders:
             rows = by.rows()
             run_prepare(
-                current.data.utterances,
-                rows,
-                config=config,
-                language=recipe.language,
-                seed=seed,
-                out_dir=folder.prepared,
-                unread=current.data.ledger,
-                on_progress=progress,
-                decoders=decoders,
-                machine_texts=machine_texts,
-                corrected=rows.corrected,
-                recut=recut,
-            )
+                current.data.utterances, rows, config=config, language=recipe.language, seed=seed,
+                out_dir=folder.prepared, unread=current.data.ledger, on_progress=progress, decoders=decoders,
+                machine_texts=machine_texts, corrected=rows.corrected, recut=recut,
+            )  # fmt: skip
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(
             utterances=made.utterances.given, audio_s=round(3600 * made.hours.given, 3), train=made.train.utterances,
