@@ -63,9 +63,9 @@ def run_prepare(
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
-    have now, of machines or taken back: they train, and are never dev. `corrected` are texts by a person, by id, and
-    `recut` has rows by which other utterances that train are cut. Without `holds_out` all may train: there is no dev.
+    `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with texts of machines, or
+    taken back: they train, and are never dev. `corrected` are texts by a person; by the rows of `recut` other
+    utterances that train are cut. Without `holds_out` there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, tally, by_person = get_language(language), Tally(), CorrectedTexts(corrected, utterances)
@@ -80,15 +80,16 @@ def run_prepare(
         dealt = split(fit, config, seed) if holds_out else undivided(fit)
         beside = by_machine.not_beside([u for u, part in zip(fit, dealt.parts) if part != "train"], tally)
         added = _not_refused(beside, find, spoken, config, tally)
-        num_given = len(utterances) + by_machine.num_texts
+        num_given = by_machine.num_texts + len(utterances)
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
         find, cut = _cut_by(find, [u for u, part in zip(fit, dealt.parts) if part == "train"], recut, by_person)
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
         marked = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
-        dealt_outcomes = map(by_person.marked, marked)
-        kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
+        kept, splits = _write_shards(
+            map(by_person.marked, marked), parts, tally, out_dir, config.shard_utterances, progress
+        )
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
         raise _nothing_left(num_given, tally, out_dir)
