@@ -17,29 +17,38 @@ if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of the package.")
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder. Default: runs/NAME.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeat.")
 ]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
-Style = Annotated[str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Style = Annotated[
+    str | None,
+    typer.Option(metavar="WORDS", help="Ask for this style; the model was trained with it (style: of a source)."),
+]
 Terms = Annotated[
-    Path | None, typer.Option("--context", metavar="FILE", help="Names and terms that may be said, one a line.")
+    Path | None,
+    typer.Option("--context", metavar="FILE", help="File of names and terms that may be said, one on each line."),
 ]
-Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train with N processes, one on each GPU (or on the CPU).")]
 OnlyThrough = Annotated[
-    str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
+    str | None,
+    typer.Option(
+        metavar="PHASE", help="Take the end of this phase as the result, such as B. The last phase undoes it."
+    ),
 ]
 FromStep = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N",
-        help="Go on training from the checkpoint of step N, with the recipe as it is now. Kept are the end of each "
+        help="Continue training from the checkpoint of step N with the current recipe. Kept are the end of each "
         "phase, the best by dev WER, and the two newest; a step that is not there is answered with a list.",
     ),
 ]  # fmt: skip
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan, without network access.")
+]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
 
