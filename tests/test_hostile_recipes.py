@@ -57,9 +57,9 @@ HOSTILE = {
     "wide": ("x: [" + "a," * 60_000 + "]", "stands for more than"),
     "long": ("#" * (1 << 20), "has more than 512 KiB"),
     "huge-number": ("seed: " + "9" * 100_000, "more than 64 bits"),
-    "no-text-as-key": ("1: 2", "key 1 is no text"),
-    "nothing-as-key": ("? \n: 2", "key None is no text"),
-    "list-as-key": ("? [a]\n: b", "is no text"),
+    "no-text-as-key": ("1: 2", "key 1 is not text"),
+    "nothing-as-key": ("? \n: 2", "key None is not text"),
+    "list-as-key": ("? [a]\n: b", "is not text"),
     "twice": ("name: a\nname: b", "key 'name' is given twice"),
     "binary": ("name: !!binary aGVsbG8=", "could not determine a constructor"),
     "set": ("name: !!set {a, b}", "could not determine a constructor"),
@@ -133,7 +133,7 @@ def test_names_that_cannot_be_folders_are_refused(small: Path, key: str, name: s
 
 def test_names_that_one_folder_would_have_are_refused(small: Path):
     two = "data.train.1={name: ONE, manifest: b.jsonl}"
-    assert "'one' and 'ONE' differ in case alone" in refused(small, two)
+    assert "'one' and 'ONE' differ only in case" in refused(small, two)
     assert "one named twice" in refused(small, two.replace("ONE", "one"))
     assert "too long to name a folder" in refused(small, f"title={'x' * 300}")
     good = load_recipe(small, ["name=round 2 (b)".replace(" (b)", "b"), "data.train.0.name=שמע_1.a-b"])

@@ -299,7 +299,7 @@ def test_code_pages_are_named_with_their_place(folder):
         (json.dumps({"audio": "a.wav", "text": "x"}, indent=1), "has an object over several lines"),
         ("", "has no rows"),
         ("\n \n\r\n", "has no rows"),
-        ('{"audio": "b.wav", "text": "x"}\n{"text": "x", "text": "y"}', "not JSON: 'text' stands there twice"),
+        ('{"audio": "b.wav", "text": "x"}\n{"text": "x", "text": "y"}', "not JSON: 'text' occurs twice"),
     ],
 )
 def test_json_that_is_not_one_object_a_line(folder, content, said):

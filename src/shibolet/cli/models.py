@@ -92,7 +92,7 @@ def average(
     if alpha and (soup or len(model or []) > 1):
         raise RecipeError("average --alpha: a base and one --model (else the run's own), and no --soup")
     if base and not alpha:
-        raise RecipeError("average --base does nothing without --alpha")
+        raise RecipeError("average: --base has no effect without --alpha")
     with finished_round(run_dir) as current:
         if alpha:
             current.recipe.require("average", "models")
@@ -241,7 +241,7 @@ def _require_engine(model: str | None, server: str | None, server_language: str 
     if model is None and server is None:
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:
-        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
+        raise RecipeError("--server-language needs --server; for a model on this machine use --language")
 
 
 def _decoding(
@@ -259,14 +259,14 @@ def _decoding(
     if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or loop_bias or style):
         raise RecipeError(
             "--beam-size, --mbr-samples, --repeat-bias, --loop-bias, --batch and --style are for a model on this "
-            "machine: a server decides on its own"
+            "machine; a server has its own settings"
         )
     if length_penalty != 1.0 and beam_size == 1:
-        raise RecipeError("--length-penalty does nothing without --beam-size")
+        raise RecipeError("--length-penalty has no effect without --beam-size")
     if beam_size > 1 and (mbr_samples or repeat_bias):
-        raise RecipeError("--mbr-samples and --repeat-bias do nothing with beams; leave out --beam-size")
+        raise RecipeError("--mbr-samples and --repeat-bias have no effect with beams; leave out --beam-size")
     if mbr_temperature is not None and (mbr_samples is None or mbr_temperature <= 0):
-        raise RecipeError("--mbr-temperature goes with --mbr-samples, and is over 0")
+        raise RecipeError("--mbr-temperature needs --mbr-samples, and must be over 0")
     given = {} if mbr_temperature is None else {"mbr_temperature": mbr_temperature}
     return given | ({"style": style} if style else {}) | {
         "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
@@ -279,7 +279,7 @@ def _told(context: Path, server: str | None) -> dict[str, str]:
     from shibolet.speech.text.terms import as_context, read_terms
 
     if server is not None:
-        raise RecipeError("--context is for a model on this machine: a server is told no names")
+        raise RecipeError("--context is for a model on this machine; a server does not take names")
     return {"context": as_context(read_terms(context))}
 
 

@@ -127,7 +127,7 @@ def language_told(given: str | None, model: str) -> str:
 def require_run(run_dir: Path) -> None:
     """RecipeError for what is no run folder."""
     if not (run_dir / "recipe.yaml").is_file():
-        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+        raise RecipeError(f"'{run_dir}' is not a run folder: it has no recipe.yaml")
 
 
 def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:

@@ -40,7 +40,7 @@ def run(
     from shibolet.rounds.rank import under_torchrun
 
     if under_torchrun():
-        raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
+        raise RecipeError("torchrun would start several rounds: use 'shibolet run --gpus N', or torchrun with 'train'")
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)

@@ -134,7 +134,7 @@ def _misfits_of(
         yield ModelError(f"models.base '{name}' cannot be trained: {why}")
     if styles and not family.takes_style:
         yield RecipeError(
-            f"{styles[0]}: models.{role} '{name}' is a {family.title}, which cannot be told how to write; leave it "
+            f"{styles[0]}: models.{role} '{name}' is a {family.title}, which does not take a style; leave it "
             "out, or give all sources one writing (punctuation: none, letter_case: lower)"
         )
     if times and not family.writes_timestamps:

@@ -53,20 +53,20 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
     by = by or judged(current)
     if not by.config.drop_low_quality:
         raise DataError(
-            "label: the gate says INVALID, so nothing tells which texts are right, and no limit can be calibrated; "
+            "label: the gate says INVALID, so nothing shows which texts are right, and no limit can be calibrated; "
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
     writer = config.writer or (recipe.models and recipe.models.base)
     listener = config.listener or recipe.audit.recogniser
     if not writer:
-        raise RecipeError("label: nobody writes the texts; name a model in label.writer, or the recipe's models.base")
+        raise RecipeError("label: no model writes the texts; name one in label.writer, or the recipe's models.base")
     if listener.endswith(HYPOTHESES):
         raise RecipeError(
-            f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
+            f"label: '{listener}' is a file, which has no hypotheses for new pieces; name a model in label.listener"
         )
     hearers = Hearers(current, writer, listener)
     if len(set(hearers.identities)) < 2:
-        raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
+        raise DataError(f"label: '{writer}' is writer and listener, but a model always agrees with itself; name two")
     audio = current.join(recipe.data.unlabelled) if recipe.data.unlabelled else None
     known = known_texts(current, by.rows())
     inputs = {
