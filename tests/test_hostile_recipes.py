@@ -48,13 +48,13 @@ def doubling(levels: int, pair: str) -> str:
 
 
 HOSTILE = {
-    "doubling": (doubling(26, "[*, *]"), "stands for more than 50,000 values"),
-    "doubling-maps": (doubling(26, "{a: *, b: *}"), "stands for more than 50,000 values"),
-    "doubling-merges": (doubling(26, "{<<: [*, *]}"), "stands for more than 50,000 values"),
-    "of-itself": ("a: &a [*a]", "stands for more than 50,000 values"),
+    "doubling": (doubling(26, "[*, *]"), "has more than 50,000 values"),
+    "doubling-maps": (doubling(26, "{a: *, b: *}"), "has more than 50,000 values"),
+    "doubling-merges": (doubling(26, "{<<: [*, *]}"), "has more than 50,000 values"),
+    "of-itself": ("a: &a [*a]", "has more than 50,000 values"),
     "deep-lists": ("[" * 200_000, "nested too deeply"),
     "deep-maps": ("{a: " * 50_000, "nested too deeply"),
-    "wide": ("x: [" + "a," * 60_000 + "]", "stands for more than"),
+    "wide": ("x: [" + "a," * 60_000 + "]", "has more than"),
     "long": ("#" * (1 << 20), "has more than 512 KiB"),
     "huge-number": ("seed: " + "9" * 100_000, "more than 64 bits"),
     "no-text-as-key": ("1: 2", "key 1 is not text"),
@@ -107,7 +107,7 @@ def test_an_alias_is_read_and_a_date_is_text(small: Path):
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     """A `recipe.yaml` of somebody's run folder may be one, and opening it never ends."""
     os.mkfifo(tmp_path / "recipe.yaml")
-    with pytest.raises(RecipeError, match="no regular file"):
+    with pytest.raises(RecipeError, match="not a regular file"):
         read_yaml(tmp_path / "recipe.yaml")
 
 

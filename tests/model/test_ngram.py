@@ -192,8 +192,8 @@ BROKEN = {
     "\\data\\\nngram 1=99999\n\n\\1-grams:\n": "is not an ARPA file of 1 to 6 orders",
     "\\data\\\nngram 2=1\n": "should say how many n-grams",
     "\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tא\t0\n\n\\end\\\n": "has no <unk>",
-    "\\data\\\nngram 1=1\n\n\\1-grams:\nnan\t<unk>\t0\n\n\\end\\\n": "no number|not finite|has no <unk>",
-    "\\data\\\nngram 1=1\n\n\\1-grams:\n-x\t<unk>\t0\n\n\\end\\\n": "no number",
+    "\\data\\\nngram 1=1\n\n\\1-grams:\nnan\t<unk>\t0\n\n\\end\\\n": "not a number|not finite|has no <unk>",
+    "\\data\\\nngram 1=1\n\n\\1-grams:\n-x\t<unk>\t0\n\n\\end\\\n": "not a number",
     "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t</s>\t0\n-1\t</s>\t0\n\n\\end\\\n": "occurs twice",
     f"{TWO}-1\t<s> </s>\n\n\\end\\\n": "goes on from",
 }
