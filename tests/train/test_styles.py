@@ -106,7 +106,7 @@ def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
     assert not [error for error in misfits(load_recipe("demo", changes[:1])) if "style of" in str(error)]
     with pytest.raises(RecipeError, match=r"evaluate\.styles"):
         EvaluationSet(name="s", manifest="m.jsonl", style="x")
-    with pytest.raises(RecipeError, match="a server is not told"):
+    with pytest.raises(RecipeError, match="a server does not take a style"):
         EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
 
 
