@@ -141,5 +141,5 @@ def test_what_an_adapter_cannot_carry_is_refused(recogniser, tmp_path):
     with pytest.raises(ModelError, match="carries no adapters"):
         save_lora(recogniser, [], tmp_path / "none", "org/base", torch.float32)
     attach(recogniser)
-    with pytest.raises(ModelError, match="embeddings that are the head too"):
+    with pytest.raises(ModelError, match="the embeddings, which are also the head"):
         save_lora(recogniser, [*select(recogniser, "head")], tmp_path / "tied", "org/base", torch.float32)
