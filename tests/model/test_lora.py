@@ -138,7 +138,7 @@ def test_an_adapter_alone_on_its_base_is_the_trained_model(recogniser, tokenizer
 
 
 def test_what_an_adapter_cannot_carry_is_refused(recogniser, tmp_path):
-    with pytest.raises(ModelError, match="carries no adapters"):
+    with pytest.raises(ModelError, match="this model has no adapters"):
         save_lora(recogniser, [], tmp_path / "none", "org/base", torch.float32)
     attach(recogniser)
     with pytest.raises(ModelError, match="the embeddings, which are also the head"):

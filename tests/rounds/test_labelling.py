@@ -301,7 +301,7 @@ def test_a_corrected_text_has_nothing_that_was_known_beside_the_old_one(play):
 
 
 def test_what_cannot_be_calibrated_or_agrees_with_itself_is_refused(play):
-    with pytest.raises(DataError, match="INVALID, so nothing tells which texts are right"):
+    with pytest.raises(DataError, match="INVALID, so nothing shows which texts are right"):
         play({}, decision="INVALID")
     with pytest.raises(RecipeError, match="no model writes the texts"):
         play({}, ["models=null", "train=null"])
