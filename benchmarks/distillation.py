@@ -4,10 +4,11 @@
     python benchmarks/distillation.py --out OUT --seeds 501 502 503 504 --jobs 32
     python benchmarks/distillation.py --out OUT --seeds 0 --demo RUN --arms texts top_k    # with a finished demo
 
-The teacher is the demo's Round 2; the student is cut from it (`shibolet cut`). A teacher that was trained on the same
-texts knows no more of them than they say, so there has to be more speech than texts, as users have it: `--free`
-sentences of the demo's training voices without a text (`data.unlabelled`), written by the teacher and judged by the
-round's own `label` stage. All arms train equally many steps, with the checkpoint that is best on dev as the result:
+The teacher is the demo's Round 2. The student is cut from it (`shibolet cut`) and has half of the encoder's layers: the
+tiny decoder of four does not recover from the loss of one in so few steps. A teacher that was trained on the same texts
+knows little about them that they do not say, so there is more speech than texts, as users have it: `--free` sentences
+of the demo's training voices without a text (`data.unlabelled`), written by the teacher and judged by the round's
+own `label` stage. All arms train equally many steps, with the checkpoint that is best on dev as the result:
 
 plain      the likelihood of the texts alone: the control, which has no more speech
 own        top-k of the teacher on those texts, without the other speech: what the teacher's distributions alone give

@@ -49,7 +49,7 @@ SMALL = (
     "train.phases=[{name: B, num_epochs: 1, lr_by_part: {projector: 5.0e-4, lora: 5.0e-4}}]", "audit.aligner=null",
     "audit.selftest.num_clips=40", "gate.stop_above_pct=90", "gate.proceed_below_pct=80", "gate.min_selftest_recall=0",
     "gate.max_harmless_changed_frac=1", "label.calibration_clips=120", "evaluate.audit_sets=false",
-    "compare.bootstrap_samples=100",
+    "compare.bootstrap_samples=100", "prepare.dev_frac=0.45",  # 47 of dev are needed to calibrate a second turn
 )  # fmt: skip
 
 

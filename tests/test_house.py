@@ -37,6 +37,8 @@ FOREIGN = {
     "model/whisper/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
     "records/reading.py": "pydantic's errors",
     "records/settings.py": "YAML, and pydantic's errors",
+    "rounds/reviewing/label_studio.py": "tasks of Label Studio",
+    "rounds/reviewing/server.py": "the headers of a request",
     "speech/hub.py": "the cache of datasets",
     "speech/lhotse.py": "Lhotse's manifests",
     "speech/manifests.py": "NeMo's and Common Voice's manifests",

@@ -14,6 +14,7 @@ from training_documents import train_result
 from shibolet.errors import EXIT_CAUTION, EXIT_INVALID, EXIT_REJECT, EXIT_STOP, DataError, RecipeError
 from shibolet.evaluate.dev import ScoreDev
 from shibolet.gate.config import EXIT_CODES, GateConfig
+from shibolet.listen.engine import Engine, Written
 from shibolet.prepare.pieces import Piece
 from shibolet.prepare.shards import ShardWriter
 from shibolet.recipe import load_recipe
@@ -498,7 +499,7 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
     ]
 
 
-class Says:
+class Says(Engine):
     """Hears, of a clip whose first sample is i / 100, the i-th text, or nothing."""
 
     clips_at_once = 4
@@ -506,8 +507,8 @@ class Says:
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
 
-    def transcribe(self, clips):
-        return [self.texts[int(100 * clip[0] + 0.5)] if self.texts else "" for clip in clips]
+    def write(self, clips):
+        return [Written(self.texts[int(100 * clip[0] + 0.5)] if self.texts else "", "end") for clip in clips]
 
 
 def test_a_set_that_is_the_training_set_is_not_kept(tmp_path, monkeypatch):

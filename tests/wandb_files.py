@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record
 
 _BLOCK_BYTES, _FILE_HEADER_BYTES = 32768, 7
 
@@ -21,7 +21,8 @@ class WandbRun:
     history: list[dict[str, Any]] = field(default_factory=list)  # lines, media as their JSON
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)  # key -> columns and data
     alerts: list[tuple[str, str]] = field(default_factory=list)
-    artifacts: list[str] = field(default_factory=list)
+    artifacts: list[tuple[str, list[str]]] = field(default_factory=list)  # name, and names of the version
+    name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     group: str = ""
     tags: set[str] = field(default_factory=set)
@@ -54,14 +55,14 @@ def _add(run: WandbRun, record: Record, files: Path) -> None:
     kind = record.WhichOneof("record_type")
     if kind == "run":
         run.ids.add(record.run.run_id)
-        run.group, run.tags = record.run.run_group, set(record.run.tags)
+        run.group, run.tags, run.name = record.run.run_group, set(record.run.tags), record.run.display_name
         run.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
     elif kind == "alert":
         run.alerts.append((record.alert.title, record.alert.text))
     elif kind == "request" and record.request.HasField("log_artifact"):
-        run.artifacts.append(record.request.log_artifact.artifact.name)
+        _add_artifact(run, record.request.log_artifact.artifact)
     elif kind == "artifact":
-        run.artifacts.append(record.artifact.name)
+        _add_artifact(run, record.artifact)
     elif kind == "history":
         line: dict[str, Any] = {}
         for item in record.history.item:
@@ -72,6 +73,10 @@ def _add(run: WandbRun, record: Record, files: Path) -> None:
         for key, value in line.items():
             if isinstance(value, dict) and value.get("_type") == "table-file":
                 run.tables[key] = json.loads((files / value["path"]).read_text())
+
+
+def _add_artifact(run: WandbRun, artifact: ArtifactRecord) -> None:
+    run.artifacts.append((artifact.name, sorted(artifact.aliases)))
 
 
 def _records(content: bytes) -> Iterator[bytes]:

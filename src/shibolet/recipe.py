@@ -103,9 +103,14 @@ class Recipe(Config):
         """By role, the models that the recipe names."""
         roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
         roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
-        if self.data.unlabelled or self.label.flagged:
+        if self.has_hearers:
             roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
+
+    @property
+    def has_hearers(self) -> bool:
+        """Whether `label.writer` is asked for anything."""
+        return bool(self.data.unlabelled or self.label.flagged or self.label.recut)
 
     @property
     def replay_share(self) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from artefact_commands import Seen, copy_of, run
-from tiny_round import build_full_round, build_round
+from tiny_round import build_full_round, build_round, build_taught_round
 
 
 class Rounds:
@@ -49,6 +49,11 @@ def _bytes(base: Path) -> dict[Path, str]:
 @pytest.fixture(scope="session")
 def full_round(tmp_path_factory):
     yield from _built(tmp_path_factory, "full-round", build_full_round)
+
+
+@pytest.fixture(scope="session")
+def taught_round(tmp_path_factory):
+    yield from _built(tmp_path_factory, "taught-round", build_taught_round)
 
 
 @pytest.fixture(scope="session")

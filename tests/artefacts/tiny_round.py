@@ -18,6 +18,7 @@ import yaml
 
 from shibolet import cli
 from shibolet.demo.corpus import CorpusConfig, build_corpus
+from shibolet.model.cut import cut
 from shibolet.records.files import read_jsonl, write_jsonl
 
 LOW, HIGH = 1, 3  # the gate's lines, in percent: the damage of the raw data is over both, what is kept is no proof
@@ -128,6 +129,39 @@ def build_round(base: Path) -> None:
     recipe = write_corpus(base, 24, 3, audit=audit, gate={"stop_above_pct": 100, "accept": ["INVALID"]})
     rows = read_jsonl(base / "run" / "corpus" / "train" / "manifest.jsonl")
     write_jsonl(heard, [{"id": row["id"], "hypothesis": row["text"]} for row in rows])
+    must("run", recipe, "-o", base / "run", codes=(0, 40))
+
+
+def build_taught_round(base: Path) -> None:
+    """A student that learns from a teacher and its texts, with data that are replayed, and with texts by machines."""
+    cut("builtin:round1", base / "student", decoder=3)
+    free = CorpusConfig(num_train=12, num_long=0, num_test=1, recording_utterances=2, damaged_frac=0.0)
+    build_corpus(base / "run" / "corpus" / "more", 5, free)
+    rows = read_jsonl(base / "run" / "corpus" / "more" / "train" / "manifest.jsonl")
+    for name, own in (("free", rows[:6]), ("replayed", rows[6:])):
+        write_jsonl(base / "run" / "corpus" / "more" / "train" / f"{name}.jsonl", own)
+    more = "run/corpus/more/train"
+    phase = {"name": "T", "num_epochs": 1, "lr_by_part": {"projector": 1e-5}, "objective": "distil"}
+    recipe = write_corpus(
+        base, 60, 3,
+        models={"base": "./student", "baseline": "./student", "teacher": "builtin:round1"},
+        data={
+            **RECIPE["data"], "unlabelled": [{"name": "free", "manifest": f"{more}/free.jsonl"}],
+            "replay": {"share": 0.25, "sources": [{"name": "other", "manifest": f"{more}/replayed.jsonl"}]},
+        },
+        audit={
+            **{key: value for key, value in RECIPE["audit"].items() if key != "aligner_max_s"}, "aligner": None,
+            "sample": {"sample_frac": 1.0},
+        },
+        gate={**RECIPE["gate"], "proceed_below_pct": 50, "stop_above_pct": 90, "on_stop": "stop"},
+        label={"writer": "builtin:round1", "max_false_accept_pct": 45, "calibration_clips": 40, "max_wer": 0.5,
+               "flagged": True},
+        train={
+            **RECIPE["train"], "phases": [phase], "lora": None, "encoder_cache": False,
+            "distil": {"texts": True, "top_k": 4},
+        },
+        evaluate={**RECIPE["evaluate"], "audit_sets": False, "non_speech": None, "dev_utterances": 8},
+    )  # fmt: skip
     must("run", recipe, "-o", base / "run", codes=(0, 40))
 
 

@@ -17,6 +17,7 @@ from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig
 from shibolet.errors import DataError
 from shibolet.evaluate.config import EvaluationSet
+from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.doubtful import DoubtfulScores
@@ -34,7 +35,7 @@ AUDIT = AuditConfig(
 SWAPPED = {"u130", "u131"}
 
 
-class Forgetful:
+class Forgetful(Engine):
     """Transcribes as `Ears` hear, less so many words at the end."""
 
     clips_at_once, identity = 8, "forgetful"
@@ -42,9 +43,9 @@ class Forgetful:
     def __init__(self, num_lost: int) -> None:
         self.num_lost = num_lost
 
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+    def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         heard = [hearing.hypothesis.split() for hearing in Ears().hear(clips, [["א"]] * len(clips))]
-        return [" ".join(words[: len(words) - self.num_lost]) for words in heard]
+        return [Written(" ".join(words[: len(words) - self.num_lost]), "end") for words in heard]
 
 
 def in_the_set(corpus: Sequence[Utterance], broken: Path) -> list[Utterance]:

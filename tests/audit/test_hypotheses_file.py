@@ -130,6 +130,24 @@ def test_utterances_that_are_not_in_the_file_are_failures_and_too_many_are_no_ve
     assert verdict.decision == "INVALID" and {f"u{i}" for i in range(120, 160)} <= flagged
 
 
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ("kan/", r"With several sources in data\.train an id in the file is 'source/id': write 'kan/u\d+' and not 'u"),
+        (
+            "x-",
+            "such as 'x-u[0-9]+'; calibration needs 10. Call the utterances in the file by the ids that the data have",
+        ),
+    ],
+)
+def test_a_file_that_calls_the_utterances_else_is_refused_by_their_ids(
+    audited, of_utterances, corpus, before: str, expected: str
+) -> None:
+    """Asked whether the audio is readable, a user would look in the wrong place."""
+    with pytest.raises(DataError, match=expected):
+        audited(of_utterances, [replace(u, id=f"{before}{u.id}", source="kan") for u in corpus])
+
+
 def test_a_domain_that_is_not_understood_is_invalid_and_one_too_small_is_named(audited, of_utterances, corpus) -> None:
     """A quarter of the data that the system does not understand passes a test of everything together."""
     said = [line["hypothesis"] for line in of_utterances]

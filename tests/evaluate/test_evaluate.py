@@ -20,6 +20,7 @@ from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.describe import describe
 from shibolet.evaluate.dev import DevRow, _Kept, dev_scorer
 from shibolet.evaluate.stage import evaluate_set, read_rows
+from shibolet.listen.engine import Engine, Written
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.encoder import encoder_is_frozen
 from shibolet.model.family import LoadedModel
@@ -36,21 +37,21 @@ RATE = 16000
 TEXTS = ["שלום עולם", "מה נשמע היום", "בית־ספר", "<script>alert(1)</script> טוב"]
 
 
-class Parrot:
+class Parrot(Engine):
     """Says, of a clip whose first sample is i / 100, the i-th text; counts what it was asked."""
 
     clips_at_once = 2
 
-    def __init__(self, texts: list[str]) -> None:
-        self.texts, self.short, self.long = texts, 0, 0
+    def __init__(self, texts: list[str], ending: str = "end") -> None:
+        self.texts, self.ending, self.short, self.long = texts, ending, 0, 0
 
-    def transcribe(self, clips):
+    def write(self, clips):
         self.short += len(clips)
-        return [self.texts[round(float(clip[0]) * 100)] for clip in clips]
+        return [Written(self.texts[round(float(clip[0]) * 100)], self.ending) for clip in clips]
 
-    def transcribe_long(self, samples, max_piece_s):
+    def write_long(self, samples, max_piece_s):
         self.long += 1
-        return self.texts[round(float(samples[0]) * 100)]
+        return Written(self.texts[round(float(samples[0]) * 100)], self.ending)
 
 
 @pytest.fixture
@@ -92,6 +93,17 @@ def test_what_cannot_be_decoded_counts_as_deleted(utterances, tmp_path):
     assert scores.by_domain["noisy"].wer.errors == 2
     assert {name: part.utterances for name, part in scores.by_bucket.items()} == {"short": 3, "medium": 1}
     assert scores.wer.groups == 1 and scores.normaliser == "leaderboard-1"
+
+
+def test_what_was_written_again_after_a_loop_is_marked_of_clips_and_long_recordings_alike(utterances, tmp_path):
+    """Else a model that loops would seem to stop doing so by writing in another way."""
+    config = EvaluateConfig(max_piece_s=2.0)
+    scores = evaluate(Parrot(TEXTS, "again"), utterances, tmp_path / "a", config=config)
+    rows = read_rows(tmp_path / "a")
+    assert [row.written_again for row in rows] == [True, True, True, False], "the last is no audio"
+    assert scores.loops.written_again == 3
+    evaluate(Parrot(TEXTS, "limit"), utterances, tmp_path / "b", config=config)
+    assert not any(row.written_again for row in read_rows(tmp_path / "b"))
 
 
 def test_files_hold_what_was_returned_and_repeat_byte_for_byte(utterances, tmp_path):

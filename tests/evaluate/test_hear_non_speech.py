@@ -8,12 +8,13 @@ from made_scores import ROUNDS
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig, NonSpeechConfig, NonSpeechSource
 from shibolet.evaluate.non_speech import hear_non_speech, made_clips
+from shibolet.listen.engine import Engine, Written
 from shibolet.records.documents.non_speech import MADE
 
 CONFIG = EvaluateConfig(non_speech=NonSpeechConfig(clips_per_kind=2, clip_s=1))
 
 
-class Parrot:
+class Parrot(Engine):
     """Writes two words for anything, and what it was told for what is loud; notes what it was told."""
 
     clips_at_once = 3
@@ -21,8 +22,9 @@ class Parrot:
     def __init__(self, told: str) -> None:
         self.told = told
 
-    def transcribe(self, clips):
-        return ["thank you" + (f" {self.told}" if abs(clip).max() > 0.01 else "") for clip in clips]
+    def write(self, clips):
+        told = [f" {self.told}" if abs(clip).max() > 0.01 else "" for clip in clips]
+        return [Written(f"thank you{more}", "end") for more in told]
 
 
 @pytest.fixture

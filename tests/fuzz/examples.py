@@ -15,6 +15,7 @@ from shibolet.compare import CompareConfig, compare_systems
 from shibolet.compare.waterfall import waterfall
 from shibolet.demo.corpus import Spoken
 from shibolet.prepare import shards as prepared_shards
+from shibolet.records.answers import Given
 from shibolet.records.audited import write_audited
 from shibolet.records.candidate import named
 from shibolet.records.documents.alignment import Confusion
@@ -266,6 +267,7 @@ def lines() -> dict[type, bytes]:
         [DevScore(step=1, phase="B", wer=0.5, cer=0.2)], [Event(step=1, event="skipped", detail="d")],
         [StageTime.of("audit", 2.5, True, Work(clips=3))],
         [Answer(id="a", verdict="good", text="t"), Answer(id="b", verdict="bad", text="u")],
+        [Given(by="anna", id="a", text="t", verdict="good"), Given(by="ben", id="a", text="t", corrected="u")],
     ]  # fmt: skip
     as_json = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}
     as_json |= {type(rows[0]): [row.model_dump(mode="json") for row in rows] for rows in models}

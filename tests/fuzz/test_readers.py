@@ -16,6 +16,7 @@ from harness import FEW, MANY, Kind, fuzz, how_many
 from mutate import mutated_json, mutated_jsonl, mutated_parquet
 
 from shibolet.demo.corpus import Spoken
+from shibolet.records.answers import Given
 from shibolet.records.audited import AuditedRows, audited_hash, read_audited
 from shibolet.records.documents.base import Document
 from shibolet.records.documents.timings import StageTime
@@ -34,7 +35,7 @@ CLASSES = (
     "StageMarker", "SystemsComparison", "TeacherTexts", "TrackerState", "TrainResult", "Truth", "VerifyReport",
     "Waterfall",
 )  # fmt: skip
-LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, StageTime)
+LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, Given, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)
 
 

@@ -9,7 +9,7 @@ from transformers import Qwen3ASRFeatureExtractor
 
 from shibolet.demo.tiny import new_recogniser, train_tokenizer
 from shibolet.listen import transcribe
-from shibolet.listen.engine import Written
+from shibolet.listen.engine import Engine, Written
 from shibolet.listen.pieces import cut_at_pauses
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import LoadedModel
@@ -88,7 +88,23 @@ def test_long_audio_is_its_pieces_joined(chatty):
     pieces = cut_at_pauses(recording, 6.0)
     assert len(pieces) >= 3
     texts = [transcriber.transcribe([recording[start:end]])[0] for start, end in pieces]
-    assert transcriber.transcribe_long(recording, 6.0) == " ".join(text for text in texts if text)
+    assert transcriber.write_long(recording, 6.0).text == " ".join(text for text in texts if text)
+
+
+def test_a_long_recording_was_written_again_where_one_of_its_pieces_was():
+    """Its one loop would be lost among the pieces that ended by themselves."""
+
+    class Ends(Engine):
+        def __init__(self, *endings):
+            self.endings = endings
+
+        def write(self, clips):
+            return [Written("א", ending) for ending in self.endings[: len(clips)]]
+
+    samples = np.concatenate([np.ones(RATE, np.float32), np.zeros(RATE, np.float32), np.ones(RATE, np.float32)])
+    assert Ends("again", "end").write_long(samples, 1.6) == Written("א א", "again")
+    assert Ends("end", "limit").write_long(samples, 1.6) == Written("א א", "limit")
+    assert Ends().write_long(samples[:0], 1.6) == Written("", "end")
 
 
 def test_beam_search_takes_its_settings_and_keeps_the_order(chatty):

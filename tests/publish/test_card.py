@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -18,9 +20,11 @@ from shibolet.publish.leaks import refuse_leaks
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison, WithoutDoubtful
 from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.labelled import Labelled, Threshold
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Scores
+from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.files import read_json, write_json
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
@@ -108,6 +112,36 @@ def test_references_in_doubt_stand_with_the_results(run):
     Comparison.read(run.compare).model_copy(update={"doubtful": without}).write(run.compare)
     results = card_of(run).partition("## Results")[2].partition("## Use")[0]
     assert results.endswith("\nReferences in doubt: 3 of 90. Without them: better.\n\n")
+
+
+def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
+    """Who takes the model has to know whose errors it may have learned, and under which licences."""
+    plain = card_of(run)
+    assert "was written by a model" not in plain and "teacher" not in plain.lower()
+    assert "| B | the likelihood of the references |" in plain
+    summary = Prepared.read(run.prepared / "summary.json")
+    train = summary.train.model_copy(update={"hours": 4.0})
+    summary.model_copy(update={"train": train}).write(run.prepared / "summary.json")
+    rows = {"duration_s": [3600.0, 1800.0, 1800.0], "text_by": ["labelled", "corrected", None]}
+    pq.write_table(pa.table(rows), run.prepared / "train-00009.parquet")
+    Labelled(
+        writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
+        agreement=Threshold(limit=None, clips=0, steps=()), given=None, habits=(), sources={}, flagged=None,
+        sentence="", notes=(),
+    ).write(run.labelled / "label.json")  # fmt: skip
+    TeacherTexts(teacher="x", utterances=90, kept=7, left_out={}, wer=0.1).write(run.path / "teach" / "teach.json")
+    card = card_of(
+        run, "train.phases.1.objective=distil", f"models.teacher={tmp_path / 'round3' / 'train' / 'final'}",
+        config=CONFIG.model_copy(update={"licenses": {"synthetic": "cc0-1.0", "round3": "apache-2.0"}}),
+    )  # fmt: skip
+    assert (
+        "The text of 37.5% of these hours was written by a model, round2, and org/model heard the same: 1 utterances "
+        "(0.500 h) came with another text, 1 utterances (1.000 h) came without a text. No such text is in dev."
+    ) in card
+    assert "7 texts of the teacher trained beside the references of 90 utterances" in card
+    assert "| A | the divergence from what the teacher expects at each token of the references |" in card
+    assert "The teacher is round3." in card and "Teacher, round3: apache-2.0." in card
+    assert str(tmp_path) not in card
 
 
 def test_data_gate_and_training_are_those_of_the_files(run):

@@ -16,6 +16,8 @@ from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
 from shibolet.publish.data import export_data
+from shibolet.records.documents.labelled import Labelled, Threshold
+from shibolet.records.machine_texts import MachineText
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import encode_flac
@@ -90,6 +92,45 @@ def test_nemo_manifests_are_relative_to_themselves(run, tmp_path):
             samples, _ = sf.read(out / line["audio_filepath"], dtype="float32")
             assert line["duration"] == len(samples) / 16000
             check_audio(samples, line["text"])
+
+
+def test_who_wrote_a_text_leaves_with_it_and_a_model_is_named_without_its_path(tmp_path):
+    """Else a text by a machine is a person's to all who get the data, and its errors are learned as truth."""
+    run, utterances = RunFolder(tmp_path / "run"), []
+    for i in range(30):
+        (path := tmp_path / f"{i}.flac").write_bytes(encode_flac(tone(i)))
+        utterances.append(
+            Utterance(
+                id=f"a{i}", audio=AudioRef(path=str(path)), text=f"שלום {i}", duration_s=1.0 + i / 100, source="mine",
+                speaker=f"s{i}",
+            )
+        )  # fmt: skip
+    kinds = {"a3": "labelled", "a4": "corrected", "a5": "taken_back"}
+    texts = [
+        (one, MachineText(id=one.id, kind=kinds[one.id], text=one.text, written="", heard="", disagreement=0.0))
+        for one in utterances[3:6]
+    ]
+    config = PrepareConfig(dev_frac=0.1, unheard="keep")
+    run_prepare(utterances, {}, config=config, language="Hebrew", seed=0, out_dir=run.prepared, machine_texts=texts)
+    limit = Threshold(limit=None, clips=0, steps=())
+    Labelled(
+        writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
+        agreement=limit, given=None, habits=(), sources={}, flagged=None, sentence="", notes=(),
+    ).write(run.labelled / "label.json")  # fmt: skip
+    expected = {"a3": ("labelled", "round2"), "a4": ("corrected", "round2"), "a5": ("data", None)}
+    export_data(run, tmp_path / "nemo", "nemo")
+    lines = [json.loads(line) for line in (tmp_path / "nemo" / "train_manifest.jsonl").read_text().splitlines()]
+    found = {line["id"]: (line["text_by"], line.get("text_model")) for line in lines}
+    assert {id: found[id] for id in expected} == expected and found["a1"] == ("data", None)
+    export_data(run, tmp_path / "lhotse", "lhotse")
+    custom = {
+        row["id"]: row["custom"] for row in map(json.loads, gzip.open(tmp_path / "lhotse/train_supervisions.jsonl.gz"))
+    }
+    assert {id: (custom[id]["text_by"], custom[id].get("text_model")) for id in expected} == expected
+    export_data(run, tmp_path / "datasets", "datasets")
+    card = (tmp_path / "datasets" / "README.md").read_text(encoding="utf-8")
+    assert "a model wrote the text, round2: 1 utterances (0.000 h) corrected, 1 utterances (0.000 h) labelled" in card
+    assert str(tmp_path) not in card
 
 
 def test_verdicts_of_every_pass_without_paths_of_ours(tmp_path):

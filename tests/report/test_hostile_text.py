@@ -10,7 +10,9 @@ import pytest
 from shibolet.cli import terminal
 from shibolet.errors import DataError
 from shibolet.publish.card import _environment
+from shibolet.report.audit_page import script_of
 from shibolet.report.page import environment, write_report
+from shibolet.report.review_page import SCRIPTS
 from shibolet.report.svg import Svg, for_both
 from shibolet.report.wording import visible
 
@@ -41,9 +43,10 @@ def test_figures_name_them_too():
     assert not re.search(f"[{TURNING}]", drawing.render()) and "[U+202E]" in drawing.render()
 
 
-def test_the_audit_page_names_them_in_every_text_node():
-    """Its text comes from JSON, which stays as the data are: verdicts are matched by it."""
-    script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
+@pytest.mark.parametrize("scripts", [("utterance.js", "audit.js"), SCRIPTS])
+def test_pages_on_which_people_judge_name_them_in_every_text_node(scripts):
+    """Their text comes from JSON, which stays as the data are: verdicts are matched by it."""
+    script = script_of(*scripts)
     assert len(re.findall(r"\.append\(|replaceChildren\(", script)) > 3
     pattern = re.search(r"const unseen = /\[(.*)\]/g", script)[1]
     python = re.search(r"\[(.*)\]", (files("shibolet.report") / "wording.py").read_text().split("_UNSEEN = ")[1])[1]

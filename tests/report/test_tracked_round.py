@@ -11,7 +11,7 @@ from wandb_files import WandbRun, read_run
 
 from shibolet.demo import round as demo
 from shibolet.errors import Preempted
-from shibolet.recipe import load_recipe
+from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.scores import Scores
@@ -19,7 +19,7 @@ from shibolet.records.documents.truth import Truth
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import flow
 from shibolet.rounds.shared import Round, untracked
-from shibolet.rounds.tracking import do_track
+from shibolet.rounds.tracking import do_track, tracking_of
 from shibolet.tracking.documents import numbers_of
 from shibolet.tracking.keys import kind_of
 
@@ -80,6 +80,34 @@ def test_a_run_that_trains_on_repaired_data_says_both_verdicts(tracked):
         key = f"audit/domain_statistics/{domain}/low_quality_percentage"
         assert run.number(key) == [part.low_quality_percentage]
     assert run.number("audit/coverage_distribution/p50") == [report.coverage_distribution["p50"]]
+
+
+def test_rounds_are_compared_by_keys_that_they_share(tracked):
+    """`scores/round2/...` and `scores/round3/...` are never on one chart."""
+    folder, run = tracked
+    compared = Comparison.read(folder.compare)
+    for name, block in compared.sets.items():
+        assert run.number(f"test/sets/{name}/wer") == [block.wer.candidate.rate]
+        assert run.number(f"test/sets/{name}/baseline_wer") == [block.wer.baseline.rate]
+    assert run.number("test/wer") == [compared.overall.wer.candidate.rate]
+    assert run.number("test/verdict") == [compared.verdict] and run.number("test/is_kept") == [float(compared.is_kept)]
+    assert run.tags == {"Round 2", "Hebrew", compared.verdict} and (run.group, run.name) == ("demo", "Round 2, run")
+
+
+def test_rounds_that_followed_each_other_are_one_group(run_dir: Path, tmp_path: Path):
+    """Rounds of one chain have recipes of different names: apart from each other nobody compares them."""
+    round_in(run_dir, tmp_path / "one")
+    changes = ("name=later", f"parent={tmp_path / 'one'}")
+    current = round_in(run_dir, tmp_path / "two", *changes, tell=pytest.fail)
+    write_recipe(current.recipe, current.folder.recipe)
+    assert tracking_of(current).group == "demo"
+    shutil.rmtree(tmp_path / "one")
+    assert tracking_of(current).group == "later"
+    circle = round_in(run_dir, tmp_path / "one", "name=later", f"parent={tmp_path / 'two'}")
+    write_recipe(circle.recipe, circle.folder.recipe)
+    told: list[str] = []
+    current.tell = told.append
+    assert tracking_of(current).group == "later" and "comes after it" in told[0]
 
 
 def test_final_scores_are_there_by_set_domain_and_duration(tracked):

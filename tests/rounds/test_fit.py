@@ -11,7 +11,7 @@ from shibolet.model.ngram.estimate import estimate
 from shibolet.model.outline import offline_config, outline_of
 from shibolet.recipe import Recipe, load_recipe
 from shibolet.rounds.check import check_recipe
-from shibolet.rounds.fit import misfits, require_fit
+from shibolet.rounds.fit import hearers_alike, misfits, require_fit
 from shibolet.rounds.flow import run_round
 from shibolet.rounds.shared import open_round
 
@@ -106,6 +106,82 @@ def test_a_teacher_of_other_tokens_is_refused_at_the_start(base, tmp_path):
     taught = ("train.phases.0.objective=distil", "models.teacher=builtin:round1")
     (error,) = misfits(recipe_of(base, *taught))
     assert "'builtin:round1' and models.base" in str(error) and "different vocabularies" in str(error)
-    assert not list(misfits(recipe_of("builtin:round1", *taught)))
     other = save_whisper(tmp_path / "other", seed=1)
     assert not list(misfits(recipe_of(base, taught[0], f"models.teacher={other}")))
+
+
+DISTIL = (
+    "train={phases: [{name: B, num_epochs: 1, lr_by_part: {decoder.layers: 1e-3}, objective: distil}], lora: null, "
+    "distil: {texts: true}}"
+)
+FREE = "data.unlabelled=[{{name: radio, manifest: {}}}]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["label.writer=builtin:ctc", "label.flagged=true"], "one model always agrees with itself"),
+        (
+            ["label.writer=builtin:ctc", "label.listener=builtin:round1", "label.flagged=true"],
+            "not a Qwen3-ASR or Whisper",
+        ),
+        (["label.listener=heard.jsonl", FREE.format("{}")], "has no hypotheses for new pieces"),
+        (["evaluate.context={file: gone.txt}"], "gone.txt cannot be read"),
+        ([DISTIL, "models.teacher=builtin:ctc"], "would judge its own texts"),
+        ([DISTIL, "models.teacher=builtin:round1"], "which learns nothing from itself"),
+    ],
+)
+def test_what_would_fail_after_the_audit_or_the_training_is_refused_at_the_start(changes, said, tmp_path):
+    """Each was told by a stage that comes after hours of hearing, or after the training."""
+    manifest = tmp_path / "free.jsonl"
+    manifest.write_text('{"audio": "a.wav"}\n')
+    recipe = recipe_of("builtin:round1", *(one.replace("{}", str(manifest)) for one in changes))
+    found = [str(error) for error in misfits(recipe)]
+    assert len(found) == 1 or "ctc" in str(changes), found
+    assert any(said in one for one in found), found
+    with pytest.raises((RecipeError, DataError, ModelError)):
+        require_fit(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "said"),
+    [
+        (FREE.format("gone.jsonl"), "unlabelled: radio", "data.unlabelled: 'radio' has no manifest "),
+        (
+            "data.replay={share: 0.25, sources: [{name: old, manifest: gone.jsonl}]}", "replay: old",
+            "data.replay: 'old' has no manifest ",
+        ),
+        ("evaluate.non_speech.sources=[{name: street, manifest: gone.jsonl}]", "non-speech: street", "gone.jsonl"),
+    ],
+)  # fmt: skip
+def test_data_that_are_read_late_are_asked_for_at_the_start(change, what, said, tmp_path, monkeypatch):
+    """A file that is not there was told after the audit, or after the training; `check` says it too."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = recipe_of("builtin:round1", change)
+    with (
+        open_round(recipe, tmp_path / "run", "run", lambda sentence: None) as current,
+        pytest.raises(DataError, match=said),
+    ):
+        run_round(current)
+    found = {one.what: one.state for one in check_recipe(recipe, tmp_path / "run").findings}
+    assert found[what] == "missing"
+
+
+def test_a_list_of_terms_that_a_model_has_no_room_for_is_refused_before_it_is_trained(base, tmp_path):
+    """The result would be evaluated, and refused, once it is paid for."""
+    terms = tmp_path / "names.txt"
+    terms.write_text("\n".join(f"שם ארוך מאוד {i}" for i in range(200)), encoding="utf-8")
+    changes = [f"evaluate.context={{file: {terms}, baseline: false}}"]
+    (error,) = misfits(recipe_of(base, *changes))
+    assert str(error).startswith(f"evaluate.context: models.base '{base}': the context has ")
+    assert not list(misfits(recipe_of("builtin:round1", *changes)))
+
+
+def test_hearers_of_one_family_are_named_beforehand(base, tmp_path):
+    """Their agreement is no evidence that a text is right where both learned the same errors."""
+    changes = ["label.flagged=true", f"label.writer={base}"]
+    assert hearers_alike(recipe_of(base, *changes)) is None
+    other = save_whisper(tmp_path / "other")
+    said = hearers_alike(recipe_of(base, *changes, f"label.listener={other}"))
+    assert "are both of the family Whisper, and err alike more often" in said
+    assert hearers_alike(recipe_of(base)) is None, "nothing is labelled"

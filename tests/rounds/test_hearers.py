@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from shibolet.errors import DataError
 from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef, Utterance
@@ -57,3 +58,7 @@ def test_a_second_start_writes_what_the_first_did_not_come_to(tmp_path, utteranc
     assert found[0].text == "שלום 8000" and (found[3].text, found[3].failure) == ("", "undecodable")
     assert texts(0) == (found, 0)
     assert texts(9, digest="other audio")[1] == 9, "other audio under the same ids is heard"
+    for path in (tmp_path / "run" / "labelled" / "heard").glob("*.jsonl"):
+        path.write_text(path.read_text("utf-8").replace("שלום 8000", "שלום 8001"), "utf-8")
+    with pytest.raises(DataError, match="not as it was written; delete it, and it is heard again"):
+        texts(0)

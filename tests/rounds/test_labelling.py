@@ -1,5 +1,6 @@
 """Protects training from texts of machines that nobody confirmed, from a writer's habits, and dev from either."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,13 +11,18 @@ from audit_documents import audited, gate_verdict
 
 from shibolet.cli.tables import show
 from shibolet.errors import DataError, RecipeError
-from shibolet.recipe import load_recipe
+from shibolet.label.agreement import Tried, choose_limit
+from shibolet.label.config import clips_needed
+from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.stage import run_prepare
+from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records.audited import Audited, write_audited
 from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import write_jsonl
 from shibolet.records.ledger import read_ledger
 from shibolet.records.machine_texts import MachineText, read_texts
+from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import hearers, labelling, stages
 from shibolet.rounds.shared import open_round
@@ -215,6 +221,53 @@ def test_wrong_texts_of_known_clips_close_the_way(play):
     assert {row["text_by"] for row in prepared_rows(folder, "train")} == {None}
 
 
+def test_limits_are_of_clips_that_no_hearer_was_trained_on(play, tmp_path, data, monkeypatch):
+    """A model knows its training texts by heart: on them it errs less, and the bound would be too good."""
+    writer, run = tmp_path / "before" / "train" / "final", RunFolder(tmp_path / "before")
+    writer.mkdir(parents=True)
+    write_recipe(load_recipe("demo"), run.recipe)
+
+    def trained(numbers: range) -> None:
+        utterances = [
+            Utterance(
+                id=f"k{i}", audio=AudioRef(path=str(data / f"k{i}.flac")), text=sentence(i), duration_s=1.5,
+                source="known", speaker=f"s{i % 10}",
+            )
+            for i in numbers
+        ]  # fmt: skip
+        config = PrepareConfig(dev_frac=0.01, unheard="keep")
+        run_prepare(utterances, {}, config=config, language="Hebrew", seed=0, out_dir=run.prepared)
+
+    trained(range(40))
+    learned = {row["origin_id"] for row in prepared_rows(run, "train")}
+    found, _, _ = play({}, [f"label.writer={writer}", "label.calibration_clips=100"])
+    assert len(learned) > 20 and found.agreement.clips == 100 - len(learned)
+    calibrated = {id for asked in play.answers.asked for id in asked if id.startswith("copy/")}
+    assert calibrated and not {f"copy/{id}" for id in learned} & calibrated
+    assert f"{writer} trained on none of them." in found.notes
+    assert any("learned is not known here" in note for note in found.notes), "the listener's data"
+    monkeypatch.setattr("shibolet.rounds.known_texts.read_shard", lambda shard, *columns: [])
+    play({}, [f"label.writer={writer}", "label.calibration_clips=99"])
+    again = {id for asked in play.answers.asked for id in asked if id.startswith("copy/")}
+    assert again == calibrated, "by the audio too, where ids are others"
+    trained(range(100))
+    asked = len(play.answers.asked)
+    expected = r"max_false_accept_pct=20 takes 23 of them, and there are \d+ of 100, and .* learned the others\. Hold"
+    with pytest.raises(DataError, match=expected):
+        play({}, [f"label.writer={writer}", "label.calibration_clips=50"])
+    assert len(play.answers.asked) == asked, "nothing is heard before it is refused"
+
+
+def test_more_clips_than_are_asked_for_would_be_needed():
+    """With 40 clips no limit shows 5% false accepts: the hearing would be paid for nothing."""
+    with pytest.raises(RecipeError, match=r"calibration_clips is 40, and to show at most 5% .* takes 97 at least"):
+        load_recipe("demo", ["label.calibration_clips=40"])
+    for pct, num in ((5, 97), (20, 23), (10, 47)):
+        assert clips_needed(pct) == num
+        ok = [Tried(clip=f"{i}", group=f"{i}", disagreement=0.0, is_wrong=False) for i in range(num)]
+        assert choose_limit(ok, pct).limit is not None and choose_limit(ok[1:], pct).limit is None
+
+
 def test_no_more_trains_than_the_recipe_allows_and_what_agrees_best_comes_first(play):
     near = {f"u{i}-0000": (sentence(i), sentence(i)[:-1]) for i in range(20)}
     found, texts, _ = play(near, ["label.max_labelled_share=0.1"])
@@ -280,6 +333,30 @@ def test_audio_of_dev_under_another_name_is_not_labelled_and_learned(play, data)
     finally:
         for i, audio in before.items():
             (data / f"u{i}.flac").write_bytes(audio)
+
+
+def test_audio_that_was_moved_is_found_where_the_recipe_names_it(play, data, tmp_path):
+    """Content says which data are the same: nothing is heard again, and the old place is not asked for."""
+    _, before, folder = play({})
+    asked, rows = len(play.answers.asked), sorted(row["id"] for row in prepared_rows(folder, "train"))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for i in range(40):
+        (moved / f"u{i}.flac").write_bytes((data / f"u{i}.flac").read_bytes())
+    (moved / "free.jsonl").write_text((data / "free.jsonl").read_text("utf-8"), "utf-8")
+    hidden = data.with_name("hidden")
+    data.rename(hidden)
+    data.mkdir()
+    try:
+        for path in [*hidden.glob("k*.flac"), hidden / "known.jsonl"]:
+            (data / path.name).write_bytes(path.read_bytes())
+        (folder.path / ".stages" / "prepare.json").unlink()
+        _, after, folder = play({}, [f"data.unlabelled=[{{name: free, manifest: {moved}/free.jsonl}}]"])
+    finally:
+        shutil.rmtree(data)
+        hidden.rename(data)
+    assert len(play.answers.asked) == asked and after == before
+    assert sorted(row["id"] for row in prepared_rows(folder, "train")) == rows
 
 
 def test_pieces_and_utterances_of_one_id_are_refused(play):

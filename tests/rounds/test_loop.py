@@ -7,7 +7,7 @@ import pytest
 from audit_documents import gate_verdict
 
 from shibolet.cli.tables import show
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.runfolder import RunFolder
@@ -32,7 +32,7 @@ def play(tmp_path, monkeypatch):
         @contextmanager
         def opened(recipe, path, command, tell, track):
             recipes.append(recipe)
-            yield SimpleNamespace(recipe=recipe, folder=RunFolder(path))
+            yield SimpleNamespace(recipe=recipe, folder=RunFolder(path), require_sets=lambda: None)
 
         def made(current, best, seeds, level, gpus):
             number, ended = next(given)
@@ -41,6 +41,7 @@ def play(tmp_path, monkeypatch):
 
         monkeypatch.setattr(loop, "open_round", opened)
         monkeypatch.setattr(loop, "_turn", made)
+        monkeypatch.setattr(loop, "_require_clips", lambda current: None)
         recipe = load_recipe("demo", ["models.base=builtin:round1"])
         found = loop.do_loop(recipe, tmp_path / "loop", turns=turns, seeds=3, tell=lambda sentence: None)
         assert Loop.read(tmp_path / "loop" / "loop.json") == found
@@ -82,12 +83,45 @@ def test_every_turn_starts_from_the_same_base_and_has_to_beat_the_one_before(pla
     assert {recipe.prepare.seed for recipe in recipes} == {0}, "all seeds share one dev split"
 
 
+def test_a_second_turn_that_could_not_be_heard_is_refused_before_the_first(tmp_path, play):
+    """A file of hypotheses audits the first turn, and hears nothing of the second."""
+    recipe = load_recipe("demo", ["audit.recogniser=heard.jsonl"])
+    with pytest.raises(RecipeError, match=r"'.*heard\.jsonl' is a file, which has no hypotheses for new pieces"):
+        loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=3, tell=print)
+    assert not (tmp_path / "loop").exists()
+    gone = load_recipe("demo", ["label.flagged=true", "label.listener=heard.jsonl"])
+    with pytest.raises(RecipeError, match="has no hypotheses for new pieces"):
+        loop.do_loop(gone, tmp_path / "loop", turns=1, seeds=3, tell=print)
+
+
 def test_what_cannot_tell_a_gain_is_refused(tmp_path):
     recipe = load_recipe("demo")
     with pytest.raises(RecipeError, match="--seeds 3 is the least"):
         loop.do_loop(recipe, tmp_path, turns=2, seeds=2, tell=print)
     with pytest.raises(RecipeError, match="names no evaluate"):
         loop.do_loop(load_recipe("demo", ["evaluate.sets=[]"]), tmp_path, turns=2, seeds=3, tell=print)
+
+
+def test_too_few_clips_for_the_second_turn_are_refused_before_the_first_is_trained(tmp_path, monkeypatch):
+    """The writer of the second turn knows what it was trained on: a limit calibrated on that lets too much pass."""
+    trained = []
+    monkeypatch.setattr(loop.auditing, "do_audit", lambda current: None)
+    monkeypatch.setattr(loop.auditing, "do_gate", lambda current: gate_verdict("PROCEED"))
+    monkeypatch.setattr(loop.stages, "do_prepare", lambda current: None)
+    monkeypatch.setattr(loop, "read_shard", lambda shard, column: [(f"u{i}",) for i in range(96)])
+    monkeypatch.setattr(loop, "_turn", lambda current, *_: trained.append(current) or (turn(1, "not_gained"), None))
+    monkeypatch.setattr("shibolet.rounds.shared.Round.require_sets", lambda current: None)
+    (tmp_path / "turn1" / "prepared").mkdir(parents=True)
+    (tmp_path / "turn1" / "prepared" / "dev-00000.parquet").touch()
+
+    def run(*changes: str, turns: int = 2) -> None:
+        loop.do_loop(load_recipe("demo", changes), tmp_path, turns=turns, seeds=3, tell=lambda sentence: None)
+
+    with pytest.raises(DataError, match=r"holds out 96 utterances for dev.* takes 97 at least\. Raise prepare\.dev"):
+        run()
+    assert not trained
+    run("label.max_false_accept_pct=6"), run(turns=1)
+    assert len(trained) == 2
 
 
 @pytest.mark.slow("loop", seconds=80)
@@ -106,7 +140,7 @@ def test_two_turns_on_speech_with_damaged_texts(tmp_path):
         "audit.aligner=null", "audit.sample.sample_frac=1.0", "audit.selftest.num_clips=40", "audit.num_workers=0",
         "gate.stop_above_pct=90", "gate.proceed_below_pct=50", "gate.min_selftest_recall=0",
         "gate.max_harmless_changed_frac=1", "label.calibration_clips=60", "label.max_wer=0.3",
-        "label.max_false_accept_pct=15", "label.max_corrected_share=0.1",
+        "label.max_false_accept_pct=15", "prepare.dev_frac=0.35", "label.max_corrected_share=0.1",
         "train.phases=[{name: B, num_epochs: 1, lr_by_part: {projector: 5.0e-4, lora: 5.0e-4}}]",
         "evaluate.audit_sets=false", "compare.bootstrap_samples=100", "compare.loop_cost=0",
         "compare.keep_below_points=100",

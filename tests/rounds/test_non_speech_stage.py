@@ -11,6 +11,7 @@ from shibolet.compare.config import CompareConfig
 from shibolet.compare.non_speech import non_speech_change
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
 from shibolet.records.candidate import Candidate, Hypotheses, Model, named
 from shibolet.records.documents.non_speech import MADE, NonSpeech
@@ -33,15 +34,15 @@ def play(tmp_path, monkeypatch):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return str(path)
 
-    class Ears:
+    class Ears(Engine):
         clips_at_once, identity = 64, "ears"
 
         def __init__(self, label: str, told: str) -> None:
             self.label, self.told = label, told
 
-        def transcribe(self, clips):
+        def write(self, clips):
             calls.append((self.label, self.told, len(clips)))
-            return ["שלום " + self.told if self.label == "round2" else ""] * len(clips)
+            return [Written("שלום " + self.told if self.label == "round2" else "", "end")] * len(clips)
 
     monkeypatch.setattr(Round, "identity", lambda self, model: model)
     monkeypatch.setattr(

@@ -9,6 +9,7 @@ import soundfile as sf
 from shibolet.compare.config import CompareConfig
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
 from shibolet.records.runfolder import RunFolder
@@ -20,7 +21,7 @@ from shibolet.rounds.shared import Round, open_round
 TEXTS = [f"{word} {other}" for word in ("שלום", "ילד") for other in ("טוב", "גדול", "קטן", "חדש", "ישן")]
 
 
-class Says:
+class Says(Engine):
     """Hears, of a clip whose first sample is i / 100, the i-th text with its second word for the first so many."""
 
     clips_at_once = 4
@@ -28,9 +29,9 @@ class Says:
     def __init__(self, right: int) -> None:
         self.right = right
 
-    def transcribe(self, clips):
+    def write(self, clips):
         heard = [int(100 * clip[0] + 0.5) for clip in clips]
-        return [TEXTS[i] if i < self.right else TEXTS[i].split()[0] for i in heard]
+        return [Written(TEXTS[i] if i < self.right else TEXTS[i].split()[0], "end") for i in heard]
 
 
 def trained(path: Path, seed: int, data: str = "d", lr: float = 1.0, **inputs) -> Path:

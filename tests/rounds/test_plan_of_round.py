@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan
 from shibolet.records.documents.timings import PhaseTime, StageTime, TrainTime, Work, add_time, read_times
+from shibolet.rounds import check
 from shibolet.rounds.plan import make_plan
 from shibolet.rounds.shared import open_round
 
@@ -106,6 +109,75 @@ def test_what_is_not_known_is_not_counted_as_nothing(two_gpus, tmp_path):
     of_rows = make_plan(load_recipe("demo"), tmp_path, rates_run=finished(tmp_path / "run")).cases[0].stretches
     known = {one.name for one in of_rows if one.seconds is not None}
     assert known == {"training: start", "training: end", "verdicts, pages"}
+
+
+def test_audio_without_text_and_what_is_heard_for_it_are_counted(tmp_path):
+    """Protects from a machine that is rented for the labelled hours, when ten times as many are to be transcribed."""
+    (tmp_path / "radio").mkdir()
+    for number, seconds in enumerate((58, 116)):
+        samples = np.zeros(16000 * seconds, np.int16)
+        sf.write(tmp_path / "radio" / f"{number}.wav", samples, 16000)
+    (tmp_path / "told.jsonl").write_text("".join(f'{{"audio": "{i}.wav", "text": "x"}}\n' for i in range(100)))
+    changes = [
+        f"data.train=[{{name: told, manifest: {tmp_path / 'told.jsonl'}}}]", "label.calibration_clips=50",
+        "models.baseline_trained_on=[]",
+        f"data.unlabelled=[{{name: radio, manifest: {tmp_path / 'radio'}}}]",
+    ]  # fmt: skip
+    plan = make_plan(load_recipe("hebrew-round2", changes), tmp_path / "run", None, 1, "H200")
+    (case,) = plan.cases
+    assert stretch(case, "labelling: writing").seconds == pytest.approx(4.2 + (100 + 30) * 5.8 / 700, abs=0.06)
+    assert stretch(case, "labelling: listening").seconds == pytest.approx(23 + (100 + 30) / 313, abs=0.06)
+    assert case.rows == 100 and case.train_utterances == 130
+    assert plan.training.training_set_from.startswith("rows of the manifests, since nothing is prepared in ")
+    assert "and as much as 30 more of audio without text if all passes" in plan.training.training_set_from
+    assert case.usd > stretch(case, "labelling: listening").usd > 0
+    capped = make_plan(load_recipe("hebrew-round2", [*changes, "label.max_labelled_share=0.1"]), tmp_path / "run")
+    assert capped.cases[0].train_utterances == 110
+    absent = [*changes[:3], "data.unlabelled=[{name: radio, hub: a/b, split: train}]", "label.flagged=true"]
+    unknown = make_plan(load_recipe("hebrew-round2", absent), tmp_path / "run").cases[0]
+    assert unknown.at_least and stretch(unknown, "labelling: writing").missing.startswith(
+        "the hours of data.unlabelled"
+    )
+
+
+TEACHER = ["models.base=Qwen/Qwen3-ASR-0.6B", "models.teacher=Qwen/Qwen3-ASR-1.7B"]
+
+
+def test_a_teacher_is_counted_in_time_money_and_disk(tmp_path, monkeypatch):
+    """Its pass and its texts took part of the round, and nobody had said so before it was paid."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    plan = make_plan(load_recipe("hebrew-round4", TEACHER), tmp_path / "run", None, 1, "H200")
+    once = "teacher: its pass over the training set"
+    for case, rows in zip(plan.cases, (45_123 + 28_456, 203_827 + 28_456), strict=True):
+        # About 130 tokens of audio, prompt and text in 5.8 s, each through 2 x 1.7 billion operations.
+        assert 0.3 < stretch(case, once).seconds / (rows * 130 * 2 * 1.7e9 / (989e12 * 0.45)) < 3
+        assert stretch(case, once).usd > 0
+        assert stretch(case, "teacher: writing its texts").seconds == pytest.approx(4.2 + rows * 5.8 / 700, abs=0.06)
+        assert stretch(case, "teacher: dev scores").seconds == pytest.approx(512 / 300, abs=0.06)
+        assert stretch(case, "training: P").missing == "the texts that the model writes in every step"
+        assert stretch(case, "training: T").missing is None and case.at_least
+    ratio = stretch(plan.cases[1], once).seconds / stretch(plan.cases[0], once).seconds
+    assert ratio == pytest.approx(232_283 / 73_579, rel=0.01)
+    labels = 73_579 * (4 + 6 * 5.8)
+    assert plan.training.teacher_cache_gib == pytest.approx(labels * (16 * 4 + 17 * 2) / 2**30, rel=0.03)
+    plain = make_plan(load_recipe("hebrew-round2"), tmp_path / "run", None, 1, "H200")
+    assert plain.training.teacher_cache_gib is plain.training.teacher_pass_s is None
+    assert not [one.name for one in plain.cases[0].stretches if "teacher" in one.name or "labelling" in one.name]
+
+
+def test_check_wants_room_for_what_a_teacher_expects(tmp_path, monkeypatch):
+    """The disk was found to be full after teacher and student had transcribed dev."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = load_recipe("hebrew-round4", [*TEACHER, "train.distil.top_k=1024"])
+    plan = make_plan(recipe, tmp_path / "run").training
+    needs = [
+        float(re.search(r"([\d.]+) needed", finding.found)[1])
+        for one in (plan, plan.model_copy(update={"teacher_cache_gib": None}))
+        for finding in check._machine(one, tmp_path / "run")
+        if finding.what.startswith("disk")
+    ]
+    assert plan.teacher_cache_gib > 10 and needs[0] - needs[1] == pytest.approx(plan.teacher_cache_gib, abs=0.11)
 
 
 def test_why_it_costs_so_much_less_than_the_team_expects(two_gpus, tmp_path):

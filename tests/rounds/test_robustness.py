@@ -8,6 +8,7 @@ import soundfile as sf
 
 from shibolet.cli.tables import show_robustness
 from shibolet.errors import DataError
+from shibolet.listen.engine import Engine, Written
 from shibolet.recipe import load_recipe
 from shibolet.records.candidate import Candidate, Model, named
 from shibolet.records.documents.robustness import Robustness
@@ -22,7 +23,7 @@ SETTINGS = [
 ]
 
 
-class Ears:
+class Ears(Engine):
     """Understands a low tone as long as noise has less than this share of the power above 4 kHz; notes its clips."""
 
     clips_at_once = 4
@@ -30,11 +31,11 @@ class Ears:
     def __init__(self, most: float, heard: list[str], label: str) -> None:
         self.most, self.heard, self.label = most, heard, label
 
-    def transcribe(self, clips):
+    def write(self, clips):
         self.heard += [self.label] * len(clips)
         if len(self.heard) > 55 and "stop" in self.heard:
             raise KeyboardInterrupt
-        return [SAID if self._noise(clip) < self.most else "" for clip in clips]
+        return [Written(SAID if self._noise(clip) < self.most else "", "end") for clip in clips]
 
     @staticmethod
     def _noise(clip) -> float:

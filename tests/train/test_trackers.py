@@ -151,6 +151,28 @@ def test_documents_that_a_branch_purges_are_told_again(tmp_path: Path):
     assert [event.step for event in events.Scalars("audit/rate")] == [0]
 
 
+def test_a_killed_training_has_each_step_once_in_tensorboard(tmp_path: Path):
+    """Steps that are taken again after a kill would be two points of a curve, and the lost ones a hole in it."""
+
+    def show_steps(tracker: TensorBoardTracker, numbers: range) -> None:
+        for step in numbers:
+            tracker.scalars({"training/loss": float(step)}, step)
+
+    killed = TensorBoardTracker(tmp_path)
+    killed.begin(0, "a")
+    show_steps(killed, range(1, 6))
+    killed._writer.flush()  # what `_FLUSH_S` does; a kill closes nothing
+    for path in (tmp_path / "tensorboard").iterdir():  # names begin with the second: it began before what goes on
+        path.rename(path.with_name(path.name.replace("tfevents.1", "tfevents.0")))
+    goes_on = TensorBoardTracker(tmp_path)
+    goes_on.begin(3, "a")
+    show_steps(goes_on, range(4, 8))
+    goes_on.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("training/loss")] == [(n, n) for n in range(1, 8)]
+
+
 def test_a_tracker_that_hangs_does_not_hold_the_training_up(monkeypatch, caplog):
     monkeypatch.setattr(module, "_CLOSE_S", 0.1)
     monkeypatch.setattr(module, "_MOST_WAITING", 5)

@@ -70,19 +70,24 @@ def read_saved(path: Path) -> dict[str, Answer]:
 def keep_review(path: Path, kept_path: Path, text_of: Mapping[str, str]) -> str:
     """Add a saved review to what the run folder has of them; a sentence about both.
 
-    Of two answers on an utterance the new one counts. DataError when none is about these utterances.
+    Of two answers on an utterance the new one counts. DataError as `require_about`.
     """
     answers = read_saved(path)
+    require_about(path, answers, text_of)
+    before = read_review(kept_path) if kept_path.is_file() else {}
+    replaced = sum(id in before and before[id] != answer for id, answer in answers.items())
+    both = before | answers
+    write_jsonl(kept_path, [both[id].to_json() for id in sorted(both)])
+    return f"review: {len(answers):,} answers to {len(before):,} that were there, {replaced:,} of them changed"
+
+
+def require_about(path: Path, answers: Mapping[str, Answer], text_of: Mapping[str, str]) -> None:
+    """DataError when none of a file's verdicts is about these utterances, given as texts by id."""
     if not any(text_of.get(answer.id) == answer.text for answer in answers.values()):
         raise DataError(
             f"review {path}: none of its {len(answers)} verdicts is about an utterance of this data set; "
             "give the file that this run's audit.html saved"
         )
-    before = read_review(kept_path) if kept_path.is_file() else {}
-    replaced = sum(id in before and before[id] != answer for id, answer in answers.items())
-    both = before | answers
-    write_jsonl(kept_path, [both[id].model_dump() for id in sorted(both)])
-    return f"review: {len(answers):,} answers to {len(before):,} that were there, {replaced:,} of them changed"
 
 
 def draw_cells(rows: Iterable[Audited], seed: int) -> dict[Cell, list[str]]:

@@ -145,6 +145,15 @@ def hear_set(
     _judge(named, beyond, audit_dir, out_path, listener, config, language, on_progress)
 
 
+def hear_long(
+    utterances: Sequence[Utterance], listener: Listener, language: str, on_progress: Progress | None = None
+) -> dict[str, Evidence]:
+    """Evidence on utterances by id, without those whose text has no word that could be checked; nothing is judged."""
+    clips, _ = clips_of(utterances, language)
+    heard = listener.hear(clips, on_progress)
+    return {clip.key: heard[clip.key] for clip in clips}
+
+
 def _judge(
     utterances: Sequence[Utterance],
     unheard: Mapping[str, Evidence],
@@ -226,9 +235,7 @@ def _calibrate(
     tested, signals = material.tested, signals_of(material, heard)
     untouched = signals[selftest.UNTOUCHED]
     if len(untouched) < MIN_CLIPS:
-        raise DataError(
-            f"only {len(untouched)} clips could be heard; calibration needs {MIN_CLIPS}: is the audio readable?"
-        )
+        raise DataError(_too_few(material, heard, len(untouched)))
     calibration = given or fit_on(signals, untouched, identities)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     domains = {u.id: u.domain for u in material.utterances}
@@ -247,6 +254,25 @@ def _calibrate(
         calibration = calibration.model_copy(update={"recalibration": recalibration})
     num_words = {o.clip.key: len(o.clip.words) for o in tested}
     return calibration, selftest.summarise(flagged, num_words, domains, config.selftest.min_words)
+
+
+def _too_few(material: Material, heard: Mapping[str, Evidence], num_heard: int) -> str:
+    """Why nothing can be calibrated: audio that cannot be read, or a file of hypotheses that calls utterances else."""
+    unknown = [o.clip.key for o in material.tested if heard[o.clip.key].failure == "no_hypothesis"]
+    if len(unknown) <= len(material.tested) / 2:
+        return f"only {num_heard} clips could be heard; calibration needs {MIN_CLIPS}: is the audio readable?"
+    id = unknown[0]
+    source = next(u.source for u in material.utterances if u.id == id)
+    said = (
+        f"audit.recogniser: the file of hypotheses has no line for {len(unknown):,} of {len(material.tested):,} "
+        f"utterances, such as '{id}'; calibration needs {MIN_CLIPS}"
+    )
+    if not id.startswith(f"{source}/"):
+        return f"{said}. Call the utterances in the file by the ids that the data have"
+    return (
+        f"{said}. With several sources in data.train an id in the file is 'source/id': write '{id}' and not "
+        f"'{id.removeprefix(f'{source}/')}'"
+    )
 
 
 def _examples(kind: str, own: Mapping[str, Signals], calibration: Calibration, fold: int) -> list[Example]:

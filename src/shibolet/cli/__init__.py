@@ -1,22 +1,25 @@
 """The command line: one command a stage, `run` for the whole round. Wiring only; heavy packages load in commands."""
 
 import atexit
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, lineage, models, scores, search, stages, verify
+from shibolet.cli import beforehand, combine, demo, lineage, models, reviewing, scores, search, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
 COMMANDS = {
     "A round, and its stages": (
-        stages.run, stages.audit, stages.calibrate, stages.gate, stages.label, stages.prepare, stages.train,
-        scores.evaluate, scores.compare, scores.robustness, stages.report,
+        stages.run, stages.audit, reviewing.review, stages.calibrate, stages.gate, stages.label, stages.prepare,
+        stages.train, scores.evaluate, scores.compare, scores.robustness, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
     "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search),
@@ -31,8 +34,9 @@ app = typer.Typer(
     help="Audit speech data, fine-tune Qwen3-ASR or Whisper, and compare the result with the round before.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no advice; results and errors alone.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,9 +54,29 @@ def shibolet(
     """Options before a command."""
 
 
+def may_be_quiet(command: Callable) -> Callable:
+    """The command with the option --quiet, which silences the error output until an error ends it."""
+
+    @wraps(command)
+    def run(*args, quiet: bool = False, **options):
+        from shibolet.cli.terminal import ERR
+
+        ERR.quiet = quiet
+        return command(*args, **options)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    run.__annotations__ = command.__annotations__ | {"quiet": Quiet}
+    return run
+
+
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(command.__name__.strip("_").replace("_", "-"), rich_help_panel=panel)(command)
+        name = command.__name__.strip("_").replace("_", "-")
+        app.command(name, rich_help_panel=panel)(may_be_quiet(command))
+demo.app.callback()(may_be_quiet(demo.demo))
+demo.app.command()(may_be_quiet(demo.build))
 app.add_typer(demo.app, name="demo", rich_help_panel="To see it work")
 
 
@@ -62,9 +86,9 @@ def main() -> None:
         with disk_errors():
             app(prog_name="shibolet")
     except ShiboletError as error:
-        from shibolet.report.wording import visible
+        from shibolet.cli.terminal import complain
 
-        print(f"shibolet: {visible(str(error))}", file=sys.stderr)
+        complain(f"shibolet: {error}")
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder
 
 
@@ -35,6 +36,8 @@ def plan(
     folder = run_folder(run_dir, loaded.name)
     planned = make_plan(loaded, folder, utterances, gpus, gpu, gpu_memory_gib, rates_from)
     answer(json_, planned)
+    if not json_:
+        advise("see whether the machine, the models and the data are ready", "check", *same(recipe, run_dir, changes))
 
 
 def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
@@ -48,6 +51,10 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
     checked = check_recipe(loaded, run_folder(run_dir, loaded.name), (lambda _: None) if json_ else finding)
     if json_:
         print_json(checked)
+    elif checked.is_ready:
+        advise("download models and data", "fetch", *same(recipe, None, changes))
+    else:
+        advise("mend what is missing, and check again", "check", *same(recipe, run_dir, changes))
     raise typer.Exit(0 if checked.is_ready else 3)
 
 
@@ -60,4 +67,7 @@ def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
     quiet()
     found = fetch_recipe(load_recipe(recipe, changes or []), track)
     answer(json_, found)
+    if not json_:
+        what = "get what is missing with the same command" if found.missing else "run the round"
+        advise(what, "fetch" if found.missing else "run", *same(recipe, None, changes))
     raise typer.Exit(3 if found.missing else 0)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import AsJson, Changes, DryRun, RunDir, answer, quiet, round_of
 from shibolet.errors import RecipeError
 
@@ -19,18 +20,15 @@ def combine(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Write the hypotheses to this new .jsonl.")],
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="The recipe with the sets.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe with the sets.")] = None,
     manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Vote on these utterances, not on a recipe's sets; with --language."),
+        Path | None, typer.Option(metavar="FILE", help="Vote on these utterances, not on sets; with --language.")
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of the manifest.")] = None,
     transcripts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the manifest with the winning texts.")
     ] = None,
-    alpha: Annotated[
-        float, typer.Option(help="Weight of the number of votes; the rest is the weight of confidences.")
-    ] = 1.0,
+    alpha: Annotated[float, typer.Option(help="Weight of the votes; the rest weighs confidences.")] = 1.0,
     null_confidence: Annotated[float, typer.Option(help="Confidence of 'no word'; with --alpha.")] = 0.0,
     run_dir: RunDir = None,
     changes: Changes = None,
@@ -69,6 +67,8 @@ def combine(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         combined = combine_sets(current, systems, ballot, out)
     answer(json_, combined)
+    if not json_:
+        advise("score the vote", "evaluate", *same(recipe, run_dir, changes), "--hypotheses", f"vote={out}")
 
 
 def _require_apart(out: Path, transcripts: Path | None, manifest: Path | None, inputs: Sequence[Path]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from shibolet.cli.next_steps import advise
 from shibolet.cli.options import AsJson, Changes, print_json, quiet
 
 app = typer.Typer(
@@ -13,16 +14,17 @@ app = typer.Typer(
 )
 
 
-@app.callback()
 def demo(
     context: typer.Context,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and the training.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the data and the training.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
     changes: Changes = None,
     rounds: Annotated[
         int, typer.Option(min=2, metavar="N", help="Run through Round N; Round 1 comes with the package.")
     ] = 2,
-    without_prepare: Annotated[bool, typer.Option(help="Also train the same round on the raw data.")] = False,
+    without_prepare: Annotated[
+        bool, typer.Option("--without-prepare", help="Also train the same round on the raw data.")
+    ] = False,
     json_: AsJson = False,
 ):
     """The whole round on synthetic Hebrew speech of which a fifth is damaged, and the truth after it."""
@@ -37,10 +39,12 @@ def demo(
         seed, out, changes or [], last_round=rounds, without_prepare=without_prepare, tell=tell, track=track
     )
     print_json(summary) if json_ else show_demo(summary)
+    if summary.exit_code == 0:
+        more = max(rounds, 2) + 1
+        advise(f"open the page, or go on to Round {more}", "demo", "--out", str(out), "--rounds", str(more))
     raise typer.Exit(summary.exit_code)
 
 
-@app.command()
 def build(
     name: Annotated[Literal["round1", "aligner", "ctc"], typer.Argument(help="The checkpoint to build.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the checkpoint.")],

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -15,6 +16,7 @@ from shibolet.cli.options import (
     print_json,
     quiet,
     require_run,
+    say,
 )
 
 
@@ -73,4 +75,5 @@ def next_(
 
     require_run(run_dir)
     recipe = write_next(run_dir, out, source=source, title=title, changes=changes or [], force=force)
-    typer.echo(f"{out}: {recipe.title}, after {recipe.models.baseline_title}. To run it: shibolet run {out}")
+    say(f"{out}: {recipe.title}, after {recipe.models.baseline_title}.")
+    advise("run it", "run", str(out))

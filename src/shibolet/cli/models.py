@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import (
     AsJson,
     FinishedRun,
@@ -17,6 +18,7 @@ from shibolet.cli.options import (
     finished_round,
     language_told,
     quiet,
+    say,
 )
 from shibolet.errors import EXIT_REJECT, RecipeError
 
@@ -45,7 +47,8 @@ def publish(
             raise RecipeError("publish: name a repository with --to org/name, or publish.to in the recipe")
         if to is not None and not re.fullmatch(REPOSITORY, to):
             raise RecipeError(f"--to {to}: write it as org/name")
-        typer.echo(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
+        say(do_publish(current, PublishConfig(**settings | given), force=force, upload=upload))
+    advise("write the recipe of the next round", "next", str(run_dir), "-o", "NEXT.yaml")
 
 
 def export_adapter(
@@ -109,6 +112,10 @@ def average(
         )
         made = averaging.do_average(current, name, how)
     answer(json_, made)
+    if made.chosen and not json_:
+        where = same(str(run_dir / "recipe.yaml"), run_dir, None)
+        model_dir = run_dir / "average" / name / "model"
+        advise("compare it with the baseline", "compare", *where, "--candidate", str(model_dir))
     raise typer.Exit(0 if made.chosen else EXIT_REJECT)
 
 
@@ -125,8 +132,9 @@ def export_data(
 
     with finished_round(run_dir) as current:
         current.folder.verified("audit" if format_ == "verdicts" else "prepare")
+        current.folder.intact("label")  # it names who wrote texts, where somebody did
         counts = export(current.folder, out, format_)
-    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    say(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
 def convert(
@@ -162,8 +170,8 @@ def cut(
     made = cut_model(source, out, encoder=encoder, decoder=decoder)
     layers = [", ".join(map(str, kept)) for kept in (made.encoder_layers, made.decoder_layers)]
     size, before = (f"{num / 1e6:.4g} M" for num in (made.parameters, made.source_parameters))
-    typer.echo(f"{out}: encoder layers {layers[0]}; decoder layers {layers[1]}; {size} of {before} weights")
-    typer.echo("It has to be trained before it writes anything of use.")
+    say(f"{out}: encoder layers {layers[0]}; decoder layers {layers[1]}; {size} of {before} weights")
+    say("It has to be trained before it writes anything of use.")
 
 
 def transcribe(

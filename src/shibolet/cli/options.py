@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+
+def _recipe_names(incomplete: str) -> list[str]:
+    """For the completion of a shell, which goes on with files where no name of the package fits."""
+    from shibolet.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a shipped recipe.",
+        autocompletion=_recipe_names,
+    ),
+]
 RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder. Default: runs/NAME.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeat.")
@@ -137,13 +152,15 @@ def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:
 
 
 def quiet() -> None:
-    """Our own log on the error output; of other packages, errors only."""
+    """Our own log on the error output, with --quiet its warnings only; of other packages, errors only."""
+    from shibolet.cli.terminal import ERR
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours are enough
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait leave their cores to others
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
-    logging.getLogger("shibolet").setLevel(logging.INFO)
+    logging.getLogger("shibolet").setLevel(logging.WARNING if ERR.quiet else logging.INFO)
 
 
 def show(*documents: "Document") -> None:
@@ -157,6 +174,13 @@ def show(*documents: "Document") -> None:
 def print_json(value: Any) -> None:
     """Plain data and documents."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=lambda document: document.to_json()))
+
+
+def say(result: str) -> None:
+    """A sentence for a person, on standard output."""
+    from shibolet.cli import terminal
+
+    terminal.say(result)
 
 
 def answer(json_: bool, document: "Document") -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shibolet.cli.terminal import OUT, facts, table
+from shibolet.cli.terminal import OUT, facts, in_time, table
 from shibolet.records.documents.plan import PhasePlan, Plan
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan, Stretch
 
@@ -32,7 +32,7 @@ def _show_case(case: RoundCase, plan: RoundPlan, sources: Sequence[str]) -> None
     rows = "an unknown number of" if case.rows is None else f"{case.rows:,}"
     title = f"The round on {rows} rows, {plan.machine}"
     table(title, ["", " time", *([" cost"] if case.usd is not None else []), "", "how"], _rows(case, sources))
-    total = f"{'at least ' if case.at_least else ''}{_time(3600 * case.hours)}"
+    total = f"{'at least ' if case.at_least else ''}{in_time(3600 * case.hours)}"
     if case.usd is not None:
         total += f", ${case.usd:.2f}"
     facts([("in all", total), ("rows", case.rows_from)])
@@ -48,16 +48,10 @@ def _rows(case: RoundCase, sources: Sequence[str]) -> list[tuple[str, ...]]:
         return ("?" if one.usd is None else f"${one.usd:.2f}",)
 
     return [
-        (one.name, "?" if one.seconds is None else _time(one.seconds), *cost(one),
+        (one.name, "?" if one.seconds is None else in_time(one.seconds), *cost(one),
          _MARKS[sources.index(one.rate_from)] if one.rate_from else "", how(one))
         for one in case.stretches
     ]  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _show_training(plan: Plan) -> None:
@@ -83,6 +77,8 @@ def _show_training(plan: Plan) -> None:
     ]
     if plan.encoder_cache_gib:
         lines.append(("disk", f"{plan.encoder_cache_gib:.1f} GiB for the encoder's kept output"))
+    if plan.teacher_cache_gib:
+        lines.append(("disk", f"{plan.teacher_cache_gib:.2f} GiB for what the teacher expects (train.distil.top_k)"))
     facts(lines + [("note", note) for note in plan.notes])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise, after_compare, after_stage, same
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -37,7 +38,7 @@ BESIDE = "-compare"  # added to the run folder's name, so that other models disp
 def evaluate(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="Score the baseline and the result on the sets of this recipe."),
+        typer.Argument(metavar="RECIPE", help="Score the baseline and the result on the sets of this recipe."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
@@ -87,25 +88,28 @@ def evaluate(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
     print_json(scores) if json_ else show_scores(scores)
+    if not json_ and not hypotheses:
+        after_stage("evaluate", same(recipe, run_dir, changes))
+    elif not json_:
+        named = [f"--system={one.label}" for one in systems_of(hypotheses, "--hypotheses")]
+        advise("compare two or more systems", "compare", *same(recipe, run_dir, changes), *named)
 
 
 def compare(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="The recipe; --recipe works too.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe; --recipe works too.")] = None,
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this model instead of the recipe's baseline.")
     ] = None,
     candidate: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare this model, not train/final.")] = None,
     candidate_seed: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="RUN", help="Run of the same training with another seed; give two or more."),
+        list[Path] | None, typer.Option(metavar="RUN", help="Run of the same training, other seed; two or more.")
     ] = None,
     baseline_seed: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Run of the baseline's training with another seed.")
     ] = None,
     system: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Compare the systems that 'evaluate' scored, each with each; two or more."),
+        list[str] | None, typer.Option(metavar="NAME", help="Compare scored systems, each with each; two or more.")
     ] = None,
     chain: Annotated[
         list[str] | None,
@@ -147,6 +151,8 @@ def compare(
             do_parts(current)
         do_track(current)
     answer(json_, compared)
+    if not json_ and not others:
+        after_compare(current.folder.path, is_kept=compared.is_kept)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 
 
@@ -175,6 +181,8 @@ def robustness(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         curves = do_robustness(current)
     answer(json_, curves)
+    if not json_:
+        advise("write the page again, with these curves", "report", str(current.folder.path))
 
 
 def tune_decoding(
@@ -233,6 +241,8 @@ def ngram(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         made = do_ngram(current, text, order)
     answer(json_, made)
+    if not json_:
+        advise("see on dev whether it helps", "tune-decoding", *same(recipe, run_dir, changes))
 
 
 def _trained_in(run_dir: Path) -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, answer, round_of, run_folder
+from shibolet.cli.next_steps import advise
+from shibolet.cli.options import AsJson, Changes, DryRun, RecipeName, answer, round_of, run_folder, say
 from shibolet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -69,9 +70,10 @@ def search(
         folder = run_folder(run_dir, current.recipe.name)
     answer(json_, table)
     if out is not None and not json_:
-        typer.echo(_what_next(table, out, folder))
+        say(_written(table, out))
+        advise("train it", "train", str(out), "-o", str(folder))
 
 
-def _what_next(table: "SearchTable", out: Path, folder: Path) -> str:
+def _written(table: "SearchTable", out: Path) -> str:
     rates = f"with these rates, compared {table.reached}" if table.is_shown else "with the recipe's own rates"
-    return f"{out}: the recipe {rates}. To train it: shibolet train {out} -o {folder}"
+    return f"{out}: the recipe {rates}."

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shibolet.cli.next_steps import advise, after_gate, after_run, after_stage, same
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -20,6 +21,7 @@ from shibolet.cli.options import (
     quiet,
     require_run,
     round_of,
+    say,
     show,
 )
 from shibolet.errors import RecipeError
@@ -50,8 +52,10 @@ def run(
             for name, document in _results(current).items():
                 show_gate(document, GATE_PREPARED) if name == "gate_prepared" else show(document)
             if current.folder.finished("train"):
-                typer.echo(_trained(TrainResult.read(current.folder.train_result), current))
-            typer.echo(f"Page: {current.folder.report}")
+                say(_trained(TrainResult.read(current.folder.train_result), current))
+            say(f"Page: {current.folder.report}")
+            where = same(recipe, run_dir, changes)
+            after_run(current.folder.path, code, where, current.recipe, **_results(current))
     raise typer.Exit(code)
 
 
@@ -91,7 +95,7 @@ def audit(
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
         with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
-            typer.echo(do_export(current, export_to))
+            say(do_export(current, export_to))
         return
     if shard:
         with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as current:
@@ -106,7 +110,8 @@ def audit(
         print_json(report)
     else:
         show(verdict, *([report.review] if review else []))
-        typer.echo(f"Page: {page}")
+        say(f"Page: {page}")
+        after_gate(verdict, same(recipe[-1], run_dir, changes), current.recipe)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -135,8 +140,9 @@ def calibrate(
     else:
         show(result)
         if result.budget:
-            typer.echo(result.budget.sentence)
-        typer.echo(f"To audit with it: --set audit.calibration={path}")
+            say(result.budget.sentence)
+        where = same(recipe, run_dir, changes)
+        advise("audit with it", "audit", *where, "--set", f"audit.calibration={path}")
 
 
 def gate(
@@ -148,6 +154,8 @@ def gate(
     with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
         verdict = do_gate(current)
     answer(json_, verdict)
+    if not json_:
+        after_gate(verdict, same(recipe, run_dir, changes), current.recipe)
     raise typer.Exit(verdict.exit_code)
 
 
@@ -160,6 +168,8 @@ def label(
     with round_of(recipe, run_dir, changes, json_, dry, needs=("models",)) as current:
         found = do_label(current)
     answer(json_, found)
+    if not json_:
+        after_stage("label", same(recipe, run_dir, changes))
 
 
 def prepare(
@@ -171,6 +181,8 @@ def prepare(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         summary = do_prepare(current)
     answer(json_, summary)
+    if not json_:
+        after_stage("prepare", same(recipe, run_dir, changes))
 
 
 def train(
@@ -193,7 +205,8 @@ def train(
     if json_:
         print_json(result.to_json())
     else:
-        typer.echo(_trained(result, current))
+        say(_trained(result, current))
+        after_stage("train", same(recipe, run_dir, changes))
 
 
 def report(
@@ -217,6 +230,7 @@ def report(
         for path in export_figures(run_dir, figures):
             typer.echo(path)
     typer.echo(run_dir / "report.html")
+    advise("open that file in a browser: it needs no network and nothing beside it")
 
 
 def _shard(given: str) -> tuple[int, int]:

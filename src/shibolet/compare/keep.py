@@ -1,6 +1,6 @@
 """Whether a candidate is kept over the baseline, what it gained where it was meant to, and what to do next."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import median
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ from shibolet.compare.nearest import Languages, Rows, nearest_reading
 from shibolet.compare.non_speech import Sides, non_speech_change
 from shibolet.compare.pairs import NO_OVERLAPS, Names, Overlaps, block_of, compare_pair, pair_rows
 from shibolet.compare.seeds import NO_SEEDS, ONE_TRAINING, OtherSeeds, between_seeds
+from shibolet.compare.terms import terms_change
 from shibolet.records.documents.comparison import (
     BETTER,
     Comparison,
@@ -38,6 +39,7 @@ def compare(
     languages: Languages = MappingProxyType({}),
     other_seeds: OtherSeeds = NO_SEEDS,
     non_speech: Sides | None = None,
+    terms: Collection[str] = (),
 ) -> Comparison:
     """The verdict on a candidate, with all that it is made from; DataError where the two do not pair.
 
@@ -45,12 +47,13 @@ def compare(
     it was trained with codec augmentation. What is `doubted` of the references is shown and decides nothing, and so is
     the nearest reading of sets of which `languages` has the language. A limit of `config.limits` holds for the sets
     that `languages` says are in its language. `other_seeds` are the rows of the same trainings with other seeds,
-    `non_speech` what both wrote where nobody speaks.
+    `non_speech` what both wrote where nobody speaks. `terms` are words, as scores count them, that are compared apart.
     """
     pair = compare_pair(*rows, config, names, buckets)
     nearest = nearest_reading(rows, other_languages, names, config, languages)
     seeds = between_seeds(rows, other_seeds, names, config)
     silence = non_speech_change(non_speech, config) if non_speech else None
+    apart = terms_change(rows, names, config, terms)
     case = Case(pair, _forgetting(other_languages, names, config, languages), overlaps, config, seeds, silence)
     refusals, rule, target = list(_refusals(case)), rule_of(case), _target(pair, config)
     sentence = _sentence(case, refusals, rule)
@@ -58,8 +61,8 @@ def compare(
         sentence = f"{target.sentence} {sentence}"
     sentence = " ".join([*losses_without_limit(case), sentence])
     alone = () if other_seeds[1] else (ONE_TRAINING,)
-    of_silence = (silence.sentence,) if silence else ()
-    beside = [*pair.beside, *(nearest.sentences if nearest else ()), *of_silence, *alone]
+    told = [one.sentence for one in (silence, apart) if one]
+    beside = [*pair.beside, *(nearest.sentences if nearest else ()), *told, *alone]
     steps = _next_steps(pair, target, {} if heard_codecs else _noisy_domains(rows[0]))
     return Comparison(
         **dict(pair) | {"sentence": sentence, "beside": [line for line in beside if line not in sentence]},
@@ -75,6 +78,7 @@ def compare(
         nearest=nearest,
         seeds=seeds,
         non_speech=silence,
+        terms=apart,
     )
 
 

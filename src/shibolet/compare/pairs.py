@@ -208,18 +208,18 @@ def block_of(pairs: Sequence[Pair], config: CompareConfig) -> Block:
         wer=WordDifference(
             baseline=before.word_errors(),
             candidate=after.word_errors(),
-            **_changed(before, after, of_words),
+            **changed(before, after, of_words),
             mapsswe=significance.mapsswe([change for pair in pairs for change in pair.segments]),
         ),
         cer=CharDifference(
             baseline=letters_before.char_errors(),
             candidate=letters_after.char_errors(),
-            **_changed(letters_before, letters_after, of_chars),
+            **changed(letters_before, letters_after, of_chars),
         ),
     )
 
 
-def _changed(before: EditCounts, after: EditCounts, estimate: "Estimate") -> dict[str, Any]:
+def changed(before: EditCounts, after: EditCounts, estimate: "Estimate") -> dict[str, Any]:
     """The fields of a `Difference`."""
     interval = _interval(estimate)
     return {

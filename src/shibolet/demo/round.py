@@ -34,7 +34,7 @@ def run_demo(
     corpus_dir = out_dir / "corpus"
     recipe = demo_recipe(corpus_dir, seed, changes)
     keep_the_demo_apart(recipe, RunFolder(out_dir))
-    with track("speak") as progress:
+    with track("speak", "parts of the corpus") as progress:
         build_corpus(corpus_dir, seed, on_progress=progress)
     with open_round(recipe, out_dir, "demo", tell, track) as current:
         code = run_stages(current)

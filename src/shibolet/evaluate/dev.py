@@ -53,6 +53,7 @@ class ScoreDev:
 
     score: Callable[[LoadedModel], DevScores]
     release: Callable[[], bool]
+    ids: frozenset[str] = frozenset()  # of the utterances that are scored
 
     def __call__(self, loaded: LoadedModel) -> DevScores:
         return self.score(loaded)
@@ -114,7 +115,7 @@ def dev_scorer(
         ]
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
-    return ScoreDev(score, lambda: any([one.release() for one in kept.values()]))
+    return ScoreDev(score, lambda: any([one.release() for one in kept.values()]), frozenset(chosen))
 
 
 def transcribe_rows(

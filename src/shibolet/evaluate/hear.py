@@ -13,7 +13,7 @@ import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one li
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
-from shibolet.listen.engine import WrittenAgain
+from shibolet.listen.engine import Written
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.cores import usable_cores
@@ -32,9 +32,9 @@ class Hearer(Protocol):
 
     clips_at_once: int
 
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]: ...
+    def write(self, clips: Sequence[np.ndarray]) -> list[Written]: ...
 
-    def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str: ...
+    def write_long(self, samples: np.ndarray, max_piece_s: float) -> Written: ...
 
 
 class Heard(NamedTuple):
@@ -53,6 +53,7 @@ class HeardUtterance:
     text: str = ""
     snr_db: float | None = None
     failure: tuple[str, str] | None = None
+    written_again: bool = False  # the model looped at first
 
 
 def hear(
@@ -86,7 +87,7 @@ def hear(
         for utterance, one in zip(utterances, in_order, strict=True)
         if one.failure
     ]
-    again = frozenset(i for i, one in enumerate(in_order) if isinstance(one.text, WrittenAgain))
+    again = frozenset(i for i, one in enumerate(in_order) if one.written_again)
     return Heard([one.text for one in in_order], failures, [one.snr_db for one in in_order], again)
 
 
@@ -122,16 +123,19 @@ class HearBatch:
     ) -> list[HeardUtterance]:
         decoded = list(threads.map(partial(_decode, change=self.change), refs))
         with turn:
-            texts = self._texts(engine, [samples for samples, _ in decoded])
-        return [replace(heard, text=text) for (_, heard), text in zip(decoded, texts, strict=True)]
+            written = self._written(engine, [samples for samples, _ in decoded])
+        return [
+            replace(heard, text=one.text, written_again=one.ending == "again") if one else heard
+            for (_, heard), one in zip(decoded, written, strict=True)
+        ]
 
-    def _texts(self, engine: Hearer, clips: Sequence[np.ndarray | None]) -> list[str]:
+    def _written(self, engine: Hearer, clips: Sequence[np.ndarray | None]) -> list[Written | None]:
         """What is said in each clip; those that are longer than a piece come one by one."""
         is_long = [clip is not None and len(clip) > self.max_piece_s * audio.SAMPLE_RATE_HZ for clip in clips]
         short = [clip for clip, long in zip(clips, is_long, strict=True) if clip is not None and not long]
-        texts = iter(engine.transcribe(short))
+        written = iter(engine.write(short))
         return [
-            "" if clip is None else engine.transcribe_long(clip, self.max_piece_s) if long else next(texts)
+            None if clip is None else engine.write_long(clip, self.max_piece_s) if long else next(written)
             for clip, long in zip(clips, is_long, strict=True)
         ]
 

@@ -4,7 +4,7 @@ Content is the encoded bytes, the source's or the prepared ones: a copy that was
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -74,10 +74,16 @@ def _places(row: Sequence) -> list[tuple[str, Span]]:
     return [(origin, (start_s, end_s)), (own, (0.0, end_s - start_s))]
 
 
+def knows(trained: TrainedOn) -> Callable[[Utterance], bool]:
+    """Whether an utterance's audio was trained on."""
+    hash_of = lru_cache(_CACHED_HASHES)(_hash)
+    return lambda utterance: _is_shared(utterance, trained.spans.get(hash_of(utterance.audio.whole()), ()))
+
+
 def overlap(utterances: Sequence[Utterance], trained: TrainedOn, set_name: str) -> Overlap:
     """What a set shares with what was trained on."""
-    hash_of = lru_cache(_CACHED_HASHES)(_hash)
-    shared = [u for u in utterances if _is_shared(u, trained.spans.get(hash_of(u.audio.whole()), ()))]
+    is_known = knows(trained)
+    shared = [u for u in utterances if is_known(u)]
     names = {}
     for kind, known in (("recording", trained.recordings), ("speaker", trained.speakers)):
         found = {name for u in utterances if (name := getattr(u, kind)) is not None}

@@ -144,12 +144,19 @@ def _more(
     return more, (f"Hearing about {more:,} more utterances has an even chance to settle it ('audit --extend').")
 
 
-def more_answers(review: Review, config: GateLimits) -> str:
-    """How many more answers would leave no line of the gate inside the review's interval, in a sentence."""
+def answers_to_settle(review: Review, config: GateLimits) -> int | None:
+    """How many more answers would leave no line of the gate inside the interval; None: more than were heard."""
     for line in review.forecast:
         if not straddled(line.lower, line.upper, config) and line.num_answers > review.num_sure > 0:
-            more = math.ceil((line.num_answers - review.num_sure) * review.num_counted / review.num_sure)
-            return f"About {more:,} more answers in the random draw would settle it ('audit --review FILE')."
+            return math.ceil((line.num_answers - review.num_sure) * review.num_counted / review.num_sure)
+    return None
+
+
+def more_answers(review: Review, config: GateLimits) -> str:
+    """`answers_to_settle` in a sentence."""
+    more = answers_to_settle(review, config)
+    if more is not None:
+        return f"About {more:,} more answers in the random draw would settle it ('shibolet review RUN')."
     return (
         "Answers on everything that was heard would not settle it: hear more first (gate.rate: apparent, then "
         "'audit --extend')."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shibolet.label.config import LEVEL, LIMITS
 from shibolet.records.documents.labelled import Step, Threshold
 from shibolet.scoring.counts import count_chars, count_words
 from shibolet.scoring.intervals import cluster_sums
@@ -17,9 +18,6 @@ from shibolet.scoring.rates import clopper_pearson
 from shibolet.speech.text import Language
 from shibolet.speech.text.reading import compare
 from shibolet.speech.text.rules import letters_of
-
-LIMITS = (0.0, 0.02, 0.05, 0.10, 0.15, 0.20, 0.30)  # of the disagreement
-LEVEL = 0.95  # of all bounds together
 
 
 @dataclass(frozen=True, slots=True)

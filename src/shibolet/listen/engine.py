@@ -27,10 +27,6 @@ class Written:
     ending: "Ending | Literal['again']"
 
 
-class WrittenAgain(str):
-    """The text of a clip in which a model looped at first: what it wrote in another way (`Written.ending` "again")."""
-
-
 class Engine(Protocol):
     """Writes down what is said in clips (mono float32 at 16 kHz, of at most 30 s), in one language."""
 
@@ -41,13 +37,17 @@ class Engine(Protocol):
     def write(self, clips: Sequence[np.ndarray]) -> list[Written]:
         """What is said in each clip, in the order given; which clips share a batch depends on the list alone."""
 
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Text of each clip, a `WrittenAgain` where it is one."""
-        return [WrittenAgain(one.text) if one.ending == "again" else one.text for one in self.write(clips)]
+    def write_long(self, samples: np.ndarray, max_piece_s: float) -> Written:
+        """What is said in a recording of any length, heard in pieces of at most `max_piece_s` cut at pauses.
 
-    def transcribe_long(self, samples: np.ndarray, max_piece_s: float) -> str:
-        """Text of a recording of any length, heard in pieces of at most `max_piece_s` cut at pauses."""
-        pieces = [piece for _, piece in cut_stream(in_blocks(samples), max_piece_s)]
-        texts = self.transcribe(pieces)
-        joined = " ".join(text for text in texts if text)
-        return WrittenAgain(joined) if any(isinstance(text, WrittenAgain) for text in texts) else joined
+        It was written "again" where a piece of it was, and else ends as its last piece does.
+        """
+        pieces = self.write([piece for _, piece in cut_stream(in_blocks(samples), max_piece_s)])
+        endings = [piece.ending for piece in pieces] or ["end"]
+        return Written(
+            " ".join(piece.text for piece in pieces if piece.text), "again" if "again" in endings else endings[-1]
+        )
+
+    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Text of each clip."""
+        return [one.text for one in self.write(clips)]

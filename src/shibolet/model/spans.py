@@ -45,6 +45,12 @@ def spread(num: int, of: int) -> list[int]:
     return [round(place * (of - 1) / max(1, num - 1)) for place in range(num)]
 
 
-def keep(tower: Any, layers: Sequence[int]) -> None:
-    """Leave these layers of a module with a list of them."""
+def keep(tower: Any, layers: Sequence[int], *attentions: str) -> None:
+    """Leave these layers of a module with a list of them.
+
+    The attentions of a layer that are named know its place, by which keys and values are kept; they are told the new.
+    """
     tower.layers = type(tower.layers)([tower.layers[layer] for layer in layers])
+    for place, layer in enumerate(tower.layers):
+        for name in attentions:
+            getattr(layer, name).layer_idx = place

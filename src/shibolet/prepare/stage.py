@@ -7,13 +7,16 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from shibolet.errors import DataError
 from shibolet.listen.decoders import Decoders
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.corrected import CorrectedTexts
 from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
 from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
@@ -22,11 +25,13 @@ from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
 from shibolet.prepare.writing import writing_of
+from shibolet.records.audited import Audited
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
 from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
+from shibolet.records.review import Answer
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import Language, get_language
 
@@ -50,21 +55,24 @@ def run_prepare(
     on_progress: Progress | None = None,
     decoders: Decoders | None = None,
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
+    corrected: Mapping[str, Answer] = MappingProxyType({}),
     holds_out: bool = True,
+    recut: Mapping[str, Audited] = MappingProxyType({}),
 ) -> Prepared:
     """Write `out_dir` and return its summary; the same input gives the same bytes, whoever decodes it.
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
     `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with the texts that they
-    have now, of machines or taken back: they train, and are never dev.
-    Without `holds_out` all of it may train: there is no dev.
+    have now, of machines or taken back: they train, and are never dev. `corrected` are texts by a person, by id, and
+    `recut` has rows by which other utterances that train are cut. Without `holds_out` all may train: there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
-    spoken, by_machine = get_language(language), MachineTexts(machine_texts)
-    utterances = by_machine.others(utterances)
-    find = by_machine.finder(_finder(verdicts, config))
-    notes = _notes_on_hearing(utterances, verdicts, config)
+    spoken, by_person = get_language(language), CorrectedTexts(corrected, utterances)
+    by_machine = MachineTexts([one for one in machine_texts if one[0].id not in by_person])
+    utterances = by_person.applied(by_machine.others(utterances))
+    find = by_person.finder(by_machine.finder(_finder(verdicts, config)))
+    notes = [*_notes_on_hearing(utterances, verdicts, config), *by_person.notes]
     tally = Tally()
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(closing(Decoders(0)))
@@ -76,9 +84,13 @@ def run_prepare(
         num_given = len(utterances) + by_machine.num_texts
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
+        training = {u.id for u, part in zip(fit, dealt.parts, strict=True) if part == "train" and u.id not in by_person}
+        trained = {id: row for id, row in recut.items() if id in training}
+        find, notes = _cut_by(find, trained), [*notes, *_notes_on_cutting(trained)]
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
         parts = [*dealt.parts, *(["train"] * len(added))]
-        dealt_outcomes = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
+        dealt_outcomes = _with_surplus([*fit, *added], parts, outcomes, config)
+        dealt_outcomes = (by_person.marked(by_machine.marked(one)) for one in dealt_outcomes)
         kept, splits = _write_shards(dealt_outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
@@ -172,6 +184,22 @@ def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerd
         ]
 
     return find
+
+
+def _cut_by(find: FindVerdicts, rows: Mapping[str, Audited]) -> FindVerdicts:
+    """The verdicts, of which some have another row: what was heard in them, and where."""
+
+    def found(utterances: Sequence[Utterance]) -> list[Reviewed | None]:
+        return [
+            replace(verdict, row=rows[u.id]) if verdict and u.id in rows else verdict
+            for u, verdict in zip(utterances, find(utterances), strict=True)
+        ]
+
+    return found if rows else find
+
+
+def _notes_on_cutting(recut: Collection[str]) -> list[str]:
+    return [f"{len(recut):,} long utterances are cut by what label.writer heard; dev is not"] if recut else []
 
 
 def _notes_on_hearing(

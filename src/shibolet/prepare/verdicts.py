@@ -28,6 +28,11 @@ class ReviewedRows(Mapping[str, Reviewed]):
     def __init__(self, tables: Iterable[Path], answers: Mapping[str, Answer]) -> None:
         self._rows, self._answers = AuditedRows(tables), answers
 
+    @property
+    def corrected(self) -> dict[str, Answer]:
+        """By id the answers that give another text than the utterance has."""
+        return {id: one for id, one in self._answers.items() if one.corrected is not None}
+
     def __getitem__(self, id: str) -> Reviewed:
         return reviewed(self._rows[id], self._answers.get(id))
 

@@ -11,21 +11,31 @@ from markupsafe import Markup
 from shibolet.model.family import Family
 from shibolet.model.folders import resolve, stored_types
 from shibolet.publish.config import PublishConfig
+from shibolet.publish.names import is_path, public_name
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
+from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.provenance import Provenance
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Ends, Scores
+from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.documents.training import TrainResult
+from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import visible
 from shibolet.speech.text import Language, get_language
 
 NOT_STATED = "not stated"
+MINIMISED = {
+    "transcribe": "the likelihood of the references",
+    "distil": "the divergence from what the teacher expects at each token of the references",
+    "on_policy": "the divergence from what the teacher expects at each token that the model writes",
+    "min_wer": "the word errors to be expected of what the model writes",
+}
 
 
 class Shown(NamedTuple):
@@ -57,6 +67,10 @@ def model_card(
         language=language,
         base=base,
         baseline=_named(recipe.models.baseline, config, "model"),
+        teacher=_named(recipe.models.teacher, config, "model") if recipe.models.teacher else None,
+        minimised={name: MINIMISED[one] for name, one in recipe.train.objectives.items()},
+        taught=TeacherTexts.read(path) if (path := run.path / "teach" / "teach.json").is_file() else None,
+        by_machines=_by_machines(run),
         sources=[_named(source.hub or source.name, config, "dataset") for source in recipe.data.trained],
         compared=compared,
         scores=scores,
@@ -72,6 +86,22 @@ def model_card(
     return f"---\n{_metadata(config, family, language.code, base, recipe, scores)}\n---\n\n{page}"
 
 
+def _by_machines(run: RunFolder) -> str | None:
+    """How much of the training data has a text that a model wrote, and which; None where a model wrote none."""
+    if not (found := written_by_machines(run.prepared)):
+        return None
+    hours = Prepared.read(run.prepared / "summary.json").train.hours
+    share = 100 * sum(one.hours for one in found.values()) / hours if hours else 0.0
+    kinds = ", ".join(
+        f"{one.utterances:,} utterances ({one.hours:.3f} h) {MACHINE_TEXTS.get(kind, kind)}"
+        for kind, one in found.items()
+    )
+    path = run.labelled / "label.json"
+    hearers = Labelled.read(path) if path.is_file() else None
+    names = f", {public_name(hearers.writer)}, and {public_name(hearers.listener)} heard the same" if hearers else ""
+    return f"The text of {share:.1f}% of these hours was written by a model{names}: {kinds}."
+
+
 def adapter_card(folder: Path, base: str, family: Family, language: Language) -> str:
     """The content of an adapter's README.md; `base` is a Hub id or a folder, as its configuration names it."""
     _, layout = family.config_in(resolve(base))
@@ -79,11 +109,11 @@ def adapter_card(folder: Path, base: str, family: Family, language: Language) ->
         language=language.code,
         library_name="peft",
         pipeline_tag="automatic-speech-recognition",
-        base_model=None if _is_path(base) else base,
+        base_model=None if is_path(base) else base,
         tags=[family.tag, "lora", "shibolet"],
     )
     page = _environment().get_template("adapter.md.jinja").render(
-        name=folder.name, base=base, is_local=_is_path(base), language=language,
+        name=folder.name, base=base, is_local=is_path(base), language=language,
         usage=Markup(family.adapter_usage(f"./{folder.name}", base, layout, language=language.name)),
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n\n{page}"
@@ -107,7 +137,7 @@ def _metadata(
             task_type="automatic-speech-recognition", dataset_type=source.hub or source.name,
             dataset_name=source.name, dataset_split=source.split, metric_type=measure, metric_value=_pct(rate),
         )
-        for source in recipe.evaluate.sets if source.name in scores and not _is_path(source.hub)
+        for source in recipe.evaluate.sets if source.name in scores and not is_path(source.hub)
         for measure, rate in _rates(scores[source.name]).items() if rate is not None
     ]  # fmt: skip
     data = ModelCardData(
@@ -117,7 +147,7 @@ def _metadata(
         library_name=family.libraries.get(config.layout),
         pipeline_tag="automatic-speech-recognition",
         base_model=base.hub,
-        datasets=[source.hub for source in recipe.data.trained if source.hub and not _is_path(source.hub)] or None,
+        datasets=[source.hub for source in recipe.data.trained if source.hub and not is_path(source.hub)] or None,
         tags=[family.tag, "shibolet"],
         eval_results=results or None,
     )
@@ -129,20 +159,19 @@ def _rates(scores: Scores) -> dict[str, float | None]:
     return {"wer": scores.wer.rate, "cer": scores.cer.rate}
 
 
+MACHINE_TEXTS = {"labelled": "came without a text", "corrected": "came with another text"}
+
+
 def _named(name: str, config: PublishConfig, kind: str) -> Shown:
     """A model or data set for a reader elsewhere: its Hub id and licence, or the last part of a local path."""
     if name.startswith("builtin:"):
         return Shown(name, config.licenses.get(name, "apache-2.0"))
-    if _is_path(name) or "/" not in name:
-        shown, own = Path(name).name, Path(name) / "README.md"
+    if is_path(name) or "/" not in name:
+        shown, own = public_name(name), Path(name) / "README.md"
         return Shown(shown, config.licenses.get(shown) or (_license_in(own) if own.is_file() else None) or NOT_STATED)
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
     license = config.licenses.get(name) or _license_on_hub(name, kind) or f"{NOT_STATED} here; see its page"
     return Shown(name, license, name, page)
-
-
-def _is_path(name: str | None) -> bool:
-    return name is not None and (name.startswith((".", "/", "~")) or Path(name).exists())
 
 
 def _license_on_hub(name: str, kind: str) -> str | None:

@@ -23,15 +23,20 @@ from huggingface_hub import DatasetCardData
 
 from shibolet.errors import DataError
 from shibolet.publish.leaks import refuse_leaks
+from shibolet.publish.names import public_name
 from shibolet.records.audited import Audited, read_audited, to_table
+from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder, write_bytes
+from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.shards import num_rows, read_shard
+from shibolet.records.shards import has_columns, num_rows, read_shard
 from shibolet.speech.text import get_language
 
 Format = Literal["datasets", "lhotse", "nemo", "verdicts"]
 SPLITS = ("train", "dev")
+FROM_DATA = "data"  # who wrote a text that came with the data; the kinds that machines wrote are those of `label`
+WRITTEN = frozenset({"labelled", "corrected"})
 
 
 def export_data(run: RunFolder, out: Path, format: Format) -> dict[str, int]:
@@ -79,9 +84,21 @@ def _card(run: RunFolder, counts: dict[str, int]) -> str:
         f"---\n{data.to_yaml()}\n---\n\n# {language.name} speech, audited\n\n"
         "Kept by `shibolet prepare`: what the audit found wrong is left out, what was too long is cut at words, each\n"
         "piece with its own text. `origin_id`, `origin_start_s` and `origin_end_s` say where in its source it lay.\n\n"
-        f"| split | utterances | hours |\n|---|---|---|\n{rows}\n"
+        f"{_on_authors(run)}| split | utterances | hours |\n|---|---|---|\n{rows}\n"
         f"{prepared.utterances.dropped} of {prepared.utterances.given} utterances were dropped. The licences of the "
         "sources bind this copy too.\n"
+    )
+
+
+def _on_authors(run: RunFolder) -> str:
+    """A paragraph on texts by machines; empty where there are none."""
+    if not (found := written_by_machines(run.prepared)):
+        return ""
+    name = _writer(run)
+    counts = ", ".join(f"{one.utterances:,} utterances ({one.hours:.3f} h) {kind}" for kind, one in found.items())
+    return (
+        f"Of some training utterances a model wrote the text{f', {name}' if name else ''}: {counts}. `text_by` says "
+        "of which: labelled ones came without a text, corrected ones with another.\n\n"
     )
 
 
@@ -97,6 +114,7 @@ class _Written:
     speaker: str | None
     language: str | None
     origin_id: str
+    text_by: str | None = None  # as a shard has it; None: the text came with the data
     path: str  # of the file, relative
     info: sf._SoundFileInfo
 
@@ -105,17 +123,34 @@ class _Written:
         return self.info.frames / self.info.samplerate
 
 
-_OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info")]
+_OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info", "text_by")]
+
+
+def _writer(run: RunFolder) -> str | None:
+    """The name of the model that wrote texts of the training data; None where none did."""
+    path = run.labelled / "label.json"
+    return public_name(Labelled.read(path).writer) if path.is_file() else None
+
+
+def _authors(run: RunFolder) -> Callable[[str | None], dict[str, str]]:
+    """What a row says of who wrote its text, by the `text_by` of a shard: a model is named."""
+    writer = _writer(run)
+
+    def author(text_by: str | None) -> dict[str, str]:
+        named = {"text_model": writer} if writer and text_by in WRITTEN else {}
+        return {"text_by": text_by or FROM_DATA, **named}
+
+    return author
 
 
 def _write_audio(run: RunFolder, out: Path, split: str) -> Iterator[_Written]:
     """Each row of a split, its audio in a file."""
     (out / "audio" / split).mkdir(parents=True)
-    rows = (row for shard in _shards(run, split) for row in read_shard(shard, "audio", *_OF_ROW))
+    rows = (row for shard in _shards(run, split) for row in _rows(shard))
     for number, (flac, *values) in enumerate(rows):
         path = f"audio/{split}/{number:07d}.flac"  # ids may hold what no file name may
         (out / path).write_bytes(flac)
-        row = dict(zip(_OF_ROW, values, strict=True))
+        row = dict(zip((*_OF_ROW, "text_by"), values))  # an older version has no `text_by`
         try:
             info = sf.info(io.BytesIO(flac))
         except sf.LibsndfileError as error:
@@ -125,8 +160,13 @@ def _write_audio(run: RunFolder, out: Path, split: str) -> Iterator[_Written]:
         yield _Written(**row, path=path, info=info)
 
 
+def _rows(shard: Path) -> Iterator[tuple]:
+    columns = [*_OF_ROW, "text_by"] if has_columns(shard, "text_by") else _OF_ROW
+    return read_shard(shard, "audio", *columns)
+
+
 def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
-    counts = {}
+    counts, author = {}, _authors(run)
     for split in SPLITS:
         recordings, supervisions = [], []
         for row in _write_audio(run, out, split):
@@ -141,6 +181,7 @@ def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
                 }
             )
             custom = {name: getattr(row, name) for name in ("source", "domain", "recording", "origin_id")}
+            custom |= author(row.text_by)
             supervision = {
                 "id": row.id, "recording_id": row.id, "start": 0.0, "duration": row.duration_s, "channel": 0,
                 "text": row.text, "language": row.language, "speaker": row.speaker,
@@ -154,14 +195,14 @@ def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
 
 
 def _write_nemo(run: RunFolder, out: Path) -> dict[str, int]:
-    counts = {}
+    counts, author = {}, _authors(run)
     for split in SPLITS:
         lines = []
         for row in _write_audio(run, out, split):
             code = get_language(row.language).code if row.language else None
             line = {
                 "audio_filepath": row.path, "duration": row.duration_s, "text": row.text, "lang": code,
-                "speaker": row.speaker, "id": row.id,
+                "speaker": row.speaker, "id": row.id, **author(row.text_by),
             }  # fmt: skip
             lines.append({key: value for key, value in line.items() if value is not None})
         write_bytes(out / f"{split}_manifest.jsonl", b"".join(_lines(lines)))

@@ -1,12 +1,15 @@
 """Texts that machines wrote, by the utterance that has one: what `label` hands to `prepare`."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from shibolet.records.documents.prepared import Amount
 from shibolet.records.files import write_jsonl
 from shibolet.records.reading import read_lines
+from shibolet.records.shards import has_columns, read_shard
 
 Kind = Literal["labelled", "corrected", "taken_back"]
 
@@ -44,3 +47,13 @@ def write_texts(path: Path, texts: Iterable[MachineText]) -> None:
 def read_texts(path: Path) -> list[MachineText]:
     """DataError names the line that is none."""
     return read_lines(path, MachineText, "'shibolet label RECIPE' makes it anew")
+
+
+def written_by_machines(prepared: Path) -> dict[str, Amount]:
+    """Training rows whose text a machine wrote, by the kind of the text; shards of an older version have none."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for shard in sorted(prepared.glob("train-*.parquet")):
+        for duration_s, kind in read_shard(shard, "duration_s", "text_by") if has_columns(shard, "text_by") else ():
+            if kind is not None:
+                seconds[kind].append(duration_s)
+    return {kind: Amount.of(own) for kind, own in sorted(seconds.items())}

@@ -11,19 +11,24 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.files import hash_file, open_regular, write_jsonl
-from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.records.utterance import Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
 _SAMPLE_BYTES = 32 * 1024  # of larger ones the head, the middle and the tail
 _PLACED = 1 << 14  # files that many utterances share
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest at once or not at all; audio inside its folder is named relative to it, so both can be moved."""
+def write_manifest(path: Path, utterances: Iterable[Utterance], root: Path | None = None) -> None:
+    """Write a manifest at once or not at all; audio inside its folder is named relative to it, so both can be moved.
+
+    `root` is a folder above it that may be moved with all that lies in it; None: its own.
+    """
+    above = (root or path.parent).absolute()
 
     @lru_cache(_PLACED)
     def placed(audio_path: str) -> str:
-        return AudioRef(path=audio_path).from_folder(path.parent).path
+        found = Path(audio_path).absolute()
+        return os.path.relpath(found, path.parent.absolute()) if found.is_relative_to(above) else str(found)
 
     write_jsonl(path, (replace(u, audio=replace(u.audio, path=placed(u.audio.path))).to_json() for u in utterances))
 

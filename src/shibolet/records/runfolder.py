@@ -39,6 +39,7 @@ _MADE = {
         again="run 'shibolet audit' with the recipe",
     ),
     "hear-rest": _Made(outputs=("audit/rest.parquet",), again="run 'shibolet prepare' with the recipe"),
+    "hear-long": _Made(outputs=("audit/long.parquet",), again="run 'shibolet prepare' with the recipe"),
     "calibrate": _Made(outputs=("calibration.json",), again="run 'shibolet calibrate'"),
     "gate": _Made(outputs=("gate.json",), again="run 'shibolet gate' with the recipe"),
     "label": _Made(

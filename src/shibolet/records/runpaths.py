@@ -5,7 +5,8 @@ provenance.json                 versions, commit, platform, threads, time of eve
 audit/alignment_report.json     what the audit found, in total and by domain
       utterances.parquet        ... and for each utterance of its sample
       rest.parquet              the same for all others, when prepare hears them
-      review.jsonl              a person's verdicts, once there are any
+      answers.jsonl             every answer that people gave while they reviewed, as they gave it
+      review.jsonl              what they come to, one verdict an utterance, once there are any
       audit.html                utterances to listen to and to judge
       sounds.jsonl              what it plays, so that nothing is encoded twice
       calibration.json          what a clean clip looks like to these models
@@ -13,6 +14,7 @@ audit/alignment_report.json     what the audit found, in total and by domain
       extended.json             how many utterances `audit --extend` has asked for
 calibration.json                what the listeners detect, from `shibolet calibrate`
 gate.json                       the verdict and the interval behind it
+audit/long.parquet              what label.writer heard in long utterances, where the recipe cuts them by that
 labelled/label.json             how far two hearers agree on audio without text, and what passed
          manifest.jsonl         the pieces that passed, with their texts
          texts.jsonl            texts by machines in all, what was heard beside each and how far apart they are
@@ -97,6 +99,10 @@ class RunPaths:
         return self.audit() / "review.jsonl"
 
     @property
+    def answers(self) -> Path:
+        return self.audit() / "answers.jsonl"
+
+    @property
     def sounds(self) -> Path:
         return self.audit() / "sounds.jsonl"
 
@@ -114,6 +120,10 @@ class RunPaths:
 
     def gate(self, *, prepared: bool = False) -> Path:
         return self.path / ("gate-prepared.json" if prepared else "gate.json")
+
+    @property
+    def audited_long(self) -> Path:
+        return self.audit() / "long.parquet"
 
     @property
     def labelled(self) -> Path:

@@ -8,6 +8,7 @@
   const { rows, suspects, reasons, answers: known, file, player_s: playerS } = JSON.parse(get("data").textContent);
   const detail = get("detail"), list = get("list"), body = list.querySelector("tbody"), tool = get("tool");
   const direction = detail.dataset.dir, language = detail.dataset.lang;
+  const { make, number, speech, labelOf, evidence, strip } = utterances(direction, language, suspects);
   const stored = `shibolet-${file}`;
   const kept = recall(); // of this browser, by id: a verdict and the text that was judged; a larger sample keeps it
   const answers = new Map(Object.entries(known)); // id -> good, bad, unsure; null: taken back
@@ -18,26 +19,7 @@
   let sort = { key: null, up: true }; // null: worst first, as the rows came
   let isDraw = false, stopAt = null, move = () => {};
 
-  // Control characters, and those that turn the direction of text, are named: a line could be made to read as another.
-  const unseen = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
-  const visible = (text) =>
-    text.replace(unseen, (char) => `[U+${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
-
-  function make(tag, properties = {}, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name in element) element[name] = value;
-      else element.setAttribute(name, value);
-    }
-    const some = children.filter((child) => child !== null);
-    element.append(...some.map((child) => (typeof child === "string" ? visible(child) : child)));
-    return element;
-  }
-
-  const speech = (...children) => make("p", { className: "speech", dir: direction, lang: language }, ...children);
-  const labelOf = (suspect) => (suspects[suspect] ? suspects[suspect][0] : suspect.replaceAll("_", " "));
   const answerOf = (row) => answers.get(row.id) ?? null;
-  const number = (value, digits) => (value === null ? "\u2013" : value.toFixed(digits));
 
   // Verdicts
 
@@ -170,11 +152,14 @@
 
   function select(place, isMove = true) {
     body.children[current]?.removeAttribute("aria-selected");
+    body.children[current]?.setAttribute("tabindex", "-1");
     current = shown.length ? Math.min(Math.max(place, 0), shown.length - 1) : -1;
     if (current >= filled) fill(current + CHUNK);
     const tr = body.children[current];
     if (tr) {
       tr.setAttribute("aria-selected", "true");
+      tr.setAttribute("tabindex", "0"); // the one row that Tab stops at
+      if (body.contains(document.activeElement)) tr.focus({ preventScroll: true });
       const top = tr.offsetTop - list.querySelector("thead").offsetHeight;
       if (top < list.scrollTop || tr.offsetTop + tr.offsetHeight > list.scrollTop + list.clientHeight) {
         list.scrollTop = top - list.clientHeight / 3;
@@ -213,11 +198,14 @@
       if (!row.low) return "Nothing speaks against this one.";
       return suspects[row.suspect]?.[1] ?? "Something is wrong with this one.";
     };
+    const peaks = row.wave ? Array.from(atob(row.wave), (char) => char.charCodeAt(0) / 255) : [];
+    const wave = strip(row, "sound" in row ? Math.min(row.seconds, playerS) : row.seconds, peaks, play);
+    move = wave.move;
     detail.replaceChildren(
       make("h2", {}, isDraw ? "Is the text what is said?" : verdictOn()),
       make("p", { className: "meta" }, `${facts.join(" \u00b7 ")} \u00b7 `, make("code", {}, row.id), " ",
         ...flags.map((flag) => make("span", { className: "chip" }, `noted: ${flag.replaceAll("_", " ")}`))),
-      strip(row),
+      wave.frame,
       make("div", { className: "verdicts" },
         "sound" in row
           ? make("button", { className: "play", onclick: toggle }, "Play", make("kbd", {}, "space")) : null,
@@ -225,71 +213,6 @@
       "sound" in row ? "" : make("p", { className: "quiet" }, row.silent ?? NO_ROOM),
       speech(row.text || "\u2013"),
       ...(isDraw ? [] : evidence(row)));
-  }
-
-  function evidence(row) {
-    const words = row.diff.flatMap((word) => {
-      if (typeof word === "string") return [word, " "];
-      const [written, heard] = word;
-      const old = written && make("del", {}, written), other = heard && make("ins", {}, heard);
-      return [old && other ? make("span", { className: "sub" }, old, " ", other) : old ?? other, " "];
-    });
-    const numbers = [
-      row.confidence !== null && `confidence (a score) ${number(row.confidence, 2)}`,
-      row.probability !== null && `probability ${number(row.probability, 2)}`,
-      row.coverage !== null && `evidence for ${Math.round(100 * row.coverage)}% of the words`,
-      row.snr_db !== null && `speech ${row.snr_db} dB over the noise`,
-    ].filter(Boolean);
-    return [
-      row.why.length ? make("h3", {}, "Why") : null,
-      row.why.length ? make("ul", {}, ...row.why.map((why) => make("li", {}, why))) : null,
-      row.diff.length ? make("h3", {}, "Heard against written: ", make("del", {}, "written only"), " ",
-        make("ins", {}, "heard only")) : null,
-      row.diff.length ? speech(...words) : null,
-      make("p", { className: "quiet" }, numbers.join(", ")),
-    ].filter(Boolean);
-  }
-
-  function strip(row) {
-    const length = Math.max("sound" in row ? Math.min(row.seconds, playerS) : row.seconds, 0.01);
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    const peaks = row.wave ? Array.from(atob(row.wave), (char) => char.charCodeAt(0) / 255) : [];
-    svg.setAttribute("viewBox", `0 0 ${peaks.length || 1} 100`);
-    svg.setAttribute("preserveAspectRatio", "none");
-    const edge = (side) => peaks.map((peak, i) => `${i + 0.5} ${(50 + side * (0.7 + 48 * peak)).toFixed(1)}`);
-    path.setAttribute("d", peaks.length ? `M${edge(-1).join("L")}L${edge(1).reverse().join("L")}Z` : "M0 50H1");
-    path.setAttribute("class", peaks.length ? "wave" : "base");
-    svg.append(path);
-    const box = make("div", { className: "strip" }, svg, make("div", { className: row.times.length ? "lane" : "" }));
-    svg.onclick = (event) => play(((event.clientX - box.getBoundingClientRect().left) / box.offsetWidth) * length);
-    const spans = make("div", { className: "spans" });
-    row.words.forEach((word, i) => {
-      const [start, end] = [row.times[2 * i], row.times[2 * i + 1]];
-      if (start === undefined || start >= length) return;
-      const properties = {
-        className: "word", title: `${start.toFixed(2)} to ${end.toFixed(2)} s`,
-        onclick: () => play(start, Math.max(end, start + 0.12)),
-      };
-      const button = make("button", properties, make("span", { dir: direction, lang: language }, word));
-      button.style.left = `${(100 * start) / length}%`;
-      button.style.width = `${(100 * Math.max(Math.min(end, length) - start, 0)) / length}%`;
-      spans.append(button);
-    });
-    const cursor = make("div", { className: "cursor", hidden: true });
-    box.append(spans, cursor);
-    box.style.width = `${Math.max(100, (row.times.length / 2) * 11)}%`; // room for the words under the wave
-    const ends = ["0 s", `${length.toFixed(1)} s`].map((end) => make("span", {}, end));
-    box.append(make("div", { className: "axis" }, ...ends));
-    const frame = make("div", { className: "strip-scroll" }, box);
-    move = (at) => {
-      cursor.hidden = at === null;
-      if (at === null) return;
-      cursor.style.left = `${(100 * at) / length}%`;
-      const x = (at / length) * box.offsetWidth;
-      if (x < frame.scrollLeft || x > frame.scrollLeft + frame.clientWidth) frame.scrollLeft = x - 40;
-    };
-    return frame;
   }
 
   // Sound
@@ -350,6 +273,11 @@
   get("all").onclick = () => view(false);
   get("draw").onclick = () => view(true);
   get("save").onclick = save;
+  get("skip").onclick = (event) => {
+    event.preventDefault();
+    tool.scrollIntoView({ block: "start" });
+    (body.children[current] ?? list).focus({ preventScroll: true });
+  };
   list.querySelector("thead").onclick = ({ target }) => {
     if (!target.dataset.key || isDraw) return;
     sort = { key: target.dataset.key, up: sort.key === target.dataset.key ? !sort.up : true };
@@ -368,6 +296,11 @@
       1: () => answer("good"), 2: () => answer("bad"), 3: () => answer("unsure"), 0: () => answer(null),
     };
     if (event.key === " " && event.target.matches("button, summary, input")) return;
+    if (list.contains(event.target)) {
+      Object.assign(actions, {
+        ArrowDown: actions.j, ArrowUp: actions.k, Home: () => select(0), End: () => select(shown.length - 1),
+      });
+    }
     if (!(event.key in actions)) return;
     event.preventDefault();
     actions[event.key]();

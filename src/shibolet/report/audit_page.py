@@ -32,13 +32,11 @@ from shibolet.records.reading import read_lines
 from shibolet.records.review import read_review
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef
+from shibolet.report.entries import Entry, entry_of, worst_first
 from shibolet.report.page import direction_of, environment, verdict_title
-from shibolet.report.recipe import ShownAudit, ShownRecipe
+from shibolet.report.recipe import ShownRecipe
 from shibolet.report.wording import FAILURES, NOT_HEARD, REASONS, SUSPECTS, sentence
-from shibolet.scoring.counts import align_words
 from shibolet.speech.text import get_language
-from shibolet.speech.text.language import Language
-from shibolet.speech.text.reading import number_aware
 
 LOG = logging.getLogger(__name__)
 
@@ -47,46 +45,8 @@ MAX_TEXT_BYTES, MAX_SOUND_BYTES = 7_000_000, 12_000_000
 PLAYER_S, PLAYER_BPS = 30.0, 24_000  # longest sound and its bitrate: 4 kB a second as base64
 MP3 = {"compression_level": "7"}  # twice as fast as LAME's 5, in which a second of speech takes 25 ms
 WAVE_POINTS = 400  # of an envelope
-MAX_WORDS = 400  # of one utterance
 MANY_SOUNDS = 100  # from here on processes encode them: threads would do so one after the other
 TOGETHER, ENCODE_S = 8, 60.0  # sounds that a process encodes at a time, and how long each may take
-
-
-_OF_SOUND = ("sound", "wave", "silent")
-
-
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """What the page shows of one utterance; `audit.js` reads these names."""
-
-    id: str
-    domain: str
-    recording: str | None
-    speaker: str | None
-    seconds: float
-    text: str
-    low: bool
-    suspect: str | None
-    kinds: list[str]  # of reasons
-    why: list[str]  # sentences
-    coverage: float | None
-    confidence: float | None
-    probability: float | None
-    snr_db: int | None
-    words: Sequence[str]
-    times: list[float]  # start and end of each word
-    diff: list  # see `_difference`
-    flags: Sequence[str] | None
-    rest: bool  # not of the sample
-    draw: int | None  # its place in the random draw
-    sound: int | None = None  # its line of MP3; it has this and the envelope, or a reason why it is silent, or no room
-    wave: str | None = None
-    silent: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Without what is not known of its sound."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in values.items() if value is not None or name not in _OF_SOUND}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +82,13 @@ def write_audit_page(run_dir: Path, decoders: Decoders | None = None) -> Path | 
     tables = [path for path in (run.audited_utterances(), run.audited_rest) if path.is_file()]
     draw = {id: place for place, id in enumerate(report.review.draw)}
     shown, num_rows = _chosen(tables, draw)
-    entries = _within(MAX_TEXT_BYTES, (_entry(*row, recipe.audit, language, draw) for row in shown))
+    entries = _within(MAX_TEXT_BYTES, (entry_of(*row, recipe.audit, language, draw) for row in shown))
     sounds = _add_sounds(entries, {row.id: row.audio for row, _ in shown}, run, decoders)
-    entries.sort(key=lambda entry: _worst_first(entry.id, entry.low, entry.confidence))
+    entries.sort(key=lambda entry: worst_first(entry.id, entry.low, entry.confidence))
     gate = GateVerdict.read(run.gate()) if run.gate().is_file() else None
     answers = read_review(run.review) if run.review.exists() else {}
     verdicts = {(answer.id, answer.text): answer.verdict for answer in answers.values()}
-    script = files("shibolet.report").joinpath("audit.js").read_text(encoding="utf-8")
+    script = script_of("utterance.js", "audit.js")
     page = environment().get_template("audit.html.jinja").render(
         recipe=recipe,
         code=language.code,
@@ -146,7 +106,7 @@ def write_audit_page(run_dir: Path, decoders: Decoders | None = None) -> Path | 
         has_times=any(entry.times for entry in entries),
         player_s=PLAYER_S,
         reasons=REASONS,
-        data=_json_block(
+        data=json_block(
             {
                 "rows": [entry.to_json() for entry in entries],
                 "player_s": PLAYER_S,
@@ -158,10 +118,20 @@ def write_audit_page(run_dir: Path, decoders: Decoders | None = None) -> Path | 
         ),
         sound=Markup("\n".join(sounds)),  # base64 has nothing to escape
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=hash_of_script(script),
     )  # fmt: skip
     write_bytes(run.audit_page, page.encode())
     return run.audit_page
+
+
+def script_of(*names: str) -> str:
+    """Files of this package one after the other, as a page's script."""
+    return "\n".join(files("shibolet.report").joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
+def hash_of_script(script: str) -> str:
+    """The script's hash as a page's policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[tuple[Audited, bool]], int]:
@@ -172,7 +142,7 @@ def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[tuple
     keys = []
     for number, path in enumerate(tables):
         for row in read_audited(path, short=True):
-            key = _worst_first(row.id, row.is_low_quality, row.confidence)
+            key = worst_first(row.id, row.is_low_quality, row.confidence)
             keys.append((draw.get(row.id, len(draw)), *key, number))
     most = MAX_TEXT_BYTES // 300  # no entry is smaller
     place = {key[3:]: i for i, key in enumerate(sorted(keys)[:most])}
@@ -181,45 +151,6 @@ def _chosen(tables: Sequence[Path], draw: Mapping[str, int]) -> tuple[list[tuple
         for row in read_audited(path, only={id for id, table in place if table == number}):
             rows[place[row.id, number]] = row, number > 0
     return [rows[i] for i in sorted(rows)], len(keys)
-
-
-def _worst_first(id: str, is_low: bool, confidence: float | None) -> tuple:
-    """Flagged before passed, the least credible first; what could not be heard after what could."""
-    return not is_low, 2.0 if confidence is None else confidence, id
-
-
-def _entry(row: Audited, is_rest: bool, limits: ShownAudit, language: Language, draw: Mapping[str, int]) -> Entry:
-    said, heard = number_aware(row.text, row.hypothesis, language)
-    kinds = [
-        kind
-        for kind, holds in {
-            "failed": row.failure is not None,
-            "fit": row.confidence is not None and row.confidence < limits.min_confidence,
-            "words": row.coverage is not None and row.coverage < limits.min_coverage,
-            "length": bool(row.length_mismatch),
-        }.items()
-        if holds and row.is_low_quality
-    ]
-    times = [t for span in zip(row.starts_s, row.ends_s) for t in span]
-    return Entry(
-        id=row.id, domain=row.domain, recording=row.recording, speaker=row.speaker, seconds=round(row.duration_s, 2),
-        text=row.text, low=row.is_low_quality, suspect=row.suspect or row.failure, kinds=kinds,
-        why=[sentence(reason) for reason in row.reasons], coverage=_rounded(row.coverage),
-        confidence=_rounded(row.confidence), probability=_rounded(row.probability),
-        snr_db=None if row.snr_db is None else round(row.snr_db), words=row.words[:MAX_WORDS],
-        times=[round(t, 2) for t in times[: 2 * MAX_WORDS]],
-        diff=[] if row.failure else _difference(said, heard)[:MAX_WORDS],
-        flags=row.flags, rest=is_rest, draw=draw.get(row.id),
-    )  # fmt: skip
-
-
-def _difference(said: str, heard: str) -> list:
-    """Words of the text and of what was heard: a word where they agree, else [written or null, heard or null]."""
-    return [word if op == "hit" else [word, other] for op, word, other in align_words(said, heard)]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
 
 
 def _within(budget_bytes: int, entries: Iterable[Entry]) -> list[Entry]:
@@ -337,6 +268,6 @@ def _num_worst(entries: Sequence[Entry]) -> int:
     return next((i for i, entry in enumerate(flagged) if entry.sound is None), len(flagged))
 
 
-def _json_block(value: Any) -> Markup:
+def json_block(value: Any) -> Markup:
     """JSON for a script element: no text in it can end the element."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))

@@ -1,12 +1,9 @@
 """The page's figures: plain numbers in, a drawing for a screen and one for a phone out, with its content in words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shibolet.report.svg import HALF_PX, Figure, Point, Svg, axis, for_both, row_label, scale, thin_out, ticks
-
-_MOST_POINTS = 700  # of a curve
-_CHAR_PX = 7.2  # width of a character in a figure, about
+from shibolet.report.svg import CHAR_PX, HALF_PX, Figure, Svg, axis, for_both, row_label, scale, ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +43,6 @@ class Difference:
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Steps `first` to `last` of training."""
-
-    name: str
-    first: int
-    last: int
-
-
 def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figure:
     """Rates of low quality with their intervals against the two lines of the gate."""
     most = max(stop_above * 4 / 3, *(row.high for row in rows)) * 1.03
@@ -69,10 +57,10 @@ def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figur
         bounds = (("proceed", 0.0, proceed_below), ("caution", proceed_below, stop_above), ("stop", stop_above, most))
         for name, low, high in bounds:
             svg.rect(x(low), 22, x(high) - x(low), bottom - 22, f"zone {name}")
-            if x(high) - x(low) > _CHAR_PX * len(name):
+            if x(high) - x(low) > CHAR_PX * len(name):
                 svg.text((x(low) + x(high)) / 2, 14, name.upper(), "zone-name", "middle")
         limits = (proceed_below, stop_above)
-        are_close = x(stop_above) - x(proceed_below) < 5 * _CHAR_PX  # then one stands before its line, one behind it
+        are_close = x(stop_above) - x(proceed_below) < 5 * CHAR_PX  # then one stands before its line, one behind it
         room = (0.16 if are_close else 0.08) * most
         apart = [t for t in ticks(0, most, 6) if all(abs(t - limit) > room for limit in limits)]
         axis(svg, x, x(0), apart, bottom, "%")
@@ -88,7 +76,7 @@ def gate(rows: Sequence[Rate], proceed_below: float, stop_above: float) -> Figur
                 svg.line(x(end), y - 5, x(end), y + 5, f"interval{part}")
             svg.dot(x(row.value), y, 4 if row.is_part else 6, f"point{part}")
             value = f"{row.value:.1f}%"
-            if x(row.high) + 10 + _CHAR_PX * len(value) < width:
+            if x(row.high) + 10 + CHAR_PX * len(value) < width:
                 svg.text(x(row.high) + 10, y + 5, value, "value")
             else:
                 svg.text(x(row.low) - 10, y + 5, value, "value", "end")
@@ -126,82 +114,6 @@ def histograms(values: Mapping[str, Sequence[float]], limit: float, what: str, b
         return svg
 
     return for_both(draw, HALF_PX, ("domain", what), [(name, value) for name, rows in values.items() for value in rows])
-
-
-def losses(points: Sequence[Point], phases: Sequence[Phase]) -> Figure:
-    """Training loss at each step and its running mean."""
-    smooth, mean = [], points[0][1]
-    for step, loss in points:
-        mean += 0.1 * (loss - mean)
-        smooth.append((step, mean))
-    ends = {phase.name: smooth[min(phase.last, len(smooth)) - 1][1] for phase in phases}
-    said = ", ".join(f"{loss:.3f} at the end of phase {name}" for name, loss in ends.items())
-    return _curves([(points, "raw"), (smooth, "curve")], phases, f"Training loss: {points[0][1]:.3f} at first, {said}.")
-
-
-def dev_scores(points: Sequence[Point], phases: Sequence[Phase], expected: Sequence[Point] = ()) -> Figure:
-    """WER on dev in percent at each scored step, from 0, the best one after a step marked, and what was expected."""
-    trained = [point for point in points if point[0]] or points
-    step, wer = min(trained, key=lambda point: (point[1], -point[0]))
-    said = f"WER on dev: {points[0][1]:.1f}% at step {points[0][0]:,}, best {wer:.1f}% at step {step:,}."
-    if expected:
-        said += " Expected: " + ", ".join(f"{wer:g}% at step {step:,}" for step, wer in expected) + "."
-    return _curves(
-        [(points, "curve")], phases, said, unit="%", marks=points, best=(step, wer), expected=expected, first=0
-    )
-
-
-def dev_domains(wer_by_domain: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Figure:
-    """WER on dev in percent of each domain, a strip a domain, all on one scale; its first and last are written."""
-    last = max(phase.last for phase in phases)
-    most = max(wer for points in wer_by_domain.values() for _, wer in points) or 1.0
-    said = "; ".join(
-        f"{name} {points[0][1]:.1f}% at step {points[0][0]:,}, {points[-1][1]:.1f}% at step {points[-1][0]:,}"
-        for name, points in wer_by_domain.items()
-    )
-
-    def draw(width: float) -> Svg:
-        svg = Svg(width, 0, f"WER on dev by domain: {said}.")
-        left, step, above = (6, 132, 86) if svg.is_narrow else (190, 104, 10)
-        x, bases, bottom = _strips(svg, list(wer_by_domain), phases, left, step, above, first=0)
-        for base, points in zip(bases, wer_by_domain.values(), strict=True):
-            y = scale(0, most, base, base - 72)
-            placed = [(x(at), y(wer)) for at, wer in points]
-            svg.curve(thin_out(placed, _MOST_POINTS), "curve")
-            for at in placed:
-                svg.dot(*at, 2.5, "point")
-            ends = ((points[0], placed[0], "start"), (points[-1], placed[-1], "end"))
-            for (_, wer), (at, height), side in ends[: len(points)]:
-                svg.text(at, height - 8, f"{wer:.1f}%", "value", side)
-        axis(svg, x, left, ticks(0, last, 4 if svg.is_narrow else 8), bottom, "")
-        return svg
-
-    rows = [(name, *point) for name, points in wer_by_domain.items() for point in points]
-    return for_both(draw, header=("domain", "step", "wer_pct"), rows=rows)
-
-
-def rates(lr_by_part: Mapping[str, Sequence[Point]], phases: Sequence[Phase]) -> Figure:
-    """Learning rate of each part, one strip a part on a scale of its own; blank where the part is frozen."""
-    last = max(phase.last for phase in phases)
-    said = "; ".join(f"{part} up to {short(max(lr for _, lr in points))}" for part, points in lr_by_part.items())
-
-    def draw(width: float) -> Svg:
-        svg = Svg(width, 0, f"Learning rate by part: {said}.")
-        left, step, above = (6, 72, 30) if svg.is_narrow else (190, 48, 10)
-        x, bases, bottom = _strips(svg, list(lr_by_part), phases, left, step, above, first=1)
-        for base, points in zip(bases, lr_by_part.values(), strict=True):
-            y = scale(0, max(lr for _, lr in points), base, base - 22)
-            for phase in phases:
-                held = [(x(at), y(lr)) for at, lr in points if phase.first <= at <= phase.last]
-                if held:
-                    svg.curve(thin_out(held, 200), "curve")
-                    peak = max(lr for at, lr in points if phase.first <= at <= phase.last)
-                    svg.text(held[-1][0] - 2, min(y for _, y in held) - 5, short(peak), "value", "end")
-        axis(svg, x, left, [t for t in ticks(0, last, 6) if t >= 1], bottom, "")
-        return svg
-
-    rows = [(part, *point) for part, points in lr_by_part.items() for point in points]
-    return for_both(draw, header=("part", "step", "lr"), rows=rows)
 
 
 def changes(rows: Sequence[Change], titles: tuple[str, str]) -> Figure:
@@ -302,69 +214,3 @@ def short(rate: float) -> str:
     """A learning rate as people write it: 5e-4, 1.5e-5."""
     digits, power = f"{rate:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(power)}"
-
-
-def _curves(
-    curves: Sequence[tuple[Sequence[Point], str]],
-    phases: Sequence[Phase],
-    alt: str,
-    unit: str = "",
-    marks: Sequence[Point] = (),
-    best: Point | None = None,
-    expected: Sequence[Point] = (),
-    first: int = 1,
-) -> Figure:
-    """Lines over steps from `first`, values from 0; `curves` are points and the class to draw them with."""
-    last = max(*(phase.last for phase in phases), *(step for step, _ in expected), first)
-    values = sorted(value for points in (*(points for points, _ in curves), expected) for _, value in points)
-    # Half a dozen first losses may lie far above all others: the scale is that of the rest, and what is above is cut.
-    highest = values[-1] if marks else min(values[-1], 1.6 * values[int(0.97 * (len(values) - 1))])
-    most = highest * 1.06 or 1.0
-
-    def draw(width: float) -> Svg:
-        svg = Svg(width, 250, alt)
-        left, bottom = 40, 224
-        x, y = scale(first, max(last, 2), left, width - 10), scale(0, most, bottom, 26)
-        _phases(svg, phases, x, bottom)
-        for tick in ticks(0, most, 5):
-            svg.line(left, y(tick), width - 10, y(tick), "grid")
-            svg.text(left - 7, y(tick) + 4, f"{tick:g}{unit}", "tick", "end")
-        for points, cls in curves:
-            svg.curve(thin_out([(x(step), max(y(value), 26)) for step, value in points], _MOST_POINTS), cls)
-        for step, value in marks:
-            svg.dot(x(step), max(y(value), 26), 2.5, "point")
-        for step, value in expected:
-            svg.rect(x(step) - 5, y(value) - 5, 10, 10, "expected")
-            at = min(max(x(step), left + 22), width - 24)
-            svg.text(at, min(y(value) + 20, bottom - 4), f"{value:g}{unit}", "tick", "middle")
-        if best:
-            at = min(max(x(best[0]), left + 40), width - 50)
-            svg.dot(x(best[0]), y(best[1]), 6, "ring")
-            svg.text(at, y(best[1]) - 12, f"best {best[1]:.1f}{unit}", "value", "middle")
-        axis(svg, x, left, [t for t in ticks(0, last, 4 if svg.is_narrow else 8) if t >= first], bottom, "")
-        return svg
-
-    return for_both(draw, header=("step", "value"), rows=curves[0][0])
-
-
-def _phases(svg: Svg, phases: Sequence[Phase], x: Callable[[float], float], bottom: float) -> None:
-    """The name of each phase where it begins, and a line at each switch."""
-    for i, phase in enumerate(phases):
-        if i:
-            svg.line(x(phase.first - 0.5), 4, x(phase.first - 0.5), bottom, "limit")
-        svg.text(x(phase.first) + (6 if i else 0), 14, f"PHASE {phase.name}", "zone-name")
-
-
-def _strips(
-    svg: Svg, names: Sequence[str], phases: Sequence[Phase], left: float, step: float, above: float, *, first: int
-) -> tuple[Callable[[float], float], list[float], float]:
-    """A strip a name, `step` px each, over the steps from `first`: the scale of steps, ground lines, lower edge."""
-    last, bottom = max(phase.last for phase in phases), 24 + step * len(names)
-    svg.height = bottom + 26
-    x = scale(first, max(last, 2), left, svg.width - 10)
-    _phases(svg, phases, x, bottom)
-    bases = [24 + step * (i + 1) - 6 for i in range(len(names))]
-    for name, base in zip(names, bases, strict=True):
-        row_label(svg, name, base - above)
-        svg.line(x(first), base, x(last), base, "grid")
-    return x, bases, bottom

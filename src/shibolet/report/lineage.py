@@ -13,7 +13,20 @@ from shibolet.records.settings import peek
 
 
 def chain_of(run_dir: Path) -> Chain:
-    """The rounds that led to the one in `run_dir`, by the parent that each recipe names; DataError for a circle."""
+    """The rounds that led to the one in `run_dir`, with what each gained."""
+    folders, missing = folders_of(run_dir)
+    for folder in folders:
+        folder.intact("start", "compare", "train", *folder.evaluated())
+    rounds = [_round(folder) for folder in folders]
+    first = _compared(folders[0])
+    return Chain(rounds=(*([_baseline(folders[0], first)] if first else []), *rounds), missing=missing)
+
+
+def folders_of(run_dir: Path) -> tuple[list[RunFolder], str | None]:
+    """The rounds that led to the one in `run_dir`, the first one first, by the parent that each recipe names.
+
+    With a sentence where one is not there any more; DataError for a circle.
+    """
     folders, missing = [RunFolder(run_dir)], None
     while (parent := _parent(folders[0])) is not None:
         if not parent.recipe.is_file():
@@ -24,11 +37,7 @@ def chain_of(run_dir: Path) -> Chain:
         if any(parent.path.resolve() == folder.path.resolve() for folder in folders):
             raise DataError(f"{folders[0].path}: the round before is '{parent.path}', which comes after it")
         folders.insert(0, parent)
-    for folder in folders:
-        folder.intact("start", "compare", "train", *folder.evaluated())
-    rounds = [_round(folder) for folder in folders]
-    first = _compared(folders[0])
-    return Chain(rounds=(*([_baseline(folders[0], first)] if first else []), *rounds), missing=missing)
+    return folders, missing
 
 
 def _parent(folder: RunFolder) -> RunFolder | None:

@@ -53,6 +53,7 @@ class ShownModels(_Shown):
     base: str | None  # None: of a round that only audits so far
     baseline: str | None
     baseline_title: str
+    teacher: str | None = None
 
 
 class ShownAudit(_Shown):
@@ -69,9 +70,21 @@ class ShownExpected(_Shown):
     loss_at_switch: tuple[float, float] | None = None
 
 
+class ShownPhase(_Shown):
+    name: str
+    objective: str | None = None  # None: that of the training
+
+
 class ShownTrain(_Shown):
     expected: ShownExpected = ShownExpected()
     augment: ShownAugment | None = None
+    phases: tuple[ShownPhase, ...] = ()
+    objective: str = "transcribe"
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """What each phase minimises."""
+        return {phase.name: phase.objective or self.objective for phase in self.phases}
 
 
 class ShownRecipe(_Shown):

@@ -21,8 +21,9 @@ from shibolet.records.documents.training import DevScore, Event, StepRow, TrainR
 from shibolet.records.documents.truth import Found, Truth
 from shibolet.records.ledger import LedgerLine, read_ledger
 from shibolet.records.runfolder import RunFolder
-from shibolet.report import figures
-from shibolet.report.figures import Phase, Rate
+from shibolet.report import curves, figures
+from shibolet.report.curves import Phase
+from shibolet.report.figures import Rate
 from shibolet.report.recipe import ShownRecipe
 from shibolet.report.svg import Figure
 
@@ -261,6 +262,7 @@ class ShownTraining:
     notes: Sequence[str]
     loss_figure: Figure | None = None
     lr_figure: Figure | None = None
+    has_dev_loss: bool = False
     dev_figure: Figure | None = None
     dev_domains_figure: Figure | None = None  # None: dev is of one domain
     expected: Sequence[ExpectedPoint] = ()
@@ -294,6 +296,7 @@ def train(run: RunFolder, recipe: ShownRecipe) -> ShownTraining | None:
         for name, own in score.by_domain.items():
             if own.rate is not None:
                 by_domain[name].append((score.step, 100 * own.rate))
+    dev_loss = [(score.step, score.loss) for score in dev if score.loss is not None]
     expected = expected_points(recipe.train.expected.wer_pct, plan, dev) if recipe.train else []
     result = TrainResult.read(run.train_result) if run.train_result.is_file() else None
     return replace(
@@ -303,14 +306,15 @@ def train(run: RunFolder, recipe: ShownRecipe) -> ShownTraining | None:
         warning=result and result.warning,
         expected=expected,
         loss_expected=recipe.train and recipe.train.expected.loss_at_switch,
-        loss_figure=figures.losses(list(loss.items()), phases),
-        lr_figure=figures.rates(lr_by_part, phases),
-        dev_figure=figures.dev_scores(
+        has_dev_loss=bool(dev_loss),
+        loss_figure=curves.losses(list(loss.items()), phases, dev_loss),
+        lr_figure=curves.rates(lr_by_part, phases),
+        dev_figure=curves.dev_scores(
             [(score.step, 100 * score.wer) for score in dev], phases, [(one.step, one.expected_pct) for one in expected]
         )
         if dev
         else None,
-        dev_domains_figure=figures.dev_domains(by_domain, phases) if len(by_domain) > 1 else None,
+        dev_domains_figure=curves.dev_domains(by_domain, phases) if len(by_domain) > 1 else None,
         events=Event.read_all(run.events),
         switches=[
             f"loss {loss[old.last]:.3f} before and {loss[new.first]:.3f} after the switch from {old.name} to {new.name}"

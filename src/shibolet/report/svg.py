@@ -14,6 +14,7 @@ WIDE_PX, HALF_PX, NARROW_PX = (
     480,
     350,
 )  # text keeps its size: every figure is drawn once for a screen, once for a phone
+CHAR_PX = 7.2  # width of a character in a figure, about
 Point = tuple[float, float]
 
 
@@ -46,6 +47,16 @@ class Svg:
             f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(visible(content))}</text>'
         )
 
+    def reading(self, across: Point, down: Point, at: Point, said: str) -> None:
+        """A part of the drawing, `across` from left to right and `down` from top to bottom, that tells what is at a
+        point while a pointer is over it."""
+        shapes, self._shapes = self._shapes, []
+        self.rect(across[0], down[0], across[1] - across[0], down[1] - down[0], "hit")
+        self.line(at[0], down[0], at[0], down[1], "hair")
+        self.dot(*at, 4, "point")
+        self.text(max(min(at[0] + 8, self.width - CHAR_PX * len(said)), 0), max(at[1] - 8, down[0] + 10), said)
+        self._shapes = [*shapes, f'<g class="reading">{"".join(self._shapes)}</g>']
+
     def render(self) -> str:
         alt = escape(visible(self._alt))
         return (
@@ -64,6 +75,12 @@ class Figure(Markup):
     wide: str
     header: Sequence[str]
     rows: Sequence[Sequence[str | float | None]]
+    values: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None  # a table to read it from: header, rows
+
+    def with_values(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Figure":
+        """The same figure with a table of its values, for whoever has no pointer."""
+        self.values = header, rows
+        return self
 
     def svg(self, style: str) -> str:
         """A file of its own: the drawing for a screen with the style sheet inside."""

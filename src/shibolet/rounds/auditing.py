@@ -17,6 +17,7 @@ from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
+from shibolet.rounds.reviewing.settling import settle_answers, take_in
 from shibolet.rounds.shared import Round, SourceData
 from shibolet.speech.sources import DataSource
 
@@ -33,18 +34,17 @@ def do_audit(
     With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
     the audit's page of the training data; the folder keeps it for later audits.
     """
-    from shibolet.audit.review import keep_review
     from shibolet.audit.stage import run_audit
 
     recipe, folder = current.recipe, current.folder
+    settle_answers(folder)
     _require_error_rates(current, prepared, review)
     folder.intact("review")
     if not merge:
         _hear_ahead(current, prepared)
     data = current.prepared if prepared else current.data
     if review is not None:
-        current.tell(keep_review(review, folder.review, {u.id: u.text for u in data.utterances}))
-        folder.seal("review")
+        current.tell(take_in(folder, review, {u.id: u.text for u in data.utterances}))
     if not prepared:  # the audit of the raw data came before
         take_over_evidence(folder, current.tell)
     listener = listener_of(current, prepared)
@@ -148,7 +148,7 @@ def do_export(current: Round, out_dir: Path) -> str:
 
     recipe = current.recipe
     config = _extended(recipe.audit, current.folder, current.data)
-    with current.track("export copies") as progress:
+    with current.track("export copies", "copies") as progress:
         num, hours = export_copies(
             current.data.utterances, out_dir, config=config, language=recipe.language, on_progress=progress
         )
@@ -343,7 +343,7 @@ def do_calibrate(
     }
     stage = begin_hearing(current, "calibrate", inputs, lambda: CalibrationFile.read(path).num_lost)
     if not stage.done:
-        with current.track("calibrate") as progress:
+        with current.track("calibrate", "clips and copies") as progress:
             run_calibrate(
                 data.utterances,
                 others.utterances,

@@ -71,9 +71,15 @@ def _machine(plan: Plan, run_dir: Path) -> Iterator[Finding]:
 
     trainable = max(phase.trainable for phase in plan.phases)
     disk_gib = (CHECKPOINTS * trainable * 12 + weights * 2) / GIB
+    disk_gib += (plan.encoder_cache_gib or 0.0) + (plan.teacher_cache_gib or 0.0)
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     found_gib = shutil.disk_usage(existing).free / GIB
-    yield _amount(f"disk of {run_dir}", found_gib, disk_gib, "for checkpoints alone; take another --run-dir")
+    yield _amount(
+        f"disk of {run_dir}",
+        found_gib,
+        disk_gib,
+        "for checkpoints and what is kept for training; take another --run-dir",
+    )
 
 
 def _gpu(plan: Plan) -> Finding:
@@ -166,12 +172,14 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
 
 def _misfits(recipe: Recipe) -> Iterator[Finding]:
     """What a round would be refused for at its start: settings that do not suit a model, a base that cannot train."""
-    from shibolet.rounds.fit import misfits, untold_style
+    from shibolet.rounds.fit import hearers_alike, misfits, untold_style
 
     for error in misfits(recipe):
         yield Finding("models", "missing", str(error))
     if sentence := untold_style(recipe):
         yield Finding("evaluate", "note", sentence)
+    if sentence := hearers_alike(recipe):
+        yield Finding("label", "note", sentence)
 
 
 def _hypotheses(what: str, name: str, language: str) -> Finding:
@@ -250,7 +258,8 @@ def _with_extra(found: Finding) -> Finding:
 
 
 def _data(recipe: Recipe) -> Iterator[Finding]:
-    roles = {**recipe.data.roles, "evaluate": recipe.evaluate.sets}
+    silent = recipe.evaluate.non_speech.sources if recipe.evaluate.non_speech else ()
+    roles = {**recipe.data.roles, "evaluate": recipe.evaluate.sets, "non-speech": silent}
     for role, sources in roles.items():
         for source in sources:
             what = f"{role}: {source.name}"

@@ -22,7 +22,8 @@ def fetch_recipe(recipe: Recipe, track: Track = untracked, wait: Callable[[float
         raise DataError("HF_HUB_OFFLINE=1 is set: nothing can be fetched; unset it")
     fetched, local, missing = [], [], {}
     jobs: dict[str, Callable[[], None] | None] = {name: _model(name) for name in recipe.model_names().values()}
-    for source in (*recipe.data.trained, *recipe.evaluate.sets):
+    silent = recipe.evaluate.non_speech.sources if recipe.evaluate.non_speech else ()
+    for source in (*recipe.data.trained, *recipe.evaluate.sets, *silent):
         jobs[" ".join(part for part in (source.hub or source.name, source.config, source.split) if part)] = _data(
             source
         )

@@ -10,6 +10,11 @@ from shibolet.errors import DataError, ModelError, RecipeError, ShiboletError
 from shibolet.recipe import Recipe
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
+JUDGES_ITSELF = (
+    "train.distil.texts: models.teacher is the audit's recogniser, which would judge its own texts; take another "
+    "recogniser, or leave the texts out"
+)
+
 
 def require_fit(recipe: Recipe) -> None:
     """RecipeError for audio, styles or an n-gram that a model does not take, ModelError for a base that cannot train.
@@ -33,8 +38,29 @@ def untold_style(recipe: Recipe) -> str | None:
     )
 
 
+def hearers_alike(recipe: Recipe) -> str | None:
+    """A sentence where writer and listener of `label` are of one family, whose models err alike more often."""
+    from shibolet.model.folders import is_here
+    from shibolet.model.outline import outline_named
+
+    if not recipe.has_hearers:
+        return None
+    try:
+        names = writer_and_listener(recipe)
+        families = [outline_named(name) if is_here(name) else None for name in names]
+    except (RecipeError, ModelError):  # a misfit, or no model of a family
+        return None
+    if None in families or families[0] is not families[1]:
+        return None
+    return (
+        f"writer '{names[0]}' and listener '{names[1]}' are both of the family {families[0].title}, and err alike more "
+        "often than models of two families; label.listener takes any recogniser"
+    )
+
+
 def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     """Everything that `require_fit` refuses."""
+    yield from _misfits_of_labels(recipe)
     if recipe.models is None:
         return
     servers = recipe.evaluate.servers  # which cut long audio as they like
@@ -52,6 +78,71 @@ def misfits(recipe: Recipe) -> Iterator[ShiboletError]:
     yield from _misfits_of_ngram(recipe)
     yield from _misfits_of_teacher(recipe)
     yield from _misfits_of_objectives(recipe)
+    yield from _misfits_of_context(recipe)
+
+
+def writer_and_listener(recipe: Recipe) -> tuple[str, str]:
+    """The models of `label`; RecipeError where nobody writes, or nobody hears who wrote."""
+    from shibolet.listen.open import HYPOTHESES
+
+    writer = recipe.label.writer or (recipe.models and recipe.models.base)
+    listener = recipe.label.listener or recipe.audit.recogniser
+    if not writer:
+        raise RecipeError("label: no model writes the texts; name one in label.writer, or the recipe's models.base")
+    if listener.endswith(HYPOTHESES):
+        raise RecipeError(
+            f"label: '{listener}' is a file, which has no hypotheses for new pieces; name a model in label.listener"
+        )
+    if _is_same(writer, listener):
+        raise RecipeError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
+    return writer, listener
+
+
+def _misfits_of_labels(recipe: Recipe) -> Iterator[ShiboletError]:
+    """Hearers that would be refused once the audit is paid for: a writer has to be of a family."""
+    from shibolet.model.folders import is_here
+    from shibolet.model.outline import outline_named
+
+    if not recipe.has_hearers:
+        return
+    try:
+        writer, _ = writer_and_listener(recipe)
+        if is_here(writer):
+            outline_named(writer)
+    except (RecipeError, ModelError) as error:
+        yield error
+
+
+def _is_same(one: str, other: str) -> bool:
+    """By name or by folder: models in two folders may be the same too, which is found when they are opened."""
+    from shibolet.model.folders import is_local, resolve
+
+    try:
+        return one == other or (is_local(one) and is_local(other) and resolve(one) == resolve(other))
+    except ModelError:
+        return False
+
+
+def _misfits_of_context(recipe: Recipe) -> Iterator[ShiboletError]:
+    """Names and terms that are not there, or that a model has no room for: found when the result is evaluated."""
+    from shibolet.model.outline import offline_config, outline_of
+    from shibolet.model.protocols import Prompt
+
+    if recipe.evaluate.context is None:
+        return
+    for who, name in (("candidate", recipe.models.base), ("baseline", recipe.models.baseline)):
+        try:
+            told = recipe.evaluate.told(who)
+            family = outline_of(offline_config(name)[0]) if name else None
+            if tokenizer := family and family.tokenizer(name):
+                _ = family.targets(tokenizer, Prompt(recipe.language, told)).frame
+        except ModelError:
+            continue
+        except DataError as error:
+            yield error
+            return
+        except RecipeError as error:
+            yield RecipeError(f"evaluate.context: models.{who.replace('candidate', 'base')} '{name}': {error}")
 
 
 def _misfits_of_objectives(recipe: Recipe) -> Iterator[ShiboletError]:
@@ -77,6 +168,10 @@ def _misfits_of_teacher(recipe: Recipe) -> Iterator[ShiboletError]:
     base, teacher = recipe.models.base, recipe.models.teacher
     if base is None or teacher is None:
         return
+    if recipe.train.distil and recipe.train.distil.texts and _is_same(teacher, recipe.audit.recogniser):
+        yield RecipeError(JUDGES_ITSELF)
+    if _is_same(base, teacher):
+        yield RecipeError(f"models.teacher and models.base are both '{base}', which learns nothing from itself")
     try:
         families = [outline_of(offline_config(name)[0]) for name in (base, teacher)]
         tokenizers = [family.tokenizer(name) for family, name in zip(families, (base, teacher), strict=True)]

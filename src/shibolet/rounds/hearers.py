@@ -6,10 +6,12 @@ the writer's in `labelled/heard/`, so many utterances together.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from shibolet.audit.clip import clip_of
 from shibolet.audit.hearing import Listener
+from shibolet.errors import DataError
 from shibolet.records.audited import Audited
 from shibolet.records.files import hash_json, make_folder, write_jsonl
 from shibolet.records.reading import read_lines
@@ -29,6 +31,11 @@ class _Written:
     id: str
     text: str  # empty where nothing could be heard
     failure: str | None  # then why
+    sha256: str  # of the rest, so that a line that was changed is noticed
+
+    @classmethod
+    def of(cls, id: str, text: str, failure: str | None) -> "_Written":
+        return cls(id, text, failure, hash_json([id, text, failure]))
 
 
 class Hearers:
@@ -102,7 +109,17 @@ class Hearers:
                     heard = hear(transcriber, some, config, None)
                     why = {failure.id: failure.reason for failure in heard.failures}
                     pairs = zip(some, heard.hypotheses, strict=True)
-                    write_jsonl(path, (asdict(_Written(u.id, text, why.get(u.id))) for u, text in pairs))
-                found += read_lines(path, _Written, "delete it, and it is heard again")
+                    write_jsonl(path, (asdict(_Written.of(u.id, text, why.get(u.id))) for u, text in pairs))
+                found += _read(path, [one.id for one in some])
                 progress(len(found), len(utterances))
         return found
+
+
+def _read(path: Path, ids: Sequence[str]) -> list[_Written]:
+    """What was written of these utterances; DataError where the file is not as it was written."""
+    remedy = "delete it, and it is heard again"
+    lines = read_lines(path, _Written, remedy)
+    is_whole = all(one == _Written.of(one.id, one.text, one.failure) for one in lines)
+    if not is_whole or [one.id for one in lines] != list(ids):
+        raise DataError(f"{path}: not as it was written; {remedy}")
+    return lines

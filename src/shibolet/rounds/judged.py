@@ -10,6 +10,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.files import hash_file
 from shibolet.records.review import read_review
 from shibolet.rounds import auditing
+from shibolet.rounds.reviewing.settling import settle_answers
 from shibolet.rounds.shared import Round
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def judged(current: Round) -> Judged:
     if config.unheard == "audit" and config.drop_low_quality:
         tables.append(auditing.do_hear_rest(current))
         reads.append("hear-rest")
+    settle_answers(folder)
     if is_reviewed := folder.review.is_file():
         folder.intact("review")
     return Judged(config, tables, tuple(reads), folder.review if is_reviewed else None)

@@ -2,8 +2,10 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +13,17 @@ import numpy as np
 from shibolet.audit.audio_changes import Babble, Clipping, Noise, NoSpeech, Reverb, TelephoneBand
 from shibolet.audit.clip import AudioChange, clip_of
 from shibolet.audit.damage import BABBLE_VOICES, Original, Pool, Row, copies, cut_text, swapped
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, DataError
 from shibolet.label.agreement import Tried, is_false_accept, letters_apart
+from shibolet.label.config import clips_needed
 from shibolet.records.audited import Audited
 from shibolet.records.files import hash_json, make_folder, write_bytes
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds.shared import Round
+from shibolet.report.recipe import ShownRecipe
+from shibolet.rounds.shared import Round, prepared_of
 from shibolet.speech.audio import encode_flac, load
 from shibolet.speech.text import get_language
 
@@ -26,7 +31,6 @@ if TYPE_CHECKING:
     from shibolet.prepare.verdicts import ReviewedRows
     from shibolet.rounds.hearers import Hearers
 
-MIN_HELD_OUT = 40  # utterances; with fewer hardly any bound can be shown
 SILENT = NoSpeech("noise")  # nobody speaks: any text is a false accept
 TEXT_DAMAGE = (
     Row(kind="swapped", change=swapped("random")),
@@ -54,8 +58,11 @@ class TriedOn:
     against_truth: list[Audited]  # the writer's texts, with the truth as what was heard
 
 
-def known_texts(current: Round, verdicts: "ReviewedRows") -> Known:
-    """Utterances that the audit let pass; after another round those that it held out, whose texts no model learned."""
+def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]) -> Known:
+    """Utterances that the audit let pass and that no hearer was trained on, as far as run folders say.
+
+    DataError where these are too few to show what the recipe asks for: before anything is heard.
+    """
     recipe, language = current.recipe, get_language(current.recipe.language)
     found = verdicts.among([u.id for u in current.data.utterances])
     passed = [
@@ -63,31 +70,55 @@ def known_texts(current: Round, verdicts: "ReviewedRows") -> Known:
         if (one := found.get(u.id)) and not one.is_low_quality and not one.row.failure and one.review != "bad"
         and u.duration_s <= recipe.label.max_piece_s and clip_of(u, language)
     ]  # fmt: skip
-    notes, held_out = [], _held_out(current.folder.parent)
-    unseen = [u for u in passed if u.id in held_out]
-    if len(unseen) >= MIN_HELD_OUT:
-        chosen = unseen
-        notes.append(f"The limits are from {len(unseen):,} utterances that the round before held out.")
-    else:
-        chosen = passed
-        notes.append(
-            "The limits are from training utterances that passed the audit. Where a hearer was trained on them, it "
-            "errs less there than on new audio, and more false texts pass than the bound says."
+    passed.sort(key=lambda u: hashlib.sha256(f"{recipe.seed}/{u.id}".encode()).digest())
+    trainings = {name: found for name in dict.fromkeys(hearers) if (found := _trainings(name))}
+    is_known = _is_known([one for found in trainings.values() for one in found])
+    chosen = list(islice((u for u in passed if not is_known(u)), recipe.label.calibration_clips))
+    if len(chosen) < (needed := clips_needed(recipe.label.max_false_accept_pct)):
+        trained = f", and {' and '.join(trainings)} learned the others" if len(chosen) < len(passed) else ""
+        raise DataError(
+            f"label: the limit is calibrated on utterances that passed the audit and that no hearer was trained on; "
+            f"label.max_false_accept_pct={recipe.label.max_false_accept_pct:g} takes {needed:,} of them, and there are "
+            f"{len(chosen):,} of {len(passed):,}{trained}. Hold out more for dev in the round that trained the hearer "
+            "(prepare.dev_frac), add utterances with texts, or raise label.max_false_accept_pct"
         )
-    chosen = sorted(chosen, key=lambda u: hashlib.sha256(f"{recipe.seed}/{u.id}".encode()).digest())
-    chosen = chosen[: recipe.label.calibration_clips]
+    notes = [f"The limits are from {len(chosen):,} utterances of data.train that passed the audit."]
+    if trainings:
+        notes.append(f"{' and '.join(trainings)} trained on none of them.")
+    if unknown := [name for name in dict.fromkeys(hearers) if name not in trainings]:
+        notes.append(
+            f"What {' and '.join(unknown)} learned is not known here. If it was trained on them, it errs less there "
+            "than on new audio, and more false texts pass than the bound says."
+        )
     hours = sum(u.duration_s for u in passed) / 3600
     return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
 
 
-def _held_out(parent: RunFolder | None) -> set[str]:
-    """Ids of utterances of which the round before had a piece in dev."""
-    from shibolet.records.shards import read_shard
+def _trainings(model: str) -> list[Path]:
+    """The prepared data of a model, and of the models that it was trained from; none: not known."""
+    found: list[Path] = []
+    while (prepared := prepared_of(model)) is not None and prepared not in found:
+        found.append(prepared)
+        run = RunFolder(prepared.parent)
+        run.intact("prepare")
+        if (models := ShownRecipe.read(run.recipe).models) is None or models.base is None:
+            break
+        model = str((run.path / models.base).resolve()) if models.base.startswith(".") else models.base
+    return found
 
-    if parent is None or not parent.finished("prepare"):
-        return set()
-    parent.verified("prepare")
-    return {id for path in sorted(parent.prepared.glob("dev-*.parquet")) for (id,) in read_shard(path, "origin_id")}
+
+def _is_known(trainings: Sequence[Path]) -> Callable[[Utterance], bool]:
+    """Whether an utterance trained in one of them: by its id, which costs nothing, or by its audio."""
+    from shibolet.evaluate.overlap import knows, read_trained_on
+
+    ids = {
+        row
+        for prepared in trainings
+        for shard in sorted(prepared.glob("train-*.parquet"))
+        for row in read_shard(shard, "source", "origin_id")
+    }
+    by_audio = [knows(trained) for prepared in trainings if (trained := read_trained_on(prepared))]
+    return lambda utterance: (utterance.source, utterance.id) in ids or any(known(utterance) for known in by_audio)
 
 
 def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:

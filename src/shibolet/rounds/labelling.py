@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import DataError
 from shibolet.label.agreement import choose_limit, letters_apart
 from shibolet.records.audited import Audited, audited_hash
 from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Threshold
@@ -20,10 +20,11 @@ from shibolet.records.ledger import LedgerLine, write_ledger
 from shibolet.records.machine_texts import MachineText, read_texts, write_texts
 from shibolet.records.manifest import read_manifest, write_manifest
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.fit import writer_and_listener
 from shibolet.rounds.judged import Judged, judged
 from shibolet.rounds.known_texts import Known, known_texts, try_on
 from shibolet.rounds.shared import Round
-from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of
+from shibolet.rounds.unlabelled import STAGE, cut_into_pieces, line_of, whole_of
 from shibolet.speech.text import get_language
 
 if TYPE_CHECKING:  # it imports the audit
@@ -42,7 +43,6 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
 
     DataError where nothing tells which texts of the data are right, so that no limit can be calibrated.
     """
-    from shibolet.listen.open import HYPOTHESES
     from shibolet.rounds.hearers import Hearers
 
     recipe, folder, config = current.recipe, current.folder, current.recipe.label
@@ -56,25 +56,18 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
             "label: the gate says INVALID, so nothing shows which texts are right, and no limit can be calibrated; "
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
-    writer = config.writer or (recipe.models and recipe.models.base)
-    listener = config.listener or recipe.audit.recogniser
-    if not writer:
-        raise RecipeError("label: no model writes the texts; name one in label.writer, or the recipe's models.base")
-    if listener.endswith(HYPOTHESES):
-        raise RecipeError(
-            f"label: '{listener}' is a file, which has no hypotheses for new pieces; name a model in label.listener"
-        )
+    writer, listener = writer_and_listener(recipe)
     hearers = Hearers(current, writer, listener)
     if len(set(hearers.identities)) < 2:
         raise DataError(f"label: '{writer}' is writer and listener, but a model always agrees with itself; name two")
     audio = current.join(recipe.data.unlabelled) if recipe.data.unlabelled else None
-    known = known_texts(current, by.rows())
+    known = known_texts(current, by.rows(), (writer, listener))
     inputs = {
         "format": Labelled.FORMAT,
         "data": [current.data.digest, audio.digest if audio else None],
         "known": known.digest,
         "verdicts": [audited_hash(table) for table in by.tables],
-        "label": config.model_dump(mode="json", exclude={"writer", "listener"}),
+        "label": config.model_dump(mode="json", exclude={"writer", "listener", "recut"}),
         "hearers": hearers.identities,
         "decoding": hearers.decoding,
         "language": recipe.language,
@@ -95,9 +88,18 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
 def labelled_texts(current: Round) -> list[tuple[Utterance, MachineText]]:
     """What `prepare` takes: utterances with the texts that they have now, those without a text of their own last."""
     folder, given = current.folder.labelled, {u.id: u for u in current.data.utterances}
-    known = given | {u.id: u for u in read_manifest(folder / MANIFEST)}
+    known = given | {u.id: u for u in _pieces(current, read_manifest(folder / MANIFEST))}
     texts = sorted(read_texts(folder / TEXTS), key=lambda text: text.kind == "labelled")
     return [(_with(known[text.id], text), text) for text in texts]
+
+
+def _pieces(current: Round, pieces: Sequence[Utterance]) -> list[Utterance]:
+    """The pieces in the audio as the recipe names it now: the same data may lie elsewhere than when they were cut."""
+    audio = {u.id: u.audio for u in current.join(current.recipe.data.unlabelled).utterances} if pieces else {}
+    return [
+        replace(piece, audio=replace(audio[whole_of(piece.id)], start_s=piece.audio.start_s, end_s=piece.audio.end_s))
+        for piece in pieces
+    ]
 
 
 def _with(utterance: Utterance, text: MachineText) -> Utterance:
@@ -224,9 +226,9 @@ class _Labelling:
             refused[line.source][line.rule].append(line.duration_s or 0.0)
         for source in self.current.recipe.data.unlabelled:
             own = lambda items: [one.duration_s for one in items if one.source == source.name]  # noqa: B023, E731
-            by_rule = {rule: amount_of(seconds) for rule, seconds in refused[source.name].items()}
+            by_rule = {rule: Amount.of(seconds) for rule, seconds in refused[source.name].items()}
             self.sources[source.name] = SourceLabels(
-                given=amount_of(own(audio)), admitted=amount_of(own(self.pieces)),
+                given=Amount.of(own(audio)), admitted=Amount.of(own(self.pieces)),
                 refused=dict(sorted(by_rule.items(), key=lambda item: (-item[1].utterances, item[0]))),
             )  # fmt: skip
 
@@ -253,7 +255,7 @@ class _Labelling:
     def write(self, writer: str, listener: str) -> None:
         """Put everything on disk, the document last."""
         folder, config = self.current.folder.labelled, self.current.recipe.label
-        write_manifest(folder / MANIFEST, self.pieces)
+        write_manifest(folder / MANIFEST, self.pieces, self.current.folder.path)
         write_texts(folder / TEXTS, self.texts)
         write_ledger(folder / LEDGER, self.lines)
         found = Labelled(
@@ -269,10 +271,6 @@ def _text_of(row: Audited, kind: str, text: str) -> MachineText:
     return MachineText(
         id=row.id, kind=kind, text=text, written=row.text, heard=row.hypothesis, disagreement=row.cer or 0.0
     )
-
-
-def amount_of(seconds: Sequence[float]) -> Amount:
-    return Amount(utterances=len(seconds), hours=round(sum(seconds) / 3600, 5))
 
 
 _shown: Callable[[float], str] = lambda limit: f"at most {limit:.0%} of the letters differ"  # noqa: E731

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
+from shibolet.label.config import clips_needed
 from shibolet.recipe import Recipe
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
@@ -23,9 +24,11 @@ from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.files import make_folder
+from shibolet.records.machine_texts import written_by_machines
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.shards import has_columns, read_shard
-from shibolet.rounds import auditing, labelling, scoring, stages
+from shibolet.records.shards import read_shard
+from shibolet.rounds import auditing, labelling, publish, scoring, stages
+from shibolet.rounds.fit import require_fit, writer_and_listener
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
@@ -53,6 +56,10 @@ def do_loop(
         raise RecipeError("loop: the recipe names no evaluate.sets, and nothing else tells whether a turn gained")
     if seeds < MIN_SEEDS:
         raise RecipeError(f"loop: --seeds {MIN_SEEDS} is the least: of fewer nobody knows how much is the seed's")
+    publish.require_publishable(recipe)
+    require_fit(recipe)
+    if turns > 1:  # the writer is a model that is not there yet
+        writer_and_listener(_heard_again(recipe, "the model of turn 1"))
     make_folder(out_dir)
     split = recipe.seed if recipe.prepare.seed is None else recipe.prepare.seed
     recipe = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"seed": split})})
@@ -65,6 +72,9 @@ def do_loop(
         tell(f"loop: turn {number} of at most {turns}, {own.title}")
         with open_round(own, folder, "loop", tell, track) as current:
             current.gpus = gpus
+            current.require_sets()
+            if number < turns:
+                _require_clips(current)
             turn, done = _turn(current, best, seeds, level, gpus)
         found.append(turn)
         tell(f"loop: {turn.sentence}")
@@ -91,12 +101,37 @@ def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> 
             "baseline_trained_on": tuple(source.name for source in recipe.data.train),
         }
     )
-    label = recipe.label.model_copy(update={"writer": final, "flagged": True})
+    label = _heard_again(recipe, final).label
     compare = recipe.compare.model_copy(update={"baseline_seeds": (), "candidate_seeds": ()})  # of the first round
     named = {"name": f"{recipe.name}-turn{number}", "title": f"{recipe.title} turn {number}"}
     return recipe.model_copy(
         update={**named, "parent": before.path, "models": models, "label": label, "compare": compare}
     )
+
+
+def _heard_again(recipe: Recipe, writer: str) -> Recipe:
+    """The recipe with a writer that hears again what is flagged and what is long."""
+    label = recipe.label.model_copy(update={"writer": writer, "flagged": True, "recut": True})
+    return recipe.model_copy(update={"label": label})
+
+
+def _require_clips(current: Round) -> None:
+    """DataError where the round holds out too few clips to calibrate the next turn on: before anything is trained."""
+    auditing.do_audit(current)
+    verdict = auditing.do_gate(current)
+    if verdict.next == "stop" or verdict.decision == "INVALID":  # there is no next turn
+        return
+    stages.do_prepare(current)
+    folder = current.folder
+    shards = sorted(folder.prepared.glob("dev-*.parquet"))
+    held_out = {id for shard in shards for (id,) in read_shard(shard, "origin_id")}
+    most = current.recipe.label.max_false_accept_pct
+    if len(held_out) < (needed := clips_needed(most)):
+        raise DataError(
+            f"loop: {current.recipe.title} holds out {len(held_out):,} utterances for dev, and the limits of the next "
+            "turn are calibrated on these alone, since its writer learns the others; "
+            f"label.max_false_accept_pct={most:g} takes {needed:,} at least. Raise prepare.dev_frac"
+        )
 
 
 def _turn(current: Round, best: _Done | None, seeds: int, level: float, gpus: int) -> tuple[Turn, _Done | None]:
@@ -211,10 +246,7 @@ def _points_by_seed(found: SeedsEstimate) -> tuple[float, ...]:
 
 def _machine_hours(folder: RunFolder) -> float:
     """Hours of training rows whose text a machine wrote."""
-    shards = sorted(folder.prepared.glob("train-*.parquet"))
-    shards = [path for path in shards if has_columns(path, "text_by")]  # an older version knew no such texts
-    rows = (row for path in shards for row in read_shard(path, "duration_s", "text_by"))
-    return round(sum(duration_s for duration_s, text_by in rows if text_by is not None) / 3600, 5)
+    return round(sum(one.hours for one in written_by_machines(folder.prepared).values()), 5)
 
 
 def _sentence(turns: Sequence[Turn], at_most: int) -> str:

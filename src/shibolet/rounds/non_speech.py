@@ -51,7 +51,7 @@ def do_non_speech(current: Round, candidate: Candidate) -> NonSpeech | None:
     stage = current.begin(name, inputs)
     path = folder.non_speech(named.label)
     if not stage.done:
-        with TemporaryDirectory() as scratch, current.track(f"{named.title} where nobody speaks") as progress:
+        with TemporaryDirectory() as scratch, current.track(f"{named.title} where nobody speaks", "clips") as progress:
             clips = [*made_clips(config, Path(scratch)), *given, *foreign]
             hear_non_speech(
                 lambda told: current.transcriber(model, named.label, recipe.language, told),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class _Data:
     train_from: str  # `rows_from`, or what is said of prepared data
     examples: list | None = None  # that are prepared, with their lengths, and behind them those that are replayed
     replay: ReplayPlan | None = None
+    unlabelled_s: float | None = 0.0  # audio without text; None: not known of a source
 
 
 def make_plan(
@@ -93,32 +94,52 @@ def _rates(num_gpus: int | None, gpu: str | None, rates_run: Path | None, parame
 
 def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, config: Any) -> list[_Data]:
     """What trains, once for every count of rows that is known; the first is what the training plan is of."""
+    unlabelled_s = _unlabelled_s(recipe)
     if given is not None:
-        return [_expected(recipe, given, "as given", rates)]
+        return [_expected(recipe, given, "as given", rates, unlabelled_s)]
     folder.intact("prepare")
     if any(folder.prepared.glob("train-*.parquet")):
-        return [_prepared(recipe, folder, config)]
+        return [replace(_prepared(recipe, folder, config), unlabelled_s=unlabelled_s)]
     counted = _counts(recipe.data.train)
     why = f"since nothing is prepared in {folder.path}"
     if counted:
-        return [_expected(recipe, rows, f"{by}, {why}", rates) for by, rows in counted.items()]
+        return [_expected(recipe, rows, f"{by}, {why}", rates, unlabelled_s) for by, rows in counted.items()]
     absent = [str(one.manifest) for one in recipe.data.train if one.manifest is not None and not one.manifest.exists()]
     where = f": there is no {absent[0]}" if absent else ""
     unknown = f"not known before the data are here{where} (--utterances N)"
     return [_Data(rows=None, rows_from=unknown, train=None, dev=None, mean_s=MEAN_S, train_from=unknown)]
 
 
-def _expected(recipe: Recipe, rows: int, rows_from: str, rates: Rates) -> _Data:
-    """Rows of which as many are kept as in the round that was measured, and else all."""
+def _unlabelled_s(recipe: Recipe) -> float | None:
+    """Seconds of audio without text, by the headers of its files; None where a source is not on this machine."""
+    from shibolet.records.files import cache_dir
+    from shibolet.speech.read import read_source
+
+    total = 0.0
+    for source in recipe.data.unlabelled:
+        is_here = source.manifest.exists() if source.manifest else source.parquet or Path(source.hub).exists()
+        if not is_here:
+            return None
+        utterances, _ = read_source(source, cache_dir(), None, source.language or recipe.language)
+        total += sum(utterance.duration_s for utterance in utterances)
+    return total
+
+
+def _expected(recipe: Recipe, rows: int, rows_from: str, rates: Rates, unlabelled_s: float | None) -> _Data:
+    """Rows of which as many are kept as in the round that was measured, and else all; and all that may be labelled."""
     if kept := rates.kept:
         train, dev, mean_s = kept.of(rows, kept.train), kept.of(rows, kept.dev), kept.mean_s
         said = f"{kept.train:,} of {kept.given:,} trained in the round that was measured, of {rows:,} rows, {rows_from}"
     else:
         held_out = math.ceil(recipe.prepare.dev_frac * rows)
         train, dev, mean_s, said = rows, min(held_out, recipe.prepare.max_dev_utterances or held_out), MEAN_S, rows_from
+    if unlabelled_s:
+        labelled = round(min(unlabelled_s / mean_s, recipe.label.max_labelled_share * rows))
+        train, said = train + labelled, f"{said}, and as much as {labelled:,} more of audio without text if all passes"
     return _Data(
-        rows=rows, rows_from=rows_from, train=train, dev=dev, mean_s=mean_s, train_from=f"{said}; lengths are assumed"
-    )
+        rows=rows, rows_from=rows_from, train=train, dev=dev, mean_s=mean_s, train_from=f"{said}; lengths are assumed",
+        unlabelled_s=unlabelled_s,
+    )  # fmt: skip
 
 
 def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
@@ -202,7 +223,8 @@ def _case(recipe: Recipe, rates: Rates, plan: Plan, data: _Data) -> RoundCase:
     stretches = Stretches(
         recipe=recipe, rates=rates, phases=plan.phases, rows=data.rows, train=data.train, dev=data.dev,
         mean_s=data.mean_s, test=known, unknown_sets=tuple(unknown),
-        replay_rows=min(replayed.values()) if replayed else None,
+        replay_rows=min(replayed.values()) if replayed else None, unlabelled_s=data.unlabelled_s,
+        teacher_pass_s=plan.teacher_pass_s and plan.teacher_pass_s / plan.training_set.utterances,
     ).all()  # fmt: skip
     seconds = sum(one.seconds for one in stretches if one.seconds is not None)
     is_priced = recipe.train.price_per_gpu_hour_usd is not None and rates.num_gpus > 0

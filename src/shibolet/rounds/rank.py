@@ -145,19 +145,21 @@ def _dev_scorer(job: TrainJob, tell: Send) -> tuple[Callable | None, Callable[[]
     """
     from shibolet.evaluate.dev import dev_scorer, read_dev
     from shibolet.records.documents.training import DevRates
+    from shibolet.train.label_loss import DevLoss
     from shibolet.train.ranks import share_out
 
     if not (rows := read_dev(job.prepared_dir, with_source=bool(job.styles))):
         tell("train: there is no dev split, so the last weights are the result")
         return None, lambda: False
     score = dev_scorer(rows, job.language, job.evaluate, share_out, job.styles)
+    loss_of = DevLoss(job.prepared_dir, job.language, job.styles, score.ids)
     since: float | None = None  # the end of the first score: what comes before it is no measure of a training
     scored_s, advised = 0.0, False
 
     def score_and_tell(loaded, when: str) -> DevRates:
         nonlocal since, scored_s, advised
         started = time.perf_counter()
-        scores = score(loaded)
+        scores, loss = score(loaded), loss_of(loaded)
         ended = time.perf_counter()
         domains = {name: part.wer for name, part in scores.by_domain.items()}
         said = ", ".join(f"{name} {_pct(wer.rate)}" for name, wer in domains.items())
@@ -170,8 +172,9 @@ def _dev_scorer(job: TrainJob, tell: Send) -> tuple[Callable | None, Callable[[]
             advice = "" if advised else _too_much(share, scores.num_utterances, by_epoch=job.train.eval_every_epoch)
             advised = advised or bool(advice)  # once is enough: the number differs each time
             took += f", {_pct(share)} of the time so far{advice}"
-        tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}); {took}")
-        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, folds=scores.folds, by_domain=domains)
+        of_loss = "" if loss is None else f", loss {loss:.3f} a label"
+        tell(f"dev WER {when}: {_pct(scores.wer.rate)} ({said}){of_loss}; {took}")
+        return DevRates(wer=scores.wer.rate, cer=scores.cer.rate, loss=loss, folds=scores.folds, by_domain=domains)
 
     return score_and_tell, score.release
 

@@ -20,7 +20,7 @@ from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
-from shibolet.speech.text.terms import as_context
+from shibolet.speech.text.terms import as_context, words_of
 
 
 def do_evaluate(current: Round, candidates: Sequence[Candidate]) -> dict[str, dict[str, Scores]]:
@@ -104,6 +104,8 @@ def do_compare(current: Round) -> Comparison:
         "references in doubt": doubts and hash_json(asdict(doubts)),
         "non-speech": [folder.verified(stage) for stage in silent],
     }
+    terms = _terms(current)
+    made_with |= {"terms": sorted(terms)} if terms else {}
     audited = [f"audit-sets/{name}" for name in doubts.judged] if doubts else []
     reads = [*scored, *of_seeds, *audited, *silent]
     stage = current.begin("compare", {**made_from, **made_with}, reads=reads)
@@ -118,11 +120,18 @@ def do_compare(current: Round) -> Comparison:
         buckets = recipe.evaluate.buckets_s
         languages = {source.name: get_language(language_of(current, source)) for source in current.sets}
         compared = compare(
-            own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages, other_seeds, silence
-        )
+            own, names, recipe.compare, buckets, other, overlaps, heard_codecs, doubts, languages, other_seeds, silence,
+            terms,
+        )  # fmt: skip
         compared.write(folder.compare)
         current.finish(stage)
     return Comparison.read(folder.compare)
+
+
+def _terms(current: Round) -> frozenset[str]:
+    """Words of the recipe's list, as the scores count them apart."""
+    given = current.recipe.evaluate.context
+    return words_of(given.terms(), get_language(current.recipe.language).to_scoring) if given else frozenset()
 
 
 def overlaps_of(current: Round, label: str, sets: Sequence[str]) -> dict[str, Overlap]:
@@ -175,7 +184,7 @@ def evaluate_manifest(
     terms = ContextConfig(file=context) if context else None
     config = EvaluateConfig(styles=StylesConfig(candidate=style or None), context=terms)
     told = as_context(terms.terms()) if terms else ""
-    with track("read") as progress:
+    with track("read", "rows") as progress:
         source = DataSource(name=manifest.stem, manifest=manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
     trained = None

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
@@ -35,11 +35,16 @@ DEMO = "demo"  # the recipe of `shibolet demo`
 
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
 Tell = Callable[[str], None]  # a sentence for the user
-Track = Callable[[str], AbstractContextManager[Progress]]  # a progress bar with this title, while the context is open
+
+
+class Track(Protocol):
+    """A progress bar with this title, of so many of a unit, while the context is open."""
+
+    def __call__(self, title: str, unit: str = "utterances") -> AbstractContextManager[Progress]: ...
 
 
 @contextmanager
-def untracked(title: str) -> Iterator[Progress]:
+def untracked(title: str, unit: str = "utterances") -> Iterator[Progress]:
     yield lambda done, total: None
 
 
@@ -112,7 +117,7 @@ class Round(Models):
         key = type(source), source.name
         if key not in self._sources:
             for_each = by(self.decoders)
-            with self.track(f"read {source.name}") as progress:
+            with self.track(f"read {source.name}", "rows") as progress:
                 language = source.language or self.recipe.language
                 utterances, ledger = read_source(source, cache_dir(), progress, language, for_each)
             if ledger:
@@ -143,16 +148,18 @@ class Round(Models):
         return found
 
     def require_sets(self) -> None:
-        """DataError where what to evaluate with is not there: known now, not once the training is paid for."""
+        """DataError where what is read late is not there: known now, not once an audit or a training is paid for."""
         self.recipe.evaluate.require_ngram()
         for context in (self.recipe.evaluate.context, self.recipe.train and self.recipe.train.context):
             if context and context.file:
                 read_terms(context.file)
-        for source in self.recipe.evaluate.sets:
-            if source.manifest is not None and not source.optional and not source.manifest.exists():
-                raise DataError(
-                    f"evaluate.sets: '{source.name}' has no manifest {source.manifest}; nothing was started"
-                )
+        data = self.recipe.data
+        sets = [source for source in self.recipe.evaluate.sets if not source.optional]
+        needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
+        for key, sources in needed.items():
+            for source in sources:
+                if source.manifest is not None and not source.manifest.exists():
+                    raise DataError(f"{key}: '{source.name}' has no manifest {source.manifest}; nothing was started")
         for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
             if source.hub is None:  # they are few, and a fault in one would come up after the training
                 self.read(source)

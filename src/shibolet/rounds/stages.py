@@ -11,7 +11,7 @@ from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.timings import Work
 from shibolet.records.documents.training import DevScore, StepRow, TrainResult
 from shibolet.records.runfolder import Stage
-from shibolet.rounds import auditing, labelling, teaching, tracking
+from shibolet.rounds import auditing, labelling, recutting, teaching, tracking
 from shibolet.rounds.judged import judged
 from shibolet.rounds.replay import do_prepare_replay, replay_inputs, replay_of, replay_reads
 from shibolet.rounds.scorers import systems_with
@@ -38,6 +38,8 @@ def do_prepare(current: Round) -> Prepared:
         machine_texts = labelling.labelled_texts(current)
     else:
         current.retire(labelling.STAGE, why="this recipe has nothing to label")
+    recut = recutting.rows_of(current, by)
+    reads += [recutting.STAGE] if recut else []
     inputs = {
         "format": Prepared.FORMAT,
         "data": current.data.digest,
@@ -48,14 +50,16 @@ def do_prepare(current: Round) -> Prepared:
         "seed": seed,
         **by.review_hash,
         **({"labelled": folder.verified(labelling.STAGE)} if machine_texts else {}),
+        **({"long": audited_hash(folder.audited_long)} if recut else {}),
     }
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
         decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
         with current.track("prepare") as progress, decoding as decoders:
+            rows = by.rows()
             run_prepare(
                 current.data.utterances,
-                by.rows(),
+                rows,
                 config=config,
                 language=recipe.language,
                 seed=seed,
@@ -64,6 +68,8 @@ def do_prepare(current: Round) -> Prepared:
                 on_progress=progress,
                 decoders=decoders,
                 machine_texts=machine_texts,
+                corrected=rows.corrected,
+                recut=recut,
             )
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(
@@ -151,7 +157,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     if num_devices and current.gpus > num_devices:
         raise RecipeError(f"--gpus {current.gpus}: there are {num_devices} GPUs here")
     clock = TrainClock()
-    with current.track("train") as progress:
+    with current.track("train", "steps") as progress:
 
         def send(message: str | tuple[int, int]) -> None:
             if isinstance(message, str):

@@ -11,6 +11,7 @@ from shibolet.records.documents.plan import PhasePlan
 from shibolet.records.documents.round_plan import Stretch
 from shibolet.rounds import rates as of
 from shibolet.rounds.rates import Rate, Rates
+from shibolet.train.objectives.cost import asks_once
 from shibolet.train.packing import steps_per_epoch
 from shibolet.train.schedule import phase_steps
 
@@ -32,6 +33,8 @@ class Stretches:
     test: int | None  # utterances of the evaluation sets whose size is known; None: of none
     unknown_sets: tuple[str, ...]
     replay_rows: int | None = None  # of the sources that are replayed
+    unlabelled_s: float | None = None  # audio without text; None: not known of a source
+    teacher_pass_s: float | None = None  # for an utterance, as the training plan predicts it
 
     def all(self) -> tuple[Stretch, ...]:
         """In the order in which they come."""
@@ -42,12 +45,15 @@ class Stretches:
         yield self._hearing("hearing the sample", of.HEAR, self.rows)
         if prepare.unheard == "audit" and prepare.drop_low_quality:
             yield self._rest(audit.sample.num_utterances(self.rows) if self.rows else None)
+        yield from self._labelling()
         yield self._of("preparing", of.PREPARE, self.rows)
         if self.recipe.data.replayed:
             yield self._of("preparing what is replayed", of.PREPARE, self.replay_rows)
         if self.recipe.gate.on_stop == "repair":
             kept = None if None in (self.train, self.dev) else self.train + self.dev
             yield self._hearing("hearing again after STOP", of.AGAIN, kept)
+        if self.recipe.models.teacher:
+            yield from self._teacher()
         yield self._of("training: start", of.START, 1)
         for planned in self.phases:
             yield self._steps(planned)
@@ -65,6 +71,48 @@ class Stretches:
             if self.recipe.parts.tune_decoding:
                 yield _unknown("ways to decode, on dev", NOT_MEASURED)
         yield self._of("verdicts, pages", of.PAGES, 1)
+
+    def _labelling(self) -> Iterator[Stretch]:
+        """Writer and listener hear the clips of the calibration twice, audio without text, and what is flagged."""
+        config, data = self.recipe.label, self.recipe.data
+        if not (data.unlabelled or config.flagged):
+            return
+        missing = "how much the audit flags, which is heard again, is not known before" if config.flagged else None
+        for name, stretch in (("labelling: writing", of.SCORE), ("labelling: listening", of.HEAR)):
+            if self.rows is None or self.unlabelled_s is None:
+                yield _unknown(name, "the hours of data.unlabelled, or the number of rows, are not known")
+                continue
+            known, pieces = 2 * min(config.calibration_clips, self.rows), round(self.unlabelled_s / self.mean_s)
+            hours = f"{self.unlabelled_s / 3600:.3g} h, as {pieces:,} clips of {self.mean_s:.3g} s"
+            one = self._of(name, stretch, known + pieces, f"({known:,} + {pieces:,})")
+            words = f"{one.arithmetic} ({hours})" if pieces else one.arithmetic
+            yield one.model_copy(update={"arithmetic": words, "missing": one.missing or missing})
+
+    def _teacher(self) -> Iterator[Stretch]:
+        """Dev of teacher and student, the teacher's texts and their audit, and its one pass over the training set."""
+        config = self.recipe
+        if self.dev is None:
+            yield _unknown("teacher: dev scores", "the number of rows is not known")
+        else:
+            num = min(self.dev, config.evaluate.dev_utterances or self.dev)
+            yield self._of("teacher: dev scores", of.DEV, 2 * num, f"2 x {num:,}")
+        if config.train.distil and config.train.distil.texts:
+            written = self._of("teacher: writing its texts", of.SCORE, self.train)
+            yield written.model_copy(update={"missing": written.missing or "the texts that are kept train too"})
+            most = None if self.train is None else 2 * self.train
+            yield self._of("teacher: audit of its texts, at most", of.AGAIN, most)
+        if not asks_once(config.train):
+            return
+        name = "teacher: its pass over the training set"
+        if self.rates.by_phase is not None:
+            yield _unknown(name, "of a round that was measured it is in the dev scores, if there was a teacher")
+        elif not self.train or self.teacher_pass_s is None:
+            yield _unknown(name, NOT_MEASURED if self.train else "the number of rows is not known")
+        else:
+            yield Stretch(
+                name=name, arithmetic=f"{self.train:,} x {1000 * self.teacher_pass_s:.3g} ms, forward alone",
+                seconds=self.train * self.teacher_pass_s, usd=None, missing=None, rate_from=BY_PLAN,
+            )  # fmt: skip
 
     def _hearing(self, name: str, stretch: str, rows: int | None) -> Stretch:
         """A sample with the self-test's copies."""
@@ -135,13 +183,16 @@ class Stretches:
         name, config = f"training: {planned.name}", self.recipe.train
         if self._per_epoch is None:
             return _unknown(name, "the number of rows is not known")
-        steps = phase_steps(next(one for one in config.phases if one.name == planned.name), self._per_epoch)
+        phase, missing = next(one for one in config.phases if one.name == planned.name), None
+        steps = phase_steps(phase, self._per_epoch)
         counted = f"{planned.epochs:g} x {self._per_epoch:,} = {steps:,} steps"
         if self.rates.by_phase is None:
             if planned.step_s is None:
                 return _unknown(name, NOT_MEASURED)
             arithmetic, seconds = f"{counted} x {planned.step_s:.3f} s", steps * planned.step_s
             source = BY_PLAN
+            writes = config.objective_of(phase) in ("on_policy", "min_wer")
+            missing = "the texts that the model writes in every step" if writes else None
         elif (rate := self.rates.by_phase.get(planned.name)) is None:
             return _unknown(name, f"the round that was measured has no phase {planned.name}")
         else:
@@ -151,7 +202,7 @@ class Stretches:
             of_epoch = f"({self.train:,} + {replayed:,} replayed)" if replayed else f"{self.train:,}"
             arithmetic = f"{planned.epochs:g} x {of_epoch} utterances / {rate.per_s:.3g} a second"
             seconds, source = num / rate.per_s, rate.source
-        return Stretch(name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=None, rate_from=source)
+        return Stretch(name=name, arithmetic=arithmetic, seconds=seconds, usd=None, missing=missing, rate_from=source)
 
     def _dev_scores(self) -> Stretch:
         name, config = "training: dev scores", self.recipe

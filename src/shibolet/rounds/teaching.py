@@ -20,6 +20,7 @@ from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.reading import read_lines
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.auditing import is_same, listener_of, require_audited, tell_lost
+from shibolet.rounds.fit import JUDGES_ITSELF
 from shibolet.rounds.shared import Round
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TAUGHT
@@ -49,10 +50,7 @@ def do_teach(current: Round) -> TeacherTexts:
     recipe, out_dir = current.recipe, current.folder.path / STAGE
     teacher = recipe.models.teacher
     if is_same(current, teacher, recipe.audit.recogniser):
-        raise RecipeError(
-            "train.distil.texts: models.teacher is the audit's recogniser, which would judge its own texts; take "
-            "another recogniser, or leave the texts out"
-        )
+        raise RecipeError(JUDGES_ITSELF)
     require_audited(current)
     audited = (current.folder.audit() / "calibration.json", current.folder.audited_utterances())
     inputs = {

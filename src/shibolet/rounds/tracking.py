@@ -6,13 +6,15 @@ from functools import partial
 from heapq import nsmallest
 from typing import TypeVar
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, ShiboletError
+from shibolet.recipe import name_of
 from shibolet.records.audited import Audited, read_audited
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.comparison import Comparison
 from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.training import TrainResult
+from shibolet.report.lineage import folders_of
 from shibolet.rounds.shared import Round
 from shibolet.tracking.config import Shown, Tracking
 from shibolet.tracking.documents import (
@@ -30,15 +32,26 @@ NUM_WORST = NUM_RANDOM = 20  # utterances of a set
 
 def tracking_of(current: Round) -> Tracking:
     """The round's trackers, with the audit and the gate as far as they have come."""
-    recipe = current.recipe
+    recipe, path = current.recipe, current.folder.path.absolute()
+    verdict = _made(current, "compare", lambda: [Comparison.read(current.folder.compare).verdict])
     return Tracking(
         settings=recipe.tracking,
         folder=current.folder.tracking.absolute(),
-        name=current.folder.path.absolute().name,
-        group=recipe.name,
-        tags=(recipe.title, recipe.language),
+        name=f"{recipe.title}, {path.name}",
+        group=_chain_of(current),
+        tags=(recipe.title, recipe.language, *verdict),
         documents=tuple(_of_the_data(current)),
     )
+
+
+def _chain_of(current: Round) -> str:
+    """The name of all rounds that followed each other: that of the first of their recipes."""
+    try:
+        (first, *_), _ = folders_of(current.folder.path)
+        return name_of(first.recipe) or current.recipe.name
+    except ShiboletError as error:  # trackers never end a round
+        current.tell(f"trackers show this round apart from those before it: {error}")
+        return current.recipe.name
 
 
 def about(current: Round) -> dict:

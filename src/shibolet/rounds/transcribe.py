@@ -93,7 +93,7 @@ def transcribe_files(
     with (
         closing(engines.executor),
         _Outputs(targets, format) as outputs,
-        track(f"transcribe {len(paths)} recordings") as progress,
+        track(f"transcribe {len(paths)} recordings", "s of audio") as progress,
     ):
         total_s, heard_s = _total_s(paths), 0.0
 

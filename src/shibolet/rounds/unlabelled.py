@@ -38,6 +38,11 @@ def cut_into_pieces(
     return pieces, lines
 
 
+def whole_of(piece: str) -> str:
+    """The id of the utterance that a piece is of, by the piece's."""
+    return piece.rpartition("-")[0]
+
+
 def line_of(utterance: Utterance, rule: str, detail: str) -> LedgerLine:
     """A piece that does not pass."""
     return LedgerLine(

@@ -49,13 +49,29 @@ def scores_shown(scores: Scores, step: int) -> Shown:
 
 
 def comparison_shown(comparison: Comparison, step: int) -> Shown:
-    """Every number of the comparison: by set, domain and duration under keys, all slices in a table."""
+    """Every number of the comparison: by set, domain and duration under keys, all slices in a table.
+
+    `test/` has what rounds are compared by, under keys that no label of a round is part of.
+    """
     plain = comparison.model_dump(mode="json", exclude=set(_BREAKDOWNS) - set(_AS_KEYS))
     blocks = [("overall", "", comparison.overall)]
     blocks += [(name, key, block) for name in _BREAKDOWNS for key, block in getattr(comparison, name).items()]
     texts = {"compare/verdict": comparison.verdict, "compare/sentence": comparison.sentence}
     tables = {"compare/slices": _slices_table(blocks)}
-    return _shown("compare", comparison.to_json(), step, numbers_of(plain, "compare"), texts, tables)
+    numbers = numbers_of(plain, "compare") | numbers_of(_test(comparison), "test")
+    texts |= {"test/verdict": comparison.verdict}
+    return _shown("compare", comparison.to_json(), step, numbers, texts, tables)
+
+
+def _test(comparison: Comparison) -> dict[str, Any]:
+    """WER of both sides, on all sets together and by set, and whether the result is kept."""
+
+    def of(block: Block) -> dict[str, float | None]:
+        wer = block.wer
+        return {"wer": wer.candidate.rate, "baseline_wer": wer.baseline.rate, "delta_points": wer.delta_points}
+
+    by_set = {name: of(block) for name, block in comparison.sets.items()}
+    return {**of(comparison.overall), "is_kept": comparison.is_kept, "sets": by_set}
 
 
 def examples_shown(name: str, columns: Sequence[str], rows: Iterable[Sequence[str | float | None]], step: int) -> Shown:

@@ -2,6 +2,7 @@
 
 about/     texts: the recipe, the plan
 examples/  tables of utterances
+test/      WER of the result and of the baseline, and the verdict: the same keys in every round
 <stage>/   numbers, but for the keys below
 """
 
@@ -20,6 +21,7 @@ _KEYS: dict[str, Kind] = {
     "audit_prepared/decision": "text",
     "gate_prepared/decision": "text",
     "gate_prepared/recommendation": "text",
+    "test/verdict": "text",
     "compare/verdict": "text",
     "compare/sentence": "text",
     "compare/slices": "table",

@@ -6,6 +6,8 @@ from pathlib import Path
 from shibolet.tracking.config import Shown, Table
 from shibolet.tracking.memory import TrackerMemory
 
+_FLUSH_S = 10  # a process that is killed loses no more of the steps before its last checkpoint
+
 
 class TensorBoardTracker:
     """Writes events; what was shown of steps that are taken again is purged by TensorBoard itself."""
@@ -40,7 +42,7 @@ class TensorBoardTracker:
         for key, table in shown.tables.items():
             self.text(key, _markdown(table), shown.step)
 
-    def folder(self, name: str, path: Path) -> None:
+    def folder(self, name: str, step: int, path: Path) -> None:
         """TensorBoard keeps no files."""
 
     def close(self) -> None:
@@ -49,7 +51,7 @@ class TensorBoardTracker:
     def _open(self, purge_step: int | None):
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self._log_dir), purge_step=purge_step)
+        return SummaryWriter(str(self._log_dir), purge_step=purge_step, flush_secs=_FLUSH_S)
 
 
 def _markdown(table: Table) -> str:

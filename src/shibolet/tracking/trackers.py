@@ -26,7 +26,10 @@ class Tracker(Protocol):
     def text(self, key: str, value: str, step: int) -> None: ...
     def alert(self, title: str, text: str, step: int) -> None: ...
     def document(self, shown: Shown) -> None: ...
-    def folder(self, name: str, path: Path) -> None: ...
+
+    def folder(self, name: str, step: int, path: Path) -> None:
+        """A folder as it is after a step: the next version of that name."""
+
     def close(self) -> None: ...
 
 
@@ -57,8 +60,8 @@ class Trackers:
         require("table", shown.tables)
         self._each("document", shown)
 
-    def folder(self, name: str, path: Path) -> None:
-        self._each("folder", name, path)
+    def folder(self, name: str, step: int, path: Path) -> None:
+        self._each("folder", name, step, path)
 
     def close(self) -> None:
         """Let them finish, for at most `_CLOSE_S` seconds each."""

@@ -86,11 +86,11 @@ class WandbTracker:
         }
         self._log({**shown.numbers, **shown.texts, **tables}, shown.step, self._memory.line_of_document(shown))
 
-    def folder(self, name: str, path: Path) -> None:
+    def folder(self, name: str, step: int, path: Path) -> None:
         if self._artifacts:
-            artifact = self._wandb.Artifact(f"{name}-{self._run.id}", type="checkpoint")
+            artifact = self._wandb.Artifact(f"{name}-{self._run.id}", type=name, metadata={"step": step})
             artifact.add_dir(str(path), policy="immutable")  # read where it lies: a phase's last checkpoint stays
-            self._run.log_artifact(artifact)
+            self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
     def close(self) -> None:
         self._run.finish()

@@ -3,7 +3,7 @@
 Arithmetic over the family's `Cost`; every constant that is not arithmetic stands here, with where it is from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,6 +150,10 @@ class PhaseMemory:
             low, high = (middle, high) if fits else (low, middle - 1)
         return low if low >= max(size[0] for size in sizes) else 0
 
+    def operations(self, utterances: Iterable[Sizes]) -> float:
+        """Of the forward and backward passes over a pack of them."""
+        return self.cost.operations(self.cost.size_of(utterances), encoder=not self.encoder_kept) * self.passes
+
     def step_s(self, utterances: Sequence[Sizes], pack_tokens: int, gpu: Gpu) -> float:
         """Predicted time of a step of these utterances: the busiest rank's packs, then the update's bytes."""
         lengths = [size[0] for size in utterances]
@@ -157,12 +161,7 @@ class PhaseMemory:
         rate = gpu.bf16_tflops * 1e12 * MODEL_SHARE
         packs_s = max(
             sum(
-                max(
-                    PACK_S,
-                    self.cost.operations(self.cost.size_of(utterances[u] for u in pack), encoder=not self.encoder_kept)
-                    * self.passes
-                    / rate,
-                )
+                max(PACK_S, self.operations(utterances[u] for u in pack) / rate)
                 for pack in packs_of(share, lengths, pack_tokens)
             )
             for share in shares

@@ -36,7 +36,7 @@ from shibolet.train.memory import (
     gpu_named,
     sizes_of,
 )
-from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_weights
+from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_gib, teacher_pass_s, teacher_weights
 from shibolet.train.packing import Draw, packs_of_rank, steps_per_epoch
 from shibolet.train.phases import phase_groups
 from shibolet.train.schedule import lr_factor, phase_steps
@@ -63,15 +63,15 @@ def make_plan(
 
     Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
     and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
-    `gpu_memory_gib` packs are planned as large as fit in every phase,
-    or as small as they have to be where the recipe gives `pack_tokens`. What is replayed comes last in `examples`;
-    `replay` says how much that is, and `num_utterances` are without it.
+    `gpu_memory_gib` packs are planned as large as fit in every phase, or as small as they have to be where the recipe
+    gives `pack_tokens`. What is replayed comes last in `examples`; `num_utterances` are without it.
     """
     num_replayed = replay.utterances or 0 if replay else 0
     count = len(examples) - num_replayed if examples else num_utterances
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
+    sizes, heard = _sizes(examples, model), count and count + num_replayed  # by a teacher
     timed = _timed_steps(config, examples, count, replay)
     pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
     return Plan(
@@ -98,13 +98,28 @@ def make_plan(
         gpu=gpus,
         cost=_cost(config, phases, world_size),
         encoder_cache_gib=_cache_gib(config, model, examples, count),
+        teacher_cache_gib=teacher_gib(config, sizes, heard),
+        teacher_pass_s=teacher_pass_s(config, teacher, sizes, heard, gpus),
         notes=(
             *_notes(config, model, count, own_per_step, phases),
             *_told(config, examples and examples[:count]),
-            *notes_on_objectives(config, examples, outline_of(model.config)),
+            *notes_on_objectives(config, outline_of(model.config)),
             *_assumptions(examples),
         ),
     )
+
+
+def _sizes(examples: Sequence[TrainExample] | None, model: Parameters) -> list[Sizes]:
+    """Of the utterances, or of some as they are assumed."""
+    return sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
+
+
+def operations_per_token(config: TrainConfig, model: Parameters, examples: Sequence[TrainExample]) -> dict[str, float]:
+    """Operations of the forward and backward passes by phase, on average over the tokens of these utterances."""
+    sizes = sizes_of(examples)
+    num_tokens = sum(size[0] for size in sizes)
+    described = {phase.name: _phase(phase, config, model, None, 1, None) for phase in config.phases}
+    return {name: memory.operations(sizes) / num_tokens for name, (*_, memory) in described.items()}
 
 
 def _phases(
@@ -112,7 +127,7 @@ def _phases(
     per_epoch: int | None, gpus: GpuPlan, teacher: Parameters | None,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it; `timed` are utterances of some steps."""
-    sizes = sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
+    sizes = _sizes(examples, model)
     longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
     described = [_phase(phase, config, model, per_epoch, gpus.number, teacher) for phase in config.phases]

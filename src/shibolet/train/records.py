@@ -19,6 +19,7 @@ from shibolet.tracking.trackers import Trackers
 from shibolet.train.config import PhaseConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.state import TrainState
+from shibolet.train.utilisation import Utilisation
 
 LOG = logging.getLogger(__name__)
 
@@ -52,9 +53,13 @@ class MetricsFile:
 class Records:
     """The files and trackers of one run."""
 
-    def __init__(self, out_dir: Path, start_trackers: Callable[[], Trackers], training: str, *, is_main: bool) -> None:
+    def __init__(
+        self, out_dir: Path, start_trackers: Callable[[], Trackers], training: str, *, is_main: bool,
+        utilisation: Utilisation | None = None,
+    ) -> None:  # fmt: skip
         """`training` differs between trainings that take other steps."""
         self._out_dir, self._start_trackers, self._training, self._is_main = out_dir, start_trackers, training, is_main
+        self._utilisation = utilisation
         self._metrics: MetricsFile | None = None
         self._rollbacks = 0
         self.trackers = Trackers()
@@ -75,13 +80,15 @@ class Records:
     def step(self, row: StepRow) -> None:
         if self._metrics:
             self._metrics.write(row)
-            self.trackers.scalars(scalars_of(row) | _host_memory(), row.step)
+            mfu = {"timing/mfu": self._utilisation.mfu(row)} if self._utilisation else {}
+            self.trackers.scalars(scalars_of(row) | mfu | _host_memory(), row.step)
 
     def dev(self, state: TrainState) -> None:
         if state.dev:
             newest = state.dev[-1]
             domains = {f"dev_wer/{name}": own.rate for name, own in newest.by_domain.items() if own.rate is not None}
-            self.trackers.scalars({"dev/wer": newest.wer, "dev/cer": newest.cer, **domains}, newest.step)
+            loss = {} if newest.loss is None else {"dev/loss": newest.loss}
+            self.trackers.scalars({"dev/wer": newest.wer, "dev/cer": newest.cer, **loss, **domains}, newest.step)
         if self._is_main:
             write_lines(self._out_dir / "dev.jsonl", state.dev)
 

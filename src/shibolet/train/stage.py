@@ -54,6 +54,7 @@ from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
 from shibolet.train.teacher import NO_TEACHER, Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
+from shibolet.train.utilisation import utilisation_of
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
 DevScorer = Callable[[LoadedModel, str], DevRates]
@@ -247,7 +248,10 @@ def _trainer(
         store=CheckpointStore(out_dir / "checkpoints"), score_dev=score_dev and partial(score_dev, opened.loaded),
         release_dev=release_dev, ranks=ranks, on_step=on_step,
         draw=replayed.draw(config, len(examples) - len(replayed.examples), seed),
-        records=Records(out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main),
+        records=Records(
+            out_dir, start_trackers, hash_json(opened.fingerprint), is_main=opened.is_main,
+            utilisation=utilisation_of(config, model, examples, ranks.device, ranks.num_processes),
+        ),
     )  # fmt: skip
 
 

@@ -396,4 +396,4 @@ class GradualUnfreezeTrainer:
     def _tell_committed(self) -> None:
         for step in self.keeper.committed():
             if step in self.state.phase_end_steps:
-                self.records.trackers.folder(f"checkpoint-{step}", self.keeper.store.path(step))
+                self.records.trackers.folder("checkpoint", step, self.keeper.store.path(step))

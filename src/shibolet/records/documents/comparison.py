@@ -225,6 +225,23 @@ class NonSpeechChange(Part):
     sentence: str
 
 
+class RateDifference(Difference):
+    """Of an error rate over some of the words."""
+
+    baseline: WordErrors
+    candidate: WordErrors
+
+
+class TermsChange(Part):
+    """Words of a list and all others apart, as `scores.json` has them of each system (B-WER and U-WER)."""
+
+    words: int  # of the list
+    listed: RateDifference
+    others: RateDifference
+    false_words: tuple[int, int]  # words of the list that are written where the reference has another, or none
+    sentence: str
+
+
 class Target(Part):
     """What the round is meant to gain, where, and what it gained there; all in points of WER."""
 
@@ -247,7 +264,7 @@ class Refusal(Part):
 class Comparison(PairComparison, Document):
     """`compare.json`: the verdict on a candidate. It is kept where there is no refusal."""
 
-    FORMAT: ClassVar[int] = 10
+    FORMAT: ClassVar[int] = 11
     REMEDY: ClassVar[str] = "'shibolet compare RECIPE -o RUN' makes it anew from the scores"
 
     verdict: Literal["keep", "reject"]
@@ -262,6 +279,7 @@ class Comparison(PairComparison, Document):
     nearest: NearestReading | None  # None: it changes no count
     seeds: BetweenSeeds | None  # None: no other seeds are known
     non_speech: NonSpeechChange | None  # None: the two were not asked
+    terms: TermsChange | None  # None: evaluate.context names no list
 
     @property
     def is_kept(self) -> bool:

@@ -120,4 +120,7 @@ class Plan(Document):
     gpu: GpuPlan
     cost: CostPlan
     encoder_cache_gib: float | None  # on disk; None: the training set is not known
+    # What a teacher expects at each label of the training set; None: nobody is asked, or the training set is not known.
+    teacher_cache_gib: float | None = None  # on disk
+    teacher_pass_s: float | None = None  # to hear it once; None: nobody can predict it for this GPU either
     notes: tuple[str, ...]  # what a reader of the recipe may not expect

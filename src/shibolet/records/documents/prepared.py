@@ -1,6 +1,7 @@
 """`prepared/summary.json`: what is left to train on, and what became of the rest."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 from shibolet.records.documents.base import Document, Part
 from shibolet.records.documents.scores import Ends
@@ -11,6 +12,11 @@ class Amount(Part):
 
     utterances: int
     hours: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """The utterances that are so long."""
+        return cls(utterances=len(seconds), hours=round(sum(seconds) / 3600, 5))
 
 
 class Counts(Part):

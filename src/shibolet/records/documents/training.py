@@ -78,6 +78,7 @@ class DevRates(Line):
 
     wer: float
     cer: float
+    loss: float | None = None  # nats a label, of the texts given the audio; None: the scorer tells none
     folds: Folds | None = None  # None: the scorer tells no folds
     by_domain: dict[str, WordErrors] = Field(default_factory=dict)  # empty: the scorer tells no domains
 

@@ -169,7 +169,7 @@ class _Search:
         if num_gpus and self._current.gpus > num_gpus:
             raise RecipeError(f"--gpus {self._current.gpus}: there are {num_gpus} GPUs here")
         suggest = suggestions(asked.proposals, self._folder, plan.space, self._current.recipe.seed)
-        with self._current.track("search") as progress:
+        with self._current.track("search", "trials") as progress:
             done = 0
 
             def run(rung: int, trials: Sequence[Trial]) -> list[float]:

@@ -69,16 +69,9 @@ def _step_s(job: SearchJob) -> float:
 
 def dev_examples(loaded: Any, job: SearchJob, ids: Iterable[str]) -> list:
     """The dev utterances of these ids as a training of the job would have them, in the order of the ids."""
-    from shibolet.model.protocols import Prompt
-    from shibolet.train.data import Styles, read_examples
+    from shibolet.train.label_loss import read_dev_examples
 
-    family = loaded.family
-    targets_of = lambda style: family.targets(loaded.tokenizer, Prompt(job.language, style=style))  # noqa: E731
-    read, _ = read_examples(
-        job.prepared_dir, "dev", family, targets_of(""), family.max_tokens(loaded.model.config),
-        Styles.of(job.styles, targets_of),
-    )  # fmt: skip
-    by_id = {example.id: example for example in read}
+    by_id = {e.id: e for e in read_dev_examples(loaded, job.prepared_dir, job.language, job.styles)}
     return [by_id[id] for id in ids if id in by_id]
 
 

@@ -1,7 +1,6 @@
 """The forced aligner's objective: two classes of time a word, where it starts and where it ends."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from shibolet.model.family import Family
 from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, PackLoss, TrainStep
+from shibolet.train.objectives.of_targets import OfTargets
 
 Times = Sequence[tuple[float, float]]  # start and end of each word, seconds
 NEIGHBOUR_WEIGHT = 0.1  # of each class beside the right one: a time one class off is nearly right
@@ -29,20 +29,15 @@ class TimeClasses:
         return {"classes": [min(self.num_classes - 1, round(t / self.class_s)) for t in times]}
 
 
-class Align:
+class Align(OfTargets):
     """The cross-entropy of time classes, a mean over the starts and ends of a step."""
 
     numbers: tuple[str, ...] = ()
 
     def __init__(self, family: Family, times_of: Callable[[TrainExample], Times], num_classes: int) -> None:
-        self._family, self._num_classes = family, num_classes
+        super().__init__(family)
+        self._num_classes = num_classes
         self.needs = TimeClasses(times_of, family.class_s, num_classes)
-
-    def count(self, examples: Sequence[TrainExample]) -> int:
-        return sum(example.num_targets for example in examples)
-
-    def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         logits = self._family.head(model)(self._family.hidden(model, pack)).float()

@@ -5,12 +5,12 @@ from typing import Any
 
 from shibolet.model.blueprint import Blueprint, Parameters
 from shibolet.model.outline import Outline, offline_config, outline_of
+from shibolet.records.documents.plan import GpuPlan
 from shibolet.train.config import PhaseConfig, TrainConfig
-from shibolet.train.data import TrainExample
+from shibolet.train.memory import GIB, MODEL_SHARE, Sizes, gpu_named
 from shibolet.train.objectives.config import DistilConfig, MinWerConfig
 
 RECOMPUTED = 4 / 3  # of a forward and backward pass where activations are computed again: three forwards and one more
-GIB = 2**30
 
 
 def teacher_blueprint(name: str | None) -> Blueprint | None:
@@ -38,25 +38,44 @@ def passes_of(config: TrainConfig, phase: PhaseConfig) -> float:
     return (own.likelihood_weight > 0) + RECOMPUTED * texts
 
 
+def asks_once(config: TrainConfig) -> bool:
+    """Whether a phase learns what a teacher expects on the references, which is computed once and kept."""
+    return any(config.objective_of(phase) == "distil" for phase in config.phases)
+
+
+def teacher_gib(config: TrainConfig, sizes: Sequence[Sizes], count: int | None) -> float | None:
+    """GiB of the tokens kept of `count` utterances, by the mean of those of `sizes`; None: none, or not known."""
+    if not (asks_once(config) and count):
+        return None
+    labels = count * sum(size[2] for size in sizes) / len(sizes)
+    return round(cache_bytes(round(labels), _distil(config).top_k, count) / GIB, 3)
+
+
+def teacher_pass_s(
+    config: TrainConfig, teacher: Parameters | None, sizes: Sequence[Sizes], count: int | None, gpus: GpuPlan
+) -> float | None:
+    """Seconds of the one forward pass, as steps are predicted; None: there is none, or nobody can say."""
+    if not (asks_once(config) and teacher and count and gpus.name):
+        return None
+    cost = outline_of(teacher.config).cost(teacher, [], 2)  # nothing of it trains
+    operations = cost.operations(cost.size_of(sizes)) * count / len(sizes)
+    return round(operations / (gpu_named(gpus.name).bf16_tflops * 1e12 * MODEL_SHARE * gpus.number), 1)
+
+
 def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
     """Disk that a teacher's top tokens take: ids in 4 bytes, probabilities in 2, the others' mass with them."""
     return num_targets * (top_k * 4 + (top_k + 1) * 2) + num_utterances
 
 
-def notes_on_objectives(config: TrainConfig, examples: Sequence[TrainExample] | None, family: Outline) -> list[str]:
+def notes_on_objectives(config: TrainConfig, family: Outline) -> list[str]:
     """What the predicted times of the phases leave out, and the training of the data, in sentences."""
     notes = []
     for phase in config.phases:
         objective = config.objective_of(phase)
         if objective == "distil":
-            kept = ""
-            if examples:
-                num_targets = sum(example.num_targets for example in examples)
-                size = cache_bytes(num_targets, _distil(config).top_k, len(examples)) / GIB
-                kept = f", and keeps what it expects on disk ({size:.2f} GiB)"
             notes.append(
-                f"phase {phase.name}: the teacher hears the training set once before the first step{kept}; that is not "
-                "in the predicted time"
+                f"phase {phase.name}: the teacher hears the training set once before the first step, which is not in "
+                "the hours of the phase"
             )
         elif objective in ("on_policy", "min_wer"):
             missing = "writing them and what the teacher says of them are" if objective == "on_policy" else "writing is"

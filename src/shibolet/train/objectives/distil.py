@@ -1,21 +1,19 @@
 """Learning a teacher's distributions on the references: what it expects at each label was computed and kept once."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 
 from torch import nn
 
 from shibolet.model.fast.losses import Mixed, TopTokens, plain_distillation, summed_distillation
 from shibolet.model.protocols import Pack
-from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import DistilConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
+from shibolet.train.objectives.of_targets import OfTargets
 from shibolet.train.teacher_cache import TeacherCache
 
 
-class Distil:
+class Distil(OfTargets):
     """KL(teacher || student) over the teacher's top tokens, beside the likelihood, a mean over the targets of a step.
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network". Of the tokens that were not kept only the mass
@@ -26,7 +24,8 @@ class Distil:
     needs = staticmethod(utterance_of)
 
     def __init__(self, given: Given) -> None:
-        self._family, self._teaching = given.family, given.teaching
+        super().__init__(given.family)
+        self._teaching = given.teaching
         self._config = given.config.distil or DistilConfig()
         self._loss = summed_distillation if given.fast else plain_distillation
 
@@ -38,12 +37,6 @@ class Distil:
         """Have the teacher listen to what is not kept yet, and go."""
         _ = self._cache
         self._teaching.let_go()
-
-    def count(self, examples: Sequence[TrainExample]) -> int:
-        return sum(example.num_targets for example in examples)
-
-    def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         kept = self._cache.read(examples_in(pack))

@@ -8,7 +8,6 @@ Shapes: L labels, H texts of a pack.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +20,11 @@ from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import MinWerConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
+from shibolet.train.objectives.of_targets import OfTargets
 from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, recorded, with_states
 
 
-class MinWer:
+class MinWer(OfTargets):
     """Expected word errors by the scoring normaliser, and a share of the likelihood, divided by the step's targets."""
 
     # Of the step's reference words the expected errors, and of the drawn texts those that did not end by themselves.
@@ -32,19 +32,14 @@ class MinWer:
     needs = staticmethod(utterance_of)
 
     def __init__(self, given: Given) -> None:
-        self._family, self._config = given.family, given.config.min_wer or MinWerConfig()
+        super().__init__(given.family)
+        self._config = given.config.min_wer or MinWerConfig()
         self._writer = Writer(given, num=self._config.num_samples, temperature=self._config.temperature)
         self._continued, self._language_of = Continued(given), given.language_of
         self._cross_entropy = summed_cross_entropy if given.fast else plain_cross_entropy
 
     def begin(self) -> None:
         self._writer.begin()
-
-    def count(self, examples: Sequence[TrainExample]) -> int:
-        return sum(example.num_targets for example in examples)
-
-    def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         examples, config = examples_in(pack), self._config

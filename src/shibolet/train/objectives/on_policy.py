@@ -7,7 +7,6 @@ Shapes: L labels, A encoder states, V vocabulary.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -16,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from shibolet.model.fast.losses import divergences, plain_cross_entropy, summed_cross_entropy
 from shibolet.model.protocols import Pack
-from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import DistilConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
+from shibolet.train.objectives.of_targets import OfTargets
 from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, recorded, with_states
 
 
-class OnPolicy:
+class OnPolicy(OfTargets):
     """The divergence of student and teacher on the student's texts beside the likelihood, over the step's targets.
 
     Of an utterance it is the mean over the tokens that were written, times the number of targets of its reference: so
@@ -34,7 +33,8 @@ class OnPolicy:
     needs = staticmethod(utterance_of)
 
     def __init__(self, given: Given) -> None:
-        self._family, self._teaching = given.family, given.teaching
+        super().__init__(given.family)
+        self._teaching = given.teaching
         self._config = given.config.distil or DistilConfig()
         temperature = self._config.sampling_temperature
         self._writer = Writer(given, num=1 if temperature else 0, temperature=temperature)
@@ -45,12 +45,6 @@ class OnPolicy:
         """Have the teacher beside the student."""
         self._writer.begin()
         _ = self._teaching.loaded
-
-    def count(self, examples: Sequence[TrainExample]) -> int:
-        return sum(example.num_targets for example in examples)
-
-    def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         examples, weight = examples_in(pack), self._config.likelihood_weight

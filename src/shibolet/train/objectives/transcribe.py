@@ -3,9 +3,6 @@
 Shapes: L label positions of a pack, D model dim.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +11,7 @@ from shibolet.model.fast.losses import plain_cross_entropy, summed_cross_entropy
 from shibolet.model.protocols import Pack
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import Extras, PackLoss, TrainStep
+from shibolet.train.objectives.of_targets import OfTargets
 
 
 def labels_of(example: TrainExample) -> Extras:
@@ -21,7 +19,7 @@ def labels_of(example: TrainExample) -> Extras:
     return {"labels": (example.num_targets, bool(example.replayed_in))}
 
 
-class Transcribe:
+class Transcribe(OfTargets):
     """The token cross-entropy, a mean over the targets of a step.
 
     With `replays` it is also recorded apart, of the training's own utterances and of those that are replayed; 0 of a
@@ -29,15 +27,10 @@ class Transcribe:
     """
 
     def __init__(self, family: Family, *, fast: bool = True, replays: bool = False) -> None:
-        self._family, self._cross_entropy = family, summed_cross_entropy if fast else plain_cross_entropy
+        super().__init__(family)
+        self._cross_entropy = summed_cross_entropy if fast else plain_cross_entropy
         self.numbers: tuple[str, ...] = ("own_loss", "replay_loss") if replays else ()
         self.needs = labels_of if replays else None
-
-    def count(self, examples: Sequence[TrainExample]) -> int:
-        return sum(example.num_targets for example in examples)
-
-    def context(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._family.packed(model)
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         hidden = self._family.hidden(model, pack)
