@@ -58,6 +58,8 @@ BENCHMARKS = (
     Benchmark("demo", "context_training.py --run RUN --out OUT", None, needs="a finished demo round"),
     Benchmark("train", "loss_curves.py --steps 40 --dtype float32", None),
     Benchmark("train", "loss_curves.py --steps 200", None, gpus=1),
+    Benchmark("train", "sharded_update.py --ranks 2", 1),
+    Benchmark("train", "node_bytes.py --ranks 2", None, gpus=4),
     Benchmark("train", "train_speed.py --seconds 30", None, gpus=1),
     Benchmark("train", "train_run.py --scratch OUT", None, gpus=1),
     Benchmark("train", "profile_step.py --phase B --utterances 128", None, gpus=1),

@@ -27,6 +27,7 @@ FOREIGN = {
     "demo/tiny.py": "the JSON of the tokenizers library",
     "listen/ctc.py": "what a processor of transformers gives",
     "listen/ctranslate2_whisper.py": "what a processor of transformers gives",
+    "listen/on_ray.py": "what Ray says of a node",
     "listen/open.py": "a model's config.json",
     "listen/seq2seq.py": "what a tokenizer of transformers gives",
     "listen/server.py": "a server's answer",

@@ -32,7 +32,7 @@ CONFIG = AuditConfig(
 )  # fmt: skip
 # Where the program can be killed: what calls it, and under which name.
 PLACES = {
-    "hash": (hearing, "run_each"), "decode": (chunks, "_decode_part"), "hear": (FamilyRecogniser, "hear"),
+    "hash": (hearing, "hash_part"), "decode": (chunks, "_decode_part"), "hear": (FamilyRecogniser, "hear"),
     "align": (FamilyAligner, "align"), "weigh": (chunks, "_weigh_part"), "write": (chunks, "write_lines"),
     "rename": (files.os, "replace"),
 }  # fmt: skip

@@ -12,14 +12,14 @@ from threading import Barrier, Event, Lock, current_thread
 import pytest
 from ears import CONFIG, Swayed, evidence, listener
 
-from shibolet.audit import chunks, hearing, workers
+from shibolet.audit import chunks, workers
 from shibolet.audit.chunks import chunks_of, grouped
 from shibolet.audit.clip import Clip
 from shibolet.audit.hearing import Listener
 from shibolet.listen.decoders import AnyWorker
+from shibolet.listen.dispatch import Run
 from shibolet.listen.executor import Here
 from shibolet.listen.lazy import LazyListener
-from shibolet.listen.processes import WorkerLost
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
 
@@ -75,11 +75,17 @@ class Refusing(Here):
     """Whoever hears more than two clips at a time dies of it."""
 
     def map(self, work, chunks):
-        for chunk in chunks:
-            if len(chunk) > 2:
-                yield WorkerLost("listener_crashed", "too many")
-            else:
-                yield from super().map(work, [chunk])
+        run, number = Run(work, chunks), 0
+        with work.open() as do:
+            while run.has(number):
+                while number not in run.results:
+                    task = run.suspects.popleft() if run.suspects else run.take()
+                    if len(task.chunk) > 2:
+                        run.lose(task, "here")
+                    else:
+                        run.succeed(task, do(task.chunk))
+                yield run.results.pop(number)
+                number += 1
 
 
 def test_a_group_that_kills_who_hears_it_is_heard_chunk_by_chunk(tmp_path, clips, monkeypatch) -> None:
@@ -199,7 +205,7 @@ def test_listeners_are_loaded_while_audio_is_hashed_and_only_where_something_is_
         assert is_loading.wait(60), "audio is hashed before anything is loaded"
         return workers.hash_audio(refs)
 
-    monkeypatch.setattr(hearing, "hash_audio", hash_late)
+    monkeypatch.setattr(chunks, "hash_audio", hash_late)
     ears = lambda: LazyListener("swayed", open_ears)  # noqa: E731
     recogniser = ears()
     heard = Listener(None, recogniser, tmp_path, load, CONFIG, "Hebrew").hear(clips)

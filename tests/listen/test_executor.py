@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shibolet.errors import AudioError, DataError, ShiboletError
-from shibolet.listen import executor as module
+from shibolet.listen import dispatch
 from shibolet.listen.executor import Here, Processes, local_executor
 from shibolet.listen.lazy import Lazy, LazyListener, Loading, load_now
 from shibolet.listen.processes import WorkerLost
@@ -118,9 +118,9 @@ def test_a_chunk_that_kills_its_process_every_time_is_lost_alone(tmp_path: Path)
         found = list(two.map(Do(partial(die_over_5, tmp_path), at_once=4), range(20)))
     lost = found.pop(5)
     assert found == [i for i in range(20) if i != 5]
-    assert isinstance(lost, WorkerLost) and lost.reason == module.LOST
+    assert isinstance(lost, WorkerLost) and lost.reason == dispatch.LOST
     assert str(lost) == "the process that heard it crashed in 3 tries; the next run tries again"
-    assert len(list(tmp_path.glob("died-*"))) == module.TRIES
+    assert len(list(tmp_path.glob("died-*"))) == dispatch.TRIES
 
 
 def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:

@@ -16,7 +16,7 @@ from engines import Together
 
 from shibolet.errors import AudioError
 from shibolet.listen.engine import Engine, Written
-from shibolet.listen.executor import Processes
+from shibolet.listen.executor import Here, Processes
 from shibolet.listen.lazy import Engines, Lazy
 from shibolet.listen.open import open_aligner
 from shibolet.listen.recordings import Heard, hear_recordings
@@ -173,6 +173,39 @@ def test_several_processes_hear_what_one_hears(tmp_path):
         engines = Engines(Lazy(partial(Together, notes)), Together.clips_at_once, two)
         assert told(hear_recordings(paths, engines, HEBREW, max_piece_s=4.0)) == one
     assert len(list(notes.iterdir())) == 3, "both processes must have heard"
+
+
+class Elsewhere(Here):
+    """Other machines, as far as who hands out knows."""
+
+    is_elsewhere = True
+
+
+def test_machines_that_read_recordings_themselves_hear_what_one_hears(tmp_path, monkeypatch):
+    """No samples pass to them, and what is heard together must be the same pieces."""
+    for i, seconds in enumerate((9.0, 1.0, 14.0, 2.0, 1.5)):
+        sf.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(round(seconds * RATE)), RATE)
+    (tmp_path / "2b.wav").write_bytes(b"RIFF and nothing else")
+    paths = sorted(tmp_path.iterdir())
+    (notes := tmp_path / "notes").mkdir()
+    monkeypatch.setattr("shibolet.listen.recordings.GROUP_S", 12.0)
+    told = lambda heard: [(one.path.name, one.piece, str(one.error)) for one in heard]  # noqa: E731
+    one = told(hear_recordings(paths, Together(notes), HEBREW, max_piece_s=4.0))
+    chunks: list[list[Path]] = []
+
+    class Noting(Elsewhere):
+        def map(self, work, given):
+            return super().map(work, (chunks.append(chunk) or chunk for chunk in given))
+
+    engines = Engines(Lazy(partial(Together, notes)), Together.clips_at_once, Noting())
+    heard_s = []
+    found = told(hear_recordings(paths, engines, HEBREW, max_piece_s=4.0, on_progress=heard_s.append))
+    assert found == one and {name for name, *_ in one} == {path.name for path in paths}
+    assert [[path.name for path in chunk] for chunk in chunks] == [
+        ["0.wav", "1.wav", "2.wav"],
+        ["2b.wav", "3.wav", "4.wav"],
+    ]
+    assert sum(heard_s) == pytest.approx(27.5, abs=0.5)
 
 
 def test_a_recording_that_breaks_off_gives_what_was_before(tmp_path, monkeypatch):

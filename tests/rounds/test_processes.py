@@ -73,6 +73,6 @@ def test_transcripts_of_several_processes_are_those_of_one(manifest: Path, tmp_p
     code, one, _ = run_cli(*args)
     assert code == 0 and one.count('"start_s"') >= 12
     with closing(Processes([{}] * 2, num_threads=torch.get_num_threads())) as two:
-        monkeypatch.setattr("shibolet.listen.executor.local_executor", lambda: two)
+        monkeypatch.setattr("shibolet.listen.executor.local_executor", lambda *_: two)
         code, found, err = run_cli(*args)
     assert (code, found) == (0, one), err

@@ -12,11 +12,31 @@ from pathlib import Path
 import pytest
 
 from shibolet.errors import DataError, DiskError, Preempted, RankLost
-from shibolet.train.launch import launch
+from shibolet.train.launch import Place, launch
 
 
 def greet(job: str, send) -> None:
     send(f"{job} {os.environ['RANK']}/{os.environ['WORLD_SIZE']} {os.environ['PYTORCH_CUDA_ALLOC_CONF']}")
+
+
+def place_of(job, send) -> None:
+    send([os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")])
+
+
+def test_ranks_of_a_node_know_their_place_among_all():
+    heard = []
+    place = Place(node=1, num_nodes=3, host="10.0.0.5", port=29500)
+    launch(place_of, None, num_ranks=2, on_cpu=True, on_message=heard.append, place=place)
+    assert sorted(heard) == [["2", "0", "6", "2", "29500"], ["3", "1", "6", "2", "29500"]]
+
+
+def lose_another_node(job, send) -> None:
+    os._exit(RankLost.exit_code)  # as the heartbeat does, wherever the rank waits
+
+
+def test_the_loss_of_another_node_is_a_sentence_and_no_traceback():
+    with pytest.raises(RankLost, match="another node was lost; the same commands go on from the last checkpoint"):
+        start(lose_another_node)
 
 
 def fail_alone(job, send) -> None:

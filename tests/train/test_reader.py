@@ -158,6 +158,24 @@ def test_kept_states_are_those_of_the_encoder(loaded: LoadedModel, examples, rea
     assert not reader.encoder_cache.holds(examples[5:7])
 
 
+def test_a_pack_that_is_kept_in_part_has_only_the_rest_encoded(loaded, examples, reader, tmp_path, monkeypatch):
+    """On several nodes another one had some of it; protects from states that stand in another utterance's place."""
+    model, encoded = frozen_model(loaded), []
+    encode = FAMILY.encode
+    monkeypatch.setattr(type(FAMILY), "encode", lambda self, *given: encoded.append(given[1]) or encode(*given))
+    reader.encoder_cache = open_cache(tmp_path, model, examples)
+    before, pack = requests([examples[i] for i in (4, 1)], 2), requests([examples[i] for i in (0, 1, 2, 4)], 4)
+    with packed_attention(model):
+        list(reader.read(model, before))
+        reader.encoder_cache.write(1)
+        (found,) = reader.read(model, pack)
+        expected = encoder_states(model, reader.pack(pack[0].examples))
+    assert [len(one.cu_seqlens) - 1 for one in encoded] == [2, 2]
+    torch.testing.assert_close(found.encoded, expected, rtol=0, atol=1e-5)
+    reader.encoder_cache.write(2)
+    assert reader.encoder_cache.holds(pack[0].examples) and not reader.encoder_cache.holds(examples[3:4])
+
+
 @pytest.mark.parametrize("change", ["weights", "data", "boot"])
 def test_a_cache_is_bound_to_weights_data_boot_and_step(loaded, examples, reader, tmp_path, monkeypatch, change: str):
     model = frozen_model(loaded)

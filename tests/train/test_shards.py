@@ -10,7 +10,7 @@ from ranks import FORK, free_port
 from torch import Tensor, nn
 
 from shibolet.errors import ShiboletError
-from shibolet.train import shards
+from shibolet.train import exchange, shards
 from shibolet.train.config import OptimizerConfig
 from shibolet.train.optimizer import MasterAdamW
 from shibolet.train.shards import divide_among_ranks, give_homes
@@ -76,8 +76,8 @@ def as_rank(rank: int, port: int, out: Path) -> None:
     for owner, name in (
         (dist, "all_gather"),
         (dist, "all_reduce"),
-        (shards, "_all_gather"),
-        (shards, "_reduce_scatter"),
+        (exchange, "_all_gather"),
+        (exchange, "_reduce_scatter"),
     ):
         setattr(owner, name, noted(getattr(owner, name), calls))
     for dtype in DTYPES:

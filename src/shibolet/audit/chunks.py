@@ -20,7 +20,7 @@ from pydantic import Field
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import to_line, write_lines
-from shibolet.audit.workers import Decoded, Heard, Load, decode, weigh
+from shibolet.audit.workers import Decoded, Heard, Load, decode, hash_audio, weigh
 from shibolet.listen.decoders import AnyWorker, Decoders, run_each
 from shibolet.listen.lazy import Loading
 from shibolet.listen.long_audio import align
@@ -37,9 +37,24 @@ PART_CLIPS, PART_S = 16, 60.0  # a worker decodes at a time: the first chunk is 
 # are smaller, so that models have work at once; so are the last ones, so that no GPU has a long one alone.
 FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 4
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
+Lines = dict[str, bytes]  # of evidence, by content id
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
 Item = TypeVar("Item")
 Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Chunks that are heard as one; where that loses its process, one by one, and then by halves."""
+
+    chunks: Sequence[Sequence[Job]]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(chain.from_iterable(self.chunks))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chunks))
 
 
 class _Models(NamedTuple):
@@ -76,14 +91,14 @@ class _Listening:
 
 @dataclass(frozen=True, kw_only=True)
 class HearChunk(_Listening):
-    """The work: hear a chunk and put its evidence on disk; what was given up comes back."""
+    """The work: hear a chunk; who handed it out puts the evidence on disk, and reads what was given up."""
 
     folder: Path  # of the evidence
     language: str
     at_once = DECODED + 2  # the evidence of one more is weighed and written
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Job]], Lost]]:
+    def open(self) -> Iterator[Callable[[Group], tuple[Lines, Lost]]]:
         with self._loaded(), _ShortCollections():
             hear_at_once = getattr(self.recogniser, "at_once", 1)
             room = Semaphore(DECODED - 1 + hear_at_once)
@@ -94,16 +109,32 @@ class HearChunk(_Listening):
                 for thread in (models.recognising, models.aligning):
                     thread.shutdown(wait=False, cancel_futures=True)
 
-    def _hear(self, models: _Models, jobs: Sequence[Job]) -> Lost:
-        lines, lost = {}, {}
+    def keep(self, result: tuple[Lines, Lost]) -> Lost:
+        lines, lost = result
+        if lines:
+            write_lines(self.folder, lines)
+        return lost
+
+    def split(self, chunk: Group) -> list[Group]:
+        if len(chunk.chunks) > 1:
+            return [Group([one]) for one in chunk.chunks]
+        jobs, half = chunk.jobs, len(chunk) // 2
+        return [Group([jobs[:half]]), Group([jobs[half:]])] if half else []
+
+    def join(self, parts: Sequence[tuple[Group, Lost | WorkerLost]]) -> Lost:
+        joined: Lost = {}
+        for group, lost in parts:
+            joined |= {id: given_up(clip, lost) for id, clip in group.jobs} if isinstance(lost, WorkerLost) else lost
+        return joined
+
+    def _hear(self, models: _Models, group: Group) -> tuple[Lines, Lost]:
+        lines, lost, jobs = {}, {}, group.jobs
         for (content_id, clip), one in zip(jobs, self._evidence_of(models, [clip for _, clip in jobs]), strict=True):
             if isinstance(one, WorkerLost):
                 lost[content_id] = given_up(clip, one)
             else:
                 lines[content_id] = to_line(one) if isinstance(one, Evidence) else one
-        if lines:
-            write_lines(self.folder, lines)
-        return lost
+        return lines, lost
 
     def _evidence_of(self, models: _Models, clips: Sequence[Clip]) -> list[Found]:
         with models.room:
@@ -188,6 +219,23 @@ class ChooseWindow(_Listening):
         if not usable:
             return None
         return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashChunk(_Listening):
+    """The work: content hashes of files, where they are read faster than here; what listens stays loaded meanwhile."""
+
+    at_once = 2
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[str | WorkerLost]]]:
+        self.decoders.start()
+        yield lambda refs: next(self.decoders.map(partial(hash_part, config=self.config), [refs]))
+
+
+def hash_part(worker: AnyWorker, refs: Sequence[AudioRef], config: AuditConfig) -> list[str | WorkerLost]:
+    limit_s = lambda refs: config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
+    return run_each(worker, hash_audio, refs, limit_s)
 
 
 def _parts(clips: Sequence[Clip]) -> Iterator[list[Clip]]:

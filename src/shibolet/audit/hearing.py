@@ -15,18 +15,31 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from shibolet.audit.chunks import ChooseWindow, HearChunk, Lost, Window, chunks_of, given_up, grouped
+from shibolet.audit.chunks import (
+    ChooseWindow,
+    Group,
+    HashChunk,
+    HearChunk,
+    Lost,
+    Window,
+    chunks_of,
+    given_up,
+    grouped,
+    hash_part,
+)
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import EvidenceStore, HeardClips
-from shibolet.audit.workers import Load, hash_audio
-from shibolet.errors import DataError
-from shibolet.listen.decoders import AnyWorker, Decoders, num_decoders, run_each
-from shibolet.listen.executor import TRIES, Executor, Here
+from shibolet.audit.workers import Load
+from shibolet.errors import DataError, ProcessLost
+from shibolet.listen.decoders import Decoders, num_decoders
+from shibolet.listen.dispatch import TRIES
+from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener, Loading
 from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner, ByName, Recogniser
@@ -126,6 +139,8 @@ class Listener:
                     if on_progress:
                         on_progress(done, total)
         store.refresh()
+        asked = content_ids if shard == WHOLE else [content_ids[i] for i in chain.from_iterable(chain(*todo))]
+        _require_all(asked, store, lost)
         self.num_lost = sum(content_id in lost for content_id in content_ids)
         return _heard(store, clips, content_ids, lost)
 
@@ -147,7 +162,7 @@ class Listener:
         """Load the listeners and start what decodes for them, in the background."""
         decoders = self._executor.decoders(num_decoders(self._config.num_workers))
         decoders.start()
-        theirs = self._share(decoders) if self.num_processes > 1 else None
+        theirs = None if isinstance(self._executor, Here) else self._executor.share(self._config.num_workers)
         self._executor.begin(Loading((self._aligner, self._recogniser), theirs))
 
     @contextmanager
@@ -167,39 +182,18 @@ class Listener:
         folder: Path,
         decoders: Decoders,
     ) -> Iterator[tuple[Chunk, Lost]]:
-        """What was heard together and what was given up of it; the evidence on the others is in the folder then.
-
-        Of a group that a process was lost over again and again each chunk is heard by itself.
-        """
+        """What was heard together and what was given up of it; the evidence on the others is in the folder then."""
         if not todo:
             return
-        work = HearChunk(folder=folder, language=self._language, **self._listening(decoders))
+        work = HearChunk(folder=folder, language=self._language, **self._listening())
 
-        def hear(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Lost | WorkerLost]]:
-            if not chunks:
-                return
-            jobs = ([(content_ids[i], clips[i]) for i in chunk] for chunk in chunks)
-            with closing(self._executor.map(work, jobs)) as results:
-                yield from zip(chunks, results, strict=True)
-
-        group_of = {group[0][0]: group for group in todo} if self._is_on_gpu() else {}
-        alone: list[Chunk] = [] if group_of else list(chain.from_iterable(todo))
-        with closing(hear([list(chain.from_iterable(group)) for group in group_of.values()])) as heard:
-            for chunk, lost in heard:
-                if isinstance(lost, WorkerLost):
-                    alone += group_of[chunk[0]]
-                else:
-                    yield chunk, lost
-        with closing(hear(alone)) as heard:
-            for chunk, lost in heard:
+        groups = todo if self._is_on_gpu() else [[chunk] for chunk in chain.from_iterable(todo)]
+        jobs = (Group([[(content_ids[i], clips[i]) for i in chunk] for chunk in group]) for group in groups)
+        with closing(self._executor.map(work, jobs)) as results:
+            for group, lost in zip(groups, results, strict=True):
+                chunk = list(chain.from_iterable(group))
                 is_lost = isinstance(lost, WorkerLost)
                 yield chunk, {content_ids[i]: given_up(clips[i], lost) for i in chunk} if is_lost else lost
-
-    def _share(self, decoders: Decoders) -> Decoders:
-        """What each of several processes decodes with; one has all."""
-        if self.num_processes == 1:
-            return decoders
-        return Decoders(num_decoders(self._config.num_workers, self.num_processes))
 
     def _kept_window(self) -> Window | None:
         """The window that is given or was settled before; None where the recogniser's is to be chosen.
@@ -233,7 +227,7 @@ class Listener:
         untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
         first = sorted((content_ids[i], i) for i in untouched)
         trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
-        [window] = self._executor.map(ChooseWindow(**self._listening(decoders)), [trial])
+        [window] = self._executor.map(ChooseWindow(**self._listening()), [trial])
         if isinstance(window, WorkerLost):
             raise DataError(f"the recogniser's window could not be chosen: {window}")
         if window is None:
@@ -241,11 +235,11 @@ class Listener:
         write_json(self._window_path, {**asdict(window), "sha256": hash_json(asdict(window))})
         return window
 
-    def _listening(self, decoders: Decoders) -> dict[str, Any]:
+    def _listening(self) -> dict[str, Any]:
         """What every work of these listeners has."""
         return {
             "aligner": self._aligner, "recogniser": self._recogniser, "load": self._load, "config": self._config,
-            "decoders": self._share(decoders),
+            "decoders": self._executor.share(self._config.num_workers),
         }  # fmt: skip
 
     def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[list[str], Lost]:
@@ -254,7 +248,7 @@ class Listener:
         refs = list(dict.fromkeys(ref.whole() for clip in clips for ref in (clip.audio, *clip.other_audio)))
         batches = [refs[first : first + HASHED_TOGETHER] for first in range(0, len(refs), HASHED_TOGETHER)]
         hash_of: dict[AudioRef, str | WorkerLost] = {}
-        for batch, hashes in zip(batches, decoders.map(self._hash, batches), strict=True):
+        for batch, hashes in zip(batches, self._hashes(batches, decoders), strict=True):
             hash_of.update(zip(batch, hashes, strict=True))
 
         def known_as(ref: AudioRef) -> str:
@@ -271,12 +265,19 @@ class Listener:
                 lost[content_ids[-1]] = given_up(clip, found)
         return content_ids, lost
 
-    def _hash(self, worker: AnyWorker, refs: Sequence[AudioRef]) -> list[str | WorkerLost]:
-        limit_s = lambda refs: self._config.decode_timeout_s * (10 if len(refs) > 1 else 1)  # noqa: E731
-        return run_each(worker, hash_audio, refs, limit_s)
+    def _hashes(self, batches: Sequence[Sequence[AudioRef]], decoders: Decoders) -> Iterator[list[str | WorkerLost]]:
+        """Content hashes of each batch; WorkerLost for what could not be read by any process."""
+        if not self._executor.is_elsewhere:
+            yield from decoders.map(partial(hash_part, config=self._config), batches)
+            return
+        with closing(self._executor.map(HashChunk(**self._listening()), batches)) as results:
+            for batch, hashes in zip(batches, results, strict=True):
+                yield [hashes] * len(batch) if isinstance(hashes, WorkerLost) else hashes
 
     def _is_on_gpu(self) -> bool:
         """Whether models hear on one; what hears without torch is none of them, and does not load it here."""
+        if self._executor.has_gpus is not None:
+            return self._executor.has_gpus
         is_lazy = any(isinstance(one, LazyListener) for one in (self._aligner, self._recogniser))
         if not is_lazy and "torch" not in sys.modules:
             return False
@@ -320,6 +321,16 @@ def lost_sentence(num_lost: int) -> str:
         f"Clips that could not be decoded or heard here in {TRIES} tries: {num_lost:,}. Such a clip counts as a "
         "failure in this run, and the next audit hears it again."
     )
+
+
+def _require_all(content_ids: Sequence[str], store: EvidenceStore, lost: Lost) -> None:
+    """ProcessLost where a clip that was asked for is neither on disk, heard or undecodable, nor given up."""
+    if missing := {id for id in content_ids if id not in store and id not in lost}:
+        raise ProcessLost(
+            f"of {len(set(content_ids)):,} clips that were to be heard {len(missing):,} have left no evidence on disk, "
+            "and were not given up: a file that was written is gone, or whoever heard them answered for others. What "
+            "is there stays; the same command hears the rest"
+        )
 
 
 def _heard(

@@ -10,7 +10,7 @@ from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
 from shibolet.audit.signals import measure
 from shibolet.errors import AudioError
-from shibolet.listen import executor
+from shibolet.listen import dispatch
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
@@ -18,7 +18,7 @@ from shibolet.speech.activity import Sound, sound_of
 from shibolet.speech.audio import content_hash
 
 # Failures that say something of the machine and nothing of the content.
-LOST = ("decoder_hung", "decoder_crashed", executor.LOST)
+LOST = ("decoder_hung", "decoder_crashed", dispatch.LOST)
 MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, lineage, models, reviewing, scores, search, stages, verify
+from shibolet.cli import beforehand, combine, demo, launch, lineage, models, reviewing, scores, search, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -22,7 +22,9 @@ COMMANDS = {
         stages.train, scores.evaluate, scores.compare, scores.robustness, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
-    "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search),
+    "Before a round": (
+        beforehand.plan, beforehand.check, beforehand.fetch, launch.launch, verify.verify, search.search,
+    ),
     "What it has made": (
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
         combine.combine,

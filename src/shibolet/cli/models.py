@@ -12,6 +12,7 @@ from shibolet.cli.options import (
     AsJson,
     FinishedRun,
     NewFolder,
+    On,
     Style,
     Terms,
     answer,
@@ -208,22 +209,22 @@ def transcribe(
     server_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Language for the server, such as 'he'. Default: it detects.")
     ] = None,
+    on: On = None,
 ):
     """Transcribe recordings of any length. Ends with 3 if one of them could not be read."""
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
-    _require_engine(model, server, server_language)
+    _require_engine(model, server, server_language, on)
     settings = _decoding(
         server, batch, beam_size, length_penalty, mbr_samples, mbr_temperature, repeat_bias, loop_bias, style
     )
-    if context is not None:
-        settings |= _told(context, server)
+    settings |= _told(context, server) if context is not None else {}
     language = _spoken(language, model, server, aligner)
     quiet()
     failed = transcribe_files(
         find_recordings(files),
-        lambda: open_engine(model, server, language, server_language, **settings),
+        lambda: open_engine(model, server, language, server_language, on, **settings),
         language,
         format_,
         aligner=aligner,
@@ -244,8 +245,10 @@ def _spoken(language: str | None, model: str | None, server: str | None, aligner
     return language
 
 
-def _require_engine(model: str | None, server: str | None, server_language: str | None) -> None:
-    """RecipeError where nothing is named that transcribes, or a server's language without one."""
+def _require_engine(model: str | None, server: str | None, server_language: str | None, on: str | None) -> None:
+    """RecipeError where nothing is named that transcribes, a server's language without one, or a cluster beside one."""
+    if server is not None and on is not None:
+        raise RecipeError("transcribe: --server transcribes by itself, and --on is for a model: leave one of them out")
     if model is None and server is None:
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:

@@ -16,6 +16,7 @@ from shibolet.errors import RecipeError
 if TYPE_CHECKING:
     from shibolet.records.documents.base import Document
     from shibolet.rounds.shared import Round
+    from shibolet.train.launch import Place
 
 
 def _recipe_names(incomplete: str) -> list[str]:
@@ -47,6 +48,17 @@ Terms = Annotated[
     typer.Option("--context", metavar="FILE", help="File of names and terms that may be said, one on each line."),
 ]
 Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train with N processes, one on each GPU (or on the CPU).")]
+On = Annotated[
+    str | None, typer.Option("--on", metavar="CLUSTER", help="Hear on a Ray cluster: ray, or ray://HOST:PORT.")
+]
+Nodes = Annotated[int, typer.Option(min=1, metavar="N", help="Train on N machines, --gpus processes on each.")]
+NodeIndex = Annotated[
+    int | None, typer.Option("--node", min=0, metavar="K", help="Which of them this is, from 0; the main one is 0.")
+]
+MainNode = Annotated[
+    str | None,
+    typer.Option("--main", metavar="HOST:PORT", help="Where node 0 is reached by the others, at a port free there."),
+]
 OnlyThrough = Annotated[
     str | None,
     typer.Option(
@@ -68,6 +80,20 @@ FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
 
 
+def place_of(nodes: int, node: int | None, main: str | None) -> "Place":
+    """This machine among those that train; RecipeError where the options do not say it."""
+    from shibolet.train.launch import ONE_PLACE, Place
+
+    if node is not None and node >= nodes:
+        raise RecipeError(f"--node {node}: of --nodes {nodes} the last one is {nodes - 1}")
+    if nodes == 1:
+        return ONE_PLACE
+    host, _, port = (main or "").rpartition(":")
+    if node is None or not host or not port.isdecimal():
+        raise RecipeError(f"--nodes {nodes} needs --node K, from 0, and --main HOST:PORT, as in 10.0.0.5:29500")
+    return Place(node, nodes, host, int(port))
+
+
 @contextmanager
 def round_of(
     recipe: str,
@@ -78,10 +104,12 @@ def round_of(
     suffix: str = "",
     shard: bool = False,
     needs: tuple[str, ...] = ("models", "train"),
+    on: str | None = None,
 ) -> "Iterator[Round]":
     """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
-    With `shard` others work in the folder too. `needs` are sections that the recipe has to have.
+    With `shard` others work in the folder too. `needs` are sections that the recipe has to have, `on` is the cluster
+    that hears.
     """
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe, recipe_yaml
@@ -103,6 +131,7 @@ def round_of(
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as current:
+        current.on = on
         yield current
 
 

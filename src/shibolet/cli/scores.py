@@ -14,6 +14,7 @@ from shibolet.cli.options import (
     AsJson,
     Changes,
     DryRun,
+    On,
     RecipeName,
     RunDir,
     Style,
@@ -62,6 +63,7 @@ def evaluate(
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
+    on: On = None,
 ):
     """Compute WER and CER of a recipe's models, of other systems' hypotheses, or of a model on a manifest."""
     if (recipe is None and (model is None or manifest is None)) or (recipe and (model or manifest or language)):
@@ -80,12 +82,12 @@ def evaluate(
 
         spoken = language_told(language, model)
         quiet()
-        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "", context)
+        scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "", context, on)
         print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
     print_json(scores) if json_ else show_scores(scores)
     if not json_ and not hypotheses:

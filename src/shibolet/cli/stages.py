@@ -13,14 +13,20 @@ from shibolet.cli.options import (
     FinishedRun,
     FromStep,
     Gpus,
+    MainNode,
+    NodeIndex,
+    Nodes,
+    On,
     OnlyThrough,
     RecipeName,
     RunDir,
     answer,
+    place_of,
     print_json,
     quiet,
     require_run,
     round_of,
+    run_folder,
     say,
     show,
 )
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
 
 def run(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
+    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None, on: On = None,
 ):  # fmt: skip
     """Run the whole round, from audit to report. The same command continues an interrupted round."""
     from shibolet.cli.tables import GATE_PREPARED, show_gate
@@ -43,7 +49,7 @@ def run(
 
     if under_torchrun():
         raise RecipeError("torchrun would start several rounds: use 'shibolet run --gpus N', or torchrun with 'train'")
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)
         if json_:
@@ -83,6 +89,7 @@ def audit(
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
+    on: On = None,
 ):
     """Hear the training data and judge each transcript. Ends with the gate's exit code."""
     from shibolet.rounds.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
@@ -98,10 +105,10 @@ def audit(
             say(do_export(current, export_to))
         return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=()) as current:
+        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=(), on=on) as current:
             do_audit_shard(current, _shard(shard))
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on) as current:
         if extend:
             current.tell(f"audit: extended to {extend_audit(current):,} utterances")
         report = do_audit(current, merge=recipe[:-1] == ["merge"], review=review)
@@ -128,11 +135,12 @@ def calibrate(
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
+    on: On = None,
 ):
     """Measure on damaged copies of clean clips what the audit detects, and write a calibration."""
     from shibolet.rounds.auditing import do_calibrate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=(), on=on) as current:
         result = do_calibrate(current, clean, foreign or [], minutes)
         path = current.folder.calibration
     if json_:
@@ -160,12 +168,13 @@ def gate(
 
 
 def label(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    on: On = None,
+):  # fmt: skip
     """Write texts for audio without text and for flagged utterances, if two models agree. 'prepare' uses them."""
     from shibolet.rounds.labelling import do_label
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",)) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on) as current:
         found = do_label(current)
     answer(json_, found)
     if not json_:
@@ -173,12 +182,13 @@ def label(
 
 
 def prepare(
-    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
-):
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
+    on: On = None,
+):  # fmt: skip
     """Hear the rest, drop bad utterances, cut long ones, and split. Writes shards and a ledger."""
     from shibolet.rounds.stages import do_prepare
 
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         summary = do_prepare(current)
     answer(json_, summary)
     if not json_:
@@ -187,18 +197,26 @@ def prepare(
 
 def train(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None,
+    gpus: Gpus = 1, nodes: Nodes = 1, node: NodeIndex = None, main: MainNode = None,
+    only_through: OnlyThrough = None, from_step: FromStep = None,
 ):  # fmt: skip
-    """Train through the phases on the prepared data, or continue. torchrun can start it too."""
+    """Train through the phases on the prepared data, or continue. torchrun can start it too.
+
+    On several machines the same command is started on each, with its own --node.
+    """
+    from shibolet.recipe import load_recipe
     from shibolet.rounds.rank import follow, is_follower
     from shibolet.rounds.stages import do_train
 
-    if is_follower():
+    place = place_of(nodes, node, main)
+    if (is_follower() or place.node) and not dry:
         quiet()
-        follow()
+        folder = run_folder(run_dir, load_recipe(recipe, changes or []).name)
+        follow(folder, gpus=gpus, place=place)
         return
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
+        current.place = place
         if not current.folder.finished("train"):
             current.compile_ahead()
         result = do_train(current)

@@ -301,6 +301,29 @@ def _of_this_process(num_workers: int) -> Decoders:
     return _HERE.setdefault(num_workers, Decoders(num_workers))
 
 
+class Share:
+    """Decoders of a process that it is sent to: its share of that machine's cores, or of a number that is given."""
+
+    def __init__(self, num_workers: int | None) -> None:
+        self._num_workers = num_workers
+
+    def __reduce__(self) -> tuple:
+        return _own_share, (self._num_workers,)
+
+
+_num_shares = 1  # processes that have decoders on this machine
+
+
+def share_cores(num_shares: int) -> None:
+    """This process is one of so many on its machine."""
+    global _num_shares
+    _num_shares = num_shares
+
+
+def _own_share(num_workers: int | None) -> Decoders:
+    return _of_this_process(num_decoders(num_workers, _num_shares))
+
+
 def num_decoders(num_workers: int | None, num_shares: int = 1) -> int:
     """Workers in each of `num_shares` processes; None is all cores but two, which feed the models."""
     if num_workers is None:

@@ -1,8 +1,9 @@
 """Who hears: this process, or one process for each GPU. A chunk is the unit of work wherever it is heard.
 
 What is computed together is decided by the list and by fixed lengths, never by what arrives first. So a chunk gives the
-same bytes in this process, on any of several GPUs and in any job of an array, which hears every n-th chunk of the same
-list. Processes share no memory: a chunk names audio by its place wherever the work can decode that by itself.
+same bytes in this process, on any of several GPUs, on any node of a cluster and in any job of an array, which hears
+every n-th chunk of the same list. Processes share no memory: a chunk names audio by its place wherever the work can
+decode that by itself.
 """
 
 import gc
@@ -11,52 +12,38 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import count
 from multiprocessing.connection import Connection, wait
 from threading import Lock
 from typing import Any, Protocol
 
 from shibolet.errors import ProcessLost
-from shibolet.listen.decoders import Decoders
+from shibolet.listen.decoders import Decoders, num_decoders
+from shibolet.listen.dispatch import Dispatcher, Kept, Peer, Run, Work
 from shibolet.listen.processes import (
     MAX_STARTS,
     Channel,
     Child,
     Outcome,
-    WorkerLost,
     attempt,
     leave_signals_to_parent,
     send_outcome,
 )
 from shibolet.records.ahead import Ahead
 
-TRIES = 3  # of a chunk that its process was lost over; the second and third alone, in a fresh process
-LOST = "listener_crashed"  # the ledger's rule for what is in a chunk that was given up
+HERE = "this machine"  # where every process of `Processes` is
 _LOG = logging.getLogger(__name__)
 
 
-class Work(Protocol):
-    """What is to be done with each chunk: instructions that can be pickled, by name and place, and no open model.
-
-    Every process opens models on its own device, and finds models, audio and evidence under the same paths: one disk.
-    """
-
-    at_once: int  # chunks that one process has in hand
-
-    def open(self) -> AbstractContextManager[Callable[[Any], Any]]:
-        """Load what it takes; the result of a chunk, which must not depend on the other ones that are in hand."""
-        ...
-
-
 class Executor(Protocol):
-    """Who does the work. A cluster would be a third one."""
+    """Who does the work: this process, several of this machine, or those of a cluster (`on_ray`)."""
 
     num_processes: int
+    has_gpus: bool | None  # of those that hear; None: what this process has
+    is_elsewhere: bool  # whether those that hear are on other machines: then these read all audio, and not this one
 
     def begin(self, work: Work) -> None:
         """Open a work in the background; the next one finds loaded what both need, or fails as this one did."""
@@ -64,6 +51,10 @@ class Executor(Protocol):
 
     def decoders(self, num_workers: int) -> Decoders:
         """Workers of this process, the same ones until it is closed."""
+        ...
+
+    def share(self, num_workers: int | None) -> Decoders:
+        """Workers for a work: of each process its own, a share of what a machine has; None: all that it has."""
         ...
 
     def map(self, work: Work, chunks: Iterable) -> Iterator:
@@ -78,7 +69,7 @@ class Executor(Protocol):
         ...
 
 
-class _KeepsDecoders:
+class KeepsDecoders:
     """Workers that decode are there from one work to the next."""
 
     _decoders: Decoders | None = None
@@ -94,10 +85,10 @@ class _KeepsDecoders:
             self._decoders.close()
 
 
-class Here(_KeepsDecoders):
+class Here(KeepsDecoders):
     """This process."""
 
-    num_processes = 1
+    num_processes, has_gpus, is_elsewhere = 1, None, False
 
     def __init__(self, decoders: Decoders | None = None) -> None:
         self._decoders = decoders
@@ -106,9 +97,13 @@ class Here(_KeepsDecoders):
     def begin(self, work: Work) -> None:
         self._opening = Ahead(partial(_open_and_close, work))
 
+    def share(self, num_workers: int | None) -> Decoders:
+        return self.decoders(num_decoders(num_workers))
+
     def map(self, work: Work, chunks: Iterable) -> Iterator:
         with work.open() as do:
-            yield from in_threads(do, chunks, work.at_once)
+            done = (lambda chunk: work.keep(do(chunk))) if isinstance(work, Kept) else do
+            yield from in_threads(done, chunks, work.at_once)
 
     def close(self) -> None:
         self._close_decoders()
@@ -146,36 +141,13 @@ def in_threads(function: Callable, items: Iterable, num_threads: int) -> Iterato
         pool.shutdown(wait=waits, cancel_futures=True)
 
 
-@dataclass(slots=True)
-class _Task:
-    number: int
-    chunk: Any
-    num_lost: int = 0  # processes
-
-
-@dataclass(slots=True)
-class _Run:
-    """One `map`: what is still to be handed out, and results that wait for their turn."""
-
-    work: Work
-    chunks: Iterator[tuple[int, Any]]
-    again: deque[_Task] = field(default_factory=deque)  # handed to a process that ended before it began
-    suspects: deque[_Task] = field(default_factory=deque)  # in hand when a process was lost
-    results: dict[int, Any] = field(default_factory=dict)
-
-    def take(self) -> _Task | None:
-        """The next chunk; None where all have been handed out."""
-        if self.again:
-            return self.again.popleft()
-        number, chunk = next(self.chunks, (None, None))
-        return None if number is None else _Task(number, chunk)
-
-
-class Processes(_KeepsDecoders):
+class Processes(KeepsDecoders, Dispatcher):
     """One process for each of `environments`, which say what it sees, such as one GPU; they start at their first work.
 
     A process keeps what it has loaded from one `map` to the next, as far as that takes it too.
     """
+
+    has_gpus, is_elsewhere = None, False
 
     def __init__(
         self,
@@ -198,47 +170,35 @@ class Processes(_KeepsDecoders):
         if not any(peer.has_started for peer in self._peers):
             _free_memory()
 
-    def map(self, work: Work, chunks: Iterable) -> Iterator:
-        run = _Run(work, enumerate(chunks))
-        self._make_room()
-        try:
-            for number in count():
-                self._hand_out(run)
-                while number not in run.results:
-                    busy = {peer.connection: peer for peer in self._peers if peer.tasks}
-                    if not busy:
-                        return
-                    for connection in wait(list(busy)):
-                        busy[connection].receive(run)
-                    self._hand_out(run)
-                yield run.results.pop(number)
-        finally:
-            if any(peer.tasks for peer in self._peers):  # an error, an interrupt, or a reader that has had enough
-                self._close_peers()
+    @property
+    def _ready(self) -> "Sequence[_Peer]":
+        return self._peers
 
-    def _hand_out(self, run: _Run) -> None:
-        while run.suspects and (idle := [peer for peer in self._peers if not peer.tasks]):
-            idle[0].hand(run.suspects.popleft(), run.work)
-        while free := [peer for peer in self._peers if peer.has_room(run.work)]:
-            num_ahead = len(run.results) + len(run.suspects) + sum(len(peer.tasks) for peer in self._peers)
-            if num_ahead > 2 * self.num_processes * run.work.at_once or (task := run.take()) is None:
-                return
-            min(free, key=lambda peer: peer.in_hand).hand(task, run.work)
+    def _prepare(self, work: Work) -> None:
+        self._make_room()
+
+    def _receive(self, run: Run) -> None:
+        busy = {peer.connection: peer for peer in self._peers if peer.tasks}
+        for connection in wait(list(busy)):
+            busy[connection].receive(run)
+
+    def share(self, num_workers: int | None) -> Decoders:
+        return Decoders(num_decoders(num_workers, self.num_processes))
 
     def close(self) -> None:
         self._close_decoders()
-        self._close_peers()
+        self._abandon()
 
-    def _close_peers(self) -> None:
+    def _abandon(self) -> None:
         for peer in self._peers:
             peer.close()
 
 
-class _Peer:
-    """One of the processes, as the one that hands out sees it."""
+class _Peer(Peer):
+    """A process of this machine."""
 
     def __init__(self, environment: dict[str, str], num_threads: int | None) -> None:
-        self.tasks: dict[int, _Task] = {}  # in hand
+        super().__init__()
         self._environment, self._num_threads = environment, num_threads
         self._child: Child | None = None
         self._work: Work | None = None  # that it was told last
@@ -253,32 +213,23 @@ class _Peer:
     def connection(self) -> Connection:
         return self._child.channel.connection
 
-    @property
-    def in_hand(self) -> tuple[int, int]:
-        """What it has to do, in items of chunks that have any, and in chunks."""
-        return sum(len(t.chunk) for t in self.tasks.values() if isinstance(t.chunk, Sized)), len(self.tasks)
-
-    def has_room(self, work: Work) -> bool:
-        return len(self.tasks) < work.at_once and not any(task.num_lost for task in self.tasks.values())
-
     def tell(self, work: Work) -> None:
         """Have it open the work, in a process that starts now if there is none."""
         if self._child is None:
             self._child = Child(_serve, self._num_threads, environment=self._environment, has_children=True)
         if self._work is not work:
             self._work, self._num_opening = work, self._num_opening + 1
-            self._send((None, work))
+            self._post((None, work))
 
-    def hand(self, task: _Task, work: Work) -> None:
+    def _send(self, number: int, chunk: Any, work: Work) -> None:
         self.tell(work)
-        self.tasks[task.number] = task
-        self._send((task.number, task.chunk))
+        self._post((number, chunk))
 
-    def _send(self, message: tuple) -> None:
+    def _post(self, message: tuple) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `receive` finds out
             self._child.channel.send(message)
 
-    def receive(self, run: _Run) -> None:
+    def receive(self, run: Run) -> None:
         """Take one message, or its end; raises what the work raised, and ProcessLost when no process starts."""
         try:
             number, succeeded, result = self._child.channel.receive()
@@ -290,10 +241,9 @@ class _Peer:
         if number is None:
             self._num_opening, self._num_starts = self._num_opening - 1, 0
         else:
-            del self.tasks[number]
-            run.results[number] = result
+            run.succeed(self.tasks.pop(number), result)
 
-    def _count_lost(self, run: _Run) -> None:
+    def _count_lost(self, run: Run) -> None:
         tasks, had_begun = list(self.tasks.values()), not self._num_opening
         self.close()
         if not had_begun:  # nothing that a chunk did
@@ -304,13 +254,10 @@ class _Peer:
                     "whether the memory is full; with CUDA_VISIBLE_DEVICES=0 one GPU is used, without other processes"
                 )
         for task in tasks:
-            task.num_lost += had_begun
-            if task.num_lost == TRIES:
-                run.results[task.number] = WorkerLost(
-                    LOST, f"the process that heard it crashed in {TRIES} tries; the next run tries again"
-                )
+            if had_begun:
+                run.lose(task, HERE)
             else:
-                (run.suspects if task.num_lost else run.again).append(task)
+                run.put_back(task)
         if had_begun:
             _LOG.warning("a process was lost; what it had in hand (%d chunks) is tried again", len(tasks))
 
@@ -320,6 +267,19 @@ class _Peer:
         self._child = self._work = None
         self._num_opening = 0
         self.tasks = {}
+
+
+class Opened:
+    """The work that a process has open; the next one keeps the models that both need."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+
+    def begin(self, work: Work) -> Outcome:
+        """Close the one before, which has come to its end, and open this; what does its chunks, or an error."""
+        self._opened.close()  # after the next work has come: it keeps the models that both need
+        _free_memory()
+        return attempt(self._opened.enter_context, work.open())
 
 
 def _serve(connection: Connection, num_threads: int | None) -> None:
@@ -332,7 +292,7 @@ def _serve(connection: Connection, num_threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-    channel, sending, opened = Channel(connection), Lock(), ExitStack()
+    channel, sending, opened = Channel(connection), Lock(), Opened()
     pool, opening = None, None
 
     def send(outcome: Outcome, number: int | None) -> None:
@@ -340,9 +300,7 @@ def _serve(connection: Connection, num_threads: int | None) -> None:
             send_outcome(channel, outcome, number)
 
     def begin(work: Work) -> Callable:
-        opened.close()  # after the next work has come: it keeps the models that both need
-        _free_memory()
-        succeeded, do = attempt(opened.enter_context, work.open())
+        succeeded, do = opened.begin(work)
         send((succeeded, None if succeeded else do), None)
         return do
 

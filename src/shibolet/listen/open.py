@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shibolet.errors import ModelError
+from shibolet.errors import ModelError, RecipeError
 from shibolet.listen.buffers import keep_buffers
+from shibolet.listen.decoders import Decoders
 from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy
@@ -141,6 +142,22 @@ def let_go() -> None:
     """Keep no model for who opens the same one next."""
     _KEPT.clear()
     gc.collect()  # a model and its parts may hold each other
+
+
+def open_executor(on: str | None, num_threads: int | None = None, decoders: Decoders | None = None) -> Executor:
+    """Who hears: what this machine has, or a cluster, `ray` or `ray://HOST:PORT`."""
+    from shibolet.listen.executor import local_executor
+
+    if on is None:
+        return local_executor(num_threads, decoders)
+    if on != "ray" and not on.startswith("ray://"):
+        raise RecipeError(f"--on {on}: expected ray, or ray://HOST:PORT")
+    import torch
+
+    from shibolet.listen.cluster import OnCluster
+    from shibolet.listen.on_ray import RayCluster
+
+    return OnCluster(RayCluster(on), num_threads or torch.get_num_threads(), decoders)
 
 
 def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:

@@ -128,15 +128,28 @@ def attempt(function: Callable, *args: Any) -> Outcome:
         return False, error
 
 
-def send_outcome(channel: Channel, outcome: Outcome, *head: Any) -> None:
-    """Send (*head, succeeded, result); what cannot be sent becomes an error that says so."""
+def sendable(outcome: Outcome) -> Outcome:
+    """The same; an error that cannot be sent becomes one that says so."""
     succeeded, result = outcome
     try:
         if not succeeded:
             pickle.loads(pickle.dumps(result))  # some errors can be pickled and not read again
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        return False, _not_sent(result, error)
+    return outcome
+
+
+def send_outcome(channel: Channel, outcome: Outcome, *head: Any) -> None:
+    """Send (*head, succeeded, result); what cannot be sent becomes an error that says so."""
+    succeeded, result = sendable(outcome)
+    try:
         channel.send((*head, succeeded, result))
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # raised before anything is on its way
-        channel.send((*head, False, TypeError(f"{result!r:.200} cannot be sent: {error}")))
+        channel.send((*head, False, _not_sent(result, error)))
+
+
+def _not_sent(result: Any, error: Exception) -> TypeError:
+    return TypeError(f"{result!r:.200} cannot be sent: {error}")
 
 
 def _end_with_parent() -> None:

@@ -5,7 +5,7 @@ What is in memory at a time is a block of one file and the pieces that the engin
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,12 @@ from shibolet.listen.pieces import cut_stream
 from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner
 from shibolet.listen.word_times import repair_times
-from shibolet.speech.audio import SAMPLE_RATE_HZ, stream
+from shibolet.records.utterance import AudioRef
+from shibolet.speech.audio import SAMPLE_RATE_HZ, probe, stream
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
+GROUP_S = 7200.0  # of audio in recordings that one machine hears as a whole, and of which pieces share windows
 WINDOW_S = 1800.0  # of audio in pieces that wait for the engine, 115 MB, however many it takes at once
 
 
@@ -95,28 +97,74 @@ def hear_recordings(
     Times are those of the file, also where its sound starts late. A file that cannot be read, or from some point on,
     ends with an error; the next ones are heard all the same. The language is the aligner's: None without one.
     """
-    engines = Engines.of(engine)
+    engines, groups = Engines.of(engine), _groups(paths)
+    how = engines.engine, aligner, language and language.name
+    if engines.executor.is_elsewhere:
+        heard = _heard_elsewhere(engines, HearRecordings(*how, engines.clips_at_once, max_piece_s), groups)
+    else:
+        heard = _heard_here(engines, HearPieces(*how), groups, max_piece_s)
+    with closing(heard):
+        for one in heard:
+            yield one
+            if one.piece is not None:
+                on_progress(one.piece.end_s - one.piece.start_s)
+
+
+def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Recordings of which pieces may be heard together, by what their headers say; what says nothing counts as none."""
+    group, audio_s = [], 0.0
+    for path in paths:
+        group.append(path)
+        with suppress(AudioError):
+            audio_s += probe(AudioRef(path=str(path))).duration_s
+        if audio_s >= GROUP_S:
+            yield group
+            group, audio_s = [], 0.0
+    if group:
+        yield group
+
+
+def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[list[Path]]) -> Iterator[Heard]:
+    """Whoever hears a group reads its files too: no samples pass from machine to machine."""
+    handed: deque[list[Path]] = deque()
+    chunks = (handed.append(group) or group for group in groups)
+    with closing(engines.executor.map(work, chunks)) as results:
+        for heard in results:
+            group = handed.popleft()
+            if isinstance(heard, WorkerLost):
+                raise ProcessLost(f"{len(group)} recordings from {group[0]} on could not be transcribed: {heard}")
+            yield from heard
+
+
+def _heard_here(
+    engines: Engines, work: "HearPieces", groups: Iterable[list[Path]], max_piece_s: float
+) -> Iterator[Heard]:
+    """This process reads each file once and hands out samples."""
     windows: deque[list[_Clip | Heard]] = deque()
 
     def clips() -> Iterator[list[_Clip]]:
-        for window in _windows(paths, engines.clips_at_once, max_piece_s):
-            windows.append(window)
-            yield [one for one in window if isinstance(one, _Clip)]
+        for group in groups:
+            for window in _windows(group, engines.clips_at_once, max_piece_s):
+                windows.append(window)
+                yield _clips_of(window)
 
-    with closing(
-        engines.executor.map(HearPieces(engines.engine, aligner, language and language.name), clips())
-    ) as results:
+    with closing(engines.executor.map(work, clips())) as results:
         for pieces in results:
             if isinstance(pieces, WorkerLost):
-                [first, *_] = (one for one in windows[0] if isinstance(one, _Clip))
+                [first, *_] = _clips_of(windows[0])
                 raise ProcessLost(f"{first.path}, from {first.start_s:.1f} s on, could not be transcribed: {pieces}")
-            found = iter(pieces)
-            for one in windows.popleft():
-                if isinstance(one, _Clip):
-                    yield Heard(path=one.path, piece=next(found))
-                    on_progress(one.duration_s)
-                else:
-                    yield one
+            yield from _in_order(windows.popleft(), pieces)
+
+
+def _clips_of(window: Sequence[_Clip | Heard]) -> list[_Clip]:
+    return [one for one in window if isinstance(one, _Clip)]
+
+
+def _in_order(window: Sequence[_Clip | Heard], pieces: Sequence[Piece]) -> Iterator[Heard]:
+    """What was heard of a window's pieces, and the ends of recordings where they come between them."""
+    found = iter(pieces)
+    for one in window:
+        yield Heard(path=one.path, piece=next(found)) if isinstance(one, _Clip) else one
 
 
 def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[_Clip | Heard]]:
@@ -158,6 +206,30 @@ class HearPieces:
         load_now(self.engine, self.aligner)
         language = get_language(self.language) if self.language else None
         yield partial(_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
+
+
+@dataclass(frozen=True, slots=True)
+class HearRecordings:
+    """The work: read whole recordings, transcribe them by the same pieces together, and find their words' times."""
+
+    engine: Lazy[Engine]
+    aligner: Aligner | None
+    language: str | None
+    clips_at_once: int
+    max_piece_s: float
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[Path]], list[Heard]]]:
+        with HearPieces(self.engine, self.aligner, self.language).open() as hear:
+            yield partial(self._hear, hear)
+
+    def _hear(self, hear: Callable[[Sequence[_Clip]], list[Piece]], paths: Sequence[Path]) -> list[Heard]:
+        windows = _windows(paths, self.clips_at_once, self.max_piece_s)
+        return [one for window in windows for one in _in_order(window, hear(_clips_of(window)))]
 
 
 def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, aligner: Aligner | None) -> list[Piece]:

@@ -21,9 +21,14 @@ def this_start(command: str, num_threads: int | None) -> Start:
         python=platform.python_version(),
         platform=platform.platform(),
         cpus=usable_cores(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages=package_versions(),
         git=_git_commit(),
     )
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of the packages that decide what comes out."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

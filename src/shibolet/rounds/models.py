@@ -29,6 +29,7 @@ class Models:
 
     recipe: Recipe
     folder: RunFolder
+    on: str | None = field(init=False, default=None)  # the cluster that hears; None: this machine
     decoders: Decoders = field(init=False)  # for who hears, and for data of many files
     _identities: dict[str, Ahead[str]] = field(init=False, default_factory=dict)
     _listeners: dict[tuple[str, str], "LazyListener"] = field(init=False, default_factory=dict)  # by task and name
@@ -51,12 +52,12 @@ class Models:
 
     @property
     def executor(self) -> "Executor":
-        """Who hears: all GPUs, or this process."""
-        from shibolet.listen.executor import local_executor
+        """Who hears: all GPUs of this machine, or this process; or a cluster."""
+        from shibolet.listen.open import open_executor
 
         with self._opening:
             if self._executor is None:
-                self._executor = local_executor(self.recipe.num_threads, self.decoders)
+                self._executor = open_executor(self.on, self.recipe.num_threads, self.decoders)
             return self._executor
 
     @contextmanager
@@ -148,12 +149,13 @@ class Models:
                 self._compiling = begin_to_compile(self.recipe)
 
     def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
+        from shibolet.listen.executor import Here
         from shibolet.listen.lazy import load_now
         from shibolet.listen.open import import_opener
 
         with self._opening:  # who hears meanwhile finds the same executor and the same decoders
             names = [name for name in (self.recipe.audit.aligner, recogniser) if name]
-            is_here = self.executor.num_processes == 1
+            is_here = isinstance(self.executor, Here)
             if is_here:
                 for name in names:  # before anything waits for a hash
                     import_opener(name)
@@ -165,10 +167,11 @@ class Models:
 
     def start_processes(self, *models: str) -> None:
         """Start those that hear, where they are several, as far as they take no memory of a GPU: it may be in use."""
+        from shibolet.listen.executor import Here
         from shibolet.listen.lazy import Lazy, Loading
         from shibolet.listen.open import import_opener
 
-        if self.executor.num_processes > 1:
+        if not isinstance(self.executor, Here):
             self.executor.begin(Loading(tuple(Lazy(partial(import_opener, model)) for model in models)))
 
     def read_ahead(self, *names: str | None) -> Ahead[None]:

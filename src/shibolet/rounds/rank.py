@@ -4,24 +4,26 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shibolet.errors import Preempted
+from shibolet.errors import Preempted, RecipeError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.records.config import Config
 from shibolet.records.runfolder import RunFolder
 from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
-from shibolet.train.config import Replay, TrainConfig
+from shibolet.train.config import Replay, ReplaySource, TrainConfig
+from shibolet.train.launch import Place, launch
 
 
 class TrainJob(Config):
     """The arguments of a training."""
 
+    run_dir: Path  # the run folder, which the paths below lie in
     prepared_dir: Path
     out_dir: Path
     base: str
@@ -38,6 +40,22 @@ class TrainJob(Config):
     replay: Replay | None = None  # other data that each step has too
     teacher: str | None = None  # the model that a phase learns from
     texts: Mapping[str, str] = {}  # of the teacher, by utterance
+
+    def at(self, run_dir: Path) -> "TrainJob":
+        """The same in another place of the run folder."""
+
+        def moved(path: Path) -> Path:
+            return run_dir / path.relative_to(self.run_dir)
+
+        sources = [one.model_copy(update={"prepared_dir": moved(one.prepared_dir)}) for one in self.replayed]
+        return self.model_copy(update={
+            "run_dir": run_dir, "prepared_dir": moved(self.prepared_dir), "out_dir": moved(self.out_dir),
+            "replay": self.replay and self.replay.model_copy(update={"sources": tuple(sources)}),
+        })  # fmt: skip
+
+    @property
+    def replayed(self) -> Sequence[ReplaySource]:
+        return self.replay.sources if self.replay else ()
 
 
 Send = Callable[[str | tuple[int, int]], None]  # takes a sentence for the user, or the steps done and in all
@@ -80,16 +98,34 @@ def _nobody(message: object) -> None:
     pass
 
 
-def as_rank(job: TrainJob, send: Send) -> None:
-    """Train as a rank that `launch` started.
+def set_to_work(job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, place: Place) -> None:
+    """Train in this process, as a rank of torchrun's, or as ranks that are started here.
+
+    Several nodes have the job from the main one; None there tells the others that there is nothing to do.
+    """
+    import torch
+
+    if (num_devices := torch.cuda.device_count()) and gpus > num_devices:
+        raise RecipeError(f"--gpus {gpus}: there are {num_devices} GPUs here")
+    if under_torchrun():
+        lead(job, run_dir, send)
+    elif gpus > 1 or place.num_nodes > 1:
+        launch(as_rank, (run_dir, job), num_ranks=gpus, on_cpu=not num_devices, on_message=send, place=place)
+    elif job is not None:
+        carry_out(job, send)
+
+
+def as_rank(given: tuple[Path, TrainJob | None], send: Send) -> None:
+    """Train as a rank that `launch` started, in the run folder of this machine; the job is the main rank's.
 
     The main one holds the folder itself: a launcher that was killed leaves its ranks to write their last checkpoint.
     """
+    run_dir, job = given
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
     is_main = os.environ["RANK"] == "0"
     logging.getLogger("shibolet").setLevel(logging.INFO if is_main else logging.WARNING)
-    with RunFolder(job.out_dir).locked() if is_main else nullcontext(), _among_ranks():
-        carry_out(job, send)
+    with RunFolder(job.out_dir).locked() if is_main and job else nullcontext():
+        lead(job, run_dir, send)
 
 
 def under_torchrun() -> bool:
@@ -102,38 +138,47 @@ def is_follower() -> bool:
     return under_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
-def follow() -> None:
-    """Take part in the training that the main rank leads, if there is one."""
-    with _among_ranks():
-        if (job := _shared(None)) is not None:
-            carry_out(job, _nobody)
+def follow(run_dir: Path, *, gpus: int, place: Place) -> None:
+    """Take part in the training that the main rank leads, if there is one, as a rank of torchrun's or as a node."""
+    set_to_work(None, run_dir, _nobody, gpus=gpus, place=place)
 
 
-def lead(job: TrainJob | None, send: Send) -> None:
-    """Train with the ranks that `follow`; None sends them home."""
+def lead(job: TrainJob | None, run_dir: Path, send: Send) -> None:
+    """Train with the other ranks, who call it too; the job is the main one's, and None sends all home."""
     with _among_ranks():
-        _shared(job)
-        if job is not None:
+        if (job := _shared(job, run_dir)) is not None:
             carry_out(job, send)
 
 
-def _shared(job: TrainJob | None) -> TrainJob | None:
-    """The main rank's job, on every rank."""
+def _shared(job: TrainJob | None, run_dir: Path) -> TrainJob | None:
+    """The main rank's job in this node's run folder, which then has what it reads there; the same on every rank."""
+    from shibolet.train.copies import copy_from_main, look_for_main
+    from shibolet.train.nodes import this_node
     from shibolet.train.ranks import from_main, join_ranks
 
     join_ranks()
-    return from_main(job)
+    job = from_main(job)
+    if job is None or this_node().count == 1:
+        return job
+    look_for_main(run_dir)
+    job = job.at(run_dir)
+    for folder in (job.prepared_dir, *(source.prepared_dir for source in job.replayed)):
+        copy_from_main(folder)
+    return job
 
 
 @contextmanager
 def _among_ranks() -> Iterator[None]:
     """Leaves the process group in the end, unless an error broke it."""
-    from shibolet.train.ranks import leave_ranks
+    from shibolet.train.ranks import await_loss, leave_ranks
 
     try:
         yield
     except Preempted:  # all ranks agreed on it
         leave_ranks()
+        raise
+    except Exception as error:
+        await_loss(error)
         raise
     leave_ranks()
 

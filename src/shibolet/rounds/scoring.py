@@ -172,13 +172,16 @@ def evaluate_manifest(
     track: Track = untracked,
     style: str = "",
     context: Path | None = None,
+    on: str | None = None,
 ) -> Scores:
-    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere. `context` is a file of terms."""
+    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere.
+
+    `context` is a file of terms; `on` is a cluster that transcribes.
+    """
     from shibolet.evaluate.config import ContextConfig, EvaluateConfig, StylesConfig
     from shibolet.evaluate.overlap import overlap, read_trained_on
     from shibolet.evaluate.stage import evaluate_set
-    from shibolet.listen.executor import local_executor
-    from shibolet.listen.open import listener_identity, open_engines
+    from shibolet.listen.open import listener_identity, open_engines, open_executor
     from shibolet.speech.read import read_source
 
     terms = ContextConfig(file=context) if context else None
@@ -192,7 +195,7 @@ def evaluate_manifest(
         RunFolder(prepared.parent).intact("prepare")
         trained = read_trained_on(prepared)
     identity = listener_identity(model)
-    with closing(local_executor()) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
+    with closing(open_executor(on)) as executor, TemporaryDirectory() as scratch, track("transcribe") as progress:
         return evaluate_set(
             open_engines(executor, model, language, **config.engine_settings(style, told)),
             utterances,

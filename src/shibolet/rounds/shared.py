@@ -25,6 +25,7 @@ from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text.terms import read_terms
 from shibolet.tracking.weights_and_biases import require_wandb
+from shibolet.train.launch import ONE_PLACE, Place
 
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
@@ -77,7 +78,8 @@ class Round(Models):
 
     tell: Tell
     track: Track = untracked
-    gpus: int = 1  # processes that train, one a GPU
+    gpus: int = 1  # processes that train on this machine, one a GPU
+    place: Place = ONE_PLACE  # of this machine among those that train
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from shibolet.errors import RecipeError
 from shibolet.records.audited import audited_hash
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.prepared import Prepared
@@ -121,8 +120,7 @@ def begin_training(current: Round, through: str) -> None:
 def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainClock | None]:
     """The stage, and what the seconds of its training went to; None: it was done."""
     from shibolet.rounds.branches import branch_of
-    from shibolet.rounds.rank import TrainJob, as_rank, carry_out, lead, under_torchrun
-    from shibolet.train.launch import launch
+    from shibolet.rounds.rank import TrainJob, set_to_work, under_torchrun
 
     recipe, folder = current.recipe, current.folder
     texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
@@ -132,10 +130,11 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
-        if under_torchrun():
-            lead(None, current.tell)
+        if under_torchrun() or current.place.num_nodes > 1:
+            set_to_work(None, folder.path, current.tell, gpus=current.gpus, place=current.place)
         return stage, None
     job = TrainJob(
+        run_dir=folder.path,
         prepared_dir=folder.prepared,
         out_dir=folder.train,
         base=recipe.models.base,
@@ -153,9 +152,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
         teacher=recipe.models.teacher,
         texts=texts,
     )
-    num_devices = current.make_way()
-    if num_devices and current.gpus > num_devices:
-        raise RecipeError(f"--gpus {current.gpus}: there are {num_devices} GPUs here")
+    current.make_way()
     clock = TrainClock()
     with current.track("train", "steps") as progress:
 
@@ -168,12 +165,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
             if _is_near_the_end(*message):
                 _read_what_follows(current)
 
-        if under_torchrun():
-            lead(job, send)
-        elif current.gpus > 1:
-            launch(as_rank, job, num_ranks=current.gpus, on_cpu=not num_devices, on_message=send)
-        else:
-            carry_out(job, send)
+        set_to_work(job, folder.path, send, gpus=current.gpus, place=current.place)
     return stage, clock
 
 

@@ -46,17 +46,17 @@ def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
 
 
 def open_engine(
-    model: str | None, server: str | None, language: str | None, language_code: str | None, **settings
-) -> "Engine | Engines":
-    """A model on every GPU of this machine, or on a server."""
+    model: str | None, server: str | None, language: str | None, language_code: str | None,
+    on: str | None = None, **settings,
+) -> "Engine | Engines":  # fmt: skip
+    """A model on every GPU of this machine or of a cluster, or on a server."""
     if server is not None:
         from shibolet.listen.server import ServerEngine
 
         return ServerEngine(server, model=model, language_code=language_code)
-    from shibolet.listen.executor import local_executor
-    from shibolet.listen.open import open_engines
+    from shibolet.listen.open import open_engines, open_executor
 
-    return open_engines(local_executor(), model, language, **settings)
+    return open_engines(open_executor(on), model, language, **settings)
 
 
 def transcribe_files(

@@ -51,6 +51,10 @@ class Checkpoint:
     path: Path
     state: dict
 
+    @property
+    def step(self) -> int:
+        return _step_of(self.path)
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Tensors of a kind ("masters", "moments", "frozen"), on the CPU; none when the checkpoint has none."""
         files = [*self.path.glob(f"{name}.safetensors"), *self.path.glob(f"{name}-*.safetensors")]

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from shibolet.train import copies
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.host_copies import Layout
 from shibolet.train.optimizer import MOMENTS, MasterAdamW, States
-from shibolet.train.ranks import any_rank, by_main
+from shibolet.train.ranks import any_rank, by_main, from_main
 from shibolet.train.state import TrainState
 from shibolet.train.writer import CheckpointWriter, key
 
@@ -33,6 +34,8 @@ class Keeper:
     def restore(self, at_most: int | None = None) -> tuple[TrainState, States]:
         """Go back to the newest checkpoint (of at most that step), or to the start; later ones are deleted."""
         by_main(self._writer.end_deleting)  # others would read what it deletes
+        if copies.are_needed():
+            self._fetch_newest(at_most)
         checkpoint = self.store.latest(at_most)
         state = TrainState.from_json(checkpoint.state, checkpoint.path) if checkpoint else TrainState()
         any_rank(False)  # all have looked
@@ -51,6 +54,21 @@ class Keeper:
             name: {"master": master, **{key: moments[f"{key}/{name}"] for key in MOMENTS}}
             for name, master in checkpoint.tensors("masters").items()
         }
+
+    def _fetch_newest(self, at_most: int | None) -> None:
+        """Have the checkpoint to go back to at every node."""
+        newest: list[int] = []
+
+        def find() -> None:
+            if found := self.store.latest(at_most):
+                newest.append(found.step)
+
+        by_main(find)
+        self.fetch(from_main(newest))
+
+    def fetch(self, steps: Sequence[int]) -> None:
+        """Have the checkpoints of these steps at every node, and no others where they are copies; all ranks call it."""
+        copies.copy_from_main(self.store.root, [self.store.path(step).name for step in steps])
 
     def will_train(self, names: Iterable[str]) -> None:
         """Remember these weights as they are now, if they never trained before."""

@@ -1,6 +1,7 @@
 """Ranks as processes of this machine: started together, told together to stop, ended together when one dies.
 
-What starts them loads no torch and holds no GPU. `torchrun` and `accelerate launch` do the same from outside.
+What starts them loads no torch and holds no GPU. `torchrun` and `accelerate launch` do the same from outside. On
+several nodes each has a launcher of its own; their ranks find each other at an address of the main one (`nodes`).
 """
 
 import logging
@@ -12,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,21 +29,35 @@ _GRACE_S = 10.0  # for the other ranks to report, once one has failed
 _PREEMPTED_GRACE_S = 180.0  # to commit a checkpoint and close trackers, once one reports a stop that all agreed on
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This machine among those that train together."""
+
+    node: int = 0  # the main one is 0
+    num_nodes: int = 1
+    host: str = "127.0.0.1"  # of the main one ...
+    port: int = 0  # ... where ranks find each other; 0: any that is free, on one node
+
+
+ONE_PLACE = Place()
+
+
 def launch(
-    work: Callable[[Any, Send], None], job: Any, *, num_ranks: int, on_cpu: bool, on_message: Callable[[Any], None]
-) -> None:
-    """Run `work(job, send)` as `num_ranks` ranks until all have ended; `work` must be importable.
+    work: Callable[[Any, Send], None], job: Any, *, num_ranks: int, on_cpu: bool, on_message: Callable[[Any], None],
+    place: Place = ONE_PLACE,
+) -> None:  # fmt: skip
+    """Run `work(job, send)` as `num_ranks` ranks of this machine until all have ended; `work` must be importable.
 
     What a rank sends goes to `on_message`. SIGTERM and SIGINT are passed on as SIGTERM, a second one kills. Raises what
     the first rank to fail raised, and Preempted when the ranks stopped because they were told to.
     """
     context = get_context("spawn")
-    address = ("127.0.0.1", str(_free_port()))
+    environment = _environment(place, num_ranks, on_cpu)
     pipes: list[Connection] = []
     ranks = []
     for rank in range(num_ranks):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run_rank, args=(work, job, theirs, rank, num_ranks, address, on_cpu))
+        process = context.Process(target=_run_rank, args=(work, job, theirs, rank, num_ranks, environment[rank]))
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -122,6 +138,8 @@ def _kill(ranks: list) -> None:
 
 def _death(rank: int, exit_code: int) -> Exception:
     """What a rank died of that said nothing: a signal to stop does so outside the training loop."""
+    if exit_code == RankLost.exit_code:  # `nodes` ended it, and said so
+        return RankLost("another node was lost; the same commands go on from the last checkpoint")
     if exit_code > 0:
         return RuntimeError(f"rank {rank} ended with exit code {exit_code}")
     name = signal.Signals(-exit_code).name
@@ -140,17 +158,24 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
+def _environment(place: Place, num_ranks: int, on_cpu: bool) -> list[dict[str, str]]:
+    """Of each rank of this machine, as `torchrun` would have it."""
+    common = {
+        "WORLD_SIZE": str(place.num_nodes * num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": place.host, "MASTER_PORT": str(place.port or _free_port()),
+        **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
+    }  # fmt: skip
+    first = place.node * num_ranks
+    return [{**common, "RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(num_ranks)]
+
+
 def _run_rank(
-    work: Callable, job: Any, pipe: Connection, rank: int, num_ranks: int, address: tuple[str, str], on_cpu: bool
+    work: Callable, job: Any, pipe: Connection, rank: int, num_ranks: int, environment: dict[str, str]
 ) -> None:
     os.setsid()  # a Ctrl-C reaches the launcher alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop it ends a rank as SIGTERM does
     threading.Thread(target=stop_without_parent, daemon=True).start()
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": address[0], "MASTER_PORT": address[1],
-        **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
-    }  # fmt: skip
+    os.environ |= environment
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_ranks)))
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:

@@ -1,7 +1,7 @@
 """What the ranks of a training do together; with one rank, nothing."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -11,36 +11,87 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
-from shibolet.errors import ShiboletError
+from shibolet.errors import DataError, ShiboletError
+from shibolet.records.differences import differing, first
 from shibolet.records.files import disk_errors
+from shibolet.train.nodes import Heartbeat, this_node
 
 _PATIENCE = timedelta(hours=1)  # of a rank for the others; one that dies is noticed by what started it
-_IDLE_PATIENCE = timedelta(days=7)  # of ranks that have nothing to do until the main one has heard and prepared
+IDLE_PATIENCE = timedelta(days=7)  # of ranks that have nothing to do until the main one has heard and prepared
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
 _idle: dist.ProcessGroup | None = None
+_levels: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
+_heartbeat: Heartbeat | None = None
 
 
 def join_ranks() -> PartialState:
     """This process among its ranks, as its environment says: device, index, number."""
     # Gradients move while the backward pass goes on: at its priority they would wait until its products leave room.
     os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
-    global _idle
+    global _idle, _levels, _heartbeat
+    node = this_node()
+    if node.count > 1 and _heartbeat is None:
+        _heartbeat = Heartbeat(node)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.cuda.is_available())
     ranks = PartialState(cpu=on_cpu, timeout=_PATIENCE)
     if dist.is_initialized() and _idle is None:
-        _idle = dist.new_group(backend="gloo", timeout=_IDLE_PATIENCE)  # who waits in NCCL keeps a core and a GPU busy
+        _idle = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)  # who waits in NCCL keeps a core and a GPU busy
+        if node.count > 1 and node.num_ranks > 1:
+            _levels = _two_levels(node.count, node.num_ranks)
     return ranks
+
+
+def _two_levels(num_nodes: int, num_ranks: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    """Of this rank: those of its node, and those that have its place on the other nodes."""
+    nodes = [list(range(first, first + num_ranks)) for first in range(0, num_nodes * num_ranks, num_ranks)]
+    within, _ = dist.new_subgroups_by_enumeration(nodes, timeout=_PATIENCE)
+    across, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in zip(*nodes)], timeout=_PATIENCE)
+    return within, across
+
+
+def levels() -> tuple[dist.ProcessGroup, dist.ProcessGroup] | None:
+    """Where nodes have several ranks each: the ranks of this node, and those of this rank's place on every node."""
+    return _levels
 
 
 def leave_ranks() -> None:
     """The end of it, once nobody waits for this process any more."""
-    global _idle
+    global _idle, _levels, _heartbeat
+    if _heartbeat is not None:
+        _heartbeat.stop()
+        any_rank(False)  # nobody goes while another one still listens
     if dist.is_initialized():
         dist.destroy_process_group()
-    _idle = None
+    _idle = _levels = _heartbeat = None
+
+
+def await_loss(error: Exception) -> None:
+    """Where a node was lost, wait to be ended with a sentence that says so; return where it is another failure."""
+    if _heartbeat is not None and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        _heartbeat.await_loss()
+
+
+def require_same(made: Mapping[str, str]) -> None:
+    """DataError on every rank where the hashes of one differ from the main rank's."""
+    expected = from_main(made)
+    for rank, own in enumerate(of_all(made)):
+        if names := differing(expected, own):
+            raise DataError(
+                f"rank {rank} trains with another {first(names)} than the main rank; every node needs the same model, "
+                "recipe and version of shibolet"
+            )
+
+
+def of_all(value: Made) -> list[Made]:
+    """The value of every rank, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    found = [value] * dist.get_world_size()
+    dist.all_gather_object(found, value, group=_idle)
+    return found
 
 
 def gather_rows(values: Tensor) -> Tensor:

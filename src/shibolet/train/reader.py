@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
@@ -221,10 +221,30 @@ class PackReader:
             self.waited_s += time.perf_counter() - started
             pack = self._with_features(decoded, request.examples)
             if self.encoder_cache:
-                with torch.no_grad():
-                    pack = replace(pack, encoded=self._family.encode(model, pack), features=None)
-                self.encoder_cache.hold(request.examples, decoded.num_frames, pack.encoded)
+                states = self._states(model, pack, request.examples, decoded.num_frames)
+                pack = replace(pack, encoded=states, features=None)
             yield pack
+
+    @torch.no_grad()
+    def _states(
+        self, model: nn.Module, pack: Pack, examples: Sequence[TrainExample], num_frames: Sequence[int]
+    ) -> Tensor:
+        """Encoder states `[A, E]` of a pack with features: kept ones are read, the others computed and kept."""
+        new = [not self.encoder_cache.holds([example]) for example in examples]
+        own, frames = list(compress(examples, new)), list(compress(num_frames, new))
+        if not all(new):  # on several nodes, where another one had some of them
+            features = self._features.join(list(compress(self._features.split(pack.features, num_frames), new)))
+            pack = replace(self._decoder.lay_out(own, frames).to(self._device), features=features.to(self._device))
+        states = self._family.encode(model, pack)
+        self.encoder_cache.hold(own, frames, states)
+        if all(new):
+            return states
+        computed = iter(states.split([self._family.num_states(num) for num in frames]))
+        pieces = [
+            next(computed) if is_new else self.encoder_cache.read([example])[0].to(self._device, non_blocking=True)
+            for example, is_new in zip(examples, new, strict=True)
+        ]
+        return torch.cat(pieces)
 
     def pack(self, examples: Sequence[TrainExample], epoch: int = 0) -> Pack:
         """One pack with features, decoded here and now."""
@@ -342,23 +362,26 @@ def begin_to_load_workers() -> ForkServerContext:
     return context
 
 
-def worker_count(asked: int | None, device: torch.device, world_size: int) -> int:
-    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one up to a limit, or none."""
+def worker_count(asked: int | None, device: torch.device, num_ranks: int) -> int:
+    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one up to a limit, or none.
+
+    `num_ranks` are those of its machine.
+    """
     if asked is not None:
         return asked
-    return min(max(1, _cores_of_a_rank(world_size) - 1), _MAX_WORKERS) if device.type == "cuda" else 0
+    return min(max(1, _cores_of_a_rank(num_ranks) - 1), _MAX_WORKERS) if device.type == "cuda" else 0
 
 
-def threads_beside(num_workers: int, world_size: int) -> int:
+def threads_beside(num_workers: int, num_ranks: int) -> int:
     """The most CPU threads of torch in a rank: what its decoding processes leave of its share of the cores.
 
     With more of them every parallel loop waits for the one that has no core just then.
     """
-    return max(1, _cores_of_a_rank(world_size) - num_workers)
+    return max(1, _cores_of_a_rank(num_ranks) - num_workers)
 
 
-def _cores_of_a_rank(world_size: int) -> int:
-    return usable_cores() // world_size
+def _cores_of_a_rank(num_ranks: int) -> int:
+    return usable_cores() // num_ranks
 
 
 def _as_it_is(decoded: Decoded) -> Decoded:

@@ -19,15 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shibolet.errors import ShiboletError
+from shibolet.train.exchange import exchange_on
 from shibolet.train.memory import BLOCK_NUMEL, SLOTS
 
 _ALIGNED = 64  # numbers; weights and shares begin at multiples of it
 _BLOCKS_AT_ONCE = 2  # begun when a gradient arrives, so that a large weight does not hold up the backward pass
 _ROUNDS = 6  # an update's: while one is spread the next is computed
-
-# Their names before torch 2.13.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +100,9 @@ class Shards(Whole):
     def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
         """Moves `weights`, which are in the order of the forward pass, into one tensor."""
         self._weights = dict(reversed(weights.items()))
-        ranks, rank = dist.get_world_size(), dist.get_rank()
         first = next(iter(weights.values()))
+        self._exchange = exchange_on(first.device)
+        ranks, place = dist.get_world_size(), self._exchange.place
         if len(dtypes := {str(weight.dtype) for weight in weights.values()}) > 1:
             raise ShiboletError(f"weights that train together are of one precision; these are {sorted(dtypes)}")
         even = ranks * _ALIGNED
@@ -115,7 +113,7 @@ class Shards(Whole):
             total += _up(weight.numel(), _ALIGNED)
         flat = torch.zeros(_up(total, even), dtype=first.dtype, device=first.device)
         self._blocks = flat.split(size)
-        self._shares = [block.chunk(ranks)[rank] for block in self._blocks]
+        self._shares = [block.chunk(ranks)[place] for block in self._blocks]
         self._sums = [torch.zeros_like(share) for share in self._shares]
         slots = [torch.zeros_like(self._blocks[0]) for _ in self._blocks[:SLOTS]]
         self._to_send = [slots[number % SLOTS][: len(block)] for number, block in enumerate(self._blocks)]
@@ -136,7 +134,7 @@ class Shards(Whole):
                 slot = self._to_send[number][low - at : high - at]
                 slot = slot.view(weight.shape) if len(slot) == weight.numel() else slot
                 self._members[number].append(_Member(weight, low - begin, high - begin, slot))
-                at += rank * share
+                at += place * share
                 low, high = max(low, at), min(high, at + share)
                 if low < high:
                     piece = Piece(name, low - begin, high - begin, number)
@@ -189,7 +187,7 @@ class Shards(Whole):
             self._works[number - SLOTS].wait()  # it left from the same memory
         if not void:
             self._fill(number)
-        self._works.append(_reduce_scatter(self._sums[number], self._to_send[number], async_op=True))
+        self._works.append(self._exchange.sum_up(self._sums[number], self._to_send[number]))
 
     def _fill(self, number: int) -> None:
         """Move a block's gradients to where they leave from; zeros where this rank had nothing to train on."""
@@ -211,7 +209,7 @@ class Shards(Whole):
         self._begin_step()
 
     def spread(self, blocks: range) -> None:
-        self._spreading += [_all_gather(self._blocks[at], self._shares[at], async_op=True) for at in blocks]
+        self._spreading += [self._exchange.spread(self._blocks[at]) for at in blocks]
 
     def arrive(self) -> None:
         for work in self._spreading:

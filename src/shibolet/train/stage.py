@@ -41,13 +41,14 @@ from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.memory import known_gpu
+from shibolet.train.nodes import once_a_node, this_node
 from shibolet.train.objectives.cost import teacher_blueprint
 from shibolet.train.objectives.given import Given
 from shibolet.train.objectives.registry import objectives_of
 from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
-from shibolet.train.ranks import any_rank, by_main, join_ranks
+from shibolet.train.ranks import any_rank, by_main, from_main, join_ranks, require_same
 from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.replay import Replay, Replayed, read_replay
@@ -58,6 +59,7 @@ from shibolet.train.utilisation import utilisation_of
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
 DevScorer = Callable[[LoadedModel, str], DevRates]
+_RESULT = "result.json"
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -93,16 +95,16 @@ def run_train(
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = join_ranks()
-    if num_workers := worker_count(config.num_workers, ranks.device, ranks.num_processes):
+    if num_workers := worker_count(config.num_workers, ranks.device, this_node().num_ranks):
         begin_to_load_workers()
     opened = _open(ranks, prepared_dir, base, config, language, seed, styles or {}, replay, teacher, texts or {})
-    done = TrainResult.read(result_path) if (result_path := out_dir / "result.json").exists() else None
+    done = from_main(_result_in(out_dir) if opened.is_main else None)
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
     config, plan = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
-        threads = min(threads, threads_beside(num_workers, ranks.num_processes))
+        threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
     trainer = _trainer(
         opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
@@ -119,8 +121,12 @@ def run_train(
     chosen = _train(trainer, out_dir / "PREEMPTED", threads, at_end, until_step)
     result = _result(opened, trainer.state, chosen, config.phases[last_phase].name, trainer.ladder, threads)
     if not is_beginning:
-        by_main(lambda: result.write(result_path))
+        by_main(lambda: result.write(out_dir / _RESULT))
     return result
+
+
+def _result_in(out_dir: Path) -> TrainResult | None:
+    return TrainResult.read(path) if (path := out_dir / _RESULT).exists() else None
 
 
 class Reached(Exception):
@@ -175,6 +181,7 @@ def _open(
     replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples, drawing)
     teacher_id = teacher and identity_of(resolve(teacher))
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed, teacher_id)
+    require_same(fingerprint)
     all_of_them, lines = [*examples, *replayed.examples], [*ledger, *too_long, *replayed.ledger]
     return _Opened(ranks, loaded, targets, all_of_them, replayed, lines, fingerprint)
 
@@ -211,9 +218,9 @@ def _given(
     if teacher is None:
         raise RecipeError(NO_TEACHER)
     # Beside the data, so that another training on them, or the same one with other settings, finds it.
-    cache_dir, frame = prepared_dir.parent / "teacher_cache", opened.targets.frame
+    cache_dir, frame = once_a_node(prepared_dir.parent / "teacher_cache"), opened.targets.frame
     teaching = Teaching(teacher, opened.loaded, language, frame, opened.examples, cache_dir, opened.ranks)
-    if not CheckpointStore(out_dir / "checkpoints").steps():
+    if not from_main(CheckpointStore(out_dir / "checkpoints").steps()):
         teaching.require_better(score_dev, config.distil and config.distil.max_teacher_wer_pct)
     return replace(given, teaching=teaching)
 
@@ -230,8 +237,9 @@ def _trainer(
     def open_cache(step: int) -> EncoderCache | None:
         if not (config.encoder_cache and encoder_is_frozen(model)):
             return None
+        root = once_a_node(out_dir / "encoder_cache")
         return EncoderCache(
-            out_dir / "encoder_cache", model, examples, step=step, is_main=opened.is_main, wait=partial(any_rank, False)
+            root, model, examples, step=step, is_main=this_node().is_first, wait=partial(any_rank, False)
         )
 
     reader = PackReader(

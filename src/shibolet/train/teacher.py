@@ -14,6 +14,7 @@ from shibolet.model.protocols import Frame
 from shibolet.records.documents.training import DevRates
 from shibolet.scoring.wording import shown_pct
 from shibolet.train.data import TrainExample
+from shibolet.train.nodes import this_node
 from shibolet.train.ranks import any_rank, from_main
 from shibolet.train.teacher_cache import TeacherCache
 
@@ -81,12 +82,14 @@ class Teaching:
 
     def cache(self, top_k: int, temperature: float) -> TeacherCache:
         """What the teacher expects at every label of the training set; computed where it is not kept yet."""
+        node = this_node()
         cache = TeacherCache(
             self.cache_dir, self.identity, self.language, self.examples, top_k, temperature,
-            is_main=self.ranks.is_main_process, wait=lambda: any_rank(False),
+            is_main=node.is_first, wait=lambda: any_rank(False),
         )  # fmt: skip
-        if not cache.is_whole:
-            cache.fill(self.loaded, self.frame, rank=self.ranks.process_index, num_ranks=self.ranks.num_processes)
+        # The ranks of a node go through all of it: what another one has may be on another disk.
+        if any_rank(not cache.is_whole):
+            cache.fill(self.loaded, self.frame, rank=node.local_rank, num_ranks=node.num_ranks)
         return cache
 
     @property

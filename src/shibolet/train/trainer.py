@@ -365,6 +365,7 @@ class GradualUnfreezeTrainer:
     def score_average(self, steps: Sequence[int]) -> DevRates:
         """The dev score of the mean of these checkpoints."""
         self._commit()
+        self.keeper.fetch(steps)
         load_weights(self.model, self.keeper.weights(steps))
         return self.dev_score(f"of steps {', '.join(map(str, sorted(steps)))} averaged")
 
