@@ -5,13 +5,14 @@
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
 # make golden     logits and texts of qwen-asr itself that tests/model/test_golden.py compares with; an environment apart
 # make schemas    docs/schemas, from the documents' classes
+# make docs       the documentation as pages in build/site; a dead link is an error
 # make lint       formatting and style
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test slow bench demo golden schemas lint
+.PHONY: setup test slow bench demo golden schemas docs lint
 
 setup: $(READY)
 
@@ -50,6 +51,10 @@ golden: $(READY) build/golden-venv/.ready
 
 schemas: $(READY)
 	$(BIN)/python tests/schemas.py
+
+docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt
+	$(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -48,18 +48,18 @@ def doubling(levels: int, pair: str) -> str:
 
 
 HOSTILE = {
-    "doubling": (doubling(26, "[*, *]"), "stands for more than 50,000 values"),
-    "doubling-maps": (doubling(26, "{a: *, b: *}"), "stands for more than 50,000 values"),
-    "doubling-merges": (doubling(26, "{<<: [*, *]}"), "stands for more than 50,000 values"),
-    "of-itself": ("a: &a [*a]", "stands for more than 50,000 values"),
+    "doubling": (doubling(26, "[*, *]"), "has more than 50,000 values"),
+    "doubling-maps": (doubling(26, "{a: *, b: *}"), "has more than 50,000 values"),
+    "doubling-merges": (doubling(26, "{<<: [*, *]}"), "has more than 50,000 values"),
+    "of-itself": ("a: &a [*a]", "has more than 50,000 values"),
     "deep-lists": ("[" * 200_000, "nested too deeply"),
     "deep-maps": ("{a: " * 50_000, "nested too deeply"),
-    "wide": ("x: [" + "a," * 60_000 + "]", "stands for more than"),
+    "wide": ("x: [" + "a," * 60_000 + "]", "has more than"),
     "long": ("#" * (1 << 20), "has more than 512 KiB"),
     "huge-number": ("seed: " + "9" * 100_000, "more than 64 bits"),
-    "no-text-as-key": ("1: 2", "key 1 is no text"),
-    "nothing-as-key": ("? \n: 2", "key None is no text"),
-    "list-as-key": ("? [a]\n: b", "is no text"),
+    "no-text-as-key": ("1: 2", "key 1 is not text"),
+    "nothing-as-key": ("? \n: 2", "key None is not text"),
+    "list-as-key": ("? [a]\n: b", "is not text"),
     "twice": ("name: a\nname: b", "key 'name' is given twice"),
     "binary": ("name: !!binary aGVsbG8=", "could not determine a constructor"),
     "set": ("name: !!set {a, b}", "could not determine a constructor"),
@@ -107,7 +107,7 @@ def test_an_alias_is_read_and_a_date_is_text(small: Path):
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     """A `recipe.yaml` of somebody's run folder may be one, and opening it never ends."""
     os.mkfifo(tmp_path / "recipe.yaml")
-    with pytest.raises(RecipeError, match="no regular file"):
+    with pytest.raises(RecipeError, match="not a regular file"):
         read_yaml(tmp_path / "recipe.yaml")
 
 
@@ -133,7 +133,7 @@ def test_names_that_cannot_be_folders_are_refused(small: Path, key: str, name: s
 
 def test_names_that_one_folder_would_have_are_refused(small: Path):
     two = "data.train.1={name: ONE, manifest: b.jsonl}"
-    assert "'one' and 'ONE' differ in case alone" in refused(small, two)
+    assert "'one' and 'ONE' differ only in case" in refused(small, two)
     assert "one named twice" in refused(small, two.replace("ONE", "one"))
     assert "too long to name a folder" in refused(small, f"title={'x' * 300}")
     good = load_recipe(small, ["name=round 2 (b)".replace(" (b)", "b"), "data.train.0.name=שמע_1.a-b"])

@@ -66,8 +66,8 @@ def test_shipped_recipes_load_by_name():
         ("prepare=3", "prepare: should be a mapping of keys to values, not '3'"),
         ("seed", "write it as key=value"),
         ("seed=[", "the value is not YAML"),
-        ("train.phases.7.name=C", "'7' is no place in a list of 1; count from 0"),
-        ("train.phases.B.num_epochs=3", "'B' is no place in a list of 1; 'B' is number 0"),
+        ("train.phases.7.name=C", "'7' is not an index of a list of 1; count from 0"),
+        ("train.phases.B.num_epochs=3", "'B' is not an index of a list of 1; 'B' is number 0"),
         ("data.train.0.manifst=x", "did you mean 'data.train.0.manifest'?"),  # and no word of an empty list
         ("data.train=[]", "'data.train' is empty; it takes 1 or more"),
         ("name.first=x", "'name' is text in the recipe and has nothing below it"),
@@ -146,7 +146,7 @@ def test_cross_checks():
     assert "'hebrw' is not known" in refused("hebrew-round2", "language=hebrw")
     assert "is in English, and the recipe trains Hebrew" in refused("hebrew-round2", "data.train.0.language=English")
     assert "'a' goes from 5 to 1 s" in refused("hebrew-round2", "evaluate.buckets_s=[[a, 5, 1]]")
-    assert "no key any more: whether a domain is noisy is measured" in refused("demo", "compare.noisy_domain=whatsapp")
+    assert "no longer exists: whether a domain is noisy is measured" in refused("demo", "compare.noisy_domain=whatsapp")
     assert "expected_points: 2 is above 1" in refused("demo", "compare.expected_points=[2, 1]")
     assert "beam_points: 2 is above 1" in refused("demo", "evaluate.expected_beam_points=[2, 1]")
     rates = "{projector: 1e-4}"
@@ -161,14 +161,14 @@ def test_cross_checks():
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["evaluate.length_penalty=1.2"], "length_penalty does nothing where evaluate.beam_size is 1"),
-        (["evaluate.beam_size=4", "evaluate.servers.baseline.url=http://x"], "a server decides on its beams"),
-        (["evaluate.mbr_samples=4", "evaluate.servers.baseline.url=http://x"], "a server draws no samples"),
-        (["evaluate.mbr_samples=4", "evaluate.beam_size=2"], "do nothing with beams"),
-        (["evaluate.repeat_bias=2", "evaluate.beam_size=2"], "do nothing with beams"),
-        (["evaluate.mbr_temperature=0.5"], "mbr_temperature does nothing without evaluate.mbr_samples"),
+        (["evaluate.length_penalty=1.2"], "length_penalty has no effect if evaluate.beam_size is 1"),
+        (["evaluate.beam_size=4", "evaluate.servers.baseline.url=http://x"], "a server has its own beams"),
+        (["evaluate.mbr_samples=4", "evaluate.servers.baseline.url=http://x"], "a server has neither samples"),
+        (["evaluate.mbr_samples=4", "evaluate.beam_size=2"], "have no effect with beams"),
+        (["evaluate.repeat_bias=2", "evaluate.beam_size=2"], "have no effect with beams"),
+        (["evaluate.mbr_temperature=0.5"], "mbr_temperature has no effect without evaluate.mbr_samples"),
         (["evaluate.mbr_samples=1"], "mbr_samples: should be greater than or equal to 2"),
-        (["evaluate.ngram={file: x.arpa, weight: 0.2}"], "evaluate.ngram does nothing where evaluate.beam_size is 1"),
+        (["evaluate.ngram={file: x.arpa, weight: 0.2}"], "evaluate.ngram has no effect if evaluate.beam_size is 1"),
         (["evaluate.servers.basline.url=http://x"], "did you mean"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_repository_is_an_organisation_and_a_name():
 
 def test_an_overlap_is_accepted_of_a_set_that_there_is():
     assert load_recipe("demo", ["compare.accept_overlap=[clean]"]).compare.accept_overlap == ("clean",)
-    assert "'claen' is no set of evaluate.sets; did you mean 'clean'?" in refused(
+    assert "'claen' is not a set of evaluate.sets; did you mean 'clean'?" in refused(
         "demo", "compare.accept_overlap=[claen]"
     )
 

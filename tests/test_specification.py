@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
+from command_line import commands
 
-from shibolet.cli import app
 from shibolet.recipe import Recipe, find_recipe, load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -68,13 +67,6 @@ def leaves(tree, prefix: str = ""):
             yield from leaves(value, f"{prefix}{i}.")
     else:
         yield prefix[:-1]
-
-
-@cache
-def commands() -> dict[str, set[str]]:
-    """Options by command."""
-    group = typer.main.get_command(app)
-    return {name: {opt for param in one.params for opt in param.opts} for name, one in group.commands.items()}
 
 
 def is_there(name: str) -> bool:

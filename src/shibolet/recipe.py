@@ -145,7 +145,7 @@ class Recipe(Config):
         )
         if is_taught and not self.models.teacher:
             raise RecipeError(
-                f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher names nobody; give "
+                f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher is missing; give "
                 "--set models.teacher=MODEL"
             )
         if missing := [name for name in sections if getattr(self, name) is None]:
@@ -169,13 +169,13 @@ class Recipe(Config):
         for name in self.models.baseline_trained_on if self.models else ():
             if name not in known:
                 raise RecipeError(
-                    f"models.baseline_trained_on: '{name}' is no source of data.train{did_you_mean(name, known)}"
+                    f"models.baseline_trained_on: '{name}' is not a source of data.train{did_you_mean(name, known)}"
                 )
         known = [source.name for source in self.evaluate.sets]
         for name in self.compare.accept_overlap:
             if name not in known:
                 raise RecipeError(
-                    f"compare.accept_overlap: '{name}' is no set of evaluate.sets{did_you_mean(name, known)}"
+                    f"compare.accept_overlap: '{name}' is not a set of evaluate.sets{did_you_mean(name, known)}"
                 )
         return self
 

@@ -61,7 +61,7 @@ def test_doses_go_from_clean_to_strong_with_names_of_folders():
     names = [dose.name for dose in config.doses]
     assert names == ["clean", "babble-30dB", "babble-0dB", "opus-8kbps", "packet_loss-5pct", "packet_loss-20pct"]
     for bad, said in (
-        ({"snr_db": (5.0, 5.0)}, "babble-5dB stands there twice"),
+        ({"snr_db": (5.0, 5.0)}, "babble-5dB occurs twice"),
         ({"snr_db": (), "bitrate_kbps": (), "packet_loss_pct": ()}, "no dose is left"),
     ):
         with pytest.raises(RecipeError, match=said):

@@ -89,7 +89,7 @@ def test_any_csv_with_an_id_and_a_text(tmp_path):
         ("h.jsonl", '{"id": "a"}', "line 1: a row needs an id"),
         ("h.jsonl", '["a"]', "line 1: a list, not an object"),
         ("h.jsonl", '{"id": "a", "hypothesis": ["x"]}', "'hypothesis' is list, not text"),
-        ("h.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "line 2: id 'a' stands there twice"),
+        ("h.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "line 2: id 'a' occurs twice"),
         ("h.jsonl", "\n", "no hypotheses in it"),
         ("h.ctm", "rec 1 zero 0.5 word", "line 1: not 'file channel start duration word'"),
         ("h.ctm", "rec 1 0.5", "line 1: not 'file channel"),

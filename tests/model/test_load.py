@@ -183,7 +183,7 @@ def test_a_pickle_is_refused_and_never_opened(kind: str, native_dir: Path, tmp_p
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds an adapter alone"):
+    with pytest.raises(ModelError, match="holds only an adapter"):
         load_recogniser(str(tmp_path))
 
 

@@ -138,8 +138,8 @@ def test_an_adapter_alone_on_its_base_is_the_trained_model(recogniser, tokenizer
 
 
 def test_what_an_adapter_cannot_carry_is_refused(recogniser, tmp_path):
-    with pytest.raises(ModelError, match="carries no adapters"):
+    with pytest.raises(ModelError, match="this model has no adapters"):
         save_lora(recogniser, [], tmp_path / "none", "org/base", torch.float32)
     attach(recogniser)
-    with pytest.raises(ModelError, match="embeddings that are the head too"):
+    with pytest.raises(ModelError, match="the embeddings, which are also the head"):
         save_lora(recogniser, [*select(recogniser, "head")], tmp_path / "tied", "org/base", torch.float32)

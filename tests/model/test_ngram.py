@@ -189,12 +189,12 @@ TWO = "\\data\\\nngram 1=1\nngram 2=1\n\n\\1-grams:\n-1\t<unk>\t0\n\n\\2-grams:\
 BROKEN = {
     "": "should stand where 'the end of the file'",
     "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<unk>\t0\n": "line after the last should be one of 2 1-grams",
-    "\\data\\\nngram 1=99999\n\n\\1-grams:\n": "is no ARPA file of 1 to 6 orders",
+    "\\data\\\nngram 1=99999\n\n\\1-grams:\n": "is not an ARPA file of 1 to 6 orders",
     "\\data\\\nngram 2=1\n": "should say how many n-grams",
     "\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tא\t0\n\n\\end\\\n": "has no <unk>",
-    "\\data\\\nngram 1=1\n\n\\1-grams:\nnan\t<unk>\t0\n\n\\end\\\n": "no number|not finite|has no <unk>",
-    "\\data\\\nngram 1=1\n\n\\1-grams:\n-x\t<unk>\t0\n\n\\end\\\n": "no number",
-    "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t</s>\t0\n-1\t</s>\t0\n\n\\end\\\n": "stands there twice",
+    "\\data\\\nngram 1=1\n\n\\1-grams:\nnan\t<unk>\t0\n\n\\end\\\n": "not a number|not finite|has no <unk>",
+    "\\data\\\nngram 1=1\n\n\\1-grams:\n-x\t<unk>\t0\n\n\\end\\\n": "not a number",
+    "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t</s>\t0\n-1\t</s>\t0\n\n\\end\\\n": "occurs twice",
     f"{TWO}-1\t<s> </s>\n\n\\end\\\n": "goes on from",
 }
 
@@ -212,7 +212,7 @@ def test_the_file_of_another_tokenizer_is_refused(made, tmp_path):
     """Its probabilities would be added to the wrong tokens, and nothing would say so."""
     ngram, pieces = made
     write_arpa(ngram, pieces, tmp_path / "x.arpa")
-    with pytest.raises(ModelError, match="is no token of this model; an n-gram belongs to the tokenizer"):
+    with pytest.raises(ModelError, match="is not a token of this model; an n-gram belongs to the tokenizer"):
         read_arpa(tmp_path / "x.arpa", {"a": 0}, V, END)
     with pytest.raises(DataError, match="cannot be read"):
         read_arpa(Path(tmp_path / "none"), pieces, V, END)

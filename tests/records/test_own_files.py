@@ -24,8 +24,8 @@ BROKEN = {
     b"\xff\xfe" + json.dumps(GOOD).encode("utf-16-le"): "UTF-16, not UTF-8",
     json.dumps(GOOD).encode().replace(b"aa", b"a\xe9"): "not UTF-8",
     b'{"format": 1, "data": "aa", "data": "bb", "sizes": []}': "key 'data' stands twice",
-    b'{"format": 1, "data": "aa", "sizes": [NaN]}': "NaN is no number of JSON",
-    b'{"format": 1, "data": "aa", "sizes": [1e999]}': "1e999 is no finite number",
+    b'{"format": 1, "data": "aa", "sizes": [NaN]}': "NaN is not a number in JSON",
+    b'{"format": 1, "data": "aa", "sizes": [1e999]}': "1e999 is not a finite number",
     b'{"format": 1, "data": "aa", "sizes": ['
     + b"9" * 40
     + b"]}": "the integer 99999999999999999999... has more than 64 bits",
@@ -66,7 +66,7 @@ def test_a_whole_document_is_read_whatever_its_text(path: Path):
 
 def test_what_is_no_file_is_a_sentence_and_is_never_waited_for(tmp_path: Path, monkeypatch):
     """A directory, a pipe without a writer (reading it would never end), nothing, and a file that may not be read."""
-    for name, make, said in (("folder", Path.mkdir, "it is no file"), ("pipe", os.mkfifo, "it is no file"),
+    for name, make, said in (("folder", Path.mkdir, "it is not a file"), ("pipe", os.mkfifo, "it is not a file"),
                              ("absent", str, "there is no ")):  # fmt: skip
         make(tmp_path / name)
         with pytest.raises(DataError, match=rf"{said}.*{REMEDY}"):
@@ -100,7 +100,7 @@ def test_a_line_that_is_none_is_named_by_its_number(tmp_path: Path):
     path = tmp_path / "dev.jsonl"
     assert DevScore.read_all(path) == []
     path.mkdir()  # not the same as none
-    with pytest.raises(DataError, match="it is no file"):
+    with pytest.raises(DataError, match="it is not a file"):
         DevScore.read_all(path)
 
 

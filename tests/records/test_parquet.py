@@ -81,7 +81,7 @@ def test_what_is_no_table_is_a_sentence(table: Path):
     with pytest.raises(DataError, match="there is no "):
         list(read_audited(table))
     table.mkdir()
-    with pytest.raises(DataError, match="it is no file"):
+    with pytest.raises(DataError, match="it is not a file"):
         list(read_audited(table))
 
 

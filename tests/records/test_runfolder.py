@@ -301,7 +301,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, tmp_path):
         folder.intact("gate")
     os.mkfifo(pipe := tmp_path / "pipe")
     for read in (read_json, read_jsonl):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read(pipe)
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(pipe)

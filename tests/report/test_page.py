@@ -83,7 +83,7 @@ def test_every_section_of_a_finished_round_is_there(html):
         "encoder.layers[2:6]",
         "leaderboard-1",
         "9.2%",
-        "could hardly fail",
+        "this check is not independent",
         "no difference shown",
         "MAPSSWE",
         "Round 2 loops in 0 of 240 utterances, Round 1 in 1; Round 2 alone in 0, which is compatible with 1.5%",

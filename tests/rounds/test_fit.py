@@ -125,7 +125,7 @@ FREE = "data.unlabelled=[{{name: radio, manifest: {}}}]"
             ["label.writer=builtin:ctc", "label.listener=builtin:round1", "label.flagged=true"],
             "not a Qwen3-ASR or Whisper",
         ),
-        (["label.listener=heard.jsonl", FREE.format("{}")], "knows nothing of new pieces"),
+        (["label.listener=heard.jsonl", FREE.format("{}")], "has no hypotheses for new pieces"),
         (["evaluate.context={file: gone.txt}"], "gone.txt cannot be read"),
         ([DISTIL, "models.teacher=builtin:ctc"], "would judge its own texts"),
         ([DISTIL, "models.teacher=builtin:round1"], "which learns nothing from itself"),

@@ -378,14 +378,14 @@ def test_a_corrected_text_has_nothing_that_was_known_beside_the_old_one(play):
 
 
 def test_what_cannot_be_calibrated_or_agrees_with_itself_is_refused(play):
-    with pytest.raises(DataError, match="INVALID, so nothing tells which texts are right"):
+    with pytest.raises(DataError, match="INVALID, so nothing shows which texts are right"):
         play({}, decision="INVALID")
-    with pytest.raises(RecipeError, match="nobody writes the texts"):
+    with pytest.raises(RecipeError, match="no model writes the texts"):
         play({}, ["models=null", "train=null"])
-    with pytest.raises(RecipeError, match="knows nothing of new pieces"):
+    with pytest.raises(RecipeError, match="has no hypotheses for new pieces"):
         play({}, ["label.listener=heard.jsonl"])
     play.answers.identities = ["one", "one"]
-    with pytest.raises(DataError, match="one model always agrees with itself"):
+    with pytest.raises(DataError, match="a model always agrees with itself"):
         play({})
 
 

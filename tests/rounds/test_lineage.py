@@ -163,7 +163,7 @@ def test_what_is_taken_over_is_whole_or_absent(tmp_path, monkeypatch) -> None:
 
 def test_a_parent_that_is_gone_is_told(finished, tmp_path) -> None:
     recipe = load_recipe(finished.recipe, [f"parent={tmp_path / 'gone'}"])
-    with pytest.raises(DataError, match="is no run folder; put it back, or leave 'parent' out"):
+    with pytest.raises(DataError, match="is not a run folder; put it back, or leave 'parent' out"):
         folder_of(recipe, tmp_path / "three")
 
 

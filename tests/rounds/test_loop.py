@@ -86,11 +86,11 @@ def test_every_turn_starts_from_the_same_base_and_has_to_beat_the_one_before(pla
 def test_a_second_turn_that_could_not_be_heard_is_refused_before_the_first(tmp_path, play):
     """A file of hypotheses audits the first turn, and hears nothing of the second."""
     recipe = load_recipe("demo", ["audit.recogniser=heard.jsonl"])
-    with pytest.raises(RecipeError, match=r"'.*heard\.jsonl' is a file, which knows nothing of new pieces"):
+    with pytest.raises(RecipeError, match=r"'.*heard\.jsonl' is a file, which has no hypotheses for new pieces"):
         loop.do_loop(recipe, tmp_path / "loop", turns=2, seeds=3, tell=print)
     assert not (tmp_path / "loop").exists()
     gone = load_recipe("demo", ["label.flagged=true", "label.listener=heard.jsonl"])
-    with pytest.raises(RecipeError, match="knows nothing of new pieces"):
+    with pytest.raises(RecipeError, match="has no hypotheses for new pieces"):
         loop.do_loop(gone, tmp_path / "loop", turns=1, seeds=3, tell=print)
 
 

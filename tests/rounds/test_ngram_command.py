@@ -173,7 +173,7 @@ def test_results_are_those_of_the_file_and_the_weight(tmp_path):
     file.unlink()
     with pytest.raises(DataError, match="there is no file"):
         identity(given[0])
-    with pytest.raises(RecipeError, match=r"evaluate.ngram does nothing where evaluate.beam_size is 1"):
+    with pytest.raises(RecipeError, match=r"evaluate.ngram has no effect if evaluate.beam_size is 1"):
         load_recipe("demo", ["evaluate.beam_size=1", given[0]])
 
 

@@ -145,7 +145,7 @@ def test_where_a_server_has_one_of_the_two_neither_is_told_and_both_are_compared
 
 
 def test_a_server_is_told_no_names():
-    with pytest.raises(RecipeError, match="a server is told no names"):
+    with pytest.raises(RecipeError, match="a server does not take names"):
         EvaluateConfig(context={"file": "x"}, servers={"candidate": {"url": "http://localhost:1"}})
     EvaluateConfig(context={"file": "x", "candidate": False}, servers={"candidate": {"url": "http://localhost:1"}})
 

@@ -113,5 +113,5 @@ def test_a_loop_cuts_again_from_its_second_turn_on_and_needs_a_writer(tmp_path):
         assert recipe_after(recipe, current.folder, "Round 2", 2).label.recut
     alone = load_recipe("demo", ["models=null", "train=null", "label.recut=true"])
     with open_round(alone, tmp_path / "run", "prepare", lambda sentence: None) as current:
-        with pytest.raises(RecipeError, match="nobody writes the texts"):
+        with pytest.raises(RecipeError, match="no model writes the texts"):
             recutting.do_hear_long(current, None)

@@ -267,7 +267,7 @@ def test_few_utterances_and_odd_steps_are_refused(manifest, tmp_path):
     write_jsonl(tmp_path / "few.jsonl", rows)
     with pytest.raises(DataError, match=f"has {FEWEST - 1} utterances .* verify needs {FEWEST}"):
         read_clips(str(tmp_path / "few.jsonl"), "Hebrew")
-    with pytest.raises(RecipeError, match="is no file here, and no data set of the Hub whose columns"):
+    with pytest.raises(RecipeError, match="is neither a file here nor a data set of the Hub with known columns"):
         read_clips("nobody/knows-this", "Hebrew")
     recipe = load_recipe("hebrew-round2")
     with pytest.raises(RecipeError, match="--steps 11: an even number"):

@@ -188,7 +188,7 @@ def test_too_little_is_known_of_new_recordings(heard, match):
 @pytest.mark.parametrize(
     ("heard", "population", "match"),
     [
-        ([], {}, "no stratum"),
+        ([], {}, "no utterances to estimate"),
         ([], {"a": size(10)}, "'a' has 10 utterances and 0 verdicts"),
         (records("a", 1, 11), {"a": size(10)}, "'a' has 10 utterances and 11 verdicts"),
         (records("a", 1, 5) + records("b", 1, 5), {"a": size(10)}, "'b' was heard but not counted"),

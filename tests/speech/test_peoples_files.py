@@ -299,7 +299,7 @@ def test_code_pages_are_named_with_their_place(folder):
         (json.dumps({"audio": "a.wav", "text": "x"}, indent=1), "has an object over several lines"),
         ("", "has no rows"),
         ("\n \n\r\n", "has no rows"),
-        ('{"audio": "b.wav", "text": "x"}\n{"text": "x", "text": "y"}', "not JSON: 'text' stands there twice"),
+        ('{"audio": "b.wav", "text": "x"}\n{"text": "x", "text": "y"}', "not JSON: 'text' occurs twice"),
     ],
 )
 def test_json_that_is_not_one_object_a_line(folder, content, said):
@@ -372,9 +372,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
     """Opening one waits for ever for somebody who writes."""
     os.mkfifo(path := tmp_path / name)
     read_it = {"m": read, "heard": read_hypotheses, "saved": read_saved}[path.stem]
-    with pytest.raises(DataError, match=f"{name}.*(neither a file nor a folder|no regular file)"):
+    with pytest.raises(DataError, match=f"{name}.*(neither a file nor a folder|not a regular file)"):
         read_it(path)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         hash_file(path)
 
 

@@ -102,11 +102,11 @@ def test_marks_are_taken_out_of_a_source(tmp_path):
 def test_what_cannot_be_told_a_style_is_refused_before_a_round_begins():
     changes = [f"data.train.0.style={STYLE}", "models.base=openai/whisper-tiny"]
     (error,) = [error for error in misfits(load_recipe("demo", changes)) if "style of" in str(error)]
-    assert "is a Whisper, which cannot be told how to write" in str(error)
+    assert "is a Whisper, which does not take a style" in str(error)
     assert not [error for error in misfits(load_recipe("demo", changes[:1])) if "style of" in str(error)]
     with pytest.raises(RecipeError, match=r"evaluate\.styles"):
         EvaluationSet(name="s", manifest="m.jsonl", style="x")
-    with pytest.raises(RecipeError, match="a server is not told"):
+    with pytest.raises(RecipeError, match="a server does not take a style"):
         EvaluateConfig(styles={"baseline": "x"}, servers={"baseline": {"url": "http://localhost:1"}})
 
 

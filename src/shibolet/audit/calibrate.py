@@ -75,7 +75,7 @@ def run_calibrate(
     """
     if not listener.hears:
         raise DataError(
-            "calibrate: a file of hypotheses hears no damaged copies, so nothing can be calibrated on it; audit with "
+            "calibrate: a file has no hypotheses for damaged copies, so it cannot be calibrated; audit with "
             "the file (it calibrates itself), or name a model as audit.recogniser"
         )
     rows = in_noise(matrix(language))
@@ -162,7 +162,7 @@ def _halves(
             raise DataError(
                 f"'{name}' is too small to calibrate on: its recordings are halved, to fit on one half and measure on "
                 f"the other, and one has {len(half)} clips of {_num_recordings(half)} recordings; it takes "
-                f"{MIN_CLIPS} of {MIN_RECORDINGS}. Add clean clips, or audit without audit.calibration"
+                f"{MIN_CLIPS} of {MIN_RECORDINGS}. Add clean clips, or leave audit.calibration out"
             )
     return halves
 

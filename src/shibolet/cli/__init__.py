@@ -33,7 +33,7 @@ COMMANDS = {
 }  # fmt: skip
 
 app = typer.Typer(
-    help="Audit speech data, fine-tune a speech recogniser by gradual unfreezing, score it against the round before.",
+    help="Audit speech data, fine-tune Qwen3-ASR or Whisper, and compare the result with the round before.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,7 +50,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def shibolet(
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it and exit.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options before a command."""

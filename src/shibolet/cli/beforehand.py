@@ -16,17 +16,17 @@ def plan(
     utterances: Annotated[
         int | None, typer.Option(min=1, help="Size of the training set, before it is prepared.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many; 1 unless given.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="A100 (unless given), H100, H200 or CPU: what time is predicted for.")
+    gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs. Default: 1.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Predict the time for A100 (default), H100, H200 or CPU.")] = None,
+    gpu_memory_gib: Annotated[
+        float | None, typer.Option(min=1, help="Memory of one GPU; packs are made to fit.")
     ] = None,
-    gpu_memory_gib: Annotated[float | None, typer.Option(min=1, help="Of one GPU: packs are made to fit.")] = None,
     rates_from: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Predict by what a finished round took, on its machine.")
+        Path | None, typer.Option(metavar="RUN", help="Predict from the times of a finished round, on its machine.")
     ] = None,
     json_: AsJson = False,
 ):
-    """Time and cost of the whole round by stretch; steps, trainable parts and memory of its training."""
+    """Predict time and cost of the round, and steps, trainable parts and memory of its training."""
     from shibolet.recipe import load_recipe
     from shibolet.rounds.plan import make_plan
 
@@ -41,7 +41,7 @@ def plan(
 
 
 def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
-    """Whether GPU, memory, disk, token, models and data are there, before anything is paid for. Ends with 3 if not."""
+    """Check GPU, memory, disk, token, models and data before you pay. Ends with 3 if something is missing."""
     from shibolet.cli.terminal import finding
     from shibolet.recipe import load_recipe
     from shibolet.rounds.check import check_recipe
@@ -59,7 +59,7 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
 
 def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):
-    """Download the models and data sets of a recipe; the same command goes on. Ends with 3 where one cannot be had."""
+    """Download the models and data sets of a recipe. The same command continues. Ends with 3 after a failure."""
     from shibolet.cli.terminal import track
     from shibolet.recipe import load_recipe
     from shibolet.rounds.fetch import fetch_recipe

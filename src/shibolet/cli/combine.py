@@ -16,28 +16,26 @@ def combine(
         list[str],
         typer.Option(
             metavar="NAME[/SET][=FILE]",
-            help="Two or more, the first wins a tie: a NAME that 'evaluate' has scored in the run folder, or a file.",
+            help="NAME that 'evaluate' scored in the run folder, or NAME=FILE; two or more. The first wins ties.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .jsonl of hypotheses.")],
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Names the sets.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Write the hypotheses to this new .jsonl.")],
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe with the sets.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Utterances instead of a recipe's sets; with --language.")
+        Path | None, typer.Option(metavar="FILE", help="Vote on these utterances, not on sets; with --language.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="Of the manifest.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the manifest.")] = None,
     transcripts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the manifest with what won as its texts.")
+        Path | None, typer.Option(metavar="FILE", help="Also write the manifest with the winning texts.")
     ] = None,
-    alpha: Annotated[
-        float, typer.Option(help="Weight of the share of systems; the rest is that of their confidences.")
-    ] = 1.0,
-    null_confidence: Annotated[float, typer.Option(help="Confidence of 'no word here'; with --alpha.")] = 0.0,
+    alpha: Annotated[float, typer.Option(help="Weight of the votes; the rest weighs confidences.")] = 1.0,
+    null_confidence: Annotated[float, typer.Option(help="Confidence of 'no word'; with --alpha.")] = 0.0,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """One hypothesis from those of several systems, by a vote on each word (ROVER).
+    """Let several systems vote on each word (ROVER).
 
     'evaluate --hypotheses' scores the file, 'compare --system' compares it, 'audit.recogniser' takes it.
     """

@@ -9,17 +9,18 @@ from shibolet.cli.next_steps import advise
 from shibolet.cli.options import AsJson, Changes, print_json, quiet
 
 app = typer.Typer(
-    help="The whole round on synthetic Hebrew speech, and the truth after it.", invoke_without_command=True
+    help="Run a whole round on synthetic Hebrew speech, and compare the audit with the known damage.",
+    invoke_without_command=True,
 )
 
 
 def demo(
     context: typer.Context,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the data and the training.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
     changes: Changes = None,
     rounds: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Through Round N; Round 1 ships with the package.")
+        int, typer.Option(min=2, metavar="N", help="Run through Round N; Round 1 comes with the package.")
     ] = 2,
     without_prepare: Annotated[
         bool, typer.Option("--without-prepare", help="Also train the same round on the raw data.")
@@ -45,13 +46,13 @@ def demo(
 
 
 def build(
-    name: Annotated[Literal["round1", "aligner", "ctc"], typer.Argument(help="Which of the three.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint goes.")],
-    work: Annotated[Path, typer.Option(metavar="DIR", help="Where the speech goes.")],
+    name: Annotated[Literal["round1", "aligner", "ctc"], typer.Argument(help="The checkpoint to build.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the checkpoint.")],
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the speech.")],
     seed: Annotated[int, typer.Option(min=0)] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make speech and features.")] = 2,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of training; left out: as many as the shipped one's.")
+        int | None, typer.Option(min=1, help="Training steps. Default: as many as for the shipped one.")
     ] = None,
 ):
     """Train one of the tiny checkpoints from nothing; the same command continues after an interruption."""

@@ -21,7 +21,7 @@ from shibolet.cli.options import (
 
 
 def rounds(run_dir: FinishedRun, json_: AsJson = False):
-    """The rounds that led to this one: verdicts, WER by set with intervals, time and cost."""
+    """List the rounds that led to this one: verdicts, WER by set with intervals, time and cost."""
     from shibolet.cli.tables import show_chain
     from shibolet.report.lineage import chain_of
 
@@ -32,14 +32,16 @@ def rounds(run_dir: FinishedRun, json_: AsJson = False):
 
 def loop(
     recipe: RecipeName,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Else runs/NAME-loop.")] = None,
-    turns: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds at most.")] = 3,
-    seeds: Annotated[int, typer.Option(min=3, metavar="N", help="Trainings of each round.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the loop. Default: runs/NAME-loop.")
+    ] = None,
+    turns: Annotated[int, typer.Option(min=1, metavar="N", help="The most rounds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=3, metavar="N", help="Trainings of each round, with different seeds.")] = 3,
     changes: Changes = None,
     json_: AsJson = False,
     gpus: Gpus = 1,
 ):
-    """Rounds on data that the model before heard again, as long as each gains; the same command goes on."""
+    """Repeat rounds as long as each gains; the model before hears the data again. The same command continues."""
     from shibolet.cli.tables import show_chain
     from shibolet.cli.terminal import tell, track
     from shibolet.recipe import load_recipe
@@ -58,17 +60,17 @@ def loop(
 
 def next_(
     run_dir: FinishedRun,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the recipe goes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Write the recipe to this file.")],
     source: Annotated[
-        str | None, typer.Option("--from", metavar="RECIPE", help="A recipe that it is like, such as hebrew-round3.")
+        str | None, typer.Option("--from", metavar="RECIPE", help="A recipe to start from, such as hebrew-round3.")
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="What people read of it; else the number after this round's.")
+        str | None, typer.Option(help="Title of the next round. Default: this title with the next number.")
     ] = None,
     changes: Changes = None,
     force: Annotated[bool, typer.Option("--force", help="Start from a model that was not kept.")] = False,
 ):
-    """Write the recipe of the next round: it starts from this one's model, has to beat it, and takes over its work."""
+    """Write the recipe of the next round, which starts from the model of this round and must beat it."""
     from shibolet.rounds.lineage import write_next
 
     require_run(run_dir)

@@ -26,15 +26,17 @@ from shibolet.errors import EXIT_REJECT, RecipeError
 
 def publish(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a comparison.")],
-    to: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Else publish.to of the recipe.")] = None,
-    layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of the model family's; else publish.layout.")
+    to: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Repository. Default: publish.to of the recipe.")
     ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Else publish.private.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Although the comparison does not keep the round.")] = False,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Layout of the model. Default: publish.layout.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Default: publish.private.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish although the round was not kept.")] = False,
     upload: Annotated[bool, typer.Option(help="--no-upload: export, check and describe only.")] = True,
 ):
-    """Export a kept round, run the code of its card, upload it; the same command goes on."""
+    """Export a kept round, run the code of its model card, and upload it. The same command continues."""
     from shibolet.publish.config import REPOSITORY, PublishConfig
     from shibolet.rounds.publish import do_publish
 
@@ -51,10 +53,10 @@ def publish(
 
 
 def export_adapter(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that has trained.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a finished training.")],
     out: NewFolder,
 ):
-    """The adapters alone, for peft on the base; what was trained whole comes with them. train/final has them merged."""
+    """Export the adapters for peft, with the parts that were trained whole. train/final has them merged."""
     from shibolet.rounds.publish import export_adapter as export
 
     with finished_round(run_dir) as current:
@@ -66,27 +68,27 @@ def average(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; its dev split judges.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model goes to RUN/average/NAME/model.")],
     best: Annotated[
-        int | None, typer.Option(min=2, metavar="K", help="The best checkpoints of this run by dev WER.")
+        int | None, typer.Option(min=2, metavar="K", help="Average the K best checkpoints of this run by dev WER.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Repeat for several; with --alpha: the tuned one.")
+        list[str] | None, typer.Option(metavar="MODEL", help="Average this model; repeat. With --alpha: the tuned one.")
     ] = None,
     soup: Annotated[
         Literal["uniform", "greedy"] | None,
-        typer.Option(help="Mean of all (default), or each added while dev WER does not rise."),
+        typer.Option(help="uniform: all models. greedy: add models while dev WER does not rise."),
     ] = None,
     alpha: Annotated[
         list[float] | None,
-        typer.Option(metavar="A", help="Share of the tuned model, the rest is of its base: 0 to 1; repeat."),
+        typer.Option(metavar="A", help="Weight of the tuned model, 0 to 1; its base has the rest. Repeat."),
     ] = None,
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="With --alpha; else models.base.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="Base for --alpha. Default: models.base.")] = None,
     on: Annotated[
         list[str] | None,
-        typer.Option(metavar="SET", help="Score on these evaluate.sets too; with --alpha else other languages'."),
+        typer.Option(metavar="SET", help="Also score on this set; repeat. With --alpha: the sets in other languages."),
     ] = None,
     json_: AsJson = False,
 ):  # fmt: skip
-    """Average checkpoints, models, or a model and its base, scored on dev. Ends with 40 if no alpha holds a limit."""
+    """Average checkpoints, models, or a model and its base. Ends with 40 if no alpha holds a limit."""
     from shibolet.rounds import averaging
 
     if (best is not None) + bool(model and not alpha) + bool(alpha) != 1:
@@ -94,7 +96,7 @@ def average(
     if alpha and (soup or len(model or []) > 1):
         raise RecipeError("average --alpha: a base and one --model (else the run's own), and no --soup")
     if base and not alpha:
-        raise RecipeError("average --base does nothing without --alpha")
+        raise RecipeError("average: --base has no effect without --alpha")
     with finished_round(run_dir) as current:
         if alpha:
             current.recipe.require("average", "models")
@@ -123,10 +125,10 @@ def export_data(
     out: NewFolder,
     format_: Annotated[
         Literal["datasets", "lhotse", "nemo", "verdicts"],
-        typer.Option("--format", help="What prepare kept, for these programs; or the audit's verdicts as Parquet."),
+        typer.Option("--format", help="Write the prepared data in this format; verdicts: the audit as Parquet."),
     ] = "datasets",
 ):
-    """The audited, repaired data for other programs, or what the audit said of each utterance."""
+    """Export the prepared data for other programs, or the verdicts of the audit."""
     from shibolet.publish.data import export_data as export
 
     with finished_round(run_dir) as current:
@@ -141,15 +143,14 @@ def convert(
     out: NewFolder,
     layout: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="native: transformers' own; another of its family, such as legacy or ctranslate2."
-        ),
+        typer.Option(metavar="NAME", help="native: transformers; or another layout of the family, such as legacy."),
     ],
     language: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Added to the layout's list of languages, if it has one.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Add this language to the list in the layout, if it has one."),
     ] = None,
 ):
-    """Rewrite a model or its forced aligner in another layout of its family, complete."""
+    """Convert a model or its forced aligner to another layout of its family."""
     from shibolet.model.family import convert as convert_model
 
     quiet()
@@ -160,10 +161,10 @@ def convert(
 def cut(
     source: Annotated[str, typer.Argument(metavar="IN", help="Folder, Hub id or builtin:NAME.")],
     out: NewFolder,
-    decoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Decoder layers to keep; else all.")] = None,
-    encoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Encoder layers to keep; else all.")] = None,
+    decoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Decoder layers. Default: all.")] = None,
+    encoder: Annotated[int | None, typer.Option(min=1, metavar="N", help="Encoder layers. Default: all.")] = None,
 ):
-    """A smaller model: evenly spaced layers of a larger one, which it can learn from (models.teacher)."""
+    """Make a smaller model from evenly spaced layers. It can learn from the larger one (models.teacher)."""
     from shibolet.model.cut import cut as cut_model
 
     quiet()
@@ -175,43 +176,42 @@ def cut(
 
 
 def transcribe(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders of them, or patterns.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders, or patterns.")],
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; a server's name for its model.")
+        str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --server: its name there.")
     ] = None,
     format_: Annotated[
-        Literal["txt", "json", "jsonl", "srt", "vtt"], typer.Option("--format", help="txt and jsonl: a line a piece.")
+        Literal["txt", "json", "jsonl", "srt", "vtt"],
+        typer.Option("--format", help="txt, jsonl: a line for each piece."),
     ] = "txt",
     language: Annotated[
-        str | None, typer.Option(help="Name or ISO code; else that of the round that trained the model.")
+        str | None, typer.Option(help="Name or ISO code. Default: the language of the model's round.")
     ] = None,
     aligner: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A forced aligner: word times in json and subtitles.")
+        str | None, typer.Option(metavar="MODEL", help="Forced aligner, for word times in json and subtitles.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A file for each recording, not standard output.")
-    ] = None,
-    beam_size: Annotated[int, typer.Option(min=1, help="1: greedy.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="Of beams: over 0, the higher the longer the text.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a file for each recording into DIR.")] = None,
+    beam_size: Annotated[int, typer.Option(min=1, help="Number of beams; 1 is greedy decoding.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="For beams; a higher value prefers longer texts.")] = 1.0,
     style: Style = None,
     context: Terms = None,
     mbr_samples: Annotated[
-        int | None, typer.Option(min=2, help="Draw so many texts, write the one of minimum Bayes risk.")
+        int | None, typer.Option(min=2, help="Draw N texts and write the one with minimum Bayes risk.")
     ] = None,
-    mbr_temperature: Annotated[float | None, typer.Option(help="Of these; else 0.7.")] = None,
-    repeat_bias: Annotated[float, typer.Option(min=0, help="Against repetitions: off the logit of a fourth.")] = 0.0,
-    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this repeat bias, as 4.")] = 0.0,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
-    max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="Seconds of audio between two cuts.")] = 30.0,
+    mbr_temperature: Annotated[float | None, typer.Option(help="Temperature of the samples. Default: 0.7.")] = None,
+    repeat_bias: Annotated[float, typer.Option(min=0, help="Lower the logit of a fourth repetition.")] = 0.0,
+    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this bias, such as 4.")] = 0.0,
+    batch: Annotated[int | None, typer.Option(min=1, help="The most pieces decoded at once.")] = None,
+    max_piece_s: Annotated[float, typer.Option(min=1, max=30, help="The longest piece, in seconds.")] = 30.0,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="A server that transcribes as OpenAI's does, such as vLLM's.")
+        str | None, typer.Option(metavar="URL", help="A server with OpenAI's transcription API, such as vLLM.")
     ] = None,
     server_language: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Told to the server, as 'he'; else its model guesses.")
+        str | None, typer.Option(metavar="CODE", help="Language for the server, such as 'he'. Default: it detects.")
     ] = None,
     on: On = None,
 ):
-    """What is said in recordings of any length. Ends with 3 when one of them could not be read."""
+    """Transcribe recordings of any length. Ends with 3 if one of them could not be read."""
     from shibolet.cli.terminal import tell, track
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
@@ -252,7 +252,7 @@ def _require_engine(model: str | None, server: str | None, server_language: str 
     if model is None and server is None:
         raise RecipeError("transcribe needs --model, or --server with a model of its own")
     if server_language is not None and server is None:
-        raise RecipeError("--server-language is told to a server, and there is no --server; --language is the model's")
+        raise RecipeError("--server-language needs --server; for a model on this machine use --language")
 
 
 def _decoding(
@@ -270,14 +270,14 @@ def _decoding(
     if server is not None and (beam_size > 1 or batch is not None or mbr_samples or repeat_bias or loop_bias or style):
         raise RecipeError(
             "--beam-size, --mbr-samples, --repeat-bias, --loop-bias, --batch and --style are for a model on this "
-            "machine: a server decides on its own"
+            "machine; a server has its own settings"
         )
     if length_penalty != 1.0 and beam_size == 1:
-        raise RecipeError("--length-penalty does nothing without --beam-size")
+        raise RecipeError("--length-penalty has no effect without --beam-size")
     if beam_size > 1 and (mbr_samples or repeat_bias):
-        raise RecipeError("--mbr-samples and --repeat-bias do nothing with beams; leave out --beam-size")
+        raise RecipeError("--mbr-samples and --repeat-bias have no effect with beams; leave out --beam-size")
     if mbr_temperature is not None and (mbr_samples is None or mbr_temperature <= 0):
-        raise RecipeError("--mbr-temperature goes with --mbr-samples, and is over 0")
+        raise RecipeError("--mbr-temperature needs --mbr-samples, and must be over 0")
     given = {} if mbr_temperature is None else {"mbr_temperature": mbr_temperature}
     return given | ({"style": style} if style else {}) | {
         "batch_utterances": batch, "beam_size": beam_size, "length_penalty": length_penalty,
@@ -290,13 +290,14 @@ def _told(context: Path, server: str | None) -> dict[str, str]:
     from shibolet.speech.text.terms import as_context, read_terms
 
     if server is not None:
-        raise RecipeError("--context is for a model on this machine: a server is told no names")
+        raise RecipeError("--context is for a model on this machine; a server does not take names")
     return {"context": as_context(read_terms(context))}
 
 
 def normalize(
     as_: Annotated[
-        Literal["target", "leaderboard"], typer.Option("--as", help="What a model writes, or what scores compare.")
+        Literal["target", "leaderboard"],
+        typer.Option("--as", help="target: what a model writes. leaderboard: what scores compare."),
     ],
     language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
 ):

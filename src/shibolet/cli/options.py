@@ -30,18 +30,24 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A YAML file, or the name of a recipe of the package.",
+        help="A YAML file, or the name of a shipped recipe.",
         autocompletion=_recipe_names,
     ),
 ]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder; else runs/NAME.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
-Style = Annotated[str | None, typer.Option(metavar="WORDS", help="How to write, as trained by style: in data.train.")]
-Terms = Annotated[
-    Path | None, typer.Option("--context", metavar="FILE", help="Names and terms that may be said, one a line.")
+RunDir = Annotated[Path | None, typer.Option("--run-dir", "-o", metavar="DIR", help="Run folder. Default: runs/NAME.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeat.")
 ]
-Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train as N processes, one a GPU (or on the CPU).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Style = Annotated[
+    str | None,
+    typer.Option(metavar="WORDS", help="Ask for this style; the model was trained with it (style: of a source)."),
+]
+Terms = Annotated[
+    Path | None,
+    typer.Option("--context", metavar="FILE", help="File of names and terms that may be said, one on each line."),
+]
+Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train with N processes, one on each GPU (or on the CPU).")]
 On = Annotated[
     str | None, typer.Option("--on", metavar="CLUSTER", help="Hear on a Ray cluster: ray, or ray://HOST:PORT.")
 ]
@@ -54,17 +60,22 @@ MainNode = Annotated[
     typer.Option("--main", metavar="HOST:PORT", help="Where node 0 is reached by the others, at a port free there."),
 ]
 OnlyThrough = Annotated[
-    str | None, typer.Option(metavar="PHASE", help="Make the end of this phase the result, such as B; or undo that: A.")
+    str | None,
+    typer.Option(
+        metavar="PHASE", help="Take the end of this phase as the result, such as B. The last phase undoes it."
+    ),
 ]
 FromStep = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N",
-        help="Go on training from the checkpoint of step N, with the recipe as it is now. Kept are the end of each "
+        help="Continue training from the checkpoint of step N with the current recipe. Kept are the end of each "
         "phase, the best by dev WER, and the two newest; a step that is not there is answered with a list.",
     ),
 ]  # fmt: skip
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe in full and the plan, without a network.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan, without network access.")
+]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
 
@@ -160,7 +171,7 @@ def language_told(given: str | None, model: str) -> str:
 def require_run(run_dir: Path) -> None:
     """RecipeError for what is no run folder."""
     if not (run_dir / "recipe.yaml").is_file():
-        raise RecipeError(f"'{run_dir}' is no run folder: it has no recipe.yaml")
+        raise RecipeError(f"'{run_dir}' is not a run folder: it has no recipe.yaml")
 
 
 def run_folder(given: Path | None, name: str, suffix: str = "") -> Path:

@@ -38,7 +38,8 @@ BESIDE = "-compare"  # added to the run folder's name, so that other models disp
 
 def evaluate(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Scores baseline and result on the recipe's sets.")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Score the baseline and the result on the sets of this recipe."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
@@ -50,11 +51,11 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME[/SET]=FILE",
-            help="Another system's hypotheses (JSONL, CTM, ivrit.ai's CSV) instead of its models; with a recipe.",
+            help="Score the hypotheses of another system (JSONL, CTM, ivrit.ai's CSV); with a recipe.",
         ),
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Of the manifest; else that of the round that trained the model.")
+        str | None, typer.Option(help="Language of the manifest. Default: the language of the model's round.")
     ] = None,
     style: Style = None,
     context: Terms = None,
@@ -64,7 +65,7 @@ def evaluate(
     dry: DryRun = False,
     on: On = None,
 ):
-    """WER and CER on a recipe's sets, of its models or of other systems' hypotheses, or of a model on a manifest."""
+    """Compute WER and CER of a recipe's models, of other systems' hypotheses, or of a model on a manifest."""
     if (recipe is None and (model is None or manifest is None)) or (recipe and (model or manifest or language)):
         raise RecipeError("evaluate takes a recipe, which names models, sets and language, or --model and --manifest")
     from shibolet.cli.tables import show_scores
@@ -97,31 +98,31 @@ def evaluate(
 
 
 def compare(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe, here or by --recipe.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe; --recipe works too.")] = None,
     recipe_option: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE")] = None,
-    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the recipe's baseline.")] = None,
-    candidate: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this model instead of the recipe's baseline.")
+    ] = None,
+    candidate: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare this model, not train/final.")] = None,
     candidate_seed: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="RUN", help="The same training with another seed; repeat, two or more."),
+        list[Path] | None, typer.Option(metavar="RUN", help="Run of the same training, other seed; two or more.")
     ] = None,
     baseline_seed: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="The same of the baseline's training.")
+        list[Path] | None, typer.Option(metavar="RUN", help="Run of the baseline's training with another seed.")
     ] = None,
     system: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Two or more that 'evaluate' has scored in the run folder, each with each."),
+        list[str] | None, typer.Option(metavar="NAME", help="Compare scored systems, each with each; two or more.")
     ] = None,
     chain: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="The same, each with one part more than the one before: what each gives."),
+        typer.Option(metavar="NAME", help="Compare each system with the one before it; two or more, in order."),
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """The result against the baseline, with intervals; scores what is not scored yet. Ends with 40 on reject."""
+    """Compare the result with the baseline, with intervals. Scores what is missing. Ends with 40 on reject."""
     from shibolet.rounds.scoring import candidates_of, do_compare, do_evaluate, require_target_domain
     from shibolet.rounds.seeds import with_other_seeds
     from shibolet.rounds.tracking import do_track
@@ -176,7 +177,7 @@ def robustness(
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """WER of baseline and result as noise, low bit rates and lost packets grow; says first what that costs."""
+    """Measure WER of baseline and result with noise, low bit rates and lost packets. Prints the cost first."""
     from shibolet.rounds.robustness import do_robustness
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:
@@ -188,24 +189,30 @@ def robustness(
 
 def tune_decoding(
     recipe: RecipeName,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of the run's train/final.")] = None,
-    beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several; else 2, 4 and 8.")] = None,
-    length_penalty: Annotated[list[float] | None, typer.Option(help="Repeat; else 0.6, 1 and 1.4.")] = None,
-    mbr_samples: Annotated[
-        list[int] | None, typer.Option(min=0, help="Minimum Bayes risk over so many. Repeat; else 8; 0: none.")
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Model to tune. Default: train/final.")] = None,
+    beam_size: Annotated[list[int] | None, typer.Option(min=1, help="Beam sizes; repeat. Default: 2, 4 and 8.")] = None,
+    length_penalty: Annotated[
+        list[float] | None, typer.Option(help="Length penalties; repeat. Default: 0.6, 1 and 1.4.")
     ] = None,
-    mbr_temperature: Annotated[list[float] | None, typer.Option(help="Of samples. Repeat; else 0.7.")] = None,
-    repeat_bias: Annotated[list[float] | None, typer.Option(help="Against repetitions. Repeat; else none.")] = None,
+    mbr_samples: Annotated[
+        list[int] | None, typer.Option(min=0, help="Samples for minimum Bayes risk; repeat. Default: 8. 0: none.")
+    ] = None,
+    mbr_temperature: Annotated[
+        list[float] | None, typer.Option(help="Temperatures of samples; repeat. Default: 0.7.")
+    ] = None,
+    repeat_bias: Annotated[
+        list[float] | None, typer.Option(help="Biases against repetitions; repeat. Default: none.")
+    ] = None,
     ngram_weight: Annotated[
         list[float] | None,
-        typer.Option(min=0, help="Repeat; else 0.1, 0.2 and 0.4, where there is an n-gram; 0: none."),
+        typer.Option(min=0, help="Weights of the n-gram; repeat. Default: 0.1, 0.2, 0.4. 0: none."),
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """Beams, an n-gram, minimum Bayes risk and a repeat bias against greedy decoding on dev, with the cost of each."""
+    """Compare beams, an n-gram, minimum Bayes risk and a repeat bias with greedy decoding on dev."""
     from shibolet.rounds.tuning import Grid, do_tune_decoding
 
     given = {
@@ -221,7 +228,8 @@ def tune_decoding(
 def ngram(
     recipe: RecipeName,
     text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A sentence a line; else what prepare kept to train on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Text with a sentence on each line. Default: the training texts."),
     ] = None,
     order: Annotated[int, typer.Option(min=1, max=6, help="Tokens of the longest n-gram.")] = 4,
     run_dir: RunDir = None,
@@ -229,7 +237,7 @@ def ngram(
     json_: AsJson = False,
     dry: DryRun = False,
 ):
-    """A language model of texts over the model's tokens, for beams; refused where it holds texts of the tests."""
+    """Make an n-gram language model for beam search. Refused if the text contains texts of the tests."""
     from shibolet.rounds.ngram import do_ngram
 
     with round_of(recipe, run_dir, changes, json_, dry) as current:

@@ -16,41 +16,41 @@ if TYPE_CHECKING:
 def search(
     recipe: RecipeName,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the recipe with the rates to train with.")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the recipe with the recommended rates.")
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="Multiply this part's rate, or a tower's; repeat. Else each tower's."),
+        typer.Option(metavar="PART", help="Multiply the rate of this part or tower; repeat. Default: each tower."),
     ] = None,
     warmup: Annotated[bool, typer.Option("--warmup", help="Multiply the warm-up too.")] = False,
     rank: Annotated[
         list[int] | None,
-        typer.Option(min=1, metavar="R", help="Try this rank of adapters too; repeat. In the first phase only."),
+        typer.Option(min=1, metavar="R", help="Also try this rank of adapters; repeat. First phase only."),
     ] = None,
     layers: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOWER=N", help="Try N thawed layers too, as in encoder=4; repeat."),
+        typer.Option(metavar="TOWER=N", help="Also try N trainable layers, as in encoder=4; repeat."),
     ] = None,
-    phase: Annotated[str | None, typer.Option(metavar="NAME", help="Whose rates; else the last phase's.")] = None,
+    phase: Annotated[str | None, typer.Option(metavar="NAME", help="The phase to search; else the last one.")] = None,
     trials: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="Else as many as the budget gives enough steps.")
+        int | None, typer.Option(min=2, metavar="N", help="Number of trials. Default: it follows from the budget.")
     ] = None,
     most: Annotated[
         float, typer.Option("--most", min=1.1, metavar="X", help="Factors lie between 1/X and X.")
     ] = 10.0,
     budget: Annotated[
-        float, typer.Option(min=0.05, metavar="T", help="Cost in trainings, phases before included.")
+        float, typer.Option(min=0.05, metavar="T", help="Cost in units of one training, with the phases before.")
     ] = 1.2,
-    proposals: Annotated[str, typer.Option(help="optuna, or halton: a sequence that learns nothing.")] = "optuna",
-    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Trials at once, one a GPU (or on the CPU).")] = 1,
+    proposals: Annotated[str, typer.Option(help="optuna; or halton, a fixed sequence.")] = "optuna",
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Trials at once, one on each GPU (or CPU).")] = 1,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", metavar="DIR", help="Run folder; else runs/NAME.")
+        Path | None, typer.Option("--run-dir", metavar="DIR", help="Run folder. Default: runs/NAME.")
     ] = None,
     changes: Changes = None,
     json_: AsJson = False,
     dry: DryRun = False,
 ):  # fmt: skip
-    """Learning rates by part: short trials from one checkpoint, the best confirmed on other speakers of dev."""
+    """Search learning rates by part with short trials; confirm the best on other speakers of dev."""
     from shibolet.rounds.search.stage import Asked, do_search
     from shibolet.rounds.search.writing import write_found
 

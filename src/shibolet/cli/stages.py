@@ -41,14 +41,14 @@ def run(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
     gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None, on: On = None,
 ):  # fmt: skip
-    """The whole round, from audit to report; the same command goes on where it was cut off."""
+    """Run the whole round, from audit to report. The same command continues an interrupted round."""
     from shibolet.cli.tables import GATE_PREPARED, show_gate
     from shibolet.records.documents.training import TrainResult
     from shibolet.rounds.flow import run_round
     from shibolet.rounds.rank import under_torchrun
 
     if under_torchrun():
-        raise RecipeError("torchrun starts several rounds here: use 'shibolet run --gpus N', or torchrun for 'train'")
+        raise RecipeError("torchrun would start several rounds: use 'shibolet run --gpus N', or torchrun with 'train'")
     with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)
@@ -67,18 +67,23 @@ def run(
 
 def audit(
     recipe: Annotated[
-        list[str], typer.Argument(metavar="[merge] RECIPE", help="With merge: from what all shards have heard.")
+        list[str],
+        typer.Argument(metavar="[merge] RECIPE", help="RECIPE: audit. merge RECIPE: use what all shards heard."),
     ],
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only hear the I-th of N parts, for a job array; then merge.")
+        str | None, typer.Option(metavar="I/N", help="Hear part I of N only, for a job array; then merge.")
     ] = None,
-    extend: Annotated[bool, typer.Option("--extend", help="Hear as many more as would settle a CAUTION.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="After CAUTION: hear as many more clips as should settle it.")
+    ] = False,
     review: Annotated[
-        Path | None, typer.Option("--review", metavar="FILE", help="A person's verdicts, saved from audit.html.")
+        Path | None, typer.Option("--review", metavar="FILE", help="Verdicts of a person, saved from audit.html.")
     ] = None,
     export_to: Annotated[
         Path | None,
-        typer.Option("--export-copies", metavar="DIR", help="Only write the self-test's copies, for another system."),
+        typer.Option(
+            "--export-copies", metavar="DIR", help="Write the copies of the self-test for another system, and stop."
+        ),
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
@@ -86,7 +91,7 @@ def audit(
     dry: DryRun = False,
     on: On = None,
 ):
-    """Listen to the training data; what is wrong with each utterance. Ends with the gate's exit code."""
+    """Hear the training data and judge each transcript. Ends with the gate's exit code."""
     from shibolet.rounds.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
@@ -119,14 +124,12 @@ def audit(
 
 def calibrate(
     recipe: RecipeName,
-    clean: Annotated[
-        list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips whose text is known to be right.")
-    ],
+    clean: Annotated[list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips with correct texts.")],
     foreign: Annotated[
-        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of another language.")
+        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of clips in another language.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, metavar="M", help="Hear as many clips as this time is enough for.")
+        float | None, typer.Option(min=0.1, metavar="M", help="Hear as many clips as fit into M minutes.")
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
@@ -134,7 +137,7 @@ def calibrate(
     dry: DryRun = False,
     on: On = None,
 ):
-    """Damage clean clips in every way, learn from half of the recordings, show what is found in the others."""
+    """Measure on damaged copies of clean clips what the audit detects, and write a calibration."""
     from shibolet.rounds.auditing import do_calibrate
 
     with round_of(recipe, run_dir, changes, json_, dry, needs=(), on=on) as current:
@@ -153,7 +156,7 @@ def calibrate(
 def gate(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False
 ):
-    """PROCEED (0), CAUTION (10), STOP (20) or INVALID (30), from an audit that is there."""
+    """Judge a finished audit: PROCEED (0), CAUTION (10), STOP (20) or INVALID (30)."""
     from shibolet.rounds.auditing import do_gate
 
     with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
@@ -168,7 +171,7 @@ def label(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
     on: On = None,
 ):  # fmt: skip
-    """Texts for audio without any, and for flagged utterances, where two hearers agree; 'prepare' takes them."""
+    """Write texts for audio without text and for flagged utterances, if two models agree. 'prepare' uses them."""
     from shibolet.rounds.labelling import do_label
 
     with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on) as current:
@@ -182,7 +185,7 @@ def prepare(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
     on: On = None,
 ):  # fmt: skip
-    """Hear the rest, drop what is wrong, cut what is long, split; shards and a ledger."""
+    """Hear the rest, drop bad utterances, cut long ones, and split. Writes shards and a ledger."""
     from shibolet.rounds.stages import do_prepare
 
     with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
@@ -197,7 +200,7 @@ def train(
     gpus: Gpus = 1, nodes: Nodes = 1, node: NodeIndex = None, main: MainNode = None,
     only_through: OnlyThrough = None, from_step: FromStep = None,
 ):  # fmt: skip
-    """Train through the phases on what prepare kept, or go on training; torchrun may start it too.
+    """Train through the phases on the prepared data, or continue. torchrun can start it too.
 
     On several machines the same command is started on each, with its own --node.
     """
@@ -227,10 +230,10 @@ def train(
 def report(
     run_dir: FinishedRun,
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write its figures there too, each as SVG and CSV.")
+        Path | None, typer.Option(metavar="DIR", help="Also write each figure there, as SVG and CSV.")
     ] = None,
 ):
-    """The pages of a run folder, from the files that are in it."""
+    """Write the pages of a run folder from its files."""
     from shibolet.cli.terminal import track
     from shibolet.report.audit_page import write_audit_page
     from shibolet.report.page import write_report

@@ -16,22 +16,24 @@ from shibolet.errors import ModelError, RecipeError
 def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, Hub id or builtin:NAME, in any layout.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="20 utterances or more: a manifest as in recipes, or a known Hub id.")
+        str, typer.Argument(metavar="DATA", help="A manifest of 20 utterances or more, or a known Hub id.")
     ],
     language: Annotated[
-        str | None, typer.Option(help="Name or ISO code; else that of the round that trained the model.")
+        str | None, typer.Option(help="Name or ISO code. Default: the language of the model's round.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="RECIPE", help="Whose phases are trained, made to fit the model's layers; else one of its family."
+            metavar="RECIPE", help="Train the phases of this recipe. Default: a recipe of the model's family."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=10, help="Of each phase.")] = 50,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps of each phase.")] = 50,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", dir_okay=False, help="The report, to be sent with a question.")
+        Path, typer.Option(metavar="FILE", dir_okay=False, help="The report; you can send it with a question.")
     ] = Path("verify.json"),
-    with_texts: Annotated[bool, typer.Option("--with-texts", help="Put 20 references and hypotheses into it.")] = False,
+    with_texts: Annotated[
+        bool, typer.Option("--with-texts", help="Put 20 references and hypotheses into the report.")
+    ] = False,
     work_dir: Annotated[
         Path | None,
         typer.Option(
@@ -39,15 +41,15 @@ def verify(
             exists=True,
             file_okay=False,
             writable=True,
-            help="For what is trained meanwhile: 41 GB for 1.7 billion weights.",
+            help="Folder for temporary checkpoints: 41 GB for 1.7 billion weights.",
         ),
     ] = None,
     python: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A Python that has qwen-asr, to compare with it too.")
+        Path | None, typer.Option(metavar="FILE", help="A Python with qwen-asr, to compare with qwen-asr as well.")
     ] = None,
     json_: AsJson = False,
 ):
-    """Whether a model is read, heard, trained and saved as it should be. Ends with 3 where a check fails."""
+    """Check that a model is read, transcribes, trains and is saved correctly. Ends with 3 if a check fails."""
     from shibolet.cli.terminal import tell, track
     from shibolet.model.outline import outline_named
     from shibolet.recipe import load_recipe

@@ -45,7 +45,7 @@ class CompareConfig(Config):
     def _no_older_key(cls, given: Any) -> Any:
         if isinstance(given, dict) and "noisy_domain" in given:
             raise RecipeError(
-                "compare.noisy_domain is no key any more: whether a domain is noisy is measured now. Leave it out, or "
+                "compare.noisy_domain no longer exists: whether a domain is noisy is measured now. Leave it out, or "
                 "name the domain that the round is meant to improve in compare.target_domain"
             )
         if not isinstance(given, dict):
@@ -53,7 +53,7 @@ class CompareConfig(Config):
         known = dict(given)
         if (points := known.pop("forget_above_points", None)) is not None:  # null: as older run folders have it
             raise RecipeError(
-                f"compare.forget_above_points is no key any more: write compare.limits: {{English: {points}}} with the "
+                f"compare.forget_above_points no longer exists: write compare.limits: {{English: {points}}} with the "
                 "languages of your other sets. A limit holds where a set is shown to lose less than it; before, a set "
                 "was refused where it was shown to lose more"
             )

@@ -140,21 +140,21 @@ class EvaluateConfig(Config):
     @model_validator(mode="after")
     def _settings_do_something(self) -> Self:
         if self.servers != ServersConfig() and self.beam_size > 1:
-            raise RecipeError("evaluate.beam_size: a server decides on its beams; leave out either this or servers")
+            raise RecipeError("evaluate.beam_size: a server has its own beams; leave out either this or servers")
         for name in ("baseline", "candidate"):
             if getattr(self.styles, name) and getattr(self.servers, name):
-                raise RecipeError(f"evaluate.styles.{name}: a server is not told how to write; leave out either")
+                raise RecipeError(f"evaluate.styles.{name}: a server does not take a style; leave out one of the two")
         if self.servers != ServersConfig() and (self.mbr_samples or self.repeat_bias or self.loop_bias):
             raise RecipeError(
-                "evaluate.mbr_samples, evaluate.repeat_bias and evaluate.loop_bias: a server draws no samples and "
-                "knows no bias; leave out either these or servers"
+                "evaluate.mbr_samples, evaluate.repeat_bias and evaluate.loop_bias: a server has neither samples "
+                "nor biases; leave out either these or servers"
             )
         if self.beam_size > 1 and (self.mbr_samples or self.repeat_bias):
             raise RecipeError(
-                "evaluate.mbr_samples and evaluate.repeat_bias do nothing with beams; leave out evaluate.beam_size"
+                "evaluate.mbr_samples and evaluate.repeat_bias have no effect with beams; leave out evaluate.beam_size"
             )
         if self.mbr_samples is None and self.mbr_temperature != TEMPERATURE:
-            raise RecipeError("evaluate.mbr_temperature does nothing without evaluate.mbr_samples")
+            raise RecipeError("evaluate.mbr_temperature has no effect without evaluate.mbr_samples")
         for name, low, high in self.buckets_s:
             if not 0 <= low < high:
                 raise RecipeError(f"evaluate.buckets_s: '{name}' goes from {low:g} to {high:g} s")
@@ -163,12 +163,12 @@ class EvaluateConfig(Config):
                 f"evaluate.expected_beam_points: {span[0]:g} is above {span[1]:g}; the lower end comes first"
             )
         if self.length_penalty != 1.0 and self.beam_size == 1:
-            raise RecipeError("evaluate.length_penalty does nothing where evaluate.beam_size is 1")
+            raise RecipeError("evaluate.length_penalty has no effect if evaluate.beam_size is 1")
         if self.ngram and self.beam_size == 1:
-            raise RecipeError("evaluate.ngram does nothing where evaluate.beam_size is 1: beams add it")
+            raise RecipeError("evaluate.ngram has no effect if evaluate.beam_size is 1: only beam search uses it")
         for name in ("baseline", "candidate") if self.context else ():
             if getattr(self.context, name) and getattr(self.servers, name):
-                raise RecipeError(f"evaluate.context: a server is told no names; say `{name}: false` in it")
+                raise RecipeError(f"evaluate.context: a server does not take names; write `{name}: false` in it")
         return self
 
     def told(self, who: Literal["baseline", "candidate"]) -> str:

@@ -42,7 +42,7 @@ class RobustnessConfig(Config):
         if len(names) == 1:
             raise RecipeError("robustness: no dose is left; give one of snr_db, bitrate_kbps and packet_loss_pct")
         if twice := [name for name in names if names.count(name) > 1]:
-            raise RecipeError(f"robustness: {twice[0]} stands there twice")
+            raise RecipeError(f"robustness: {twice[0]} occurs twice")
         return self
 
 

@@ -183,7 +183,7 @@ def _add(found: HypothesisFile, row: Row, where: str) -> str:
             raise DataError(f"{found.path}, {where}: '{name}' is {type(row[name]).__name__}, not text")
     place = (row.get("set") or None, id)
     if place in found.by_id:
-        raise DataError(f"{found.path}, {where}: id '{one_line(id)}' stands there twice; ids must be unique in a set")
+        raise DataError(f"{found.path}, {where}: id '{one_line(id)}' occurs twice; ids must be unique in a set")
     found.by_id[place] = strip_official_prefix(row[key] or "")[1]
     if sure := _confidences(row, found.by_id[place]):
         found.sure[place] = sure

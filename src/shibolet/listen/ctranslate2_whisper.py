@@ -56,7 +56,7 @@ class CTranslate2Whisper(EncoderDecoderRecogniser[np.ndarray]):
         if None in ids or self._end is None:
             missing = "<|endoftext|>" if self._end is None else tokens[ids.index(None)]
             raise ModelError(
-                f"model '{name}': its tokenizer has no token {missing}; it is no Whisper for this language"
+                f"model '{name}': its tokenizer has no token {missing}; it is not a Whisper for this language"
             )
         return ids
 

@@ -167,7 +167,7 @@ class EncoderDecoderRecogniser(ABC, Generic[States]):
     def _score(
         self, states: States, written: list[str], plans: list[list[list[str]]]
     ) -> dict[tuple[int, str], np.ndarray]:
-        """Log-probabilities of the tokens of every writing of a row; one that stands there twice is scored once."""
+        """Log-probabilities of the tokens of every writing of a row; one that occurs twice is scored once."""
         asked = {
             (row, text): self._tokens(self._lead(written[row]) + text)[: self._max_tokens()] if text else []
             for row, own in enumerate(plans)

@@ -42,9 +42,9 @@ def check_url(url: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         (parts.hostname or "").encode("idna")  # as the system's resolver is asked
     except ValueError as error:
-        raise RecipeError(f"server {shown} is no address ({error}); {advice}") from error
+        raise RecipeError(f"server {shown} is not an address ({error}); {advice}") from error
     if not usable:
-        raise RecipeError(f"server {shown} is no address of http or https; {advice}")
+        raise RecipeError(f"server {shown} is not an address of http or https; {advice}")
     if "@" in parts.netloc:
         raise RecipeError(f"the server's address at '{parts.hostname}' has a user or a password in it; take them out")
     if "?" in url or "#" in url:

@@ -56,7 +56,7 @@ def _table(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
         cells.Header(tuple(name.lower() for name in header.names), header.delimiter) for header in cells.headers(first)
     ]
     if isinstance(first, BadRow) or not headers:
-        reason = first.detail if isinstance(first, BadRow) else "its first line is no header of several columns"
+        reason = first.detail if isinstance(first, BadRow) else "its first line is not a header of several columns"
         raise DataError(f"{path}: {reason}")
     header = max(headers, key=lambda header: len(known.intersection(header.names)))
     if twice := next((name for name in known if header.names.count(name) > 1), None):
@@ -110,7 +110,7 @@ class RecordedHypotheses:
                 raise DataError(f"{path}, {where}: expected the texts 'id' and 'hypothesis' (or {TEXT_KEYS[1:]})")
             text = strip_official_prefix(row[key])[1]
             if self._said.setdefault(id, text) != text:
-                raise DataError(f"{path}, {where}: id '{one_line(id)}' stands there twice with different hypotheses")
+                raise DataError(f"{path}, {where}: id '{one_line(id)}' occurs twice with different hypotheses")
 
     def look_up(self, ids: Sequence[str]) -> list[Hearing | None]:
         """What was heard in each utterance; None where the file has nothing of it."""

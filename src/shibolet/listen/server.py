@@ -89,7 +89,7 @@ class ServerEngine(Engine):
                 if answer.status not in TRANSIENT:
                     break
             except TooLong:
-                problem = f"answered more than {MAX_ANSWER_BYTES >> 20} MiB, which is no transcript"
+                problem = f"answered more than {MAX_ANSWER_BYTES >> 20} MiB, which is not a transcript"
                 break
             except ValueError as error:
                 problem = f"answered no JSON ({self._shown(error)})"

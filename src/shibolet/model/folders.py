@@ -104,7 +104,7 @@ def resolve(name: str) -> Path:
         adapter = (path / "adapter_config.json").is_file()
         if not (path / "config.json").is_file():
             raise ModelError(
-                f"model '{name}': {path} holds an adapter alone; merge it into its base first"
+                f"model '{name}': {path} holds only an adapter; merge it into its base first"
                 if adapter
                 else f"model '{name}': no config.json in {path}; expected a Hub id or a folder of a saved model"
             )
@@ -323,7 +323,7 @@ def _shards(name: str, index: Path) -> Iterable[str]:
     for shard in weights.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise ModelError(
-                f"model '{name}': {index} names {str(shard)[:100]!r}, which is no .safetensors file beside it"
+                f"model '{name}': {index} names {str(shard)[:100]!r}, which is not a .safetensors file beside it"
             )
     return weights.values()
 
@@ -339,7 +339,7 @@ def _from_hub(name: str) -> Path:
         raise ModelError(f"model '{name}' is gated: ask for access at {page}, then run 'hf auth login'") from error
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"model '{name}' is no folder here, not in the local cache, and the Hub cannot be reached"
+            f"model '{name}' is not a folder here and not in the local cache, and the Hub cannot be reached"
         ) from error
     except (HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -72,12 +72,12 @@ def save_lora(model: nn.Module, trained: Collection[str], path: Path, base: str,
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if not layers:
-        raise ModelError("this model carries no adapters; take the whole of it")
+        raise ModelError("this model has no adapters; use the whole model")
     family = outline_of(model.config)
     whole = {name for name in trained if family.part_of(name)[0] != "lora"}
     if family.is_tied(model) and any(family.part_of(name)[0] == "embeddings" for name in whole):
         raise ModelError(
-            "embeddings that are the head too were trained: an adapter cannot carry them, take the whole model"
+            "the embeddings, which are also the head, were trained: an adapter cannot hold them, so use the whole model"
         )
     one = next(iter(layers.values()))
     make_folder(path)

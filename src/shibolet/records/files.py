@@ -147,7 +147,7 @@ def read_jsonl(path: Path) -> list[dict]:
 def open_regular(path: Path, buffer_bytes: int = -1) -> BinaryIO:
     """A file to read; OSError for a pipe or a device, which may never end."""
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return path.open("rb", buffer_bytes)
 
 

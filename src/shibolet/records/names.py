@@ -32,6 +32,6 @@ def check_names(key: str, names: Iterable[str]) -> None:
             raise RecipeError(f"{key}: {name} named twice; each needs a name of its own")
         if folder in seen:
             raise RecipeError(
-                f"{key}: '{seen[folder]}' and '{name}' differ in case alone, and on some disks they are one folder"
+                f"{key}: '{seen[folder]}' and '{name}' differ only in case, and on some disks they are the same folder"
             )
         seen[folder] = name

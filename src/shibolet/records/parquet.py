@@ -46,7 +46,7 @@ def column_names(path: Path, remedy: str) -> set[str]:
 
 def _opened(path: Path, schema: pa.Schema, columns: Sequence[str], remedy: str) -> pq.ParquetFile:
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} cannot be read: it is no file; {remedy}")
+        raise DataError(f"{path} cannot be read: it is not a file; {remedy}")
     file = pq.ParquetFile(path)
     found = file.schema_arrow
     for name in columns:

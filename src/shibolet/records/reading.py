@@ -92,7 +92,7 @@ def read_content(path: Path, remedy: str) -> bytes:
     """The bytes of a file; DataError when it is not there or cannot be read."""
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
-            raise DataError(f"{path} cannot be read: it is no file; {remedy}")
+            raise DataError(f"{path} cannot be read: it is not a file; {remedy}")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}; {remedy}") from error
@@ -128,12 +128,12 @@ def _integer(digits: str) -> int:
 
 def _number(digits: str) -> float:
     if not math.isfinite(number := float(digits)):
-        raise ValueError(f"{digits[:_MAX_PLACE]} is no finite number")
+        raise ValueError(f"{digits[:_MAX_PLACE]} is not a finite number")
     return number
 
 
 def _constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 _DECODER = json.JSONDecoder(

@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_YAML_BYTES:
-        raise RecipeError(f"{path} has more than {MAX_YAML_BYTES >> 10} KiB: this is no recipe")
+        raise RecipeError(f"{path} has more than {MAX_YAML_BYTES >> 10} KiB, so it is not a recipe")
     try:
         return _parse(content.decode())
     except ValueError as error:
@@ -107,7 +107,7 @@ def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
         pairs = [one for pair in inner for one in pair] if isinstance(node, yaml.MappingNode) else inner
         known[id(node)] = 1 + sum(_num_values(one, known) for one in pairs)
     if known[id(node)] > MAX_VALUES:
-        raise yaml.YAMLError(f"it stands for more than {MAX_VALUES:,} values, aliases written out: that is no recipe")
+        raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values with expanded aliases, so it is not a recipe")
     return known[id(node)]
 
 
@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                problem = f"key {key!r} is no text; put it in quotes"
+                problem = f"key {key!r} is not text; put it in quotes"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
@@ -239,7 +239,7 @@ def _index(place: list, key: str, override: str) -> int:
     if not key.isdigit() or int(key) > len(place):
         names = [item.get("name") if isinstance(item, dict) else None for item in place]
         hint = f"'{key}' is number {names.index(key)}" if key in names else "count from 0"
-        raise RecipeError(f"--set {override}: '{key}' is no place in a list of {len(place)}; {hint}")
+        raise RecipeError(f"--set {override}: '{key}' is not an index of a list of {len(place)}; {hint}")
     return int(key)
 
 

@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> Path:
     run = RunFolder(run_dir)
     if not run.recipe.is_file():
         raise DataError(
-            f"{run_dir}: no {run.recipe.name}, so this is no run folder; give the folder of a 'shibolet run'"
+            f"{run_dir}: no {run.recipe.name}, so this is not a run folder; give the folder of a 'shibolet run'"
         )
     run.intact()
     recipe = ShownRecipe.read(run.recipe)

@@ -106,7 +106,7 @@ class ShownRecipe(_Shown):
         try:
             return cls.model_validate(read_yaml(path))
         except RecipeError as error:
-            raise DataError(f"{error}; it is no recipe that shibolet wrote: run the round again there") from error
+            raise DataError(f"{error}; it is not a recipe that shibolet wrote: run the round again there") from error
         except ValidationError as error:
             raise DataError(f"{path} was written by another version of shibolet; name another run folder") from error
 

@@ -27,7 +27,7 @@ FAILURES = {  # why an utterance could not be scored; of the codes that are not 
     "markup": "markup in the text",
     "missing_audio": "no audio in the row",
     "missing_file": "file missing",
-    "nan_samples": "samples that are no numbers",
+    "nan_samples": "samples that are not numbers",
     "no_hypothesis": "not in the file of hypotheses",
     "no_words": "no word that could be checked",
     "not_a_file": "a folder or a pipe",

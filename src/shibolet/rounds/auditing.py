@@ -180,7 +180,7 @@ def extend_audit(current: Round) -> int:
     """Ask for as many more utterances as would settle the gate's CAUTION; how many the next audit hears."""
     verdict = do_gate(current)
     if not verdict.more_clips_needed:
-        raise DataError(f"--extend: the gate says {verdict.decision}, and hearing more would settle nothing")
+        raise DataError(f"--extend: the gate says {verdict.decision}; hearing more clips would not change it")
     wanted = verdict.low_quality_pct.num_heard - len(current.data.ledger) + verdict.more_clips_needed
     sizes = [*_extensions(current.folder, current.data), wanted]
     Extension(data=current.data.digest, sizes=sizes).write(current.folder.audit_extension)

@@ -36,7 +36,7 @@ class Ballot:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"combine: {name} is from 0 to 1, not {getattr(self, name):g}")
         if self.null_confidence and self.alpha == 1:
-            raise RecipeError("combine: null_confidence does nothing where alpha is 1; give an alpha below 1")
+            raise RecipeError("combine: null_confidence has no effect if alpha is 1; give an alpha below 1")
 
     def require(self, systems: Sequence[str]) -> None:
         """RecipeError where these systems cannot be put to a vote."""

@@ -88,10 +88,10 @@ def writer_and_listener(recipe: Recipe) -> tuple[str, str]:
     writer = recipe.label.writer or (recipe.models and recipe.models.base)
     listener = recipe.label.listener or recipe.audit.recogniser
     if not writer:
-        raise RecipeError("label: nobody writes the texts; name a model in label.writer, or the recipe's models.base")
+        raise RecipeError("label: no model writes the texts; name one in label.writer, or the recipe's models.base")
     if listener.endswith(HYPOTHESES):
         raise RecipeError(
-            f"label: '{listener}' is a file, which knows nothing of new pieces; name a model in label.listener"
+            f"label: '{listener}' is a file, which has no hypotheses for new pieces; name a model in label.listener"
         )
     if _is_same(writer, listener):
         raise RecipeError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
@@ -229,7 +229,7 @@ def _misfits_of(
         yield ModelError(f"models.base '{name}' cannot be trained: {why}")
     if styles and not family.takes_style:
         yield RecipeError(
-            f"{styles[0]}: models.{role} '{name}' is a {family.title}, which cannot be told how to write; leave it "
+            f"{styles[0]}: models.{role} '{name}' is a {family.title}, which does not take a style; leave it "
             "out, or give all sources one writing (punctuation: none, letter_case: lower)"
         )
     if times and not family.writes_timestamps:

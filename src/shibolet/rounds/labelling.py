@@ -53,13 +53,13 @@ def do_label(current: Round, by: Judged | None = None) -> Labelled:
     by = by or judged(current)
     if not by.config.drop_low_quality:
         raise DataError(
-            "label: the gate says INVALID, so nothing tells which texts are right, and no limit can be calibrated; "
+            "label: the gate says INVALID, so nothing shows which texts are right, and no limit can be calibrated; "
             "take data.unlabelled and label.flagged out of the recipe, or give another audit.recogniser"
         )
     writer, listener = writer_and_listener(recipe)
     hearers = Hearers(current, writer, listener)
     if len(set(hearers.identities)) < 2:
-        raise DataError(f"label: '{writer}' is writer and listener; one model always agrees with itself")
+        raise DataError(f"label: '{writer}' is writer and listener, but a model always agrees with itself; name two")
     audio = current.join(recipe.data.unlabelled) if recipe.data.unlabelled else None
     known = known_texts(current, by.rows(), (writer, listener))
     inputs = {

@@ -310,7 +310,7 @@ def folder_of(recipe: Recipe, run_dir: Path) -> RunFolder:
     parent = RunFolder(recipe.parent)
     if not parent.recipe.is_file():
         raise DataError(
-            f"parent: '{recipe.parent}' is no run folder; put it back, or leave 'parent' out: then everything is "
+            f"parent: '{recipe.parent}' is not a run folder; put it back, or leave 'parent' out: then everything is "
             "heard, prepared and scored anew"
         )
     if recipe.parent.absolute() == run_dir.absolute():

@@ -97,7 +97,7 @@ def estimate_rate(
             raise DataError(f"stratum '{record.stratum}' was heard but not counted; run 'shibolet audit' again")
         heard[record.stratum].append(record)
     if not heard:
-        raise DataError("there is no stratum to estimate a rate for; run 'shibolet audit' again")
+        raise DataError("there are no utterances to estimate a rate from; run 'shibolet audit' again")
     for name, size in population.items():
         if not 1 <= len(heard[name]) <= size.num_utterances:
             raise DataError(

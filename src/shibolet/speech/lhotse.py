@@ -66,7 +66,7 @@ def is_recording(row: dict[str, Any]) -> bool:
 def rows_of_cut(row: dict[str, Any]) -> Iterator[dict[str, Any] | BadRow]:
     """The rows of a MonoCut or MultiCut; of other cuts, which are no one stretch of a recording, a bad one."""
     if "tracks" in row or row.get("type") == "PaddingCut":
-        yield BadRow("mixed_cut", f"a {row.get('type')} is no one stretch of a recording: write it with save_audios()")
+        yield BadRow("mixed_cut", f"a {row.get('type')} is not one stretch of a recording: write it with save_audios()")
         return
     try:
         cut = _parsed(_Cut, row)

@@ -93,7 +93,7 @@ def open_manifest(source: DataSource) -> Manifest:
     found = next((found for row in fields if (found := _json_format(row, fields, source, path))), None)
     if head and found is None:
         raise DataError(
-            f"source '{source.name}': {path} is no manifest that is known: {_shown(first, fields)}; {KNOWN}"
+            f"source '{source.name}': {path} is not a known kind of manifest: {_shown(first, fields)}; {KNOWN}"
         )
     convert, is_foreign = found or (_as_it_is, False)
     # Lhotse's and NeMo's paths often start where the data were prepared: at a folder above the manifest's.
@@ -210,7 +210,7 @@ def _table_format(
     if not headers:
         return None
     raise DataError(
-        f"source '{source.name}': {path} is no table that is known: its columns are "
+        f"source '{source.name}': {path} is not a known kind of table: its columns are "
         f"{one_line(', '.join(headers[0].names))}; say which with `columns: {{audio: ..., text: ...}}`. {KNOWN}"
     )
 

@@ -138,7 +138,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' stands there twice")
+        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' occurs twice")
     return values
 
 

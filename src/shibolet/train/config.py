@@ -51,7 +51,7 @@ class LoraSettings(Config):
     def _sits_on_the_decoder(self) -> "LoraSettings":
         if (span := LayerSpan.parse(self.part)) is None or span.tower != "decoder":
             raise RecipeError(
-                f"train.lora.part: '{self.part}' is no span of decoder layers, such as decoder.layers[0:16]"
+                f"train.lora.part: '{self.part}' is not a span of decoder layers, such as decoder.layers[0:16]"
             )
         return self
 
@@ -106,7 +106,7 @@ class PacketLossConfig(Config):
         low, high = self.loss_pct
         if not 0 < low <= high <= 50:
             raise RecipeError(
-                f"train.augment.codec.packet_loss.loss_pct: {low:g} to {high:g} is no range within 0 to 50, the lower "
+                f"train.augment.codec.packet_loss.loss_pct: {low:g} to {high:g} is not a range within 0 to 50, lower "
                 "end first; to lose nothing leave packet_loss out"
             )
         return self
@@ -146,7 +146,7 @@ class AugmentConfig(Config):
     @model_validator(mode="after")
     def _can_be_meant(self) -> "AugmentConfig":
         if not (self.speeds or self.noise or self.codec or self.spec_augment):
-            raise RecipeError("train.augment turns nothing on; leave it out")
+            raise RecipeError("train.augment has no setting that is on; leave it out")
         if bad := [factor for factor in self.speeds if not 0.5 <= factor <= 2]:
             raise RecipeError(f"train.augment.speeds: {bad[0]} is outside 0.5 to 2")
         for name, span in (("noise.snr_db", self.noise and self.noise.snr_db),

@@ -59,7 +59,7 @@ class Teaching:
         """RecipeError for a teacher whose WER on dev is over what the recipe allows, or over the student's own."""
         if score_dev is None:
             raise RecipeError(
-                "models.teacher: there is no dev split, so nobody can say whether the teacher is better than the "
+                "models.teacher: there is no dev split, so nothing shows whether the teacher is better than the "
                 "student; raise prepare.dev_frac"
             )
         with torch.no_grad():

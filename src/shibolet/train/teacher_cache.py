@@ -124,8 +124,8 @@ def _start(root: Path, folder: Path, sizes: dict[str, int]) -> None:
     make_folder(root.resolve())
     if (free := shutil.disk_usage(root).free) < (needed := sum(sizes.values())):
         raise RecipeError(
-            f"what the teacher expects takes {needed / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} GiB are "
-            "free; make room, or lower train.distil.top_k"
+            f"the teacher's stored distributions need {needed / 2**30:.1f} GiB in {root}, and {free / 2**30:.1f} GiB "
+            "are free; make room, or lower train.distil.top_k"
         )
     make_folder(folder)
     for name, size in sizes.items():

@@ -66,15 +66,15 @@ def read_arpa(path: Path, pieces: Mapping[str, int], vocab_size: int, end_id: in
                 unknown = logps[i, 0] * LN10 if said == [UNKNOWN] else unknown
             except KeyError as error:
                 raise ModelError(
-                    f"{path}, line {number}: {error} is no token of this model; an n-gram belongs to the tokenizer "
+                    f"{path}, line {number}: {error} is not a token of this model; an n-gram belongs to the tokenizer "
                     "that it was made with: make one for this model with 'shibolet ngram'"
                 ) from None
             except ValueError:
-                raise DataError(f"{path}, line {number}: a log-probability is no number") from None
+                raise DataError(f"{path}, line {number}: a log-probability is not a number") from None
         orders.append(_sorted(path, orders, tokens, logps * LN10, vocab_size, end_id))
         _expect(path, lines, f"\\{k + 1}-grams:" if k < len(sizes) else "\\end\\")
     if unknown is None:
-        raise DataError(f"{path} has no {UNKNOWN}, so it says nothing of tokens that its text lacked")
+        raise DataError(f"{path} has no {UNKNOWN}, so it has no probability for tokens that its text lacked")
     return Ngram.of(vocab_size, end_id, orders, unknown)
 
 
@@ -98,7 +98,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise DataError(f"the n-gram {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8, so it is no ARPA file that 'shibolet ngram' has made") from error
+        raise DataError(f"{path} is not UTF-8, so it is not an ARPA file that 'shibolet ngram' has made") from error
 
 
 def _sizes(path: Path, lines: Iterator[tuple[int, str]]) -> list[int]:
@@ -113,7 +113,7 @@ def _sizes(path: Path, lines: Iterator[tuple[int, str]]) -> list[int]:
             raise DataError(f"{path}: '{line[:80]}' should say how many n-grams an order has, as 'ngram 2=1000'")
         sizes.append(int(size))
     if not 1 <= len(sizes) <= MAX_ORDER or not all(sizes) or sum(sizes) > path.stat().st_size:
-        raise DataError(f"{path} is no ARPA file of 1 to {MAX_ORDER} orders, each with n-grams")
+        raise DataError(f"{path} is not an ARPA file of 1 to {MAX_ORDER} orders, each with n-grams")
     return sizes
 
 
@@ -143,5 +143,5 @@ def _sorted(
     keys = prefix * (vocab_size + 1) + tokens[:, -1]
     order = np.argsort(keys, kind="stable")
     if any(a == b for a, b in pairwise(keys[order].tolist())):
-        raise DataError(f"{path}: an n-gram of order {tokens.shape[1]} stands there twice")
+        raise DataError(f"{path}: an n-gram of order {tokens.shape[1]} occurs twice")
     return NgramOrder(prefix[order], tokens[order, -1], logps[order, 0], logps[order, 1])

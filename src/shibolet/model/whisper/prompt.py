@@ -72,7 +72,7 @@ class TranscriptionPrompt:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | str) -> None:
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         if prompt.style.strip():
-            raise RecipeError("a Whisper cannot be told how to write (style); leave it out, or give names as context")
+            raise RecipeError("a Whisper does not take a style; leave it out, or give names as context")
         self._tokenizer = tokenizer
         asked = [START, NO_TIMES]
         language = get_language(prompt.language)
@@ -80,7 +80,7 @@ class TranscriptionPrompt:
             asked[1:1] = [f"<|{language.code}|>", TASK]
         elif language.code != "en":
             raise RecipeError(
-                f"this Whisper knows English alone and cannot be asked for {language.name}; say English "
+                f"this Whisper supports English only and not {language.name}; say English "
                 "(language: English, --language English), or take a multilingual one, whose name has no '.en'"
             )
         context = self._context(prompt.context.strip())

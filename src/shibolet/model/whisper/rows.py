@@ -214,7 +214,7 @@ def _barred(model: WhisperForConditionalGeneration) -> tuple[Tensor, Tensor]:
     for name, plain in _PLAIN.items():
         if (value := getattr(settings, name, None)) not in (None, plain):
             raise ModelError(
-                f"the model's generation_config.json sets {name} to {value}, which shibolet does not decode by; "
+                f"the model's generation_config.json sets {name} to {value}, which shibolet does not support; "
                 "remove it there"
             )
     never = torch.zeros(head(model).out_features, dtype=torch.bool)

@@ -57,7 +57,7 @@ def carry_out(job: SearchJob) -> Measured:
     loaded = trained_to(job.base, job.train, job.seed, CheckpointStore(job.out_dir / "checkpoints"), step)
     found = label_losses(loaded, dev_examples(loaded, job, job.choosing), job.language)
     if not all(math.isfinite(one.loss) for one in found):
-        return Measured((), "its loss on dev is no finite number")
+        return Measured((), "its loss on dev is not a finite number")
     return Measured(tuple((one.id, one.loss, one.labels) for one in found), step_s=_step_s(job))
 
 

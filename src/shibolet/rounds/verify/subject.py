@@ -68,7 +68,7 @@ def read_clips(data: str, language: str, most: int = MOST) -> list[Clip]:
         source = DataSource(name=Path(data).name, **at)
     except ValidationError as error:
         raise RecipeError(
-            f"'{data}' is no file here, and no data set of the Hub whose columns and split are known: {fault(error)}"
+            f"'{data}' is neither a file here nor a data set of the Hub with known columns and split: {fault(error)}"
         ) from error
     spoken, clips = get_language(language), []
     with TemporaryDirectory() as scratch:
