@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, lineage, models, scores, search, stages, verify
+from shibolet.cli import beforehand, combine, demo, lineage, models, scores, search, serving, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -24,7 +24,7 @@ COMMANDS = {
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
         combine.combine,
     ),
-    "Models and text": (models.transcribe, models.convert, models.cut, models.normalize),
+    "Models and text": (models.transcribe, serving.serve, models.convert, models.cut, models.normalize),
 }  # fmt: skip
 
 app = typer.Typer(

@@ -61,7 +61,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
+class Clip:
     """A piece that waits for the engine."""
 
     path: Path
@@ -96,41 +96,41 @@ def hear_recordings(
     ends with an error; the next ones are heard all the same. The language is the aligner's: None without one.
     """
     engines = Engines.of(engine)
-    windows: deque[list[_Clip | Heard]] = deque()
+    windows: deque[list[Clip | Heard]] = deque()
 
-    def clips() -> Iterator[list[_Clip]]:
+    def clips() -> Iterator[list[Clip]]:
         for window in _windows(paths, engines.clips_at_once, max_piece_s):
             windows.append(window)
-            yield [one for one in window if isinstance(one, _Clip)]
+            yield [one for one in window if isinstance(one, Clip)]
 
     with closing(
         engines.executor.map(HearPieces(engines.engine, aligner, language and language.name), clips())
     ) as results:
         for pieces in results:
             if isinstance(pieces, WorkerLost):
-                [first, *_] = (one for one in windows[0] if isinstance(one, _Clip))
+                [first, *_] = (one for one in windows[0] if isinstance(one, Clip))
                 raise ProcessLost(f"{first.path}, from {first.start_s:.1f} s on, could not be transcribed: {pieces}")
             found = iter(pieces)
             for one in windows.popleft():
-                if isinstance(one, _Clip):
+                if isinstance(one, Clip):
                     yield Heard(path=one.path, piece=next(found))
                     on_progress(one.duration_s)
                 else:
                     yield one
 
 
-def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[_Clip | Heard]]:
+def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[Clip | Heard]]:
     """Pieces that are heard together, and the ends of recordings where they come between them.
 
     Of pieces the samples: what a compressed recording has from some second on depends on what was decoded before.
     """
-    window: list[_Clip | Heard] = []
+    window: list[Clip | Heard] = []
     num_clips, audio_s = 0, 0.0
     for path in paths:
         blocks, error = stream(path), None
         try:
             for start, samples in cut_stream(blocks, max_piece_s):
-                window.append(_Clip(path, start + round(blocks.start_s * SAMPLE_RATE_HZ), samples))
+                window.append(Clip(path, start + round(blocks.start_s * SAMPLE_RATE_HZ), samples))
                 num_clips, audio_s = num_clips + 1, audio_s + window[-1].duration_s
                 if num_clips >= clips_at_once or audio_s >= WINDOW_S:
                     yield window
@@ -154,13 +154,16 @@ class HearPieces:
         return 1
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[_Clip]], list[Piece]]]:
+    def open(self) -> Iterator[Callable[[Sequence[Clip]], list[Piece]]]:
         load_now(self.engine, self.aligner)
         language = get_language(self.language) if self.language else None
-        yield partial(_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
+        yield partial(hear_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
 
 
-def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, aligner: Aligner | None) -> list[Piece]:
+def hear_pieces(
+    clips: Sequence[Clip], engine: Engine, language: Language | None, aligner: Aligner | None
+) -> list[Piece]:
+    """What is said in clips, in their order, with the times of its words where there is an aligner of the language."""
     written = engine.write([clip.samples for clip in clips])
     spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
     times = _times(clips, spoken, language, aligner)
@@ -177,7 +180,7 @@ def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, a
 
 
 def _times(
-    clips: Sequence[_Clip], spoken: Sequence[list[str]], language: Language | None, aligner: Aligner | None
+    clips: Sequence[Clip], spoken: Sequence[list[str]], language: Language | None, aligner: Aligner | None
 ) -> list[np.ndarray]:
     """Start and end in seconds of each word of each clip, `[W, 2]`; of a word of mere signs, the end of the one before.
 
