@@ -23,7 +23,7 @@ from shibolet.listen.recordings import Piece
 from shibolet.serve.answers import answer, refusal
 from shibolet.serve.config import Limits, Refused, is_full
 from shibolet.serve.desk import Desk, Told
-from shibolet.serve.form import Asked, Body, asked_of, form_of
+from shibolet.serve.form import Asked, Body, FirstAnswer, asked_of, form_of
 from shibolet.serve.uploads import Upload, decode_beside
 
 GONE_S = 1.0  # between two looks whether who asked is still there
@@ -65,7 +65,9 @@ class Service:
         )
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        """For who watches a server: without a key, and without what anybody asked."""
+        waiting_s = round(self._desk.waiting_s(), 3)
+        return JSONResponse({"status": "ok", "requests": self._num_asked, "waiting_s": waiting_s})
 
     async def models(self, request: Request) -> Response:
         self._require_key(request)
@@ -81,7 +83,7 @@ class Service:
     def _model(self) -> dict[str, str | int]:
         return {"id": self._served.name, "object": "model", "created": self._started, "owned_by": "shibolet"}
 
-    async def transcribe(self, request: Request) -> Response:
+    async def transcribe(self, request: Request) -> Response | FirstAnswer:
         """The transcript of an upload, or the sentence that refuses it."""
         started, body = time.monotonic(), Body(request.receive, request.headers, self._limits.max_upload_bytes)
         try:
@@ -91,8 +93,7 @@ class Service:
                 pieces = await self._pieces(request, self._desk.submit(asked.told, upload.clips))
         except Refused as refused:
             self._tell(f"{refused.status}: {refused.message}")
-            await body.throw_away()
-            return refusal(refused)
+            return FirstAnswer(refusal(refused), body)
         except ClientDisconnect:
             self._tell("a client left before its answer")
             return Response(status_code=499)  # nobody reads it

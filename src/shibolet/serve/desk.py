@@ -77,13 +77,18 @@ class Desk:
         job = _Job(told, deque(enumerate(clips)), [None] * len(clips))
         asked_s = sum(clip.duration_s for clip in clips)
         with self._changed:
-            self._drop_cancelled()
-            waiting_s = sum(clip.duration_s for one in self._jobs for _, clip in one.waiting)
+            waiting_s = self.waiting_s()
             if waiting_s and waiting_s + asked_s > self._max_waiting_s:  # an empty desk takes any that is allowed
                 raise is_full(f"{waiting_s:,.0f} s of audio wait for the model")
             self._jobs.append(job)
             self._changed.notify()
         return job.done
+
+    def waiting_s(self) -> float:
+        """Seconds of audio that nobody has begun with."""
+        with self._changed:
+            self._drop_cancelled()
+            return sum(clip.duration_s for job in self._jobs for _, clip in job.waiting)
 
     def _run(self, loaded: Future) -> None:
         try:

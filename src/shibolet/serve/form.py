@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from shibolet.errors import did_you_mean
 from shibolet.serve.config import Limits, Refused
@@ -65,12 +66,29 @@ class Body:
         )  # fmt: skip
 
     async def throw_away(self) -> None:
-        """Read what is still on its way, up to a limit: a connection that is closed over it loses our answer too."""
+        """Read what is still on its way, up to a limit."""
         limit = self._num_bytes + _DRAIN_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 while not (self._is_complete or self._waits or self._num_bytes > limit):
                     await self._next()
+
+
+class FirstAnswer:
+    """An answer to a request that has not come to its end: a connection that is closed over what is on its way loses
+    the answer too."""
+
+    def __init__(self, answer: Response, body: Body) -> None:
+        self._answer, self._body = answer, body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_stay(message: Message) -> None:
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "more_body": True} if is_body else message)
+
+        await self._answer(scope, receive, send_and_stay)
+        await self._body.throw_away()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @asynccontextmanager
