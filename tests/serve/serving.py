@@ -1,6 +1,5 @@
 """A server in this process, over an engine that needs no model."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from shibolet.listen.engine import Engine, Written
 from shibolet.serve.app import Served, Service
 from shibolet.serve.config import Limits
 from shibolet.serve.desk import Desk, Told
+from shibolet.serve.run import listen_at
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 
@@ -67,7 +67,7 @@ class Running:
 @contextmanager
 def running(limits: Limits = Limits(), desk_s: float = 7200.0, **served: object) -> Iterator[Running]:  # noqa: B008
     """A server of the model 'org/asr' in Hebrew."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    listening = listen_at("127.0.0.1", 0)
     one = Running(listening.getsockname()[1])
     one.may_write.set()
     usual = Told("Hebrew")
