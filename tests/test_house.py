@@ -37,6 +37,7 @@ FOREIGN = {
     "model/whisper/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
     "records/reading.py": "pydantic's errors",
     "records/settings.py": "YAML, and pydantic's errors",
+    "serve/": "requests of HTTP clients, and answers in OpenAI's form",
     "speech/hub.py": "the cache of datasets",
     "speech/lhotse.py": "Lhotse's manifests",
     "speech/manifests.py": "NeMo's and Common Voice's manifests",

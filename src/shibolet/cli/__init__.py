@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, lineage, models, scores, search, serving, stages, verify
+from shibolet.cli import beforehand, combine, demo, lineage, models, recipes, scores, search, serving, stages, verify
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -19,7 +19,9 @@ COMMANDS = {
         scores.evaluate, scores.compare, scores.robustness, stages.report,
     ),
     "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
-    "Before a round": (beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search),
+    "Before a round": (
+        recipes.recipes, beforehand.plan, beforehand.check, beforehand.fetch, verify.verify, search.search,
+    ),
     "What it has made": (
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
         combine.combine,

@@ -1,7 +1,7 @@
 """The model's one thread: recordings that wait are decoded together, a few pieces of each at a time."""
 
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -62,7 +62,7 @@ class Desk:
         """`make_engine` is called in the desk's thread; `aligner` is that of the language that words are asked in."""
         self._make_engine, self._usual = make_engine, usual
         self._aligner, self._max_waiting_s = aligner, max_waiting_s
-        self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._engines: dict[tuple[str, str], Engine] = {}
         self._jobs: deque[_Job] = deque()
         self._changed = Condition()
 
