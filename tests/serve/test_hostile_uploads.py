@@ -15,6 +15,8 @@ from made_audio import chirp, encode
 from serving import Running, running
 
 from shibolet.errors import AudioError
+from shibolet.listen.processes import WorkerLost
+from shibolet.serve import app
 from shibolet.serve.config import Limits
 from shibolet.serve.uploads import decode
 
@@ -259,6 +261,18 @@ def test_a_model_that_fails_is_told_and_the_server_goes_on(server):
     """A defect of a library must not end what others use."""
     content = encode(chirp(1.0)[:1234], format="WAV")
     assert "the model failed" in sentence(send(server, content), 500)
+
+
+def test_a_decoder_that_crashes_refuses_one_upload(server, monkeypatch):
+    """A file that ends its process, or keeps it busy for ever, is its sender's own trouble."""
+
+    def lose(worker, given):
+        raise WorkerLost("decoder_crashed", "the decoder crashed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "decode_beside", lose)
+        answer = send(server, FLAC)
+    assert "the decoder crashed" in sentence(answer, 400) and answer.json()["error"]["code"] == "decoder_crashed"
 
 
 def test_a_key_with_other_letters_is_no_defect():
