@@ -46,14 +46,14 @@ def model_config(tiny: bool) -> Qwen3ASRConfig:
     return Qwen3ASRConfig(audio_config={**audio, "output_dim": 32}, text_config={"model_type": "qwen3", **text})
 
 
-def new_model(device: torch.device, tiny: bool) -> PreTrainedModel:
-    """Random weights in bf16, made on the device."""
+def new_model(device: torch.device, tiny: bool, config: Qwen3ASRConfig | None = None) -> PreTrainedModel:
+    """Random weights in bf16, made on the device; of the 1.7B's sizes where there is no other configuration."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with device:
-            return Qwen3ASRForConditionalGeneration(model_config(tiny)).train()
+            return Qwen3ASRForConditionalGeneration(config or model_config(tiny)).train()
     finally:
         torch.set_default_dtype(default)
 

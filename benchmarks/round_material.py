@@ -58,8 +58,8 @@ def make_models(folder: Path, tokenizer: Path | None, tiny: bool) -> None:
     config = model.config
     config.audio_token_id, config.eos_token_id = words.convert_tokens_to_ids([AUDIO_TOKEN, END_OF_TURN])
     config.pad_token_id = words.pad_token_id
-    _make_words_likely(model, words)
-    _make_texts_end(_loaded(model, words, source), folder / "sounds", tries=4 if tiny else 7)
+    make_words_likely(model, words)
+    make_texts_end(_loaded(model, words, source), folder / "sounds", tries=4 if tiny else 7)
     _save(model, words, source, folder / "base")
     with torch.no_grad():  # another model, to whoever hashes it
         next(model.parameters()).mul_(1.01)
@@ -92,7 +92,7 @@ def _save(model, tokenizer, source: Path, folder: Path) -> None:
     FAMILY.save(_loaded(model.cpu(), tokenizer, source), folder)
 
 
-def _make_words_likely(model, tokenizer) -> None:
+def make_words_likely(model, tokenizer) -> None:
     """Have greedy texts consist of Hebrew words: to compare other random tokens with a text is 20 times as dear."""
     import torch
 
@@ -104,7 +104,7 @@ def _make_words_likely(model, tokenizer) -> None:
         head[others.to(head.device)] *= OTHERS
 
 
-def _make_texts_end(loaded: "LoadedModel", folder: Path, tries: int) -> None:
+def make_texts_end(loaded: "LoadedModel", folder: Path, tries: int) -> None:
     """Make the end of a turn so much likelier that greedy texts have the tokens of speech; random ones hardly end."""
     import torch
 

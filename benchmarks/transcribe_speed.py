@@ -1,6 +1,7 @@
 """Greedy transcription against transformers' `generate`, in one run: seconds of audio written down a second.
 
     python benchmarks/transcribe_speed.py                     # the 1.7B model, random weights, bf16, the first GPU
+    python benchmarks/transcribe_speed.py --small             # the 0.6B
     python benchmarks/transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16 --stock-batch 16
 
 Utterances have a mean of 5.8 s and end after 40 tokens; their samples are in memory. Prints a JSON object a variant as
@@ -23,6 +24,7 @@ from shibolet.model.qwen3_asr.features import PackedLogMel
 from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens, num_mel_frames
 from shibolet.model.qwen3_asr.load import load_recogniser
+from shibolet.model.qwen3_asr.sizes import SMALL, USUAL
 
 NEW_TOKENS = 40
 
@@ -38,7 +40,7 @@ class Speed:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = random_model(self.device) if args.model is None else load_recogniser(args.model).model
+        self.model = random_model(self.device, args.small) if args.model is None else load_recogniser(args.model).model
         self.model = self.model.to(self.device).eval()
         self.features = PackedLogMel(Qwen3ASRFeatureExtractor(), self.device)
         self.audio_id = self.model.config.audio_token_id
@@ -156,12 +158,13 @@ class Speed:
         }  # fmt: skip
 
 
-def random_model(device: str) -> Qwen3ASRForConditionalGeneration:
-    """Qwen3-ASR-1.7B's sizes with random weights in bf16."""
+def random_model(device: str, small: bool) -> Qwen3ASRForConditionalGeneration:
+    """Sizes of the 1.7B, or of the 0.6B, with random weights in bf16."""
+    sizes = SMALL if small else USUAL
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(audio_config={"output_dim": 2048}))
+        model = Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(**sizes.model_dump(exclude={"model_type"})))
     torch.set_default_dtype(torch.float32)
     if device != "cpu":
         fuse_layers(model)
@@ -184,6 +187,7 @@ def show(row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", help="else the 1.7B model with random weights")
+    parser.add_argument("--small", action="store_true", help="the 0.6B's sizes in place of the 1.7B's")
     parser.add_argument("--utterances", type=int, default=1536)
     parser.add_argument("--rows", type=int, nargs="+", default=[256, 128, 384, 512])
     parser.add_argument("--stock-batch", type=int, default=128)

@@ -20,7 +20,7 @@ from shibolet.train.objective import TrainStep
 from shibolet.train.objectives.config import MinWerConfig
 from shibolet.train.objectives.given import Given
 from shibolet.train.objectives.min_wer import MinWer
-from shibolet.train.objectives.own_texts import Writer
+from shibolet.train.objectives.own_texts import Writer, recorded
 from shibolet.train.reader import PackReader
 
 RATES = {"projector": 1e-3, "decoder.layers[2:4]": 1e-3, "head": 1e-3}
@@ -91,7 +91,7 @@ def test_gradients_are_those_of_a_sum_over_texts(toy, pack_tokens: int, monkeypa
     """In float32, with packs of one text and with one pack; a loop counts no more than a text without a right word."""
     loaded, examples, reader = toy
     drawn = drawn_texts(loaded, examples)
-    monkeypatch.setattr(Writer, "write", lambda self, some, step: drawn)
+    monkeypatch.setattr(Writer, "write", lambda self, some, clips, step: drawn)
     pack = reader.pack(examples)
     monkeypatch.setattr(type(pack), "num_tokens", property(lambda self: pack_tokens))
     objective = MinWer(Given(loaded, config_of(), "Hebrew", 0))
@@ -118,7 +118,7 @@ def test_the_likelihood_is_added_with_its_weight_and_equal_texts_cost_no_pass(to
     """Where every text has as many errors nothing is to be learned from them."""
     loaded, examples, reader = toy
     drawn = [(draws[1], draws[1]) for draws in drawn_texts(loaded, examples)]
-    monkeypatch.setattr(Writer, "write", lambda self, some, step: drawn)
+    monkeypatch.setattr(Writer, "write", lambda self, some, clips, step: drawn)
     monkeypatch.setattr(MinWer, "_logps", lambda self, model, pack, texts: torch.zeros(0) if not texts else 1 / 0)
     totals = []
     for weight in (0.0, 0.5):
@@ -138,7 +138,7 @@ def test_a_step_that_has_nothing_to_learn_has_gradients_of_zero(toy, monkeypatch
     """Without the likelihood and with equal texts the loss is a constant, which has no backward pass."""
     loaded, examples, reader = toy
     drawn = [(draws[0], draws[0]) for draws in drawn_texts(loaded, examples)]
-    monkeypatch.setattr(Writer, "write", lambda self, some, step: drawn)
+    monkeypatch.setattr(Writer, "write", lambda self, some, clips, step: drawn)
     objective = MinWer(Given(loaded, config_of(0.0), "Hebrew", 0))
     loaded.model.zero_grad()
     with torch.enable_grad(), objective.context(loaded.model):
@@ -153,9 +153,9 @@ def test_texts_follow_from_seed_step_and_utterance_alone(toy):
     loaded, examples, _ = toy
     writer = Writer(Given(loaded, config_of(), "Hebrew", 3), num=2, temperature=1.0)
     loaded.model.train()
-    first = [[draw.ids for draw in draws] for draws in writer.write(examples, step=5)]
-    again = [[draw.ids for draw in draws] for draws in writer.write(examples[::-1], step=5)]
-    later = [[draw.ids for draw in draws] for draws in writer.write(examples, step=6)]
+    first = [[draw.ids for draw in draws] for draws in writer.write(examples, recorded(examples), step=5)]
+    again = [[draw.ids for draw in draws] for draws in writer.write(examples[::-1], recorded(examples[::-1]), step=5)]
+    later = [[draw.ids for draw in draws] for draws in writer.write(examples, recorded(examples), step=6)]
     assert loaded.model.training and loaded.model.eval()
     assert first == again[::-1]
     for one, other in zip(first, later, strict=True):

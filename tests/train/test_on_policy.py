@@ -91,7 +91,7 @@ def test_the_loss_is_the_mean_over_written_tokens_weighted_by_targets(
     texts = targets.encode(["הלך אל הים", "בית", examples[2].text])
     end = targets.frame.end_id
     drawn = [Draw([*texts[0], end], 0.0, "end"), Draw(texts[1] * 9, 0.0, "loop"), Draw([*texts[2], end], 0.0, "end")]
-    monkeypatch.setattr(Writer, "write", lambda self, some, step: [(draw,) for draw in drawn])
+    monkeypatch.setattr(Writer, "write", lambda self, some, clips, step: [(draw,) for draw in drawn])
     reader = PackReader(family, targets.frame, student.extractor, needs=OnPolicy.needs)
     pack, wanted = reader.pack(examples), 0.0
     for example, draw in zip(examples, drawn, strict=True):

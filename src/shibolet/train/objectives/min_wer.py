@@ -21,7 +21,7 @@ from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import MinWerConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
-from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, with_states
+from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, recorded, with_states
 
 
 class MinWer:
@@ -48,7 +48,7 @@ class MinWer:
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         examples, config = examples_in(pack), self._config
-        drawn = self._writer.write(examples, step.number)
+        drawn = self._writer.write(examples, recorded(examples), step.number)
         texts, errors = self._distinct(examples, drawn)
         pack = pack if pack.encoded is not None else with_states(pack, self._family.encode(model, pack))
         risk = self._risk(model, pack, texts, errors)

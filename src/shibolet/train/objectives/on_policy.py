@@ -9,18 +9,18 @@ Shapes: L labels, A encoder states, V vocabulary.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shibolet.model.fast.losses import divergences, plain_cross_entropy, summed_cross_entropy
 from shibolet.model.protocols import Pack
-from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.config import DistilConfig
 from shibolet.train.objectives.given import Given, examples_in, utterance_of
-from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, with_states
+from shibolet.train.objectives.own_texts import Continued, Text, Writer, num_frames_in, recorded, with_states
 
 
 class OnPolicy:
@@ -54,25 +54,26 @@ class OnPolicy:
 
     def loss(self, model: nn.Module, pack: Pack, step: TrainStep) -> PackLoss:
         examples, weight = examples_in(pack), self._config.likelihood_weight
-        drawn = [draws[-1] for draws in self._writer.write(examples, step.number)]
+        clips = recorded(examples)
+        drawn = [draws[-1] for draws in self._writer.write(examples, clips, step.number)]
         texts = [Text.of(place, draw) for place, draw in enumerate(drawn)]
         texts = [text for text in texts if self._writer.is_text(text) and text.num_labels]
         encoded = self._family.encode(model, pack) if pack.encoded is None else pack.encoded
-        divergence = self._divergence(model, with_states(pack, encoded), texts)
+        divergence = self._divergence(model, with_states(pack, encoded), clips, texts)
         total = (1 - weight) * divergence
         if weight or not divergence.requires_grad:  # every step has gradients, be they 0
             hidden = self._family.hidden(model, with_states(pack, encoded))
             total = total + weight * self._cross_entropy(hidden, self._family.head(model), pack.labels)
         return PackLoss(total, {"divergence": divergence.detach() / self.count(step.examples)})
 
-    def _divergence(self, model: nn.Module, pack: Pack, texts: Sequence[Text]) -> Tensor:
+    def _divergence(self, model: nn.Module, pack: Pack, clips: Sequence[np.ndarray], texts: Sequence[Text]) -> Tensor:
         """The sum over utterances; a pack's activations are computed again in the backward pass."""
         if not texts:
             return pack.encoded.new_zeros((), dtype=torch.float32)
         examples, continued, beta = examples_in(pack), self._continued, self._config.jsd_beta
         heads = self._family.head(model), self._family.head(self._teaching.loaded.model)
         num_frames = num_frames_in(pack)
-        states, (heard, of_teacher) = continued.split(pack.encoded, num_frames), self._teacher_states(pack)
+        states, (heard, of_teacher) = continued.split(pack.encoded, num_frames), self._teacher_states(pack, clips)
         found = []
         for some in continued.groups(pack, texts):
             own = [texts[one] for one in some]
@@ -90,11 +91,10 @@ class OnPolicy:
         return torch.stack(found).sum()
 
     @torch.no_grad()
-    def _teacher_states(self, pack: Pack) -> tuple[list[int], list[Tensor]]:
+    def _teacher_states(self, pack: Pack, clips: Sequence[np.ndarray]) -> tuple[list[int], list[Tensor]]:
         """Frames of the recordings of a pack, and what the teacher's encoder makes of each."""
         teacher, device = self._teaching.loaded, pack.encoded.device
         examples = examples_in(pack)
-        clips = [load(example.audio) for example in examples]
         frames = [self._family.num_frames(len(clip)) for clip in clips]
         laid = self._family.lay_out(list(map(self._continued.frame, examples)), [[]] * len(clips), frames)
         features = self._family.features(teacher.extractor, device)

@@ -8,6 +8,7 @@ Shapes: A encoder states, E encoder dim, L labels.
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,11 +18,13 @@ from torch import Tensor
 from shibolet.listen.transcribe import Transcriber
 from shibolet.model.family import Family
 from shibolet.model.protocols import Draw, Frame, Pack
+from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
 from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in
 from shibolet.train.packing import packs_of
 
+_DECODERS = 8  # threads
 CLIPS_AT_ONCE = 64  # at most: what rows keep stays reserved beside the steps
 
 
@@ -38,8 +41,8 @@ class Writer:
         """Forget rows and graphs, which hold the addresses of weights."""
         self._transcribers.clear()
 
-    def write(self, examples: Sequence[TrainExample], step: int) -> list[tuple[Draw, ...]]:
-        """Of each utterance the greedy text, then the drawn ones."""
+    def write(self, examples: Sequence[TrainExample], clips: Sequence[np.ndarray], step: int) -> list[tuple[Draw, ...]]:
+        """Of each utterance, as it is recorded, the greedy text, then the drawn ones."""
         found: dict[int, tuple[Draw, ...]] = {}
         model = self._given.loaded.model
         was_training = model.training
@@ -49,9 +52,9 @@ class Writer:
             for one in dict.fromkeys(asked):
                 places = [place for place, other in enumerate(asked) if other == one]
                 seeds = [self._seed(examples[place], step) for place in places]
-                clips = [load(examples[place].audio) for place in places]
-                drawn = self._transcriber(*one).draw(clips, num=self._num, temperature=self._temperature, seeds=seeds)
-                found |= {place: (own.greedy, *own.texts) for place, own in zip(places, drawn, strict=True)}
+                own = [clips[place] for place in places]
+                drawn = self._transcriber(*one).draw(own, num=self._num, temperature=self._temperature, seeds=seeds)
+                found |= {place: (draws.greedy, *draws.texts) for place, draws in zip(places, drawn, strict=True)}
         finally:
             model.train(was_training)
         return [found[place] for place in range(len(examples))]
@@ -140,6 +143,12 @@ class Continued:
             num_prefix = self.frame(examples[text.place]).num_prefix
             found.append(torch.tensor([0.0] * num_prefix + [1.0] * len(text.ids) + [float(text.is_whole)]))
         return found
+
+
+def recorded(examples: Sequence[TrainExample]) -> list[np.ndarray]:
+    """Samples of utterances, decoded by threads: decoders let go of Python's lock."""
+    with ThreadPoolExecutor(min(_DECODERS, usable_cores())) as pool:
+        return list(pool.map(load, [example.audio for example in examples]))
 
 
 def with_states(pack: Pack, encoded: Tensor) -> Pack:
