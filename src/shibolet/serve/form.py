@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -108,8 +109,8 @@ async def form_of(request: Request, limits: Limits) -> AsyncIterator[FormData]:
             408, f"the request did not come to its end in {limits.upload_s:g} s; send it again, or compress the audio",
             code="too_slow",
         ) from None  # fmt: skip
-    except HTTPException as error:
-        raise Refused(400, f"the form cannot be read: {error.detail}") from None
+    except (HTTPException, FormParserError) as error:
+        raise Refused(400, f"the form cannot be read: {getattr(error, 'detail', error)}") from None
     try:
         yield form
     finally:
