@@ -76,8 +76,10 @@ class Body:
 
 
 class FirstAnswer:
-    """An answer to a request that has not come to its end: a connection that is closed over what is on its way loses
-    the answer too."""
+    """An answer to a request of which more is on its way.
+
+    A connection that is closed over it loses the answer too, so the rest is read behind the answer.
+    """
 
     def __init__(self, answer: Response, body: Body) -> None:
         self._answer, self._body = answer, body
