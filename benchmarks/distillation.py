@@ -1,5 +1,6 @@
 """What a small student gains from its teacher, stage by stage: the demo's speech, several seeds.
 
+    python benchmarks/distillation.py --out OUT --seeds 500 --jobs 16 --arms texts --rate 6e-4    # a pilot of settings
     python benchmarks/distillation.py --out OUT --seeds 501 502 503 504 --jobs 32
     python benchmarks/distillation.py --out OUT --seeds 0 --demo RUN --arms texts top_k    # with a finished demo
 
@@ -13,55 +14,54 @@ own        top-k of the teacher on those texts, without the other speech: what t
 texts      and the teacher's texts that passed: sequence-level distillation (stage a)
 top_k      the same data with the teacher's top-k distributions (stage b)
 on_policy  the same, in the last third on the student's own texts (stage c)
-all_texts  the likelihood of everything that the teacher wrote, judged by nobody
-unaudited  the same, a fifth of the texts being those of other utterances
-audited    those of them that the `label` stage lets pass
-longer     `plain` and a third more steps, the control of equal steps for
-min_wer    `plain` and a third more steps of expected word errors; these two train only where `--arms` names them
+unaudited  stage a with everything that the teacher wrote, a fifth of it being texts of other utterances
+audited    stage a with those of these texts that the `label` stage lets pass
+
+Only where `--arms` names them: `all_texts`, everything that the teacher wrote, as it is; `min_wer`, `plain` and a third
+more steps of expected word errors; `longer`, the same steps of likelihood, which is the control of min_wer.
 
 Prints a line of JSON a seed on its data, one a model of a seed, then one an arm over all seeds:
 
 gap         the plain student's WER minus the teacher's, in points; where its interval touches 0 nothing can be closed
-closed_pct  the part of that gap which the arm closes; the interval over the speakers and recordings of all seeds, and
+closed      the part of that gap which the arm closes; the interval over the speakers and recordings of all seeds, and
             the one over seeds (Student's t), each of which has data, a teacher and a student of its own
 adds        the arm's WER minus that of the arm before it (`BEFORE`), and the part of the gap that it adds
-speed       audio seconds a second of CPU, at equal batch; `endless_pct` texts that did not end by themselves
+audio_s_per_s  audio seconds a second of CPU time, at equal batch; `endless_pct`: texts that did not end by themselves
 
-The same command goes on with what is missing.
+Everything runs on the CPU, a thread a process: models so small leave a GPU idle. The same command goes on with what is
+missing; other settings train beside the arms that are there, on the same data.
 """
 
 import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
+from distillation_figures import PLAIN, SETS, TEACHER, models, stages_of, texts_of
 
-TEACHER, PLAIN = "teacher", "plain"
-OWN, TAUGHT = "own", "taught"  # data: the demo's prepared ones, and those with the teacher's texts that passed
+# Data: those that the demo prepared, and these with the teacher's texts that passed, of speech as it is and damaged.
+OWN, TAUGHT, DAMAGED = "own", "taught", "damaged"
 ARMS = {  # arm -> its data, and (objective, share of the steps) of its phases
     PLAIN: (OWN, ("transcribe", 1.0)),
     "own": (OWN, ("distil", 1.0)),
     "texts": (TAUGHT, ("transcribe", 1.0)),
     "top_k": (TAUGHT, ("distil", 1.0)),
     "on_policy": (TAUGHT, ("distil", 2 / 3), ("on_policy", 1 / 3)),
-    "all_texts": ("all", ("transcribe", 1.0)),
-    "unaudited": ("damaged_all", ("transcribe", 1.0)),
-    "audited": ("damaged", ("transcribe", 1.0)),
+    "all_texts": (f"{TAUGHT}_all", ("transcribe", 1.0)),
+    "unaudited": (f"{DAMAGED}_all", ("transcribe", 1.0)),
+    "audited": (DAMAGED, ("transcribe", 1.0)),
     "longer": (OWN, ("transcribe", 1.0), ("transcribe", 1 / 3)),
     "min_wer": (OWN, ("transcribe", 1.0), ("min_wer", 1 / 3)),
 }
-BEFORE = {
-    "own": PLAIN, "texts": PLAIN, "top_k": "texts", "on_policy": "top_k", "all_texts": "texts",
-    "unaudited": "all_texts", "audited": "unaudited", "longer": PLAIN, "min_wer": "longer",
-}  # fmt: skip
-SETS = ("test_clean", "test_whatsapp")
+NOT_ASKED = ("all_texts", "longer", "min_wer")  # arms that train only where they are named
 BATCH = 16
 
 
@@ -70,12 +70,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--demo", type=Path, help="a finished demo run for the first seed; else rounds are run")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[a for a in ARMS if a not in ("longer", "min_wer")])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[arm for arm in ARMS if arm not in NOT_ASKED])
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--free", type=int, default=2000, help="sentences that nobody has written")
-    parser.add_argument("--decoder", type=int, default=3, help="layers of the student's decoder")
-    parser.add_argument("--encoder", type=int, default=6, help="and of its encoder")
-    parser.add_argument("--steps", type=int, default=450, help=f"of {BATCH} utterances")
+    parser.add_argument("--free", type=int, default=3000, help="sentences that nobody has written")
+    parser.add_argument("--decoder", type=int, default=4, help="layers of the student's decoder")
+    parser.add_argument("--encoder", type=int, default=3, help="and of its encoder")
+    parser.add_argument("--steps", type=int, default=800, help=f"of {BATCH} utterances")
     parser.add_argument("--rate", type=float, default=3e-4, help="peak, of all parts; later phases have a quarter")
     parser.add_argument("--temperature", type=float, default=2.0, help="of the divergence on texts that are given")
     parser.add_argument("--likelihood-weight", type=float, default=0.2, help="of the cross-entropy beside it")
@@ -83,11 +83,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def one_thread() -> None:
+def begin() -> None:
+    """A process of the pool: one thread, and no life after its parent, whose next start would meet it at work."""
     import torch
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 @contextmanager
@@ -97,8 +98,8 @@ def round_of(seed: int, out: Path, args: argparse.Namespace, *changes: str):
     from shibolet.rounds import auditing
     from shibolet.rounds.shared import open_round
 
-    one_core = ("train.num_threads=1", "audit.num_workers=0")
-    recipe = demo_recipe(corpus_of(seed, args), seed, [*one_core, *changes])
+    few = ("train.num_threads=2", "audit.num_workers=0")
+    recipe = demo_recipe(corpus_of(seed, args), seed, [*few, *changes])
     with open_round(recipe, out, "demo", lambda said: None) as current:
         auditing.do_audit(current)
         auditing.do_gate(current)
@@ -119,7 +120,6 @@ def speak(seed: int, part: str, args: argparse.Namespace) -> None:
     from shibolet.demo.corpus import CorpusConfig, build_corpus
     from shibolet.records.files import read_jsonl, write_jsonl
 
-    one_thread()
     if part == "demo":
         build_corpus(corpus_of(seed, args), seed)
         return
@@ -140,7 +140,6 @@ def teach(seed: int, args: argparse.Namespace) -> None:
     from shibolet.model.cut import cut
     from shibolet.rounds import stages
 
-    one_thread()
     teacher = str(demo_of(seed, args) / "train" / "final")
     if not Path(teacher).is_dir():
         with round_of(seed, demo_of(seed, args), args) as current:
@@ -148,9 +147,9 @@ def teach(seed: int, args: argparse.Namespace) -> None:
             stages.do_train(current)
     if not student_of(seed, args).exists():
         cut(teacher, student_of(seed, args), encoder=args.encoder, decoder=args.decoder)
-    if {ARMS[arm][0] for arm in args.arms} - {OWN}:
+    if is_taught(args):
         label(seed, args, TAUGHT)
-        label(seed, args, "damaged")
+        label(seed, args, DAMAGED)
     if not (folder_of(seed, TEACHER, args) / "scores.json").is_file():
         score(seed, teacher, folder_of(seed, TEACHER, args), args)
 
@@ -163,14 +162,14 @@ def data_of(seed: int, name: str, args: argparse.Namespace) -> Path:
     """The prepared data of this name; those that nobody judged lie beside the round that wrote their texts."""
     if name == OWN:
         return demo_of(seed, args) / "prepared"
-    run = args.out / str(seed) / f"{'damaged' if name.startswith('damaged') else TAUGHT}-{args.free}"
-    return run / ("everything/prepared" if name.endswith("all") else "prepared")
+    run = args.out / str(seed) / f"{name.removesuffix('_all')}-{args.free}"
+    return run / ("everything/prepared" if name.endswith("_all") else "prepared")
 
 
 def label(seed: int, args: argparse.Namespace, name: str) -> None:
     """Two sets of data: with the teacher's texts of the free speech that the stage lets pass, and with all of them.
 
-    Of `damaged` a fifth of the texts were exchanged after the teacher wrote them and before anybody judged them.
+    Of `DAMAGED` a fifth of the texts were exchanged after the teacher wrote them and before anybody judged them.
     """
     from shibolet.prepare.stage import run_prepare
     from shibolet.records.machine_texts import MachineText
@@ -178,11 +177,11 @@ def label(seed: int, args: argparse.Namespace, name: str) -> None:
     from shibolet.rounds.judged import judged
     from shibolet.rounds.unlabelled import cut_into_pieces
 
-    prepared, everything = (data_of(seed, one, args) for one in (name, "all" if name == TAUGHT else "damaged_all"))
+    prepared, everything = (data_of(seed, one, args) for one in (name, f"{name}_all"))
     if (everything / "summary.json").is_file():
         return
     run, before = prepared.parent, demo_of(seed, args) if name == TAUGHT else data_of(seed, TAUGHT, args).parent
-    if name == "damaged":
+    if name == DAMAGED:
         exchange(before, run, seed)
     changes = [
         f"parent={before}", f"label.writer={demo_of(seed, args) / 'train' / 'final'}",
@@ -240,8 +239,8 @@ def config_of(arm: str, num_utterances: int, args: argparse.Namespace):
     taught = DistilConfig(temperature=args.temperature, likelihood_weight=args.likelihood_weight)
     return TrainConfig(
         distil=taught if any(phase.objective in TAUGHT for phase in phases) else None, phases=phases, lora=None,
-        untie_head=False, utterances_per_step=BATCH, precision="fp32", eval_every_steps=max(1, args.steps // 6),
-        eval_every_epoch=False, checkpoint_every_steps=max(1, args.steps // 6), average_best=None,
+        untie_head=False, utterances_per_step=BATCH, precision="fp32", eval_every_steps=max(1, args.steps // 4),
+        eval_every_epoch=False, checkpoint_every_steps=max(1, args.steps // 4), average_best=None,
     )  # fmt: skip
 
 
@@ -254,7 +253,6 @@ def folder_of(seed: int, arm: str, args: argparse.Namespace) -> Path:
 
 def train(seed: int, arm: str, args: argparse.Namespace) -> None:
     """Train and score an arm; nothing to do where its scores are there."""
-    one_thread()
     out, data = folder_of(seed, arm, args), data_of(seed, ARMS[arm][0], args)
     if (out / "scores.json").is_file():
         return
@@ -262,6 +260,7 @@ def train(seed: int, arm: str, args: argparse.Namespace) -> None:
     from shibolet.evaluate.config import EvaluateConfig
     from shibolet.evaluate.dev import dev_scorer, read_dev
     from shibolet.records.documents.training import DevRates
+    from shibolet.records.files import make_folder
     from shibolet.records.shards import read_shard
     from shibolet.train.stage import run_train
 
@@ -273,8 +272,12 @@ def train(seed: int, arm: str, args: argparse.Namespace) -> None:
 
     started = time.process_time()
     num_utterances = sum(1 for path in data.glob("train-*.parquet") for _ in read_shard(path, "id"))
+    own = out / "prepared"  # beside it a training keeps what the teacher expects, where two must not write at once
+    make_folder(out)
+    if not own.is_symlink():
+        own.symlink_to(data)
     done = run_train(
-        prepared_dir=data, out_dir=out / "train", base=str(student_of(seed, args)), seed=seed,
+        prepared_dir=own, out_dir=out / "train", base=str(student_of(seed, args)), seed=seed,
         config=config_of(arm, num_utterances, args), language="Hebrew",
         teacher=str(demo_of(seed, args) / "train" / "final"), score_dev=score_dev, about={}, num_threads=1,
     )  # fmt: skip
@@ -323,92 +326,38 @@ def read(out: Path) -> tuple[dict, list]:
     return found["about"], [ScoredRow.from_json(row) for row in found["rows"]]
 
 
-def report_data(seed: int, args: argparse.Namespace) -> dict:
-    """How right the texts of the free speech are: all that the teacher wrote, and those that passed."""
+def report(args: argparse.Namespace) -> Iterator[dict]:
+    """Lines on the texts of each seed, each model, and each arm over all seeds."""
     from shibolet.demo.corpus import read_truth
     from shibolet.records.machine_texts import read_texts
-    from shibolet.scoring.counts import EditCounts, count_words
-    from shibolet.speech.text import get_language
 
-    normalise, line = get_language("Hebrew").to_scoring, {"seed": seed}
-    said = {f"free-{one.id}": one.reference for one in read_truth(free_of(seed, args))}
-
-    def wer(texts: dict[str, str]) -> dict:
-        pairs = [(normalise(said[id.rsplit("-", 1)[0]]), normalise(text)) for id, text in texts.items()]
-        counts = sum((count_words(*pair) for pair in pairs), EditCounts())
-        return {"texts": len(texts), "wer_pct": round(100 * counts.rate, 2) if texts else None}
-
-    right = {row["id"]: row["text"] for row in written(data_of(seed, TAUGHT, args).parent)}
-    for name in (TAUGHT, "damaged"):
-        run = data_of(seed, name, args).parent
-        all_texts = {row["id"]: row["text"] for row in written(run)}
-        passed = {one.id: one.text for one in read_texts(run / "labelled" / "texts.jsonl")}
-        planted = [sum(right[id] != text for id, text in some.items()) for some in (all_texts, passed)]
-        line[name] = {"written": wer(all_texts), "passed": wer(passed), "exchanged": planted}
-    return line
-
-
-def report(args: argparse.Namespace) -> Iterator[dict]:
-    """Figures of each model of a seed, and of each arm over all seeds."""
+    if is_taught(args):
+        for seed in args.seeds:
+            said = {f"free-{one.id}": one.reference for one in read_truth(free_of(seed, args))}
+            right = {row["id"]: row["text"] for row in written(data_of(seed, TAUGHT, args).parent)}
+            for name in (TAUGHT, DAMAGED):
+                run = data_of(seed, name, args).parent
+                everything = {row["id"]: row["text"] for row in written(run)}
+                passed = {one.id: one.text for one in read_texts(run / "labelled" / "texts.jsonl")}
+                lines = {"written": everything, "passed": passed}
+                yield {"seed": seed, "data": name, **{k: texts_of(said, right, texts) for k, texts in lines.items()}}
     found = {(seed, arm): read(folder_of(seed, arm, args)) for seed in args.seeds for arm in (TEACHER, *args.arms)}
-    for (seed, arm), (about, rows) in found.items():
-        said = sum(len(row.said.split()) for row in rows)
-        wer = {name: rate([row for row in rows if row.set == name]) for name in SETS}
-        ratio = round(sum(len(row.heard.split()) for row in rows) / said, 3)
-        yield {"seed": seed, "model": arm, "wer_pct": rate(rows), **wer, "length_ratio": ratio, **about}
-    rows = {arm: [found[seed, arm][1] for seed in args.seeds] for arm in (TEACHER, *args.arms)}
-    for arm in args.arms:
-        yield {"arm": arm, "wer_pct": rate([row for own in rows[arm] for row in own]), **against(arm, rows, args)}
+    yield from models(found)
+    yield from stages_of(args.arms, args.seeds, {key: rows for key, (_, rows) in found.items()})
 
 
-def against(arm: str, rows: dict[str, list[list]], args: argparse.Namespace) -> dict:
-    """An arm beside the plain student and the teacher, and beside the arm before it; `rows` are by model and seed."""
-    from scipy.special import stdtrit
-
-    from shibolet.scoring.intervals import difference_interval, differences, ratio_intervals
-    from shibolet.scoring.rows import groups_of
-
-    groups = [f"{seed} {group}" for seed, own in zip(args.seeds, rows[arm]) for group in groups_of(own)]
-    counts = {name: [row.words for own in by_seed for row in own] for name, by_seed in rows.items()}
-    gap_of = differences(counts[TEACHER], counts[PLAIN])[:, None]
-
-    def points(first: str, second: str) -> dict:
-        made = difference_interval(counts[first], counts[second], groups)
-        return {"points": pct(made.value), "interval": [pct(made.low), pct(made.high)]}
-
-    def part_of_gap(first: str, second: str) -> dict:
-        (made,) = ratio_intervals(differences(counts[second], counts[first])[:, None], gap_of, groups)
-        rates = [[rate(own) for own in rows[name]] for name in (first, second, PLAIN, TEACHER)]
-        by_seed = [
-            100 * (one - two) / (plain - teacher) for one, two, plain, teacher in zip(*rates) if plain != teacher
-        ]
-        line = {"pct": pct(made.value), "interval": [pct(made.low), pct(made.high)]}
-        if (num := len(by_seed)) > 1:
-            half = stdtrit(num - 1, 0.975) * np.std(by_seed, ddof=1) / num**0.5
-            line["interval_over_seeds"] = [round(float(np.mean(by_seed) + sign * half), 2) for sign in (-1, 1)]
-        return {**line, "by_seed": [round(value, 1) for value in by_seed]}
-
-    line = {"gap": points(TEACHER, PLAIN), "closed": part_of_gap(PLAIN, arm)}
-    if (before := BEFORE.get(arm)) in rows and before != PLAIN:
-        line["adds"] = {"to": before, **points(before, arm), "of_the_gap": part_of_gap(before, arm)}
-    return line
-
-
-def rate(rows: Sequence) -> float:
-    """WER in percent."""
-    return round(100 * sum(row.words.errors for row in rows) / sum(row.words.reference_length for row in rows), 2)
-
-
-def pct(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(100 * value, 2)
+def is_taught(args: argparse.Namespace) -> bool:
+    """Whether an arm trains on more than the texts of the demo."""
+    return any(ARMS[arm][0] != OWN for arm in args.arms)
 
 
 def main() -> None:
     args = parse()
     args.out, args.demo = args.out.absolute(), args.demo and args.demo.absolute()
     args.arms = [arm for arm in ARMS if arm in {PLAIN, *args.arms}]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        parts = ("free", "demo") if {ARMS[arm][0] for arm in args.arms} - {OWN} else ("demo",)
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), initializer=begin) as pool:
+        parts = ("free", "demo") if is_taught(args) else ("demo",)
         spoken = [pool.submit(speak, seed, part, args) for part in parts for seed in args.seeds]
         for one in spoken:
             one.result()
@@ -419,8 +368,7 @@ def main() -> None:
             trainings += [pool.submit(train, taught[done], arm, args) for arm in reversed(args.arms)]
         for one in trainings:
             one.result()
-    lines = [report_data(seed, args) for seed in args.seeds] if len(parts) > 1 else []
-    for line in [*lines, *report(args)]:
+    for line in report(args):
         print(json.dumps(line, ensure_ascii=False), flush=True)
 
 

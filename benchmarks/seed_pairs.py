@@ -26,6 +26,7 @@ from scipy.special import stdtr
 from search_rates import recipe_of, trained, wer_pct
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
+from shibolet.evaluate.stage import read_rows
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.scoring.intervals import difference_interval
 from shibolet.scoring.rows import ScoredRow, groups_of
@@ -39,7 +40,8 @@ def train(world: Path, seed: int, split: int, changes: Sequence[str]) -> tuple[i
     """Rows of the test sets after the training of a seed, and the seconds that it took."""
     started = time.monotonic()
     own = [f"prepare.seed={split}", "prepare.dev_frac=0.18", *ONE_CORE, *changes]
-    rows = trained(recipe_of(world, seed, own), world / f"seed{seed}")
+    folders = trained(recipe_of(world, seed, own), world / f"seed{seed}")
+    rows = [row for folder in folders.values() for row in read_rows(folder)]
     return seed, rows, time.monotonic() - started
 
 
