@@ -1,4 +1,4 @@
-"""What pyproject.toml says of a wheel: protects whoever installs it from files and packages that only a checkout has."""
+"""What pyproject.toml says of a wheel: protects who installs it from files and packages that only a checkout has."""
 
 import tomllib
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_every_pattern_finds_files():
 
 
 def test_who_develops_has_the_packages_of_every_extra_with_their_bounds():
-    """`make test-lowest` installs `dev` and `demo`: a bound that stands in another extra alone would be tried nowhere."""
+    """`make test-lowest` installs `dev` and `demo`: a bound that stands in another extra alone is tried nowhere."""
     extras = PROJECT["project"]["optional-dependencies"]
     tried = {*extras["dev"], *extras["demo"]}
     for name, packages in extras.items():

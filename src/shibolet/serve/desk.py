@@ -59,7 +59,7 @@ class Desk:
         max_waiting_s: float,
         aligner: Aligner | None = None,
     ) -> None:
-        """`make_engine` is called by one thread at a time; `aligner` is that of the language that words are asked in."""
+        """`make_engine` is called by one thread at a time; `aligner` is of the language that words are asked in."""
         self._make_engine, self._usual = make_engine, usual
         self._aligner, self._max_waiting_s = aligner, max_waiting_s
         self._engines: dict[tuple[str, str], Engine] = {}
