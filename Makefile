@@ -7,12 +7,15 @@
 # make schemas    docs/schemas, from the documents' classes
 # make docs       the documentation as pages in build/site; a dead link is an error
 # make lint       formatting and style
+# make test-lowest           the tests with the lowest versions that pyproject.toml allows
+# make test-py PY=3.13       the tests with another Python that is installed
+# make release    sdist and wheel, checked, and a list of the tested packages with versions and licences (SBOM), into dist/
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test slow bench demo golden schemas docs lint
+.PHONY: setup test slow bench demo golden schemas docs lint test-lowest test-py release
 
 setup: $(READY)
 
@@ -59,3 +62,29 @@ docs: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# ARGS are pytest's, as in make test-lowest ARGS=tests/serve. Environments of their own: .venv stays the tested one.
+UV := build/uv/bin/uv
+
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+test-lowest: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) build/lowest
+	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --editable '.[demo,dev]'
+	build/lowest/bin/python -m pytest $(ARGS)
+
+test-py: $(UV)
+	@test -n '$(PY)' || { echo 'make test-py needs PY, as in PY=3.13'; exit 2; }
+	$(UV) venv --quiet --clear --python $(PY) build/py$(PY)
+	$(UV) pip install --quiet --python build/py$(PY) --constraint constraints.txt --editable '.[demo,dev]'
+	build/py$(PY)/bin/python -m pytest $(ARGS)
+
+release: $(READY)
+	rm -rf dist build/lib
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --disable-pip-version-check build twine cyclonedx-bom
+	build/release/bin/python -m build
+	build/release/bin/twine check --strict dist/*
+	build/release/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o dist/sbom.cdx.json $(BIN)/python

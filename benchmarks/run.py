@@ -74,6 +74,7 @@ BENCHMARKS = (
     Benchmark("whisper", "whisper_forgetting.py --models M --data D --out OUT", None, needs=WHISPERS),
     Benchmark("transcribe", "transcribe_speed.py", None, gpus=1),
     Benchmark("transcribe", "transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16", None),
+    Benchmark("serve", "serving.py FILES", 2, needs="50 recordings in Hebrew"),
 )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def test_a_start_loads_nothing_heavy(statement):
 
 def test_every_command_has_help(shibolet):
     names = "run audit calibrate gate prepare train evaluate ngram tune-decoding transcribe compare report plan check"
+    names += " serve recipes"
     for name in f"{names} normalize demo fetch publish convert cut export-adapter export-data search average".split():
         code, out, _ = shibolet(name, "--help")
         assert code == 0 and "Usage: shibolet" in out, name

@@ -40,6 +40,7 @@ FOREIGN = {
     "records/settings.py": "YAML, and pydantic's errors",
     "rounds/reviewing/label_studio.py": "tasks of Label Studio",
     "rounds/reviewing/server.py": "the headers of a request",
+    "serve/": "requests of HTTP clients, and answers in OpenAI's form",
     "speech/hub.py": "the cache of datasets",
     "speech/lhotse.py": "Lhotse's manifests",
     "speech/manifests.py": "NeMo's and Common Voice's manifests",

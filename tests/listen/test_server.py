@@ -24,10 +24,12 @@ RATE = 16000
 class Handler(BaseHTTPRequestHandler):
     """Says how many hundredths of a second it was sent; `failures` are answered first."""
 
-    models, failures, seen, keys, answer = ["org/asr"], [], [], [], None
+    models, failures, seen, keys, answer, no_list = ["org/asr"], [], [], [], None, None
 
     def do_GET(self):
         self.keys.append(self.headers.get("Authorization"))
+        if self.no_list is not None:
+            return self._send(*self.no_list)
         self._send(200, {"object": "list", "data": [{"id": name} for name in self.models]})
 
     def do_POST(self):
@@ -133,6 +135,27 @@ def test_the_model_must_be_named_where_there_are_several(server):
     with pytest.raises(ServerError, match=r"\['one', 'two'\].*--model"):
         ServerEngine(address)
     assert ServerEngine(address, model="two").identity.startswith("two at")
+
+
+@pytest.mark.parametrize(
+    "no_list", [(404, {"error": "no such route"}), (405, "<html>"), (200, "<html>"), (200, {"data": None})]
+)
+@pytest.mark.parametrize("key", ["--model", "evaluate.servers.candidate.model"])
+def test_a_server_without_a_list_of_models_asks_for_the_name_of_one(server, no_list, key):
+    """Such servers transcribe all the same: the sentence has to say how to go on."""
+    address, handler = server
+    handler.no_list = no_list
+    with pytest.raises(ServerError, match=f"name the one to use with {key}$"):
+        ServerEngine(address, model_key=key)
+    assert ServerEngine(address, model="m").transcribe(clips(1.0)) == ["100"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_key_is_not_asked_for_a_name(server, status):
+    address, handler = server
+    handler.no_list = (status, {"message": "no"})
+    with pytest.raises(ServerError, match=f"answered {status}: no$"):
+        ServerEngine(address)
 
 
 def test_a_key_is_sent_where_there_is_one(server, monkeypatch):

@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli import beforehand, combine, demo, launch, lineage, models, reviewing, scores, search, stages, verify
+from shibolet.cli import (
+    beforehand,
+    combine,
+    demo,
+    launch,
+    lineage,
+    models,
+    recipes,
+    reviewing,
+    scores,
+    search,
+    serving,
+    stages,
+    verify,
+)  # fmt: skip
 from shibolet.errors import EXIT_INTERRUPTED, ShiboletError
 from shibolet.records.files import disk_errors
 
@@ -23,13 +37,14 @@ COMMANDS = {
     ),
     "From round to round": (lineage.next_, lineage.rounds, lineage.loop),
     "Before a round": (
-        beforehand.plan, beforehand.check, beforehand.fetch, launch.launch, verify.verify, search.search,
+        recipes.recipes, beforehand.plan, beforehand.check, beforehand.fetch, launch.launch, verify.verify,
+        search.search,
     ),
     "What it has made": (
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
         combine.combine,
     ),
-    "Models and text": (models.transcribe, models.convert, models.cut, models.normalize),
+    "Models and text": (models.transcribe, serving.serve, models.convert, models.cut, models.normalize),
 }  # fmt: skip
 
 app = typer.Typer(

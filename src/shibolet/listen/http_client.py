@@ -52,6 +52,13 @@ def check_url(url: str) -> str:
     return url
 
 
+def check_key(where: str, key: str | None) -> str | None:
+    """A key that goes into a header; RecipeError, which does not show it, for what cannot be sent."""
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise RecipeError(f"{where} has a space, a line's end or another character in it that no key has")
+    return key or None
+
+
 def exchange(url: str, body: bytes | None, headers: Mapping[str, str], limit_s: float) -> Answer:
     """Send one request (POST with a body, else GET) and read the answer, in `limit_s` at most, whatever arrives.
 

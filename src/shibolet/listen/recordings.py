@@ -63,7 +63,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
+class Clip:
     """A piece that waits for the engine."""
 
     path: Path
@@ -140,9 +140,9 @@ def _heard_here(
     engines: Engines, work: "HearPieces", groups: Iterable[list[Path]], max_piece_s: float
 ) -> Iterator[Heard]:
     """This process reads each file once and hands out samples."""
-    windows: deque[list[_Clip | Heard]] = deque()
+    windows: deque[list[Clip | Heard]] = deque()
 
-    def clips() -> Iterator[list[_Clip]]:
+    def clips() -> Iterator[list[Clip]]:
         for group in groups:
             for window in _windows(group, engines.clips_at_once, max_piece_s):
                 windows.append(window)
@@ -156,29 +156,29 @@ def _heard_here(
             yield from _in_order(windows.popleft(), pieces)
 
 
-def _clips_of(window: Sequence[_Clip | Heard]) -> list[_Clip]:
-    return [one for one in window if isinstance(one, _Clip)]
+def _clips_of(window: Sequence[Clip | Heard]) -> list[Clip]:
+    return [one for one in window if isinstance(one, Clip)]
 
 
-def _in_order(window: Sequence[_Clip | Heard], pieces: Sequence[Piece]) -> Iterator[Heard]:
+def _in_order(window: Sequence[Clip | Heard], pieces: Sequence[Piece]) -> Iterator[Heard]:
     """What was heard of a window's pieces, and the ends of recordings where they come between them."""
     found = iter(pieces)
     for one in window:
-        yield Heard(path=one.path, piece=next(found)) if isinstance(one, _Clip) else one
+        yield Heard(path=one.path, piece=next(found)) if isinstance(one, Clip) else one
 
 
-def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[_Clip | Heard]]:
+def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[Clip | Heard]]:
     """Pieces that are heard together, and the ends of recordings where they come between them.
 
     Of pieces the samples: what a compressed recording has from some second on depends on what was decoded before.
     """
-    window: list[_Clip | Heard] = []
+    window: list[Clip | Heard] = []
     num_clips, audio_s = 0, 0.0
     for path in paths:
         blocks, error = stream(path), None
         try:
             for start, samples in cut_stream(blocks, max_piece_s):
-                window.append(_Clip(path, start + round(blocks.start_s * SAMPLE_RATE_HZ), samples))
+                window.append(Clip(path, start + round(blocks.start_s * SAMPLE_RATE_HZ), samples))
                 num_clips, audio_s = num_clips + 1, audio_s + window[-1].duration_s
                 if num_clips >= clips_at_once or audio_s >= WINDOW_S:
                     yield window
@@ -202,10 +202,10 @@ class HearPieces:
         return 1
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[_Clip]], list[Piece]]]:
+    def open(self) -> Iterator[Callable[[Sequence[Clip]], list[Piece]]]:
         load_now(self.engine, self.aligner)
         language = get_language(self.language) if self.language else None
-        yield partial(_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
+        yield partial(hear_pieces, engine=self.engine.get(), language=language, aligner=self.aligner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +227,15 @@ class HearRecordings:
         with HearPieces(self.engine, self.aligner, self.language).open() as hear:
             yield partial(self._hear, hear)
 
-    def _hear(self, hear: Callable[[Sequence[_Clip]], list[Piece]], paths: Sequence[Path]) -> list[Heard]:
+    def _hear(self, hear: Callable[[Sequence[Clip]], list[Piece]], paths: Sequence[Path]) -> list[Heard]:
         windows = _windows(paths, self.clips_at_once, self.max_piece_s)
         return [one for window in windows for one in _in_order(window, hear(_clips_of(window)))]
 
 
-def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, aligner: Aligner | None) -> list[Piece]:
+def hear_pieces(
+    clips: Sequence[Clip], engine: Engine, language: Language | None, aligner: Aligner | None
+) -> list[Piece]:
+    """What is said in clips, in their order, with the times of its words where there is an aligner of the language."""
     written = engine.write([clip.samples for clip in clips])
     spoken = [one.text.split() for one in written] if aligner is not None else [[] for _ in written]
     times = _times(clips, spoken, language, aligner)
@@ -249,7 +252,7 @@ def _pieces(clips: Sequence[_Clip], engine: Engine, language: Language | None, a
 
 
 def _times(
-    clips: Sequence[_Clip], spoken: Sequence[list[str]], language: Language | None, aligner: Aligner | None
+    clips: Sequence[Clip], spoken: Sequence[list[str]], language: Language | None, aligner: Aligner | None
 ) -> list[np.ndarray]:
     """Start and end in seconds of each word of each clip, `[W, 2]`; of a word of mere signs, the end of the one before.
 

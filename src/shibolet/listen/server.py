@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from shibolet.errors import RecipeError, ServerError
+from shibolet.errors import ServerError
 from shibolet.listen.engine import Engine, Written
-from shibolet.listen.http_client import MAX_ANSWER_BYTES, Answer, TooLong, check_url, exchange
+from shibolet.listen.http_client import MAX_ANSWER_BYTES, Answer, TooLong, check_key, check_url, exchange
 from shibolet.listen.loops import is_loop
 from shibolet.speech.audio import SAMPLE_RATE_HZ, encode_flac
 from shibolet.speech.text.rules import strip_official_prefix
@@ -25,6 +25,7 @@ PARALLEL_REQUESTS = 64  # a server batches what it has at once
 TIMEOUT_S = 300.0  # of a whole request, from the connection to the last byte
 WAITS_S = (1.0, 4.0, 15.0)  # before a request is sent again
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+NOT_ALLOWED = {401, 403}
 MIN_SAMPLES = SAMPLE_RATE_HZ // 2  # shorter audio is padded with zeros: servers refuse it
 MAX_TEXT_CHARS = 100_000  # of a clip of at most 30 s: no decoder is let run on for so long
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -33,11 +34,17 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 class ServerEngine(Engine):
     """Transcription by a server; it decides on beams and limits, and the language unless it is told one."""
 
-    def __init__(self, url: str, *, model: str | None = None, language_code: str | None = None) -> None:
-        """`url` is the server's root, with or without /v1; `model` may be left out where the server has only one."""
+    def __init__(
+        self, url: str, *, model: str | None = None, language_code: str | None = None, model_key: str = "--model"
+    ) -> None:
+        """`url` is the server's root, with or without /v1; `model` may be left out where the server has only one.
+
+        `model_key` is the option or the recipe's key that names it, for the sentence that asks for that.
+        """
         self._url = check_url(url).rstrip("/").removesuffix("/v1") + "/v1"
-        self._key = _key()
+        self._key = check_key(KEY_VARIABLE, os.environ.get(KEY_VARIABLE))
         self._language_code = language_code
+        self._model_key = model_key
         self._model = model or self._only_model()
         self.identity = f"{self._model} at {self._url}"
         self.clips_at_once = 4 * PARALLEL_REQUESTS
@@ -63,7 +70,8 @@ class ServerEngine(Engine):
         return Written(text, "loop" if is_loop(text, len(clip) / SAMPLE_RATE_HZ) else "end")
 
     def _only_model(self) -> str:
-        answer = self._ask("/models")
+        advice = f"; where a server has no list of its models, name the one to use with {self._model_key}"
+        answer = self._ask("/models", advice=advice)
         try:
             names = [model["id"] for model in answer["data"]]
         except (KeyError, TypeError):
@@ -71,13 +79,21 @@ class ServerEngine(Engine):
         if not all(isinstance(name, str) and name.isprintable() for name in names):
             raise ServerError(
                 f"{self._url}/models answered no list of models: {self._shown(answer)}; is it a server like OpenAI's?"
+                f"{advice}"
             )
         if len(names) != 1:
-            raise ServerError(f"{self._url} serves {self._shown(names or 'no model')}: say which one with --model")
+            raise ServerError(
+                f"{self._url} serves {self._shown(names or 'no model')}: say which one with {self._model_key}"
+            )
         return names[0]
 
-    def _ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-        """The JSON that the server answers; what may pass is tried again."""
+    def _ask(
+        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, advice: str = ""
+    ) -> Any:
+        """The JSON that the server answers; what may pass is tried again.
+
+        `advice` ends the sentence about a server that answers, and not with what was asked for.
+        """
         url, problem = self._url + path, ""
         all_headers = {**(headers or {}), **({"Authorization": f"Bearer {self._key}"} if self._key else {})}
         for wait_s in (*WAITS_S, None):
@@ -87,12 +103,13 @@ class ServerEngine(Engine):
                     return _json(answer)
                 problem = f"answered {answer.status}: {self._said(answer)}"
                 if answer.status not in TRANSIENT:
+                    problem += advice if answer.status not in NOT_ALLOWED else ""
                     break
             except TooLong:
                 problem = f"answered more than {MAX_ANSWER_BYTES >> 20} MiB, which is not a transcript"
                 break
             except ValueError as error:
-                problem = f"answered no JSON ({self._shown(error)})"
+                problem = f"answered no JSON ({self._shown(error)}){advice}"
                 break
             except (OSError, HTTPException) as error:  # refused, reset, timed out, cut off
                 reason = getattr(error, "reason", None) or error
@@ -122,14 +139,6 @@ class ServerEngine(Engine):
         """What came from the server, in one line, without the key."""
         said = str(value)[:10_000]
         return _one_line(said.replace(self._key, "(the key)") if self._key else said)
-
-
-def _key() -> str | None:
-    """The key of the environment; RecipeError, which does not show it, for what cannot be sent."""
-    key = os.environ.get(KEY_VARIABLE)
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise RecipeError(f"{KEY_VARIABLE} has a space, a line's end or another character in it that no key has")
-    return key
 
 
 def _json(answer: Answer) -> Any:

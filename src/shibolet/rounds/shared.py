@@ -205,7 +205,10 @@ class Round(Models):
         if (server := self.server(label)) is not None:
             from shibolet.listen.server import ServerEngine
 
-            return ServerEngine(server.url, model=server.model, language_code=server.language_code)
+            return ServerEngine(
+                server.url, model=server.model, language_code=server.language_code,
+                model_key=f"evaluate.servers.{self._who(label)}.model",
+            )  # fmt: skip
         from shibolet.listen.open import open_engines
 
         config = self.recipe.evaluate_in(language)

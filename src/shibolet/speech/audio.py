@@ -140,16 +140,18 @@ def _probe(content: bytes | Path) -> AudioInfo:
 class Stream:
     """A file's samples as `load` gives them, in blocks, decoded once from its start; to be iterated once.
 
-    Damage costs what is damaged: silence stands for it, and `notes` says where, once all blocks have come. `start_s`,
-    known with the first block, is when a sound begins that starts late: no silence stands for that. AudioError as in
-    `load` for what is nowhere audio, and for samples that are none, after the blocks before them.
+    Damage costs what is damaged: silence stands for it, and `notes` says where, once all blocks have come; of one whose
+    end is missing, `is_cut_short` says so too. `start_s`, known with the first block, is when a sound begins that
+    starts late: no silence stands for that. AudioError as in `load` for what is nowhere audio, and for samples that are
+    none, after the blocks before them.
     """
 
-    def __init__(self, path: Path, block_s: float = 30.0) -> None:
+    def __init__(self, content: bytes | Path, block_s: float = 30.0) -> None:
         self.start_s = 0.0
         self.notes: list[str] = []
+        self.is_cut_short = False
         self._block_s = block_s
-        self._blocks = self._decode(path)
+        self._blocks = self._decode(content)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self._blocks
@@ -157,10 +159,10 @@ class Stream:
     def __next__(self) -> np.ndarray:
         return next(self._blocks)
 
-    def _decode(self, path: Path) -> Iterator[np.ndarray]:
-        with reading(str(path)):
+    def _decode(self, content: bytes | Path) -> Iterator[np.ndarray]:
+        with reading("the audio" if isinstance(content, bytes) else str(content)):
             num = 0
-            for link in links_of(Encoded.of(path)):
+            for link in links_of(Encoded.of(content)):
                 for block in self._link(link, num / SAMPLE_RATE_HZ):
                     num += len(block)
                     yield block
@@ -191,14 +193,15 @@ class Stream:
                     follower = open_sound(encoded, after_damage=True)
                 yield resampler.finish()
                 self.notes += [*told(sound.faults, before_s), *sound.notes]
+                self.is_cut_short |= any(fault.reason == "cut_short" for fault in sound.faults)
             if wrong is not None:
                 raise AudioError(f"after {before_s + sound.lead_s + done_s:.2f} s: {wrong}", wrong.reason)
             sound = follower
 
 
-def stream(path: Path, block_s: float = 30.0) -> Stream:
-    """A file's samples in blocks of about `block_s`."""
-    return Stream(path, block_s)
+def stream(content: bytes | Path, block_s: float = 30.0) -> Stream:
+    """The samples of a file, or of its bytes, in blocks of about `block_s`."""
+    return Stream(content, block_s)
 
 
 def encode_flac(samples: np.ndarray) -> bytes:
