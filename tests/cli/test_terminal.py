@@ -113,7 +113,7 @@ def test_quiet_leaves_results_and_errors(run_cli, monkeypatch, tmp_path):
     """A script wants the error that ended it, and no progress."""
     monkeypatch.chdir(tmp_path)
     code, out, err = run_cli("report", "nothing", "-q")
-    assert (code, out) == (2, "") and "no run folder" in err
+    assert (code, out) == (2, "") and "is not a run folder" in err
     monkeypatch.setattr(stages, "require_run", lambda run_dir: None)
     monkeypatch.setattr("shibolet.report.audit_page.write_audit_page", lambda run_dir: None)
     monkeypatch.setattr("shibolet.report.page.write_report", lambda run_dir: None)

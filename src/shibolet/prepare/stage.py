@@ -85,11 +85,9 @@ def run_prepare(
         decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
         find, cut = _cut_by(find, [u for u, part in zip(fit, dealt.parts) if part == "train"], recut, by_person)
         outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
-        parts = [*dealt.parts, *(["train"] * len(added))]
-        marked = map(by_machine.marked, _with_surplus([*fit, *added], parts, outcomes, config))
-        kept, splits = _write_shards(
-            map(by_person.marked, marked), parts, tally, out_dir, config.shard_utterances, progress
-        )
+        whole, parts = [*fit, *added], [*dealt.parts, *(["train"] * len(added))]
+        outcomes = (by_person.marked(by_machine.marked(o)) for o in _with_surplus(whole, parts, outcomes, config))
+        kept, splits = _write_shards(outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
     if "train" not in splits:
         raise _nothing_left(num_given, tally, out_dir)
