@@ -119,7 +119,8 @@ def test_audio_without_text_and_what_is_heard_for_it_are_counted(tmp_path):
         sf.write(tmp_path / "radio" / f"{number}.wav", samples, 16000)
     (tmp_path / "told.jsonl").write_text("".join(f'{{"audio": "{i}.wav", "text": "x"}}\n' for i in range(100)))
     changes = [
-        f"data.train=[{{name: told, manifest: {tmp_path / 'told.jsonl'}}}]", "label.calibration_clips=50",
+        f"data.train=[{{name: told, manifest: {tmp_path / 'told.jsonl'}}}]",
+        "label.calibration_clips=50", "label.max_false_accept_pct=10",
         "models.baseline_trained_on=[]",
         f"data.unlabelled=[{{name: radio, manifest: {tmp_path / 'radio'}}}]",
     ]  # fmt: skip
@@ -133,7 +134,7 @@ def test_audio_without_text_and_what_is_heard_for_it_are_counted(tmp_path):
     assert case.usd > stretch(case, "labelling: listening").usd > 0
     capped = make_plan(load_recipe("hebrew-round2", [*changes, "label.max_labelled_share=0.1"]), tmp_path / "run")
     assert capped.cases[0].train_utterances == 110
-    absent = [*changes[:3], "data.unlabelled=[{name: radio, hub: a/b, split: train}]", "label.flagged=true"]
+    absent = [*changes[:4], "data.unlabelled=[{name: radio, hub: a/b, split: train}]", "label.flagged=true"]
     unknown = make_plan(load_recipe("hebrew-round2", absent), tmp_path / "run").cases[0]
     assert unknown.at_least and stretch(unknown, "labelling: writing").missing.startswith(
         "the hours of data.unlabelled"

@@ -57,7 +57,8 @@ def test_a_training_keeps_and_shows_the_loss_on_dev_beside_its_wer(
     told: list = []
     tracking = Tracking(settings=TrackingConfig(), folder=tmp_path / "tracking", name="r", group="g", tags=())
     job = rank.TrainJob(
-        prepared_dir=with_dev, out_dir=tmp_path / "train", base=str(base_dir), train=tiny_config(eval_every_steps=3),
+        run_dir=tmp_path, prepared_dir=with_dev, out_dir=tmp_path / "train", base=str(base_dir),
+        train=tiny_config(eval_every_steps=3),
         evaluate=EvaluateConfig(dev_utterances=4), language="Hebrew", seed=0, num_threads=1, about={},
         tracking=tracking,
     )  # fmt: skip
