@@ -14,16 +14,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from audit_documents import audited
 
 from shibolet.errors import DataError
 from shibolet.recipe import load_recipe
-from shibolet.records.answers import EARLIER, read_answers
+from shibolet.records.answers import EARLIER, Given, latest, read_answers
 from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer, read_review
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.review_page import review_page
 from shibolet.rounds.reviewing.address import Address, address_of
-from shibolet.rounds.reviewing.desk import Desk
+from shibolet.rounds.reviewing.desk import Desk, _mended
+from shibolet.rounds.reviewing.label_studio import task_of
 from shibolet.rounds.reviewing.server import MAX_ANSWER_BYTES, ReviewServer
 from shibolet.rounds.reviewing.settling import open_journal, settle_answers, take_in
 
@@ -56,6 +58,12 @@ class Client:
 
     def get(self, path: str):
         status, _, body = self.ask(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def take_in(self, content: bytes | list) -> dict[str, int]:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        status, _, body = self.ask("import?name=file.json", method="POST", body=body, **JSON)
         assert status == 200, body
         return json.loads(body)
 
@@ -234,6 +242,48 @@ def test_what_people_answered_reaches_the_audit_and_a_correction_with_it(run):
     assert folder.review.stat().st_mtime_ns == stamp, "the same answers are the same input of later stages"
 
 
+def test_what_comes_back_from_label_studio_overwrites_nothing_that_it_has_no_word_for(run):
+    """Its annotations know neither acceptance nor decisions: taken for newer answers, they would take both back."""
+    with serving(run) as client:
+        one, other = client.get("rows")[:2]
+        client.answer(one, "anna", "bad", corrected="what is said", accepted=True)
+        client.answer(one, "anna", "bad", corrected="what is said", accepted=True, decides=True)
+        client.answer(other, "anna", "good")
+        tasks = [task_of(audited(row["id"], text=row["text"]), "x.flac", []) for row in (one, other)]
+        verdict = {"from_name": "verdict", "value": {"choices": ["bad"]}}
+        said = [verdict, *({"from_name": name, "value": {"text": [text]}} for name, text in
+                           (("corrected", "what  is said "), ("reviewer", "anna")))]  # fmt: skip
+        for task in tasks:
+            task["annotations"] = [{"result": said, "updated_at": "2999-01-01T00:00:00Z"}]
+        assert client.take_in(tasks) == {"new": 1, "old": 1, "unknown": 0}
+        assert client.take_in(tasks) == {"new": 0, "old": 2, "unknown": 0}
+        kept = latest(read_answers(RunFolder(run).answers))
+    assert kept[one["id"], "anna"].accepted and kept[one["id"], "anna"].decides
+    changed = kept[other["id"], "anna"]
+    assert (changed.verdict, changed.corrected, changed.accepted) == ("bad", "what is said", False)
+
+
+def test_an_older_export_of_the_answers_overwrites_no_newer_one(run):
+    """Whoever imports last week's answers.jsonl must not undo this week."""
+    with serving(run) as client:
+        row, other = client.get("rows")[:2]
+        client.answer(row, "anna", "good", corrected="x y z", accepted=True)
+        exported = client.ask("answers.jsonl")[2]
+        older = json.dumps({**json.loads(exported), "note": "of another machine", "at": "2020-01-01"}).encode()
+        client.answer(row, "anna", "bad")
+        assert client.take_in(exported) == client.take_in(older) == {"new": 0, "old": 1, "unknown": 0}
+        newer = [{**json.loads(exported), "accepted": False, "at": f"2999-01-0{day}"} for day in (1, 2)]
+        assert client.take_in("\n".join(map(json.dumps, newer)).encode()) == {"new": 1, "old": 1, "unknown": 0}
+        [found] = latest(read_answers(RunFolder(run).answers)).values()
+    assert (found.verdict, found.accepted) == ("good", False), "what answers.jsonl says is said"
+
+
+def test_a_text_that_is_saved_as_it_is_is_no_correction():
+    """A double space in the data would make it one, and call the original bad."""
+    given = Given(by="anna", id="a", text="a  b\tc ", corrected="a b c", accepted=True)
+    assert _mended(given).corrected is None and not _mended(given).accepted
+
+
 def test_an_earlier_review_is_where_a_new_one_begins(run, tmp_path):
     """Answers that came by 'audit --review' must not vanish once somebody opens the page; a later file decides."""
     folder = RunFolder(run)
@@ -297,9 +347,15 @@ def test_the_command_takes_in_files_and_writes_tasks_without_a_server(run, run_c
     assert code == 0 and out.startswith(f"{len(tasks):,} tasks are in ") and len(tasks) > 200
     answered = [task for task in tasks if task["annotations"]]
     assert {task["data"]["id"] for task in answered} <= {row["id"] for row in rows[:3]} and len(answered) > 1
+    code, out, _ = run_cli("review", str(run), "--import", str(tmp_path / "tasks" / "tasks.json"))
+    assert code == 0 and out.startswith("0 answers were taken in; ") and "were here already" in out
+    write_jsonl(path, [{"id": rows[0]["id"], "text": rows[0]["text"], "verdict": "good"}])
+    assert run_cli("review", str(run), "--import", str(path), "--by", "Dana")[0] == 0
+    assert read_answers(RunFolder(run).answers)[-1].by == "Dana"
     write_jsonl(path, [{"by": "eve", "id": "x", "text": "y", "verdict": "bad"}])
     assert "none of its 1 answers is about" in run_cli("review", str(run), "--import", str(path))[2]
     assert run_cli("review", str(run), "--import", str(path), "--port", "2000")[0] == 2
+    assert run_cli("review", str(run), "--by", "Dana")[0] == 2
     assert run_cli("review", str(tmp_path))[0] == 2
     RunFolder(run).alignment_report().unlink()
     code, _, err = run_cli("review", str(run))

@@ -235,9 +235,10 @@
     get("file").value = "";
     if (!file) return;
     try {
-      const answer = await answers.ask("import", await file.text());
+      const answer = await answers.ask(`import?name=${encodeURIComponent(file.name)}`, await file.text());
       const said = await answer.json();
-      warn(answer.ok ? `${said.known} answers were taken in, ${said.unknown} are about other utterances.` : said.error);
+      const old = said.old ? `, ${said.old} were here already, or newer ones are` : "";
+      warn(answer.ok ? `${said.new} answers were taken in${old}, ${said.unknown} are about other utterances.` : said.error);
       await answers.poll();
     } catch {
       warn("The server does not answer: run 'shibolet review' again.");
