@@ -30,7 +30,7 @@ from shibolet.rounds.reviewing.label_studio import answers_in
 
 LOG = logging.getLogger(__name__)
 
-MAX_ANSWER_BYTES, MAX_FILE_BYTES = 256 << 10, 32 << 20
+MAX_ANSWER_BYTES, MAX_FILE_BYTES = 4 << 20, 32 << 20
 MAX_CONNECTIONS, IDLE_S = 64, 30.0
 _HEADERS = {
     "Cache-Control": "no-store",
