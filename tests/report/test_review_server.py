@@ -2,19 +2,17 @@
 
 import base64
 import hashlib
-import http.client
 import io
 import json
 import re
 import shutil
-import threading
 import wave
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from audit_documents import audited
+from review_client import JSON, serving
 
 from shibolet.errors import DataError
 from shibolet.recipe import load_recipe
@@ -22,70 +20,11 @@ from shibolet.records.answers import EARLIER, Given, latest, read_answers
 from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer, read_review
 from shibolet.records.runfolder import RunFolder
-from shibolet.report.review_page import review_page
-from shibolet.rounds.reviewing.address import Address, address_of
+from shibolet.rounds.reviewing.address import address_of
 from shibolet.rounds.reviewing.desk import Desk, _mended
 from shibolet.rounds.reviewing.label_studio import task_of
-from shibolet.rounds.reviewing.server import MAX_ANSWER_BYTES, ReviewServer
+from shibolet.rounds.reviewing.server import MAX_ANSWER_BYTES
 from shibolet.rounds.reviewing.settling import open_journal, settle_answers, take_in
-
-JSON = {"Content-Type": "application/json"}
-
-
-class Client:
-    """Asks a server of this process; it knows the address."""
-
-    def __init__(self, address: Address, run: Path) -> None:
-        self.address, self.run = address, run
-
-    def ask(self, path: str, *, method: str = "GET", body: bytes | None = None, token: str | None = None, **headers):
-        token = self.address.token if token is None else token
-        return self.raw(f"/{token}/{path}", method=method, body=body, **headers)
-
-    def raw(self, path: str, *, method: str = "GET", body: bytes | None = None, **headers):
-        """Status, headers and body of the answer."""
-        headers = {"Host": f"127.0.0.1:{self.address.port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.address.port, timeout=20)
-        with closing(connection):
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            if body is not None and "Content-Length" not in headers:
-                connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
-
-    def get(self, path: str):
-        status, _, body = self.ask(path)
-        assert status == 200, body
-        return json.loads(body)
-
-    def take_in(self, content: bytes | list) -> dict[str, int]:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        status, _, body = self.ask("import?name=file.json", method="POST", body=body, **JSON)
-        assert status == 200, body
-        return json.loads(body)
-
-    def answer(self, row: dict, by: str, verdict: str | None, **fields):
-        given = {"by": by, "id": row["id"], "text": row["text"], "verdict": verdict, **fields}
-        status, _, body = self.ask("answer", method="POST", body=json.dumps(given).encode(), **JSON)
-        return status, json.loads(body)
-
-
-@contextmanager
-def serving(run: Path):
-    folder = RunFolder(run)
-    with closing(open_journal(folder)) as journal:
-        desk = Desk(folder, load_recipe(folder.recipe), journal)
-        with ReviewServer(address_of(run), desk, review_page(folder)) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-            thread.start()
-            try:
-                yield Client(server.address, run)
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @pytest.fixture
@@ -266,7 +205,7 @@ def test_what_comes_back_from_label_studio_overwrites_nothing_that_it_has_no_wor
 def test_an_older_export_of_the_answers_overwrites_no_newer_one(run):
     """Whoever imports last week's answers.jsonl must not undo this week."""
     with serving(run) as client:
-        row, other = client.get("rows")[:2]
+        row = client.get("rows")[0]
         client.answer(row, "anna", "good", corrected="x y z", accepted=True)
         exported = client.ask("answers.jsonl")[2]
         older = json.dumps({**json.loads(exported), "note": "of another machine", "at": "2020-01-01"}).encode()

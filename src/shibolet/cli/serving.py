@@ -21,9 +21,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0: reached from other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar=KEY, metavar="KEY", help="Clients have to send it.")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar=KEY, metavar="KEY", help="Clients have to send it.")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model, as clients say it.")] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A page that may call from a browser; repeat for several.")
