@@ -5,8 +5,10 @@ pip install playwright, and a Chromium: `chromium` on the PATH, or `playwright i
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from review_client import serving
@@ -17,7 +19,7 @@ from shibolet.records.review import Answer
 from shibolet.records.runfolder import RunFolder
 from shibolet.report.audit_page import write_audit_page
 
-pytestmark = pytest.mark.slow("report", seconds=15)
+pytestmark = pytest.mark.slow("report", seconds=3)
 SAVED = "() => document.getElementById('saved').textContent === 'saved'"
 
 
@@ -28,12 +30,15 @@ def run(run_dir, tmp_path, monkeypatch) -> Path:
 
 
 @contextmanager
-def opened(browser, url: str, name: str):
-    """The page on which this person has begun."""
+def opened(browser, url: str, name: str, told: Mapping[str, Any] | None = None):
+    """The page on which this person has begun; `told`: by pattern of an address what it answers instead."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page, errors = context.new_page(), []
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.add_init_script("{ const Own = Audio; window.Audio = function () { return (window.player = new Own()); }; }")
+    for pattern, value in (told or {}).items():
+        page.route(pattern, telling(value))
     page.goto(url)
     page.wait_for_selector("#who[open]")
     call(page, name)
@@ -43,6 +48,10 @@ def opened(browser, url: str, name: str):
     yield page
     context.close()
     assert not errors
+
+
+def telling(value: Any):
+    return lambda route: route.fulfill(json=value)
 
 
 def call(page, name: str) -> None:
@@ -118,6 +127,42 @@ def test_the_random_draw_shows_nobodys_correction_but_ones_own(browser, run):
             page.keyboard.press("c")
             page.wait_for_function("() => document.getElementById('list').innerText.includes('what ben heard')")
     assert given(run).keys() == {(drawn["id"], "ben")}
+
+
+def test_a_text_that_is_saved_as_it_is_and_a_note_correct_nothing(browser, run):
+    """A double space in the data would make the same words another text, and a note an old text the newest."""
+    with serving(run) as client:
+        row = client.get("rows")[0]
+        double = {**row, "text": row["text"].replace(" ", "  ") + " "}
+        entry = {**client.get("entry?place=0"), "text": double["text"]}
+        with opened(browser, client.address.url, "anna", {"**/rows": [double], "**/entry*": entry}) as page:
+            sent = []
+            page.route("**/answer", lambda route: (sent.append(route.request.post_data_json), route.fulfill(json={})))
+            page.keyboard.press("e")
+            page.keyboard.press("Control+Enter")
+            page.wait_for_function(SAVED)
+            assert [(one["corrected"], one["accepted"]) for one in sent] == [(None, False)]
+        for name, text in (("anna", "one text"), ("ben", "another text")):
+            client.answer(row, name, "bad", corrected=text, accepted=True)
+        client.answer(row, "anna", "bad", corrected="one text", accepted=True, note="hums")
+        with opened(browser, client.address.url, "carl") as page:
+            assert "another text" in page.inner_text("#list .line[aria-selected=true]")
+
+
+def test_space_after_the_end_plays_from_the_beginning(browser, run):
+    """After a pause and a second play it went back to the pause only."""
+    with serving(run) as client:
+        place = next(i for i in range(1, 9) if client.ask(f"sound?place={i}")[0] == 200)
+        with opened(browser, client.address.url, "anna") as page:
+            page.click(f"#row-{place}")
+            page.wait_for_function("() => player.readyState > 0")
+            for state in ("!player.paused && player.currentTime > 0.3", "player.paused", "player.ended"):
+                page.keyboard.press(" ")
+                page.wait_for_function(f"() => {state}")
+            page.evaluate("() => { player.onplaying = () => { player.begun = player.currentTime; }; }")
+            page.keyboard.press(" ")
+            page.wait_for_function("() => player.begun !== undefined")
+            assert page.evaluate("() => player.begun") < 0.2
 
 
 def test_an_answer_that_the_server_refuses_does_not_stand_on_the_page(browser, run):

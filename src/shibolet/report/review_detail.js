@@ -7,10 +7,11 @@ function reviewDetail(page) {
   const button = (text, key, onclick, properties = {}) =>
     make("button", { type: "button", onclick, ...properties }, text, make("kbd", {}, key));
 
-  // Another utterance is opened: its page must not be that of the text that is being typed, which is kept for `edit`.
+  // Another utterance is opened and has to be shown: a text that is being typed waits in `drafts`, a note is given.
   function putAside(row) {
     const area = detail.querySelector("textarea");
     if (area && area.dataset.id !== row?.id) area.remove();
+    detail.querySelector("#note:focus")?.blur(); // in Safari a click on a button takes no focus
   }
 
   function showDetail(row) {

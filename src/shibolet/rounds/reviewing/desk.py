@@ -197,12 +197,11 @@ def _mended(given: Given) -> Given:
 
 def _completed(given: Given, before: Given) -> Given:
     """With what its file has no word for, and what therefore stays as it was: acceptance and decision."""
-    kept = {}
-    if "accepted" not in given.model_fields_set and given.corrected == before.corrected:
-        kept["accepted"] = before.accepted
-    if "decides" not in given.model_fields_set and given.verdict == before.verdict:
-        kept["decides"] = before.decides
-    return given.model_copy(update=kept if given.text == before.text else {})
+    if given.text != before.text:
+        return given
+    is_same = {"accepted": given.corrected == before.corrected, "decides": given.verdict == before.verdict}
+    kept = [name for name, is_so in is_same.items() if is_so and name not in given.model_fields_set]
+    return given.model_copy(update={name: getattr(before, name) for name in kept})
 
 
 def _is_newer(given: Given, before: Given) -> bool:
