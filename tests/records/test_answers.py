@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 
 from shibolet.errors import DataError
-from shibolet.records.answers import Given, Journal, disagreements, latest, read_answers, settled
+from shibolet.records.answers import Given, Journal, disagreements, from_review, latest, read_answers, settled
+from shibolet.records.review import Answer
 
 WRITER = """
 import sys
@@ -128,6 +129,34 @@ def test_a_correction_counts_once_it_is_accepted_and_keeps_its_writer():
     assert (accepted.corrected, accepted.corrected_by, accepted.verdict) == ("x", "anna", "bad")
     back = settled([proposed, given("ben", verdict=None, corrected="x", accepted=True), given("ben", verdict=None)])
     assert back["u"].corrected is None
+
+
+def test_a_note_on_an_old_answer_does_not_make_it_the_newest():
+    """Who only writes a note would take back what others decided, or accepted, since."""
+    decided = [given("anna", decides=True), given("ben", verdict="bad", decides=True)]
+    assert settled([*decided, given("anna", decides=True, note="hums", at="2026")])["u"].verdict == "bad"
+    assert settled([*decided, given("anna", decides=True, corrected="x")])["u"].verdict == "bad"
+    accepted = [given("anna", corrected="x", accepted=True), given("ben", corrected="y", accepted=True)]
+    for later in ({"note": "hums"}, {"verdict": "bad"}):
+        found = settled([*accepted, given("anna", corrected="x", accepted=True, **later)])["u"]
+        assert (found.corrected, found.corrected_by) == ("y", "ben")
+    again = settled([*accepted, given("anna"), given("anna", corrected="x", accepted=True)])["u"]
+    assert again.corrected == "x", "a new acceptance is a new answer"
+
+
+def test_the_writer_of_a_text_is_who_first_wrote_it():
+    """Who accepts a text after its writer has gone on to another would stand in the ledger as its writer."""
+    said = [given("anna", corrected="x"), given("ben", corrected="x", accepted=True)]
+    for later in ({"corrected": "y"}, {"corrected": "x", "note": "hums"}, {}):
+        found = settled([*said, given("anna", **later)])["u"]
+        assert (found.corrected, found.corrected_by) == ("x", "anna"), later
+
+
+def test_a_text_of_any_length_is_answered():
+    """A recording of an hour as one utterance has more than 20,000 characters, and an earlier review may have it."""
+    long = Answer(id="u" * 3_000, verdict="bad", text="a" * 50_000, corrected="b" * 50_000)
+    [found] = from_review([long], "anna")
+    assert settled([found])[long.id] == long.model_copy(update={"corrected_by": "anna"})
 
 
 def test_disagreements_are_on_one_text_and_undecided():

@@ -1,5 +1,6 @@
 """A run folder as a whole round leaves it, small, from a seed; what stages can write without a model, they write."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,19 @@ def run_dir(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("run")
     write_run(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium; skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs 'pip install axe-playwright-python'")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            opened = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -21,18 +21,6 @@ pytestmark = pytest.mark.slow("report", seconds=15)
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs 'pip install axe-playwright-python'")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            opened = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def axe() -> str:
     package = pytest.importorskip("axe_playwright_python", reason="needs 'pip install axe-playwright-python'")
     return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")

@@ -2,82 +2,29 @@
 
 import base64
 import hashlib
-import http.client
 import io
 import json
 import re
 import shutil
-import threading
 import wave
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from audit_documents import audited
+from review_client import JSON, serving
 
 from shibolet.errors import DataError
 from shibolet.recipe import load_recipe
-from shibolet.records.answers import EARLIER, read_answers
+from shibolet.records.answers import EARLIER, Given, latest, read_answers
 from shibolet.records.files import write_jsonl
 from shibolet.records.review import Answer, read_review
 from shibolet.records.runfolder import RunFolder
-from shibolet.report.review_page import review_page
-from shibolet.rounds.reviewing.address import Address, address_of
-from shibolet.rounds.reviewing.desk import Desk
-from shibolet.rounds.reviewing.server import MAX_ANSWER_BYTES, ReviewServer
+from shibolet.rounds.reviewing.address import address_of
+from shibolet.rounds.reviewing.desk import Desk, _mended
+from shibolet.rounds.reviewing.label_studio import task_of
+from shibolet.rounds.reviewing.server import MAX_ANSWER_BYTES
 from shibolet.rounds.reviewing.settling import open_journal, settle_answers, take_in
-
-JSON = {"Content-Type": "application/json"}
-
-
-class Client:
-    """Asks a server of this process; it knows the address."""
-
-    def __init__(self, address: Address, run: Path) -> None:
-        self.address, self.run = address, run
-
-    def ask(self, path: str, *, method: str = "GET", body: bytes | None = None, token: str | None = None, **headers):
-        token = self.address.token if token is None else token
-        return self.raw(f"/{token}/{path}", method=method, body=body, **headers)
-
-    def raw(self, path: str, *, method: str = "GET", body: bytes | None = None, **headers):
-        """Status, headers and body of the answer."""
-        headers = {"Host": f"127.0.0.1:{self.address.port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.address.port, timeout=20)
-        with closing(connection):
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            if body is not None and "Content-Length" not in headers:
-                connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
-
-    def get(self, path: str):
-        status, _, body = self.ask(path)
-        assert status == 200, body
-        return json.loads(body)
-
-    def answer(self, row: dict, by: str, verdict: str | None, **fields):
-        given = {"by": by, "id": row["id"], "text": row["text"], "verdict": verdict, **fields}
-        status, _, body = self.ask("answer", method="POST", body=json.dumps(given).encode(), **JSON)
-        return status, json.loads(body)
-
-
-@contextmanager
-def serving(run: Path):
-    folder = RunFolder(run)
-    with closing(open_journal(folder)) as journal:
-        desk = Desk(folder, load_recipe(folder.recipe), journal)
-        with ReviewServer(address_of(run), desk, review_page(folder)) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-            thread.start()
-            try:
-                yield Client(server.address, run)
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @pytest.fixture
@@ -234,6 +181,48 @@ def test_what_people_answered_reaches_the_audit_and_a_correction_with_it(run):
     assert folder.review.stat().st_mtime_ns == stamp, "the same answers are the same input of later stages"
 
 
+def test_what_comes_back_from_label_studio_overwrites_nothing_that_it_has_no_word_for(run):
+    """Its annotations know neither acceptance nor decisions: taken for newer answers, they would take both back."""
+    with serving(run) as client:
+        one, other = client.get("rows")[:2]
+        client.answer(one, "anna", "bad", corrected="what is said", accepted=True)
+        client.answer(one, "anna", "bad", corrected="what is said", accepted=True, decides=True)
+        client.answer(other, "anna", "good")
+        tasks = [task_of(audited(row["id"], text=row["text"]), "x.flac", []) for row in (one, other)]
+        verdict = {"from_name": "verdict", "value": {"choices": ["bad"]}}
+        said = [verdict, *({"from_name": name, "value": {"text": [text]}} for name, text in
+                           (("corrected", "what  is said "), ("reviewer", "anna")))]  # fmt: skip
+        for task in tasks:
+            task["annotations"] = [{"result": said, "updated_at": "2999-01-01T00:00:00Z"}]
+        assert client.take_in(tasks) == {"new": 1, "old": 1, "unknown": 0}
+        assert client.take_in(tasks) == {"new": 0, "old": 2, "unknown": 0}
+        kept = latest(read_answers(RunFolder(run).answers))
+    assert kept[one["id"], "anna"].accepted and kept[one["id"], "anna"].decides
+    changed = kept[other["id"], "anna"]
+    assert (changed.verdict, changed.corrected, changed.accepted) == ("bad", "what is said", False)
+
+
+def test_an_older_export_of_the_answers_overwrites_no_newer_one(run):
+    """Whoever imports last week's answers.jsonl must not undo this week."""
+    with serving(run) as client:
+        row = client.get("rows")[0]
+        client.answer(row, "anna", "good", corrected="x y z", accepted=True)
+        exported = client.ask("answers.jsonl")[2]
+        older = json.dumps({**json.loads(exported), "note": "of another machine", "at": "2020-01-01"}).encode()
+        client.answer(row, "anna", "bad")
+        assert client.take_in(exported) == client.take_in(older) == {"new": 0, "old": 1, "unknown": 0}
+        newer = [{**json.loads(exported), "accepted": False, "at": f"2999-01-0{day}"} for day in (1, 2)]
+        assert client.take_in("\n".join(map(json.dumps, newer)).encode()) == {"new": 1, "old": 1, "unknown": 0}
+        [found] = latest(read_answers(RunFolder(run).answers)).values()
+    assert (found.verdict, found.accepted) == ("good", False), "what answers.jsonl says is said"
+
+
+def test_a_text_that_is_saved_as_it_is_is_no_correction():
+    """A double space in the data would make it one, and call the original bad."""
+    given = Given(by="anna", id="a", text="a  b\tc ", corrected="a b c", accepted=True)
+    assert _mended(given).corrected is None and not _mended(given).accepted
+
+
 def test_an_earlier_review_is_where_a_new_one_begins(run, tmp_path):
     """Answers that came by 'audit --review' must not vanish once somebody opens the page; a later file decides."""
     folder = RunFolder(run)
@@ -297,9 +286,15 @@ def test_the_command_takes_in_files_and_writes_tasks_without_a_server(run, run_c
     assert code == 0 and out.startswith(f"{len(tasks):,} tasks are in ") and len(tasks) > 200
     answered = [task for task in tasks if task["annotations"]]
     assert {task["data"]["id"] for task in answered} <= {row["id"] for row in rows[:3]} and len(answered) > 1
+    code, out, _ = run_cli("review", str(run), "--import", str(tmp_path / "tasks" / "tasks.json"))
+    assert code == 0 and out.startswith("0 answers were taken in; ") and "were here already" in out
+    write_jsonl(path, [{"id": rows[0]["id"], "text": rows[0]["text"], "verdict": "good"}])
+    assert run_cli("review", str(run), "--import", str(path), "--by", "Dana")[0] == 0
+    assert read_answers(RunFolder(run).answers)[-1].by == "Dana"
     write_jsonl(path, [{"by": "eve", "id": "x", "text": "y", "verdict": "bad"}])
     assert "none of its 1 answers is about" in run_cli("review", str(run), "--import", str(path))[2]
     assert run_cli("review", str(run), "--import", str(path), "--port", "2000")[0] == 2
+    assert run_cli("review", str(run), "--by", "Dana")[0] == 2
     assert run_cli("review", str(tmp_path))[0] == 2
     RunFolder(run).alignment_report().unlink()
     code, _, err = run_cli("review", str(run))

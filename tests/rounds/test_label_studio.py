@@ -71,6 +71,16 @@ def test_lines_of_our_own_are_read_too():
     assert found[0] == ANNA and (found[1].by, found[1].verdict) == ("review-x.jsonl", "bad")
 
 
+def test_whose_answers_they_are_is_not_read_out_of_their_text():
+    """A text that says "by" is no name, and answers of several people must not become one person's."""
+    line = json.dumps({"id": "a", "verdict": "bad", "text": "by", "corrected": "by"}).encode()
+    assert b'"by"' in line
+    [found] = answers_in(line, "dana.jsonl")
+    assert (found.by, found.text) == ("dana.jsonl", "by")
+    assert answers_in(line, "dana.jsonl", "Dana")[0].by == "Dana"
+    assert len(answers_in(line, "d" * 200)[0].by) == 60
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

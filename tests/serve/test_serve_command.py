@@ -23,11 +23,20 @@ def test_a_missing_extra_is_named_before_a_model_is_loaded(run_cli, monkeypatch)
         (["builtin:round1"], "name the language"),
         (["builtin:round1", "--language", "Klingon"], "language 'Klingon' is not known"),
         (["builtin:round1", "--language", "he", "--api-key", "two words"], "the API key has a space"),
+        (["builtin:round1", "--language", "he", "--api-key", ""], "--api-key or SHIBOLET_API_KEY is empty"),
+        (["builtin:round1", "--language", "he", "--api-key", "  "], "--api-key or SHIBOLET_API_KEY is empty"),
     ],
 )
 def test_what_cannot_be_served_is_one_sentence(run_cli, args, said):
     code, _, err = run_cli("serve", *args)
     assert code == 2 and said in err and err.count("\n") == 1
+
+
+def test_an_empty_key_of_the_environment_is_no_open_server(run_cli, monkeypatch):
+    """A secret that a container failed to fill in must not serve anybody who asks."""
+    monkeypatch.setenv("SHIBOLET_API_KEY", "")
+    code, _, err = run_cli("serve", "builtin:round1", "--language", "he")
+    assert code == 2 and "SHIBOLET_API_KEY is empty" in err and err.count("\n") == 1
 
 
 def test_a_port_in_use_is_one_sentence(run_cli):

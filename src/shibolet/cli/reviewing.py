@@ -18,6 +18,9 @@ def review(
         Path | None,
         typer.Option("--import", metavar="FILE", help="Only add answers: answers.jsonl, or JSON of Label Studio."),
     ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --import: whose answers audit.html saved, else the file's.")
+    ] = None,
     export_to: Annotated[
         Path | None,
         typer.Option("--export-label-studio", metavar="DIR", help="Only write tasks with sound for Label Studio."),
@@ -30,8 +33,10 @@ def review(
     require_run(run_dir)
     if sum(value is not None for value in (port, take_in, export_to)) > 1:
         raise RecipeError("review: give one of --port, --import and --export-label-studio")
+    if by is not None and take_in is None:
+        raise RecipeError("review: --by is the name for a file; give --import FILE too")
     if take_in is not None:
-        typer.echo(take_in_file(run_dir, take_in))
+        typer.echo(take_in_file(run_dir, take_in, by))
     elif export_to is not None:
         typer.echo(export_to_label_studio(run_dir, export_to))
         typer.echo("docs/review.md says how Label Studio plays the sound beside them.")

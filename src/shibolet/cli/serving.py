@@ -1,5 +1,6 @@
 """The command that serves a model to other programs."""
 
+import os
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from shibolet.cli.options import Style, Terms, language_told, quiet
 from shibolet.errors import RecipeError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+KEY = "SHIBOLET_API_KEY"
 
 
 def serve(
@@ -19,9 +21,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0: reached from other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="SHIBOLET_API_KEY", metavar="KEY", help="Clients have to send it.")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar=KEY, metavar="KEY", help="Clients have to send it.")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model, as clients say it.")] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A page that may call from a browser; repeat for several.")
@@ -41,6 +41,9 @@ def serve(
     """Transcribe for other programs, over HTTP as OpenAI's API does."""
     if missing := [one for one in ("starlette", "uvicorn", "python_multipart") if find_spec(one) is None]:
         raise RecipeError(f"serve needs packages more ({', '.join(missing)}): pip install 'shibolet[serve]'")
+    key = os.environ.get(KEY) if api_key is None else api_key  # an empty variable is none to the parser of options
+    if key is not None and not key.strip():
+        raise RecipeError(f"serve: --api-key or {KEY} is empty; give a key, or leave the option out and {KEY} unset")
     from shibolet.cli.terminal import tell
     from shibolet.serve.app import Served
     from shibolet.serve.config import Limits

@@ -20,7 +20,7 @@ from shibolet.records.files import make_folder, sync_dir
 from shibolet.records.reading import parse_line, read_content
 from shibolet.records.review import Answer, Verdict
 
-MAX_NAME, MAX_TEXT, MAX_ID = 60, 20_000, 2_000  # characters
+MAX_NAME = 60  # characters
 REMEDY = "every line is an answer that somebody gave: take the line out and keep the others"
 EARLIER = "earlier review"  # whose answers these are that `review.jsonl` had before anybody reviewed here
 
@@ -31,11 +31,11 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str = Field(min_length=1, max_length=MAX_NAME)
-    id: str = Field(max_length=MAX_ID)
-    text: str = Field(max_length=MAX_TEXT)  # that was judged
+    id: str
+    text: str  # that was judged; as long as the data have it
     verdict: Verdict | None = None  # None: no answer, or taken back
-    note: str = Field("", max_length=MAX_TEXT)
-    corrected: str | None = Field(None, max_length=MAX_TEXT)  # what is said, where the text says something else
+    note: str = ""
+    corrected: str | None = None  # what is said, where the text says something else
     accepted: bool = False  # whether `corrected` may train
     decides: bool = False  # it counts whatever others said before it
     at: str = Field("", max_length=40)  # when, ISO 8601 in UTC
@@ -105,11 +105,19 @@ def _whole(path: Path) -> int:
     return read_content(path, REMEDY).rfind(b"\n") + 1
 
 
-def latest(given: Iterable[Given]) -> dict[tuple[str, str], Given]:
-    """By utterance and person what the person said last."""
+_VERDICT, _CORRECTION = ("verdict", "decides"), ("corrected", "accepted")  # what an answer consists of, besides a note
+
+
+def latest(given: Iterable[Given], fields: Sequence[str] = _VERDICT + _CORRECTION) -> dict[tuple[str, str], Given]:
+    """By utterance and person what the person said last, in the order in which the text or `fields` last changed.
+
+    So a note on an old answer does not make it a new one.
+    """
     found: dict[tuple[str, str], Given] = {}
     for one in given:
-        found.pop((one.id, one.by), None)  # so that the order is that of the last answers
+        before = found.get((one.id, one.by))
+        if before and any(getattr(one, name) != getattr(before, name) for name in ("text", *fields)):
+            del found[one.id, one.by]
         found[one.id, one.by] = one
     return found
 
@@ -122,27 +130,28 @@ def settled(given: Iterable[Given]) -> dict[str, Answer]:
     found it bad. Of answers on several texts of one utterance those on the text of the newest count.
     """
     by_id: dict[str, list[Given]] = defaultdict(list)
-    for one in latest(given).values():
+    for one in given:
         by_id[one.id].append(one)
-    answers = {id: _agreed([one for one in own if one.text == own[-1].text]) for id, own in by_id.items()}
+    answers = {id: _agreed(own) for id, own in by_id.items()}
     return {id: answers[id] for id in sorted(answers) if answers[id] is not None}
 
 
 def _agreed(given: Sequence[Given]) -> Answer | None:
-    """The answer of several people on one text; None where nobody says anything."""
-    deciding = [one for one in given if one.decides and one.verdict]
-    voices = deciding[-1:] or [one for one in given if one.verdict]
+    """What all that was ever given on one utterance comes to; None where nobody says anything now."""
+    text = list(latest(given).values())[-1].text
+    verdicts = [one for one in latest(given, _VERDICT).values() if one.text == text and one.verdict]
+    voices = [one for one in verdicts if one.decides][-1:] or verdicts
     sure = {one.verdict for one in voices} - {"unsure"}
-    corrections = [one for one in given if one.corrected is not None and one.accepted]
-    if not voices and not corrections:
+    corrections = [one for one in latest(given, _CORRECTION).values() if one.text == text and one.accepted]
+    corrected = [one.corrected for one in corrections if one.corrected is not None]
+    if not voices and not corrected:
         return None
     verdict: Verdict = "unsure" if voices and len(sure) != 1 else next(iter(sure), "bad")
-    found = Answer(id=given[-1].id, verdict=verdict, text=given[-1].text)
-    if not corrections:
+    found = Answer(id=given[0].id, verdict=verdict, text=text)
+    if not corrected:
         return found
-    text = corrections[-1].corrected
-    writer = next(one.by for one in given if one.corrected == text)  # others accept what the first wrote
-    return found.model_copy(update={"corrected": text, "corrected_by": writer})
+    writer = next(one.by for one in given if one.corrected == corrected[-1])  # others accept what the first wrote
+    return found.model_copy(update={"corrected": corrected[-1], "corrected_by": writer})
 
 
 def disagreements(given: Iterable[Given]) -> list[str]:

@@ -20,6 +20,8 @@
   let isDraw = false, stopAt = null, move = () => {};
 
   const answerOf = (row) => answers.get(row.id) ?? null;
+  // Given on this page: what others answered before it was written must not come back as this person's.
+  const isMine = (row) => Boolean(kept[row.id]?.verdict) && kept[row.id].text === row.text;
 
   // Verdicts
 
@@ -48,7 +50,7 @@
   }
 
   function save() {
-    const lines = rows.filter((row) => answerOf(row))
+    const lines = rows.filter(isMine)
       .map((row) => JSON.stringify({ id: row.id, verdict: answerOf(row), text: row.text }) + "\n");
     const href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
     const link = make("a", { href, download: file });
@@ -140,7 +142,7 @@
   }
 
   function count() {
-    const judged = rows.filter((row) => answerOf(row));
+    const judged = rows.filter(isMine);
     const drawn = rows.filter((row) => row.draw !== null);
     const done = drawn.filter((row) => answerOf(row)).length;
     get("count").textContent = isDraw

@@ -71,6 +71,11 @@
 
   const mine = (row) => answers.mine(row);
   const isBlind = () => view === "draw"; // who judges the random draw is not told what the audit or others think
+  function correctionShown(row) {
+    if (!isBlind()) return answers.correction(row);
+    return mine(row).corrected === null ? null : mine(row);
+  }
+
   const wanted = {
     worst: () => true,
     draw: (row) => row.draw !== null,
@@ -121,7 +126,7 @@
   function lineOf(row) {
     const own = mine(row), cell = (className, text) => make("span", { className }, text);
     const mark = own.verdict ? cell(`answer ${own.verdict}`, own.verdict) : "";
-    const correction = answers.correction(row);
+    const correction = correctionShown(row);
     return make("div", { className: "line" },
       make("span", { className: "mark" }, mark),
       cell(`conf n${row.low ? " low" : ""}`, number(row.confidence, 2)),
@@ -133,6 +138,7 @@
   async function open(row, isMove, toSpan = 0) {
     state.span = toSpan;
     state.loaded = null;
+    putAside(row);
     showDetail(row);
     if (!row) return sound.stop();
     const known = details.get(row.id) ?? fetch(`entry?place=${row.place}`).then((answer) => answer.json());
@@ -169,7 +175,7 @@
   }
 
   function accept() {
-    const row = state.list.row, found = row && answers.correction(row);
+    const row = state.list.row, found = row && correctionShown(row);
     if (!found) return;
     if (found.accepted && found.by !== mine(row).by) warn(`${found.by} accepted it, and can take it back.`);
     else answers.change(row, { corrected: found.corrected, accepted: !found.accepted });
@@ -235,9 +241,10 @@
     get("file").value = "";
     if (!file) return;
     try {
-      const answer = await answers.ask("import", await file.text());
+      const answer = await answers.ask(`import?name=${encodeURIComponent(file.name)}`, await file.text());
       const said = await answer.json();
-      warn(answer.ok ? `${said.known} answers were taken in, ${said.unknown} are about other utterances.` : said.error);
+      const old = said.old ? `, ${said.old} were here already, or newer ones are` : "";
+      warn(answer.ok ? `${said.new} answers were taken in${old}, ${said.unknown} are about other utterances.` : said.error);
       await answers.poll();
     } catch {
       warn("The server does not answer: run 'shibolet review' again.");
@@ -246,9 +253,9 @@
 
   // Keys
 
-  const { showDetail, refreshAnswers, edit } = reviewDetail({
-    parts, direction, language, suspects, state, sound, answers, isBlind, spansNear, answer, accept, decide, jumpBy,
-    speedBy, loop, spectrogram,
+  const { showDetail, refreshAnswers, edit, putAside } = reviewDetail({
+    parts, direction, language, suspects, state, sound, answers, isBlind, correctionShown, spansNear, answer, accept,
+    decide, jumpBy, speedBy, loop, spectrogram,
   });
   const keys = reviewKeys({
     select: (place) => state.list.select(place), step: (num) => state.list.select(state.list.place + num),

@@ -25,8 +25,9 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
 
   function put(answer) {
     if (!said.has(answer.id)) said.set(answer.id, new Map());
-    const own = said.get(answer.id);
-    own.delete(answer.by); // so that the last answer is the last
+    const own = said.get(answer.id), before = own.get(answer.by);
+    const isOther = ["text", "corrected", "accepted"].some((key) => answer[key] !== before?.[key]);
+    if (isOther) own.delete(answer.by); // the order is that of the corrections; a note or a verdict is none
     own.set(answer.by, answer);
   }
 
@@ -74,9 +75,11 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
         // no server
       }
       const told = answer?.ok ? null : await reason(answer);
-      if (answer?.ok || answer?.status === 422) {
+      const isRefused = [413, 422].includes(answer?.status); // it would be refused again
+      if (answer?.ok || isRefused) {
         unsent.shift();
         remember();
+        if (isRefused) await forget();
         why = "";
         onWaiting(unsent.length, why);
         if (told) onRefused(told);
@@ -118,6 +121,15 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
     }
   }
 
+  // What the server refused is not what anybody said.
+  async function forget() {
+    said.clear();
+    known = 0;
+    await poll();
+    unsent.forEach(put);
+    onChange(null);
+  }
+
   async function begin(name) {
     me = name;
     unsent = recall(); // of a page that was closed before the server had them
@@ -146,9 +158,13 @@ function reviewAnswers({ onChange, onWaiting, onRefused }) {
       unsent = [];
       remember(); // what waits goes on under the name that this page has now
       me = name;
-      unsent = waiting;
+      const before = recall(); // that waited under it when the page was closed
+      before.forEach(put);
+      unsent = [...waiting, ...before]; // the first may be on its way
       undone.length = 0;
       remember();
+      onWaiting(unsent.length, why);
+      send();
     },
     get numUndo() { return undone.length; },
     get numWaiting() { return unsent.length; },

@@ -1,11 +1,18 @@
 // What the page of a review shows of one utterance, with its buttons: all of them have keys too.
 function reviewDetail(page) {
-  const { state, sound, answers, isBlind, spansNear, answer, accept, decide } = page;
+  const { state, sound, answers, isBlind, correctionShown, spansNear, answer, accept, decide } = page;
   const { make, speech, evidence, strip } = page.parts, { direction, language, suspects } = page;
   const get = (id) => document.getElementById(id), detail = get("detail");
-  const mine = (row) => answers.mine(row);
+  const mine = (row) => answers.mine(row), drafts = new Map(); // utterance -> a text that is typed and not saved
   const button = (text, key, onclick, properties = {}) =>
     make("button", { type: "button", onclick, ...properties }, text, make("kbd", {}, key));
+
+  // Another utterance is opened and has to be shown: a text that is being typed waits in `drafts`, a note is given.
+  function putAside(row) {
+    const area = detail.querySelector("textarea");
+    if (area && area.dataset.id !== row?.id) area.remove();
+    detail.querySelector("#note:focus")?.blur(); // in Safari a click on a button takes no focus
+  }
 
   function showDetail(row) {
     if (detail.querySelector("textarea, #note:focus")) return; // somebody is typing
@@ -71,19 +78,19 @@ function reviewDetail(page) {
   function refreshAnswers() {
     const row = state.list?.row, box = get("answers");
     if (!row || !box || box.querySelector("textarea, #note:focus")) return;
-    const own = mine(row), correction = answers.correction(row);
+    const own = mine(row), correction = correctionShown(row);
     const focused = box.contains(document.activeElement) ? document.activeElement.dataset.do : null;
     const verdict = (value, key) => make("button", {
       type: "button", "data-do": value, "data-answer": value, "aria-pressed": own.verdict === value, onclick: () => answer(value),
     }, value, make("kbd", {}, key));
-    const text = correction && !isBlind() ? [
+    const text = correction ? [
       speech(make("del", {}, row.text || "\u2013")), speech(make("ins", {}, correction.corrected)),
       make("p", { className: "quiet" }, correction.accepted
         ? `${correction.by} corrected this text; it is accepted and trains in place of the other. `
         : `${correction.by} proposes this text. `,
         make("button", { type: "button", "data-do": "accept", onclick: accept },
           correction.accepted ? "Take back" : "Accept", make("kbd", {}, "a"))),
-    ] : [speech(own.corrected ?? (row.text || "\u2013"))];
+    ] : [speech(row.text || "\u2013")];
     const others = isBlind() && !own.verdict ? [] : answers.others(row).filter((one) => one.verdict || one.note);
     box.replaceChildren(
       make("div", { className: "verdicts", role: "group", "aria-label": "Verdict" },
@@ -107,21 +114,25 @@ function reviewDetail(page) {
     return note;
   }
 
+  const spaced = (text) => text.trim().replace(/\s+/g, " ");
+
   function edit() {
     const row = state.list.row, box = get("answers");
     if (!row || !box) return;
     const area = make("textarea", {
-      dir: direction, lang: language, rows: 3, maxLength: 20000, "aria-label": "What is said",
-      value: answers.correction(row)?.corrected ?? row.text,
+      dir: direction, lang: language, rows: 3, maxLength: 500000, "aria-label": "What is said",
+      "data-id": row.id, value: drafts.get(row.id) ?? correctionShown(row)?.corrected ?? row.text,
+      oninput: () => drafts.set(row.id, area.value),
     });
     const close = () => {
+      drafts.delete(row.id);
       area.remove();
       showDetail(row);
       get("list").focus({ preventScroll: true });
     };
     const save = (accepted) => {
-      const text = area.value.trim().replace(/\s+/g, " ");
-      const isChanged = text && text !== row.text;
+      const text = spaced(area.value);
+      const isChanged = text && text !== spaced(row.text);
       close();
       answers.change(row, { corrected: isChanged ? text : null, accepted: Boolean(isChanged && accepted) });
     };
@@ -139,5 +150,5 @@ function reviewDetail(page) {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
-  return { showDetail, refreshAnswers, edit };
+  return { showDetail, refreshAnswers, edit, putAside };
 }

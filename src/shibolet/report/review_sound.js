@@ -88,7 +88,7 @@ function reviewSound({ onFrame, onState }) {
 
   function toggle() {
     if (!player.paused) return stop();
-    play(player.ended || to !== null ? from : player.currentTime, to);
+    play(to !== null ? from : player.ended ? 0 : player.currentTime, to);
   }
 
   function seek(seconds) {

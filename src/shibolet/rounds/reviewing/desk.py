@@ -106,13 +106,24 @@ class Desk:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return self.journal.append([_mended(given).model_copy(update={"at": now})])
 
-    def take_in(self, given: Iterable[Given]) -> tuple[int, int]:
-        """Keep answers of a file; how many are about utterances of this audit, and how many are not."""
+    def take_in(self, given: Iterable[Given]) -> tuple[int, int, int]:
+        """Keep the answers of a file that say anything new, of each person on an utterance the last.
+
+        How many those are, how many are here already or are older than what is, and how many are about no utterance
+        of this audit.
+        """
         given = list(given)
-        known = [_mended(one) for one in given if one.id in self._rows and self._rows[one.id].text == one.text]
-        if known:
-            self.journal.append(known)
-        return len(known), len(given) - len(known)
+        known = [one for one in given if one.id in self._rows and self._rows[one.id].text == one.text]
+        seen, last = set(self.journal.given), latest(self.journal.given)
+        new = []
+        for key, one in latest(known).items():
+            before = last.get(key)
+            one = _mended(one) if before is None else _completed(_mended(one), before)
+            if one not in seen and (before is None or _is_newer(one, before)):
+                new.append(one)
+        if new:
+            self.journal.append(new)
+        return len(new), len(known) - len(new), len(given) - len(known)
 
     def changes(self, after: int) -> Sequence[Given]:
         """Answers from the `after`-th on, counted from 0."""
@@ -179,8 +190,24 @@ class Desk:
 def _mended(given: Given) -> Given:
     """Without a correction that changes nothing but spaces."""
     corrected = " ".join((given.corrected or "").split())
-    is_new = bool(corrected) and corrected != given.text
-    return given.model_copy(update={"corrected": corrected if is_new else None, "accepted": is_new and given.accepted})
+    if corrected and corrected != " ".join(given.text.split()):
+        return given.model_copy(update={"corrected": corrected})
+    return given.model_copy(update={"corrected": None, "accepted": False})
+
+
+def _completed(given: Given, before: Given) -> Given:
+    """With what its file has no word for, and what therefore stays as it was: acceptance and decision."""
+    if given.text != before.text:
+        return given
+    is_same = {"accepted": given.corrected == before.corrected, "decides": given.verdict == before.verdict}
+    kept = [name for name, is_so in is_same.items() if is_so and name not in given.model_fields_set]
+    return given.model_copy(update={name: getattr(before, name) for name in kept})
+
+
+def _is_newer(given: Given, before: Given) -> bool:
+    """Whether it says something else than the same person said before, and was not given earlier."""
+    is_older = given.at and before.at and given.at < before.at
+    return not is_older and given.model_copy(update={"at": before.at}) != before
 
 
 def as_wav(samples: Any, rate_hz: int) -> bytes:

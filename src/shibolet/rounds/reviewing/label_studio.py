@@ -83,10 +83,11 @@ def _region(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
     return {"id": name, "from_name": name, "to_name": "audio", "type": kind, "value": value}
 
 
-def answers_in(content: bytes, name: str) -> list[Given]:
+def answers_in(content: bytes, name: str, by: str | None = None) -> list[Given]:
     """Answers of a file: tasks that Label Studio exported (JSON), our `answers.jsonl`, or what audit.html saved.
 
-    A text that was corrected in Label Studio is not accepted yet. DataError names the place that is wrong.
+    `by` is who gave those of audit.html, else the file's name stands for the person. A text that was corrected in
+    Label Studio is not accepted yet. DataError names the place that is wrong.
     """
     if content.lstrip()[:1] == b"[":
         try:
@@ -94,13 +95,22 @@ def answers_in(content: bytes, name: str) -> list[Given]:
         except ValueError as error:
             raise DataError(f"{name} is not whole ({error}); export it from Label Studio again, as JSON") from error
         return [one for number, task in enumerate(tasks, 1) for one in _of_task(task, f"{name}, task {number}")]
-    found = []
+    found, by = [], (by or Path(name).name)[:MAX_NAME]
     for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip() and b'"by"' in line:
+        if line.strip() and _has_name(line):
             found.append(parse_line(Path(name), number, line, Given, REMEDY))
         elif line.strip():
-            found += from_review([parse_line(Path(name), number, line, Answer, REMEDY)], Path(name).name[:MAX_NAME])
+            found += from_review([parse_line(Path(name), number, line, Answer, REMEDY)], by)
     return found
+
+
+def _has_name(line: bytes) -> bool:
+    """Whether a line says who gave the answer; what is no JSON does not."""
+    try:
+        value = parse_own(line)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "by" in value
 
 
 def _of_task(task: Any, place: str) -> list[Given]:

@@ -30,7 +30,7 @@ from shibolet.rounds.reviewing.label_studio import answers_in
 
 LOG = logging.getLogger(__name__)
 
-MAX_ANSWER_BYTES, MAX_FILE_BYTES = 256 << 10, 32 << 20
+MAX_ANSWER_BYTES, MAX_FILE_BYTES = 4 << 20, 32 << 20
 MAX_CONNECTIONS, IDLE_S = 64, 30.0
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -51,6 +51,7 @@ class _Asked(BaseModel):
     start_s: float = Field(0.0, ge=0, allow_inf_nan=False)
     length_s: float = Field(MAX_SOUND_S, gt=0, le=MAX_SOUND_S, allow_inf_nan=False)
     after: int = Field(0, ge=0)
+    name: str = Field("the file", max_length=255)
 
 
 class Refused(ShiboletError):
@@ -182,8 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({"num": self.server.desk.answer(given)})
 
     def _take_file(self, asked: _Asked) -> tuple[str, bytes]:
-        known, unknown = self.server.desk.take_in(answers_in(self._body(MAX_FILE_BYTES), "the file"))
-        return _json({"known": known, "unknown": unknown})
+        new, old, unknown = self.server.desk.take_in(answers_in(self._body(MAX_FILE_BYTES), asked.name))
+        return _json({"new": new, "old": old, "unknown": unknown})
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: an address has the token in it."""

@@ -32,16 +32,17 @@ def serve(run_dir: Path, port: int | None, tell: Callable[[str], None]) -> None:
                 server.serve_forever()
 
 
-def take_in_file(run_dir: Path, path: Path) -> str:
+def take_in_file(run_dir: Path, path: Path, by: str | None) -> str:
     """Add the answers of a file, as `answers_in` reads it; a sentence about them."""
     folder = RunFolder(run_dir)
     _require_audit(folder)
-    given = answers_in(read_content(path, "give the file that was exported"), path.name)
+    given = answers_in(read_content(path, "give the file that was exported"), path.name, by)
     with closing(open_journal(folder)) as journal:
-        known, unknown = Desk(folder, load_recipe(folder.recipe), journal).take_in(given)
-    if not known:
+        new, old, unknown = Desk(folder, load_recipe(folder.recipe), journal).take_in(given)
+    if not new + old:
         raise DataError(f"{path}: none of its {unknown:,} answers is about an utterance of this audit")
-    return f"{known:,} answers were taken in; {unknown:,} are about other utterances or other texts"
+    said = f"{new:,} answers were taken in; {unknown:,} are about other utterances or other texts"
+    return f"{said}\n{old:,} were here already, or newer ones are" if old else said
 
 
 def export_to_label_studio(run_dir: Path, out_dir: Path) -> str:
