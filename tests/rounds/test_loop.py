@@ -120,7 +120,11 @@ def test_too_few_clips_for_the_second_turn_are_refused_before_the_first_is_train
     }
     utterances = [
         Utterance(
-            id=id, audio=AudioRef(path="a.flac"), text="שלום עולם", source="s", duration_s=20.0 if kind == "long" else 2.0
+            id=id,
+            audio=AudioRef(path="a.flac"),
+            text="שלום עולם",
+            source="s",
+            duration_s=20.0 if kind == "long" else 2.0,
         )
         for id, kind in named.items()
     ]

@@ -128,13 +128,13 @@ def _require_clips(current: Round) -> None:
     shards = sorted(folder.prepared.glob("dev-*.parquet"))
     held_out = {id for shard in shards for (id,) in read_shard(shard, "origin_id")}
     held_out &= {u.id for u in passed_audit(current, judged(current).rows())}
-    label = current.recipe.label
-    most = label.max_false_accept_pct
+    most, longest_s = current.recipe.label.max_false_accept_pct, current.recipe.label.max_piece_s
     if len(held_out) < (needed := clips_needed(most)):
         raise DataError(
             f"loop: {current.recipe.title} holds out {len(held_out):,} utterances for dev that the audit let pass, of "
-            f"at most label.max_piece_s={label.max_piece_s:g} s, and the limits of the next turn are calibrated on "
-            f"these alone, since its writer learns the others; label.max_false_accept_pct={most:g} takes {needed:,} at least. Raise prepare.dev_frac"
+            f"at most label.max_piece_s={longest_s:g} s, and the limits of the next turn are calibrated on these, "
+            f"since its writer learns the others; label.max_false_accept_pct={most:g} takes {needed:,} at least. "
+            "Raise prepare.dev_frac"
         )
 
 
