@@ -88,13 +88,18 @@ def evaluate(
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
-        scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
+        others = systems_of(hypotheses, "--hypotheses") if hypotheses else []
+        scores = do_evaluate(current, others or candidates_of(current))
+        own = current.names[1].label
+        scored = [*([own] if others and current.folder.evaluated(own) else []), *(one.label for one in others)]
     print_json(scores) if json_ else show_scores(scores)
     if not json_ and not hypotheses:
         after_stage("evaluate", same(recipe, run_dir, changes))
+    elif not json_ and len(scored) > 1:
+        named = [f"--system={label}" for label in scored]
+        advise("compare the systems", "compare", *same(recipe, run_dir, changes), *named)
     elif not json_:
-        named = [f"--system={one.label}" for one in systems_of(hypotheses, "--hypotheses")]
-        advise("compare two or more systems", "compare", *same(recipe, run_dir, changes), *named)
+        advise("score another system, to compare it with this one")
 
 
 def compare(

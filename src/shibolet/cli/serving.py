@@ -41,7 +41,7 @@ def serve(
     """Transcribe for other programs, over HTTP as OpenAI's API does."""
     if missing := [one for one in ("starlette", "uvicorn", "python_multipart") if find_spec(one) is None]:
         raise RecipeError(f"serve needs packages more ({', '.join(missing)}): pip install 'shibolet[serve]'")
-    from shibolet.cli.terminal import tell
+    from shibolet.cli.terminal import tell, warn
     from shibolet.serve.app import Served
     from shibolet.serve.config import Limits
     from shibolet.serve.desk import Told
@@ -53,7 +53,7 @@ def serve(
     quiet()
     spoken = get_language(language_told(language, model)).name
     if api_key is None and host not in LOCAL:
-        tell(f"anybody who reaches {host} may use this server; --api-key KEY asks for one")
+        warn(f"anybody who reaches {host} may use this server; --api-key KEY asks for one")
     run(
         model,
         Served(

@@ -82,9 +82,14 @@ class Round(Models):
     place: Place = ONE_PLACE  # of this machine among those that train
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
+    warnings: Tell | None = None  # where those go that are said even to a user who wants quiet; None: to `tell`
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
+
+    def warn(self, sentence: str) -> None:
+        """A sentence about what is lost or left out."""
+        (self.warnings or self.tell)(sentence)
 
     @cached_property
     def data(self) -> SourceData:
@@ -144,7 +149,7 @@ class Round(Models):
                 try:
                     self.read(source)
                 except DataError as error:
-                    self.tell(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
+                    self.warn(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
                     continue
             found.append(source)
         return found
