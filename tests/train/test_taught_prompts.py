@@ -24,7 +24,7 @@ from shibolet.train.objectives.cost import notes_on_objectives
 from shibolet.train.objectives.given import Given
 from shibolet.train.objectives.min_wer import MinWer
 from shibolet.train.objectives.on_policy import OnPolicy
-from shibolet.train.objectives.own_texts import Writer
+from shibolet.train.objectives.own_texts import Writer, recorded
 from shibolet.train.reader import PackReader
 from shibolet.train.replay import read_replay
 from shibolet.train.stage import Reached
@@ -107,7 +107,7 @@ def test_own_texts_of_a_replayed_utterance_stand_in_its_prompt(both, objective, 
     class Taught:
         loaded = teacher
 
-    def drawn(self: Writer, some: list[TrainExample], step: int) -> list[tuple[Draw, ...]]:
+    def drawn(self: Writer, some: list[TrainExample], clips: list, step: int) -> list[tuple[Draw, ...]]:
         targets = student.family.targets(student.tokenizer, Prompt("Hebrew"))
         encoded = [targets.encode([one.text, "it is good", "בית"]) for one in some]
         return [tuple(Draw([*ids, targets.frame.end_id], 0.0, "end") for ids in texts) for texts in encoded]
@@ -133,7 +133,7 @@ def test_texts_are_written_in_the_language_and_style_of_each(both, monkeypatch):
     given = [Given(student, config_of("min_wer"), language, 3) for language in ("Hebrew", "English")]
     english, hebrew = (alone_in(student, examples[-1], language) for language in ("English", "Hebrew"))
     mixed, english, hebrew = (
-        [draw.ids for draw in Writer(one, num=1, temperature=1.0).write(some, step=2)[-1]]
+        [draw.ids for draw in Writer(one, num=1, temperature=1.0).write(some, recorded(some), step=2)[-1]]
         for one, some in ((given[0], examples), (given[1], [english]), (given[0], [hebrew]))
     )
     assert mixed == english != hebrew
@@ -157,9 +157,17 @@ def test_what_a_family_draws_by_itself_is_not_drawn_and_the_plan_says_so():
     config = config_of("transcribe", "min_wer")
     assert Drawing.of(config, WHISPER, 0) is None and Drawing.of(config_of("transcribe"), WHISPER, 0) is not None
     said = "a Whisper learns previous texts and timestamps where its data have them, but not in this training"
-    assert notes_on_objectives(config, None, WHISPER)[-1].startswith(said)
+    assert notes_on_objectives(config, WHISPER)[-1].startswith(said)
     silent = config_of("min_wer", previous_text_frac=0, timestamps_frac=0), config_of("transcribe")
-    assert not [note for one in silent for note in notes_on_objectives(one, None, WHISPER) if said in note]
+    assert not [note for one in silent for note in notes_on_objectives(one, WHISPER) if said in note]
+
+
+def test_the_plan_says_what_the_rows_take_in_which_a_model_writes():
+    """A GPU that the plan calls full enough would run out of memory."""
+    for objective in ("on_policy", "min_wer"):
+        notes = notes_on_objectives(config_of(objective), WHISPER)
+        assert any("take up to 9% of the GPU's memory, which is not in the predicted memory" in note for note in notes)
+    assert not notes_on_objectives(config_of("transcribe"), WHISPER)
 
 
 @pytest.mark.slow("train", seconds=40)
