@@ -130,7 +130,7 @@ class Round(Models):
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
-                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
+                self.warn(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
             if is_test:
                 utterances, ledger = _of_one_domain(utterances, source.domain), _of_one_domain(ledger, source.domain)
             else:

@@ -74,9 +74,8 @@ def transcribe_files(
 ) -> int:
     """How many of `find_recordings` failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
 
-    A server without an aligner needs no language.
-    `warn` is given a sentence about each recording that fails, what of one could not be decoded, and where the model
-    looped or came to no end.
+    A server without an aligner needs no language. `warn` is given a sentence about each recording that fails, what of
+    one could not be decoded, and where the model looped or came to no end.
     """
     from shibolet.listen.lazy import Engines, LazyListener
     from shibolet.listen.open import listener_identity, open_aligner
