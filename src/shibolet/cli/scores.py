@@ -101,7 +101,7 @@ def evaluate(
 def _to_compare(current: "Round", others: "list[Candidate]") -> list[str]:
     """Labels of systems, and before them that of the round's own model where it was scored."""
     own = current.names[1].label
-    return [*([own] if current.folder.evaluated(own) else []), *(one.label for one in others)]
+    return list(dict.fromkeys([*([own] if current.folder.evaluated(own) else []), *(one.label for one in others)]))
 
 
 def _advise_comparison(scored: list[str], where: list[str]) -> None:
