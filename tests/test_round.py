@@ -434,10 +434,10 @@ def test_sets_in_another_language_are_compared_apart(current, monkeypatch):
     monkeypatch.setattr("shibolet.compare.compare", lambda *given: calls.append(given) or comparison_of(SAID, SAID))
     monkeypatch.setattr("shibolet.evaluate.stage.read_rows", lambda folder: [f"{folder.parent.name} {folder.name}"])
     scoring.do_compare(current)
-    own, names, _, _, other, _, _, doubted, languages, _, silence, _ = calls[0]
+    own, names, _, _, other, _, _, doubted, languages, _, silence, terms = calls[0]
     assert own == (["round1 clean"], ["round2 clean"])
     assert other == (["round1 whatsapp"], ["round2 whatsapp"])
-    assert doubted is None and silence is None
+    assert doubted is None and silence is None and not terms
     assert {name: language.name for name, language in languages.items()} == {"clean": "Hebrew", "whatsapp": "English"}
     assert [named.title for named in names] == ["Round 1", "Round 2"]
 
@@ -483,8 +483,8 @@ def test_a_dev_score_is_told_with_its_domains_and_the_first_one_without_a_share(
     monkeypatch.setattr(rank, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     recipe, told = load_recipe("demo"), []
     job = rank.TrainJob(
-        run_dir=tmp_path, prepared_dir=tmp_path, out_dir=tmp_path,
-        base="", train=recipe.train, evaluate=recipe.evaluate,
+        run_dir=tmp_path, prepared_dir=tmp_path, out_dir=tmp_path, base="", train=recipe.train,
+        evaluate=recipe.evaluate,
         language="Hebrew", seed=0, num_threads=1, about={},
         tracking=Tracking(settings=TrackingConfig(), folder=tmp_path, name="r", group="g", tags=()),
     )  # fmt: skip

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -120,6 +121,58 @@ def test_quiet_leaves_results_and_errors(run_cli, monkeypatch, tmp_path):
     quiet, loud = run_cli("report", "run", "-q"), run_cli("report", "run")
     assert quiet == (0, "run/report.html\n", "")
     assert loud[:2] == quiet[:2] and "report ..." in loud[2] and "Next: " in loud[2]
+
+
+def test_quiet_leaves_warnings(run_cli, monkeypatch, tmp_path, log):
+    """Who runs a round from a script has to know that a set was left out, and that anybody may use a server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(terminal.ERR, "quiet", True)
+    terminal.tell("progress"), terminal.warn("something is lost"), terminal.tell("progress")
+    assert log.getvalue() == "something is lost\n"
+    pytest.importorskip("starlette"), pytest.importorskip("uvicorn"), pytest.importorskip("python_multipart")
+    monkeypatch.setattr("shibolet.serve.run.serve", lambda *_, **__: None)
+    run_cli("serve", "builtin:round1", "--language", "he", "--host", "0.0.0.0", "-q")
+    assert "anybody who reaches 0.0.0.0" in log.getvalue()
+
+    def evaluated(current, systems):
+        current.tell("progress")
+        current.warn("a set is left out")
+        return {}
+
+    monkeypatch.setattr("shibolet.rounds.scoring.do_evaluate", evaluated)
+    monkeypatch.setattr("shibolet.rounds.scoring.candidates_of", lambda current: ())
+    assert run_cli("evaluate", "demo", "-q", "--json")[0] == 0
+    assert log.getvalue().endswith("0.0.0.0 may use this server; --api-key KEY asks for one\na set is left out\n")
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "wanted"),
+    [
+        (True, ["vote=v.jsonl"], "compare demo -o run --system=round2 --system=vote"),
+        (False, ["vote=v.jsonl"], None),
+        (False, ["vote=v.jsonl", "other=o.jsonl"], "compare demo -o run --system=vote --system=other"),
+    ],
+)
+def test_what_comes_next_after_hypotheses_compares_two_systems(run_cli, monkeypatch, tmp_path, log, own, given, wanted):
+    """One system alone is refused by the command that was advised."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shibolet.rounds.scoring.do_evaluate", lambda current, systems: {})
+    monkeypatch.setattr(
+        "shibolet.records.runfolder.RunFolder.evaluated", lambda self, label: [f"evaluate/{label}/a"] if own else []
+    )
+    code, _, _ = run_cli("evaluate", "demo", "-o", "run", *(f"--hypotheses={one}" for one in given))
+    said = log.getvalue()
+    assert code == 0 and (
+        f"shibolet {wanted}\n" in said if wanted else "score another" in said and "compare demo" not in said
+    )
+
+
+def test_the_demo_goes_on_with_its_own_settings(run_cli, monkeypatch, tmp_path, log):
+    """With another seed the next command would begin another demo in the same folder."""
+    monkeypatch.setattr("shibolet.demo.round.run_demo", lambda *_, **__: SimpleNamespace(exit_code=0))
+    monkeypatch.setattr("shibolet.cli.tables.show_demo", lambda summary: None)
+    assert run_cli("demo", "-o", "run", "--seed", "3", "--set", "audit.num_workers=0")[0] == 0
+    assert "shibolet demo --rounds 3 --out run --seed 3 --set audit.num_workers=0\n" in log.getvalue()
 
 
 def test_a_shell_completes_commands_options_and_recipes():

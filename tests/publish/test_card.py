@@ -17,6 +17,7 @@ from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.publish.card import model_card
 from shibolet.publish.config import PublishConfig
 from shibolet.publish.leaks import refuse_leaks
+from shibolet.publish.names import public_name
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison, WithoutDoubtful
 from shibolet.records.documents.gate import GateVerdict
@@ -131,7 +132,8 @@ def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
     ).write(run.labelled / "label.json")  # fmt: skip
     TeacherTexts(teacher="x", utterances=90, kept=7, left_out={}, wer=0.1).write(run.path / "teach" / "teach.json")
     card = card_of(
-        run, "train.phases.1.objective=distil", f"models.teacher={tmp_path / 'round3' / 'train' / 'final'}",
+        run, "train.phases.1.objective=distil", "train.distil.texts=true",
+        f"models.teacher={tmp_path / 'round3' / 'train' / 'final'}",
         config=CONFIG.model_copy(update={"licenses": {"synthetic": "cc0-1.0", "round3": "apache-2.0"}}),
     )  # fmt: skip
     assert (
@@ -142,6 +144,16 @@ def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
     assert "| A | the divergence from what the teacher expects at each token of the references |" in card
     assert "The teacher is round3." in card and "Teacher, round3: apache-2.0." in card
     assert str(tmp_path) not in card
+
+
+def test_an_averaged_model_has_the_name_of_its_average_and_no_path_of_this_machine():
+    """Every average would be called "model" on the card, and a path that is gone would be taken for a Hub id."""
+    named = {
+        "runs/round2/train/final": "round2", "runs/round2/average/wise/model": "round2-wise",
+        "/gone/round2/parts/single/model": "round2-single", "/gone/round2/publish/model": "round2",
+        "./data/speech": "speech", "org/model": "org/model", "builtin:round1": "builtin:round1", "final": "final",
+    }  # fmt: skip
+    assert {name: public_name(name) for name in named} == named
 
 
 def test_data_gate_and_training_are_those_of_the_files(run):

@@ -305,6 +305,23 @@ def test_flagged_utterances_are_taken_back_corrected_or_dropped(play):
     assert found.flagged.corrected == sum(text.kind == "corrected" for text in texts.values()) == 3
 
 
+def test_a_text_that_a_person_corrected_is_no_truth_and_not_heard_again(play, tmp_path):
+    """The wrong text would count as the truth of the calibration, or a machine's would displace the person's."""
+    texts = {**play.answers.truth, "k9": sentence(909)}
+    rows = [
+        {"id": id, "verdict": verdict, "text": texts[id], "corrected": "שלום עולם"}
+        for id, verdict in (("k3", "good"), ("k4", "unsure"), ("k9", "unsure"))
+    ]
+    review = tmp_path / "run" / "audit" / "review.jsonl"
+    review.parent.mkdir(parents=True)
+    write_jsonl(review, rows)
+    changes = ["label.flagged=true", "label.calibration_clips=200"]
+    found, _, _ = play({}, changes, {"k9": texts["k9"]})
+    clips, again = play.answers.asked
+    assert {"k3", "k4", "k9"}.isdisjoint(clips) and "k5" in clips
+    assert "k9" not in again and found.flagged.heard == 0
+
+
 def test_the_same_again_hears_nothing_and_a_recipe_without_audio_puts_it_aside(play, tmp_path):
     play({})
     asked = len(play.answers.asked)

@@ -4,14 +4,21 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from audit_documents import gate_verdict
+from audit_documents import audited, gate_verdict
 
 from shibolet.cli.tables import show
 from shibolet.errors import DataError, RecipeError
+from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.verdicts import ReviewedRows
 from shibolet.recipe import load_recipe
+from shibolet.records.audited import write_audited
 from shibolet.records.documents.loop import Loop, Turn
+from shibolet.records.review import Answer
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import loop
+from shibolet.rounds.judged import Judged
+from shibolet.speech.text import get_language
 
 
 def turn(number: int, ended: str) -> Turn:
@@ -103,12 +110,45 @@ def test_what_cannot_tell_a_gain_is_refused(tmp_path):
 
 
 def test_too_few_clips_for_the_second_turn_are_refused_before_the_first_is_trained(tmp_path, monkeypatch):
-    """The writer of the second turn knows what it was trained on: a limit calibrated on that lets too much pass."""
-    trained = []
+    """The writer of the second turn knows what it was trained on: a limit calibrated on that lets too much pass.
+
+    Of the 126 utterances of dev 30 are none whose text counts as the truth: a second turn would leave them out.
+    """
+    trained, rules = [], get_language("Hebrew")
+    named = {
+        f"u{i}": "low" if i < 10 else "corrected" if i < 20 else "long" if i < 30 else "passed" for i in range(126)
+    }
+    utterances = [
+        Utterance(
+            id=id,
+            audio=AudioRef(path="a.flac"),
+            text="שלום עולם",
+            source="s",
+            duration_s=20.0 if kind == "long" else 2.0,
+        )
+        for id, kind in named.items()
+    ]
+    words = rules.to_words("שלום עולם").tokens
+    table = [
+        audited(
+            u.id, text=u.text, words=words, duration_s=u.duration_s, is_low_quality=named[u.id] == "low",
+            suspect="wrong_text" if named[u.id] == "low" else None,
+        )
+        for u in utterances
+    ]  # fmt: skip
+    write_audited(tmp_path / "audited.parquet", table)
+    answers = {
+        id: Answer(id=id, verdict="bad", text="שלום עולם", corrected="שלום לעולם")
+        for id, kind in named.items() if kind == "corrected"
+    }  # fmt: skip
+    by = Judged(PrepareConfig(), [tmp_path / "audited.parquet"], (), None)
+    monkeypatch.setattr(Judged, "rows", lambda self: ReviewedRows(self.tables, answers))
+    monkeypatch.setattr(loop, "judged", lambda current: by)
+    monkeypatch.setattr("shibolet.rounds.shared.Round.data", SimpleNamespace(utterances=utterances))
     monkeypatch.setattr(loop.auditing, "do_audit", lambda current: None)
     monkeypatch.setattr(loop.auditing, "do_gate", lambda current: gate_verdict("PROCEED"))
     monkeypatch.setattr(loop.stages, "do_prepare", lambda current: None)
-    monkeypatch.setattr(loop, "read_shard", lambda shard, column: [(f"u{i}",) for i in range(96)])
+    monkeypatch.setattr(loop, "read_shard", lambda shard, column: [(id,) for id in named])
     monkeypatch.setattr(loop, "_turn", lambda current, *_: trained.append(current) or (turn(1, "not_gained"), None))
     monkeypatch.setattr("shibolet.rounds.shared.Round.require_sets", lambda current: None)
     (tmp_path / "turn1" / "prepared").mkdir(parents=True)
@@ -117,7 +157,7 @@ def test_too_few_clips_for_the_second_turn_are_refused_before_the_first_is_train
     def run(*changes: str, turns: int = 2) -> None:
         loop.do_loop(load_recipe("demo", changes), tmp_path, turns=turns, seeds=3, tell=lambda sentence: None)
 
-    with pytest.raises(DataError, match=r"holds out 96 utterances for dev.* takes 97 at least\. Raise prepare\.dev"):
+    with pytest.raises(DataError, match=r"holds out 96 utterances for dev that the audit let pass.* takes 97 at least"):
         run()
     assert not trained
     run("label.max_false_accept_pct=6"), run(turns=1)

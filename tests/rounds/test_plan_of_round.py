@@ -119,9 +119,8 @@ def test_audio_without_text_and_what_is_heard_for_it_are_counted(tmp_path):
         sf.write(tmp_path / "radio" / f"{number}.wav", samples, 16000)
     (tmp_path / "told.jsonl").write_text("".join(f'{{"audio": "{i}.wav", "text": "x"}}\n' for i in range(100)))
     changes = [
-        f"data.train=[{{name: told, manifest: {tmp_path / 'told.jsonl'}}}]",
-        "label.calibration_clips=50", "label.max_false_accept_pct=10",
-        "models.baseline_trained_on=[]",
+        f"data.train=[{{name: told, manifest: {tmp_path / 'told.jsonl'}}}]", "label.calibration_clips=50",
+        "label.max_false_accept_pct=10", "models.baseline_trained_on=[]",
         f"data.unlabelled=[{{name: radio, manifest: {tmp_path / 'radio'}}}]",
     ]  # fmt: skip
     plan = make_plan(load_recipe("hebrew-round2", changes), tmp_path / "run", None, 1, "H200")
@@ -134,10 +133,24 @@ def test_audio_without_text_and_what_is_heard_for_it_are_counted(tmp_path):
     assert case.usd > stretch(case, "labelling: listening").usd > 0
     capped = make_plan(load_recipe("hebrew-round2", [*changes, "label.max_labelled_share=0.1"]), tmp_path / "run")
     assert capped.cases[0].train_utterances == 110
-    absent = [*changes[:4], "data.unlabelled=[{name: radio, hub: a/b, split: train}]", "label.flagged=true"]
-    unknown = make_plan(load_recipe("hebrew-round2", absent), tmp_path / "run").cases[0]
-    assert unknown.at_least and stretch(unknown, "labelling: writing").missing.startswith(
-        "the hours of data.unlabelled"
+    for place in (
+        "hub: a/b, split: train",
+        f"manifest: {tmp_path}/gone.jsonl",
+        f"parquet: '{tmp_path}/gone/*.parquet'",
+    ):
+        absent = [*changes[:4], f"data.unlabelled=[{{name: radio, {place}}}]", "label.flagged=true"]
+        unknown = make_plan(load_recipe("hebrew-round2", absent), tmp_path / "run").cases[0]
+        assert unknown.at_least and stretch(unknown, "labelling: writing").missing.startswith(
+            "the hours of data.unlabelled"
+        )
+
+
+def test_long_utterances_that_are_heard_again_are_not_counted_as_nothing(tmp_path):
+    """label.recut alone hears too, and a plan without it would be a whole one."""
+    changes = ["label.recut=true", "models.baseline_trained_on=[]"]
+    case = make_plan(load_recipe("hebrew-round2", changes), tmp_path / "run", 1000).cases[0]
+    assert (
+        case.at_least and "longer than prepare.max_duration_s" in stretch(case, "hearing long utterances again").missing
     )
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from shibolet.errors import RecipeError
+from shibolet.errors import DataError, RecipeError
 from shibolet.recipe import load_recipe
 from shibolet.records.audited import Audited
 from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds import teaching
+from shibolet.rounds import stages, teaching
 from shibolet.rounds.shared import open_round
 
 
@@ -76,6 +76,18 @@ def test_a_teacher_does_not_judge_its_own_texts(tmp_path: Path):
     with open_round(one, tmp_path / "run", "train", lambda sentence: None) as current:
         with pytest.raises(RecipeError, match="would judge its own texts"):
             teaching.do_teach(current)
+
+
+def test_texts_of_a_teacher_that_train_no_longer_are_put_aside(tmp_path: Path):
+    """The model's card reads `teach.json` where it is, and would name texts from which the model learned nothing."""
+    with open_round(load_recipe("demo"), tmp_path / "run", "train", lambda sentence: None) as current:
+        document = current.folder.path / teaching.STAGE / "teach.json"
+        document.parent.mkdir()
+        TeacherTexts(teacher="t", utterances=10, kept=2, left_out={}, wer=0.1).write(document)
+        current.folder.seal(teaching.STAGE)
+        with pytest.raises(DataError, match="'prepare' is not done"):
+            stages.do_train(current)
+        assert not document.exists()
 
 
 def test_the_sentence_says_what_trains_and_why_the_rest_does_not():

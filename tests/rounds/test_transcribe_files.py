@@ -132,6 +132,10 @@ def test_what_looped_or_came_to_no_end_is_said(levels, tmp_path):
     assert code == 0 and out.count("level5") == 2, "the text is there as it was written"
     assert "loops.wav: 2 of 2 pieces end in a repetition" in err
     assert "long.wav: 1 of 1 pieces were cut" in err and "good.wav:" not in err
+    (tmp_path / "none.wav").write_bytes(b"no audio")
+    code, out, err = levels("good.wav", "none.wav", "loops.wav", "-q")
+    assert code == 3 and "none.wav" in err and "loops.wav: 2 of 2 pieces" in err, "a script would take them for whole"
+    assert "good.wav" not in err and "transcribe" not in err
 
 
 def test_what_could_not_be_decoded_is_said_and_the_rest_is_transcribed(levels, tmp_path):

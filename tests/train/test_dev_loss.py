@@ -90,6 +90,9 @@ def test_a_step_takes_the_share_of_its_operations(loaded: LoadedModel, examples:
     assert utilisation_of(config, loaded.model, examples, torch.device("cpu"), 1) is None
     monkeypatch.setattr(module, "known_gpu", lambda device: "H200")
     two = utilisation_of(config, loaded.model, examples, torch.device("cuda"), 2)
+    writing = config.model_copy(update={"phases": (phases[0].model_copy(update={"objective": "min_wer"}), phases[1])})
+    own = utilisation_of(writing, loaded.model, examples, torch.device("cuda"), 1)
+    assert own.operations.keys() == {"A"} and own.mfu(row) is None, "what it writes is not among the tokens of a step"
     assert two.rate == 2 * GPUS["H200"].bf16_tflops * 1e12 and two.operations == found
     assert (
         utilisation_of(config.model_copy(update={"precision": "fp32"}), loaded.model, examples, torch.device("cuda"), 2)

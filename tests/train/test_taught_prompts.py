@@ -162,6 +162,14 @@ def test_what_a_family_draws_by_itself_is_not_drawn_and_the_plan_says_so():
     assert not [note for one in silent for note in notes_on_objectives(one, WHISPER) if said in note]
 
 
+def test_the_plan_says_what_the_rows_take_in_which_a_model_writes():
+    """A GPU that the plan calls full enough would run out of memory."""
+    for objective in ("on_policy", "min_wer"):
+        notes = notes_on_objectives(config_of(objective), WHISPER)
+        assert any("take up to 9% of the GPU's memory, which is not in the predicted memory" in note for note in notes)
+    assert not notes_on_objectives(config_of("transcribe"), WHISPER)
+
+
 @pytest.mark.slow("train", seconds=40)
 def test_a_training_of_every_objective_replays_and_goes_on(base_dir, few_dir, tmp_path: Path, replay):
     """The same bytes after a stop in every phase; the phase of the likelihood tells its parts apart."""

@@ -53,7 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no advice; results and errors alone.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no advice; results, warnings and errors alone.")
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +74,7 @@ def shibolet(
 
 
 def may_be_quiet(command: Callable) -> Callable:
-    """The command with the option --quiet, which silences the error output until an error ends it."""
+    """The command with the option --quiet, which silences the error output but for warnings and errors."""
 
     @wraps(command)
     def run(*args, quiet: bool = False, **options):
@@ -103,9 +105,9 @@ def main() -> None:
         with disk_errors():
             app(prog_name="shibolet")
     except ShiboletError as error:
-        from shibolet.cli.terminal import complain
+        from shibolet.cli.terminal import warn
 
-        complain(f"shibolet: {error}")
+        warn(f"shibolet: {error}")
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:

@@ -41,8 +41,14 @@ def demo(
     print_json(summary) if json_ else show_demo(summary)
     if summary.exit_code == 0:
         more = max(rounds, 2) + 1
-        advise(f"open the page, or go on to Round {more}", "demo", "--out", str(out), "--rounds", str(more))
+        advise(f"open the page, or go on to Round {more}", "demo", "--rounds", str(more), *_same(seed, out, changes))
     raise typer.Exit(summary.exit_code)
+
+
+def _same(seed: int, out: Path, changes: list[str] | None) -> list[str]:
+    """The options of the demo for its next command: another seed or another setting would be another round."""
+    told = [word for change in changes or [] for word in ("--set", change)]
+    return ["--out", str(out), *(["--seed", str(seed)] if seed else []), *told]
 
 
 def build(

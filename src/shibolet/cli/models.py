@@ -212,7 +212,7 @@ def transcribe(
     on: On = None,
 ):
     """Transcribe recordings of any length. Ends with 3 if one of them could not be read."""
-    from shibolet.cli.terminal import tell, track
+    from shibolet.cli.terminal import tell, track, warn
     from shibolet.rounds.transcribe import find_recordings, open_engine, transcribe_files
 
     _require_engine(model, server, server_language, on)
@@ -231,6 +231,7 @@ def transcribe(
         out_dir=out,
         max_piece_s=max_piece_s,
         tell=tell,
+        warn=warn,
         track=track,
     )
     raise typer.Exit(3 if failed else 0)

@@ -111,7 +111,7 @@ def round_of(
     With `shard` others work in the folder too. `needs` are sections that the recipe has to have, `on` is the cluster
     that hears.
     """
-    from shibolet.cli.terminal import tell, track
+    from shibolet.cli.terminal import tell, track, warn
     from shibolet.recipe import load_recipe, recipe_yaml
     from shibolet.rounds.plan import make_plan
     from shibolet.rounds.shared import open_round, open_shard
@@ -131,14 +131,14 @@ def round_of(
         raise typer.Exit
     opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
     with opened as current:
-        current.on = on
+        current.on, current.warnings = on, warn
         yield current
 
 
 @contextmanager
 def finished_round(run_dir: Path) -> "Iterator[Round]":
     """The round of a run folder, by the recipe that lies in it."""
-    from shibolet.cli.terminal import tell, track
+    from shibolet.cli.terminal import tell, track, warn
     from shibolet.recipe import load_recipe
     from shibolet.records.runfolder import RunFolder
     from shibolet.rounds.shared import open_round
@@ -147,6 +147,7 @@ def finished_round(run_dir: Path) -> "Iterator[Round]":
     RunFolder(run_dir).intact("start")
     quiet()
     with open_round(load_recipe(run_dir / "recipe.yaml"), run_dir, sys.argv[1], tell, track) as current:
+        current.warnings = warn
         yield current
 
 

@@ -88,13 +88,28 @@ def evaluate(
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
     with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
-        scores = do_evaluate(current, systems_of(hypotheses, "--hypotheses") if hypotheses else candidates_of(current))
+        others = systems_of(hypotheses, "--hypotheses") if hypotheses else []
+        scores = do_evaluate(current, others or candidates_of(current))
+        scored = _to_compare(current, others)
     print_json(scores) if json_ else show_scores(scores)
     if not json_ and not hypotheses:
         after_stage("evaluate", same(recipe, run_dir, changes))
     elif not json_:
-        named = [f"--system={one.label}" for one in systems_of(hypotheses, "--hypotheses")]
-        advise("compare two or more systems", "compare", *same(recipe, run_dir, changes), *named)
+        _advise_comparison(scored, same(recipe, run_dir, changes))
+
+
+def _to_compare(current: "Round", others: "list[Candidate]") -> list[str]:
+    """Labels of systems, and before them that of the round's own model where it was scored."""
+    own = current.names[1].label
+    return list(dict.fromkeys([*([own] if current.folder.evaluated(own) else []), *(one.label for one in others)]))
+
+
+def _advise_comparison(scored: list[str], where: list[str]) -> None:
+    """Of one system alone there is none."""
+    if len(scored) < 2:
+        advise("score another system, to compare it with this one")
+    else:
+        advise("compare the systems", "compare", *where, *(f"--system={label}" for label in scored))
 
 
 def compare(

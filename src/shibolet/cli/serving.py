@@ -44,7 +44,7 @@ def serve(
     key = os.environ.get(KEY) if api_key is None else api_key  # an empty variable is none to the parser of options
     if key is not None and not key.strip():
         raise RecipeError(f"serve: --api-key or {KEY} is empty; give a key, or leave the option out and {KEY} unset")
-    from shibolet.cli.terminal import tell
+    from shibolet.cli.terminal import tell, warn
     from shibolet.serve.app import Served
     from shibolet.serve.config import Limits
     from shibolet.serve.desk import Told
@@ -56,7 +56,7 @@ def serve(
     quiet()
     spoken = get_language(language_told(language, model)).name
     if api_key is None and host not in LOCAL:
-        tell(f"anybody who reaches {host} may use this server; --api-key KEY asks for one")
+        warn(f"anybody who reaches {host} may use this server; --api-key KEY asks for one")
     run(
         model,
         Served(

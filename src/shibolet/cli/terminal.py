@@ -44,10 +44,13 @@ def say(result: str) -> None:
     _print(OUT, result)
 
 
-def complain(sentence: str) -> None:
-    """What ended a command; said also where the user wants quiet."""
-    ERR.quiet = False
-    tell(sentence)
+def warn(sentence: str) -> None:
+    """What went wrong, or may; said also where the user wants quiet."""
+    was_quiet, ERR.quiet = ERR.quiet, False
+    try:
+        tell(sentence)
+    finally:
+        ERR.quiet = was_quiet
 
 
 def tell_next(what: str, *command: str, opening: str = "Next") -> None:

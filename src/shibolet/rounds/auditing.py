@@ -118,7 +118,7 @@ def tell_lost(current: Round, listener: "Listener") -> int:
     from shibolet.audit.hearing import lost_sentence
 
     if listener.num_lost:
-        current.tell(lost_sentence(listener.num_lost))
+        current.warn(lost_sentence(listener.num_lost))
     return listener.num_lost
 
 

@@ -63,13 +63,7 @@ def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]
 
     DataError where these are too few to show what the recipe asks for: before anything is heard.
     """
-    recipe, language = current.recipe, get_language(current.recipe.language)
-    found = verdicts.among([u.id for u in current.data.utterances])
-    passed = [
-        u for u in current.data.utterances
-        if (one := found.get(u.id)) and not one.is_low_quality and not one.row.failure and one.review != "bad"
-        and u.duration_s <= recipe.label.max_piece_s and clip_of(u, language)
-    ]  # fmt: skip
+    recipe, passed = current.recipe, passed_audit(current, verdicts)
     passed.sort(key=lambda u: hashlib.sha256(f"{recipe.seed}/{u.id}".encode()).digest())
     trainings = {name: found for name in dict.fromkeys(hearers) if (found := _trainings(name))}
     is_known = _is_known([one for found in trainings.values() for one in found])
@@ -92,6 +86,17 @@ def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]
         )
     hours = sum(u.duration_s for u in passed) / 3600
     return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
+
+
+def passed_audit(current: Round, verdicts: "ReviewedRows") -> list[Utterance]:
+    """Utterances whose own text counts as the truth: the audit let it pass, no person gave another, and it is short."""
+    language, most_s = get_language(current.recipe.language), current.recipe.label.max_piece_s
+    found, corrected = verdicts.among([u.id for u in current.data.utterances]), verdicts.corrected
+    return [
+        u for u in current.data.utterances
+        if (one := found.get(u.id)) and not one.is_low_quality and not one.row.failure and one.review != "bad"
+        and u.id not in corrected and u.duration_s <= most_s and clip_of(u, language)
+    ]  # fmt: skip
 
 
 def _trainings(model: str) -> list[Path]:

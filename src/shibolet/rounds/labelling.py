@@ -158,13 +158,17 @@ class _Labelling:
             self._hear_again(flagged, again)
 
     def _flagged(self) -> list[Utterance]:
-        """Utterances that the audit, and no person, calls low quality, and that are short enough to train whole."""
+        """Utterances that the audit, and no person, calls low quality, and that are short enough to train whole.
+
+        A person who corrected a text has said what it should be.
+        """
         rows, limit_s = self.by.rows(), self.by.config.max_duration_s
+        corrected = rows.corrected
         verdicts = {id: one for id, one in rows.among([u.id for u in self.current.data.utterances]).items()}
         return [
             u for u in self.current.data.utterances
             if (one := verdicts.get(u.id)) and one.is_low_quality and not one.row.failure and one.review is None
-            and u.duration_s <= limit_s
+            and u.id not in corrected and u.duration_s <= limit_s
         ]  # fmt: skip
 
     def _add_habits(self, rows: Sequence[Audited], by: str, language: str) -> None:

@@ -30,6 +30,8 @@ from shibolet.records.shards import read_shard
 from shibolet.rounds import auditing, labelling, publish, scoring, stages
 from shibolet.rounds.fit import require_fit, writer_and_listener
 from shibolet.rounds.flow import run_stages
+from shibolet.rounds.judged import judged
+from shibolet.rounds.known_texts import passed_audit
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
 from shibolet.scoring.counts import EditCounts
@@ -125,12 +127,14 @@ def _require_clips(current: Round) -> None:
     folder = current.folder
     shards = sorted(folder.prepared.glob("dev-*.parquet"))
     held_out = {id for shard in shards for (id,) in read_shard(shard, "origin_id")}
-    most = current.recipe.label.max_false_accept_pct
+    held_out &= {u.id for u in passed_audit(current, judged(current).rows())}
+    most, longest_s = current.recipe.label.max_false_accept_pct, current.recipe.label.max_piece_s
     if len(held_out) < (needed := clips_needed(most)):
         raise DataError(
-            f"loop: {current.recipe.title} holds out {len(held_out):,} utterances for dev, and the limits of the next "
-            "turn are calibrated on these alone, since its writer learns the others; "
-            f"label.max_false_accept_pct={most:g} takes {needed:,} at least. Raise prepare.dev_frac"
+            f"loop: {current.recipe.title} holds out {len(held_out):,} utterances for dev that the audit let pass, of "
+            f"at most label.max_piece_s={longest_s:g} s, and the limits of the next turn are calibrated on these, "
+            f"since its writer learns the others; label.max_false_accept_pct={most:g} takes {needed:,} at least. "
+            "Raise prepare.dev_frac"
         )
 
 

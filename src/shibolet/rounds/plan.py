@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ def _unlabelled_s(recipe: Recipe) -> float | None:
 
     total = 0.0
     for source in recipe.data.unlabelled:
-        is_here = source.manifest.exists() if source.manifest else source.parquet or Path(source.hub).exists()
+        if source.parquet:
+            is_here = bool(glob(str(source.parquet), recursive=True))
+        else:
+            is_here = (source.manifest or Path(source.hub)).exists()
         if not is_here:
             return None
         utterances, _ = read_source(source, cache_dir(), None, source.language or recipe.language)

@@ -59,7 +59,7 @@ def _data(current: Round, config: RobustnessConfig) -> dict[str, list[Utterance]
         if source.name in own
     }
     if empty := [name for name, utterances in found.items() if not utterances]:
-        current.tell(f"robustness: left out, since no utterance is of {limit_s:g} s or less: {', '.join(empty)}")
+        current.warn(f"robustness: left out, since no utterance is of {limit_s:g} s or less: {', '.join(empty)}")
     if not any(found.values()):
         raise DataError(f"robustness: no utterance of evaluate.sets is of {limit_s:g} s (evaluate.max_piece_s) or less")
     return {name: utterances for name, utterances in found.items() if utterances}

@@ -82,9 +82,14 @@ class Round(Models):
     place: Place = ONE_PLACE  # of this machine among those that train
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
+    warnings: Tell | None = None  # where those go that are said even to a user who wants quiet; None: to `tell`
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
+
+    def warn(self, sentence: str) -> None:
+        """A sentence about what is lost or left out."""
+        (self.warnings or self.tell)(sentence)
 
     @cached_property
     def data(self) -> SourceData:
@@ -125,7 +130,7 @@ class Round(Models):
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
-                self.tell(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
+                self.warn(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
             if is_test:
                 utterances, ledger = _of_one_domain(utterances, source.domain), _of_one_domain(ledger, source.domain)
             else:
@@ -144,7 +149,7 @@ class Round(Models):
                 try:
                     self.read(source)
                 except DataError as error:
-                    self.tell(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
+                    self.warn(f"evaluate: left out, since '{source.name}' is optional and cannot be had: {error}")
                     continue
             found.append(source)
         return found

@@ -68,7 +68,7 @@ def do_prepare(current: Round) -> Prepared:
         )  # fmt: skip
         current.finish(stage, done)
         for sentence in made.writing.warnings:
-            current.tell(f"prepare: {sentence}")
+            current.warn(f"prepare: {sentence}")
     do_prepare_replay(current)
     return Prepared.read(folder.prepared / SUMMARY)
 
@@ -114,8 +114,11 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     from shibolet.rounds.rank import TrainJob, set_to_work, under_torchrun
 
     recipe, folder = current.recipe, current.folder
-    texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
-    reads = ("prepare", *replay_reads(current), *([teaching.STAGE] if teaching.is_asked(recipe.train) else []))
+    texts, reads = {}, ("prepare", *replay_reads(current))
+    if teaching.is_asked(recipe.train):
+        texts, reads = teaching.texts_of(current), (*reads, teaching.STAGE)
+    else:
+        current.retire(teaching.STAGE, why="no text of a teacher trains")
     inputs, fill = branch_of(current, train_inputs(current))
     stage = current.begin("train", inputs, reads=reads, fill=fill)
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below

@@ -11,7 +11,7 @@ from shibolet.records.documents.plan import PhasePlan
 from shibolet.records.documents.round_plan import Stretch
 from shibolet.rounds import rates as of
 from shibolet.rounds.rates import Rate, Rates
-from shibolet.train.objectives.cost import asks_once
+from shibolet.train.objectives.cost import asks_once, writes_texts
 from shibolet.train.packing import steps_per_epoch
 from shibolet.train.schedule import phase_steps
 
@@ -75,6 +75,10 @@ class Stretches:
     def _labelling(self) -> Iterator[Stretch]:
         """Writer and listener hear the clips of the calibration twice, audio without text, and what is flagged."""
         config, data = self.recipe.label, self.recipe.data
+        if config.recut and self.recipe.prepare.drop_low_quality:
+            yield _unknown(
+                "hearing long utterances again", "how many are longer than prepare.max_duration_s is not known before"
+            )
         if not (data.unlabelled or config.flagged):
             return
         missing = "how much the audit flags, which is heard again, is not known before" if config.flagged else None
@@ -191,8 +195,7 @@ class Stretches:
                 return _unknown(name, NOT_MEASURED)
             arithmetic, seconds = f"{counted} x {planned.step_s:.3f} s", steps * planned.step_s
             source = BY_PLAN
-            writes = config.objective_of(phase) in ("on_policy", "min_wer")
-            missing = "the texts that the model writes in every step" if writes else None
+            missing = "the texts that the model writes in every step" if writes_texts(config, phase) else None
         elif (rate := self.rates.by_phase.get(planned.name)) is None:
             return _unknown(name, f"the round that was measured has no phase {planned.name}")
         else:

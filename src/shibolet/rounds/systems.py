@@ -60,7 +60,7 @@ class _Scored:
             )
         common = [name for name in sets if all(name in found for found in scored.values())]
         if left_out := sorted({name for found in scored.values() for name in found} - set(common)):
-            current.tell(
+            current.warn(
                 f"compare: not all of {', '.join(labels)} have scores on {', '.join(left_out)}, so they are left out"
             )
         if not common:

@@ -69,13 +69,13 @@ def transcribe_files(
     out_dir: Path | None,
     max_piece_s: float,
     tell: Tell,
+    warn: Tell,
     track: Track = untracked,
 ) -> int:
     """How many of `find_recordings` failed. Transcripts go to standard output, or to `<out_dir>/<name>.<format>` each.
 
-    A server without an aligner needs no language.
-    A sentence is told about each recording that fails, what of one could not be decoded, and where the model looped or
-    came to no end.
+    A server without an aligner needs no language. `warn` is given a sentence about each recording that fails, what of
+    one could not be decoded, and where the model looped or came to no end.
     """
     from shibolet.listen.lazy import Engines, LazyListener
     from shibolet.listen.open import listener_identity, open_aligner
@@ -111,12 +111,12 @@ def transcribe_files(
                 continue
             if heard.error is not None:
                 failed += 1
-                tell(str(heard.error))
+                warn(str(heard.error))
             for warning in heard.warnings:
-                tell(f"{heard.path}: {warning}")
+                warn(f"{heard.path}: {warning}")
             for ending, what in _NOTES.items():
                 if endings[ending]:
-                    tell(f"{heard.path}: {endings[ending]} of {endings.total()} pieces {what}")
+                    warn(f"{heard.path}: {endings[ending]} of {endings.total()} pieces {what}")
             endings.clear()
     return failed
 

@@ -80,8 +80,9 @@ class Records:
     def step(self, row: StepRow) -> None:
         if self._metrics:
             self._metrics.write(row)
-            mfu = {"timing/mfu": self._utilisation.mfu(row)} if self._utilisation else {}
-            self.trackers.scalars(scalars_of(row) | mfu | _host_memory(), row.step)
+            mfu = self._utilisation.mfu(row) if self._utilisation else None
+            used = {} if mfu is None else {"timing/mfu": mfu}
+            self.trackers.scalars(scalars_of(row) | used | _host_memory(), row.step)
 
     def dev(self, state: TrainState) -> None:
         if state.dev:

@@ -13,6 +13,7 @@ from shibolet.records.documents.training import StepRow
 from shibolet.train.config import TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import GPUS, known_gpu
+from shibolet.train.objectives.cost import writes_texts
 from shibolet.train.plan import operations_per_token
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ _MOST_EXAMPLES = 2000  # whose operations are counted; a step is taken for as ma
 class Utilisation:
     """What the MFU of a step follows from."""
 
-    operations: Mapping[str, float]  # of a token, forward and backward, by phase
+    operations: Mapping[str, float]  # of a token, forward and backward, by phase; without those that write texts
     rate: float  # operations a second of all GPUs, by datasheet
 
-    def mfu(self, row: StepRow) -> float:
-        """A share from 0 to 1; 0 for a step without utterances."""
-        return self.operations.get(row.phase, 0.0) * row.tokens / (row.timing.step_s * self.rate)
+    def mfu(self, row: StepRow) -> float | None:
+        """A share from 0 to 1; 0 for a step without utterances. None where the model writes: tokens are not counted."""
+        if (operations := self.operations.get(row.phase)) is None:
+            return None
+        return operations * row.tokens / (row.timing.step_s * self.rate)
 
 
 def utilisation_of(
@@ -40,5 +43,6 @@ def utilisation_of(
     name = known_gpu(device)
     if name is None or config.precision != "bf16":
         return None
-    operations = operations_per_token(config, model, examples[:_MOST_EXAMPLES])
+    found = operations_per_token(config, model, examples[:_MOST_EXAMPLES])
+    operations = {phase.name: found[phase.name] for phase in config.phases if not writes_texts(config, phase)}
     return Utilisation(operations, num_ranks * GPUS[name].bf16_tflops * 1e12)

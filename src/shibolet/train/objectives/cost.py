@@ -10,6 +10,7 @@ from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.memory import GIB, MODEL_SHARE, Sizes, gpu_named
 from shibolet.train.objectives.config import DistilConfig, MinWerConfig
 
+WRITING_SHARE = 0.25  # of the memory that rows may take where nothing trains beside them
 RECOMPUTED = 4 / 3  # of a forward and backward pass where activations are computed again: three forwards and one more
 
 
@@ -28,11 +29,16 @@ def teacher_weights(config: TrainConfig, phase: PhaseConfig, teacher: Parameters
     return sum(weight.numel() for _, weight in teacher.named_parameters())
 
 
+def writes_texts(config: TrainConfig, phase: PhaseConfig) -> bool:
+    """Whether the model writes texts of its own in every step of a phase."""
+    return config.objective_of(phase) in ("on_policy", "min_wer")
+
+
 def passes_of(config: TrainConfig, phase: PhaseConfig) -> float:
     """Passes of a step, the one over its references counting 1; as many texts as are drawn, all of them different."""
-    objective = config.objective_of(phase)
-    if objective not in ("on_policy", "min_wer"):
+    if not writes_texts(config, phase):
         return 1.0
+    objective = config.objective_of(phase)
     own: Any = _distil(config) if objective == "on_policy" else _min_wer(config)
     texts = 1 if objective == "on_policy" else 1 + own.num_samples
     return (own.likelihood_weight > 0) + RECOMPUTED * texts
@@ -68,7 +74,9 @@ def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
 
 
 def notes_on_objectives(config: TrainConfig, family: Outline) -> list[str]:
-    """What the predicted times of the phases leave out, and the training of the data, in sentences."""
+    """What the predicted times and memory of the phases, and the training, leave out, in sentences."""
+    from shibolet.model.fast.device import CACHE_FRAC
+
     notes = []
     for phase in config.phases:
         objective = config.objective_of(phase)
@@ -77,11 +85,12 @@ def notes_on_objectives(config: TrainConfig, family: Outline) -> list[str]:
                 f"phase {phase.name}: the teacher hears the training set once before the first step, which is not in "
                 "the hours of the phase"
             )
-        elif objective in ("on_policy", "min_wer"):
+        elif writes_texts(config, phase):
             missing = "writing them and what the teacher says of them are" if objective == "on_policy" else "writing is"
             notes.append(
                 f"phase {phase.name}: the model writes texts of its own in every step; {missing} not in the predicted "
-                "time"
+                f"time. The rows in which it writes take up to {100 * CACHE_FRAC * WRITING_SHARE:.0f}% of the GPU's "
+                "memory, which is not in the predicted memory"
             )
     by_family = (family.previous_text_frac, config.previous_text_frac), (family.timestamps_frac, config.timestamps_frac)
     if notes and any(usual and own is None for usual, own in by_family):

@@ -21,6 +21,7 @@ from shibolet.model.protocols import Draw, Frame, Pack
 from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import load
 from shibolet.train.data import TrainExample
+from shibolet.train.objectives.cost import WRITING_SHARE
 from shibolet.train.objectives.given import NUM_FRAMES, Given, examples_in
 from shibolet.train.packing import packs_of
 
@@ -70,7 +71,7 @@ class Writer:
     def _transcriber(self, language: str, style: str) -> Transcriber:
         if (language, style) not in self._transcribers:
             self._transcribers[language, style] = Transcriber(
-                self._given.loaded, language, batch_utterances=CLIPS_AT_ONCE, share=0.25, style=style
+                self._given.loaded, language, batch_utterances=CLIPS_AT_ONCE, share=WRITING_SHARE, style=style
             )
         return self._transcribers[language, style]
 
