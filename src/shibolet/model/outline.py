@@ -27,6 +27,9 @@ FAMILIES = {  # model_type of config.json -> the module of its OUTLINE
 }
 _MARKS = {"thinker_config": "qwen3_asr"}  # key that tells another layout of a family -> its model_type
 _STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine and whose name no family knows
+CACHE_FRAC = (
+    0.35  # of a device's memory, for keys and values of what is written; the rest is for models, graphs and scores
+)
 
 
 class Outline(ABC):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 CPU_BYTES = 4 << 30  # what rows and what fills them may take where no device says what it has
-CACHE_FRAC = 0.35  # of a device's memory, for keys and values of rows; the rest is for models, graphs and scores
 MAX_OF_FREE = 0.6  # of what nobody uses, where that is less: then alone the number of rows depends on others
 ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
 CAPTURING = RLock()  # a process captures one graph at a time

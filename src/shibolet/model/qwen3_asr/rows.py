@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from shibolet.model.choosing import Choosing
-from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, in_steps
+from shibolet.model.fast.device import CPU_BYTES, fitting_rows, in_steps
 from shibolet.model.fast.kernels import attend_rows
+from shibolet.model.outline import CACHE_FRAC
 
 ONE_TOKEN = "shibolet_one_token"
 PREFILL_FRAC = 0.25  # of the device's memory

@@ -21,8 +21,9 @@ from transformers import WhisperForConditionalGeneration
 
 from shibolet.errors import ModelError
 from shibolet.model.choosing import Choosing
-from shibolet.model.fast.device import CACHE_FRAC, CPU_BYTES, fitting_rows, graph_of, in_steps, send_to
+from shibolet.model.fast.device import CPU_BYTES, fitting_rows, graph_of, in_steps, send_to
 from shibolet.model.fast.kernels import attend_rows
+from shibolet.model.outline import CACHE_FRAC
 from shibolet.model.whisper.packed import decoder_states, head, keys_and_values
 from shibolet.model.whisper.prompt import TranscriptionFrame
 

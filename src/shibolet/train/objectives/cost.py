@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shibolet.model.blueprint import Blueprint, Parameters
-from shibolet.model.outline import Outline, offline_config, outline_of
+from shibolet.model.outline import CACHE_FRAC, Outline, offline_config, outline_of
 from shibolet.records.documents.plan import GpuPlan
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.memory import GIB, MODEL_SHARE, Sizes, gpu_named
@@ -75,8 +75,6 @@ def cache_bytes(num_targets: int, top_k: int, num_utterances: int) -> int:
 
 def notes_on_objectives(config: TrainConfig, family: Outline) -> list[str]:
     """What the predicted times and memory of the phases, and the training, leave out, in sentences."""
-    from shibolet.model.fast.device import CACHE_FRAC
-
     notes = []
     for phase in config.phases:
         objective = config.objective_of(phase)
