@@ -163,7 +163,8 @@ def open_executor(on: str | None, num_threads: int | None = None, decoders: Deco
 def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:
     """The same in each process of an executor, where it has several.
 
-    Each opens it on its own device; how many clips one takes at once, where nobody says, follows from this process's.
+    Each opens it on its own device; how many clips one takes at once, where nobody says, follows from that device:
+    the cluster's, or this process's.
     """
     if isinstance(executor, Here):
         return open_transcriber(name, language, **settings)
@@ -172,7 +173,8 @@ def open_engines(executor: Executor, name: str, language: str, **settings) -> En
     if together is None:
         from shibolet.model.family import family_named
 
-        together = family_named(name).clips_at_once(best_device(), settings.get("beam_size", 1))
+        device = best_device() if executor.has_gpus is None else "cuda" if executor.has_gpus else "cpu"
+        together = family_named(name).clips_at_once(device, settings.get("beam_size", 1))
     return Engines(Lazy(open_it), together, executor)
 
 
