@@ -9,20 +9,16 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
-import shibolet
 from shibolet.errors import DataError, ProcessLost
 from shibolet.listen.decoders import Decoders, Share, share_cores
 from shibolet.listen.dispatch import Dispatcher, Peer, Run, Work
 from shibolet.listen.executor import KeepsDecoders, Opened
 from shibolet.listen.processes import MAX_STARTS, Outcome, attempt, sendable
-from shibolet.records.files import hash_file, hash_json
-from shibolet.records.provenance import package_versions
+from shibolet.records.provenance import versions
 
 LOOK_S = 2.0  # between looks at which nodes there are
 TELL_S = 60.0  # between sentences that nobody hears
@@ -89,14 +85,6 @@ class Server:
 
     def do(self, chunk: Any) -> Outcome:
         return sendable(attempt(self._do, chunk))
-
-
-@cache
-def versions() -> dict[str, str | None]:
-    """What decides the bytes of a result: versions of packages, and a hash of our own code."""
-    root = Path(shibolet.__file__).parent
-    code = {str(path.relative_to(root)): hash_file(path) for path in sorted(root.rglob("*.py"))}
-    return package_versions() | {"the code of shibolet": hash_json(code)[:12]}
 
 
 class OnCluster(KeepsDecoders, Dispatcher):
