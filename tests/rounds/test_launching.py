@@ -60,7 +60,7 @@ def stub(path: Path, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(75, 0, True), (143, 3, True), (75, 50, False), (3, 0, False)]
+    ("code", "restarts", "requeued"), [(75, 0, True), (76, 1, True), (143, 3, True), (75, 50, False), (3, 0, False)]
 )
 def test_a_stopped_job_is_queued_again_and_a_failed_one_is_not(
     written, tmp_path: Path, code: int, restarts: int, requeued: bool

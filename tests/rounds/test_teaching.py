@@ -10,8 +10,9 @@ from shibolet.records.audited import Audited
 from shibolet.records.documents.teaching import TeacherTexts
 from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
-from shibolet.rounds import teaching
+from shibolet.rounds import stages, teaching
 from shibolet.rounds.shared import open_round
+from shibolet.train.launch import Place
 
 
 def utterance(id: str, text: str, split: str = "train") -> Utterance:
@@ -76,6 +77,18 @@ def test_a_teacher_does_not_judge_its_own_texts(tmp_path: Path):
     with open_round(one, tmp_path / "run", "train", lambda sentence: None) as current:
         with pytest.raises(RecipeError, match="would judge its own texts"):
             teaching.do_teach(current)
+
+
+@pytest.mark.parametrize("starts", ["--nodes", "torchrun"])
+def test_several_machines_do_not_wait_for_texts_that_are_not_written(tmp_path: Path, monkeypatch, starts: str):
+    """They would leave after half an hour, and the main one would have written all of it for nothing."""
+    place = Place(node=0, num_nodes=2, host="10.0.0.5", port=29500) if starts == "--nodes" else Place()
+    if starts == "torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    with open_round(recipe(), tmp_path, "train", print) as current:
+        current.place = place
+        with pytest.raises(RecipeError, match=r"are written on one machine, .* without --nodes and torchrun"):
+            stages.do_train(current)
 
 
 def test_the_sentence_says_what_trains_and_why_the_rest_does_not():

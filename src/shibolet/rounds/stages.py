@@ -114,6 +114,8 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     from shibolet.rounds.rank import TrainJob, set_to_work, under_torchrun
 
     recipe, folder = current.recipe, current.folder
+    if teaching.is_asked(recipe.train) and (under_torchrun() or current.place.num_nodes > 1):
+        teaching.require_taught(current)
     texts = teaching.texts_of(current) if teaching.is_asked(recipe.train) else {}
     reads = ("prepare", *replay_reads(current), *([teaching.STAGE] if teaching.is_asked(recipe.train) else []))
     inputs, fill = branch_of(current, train_inputs(current))
