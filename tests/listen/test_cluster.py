@@ -4,17 +4,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from shibolet.errors import DataError, ProcessLost, RecipeError
+from shibolet.errors import DataError, ModelError, ProcessLost, RecipeError
 from shibolet.listen import cluster as module
 from shibolet.listen.cluster import ActorLost, Node, OnCluster, versions
 from shibolet.listen.dispatch import LOST, TRIES
 from shibolet.listen.executor import Here, Opened
+from shibolet.listen.lazy import LazyListener
 from shibolet.listen.on_ray import Packed
-from shibolet.listen.open import open_engines, open_executor
+from shibolet.listen.open import open_engines, open_executor, open_recogniser
 from shibolet.listen.processes import Outcome, WorkerLost, attempt
 from shibolet.model.family import family_named
 
@@ -240,6 +242,17 @@ def test_clips_at_once_are_those_of_the_device_that_hears() -> None:
             engines = open_engines(executor, "builtin:round1", "Hebrew")
             assert engines.clips_at_once == family.clips_at_once(device, 1)
     assert family.clips_at_once("cuda", 1) > family.clips_at_once("cpu", 1)
+
+
+def test_another_model_under_the_same_name_is_refused(monkeypatch) -> None:
+    """A node with an older copy of a folder would hear what nobody asked for, under the newer one's identity."""
+    with pytest.raises(ModelError, match=r"the content [0-9a-f]+, and .* asked for 0123: every node needs the same"):
+        LazyListener("0123", partial(open_recogniser, "builtin:ctc", "Hebrew")).get()
+    with closing(OnCluster(Fake([A]), 1)) as executor:
+        assert open_engines(executor, "builtin:round1", "Hebrew").engine.get().identity
+        monkeypatch.setattr("shibolet.listen.open.listener_identity", lambda name: "0123")
+        with pytest.raises(ModelError, match="asked for 0123"):
+            open_engines(executor, "builtin:round1", "Hebrew").engine.get()
 
 
 def test_an_actor_reads_nothing_that_another_version_wrote() -> None:
