@@ -67,9 +67,9 @@ class ProcessLost(ShiboletError):
 
 
 class RankLost(ShiboletError):
-    """A process of a training was ended from outside, or crashed below Python; the same command continues."""
+    """A process or machine of a training was ended from outside, or crashed; the same command continues."""
 
-    exit_code = 3
+    exit_code = 76
 
 
 class Diverged(ShiboletError):

@@ -21,7 +21,7 @@ from shibolet.audit.stage import run_audit
 from shibolet.listen.family_aligner import FamilyAligner
 from shibolet.listen.family_recogniser import FamilyRecogniser
 from shibolet.listen.lazy import LazyListener
-from shibolet.listen.open import open_aligner, open_recogniser
+from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.records import files
 from shibolet.records.utterance import Utterance
 from shibolet.speech.audio import load
@@ -61,7 +61,7 @@ def audit(utterances: Sequence[Utterance], out: Path, at: tuple[str, int] | None
         owner, name = PLACES[at[0]]
         setattr(owner, name, at_call(getattr(owner, name), at[1]))
     ears = [
-        LazyListener(name, partial(open_it, name, "Hebrew"))
+        LazyListener(listener_identity(name), partial(open_it, name, "Hebrew"))
         for name, open_it in ((CONFIG.aligner, open_aligner), (CONFIG.recogniser, open_recogniser))
     ]
     listener = Listener(*ears, out / "heard", load, CONFIG, "Hebrew")

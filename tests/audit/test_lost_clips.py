@@ -17,9 +17,10 @@ from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig, SelfTestConfig
 from shibolet.audit.hearing import Listener
 from shibolet.audit.sampling import SampleConfig, draw_sample
-from shibolet.errors import DataError, ShiboletError
+from shibolet.errors import AudioError, DataError, ShiboletError
 from shibolet.listen import decoders
 from shibolet.listen.decoders import InThisProcess
+from shibolet.listen.executor import Here
 from shibolet.listen.processes import WorkerLost
 from shibolet.recipe import load_recipe
 from shibolet.records.utterance import AudioRef
@@ -61,6 +62,45 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_clip_each_and_this_run_alone(
     assert len(ears.heard) == 2 and good.num_lost == 0 and good.notes == []
     assert not any(e.failure for e in evidence(again).values()) and len(again) == 8
     assert evidence(listener(tmp_path, Swayed()).merge(clips)) == evidence(again)
+
+
+class Elsewhere(Here):
+    """Other machines, as far as who hands out knows."""
+
+    is_elsewhere = True
+
+
+def does_not_see(ref: AudioRef) -> np.ndarray:
+    """A machine to which a folder is not mounted."""
+    if ref.path.endswith("/4.wav"):
+        raise AudioError(f"{ref.path}: no such file", "missing_file")
+    return load(ref)
+
+
+def test_a_machine_that_does_not_see_a_file_ends_the_audit_and_writes_nothing_of_it(
+    tmp_path: Path, clips, monkeypatch
+) -> None:
+    """A node without the disk of the audio would else drop good clips for ever, under the hash of their content."""
+    config = CONFIG.model_copy(update={"chunk_utterances": 1})
+    blind = Listener(Swayed(), Swayed(), tmp_path / "heard", does_not_see, config, "Hebrew", Elsewhere())
+    with pytest.raises(DataError, match=r"4\.wav was not found where it was to be heard, .* under the same path"):
+        blind.hear(clips[:8])
+    monkeypatch.setattr(workers, "content_hash", lambda ref: str(does_not_see(ref)))
+    with pytest.raises(DataError, match=r"4\.wav was not found where it was to be heard"):
+        Listener(Swayed(), Swayed(), tmp_path / "new", load, config, "Hebrew", Elsewhere()).hear(clips[:8])
+    monkeypatch.undo()
+    seeing = listener(tmp_path / "heard", Swayed())
+    assert not any(one.failure for one in evidence(seeing.hear(clips[:8])).values()) and not list(
+        tmp_path.glob("new/*")
+    )
+
+
+def test_a_file_that_no_machine_sees_is_a_failure_of_its_clip(tmp_path: Path, own_files) -> None:
+    Path(own_files[4].audio.path).unlink()
+    found = Listener(Swayed(), Swayed(), tmp_path / "heard", load, CONFIG, "Hebrew", Elsewhere()).hear(own_files)
+    assert {key: one.failure for key, one in evidence(found).items() if one.failure} == {
+        own_files[4].key: "missing_file"
+    }
 
 
 class Stalled(InThisProcess):

@@ -12,7 +12,7 @@ import pytest
 import soundfile as sf
 from engines import Together
 
-from shibolet.errors import ShiboletError
+from shibolet.errors import AudioError, DataError, ShiboletError
 from shibolet.evaluate import hear as module
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.evaluate.hear import hear
@@ -94,6 +94,19 @@ def test_a_killed_process_changes_no_score_and_a_batch_that_kills_is_told(tmp_pa
         with pytest.raises(ShiboletError, match=r"a batch of 3 utterances, the first of which is 'u\d+', could not be"):
             files_of(two, utterances, tmp_path / "lost", dies_of=dies_of, times=9)
     assert not (tmp_path / "lost").exists()
+
+
+def test_a_node_that_does_not_see_a_file_is_no_empty_text(utterances, monkeypatch) -> None:
+    """A set would else be scored with words missing that nobody had listened to."""
+
+    def blind(ref: AudioRef) -> np.ndarray:
+        raise AudioError(f"{ref.path}: no such file", "missing_file")
+
+    monkeypatch.setattr(module.audio, "load", blind)
+    with pytest.raises(DataError, match=r"0\.wav was not found where it was to be heard"):
+        hear(Loops(), utterances[:1], CONFIG, None)
+    Path(utterances[0].audio.path).unlink()
+    assert [one.reason for one in hear(Loops(), utterances[:1], CONFIG, None).failures] == ["missing_file"]
 
 
 class Waiting(Together):

@@ -4,17 +4,21 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from shibolet.errors import DataError, ProcessLost, RecipeError
+from shibolet.errors import DataError, ModelError, ProcessLost, RecipeError
 from shibolet.listen import cluster as module
 from shibolet.listen.cluster import ActorLost, Node, OnCluster, versions
 from shibolet.listen.dispatch import LOST, TRIES
 from shibolet.listen.executor import Here, Opened
-from shibolet.listen.open import open_executor
+from shibolet.listen.lazy import LazyListener
+from shibolet.listen.on_ray import Packed
+from shibolet.listen.open import open_engines, open_executor, open_recogniser
 from shibolet.listen.processes import Outcome, WorkerLost, attempt
+from shibolet.model.family import family_named
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,66 @@ def test_a_node_on_which_no_actor_starts_is_left_out_and_with_no_other_the_run_e
     assert "node node a is left out: no actor starts there: it is gone" in caplog.text
     with pytest.raises(ProcessLost, match=r"no node of the cluster can hear\. node a: no actor starts there"):
         heard(Fake([A, B._replace(num_cpus=0)], starts=lambda node: False))
+
+
+def test_a_gpu_on_which_no_actor_starts_takes_nobody_from_the_others(caplog) -> None:
+    """One broken GPU of a node must not end a run that hears on the next one."""
+
+    class Broken(Fake):
+        def get(self, ref: int) -> Outcome:
+            if self.calls[ref][0] != 1:  # the second place, and each actor that starts there
+                raise ActorLost("it is gone")
+            return super().get(ref)
+
+    assert heard(Broken([A._replace(num_gpus=2)])) == SUMS
+    assert "one of 2 places of node node a is left out: no actor starts there: it is gone" in caplog.text
+
+
+def test_a_gpu_that_joins_nodes_that_hear_on_processors_does_so_too(caplog) -> None:
+    """A CPU and a GPU differ in bits, and nobody could say which rows of a run were heard by which."""
+    on_gpu: list[bool] = []
+
+    class Noting(Fake):
+        def start(self, node: Node, on_gpu_: bool, *args: Any) -> int:
+            on_gpu.append(on_gpu_)
+            return super().start(node, on_gpu_, *args)
+
+    def join(cluster: Fake) -> None:
+        cluster.alive = [A, B._replace(num_gpus=2)] if cluster.num_waits > 10 else [A]
+
+    assert heard(Noting([A], before_wait=join)) == SUMS and on_gpu == [False, False]
+    assert "node node b has GPUs and hears on its processors, as the nodes before it" in caplog.text
+    head = C._replace(num_cpus=0)  # decides nothing
+    with closing(OnCluster(later := Noting([head]), 1)) as executor:
+        later.alive = [head, A._replace(num_gpus=2)]
+        assert list(executor.map(Sum(), iter(CHUNKS))) == SUMS and executor.has_gpus and on_gpu[2:] == [True, True]
+
+
+def test_clips_at_once_are_those_of_the_device_that_hears() -> None:
+    """A laptop that hands out to GPUs would else have each take as few as its own processor does."""
+    family = family_named("builtin:round1")
+    for node, device in ((A._replace(num_gpus=1), "cuda"), (A, "cpu")):
+        with closing(OnCluster(Fake([node]), 1)) as executor:
+            engines = open_engines(executor, "builtin:round1", "Hebrew")
+            assert engines.clips_at_once == family.clips_at_once(device, 1)
+    assert family.clips_at_once("cuda", 1) > family.clips_at_once("cpu", 1)
+
+
+def test_another_model_under_the_same_name_is_refused(monkeypatch) -> None:
+    """A node with an older copy of a folder would hear what nobody asked for, under the newer one's identity."""
+    with pytest.raises(ModelError, match=r"the content [0-9a-f]+, and .* asked for 0123: every node needs the same"):
+        LazyListener("0123", partial(open_recogniser, "builtin:ctc", "Hebrew")).get()
+    with closing(OnCluster(Fake([A]), 1)) as executor:
+        assert open_engines(executor, "builtin:round1", "Hebrew").engine.get().identity
+        monkeypatch.setattr("shibolet.listen.open.listener_identity", lambda name: "0123")
+        with pytest.raises(ModelError, match="asked for 0123"):
+            open_engines(executor, "builtin:round1", "Hebrew").engine.get()
+
+
+def test_an_actor_reads_nothing_that_another_version_wrote() -> None:
+    """A work that its code cannot read, or open, would end the run instead of leaving the node out."""
+    actor = object.__new__(Packed)
+    assert actor.call("open", versions() | {"torch": "0.1"}, b"what it cannot read") == (True, versions())
 
 
 def test_a_node_with_other_versions_is_left_out() -> None:

@@ -14,7 +14,7 @@ import pytest
 import soundfile as sf
 from engines import Together
 
-from shibolet.errors import AudioError
+from shibolet.errors import AudioError, DataError
 from shibolet.listen.engine import Engine, Written
 from shibolet.listen.executor import Here, Processes
 from shibolet.listen.lazy import Engines, Lazy
@@ -206,6 +206,13 @@ def test_machines_that_read_recordings_themselves_hear_what_one_hears(tmp_path, 
         ["2b.wav", "3.wav", "4.wav"],
     ]
     assert sum(heard_s) == pytest.approx(27.5, abs=0.5)
+
+    def blind(*_) -> None:
+        raise AudioError("no such file", "missing_file")
+
+    monkeypatch.setattr("shibolet.listen.recordings.cut_stream", blind)
+    with pytest.raises(DataError, match=r"0\.wav was not found where it was to be heard"):
+        list(hear_recordings(paths, engines, HEBREW))
 
 
 def test_a_recording_that_breaks_off_gives_what_was_before(tmp_path, monkeypatch):

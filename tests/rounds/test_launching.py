@@ -49,6 +49,7 @@ def test_codes_of_the_gate_are_those_of_the_recipe(written):
     out = written("hebrew-round2", "--slurm")
     assert "\n  0|10) ;;" in (out / "prepare.sbatch").read_text()
     out = written("hebrew-round2", "--slurm", "--set", "gate.on_caution=stop", "--set", "gate.accept=[INVALID]")
+    assert "audit merge" not in (out / "prepare.sbatch").read_text(), "it hears nothing that the parts gave up"
     assert "\n  0|30) ;;" in (out / "prepare.sbatch").read_text()
 
 
@@ -59,7 +60,7 @@ def stub(path: Path, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(75, 0, True), (143, 3, True), (75, 50, False), (3, 0, False)]
+    ("code", "restarts", "requeued"), [(75, 0, True), (76, 1, True), (143, 3, True), (75, 50, False), (3, 0, False)]
 )
 def test_a_stopped_job_is_queued_again_and_a_failed_one_is_not(
     written, tmp_path: Path, code: int, restarts: int, requeued: bool
@@ -80,15 +81,17 @@ def test_a_stopped_job_is_queued_again_and_a_failed_one_is_not(
             args.unlink()
         env = {
             "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts),
-            "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[0-1]",
+            "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[0-1]",
         }  # fmt: skip
+        if name == "hear.sbatch":  # the number of one part is that of the array: it would have all begin again
+            env |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
         done = subprocess.run(["bash", "-c", "\n".join(script)], env=env, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         given = (bin_dir / "shibolet.args").read_text().splitlines()
         assert given[:2] == [name.partition(".")[0].replace("hear", "audit"), "hebrew-round2"]
         assert given[given.index("--set") + 1] == change and given[given.index("-o") + 1] == str(run_dir)
-        asked = bin_dir / "scontrol.args"
-        assert (asked.exists() and asked.read_text().endswith("requeue\n7\n")) is requeued
+        asked, number = bin_dir / "scontrol.args", "7_2" if name == "hear.sbatch" else "7"
+        assert (asked.exists() and asked.read_text().endswith(f"requeue\n{number}\n")) is requeued
 
 
 def test_tasks_of_skypilot_run_one_after_the_other(written, tmp_path: Path):
@@ -99,6 +102,7 @@ def test_tasks_of_skypilot_run_one_after_the_other(written, tmp_path: Path):
     assert found == [
         ("hear", 6, "H100:1"), ("prepare", 1, "H100:4"), ("train", 2, "H100:4"), ("evaluate", 1, "H100:1"),
     ]  # fmt: skip
+    assert "audit merge" not in tasks[1]["run"], "it hears nothing, and a clip that every part gave up would end it"
     for task in tasks:
         assert task["volumes"] == {"/runs": "shibolet"}
         assert subprocess.run(["bash", "-n", "-c", task["run"]], capture_output=True).returncode == 0

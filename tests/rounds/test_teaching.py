@@ -12,6 +12,7 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import stages, teaching
 from shibolet.rounds.shared import open_round
+from shibolet.train.launch import Place
 
 
 def utterance(id: str, text: str, split: str = "train") -> Utterance:
@@ -88,6 +89,18 @@ def test_texts_of_a_teacher_that_train_no_longer_are_put_aside(tmp_path: Path):
         with pytest.raises(DataError, match="'prepare' is not done"):
             stages.do_train(current)
         assert not document.exists()
+
+
+@pytest.mark.parametrize("starts", ["--nodes", "torchrun"])
+def test_several_machines_do_not_wait_for_texts_that_are_not_written(tmp_path: Path, monkeypatch, starts: str):
+    """They would leave after half an hour, and the main one would have written all of it for nothing."""
+    place = Place(node=0, num_nodes=2, host="10.0.0.5", port=29500) if starts == "--nodes" else Place()
+    if starts == "torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    with open_round(recipe(), tmp_path, "train", print) as current:
+        current.place = place
+        with pytest.raises(RecipeError, match=r"are written on one machine, .* without --nodes and torchrun"):
+            stages.do_train(current)
 
 
 def test_the_sentence_says_what_trains_and_why_the_rest_does_not():

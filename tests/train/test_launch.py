@@ -111,7 +111,7 @@ def test_a_rank_that_is_killed_is_a_sentence_with_an_exit_code_and_never_the_sil
     monkeypatch.setattr("shibolet.train.launch._GRACE_S", 2.0)
     with pytest.raises(RankLost, match=r"rank 1 was ended by SIGKILL, which .* the same command goes on") as lost:
         start(die_after_the_other, tmp_path)
-    assert lost.value.exit_code == 3
+    assert lost.value.exit_code == 76
     monkeypatch.setattr("shibolet.train.launch._GRACE_S", 0.2)
     for number in (signal.SIGKILL, signal.SIGSEGV):
         with pytest.raises(RankLost, match=rf"rank 1 was ended by {number.name}\b.*; the others were stopped"):

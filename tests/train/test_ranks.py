@@ -12,10 +12,12 @@ from ranks import train
 from test_final import contents, rebuilt
 from tiny_run import make_rows, rows, write_shard
 
-from shibolet.errors import DiskError
+from shibolet.errors import DataError, DiskError
 from shibolet.model import weights
 from shibolet.records.documents.training import TrainResult
+from shibolet.records.provenance import versions
 from shibolet.train.ranks import by_main, join_ranks, leave_ranks
+from shibolet.train.stage import run_train
 
 
 def same(one: Path, other: Path, rel: float) -> None:
@@ -76,6 +78,17 @@ def test_the_result_of_two_ranks_is_that_of_their_checkpoint(base_dir, prepared_
     steps = TrainResult.read(tmp_path / "out" / "result.json").weights_of
     expected = rebuilt(base_dir, tmp_path / "out", ranks.CONFIG, steps, tmp_path / "rebuilt", monkeypatch)
     assert contents(tmp_path / "out" / "final") == expected and len(expected) > 10
+
+
+def test_ranks_with_other_packages_or_other_code_do_not_train_together(base_dir, prepared_dir, tmp_path, monkeypatch):
+    """Each would compute other gradients, and nothing on disk would say so."""
+    monkeypatch.setattr("shibolet.train.ranks.of_all", lambda made: [made, made | {"torch": "0.1"}])
+    with pytest.raises(DataError, match=r"rank 1 trains with another torch than the main rank; .* packages"):
+        run_train(
+            prepared_dir=prepared_dir, base=str(base_dir), config=ranks.CONFIG, language="Hebrew", seed=1,
+            out_dir=tmp_path, score_dev=None, about={}, num_threads=1,
+        )  # fmt: skip
+    assert "the code of shibolet" in versions()
 
 
 def wait_as_rank(rank: int, port: int, out: Path) -> None:

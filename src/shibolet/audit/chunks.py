@@ -20,8 +20,9 @@ from pydantic import Field
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.evidence import to_line, write_lines
-from shibolet.audit.workers import Decoded, Heard, Load, decode, hash_audio, weigh
+from shibolet.audit.workers import Decoded, Heard, Load, decode, hash_audio, is_hash_of_unseen, weigh
 from shibolet.listen.decoders import AnyWorker, Decoders, run_each
+from shibolet.listen.dispatch import UNSEEN, require_seen
 from shibolet.listen.lazy import Loading
 from shibolet.listen.long_audio import align
 from shibolet.listen.processes import WorkerLost
@@ -39,6 +40,7 @@ FIRST_GROUP, GROUP, LAST_GROUP = 4, 16, 4
 Job = tuple[str, Clip]  # a content id, and what is to be heard for it
 Lines = dict[str, bytes]  # of evidence, by content id
 Lost = dict[str, Evidence]  # by content id, what was given up as no fault of its own
+Unseen = list[str]  # paths of files that were not found where they were to be read
 Item = TypeVar("Item")
 Found = bytes | Evidence | WorkerLost  # the line of a clip's evidence, the failure that it is, why it was given up
 
@@ -98,7 +100,7 @@ class HearChunk(_Listening):
     at_once = DECODED + 2  # the evidence of one more is weighed and written
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Group], tuple[Lines, Lost]]]:
+    def open(self) -> Iterator[Callable[[Group], tuple[Lines, Lost, Unseen]]]:
         with self._loaded(), _ShortCollections():
             hear_at_once = getattr(self.recogniser, "at_once", 1)
             room = Semaphore(DECODED - 1 + hear_at_once)
@@ -109,8 +111,9 @@ class HearChunk(_Listening):
                 for thread in (models.recognising, models.aligning):
                     thread.shutdown(wait=False, cancel_futures=True)
 
-    def keep(self, result: tuple[Lines, Lost]) -> Lost:
-        lines, lost = result
+    def keep(self, result: tuple[Lines, Lost, Unseen]) -> Lost:
+        lines, lost, unseen = result
+        require_seen(unseen)
         if lines:
             write_lines(self.folder, lines)
         return lost
@@ -127,14 +130,15 @@ class HearChunk(_Listening):
             joined |= {id: given_up(clip, lost) for id, clip in group.jobs} if isinstance(lost, WorkerLost) else lost
         return joined
 
-    def _hear(self, models: _Models, group: Group) -> tuple[Lines, Lost]:
-        lines, lost, jobs = {}, {}, group.jobs
+    def _hear(self, models: _Models, group: Group) -> tuple[Lines, Lost, Unseen]:
+        lines, lost, unseen, jobs = {}, {}, [], group.jobs
         for (content_id, clip), one in zip(jobs, self._evidence_of(models, [clip for _, clip in jobs]), strict=True):
             if isinstance(one, WorkerLost):
                 lost[content_id] = given_up(clip, one)
             else:
                 lines[content_id] = to_line(one) if isinstance(one, Evidence) else one
-        return lines, lost
+                unseen += [clip.audio.path] if _is_unseen(one) else []
+        return lines, lost, unseen
 
     def _evidence_of(self, models: _Models, clips: Sequence[Clip]) -> list[Found]:
         with models.room:
@@ -209,16 +213,22 @@ class ChooseWindow(_Listening):
     at_once = 1
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Clip]], Window | None]]:
+    def open(self) -> Iterator[Callable[[Sequence[Clip]], tuple[Window | None, Unseen]]]:
         with self._loaded():
             yield self._choose
 
-    def _choose(self, clips: Sequence[Clip]) -> Window | None:
-        decoded = zip(self._decode(clips), clips, strict=True)
+    def keep(self, result: tuple[Window | None, Unseen]) -> Window | None:
+        window, unseen = result
+        require_seen(unseen)
+        return window
+
+    def _choose(self, clips: Sequence[Clip]) -> tuple[Window | None, Unseen]:
+        decoded = list(zip(self._decode(clips), clips, strict=True))
+        unseen = [clip.audio.path for one, clip in decoded if _is_unseen(one)]
         usable = [(one[0], list(clip.words)) for one, clip in decoded if isinstance(one, tuple)]
         if not usable:
-            return None
-        return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True))))
+            return None, unseen
+        return Window(self.recogniser.choose_window(*map(list, zip(*usable, strict=True)))), unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,9 +238,18 @@ class HashChunk(_Listening):
     at_once = 2
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[AudioRef]], list[str | WorkerLost]]]:
+    def open(self) -> Iterator[Callable[[Sequence[AudioRef]], tuple[list[str | WorkerLost], Unseen]]]:
         self.decoders.start()
-        yield lambda refs: next(self.decoders.map(partial(hash_part, config=self.config), [refs]))
+        yield self._hash
+
+    def keep(self, result: tuple[list[str | WorkerLost], Unseen]) -> list[str | WorkerLost]:
+        hashes, unseen = result
+        require_seen(unseen)
+        return hashes
+
+    def _hash(self, refs: Sequence[AudioRef]) -> tuple[list[str | WorkerLost], Unseen]:
+        [hashes] = self.decoders.map(partial(hash_part, config=self.config), [refs])
+        return hashes, [ref.path for ref, found in zip(refs, hashes, strict=True) if is_hash_of_unseen(found, ref)]
 
 
 def hash_part(worker: AnyWorker, refs: Sequence[AudioRef], config: AuditConfig) -> list[str | WorkerLost]:
@@ -272,6 +291,10 @@ def _failure(
     if isinstance(found, Evidence | WorkerLost):
         return found
     return Evidence(key=clip.key, failure="no_hypothesis", detail=NOT_IN_FILE) if not_in_file else None
+
+
+def _is_unseen(found: object) -> bool:
+    return isinstance(found, Evidence) and found.failure == UNSEEN
 
 
 def given_up(clip: Clip, lost: WorkerLost) -> Evidence:

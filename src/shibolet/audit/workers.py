@@ -32,8 +32,17 @@ def hash_audio(refs: Sequence[AudioRef]) -> list[str]:
         try:
             hashes.append(content_hash(ref))
         except AudioError as error:
-            hashes.append(hash_json([error.reason, ref.path, ref.row]))
+            hashes.append(_hash_of_failure(error.reason, ref))
     return hashes
+
+
+def is_hash_of_unseen(found: object, ref: AudioRef) -> bool:
+    """Whether `hash_audio` gives this for a file that it does not find."""
+    return found == _hash_of_failure(dispatch.UNSEEN, ref)
+
+
+def _hash_of_failure(reason: str, ref: AudioRef) -> str:
+    return hash_json([reason, ref.path, ref.row])
 
 
 def decode(clips: Sequence[Clip], load: Load) -> list[Decoded | Evidence]:

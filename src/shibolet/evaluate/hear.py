@@ -13,6 +13,7 @@ import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one li
 
 from shibolet.errors import AudioError, ProcessLost
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.listen.dispatch import UNSEEN, require_seen
 from shibolet.listen.engine import Written
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.processes import WorkerLost
@@ -65,7 +66,7 @@ def hear(
 ) -> Heard:
     """Transcribe a set, or what `change` makes of its clips; audio of two batches is in memory at a time.
 
-    ProcessLost when a batch cannot be transcribed: a set is scored whole.
+    ProcessLost when a batch cannot be transcribed: a set is scored whole. DataError where a node does not see a file.
     """
     engines = Engines.of(transcriber)
     batches = batches_of(utterances, engines.clips_at_once)
@@ -79,6 +80,7 @@ def hear(
                     f"be transcribed: {found}"
                 )
             heard |= zip(batch, found, strict=True)
+            require_seen(utterances[i].audio.path for i in batch if (heard[i].failure or ("",))[0] == UNSEEN)
             if on_progress is not None:
                 on_progress(len(heard), len(utterances))
     in_order = [heard[i] for i in range(len(utterances))]

@@ -9,20 +9,16 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
-import shibolet
-from shibolet.errors import ProcessLost
+from shibolet.errors import DataError, ProcessLost
 from shibolet.listen.decoders import Decoders, Share, share_cores
 from shibolet.listen.dispatch import Dispatcher, Peer, Run, Work
 from shibolet.listen.executor import KeepsDecoders, Opened
 from shibolet.listen.processes import MAX_STARTS, Outcome, attempt, sendable
-from shibolet.records.files import hash_file, hash_json
-from shibolet.records.provenance import package_versions
+from shibolet.records.provenance import versions
 
 LOOK_S = 2.0  # between looks at which nodes there are
 TELL_S = 60.0  # between sentences that nobody hears
@@ -91,14 +87,6 @@ class Server:
         return sendable(attempt(self._do, chunk))
 
 
-@cache
-def versions() -> dict[str, str | None]:
-    """What decides the bytes of a result: versions of packages, and a hash of our own code."""
-    root = Path(shibolet.__file__).parent
-    code = {str(path.relative_to(root)): hash_file(path) for path in sorted(root.rglob("*.py"))}
-    return package_versions() | {"the code of shibolet": hash_json(code)[:12]}
-
-
 class OnCluster(KeepsDecoders, Dispatcher):
     """Actors on every node that there is; what is lost with one is tried again on another."""
 
@@ -111,7 +99,7 @@ class OnCluster(KeepsDecoders, Dispatcher):
         self._actors: list[_Actor] = []
         self._nodes: dict[str, Node] = {}
         self._left_out: dict[str, str] = {}  # by node, why
-        self._num_starts: dict[str, int] = {}  # by node, in a row that came to nothing
+        self._on_gpus: bool | None = None  # decided by the first nodes that can hear: a GPU and a CPU differ in bits
         self._looked_s, self._idle_since_s, self._told_s = 0.0, None, 0.0
         self._busy = Lock()  # while a work is done: what is begun meanwhile, by another thread, comes too late
         self._look(None)
@@ -122,7 +110,7 @@ class OnCluster(KeepsDecoders, Dispatcher):
 
     @property
     def has_gpus(self) -> bool:
-        return any(node.num_gpus for node in self._nodes.values())
+        return bool(self._on_gpus)
 
     def share(self, num_workers: int | None) -> Decoders:
         return Share(num_workers)
@@ -153,7 +141,7 @@ class OnCluster(KeepsDecoders, Dispatcher):
 
     def _tell(self) -> None:
         for actor in self._actors:
-            if actor.node.id not in self._left_out:
+            if self._why_not(actor) is None:
                 actor.tell(self._work)
 
     def _abandon(self) -> None:
@@ -189,9 +177,13 @@ class OnCluster(KeepsDecoders, Dispatcher):
             result.add_note(f"on node {actor.node.name} of the cluster")
             raise result
         if number is not None:
-            run.succeed(actor.tasks.pop(number), result)
+            try:
+                run.succeed(actor.tasks.pop(number), result)
+            except DataError as error:  # what it does not see
+                error.add_note(f"on node {actor.node.name} of the cluster")
+                raise
             return
-        self._num_starts.pop(actor.node.id, None)
+        actor.num_starts = 0
         if result != (ours := versions()):
             other = "; ".join(
                 f"{name} {result.get(name)}, here {ours[name]}" for name in ours if result.get(name) != ours[name]
@@ -205,9 +197,12 @@ class OnCluster(KeepsDecoders, Dispatcher):
         node, tasks, had_begun = actor.node, list(actor.tasks.values()), actor.has_opened(self._work)
         actor.end()
         if not had_begun:  # nothing that a chunk did
-            self._num_starts[node.id] = self._num_starts.get(node.id, 0) + 1
-            if self._num_starts[node.id] >= MAX_STARTS:
-                self._leave_out(node, f"no actor starts there: {error!s:.400}")
+            actor.num_starts += 1
+            if actor.num_starts >= MAX_STARTS:
+                actor.why_not = f"no actor starts there: {error!s:.400}"
+                num = sum(other.node.id == node.id for other in self._actors)
+                place = f"node {node.name}" if num == 1 else f"one of {num} places of node {node.name}"
+                _LOG.warning("%s is left out: %s", place, actor.why_not)
             return
         _LOG.warning(
             "node %s: an actor was lost; what it had in hand (%d chunks) is tried again", node.name, len(tasks)
@@ -220,14 +215,17 @@ class OnCluster(KeepsDecoders, Dispatcher):
             self._left_out[node.id] = why
             _LOG.warning("node %s is left out: %s", node.name, why)
 
+    def _why_not(self, actor: "_Actor") -> str | None:
+        """Why nobody hears in this place; None: somebody does, or will."""
+        return self._left_out.get(actor.node.id) or actor.why_not
+
     def _count_idle(self) -> None:
         """Nobody may be there who hears, but not in silence and not for ever."""
         now_s = monotonic()
         if self._ready or self._idle_since_s is None:
             self._idle_since_s = self._told_s = now_s
-        nodes = {actor.node for actor in self._actors}
-        if nodes and all(node.id in self._left_out for node in nodes):
-            whys = "; ".join(sorted(f"{node.name}: {self._left_out[node.id]}" for node in nodes))
+        if self._actors and all(map(self._why_not, self._actors)):
+            whys = "; ".join(sorted({f"{actor.node.name}: {self._why_not(actor)}" for actor in self._actors}))
             raise ProcessLost(f"no node of the cluster can hear. {whys}")
         if now_s - self._idle_since_s > MAX_WAIT_S:
             raise ProcessLost(
@@ -238,14 +236,15 @@ class OnCluster(KeepsDecoders, Dispatcher):
             self._told_s = now_s
             _LOG.warning(
                 "nobody on the cluster hears: %d nodes are there, %d left out; their actors start or wait for room",
-                len(self._nodes), len(self._left_out),
+                len(self._nodes), len({actor.node.id for actor in self._actors if self._why_not(actor)}),
             )  # fmt: skip
 
     def _look(self, run: Run | None) -> None:
         """Take in which nodes there are: actors for those that have come, none for those that are gone."""
         self._looked_s = monotonic()
         nodes = {node.id: node for node in self._cluster.nodes()}
-        on_gpus = any(node.num_gpus for node in nodes.values())
+        if self._on_gpus is None and any(node.num_gpus or node.num_cpus for node in nodes.values()):
+            self._on_gpus = any(node.num_gpus for node in nodes.values())
         for id in [id for id in self._nodes if id not in nodes]:
             gone = self._nodes.pop(id)
             mine = [actor for actor in self._actors if actor.node.id == id]
@@ -260,9 +259,14 @@ class OnCluster(KeepsDecoders, Dispatcher):
                     run.put_back(task)
         for id in [id for id in nodes if id not in self._nodes]:
             node = self._nodes[id] = nodes[id]
-            num = node.num_gpus if on_gpus else int(node.num_cpus > 0)
+            num = node.num_gpus if self._on_gpus else int(node.num_cpus > 0)
+            if node.num_gpus and not self._on_gpus:
+                _LOG.warning(
+                    "node %s has GPUs and hears on its processors, as the nodes before it: a GPU and a CPU differ in "
+                    "bits. What is on disk stays; started anew, the same command hears the rest on GPUs", node.name,
+                )  # fmt: skip
             self._actors += [
-                _Actor(self._cluster, node, on_gpus, (self._num_threads, num, os.getcwd())) for _ in range(num)
+                _Actor(self._cluster, node, self.has_gpus, (self._num_threads, num, os.getcwd())) for _ in range(num)
             ]
             if num:
                 _LOG.info("node %s joins, with %d of now %d actors", node.name, num, len(self._actors))
@@ -276,6 +280,7 @@ class _Actor(Peer):
         self.node, self.refs = node, {}  # numbers of tasks by what is awaited; None: the opening of a work
         self._cluster, self._on_gpu, self._args = cluster, on_gpu, args
         self._actor: Any = None
+        self.num_starts, self.why_not = 0, None  # starts in a row that came to nothing, and why there is no other
         self.work: Work | None = None  # that it was told last
 
     def has_opened(self, work: Work | None) -> bool:

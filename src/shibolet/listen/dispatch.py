@@ -5,6 +5,7 @@ split, where the work says how, until the item at fault stands alone; only that 
 its whole machine says nothing of the chunk: such a loss is taken back.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
+from shibolet.errors import DataError
 from shibolet.listen.processes import WorkerLost
 
 TRIES = 3  # of a chunk that its process was lost over; the second and third alone, in a fresh process
@@ -52,6 +54,19 @@ class Divisible(Protocol):
     def join(self, parts: Sequence[tuple[Any, Any]]) -> Any:
         """The result of the whole from its parts, each with its result or WorkerLost."""
         ...
+
+
+UNSEEN = "missing_file"  # the reason of an `AudioError` that may be the machine's
+
+
+def require_seen(paths: Iterable[str]) -> None:
+    """DataError for a file that is here, and was not found by who was to read it: that is no fault of the file."""
+    for path in paths:
+        if os.path.exists(path):
+            raise DataError(
+                f"{path} was not found where it was to be heard, and is there for this process; every node needs the "
+                "audio under the same path. Mend that, and run the same command again"
+            )
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ from threading import Lock, RLock
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+from shibolet.errors import ModelError
 from shibolet.listen.decoders import Decoders
 from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
@@ -61,8 +62,9 @@ class LazyListener:
         self._window_s: float | None = None
 
     def get(self) -> Any:
-        """The listener, with the window that was set."""
+        """The listener, with the window that was set; ModelError where another model has its name here."""
         opened = self._listener.get()
+        require_identity(opened, self.identity)
         if self._window_s is not None and hasattr(opened, "set_window"):
             opened.set_window(self._window_s)
         return opened
@@ -89,6 +91,15 @@ class LazyListener:
 
     def set_window(self, seconds: float) -> None:
         self._window_s = seconds
+
+
+def require_identity(opened: Any, identity: str) -> None:
+    """ModelError where what was opened by a name is not what has that name for who asked for it."""
+    if (found := getattr(opened, "identity", identity)) != identity:
+        raise ModelError(
+            f"the model that is opened here has the content {found[:16]}, and the one of this name that was asked for "
+            f"{identity[:16]}: every node needs the same models under the same paths"
+        )
 
 
 def load_now(*models: Any) -> None:

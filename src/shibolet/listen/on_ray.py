@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from shibolet.errors import ProcessLost, RecipeError
-from shibolet.listen.cluster import ActorLost, Node, Server
+from shibolet.listen.cluster import ActorLost, Node, Server, versions
 from shibolet.listen.processes import Outcome
 
 _THREADS = 16  # of an actor: a work that opens, and chunks in hand
@@ -21,7 +21,10 @@ class Packed:
     def __init__(self, *args: Any) -> None:
         self._server = Server(*args)
 
-    def call(self, method: str, args: bytes) -> Outcome:
+    def call(self, method: str, theirs: dict[str, str | None], args: bytes) -> Outcome:
+        """What the method answers; where the caller has other versions, ours: what it wrote may not be readable."""
+        if theirs != (ours := versions()):
+            return True, ours
         return getattr(self._server, method)(*pickle.loads(args))
 
 
@@ -71,7 +74,7 @@ class RayCluster:
 
     def call(self, actor: Any, method: str, *args: Any) -> Any:
         with self._connected():
-            return actor.call.remote(method, pickle.dumps(args))
+            return actor.call.remote(method, versions(), pickle.dumps(args))
 
     def wait(self, refs: Sequence[Any], timeout_s: float) -> list[Any]:
         with self._connected():
@@ -97,6 +100,6 @@ class RayCluster:
             yield
         except (ConnectionError, self._ray.exceptions.RaySystemError) as error:
             raise ProcessLost(
-                f"the Ray cluster can no longer be reached ({error!s:.200}); what was heard is on disk: the same "
-                "command goes on"
+                f"the Ray cluster can no longer be reached ({error!s:.200}); what an audit heard is on disk, and "
+                "the same command goes on"
             ) from error

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ from shibolet.listen.buffers import keep_buffers
 from shibolet.listen.decoders import Decoders
 from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
-from shibolet.listen.lazy import Engines, Lazy
+from shibolet.listen.lazy import Engines, Lazy, require_identity
 from shibolet.listen.protocols import Aligner, Recogniser
 from shibolet.model.folders import (
     CTRANSLATE2_WEIGHTS,
@@ -163,17 +164,26 @@ def open_executor(on: str | None, num_threads: int | None = None, decoders: Deco
 def open_engines(executor: Executor, name: str, language: str, **settings) -> Engine | Engines:
     """The same in each process of an executor, where it has several.
 
-    Each opens it on its own device; how many clips one takes at once, where nobody says, follows from this process's.
+    Each opens it on its own device; how many clips one takes at once, where nobody says, follows from that device:
+    the cluster's, or this process's.
     """
     if isinstance(executor, Here):
         return open_transcriber(name, language, **settings)
     open_it = partial(open_transcriber, name, language, **settings)
+    if executor.is_elsewhere:
+        open_it = partial(_opened_as, listener_identity(name), open_it)
     together = settings.get("batch_utterances")
     if together is None:
         from shibolet.model.family import family_named
 
-        together = family_named(name).clips_at_once(best_device(), settings.get("beam_size", 1))
+        device = best_device() if executor.has_gpus is None else "cuda" if executor.has_gpus else "cpu"
+        together = family_named(name).clips_at_once(device, settings.get("beam_size", 1))
     return Engines(Lazy(open_it), together, executor)
+
+
+def _opened_as(identity: str, open_it: Callable[[], "Transcriber"]) -> "Transcriber":
+    require_identity(opened := open_it(), identity)
+    return opened
 
 
 def _is_ctranslate2(path: Path, config: dict) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.ndimage  # noqa: F401  # not by threads: two that begin with one library can lock each other out
 
 from shibolet.errors import AudioError, ProcessLost
+from shibolet.listen.dispatch import UNSEEN, require_seen
 from shibolet.listen.engine import Engine
 from shibolet.listen.lazy import Engines, Lazy, load_now
 from shibolet.listen.pieces import cut_stream
@@ -133,6 +134,7 @@ def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[
             group = handed.popleft()
             if isinstance(heard, WorkerLost):
                 raise ProcessLost(f"{len(group)} recordings from {group[0]} on could not be transcribed: {heard}")
+            require_seen(str(one.path) for one in heard if one.error is not None and one.error.reason == UNSEEN)
             yield from heard
 
 

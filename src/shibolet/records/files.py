@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 from shibolet.errors import DiskError, ShiboletError
 from shibolet.records.ahead import Ahead
@@ -74,18 +75,22 @@ def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     One that is not `durable` does not wait for the disk: after a crash of the machine it may have anything in it.
     """
     make_folder(path.parent)
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own: several jobs of an array, on several machines, may write the same file.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in _FULL and error.filename is None:  # what writes to an open file knows no name
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        if is_full and error.filename is None:  # what writes to an open file knows no name
             error.filename = str(path)
         raise
-    os.replace(partial, path)
     if durable:
         sync_dir(path.parent)
 

@@ -3,11 +3,13 @@
 import platform
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shibolet.records.cores import usable_cores
 from shibolet.records.documents.provenance import Start
+from shibolet.records.files import hash_file, hash_json
 
 PACKAGES = "shibolet torch transformers accelerate peft datasets numpy scipy soundfile soxr av".split()
 
@@ -29,6 +31,14 @@ def this_start(command: str, num_threads: int | None) -> Start:
 def package_versions() -> dict[str, str | None]:
     """Of the packages that decide what comes out."""
     return {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """What decides the bytes of a result: versions of packages, and a hash of our own code."""
+    root = Path(__file__).parents[1]
+    code = {str(path.relative_to(root)): hash_file(path) for path in sorted(root.rglob("*.py"))}
+    return package_versions() | {"the code of shibolet": hash_json(code)[:12]}
 
 
 def _version(package: str) -> str | None:

@@ -56,8 +56,7 @@ def write_launch_files(
         _of_slurm(name, run, machines, out) if scheduler == "slurm" else _of_skypilot(name, run, machines)
     )
     if scheduler == "slurm":
-        requeue = 'scontrol requeue "$SLURM_JOB_ID"'
-        values |= {"common": environment.get_template("common.sh.jinja").render(values, requeue=requeue)}
+        values |= {"common": environment.get_template("common.sh.jinja").render(values)}
     make_folder(out)
     paths = []
     for file in FILES[scheduler]:

@@ -116,6 +116,8 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     recipe, folder = current.recipe, current.folder
     texts, reads = {}, ("prepare", *replay_reads(current))
     if teaching.is_asked(recipe.train):
+        if under_torchrun() or current.place.num_nodes > 1:
+            teaching.require_taught(current)
         texts, reads = teaching.texts_of(current), (*reads, teaching.STAGE)
     else:
         current.retire(teaching.STAGE, why="no text of a teacher trains")

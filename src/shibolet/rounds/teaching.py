@@ -77,6 +77,16 @@ def do_teach(current: Round) -> TeacherTexts:
     return made
 
 
+def require_taught(current: Round) -> None:
+    """RecipeError where the texts are still to be written: the other machines of a training do not wait so long."""
+    if not current.folder.finished(STAGE):
+        raise RecipeError(
+            "train.distil.texts: the teacher's texts are written on one machine, before several train. Run 'shibolet "
+            f"train' there without --nodes and torchrun until {STAGE}/{TEXTS} is in the run folder, stop it (Ctrl-C), "
+            "and start this command on every machine again"
+        )
+
+
 def admitted(
     current: Round, train: Sequence[Utterance], written: Mapping[str, str], out_dir: Path
 ) -> tuple[list[Utterance], list[LedgerLine], Work]:

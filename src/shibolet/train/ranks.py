@@ -81,7 +81,7 @@ def require_same(made: Mapping[str, str]) -> None:
         if names := differing(expected, own):
             raise DataError(
                 f"rank {rank} trains with another {first(names)} than the main rank; every node needs the same model, "
-                "recipe and version of shibolet"
+                "recipe, packages and version of shibolet"
             )
 
 

@@ -28,6 +28,7 @@ from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.training import DevRates, StepRow, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.provenance import versions
 from shibolet.tracking.config import Tracking
 from shibolet.tracking.start import start_trackers
 from shibolet.tracking.trackers import Trackers
@@ -181,7 +182,7 @@ def _open(
     replayed = read_replay(replay, family, loaded.tokenizer, max_tokens, examples, drawing)
     teacher_id = teacher and identity_of(resolve(teacher))
     fingerprint = fingerprint_of(loaded, examples, config, language, seed, replayed, teacher_id)
-    require_same(fingerprint)
+    require_same(fingerprint | versions())
     all_of_them, lines = [*examples, *replayed.examples], [*ledger, *too_long, *replayed.ledger]
     return _Opened(ranks, loaded, targets, all_of_them, replayed, lines, fingerprint)
 
