@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "train"))
 from ranks import free_port
 from train_command import RECIPE, SHIBOLET, end, prepared, rows, save_recipe, train, wait_for
 
+from shibolet.errors import RankLost
 from shibolet.train.checkpoint import CheckpointStore
 from shibolet.train.copies import COPY_MARKER
 
@@ -181,7 +182,7 @@ def test_a_cut_cable_ends_both_nodes(recipe: Path, tmp_path: Path, cable: list[l
     subprocess.run(["ip", "-n", "shibolet-t1", "link", "set", "shibolet-t1", "down"], check=True)
     cut_at = time.monotonic()
     ended = end_all(commands)
-    assert [code for code, _ in ended] == [3, 3] and time.monotonic() - cut_at < LOST_WITHIN_S, ended
+    assert [code for code, _ in ended] == [RankLost.exit_code] * 2 and time.monotonic() - cut_at < LOST_WITHIN_S, ended
     assert "node 1 was lost: nothing was heard of it for 30 s" in ended[0][1], ended
     assert "node 0 was lost" in ended[1][1], ended
     assert CheckpointStore(runs[0] / "train" / "checkpoints").latest() is not None
