@@ -73,6 +73,7 @@ BENCHMARKS = (
     Benchmark("whisper", "whisper_damage.py --models M --data D --out OUT --jobs 8", None, needs=WHISPERS),
     Benchmark("whisper", "whisper_forgetting.py --models M --data D --out OUT", None, needs=WHISPERS),
     Benchmark("transcribe", "transcribe_speed.py", None, gpus=1),
+    Benchmark("distil", "student_speed.py --tokenizer FOLDER", None, gpus=1, needs="Qwen3-ASR's tokenizer"),
     Benchmark("transcribe", "transcribe_speed.py --model builtin:round1 --utterances 64 --rows 8 16", None),
     Benchmark("serve", "serving.py FILES", 2, needs="50 recordings in Hebrew"),
 )  # fmt: skip

@@ -18,6 +18,7 @@ def recipes(
     ] = None,
 ):
     """List the recipes that ship with the package, or copy one to start from."""
+    from shibolet.cli.next_steps import advise
     from shibolet.cli.terminal import table, tell
     from shibolet.errors import did_you_mean
     from shibolet.recipe import shipped_recipes
@@ -30,7 +31,7 @@ def recipes(
             )
         rows = [(one, *about(path.read_text(encoding="utf-8"))) for one, path in shipped.items()]
         table("Recipes of the package", ("recipe", "for", "needs"), rows)
-        tell("next: shibolet recipes NAME --to FILE, change what you need, then shibolet check FILE")
+        advise("copy one, change what you need, then 'shibolet check FILE'", "recipes", "NAME", "--to", "FILE")
         return
     if name not in shipped:
         raise RecipeError(f"recipes: no '{name}' ships, only {', '.join(shipped)}{did_you_mean(name, list(shipped))}")
@@ -47,7 +48,8 @@ def recipes(
             file.write(content)
     except FileExistsError:
         raise RecipeError(f"recipes: '{to}' exists, and is not written over; give another name") from None
-    tell(f"{to} is a copy of {name}; next: shibolet check {to}")
+    tell(f"{to} is a copy of {name}")
+    advise("see whether the models and data of it can be had", "check", str(to))
 
 
 def about(text: str) -> tuple[str, str]:

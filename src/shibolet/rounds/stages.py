@@ -114,9 +114,10 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     from shibolet.rounds.rank import TrainJob, set_to_work, under_torchrun
 
     recipe, folder = current.recipe, current.folder
+    are_others_waiting = under_torchrun() or current.place.num_nodes > 1
     texts, reads = {}, ("prepare", *replay_reads(current))
     if teaching.is_asked(recipe.train):
-        if under_torchrun() or current.place.num_nodes > 1:
+        if are_others_waiting:
             teaching.require_taught(current)
         texts, reads = teaching.texts_of(current), (*reads, teaching.STAGE)
     else:
@@ -126,7 +127,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
     if stage.state != "interrupted":  # what goes on comes to the model that was scored, or is compared with it below
         _retire_of_others(current)
     if stage.done and current.only_through is None:
-        if under_torchrun() or current.place.num_nodes > 1:
+        if are_others_waiting:
             set_to_work(None, folder.path, current.tell, gpus=current.gpus, place=current.place)
         return stage, None
     job = TrainJob(
