@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -85,7 +86,7 @@ def audit(manifest: Path) -> dict:
     import torch
 
     from shibolet.audit.config import AuditConfig
-    from shibolet.audit.domains import DEFAULT_DOMAIN_RULES, with_domains
+    from shibolet.audit.domains import DEFAULT_DOMAIN_RULES, assign_domain
     from shibolet.audit.hearing import Listener
     from shibolet.audit.sampling import SampleConfig
     from shibolet.audit.stage import run_audit
@@ -103,8 +104,9 @@ def audit(manifest: Path) -> dict:
         peaks[step] = {"peak_mib": peak_mib(), "s": round(time.monotonic() - started, 1)}
 
     done("import")
-    utterances, ledger = read_source(DataSource(name="rows", manifest=manifest), run_dir / "cache")
-    utterances = with_domains(utterances, DEFAULT_DOMAIN_RULES)
+    domain_of = partial(assign_domain, rules=DEFAULT_DOMAIN_RULES)
+    source = DataSource(name="rows", manifest=manifest)
+    utterances, ledger = read_source(source, run_dir / "cache", domain_of=domain_of)
     done("read")
     manifest_hash(utterances)
     done("hash")

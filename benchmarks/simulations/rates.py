@@ -157,7 +157,7 @@ def recordings_cells(runs: int, seed: int) -> Iterator[tuple[str, dict]]:
                 true, covered = sum(bad.values()) / len(bad), 0
                 for i in range(r):
                     config = SampleConfig(sample_frac=0.01, min_utterances=num, seed=seed + i)
-                    ids = draw_sample(everyone, config).ids
+                    ids = [everyone[place].id for place in draw_sample(everyone, config).in_order]
                     total = estimate((len(bad),), (num,), (sum(bad[id] for id in ids),)).total
                     covered += total.lower - 1e-12 <= true <= total.upper + 1e-12
                 return {"coverage": covered / r}

@@ -208,7 +208,7 @@ def test_an_audit_that_lost_clips_is_not_done_and_hears_them_the_next_time(tmp_p
         current.recipe = current.recipe.model_copy(update={"audit": audit})
         current.data = SourceData(corpus, [], "digest")
         sampled = draw_sample(corpus, audit.sample).in_order
-        bad = [next(u for u in corpus if u.id == sampled[-1]), next(u for u in corpus if u.id not in sampled)]
+        bad = [corpus[sampled[-1]], next(u for place, u in enumerate(corpus) if place not in sampled)]
         for utterance, listen in zip(bad, (auditing.do_audit, auditing.do_hear_rest), strict=True):
             monkeypatch.setattr(decoders, "InThisProcess", lambda u=utterance: Stalled(workers.decode, u.audio.path))
             listen(current)

@@ -1,11 +1,13 @@
 """Protects the sample: it depends on content, grows without redrawing, and gives every stratum its share."""
 
 import random
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
-from shibolet.audit.sampling import SampleConfig, draw_sample
+from shibolet.audit.sampling import Sample, SampleConfig, draw_sample
 from shibolet.errors import DataError, RecipeError
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.allocation import in_proportion, turns
@@ -23,8 +25,13 @@ def corpus(**sizes: int) -> list[Utterance]:
     ]
 
 
-def counts(sample) -> dict[str, int]:
-    return {name: len(stratum.ids) for name, stratum in sample.strata.items()}
+def counts(sample: Sample) -> dict[str, int]:
+    return {name: len(stratum.places) for name, stratum in sample.strata.items()}
+
+
+def ids(sample: Sample, utterances: Sequence[Utterance]) -> list[str]:
+    """Of those that are drawn, in their order."""
+    return [utterances[place].id for place in sample.in_order]
 
 
 def test_shares_of_the_specification():
@@ -33,15 +40,15 @@ def test_shares_of_the_specification():
     assert sample.notes == ()
     assert sample.strata["kan_clean"].num_utterances == 2000
     assert sample.strata["kan_clean"].hours == pytest.approx(2.0)
-    assert len(sample.ids) == 1000
+    assert len(set(sample.in_order)) == 1000
 
 
 def test_order_of_the_input_does_not_matter_and_the_seed_does():
     utterances = corpus(whatsapp_noisy=900, kan_clean=900, long_tail=900)
-    first = draw_sample(utterances, SampleConfig())
+    first = ids(draw_sample(utterances, SampleConfig()), utterances)
     random.Random(0).shuffle(utterances)
-    assert draw_sample(utterances, SampleConfig()) == first
-    assert draw_sample(utterances, SampleConfig(seed=1)).ids != first.ids
+    assert ids(draw_sample(utterances, SampleConfig()), utterances) == first
+    assert set(ids(draw_sample(utterances, SampleConfig(seed=1)), utterances)) != set(first)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,11 @@ def test_order_of_the_input_does_not_matter_and_the_seed_does():
 )
 @pytest.mark.parametrize("shares", [SHARES, {}])
 def test_a_larger_sample_contains_the_smaller_one(sizes, shares):
-    utterances, smaller = corpus(**sizes), ()
+    utterances, smaller = corpus(**sizes), array("q")
     for number in range(1, len(utterances) + 1, 7):
         sample = draw_sample(utterances, SampleConfig(max_utterances=number, min_utterances=number, shares=shares))
         larger = sample.in_order
-        assert len(larger) == number == len(sample.ids) and larger[: len(smaller)] == smaller
+        assert len(larger) == number == len(set(larger)) and larger[: len(smaller)] == smaller
         smaller = larger
     assert smaller
 
@@ -88,9 +95,9 @@ def test_a_sample_is_random_within_its_stratum():
     """Each of 40 utterances is drawn in about half of 400 seeds: four standard errors are 40."""
     utterances = corpus(phone=40)
     drawn = Counter(
-        id
+        place
         for seed in range(400)
-        for id in draw_sample(utterances, SampleConfig(sample_frac=0.5, min_utterances=1, seed=seed)).ids
+        for place in draw_sample(utterances, SampleConfig(sample_frac=0.5, min_utterances=1, seed=seed)).in_order
     )
     assert len(drawn) == 40 and all(160 <= count <= 240 for count in drawn.values())
 
@@ -124,7 +131,7 @@ def test_everything():
     utterances = corpus(whatsapp_noisy=50, phone=7)
     for config in (SampleConfig(sample_frac=1.0), SampleConfig(min_utterances=1000)):
         sample = draw_sample(utterances, config)
-        assert sample.ids == {u.id for u in utterances}
+        assert sorted(sample.in_order) == list(range(len(utterances)))
         assert sample.notes == ("Every one of 57 utterances is heard: there is no sampling error.",)
 
 

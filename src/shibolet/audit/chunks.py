@@ -5,6 +5,7 @@ next chunk, then weighed by the workers, and ends as one file of evidence.
 """
 
 import gc
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Annotated, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import Field
 
 from shibolet.audit.clip import Clip, Evidence
@@ -302,39 +304,49 @@ def given_up(clip: Clip, lost: WorkerLost) -> Evidence:
 
 
 def chunks_of(
-    clips: Sequence[Clip], content_ids: Sequence[str], max_clips: int, max_audio_s: float
-) -> Iterator[list[int]]:
+    clips: Sequence[Clip], content_ids: Sequence, max_clips: int, max_audio_s: float
+) -> Iterator[Sequence[int]]:
     """Places of clips that are heard together, each content once; what sounds the same is in one chunk.
 
     Under one audio stand first the texts of it as it is, then those of each of its changes. A chunk goes over a limit
     only when it holds nothing but the texts of one sound.
     """
-    first_with: dict[AudioRef | tuple, int] = {}
-    for i, clip in enumerate(clips):
-        first_with.setdefault(clip.audio, i)
-        if clip.change_audio:
-            first_with.setdefault((clip.audio, clip.change_audio), i)
-
-    def sound(i: int) -> tuple[int, int]:
-        clip = clips[i]
-        changed = first_with[clip.audio, clip.change_audio] if clip.change_audio else -1
-        return first_with[clip.audio], changed
-
-    first_of: dict[str, int] = {}
-    for i, content_id in enumerate(content_ids):
-        first_of.setdefault(content_id, i)
-    once = sorted(first_of.values(), key=lambda i: (*sound(i), i))
-    chunk, audio_s = [], 0.0
-    for _, same in groupby(once, key=sound):
-        same = list(same)
-        same_s = sum(clips[i].duration_s for i in same)
+    sounds, durations_s = _sounds(clips)
+    _, once = np.unique(np.asarray(content_ids), return_index=True)
+    once.sort()
+    in_order = _places(once[np.lexsort((sounds[1][once], sounds[0][once]))])
+    first_with, first_changed = map(_places, sounds)
+    chunk, audio_s = array("q"), 0.0
+    for _, same in groupby(in_order, key=lambda i: (first_with[i], first_changed[i])):
+        same = array("q", same)
+        same_s = sum(durations_s[i] for i in same)
         if chunk and (len(chunk) + len(same) > max_clips or audio_s + same_s > max_audio_s):
             yield chunk
-            chunk, audio_s = [], 0.0
+            chunk, audio_s = array("q"), 0.0
         chunk += same
         audio_s += same_s
     if chunk:
         yield chunk
+
+
+def _sounds(clips: Sequence[Clip]) -> tuple[tuple[np.ndarray, np.ndarray], array]:
+    """Of each clip the first place with its audio, and with its change of that, -1 for none; and its length.
+
+    Audio is told apart by a hash of 64 bits: two that share one would only stand beside each other.
+    """
+    audio, changed, durations_s = array("q"), array("q"), array("d")
+    first_changed: dict[tuple, int] = {}
+    for i, clip in enumerate(clips):
+        audio.append(hash(clip.audio))
+        changed.append(first_changed.setdefault((clip.audio, clip.change_audio), i) if clip.change_audio else -1)
+        durations_s.append(clip.duration_s)
+    _, first, number = np.unique(np.asarray(audio), return_index=True, return_inverse=True)
+    return (first[number], np.asarray(changed)), durations_s
+
+
+def _places(places: np.ndarray) -> array:
+    """As Python's own whole numbers when they are asked for, of which a list would hold four times as much."""
+    return array("q", places.astype(np.int64).tobytes())
 
 
 def grouped(chunks: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -1,7 +1,6 @@
 """Which domain an utterance belongs to, by rules that are data in the recipe; domains are the strata of the audit."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
@@ -48,8 +47,3 @@ def assign_domain(utterance: Utterance, rules: Sequence[DomainRule]) -> str:
         f"utterance '{utterance.id}' of '{utterance.source}' ({utterance.duration_s:.1f} s, {len(utterance.text)} "
         f"characters) matches none of {len(rules)} domain rules; end the rules with one that has no conditions"
     )
-
-
-def with_domains(utterances: Iterable[Utterance], rules: Sequence[DomainRule]) -> list[Utterance]:
-    """The utterances, each with its domain filled in."""
-    return [replace(utterance, domain=assign_domain(utterance, rules)) for utterance in utterances]

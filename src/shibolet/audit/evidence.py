@@ -8,14 +8,17 @@ folder, and folders may be put together with `cp`. A file that is not as it was 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shibolet.audit.clip import Evidence
+from shibolet.audit.clip import Clip, Evidence
+from shibolet.audit.content import ContentIds, NumbersById
 from shibolet.records.files import hash_json, write_bytes
+from shibolet.records.spilled import SpilledDict
 
 LOG = logging.getLogger(__name__)
 OPEN_FILES = 16  # at once, of those that were read: what is heard together is rarely asked for together
@@ -55,46 +58,49 @@ def _index(path: Path) -> tuple[dict[str, int], int] | None:
 
 
 class EvidenceStore:
-    """Evidence by content id; memory holds about 100 bytes of index for each, the rest stays on disk."""
+    """Evidence by content id; memory holds 16 bytes of index for each, the rest stays on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: list[Path] = []
-        self._place: dict[int, int] = {}
+        self._files: list[str] = []  # names
+        self._places = NumbersById()
         self._open: dict[int, BinaryIO] = {}  # by number, the one that was opened first first
         self.refresh()
 
     def refresh(self) -> None:
         """Take in files that have come; where two have the same content the first by name stays."""
-        known = set(self._files)
-        for path in sorted(self._folder.glob("*.jsonl")):
-            if path in known:
+        known, ids, places = set(self._files), ContentIds(), array("Q")
+        for name in sorted(path.name for path in self._folder.glob("*.jsonl")):
+            if name in known:
                 continue
-            if (index := _index(path)) is None:
+            if (index := _index(path := self._folder / name)) is None:
                 LOG.warning("%s is not as it was written; it is now %s.broken, and is heard again", path, path.name)
                 with suppress(FileNotFoundError):  # another job was first
                     path.rename(path.with_name(f"{path.name}.broken"))
                 continue
             begins, head_bytes = index
             for content_id, begin in begins.items():
-                place = len(self._files) << _OFFSET_BITS | head_bytes + begin
-                self._place.setdefault(int(content_id, 16), place)
-            self._files.append(path)
+                ids.append(content_id)
+                places.append(len(self._files) << _OFFSET_BITS | head_bytes + begin)
+            self._files.append(name)
+        if ids:
+            self._places.add(ids, places)
 
     def __contains__(self, content_id: str) -> bool:
-        return int(content_id, 16) in self._place
+        return self._places.get(content_id) is not None
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._places)
 
     def read(self, content_id: str) -> dict:
         """JSON of the evidence; KeyError where there is none."""
-        place = self._place[int(content_id, 16)]
+        if (place := self._places.get(content_id)) is None:
+            raise KeyError(content_id)
         number, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
         if number not in self._open:
             if len(self._open) == OPEN_FILES:
                 self._open.pop(next(iter(self._open))).close()
-            self._open[number] = self._files[number].open("rb")
+            self._open[number] = (self._folder / self._files[number]).open("rb")
         file = self._open[number]
         file.seek(offset)
         return json.loads(file.readline())
@@ -111,9 +117,12 @@ class HeardClips(Mapping[str, Evidence]):
     """
 
     def __init__(
-        self, store: EvidenceStore, content_ids: Mapping[str, str], lost: Mapping[str, Evidence] | None = None
+        self, store: EvidenceStore, clips: Sequence[Clip], content_ids: Iterable[str], lost: Mapping[str, Evidence]
     ) -> None:
-        self._store, self._content_ids, self._lost = store, content_ids, lost or {}
+        self._store, self._clips, self._lost = store, clips, lost
+        self._content_ids = SpilledDict()  # by key
+        for clip, content_id in zip(clips, content_ids, strict=True):
+            self._content_ids.add(clip.key, content_id)
 
     def __getitem__(self, key: str) -> Evidence:
         content_id = self._content_ids[key]
@@ -122,7 +131,7 @@ class HeardClips(Mapping[str, Evidence]):
         return Evidence.from_json(key, self._store.read(content_id))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._content_ids)
+        return (clip.key for clip in self._clips)
 
     def __len__(self) -> int:
-        return len(self._content_ids)
+        return len(self._clips)

@@ -12,10 +12,12 @@ that is put on disk, and the next run hears the clip.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from heapq import nsmallest
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from shibolet.audit.chunks import (
     grouped,
     hash_part,
 )
-from shibolet.audit.clip import Clip, Evidence
+from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
+from shibolet.audit.content import ContentIds
 from shibolet.audit.evidence import EvidenceStore, HeardClips
 from shibolet.audit.workers import Load
 from shibolet.errors import DataError, ProcessLost
@@ -53,7 +56,7 @@ HASHED_TOGETHER = 64  # files
 WHOLE = (0, 1)
 WINDOW_CLIPS = 24  # that a recogniser's window is tried on
 Progress = Callable[[int, int], None]
-Chunk = list[int]  # places of clips
+Chunk = Sequence[int]  # places of clips
 
 
 class Listener:
@@ -142,7 +145,7 @@ class Listener:
         asked = content_ids if shard == WHOLE else [content_ids[i] for i in chain.from_iterable(chain(*todo))]
         _require_all(asked, store, lost)
         self.num_lost = sum(content_id in lost for content_id in content_ids)
-        return _heard(store, clips, content_ids, lost)
+        return HeardClips(store, clips, content_ids, lost)
 
     def merge(self, clips: Sequence[Clip]) -> HeardClips:
         """Evidence on every clip, by key, when shards have heard all of them; DataError when they have not."""
@@ -156,7 +159,7 @@ class Listener:
                 f"{folder}; without 'merge', 'shibolet audit' hears what is missing by itself"
             )
         self.num_lost = 0
-        return _heard(store, clips, content_ids, {})
+        return HeardClips(store, clips, content_ids, {})
 
     def begin(self) -> None:
         """Load the listeners and start what decodes for them, in the background."""
@@ -224,9 +227,8 @@ class Listener:
         return self._folder(window)
 
     def _choose_window(self, clips: Sequence[Clip], content_ids: Sequence[str], decoders: Decoders) -> Window:
-        untouched = [i for i, clip in enumerate(clips) if clip.key == clip.utterance]
-        first = sorted((content_ids[i], i) for i in untouched)
-        trial = [clips[i] for _, i in first[:WINDOW_CLIPS]]
+        untouched = ((content_ids[i], i) for i, clip in enumerate(clips) if clip.key == clip.utterance)
+        trial = [clips[i] for _, i in nsmallest(WINDOW_CLIPS, untouched)]
         [window] = self._executor.map(ChooseWindow(**self._listening()), [trial])
         if isinstance(window, WorkerLost):
             raise DataError(f"the recogniser's window could not be chosen: {window}")
@@ -242,7 +244,7 @@ class Listener:
             "decoders": self._executor.share(self._config.num_workers),
         }  # fmt: skip
 
-    def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[list[str], Lost]:
+    def _identify(self, clips: Sequence[Clip], decoders: Decoders) -> tuple[ContentIds, Lost]:
         """What each clip is, by the bytes of its audio, its words and its changes; and which could not be read."""
         # Of one file with many spans the bytes are read once.
         refs = list(dict.fromkeys(ref.whole() for clip in clips for ref in (clip.audio, *clip.other_audio)))
@@ -255,7 +257,7 @@ class Listener:
             found = hash_of[ref.whole()]
             return hash_json([found.reason, ref.path]) if isinstance(found, WorkerLost) else found
 
-        content_ids, lost = [], {}
+        content_ids, lost = ContentIds(), {}
         for clip in clips:
             found = hash_of[clip.audio.whole()]
             is_lost = isinstance(found, WorkerLost)
@@ -286,7 +288,7 @@ class Listener:
         return best_device() != "cpu"
 
     def _unheard(
-        self, clips: Sequence[Clip], content_ids: Sequence[str], store: EvidenceStore, lost: Lost
+        self, clips: Sequence[Clip], content_ids: ContentIds, store: EvidenceStore, lost: Lost
     ) -> list[list[Chunk]]:
         """Of each group of the whole list its chunks, less the clips whose evidence is there or cannot be had.
 
@@ -294,8 +296,8 @@ class Listener:
         """
         limits = self._config.chunk_utterances, self._config.chunk_audio_s
         wanted = lambda i: content_ids[i] not in store and content_ids[i] not in lost  # noqa: E731
-        groups = grouped(list(chunks_of(clips, content_ids, *limits)))
-        return [[own for chunk in group if (own := list(filter(wanted, chunk)))] for group in groups]
+        groups = grouped(list(chunks_of(clips, content_ids.numbers, *limits)))
+        return [[own for chunk in group if (own := array("q", filter(wanted, chunk)))] for group in groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,9 +333,3 @@ def _require_all(content_ids: Sequence[str], store: EvidenceStore, lost: Lost) -
             "and were not given up: a file that was written is gone, or whoever heard them answered for others. What "
             "is there stays; the same command hears the rest"
         )
-
-
-def _heard(
-    store: EvidenceStore, clips: Sequence[Clip], content_ids: Sequence[str], lost: Mapping[str, Evidence]
-) -> HeardClips:
-    return HeardClips(store, {clip.key: id for clip, id in zip(clips, content_ids, strict=True)}, lost)

@@ -1,15 +1,17 @@
 """What an audit listens to: the clips of its sample, and changed copies of some of them for its self-test."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 from shibolet.audit import selftest
 from shibolet.audit.clip import Clip, Evidence, clip_of
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.damage import Original, Pool, copies
 from shibolet.audit.sampling import Sample, draw_sample
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import get_language
 
@@ -21,10 +23,11 @@ class Material:
     """The utterances of a sample, as clips where there is a word to check, and the self-test's copies by kind."""
 
     sample: Sample
-    utterances: list[Utterance]
-    clips: list[Clip]
+    utterances: Sequence[Utterance]
+    clips: Sequence[Clip]
     wordless: dict[str, Evidence]  # by id, of texts without a word that could be checked
     tested: list[Original]
+    domains: dict[str, str]  # by id, of the tested clips, and of the first utterance of each domain
     copies: dict[str, list[Clip]]
     notes: tuple[str, ...] = ()  # sentences
 
@@ -55,8 +58,8 @@ class Material:
         return any(copy.change_audio for own in self.copies.values() for copy in own)
 
     @cached_property
-    def everything(self) -> list[Clip]:
-        return [*self.clips, *(copy for kind in self.copies.values() for copy in kind)]
+    def everything(self) -> Sequence[Clip]:
+        return SpilledList.joined([self.clips, *self.copies.values()])
 
 
 def material_of(utterances: Sequence[Utterance], config: AuditConfig, language: str) -> Material:
@@ -64,22 +67,33 @@ def material_of(utterances: Sequence[Utterance], config: AuditConfig, language: 
 
     The self-test has the first clips of the sample, so that hearing more changes no verdict on what was heard.
     """
-    sample = draw_sample(utterances, config.sample)
-    chosen = [u for u in utterances if u.id in sample.ids]
+    sample, rules = draw_sample(utterances, config.sample), get_language(language)
+    chosen = SpilledList(utterances[place] for place in sorted(sample.in_order))
     clips, wordless = clips_of(chosen, language)
-    clip_by_id, by_id = {clip.key: clip for clip in clips}, {u.id: u for u in chosen}
-    tested = [clip_by_id[id] for id in sample.in_order if id in clip_by_id][: config.selftest.num_clips]
-    originals = [Original(clip=c, recording=by_id[c.key].cluster, speaker=by_id[c.key].speaker) for c in tested]
+    drawn = ((utterances[place], clip_of(utterances[place], rules)) for place in sample.in_order)
+    tested = islice(((u, clip) for u, clip in drawn if clip), config.selftest.num_clips)
+    originals = [Original(clip=clip, recording=u.cluster, speaker=u.speaker) for u, clip in tested]
     made = copies(selftest.ROWS, originals, Pool(originals, language), config.sample.seed)
     place = {original.clip.key: i for i, original in enumerate(originals)}
     for kind, own in made.items():
         made[kind] = [c for c in own if selftest.has_copy(kind, place[c.key.removeprefix(f"{kind}/")], len(place))]
-    return Material(sample, chosen, clips, wordless, originals, made)
+    return Material(sample, chosen, clips, wordless, originals, _domains(chosen, place), made)
 
 
-def clips_of(utterances: Iterable[Utterance], language: str) -> tuple[list[Clip], dict[str, Evidence]]:
+def _domains(utterances: Iterable[Utterance], tested: Container[str]) -> dict[str, str]:
+    """By id the domain of each tested utterance, and of the first one of each domain, in their order."""
+    seen: set[str | None] = set()
+    found = {}
+    for u in utterances:
+        if u.id in tested or u.domain not in seen:
+            seen.add(u.domain)
+            found[u.id] = u.domain
+    return found
+
+
+def clips_of(utterances: Iterable[Utterance], language: str) -> tuple[SpilledList[Clip], dict[str, Evidence]]:
     """What can be listened to, and the evidence on texts without a word that could be checked."""
-    rules, clips, wordless = get_language(language), [], {}
+    rules, clips, wordless = get_language(language), SpilledList(), {}
     for u in utterances:
         if clip := clip_of(u, rules):
             clips.append(clip)

@@ -4,13 +4,13 @@ Knows nothing of verdicts: the gate weights what was heard back to the populatio
 """
 
 import hashlib
-import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from shibolet.errors import DataError, RecipeError
@@ -58,7 +58,7 @@ class Stratum:
 
     num_utterances: int  # in the population
     hours: float  # in the population
-    ids: tuple[str, ...]  # drawn, in the order in which a growing sample takes them
+    places: array  # of those that are drawn, in the order in which a growing sample takes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,36 +66,28 @@ class Sample:
     """The utterances to hear, by stratum, and what a reader must know about how they were drawn."""
 
     strata: dict[str, Stratum]
-    in_order: tuple[str, ...]  # ids over all strata: a larger sample of the same data begins with a smaller one
+    in_order: array  # places over all strata: a larger sample of the same data begins with a smaller one
     notes: tuple[str, ...]  # sentences
 
-    @cached_property
-    def ids(self) -> frozenset[str]:
-        return frozenset(id for stratum in self.strata.values() for id in stratum.ids)
 
-
-def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample:
+def draw_sample(utterances: Sequence[Utterance], config: SampleConfig) -> Sample:
     """A stratified random sample of utterances that have their domain.
 
     Within a stratum the utterances with the smallest hash of (seed, id) are drawn, and places are given out one after
     the other: the order of the input does not matter, and a larger sample of the same data contains a smaller one.
+    Utterances are told by their places in the input; 28 bytes of each are in memory.
     """
-    durations: dict[str, dict[str, float]] = defaultdict(dict)  # domain -> id -> seconds
-    seen: set[str] = set()
-    for utterance in utterances:
-        if utterance.id in seen:
-            raise DataError(
-                f"utterance id '{utterance.id}' occurs twice, again in '{utterance.source}'; each row needs its own"
-            )
-        if utterance.domain is None:
-            raise ValueError(f"utterance '{utterance.id}' has no domain; call with_domains first")
-        seen.add(utterance.id)
-        durations[utterance.domain][utterance.id] = utterance.duration_s
-    if not durations:
+    population = _Population.of(utterances, config.seed)
+    if not population.domains:
         raise DataError("no utterance to sample: the data set is empty")
-
-    sizes = {name: len(durations[name]) for name in sorted(durations)}
-    num_first = config.num_utterances(len(seen))
+    if (again := population.first_repeated()) is not None:
+        utterance = utterances[again]
+        raise DataError(
+            f"utterance id '{utterance.id}' occurs twice, again in '{utterance.source}'; each row needs its own"
+        )
+    of_domain = {name: population.of_domain(name) for name in sorted(population.domains)}
+    sizes = {name: len(places) for name, places in of_domain.items()}
+    num_first = config.num_utterances(sum(sizes.values()))
     shares = _shares(sizes, config.shares)
     order = list(turns(sizes, num_first, shares if config.shares else None))
     order += turns(sizes, max(num_first, config.extend_to or 0), given=Counter(order))
@@ -103,14 +95,48 @@ def draw_sample(utterances: Iterable[Utterance], config: SampleConfig) -> Sample
     strata = {
         name: Stratum(
             num_utterances=size,
-            hours=math.fsum(durations[name].values()) / 3600,
-            ids=tuple(heapq.nsmallest(places[name], durations[name], key=lambda id: lot(config.seed, id))),
+            hours=math.fsum(population.durations_s[of_domain[name]]) / 3600,
+            places=array("q", of_domain[name][: places[name]].tobytes()),
         )
         for name, size in sizes.items()
     }
-    ids = {name: iter(stratum.ids) for name, stratum in strata.items()}
-    in_order = tuple(next(ids[name]) for name in order)
+    left = {name: iter(stratum.places) for name, stratum in strata.items()}
+    in_order = array("q", (next(left[name]) for name in order))
     return Sample(strata=strata, in_order=in_order, notes=tuple(_notes(sizes, shares, num_first, len(order), config)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Population:
+    """What a draw looks at, of N utterances."""
+
+    domains: dict[str, int]  # and the number of each
+    number_of_domain: np.ndarray  # [N]
+    durations_s: np.ndarray  # [N]
+    lots: np.ndarray  # [N, 2], the first 16 bytes of each
+    order: np.ndarray  # [N] places, that of the smallest lot first
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance], seed: int) -> "_Population":
+        domains: dict[str, int] = {}
+        numbers, durations_s, lots = array("i"), array("d"), bytearray()
+        for utterance in utterances:
+            if utterance.domain is None:
+                raise ValueError(f"utterance '{utterance.id}' has no domain")
+            numbers.append(domains.setdefault(utterance.domain, len(domains)))
+            durations_s.append(utterance.duration_s)
+            lots += lot(seed, utterance.id)[:16]
+        both = np.frombuffer(lots, ">u8").reshape(-1, 2)
+        order = np.lexsort((both[:, 1], both[:, 0]))
+        return cls(domains, np.frombuffer(numbers, np.intc), np.frombuffer(durations_s), both, order)
+
+    def of_domain(self, name: str) -> np.ndarray:
+        """Places of a domain's utterances, that of the smallest lot first."""
+        return self.order[self.number_of_domain[self.order] == self.domains[name]]
+
+    def first_repeated(self) -> int | None:
+        """The first place whose id stood before; None: each has its own. Equal ids have equal lots."""
+        is_same = (self.lots[self.order[1:]] == self.lots[self.order[:-1]]).all(axis=1)
+        return int(self.order[1:][is_same].min()) if is_same.any() else None
 
 
 def _shares(sizes: Mapping[str, int], named: Mapping[str, float]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from shibolet.records.audited import UNREADABLE, read_audited, write_audited
 from shibolet.records.documents.alignment import AlignmentReport, SelfTest, StratumSize
 from shibolet.records.documents.calibration import Calibration
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 
 NO_ALIGNER = (
@@ -114,7 +115,7 @@ def hear_rest(
 ) -> int:
     """Judge with the audit's calibration what its sample left out, into a table like its own; how many there were."""
     known = {row.id for row in read_audited(audit_dir / "utterances.parquet", short=True)}
-    rest = [u for u in utterances if u.id not in known]
+    rest = SpilledList(u for u in utterances if u.id not in known)
     _judge(rest, {}, audit_dir, out_path, listener, config, language, on_progress)
     return len(rest)
 
@@ -141,7 +142,8 @@ def hear_set(
         for u in utterances
         if u.duration_s > longest_s
     }
-    named = [u if u.domain else replace(u, domain=u.source) for u in utterances]  # a row of the table has one
+    # A row of the table has a domain.
+    named = SpilledList(u if u.domain else replace(u, domain=u.source) for u in utterances)
     _judge(named, beyond, audit_dir, out_path, listener, config, language, on_progress)
 
 
@@ -238,8 +240,7 @@ def _calibrate(
         raise DataError(_too_few(material, heard, len(untouched)))
     calibration = given or fit_on(signals, untouched, identities)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
-    domains = {u.id: u.domain for u in material.utterances}
-    parts = selftest.folds(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, domains)
+    parts = selftest.folds(untouched, {o.clip.key: o.speaker or o.recording for o in tested}, material.domains)
     judged: list[Example] = []
     for number, keys in enumerate(parts):
         held_out = given or fit_on(signals, untouched.keys() - set(keys), identities)
@@ -253,7 +254,7 @@ def _calibrate(
         recalibration = recalibrate([e for e in judged if e.clip not in doubtful])
         calibration = calibration.model_copy(update={"recalibration": recalibration})
     num_words = {o.clip.key: len(o.clip.words) for o in tested}
-    return calibration, selftest.summarise(flagged, num_words, domains, config.selftest.min_words)
+    return calibration, selftest.summarise(flagged, num_words, material.domains, config.selftest.min_words)
 
 
 def _too_few(material: Material, heard: Mapping[str, Evidence], num_heard: int) -> str:

@@ -1,11 +1,15 @@
 """Short work on each of many files: who does it is for the caller to say."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 _AT_ONCE = 1024  # files that wait for a thread
+_ROWS = 8192  # whose files are looked at together
+_KNOWN_FILES = 200_000  # whose results are remembered, some 250 bytes each
 
 
 class ForEach(Protocol):
@@ -19,3 +23,18 @@ def in_threads(function: Callable[[str], Result], paths: Sequence[str]) -> Gener
     with ThreadPoolExecutor(8) as pool:
         for first in range(0, len(paths), _AT_ONCE):
             yield from pool.map(function, paths[first : first + _AT_ONCE])
+
+
+def for_each_row(for_each: ForEach, function: Callable[[str], Result], paths: Iterable[str]) -> Iterator[Result]:
+    """`function` of the file of each row; a file is looked at once, unless it comes again after very many others."""
+    known: dict[str, Result] = {}  # those that were asked for last are the last ones
+    paths = iter(paths)
+    while rows := list(islice(paths, _ROWS)):
+        these = {path: known.pop(path) for path in dict.fromkeys(rows) if path in known}
+        new = [path for path in dict.fromkeys(rows) if path not in these]
+        with closing(for_each(function, new)) as results:
+            these.update(zip(new, results, strict=True))
+        yield from (these[path] for path in rows)
+        known.update(these)
+        for path in list(islice(known, max(0, len(known) - _KNOWN_FILES))):
+            del known[path]

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import tee
 from pathlib import Path
 
 from shibolet.errors import DataError
-from shibolet.records.batches import ForEach, in_threads
+from shibolet.records.batches import ForEach, for_each_row, in_threads
 from shibolet.records.files import hash_file, open_regular, write_jsonl
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
@@ -33,11 +35,11 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], root: Path | Non
     write_jsonl(path, (replace(u, audio=replace(u.audio, path=placed(u.audio.path))).to_json() for u in utterances))
 
 
-def read_manifest(path: Path) -> list[Utterance]:
+def read_manifest(path: Path) -> SpilledList[Utterance]:
     """The utterances of a manifest, audio paths absolute; DataError names the line that is not one of ours."""
     try:
         with open_regular(path) as file:  # lines of bytes: U+2028 may stand inside a text
-            return [_parse(line, number, path) for number, line in enumerate(file, 1) if line.strip()]
+            return SpilledList(_parse(line, number, path) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
         raise DataError(f"manifest {path} cannot be read: {error.strerror}") from error
 
@@ -57,13 +59,13 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_e
     files are asked for, as of test sets; else by its first, middle and last 32 KiB: what goes unnoticed is an edit in
     place, of the same size, that touches none of the three. DataError when a file is missing.
     """
-    paths = list(dict.fromkeys(utterance.audio.path for utterance in utterances))
-    contents = dict(zip(paths, for_each(_whole_hash if whole else _content_hash, paths), strict=True))
-    total = hashlib.sha256()
-    for utterance in utterances:
-        audio = utterance.audio.to_json() | {"path": contents[utterance.audio.path]}
+    total, encode = hashlib.sha256(), json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+    rows, others = tee(utterances)
+    contents = for_each_row(for_each, _whole_hash if whole else _content_hash, (other.audio.path for other in others))
+    for utterance, content in zip(rows, contents, strict=True):
+        audio = utterance.audio.to_json() | {"path": content}
         row = utterance.to_json() | {"audio": audio}
-        total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        total.update(encode(row).encode() + b"\n")
     return total.hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +19,7 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of, seed_of
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
@@ -53,21 +54,16 @@ def untracked(title: str, unit: str = "utterances") -> Iterator[Progress]:
 class SourceData:
     """Utterances with their domains, a line for each row that is none, and the hash of both."""
 
-    utterances: list[Utterance]
-    ledger: list[LedgerLine]
+    utterances: Sequence[Utterance]
+    ledger: Sequence[LedgerLine]
     digest: str
-
-
-def _of_one_domain(rows: list, domain: str | None) -> list:
-    """The same rows of a set, utterances or lines, of its domain where a row has none of its own."""
-    return [replace(row, domain=domain) if row.domain is None else row for row in rows] if domain else rows
 
 
 def named_apart(data: SourceData, name: str) -> SourceData:
     """The same data with ids that no other source has."""
     return SourceData(
-        [replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances],
-        [replace(line, id=f"{name}/{line.id}") for line in data.ledger],
+        SpilledList(replace(utterance, id=f"{name}/{utterance.id}") for utterance in data.utterances),
+        SpilledList(replace(line, id=f"{name}/{line.id}") for line in data.ledger),
         hash_json([name, data.digest]),
     )
 
@@ -109,14 +105,14 @@ class Round(Models):
         if len(parts) > 1:
             parts = [named_apart(part, source.name) for part, source in zip(parts, sources, strict=True)]
         return SourceData(
-            [utterance for part in parts for utterance in part.utterances],
-            [line for part in parts for line in part.ledger],
+            SpilledList.joined(part.utterances for part in parts),
+            SpilledList.joined(part.ledger for part in parts),
             hash_json([part.digest for part in parts]),
         )
 
     def read(self, source: DataSource) -> SourceData:
         """One source: training data with the domains of the recipe's rules, an evaluation set with its own alone."""
-        from shibolet.audit.domains import with_domains
+        from shibolet.audit.domains import assign_domain
         from shibolet.records.manifest import manifest_hash
         from shibolet.speech.read import read_source
 
@@ -126,15 +122,18 @@ class Round(Models):
             for_each = by(self.decoders)
             with self.track(f"read {source.name}", "rows") as progress:
                 language = source.language or self.recipe.language
-                utterances, ledger = read_source(source, cache_dir(), progress, language, for_each)
+                domain_of = partial(assign_domain, rules=self.recipe.audit.domain_rules)
+                if is_test:
+                    domain_of = (lambda utterance: source.domain) if source.domain else None
+                utterances, ledger = read_source(source, cache_dir(), progress, language, for_each, domain_of)
             if ledger:
                 counts = ", ".join(f"{count:,} {rule}" for rule, count in count_by_rule(ledger).items())
                 first = f"the first is '{ledger[0].id}', {ledger[0].detail or ledger[0].rule}"
                 self.warn(f"{source.name}: {len(utterances):,} utterances; rows left out: {counts}; {first}")
-            if is_test:
-                utterances, ledger = _of_one_domain(utterances, source.domain), _of_one_domain(ledger, source.domain)
-            else:
-                utterances = with_domains(utterances, self.recipe.audit.domain_rules)
+            if is_test and source.domain:
+                ledger = SpilledList(
+                    replace(one, domain=source.domain) if one.domain is None else one for one in ledger
+                )
             lines = [asdict(line) if is_test else [line.id, line.rule] for line in ledger]
             digest = hash_json([manifest_hash(utterances, whole=is_test, for_each=for_each), lines])
             self._sources[key] = SourceData(utterances, ledger, digest)

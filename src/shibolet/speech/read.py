@@ -1,13 +1,14 @@
 """Reading a source: its rows become utterances, or ledger lines that say why not."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
 from shibolet.errors import DataError
 from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.speech import readers
 from shibolet.speech.manifests import open_manifest
@@ -26,14 +27,15 @@ def read_source(
     on_progress: Progress | None = None,
     language: str | None = None,
     for_each: ForEach = in_threads,
-) -> tuple[list[Utterance], list[LedgerLine]]:
+    domain_of: Callable[[Utterance], str] | None = None,
+) -> tuple[SpilledList[Utterance], SpilledList[LedgerLine]]:
     """Every usable utterance of a source, headers probed but nothing decoded, and a line for each row that is not.
 
     `cache_dir` holds what is read from streams. Rows that say they are in another language than `language`, or than the
-    source's where that is None, leave. `for_each` reads the headers of a manifest's files. DataError when the source
-    cannot be read, ids repeat, or nothing is usable.
+    source's where that is None, leave. `for_each` reads the headers of a manifest's files; `domain_of` is asked for the
+    domain of an utterance that has none. DataError when the source cannot be read, ids repeat, or nothing is usable.
     """
-    sink = RowSink(source, language)
+    sink = RowSink(source, language, domain_of)
     if source.manifest is not None:
         place = str(source.manifest)
         readers.read_manifest_rows(open_manifest(source), sink, on_progress, for_each)
@@ -79,8 +81,16 @@ def all_capitals(utterances: Sequence[Utterance], source: str) -> str | None:
 
     Hebrew has neither; an acronym in it says nothing of its writing.
     """
-    letters = partial(chain.from_iterable, [u.text for u in utterances])
-    if any(map(str.islower, letters())) or 2 * sum(map(str.isupper, letters())) <= sum(map(str.isalpha, letters())):
+    seen: set[str] = set()
+    for utterance in utterances:
+        new = set(utterance.text) - seen
+        if any(map(str.islower, new)):
+            return None
+        seen |= new
+    if not any(map(str.isupper, seen)):
+        return None
+    letters = Counter(chain.from_iterable(u.text for u in utterances))
+    if 2 * sum(letters[one] for one in seen if one.isupper()) <= sum(letters[one] for one in seen if one.isalpha()):
         return None
     first = next(u.text for u in utterances if any(map(str.isupper, u.text)))
     return (

@@ -1,12 +1,14 @@
 """Rows of a data set, each to utterances or to a ledger line that says why not."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from shibolet.errors import AudioError, DataError
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.spilled import SpilledDict, SpilledList
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import AudioInfo
 from shibolet.speech.encoded import MAX_DURATION_S, MAX_UTTERANCE_S
@@ -53,15 +55,16 @@ class Row:
 class RowSink:
     """Takes rows in order; fills `utterances` and `ledger` until `max_utterances` is reached."""
 
-    def __init__(self, source: DataSource, language: str | None = None) -> None:
-        self.source = source
+    def __init__(
+        self, source: DataSource, language: str | None = None, domain_of: Callable[[Utterance], str] | None = None
+    ) -> None:
+        self.source, self._domain_of = source, domain_of
         self.language = _language_name(language or source.language)  # what all rows must be in; None: anything
-        self.utterances: list[Utterance] = []
-        self.ledger: list[LedgerLine] = []
+        self.utterances: SpilledList[Utterance] = SpilledList()
+        self.ledger: SpilledList[LedgerLine] = SpilledList()
         self.num_rows = 0
-        self._place_of: dict[str, str] = {}  # id -> where it was first seen
-        self._labels: dict[str, str] = {}  # a speaker's name is kept once, not with each utterance
-        self._repeated: list[str] = []  # sentences
+        self._place_of = SpilledDict()  # id -> where it was first seen
+        self._num_repeated, self._first_repeated = 0, ""  # a sentence
         self._has_timestamps = False
 
     @property
@@ -100,7 +103,7 @@ class RowSink:
             whole = self._utterance(row, row_id)
             if self.source.format == "plain":
                 plain = self._without_tokens(self._with_times_beside(whole, row), row.where)
-                self.utterances.append(_speakable(plain) if self.source.has_texts else plain)
+                self._keep(_speakable(plain) if self.source.has_texts else plain)
         except BadRow as bad:
             audio_s = row.info.duration_s if isinstance(row.info, AudioInfo) else None
             columns = self.source.columns
@@ -116,11 +119,16 @@ class RowSink:
         if self.source.format != "plain":
             self._add_segments(whole, row.where)
 
+    def _keep(self, utterance: Utterance) -> None:
+        if self._domain_of is not None and utterance.domain is None:
+            utterance = replace(utterance, domain=self._domain_of(utterance))
+        self.utterances.append(utterance)
+
     def require_own_ids(self) -> None:
         """DataError when so many rows repeat another's id that the column holds something else."""
-        if len(self._repeated) > MAX_REPEATED_FRAC * self.num_rows:
+        if self._num_repeated > MAX_REPEATED_FRAC * self.num_rows:
             raise DataError(
-                f"source '{self.source.name}': {one_line(self._repeated[0])} ({len(self._repeated):,} of "
+                f"source '{self.source.name}': {one_line(self._first_repeated)} ({self._num_repeated:,} of "
                 f"{self.num_rows:,} rows repeat an id); give each row its own, or leave ids out with "
                 "`columns: {id: null}`"
             )
@@ -138,10 +146,10 @@ class RowSink:
         row_id = self._label(row, self.source.columns.id)
         if row_id is None:
             row_id = _first_free(row.default_id, self._place_of)
-        if row_id in self._place_of:
-            self._repeated.append(f"id '{row_id}' stands at {self._place_of[row_id]} and at {row.where}")
-            raise BadRow("repeated_id", self._repeated[-1])
-        self._place_of[row_id] = row.where
+        if not self._place_of.add(row_id, row.where):
+            said = f"id '{row_id}' stands at {self._place_of[row_id]} and at {row.where}"
+            self._num_repeated, self._first_repeated = self._num_repeated + 1, self._first_repeated or said
+            raise BadRow("repeated_id", said)
         return row_id
 
     def _utterance(self, row: Row, row_id: str) -> Utterance:
@@ -284,7 +292,7 @@ class RowSink:
                 span = f"{segment.start_s:g} to {segment.end_s:g} s in {whole.duration_s:.2f} s of audio"
                 self.drop(segment_id, where, rule, f"segment {number} goes from {span}")
                 continue
-            self.utterances.append(
+            self._keep(
                 replace(
                     whole,
                     id=segment_id,
@@ -318,8 +326,7 @@ class RowSink:
         value = lookup(row.values, column)
         if value is None or value is False or value != value:  # NaN stands for a missing value in tables
             return None
-        label = column.split(".")[-1] if value is True else str(value).strip()
-        return self._labels.setdefault(label, label) or None
+        return (column.split(".")[-1] if value is True else str(value).strip()) or None
 
 
 def _speakable(utterance: Utterance) -> Utterance:
@@ -378,7 +385,7 @@ def _language_name(language: str | None) -> str | None:
     return known.name if known else language
 
 
-def _first_free(wanted: str, taken: dict[str, str]) -> str:
+def _first_free(wanted: str, taken: SpilledDict) -> str:
     free, number = wanted, 1
     while free in taken:
         number += 1
