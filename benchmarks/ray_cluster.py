@@ -37,6 +37,7 @@ from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener
 from shibolet.listen.open import open_executor
 from shibolet.listen.protocols import Alignment, Hearing
+from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import load
 
@@ -76,12 +77,12 @@ def open_tiny(does: str, name: str):
     return {"align": open_aligner, "hear": open_recogniser}[does](name, "Hebrew")
 
 
-def made(folder: Path, num: int, broken_frac: float) -> list[Utterance]:
+def made(folder: Path, num: int, broken_frac: float) -> SpilledList[Utterance]:
     """Spans of noise; every hundredth, where so many are to be broken, is a file of its own that is no audio."""
     noise, path = np.random.default_rng(0).standard_normal(int(NOISE_S * RATE_HZ)), folder / "noise.wav"
     swell = np.sin(2 * np.pi * 3 * np.arange(len(noise)) / RATE_HZ) ** 2
     sf.write(path, 0.3 * noise * swell, RATE_HZ, subtype="PCM_16")
-    rng, utterances = random.Random(1), []
+    rng, utterances = random.Random(1), SpilledList()
     for i in range(num):
         duration_s = round(rng.uniform(0.4, 1.0), 3)
         start_s = round(rng.uniform(0, NOISE_S - duration_s), 3)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shibolet.audit.sampling import Sample, SampleConfig, draw_sample
+from shibolet.audit.sampling import Sample, SampleConfig, draw_sample, lot
 from shibolet.errors import DataError, RecipeError
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.scoring.allocation import in_proportion, turns
@@ -49,6 +49,17 @@ def test_order_of_the_input_does_not_matter_and_the_seed_does():
     random.Random(0).shuffle(utterances)
     assert ids(draw_sample(utterances, SampleConfig()), utterances) == first
     assert set(ids(draw_sample(utterances, SampleConfig(seed=1)), utterances)) != set(first)
+
+
+def test_those_with_the_smallest_lots_are_drawn_from_each_domain():
+    """By the definition: a draw that sorts by anything else would give every folder of an audit another sample."""
+    utterances = corpus(a=700, b=80, c=3)
+    random.Random(0).shuffle(utterances)
+    sample = draw_sample(utterances, SampleConfig(seed=5))
+    for name, stratum in sample.strata.items():
+        own = sorted((u.id for u in utterances if u.domain == name), key=lambda id: lot(5, id))
+        assert [utterances[place].id for place in stratum.places] == own[: len(stratum.places)]
+    assert 0 < len(sample.strata["a"].places) < 700
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Of a chunk all encoded audio comes back as one block: for each of several, a thr
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ def begin(decoders: Decoders, language: str, config: PrepareConfig) -> None:
 
 
 def outcomes_of(
-    utterances: Sequence[Utterance], find: FindVerdicts, decoders: Decoders, language: str, config: PrepareConfig
+    utterances: Iterable[Utterance], find: FindVerdicts, decoders: Decoders, language: str, config: PrepareConfig
 ) -> Iterator[Outcome]:
     """What becomes of each utterance, in order, by these workers; the same whichever they are.
 
@@ -124,13 +124,14 @@ def _limit_s(jobs: Sequence[Job]) -> float:
     return LIMIT_S + sum(utterance.duration_s for utterance, _ in jobs)
 
 
-def _chunks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+def _chunks(utterances: Iterable[Utterance]) -> Iterator[list[Utterance]]:
     """Utterances in their order, so many at a time; neighbours often lie in one file, which is then read once."""
-    chunks, seconds = [], 0.0
+    chunk, seconds = [], 0.0
     for utterance in utterances:
-        if not chunks or len(chunks[-1]) == CHUNK_UTTERANCES or seconds + utterance.duration_s > CHUNK_S:
-            chunks.append([])
-            seconds = 0.0
-        chunks[-1].append(utterance)
+        if chunk and (len(chunk) == CHUNK_UTTERANCES or seconds + utterance.duration_s > CHUNK_S):
+            yield chunk
+            chunk, seconds = [], 0.0
+        chunk.append(utterance)
         seconds += utterance.duration_s
-    return chunks
+    if chunk:
+        yield chunk

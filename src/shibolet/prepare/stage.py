@@ -7,9 +7,10 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,6 +33,7 @@ from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
 from shibolet.records.review import Answer
+from shibolet.records.spilled import SpilledDict, SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import Language, get_language
 
@@ -82,13 +84,13 @@ def run_prepare(
         added = _not_refused(beside, find, spoken, config, tally)
         num_given = by_machine.num_texts + len(utterances)
         progress = on_progress and (lambda done: on_progress(num_given - len(fit) - len(added) + done, num_given))
-        decoded = [utterance for utterance, part in zip(fit, dealt.parts, strict=True) if part != "surplus"]
-        find, cut = _cut_by(find, [u for u, part in zip(fit, dealt.parts) if part == "train"], recut, by_person)
-        outcomes = stack.enter_context(closing(outcomes_of([*decoded, *added], find, decoders, language, config)))
-        whole, parts = [*fit, *added], [*dealt.parts, *(["train"] * len(added))]
+        find, cut = _cut_by(find, (u for u, part in zip(fit, dealt.parts) if part == "train"), recut, by_person)
+        whole, parts = SpilledList.joined([fit, added]), [*dealt.parts, *(["train"] * len(added))]
+        decoded = (utterance for utterance, part in zip(whole, parts, strict=True) if part != "surplus")
+        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
         outcomes = (by_person.marked(by_machine.marked(o)) for o in _with_surplus(whole, parts, outcomes, config))
         kept, splits = _write_shards(outcomes, parts, tally, out_dir, config.shard_utterances, progress)
-    write_ledger(out_dir / LEDGER, [*unread, *tally.lines])
+    write_ledger(out_dir / LEDGER, chain(unread, tally.lines))
     if "train" not in splits:
         raise _nothing_left(num_given, tally, out_dir)
     write_manifest(out_dir / MANIFEST, kept)
@@ -107,9 +109,9 @@ def run_prepare(
 
 def _not_refused(
     utterances: Sequence[Utterance], find: FindVerdicts, spoken: Language, config: PrepareConfig, tally: Tally
-) -> list[Utterance]:
+) -> SpilledList[Utterance]:
     """Those against which nothing speaks that is known without their audio; `tally` learns of the others."""
-    fit = []
+    fit: SpilledList[Utterance] = SpilledList()
     for first in range(0, len(utterances), READ_TOGETHER):
         some = utterances[first : first + READ_TOGETHER]
         for utterance, verdict in zip(some, find(some), strict=True):
@@ -144,19 +146,19 @@ def _write_shards(
     out_dir: Path,
     shard_utterances: int,
     on_progress: Callable[[int], None] | None,
-) -> tuple[list[Utterance], set[str]]:
+) -> tuple[SpilledList[Utterance], set[str]]:
     """What was kept, with its audio in the shards, and the splits that have any; `tally` learns what became of each."""
     make_folder(out_dir)
     (out_dir / SUMMARY).unlink(missing_ok=True)
     writers = {name: ShardWriter(out_dir, name, shard_utterances) for name in SPLITS}
-    kept: dict[str, Utterance] = {}
+    kept, ids = SpilledList(), SpilledDict()
     try:
         for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
             tally.add(outcome, part)
             for piece, flac in zip(outcome.pieces, outcome.flacs, strict=True):
-                if piece.utterance.id in kept:
+                if not ids.add(piece.utterance.id, ""):
                     raise DataError(f"two prepared utterances would have the id '{piece.utterance.id}'; rename one")
-                kept[piece.utterance.id] = writers[part].add(piece, flac)
+                kept.append(writers[part].add(piece, flac))
             if on_progress and (number % PROGRESS_UTTERANCES == 0 or number == len(parts)):
                 on_progress(number)
         for writer in writers.values():
@@ -165,7 +167,7 @@ def _write_shards(
         for writer in writers.values():
             writer.abort()
     _remove_others(out_dir, [path for writer in writers.values() for path in writer.paths])
-    return list(kept.values()), {name for name, writer in writers.items() if writer.paths}
+    return kept, {name for name, writer in writers.items() if writer.paths}
 
 
 def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerdicts:
@@ -183,7 +185,7 @@ def _finder(verdicts: Mapping[str, Reviewed], config: PrepareConfig) -> FindVerd
 
 
 def _cut_by(
-    find: FindVerdicts, train: Sequence[Utterance], recut: Mapping[str, Audited], by_person: CorrectedTexts
+    find: FindVerdicts, train: Iterable[Utterance], recut: Mapping[str, Audited], by_person: CorrectedTexts
 ) -> tuple[FindVerdicts, list[str]]:
     """The verdicts, of which some have another row (what was heard, and where), and what the summary says of them.
 
@@ -210,13 +212,13 @@ def _notes_on_hearing(
         return [
             "the audit was not believed (drop_low_quality: false): nothing was dropped for its quality, trimmed or cut"
         ]
-    unheard = [utterance for utterance in utterances if utterance.id not in verdicts]
+    unheard = [utterance.id for utterance in utterances if utterance.id not in verdicts]
     if not unheard:
         return []
     if config.unheard == "audit":
         raise DataError(
             f"{len(unheard):,} of {len(utterances):,} utterances were not heard by the audit, the first is "
-            f"'{unheard[0].id}': audit all of them first, or set prepare.unheard=keep to train on them unheard"
+            f"'{unheard[0]}': audit all of them first, or set prepare.unheard=keep to train on them unheard"
         )
     return [f"{len(unheard):,} utterances were not heard: of these only text and length were checked"]
 

@@ -8,6 +8,7 @@ from typing import Any
 from shibolet.prepare.pieces import Outcome
 from shibolet.records.documents.prepared import Amount, Counts, Cut, Hours, Prepared, Split
 from shibolet.records.ledger import LedgerLine
+from shibolet.records.spilled import SpilledList
 
 TOLERANCE_S = 0.002  # a line or a piece: times in the ledger are rounded to milliseconds
 
@@ -31,7 +32,7 @@ class Sum:
 class Tally:
     """The books of a run: every utterance is added once, as what became of it."""
 
-    lines: list[LedgerLine] = field(default_factory=list)
+    lines: SpilledList[LedgerLine] = field(default_factory=SpilledList)
     came: Sum = field(default_factory=Sum)
     kept: Sum = field(default_factory=Sum)  # utterances, of which at least a piece stays; seconds of the pieces
     dropped: dict[str, Sum] = field(default_factory=lambda: defaultdict(Sum))  # by rule
@@ -41,7 +42,7 @@ class Tally:
     num_pieces: int = 0  # of these, kept
 
     def add(self, outcome: Outcome, split: str = "") -> None:
-        self.lines += outcome.lines
+        self.lines.extend(outcome.lines)
         self.came.add(outcome.duration_s)
         for line in outcome.lines:
             (self.changed if outcome.pieces else self.dropped)[line.rule].add(line.duration_s)

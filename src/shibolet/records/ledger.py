@@ -26,7 +26,7 @@ class LedgerLine:
 
 
 def write_ledger(path: Path, lines: Iterable[LedgerLine]) -> None:
-    write_jsonl(path, [asdict(line) for line in lines])
+    write_jsonl(path, (asdict(line) for line in lines))
 
 
 def read_ledger(path: Path) -> list[LedgerLine]:
