@@ -138,7 +138,7 @@ def _to_columns(rows: list) -> _Columns:
     kind, columns = type(rows[0]), []
     for field in fields(kind):
         values = list(map(attrgetter(field.name), rows))
-        is_nested = is_dataclass(values[0]) and all(type(one) is type(values[0]) for one in values)
+        is_nested = is_dataclass(values[0]) and len(set(map(type, values))) == 1
         columns.append(_to_columns(values) if is_nested else values)
     return kind, columns
 

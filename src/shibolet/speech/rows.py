@@ -275,7 +275,7 @@ class RowSink:
             raise BadRow("wrong_duration", f"'{column}' is {declared_s:g} s, the audio has {audio_s:.2f} s{span}")
         if end_s is None:
             return replace(row.audio, start_s=start_s) if start_s else row.audio, length_s
-        return replace(row.audio, start_s=start_s, end_s=min(end_s, audio_s)), length_s
+        return row.audio.cut(start_s, min(end_s, audio_s)), length_s
 
     def _add_segments(self, whole: Utterance, where: str) -> None:
         """An utterance for each closed segment of a Whisper slice; a ledger line for what has no text of its own."""
@@ -343,8 +343,8 @@ def lookup(values: dict[str, Any], column: str | None) -> Any:
     """The value at a dotted path; None where any part of it is missing."""
     if column is None:
         return None
-    if column in values:
-        return values[column]
+    if column in values or "." not in column:
+        return values.get(column)
     value: Any = values
     for part in column.split("."):
         value = value.get(part) if isinstance(value, dict) else None
