@@ -158,7 +158,7 @@ class SpilledDict:
     """Text by text, in a temporary database of which memory has some pages."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for line in ("PRAGMA cache_size=-32768", "BEGIN", "CREATE TABLE t (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID"):
             self._database.execute(line)
 
