@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shibolet.errors import DataError, DiskError, Preempted, RankLost
-from shibolet.train.launch import Place, launch
+from shibolet.train.launch import Place, Ranks
 
 
 def greet(job: str, send) -> None:
@@ -26,7 +27,7 @@ def place_of(job, send) -> None:
 def test_ranks_of_a_node_know_their_place_among_all():
     heard = []
     place = Place(node=1, num_nodes=3, host="10.0.0.5", port=29500)
-    launch(place_of, None, num_ranks=2, on_cpu=True, on_message=heard.append, place=place)
+    Ranks(2).run(place_of, None, on_cpu=True, on_message=heard.append, place=place)
     assert sorted(heard) == [["2", "0", "6", "2", "29500"], ["3", "1", "6", "2", "29500"]]
 
 
@@ -74,7 +75,7 @@ def stop_one_slowly(seconds: float, send) -> None:
 
 
 def start(work, job=None, on_message=print, num_ranks: int = 2) -> None:
-    launch(work, job, num_ranks=num_ranks, on_cpu=True, on_message=on_message)
+    Ranks(num_ranks).run(work, job, on_cpu=True, on_message=on_message)
 
 
 def test_every_rank_runs_and_reports():
@@ -185,3 +186,39 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def note_the_time(folder: Path) -> None:
+    (folder / f"ready-{os.getpid()}").touch()
+
+
+def tell_of_readiness(folder: Path, send) -> None:
+    send((folder / f"ready-{os.getpid()}").exists())
+
+
+def wait_for(done) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_ranks_get_ready_before_there_is_work_and_then_do_it(tmp_path: Path):
+    ranks, heard = Ranks(2, get_ready=partial(note_the_time, tmp_path)), []
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    ranks.run(tell_of_readiness, tmp_path, on_cpu=True, on_message=heard.append)
+    assert heard == [True, True]
+
+
+def test_ranks_without_work_leave_no_process(tmp_path: Path):
+    ranks = Ranks(2, get_ready=partial(note_the_time, tmp_path))
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    pids = [int(path.name.removeprefix("ready-")) for path in tmp_path.iterdir()]
+    ranks.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_rank_that_died_before_there_was_work_is_told_of(tmp_path: Path):
+    ranks = Ranks(2, get_ready=partial(os._exit, 3))
+    with pytest.raises(RuntimeError, match="ended with exit code 3"):
+        ranks.run(greet, "hello", on_cpu=True, on_message=print)
