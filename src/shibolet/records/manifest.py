@@ -63,8 +63,8 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_e
     rows, others = tee(utterances)
     contents = for_each_row(for_each, _whole_hash if whole else _content_hash, (other.audio.path for other in others))
     for utterance, content in zip(rows, contents, strict=True):
-        audio = utterance.audio.to_json() | {"path": content}
-        row = utterance.to_json() | {"audio": audio}
+        row = utterance.to_json()
+        row["audio"]["path"] = content
         total.update(encode(row).encode() + b"\n")
     return total.hexdigest()[:16]
 
