@@ -75,7 +75,7 @@ def draw_sample(utterances: Sequence[Utterance], config: SampleConfig) -> Sample
 
     Within a stratum the utterances with the smallest hash of (seed, id) are drawn, and places are given out one after
     the other: the order of the input does not matter, and a larger sample of the same data contains a smaller one.
-    Utterances are told by their places in the input; 28 bytes of each are in memory.
+    Utterances are named by their places in the input. DataError where two have the same id, or there is none.
     """
     population = _Population.of(utterances, config.seed)
     if not population.domains:

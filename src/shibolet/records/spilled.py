@@ -1,6 +1,6 @@
-"""Rows and names in numbers that memory need not hold: what is full goes to files that have no name and end with us.
+"""Lists and dictionaries that may be larger than memory: they lie in temporary files (TMPDIR), and are read in parts.
 
-They lie where temporary files do (TMPDIR). A few rows touch no disk at all.
+The files have no name, so they end with the process. A list of fewer rows than a batch has no file.
 """
 
 import os
@@ -19,18 +19,17 @@ from typing import BinaryIO, Generic, TypeVar, overload
 from shibolet.errors import DiskError
 from shibolet.records.files import disk_errors
 
-BATCH_ROWS = 1024  # on disk together; about 1 MB as objects
-KEPT_BATCHES = 16  # in memory, of all lists
+BATCH_ROWS = 1024  # that are written together
+KEPT_BATCHES = 16  # that were read last, of all lists, are in memory
 
 Row = TypeVar("Row")
 
 
 class SpilledList(Sequence[Row], Generic[Row]):
-    """A list that is read and appended to, of which memory has the end and what was asked for last.
+    """A list that can be read and appended to; memory holds its last rows, and batches that were read last.
 
-    Rows are of one frozen dataclass with slots. A row is made anew each time that its batch is read, so two of them
-    are equal and not the same object. To go through a list in its order takes 3 us a row, and out of order up to
-    1 ms.
+    Rows are of one frozen dataclass with slots. A row is made anew each time that it is asked for: what comes is equal
+    to what was put in, and another object. A row takes 3 us where a list is read in its order, else up to 1 ms.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -167,7 +166,7 @@ def _setters(kind: type) -> list[Callable]:
 
 
 class SpilledDict:
-    """Text by text, in a temporary database of which memory has some pages."""
+    """A dictionary of texts that can only grow, in a temporary SQLite database; memory holds up to 32 MiB of it."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
