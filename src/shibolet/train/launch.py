@@ -4,6 +4,7 @@ What starts them loads no torch and holds no GPU. `torchrun` and `accelerate lau
 several nodes each has a launcher of its own; their ranks find each other at an address of the main one (`nodes`).
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -212,10 +213,26 @@ def _run_rank(pipe: Connection, rank: int, num_ranks: int, get_ready: Callable[[
             work(job, pipe.send)
     except ShiboletError as error:
         pipe.send(error)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except Exception:
         pipe.send(RuntimeError(f"rank {rank} failed:\n{traceback.format_exc()}"))
-        sys.exit(1)
+        _end(1)
+    _end(0)
+
+
+def _end(exit_code: int) -> None:
+    """End this process as Python does, but for taking its modules apart.
+
+    A thread of torch that comes back to Python meanwhile would abort the process (pytorch issue 38228), which looks
+    like the loss of a rank.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def begin_to_load_workers() -> ForkServerContext:
