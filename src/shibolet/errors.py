@@ -22,6 +22,10 @@ class DataError(ShiboletError):
     exit_code = 3
 
 
+class StoreError(DataError):
+    """A store of objects that cannot be reached, read or written; never the fault of a recording in it."""
+
+
 class AudioError(DataError):
     """One recording that cannot be decoded; `reason` is the ledger's rule, `detail` the message without the place."""
 

@@ -74,7 +74,7 @@ FromStep = Annotated[
     ),
 ]  # fmt: skip
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan, without network access.")
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan. Reads nothing from the Hub.")
 ]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]

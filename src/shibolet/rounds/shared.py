@@ -17,6 +17,7 @@ from shibolet.records.documents.scores import Overlap
 from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Work, add_time
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
+from shibolet.records.objects import exists
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of, seed_of
 from shibolet.records.utterance import Utterance
@@ -165,7 +166,7 @@ class Round(Models):
         needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
         for key, sources in needed.items():
             for source in sources:
-                if source.manifest is not None and not source.manifest.exists():
+                if source.manifest is not None and not exists(source.manifest):
                     raise DataError(f"{key}: '{source.name}' has no manifest {source.manifest}; nothing was started")
         for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
             if source.hub is None:  # they are few, and a fault in one would come up after the training

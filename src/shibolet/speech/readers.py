@@ -34,7 +34,7 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
     while not sink.full and (rows := list(islice(manifest.rows, at_once))):
         names = dict.fromkeys(_file_of(values, column) for _, values in rows)
         probed = {name: probed[name] for name in names if name in probed}  # the spans of one recording stand together
-        paths = [str(manifest.find(name)) for name in names if name and name not in probed]
+        paths = [manifest.find(name) for name in names if name and name not in probed]
         with closing(for_each(probe_file, paths)) as infos:
             found = zip(paths, infos, strict=True)
             for where, values in rows:
@@ -60,7 +60,7 @@ def _file_of(values: dict | BadRow, column: str) -> str | None:
 def _respelled(name: str, path: str, info: AudioInfo | AudioError, manifest: Manifest) -> Probed:
     """What is in a file, or in the one that its name means where it is there under another spelling only."""
     if isinstance(info, AudioError) and info.reason == "missing_file" and (other := manifest.find_respelled(name)):
-        path, info = str(other), probe_file(str(other))
+        path, info = other, probe_file(other)
     return AudioRef(path=path), info
 
 
