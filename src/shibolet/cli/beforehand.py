@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shibolet.cli.next_steps import advise, same
-from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder
+from shibolet.cli.options import AsJson, Changes, MirrorUrl, RecipeName, RunDir, answer, print_json, quiet, run_folder
 
 
 def plan(
@@ -40,7 +40,10 @@ def plan(
         advise("see whether the machine, the models and the data are ready", "check", *same(recipe, run_dir, changes))
 
 
-def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
+def check(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False,
+    mirror: MirrorUrl = None,
+):  # fmt: skip
     """Check GPU, memory, disk, token, models and data before you pay. Ends with 3 if something is missing."""
     from shibolet.cli.terminal import finding
     from shibolet.recipe import load_recipe
@@ -48,7 +51,8 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    checked = check_recipe(loaded, run_folder(run_dir, loaded.name), (lambda _: None) if json_ else finding)
+    folder = run_folder(run_dir, loaded.name)
+    checked = check_recipe(loaded, folder, (lambda _: None) if json_ else finding, mirror)
     if json_:
         print_json(checked)
     elif checked.is_ready:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from shibolet.errors import ShiboletError, StoreError
 
@@ -81,6 +82,15 @@ def upload(path: Path, url: str) -> None:
     """Write an object from a file, in parts where it is large; a reader sees it whole or not at all; StoreError."""
     with _asked(url, "written"):
         _store(url).put_file(str(path), url)
+
+
+def require_writable(folder: str) -> None:
+    """StoreError where nothing can be written, read and deleted below a folder of the store."""
+    url = joined(folder, f".probe-{uuid4().hex}")
+    write(url, b"probe")
+    if read(url, 0, info(url).size) != b"probe":
+        raise StoreError(f"{url} holds something else than was written there")
+    delete([url])
 
 
 def names_in(folder: str) -> list[str]:

@@ -117,6 +117,15 @@ def count_rows(source: DataSource) -> int:
     return manifest.num_rows or sum(1 for _ in manifest.rows)
 
 
+def first_url(source: DataSource) -> str | None:
+    """Where the audio of a source's first row is in a store of objects; None where it is on this machine."""
+    manifest = open_manifest(source)
+    rows = (row for _, row in islice(manifest.rows, HEAD_LINES) if isinstance(row, dict))
+    names = (name for row in rows if isinstance(name := row.get(source.columns.audio), str))
+    place = next(map(manifest.find, names), None)
+    return place if is_url(place) else None
+
+
 def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path | str) -> tuple[Convert, bool] | None:
     """How rows like this one are read, and whether others made them; None: like nothing that is known."""
     columns = source.columns
