@@ -54,6 +54,23 @@ def test_an_empty_folder_becomes_what_was_sent(object_store, folder, tmp_path, m
     assert said.send()
 
 
+def test_looking_at_a_round_leaves_it_to_the_machine_that_works_on_it(object_store, folder, tmp_path, run_cli):
+    first = opened(folder)
+    first.send()
+    code, said, _ = run_cli("pull", PLACE, str(tmp_path / "copy"))
+    assert (code, content_of(tmp_path / "copy")) == (0, content_of(folder)) and "fetched 3 files" in said
+    assert mirror_of(tmp_path / "copy") is None
+    write(folder, {"gate.json": b"{}"})
+    assert first.send()
+    for place, new, why in (
+        (PLACE, "copy", "is not empty; name a new folder"),
+        (f"{URL}/none", "other", "has no run folder"),
+        ("runs/mine", "other", "write a folder of a store"),
+    ):
+        code, _, errors = run_cli("pull", place, str(tmp_path / new))
+        assert code in (2, 3) and why in errors
+
+
 def test_a_crash_at_any_request_leaves_the_folder_of_one_moment(object_store, folder, tmp_path, monkeypatch):
     """What a machine finds that takes over is the state before or the state after, whenever the other one ended."""
     write(folder, {"prepared/a": b"old a", "prepared/b": b"old b"})
@@ -213,6 +230,20 @@ def test_unchanged_files_are_neither_hashed_nor_sent_again(object_store, folder,
     os.utime(folder / "recipe.yaml")
     sender.send()
     assert sorted(read) == ["b", "recipe.yaml"] and object_store.requests["PUT"] - before["PUT"] == 2
+
+
+def test_a_store_that_breaks_down_is_not_asked_for_every_file(object_store, folder, monkeypatch):
+    """With thousands of files, each given up after half a minute, a round would never end."""
+    sender, asked = opened(write(folder, {f"audit/heard/{number}": b"%d" % number for number in range(200)})), []
+
+    def down(url: str, content: bytes) -> None:
+        asked.append(url)
+        raise StoreError("down")
+
+    monkeypatch.setattr(store, "write", down)
+    with pytest.raises(StoreError, match="down"):
+        sender.send()
+    assert len(asked) < 100
 
 
 def test_a_store_that_cannot_be_written_is_told_before_anything_runs(object_store, folder):

@@ -93,6 +93,7 @@ def test_audio_that_is_not_there_is_the_rows_fault_and_a_refusal_is_not(object_s
     )
     utterances, [line] = read_source(source_of(place), tmp_path)
     assert len(utterances) == 1 and (line.rule, line.id) == ("missing_file", "none.flac")
+    objects.fetch_ahead([f"{URL}/set/none.flac", "/no/file/here"])
     objects._KNOWN.pop(f"{URL}/set/a.flac")
     object_store.denies = ("HEAD",)
     with pytest.raises(StoreError, match=f"{URL}/set/a.flac cannot be read: Forbidden"):

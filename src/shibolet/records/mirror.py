@@ -13,7 +13,6 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from uuid import uuid4
 
 from shibolet.errors import DataError, StoreError
 from shibolet.records import store
+from shibolet.records.batches import at_once
 from shibolet.records.documents.mirrored import MirroredFile, MirrorIndex, MirrorState
 from shibolet.records.files import digest_file, open_regular
 from shibolet.records.objects import download
@@ -74,11 +74,10 @@ class Mirror:
             return f"mirror: {self.url} is empty; this run folder goes there"
         self._versions, self._files = (index.version,), index.files
         if (state is None and not any(self._paths())) or (state is not None and not state.is_whole):
-            num_bytes = self._fetch(index)
-            return (
-                f"mirror: fetched {len(index.files):,} files ({num_bytes / 1e6:,.1f} MB) from {self.url}, as "
-                f"{index.host} left them at {index.time}"
-            )
+            self._remember(self._versions, is_whole=False)
+            said = self._told(index, self._fetch(index))
+            self._remember(self._versions, is_whole=True)
+            return said
         if state is None or index.version not in state.versions:
             raise DataError(
                 f"{self.url} holds a round as {index.host} left it at {index.time}, and {self._folder} does not go on "
@@ -87,6 +86,21 @@ class Mirror:
             )
         self._remember(self._versions, is_whole=True)
         return f"mirror: {self.url} goes on from this run folder"
+
+    def pull(self) -> str:
+        """Fetch the round into an empty folder that does not go on with it; a sentence on what was done.
+
+        DataError where the folder is not empty; StoreError.
+        """
+        if any(self._paths()):
+            raise DataError(f"{self._folder} is not empty; name a new folder")
+        if (index := self._read_index()) is None:
+            raise StoreError(f"{self.url} has no run folder: there is no {_INDEX} in it")
+        return self._told(index, self._fetch(index))
+
+    def _told(self, index: MirrorIndex, num_bytes: int) -> str:
+        what = f"{len(index.files):,} files ({num_bytes / 1e6:,.1f} MB)"
+        return f"mirror: fetched {what} from {self.url}, as {index.host} left them at {index.time}"
 
     def send(self) -> bool:
         """Bring the store up to the folder as it is now; false where it has not changed, or changes too fast.
@@ -135,8 +149,7 @@ class Mirror:
         """Have every file of the folder in the store, and which there are; _Moved where that changed meanwhile."""
         markers = self._markers()
         paths = sorted(self._paths(), key=lambda path: (not path.startswith(_FIRST), path))
-        with ThreadPoolExecutor(_LANES) as pool:
-            sent = list(pool.map(self._send_file, paths))
+        sent = at_once(self._send_file, paths, _LANES)
         if self._markers() != markers:
             raise _Moved
         self._known = dict(zip(paths, sent, strict=True))
@@ -177,15 +190,11 @@ class Mirror:
 
     def _fetch(self, index: MirrorIndex) -> int:
         """Make the folder what the index says, markers last; the bytes that were fetched."""
-        self._remember((index.version,), is_whole=False)
         for path in self._paths():
             if path not in index.files:  # of another version that was fetched in part
                 (self._folder / path).unlink()
         paths = sorted(index.files, key=lambda path: (path.startswith(_MARKERS), path))
-        with ThreadPoolExecutor(_LANES) as pool:
-            num_bytes = sum(pool.map(lambda path: self._fetch_file(path, index.files[path]), paths))
-        self._remember((index.version,), is_whole=True)
-        return num_bytes
+        return sum(at_once(lambda path: self._fetch_file(path, index.files[path]), paths, _LANES))
 
     def _fetch_file(self, path: str, wanted: MirroredFile) -> int:
         file = self._folder / path
@@ -224,7 +233,7 @@ class Mirror:
         MirrorState(url=self.url, versions=versions, is_whole=is_whole).write(self._folder / STATE)
 
     def _markers(self) -> dict[str, bytes]:
-        return {path: (self._folder / path).read_bytes() for path in self._paths() if path.startswith(_MARKERS)}
+        return {str(path): path.read_bytes() for path in (self._folder / _MARKERS).rglob("*.json")}
 
     def _paths(self) -> Iterator[str]:
         """Files of the folder that belong to the round, by their path in it."""

@@ -6,6 +6,7 @@ files. So an object is fetched when it is first asked for, and hashed as its byt
 
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +14,30 @@ from threading import Lock
 
 from shibolet.errors import ShiboletError, StoreError
 from shibolet.records import store
+from shibolet.records.batches import at_once
 from shibolet.records.files import cache_dir, disk_errors, hash_json, remember_hash, writing
 
 _BLOCK_BYTES = 8 << 20  # of a request
+_LANES = 32  # objects on their way at once
 _CHANGES = 3  # while it is read, after which an object is given up
 
 
 def local_file(place: str | Path) -> Path:
     """A file of this machine: a path as it is, of a URL a copy of the object; NoObject, StoreError, DiskError."""
     return _copy_of(place) if store.is_url(place) else Path(place)
+
+
+def fetch_ahead(places: Iterable[str]) -> None:
+    """Have copies of the objects among these; many at once, since each waits for the network. StoreError.
+
+    One that is not there is left to whoever asks for it.
+    """
+    at_once(_try_copy, filter(store.is_url, places), _LANES)
+
+
+def _try_copy(url: str) -> None:
+    with suppress(store.NoObject):
+        _copy_of(url)
 
 
 def exists(place: str | Path) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from shibolet.errors import AudioError, DataError
 from shibolet.records.batches import ForEach
+from shibolet.records.objects import fetch_ahead
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded, probe_file
 from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
@@ -35,6 +36,7 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
         names = dict.fromkeys(_file_of(values, column) for _, values in rows)
         probed = {name: probed[name] for name in names if name in probed}  # the spans of one recording stand together
         paths = [manifest.find(name) for name in names if name and name not in probed]
+        fetch_ahead(paths)
         with closing(for_each(probe_file, paths)) as infos:
             found = zip(paths, infos, strict=True)
             for where, values in rows:
