@@ -39,7 +39,7 @@ class MirrorState(Document):
     """.mirror.json of a run folder: where its mirror is, and which version of it the folder goes on from."""
 
     FORMAT: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "delete it, and give --mirror again"
+    REMEDY: ClassVar[str] = "delete it, and name another place with --mirror"
 
     url: str
     versions: tuple[str, ...]  # the one in the store, and one that may have come to be there since
