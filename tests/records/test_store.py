@@ -91,7 +91,7 @@ def test_what_cannot_be_had_is_one_sentence(object_store, monkeypatch):
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(StoreError, match=r"package gcsfs is not installed; pip install 'shibolet\[cloud\]'"):
+    with pytest.raises(StoreError, match=r"the driver for gs:// is not installed; pip install gcsfs"):
         local_file("gs://speech/x")
 
 

@@ -21,7 +21,7 @@ from shibolet.errors import ShiboletError, StoreError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs"}  # packages by the scheme of a URL
+DRIVERS = {"s3": "'shibolet[cloud]'", "gs": "gcsfs"}  # what has the driver, by the scheme of a URL
 TRIES = 6  # of a request: with the waits between them half a minute
 _URL = re.compile(rf"(?:{'|'.join(DRIVERS)})://")
 _CONNECT_S, _ANSWER_S = 10, 30  # a store that takes longer is taken for one that does not answer
@@ -137,9 +137,9 @@ def _asked(url: str, what: str) -> Iterator[None]:
     except ShiboletError:
         raise
     except ImportError as error:
-        driver = DRIVERS[url.partition(":")[0]]
+        scheme = url.partition(":")[0]
         raise StoreError(
-            f"{url} cannot be {what}: the package {driver} is not installed; pip install 'shibolet[cloud]'"
+            f"{url} cannot be {what}: the driver for {scheme}:// is not installed; pip install {DRIVERS[scheme]}"
         ) from error
     except FileNotFoundError as error:
         raise NoObject(
