@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import yaml
 from object_store import BUCKET, URL, ObjectStore
 
 from shibolet.demo.corpus import CorpusConfig, build_corpus
-from shibolet.errors import EXIT_REJECT
+from shibolet.errors import EXIT_REJECT, Preempted
 from shibolet.records.files import read_jsonl, write_jsonl
 
 # A mirror follows at once here: in a tiny training half a minute is longer than all of it.
@@ -131,25 +131,27 @@ def test_a_slow_store_that_refuses_every_tenth_request_gives_the_same_round(busy
 
 @pytest.mark.slow("store", seconds=90)
 def test_a_round_goes_on_from_the_store_on_an_empty_disk(busy_store, corpus, undisturbed, tmp_path):
-    """Machines are taken away while the audit is judged, in the middle of the training, and after it."""
+    """Machines are taken away after the gate, twice in the training, once of these with a signal, and after it."""
 
     def in_store() -> str:
         return busy_store.get("runs/tiny/index.json").decode() if "runs/tiny/index.json" in busy_store.names() else ""
 
-    moments: list[Callable[[str], bool]] = [
-        lambda index: ".stages/gate.json" in index,
-        lambda index: "train/checkpoints/step-00000004/COMPLETE" in index,
-        lambda index: "evaluate/round1/clean/scores.json" in index,
+    moments = [
+        (".stages/gate.json", signal.SIGKILL),
+        ("train/checkpoints/step-00000004/COMPLETE", signal.SIGKILL),
+        ("train/checkpoints/step-00000008/COMPLETE", signal.SIGTERM),
+        ("evaluate/round1/clean/scores.json", signal.SIGKILL),
     ]
-    for number, has_come in enumerate(moments):
+    for number, (awaited, ending) in enumerate(moments):
         machine = Machine(tmp_path / f"{number}", f"{URL}/corpus", corpus / "heard.jsonl", busy_store.environment)
         process = machine.start("--mirror", f"{URL}/runs/tiny")
-        while process.poll() is None and not has_come(in_store()):
+        while process.poll() is None and awaited not in in_store():
             time.sleep(0.05)
         assert process.poll() is None, process.communicate()[1]
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(ending)
         said = process.communicate()[1]
-        assert number < 2 or "continuing after step 4" in said, said  # the checkpoint came from the store
+        assert process.returncode == (Preempted.exit_code if ending == signal.SIGTERM else -signal.SIGKILL), said
+        assert number < 2 or "continuing after step" in said, said  # the checkpoint came from the store
         shutil.rmtree(machine.run.parent)
     last = Machine(tmp_path / "last", f"{URL}/corpus", corpus / "heard.jsonl", busy_store.environment)
     said = last.finish("--mirror", f"{URL}/runs/tiny")

@@ -28,7 +28,7 @@ from shibolet.records.reading import parse_own
 
 STATE = ".mirror.json"
 _INDEX, _PAGE = "index.json", "report.html"
-_OWN = (STATE, ".lock")  # of this machine alone, as is what is being written
+_OWN = (STATE, ".lock")  # of this machine alone, as are files that are being written
 _CACHES = ("encoder_cache", "teacher_cache")  # are filled again
 _FIRST = "train/checkpoints/"  # before the records of training, which may have more lines than a checkpoint knows of
 _MARKERS = ".stages/"
@@ -36,7 +36,7 @@ _LARGE_BYTES = 16 << 20  # smaller files are read at once: what is appended mean
 _LANES = 8  # objects on their way at once
 _PASSES = 5  # over a folder that changes meanwhile
 
-State = tuple[int, ...]
+Stamp = tuple[int, ...]
 
 
 class _Moved(Exception):
@@ -47,7 +47,7 @@ class _Moved(Exception):
 class _Known:
     """A file that was sent, and how it stood on disk."""
 
-    state: State
+    stamp: Stamp
     file: MirroredFile
 
 
@@ -158,10 +158,10 @@ class Mirror:
     def _send_file(self, path: str) -> _Known:
         file = self._folder / path
         try:
-            state = _state(file.stat())
-            if (known := self._known.get(path)) and known.state == state:
+            stamp = _stamp(file.stat())
+            if (known := self._known.get(path)) and known.stamp == stamp:
                 return known
-            content, num_bytes = None, state[0]
+            content, num_bytes = None, stamp[0]
             if num_bytes < _LARGE_BYTES:
                 with open_regular(file) as opened:
                     content = opened.read()
@@ -170,11 +170,11 @@ class Mirror:
                 sha256 = digest_file(file)
             if sha256 not in self._there:
                 self._send_object(file, sha256, content)
-            if content is None and _state(file.stat()) != state:
+            if content is None and _stamp(file.stat()) != stamp:
                 raise _Moved
         except FileNotFoundError:
             raise _Moved from None
-        return _Known(state, MirroredFile(sha256=sha256, bytes=num_bytes))
+        return _Known(stamp, MirroredFile(sha256=sha256, bytes=num_bytes))
 
     def _send_object(self, file: Path, sha256: str, content: bytes | None) -> None:
         try:
@@ -242,11 +242,11 @@ class Mirror:
             above = os.path.relpath(parent, self._folder)
             for name in names:
                 path = os.path.normpath(os.path.join(above, name))
-                if path not in _OWN and not name.endswith(".partial"):
+                if name not in _OWN and not name.endswith(".partial"):
                     yield path
 
 
-def _state(stat: os.stat_result) -> State:
+def _stamp(stat: os.stat_result) -> Stamp:
     """Size in bytes first; what changes with every writing."""
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 

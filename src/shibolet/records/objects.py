@@ -54,18 +54,23 @@ def exists(place: str | Path) -> bool:
 def _copy_of(url: str) -> Path:
     """The copy; this process looks once whether the object has changed: a stage works on one version of it."""
     with _lock_of(url):
-        if (known := _KNOWN.get(url)) is not None and known.exists():
-            return known
+        if (key := _KNOWN.get(url)) is not None and (path := _path_of(url, key)).exists():
+            return path
         found = store.info(url)
         key = hash_json([url, found.version, found.size])
-        path = cache_dir() / "objects" / key[:2] / f"{key}{os.path.splitext(url)[1]}"
-        if not path.exists():
+        if not (path := _path_of(url, key)).exists():
             _download(url, path, found)
-        _KNOWN[url] = path
+        _KNOWN[url] = key
         return path
 
 
-_KNOWN: dict[str, Path] = {}  # copies, by URL
+_KNOWN: dict[str, str] = {}  # keys of copies, by URL
+
+
+def _path_of(url: str, key: str) -> Path:
+    """Where a copy is; decoders look at the end of a file's name."""
+    suffix = os.path.splitext(url)[1]
+    return cache_dir() / "objects" / key[:2] / f"{key}{suffix if suffix[1:].isalnum() and len(suffix) < 10 else ''}"
 
 
 @lru_cache(maxsize=1024)

@@ -297,11 +297,10 @@ def _local_data(what: str, source: DataSource) -> Finding:
 
 def _local_manifest(what: str, source: DataSource) -> Finding:
     from shibolet.errors import DataError
-    from shibolet.speech.manifests import count_rows, first_url
+    from shibolet.speech.manifests import count_and_first
 
     try:
-        num_rows = count_rows(source)
-        url = first_url(source)
+        num_rows, url = count_and_first(source)
         num_bytes = url and store.info(url).size
     except DataError as error:
         return Finding(what, "missing", str(error))

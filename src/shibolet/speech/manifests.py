@@ -117,13 +117,13 @@ def count_rows(source: DataSource) -> int:
     return manifest.num_rows or sum(1 for _ in manifest.rows)
 
 
-def first_url(source: DataSource) -> str | None:
-    """Where the audio of a source's first row is in a store of objects; None where it is on this machine."""
+def count_and_first(source: DataSource) -> tuple[int, str | None]:
+    """Rows of a source's manifest, and the URL of the first audio where that is in a store; else None."""
     manifest = open_manifest(source)
-    rows = (row for _, row in islice(manifest.rows, HEAD_LINES) if isinstance(row, dict))
-    names = (name for row in rows if isinstance(name := row.get(source.columns.audio), str))
-    place = next(map(manifest.find, names), None)
-    return place if is_url(place) else None
+    head = list(islice(manifest.rows, HEAD_LINES))
+    names = (row.get(source.columns.audio) for _, row in head if isinstance(row, dict))
+    first = next((manifest.find(name) for name in names if isinstance(name, str)), None)
+    return manifest.num_rows or len(head) + sum(1 for _ in manifest.rows), first if is_url(first) else None
 
 
 def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path | str) -> tuple[Convert, bool] | None:
