@@ -83,7 +83,7 @@ class Diverged(ShiboletError):
 
 
 class UploadError(ShiboletError):
-    """What was exported is whole on this machine, but not on the Hub; the message has the command that goes on."""
+    """What was made is whole on this machine, but not on the Hub or in the store; the message says how to go on."""
 
     exit_code = 60
 

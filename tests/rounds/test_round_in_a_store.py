@@ -129,7 +129,7 @@ def test_a_slow_store_that_refuses_every_tenth_request_gives_the_same_round(busy
     assert made.pop(PATH_OF_AUDIO) and made == undisturbed
 
 
-@pytest.mark.slow("store", seconds=90)
+@pytest.mark.slow("store", seconds=130)
 def test_a_round_goes_on_from_the_store_on_an_empty_disk(busy_store, corpus, undisturbed, tmp_path):
     """Machines are taken away after the gate, twice in the training, once of these with a signal, and after it."""
 

@@ -42,7 +42,10 @@ def mirrored(folder: Path, url: str | None, tell: Tell) -> Iterator[Callable[[],
             tell(f"mirror: {said}")
         raise
     if said := sender.finish():
-        raise UploadError(f"the run folder {folder} is whole on this machine, but not in {place}: {said}")
+        raise UploadError(
+            f"the run folder {folder} is whole on this machine, but not in {place}: {said}. The same command sends the "
+            "rest"
+        )
 
 
 def require_store(url: str) -> None:
