@@ -18,7 +18,7 @@ from shibolet.records.files import hash_file
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.reviewing.settling import settle_answers, take_in
-from shibolet.rounds.shared import Round, SourceData
+from shibolet.rounds.shared import Round, SourceData, after_first
 from shibolet.speech.sources import DataSource
 
 if TYPE_CHECKING:
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 
 def do_audit(
-    current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None
-) -> AlignmentReport:
+    current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> AlignmentReport:  # fmt: skip
     """The audit's report: on the training data, or on what prepare kept.
 
     With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
-    the audit's page of the training data; the folder keeps it for later audits.
+    the audit's page of the training data; the folder keeps it for later audits. `meanwhile` is called once, when the
+    first clips were heard: what it starts does not hold them up.
     """
     from shibolet.audit.stage import run_audit
 
@@ -74,7 +76,7 @@ def do_audit(
                 listener=listener,
                 config=config,
                 language=recipe.language,
-                on_progress=progress,
+                on_progress=after_first(progress, meanwhile),
                 merge=merge,
             )
         report = report.model_copy(

@@ -36,7 +36,7 @@ def _as_far_as_verdicts_let(current: Round) -> int:
     STOP     ends; `gate.on_stop: repair` prepares, audits what was kept and goes on when that gate lets it
     INVALID  ends; `gate.accept: [INVALID]` goes on, drops only what cannot be decoded, and every later artefact says so
     """
-    auditing.do_audit(current)
+    auditing.do_audit(current, meanwhile=current.start_ranks)
     gate = auditing.do_gate(current)
     current.tell(f"gate: {gate.decision}. {gate.recommendation}")
     if gate.next == "stop":

@@ -174,6 +174,12 @@ class Models:
         if not isinstance(self.executor, Here):
             self.executor.begin(Loading(tuple(Lazy(partial(import_opener, model)) for model in models)))
 
+    def import_ahead(self, model: str) -> Ahead[None]:
+        """Have the libraries of a model in this process, which waits for others just now."""
+        from shibolet.listen.open import import_opener
+
+        return Ahead(partial(import_opener, model))
+
     def read_ahead(self, *names: str | None) -> Ahead[None]:
         """Have weights of models that are on this machine in the system's memory, before they are loaded."""
         return Ahead(partial(_read_weights, list(dict.fromkeys(filter(None, names)))), may_be_cut_off=True)

@@ -17,7 +17,7 @@ from shibolet.records.runfolder import RunFolder
 from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.train.config import Replay, ReplaySource, TrainConfig
-from shibolet.train.launch import Place, launch
+from shibolet.train.launch import Place, Ranks, begin_to_load_workers
 
 
 class TrainJob(Config):
@@ -98,8 +98,22 @@ def _nobody(message: object) -> None:
     pass
 
 
-def set_to_work(job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, place: Place) -> None:
-    """Train in this process, as a rank of torchrun's, or as ranks that are started here.
+def get_ready(base: str, has_workers: bool) -> None:
+    """In a process that will be a rank: load the libraries that a training needs, and have its workers' loaded."""
+    if has_workers:
+        begin_to_load_workers()
+    from shibolet.listen.open import import_opener
+    from shibolet.model.folders import is_local
+    from shibolet.train import stage  # noqa: F401
+
+    if is_local(base):
+        import_opener(base)
+
+
+def set_to_work(
+    job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, place: Place, ranks: Ranks | None = None
+) -> None:
+    """Train in this process, as a rank of torchrun's, or as ranks: those that wait for work, else new ones.
 
     Several nodes have the job from the main one; None there tells the others that there is nothing to do.
     """
@@ -110,7 +124,8 @@ def set_to_work(job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, p
     if under_torchrun():
         lead(job, run_dir, send)
     elif gpus > 1 or place.num_nodes > 1:
-        launch(as_rank, (run_dir, job), num_ranks=gpus, on_cpu=not num_devices, on_message=send, place=place)
+        ranks = ranks or Ranks(gpus)
+        ranks.run(as_rank, (run_dir, job), on_cpu=not num_devices, on_message=send, place=place)
     elif job is not None:
         carry_out(job, send)
 

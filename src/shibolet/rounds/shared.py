@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -32,6 +32,7 @@ from shibolet.train.launch import ONE_PLACE, Place
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
     from shibolet.listen.lazy import Engines
+    from shibolet.train.launch import Ranks
 
 MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
@@ -49,6 +50,20 @@ class Track(Protocol):
 @contextmanager
 def untracked(title: str, unit: str = "utterances") -> Iterator[Progress]:
     yield lambda done, total: None
+
+
+def after_first(progress: Progress, then: Callable[[], None]) -> Progress:
+    """`progress`, whose first call is followed by `then`."""
+    is_first = True
+
+    def both(done: int, total: int) -> None:
+        nonlocal is_first
+        progress(done, total)
+        if is_first:
+            is_first = False
+            then()
+
+    return both
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +104,33 @@ class Round(Models):
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
+    _ranks: "Ranks | None" = None  # that wait for a training
+
+    def start_ranks(self) -> None:
+        """Start the processes that will train, where they are others: they load libraries while this one works."""
+        from shibolet.rounds.rank import get_ready, under_torchrun
+
+        if self.gpus == self.place.num_nodes == 1 or under_torchrun() or self._ranks or self.folder.finished("train"):
+            return
+        import torch
+
+        from shibolet.model.folders import best_device
+        from shibolet.train.launch import Ranks
+        from shibolet.train.reader import worker_count
+
+        num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)
+        self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
+
+    def take_ranks(self) -> "Ranks | None":
+        """Those that wait for a training, which ends them."""
+        ranks, self._ranks = self._ranks, None
+        return ranks
+
+    def close(self) -> None:
+        """End all processes."""
+        if ranks := self.take_ranks():
+            ranks.close()
+        super().close()
 
     def warn(self, sentence: str) -> None:
         """A sentence about what is lost or left out."""
