@@ -347,10 +347,7 @@ class Round(Models):
 def open_round(
     recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked, mirror: str | None = None
 ) -> Iterator[Round]:
-    """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs.
-
-    `mirror` is where a store of objects has, or gets, a copy of the folder.
-    """
+    """A round in a folder that nobody else writes to; recipe and versions are in it first, `mirror` keeps a copy."""
     require_wandb(recipe.tracking.wandb_project)
     folder = folder_of(recipe, run_dir)
     with folder.locked(), mirrored(folder.path, mirror, tell) as send:
