@@ -102,6 +102,15 @@ def _nobody(message: object) -> None:
     pass
 
 
+def require_gpus(gpus: int) -> int:
+    """How many GPUs there are; RecipeError where there are some, and fewer than that."""
+    import torch
+
+    if (num_devices := torch.cuda.device_count()) and gpus > num_devices:
+        raise RecipeError(f"--gpus {gpus}: there are {num_devices} GPUs here")
+    return num_devices
+
+
 def get_ready(base: str, has_workers: bool) -> None:
     """In a process that will be a rank: load the libraries that a training needs, and have its workers' loaded."""
     if has_workers:
@@ -121,10 +130,7 @@ def set_to_work(
 
     Several nodes have the job from the main one; None there tells the others that there is nothing to do.
     """
-    import torch
-
-    if (num_devices := torch.cuda.device_count()) and gpus > num_devices:
-        raise RecipeError(f"--gpus {gpus}: there are {num_devices} GPUs here")
+    num_devices = require_gpus(gpus)
     if under_torchrun():
         lead(job, run_dir, send)
     elif gpus > 1 or place.num_nodes > 1:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -52,20 +52,6 @@ def untracked(title: str, unit: str = "utterances") -> Iterator[Progress]:
     yield lambda done, total: None
 
 
-def after_first(progress: Progress, then: Callable[[], None]) -> Progress:
-    """`progress`, whose first call is followed by `then`."""
-    is_first = True
-
-    def both(done: int, total: int) -> None:
-        nonlocal is_first
-        progress(done, total)
-        if is_first:
-            is_first = False
-            then()
-
-    return both
-
-
 @dataclass(frozen=True, slots=True)
 class SourceData:
     """Utterances with their domains, a line for each row that is none, and the hash of both."""
@@ -108,7 +94,7 @@ class Round(Models):
 
     def start_ranks(self) -> None:
         """Start the processes that will train, where they are others: they load libraries while this one works."""
-        from shibolet.rounds.rank import get_ready, under_torchrun
+        from shibolet.rounds.rank import get_ready, require_gpus, under_torchrun
 
         if self.gpus == self.place.num_nodes == 1 or under_torchrun() or self._ranks or self.folder.finished("train"):
             return
@@ -118,12 +104,17 @@ class Round(Models):
         from shibolet.train.launch import Ranks
         from shibolet.train.reader import worker_count
 
+        require_gpus(self.gpus)
         num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)
-        self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
+        with suppress(OSError):  # they are started when there is work
+            self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
 
     def take_ranks(self) -> "Ranks | None":
-        """Those that wait for a training, which ends them."""
+        """Those that wait for a training, which ends them; None where there are none, or one has died of something."""
         ranks, self._ranks = self._ranks, None
+        if ranks and not ranks.are_alive:
+            ranks.close()
+            return None
         return ranks
 
     def close(self) -> None:

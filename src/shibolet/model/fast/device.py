@@ -9,6 +9,7 @@ from torch import Tensor
 CPU_BYTES = 4 << 30  # what rows and what fills them may take where no device says what it has
 MAX_OF_FREE = 0.6  # of what nobody uses, where that is less: then alone the number of rows depends on others
 ROW_STEP = 16  # many rows are a multiple of this, which matrix units take
+_SHARED = (0, 0)  # the pool that no graph has for itself
 CAPTURING = RLock()  # a process captures one graph at a time
 
 
@@ -21,7 +22,10 @@ def fitting_rows(num_rows: int, row_bytes: int, device: torch.device) -> int:
     """So many rows, or those that there is memory for now; what the allocator holds back is free."""
     if device.type != "cuda":
         return num_rows
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    # What the allocator holds for graphs is none of it, though nothing is allocated there between their launches.
+    segments = [one for one in torch.cuda.memory_snapshot() if tuple(one.get("segment_pool_id", _SHARED)) == _SHARED]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    held = sum(one["total_size"] - one["allocated_size"] for one in segments if one["device"] == index)
     free = torch.cuda.mem_get_info(device)[0] + held
     return max(1, min(num_rows, in_steps(int(free * MAX_OF_FREE) // row_bytes)))
 
