@@ -71,15 +71,9 @@ def do_audit(
     if not stage.done:
         with current.track("audit") as progress:
             report = run_audit(
-                data.utterances,
-                data.ledger,
-                out_dir=path.parent,
-                listener=listener,
-                config=config,
-                language=recipe.language,
-                on_progress=before_end(progress, meanwhile),
-                merge=merge,
-            )
+                data.utterances, data.ledger, out_dir=path.parent, listener=listener, config=config,
+                language=recipe.language, on_progress=before_end(progress, meanwhile), merge=merge,
+            )  # fmt: skip
         report = report.model_copy(
             update={"num_lost": tell_lost(current, listener), "notes": (*report.notes, *same_model)}
         )

@@ -1,6 +1,7 @@
 """What decoders of all families need of a device: memory for rows, graphs of steps, copies that nobody waits for."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from threading import RLock
 
 import torch
@@ -23,9 +24,10 @@ def fitting_rows(num_rows: int, row_bytes: int, device: torch.device) -> int:
     if device.type != "cuda":
         return num_rows
     # What the allocator holds for graphs is none of it, though nothing is allocated there between their launches.
-    segments = [one for one in torch.cuda.memory_snapshot() if tuple(one.get("segment_pool_id", _SHARED)) == _SHARED]
     index = torch.cuda.current_device() if device.index is None else device.index
-    held = sum(one["total_size"] - one["allocated_size"] for one in segments if one["device"] == index)
+    values = itemgetter("device", "segment_pool_id", "total_size", "allocated_size")
+    segments = map(values, torch.cuda.memory_snapshot())
+    held = sum(size - used for of, pool, size, used in segments if of == index and tuple(pool) == _SHARED)
     free = torch.cuda.mem_get_info(device)[0] + held
     return max(1, min(num_rows, in_steps(int(free * MAX_OF_FREE) // row_bytes)))
 
