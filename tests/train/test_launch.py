@@ -1,11 +1,13 @@
 """Ranks live and die together: protects from a rank that waits for a dead one, and from a stop that nobody hears."""
 
+import atexit
 import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,13 @@ import pytest
 
 from shibolet.errors import DataError, DiskError, Preempted, RankLost
 from shibolet.train.launch import Place, Ranks
+
+
+def wait_for(done) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def greet(job: str, send) -> None:
@@ -96,12 +105,13 @@ def test_the_first_failure_is_the_one_that_is_raised(monkeypatch):
 
 def die_after_the_other(folder: Path, send) -> None:
     """Rank 1 is killed, and the failure of rank 0, which waits for its answer, is heard of first."""
-    told = folder / "told"
+    there, told = folder / "there", folder / "told"
     if os.environ["RANK"] == "0":
+        wait_for(there.exists)  # a slow start is not what is tried
         told.touch()
         raise ConnectionError("connection closed by peer")
-    while not told.exists():
-        time.sleep(0.01)
+    there.touch()
+    wait_for(told.exists)
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -196,13 +206,6 @@ def tell_of_readiness(folder: Path, send) -> None:
     send((folder / f"ready-{os.getpid()}").exists())
 
 
-def wait_for(done) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_ranks_get_ready_before_there_is_work_and_then_do_it(tmp_path: Path):
     ranks, heard = Ranks(2, get_ready=partial(note_the_time, tmp_path)), []
     wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -222,3 +225,15 @@ def test_a_rank_that_died_before_there_was_work_is_told_of(tmp_path: Path):
     ranks = Ranks(2, get_ready=partial(os._exit, 3))
     with pytest.raises(RuntimeError, match="ended with exit code 3"):
         ranks.run(greet, "hello", on_cpu=True, on_message=print)
+
+
+def leave_work_behind(folder: Path, send) -> None:
+    """What a library leaves to the end of Python, a thread that still writes, and one that comes back too late."""
+    atexit.register((folder / f"closed-{os.environ['RANK']}").touch)
+    threading.Thread(target=lambda: (time.sleep(0.3), (folder / f"written-{os.environ['RANK']}").touch())).start()
+    threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(int, 1)], daemon=True).start()
+
+
+def test_a_rank_that_ends_has_written_and_closed_everything(tmp_path: Path):
+    start(leave_work_behind, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed-0", "closed-1", "written-0", "written-1"]

@@ -6,6 +6,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Protocol, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AT_ONCE = 1024  # files that wait for a thread
 _ROWS = 8192  # whose files are looked at together
@@ -16,6 +17,15 @@ class ForEach(Protocol):
     """Who does it: the results of a function of a module come in the order of the files."""
 
     def __call__(self, function: Callable[[str], Result], paths: Sequence[str]) -> Generator[Result, None, None]: ...
+
+
+def at_once(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> list[Result]:
+    """`function` of each, in order, by threads that wait for the network; after an error no other is begun."""
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def in_threads(function: Callable[[str], Result], paths: Sequence[str]) -> Generator[Result, None, None]:

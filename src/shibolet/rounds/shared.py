@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,10 +17,12 @@ from shibolet.records.documents.scores import Overlap
 from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Work, add_time
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
+from shibolet.records.objects import exists
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of, seed_of
 from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.mirroring import mirrored
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
@@ -51,20 +53,6 @@ def untracked(title: str, unit: str = "utterances") -> Iterator[Progress]:
     yield lambda done, total: None
 
 
-def after_first(progress: Progress, then: Callable[[], None]) -> Progress:
-    """`progress`, whose first call is followed by `then`."""
-    is_first = True
-
-    def both(done: int, total: int) -> None:
-        nonlocal is_first
-        progress(done, total)
-        if is_first:
-            is_first = False
-            then()
-
-    return both
-
-
 @dataclass(frozen=True, slots=True)
 class SourceData:
     """Utterances with their domains, a line for each row that is none, and the hash of both."""
@@ -93,6 +81,7 @@ class Round(Models):
     place: Place = ONE_PLACE  # of this machine among those that train
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
+    when_kept: Callable[[], None] = lambda: None  # what is called when a stage is done
     warnings: Tell | None = None  # where those go that are said even to a user who wants quiet; None: to `tell`
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
@@ -101,7 +90,7 @@ class Round(Models):
 
     def start_ranks(self) -> None:
         """Start the processes that will train, where they are others: they load libraries while this one works."""
-        from shibolet.rounds.rank import get_ready, under_torchrun
+        from shibolet.rounds.rank import get_ready, require_gpus, under_torchrun
 
         if self.gpus == self.place.num_nodes == 1 or under_torchrun() or self._ranks or self.folder.finished("train"):
             return
@@ -111,12 +100,17 @@ class Round(Models):
         from shibolet.train.launch import Ranks
         from shibolet.train.reader import worker_count
 
+        require_gpus(self.gpus)
         num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)
-        self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
+        with suppress(OSError):  # they are started when there is work
+            self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
 
     def take_ranks(self) -> "Ranks | None":
-        """Those that wait for a training, which ends them."""
+        """Those that wait for a training, which ends them; None where there are none, or one has died of something."""
         ranks, self._ranks = self._ranks, None
+        if ranks and not ranks.are_alive:
+            ranks.close()
+            return None
         return ranks
 
     def close(self) -> None:
@@ -208,7 +202,7 @@ class Round(Models):
         needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
         for key, sources in needed.items():
             for source in sources:
-                if source.manifest is not None and not source.manifest.exists():
+                if source.manifest is not None and not exists(source.manifest):
                     raise DataError(f"{key}: '{source.name}' has no manifest {source.manifest}; nothing was started")
         for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
             if source.hub is None:  # they are few, and a fault in one would come up after the training
@@ -326,6 +320,7 @@ class Round(Models):
         """Mark a stage as done, and keep what it took and how much it did."""
         stage.finish()
         self._took(stage.name, stage.state != "interrupted", done, training)
+        self.when_kept()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -341,16 +336,18 @@ class Round(Models):
 
 
 @contextmanager
-def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked) -> Iterator[Round]:
-    """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
+def open_round(
+    recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked, mirror: str | None = None
+) -> Iterator[Round]:
+    """A round in a folder that nobody else writes to; recipe and versions are in it first, `mirror` keeps a copy."""
     require_wandb(recipe.tracking.wandb_project)
     folder = folder_of(recipe, run_dir)
-    with folder.locked():
+    with folder.locked(), mirrored(folder.path, mirror, tell) as send:
         keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         if said := folder.write_provenance(command, recipe.num_threads):
             tell(said)
-        with closing(Round(recipe, folder, tell, track)) as current:
+        with closing(Round(recipe, folder, tell, track, when_kept=send)) as current:
             yield current
 
 

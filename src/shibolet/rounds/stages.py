@@ -164,6 +164,7 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
                 _read_what_follows(current)
 
         set_to_work(job, folder.path, send, gpus=current.gpus, place=current.place, ranks=current.take_ranks())
+        current.end_importing()
     return stage, clock
 
 

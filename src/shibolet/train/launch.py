@@ -1,9 +1,11 @@
 """Ranks as processes of this machine: started together, told together to stop, ended together when one dies.
 
-What starts them loads no torch and holds no GPU. `torchrun` and `accelerate launch` do the same from outside. On
-several nodes each has a launcher of its own; their ranks find each other at an address of the main one (`nodes`).
+Ranks that wait for their work load libraries and hold no GPU. `torchrun` and `accelerate launch` do the same from
+outside. On several nodes each has a launcher of its own; their ranks find each other at an address of the main one
+(`nodes`).
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -21,7 +23,7 @@ from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from shibolet.errors import Preempted, RankLost, ShiboletError
-from shibolet.listen.processes import deaf_to
+from shibolet.listen.processes import deaf_to, within
 from shibolet.model.outline import family_modules
 from shibolet.records.cores import usable_cores
 from shibolet.records.files import disk_errors
@@ -60,10 +62,15 @@ class Ranks:
         for rank in range(num_ranks):
             ours, theirs = context.Pipe()
             process = context.Process(target=_run_rank, args=(theirs, rank, num_ranks, get_ready))
-            process.start()
+            with within({}):  # and nothing that others are given
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
+
+    @property
+    def are_alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
 
     def close(self) -> None:
         """End them; those that were never given work do so by themselves, as soon as they are ready."""
@@ -212,10 +219,24 @@ def _run_rank(pipe: Connection, rank: int, num_ranks: int, get_ready: Callable[[
             work(job, pipe.send)
     except ShiboletError as error:
         pipe.send(error)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except Exception:
         pipe.send(RuntimeError(f"rank {rank} failed:\n{traceback.format_exc()}"))
-        sys.exit(1)
+        _end(1)
+    _end(0)
+
+
+def _end(exit_code: int) -> None:
+    """End this process as Python does, but for taking its modules apart.
+
+    A thread of torch that comes back to Python meanwhile would abort the process (pytorch issue 38228), which looks
+    like the loss of a rank.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def begin_to_load_workers() -> ForkServerContext:

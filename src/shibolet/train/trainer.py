@@ -62,7 +62,7 @@ class GradualUnfreezeTrainer:
         model: nn.Module,
         thaw: Callable[[PhaseConfig], Groups],
         checkpoint_activations: Callable[[], None],
-        release_launches: Callable[[], bool],  # lets go of what makes launches cheap; whether it held any memory
+        release_launches: Callable[..., bool],  # `Family.release_launches` of the model
         objective_of: Callable[[PhaseConfig], Objective],
         reader: Reader,
         examples: Sequence[TrainExample],
@@ -170,6 +170,7 @@ class GradualUnfreezeTrainer:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
         self.release_dev()
+        self.release_launches(for_good=False)
         groups, self.objective = self.thaw(phase), self.objective_of(phase)
         try:
             optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
@@ -223,7 +224,7 @@ class GradualUnfreezeTrainer:
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
         """Let go of what only saves time; where no rank held any of it, take the next rung of the memory ladder."""
-        if any_rank(any([self.release_dev(), self.release_launches()])):
+        if any_rank(any([self.release_dev(), self.release_launches(for_good=True)])):
             return
         narrow = DECODER_LAYERS in self.state.decisions.rungs
         self.records.event(self.state, "out_of_memory", self.ladder.climb(failed_tokens, phase))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shibolet.model.fast.device import CAPTURING
+
 LOG = logging.getLogger(__name__)
 
 # Layers in turn, their rows [R, D], tensors that all of them read, and the shape: the rows that come out, [R, D].
@@ -75,11 +77,14 @@ class Chain:
         self._stream = self._pool = None
         self._is_on, self._signature = True, signature
 
-    def release(self) -> bool:
-        """Give the memory of recordings back, and record no more until other weights train; whether there were any."""
+    def release(self, *, for_good: bool) -> bool:
+        """Give the memory of recordings back; whether there were any.
+
+        `for_good`: record no more until other weights train, or until this is called without it.
+        """
         had = bool(self._recordings)
-        self._begin(self._signature, self._trained)
-        self._is_on = False
+        self._begin(self._signature if for_good else None, self._trained)
+        self._is_on = not for_good
         return had
 
     def __call__(self, x: Tensor, inputs: Sequence[Tensor], shape: Hashable) -> Tensor:
@@ -90,7 +95,8 @@ class Chain:
             self._begin(signature, weights)
         key = (x.shape, x.requires_grad, *(tensor.shape for tensor in inputs), shape)
         held, is_wanted = self._lease(), x.requires_grad or bool(self._trained[0])
-        if not (x.is_cuda and self._is_on and is_wanted) or (held is not None and not held.over):
+        is_held = held is not None and not held.over
+        if is_held or not (is_wanted and self._is_on and self._is_on_gpu(x)) or _is_recomputed():
             return self._one_by_one(x, inputs, shape)
         if key not in self._recordings:
             self._seen[key] += 1
@@ -102,6 +108,9 @@ class Chain:
         for span in recording.spans:
             x = _Launch.apply(span, lease, x, *span.weights)
         return x
+
+    def _is_on_gpu(self, x: Tensor) -> bool:
+        return x.is_cuda
 
     def _one_by_one(self, x: Tensor, inputs: Sequence[Tensor], shape: Hashable) -> Tensor:
         for part in self._parts:
@@ -125,7 +134,7 @@ class Chain:
                 self._gradients = [[torch.empty_like(w) for w in weights] for weights in self._trained]
             self._recordings[key] = self._recorded(x, [tensor.detach().clone() for tensor in inputs], shape)
         except RuntimeError as error:  # out of memory, or what a graph cannot hold
-            self.release()
+            self.release(for_good=True)
             torch.cuda.empty_cache()
             LOG.warning("layers are launched one by one from here on, and not as graphs: %s", error)
             return False
@@ -156,12 +165,17 @@ class Chain:
     def _recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
         """As `torch.cuda.graph`, which empties caches each time; what other threads do is none of its business."""
         torch.cuda.synchronize()
-        with torch.cuda.stream(self._stream):
+        with CAPTURING, torch.cuda.stream(self._stream):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 yield
             finally:
                 graph.capture_end()
+
+
+def _is_recomputed() -> bool:
+    """Whether what a forward pass saves is made again in the backward pass: both have to save alike."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 @contextmanager

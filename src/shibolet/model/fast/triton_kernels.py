@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from shibolet.model.fast.device import send_to
+
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
 _FLAT_BLOCK, _GATE_BLOCK, _VOCAB_BLOCK = 2048, 1024, 8192
 _SUM_PARTS, _SUM_BLOCK = 64, 16
@@ -571,7 +573,7 @@ def drop_and_project(
     x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     rows, dim = x.shape
-    draw = torch.randint(1 << 31, ()).to(x.device) if draw is None else draw
+    draw = send_to(x.device, torch.randint(1 << 31, ())) if draw is None else draw
     low = torch.empty(rows, len(a), dtype=x.dtype, device=x.device)
     for own_a, own_low in zip(a.split(_MOST_RANKS), low.split(_MOST_RANKS, dim=1), strict=True):
         _drop_and_project[(triton.cdiv(rows, 2 * _ADAPTER_ROWS),)](

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from shibolet.model.fast.device import send_to
 from shibolet.model.fast.graphs import Chain, Run
 from shibolet.model.qwen3_asr.fused import trains
 
@@ -46,7 +47,7 @@ def launch_decoder(
     decoder, num_rows = model.model.language_model, embeds.shape[1]
     padded, within = _padded(embeds, cu_seqlens)
     cos, sin = decoder.rotary_emb(padded, F.pad(position_ids, (0, padded.shape[1] - num_rows)))
-    draws = torch.randint(1 << 31, (len(decoder.layers), 2)).to(embeds.device, non_blocking=True)
+    draws = send_to(embeds.device, torch.randint(1 << 31, (len(decoder.layers), 2)))
     longest = max(_ROWS, 1 << (max_seqlen - 1).bit_length())
     chain = _chain(decoder, _run_decoder, 0, decoder.layers[:-1])
     hidden = chain(padded[0], (cos, sin, within, draws), longest)[None, :num_rows]
@@ -70,10 +71,10 @@ def launch_encoder(model: PreTrainedModel, hidden: Tensor, cu_seqlens: Tensor, m
     return chain(padded[0], (within,), _ROWS)[:num_rows]
 
 
-def release(model: PreTrainedModel) -> bool:
-    """Let go of what was recorded to launch a model's layers; whether there was anything."""
+def release(model: PreTrainedModel, *, for_good: bool) -> bool:
+    """Let go of what was recorded to launch a model's layers, as `Chain.release`; whether there was anything."""
     towers = (model.model.language_model, model.model.audio_tower)
-    return any([_CHAINS[tower][1].release() for tower in towers if tower in _CHAINS])
+    return any([_CHAINS[tower][1].release(for_good=for_good) for tower in towers if tower in _CHAINS])
 
 
 def _padded(rows: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
