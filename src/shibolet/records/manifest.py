@@ -67,8 +67,7 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_e
     rows, others = tee(utterances)
     contents = for_each_row(for_each, _whole_hash if whole else _content_hash, (other.audio.path for other in others))
     for utterance, content in zip(rows, contents, strict=True):
-        row = utterance.to_json()
-        row["audio"]["path"] = content
+        row = utterance.to_json() | {"audio": utterance.audio.to_json() | {"path": content}}
         total.update(encode(row).encode() + b"\n")
     return total.hexdigest()[:16]
 
