@@ -1,9 +1,10 @@
 """Short work on each of many files: who does it is for the caller to say."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from itertools import islice
+from threading import Event
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -21,9 +22,23 @@ class ForEach(Protocol):
 
 def at_once(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> list[Result]:
     """`function` of each, in order, by threads that wait for the network; after an error no other is begun."""
+    failed = Event()  # this thread may be late to cancel the others
+
+    def unless_failed(item: Item) -> Result | None:
+        if failed.is_set():
+            return None  # nobody asks: the error comes first or was there before
+        try:
+            return function(item)
+        except BaseException:
+            failed.set()
+            raise
+
     pool = ThreadPoolExecutor(num_threads)
     try:
-        return list(pool.map(function, items))
+        futures = [pool.submit(unless_failed, item) for item in items]
+        for future in as_completed(futures):
+            future.result()
+        return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
 
