@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.next_steps import advise, same
+from shibolet.cli.next_steps import EXPORTED, advise, after_converting, after_transcribing, of_run
 from shibolet.cli.options import (
     AsJson,
     FinishedRun,
@@ -62,6 +62,7 @@ def export_adapter(
     with finished_round(run_dir) as current:
         export(current, out)
     typer.echo(out)
+    advise(f"run the code in {out / 'README.md'}, which opens the base with the adapters")
 
 
 def average(
@@ -114,9 +115,8 @@ def average(
         made = averaging.do_average(current, name, how)
     answer(json_, made)
     if made.chosen and not json_:
-        where = same(str(run_dir / "recipe.yaml"), run_dir, None)
         model_dir = run_dir / "average" / name / "model"
-        advise("compare it with the baseline", "compare", *where, "--candidate", str(model_dir))
+        advise("compare it with the baseline", "compare", *of_run(run_dir), "--candidate", str(model_dir))
     raise typer.Exit(0 if made.chosen else EXIT_REJECT)
 
 
@@ -136,6 +136,7 @@ def export_data(
         current.folder.intact("label")  # it names who wrote texts, where somebody did
         counts = export(current.folder, out, format_)
     say(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    advise(EXPORTED[format_].format(out=out))
 
 
 def convert(
@@ -152,10 +153,12 @@ def convert(
 ):
     """Convert a model or its forced aligner to another layout of its family."""
     from shibolet.model.family import convert as convert_model
+    from shibolet.model.outline import outline_named
 
     quiet()
     convert_model(source, out, layout, language or [])
     typer.echo(out)
+    after_converting(out, outline_named(source).exports.get(layout))
 
 
 def cut(
@@ -227,13 +230,10 @@ def transcribe(
         lambda: open_engine(model, server, language, server_language, on, **settings),
         language,
         format_,
-        aligner=aligner,
-        out_dir=out,
-        max_piece_s=max_piece_s,
-        tell=tell,
-        warn=warn,
-        track=track,
-    )
+        aligner=aligner, out_dir=out, max_piece_s=max_piece_s, tell=tell, warn=warn, track=track,
+    )  # fmt: skip
+    if server is None and not failed:
+        after_transcribing(model, {"--language": language, "--style": style, "--context": context})
     raise typer.Exit(3 if failed else 0)
 
 
