@@ -9,13 +9,14 @@
 # make lint       formatting and style
 # make test-lowest           the tests with the lowest versions that pyproject.toml allows
 # make test-py PY=3.13       the tests with another Python that is installed
-# make release    sdist and wheel, checked, and a list of the tested packages with versions and licences (SBOM), into dist/
+# make dist       sdist and wheel, checked, and a list of the tested packages with versions and licences (SBOM), into dist/
+# make release    the same for a package index; refused as long as pyproject.toml has no addresses of the project
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test slow bench demo golden schemas docs lint test-lowest test-py release
+.PHONY: setup test slow bench demo golden schemas docs lint test-lowest test-py dist release
 
 setup: $(READY)
 
@@ -81,7 +82,13 @@ test-py: $(UV)
 	$(UV) pip install --quiet --python build/py$(PY) --constraint constraints.txt --editable '.[demo,dev]'
 	build/py$(PY)/bin/python -m pytest $(ARGS)
 
-release: $(READY)
+# A package index shows these addresses beside the description, and links them.
+release:
+	@grep -q '^\[project.urls\]' pyproject.toml || \
+	{ echo 'make release: pyproject.toml has no [project.urls]; fill it in as CONTRIBUTING.md says'; exit 2; }
+	$(MAKE) dist
+
+dist: $(READY)
 	rm -rf dist build/lib
 	$(PYTHON) -m venv build/release
 	build/release/bin/pip install --quiet --disable-pip-version-check build twine cyclonedx-bom
