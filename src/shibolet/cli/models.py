@@ -76,7 +76,7 @@ def average(
     ] = None,
     soup: Annotated[
         Literal["uniform", "greedy"] | None,
-        typer.Option(help="uniform: all models. greedy: add models while dev WER does not rise."),
+        typer.Option(metavar="NAME", help="uniform: all models. greedy: add models while dev WER does not rise."),
     ] = None,
     alpha: Annotated[
         list[float] | None,
@@ -125,9 +125,12 @@ def export_data(
     out: NewFolder,
     format_: Annotated[
         Literal["datasets", "lhotse", "nemo", "verdicts"],
-        typer.Option("--format", help="Write the prepared data in this format; verdicts: the audit as Parquet."),
+        typer.Option(
+            "--format", metavar="NAME",
+            help="datasets, lhotse or nemo: the prepared data. verdicts: the audit, as Parquet.",
+        ),
     ] = "datasets",
-):
+):  # fmt: skip
     """Export the prepared data for other programs, or the verdicts of the audit."""
     from shibolet.publish.data import export_data as export
 
@@ -185,7 +188,7 @@ def transcribe(
     ] = None,
     format_: Annotated[
         Literal["txt", "json", "jsonl", "srt", "vtt"],
-        typer.Option("--format", help="txt, jsonl: a line for each piece."),
+        typer.Option("--format", metavar="NAME", help="txt or jsonl: a line for each piece. json, srt or vtt."),
     ] = "txt",
     language: Annotated[
         str | None, typer.Option(help="Name or ISO code. Default: the language of the model's round.")
@@ -298,7 +301,7 @@ def _told(context: Path, server: str | None) -> dict[str, str]:
 def normalize(
     as_: Annotated[
         Literal["target", "leaderboard"],
-        typer.Option("--as", help="target: what a model writes. leaderboard: what scores compare."),
+        typer.Option("--as", metavar="NAME", help="target: what a model writes. leaderboard: what scores compare."),
     ],
     language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
 ):
