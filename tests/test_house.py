@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -151,6 +152,12 @@ def own_subscripts() -> dict[str, int]:
     found = {place(path): string_subscripts(tree) for path, tree in modules().items()}
     own = {name: count for name, count in found.items() if count and not name.startswith(tuple(FOREIGN))}
     return dict(sorted(own.items(), key=lambda item: -item[1]))
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names: of two with one name it collects the first, and stops at the other."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) > 100 and not [name for name, num in Counter(names).items() if num > 1]
 
 
 def test_documents_are_read_by_attributes():
