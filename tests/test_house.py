@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pydantic
 import pytest
 import schemas
 from training_documents import training_plan
@@ -170,6 +171,10 @@ def test_the_list_of_foreign_formats_has_no_idle_entry():
     assert not [name for name in FOREIGN if not any(path.startswith(name) for path in found)]
 
 
+@pytest.mark.skipif(
+    f"pydantic=={pydantic.VERSION}\n" not in (ROOT / "constraints.txt").read_text(encoding="utf-8"),
+    reason="another pydantic than the tested one writes the same schemas in other words",
+)
 def test_schemas_are_those_of_the_documents():
     written = {path.name: path.read_text(encoding="utf-8") for path in schemas.FOLDER.iterdir()}
     assert len(written) > 3
