@@ -4,8 +4,8 @@
 
 A process a GPU, each updating its share, gradients and weights exchanged as in training. `--exchange training late
 none` also exchanges all gradients after the backward pass, and nothing at all: what unequal GPUs and one host for all
-of them cost. A rate is the median of turns; where the host waits for the device for next to nothing, the host is what
-was measured. `--tiny` tries it over gloo without a GPU.
+of them cost; `--launches single graphs` also launches layers one by one. A rate is the median of turns; where the host
+waits for the device for next to nothing, the host is what was measured. `--tiny` tries it over gloo without a GPU.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from real_size import (
     timed,
 )
 
+from shibolet.model.fast import graphs
+from shibolet.model.qwen3_asr import launching
 from shibolet.train import shards
 from shibolet.train.config import PhaseConfig
 from shibolet.train.packing import divide
@@ -89,24 +91,28 @@ def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> It
         stepper(packs[number % NUM_BATCHES])
         return 0.0
 
-    found = {how: [] for how in (args.exchange if world_size > 1 else ["one GPU"])}
-    for turn in range(args.turns):
-        for how, rows in found.items():
+    exchanges = args.exchange if world_size > 1 else ["one GPU"]
+    found = {(how, launched): [] for launched in args.launches for how in exchanges}
+    for _ in range(args.turns):
+        for (how, launched), rows in found.items():
             shards.Shards = EXCHANGES.get(how, Shards)
+            graphs._SEEN_BEFORE = 1 if launched == "graphs" else 10**9
+            launching._CHAINS.clear()  # what was recorded
             stepper.optimizer = stepper.new_optimizer(stepper.optimizer)
             stepper.optimizer.set_lr(1e-3)
             free()  # peaks begin anew
-            counted = timed(step, warm_up=2 if turn else 6, seconds=0.0, most=3)
+            counted = timed(step, warm_up=3 * NUM_BATCHES, seconds=0.0, most=3)
             enough = torch.tensor([args.seconds / args.turns / (sum(counted) / len(counted))], device=device)
             most = max(NUM_BATCHES, int(gather_rows(enough).max()))  # the same on every rank
             waited_s = stepper.waited_s
             times = timed(step, warm_up=0, seconds=1e9, most=most)
             seconds = sum(audio_s(batches[number % NUM_BATCHES]) for number in range(most))
             rows.append((seconds / sum(times), (stepper.waited_s - waited_s) / most, peak_gib()))
-    for how, rows in found.items():
+    for (how, launched), rows in found.items():
         rates, waits_s, peaks = zip(*rows, strict=True)
         yield {
-            "gpus": world_size, "exchange": how, "utterances": args.utterances * world_size, "peak_gib": peaks[-1],
+            "gpus": world_size, "exchange": how, "launches": launched,
+            "utterances": args.utterances * world_size, "peak_gib": peaks[-1],
             "audio_s_per_s": round(median(rates), 1), "turns": [round(rate) for rate in rates],
             "host_waits_ms": [round(1000 * wait_s, 1) for wait_s in waits_s],
         }  # fmt: skip
@@ -119,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of a row, in all its turns")
     parser.add_argument("--turns", type=int, default=4, help="of each row; rows of as many GPUs take turns")
     parser.add_argument("--exchange", nargs="+", default=["training"], choices=EXCHANGES)
+    parser.add_argument("--launches", nargs="+", default=["graphs"], choices=("graphs", "single"), help="of layers")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -40,6 +40,24 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     return [*sorted(lines), f"{len(items)} slow tests, about {total_s / 60:.0f} min"]
 
 
+@pytest.fixture(scope="session")
+def _store_server():
+    from object_store import ObjectStore  # moto takes half a second, and few tests need it
+
+    with ObjectStore() as store:
+        yield store
+
+
+@pytest.fixture
+def object_store(_store_server, monkeypatch, tmp_path):
+    """An empty bucket `speech` behind S3's protocol, and an empty cache of what is fetched from it."""
+    for name, value in _store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _store_server.reset()
+    return _store_server
+
+
 @pytest.fixture
 def run_cli(monkeypatch, capsys):
     """Runs `shibolet` with these arguments; gives (exit code, standard output, error output)."""

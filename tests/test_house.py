@@ -39,6 +39,7 @@ FOREIGN = {
     "model/tokens.py": "what a tokenizer of transformers gives",
     "model/whisper/": "configurations, tokenizers, state dicts and adapters of transformers and peft",
     "records/reading.py": "pydantic's errors",
+    "records/store.py": "what drivers of stores say of an object",
     "records/settings.py": "YAML, and pydantic's errors",
     "rounds/reviewing/label_studio.py": "tasks of Label Studio",
     "rounds/reviewing/server.py": "the headers of a request",

@@ -67,7 +67,7 @@ def play(monkeypatch, tmp_path):
             return after(verdicts[name], recipe.gate)
 
         def note(name):
-            return lambda current, *_, prepared=False: done.append(f"{name}-prepared" if prepared else name)
+            return lambda current, *_, prepared=False, **__: done.append(f"{name}-prepared" if prepared else name)
 
         def compare(current):
             done.append("compare")

@@ -22,6 +22,10 @@ class DataError(ShiboletError):
     exit_code = 3
 
 
+class StoreError(DataError):
+    """A store of objects that cannot be reached, read or written; never the fault of a recording in it."""
+
+
 class AudioError(DataError):
     """One recording that cannot be decoded; `reason` is the ledger's rule, `detail` the message without the place."""
 
@@ -79,7 +83,7 @@ class Diverged(ShiboletError):
 
 
 class UploadError(ShiboletError):
-    """What was exported is whole on this machine, but not on the Hub; the message has the command that goes on."""
+    """What was made is whole on this machine, but not on the Hub or in the store; the message says how to go on."""
 
     exit_code = 60
 

@@ -1,6 +1,6 @@
 """Protects a loop from going on without a gain, from keeping a worse round, and from another start for each turn."""
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +11,11 @@ from shibolet.errors import DataError, RecipeError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.verdicts import ReviewedRows
 from shibolet.recipe import load_recipe
+from shibolet.records.answers import Journal, from_review
 from shibolet.records.audited import write_audited
 from shibolet.records.documents.loop import Loop, Turn
-from shibolet.records.review import Answer
+from shibolet.records.files import write_jsonl
+from shibolet.records.review import Answer, read_review
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.rounds import loop
@@ -99,6 +101,24 @@ def test_a_second_turn_that_could_not_be_heard_is_refused_before_the_first(tmp_p
     gone = load_recipe("demo", ["label.flagged=true", "label.listener=heard.jsonl"])
     with pytest.raises(RecipeError, match="has no hypotheses for new pieces"):
         loop.do_loop(gone, tmp_path / "loop", turns=1, seeds=3, tell=print)
+
+
+def test_answers_of_a_turn_are_there_in_the_next_once(tmp_path):
+    """A person corrects a text after the first turn; the second would train on the wrong one again."""
+    first, second, said = RunFolder(tmp_path / "turn1"), RunFolder(tmp_path / "turn2"), []
+    utterance = Utterance(id="u1", audio=AudioRef(path="a.wav"), text="he said so", duration_s=1.0, source="clean")
+    current = SimpleNamespace(folder=second, tell=said.append, data=SimpleNamespace(utterances=[utterance]))
+    loop._keep_answers(current, first)
+    assert not second.review.exists() and not said
+    answer = Answer(id="u1", text="he said so", verdict="bad", corrected="she said so", corrected_by="Noa")
+    with closing(Journal(first.answers)) as journal:
+        journal.append(from_review([answer], "Noa"))
+    loop._keep_answers(current, first)
+    assert read_review(second.review) == {"u1": answer}
+    write_jsonl(second.review, [Answer(id="u1", text="he said so", verdict="good").to_json()])
+    loop._keep_answers(current, first)
+    assert read_review(second.review)["u1"].verdict == "good"
+    assert said == ["loop: of turn1, review: 1 answers to 0 that were there, 0 of them changed"]
 
 
 def test_what_cannot_tell_a_gain_is_refused(tmp_path):

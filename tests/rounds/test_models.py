@@ -28,7 +28,7 @@ from shibolet.records.files import write_jsonl
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds import auditing, doubting, flow, scoring, stages
 from shibolet.rounds.shared import Round, open_round
-from shibolet.train import reader
+from shibolet.train import launch
 
 RATE = 16000
 
@@ -212,26 +212,57 @@ def test_weights_are_read_ahead_as_far_as_they_are_there(opened, monkeypatch, tm
 
 @pytest.mark.parametrize(
     ("num_workers", "gpus", "is_done", "begun"),
-    [(2, 1, False, True), (0, 1, False, False), (2, 2, False, False), (2, 1, True, False)],
-)
-def test_what_decodes_for_a_training_loads_its_libraries_while_data_are_prepared(
-    opened, monkeypatch, num_workers, gpus, is_done, begun
-):
-    """Ranks in processes of their own begin by themselves, and a training that was done needs nothing."""
+    [
+        (2, 1, False, ["workers"]), (0, 1, False, []), (2, 1, True, []),
+        (2, 2, False, ["2 ranks with workers"]), (0, 2, False, ["2 ranks"]), (2, 2, True, []),
+    ],
+)  # fmt: skip
+def test_a_training_loads_its_libraries_while_data_are_prepared(opened, monkeypatch, num_workers, gpus, is_done, begun):
+    """Ranks in processes of their own have workers of their own, and a training that was done needs nothing."""
     done = []
 
+    class StubRanks:
+        are_alive = True
+
+        def __init__(self, num_ranks, get_ready) -> None:
+            done.append(f"{num_ranks} ranks" + " with workers" * get_ready.args[1])
+
+        def close(self) -> None:
+            done.append("closed")
+
     def prepare(current):
-        assert done == ["audit", "begun"] if begun else done == ["audit"]
+        assert done == ["audit", *begun]
         raise DataError("there are none")
 
-    monkeypatch.setattr(reader, "begin_to_load_workers", lambda: done.append("begun"))
-    monkeypatch.setattr(auditing, "do_audit", lambda current: done.append("audit"))
+    monkeypatch.setattr(launch, "begin_to_load_workers", lambda: done.append("workers"))
+    monkeypatch.setattr(launch, "Ranks", StubRanks)
+    monkeypatch.setattr(auditing, "do_audit", lambda current, meanwhile: done.append("audit"))
     monkeypatch.setattr(auditing, "do_gate", lambda current: gate_verdict("PROCEED"))
     monkeypatch.setattr(stages, "do_prepare", prepare)
     monkeypatch.setattr(RunFolder, "finished", lambda folder, stage: is_done)
-    with opened(f"train.num_workers={num_workers}") as current, pytest.raises(DataError, match="there are none"):
+    with pytest.raises(DataError, match="there are none"), opened(f"train.num_workers={num_workers}") as current:
         current.gpus = gpus
         flow.run_stages(current)
+    assert done[1 + len(begun) :] == ["closed"] * any("ranks" in one for one in begun)
+
+
+def test_ranks_that_died_while_they_waited_are_started_anew(opened, monkeypatch):
+    """The audit of a large set takes hours, and the system may take their memory; nothing was lost with them."""
+    closed = []
+
+    class DeadRanks:
+        are_alive = False
+
+        def __init__(self, num_ranks, get_ready) -> None: ...
+
+        def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(launch, "Ranks", DeadRanks)
+    with opened() as current:
+        current.gpus = 2
+        current.start_ranks()
+        assert current.take_ranks() is None and len(closed) == 1
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 10, 188])

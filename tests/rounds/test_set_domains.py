@@ -112,7 +112,7 @@ def test_sets_on_the_hub_are_asked_for_the_target_domain_before_the_training(tmp
     own, done = write_set(tmp_path / "own", domain="whatsapp"), []
     sets = ["evaluate.sets=[]", f"evaluate.sets.0={{name: own, manifest: {own}}}", "compare.target_domain=broadcast"]
     gate = gate_verdict("PROCEED")
-    monkeypatch.setattr(flow.auditing, "do_audit", lambda current: done.append("audit"))
+    monkeypatch.setattr(flow.auditing, "do_audit", lambda current, meanwhile: done.append("audit"))
     monkeypatch.setattr(flow.auditing, "do_gate", lambda current: gate)
     monkeypatch.setattr(flow.stages, "do_prepare", lambda current: done.append("prepare"))
     with open_round(load_recipe("demo", sets), tmp_path / "run", "run", lambda sentence: None) as current:

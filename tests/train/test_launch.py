@@ -1,18 +1,28 @@
 """Ranks live and die together: protects from a rank that waits for a dead one, and from a stop that nobody hears."""
 
+import atexit
 import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shibolet.errors import DataError, DiskError, Preempted, RankLost
-from shibolet.train.launch import Place, launch
+from shibolet.train.launch import Place, Ranks
+
+
+def wait_for(done) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def greet(job: str, send) -> None:
@@ -26,7 +36,7 @@ def place_of(job, send) -> None:
 def test_ranks_of_a_node_know_their_place_among_all():
     heard = []
     place = Place(node=1, num_nodes=3, host="10.0.0.5", port=29500)
-    launch(place_of, None, num_ranks=2, on_cpu=True, on_message=heard.append, place=place)
+    Ranks(2).run(place_of, None, on_cpu=True, on_message=heard.append, place=place)
     assert sorted(heard) == [["2", "0", "6", "2", "29500"], ["3", "1", "6", "2", "29500"]]
 
 
@@ -74,7 +84,7 @@ def stop_one_slowly(seconds: float, send) -> None:
 
 
 def start(work, job=None, on_message=print, num_ranks: int = 2) -> None:
-    launch(work, job, num_ranks=num_ranks, on_cpu=True, on_message=on_message)
+    Ranks(num_ranks).run(work, job, on_cpu=True, on_message=on_message)
 
 
 def test_every_rank_runs_and_reports():
@@ -95,12 +105,13 @@ def test_the_first_failure_is_the_one_that_is_raised(monkeypatch):
 
 def die_after_the_other(folder: Path, send) -> None:
     """Rank 1 is killed, and the failure of rank 0, which waits for its answer, is heard of first."""
-    told = folder / "told"
+    there, told = folder / "there", folder / "told"
     if os.environ["RANK"] == "0":
+        wait_for(there.exists)  # a slow start is not what is tried
         told.touch()
         raise ConnectionError("connection closed by peer")
-    while not told.exists():
-        time.sleep(0.01)
+    there.touch()
+    wait_for(told.exists)
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -185,3 +196,44 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def note_the_time(folder: Path) -> None:
+    (folder / f"ready-{os.getpid()}").touch()
+
+
+def tell_of_readiness(folder: Path, send) -> None:
+    send((folder / f"ready-{os.getpid()}").exists())
+
+
+def test_ranks_get_ready_before_there_is_work_and_then_do_it(tmp_path: Path):
+    ranks, heard = Ranks(2, get_ready=partial(note_the_time, tmp_path)), []
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    ranks.run(tell_of_readiness, tmp_path, on_cpu=True, on_message=heard.append)
+    assert heard == [True, True]
+
+
+def test_ranks_without_work_leave_no_process(tmp_path: Path):
+    ranks = Ranks(2, get_ready=partial(note_the_time, tmp_path))
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    pids = [int(path.name.removeprefix("ready-")) for path in tmp_path.iterdir()]
+    ranks.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_rank_that_died_before_there_was_work_is_told_of(tmp_path: Path):
+    ranks = Ranks(2, get_ready=partial(os._exit, 3))
+    with pytest.raises(RuntimeError, match="ended with exit code 3"):
+        ranks.run(greet, "hello", on_cpu=True, on_message=print)
+
+
+def leave_work_behind(folder: Path, send) -> None:
+    """What a library leaves to the end of Python, a thread that still writes, and one that comes back too late."""
+    atexit.register((folder / f"closed-{os.environ['RANK']}").touch)
+    threading.Thread(target=lambda: (time.sleep(0.3), (folder / f"written-{os.environ['RANK']}").touch())).start()
+    threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(int, 1)], daemon=True).start()
+
+
+def test_a_rank_that_ends_has_written_and_closed_everything(tmp_path: Path):
+    start(leave_work_behind, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed-0", "closed-1", "written-0", "written-1"]

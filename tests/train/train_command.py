@@ -109,7 +109,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
     """The ranks that `--gpus` has started, rank 0 first; not the tracker that multiprocessing keeps beside them."""
-    children = psutil.Process(process.pid).children()
+    children = [c for c in psutil.Process(process.pid).children() if c.status() != psutil.STATUS_ZOMBIE]
     return sorted(
         (child for child in children if any("spawn_main" in word for word in child.cmdline())),
         key=lambda child: child.create_time(),

@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "What it has made": (
         models.publish, models.export_adapter, models.export_data, models.average, scores.ngram, scores.tune_decoding,
-        combine.combine,
+        combine.combine, beforehand.pull,
     ),
     "Models and text": (models.transcribe, serving.serve, models.convert, models.cut, models.normalize),
 }  # fmt: skip

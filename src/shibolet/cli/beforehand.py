@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from shibolet.cli.next_steps import advise, same
-from shibolet.cli.options import AsJson, Changes, RecipeName, RunDir, answer, print_json, quiet, run_folder
+from shibolet.cli.options import (
+    AsJson,
+    Changes,
+    MirrorUrl,
+    NewFolder,
+    RecipeName,
+    RunDir,
+    answer,
+    print_json,
+    quiet,
+    run_folder,
+    say,
+)
 
 
 def plan(
@@ -40,7 +52,10 @@ def plan(
         advise("see whether the machine, the models and the data are ready", "check", *same(recipe, run_dir, changes))
 
 
-def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False):
+def check(
+    recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False,
+    mirror: MirrorUrl = None,
+):  # fmt: skip
     """Check GPU, memory, disk, token, models and data before you pay. Ends with 3 if something is missing."""
     from shibolet.cli.terminal import finding
     from shibolet.recipe import load_recipe
@@ -48,7 +63,8 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    checked = check_recipe(loaded, run_folder(run_dir, loaded.name), (lambda _: None) if json_ else finding)
+    folder = run_folder(run_dir, loaded.name)
+    checked = check_recipe(loaded, folder, (lambda _: None) if json_ else finding, mirror)
     if json_:
         print_json(checked)
     elif checked.is_ready:
@@ -56,6 +72,22 @@ def check(recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, j
     else:
         advise("mend what is missing, and check again", "check", *same(recipe, run_dir, changes))
     raise typer.Exit(0 if checked.is_ready else 3)
+
+
+def pull(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where --mirror has put a run folder: s3://...")],
+    run_dir: NewFolder,
+):
+    """Copy a run folder from a store of objects, to look at it. 'run --mirror' goes on with the round instead."""
+    from shibolet.records.files import make_folder
+    from shibolet.records.mirror import Mirror
+    from shibolet.rounds.mirroring import require_store
+
+    quiet()
+    require_store(url)
+    make_folder(run_dir)
+    say(Mirror(run_dir, url).pull())
+    advise("look at the page, or use the model", "report", str(run_dir))
 
 
 def fetch(recipe: RecipeName, changes: Changes = None, json_: AsJson = False):

@@ -51,6 +51,12 @@ Gpus = Annotated[int, typer.Option(min=1, metavar="N", help="Train with N proces
 On = Annotated[
     str | None, typer.Option("--on", metavar="CLUSTER", help="Hear on a Ray cluster: ray, or ray://HOST:PORT.")
 ]
+MirrorUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror", metavar="URL", help="Keep a copy of the run folder in a store (s3://...), or go on from it."
+    ),
+]
 Nodes = Annotated[int, typer.Option(min=1, metavar="N", help="Train on N machines, --gpus processes on each.")]
 NodeIndex = Annotated[
     int | None, typer.Option("--node", min=0, metavar="K", help="Which of them this is, from 0; the main one is 0.")
@@ -74,7 +80,7 @@ FromStep = Annotated[
     ),
 ]  # fmt: skip
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan, without network access.")
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan. Reads nothing from the Hub.")
 ]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
@@ -105,11 +111,12 @@ def round_of(
     shard: bool = False,
     needs: tuple[str, ...] = ("models", "train"),
     on: str | None = None,
+    mirror: str | None = None,
 ) -> "Iterator[Round]":
     """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
 
     With `shard` others work in the folder too. `needs` are sections that the recipe has to have, `on` is the cluster
-    that hears.
+    that hears, `mirror` where a store has the folder's copy.
     """
     from shibolet.cli.terminal import tell, track, warn
     from shibolet.recipe import load_recipe, recipe_yaml
@@ -129,7 +136,10 @@ def round_of(
             typer.echo(recipe_yaml(loaded))
             show(*filter(None, [planned]))
         raise typer.Exit
-    opened = open_shard(loaded, folder, tell, track) if shard else open_round(loaded, folder, sys.argv[1], tell, track)
+    if shard:
+        opened = open_shard(loaded, folder, tell, track)
+    else:
+        opened = open_round(loaded, folder, sys.argv[1], tell, track, mirror)
     with opened as current:
         current.on, current.warnings = on, warn
         yield current

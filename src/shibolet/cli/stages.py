@@ -14,6 +14,7 @@ from shibolet.cli.options import (
     FromStep,
     Gpus,
     MainNode,
+    MirrorUrl,
     NodeIndex,
     Nodes,
     On,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 def run(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
     gpus: Gpus = 1, only_through: OnlyThrough = None, from_step: FromStep = None, on: On = None,
+    mirror: MirrorUrl = None,
 ):  # fmt: skip
     """Run the whole round, from audit to report. The same command continues an interrupted round."""
     from shibolet.cli.tables import GATE_PREPARED, show_gate
@@ -49,7 +51,7 @@ def run(
 
     if under_torchrun():
         raise RecipeError("torchrun would start several rounds: use 'shibolet run --gpus N', or torchrun with 'train'")
-    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on, mirror=mirror) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         code = run_round(current)
         if json_:
@@ -90,14 +92,16 @@ def audit(
     json_: AsJson = False,
     dry: DryRun = False,
     on: On = None,
+    mirror: MirrorUrl = None,
 ):
     """Hear the training data and judge each transcript. Ends with the gate's exit code."""
     from shibolet.rounds.auditing import do_audit, do_audit_page, do_audit_shard, do_export, do_gate, extend_audit
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
-    if shard and (extend or review or json_):
-        raise RecipeError("audit --shard only hears; --extend, --review and --json go with the audit or its merge")
+    if shard and (extend or review or json_ or mirror):
+        what = "--extend, --review, --json and --mirror"
+        raise RecipeError(f"audit --shard only hears; {what} go with the audit or its merge")
     if export_to:
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
@@ -109,7 +113,7 @@ def audit(
             do_audit_shard(current, _shard(shard))
         advise("when all parts are heard, judge the data", "audit", "merge", *same(recipe[-1], run_dir, changes))
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on) as current:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on, mirror=mirror) as current:
         if extend:
             current.tell(f"audit: extended to {extend_audit(current):,} utterances")
         report = do_audit(current, merge=recipe[:-1] == ["merge"], review=review)
@@ -170,12 +174,12 @@ def gate(
 
 def label(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    on: On = None,
+    on: On = None, mirror: MirrorUrl = None,
 ):  # fmt: skip
     """Write texts for audio without text and for flagged utterances, if two models agree. 'prepare' uses them."""
     from shibolet.rounds.labelling import do_label
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on, mirror=mirror) as current:
         found = do_label(current)
     answer(json_, found)
     if not json_:
@@ -184,12 +188,12 @@ def label(
 
 def prepare(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
-    on: On = None,
+    on: On = None, mirror: MirrorUrl = None,
 ):  # fmt: skip
     """Hear the rest, drop bad utterances, cut long ones, and split. Writes shards and a ledger."""
     from shibolet.rounds.stages import do_prepare
 
-    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, on=on, mirror=mirror) as current:
         summary = do_prepare(current)
     answer(json_, summary)
     if not json_:
@@ -199,7 +203,7 @@ def prepare(
 def train(
     recipe: RecipeName, run_dir: RunDir = None, changes: Changes = None, json_: AsJson = False, dry: DryRun = False,
     gpus: Gpus = 1, nodes: Nodes = 1, node: NodeIndex = None, main: MainNode = None,
-    only_through: OnlyThrough = None, from_step: FromStep = None,
+    only_through: OnlyThrough = None, from_step: FromStep = None, mirror: MirrorUrl = None,
 ):  # fmt: skip
     """Train through the phases on the prepared data, or continue. torchrun can start it too.
 
@@ -215,7 +219,7 @@ def train(
         folder = run_folder(run_dir, load_recipe(recipe, changes or []).name)
         follow(folder, gpus=gpus, place=place)
         return
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, mirror=mirror) as current:
         current.gpus, current.only_through, current.from_step = gpus, only_through, from_step
         current.place = place
         if not current.folder.finished("train"):

@@ -199,7 +199,9 @@ def train_from_nothing(settings: BuildSettings, clips: Sequence[Clip], out_dir: 
         checkpoint_activations=partial(FAMILY.checkpoint_activations, model),
         reader=ClipReader(by_id, task.collate, seed), examples=examples, ledger=[],
         new_ladder=partial(MemoryLadder, config, examples, 0), config=config, seed=seed, fingerprint=fingerprint,
-        last_phase=0, store=store, score_dev=None, release_dev=lambda: False, ranks=ranks, on_step=_show,
+        last_phase=0, store=store, score_dev=None, release_dev=lambda: False,
+        release_launches=lambda for_good: False,
+        ranks=ranks, on_step=_show,
         records=Records(out_dir, Trackers, hash_json(fingerprint), is_main=ranks.is_main_process),
     )  # fmt: skip
     state = trainer.train()

@@ -89,7 +89,7 @@ class Child:
         make = multiprocessing.get_context("spawn").Process
         self.process = make(target=serve, args=(theirs, *args), daemon=not has_children)
         try:
-            with _within(environment), deaf_to(signal.SIGINT):
+            with within(environment), deaf_to(signal.SIGINT):
                 self.process.start()
         except BaseException:  # there is no process then that `close` could end
             self.channel.close()
@@ -158,7 +158,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _within(environment: Mapping[str, str]) -> Iterator[None]:
+def within(environment: Mapping[str, str]) -> Iterator[None]:
     """What a process that is started within finds in its environment."""
     with _STARTING:
         before = {name: os.environ.get(name) for name in environment}

@@ -117,6 +117,13 @@ class Family(Outline):
     def fuse(self, model: nn.Module) -> None:
         """Put faster layers into a model, where the family has any; the same mathematics, rounded differently."""
 
+    def release_launches(self, model: nn.Module, *, for_good: bool) -> bool:
+        """Let go of memory that only makes launches of a model in training cheap; whether there was any.
+
+        `for_good`: take none again in this phase.
+        """
+        return False
+
     # Decoding
 
     rows_at_once: ClassVar[Mapping[str, int]] = {"cpu": 32, "cuda": 256}  # at most, by device

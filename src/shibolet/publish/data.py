@@ -234,9 +234,9 @@ def _without_folder(row: Audited) -> Audited:
     """The row with its audio named by file, in its reasons too."""
     if row.audio is None:
         return row
-    path = Path(row.audio.path)
-    reasons = tuple(reason.replace(f"{path.parent}{os.sep}", "") for reason in row.reasons)
-    return replace(row, audio=replace(row.audio, path=path.name), reasons=reasons)
+    folder, _, name = row.audio.path.rpartition("/")
+    reasons = tuple(reason.replace(f"{folder}/", "") for reason in row.reasons) if folder else row.reasons
+    return replace(row, audio=replace(row.audio, path=name), reasons=reasons)
 
 
 def _lines(rows: Iterable[dict]) -> Iterator[bytes]:

@@ -1,10 +1,13 @@
 """Work that begins before its result is needed."""
 
+import math
+import time
 from collections.abc import Callable
 from threading import Thread
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+_BEFORE_END_S = 40.0  # libraries of a training take half of it to load
 
 
 class Ahead(Generic[Result]):
@@ -36,3 +39,21 @@ class Ahead(Generic[Result]):
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def before_end(progress: Callable[[int, int], None], then: Callable[[], None]) -> Callable[[int, int], None]:
+    """`progress`, with a call of `then` once what is left will take `_BEFORE_END_S` seconds or less."""
+    since: tuple[float, int] | None = None
+    is_called = False
+
+    def both(done: int, total: int) -> None:
+        nonlocal since, is_called
+        progress(done, total)
+        now = time.perf_counter()
+        since = since or (now, done)
+        left_s = (total - done) * (now - since[0]) / (done - since[1]) if done > since[1] else math.inf
+        if not is_called and left_s <= _BEFORE_END_S:
+            is_called = True
+            then()
+
+    return both

@@ -11,6 +11,8 @@ from pathlib import Path
 from shibolet.errors import DataError
 from shibolet.records.batches import ForEach, in_threads
 from shibolet.records.files import hash_file, open_regular, write_jsonl
+from shibolet.records.objects import local_file
+from shibolet.records.store import is_url
 from shibolet.records.utterance import Utterance
 
 _WHOLE_BYTES = 96 * 1024  # files up to this size are hashed whole
@@ -27,6 +29,8 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], root: Path | Non
 
     @lru_cache(_PLACED)
     def placed(audio_path: str) -> str:
+        if is_url(audio_path):
+            return audio_path
         found = Path(audio_path).absolute()
         return os.path.relpath(found, path.parent.absolute()) if found.is_relative_to(above) else str(found)
 
@@ -69,16 +73,17 @@ def manifest_hash(utterances: Sequence[Utterance], *, whole: bool = False, for_e
 
 def _whole_hash(path: str) -> str:
     try:
-        return hash_file(Path(path))
+        return hash_file(local_file(path))
     except OSError as error:
         raise DataError(f"audio {path} cannot be read: {error.strerror}") from error
 
 
 def _content_hash(path: str) -> str:
     try:
-        size = os.stat(path).st_size
+        file_path = local_file(path)
+        size = os.stat(file_path).st_size
         digest = hashlib.sha256(str(size).encode())
-        with open(path, "rb") as file:
+        with open(file_path, "rb") as file:
             if size <= _WHOLE_BYTES:
                 digest.update(file.read())
             else:

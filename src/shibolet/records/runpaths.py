@@ -61,6 +61,7 @@ timings.jsonl                   one line a stage that was finished: its seconds 
 report.html
 .stages/<stage>.json            what a stage was begun with, and its outputs once it is done
 .aside/<stage>-<inputs>/        what other inputs made; the same inputs take it back
+.mirror.json                    where a store of objects has a copy of this folder, and which state of it
 """
 
 from dataclasses import dataclass

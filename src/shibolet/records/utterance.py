@@ -4,13 +4,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from shibolet.records.groups import cluster_of
+from shibolet.records.store import is_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioRef:
     """Where samples lie: a file, or one row of a table with encoded bytes, and the span to take from it."""
 
-    path: str  # an audio file, or a .parquet / .arrow table
+    path: str  # an audio file, or a .parquet / .arrow table; of an audio file also the URL in a store
     row: int | None = None  # row of the table, counted over the whole file; None for an audio file
     column: str = "audio"  # the table's column of {bytes, path}
     start_s: float = 0.0
@@ -29,12 +30,14 @@ class AudioRef:
 
     def from_folder(self, folder: Path) -> "AudioRef":
         """The same audio as files in `folder` name it: relative when it lies below, so that both can be moved."""
+        if is_url(self.path):
+            return self
         path, folder = Path(self.path).absolute(), folder.absolute()
         return replace(self, path=str(path.relative_to(folder) if path.is_relative_to(folder) else path))
 
     def in_folder(self, folder: Path) -> "AudioRef":
-        """The reverse of `from_folder`: with an absolute path."""
-        return replace(self, path=str(folder.absolute() / self.path))
+        """The reverse of `from_folder`: with an absolute path, or a URL."""
+        return self if is_url(self.path) else replace(self, path=str(folder.absolute() / self.path))
 
     def to_json(self) -> dict:
         """A flat JSON object: `asdict` takes four times as long."""

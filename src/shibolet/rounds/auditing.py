@@ -9,6 +9,7 @@ from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.lines import level_of_look
 from shibolet.gate.stage import gate, records_of, run_gate
+from shibolet.records.ahead import before_end
 from shibolet.records.documents.alignment import AlignmentReport
 from shibolet.records.documents.calibration import Calibration, CalibrationFile
 from shibolet.records.documents.gate import GateVerdict
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
 
 def do_audit(
-    current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None
-) -> AlignmentReport:
+    current: Round, *, prepared: bool = False, merge: bool = False, review: Path | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> AlignmentReport:  # fmt: skip
     """The audit's report: on the training data, or on what prepare kept.
 
     With `merge` the shards of a job array have heard it all, or it is an error. `review` is what a person saved from
-    the audit's page of the training data; the folder keeps it for later audits.
+    the audit's page of the training data; the folder keeps it for later audits. `meanwhile` is called once,
+    shortly before all is heard: what it starts is ready for the next stages.
     """
     from shibolet.audit.stage import run_audit
 
@@ -68,15 +71,9 @@ def do_audit(
     if not stage.done:
         with current.track("audit") as progress:
             report = run_audit(
-                data.utterances,
-                data.ledger,
-                out_dir=path.parent,
-                listener=listener,
-                config=config,
-                language=recipe.language,
-                on_progress=progress,
-                merge=merge,
-            )
+                data.utterances, data.ledger, out_dir=path.parent, listener=listener, config=config,
+                language=recipe.language, on_progress=before_end(progress, meanwhile), merge=merge,
+            )  # fmt: skip
         report = report.model_copy(
             update={"num_lost": tell_lost(current, listener), "notes": (*report.notes, *same_model)}
         )

@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from shibolet.errors import RecipeError
 from shibolet.recipe import Recipe
+from shibolet.records import store
 from shibolet.records.documents.beforehand import Checked, Finding
 from shibolet.records.documents.plan import Plan
+from shibolet.records.mirror import mirror_of
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
 from shibolet.tracking.weights_and_biases import require_wandb
@@ -23,10 +26,15 @@ GIB = 2**30
 _MACHINE = "GPU, memory, disk"
 
 
-def check_recipe(recipe: Recipe, run_dir: Path, on_finding: Callable[[Finding], None] = lambda _: None) -> Checked:
-    """A finding for each thing that the recipe needs; `on_finding` has each as soon as it is known."""
+def check_recipe(
+    recipe: Recipe, run_dir: Path, on_finding: Callable[[Finding], None] = lambda _: None, mirror: str | None = None
+) -> Checked:
+    """A finding for each thing that the recipe needs; `on_finding` has each as soon as it is known.
+
+    `mirror` is where a store shall have a copy of the run folder.
+    """
     findings = []
-    for finding in _findings(recipe, run_dir):
+    for finding in chain(_findings(recipe, run_dir), _mirror(mirror or mirror_of(run_dir))):
         on_finding(finding)
         findings.append(finding)
     return Checked(findings=tuple(findings))
@@ -289,13 +297,30 @@ def _local_data(what: str, source: DataSource) -> Finding:
 
 def _local_manifest(what: str, source: DataSource) -> Finding:
     from shibolet.errors import DataError
-    from shibolet.speech.manifests import count_rows
+    from shibolet.speech.manifests import count_and_first
 
     try:
-        num_rows = count_rows(source)
+        num_rows, url = count_and_first(source)
+        num_bytes = url and store.info(url).size
     except DataError as error:
         return Finding(what, "missing", str(error))
-    return Finding(what, "ok", f"{num_rows:,} rows")
+    return Finding(what, "ok", f"{num_rows:,} rows{f'; {url} can be read, {num_bytes:,} bytes' if url else ''}")
+
+
+def _mirror(url: str | None) -> Iterator[Finding]:
+    """Whether a store takes the copy of the run folder: an object is written there, read and deleted."""
+    from shibolet.errors import DataError
+    from shibolet.rounds.mirroring import require_store
+
+    if url is None:
+        return
+    try:
+        require_store(url)
+        store.require_writable(url)
+    except (DataError, RecipeError) as error:
+        yield Finding("mirror", "missing", str(error))
+    else:
+        yield Finding("mirror", "ok", f"{url} can be written and read")
 
 
 def _on_hub(what: str, name: str, kind: Literal["model", "dataset"], file: str) -> Finding:

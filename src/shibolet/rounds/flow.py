@@ -3,6 +3,7 @@
 from shibolet.errors import EXIT_REJECT
 from shibolet.rounds import auditing, parts, publish, robustness, scoring, stages, tracking
 from shibolet.rounds.fit import require_fit
+from shibolet.rounds.rank import require_gpus
 from shibolet.rounds.seeds import require_seeds, with_other_seeds
 from shibolet.rounds.shared import Round
 
@@ -36,7 +37,9 @@ def _as_far_as_verdicts_let(current: Round) -> int:
     STOP     ends; `gate.on_stop: repair` prepares, audits what was kept and goes on when that gate lets it
     INVALID  ends; `gate.accept: [INVALID]` goes on, drops only what cannot be decoded, and every later artefact says so
     """
-    auditing.do_audit(current)
+    if current.gpus > 1:
+        require_gpus(current.gpus)
+    auditing.do_audit(current, meanwhile=current.start_ranks)
     gate = auditing.do_gate(current)
     current.tell(f"gate: {gate.decision}. {gate.recommendation}")
     if gate.next == "stop":

@@ -100,9 +100,9 @@ def _with_blocks(text: str, wanted: Recipe, path: Path) -> str:
     written = blocks_of(settings_yaml(wanted, path.parent))
     replaced = {name: written[name] for name in OWN}
     blocks = {name: block for name, block in blocks_of(text).items() if name and name not in replaced}
-    first = [replaced["name"], replaced["title"], replaced["parent"]]
+    *first, models = map(replaced.__getitem__, ("name", "title", "parent", "models"))
     rest = [blocks.pop(name) for name in ("language", "seed") if name in blocks]
-    return _heading(wanted, path) + "".join([*first, *rest, "\n", replaced["models"], "\n", *blocks.values()])
+    return _heading(wanted, path) + "".join([*first, *rest, "\n", models, "\n", *blocks.values()])
 
 
 def blocks_of(text: str) -> dict[str, str]:

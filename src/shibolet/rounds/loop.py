@@ -32,6 +32,7 @@ from shibolet.rounds.fit import require_fit, writer_and_listener
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.judged import judged
 from shibolet.rounds.known_texts import passed_audit
+from shibolet.rounds.reviewing.settling import settle_answers, take_in
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
 from shibolet.scoring.counts import EditCounts
@@ -75,6 +76,8 @@ def do_loop(
         with open_round(own, folder, "loop", tell, track) as current:
             current.gpus = gpus
             current.require_sets()
+            if best is not None:
+                _keep_answers(current, best.folder)
             if number < turns:
                 _require_clips(current)
             turn, done = _turn(current, best, seeds, level, gpus)
@@ -91,6 +94,16 @@ def do_loop(
     )  # fmt: skip
     loop.write(out_dir / DOCUMENT)
     return loop
+
+
+def _keep_answers(current: Round, before: RunFolder) -> None:
+    """Take over what people answered in the turn before, once: verdicts and corrected texts are about the same data."""
+    settle_answers(before)
+    own = current.folder
+    if before.review.is_file() and not (own.review.is_file() or own.answers.is_file()):
+        before.intact("review")
+        said = take_in(own, before.review, {u.id: u.text for u in current.data.utterances})
+        current.tell(f"loop: of {before.path.name}, {said}")
 
 
 def recipe_after(recipe: Recipe, before: RunFolder, title: str, number: int) -> Recipe:

@@ -38,6 +38,7 @@ class Models:
     _executor: "Executor | None" = field(init=False, default=None)
     _opening: RLock = field(init=False, default_factory=RLock)  # executor and listeners are made from two threads
     _loading: Ahead[None] | None = field(init=False, default=None)  # of listeners
+    _importing: Ahead[None] | None = field(init=False, default=None)
     _compiling: "Child | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -173,6 +174,18 @@ class Models:
 
         if not isinstance(self.executor, Here):
             self.executor.begin(Loading(tuple(Lazy(partial(import_opener, model)) for model in models)))
+
+    def import_ahead(self, model: str) -> None:
+        """Have the libraries of a model in this process, which waits for others until `end_importing`."""
+        from shibolet.listen.open import import_opener
+
+        self._importing = Ahead(partial(import_opener, model))
+
+    def end_importing(self) -> None:
+        """Two threads that begin with one library could lock each other out."""
+        if self._importing is not None:
+            self._importing.wait()
+            self._importing = None
 
     def read_ahead(self, *names: str | None) -> Ahead[None]:
         """Have weights of models that are on this machine in the system's memory, before they are loaded."""

@@ -12,6 +12,7 @@ from shibolet.recipe import Recipe
 from shibolet.records.documents.plan import Plan, ReplayPlan
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.round_plan import RoundCase, RoundPlan
+from shibolet.records.objects import exists
 from shibolet.records.runfolder import RunFolder
 from shibolet.rounds.rates import CPU, Rates, rates_from, rates_of
 from shibolet.rounds.replay import replay_of
@@ -105,7 +106,7 @@ def _data(recipe: Recipe, folder: RunFolder, given: int | None, rates: Rates, co
     why = f"since nothing is prepared in {folder.path}"
     if counted:
         return [_expected(recipe, rows, f"{by}, {why}", rates, unlabelled_s) for by, rows in counted.items()]
-    absent = [str(one.manifest) for one in recipe.data.train if one.manifest is not None and not one.manifest.exists()]
+    absent = [str(one.manifest) for one in recipe.data.train if one.manifest is not None and not exists(one.manifest)]
     where = f": there is no {absent[0]}" if absent else ""
     unknown = f"not known before the data are here{where} (--utterances N)"
     return [_Data(rows=None, rows_from=unknown, train=None, dev=None, mean_s=MEAN_S, train_from=unknown)]
@@ -121,7 +122,7 @@ def _unlabelled_s(recipe: Recipe) -> float | None:
         if source.parquet:
             is_here = bool(glob(str(source.parquet), recursive=True))
         else:
-            is_here = (source.manifest or Path(source.hub)).exists()
+            is_here = exists(source.manifest or source.hub)
         if not is_here:
             return None
         utterances, _ = read_source(source, cache_dir(), None, source.language or recipe.language)
@@ -154,7 +155,7 @@ def _counts(sources: Sequence[DataSource]) -> Mapping[str, int]:
     of_source: list[Mapping[str, int]] = []
     for source in sources:
         most, rows = source.max_utterances or math.inf, source.rows
-        if source.manifest is not None and source.manifest.exists():
+        if source.manifest is not None and exists(source.manifest):
             if not (count := count_rows(source)):
                 raise DataError(f"source '{source.name}': manifest {source.manifest} has no rows")
             rows = {"": count}

@@ -10,14 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shibolet.errors import Preempted, RecipeError
+from shibolet.errors import Preempted, ProcessLost, RankLost, RecipeError, ShiboletError
 from shibolet.evaluate.config import EvaluateConfig
 from shibolet.records.config import Config
+from shibolet.records.files import write_json
+from shibolet.records.reading import read_cached
 from shibolet.records.runfolder import RunFolder
 from shibolet.scoring.wording import shown_pct
 from shibolet.tracking.config import Tracking
 from shibolet.train.config import Replay, ReplaySource, TrainConfig
-from shibolet.train.launch import Place, launch
+from shibolet.train.launch import Place, Ranks, begin_to_load_workers
+
+_MOST_LOSSES = 3  # without a checkpoint between them
 
 
 class TrainJob(Config):
@@ -98,21 +102,63 @@ def _nobody(message: object) -> None:
     pass
 
 
-def set_to_work(job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, place: Place) -> None:
-    """Train in this process, as a rank of torchrun's, or as ranks that are started here.
-
-    Several nodes have the job from the main one; None there tells the others that there is nothing to do.
-    """
+def require_gpus(gpus: int) -> int:
+    """How many GPUs there are; RecipeError where there are some, and fewer than that."""
     import torch
 
     if (num_devices := torch.cuda.device_count()) and gpus > num_devices:
         raise RecipeError(f"--gpus {gpus}: there are {num_devices} GPUs here")
+    return num_devices
+
+
+def get_ready(base: str, has_workers: bool) -> None:
+    """In a process that will be a rank: load the libraries that a training needs, and have its workers' loaded."""
+    if has_workers:
+        begin_to_load_workers()
+    from shibolet.listen.open import import_opener
+    from shibolet.model.folders import is_local
+    from shibolet.train import stage  # noqa: F401
+
+    if is_local(base):
+        import_opener(base)
+
+
+def set_to_work(
+    job: TrainJob | None, run_dir: Path, send: Send, *, gpus: int, place: Place, ranks: Ranks | None = None
+) -> None:
+    """Train in this process, as a rank of torchrun's, or as ranks: those that wait for work, else new ones.
+
+    Several nodes have the job from the main one; None there tells the others that there is nothing to do.
+    """
+    num_devices = require_gpus(gpus)
     if under_torchrun():
         lead(job, run_dir, send)
     elif gpus > 1 or place.num_nodes > 1:
-        launch(as_rank, (run_dir, job), num_ranks=gpus, on_cpu=not num_devices, on_message=send, place=place)
+        ranks = ranks or Ranks(gpus)
+        try:
+            ranks.run(as_rank, (run_dir, job), on_cpu=not num_devices, on_message=send, place=place)
+        except RankLost as lost:
+            raise (_counted(lost, job.out_dir) if job else lost) from None
     elif job is not None:
         carry_out(job, send)
+
+
+def _counted(lost: RankLost, out_dir: Path) -> ShiboletError:
+    """The loss; from the third without a checkpoint between them one that a scheduler does not begin again."""
+    from shibolet.train.checkpoint import CheckpointStore
+
+    step = max(CheckpointStore(out_dir / "checkpoints").steps(), default=0)
+    path = out_dir / "lost.json"
+    before = read_cached(path, dict[str, int]) or {}
+    times = 1 + before.get("times", 0) * (before.get("after_step") == step)
+    write_json(path, {"after_step": step, "times": times})
+    if times < _MOST_LOSSES:
+        return lost
+    return ProcessLost(
+        f"{lost}. But this is loss {times} after step {step:,}, with no checkpoint between them, and the next would be "
+        "like it: see whether the machine's memory runs out (train.num_workers=2 takes less), and what the system's "
+        f"log says. Delete {path} to begin to count again"
+    )
 
 
 def as_rank(given: tuple[Path, TrainJob | None], send: Send) -> None:

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,9 +17,11 @@ from shibolet.records.documents.scores import Overlap
 from shibolet.records.documents.timings import NO_WORK, StageTime, TrainTime, Work, add_time
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
+from shibolet.records.objects import exists
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of, seed_of
 from shibolet.records.utterance import Utterance
+from shibolet.rounds.mirroring import mirrored
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
@@ -30,6 +32,7 @@ from shibolet.train.launch import ONE_PLACE, Place
 if TYPE_CHECKING:
     from shibolet.listen.engine import Engine
     from shibolet.listen.lazy import Engines
+    from shibolet.train.launch import Ranks
 
 MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
@@ -82,10 +85,43 @@ class Round(Models):
     place: Place = ONE_PLACE  # of this machine among those that train
     only_through: str | None = None  # the phase whose end is the result of training
     from_step: int | None = None  # the step whose checkpoint training goes on from
+    when_kept: Callable[[], None] = lambda: None  # what is called when a stage is done
     warnings: Tell | None = None  # where those go that are said even to a user who wants quiet; None: to `tell`
     _sources: dict[tuple[type[DataSource], str], SourceData] = field(default_factory=dict)  # by kind and name
     _trained_on: dict[Path, Any] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)  # what comes from here on is of the next stage
+    _ranks: "Ranks | None" = None  # that wait for a training
+
+    def start_ranks(self) -> None:
+        """Start the processes that will train, where they are others: they load libraries while this one works."""
+        from shibolet.rounds.rank import get_ready, require_gpus, under_torchrun
+
+        if self.gpus == self.place.num_nodes == 1 or under_torchrun() or self._ranks or self.folder.finished("train"):
+            return
+        import torch
+
+        from shibolet.model.folders import best_device
+        from shibolet.train.launch import Ranks
+        from shibolet.train.reader import worker_count
+
+        require_gpus(self.gpus)
+        num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)
+        with suppress(OSError):  # they are started when there is work
+            self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
+
+    def take_ranks(self) -> "Ranks | None":
+        """Those that wait for a training, which ends them; None where there are none, or one has died of something."""
+        ranks, self._ranks = self._ranks, None
+        if ranks and not ranks.are_alive:
+            ranks.close()
+            return None
+        return ranks
+
+    def close(self) -> None:
+        """End all processes."""
+        if ranks := self.take_ranks():
+            ranks.close()
+        super().close()
 
     def warn(self, sentence: str) -> None:
         """A sentence about what is lost or left out."""
@@ -165,7 +201,7 @@ class Round(Models):
         needed = {"data.unlabelled": data.unlabelled, "data.replay": data.replayed, "evaluate.sets": sets}
         for key, sources in needed.items():
             for source in sources:
-                if source.manifest is not None and not source.manifest.exists():
+                if source.manifest is not None and not exists(source.manifest):
                     raise DataError(f"{key}: '{source.name}' has no manifest {source.manifest}; nothing was started")
         for source in self.recipe.evaluate.non_speech.sources if self.recipe.evaluate.non_speech else ():
             if source.hub is None:  # they are few, and a fault in one would come up after the training
@@ -283,6 +319,7 @@ class Round(Models):
         """Mark a stage as done, and keep what it took and how much it did."""
         stage.finish()
         self._took(stage.name, stage.state != "interrupted", done, training)
+        self.when_kept()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -298,16 +335,18 @@ class Round(Models):
 
 
 @contextmanager
-def open_round(recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked) -> Iterator[Round]:
-    """A round in a folder that nobody else writes to meanwhile; recipe and versions are in it before anything runs."""
+def open_round(
+    recipe: Recipe, run_dir: Path, command: str, tell: Tell, track: Track = untracked, mirror: str | None = None
+) -> Iterator[Round]:
+    """A round in a folder that nobody else writes to; recipe and versions are in it first, `mirror` keeps a copy."""
     require_wandb(recipe.tracking.wandb_project)
     folder = folder_of(recipe, run_dir)
-    with folder.locked():
+    with folder.locked(), mirrored(folder.path, mirror, tell) as send:
         keep_the_demo_apart(recipe, folder)
         write_recipe(recipe, folder.recipe)
         if said := folder.write_provenance(command, recipe.num_threads):
             tell(said)
-        with closing(Round(recipe, folder, tell, track)) as current:
+        with closing(Round(recipe, folder, tell, track, when_kept=send)) as current:
             yield current
 
 

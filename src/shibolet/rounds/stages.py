@@ -78,13 +78,14 @@ def train_ahead(current: Round) -> None:
     import torch
 
     from shibolet.model.folders import best_device
-    from shibolet.train.reader import begin_to_load_workers, worker_count
+    from shibolet.train.launch import begin_to_load_workers
+    from shibolet.train.reader import worker_count
 
     if current.folder.finished("train"):
         return
     current.compile_ahead()
     current.read_ahead(current.recipe.models.base)
-    # Ranks are processes of their own, and each has its own.
+    current.start_ranks()  # each has workers of its own
     if current.gpus == 1 and worker_count(current.recipe.train.num_workers, torch.device(best_device()), 1):
         begin_to_load_workers()
 
@@ -162,7 +163,8 @@ def _train(current: Round, is_beginning: bool = False) -> tuple[Stage, TrainCloc
             if _is_near_the_end(*message):
                 _read_what_follows(current)
 
-        set_to_work(job, folder.path, send, gpus=current.gpus, place=current.place)
+        set_to_work(job, folder.path, send, gpus=current.gpus, place=current.place, ranks=current.take_ranks())
+        current.end_importing()
     return stage, clock
 
 
@@ -192,6 +194,7 @@ def _read_what_follows(current: Round) -> None:
     current.read_ahead(recipe.audit.aligner, recipe.audit.recogniser, recipe.models.baseline)
     if current.gpus > 1:
         current.start_processes(recipe.models.baseline)
+        current.import_ahead(recipe.models.baseline)
 
 
 def _finish_training(current: Round, stage: Stage, clock: TrainClock) -> None:

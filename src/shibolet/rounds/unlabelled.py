@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -56,7 +55,7 @@ def _stretches(whole: Utterance, max_piece_s: float) -> Iterator[tuple[int, np.n
     """Start in samples, within the utterance, and samples; of a whole file a block is in memory at a time."""
     audio = whole.audio
     if audio.row is None and audio.start_s == 0 and audio.end_s is None:
-        blocks = stream(Path(audio.path))
+        blocks = stream(audio.path)
         for start, samples in cut_stream(blocks, max_piece_s):
             yield start + round(blocks.start_s * SAMPLE_RATE_HZ), samples
         return

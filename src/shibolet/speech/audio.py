@@ -17,6 +17,8 @@ import soxr
 
 from shibolet.errors import AudioError
 from shibolet.records.files import digest_file
+from shibolet.records.objects import local_file
+from shibolet.records.store import NoObject
 from shibolet.records.utterance import AudioRef
 from shibolet.speech import tables
 from shibolet.speech.encoded import (
@@ -62,7 +64,8 @@ def probe(ref: AudioRef) -> AudioInfo:
 def probe_file(path: str) -> AudioInfo | AudioError:
     """As `probe` of a whole file, or why it cannot be read: many files are probed, and most are good."""
     try:
-        return probe_encoded(Path(path), path)
+        with reading(path):
+            return _probe(_file_at(path))
     except AudioError as error:
         return error
 
@@ -146,7 +149,7 @@ class Stream:
     none, after the blocks before them.
     """
 
-    def __init__(self, content: bytes | Path, block_s: float = 30.0) -> None:
+    def __init__(self, content: bytes | Path | str, block_s: float = 30.0) -> None:
         self.start_s = 0.0
         self.notes: list[str] = []
         self.is_cut_short = False
@@ -159,9 +162,10 @@ class Stream:
     def __next__(self) -> np.ndarray:
         return next(self._blocks)
 
-    def _decode(self, content: bytes | Path) -> Iterator[np.ndarray]:
+    def _decode(self, content: bytes | Path | str) -> Iterator[np.ndarray]:
         with reading("the audio" if isinstance(content, bytes) else str(content)):
             num = 0
+            content = _file_at(content) if isinstance(content, str) else content
             for link in links_of(Encoded.of(content)):
                 for block in self._link(link, num / SAMPLE_RATE_HZ):
                     num += len(block)
@@ -199,8 +203,8 @@ class Stream:
             sound = follower
 
 
-def stream(content: bytes | Path, block_s: float = 30.0) -> Stream:
-    """The samples of a file, or of its bytes, in blocks of about `block_s`."""
+def stream(content: bytes | Path | str, block_s: float = 30.0) -> Stream:
+    """The samples of a file, of an object (text: a path or URL as in `AudioRef`) or bytes, in blocks of `block_s`."""
     return Stream(content, block_s)
 
 
@@ -230,11 +234,19 @@ def _name(ref: AudioRef) -> str:
 
 
 def _content(ref: AudioRef) -> bytes | Path:
-    path = Path(ref.path)
+    path = _file_at(ref.path)
     if ref.row is None:
         return path
     require_file(path)
     return tables.read_cell(path, ref.row, ref.column)
+
+
+def _file_at(place: str) -> Path:
+    """The file of a path, or the copy of an object."""
+    try:
+        return local_file(place)
+    except NoObject:
+        raise AudioError("no such object in the store", "missing_file") from None
 
 
 def _require_span(start_s: float, length_s: float) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from shibolet.errors import DataError
+from shibolet.records.objects import exists, local_file
+from shibolet.records.store import is_url, joined, parent_of
 from shibolet.speech import cells, lhotse
 from shibolet.speech.audio import AUDIO_SUFFIXES
 from shibolet.speech.fields import (
@@ -55,49 +57,56 @@ class Manifest:
 
     rows: Iterator[tuple[str, Fields | BadRow]]  # where a row stands, and its fields or why it has none
     num_rows: int  # 0: not known
-    folders: list[Path]  # where relative paths may start
+    folders: list[Path | str]  # where relative paths may start; text: the URL of one in a store
 
-    def find(self, name: str) -> Path:
-        """The path of a file; the first that is found in one of several folders decides for those after it."""
+    def find(self, name: str) -> str:
+        """The path or URL of a file; the first that is found in one of several folders decides for those after it."""
         name = plain_path(name)
         if len(self.folders) > 1 and not os.path.isabs(name):
             self.folders[:] = [f for f in self.folders if os.path.exists(f / name)][:1] or self.folders
-        return self.folders[0] / name
+        return _below(self.folders[0], name)
 
-    def find_respelled(self, name: str) -> Path | None:
-        """The file that a name means which is there under another spelling only."""
-        others = (folder / other for folder in self.folders for other in spellings(plain_path(name)))
+    def find_respelled(self, name: str) -> str | None:
+        """The file that a name means which is there under another spelling only; none is looked for in a store."""
+        others = (_below(folder, other) for folder in self.folders for other in spellings(plain_path(name)))
         return next((other for other in others if os.path.exists(other)), None)
+
+
+def _below(folder: Path | str, name: str) -> str:
+    """A name in a folder; of one that says itself where it is, that."""
+    if is_url(name):
+        return name
+    return joined(folder, name) if is_url(folder) and not os.path.isabs(name) else str(Path(folder, name))
 
 
 def open_manifest(source: DataSource) -> Manifest:
     """The rows of a source's manifest; DataError when it cannot be read, or is nothing that is known."""
-    path = source.manifest.absolute()
+    where, path = source.manifest, local_file(source.manifest).absolute()
     if path.is_dir():
         return Manifest(_folder_rows(path, source.has_texts), 0, [path])
+    place = where if is_url(where) else path
+    folder = parent_of(where) if is_url(where) else path.parent
     with _explained(source):
         if path.exists() and not path.is_file():
             raise OSError("neither a file nor a folder")
         head = list(islice(read_lines(path), HEAD_LINES))
         num_lines = sum(1 for _ in read_lines(path))
     first = head[0][1] if head else ""
-    require_one_object_a_line(first, f"source '{source.name}': {path}")
+    require_one_object_a_line(first, f"source '{source.name}': {place}")
     fields = [parsed for _, line in head if isinstance(parsed := parse_object(line), dict)]
-    if not fields and (table := _table_format(first, source, path)):
+    if not fields and (table := _table_format(first, source, place)):
         header, text, convert = table
-        return Manifest(
-            _guarded(_table_rows(path, header, text, convert), source), max(num_lines - 1, 0), [path.parent]
-        )
+        return Manifest(_guarded(_table_rows(path, header, text, convert), source), max(num_lines - 1, 0), [folder])
     if any(lhotse.is_recording(row) for row in fields):
-        return open_manifest(source.model_copy(update={"manifest": _pair(path, "recordings", "supervisions", source)}))
-    found = next((found for row in fields if (found := _json_format(row, fields, source, path))), None)
+        return open_manifest(source.model_copy(update={"manifest": _pair(place, "recordings", "supervisions", source)}))
+    found = next((found for row in fields if (found := _json_format(row, fields, source, place))), None)
     if head and found is None:
         raise DataError(
-            f"source '{source.name}': {path} is not a known kind of manifest: {_shown(first, fields)}; {KNOWN}"
+            f"source '{source.name}': {place} is not a known kind of manifest: {_shown(first, fields)}; {KNOWN}"
         )
     convert, is_foreign = found or (_as_it_is, False)
     # Lhotse's and NeMo's paths often start where the data were prepared: at a folder above the manifest's.
-    folders = [path.parent, *path.parent.parents] if is_foreign else [path.parent]
+    folders = [folder, *path.parent.parents] if is_foreign and not is_url(where) else [folder]
     rows = _guarded(_json_rows(convert, path), source)
     return Manifest(rows, 0 if convert is lhotse.rows_of_cut else num_lines, folders)
 
@@ -108,7 +117,16 @@ def count_rows(source: DataSource) -> int:
     return manifest.num_rows or sum(1 for _ in manifest.rows)
 
 
-def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path) -> tuple[Convert, bool] | None:
+def count_and_first(source: DataSource) -> tuple[int, str | None]:
+    """Rows of a source's manifest, and the URL of the first audio where that is in a store; else None."""
+    manifest = open_manifest(source)
+    head = list(islice(manifest.rows, HEAD_LINES))
+    names = (row.get(source.columns.audio) for _, row in head if isinstance(row, dict))
+    first = next((manifest.find(name) for name in names if isinstance(name, str)), None)
+    return manifest.num_rows or len(head) + sum(1 for _ in manifest.rows), first if is_url(first) else None
+
+
+def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path | str) -> tuple[Convert, bool] | None:
     """How rows like this one are read, and whether others made them; None: like nothing that is known."""
     columns = source.columns
     others = renamed({key for one in head for key in one}, columns.model_dump().values())
@@ -122,8 +140,9 @@ def _json_format(row: Fields, head: list[Fields], source: DataSource, path: Path
     if lhotse.is_supervision(row):
         recordings = _pair(path, "supervisions", "recordings", source)
         with _explained(source):
-            by_id = lhotse.recordings_by_id(parse_object(line) for _, line in read_lines(recordings))
-        return partial(lhotse.rows_of_supervision, by_id, recordings.name), True
+            lines = read_lines(local_file(recordings))
+            by_id = lhotse.recordings_by_id(parse_object(line) for _, line in lines)
+        return partial(lhotse.rows_of_supervision, by_id, Path(recordings).name), True
     return None
 
 
@@ -132,7 +151,7 @@ class _Watched:
 
     fields: tuple[str, ...] = ("start_s", "end_s")
 
-    def __init__(self, source: DataSource, path: Path, head: list[Fields]) -> None:
+    def __init__(self, source: DataSource, path: Path | str, head: list[Fields]) -> None:
         self.source, self._path, self._seen = source, path, set()
         self._watch({key for row in head for key in row})
 
@@ -152,7 +171,7 @@ class _OwnRows(_Watched):
 
     fields = ("start_s", "end_s", "speaker", "recording")
 
-    def __init__(self, source: DataSource, path: Path, head: list[Fields], others: dict[str, str]) -> None:
+    def __init__(self, source: DataSource, path: Path | str, head: list[Fields], others: dict[str, str]) -> None:
         self._others = others
         super().__init__(source, path, [self._named(row) for row in head])
         for column in source.columns.required:
@@ -188,7 +207,7 @@ def _as_it_is(row: Fields) -> Iterator[Fields]:
 
 
 def _table_format(
-    first: str | BadRow, source: DataSource, path: Path
+    first: str | BadRow, source: DataSource, path: Path | str
 ) -> tuple[cells.Header, str | None, Convert] | None:
     """The header, the column of the texts and how rows are read; None where the first line is no header."""
     columns, headers = source.columns, cells.headers(first)
@@ -205,7 +224,8 @@ def _table_format(
         if {"path", "sentence"} <= set(names):
             require_single(names, COMMON_VOICE, what)
             refuse_unread(names, source, path, fields=_Watched.fields)
-            prefix = "clips/" if (path.parent / "clips").is_dir() else ""
+            # In a store as Common Voice has it: there are no folders to look for.
+            prefix = "clips/" if is_url(path) or (path.parent / "clips").is_dir() else ""
             return header, "sentence", partial(_common_voice, prefix)
     if not headers:
         return None
@@ -288,10 +308,11 @@ def _text_of(path: Path) -> str | BadRow:
         return BadRow("missing_text", f"{path.name} cannot be read: {error.strerror}")
 
 
-def _pair(path: Path, own: str, other: str, source: DataSource) -> Path:
+def _pair(path: Path | str, own: str, other: str, source: DataSource) -> Path | str:
     """The second of Lhotse's two files: `x_supervisions_y.jsonl.gz` and `x_recordings_y.jsonl.gz`."""
-    found = path.with_name(path.name.replace(own, other))
-    if found == path or not found.is_file():
+    name = Path(path).name.replace(own, other)
+    found = joined(parent_of(path), name) if is_url(path) else path.with_name(name)
+    if found == path or not exists(found):
         raise DataError(
             f"source '{source.name}': {path} holds Lhotse {own}; with the {other} beside it, both named as Lhotse does "
             "(x_recordings_y.jsonl.gz, x_supervisions_y.jsonl.gz), it can be read"

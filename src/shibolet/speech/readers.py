@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from shibolet.errors import AudioError, DataError
 from shibolet.records.batches import ForEach
+from shibolet.records.objects import fetch_ahead
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded, probe_file
 from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
@@ -34,7 +35,8 @@ def read_manifest_rows(manifest: Manifest, sink: RowSink, on_progress: Progress 
     while not sink.full and (rows := list(islice(manifest.rows, at_once))):
         names = dict.fromkeys(_file_of(values, column) for _, values in rows)
         probed = {name: probed[name] for name in names if name in probed}  # the spans of one recording stand together
-        paths = [str(manifest.find(name)) for name in names if name and name not in probed]
+        paths = [manifest.find(name) for name in names if name and name not in probed]
+        fetch_ahead(paths)
         with closing(for_each(probe_file, paths)) as infos:
             found = zip(paths, infos, strict=True)
             for where, values in rows:
@@ -60,7 +62,7 @@ def _file_of(values: dict | BadRow, column: str) -> str | None:
 def _respelled(name: str, path: str, info: AudioInfo | AudioError, manifest: Manifest) -> Probed:
     """What is in a file, or in the one that its name means where it is there under another spelling only."""
     if isinstance(info, AudioError) and info.reason == "missing_file" and (other := manifest.find_respelled(name)):
-        path, info = str(other), probe_file(str(other))
+        path, info = other, probe_file(other)
     return AudioRef(path=path), info
 
 

@@ -5,12 +5,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
 from shibolet.records.config import Config
+from shibolet.records.store import is_url
 from shibolet.speech.known_sources import KNOWN_SOURCES
 
 Progress = Callable[[int, int], None]  # rows done, rows in all (0: not known)
+# A file or a folder, or the text of a URL in a store of objects.
+Place = Annotated[
+    Path,
+    WrapValidator(lambda given, as_path: given if is_url(given) else as_path(given)),
+    PlainSerializer(str, when_used="json-unless-none"),
+]
 
 
 class Columns(Config):
@@ -48,7 +55,9 @@ class DataSource(Config):
     """A data set: a manifest, a Hub data set or local Parquet. What is known of a Hub id need not be said."""
 
     name: str = Field(min_length=1)  # stands in every utterance, ledger line and report; domain rules look at it
-    manifest: Path | None = None  # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt
+    # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt. A file may be in a store of objects:
+    # s3://bucket/speech/manifest.jsonl; its relative paths then start there too.
+    manifest: Place | None = None
     hub: str | None = None  # Hub id or a local copy of the repository
     config: str | None = None  # of the Hub data set, e.g. "he_il"
     split: str | None = None  # of the Hub data set, e.g. "train"
@@ -101,6 +110,13 @@ class DataSource(Config):
                 f"source '{self.name}' names no column of texts; audio without text goes under data.unlabelled"
             )
         return self
+
+    @field_validator("parquet", mode="before")
+    @classmethod
+    def _tables_are_here(cls, given: Any) -> Any:
+        if is_url(given):
+            raise ValueError(f"'{given}' is in a store; of tables only those of this machine are read: copy them first")
+        return given
 
     @model_validator(mode="after")
     def _one_place(self) -> "DataSource":

@@ -1,9 +1,11 @@
 """Ranks as processes of this machine: started together, told together to stop, ended together when one dies.
 
-What starts them loads no torch and holds no GPU. `torchrun` and `accelerate launch` do the same from outside. On
-several nodes each has a launcher of its own; their ranks find each other at an address of the main one (`nodes`).
+Ranks that wait for their work load libraries and hold no GPU. `torchrun` and `accelerate launch` do the same from
+outside. On several nodes each has a launcher of its own; their ranks find each other at an address of the main one
+(`nodes`).
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -13,12 +15,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from shibolet.errors import Preempted, RankLost, ShiboletError
+from shibolet.listen.processes import deaf_to, within
+from shibolet.model.outline import family_modules
 from shibolet.records.cores import usable_cores
 from shibolet.records.files import disk_errors
 
@@ -42,36 +48,61 @@ class Place:
 ONE_PLACE = Place()
 
 
-def launch(
-    work: Callable[[Any, Send], None], job: Any, *, num_ranks: int, on_cpu: bool, on_message: Callable[[Any], None],
-    place: Place = ONE_PLACE,
-) -> None:  # fmt: skip
-    """Run `work(job, send)` as `num_ranks` ranks of this machine until all have ended; `work` must be importable.
+class Ranks:
+    """Processes of this machine that become ranks: they start now, and load libraries before there is work for them.
 
-    What a rank sends goes to `on_message`. SIGTERM and SIGINT are passed on as SIGTERM, a second one kills. Raises what
-    the first rank to fail raised, and Preempted when the ranks stopped because they were told to.
+    `get_ready`, which must be importable, is called in each as it starts; what it raises is left to the work to raise.
     """
-    context = get_context("spawn")
-    environment = _environment(place, num_ranks, on_cpu)
-    pipes: list[Connection] = []
-    ranks = []
-    for rank in range(num_ranks):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run_rank, args=(work, job, theirs, rank, num_ranks, environment[rank]))
-        process.start()
-        theirs.close()
-        pipes.append(ours)
-        ranks.append(process)
-    stop = _Forwarder(ranks)
-    try:
-        failure = _listen(ranks, pipes, on_message)
-    finally:
-        _kill(ranks)
-        stop.restore()
-    if stop.received and not isinstance(failure, ShiboletError):
-        failure = Preempted("stopped by a signal; the same command continues from the last checkpoint")
-    if failure is not None:
-        raise failure
+
+    def __init__(self, num_ranks: int, *, get_ready: Callable[[], None] | None = None) -> None:
+        context = get_context("spawn")
+        self.num_ranks = num_ranks
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(num_ranks):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_run_rank, args=(theirs, rank, num_ranks, get_ready))
+            with within({}):  # and nothing that others are given
+                process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    @property
+    def are_alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
+
+    def close(self) -> None:
+        """End them; those that were never given work do so by themselves, as soon as they are ready."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def run(
+        self, work: Callable[[Any, Send], None], job: Any, *, on_cpu: bool, on_message: Callable[[Any], None],
+        place: Place = ONE_PLACE,
+    ) -> None:  # fmt: skip
+        """Run `work(job, send)`, which must be importable, in all of them until all have ended; once.
+
+        What a rank sends goes to `on_message`. SIGTERM and SIGINT are passed on as SIGTERM, a second one kills. Raises
+        what the first rank to fail raised, and Preempted when the ranks stopped because they were told to.
+        """
+        stop = _Forwarder(self._processes)
+        try:
+            environments = _environment(place, self.num_ranks, on_cpu)
+            for pipe, environment in zip(self._pipes, environments, strict=True):
+                with suppress(ConnectionError):  # it has died, and is asked for its exit code below
+                    pipe.send((environment, work, job))
+            failure = _listen(self._processes, self._pipes, on_message)
+        finally:
+            _kill(self._processes)
+            stop.restore()
+        if stop.received and not isinstance(failure, ShiboletError):
+            failure = Preempted("stopped by a signal; the same command continues from the last checkpoint")
+        if failure is not None:
+            raise failure
 
 
 def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], None]) -> Exception | None:
@@ -83,7 +114,7 @@ def _listen(ranks: list, pipes: list[Connection], on_message: Callable[[Any], No
         for pipe in connection.wait(list(open_pipes), left_s):
             try:
                 message = pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):  # the second where it has not read its work
                 rank = open_pipes.pop(pipe)
                 rank.join()
                 # Of the one that was killed the others know only that it does not answer.
@@ -169,24 +200,52 @@ def _environment(place: Place, num_ranks: int, on_cpu: bool) -> list[dict[str, s
     return [{**common, "RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(num_ranks)]
 
 
-def _run_rank(
-    work: Callable, job: Any, pipe: Connection, rank: int, num_ranks: int, environment: dict[str, str]
-) -> None:
+def _run_rank(pipe: Connection, rank: int, num_ranks: int, get_ready: Callable[[], None] | None) -> None:
     os.setsid()  # a Ctrl-C reaches the launcher alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop it ends a rank as SIGTERM does
     threading.Thread(target=stop_without_parent, daemon=True).start()
-    os.environ |= environment
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_ranks)))
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if get_ready is not None:
+        with suppress(Exception):
+            get_ready()
+    try:
+        environment, work, job = pipe.recv()
+    except (EOFError, ConnectionResetError):  # there was no work
+        return
+    os.environ |= environment
     try:
         with disk_errors():
             work(job, pipe.send)
     except ShiboletError as error:
         pipe.send(error)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except Exception:
         pipe.send(RuntimeError(f"rank {rank} failed:\n{traceback.format_exc()}"))
-        sys.exit(1)
+        _end(1)
+    _end(0)
+
+
+def _end(exit_code: int) -> None:
+    """End this process as Python does, but for taking its modules apart.
+
+    A thread of torch that comes back to Python meanwhile would abort the process (pytorch issue 38228), which looks
+    like the loss of a rank.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def begin_to_load_workers() -> ForkServerContext:
+    """Have the process that a reader's workers are copies of start, and load libraries while this one does."""
+    context = get_context("forkserver")  # this process has threads and a CUDA context, or will
+    context.set_forkserver_preload(["shibolet.train.reader", *family_modules()])  # each would take seconds to load them
+    with deaf_to(signal.SIGINT, signal.SIGTERM):  # to all processes of a terminal or a job: the step still needs packs
+        forkserver.ensure_running()
+    return context
 
 
 def stop_without_parent() -> None:

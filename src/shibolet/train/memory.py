@@ -38,8 +38,8 @@ GPUS = {"A100": Gpu(312, 1.555), "H100": Gpu(989, 3.35), "H200": Gpu(989, 4.8)}
 MODEL_SHARE = 0.45
 COPY_SHARE = 0.9  # of the datasheet's bandwidth, by a device-to-device copy on an H200
 
-# Of a pack, however small: its kernels cannot be launched faster (benchmarks/train_speed.py, 8 utterances).
-PACK_S = 0.1
+# Of a pack, however small: what is not launched as a graph takes the host so long (benchmarks/RESULTS.md, two GPUs).
+PACK_S = 0.07
 PACK_TOKENS = 8192  # of a pack where no memory bounds it: no GPU is known, or there is none
 
 # Beside what tensors take.

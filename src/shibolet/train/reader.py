@@ -3,14 +3,11 @@
 What a pack holds follows from its utterances, the seed and the epoch; workers and reading ahead only change when.
 """
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
-from multiprocessing import forkserver, get_context
-from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shibolet.errors import DataError
-from shibolet.listen.processes import deaf_to, give_way, leave_signals_to_parent
+from shibolet.listen.processes import give_way, leave_signals_to_parent
 from shibolet.model.family import Family
-from shibolet.model.outline import family_modules
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
@@ -30,6 +26,7 @@ from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
 from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
 from shibolet.train.encoder_cache import EncoderCache
+from shibolet.train.launch import begin_to_load_workers
 from shibolet.train.objective import Needs
 
 _AHEAD = 2  # packs that each worker has ready or in work
@@ -351,15 +348,6 @@ class _Order(Sampler):
         for request in chain([first] if first else [], later):
             self.sent.append(request)
             yield request
-
-
-def begin_to_load_workers() -> ForkServerContext:
-    """Have the process that workers are copies of start, and load libraries while this one has other things to do."""
-    context = get_context("forkserver")  # this process has threads and a CUDA context
-    context.set_forkserver_preload([__name__, *family_modules()])  # each worker would take seconds to load them
-    with deaf_to(signal.SIGINT, signal.SIGTERM):  # to all processes of a terminal or a job: the step still needs packs
-        forkserver.ensure_running()
-    return context
 
 
 def worker_count(asked: int | None, device: torch.device, num_ranks: int) -> int:

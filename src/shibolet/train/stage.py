@@ -41,6 +41,7 @@ from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
+from shibolet.train.launch import begin_to_load_workers
 from shibolet.train.memory import known_gpu
 from shibolet.train.nodes import once_a_node, this_node
 from shibolet.train.objectives.cost import teacher_blueprint
@@ -50,7 +51,7 @@ from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, from_main, join_ranks, require_same
-from shibolet.train.reader import PackReader, begin_to_load_workers, threads_beside, worker_count
+from shibolet.train.reader import PackReader, threads_beside, worker_count
 from shibolet.train.records import Records
 from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
@@ -250,6 +251,7 @@ def _trainer(
     return GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective_of=objective_of, reader=reader, examples=examples,
         checkpoint_activations=partial(family.checkpoint_activations, model),
+        release_launches=partial(family.release_launches, model),
         ledger=opened.ledger, config=config, seed=seed, fingerprint=opened.fingerprint, last_phase=last_phase,
         new_ladder=partial(
             MemoryLadder, config, examples, family.num_layers(model)["decoder"], spread_parts=spread_parts(model)

@@ -62,6 +62,7 @@ class GradualUnfreezeTrainer:
         model: nn.Module,
         thaw: Callable[[PhaseConfig], Groups],
         checkpoint_activations: Callable[[], None],
+        release_launches: Callable[..., bool],  # `Family.release_launches` of the model
         objective_of: Callable[[PhaseConfig], Objective],
         reader: Reader,
         examples: Sequence[TrainExample],
@@ -80,18 +81,16 @@ class GradualUnfreezeTrainer:
         draw: Draw | None = None,  # None: of all examples, each once an epoch
     ) -> None:
         """`thaw` makes a phase's parameters, and no others, trainable, and returns them by part.
-
         `checkpoint_activations` makes the model compute activations again in the backward pass.
         """
         self.model, self.thaw, self.objective_of, self.reader = model, thaw, objective_of, reader
-        self.examples, self.new_ladder, self.checkpoint_activations = examples, new_ladder, checkpoint_activations
+        self.examples, self.checkpoint_activations, self.new_ladder = examples, checkpoint_activations, new_ladder
+        self.ledger, self.records, self.on_step, self.score_dev = ledger, records, on_step, score_dev
         self.config, self.seed, self.last_phase, self.release_dev = config, seed, last_phase, release_dev
-        self.score_dev, self.on_step, self.ledger, self.records = score_dev, on_step, ledger, records
-        self.device, self.is_main = ranks.device, ranks.is_main_process
+        self.device, self.is_main, self.release_launches = ranks.device, ranks.is_main_process, release_launches
         self.rank, self.num_ranks = ranks.process_index, ranks.num_processes
         self.keeper = Keeper(model, store, fingerprint, is_main=self.is_main)
-        per_step = config.utterances_per_step
-        self.draw = draw or Draw(num_own=len(examples), utterances_per_step=per_step, seed=seed)
+        self.draw = draw or Draw(num_own=len(examples), utterances_per_step=config.utterances_per_step, seed=seed)
         self.steps_per_epoch = self.draw.steps_per_epoch
         self.state = TrainState()
         self.ladder = new_ladder(self.state.decisions)
@@ -171,6 +170,7 @@ class GradualUnfreezeTrainer:
         """Thaw a phase that ends at step `end`, its parameters under an optimizer that goes on with their moments."""
         gc.unfreeze()
         self.release_dev()
+        self.release_launches(for_good=False)
         groups, self.objective = self.thaw(phase), self.objective_of(phase)
         try:
             optimizer = MasterAdamW(groups, phase.lr_by_part, self.config.optimizer, carried)
@@ -223,8 +223,8 @@ class GradualUnfreezeTrainer:
         return [PackRequest(step, number, epoch, tuple(drawn[u] for u in pack)) for number, pack in enumerate(packs)]
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
-        """Let go of what dev scoring keeps; where no rank kept anything, take the next rung of the memory ladder."""
-        if any_rank(self.release_dev()):
+        """Let go of what only saves time; where no rank held any of it, take the next rung of the memory ladder."""
+        if any_rank(any([self.release_dev(), self.release_launches(for_good=True)])):
             return
         narrow = DECODER_LAYERS in self.state.decisions.rungs
         self.records.event(self.state, "out_of_memory", self.ladder.climb(failed_tokens, phase))

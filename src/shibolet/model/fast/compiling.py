@@ -68,8 +68,6 @@ def forward_calls(widths: Widths, dtype: str) -> Iterator[Call]:
 
 def backward_calls(widths: Widths, dtype: str, rank: int, targets: Sequence[str], dropout: float) -> Iterator[Call]:
     """Those of its backward pass, through frozen layers and others; adapters of `rank` are on projections `targets`."""
-    import torch
-
     from shibolet.model.fast import triton_kernels as kernels
 
     new = partial(_new, dtype=dtype)
@@ -78,9 +76,9 @@ def backward_calls(widths: Widths, dtype: str, rank: int, targets: Sequence[str]
     outputs = targets.count("o_proj")  # which adapts what was attended to; the others share an input and a launch
     for ranks, dim in ((rank * outputs, widths.heads * widths.head_dim), (rank * (len(targets) - outputs), widths.dim)):
         if ranks and dropout:
-            y, a, low = new(_ROWS, dim), new(ranks, dim), new(_ROWS, ranks)
-            yield partial(kernels.drop_and_project_backward_, low, y, a, dropout, 1.0, torch.tensor(0), y)
-            yield partial(kernels.drop_and_project, y, a, dropout, 1.0)
+            y, a, low, draw = new(_ROWS, dim), new(ranks, dim), new(_ROWS, ranks), _new(dtype="int64")
+            yield partial(kernels.drop_and_project_backward_, low, y, a, dropout, 1.0, draw, y)
+            yield partial(kernels.drop_and_project, y, a, dropout, 1.0, draw)
     nums = widths.heads, widths.key_heads
     joined = new(_ROWS, sum(nums), widths.head_dim).split(nums, 1)
     for wanted in (False, True):

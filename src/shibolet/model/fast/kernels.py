@@ -261,13 +261,16 @@ def scale_(x: Tensor, factor: Tensor) -> None:
         x.mul_(factor)
 
 
-def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple[Tensor, Tensor]:
+def drop_and_project(
+    x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`scaling * dropout(x) A^T` `[T, rank]` of an adapter's A `[rank, D]`, and the draw that its backward pass needs.
 
-    On CUDA the draw is a seed from torch's generator, from which the mask is made again; elsewhere the mask itself.
+    On CUDA the draw is a seed on the device, from which the mask is made again: the one that is given, or one of
+    torch's generator. Elsewhere it is the mask itself.
     """
     if x.is_cuda:
-        return _triton().drop_and_project(x, a, rate, scaling)
+        return _triton().drop_and_project(x, a, rate, scaling, draw)
     dropped, mask = torch.native_dropout(x, rate, True)
     return (dropped @ a.t()).mul_(scaling), mask
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from shibolet.model.fast.device import send_to
+
 _ROW_PROGRAMS = 1056  # of a kernel that sums over rows: eight for each of a Hopper's 132 multiprocessors
 _FLAT_BLOCK, _GATE_BLOCK, _VOCAB_BLOCK = 2048, 1024, 8192
 _SUM_PARTS, _SUM_BLOCK = 64, 16
@@ -311,16 +313,17 @@ def _adapter_tile(a, r, column, rank, dim):
     )
 
 
-@triton.jit(do_not_specialize=["seed", "num_rows"])
+@triton.jit(do_not_specialize=["num_rows"], do_not_specialize_on_alignment=["seed"])
 def _drop_and_project(
     x, a, low, seed, threshold, scale, num_rows, dim, rank, low_stride,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row, r = tl.program_id(0) * 2 * ROWS + tl.arange(0, ROWS)[:, None], tl.arange(0, RANK)
+    seeded = tl.load(seed)
     sum0, sum1 = tl.zeros((ROWS, RANK), tl.float32), tl.zeros((ROWS, RANK), tl.float32)
     for first in range(0, dim, 4 * COLUMNS):
         column = first + tl.arange(0, COLUMNS)
-        draws = _draw(seed, row, column, dim)
+        draws = _draw(seeded, row, column, dim)
         for quarter in tl.static_range(4):
             own = column + quarter * COLUMNS
             weight = tl.trans(_adapter_tile(a, r, own, rank, dim))
@@ -338,7 +341,7 @@ def _drop_and_project(
     tl.store(low + row * low_stride + r[None, :], sum1 * scale, mask=(row < num_rows) & (r[None, :] < rank))
 
 
-@triton.jit(do_not_specialize=["seed", "num_rows"])
+@triton.jit(do_not_specialize=["num_rows"], do_not_specialize_on_alignment=["seed"])
 def _drop_and_project_backward(
     dlow, x, a, dx, da, seed, threshold, scale, num_rows, dim, rank, low_stride,
     ROWS: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr,
@@ -346,9 +349,10 @@ def _drop_and_project_backward(
     r, column = tl.arange(0, RANK), tl.program_id(1) * 4 * COLUMNS + tl.arange(0, COLUMNS)
     sum0, sum1 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
     sum2, sum3 = tl.zeros((COLUMNS, RANK), tl.float32), tl.zeros((COLUMNS, RANK), tl.float32)
+    seeded = tl.load(seed)
     for first in range(tl.program_id(0) * 2 * ROWS, num_rows, tl.num_programs(0) * 2 * ROWS):
         row = first + tl.arange(0, ROWS)[:, None]
-        draws = _draw(seed, row, column, dim)
+        draws = _draw(seeded, row, column, dim)
         for half in tl.static_range(2):
             own_row = row + half * ROWS
             g = tl.load(
@@ -565,13 +569,15 @@ def scale_(x: Tensor, factor: Tensor) -> None:
     _scale[(triton.cdiv(x.numel(), _FLAT_BLOCK),)](x, factor, x.numel(), BLOCK=_FLAT_BLOCK, num_warps=8)
 
 
-def drop_and_project(x: Tensor, a: Tensor, rate: float, scaling: float) -> tuple[Tensor, Tensor]:
+def drop_and_project(
+    x: Tensor, a: Tensor, rate: float, scaling: float, draw: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     rows, dim = x.shape
-    draw = torch.randint(1 << 31, ())
+    draw = send_to(x.device, torch.randint(1 << 31, ())) if draw is None else draw
     low = torch.empty(rows, len(a), dtype=x.dtype, device=x.device)
     for own_a, own_low in zip(a.split(_MOST_RANKS), low.split(_MOST_RANKS, dim=1), strict=True):
         _drop_and_project[(triton.cdiv(rows, 2 * _ADAPTER_ROWS),)](
-            x, own_a, own_low, int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
+            x, own_a, own_low, draw, *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
             **_adapter_tiles(own_a),
         )  # fmt: skip
     return low, draw
@@ -586,7 +592,7 @@ def drop_and_project_backward_(
     for own_a, own_dlow in zip(a.split(_MOST_RANKS), dlow.split(_MOST_RANKS, dim=1), strict=True):
         da.append(torch.empty(programs, *own_a.shape, dtype=torch.float32, device=x.device))
         _drop_and_project_backward[(programs, triton.cdiv(dim, 4 * _ADAPTER_COLUMNS))](
-            own_dlow, x, own_a, dx, da[-1], int(draw), *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
+            own_dlow, x, own_a, dx, da[-1], draw, *_dropping(rate, scaling), rows, dim, len(own_a), len(a),
             **_adapter_tiles(own_a),
         )  # fmt: skip
     return torch.cat([_sum(parts, a.dtype) for parts in da]) if len(da) > 1 else _sum(da[0], a.dtype)

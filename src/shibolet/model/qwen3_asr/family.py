@@ -11,6 +11,7 @@ from shibolet.model.qwen3_asr.decoding import CPU_ROWS, CUDA_ROWS
 from shibolet.model.qwen3_asr.examine import oddities, variants
 from shibolet.model.qwen3_asr.features import PackedLogMel, lay_samples
 from shibolet.model.qwen3_asr.fused import fuse_layers
+from shibolet.model.qwen3_asr.launching import release
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.load import load_aligner, load_recogniser
 from shibolet.model.qwen3_asr.outline import Qwen3AsrOutline
@@ -45,6 +46,7 @@ class Qwen3Asr(Qwen3AsrOutline, Family):
     hidden = staticmethod(decode_pack)
     head = staticmethod(output_head)
     fuse = staticmethod(fuse_layers)
+    release_launches = staticmethod(release)
     decoder = ClipDecoder
     load_recogniser = staticmethod(load_recogniser)
     load_aligner = staticmethod(load_aligner)

@@ -87,6 +87,10 @@ def is_fused(model: PreTrainedModel) -> bool:
     return isinstance(model.model.language_model.layers[-1], DecoderLayer)
 
 
+def trains(layer: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in layer.parameters())
+
+
 class EncoderLayer(Qwen3ASRAudioEncoderLayer):
     """Its forward in few calls, where nothing asks for gradients and attention is packed."""
 
@@ -97,7 +101,7 @@ class EncoderLayer(Qwen3ASRAudioEncoderLayer):
         max_seqlen: int | None = None,  # which packs give
         **kwargs,
     ) -> tuple[Tensor]:
-        if torch.is_grad_enabled() or max_seqlen is None:
+        if max_seqlen is None or (torch.is_grad_enabled() and (hidden_states.requires_grad or trains(self))):
             return super().forward(hidden_states, cu_seqlens, max_seqlen=max_seqlen, **kwargs)
         attention, size = self.self_attn, hidden_states.shape
         inputs = [attention._modules[name]._parameters for name in _INPUTS]
@@ -153,6 +157,7 @@ class DecoderLayer(Qwen3DecoderLayer):
         position_embeddings: tuple[Tensor, Tensor] | None = None,  # [R, H] each
         kept_rows: Tensor | None = None,  # [L] of B = 1: those that the last layer gives, `[1, L, D]`
         cache: object | None = None,  # the same, as transformers calls it from 5.24
+        draws: Tensor | None = None,  # [2] on the device: of the dropout of adapters of q, k and v, and of o
         **kwargs,
     ) -> Tensor:
         cache = past_key_values if cache is None else cache
@@ -168,7 +173,7 @@ class DecoderLayer(Qwen3DecoderLayer):
         before = (
             hidden, weight_of(modules["input_layernorm"]),
             *(weight_of(projections[name]) for name in ("q_norm", "k_norm")), *position_embeddings,
-            norm.variance_epsilon, adapting(inputs), *(w for module in inputs for w in map_of(module)),
+            norm.variance_epsilon, adapting(inputs, draws, 0), *(w for module in inputs for w in map_of(module)),
         )  # fmt: skip
         if wants_graph:
             query, key, value, hidden = _BeforeAttention.apply(*before)
@@ -179,7 +184,7 @@ class DecoderLayer(Qwen3DecoderLayer):
         if kept_rows is not None and attention.layer_idx == attention.config.num_hidden_layers - 1:
             attended, hidden = attended.index_select(0, kept_rows), hidden.index_select(0, kept_rows)
         after = (
-            attended, hidden, weight_of(norm), norm.variance_epsilon, adapting([output]),
+            attended, hidden, weight_of(norm), norm.variance_epsilon, adapting([output], draws, 1),
             *(weight_of(mlp[name]) for name in ("gate_proj", "up_proj", "down_proj")), *map_of(output),
         )  # fmt: skip
         found = _AfterAttention.apply(*after) if wants_graph else _after_attention(*after)[0]

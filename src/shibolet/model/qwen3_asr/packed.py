@@ -28,6 +28,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d
 from shibolet.model.qwen3_asr.fused import is_fused
+from shibolet.model.qwen3_asr.launching import is_launched, launch_decoder, launch_encoder
 from shibolet.model.qwen3_asr.lengths import (
     CHUNK_FRAMES,
     TOKENS_PER_CHUNK,
@@ -151,6 +152,8 @@ def encoder_states(model: PreTrainedModel, pack: Pack) -> Tensor:
     """
     tower = model.model.audio_tower
     hidden = _convolve(tower, pack.features.to(model.dtype)).index_select(0, pack.audio_kept)
+    if is_fused(model) and is_launched(model):
+        return launch_encoder(model, hidden, pack.audio_cu_seqlens, pack.audio_max_seqlen)
     for layer in tower.layers:
         hidden = layer(hidden, pack.audio_cu_seqlens, max_seqlen=pack.audio_max_seqlen)[0]
     return hidden
@@ -197,6 +200,9 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
     audio = model.model.multi_modal_projector(model.model.audio_tower.ln_post(encoded))
     embeds = model.get_input_embeddings()(pack.input_ids)
     embeds = embeds[0].index_copy(0, pack.audio_positions, audio.to(embeds.dtype))[None]
+    if cache is None and is_fused(model) and is_launched(model):
+        within = pack.position_ids, pack.cu_seqlens, pack.max_seqlen
+        return launch_decoder(model, embeds, *within, kept_rows=pack.keep_positions)
     kept = {"kept_rows": pack.keep_positions} if is_fused(model) else {}  # its last layer computes no others
     hidden = model.model.language_model(
         inputs_embeds=embeds,

@@ -65,6 +65,7 @@ class Adapting(NamedTuple):
 
     dropout: float
     scaling: float
+    draw: Tensor | None = None  # on CUDA, int64 of no dimensions: which mask the dropout has; None: one is drawn
 
 
 def _is_adapted(module: nn.Module) -> bool:
@@ -77,8 +78,8 @@ def map_of(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None]:
     return module.get_base_layer().weight, module.lora_A["default"].weight, module.lora_B["default"].weight
 
 
-def adapting(modules: Sequence[nn.Module]) -> Adapting | None:
-    """How the adapters of projections of one input are added; None: there are none."""
+def adapting(modules: Sequence[nn.Module], draws: Tensor | None, number: int) -> Adapting | None:
+    """How the adapters of projections of one input are added; None: there are none. `draws[number]` is their draw."""
     found = set()
     for module in modules:
         if _is_adapted(module):
@@ -87,7 +88,8 @@ def adapting(modules: Sequence[nn.Module]) -> Adapting | None:
             found.add(Adapting(rate, module.scaling["default"]))
     if len(found) > 1:
         raise ModelError(f"adapters of one layer's q, k and v differ in dropout or scaling: {sorted(found)}")
-    return found.pop() if found else None
+    how = found.pop() if found else None
+    return how if how is None or draws is None or not how.dropout else how._replace(draw=draws[number])
 
 
 def threes(weights: Sequence[Tensor | None]) -> list[Sequence[Tensor | None]]:
@@ -136,7 +138,7 @@ def project_backward(
             dx.addmm_(dlow, together)
             da = dlow.t() @ x
         else:
-            da = drop_and_project_backward_(dlow, x, together, *how, draw, dx)
+            da = drop_and_project_backward_(dlow, x, together, how.dropout, how.scaling, draw, dx)
         for i, own, own_da in zip(adapted, low.split(ranks, dim=1), da.split(ranks), strict=True):
             found[i][1:] = own_da, dys[i].t() @ own
     return dx, [gradient for of_map in found for gradient in of_map]

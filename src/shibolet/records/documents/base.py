@@ -36,7 +36,7 @@ class Document(Part):
         return cls.from_json(read_own(path, cls.REMEDY), path)
 
     @classmethod
-    def from_json(cls, content: Any, path: Path) -> Self:
+    def from_json(cls, content: Any, path: Path | str) -> Self:
         """The document of a file's content; `path` is for the sentence when it is none."""
         found = content.pop("format", None) if isinstance(content, dict) else None
         if found != cls.FORMAT or isinstance(found, bool):

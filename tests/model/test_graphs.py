@@ -1,0 +1,181 @@
+"""What is launched of memory that every pass shares gives the gradients of plain calls; CUDA's part is in tests/gpu.
+
+Recordings are played by functions here: they read and write the same fixed tensors as graphs do, so a result that
+refers to them, or a pass that comes too early, shows.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from shibolet.model.fast.graphs import Chain, _Recording, _Span
+
+ROWS, DIM = 6, 8
+
+
+class PlayedChain(Chain):
+    """Records on a CPU."""
+
+    num_played = 0
+
+    def _is_on_gpu(self, x: Tensor) -> bool:
+        return True
+
+    def _record(self, key, x, inputs, shape) -> bool:
+        if not self._gradients:
+            self._gradients = [[torch.full_like(w, torch.nan) for w in weights] for weights in self._trained]
+        rows = [torch.full_like(x, torch.nan).detach() for _ in range(len(self._parts) + 1)]
+        gradients = [torch.full_like(row, torch.nan) for row in rows]
+        kept = [tensor.clone() for tensor in inputs]
+        spans = []
+        for n, part in enumerate(self._parts):
+            passes = Played(self, part, rows, gradients, kept, shape, n, x.requires_grad or n > 0)
+            spans.append(_Span(
+                SimpleNamespace(replay=passes.forward), SimpleNamespace(replay=passes.backward), rows[n], rows[n + 1],
+                gradients[n], gradients[n + 1], self._trained[n], self._gradients[n], is_first=n == 0,
+            ))  # fmt: skip
+        self._recordings[key] = _Recording(spans, kept)
+        return True
+
+
+class Played:
+    def __init__(self, chain, part, rows, gradients, inputs, shape, number, wants_dx) -> None:
+        self.chain, self.part, self.rows, self.gradients, self.number = chain, part, rows, gradients, number
+        self.inputs, self.shape, self.wants_dx = inputs, shape, wants_dx
+
+    def forward(self) -> None:
+        self.chain.num_played += 1
+        with torch.enable_grad():
+            self.x = self.rows[self.number].clone().requires_grad_(self.wants_dx)
+            self.y = self.chain._run(self.part, self.x, self.inputs, self.shape)
+        self.rows[self.number + 1].copy_(self.y.detach())
+
+    def backward(self) -> None:
+        wanted = [one for one in (self.x, *self.chain._trained[self.number]) if one.requires_grad]
+        held = [self.gradients[self.number], *self.chain._gradients[self.number]][-len(wanted) :]
+        made = torch.autograd.grad(self.y, wanted, self.gradients[self.number + 1])
+        for own, new in zip(held, made, strict=True):
+            own.copy_(new)
+
+
+def run(layers, x, inputs, shape) -> Tensor:
+    for layer in layers:
+        x = x + torch.tanh(layer(x)) * inputs[0]
+    return x
+
+
+@pytest.fixture
+def layers(monkeypatch) -> nn.ModuleList:
+    monkeypatch.setattr("shibolet.model.fast.graphs._LAYERS", 2)
+    torch.manual_seed(0)
+    made = nn.ModuleList(nn.Linear(DIM, DIM) for _ in range(5))
+    made[1].requires_grad_(False)
+    return made
+
+
+def given(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(ROWS, DIM, generator=generator), torch.rand(ROWS, 1, generator=generator)
+
+
+def gradients(call, layers, seeds, *, at_once: bool = False) -> list[Tensor]:
+    """Of inputs and weights, added up over packs."""
+    layers.zero_grad()
+    losses, xs = [], []
+    for seed in seeds:
+        x, scale = given(seed)
+        xs.append(x.requires_grad_())
+        losses.append(call(2 * xs[-1], (scale,)).square().sum())
+        if not at_once:
+            losses[-1].backward()
+    if at_once:
+        sum(losses).backward()
+    return [*(x.grad for x in xs), *(w.grad.clone() for w in layers.parameters() if w.grad is not None)]
+
+
+def plain(layers, seeds) -> list[Tensor]:
+    return gradients(lambda x, inputs: run(layers, x, inputs, None), layers, seeds)
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_packs_add_up_and_the_second_of_a_shape_is_launched(layers):
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    for step in range(3):
+        seeds = (3 * step, 3 * step + 1, 3 * step + 2)
+        assert_equal(gradients(launched, layers, seeds), plain(layers, seeds))
+        with torch.no_grad():
+            for weight in layers.parameters():
+                weight.add_(0.01)  # a step, in the same memory
+    assert chain.num_played == 3 * (9 - 1)  # spans of all calls but the first
+
+
+def test_a_pass_that_comes_before_the_last_went_back_is_not_launched(layers):
+    """Minimum-WER training runs several texts of a clip before its one backward pass."""
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, layers, (0, 1))
+    before = chain.num_played
+    assert_equal(gradients(launched, layers, (2, 3, 4), at_once=True), plain(layers, (2, 3, 4)))
+    assert chain.num_played == before + 3
+    with torch.enable_grad():
+        chain(given(5)[0].requires_grad_(), (given(5)[1],), None)  # nobody asks for its gradients
+    assert_equal(gradients(launched, layers, (6,)), plain(layers, (6,)))
+    assert chain.num_played == before + 3 * 3
+
+
+def test_a_pass_that_is_made_again_for_its_gradients_is_not_launched(layers):
+    chain = PlayedChain(run, layers)
+
+    def kept_short(x, inputs) -> Tensor:
+        return checkpoint(lambda rows: chain(rows, inputs, None), x, use_reentrant=False)
+
+    for step in range(4):
+        assert_equal(gradients(kept_short, layers, (step,)), plain(layers, (step,)))
+    assert chain.num_played == 0
+
+
+def test_other_weights_that_train_or_move_are_recorded_anew(layers):
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, layers, (0, 1))
+    layers[1].requires_grad_(True)
+    assert_equal(gradients(launched, layers, (2, 3)), plain(layers, (2, 3)))
+    layers[0].weight.data = layers[0].weight.detach().clone() + 1
+    assert_equal(gradients(launched, layers, (4, 5)), plain(layers, (4, 5)))
+    assert len(chain._recordings) == 1 and chain.num_played == 3 * 3
+
+
+def test_what_was_given_back_for_good_is_not_taken_again_before_the_next_phase(layers):
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, layers, (0, 1))
+    assert chain.release(for_good=True) and not chain.release(for_good=True)
+    assert_equal(gradients(launched, layers, (2, 3, 4)), plain(layers, (2, 3, 4)))
+    assert chain.num_played == 3
+    chain.release(for_good=False)
+    assert_equal(gradients(launched, layers, (5, 6)), plain(layers, (5, 6)))
+    assert chain.num_played == 6
+
+
+def test_layers_behind_frozen_ones_need_no_gradient_of_their_input(layers):
+    """An encoder's trained layers: what comes before them is frozen."""
+    chain = PlayedChain(run, layers)
+
+    def of_weights(call, seed: int) -> list[Tensor]:
+        layers.zero_grad()
+        x, scale = given(seed)
+        call(x, (scale,)).square().sum().backward()
+        return [weight.grad.clone() for weight in layers.parameters() if weight.grad is not None]
+
+    for seed in range(3):
+        found = of_weights(lambda x, inputs: chain(x, inputs, None), seed)
+        assert_equal(found, of_weights(lambda x, inputs: run(layers, x, inputs, None), seed))
+    assert chain.num_played == 6
