@@ -198,12 +198,6 @@ def test_paths_that_the_architecture_names_exist():
     assert not sorted(name for name in paths if not any((root / name).exists() for root in (ROOT, PACKAGE)))
 
 
-def test_no_two_test_files_have_one_name():
-    """pytest imports them by name alone and collects only the first; those of a GPU are collected by themselves."""
-    names = [path.name for path in Path(__file__).parent.rglob("test_*.py") if path.parent.name != "gpu"]
-    assert sorted(set(names)) == sorted(names)
-
-
 if __name__ == "__main__":
     for name, count in own_subscripts().items():
         print(f"{count:4} {name}")
