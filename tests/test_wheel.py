@@ -45,7 +45,7 @@ def test_a_release_waits_for_the_addresses_of_the_project(tmp_path, has_urls):
     (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "shibolet"\n{urls}', encoding="utf-8")
     makefile = (tmp_path / "Makefile").read_text(encoding="utf-8").replace("$(MAKE) dist", "@echo builds")
     (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
-    done = subprocess.run(["make", "release"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", "release"], cwd=tmp_path, capture_output=True, text=True)
     if has_urls:
         assert (done.returncode, done.stdout) == (0, "builds\n")
     else:
