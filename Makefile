@@ -8,14 +8,16 @@
 # make docs       the documentation as pages in build/site; a dead link is an error
 # make lint       formatting and style
 # make test-lowest           the tests with the lowest versions that pyproject.toml allows
+# make test-newest           the tests with the newest versions, which is what pip installs where there are no constraints
 # make test-py PY=3.13       the tests with another Python that is installed
-# make release    sdist and wheel, checked, and a list of the tested packages with versions and licences (SBOM), into dist/
+# make dist       sdist and wheel, checked, and a list of the tested packages with versions and licences (SBOM), into dist/
+# make release    the same for a package index; refused as long as pyproject.toml has no addresses of the project
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test slow bench demo golden schemas docs lint test-lowest test-py release
+.PHONY: setup test slow bench demo golden schemas docs lint test-lowest test-newest test-py dist release
 
 setup: $(READY)
 
@@ -75,13 +77,24 @@ test-lowest: $(UV)
 	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --editable '.[demo,dev]'
 	build/lowest/bin/python -m pytest $(ARGS)
 
+test-newest: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) build/newest
+	$(UV) pip install --quiet --refresh --python build/newest --editable '.[demo,dev]'
+	build/newest/bin/python -m pytest $(ARGS)
+
 test-py: $(UV)
 	@test -n '$(PY)' || { echo 'make test-py needs PY, as in PY=3.13'; exit 2; }
 	$(UV) venv --quiet --clear --python $(PY) build/py$(PY)
 	$(UV) pip install --quiet --python build/py$(PY) --constraint constraints.txt --editable '.[demo,dev]'
 	build/py$(PY)/bin/python -m pytest $(ARGS)
 
-release: $(READY)
+# A package index shows these addresses beside the description, and links them.
+release:
+	@grep -q '^\[project.urls\]' pyproject.toml || \
+	{ echo 'make release: pyproject.toml has no [project.urls]; fill it in as CONTRIBUTING.md says'; exit 2; }
+	$(MAKE) dist
+
+dist: $(READY)
 	rm -rf dist build/lib
 	$(PYTHON) -m venv build/release
 	build/release/bin/pip install --quiet --disable-pip-version-check build twine cyclonedx-bom

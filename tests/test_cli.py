@@ -304,6 +304,16 @@ def test_plan_of_the_readme_fits_80_columns_and_names_hours_and_every_price(shib
     assert code == 0 and "an unknown number of rows" in out and "steps not known" in out
 
 
+def test_times_that_are_not_known_are_not_a_table_of_question_marks(shibolet, tmp_path):
+    """Who begins with a small Whisper has no round to predict from: the reason is said once, and there is no sum."""
+    (tmp_path / "mine.jsonl").write_text('{"audio": "a.wav", "text": "x"}\n' * 85)
+    data = "data.train.0.manifest=mine.jsonl"
+    code, out, _ = shibolet("plan", "whisper-small-data", "--gpu", "CPU", "--set", data)
+    case = " ".join(out.split()).partition("The round on 85 rows, CPU ")[2]
+    assert code == 0 and case.startswith("not known hearing the sample, ") and case.count("--rates-from RUN") == 1
+    assert "?" not in case and "in all" not in case
+
+
 def test_check_names_what_is_missing_and_ends_with_3(shibolet, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, out, _ = shibolet("check", "hebrew-small", "--set", "data.train.0.manifest=mine.jsonl", "--json")

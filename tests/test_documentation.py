@@ -45,6 +45,9 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         place = page if not path else (page.parent / path).resolve()
         assert place.exists(), f"{page.name} links to {target}"
         assert not anchor or anchor in anchors(place), f"{page.name} links to {target}"
+        # `make docs` has the files of docs alone, and refuses a link to another.
+        is_shown = page.parent != DOCS or place.is_relative_to(DOCS)
+        assert is_shown, f"{page.name} links to {target}, which is not in docs: name the file without a link"
 
 
 def test_the_menu_and_the_index_have_every_page():

@@ -1,7 +1,11 @@
 """What pyproject.toml says of a wheel: protects who installs it from files and packages that only a checkout has."""
 
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "shibolet"
@@ -30,3 +34,19 @@ def test_who_develops_has_the_packages_of_every_extra_with_their_bounds():
     tried = {*extras["dev"], *extras["demo"]}
     for name in extras.keys() - {"docs"}:
         assert not set(extras[name]) - tried, name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("has_urls", [False, True])
+def test_a_release_waits_for_the_addresses_of_the_project(tmp_path, has_urls):
+    """A package index keeps what was uploaded: a page without a link to the source cannot be mended."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    urls = '[project.urls]\nSource = "https://project.example"\n' if has_urls else ""
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "shibolet"\n{urls}', encoding="utf-8")
+    makefile = (tmp_path / "Makefile").read_text(encoding="utf-8").replace("$(MAKE) dist", "@echo builds")
+    (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
+    done = subprocess.run(["make", "--no-print-directory", "release"], cwd=tmp_path, capture_output=True, text=True)
+    if has_urls:
+        assert (done.returncode, done.stdout) == (0, "builds\n")
+    else:
+        assert done.returncode and "pyproject.toml has no [project.urls]; fill it in" in done.stdout

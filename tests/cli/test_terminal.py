@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -108,6 +109,15 @@ def every_command() -> list[list[str]]:
 def test_h_is_help_and_every_command_can_be_quiet(run_cli, words):
     code, out, _ = run_cli(*words, "-h")
     assert code == 0 and "Usage: shibolet" in out and "--quiet" in out
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_a_help_page_has_room_for_its_sentences(run_cli, monkeypatch, words):
+    """Names of types take half of 80 columns, and a list of choices was broken within a word."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    _, out, _ = run_cli(*words, "-h")
+    options = [line for line in out.splitlines() if re.match(r"│ +--(?!help)", line)]
+    assert options and not [line for line in options if "range" in line or "<bool>" in line or "|" in line]
 
 
 def test_quiet_leaves_results_and_errors(run_cli, monkeypatch, tmp_path):

@@ -186,3 +186,33 @@ def test_layers_of_another_model_are_refused(recogniser):
     recogniser.config.text_config.attention_bias = True
     with pytest.raises(ModelError, match="attention_bias True"):
         fuse_layers(recogniser)
+
+
+class Kept:
+    """A cache that counts the layers that it is shown."""
+
+    def __init__(self) -> None:
+        self.num = 0
+
+    def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        self.num += 1
+        return key, value
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache", "memory"])
+def test_a_cache_reaches_a_layer_under_the_names_of_transformers_and_is_never_lost(recogniser, pack, name: str):
+    """5.24 renamed it; a layer that took it for one more option wrote wrong texts without a word."""
+    fuse_layers(recogniser)
+    decoder = recogniser.model.language_model
+    hidden = torch.randn(1, len(pack.input_ids[0]), decoder.config.hidden_size)
+    options = {"position_embeddings": decoder.rotary_emb(hidden, pack.position_ids), "use_cache": True}
+    for which in "qk":
+        options |= {f"cu_seq_lens_{which}": pack.cu_seqlens, f"max_length_{which}": pack.max_seqlen}
+    kept = Kept()
+    with torch.no_grad(), packed_attention(recogniser):
+        if name == "memory":
+            with pytest.raises(ModelError, match=r"names the cache of a layer in a way .* install the version"):
+                decoder.layers[0](hidden, memory=kept, **options)
+        else:
+            decoder.layers[0](hidden, **options, **{name: kept})
+    assert kept.num == (name != "memory")

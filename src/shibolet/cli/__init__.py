@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from shibolet.cli import (
     beforehand,
@@ -64,7 +65,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def with_short_types(command: Callable) -> Callable:
+    """The command, with a letter for what an option takes that has no name for it: typer says `<float range>`."""
+    for parameter in inspect.signature(command).parameters.values():
+        kind, *given = get_args(parameter.annotation) or (None,)
+        kinds = get_args(kind) or (kind,)
+        for option in given:
+            if isinstance(option, OptionInfo) and option.metavar is None:
+                named = ((bool, ""), (int, "N"), (float, "X"), (str, "TEXT"))
+                option.metavar = next((name for one, name in named if one in kinds or list[one] in kinds), None)
+    return command
+
+
 @app.callback()
+@with_short_types
 def shibolet(
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
@@ -93,9 +107,9 @@ def may_be_quiet(command: Callable) -> Callable:
 for panel, commands in COMMANDS.items():
     for command in commands:
         name = command.__name__.strip("_").replace("_", "-")
-        app.command(name, rich_help_panel=panel)(may_be_quiet(command))
-demo.app.callback()(may_be_quiet(demo.demo))
-demo.app.command()(may_be_quiet(demo.build))
+        app.command(name, rich_help_panel=panel)(with_short_types(may_be_quiet(command)))
+demo.app.callback()(with_short_types(may_be_quiet(demo.demo)))
+demo.app.command()(with_short_types(may_be_quiet(demo.build)))
 app.add_typer(demo.app, name="demo", rich_help_panel="To see it work")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.next_steps import advise
+from shibolet.cli.next_steps import advise, after_loop, after_rounds
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -27,7 +27,11 @@ def rounds(run_dir: FinishedRun, json_: AsJson = False):
 
     require_run(run_dir)
     chain = chain_of(run_dir)
-    print_json(chain.model_dump(mode="json")) if json_ else show_chain(chain)
+    if json_:
+        print_json(chain.model_dump(mode="json"))
+    else:
+        show_chain(chain)
+        after_rounds(chain, run_dir)
 
 
 def loop(
@@ -56,6 +60,7 @@ def loop(
     answer(json_, found)
     if not json_:
         show_chain(chain_of(folder / found.turns[-1].folder))
+        after_loop(found, folder)
 
 
 def next_(

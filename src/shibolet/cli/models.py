@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shibolet.cli.next_steps import advise, same
+from shibolet.cli.next_steps import EXPORTED, advise, after_converting, after_transcribing, of_run
 from shibolet.cli.options import (
     AsJson,
     FinishedRun,
@@ -62,6 +62,7 @@ def export_adapter(
     with finished_round(run_dir) as current:
         export(current, out)
     typer.echo(out)
+    advise(f"run the code in {out / 'README.md'}, which opens the base with the adapters")
 
 
 def average(
@@ -75,7 +76,7 @@ def average(
     ] = None,
     soup: Annotated[
         Literal["uniform", "greedy"] | None,
-        typer.Option(help="uniform: all models. greedy: add models while dev WER does not rise."),
+        typer.Option(metavar="NAME", help="uniform: all models. greedy: add models while dev WER does not rise."),
     ] = None,
     alpha: Annotated[
         list[float] | None,
@@ -114,9 +115,8 @@ def average(
         made = averaging.do_average(current, name, how)
     answer(json_, made)
     if made.chosen and not json_:
-        where = same(str(run_dir / "recipe.yaml"), run_dir, None)
         model_dir = run_dir / "average" / name / "model"
-        advise("compare it with the baseline", "compare", *where, "--candidate", str(model_dir))
+        advise("compare it with the baseline", "compare", *of_run(run_dir), "--candidate", str(model_dir))
     raise typer.Exit(0 if made.chosen else EXIT_REJECT)
 
 
@@ -125,9 +125,12 @@ def export_data(
     out: NewFolder,
     format_: Annotated[
         Literal["datasets", "lhotse", "nemo", "verdicts"],
-        typer.Option("--format", help="Write the prepared data in this format; verdicts: the audit as Parquet."),
+        typer.Option(
+            "--format", metavar="NAME",
+            help="datasets, lhotse or nemo: the prepared data. verdicts: the audit, as Parquet.",
+        ),
     ] = "datasets",
-):
+):  # fmt: skip
     """Export the prepared data for other programs, or the verdicts of the audit."""
     from shibolet.publish.data import export_data as export
 
@@ -136,6 +139,7 @@ def export_data(
         current.folder.intact("label")  # it names who wrote texts, where somebody did
         counts = export(current.folder, out, format_)
     say(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    advise(EXPORTED[format_].format(out=out))
 
 
 def convert(
@@ -152,10 +156,12 @@ def convert(
 ):
     """Convert a model or its forced aligner to another layout of its family."""
     from shibolet.model.family import convert as convert_model
+    from shibolet.model.outline import outline_named
 
     quiet()
     convert_model(source, out, layout, language or [])
     typer.echo(out)
+    after_converting(out, outline_named(source).exports.get(layout))
 
 
 def cut(
@@ -182,7 +188,7 @@ def transcribe(
     ] = None,
     format_: Annotated[
         Literal["txt", "json", "jsonl", "srt", "vtt"],
-        typer.Option("--format", help="txt, jsonl: a line for each piece."),
+        typer.Option("--format", metavar="NAME", help="txt or jsonl: a line for each piece. json, srt or vtt."),
     ] = "txt",
     language: Annotated[
         str | None, typer.Option(help="Name or ISO code. Default: the language of the model's round.")
@@ -227,13 +233,10 @@ def transcribe(
         lambda: open_engine(model, server, language, server_language, on, **settings),
         language,
         format_,
-        aligner=aligner,
-        out_dir=out,
-        max_piece_s=max_piece_s,
-        tell=tell,
-        warn=warn,
-        track=track,
-    )
+        aligner=aligner, out_dir=out, max_piece_s=max_piece_s, tell=tell, warn=warn, track=track,
+    )  # fmt: skip
+    if server is None and not failed:
+        after_transcribing(model, {"--language": language, "--style": style, "--context": context})
     raise typer.Exit(3 if failed else 0)
 
 
@@ -298,7 +301,7 @@ def _told(context: Path, server: str | None) -> dict[str, str]:
 def normalize(
     as_: Annotated[
         Literal["target", "leaderboard"],
-        typer.Option("--as", help="target: what a model writes. leaderboard: what scores compare."),
+        typer.Option("--as", metavar="NAME", help="target: what a model writes. leaderboard: what scores compare."),
     ],
     language: Annotated[str, typer.Option(help="Name or ISO code.")] = "Hebrew",
 ):

@@ -1,5 +1,6 @@
 """The plan of a round in the terminal: its training in detail, then every stretch with time and cost."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from shibolet.cli.terminal import OUT, facts, in_time, table
@@ -29,29 +30,41 @@ def show_round_plan(plan: RoundPlan) -> None:
 
 
 def _show_case(case: RoundCase, plan: RoundPlan, sources: Sequence[str]) -> None:
+    """A row for each stretch whose time is known; those that are not known for one reason are one line."""
     rows = "an unknown number of" if case.rows is None else f"{case.rows:,}"
     title = f"The round on {rows} rows, {plan.machine}"
-    table(title, ["", " time", *([" cost"] if case.usd is not None else []), "", "how"], _rows(case, sources))
-    total = f"{'at least ' if case.at_least else ''}{in_time(3600 * case.hours)}"
-    if case.usd is not None:
-        total += f", ${case.usd:.2f}"
-    facts([("in all", total), ("rows", case.rows_from)])
+    timed, lines, unknown = [], [], defaultdict(list)
+    for one in case.stretches:
+        if one.seconds is None:
+            unknown[_how(one)].append(one.name)
+        else:
+            timed.append(one)
+    if timed:
+        has_cost = case.usd is not None
+        table(title, ["", " time", *([" cost"] if has_cost else []), "", "how"], _rows(timed, has_cost, sources))
+        total = f"{'at least ' if case.at_least else ''}{in_time(3600 * case.hours)}"
+        lines.append(("in all", f"{total}, ${case.usd:.2f}" if has_cost else total))
+    else:
+        OUT.print(title, style="bold", markup=False)
+    lines += [("not known", f"{', '.join(names)}: {reason}") for reason, names in unknown.items()]
+    facts([*lines, ("rows", case.rows_from)])
 
 
-def _rows(case: RoundCase, sources: Sequence[str]) -> list[tuple[str, ...]]:
-    def how(one: Stretch) -> str:
-        return "; ".join(filter(None, (one.arithmetic, one.missing)))
-
+def _rows(timed: Sequence[Stretch], has_cost: bool, sources: Sequence[str]) -> list[tuple[str, ...]]:
     def cost(one: Stretch) -> tuple[str, ...]:
-        if case.usd is None:
+        if not has_cost:
             return ()
         return ("?" if one.usd is None else f"${one.usd:.2f}",)
 
     return [
-        (one.name, "?" if one.seconds is None else in_time(one.seconds), *cost(one),
-         _MARKS[sources.index(one.rate_from)] if one.rate_from else "", how(one))
-        for one in case.stretches
+        (one.name, in_time(one.seconds), *cost(one), _MARKS[sources.index(one.rate_from)] if one.rate_from else "",
+         _how(one))
+        for one in timed
     ]  # fmt: skip
+
+
+def _how(one: Stretch) -> str:
+    return "; ".join(filter(None, (one.arithmetic, one.missing)))
 
 
 def _show_training(plan: Plan) -> None:

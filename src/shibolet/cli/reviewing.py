@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise, of_run
 from shibolet.cli.options import FinishedRun, quiet, require_run
 from shibolet.errors import RecipeError
 
@@ -37,14 +38,19 @@ def review(
         raise RecipeError("review: --by is the name for a file; give --import FILE too")
     if take_in is not None:
         typer.echo(take_in_file(run_dir, take_in, by))
+        _advise(run_dir, "compute the corrected rate")
     elif export_to is not None:
         typer.echo(export_to_label_studio(run_dir, export_to))
         typer.echo("docs/review.md says how Label Studio plays the sound beside them.")
     else:
-        serve(run_dir, port, _told)
+        serve(run_dir, port, lambda url: _told(run_dir, url))
 
 
-def _told(url: str) -> None:
+def _told(run_dir: Path, url: str) -> None:
     typer.echo(f"Open {url}")
     typer.echo("Answers are kept in audit/answers.jsonl as they are given. Ctrl-C ends this.")
-    typer.echo("Next: 'shibolet audit' for the corrected rate; 'shibolet prepare' takes the answers.")
+    _advise(run_dir, "when you have answered, compute the corrected rate")
+
+
+def _advise(run_dir: Path, what: str) -> None:
+    advise(f"{what}; 'shibolet prepare' takes the answers too", "audit", *of_run(run_dir))

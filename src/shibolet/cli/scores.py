@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shibolet.cli.next_steps import advise, after_compare, after_stage, same
+from shibolet.cli.next_steps import advise, after_compare, after_stage, after_tuning, same
 from shibolet.cli.options import (
     AsJson,
     Changes,
@@ -238,6 +238,8 @@ def tune_decoding(
     with round_of(recipe, run_dir, changes, json_, dry) as current:
         tuned = do_tune_decoding(current, model, grid)
     answer(json_, tuned)
+    if not json_:
+        after_tuning(tuned, same(recipe, run_dir, changes), is_own=model is None)
 
 
 def ngram(

@@ -17,26 +17,28 @@ def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, Hub id or builtin:NAME.")],
     language: Annotated[
         str | None,
-        typer.Option(help="Where a client names none; else that of the round that trained the model."),
+        typer.Option(help="Where a client names none. Default: the language of the model's round."),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0: reached from other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    api_key: Annotated[str | None, typer.Option(envvar=KEY, metavar="KEY", help="Clients have to send it.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model, as clients say it.")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0: other machines can connect.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free port.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar=KEY, metavar="KEY", help="A key that clients must send.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What clients call the model.")] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="A page that may call from a browser; repeat for several.")
+        list[str] | None, typer.Option(metavar="URL", help="Let this web page call the server; repeat.")
     ] = None,
     aligner: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A forced aligner: times of words, shorter cues.")
+        str | None, typer.Option(metavar="MODEL", help="Forced aligner, for word times and shorter cues.")
     ] = None,
     style: Style = None,
     context: Terms = None,
-    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this repeat bias, as 4.")] = 0.0,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pieces decoded at once, at most.")] = None,
-    max_upload_mib: Annotated[float, typer.Option(min=0.01, help="Of a request.")] = 100.0,
-    max_audio_s: Annotated[float, typer.Option(min=1, max=86400, help="Of a recording.")] = 3600.0,
-    max_requests: Annotated[int, typer.Option(min=1, help="In hand at a time; more are told to come again.")] = 64,
-    upload_s: Annotated[float, typer.Option(min=1, help="For a request to come in whole.")] = 60.0,
+    loop_bias: Annotated[float, typer.Option(min=0, help="Write loops again with this bias, such as 4.")] = 0.0,
+    batch: Annotated[int | None, typer.Option(min=1, help="The most pieces decoded at once.")] = None,
+    max_upload_mib: Annotated[float, typer.Option(min=0.01, help="The largest request, in MiB.")] = 100.0,
+    max_audio_s: Annotated[float, typer.Option(min=1, max=86400, help="The longest recording, in seconds.")] = 3600.0,
+    max_requests: Annotated[int, typer.Option(min=1, help="The most requests at a time; others get status 503.")] = 64,
+    upload_s: Annotated[float, typer.Option(min=1, help="The most seconds until a request is complete.")] = 60.0,
 ):
     """Transcribe for other programs, over HTTP as OpenAI's API does."""
     if missing := [one for one in ("starlette", "uvicorn", "python_multipart") if find_spec(one) is None]:

@@ -111,6 +111,7 @@ def audit(
     if shard:
         with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=(), on=on) as current:
             do_audit_shard(current, _shard(shard))
+        advise("when all parts are heard, judge the data", "audit", "merge", *same(recipe[-1], run_dir, changes))
         return
     with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on, mirror=mirror) as current:
         if extend:

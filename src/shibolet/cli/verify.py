@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shibolet.cli.next_steps import advise
 from shibolet.cli.options import AsJson, answer, language_told, quiet
 from shibolet.errors import ModelError, RecipeError
 
@@ -23,9 +24,7 @@ def verify(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="RECIPE", help="Train the phases of this recipe. Default: a recipe of the model's family."
-        ),
+        typer.Option(metavar="RECIPE", help="Train its phases. Default: a recipe of the model's family."),
     ] = None,
     steps: Annotated[int, typer.Option(min=10, help="Training steps of each phase.")] = 50,
     out: Annotated[
@@ -57,13 +56,14 @@ def verify(
     from shibolet.speech.text import get_language
 
     spoken = get_language(language_told(language, model))
+    recipe = recipe or outline_named(model).trial
     quiet()
     if not os.access(out.absolute().parent, os.W_OK):
         raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent} that can be written to")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does: 41 GB must not stay
     with TemporaryDirectory(dir=work_dir, prefix="shibolet-verify-") as scratch:
         report = verify_model(
-            model, data, load_recipe(recipe or outline_named(model).trial), language=spoken.name,
+            model, data, load_recipe(recipe), language=spoken.name,
             steps=steps, with_texts=with_texts, work_dir=Path(scratch), python=python, track=track,
         )  # fmt: skip
     report.write(out)
@@ -71,3 +71,5 @@ def verify(
     tell(f"verify: the report is {out}")
     if failed := report.failed:
         raise ModelError(f"model '{model}': {failed[0].name}: {failed[0].sentences[0]}")
+    if not json_:
+        advise("see how long a round with it takes", "plan", recipe, "--set", f"models.base={model}")

@@ -15,7 +15,7 @@ from shibolet.train.objectives.cost import asks_once, writes_texts
 from shibolet.train.packing import steps_per_epoch
 from shibolet.train.schedule import phase_steps
 
-NOT_MEASURED = "not measured for such a model there; --rates-from RUN takes a round's own"
+NOT_MEASURED = "no round of such a model was timed on such a machine; after one, --rates-from RUN predicts from it"
 BY_PLAN = "the model's operations and bytes, as the training plan has them"
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from shibolet.model.fast.device import send_to
 from shibolet.model.fast.kernels import cross_entropy_
-from shibolet.model.qwen3_asr.packed import output_head, packed_attention
+from shibolet.model.qwen3_asr.packed import CACHE, output_head, packed_attention
 from shibolet.model.qwen3_asr.rows import OldPrompts, Rows
 
 PASS_KEYS = 65_536  # of one forward at most: 270 MB a layer at the real size
@@ -88,7 +88,7 @@ def _hidden_after(model: PreTrainedModel, rows: Rows, texts: Sequence[Text]) -> 
             inputs_embeds=model.get_input_embeddings()(ids)[None],
             attention_mask={"full_attention": None},
             position_ids=positions[None],
-            past_key_values=OldPrompts(rows, source, own),
+            **{CACHE: OldPrompts(rows, source, own)},
             use_cache=True,
             cu_seq_lens_q=own_boundaries,
             cu_seq_lens_k=key_boundaries,

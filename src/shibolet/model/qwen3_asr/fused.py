@@ -13,6 +13,7 @@ E encoder dim.
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -155,9 +156,16 @@ class DecoderLayer(Qwen3DecoderLayer):
         use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,  # [R, H] each
         kept_rows: Tensor | None = None,  # [L] of B = 1: those that the last layer gives, `[1, L, D]`
+        cache: object | None = None,  # the same, as transformers calls it from 5.24
         draws: Tensor | None = None,  # [2] on the device: of the dropout of adapters of q, k and v, and of o
         **kwargs,
     ) -> Tensor:
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:  # under a third name it would be lost among `kwargs`, and every text be wrong
+            raise ModelError(
+                f"transformers {transformers.__version__} names the cache of a layer in a way that is not known here; "
+                "install the version in constraints.txt"
+            )
         modules, shape, wants_graph = self._modules, hidden_states.shape, torch.is_grad_enabled()
         attention, mlp, norm = modules["self_attn"], modules["mlp"]._modules, modules["post_attention_layernorm"]
         projections, hidden = attention._modules, hidden_states.reshape(-1, shape[-1])
@@ -171,7 +179,7 @@ class DecoderLayer(Qwen3DecoderLayer):
             query, key, value, hidden = _BeforeAttention.apply(*before)
         else:
             (query, key, value), *_ = _before_attention(*before, in_place=True)
-        attended = _attended(attention, query, key, value, shape, attention_mask, past_key_values, **kwargs)
+        attended = _attended(attention, query, key, value, shape, attention_mask, cache, **kwargs)
         attended = attended.reshape(hidden.shape[0], -1)
         if kept_rows is not None and attention.layer_idx == attention.config.num_hidden_layers - 1:
             attended, hidden = attended.index_select(0, kept_rows), hidden.index_select(0, kept_rows)
@@ -190,15 +198,15 @@ def _attended(
     value: Tensor,
     shape: torch.Size,  # [B, T, D]
     attention_mask: Tensor | None,
-    past_key_values: object | None,
+    cache: object | None,
     **kwargs,
 ) -> Tensor:
     """What the queries of a layer attend to, heads in any shape: packed, or by the function that the model names."""
     segments = kwargs.get("cu_seq_lens_q")
     if segments is not None:
         keys = None
-        if past_key_values is not None:
-            key, value = past_key_values.keep(key, value, attention.layer_idx)
+        if cache is not None:
+            key, value = cache.keep(key, value, attention.layer_idx)
             keys = (kwargs["cu_seq_lens_k"], kwargs["max_length_k"])
         return attend(
             query, key, value, segments, kwargs["max_length_q"], causal=attention.is_causal,
@@ -206,8 +214,8 @@ def _attended(
         )  # fmt: skip
     heads = (*shape[:2], -1, attention.head_dim)
     query, key, value = (x.view(heads).transpose(1, 2) for x in (query, key, value))
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, attention.layer_idx)
+    if cache is not None:
+        key, value = cache.update(key, value, attention.layer_idx)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     return function(
         attention, query, key, value, attention_mask, dropout=0.0, scaling=attention.scaling,

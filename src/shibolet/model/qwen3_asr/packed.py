@@ -14,6 +14,7 @@ tokens, E encoder dim.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import flash_attention_mask
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d
@@ -36,6 +38,8 @@ from shibolet.model.qwen3_asr.lengths import (
 from shibolet.model.qwen3_asr.prompt import IGNORED, TokenSequence
 
 PACKED = "shibolet_flash_packed"
+# What the decoder calls its cache: `cache` from transformers 5.24.
+CACHE = "cache" if "cache" in signature(Qwen3Model.forward).parameters else "past_key_values"
 _CHUNK_STEP = 32
 CONV_CHUNKS = 128  # seconds of audio in the convolutions at once: their first output takes 3 MB a second in bf16
 
@@ -204,12 +208,12 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
         inputs_embeds=embeds,
         attention_mask={"full_attention": None},  # given, so that the model does not look for packs on the device
         position_ids=pack.position_ids,
-        past_key_values=cache,
         use_cache=cache is not None,
         cu_seq_lens_q=pack.cu_seqlens,
         cu_seq_lens_k=pack.cu_seqlens,
         max_length_q=pack.max_seqlen,
         max_length_k=pack.max_seqlen,
+        **{CACHE: cache},
         **kept,
     ).last_hidden_state[0]
     return hidden if kept else hidden.index_select(0, pack.keep_positions)

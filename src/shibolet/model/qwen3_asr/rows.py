@@ -149,13 +149,13 @@ class RowsSize:
 
 
 class _Prompts(ABC):
-    """`past_key_values` of a packed forward: what it does with a layer's keys and values is `keep`."""
+    """The cache of a packed forward: what it does with a layer's keys and values is `keep`."""
 
     @abstractmethod
     def keep(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """For new keys and values `[T, N, H]` those that are attended to, `[K, N, H]`."""
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
         """The same as transformers' own layers ask for it: `[1, N, T, H]`, `[1, N, K, H]`."""
         key, value = self.keep(key[0].transpose(0, 1), value[0].transpose(0, 1), layer_idx)
         return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
