@@ -29,6 +29,7 @@ from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
 from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Step, Threshold
 from shibolet.records.documents.loop import Loop, Turn
+from shibolet.records.documents.mirrored import MirroredFile, MirrorIndex, MirrorState
 from shibolet.records.documents.ngram import HeldTexts, NgramMade
 from shibolet.records.documents.non_speech import NonSpeech, NonSpeechClip, NonSpeechKind
 from shibolet.records.documents.prepared import Amount
@@ -127,6 +128,8 @@ def documents() -> dict[str, Document]:
             sentence="s", optimism=Optimism(candidates=2, points=0.1, sentence="s"),
         ),
         _labelled(), _loop(),
+        MirrorIndex(version="1", host="h", time="t", files={"a/b.json": MirroredFile(sha256="0" * 64, bytes=3)}),
+        MirrorState(url="s3://a/b", versions=("0", "1"), is_whole=True),
         CutModel(
             source="a", identity="i", encoder_layers=(0, 1), decoder_layers=(0,), parameters=5, source_parameters=9
         ),

@@ -30,8 +30,8 @@ from shibolet.report.audit_page import Sound
 
 CLASSES = (
     "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison", "CutModel",
-    "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "Labelled", "Loop", "NgramMade",
-    "NonSpeech", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable",
+    "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "Labelled", "Loop", "MirrorIndex",
+    "MirrorState", "NgramMade", "NonSpeech", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable",
     "StageMarker", "SystemsComparison", "TeacherTexts", "TrackerState", "TrainResult", "Truth", "VerifyReport",
     "Waterfall",
 )  # fmt: skip
