@@ -31,9 +31,9 @@ from shibolet.report.audit_page import Sound
 CLASSES = (
     "AlignmentReport", "Average", "Calibration", "CalibrationFile", "Checked", "Combined", "Comparison", "CutModel",
     "DecodingTable", "DoubtfulScores", "Extension", "Fetched", "GateVerdict", "Labelled", "Loop", "MirrorIndex",
-    "MirrorState", "NgramMade", "NonSpeech", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness", "RoundPlan", "Scores", "SearchTable",
-    "StageMarker", "SystemsComparison", "TeacherTexts", "TrackerState", "TrainResult", "Truth", "VerifyReport",
-    "Waterfall",
+    "MirrorState", "NgramMade", "NonSpeech", "Plan", "Prepared", "Provenance", "Reproduced", "Robustness",
+    "RoundPlan", "Scores", "SearchTable", "StageMarker", "SystemsComparison", "TeacherTexts", "TrackerState",
+    "TrainResult", "Truth", "VerifyReport", "Waterfall",
 )  # fmt: skip
 LINES = (HypothesisLine, LedgerLine, Sound, Spoken, StepRow, DevScore, Event, Answer, Given, StageTime)
 whole_documents, whole_lines = cache(documents), cache(lines)
