@@ -1,7 +1,7 @@
 """Short work on each of many files: who does it is for the caller to say."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import islice
 from threading import Event
@@ -36,8 +36,7 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item], num_threa
     pool = ThreadPoolExecutor(num_threads)
     try:
         futures = [pool.submit(unless_failed, item) for item in items]
-        for future in as_completed(futures):
-            future.result()
+        wait(futures, return_when=FIRST_EXCEPTION)
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
