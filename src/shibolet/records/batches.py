@@ -26,7 +26,7 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item], num_threa
 
     def unless_failed(item: Item) -> Result | None:
         if failed.is_set():
-            return None  # nobody asks: the error comes first or was there before
+            return None  # which nobody sees: the error is raised in place of all results
         try:
             return function(item)
         except BaseException:
