@@ -73,10 +73,9 @@ def num_recordings(model) -> list[int]:
     return [len(launching._CHAINS[tower][1]._recordings) for tower in towers]
 
 
-def test_graphs_have_the_bits_of_single_launches_over_many_packs(tokenizer, monkeypatch):
-    given = packs(tokenizer)
-    model, plain = new_model(tokenizer), new_model(tokenizer)
-    for seed in range(4):
+def assert_same_bits(model, plain, given: list[Pack], seeds: range, monkeypatch) -> None:
+    """Steps of a model that is launched as graphs and of one whose layers are launched one by one."""
+    for seed in seeds:
         monkeypatch.setattr(graphs, "_SEEN_BEFORE", 10**9)
         expected = step(plain, given, seed)
         monkeypatch.setattr(graphs, "_SEEN_BEFORE", 1)
@@ -86,6 +85,12 @@ def test_graphs_have_the_bits_of_single_launches_over_many_packs(tokenizer, monk
             assert torch.equal(found[name], value), (seed, name)
     assert num_recordings(plain) == [0, 0]
     assert min(num_recordings(model)) >= 1
+
+
+def test_graphs_have_the_bits_of_single_launches_over_many_packs(tokenizer, monkeypatch):
+    given = packs(tokenizer)
+    model, plain = new_model(tokenizer), new_model(tokenizer)
+    assert_same_bits(model, plain, given, range(4), monkeypatch)
 
 
 def test_a_forward_pass_before_the_last_one_went_back_has_memory_of_its_own(tokenizer):
@@ -119,15 +124,7 @@ def test_other_weights_that_train_are_recorded_anew(tokenizer, monkeypatch):
         for name, weight in one.named_parameters():
             weight.requires_grad_("lora_" in name or "layers.0." in name or "projector" in name)
             weight.data.add_(0.01 * weight.data.sign())  # an optimizer's step: other numbers in the same memory
-    for seed in range(3):
-        monkeypatch.setattr(graphs, "_SEEN_BEFORE", 10**9)
-        expected = step(plain, given, seed)
-        monkeypatch.setattr(graphs, "_SEEN_BEFORE", 1)
-        found = step(model, given, seed)
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            assert torch.equal(found[name], value), (seed, name)
-    assert min(num_recordings(model)) >= 1 and num_recordings(plain) == [0, 0]
+    assert_same_bits(model, plain, given, range(3), monkeypatch)
 
 
 def test_padding_changes_rounding_alone(tokenizer, monkeypatch):

@@ -179,3 +179,9 @@ def test_layers_behind_frozen_ones_need_no_gradient_of_their_input(layers):
         found = of_weights(lambda x, inputs: chain(x, inputs, None), seed)
         assert_equal(found, of_weights(lambda x, inputs: run(layers, x, inputs, None), seed))
     assert chain.num_played == 6
+
+
+def test_a_chain_of_no_layers_gives_what_it_gets(layers):
+    """A student may keep one decoder layer, which is launched apart."""
+    x, scale = given(0)
+    assert PlayedChain(run, layers[:0])(x, (scale,), None) is x

@@ -89,6 +89,8 @@ class Chain:
 
     def __call__(self, x: Tensor, inputs: Sequence[Tensor], shape: Hashable) -> Tensor:
         """Rows `[R, D]` after all layers. Calls with one `shape` have inputs of one shape; it is handed to `run`."""
+        if not self._parts:
+            return x
         weights = [[weight for layer in part for weight in layer.parameters()] for part in self._parts]
         signature = [(weight.data_ptr(), weight.requires_grad) for of_part in weights for weight in of_part]
         if signature != self._signature:
