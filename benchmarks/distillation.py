@@ -213,14 +213,17 @@ def written(run: Path) -> Iterator[dict]:
 
 def exchange(before: Path, run: Path, seed: int) -> None:
     """Copy what the teacher wrote, with the texts of a fifth of the utterances dealt anew among them."""
+    from dataclasses import asdict
+
     from shibolet.records.files import read_jsonl, write_jsonl
+    from shibolet.rounds.hearers import Written
 
     texts = {row["id"]: row["text"] for row in written(before)}
     chosen = np.random.default_rng(seed).permutation(sorted(texts))[: len(texts) // 5].tolist()
     damaged = {one: texts[other] for one, other in zip(chosen, chosen[1:] + chosen[:1], strict=True)}
     for path in sorted((before / "labelled" / "heard").glob("*.jsonl")):
-        rows = [{**row, "text": damaged.get(row["id"], row["text"])} for row in read_jsonl(path)]
-        write_jsonl(run / "labelled" / "heard" / path.name, rows)
+        rows = [Written.of(r["id"], damaged.get(r["id"], r["text"]), r["failure"]) for r in read_jsonl(path)]
+        write_jsonl(run / "labelled" / "heard" / path.name, map(asdict, rows))
 
 
 def config_of(arm: str, num_utterances: int, args: argparse.Namespace):

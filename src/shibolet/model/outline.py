@@ -51,6 +51,7 @@ class Outline(ABC):
     is_timed: bool = False  # whole rounds of its models were measured (rounds/rates.py)
     listens: bool = False  # an audit opens its models as ones of the family; else as any of transformers
     takes_style: bool = True  # its prompt can say how to write
+    launches_graphs: bool = False  # a training in bf16 on a GPU launches its layers as graphs
     max_previous_tokens: int = 0  # of a text that was said before; 0: it is given none
     writes_timestamps: bool = False  # its texts can have the times of their segments
     # Of utterances whose data have a text before them, or timestamps, those that train with it in an epoch where the

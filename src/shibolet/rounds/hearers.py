@@ -25,7 +25,7 @@ TOGETHER = 256  # utterances of which the texts are put on disk at once
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class Written:
     """A line of `labelled/heard/`."""
 
     id: str
@@ -34,7 +34,7 @@ class _Written:
     sha256: str  # of the rest, so that a line that was changed is noticed
 
     @classmethod
-    def of(cls, id: str, text: str, failure: str | None) -> "_Written":
+    def of(cls, id: str, text: str, failure: str | None) -> "Written":
         return cls(id, text, failure, hash_json([id, text, failure]))
 
 
@@ -91,7 +91,7 @@ class Hearers:
             )  # fmt: skip
         return rows
 
-    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[_Written]:
+    def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[Written]:
         """What is written of each; the writer is not loaded where all texts are on disk."""
         from shibolet.evaluate.hear import hear
 
@@ -109,17 +109,17 @@ class Hearers:
                     heard = hear(transcriber, some, config, None)
                     why = {failure.id: failure.reason for failure in heard.failures}
                     pairs = zip(some, heard.hypotheses, strict=True)
-                    write_jsonl(path, (asdict(_Written.of(u.id, text, why.get(u.id))) for u, text in pairs))
+                    write_jsonl(path, (asdict(Written.of(u.id, text, why.get(u.id))) for u, text in pairs))
                 found += _read(path, [one.id for one in some])
                 progress(len(found), len(utterances))
         return found
 
 
-def _read(path: Path, ids: Sequence[str]) -> list[_Written]:
+def _read(path: Path, ids: Sequence[str]) -> list[Written]:
     """What was written of these utterances; DataError where the file is not as it was written."""
     remedy = "delete it, and it is heard again"
-    lines = read_lines(path, _Written, remedy)
-    is_whole = all(one == _Written.of(one.id, one.text, one.failure) for one in lines)
+    lines = read_lines(path, Written, remedy)
+    is_whole = all(one == Written.of(one.id, one.text, one.failure) for one in lines)
     if not is_whole or [one.id for one in lines] != list(ids):
         raise DataError(f"{path}: not as it was written; {remedy}")
     return lines

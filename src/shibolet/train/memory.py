@@ -47,6 +47,8 @@ CONTEXT_GIB = 0.6  # CUDA context and loaded kernels
 WORKSPACE_GIB = 0.13  # cuBLAS and cuDNN
 NCCL_GIB = 0.8  # its buffers, with more than one rank
 FRAGMENT_FRAC = 0.03  # of the tensors' peak, lost between them under expandable segments
+# Of the activations, that graphs of layers hold more, in a training of many shapes (benchmarks/RESULTS.md, two GPUs).
+GRAPHS_FRAC = 1.5
 
 # The specification gives no hours of audio; the team's utterances are 5.8 s long on average (our assumption).
 MEAN_S, MIN_S, MAX_S = 5.8, 0.5, 15.0

@@ -27,6 +27,7 @@ from shibolet.train.context import num_told
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
     GIB,
+    GRAPHS_FRAC,
     MEAN_S,
     PACK_TOKENS,
     PhaseMemory,
@@ -103,6 +104,7 @@ def make_plan(
         notes=(
             *_notes(config, model, count, own_per_step, phases),
             *_told(config, examples and examples[:count]),
+            *_graphs(config, model, phases, gpu_memory_gib),
             *notes_on_objectives(config, outline_of(model.config)),
             *_assumptions(examples),
         ),
@@ -304,6 +306,17 @@ def _told(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[
     return [
         f"train.context: {num_told(examples):,} of {len(examples):,} utterances can be told terms; the others have a "
         "previous text or timestamps, no term, or no room for a list"
+    ]
+
+
+def _graphs(config: TrainConfig, model: Parameters, phases: Sequence[PhasePlan], gib: float | None) -> list[str]:
+    """What is taken while there is room, and so is in no total."""
+    if gib is None or config.precision != "bf16" or not outline_of(model.config).launches_graphs:
+        return []
+    most = GRAPHS_FRAC * max(phase.gib["activations"] for phase in phases)
+    return [
+        f"layers are launched as graphs while a quarter of the GPU is free: these hold about {most:.1f} GiB more, and "
+        "are given back when memory runs out"
     ]
 
 

@@ -24,6 +24,7 @@ class Qwen3AsrOutline(Outline):
     parts = PARTS
     min_samples = MIN_SAMPLES
     prompt_tokens, target_tokens, text_tokens_per_s = 15, 4, 6.0
+    launches_graphs = True
     is_timed = listens = True
     max_previous_tokens = MAX_PREVIOUS_TOKENS
     layouts = ("native", "legacy")
