@@ -12,17 +12,28 @@ FOR, NEEDS = "# For: ", "# Needs: "  # how a shipped recipe's first two lines be
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one; without it, list all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Print this one; without it, list all. With --keys: print this section."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Copy it there, and never over a file that exists.")
     ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Print the keys of recipes: default, type and meaning of each.")
+    ] = False,
 ):
-    """List the recipes that ship with the package, or copy one to start from."""
+    """List the recipes that ship with the package, or copy one to start from; or print the keys that recipes have."""
     from shibolet.cli.next_steps import advise
     from shibolet.cli.terminal import table, tell
     from shibolet.errors import did_you_mean
     from shibolet.recipe import shipped_recipes
 
+    if keys:
+        if to is not None:
+            raise RecipeError("recipes: --to copies a recipe, and --keys prints keys; leave out one of the two")
+        _print_keys(name or "")
+        return
     shipped = shipped_recipes()
     if name is None:
         if to is not None:
@@ -50,6 +61,33 @@ def recipes(
         raise RecipeError(f"recipes: '{to}' exists, and is not written over; give another name") from None
     tell(f"{to} is a copy of {name}")
     advise("see whether the models and data of it can be had", "check", str(to))
+
+
+def _print_keys(prefix: str) -> None:
+    """Keys at or below `prefix`, which may have indices as in --set; all where it is empty."""
+    from shibolet.cli.terminal import explained
+    from shibolet.errors import did_you_mean
+    from shibolet.recipe import Recipe
+    from shibolet.records.reference import sections
+
+    def plain(place: str) -> str:
+        return ".".join(part for part in place.replace("[]", "").split(".") if part and not part.isdigit())
+
+    said, known = [], []
+    for section in sections(Recipe):
+        names = [plain(f"{section.place}.{key.name}") for key in section.keys]
+        known += names
+        is_below = lambda name: not prefix or f"{name}.".startswith(f"{plain(prefix)}.")  # noqa: E731
+        found = [(place, key) for place, key in zip(names, section.keys, strict=True) if is_below(place)]
+        said += [
+            (f"{place}: {key.default}", f"{key.kind.replace('`', '')}. {key.meaning.replace('`', '')}")
+            for place, key in found
+        ]
+        if section.like is not None and is_below(plain(section.place)):
+            said.append((section.place, f"It has the keys of {section.like} too: --keys {plain(section.like)}"))
+    if not said:
+        raise RecipeError(f"recipes: a recipe has no key '{prefix}'{did_you_mean(plain(prefix), known)}")
+    explained(said)
 
 
 def about(text: str) -> tuple[str, str]:
