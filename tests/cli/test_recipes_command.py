@@ -63,6 +63,7 @@ def test_keys_are_named_as_set_names_them_and_an_unknown_one_is_told(run_cli):
         run_cli("recipes", "--keys", "data.train.0.columns")[1] == run_cli("recipes", "--keys", "data.train.columns")[1]
     )
     assert "--keys data.train" in run_cli("recipes", "--keys", "evaluate.sets")[1]
+    assert "\ntrain.lora.rank: 16\n" in "\n" + run_cli("recipes", "--keys", "rank")[1]
     code, _, err = run_cli("recipes", "--keys", "trian.lora")
     assert code == 2 and "did you mean 'train.lora'?" in err
     assert run_cli("recipes", "--keys", "train", "--to", "x.yaml")[0] == 2

@@ -34,7 +34,7 @@ class Outer(Config):
     # Of rates.
     rates: Mapping[str, Annotated[float, Field(gt=0, lt=1)]] = {}
     kinds: tuple[Literal["x", "y", "z"], ...] = Field(("x",), min_length=1)  # which
-    steps: tuple[Annotated[int, Field(ge=6, le=128)], ...] = (8,)  # each
+    steps: tuple[Annotated[int, Field(ge=6, le=128)], ...] = Field((8,), min_length=1)  # each
     file: Path  # where it lies.
     single: Inner = Inner()
     several: tuple[Inner, ...] = (Inner(width=9.0), Inner())  # some
@@ -73,9 +73,9 @@ def test_types_and_limits_are_words():
         "beside": "text",
         "bare": "`true` or `false`",
         "folded": "list of [text, number]",
-        "rates": "mapping of text to number, over 0 and under 1",
+        "rates": "mapping of text to number (over 0 and under 1)",
         "kinds": "list of `x`, `y` or `z`, not empty",
-        "steps": "list of whole numbers, 6 to 128",
+        "steps": "list of whole numbers (6 to 128), not empty",
         "file": "path",
         "single": "section",
         "several": "list of sections",

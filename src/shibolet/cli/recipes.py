@@ -64,7 +64,7 @@ def recipes(
 
 
 def _print_keys(prefix: str) -> None:
-    """Keys at or below `prefix`, which may have indices as in --set; all where it is empty."""
+    """Keys at or below `prefix`, which may have indices as in --set, else those of that name anywhere; or all."""
     from shibolet.cli.terminal import explained
     from shibolet.errors import did_you_mean
     from shibolet.recipe import Recipe
@@ -73,21 +73,20 @@ def _print_keys(prefix: str) -> None:
     def plain(place: str) -> str:
         return ".".join(part for part in place.replace("[]", "").split(".") if part and not part.isdigit())
 
-    said, known = [], []
+    rows = []  # name, what is printed first, what is printed below
     for section in sections(Recipe):
-        names = [plain(f"{section.place}.{key.name}") for key in section.keys]
-        known += names
-        is_below = lambda name: not prefix or f"{name}.".startswith(f"{plain(prefix)}.")  # noqa: E731
-        found = [(place, key) for place, key in zip(names, section.keys, strict=True) if is_below(place)]
-        said += [
-            (f"{place}: {key.default}", f"{key.kind.replace('`', '')}. {key.meaning.replace('`', '')}")
-            for place, key in found
-        ]
-        if section.like is not None and is_below(plain(section.place)):
-            said.append((section.place, f"It has the keys of {section.like} too: --keys {plain(section.like)}"))
-    if not said:
-        raise RecipeError(f"recipes: a recipe has no key '{prefix}'{did_you_mean(plain(prefix), known)}")
-    explained(said)
+        for key in section.keys:
+            name = plain(f"{section.place}.{key.name}")
+            rows.append((name, f"{name}: {key.default}", f"{key.kind}. {key.meaning}".replace("`", "")))
+        if section.like is not None:
+            said = f"It has the keys of {section.like} too: --keys {plain(section.like)}"
+            rows.append((plain(section.place), section.place, said))
+    wanted = plain(prefix)
+    found = [row for row in rows if not wanted or f"{row[0]}.".startswith(f"{wanted}.")]
+    found = found or [row for row in rows if row[0].endswith(f".{wanted}")]
+    if not found:
+        raise RecipeError(f"recipes: a recipe has no key '{prefix}'{did_you_mean(wanted, [row[0] for row in rows])}")
+    explained([(first, below) for _, first, below in found])
 
 
 def about(text: str) -> tuple[str, str]:

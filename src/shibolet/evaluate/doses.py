@@ -23,7 +23,7 @@ class RobustnessConfig(Config):
 
     # Utterances of each set, always the same; those longer than `evaluate.max_piece_s` are left out
     utterances_per_set: int = Field(100, gt=0)
-    # Kinds of noise; babble has the spectrum and the slow changes in level of speech, and no words
+    # Kinds of noise; babble is noise with the spectrum of speech and its changes in level
     noises: tuple[NoiseKind, ...] = ("babble", "white")
     snr_db: Amounts = (30.0, 20.0, 10.0, 5.0, 0.0)  # signal-to-noise ratios in dB, for each kind of noise
     # Bit rates of Opus in kbit/s

@@ -16,8 +16,7 @@ class GateConfig(GateLimits):
     on_caution: Literal["continue", "stop"] = "continue"  # after CAUTION the round continues, or it ends
     # After STOP the round ends, or it hears all the rest, drops what is bad and asks the gate again
     on_stop: Literal["stop", "repair"] = "stop"
-    # Verdicts that do not end the round; every later page and model card says so
-    accept: tuple[Literal["INVALID"], ...] = ()
+    accept: tuple[Literal["INVALID"], ...] = ()  # verdicts that do not end the round; every later artefact says so
 
     @model_validator(mode="after")
     def _lines_in_order(self) -> "GateConfig":

@@ -24,9 +24,9 @@ class LabelConfig(Config):
     listener: str | None = None
     # Recordings are cut at pauses into pieces of at most this many seconds
     max_piece_s: float = Field(15.0, gt=1, le=30)
-    # A text that passes and differs from the truth in more than this share of its words is a false accept
+    # Share of words; a text that passes and differs from the truth in more of them is a false accept
     max_wer: float = Field(0.2, ge=0, lt=1)
-    # Percent of the texts that pass that may be false accepts, by the upper end of the interval
+    # Most false accepts among the texts that pass, in percent, by the upper end of the interval
     max_false_accept_pct: float = Field(5.0, gt=0, lt=50)
     # Clips with a known text, each heard as it is and damaged once, which calibrate the limit of agreement
     calibration_clips: int = Field(300, ge=40)

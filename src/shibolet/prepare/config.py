@@ -13,7 +13,8 @@ class PrepareConfig(Config):
 
     min_duration_s: float = Field(0.5, gt=0)  # seconds; shorter utterances are dropped
     max_duration_s: float = Field(15.0, gt=0)  # seconds; longer utterances are cut at aligned words and pauses
-    min_pause_s: float = Field(0.25, ge=0.25)  # seconds of the shortest pause between two words that may be cut in
+    # Seconds; an utterance is cut only in pauses between words that are at least this long
+    min_pause_s: float = Field(0.25, ge=0.25)
     min_evidence: float = Field(0.6, ge=0, le=1)  # share of a piece's words that must be aligned in order and to speech
     # Share of a piece's words of which the recogniser must hear half of the letters
     min_heard: float = Field(0.6, ge=0, le=1)
@@ -21,14 +22,15 @@ class PrepareConfig(Config):
     edge_margin_s: float = Field(0.2, ge=0)
     # Letters per second; a text with more cannot be said in its audio and is dropped
     max_letters_per_s: float = Field(30.0, gt=0)
-    # False, for a gate that says INVALID: no verdict and no word time is believed. Nothing is trimmed or cut, and only
-    # what cannot be decoded, has no words, or has an impossible length is dropped.
+    # Whether utterances of low quality are dropped. false, as after an INVALID gate: no verdict and no word time is
+    # believed. Nothing is trimmed or cut, and only what cannot be decoded, has no words, or has an impossible length is
+    # dropped.
     drop_low_quality: bool = True
     # Utterances that the audit's sample left out: `audit` hears them too, `keep` takes them after the cheap checks
     unheard: Literal["audit", "keep"] = "audit"
     # Share of the hours that is held out for dev, by speaker, recording or file
     dev_frac: float = Field(0.05, gt=0, lt=0.5)
-    # Most utterances of dev, before cutting; what is over it of a held-out speaker is not trained on either. null: no
+    # Most utterances of dev, before cutting; further ones of the same speakers are not trained on either. null: no
     # limit
     max_dev_utterances: int | None = Field(1000, gt=0)
     # Seed of the split; null: the recipe's. With one split, rounds with different seeds share their dev set

@@ -31,7 +31,13 @@ _NAMES = {
     NoneType: "`null`",
 }
 _LIMITS = {"min_length": "not empty", "ge": "{:g} or more", "gt": "over {:g}", "le": "at most {:g}", "lt": "under {:g}"}
-_PLURALS = {"text": "texts", "path": "paths", "number": "numbers", "whole number": "whole numbers"}
+_PLURALS = {
+    "text": "texts",
+    "path": "paths",
+    "number": "numbers",
+    "whole number": "whole numbers",
+    "section": "sections",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,29 +108,29 @@ def _inside(kind: Any) -> tuple[type[Config] | None, bool]:
     return None, False
 
 
-def _in_words(kind: Any, limits: Sequence[Any] = ()) -> str:
-    """`whole number, over 0, or null`."""
+def _in_words(kind: Any, limits: Sequence[Any] = (), is_inner: bool = False) -> str:
+    """`whole number, over 0, or null`; limits of what stands in something else are in brackets."""
     origin, args = get_origin(kind), get_args(kind)
     if hasattr(kind, "__metadata__"):
-        return _in_words(args[0], kind.__metadata__)
+        return _in_words(args[0], kind.__metadata__, is_inner)
     if origin in (UnionType, Union):
-        named = [_in_words(option, limits) for option in args if option is not NoneType]
+        named = [_in_words(option, limits, is_inner) for option in args if option is not NoneType]
         return " or ".join(named) + (", or `null`" if NoneType in args else "")
     if origin is Literal:
         *others, last = (f"`{option}`" for option in args)
         return f"{', '.join(others)} or {last}" if others else last
-    if origin is tuple and args[-1] is Ellipsis:
-        return f"list of {_plural(_in_words(args[0]))}{_limited(limits)}"
+    inner = [_in_words(option, is_inner=True) for option in args if option is not Ellipsis]
     if origin is tuple:
-        return f"[{', '.join(map(_in_words, args))}]"
+        return f"list of {_plural(*inner)}{_limited(limits)}" if Ellipsis in args else f"[{', '.join(inner)}]"
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"mapping of {_in_words(args[0])} to {_in_words(args[1])}"
-    return (_NAMES.get(kind) or "section") + _limited(limits)
+        return f"mapping of {' to '.join(inner)}"
+    limited = _limited(limits)
+    return (_NAMES.get(kind) or "section") + (f" ({limited[2:]})" if is_inner and limited else limited)
 
 
 def _plural(words: str) -> str:
-    name, comma, rest = words.partition(",")
-    return f"{_PLURALS.get(name, 'sections' if name == 'section' else name)}{comma}{rest}"
+    name, bracket, rest = words.partition(" (")
+    return f"{_PLURALS.get(name, name)}{bracket}{rest}"
 
 
 def _limited(limits: Sequence[Any]) -> str:

@@ -40,7 +40,7 @@ class Columns(Config):
     end_s: str | None = "end_s"  # end of the utterance in its file, in seconds
     # Duration of the span or of the audio, in seconds; a row that neither agrees with is dropped
     duration: str | None = "duration"
-    # What was said before, for `train.previous_text_frac`; `prev_transcript` is read too
+    # What was said before, for `train.previous_text_frac`; names such as `prev_transcript` are read too
     previous: str | None = "previous"
 
     @property

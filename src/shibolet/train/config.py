@@ -68,7 +68,8 @@ class OptimizerConfig(Config):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)  # added to the denominator of each update
     weight_decay: float = Field(0.01, ge=0)  # decoupled weight decay, not on norms and biases
-    max_grad_norm: float = Field(1.0, gt=0)  # the gradient over all ranks and packs is scaled down to this norm
+    # Largest norm of the gradient, over all ranks and packs; a larger one is scaled down
+    max_grad_norm: float = Field(1.0, gt=0)
 
 
 class GuardsConfig(Config):

@@ -23,7 +23,7 @@ class GateLimits(Config):
     rate: Literal["apparent", "corrected"] = "apparent"
     # The rate of this data set, or of new recordings from its sources, which needs 30 heard recordings
     target: Target = "data_set"
-    confidence_level: float = Field(0.95, gt=0, lt=1)  # of the two-sided interval of the rate
+    confidence_level: float = Field(0.95, gt=0, lt=1)  # confidence level of the two-sided interval of the rate
     # Share of the heard utterances that must be scored; with less there is no verdict (INVALID)
     min_scored_frac: float = Field(0.80, ge=0, le=1)
     selftest_kinds: tuple[str, ...] = ("swapped", "silent")  # kinds of damage that the self-test must find

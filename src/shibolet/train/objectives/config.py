@@ -24,7 +24,7 @@ class DistilConfig(Config):
     temperature: float = Field(2.0, gt=0)
     # Weight of the cross-entropy of the references; the divergence has the rest
     likelihood_weight: float = Field(0.2, ge=0, le=1)
-    # A teacher with a higher WER on dev is refused, in percent; null: no limit
+    # Highest WER on dev, in percent, with which a teacher is accepted; null: no limit
     max_teacher_wer_pct: float | None = Field(None, gt=0)
     # Divergence on texts that the student writes: 0 is KL(teacher || student), 1 is KL(student || teacher), between
     # them the generalised Jensen-Shannon divergence (Agarwal et al. 2024, "On-policy distillation of language models").
