@@ -59,7 +59,8 @@ class ReplayConfig(Config):
 class DataConfig(Config):
     """The data sets that the round may train on."""
 
-    train: tuple[DataSource, ...] = Field(min_length=1)  # sources with texts; the audit hears a sample of them
+    # Sources with texts, of which the audit hears a sample; empty: enough to score and compare
+    train: tuple[DataSource, ...] = ()
     # Sources of audio without texts; section `label` says which models write them
     unlabelled: tuple[UnlabelledSource, ...] = ()
     replay: ReplayConfig | None = None  # other data in each step of training; null: none
@@ -93,13 +94,13 @@ class Recipe(Config):
     num_threads: int | None = Field(None, gt=0)
     # The model that is trained and the one it has to beat; null: enough for an audit
     models: ModelsConfig | None = None
-    data: DataConfig  # the data sets of the round
-    audit: AuditConfig  # how the data are heard and judged
+    data: DataConfig = DataConfig()  # the data sets of the round; none are needed to score and compare
+    audit: AuditConfig = AuditConfig()  # how the data are heard and judged
     calibrate: CalibrateConfig = CalibrateConfig()  # how much `shibolet calibrate` hears
     gate: GateConfig = GateConfig()  # the limits of the gate, and what `run` does after each verdict
     label: LabelConfig = LabelConfig()  # how models write texts for audio, and which of these texts may train
     prepare: PrepareConfig = PrepareConfig()  # which utterances may train, and how they are cut and split
-    train: TrainConfig | None = None  # how the model is trained; null: enough for an audit
+    train: TrainConfig | None = None  # how the model is trained; null: enough to audit, or to score and compare
     evaluate: EvaluateConfig = EvaluateConfig()  # the test sets, and how they are transcribed and scored
     compare: CompareConfig = CompareConfig()  # how the result is compared with the baseline, and when it is kept
     # Measure robustness against noise and codecs as a part of the round; null: only `shibolet robustness` does
@@ -112,7 +113,8 @@ class Recipe(Config):
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
         roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
-        roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        if self.audit.recogniser:
+            roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         if self.has_hearers:
             roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
@@ -144,6 +146,13 @@ class Recipe(Config):
 
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
+        keys = {"data": ("data.train", self.data.train), "audit": ("audit.recogniser", self.audit.recogniser)}
+        keys |= {name: (f"section '{name}'", getattr(self, name)) for name in sections if name not in keys}
+        if missing := [key for key, value in map(keys.get, sections) if not value]:
+            raise RecipeError(
+                f"recipe '{self.name}' has no {' and no '.join(missing)}, so it is not used for '{command}'; "
+                "hebrew-round2 shows what to write"
+            )
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():
             if getattr(self.models, key) is None:
                 raise RecipeError(
@@ -157,11 +166,6 @@ class Recipe(Config):
             raise RecipeError(
                 f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher is missing; give "
                 "--set models.teacher=MODEL"
-            )
-        if missing := [name for name in sections if getattr(self, name) is None]:
-            raise RecipeError(
-                f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
-                f"audited, but not used for '{command}'; hebrew-round2 shows what to write"
             )
 
     @model_validator(mode="after")

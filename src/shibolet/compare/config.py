@@ -38,7 +38,8 @@ class CompareConfig(Config):
     max_extra_words_per_minute: float | None = Field(None, gt=0)
     # Names of test sets that count although they share audio with the training data
     accept_overlap: tuple[str, ...] = ()
-    # WER points that the round should gain; if it gains less, the report begins with the domains
+    # WER points that the round should gain; if it gains less, the report begins with the domains. 0: it need not gain
+    # any.
     target_points: float = Field(1.0, ge=0)
     # Domain in which it should gain them; null: over all utterances
     target_domain: str | None = Field(None, min_length=1)

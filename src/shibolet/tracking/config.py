@@ -13,6 +13,7 @@ class TrackingConfig(Config):
     # Project on Weights & Biases, which needs the extra `wandb`; null: TensorBoard alone
     wandb_project: str | None = None
     wandb_artifacts: bool = False  # upload the checkpoint at the end of each phase as an artifact of Weights & Biases
+    wandb_examples: bool = False  # upload tables of utterances too: what people said, and what was heard
 
 
 class Table(Config):
