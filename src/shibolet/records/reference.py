@@ -22,14 +22,7 @@ from pydantic.fields import FieldInfo
 from shibolet.records.config import Config
 
 REQUIRED, OF_ITS_KEYS = "required", "as below"
-_NAMES = {
-    str: "text",
-    int: "whole number",
-    float: "number",
-    bool: "`true` or `false`",
-    Path: "path",
-    NoneType: "`null`",
-}
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Path: "path"}
 _LIMITS = {"min_length": "not empty", "ge": "{:g} or more", "gt": "over {:g}", "le": "at most {:g}", "lt": "under {:g}"}
 _PLURALS = {
     "text": "texts",
@@ -146,10 +139,10 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return REQUIRED
     value = field.get_default(call_default_factory=True)
-    return OF_ITS_KEYS if isinstance(value, BaseModel) else in_yaml(value)
+    return OF_ITS_KEYS if isinstance(value, BaseModel) else _in_yaml(value)
 
 
-def in_yaml(value: Any) -> str:
+def _in_yaml(value: Any) -> str:
     """On one line, as one would write it in a recipe."""
     text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10_000, sort_keys=False)
     return text.removesuffix("...\n").strip()  # the end of a document, where it is one word
