@@ -338,6 +338,11 @@ def _notes(
                 f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps is longer than its "
                 f"{phase.steps} steps; rates reach {phase.highest_lr_factor:.0%} of the peak"
             )
+        elif phase.steps and phase.warmup_steps > phase.steps / 2:
+            notes.append(
+                f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps takes "
+                f"{phase.warmup_steps / phase.steps:.0%} of its {phase.steps} steps; a tenth is usual (warmup_steps)"
+            )
     if config.fast == "off":
         notes.append("train.fast is off: memory and time are predicted for the faster layers, and will be more")
     if outline_of(model.config).is_tied(model) and any(
