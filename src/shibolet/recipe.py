@@ -55,7 +55,7 @@ class ReplayConfig(Config):
 class DataConfig(Config):
     """What may be trained on, before the audit."""
 
-    train: tuple[DataSource, ...] = Field(min_length=1)
+    train: tuple[DataSource, ...] = ()
     unlabelled: tuple[UnlabelledSource, ...] = ()  # audio without text: `label` says who writes it
     replay: ReplayConfig | None = None
 
@@ -85,8 +85,8 @@ class Recipe(Config):
     seed: int = Field(0, ge=0)
     num_threads: int | None = Field(None, gt=0)  # CPU threads of torch; results differ in bits between counts
     models: ModelsConfig | None = None  # an audit alone needs neither models
-    data: DataConfig
-    audit: AuditConfig
+    data: DataConfig = DataConfig()  # scores and comparisons need neither training data
+    audit: AuditConfig = AuditConfig()  # ... nor who audits them
     calibrate: CalibrateConfig = CalibrateConfig()
     gate: GateConfig = GateConfig()
     label: LabelConfig = LabelConfig()
@@ -102,7 +102,8 @@ class Recipe(Config):
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
         roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
-        roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        if self.audit.recogniser:
+            roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         if self.has_hearers:
             roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
@@ -134,6 +135,13 @@ class Recipe(Config):
 
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
+        keys = {"data": ("data.train", self.data.train), "audit": ("audit.recogniser", self.audit.recogniser)}
+        keys |= {name: (f"section '{name}'", getattr(self, name)) for name in sections if name not in keys}
+        if missing := [key for key, value in map(keys.get, sections) if not value]:
+            raise RecipeError(
+                f"recipe '{self.name}' has no {' and no '.join(missing)}, so it is not used for '{command}'; "
+                "hebrew-round2 shows what to write"
+            )
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():
             if getattr(self.models, key) is None:
                 raise RecipeError(
@@ -147,11 +155,6 @@ class Recipe(Config):
             raise RecipeError(
                 f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher is missing; give "
                 "--set models.teacher=MODEL"
-            )
-        if missing := [name for name in sections if getattr(self, name) is None]:
-            raise RecipeError(
-                f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
-                f"audited, but not used for '{command}'; hebrew-round2 shows what to write"
             )
 
     @model_validator(mode="after")

@@ -29,7 +29,8 @@ class AuditConfig(Config):
 
     aligner: str | None = "Qwen/Qwen3-ForcedAligner-0.6B"  # none: words have the recogniser's times, if it gives any
     # decides: a family's model, a Whisper of transformers or CTranslate2, any CTC model, or a .jsonl file of hypotheses
-    recogniser: str
+    # null: nobody audits, and the recipe scores and compares alone
+    recogniser: str | None = None
     second_gate_recogniser: str | None = None  # judges what prepare kept; None: the same again, and the report says so
     calibration: Path | None = None  # a file of `shibolet calibrate`; None: the judged clips' own copies calibrate
     sample: SampleConfig = SampleConfig()

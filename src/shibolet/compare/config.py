@@ -34,7 +34,8 @@ class CompareConfig(Config):
     # below. null: it is refused where it is shown to write more.
     max_extra_words_per_minute: float | None = Field(None, gt=0)
     accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
-    target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
+    # WER points the round is meant to gain; under it domains lead the page. 0: it is meant to gain none.
+    target_points: float = Field(1.0, ge=0)
     target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances
     expected_points: tuple[float, float] | None = None  # WER points that the plan expects there, said beside the gain
     bootstrap_samples: int = Field(10_000, ge=100)

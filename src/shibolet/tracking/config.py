@@ -12,6 +12,7 @@ class TrackingConfig(Config):
 
     wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb)
     wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
+    wandb_examples: bool = False  # tables of utterances there too: what people said, and what was heard
 
 
 class Table(Config):
