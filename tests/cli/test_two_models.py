@@ -49,6 +49,14 @@ def test_what_needs_data_says_that_there_are_none(run_cli, told, command, lackin
     assert code == 2 and lacking in err and "two-models" in err
 
 
+def test_the_page_waits_for_no_audit(run_cli, told):
+    """Of what two systems wrote there is none, and "has not run in this folder" reads as a fault."""
+    assert run_cli("evaluate", "two-models", *told, "--hypotheses=right=right.jsonl")[0] == 0
+    assert run_cli("report", "ab")[0] == 0
+    page = Path("ab/report.html").read_text(encoding="utf-8")
+    assert "has not run in this folder" not in page and 'id="gate"' not in page
+
+
 def test_the_baseline_has_to_be_named(run_cli, told):
     code, _, err = run_cli("compare", "two-models", *told, "--candidate", "builtin:round1")
     assert code == 2 and "models.baseline" in err
