@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 import torch
@@ -110,11 +111,12 @@ def test_checkpoints_that_cannot_be_deleted_are_a_sentence(tmp_path: Path, monke
 
 def test_it_hurries_while_somebody_waits(tmp_path: Path, monkeypatch):
     """For the next copy, and for the end: until then the cores are the training's."""
-    plain, seen = checkpoint.write_weights, []
+    plain, seen, begun = checkpoint.write_weights, [], Semaphore(0)
 
     def write(files, metadata, hurry):
         before = hurry.is_set()
-        seen.append((before, hurry.wait(5)))
+        begun.release()
+        seen.append((before, hurry.wait(60)))
         return plain(files, metadata, hurry)
 
     monkeypatch.setattr(checkpoint, "write_weights", write)
@@ -122,7 +124,7 @@ def test_it_hurries_while_somebody_waits(tmp_path: Path, monkeypatch):
     writer = new_writer(tmp_path, weight)
     for step in (1, 2):
         writer.submit(step, {"step": step}, [("masters", "w", weight)], keep=())
-        time.sleep(0.1)
+        assert begun.acquire(timeout=60)
     writer.wait()
     assert seen == [(False, True)] * 2
 
