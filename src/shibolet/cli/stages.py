@@ -129,9 +129,9 @@ def audit(
 
 def calibrate(
     recipe: RecipeName,
-    clean: Annotated[list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips with correct texts.")],
+    clean: Annotated[list[str], typer.Option("--clean", metavar="FILE", help="Manifest of clips with correct texts.")],
     foreign: Annotated[
-        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of clips in another language.")
+        list[str] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of clips in another language.")
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, metavar="M", help="Hear as many clips as fit into M minutes.")

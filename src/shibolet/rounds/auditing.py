@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shibolet.errors import DataError
+from pydantic import ValidationError
+
+from shibolet.errors import DataError, RecipeError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.lines import level_of_look
 from shibolet.gate.stage import gate, records_of, run_gate
@@ -16,6 +18,7 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.provenance import Extension
 from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file
+from shibolet.records.reading import fault
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.reviewing.settling import settle_answers, take_in
@@ -312,18 +315,25 @@ def lost_in(table: Path) -> int:
     return sum(row.failure in LOST for row in read_audited(table, short=True))
 
 
-def _named(path: Path) -> DataSource:
-    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
-    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
+def _named(place: str | Path) -> DataSource:
+    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name.
+
+    It is a path, or the URL of an object in a store; RecipeError for another URL.
+    """
+    path = Path(place).absolute()
+    try:
+        return DataSource(name=f"{path.parent.name}/{path.stem}", manifest=place)
+    except ValidationError as error:
+        raise RecipeError(f"calibrate: {fault(error)}") from error
 
 
 def do_calibrate(
-    current: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None
+    current: Round, clean: Sequence[str | Path], foreign: Sequence[str | Path], minutes: float | None = None
 ) -> CalibrationFile:
     """What the recipe's listeners detect, measured on clean clips that are damaged.
 
-    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language; with
-    `minutes` so much is heard as fits.
+    `clean` are manifests (paths or URLs) of clips whose text is known to be right, `foreign` of recordings in another
+    language; with `minutes` so much is heard as fits.
     """
     from shibolet.audit.calibrate import run_calibrate
 

@@ -8,14 +8,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
 from shibolet.records.config import Config
-from shibolet.records.store import is_url
+from shibolet.records.store import is_url, require_place
 from shibolet.speech.known_sources import KNOWN_SOURCES
 
 Progress = Callable[[int, int], None]  # rows done, rows in all (0: not known)
+
+
+def _as_place(given: Any, as_path: Callable[[Any], Path]) -> Path | str:
+    require_place(given)
+    return given if is_url(given) else as_path(given)
+
+
 # A file or a folder, or the text of a URL in a store of objects.
 Place = Annotated[
     Path,
-    WrapValidator(lambda given, as_path: given if is_url(given) else as_path(given)),
+    WrapValidator(_as_place),
     PlainSerializer(str, when_used="json-unless-none"),
 ]
 
@@ -55,7 +62,7 @@ class DataSource(Config):
     """A data set: a manifest, a Hub data set or local Parquet. What is known of a Hub id need not be said."""
 
     name: str = Field(min_length=1)  # stands in every utterance, ledger line and report; domain rules look at it
-    # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt. A file may be in a store of objects:
+    # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt. Both may be in a store of objects:
     # s3://bucket/speech/manifest.jsonl; its relative paths then start there too.
     manifest: Place | None = None
     hub: str | None = None  # Hub id or a local copy of the repository
@@ -63,7 +70,8 @@ class DataSource(Config):
     split: str | None = None  # of the Hub data set, e.g. "train"
     revision: str | None = None  # of the Hub data set: branch, tag or commit
     streaming: bool = False  # read once into shards of our own instead of the `datasets` cache
-    parquet: Path | None = None  # path or glob of Parquet or Arrow files, read in place
+    # Path or glob of Parquet or Arrow files, read in place; of a store, s3://bucket/speech/*.parquet, by copies.
+    parquet: Place | None = None
     columns: Columns = Columns()
     format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
     # Whether texts have <|t|> tokens, as those of Whisper's training sets: true keeps them beside the text, for
@@ -110,13 +118,6 @@ class DataSource(Config):
                 f"source '{self.name}' names no column of texts; audio without text goes under data.unlabelled"
             )
         return self
-
-    @field_validator("parquet", mode="before")
-    @classmethod
-    def _tables_are_here(cls, given: Any) -> Any:
-        if is_url(given):
-            raise ValueError(f"'{given}' is in a store; of tables only those of this machine are read: copy them first")
-        return given
 
     @model_validator(mode="after")
     def _one_place(self) -> "DataSource":
