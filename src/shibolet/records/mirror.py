@@ -87,6 +87,14 @@ class Mirror:
         self._remember(self._versions, is_whole=True)
         return f"mirror: {self.url} goes on from this run folder"
 
+    def claim(self) -> None:
+        """Have a folder that is still empty be fetched from here when it is opened, whatever is put there until then.
+
+        What jobs of an array heard may come to lie there, and is in the store beside this mirror.
+        """
+        if self._state() is None and not any(self._paths()):
+            self._remember((), is_whole=False)
+
     def pull(self) -> str:
         """Fetch the round into an empty folder that does not go on with it; a sentence on what was done.
 
