@@ -14,20 +14,21 @@ from shibolet.rounds import mirroring
 from shibolet.rounds.mirroring import evidence_shared, mirrored
 
 PLACE = f"{URL}/runs/mine"
+FEW = {"chunk_utterances": 4}  # so that there are several groups, of which each job hears some
 
 
 def heard_in(run: Path, ears: Swayed, clips: list[Clip], shard: tuple[int, int]) -> None:
     with evidence_shared(run, PLACE, print):
-        listener(run / "audit" / "heard", ears, chunk_utterances=2).hear(clips, shard=shard)
+        listener(run / "audit" / "heard", ears, **FEW).hear(clips, shard=shard)
 
 
 def merged(run: Path, clips: list[Clip]) -> dict:
-    return evidence(listener(run / "audit" / "heard", Swayed(), chunk_utterances=2).merge(clips))
+    return evidence(listener(run / "audit" / "heard", Swayed(), **FEW).merge(clips))
 
 
 def test_disks_of_their_own_come_to_one_audit(object_store, tmp_path: Path, clips: list[Clip]) -> None:
     """And the machine of a job can go on with the round later, though what it heard lies in its folder already."""
-    whole = evidence(listener(tmp_path / "one", Swayed(), chunk_utterances=2).hear(clips))
+    whole = evidence(listener(tmp_path / "one", Swayed(), **FEW).hear(clips))
     parts = [Swayed(), Swayed()]
     for i, ears in enumerate(parts):
         heard_in(tmp_path / f"job{i}", ears, clips, (i, 2))
@@ -70,7 +71,7 @@ def test_a_job_whose_machine_is_taken_away_goes_on_with_what_it_sent(
         heard_in(tmp_path / "first", first, clips, (0, 2))
     heard_in(tmp_path / "second", second, clips, (0, 2))
     in_two, at_once = len(first.heard) + len(second.heard), Swayed()
-    listener(tmp_path / "one", at_once, chunk_utterances=2).hear(clips, shard=(0, 2))
+    listener(tmp_path / "one", at_once, **FEW).hear(clips, shard=(0, 2))
     assert 0 < len(second.heard) < len(at_once.heard) <= in_two < 2 * len(at_once.heard)
 
 
