@@ -110,7 +110,8 @@ def audit(
     if shard:
         with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=(), on=on, mirror=mirror) as current:
             do_audit_shard(current, _shard(shard))
-        advise("when all parts are heard, judge the data", "audit", "merge", *same(recipe[-1], run_dir, changes))
+        where = [*same(recipe[-1], run_dir, changes), *(["--mirror", mirror] if mirror else [])]
+        advise("when all parts are heard, judge the data", "audit", "merge", *where)
         return
     with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on, mirror=mirror) as current:
         if extend:
