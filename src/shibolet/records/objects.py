@@ -45,11 +45,10 @@ def exists(place: str | Path) -> bool:
     if not store.is_url(place):
         return Path(place).exists()
     try:
-        store.info(place)
+        with suppress(store.IsFolder):
+            store.info(place)
     except store.NoObject:
         return False
-    except store.IsFolder:
-        return True
     return True
 
 

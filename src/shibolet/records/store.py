@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from shibolet.errors import ShiboletError, StoreError
+from shibolet.errors import RecipeError, ShiboletError, StoreError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -50,10 +50,10 @@ def is_url(place: object) -> bool:
 
 
 def require_place(place: object) -> None:
-    """ValueError for a URL with another scheme than those of stores; whoever takes it for a path finds nothing."""
+    """RecipeError for a URL with another scheme than those of stores; whoever takes it for a path finds nothing."""
     if isinstance(place, str) and not is_url(place) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place):
         schemes = " or ".join(f"{scheme}://" for scheme in DRIVERS)
-        raise ValueError(f"'{place}' cannot be read: name a path of this machine, or a URL that begins with {schemes}")
+        raise RecipeError(f"'{place}' cannot be read: name a path of this machine, or a URL that begins with {schemes}")
 
 
 def joined(folder: str, name: str) -> str:

@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from shibolet.errors import DataError, RecipeError
+from shibolet.errors import DataError
 from shibolet.gate.config import GateConfig
 from shibolet.gate.lines import level_of_look
 from shibolet.gate.stage import gate, records_of, run_gate
@@ -18,12 +16,11 @@ from shibolet.records.documents.gate import GateVerdict
 from shibolet.records.documents.provenance import Extension
 from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file
-from shibolet.records.reading import fault
 from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.reviewing.settling import settle_answers, take_in
 from shibolet.rounds.shared import Round, SourceData
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, manifest_at
 
 if TYPE_CHECKING:
     from shibolet.audit.config import AuditConfig
@@ -316,15 +313,9 @@ def lost_in(table: Path) -> int:
 
 
 def _named(place: str | Path) -> DataSource:
-    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name.
-
-    It is a path, or the URL of an object in a store; RecipeError for another URL.
-    """
+    """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
     path = Path(place).absolute()
-    try:
-        return DataSource(name=f"{path.parent.name}/{path.stem}", manifest=place)
-    except ValidationError as error:
-        raise RecipeError(f"calibrate: {fault(error)}") from error
+    return manifest_at(place, f"{path.parent.name}/{path.stem}")
 
 
 def do_calibrate(

@@ -30,10 +30,7 @@ def find_recordings(names: Sequence[str]) -> dict[Path | str, Path]:
     """
     found: dict[Path | str, Path] = {}
     for name in names:
-        try:
-            store.require_place(name)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+        store.require_place(name)
         called = _called_in_store(name) if store.is_url(name) else _called_here(name)
         if not called:
             raise RecipeError(f"'{name}' holds no audio file")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
+from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 from shibolet.records.store import is_url, require_place
 from shibolet.speech.known_sources import KNOWN_SOURCES
@@ -15,7 +16,10 @@ Progress = Callable[[int, int], None]  # rows done, rows in all (0: not known)
 
 
 def _as_place(given: Any, as_path: Callable[[Any], Path]) -> Path | str:
-    require_place(given)
+    try:
+        require_place(given)
+    except RecipeError as error:
+        raise ValueError(str(error)) from error  # pydantic names the key
     return given if is_url(given) else as_path(given)
 
 
@@ -136,6 +140,15 @@ class DataSource(Config):
         if self.hub is not None and self.split is None:
             raise ValueError(f"source '{self.name}': name the split of '{self.hub}', e.g. split: train")
         return self
+
+
+def manifest_at(place: str | Path, name: str | None = None) -> DataSource:
+    """A manifest of the command line, by its path or URL, called as its file is or by another name.
+
+    RecipeError for a URL of another kind.
+    """
+    require_place(place)
+    return DataSource(name=name or Path(place).stem, manifest=place)
 
 
 class UnlabelledSource(DataSource):
