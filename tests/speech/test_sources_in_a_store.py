@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from object_store import URL
 
-from shibolet.errors import DataError, StoreError
+from shibolet.errors import DataError, RecipeError, StoreError
 from shibolet.recipe import load_recipe, write_recipe
 from shibolet.records import objects, store
 from shibolet.records.manifest import manifest_hash, read_manifest, write_manifest
@@ -230,5 +230,5 @@ def test_what_is_no_folder_and_no_place_is_one_sentence(object_store, tmp_path):
         read_source(source_of(f"{URL}/odd"), tmp_path)
     for place in ("http://host/set.jsonl", "S3://speech/set.jsonl"):
         for key in ("manifest", "parquet"):
-            with pytest.raises(ValueError, match=f"'{place}' cannot be read: .* that begins with s3:// or gs://"):
-                DataSource(name="x", **{key: place})
+            with pytest.raises(RecipeError, match=f"{key}: .*'{place}' cannot be read: .* begins with s3:// or gs://"):
+                load_recipe("whisper-small-data", [f"data.train=[{{name: x, {key}: '{place}'}}]"])

@@ -49,9 +49,14 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and _URL.match(place) is not None
 
 
+def has_scheme(place: object) -> bool:
+    """Whether this is a URL, also one that is none of a store."""
+    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
+
+
 def require_place(place: object) -> None:
     """RecipeError for a URL with another scheme than those of stores; whoever takes it for a path finds nothing."""
-    if isinstance(place, str) and not is_url(place) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place):
+    if has_scheme(place) and not is_url(place):
         schemes = " or ".join(f"{scheme}://" for scheme in DRIVERS)
         raise RecipeError(f"'{place}' cannot be read: name a path of this machine, or a URL that begins with {schemes}")
 
