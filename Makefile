@@ -4,7 +4,7 @@
 # make bench      the benchmarks, each with what it shows and how long it takes; make bench TOPIC=gate runs some of them
 # make demo       the main job on synthetic Hebrew speech, into runs/demo
 # make golden     logits and texts of qwen-asr itself that tests/model/test_golden.py compares with; an environment apart
-# make schemas    docs/schemas, from the documents' classes
+# make schemas    docs/schemas and docs/recipe-reference.md, from the classes of documents and settings
 # make docs       the documentation as pages in build/site; a dead link is an error
 # make lint       formatting and style
 # make test-lowest           the tests with the lowest versions that pyproject.toml allows
@@ -56,6 +56,7 @@ golden: $(READY) build/golden-venv/.ready
 
 schemas: $(READY)
 	$(BIN)/python tests/schemas.py
+	$(BIN)/python tests/recipe_reference.py
 
 docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt

@@ -11,6 +11,7 @@ from shibolet.recipe import load_recipe, shipped_recipes, write_recipe
 NEEDS = {  # what a shipped recipe must be given
     "whisper-small-data": ["data.train.0.manifest=mine.jsonl"],
     "hebrew-small": ["data.train.0.manifest=mine.jsonl"],
+    "two-models": ["evaluate.sets.0.manifest=test.jsonl"],
     "hebrew-round3": ["models.base=builtin:round1", "models.baseline=builtin:round1"],
 }
 
@@ -69,7 +70,7 @@ def test_shipped_recipes_load_by_name():
         ("train.phases.7.name=C", "'7' is not an index of a list of 1; count from 0"),
         ("train.phases.B.num_epochs=3", "'B' is not an index of a list of 1; 'B' is number 0"),
         ("data.train.0.manifst=x", "did you mean 'data.train.0.manifest'?"),  # and no word of an empty list
-        ("data.train=[]", "'data.train' is empty; it takes 1 or more"),
+        ("data.replay={sources: []}", "'data.replay.sources' is empty; it takes 1 or more"),
         ("name.first=x", "'name' is text in the recipe and has nothing below it"),
     ],
 )
@@ -210,13 +211,17 @@ def test_an_audit_takes_no_model_to_train_and_no_training(small, tmp_path):
     recipe = load_recipe(small(models=None, train=None, audit={"recogniser": "builtin:ctc", "aligner": "none"}))
     assert recipe.models is recipe.train is None and recipe.model_names() == {"recogniser": "builtin:ctc"}
     recipe.require("audit")
-    with pytest.raises(RecipeError, match="no section 'models'"):
+    with pytest.raises(RecipeError, match="no section 'models', so it is not used for 'run'"):
         recipe.require("run", "models", named=False)
-    with pytest.raises(RecipeError, match=r"has no section 'models' and no section 'train': .* not used for 'train'"):
+    with pytest.raises(
+        RecipeError, match=r"has no section 'models' and no section 'train', so it is not used for 'train'"
+    ):
         recipe.require("train", "models", "train")
     write_recipe(recipe, tmp_path / "recipes" / "run" / "recipe.yaml")
     assert load_recipe(tmp_path / "recipes" / "run" / "recipe.yaml") == recipe
-    load_recipe(small()).require("train", "models", "train")
+    with pytest.raises(RecipeError, match=r"no data.train and no audit.recogniser, so it is not used for 'audit'"):
+        load_recipe("two-models", NEEDS["two-models"]).require("audit", "data", "audit")
+    load_recipe(small()).require("train", "data", "audit", "models", "train")
     assert load_recipe(small()).model_names()["baseline"] == "builtin:round1"
 
 

@@ -35,29 +35,35 @@ from shibolet.train.config import TrainConfig
 class ModelsConfig(Config):
     """The model that is trained and the one it has to beat: Hub ids, folders, or `builtin:NAME`."""
 
-    base: str | None = None  # what training starts from; None: a recipe for any round before (`shibolet next`)
-    baseline: str | None = None  # what the result has to beat: for a second round the first one's model
-    teacher: str | None = None  # what the objectives distil and on_policy learn from: a model of the base's family
-    baseline_title: str = Field("Round 1", min_length=1)  # what people read of it
-    baseline_trained_on: tuple[str, ...] = ()  # training sources that it has seen: it knows their errors too
+    base: str | None = None  # the model that training starts from; null: `shibolet next` writes it here
+    baseline: str | None = None  # the model that the result has to beat: in a second round, the model of the first
+    # The model that the objectives `distil` and `on_policy` learn from, of the base's family
+    teacher: str | None = None
+    baseline_title: str = Field("Round 1", min_length=1)  # name of the baseline on pages and in tables
+    # Names of sources of `data.train` that the baseline was trained on: it has learned their errors, so it gives no
+    # second opinion on them
+    baseline_trained_on: tuple[str, ...] = ()
 
 
 class ReplayConfig(Config):
-    """Other data in every step, so that what they teach is not forgotten: usually of a language that the base knows.
+    """Other data in each step of training, usually in a language that the base knows, so that it is not forgotten.
 
-    They are read, checked for length and empty texts, and never audited.
+    They are read and checked for length and empty texts. They are never audited.
     """
 
-    share: float = Field(0.1, ge=0, lt=1)  # of the utterances of each step; 0: nothing is replayed
-    sources: tuple[DataSource, ...] = Field(min_length=1)  # each in its own `language`; one without it in the recipe's
+    share: float = Field(0.1, ge=0, lt=1)  # share of the utterances of each step; 0 turns replay off
+    # The data that are replayed; a source of another language needs `language`
+    sources: tuple[DataSource, ...] = Field(min_length=1)
 
 
 class DataConfig(Config):
-    """What may be trained on, before the audit."""
+    """The data sets that the round may train on."""
 
-    train: tuple[DataSource, ...] = Field(min_length=1)
-    unlabelled: tuple[UnlabelledSource, ...] = ()  # audio without text: `label` says who writes it
-    replay: ReplayConfig | None = None
+    # Sources with texts, of which the audit hears a sample; empty: enough to score and compare
+    train: tuple[DataSource, ...] = ()
+    # Sources of audio without texts; section `label` says which models write them
+    unlabelled: tuple[UnlabelledSource, ...] = ()
+    replay: ReplayConfig | None = None  # other data in each step of training; null: none
 
     @property
     def roles(self) -> dict[str, tuple[DataSource, ...]]:
@@ -78,31 +84,37 @@ class DataConfig(Config):
 class Recipe(Config):
     """One round, from data to verdict."""
 
-    name: str = Field(min_length=1)
-    title: str = Field("Round 2", min_length=1)  # of what it trains, where people read of it
-    parent: Path | None = None  # run folder of the round before: what it heard, prepared and scored is taken over
-    language: str = "Hebrew"  # as in the prompt
-    seed: int = Field(0, ge=0)
-    num_threads: int | None = Field(None, gt=0)  # CPU threads of torch; results differ in bits between counts
-    models: ModelsConfig | None = None  # an audit alone needs neither models
-    data: DataConfig
-    audit: AuditConfig
-    calibrate: CalibrateConfig = CalibrateConfig()
-    gate: GateConfig = GateConfig()
-    label: LabelConfig = LabelConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    train: TrainConfig | None = None  # ... nor training
-    evaluate: EvaluateConfig = EvaluateConfig()
-    compare: CompareConfig = CompareConfig()
-    robustness: RobustnessConfig | None = None  # dose curves as a part of the round; null: by their command alone
-    parts: PartsConfig | None = None  # what each part gave, in one waterfall on the page; null: by 'compare --chain'
-    tracking: TrackingConfig = TrackingConfig()
-    publish: PublishConfig | None = None  # after a keep verdict; null: nothing is uploaded
+    name: str = Field(min_length=1)  # name of the round; its run folder is `runs/NAME` unless a command names another
+    title: str = Field("Round 2", min_length=1)  # name of the model that this round trains, on pages and in tables
+    # Run folder of the round before; stages with the same inputs are taken over from there. null: none
+    parent: Path | None = None
+    language: str = "Hebrew"  # language of the data and of the model's prompt, such as Hebrew
+    seed: int = Field(0, ge=0)  # seed of every random choice that has no seed of its own
+    # CPU threads of torch; results differ in bits between numbers of threads. null: torch's own choice
+    num_threads: int | None = Field(None, gt=0)
+    # The model that is trained and the one it has to beat; null: enough for an audit
+    models: ModelsConfig | None = None
+    data: DataConfig = DataConfig()  # the data sets of the round; none are needed to score and compare
+    audit: AuditConfig = AuditConfig()  # how the data are heard and judged
+    calibrate: CalibrateConfig = CalibrateConfig()  # how much `shibolet calibrate` hears
+    gate: GateConfig = GateConfig()  # the limits of the gate, and what `run` does after each verdict
+    label: LabelConfig = LabelConfig()  # how models write texts for audio, and which of these texts may train
+    prepare: PrepareConfig = PrepareConfig()  # which utterances may train, and how they are cut and split
+    train: TrainConfig | None = None  # how the model is trained; null: enough to audit, or to score and compare
+    evaluate: EvaluateConfig = EvaluateConfig()  # the test sets, and how they are transcribed and scored
+    compare: CompareConfig = CompareConfig()  # how the result is compared with the baseline, and when it is kept
+    # Measure robustness against noise and codecs as a part of the round; null: only `shibolet robustness` does
+    robustness: RobustnessConfig | None = None
+    # Measure what each part of the round gained; null: only `shibolet compare --chain` does
+    parts: PartsConfig | None = None
+    tracking: TrackingConfig = TrackingConfig()  # where the round is tracked beside TensorBoard
+    publish: PublishConfig | None = None  # where a kept model is uploaded; null: nothing is uploaded
 
     def model_names(self) -> dict[str, str]:
         """By role, the models that the recipe names."""
         roles = {role: getattr(self.models, role) for role in ("base", "baseline", "teacher")} if self.models else {}
-        roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
+        if self.audit.recogniser:
+            roles |= {name: getattr(self.audit, name) for name in ("aligner", "recogniser", "second_gate_recogniser")}
         if self.has_hearers:
             roles |= {name: getattr(self.label, name) for name in ("writer", "listener")}
         return {role: name for role, name in roles.items() if name}
@@ -134,6 +146,13 @@ class Recipe(Config):
 
     def require(self, command: str, *sections: str, named: bool = True) -> None:
         """RecipeError where a section is missing that a command needs, or a model of it that has to be `named`."""
+        keys = {"data": ("data.train", self.data.train), "audit": ("audit.recogniser", self.audit.recogniser)}
+        keys |= {name: (f"section '{name}'", getattr(self, name)) for name in sections if name not in keys}
+        if missing := [key for key, value in map(keys.get, sections) if not value]:
+            raise RecipeError(
+                f"recipe '{self.name}' has no {' and no '.join(missing)}, so it is not used for '{command}'; "
+                "hebrew-round2 shows what to write"
+            )
         for key in ("base", "baseline") if named and self.models and "models" in sections else ():
             if getattr(self.models, key) is None:
                 raise RecipeError(
@@ -147,11 +166,6 @@ class Recipe(Config):
             raise RecipeError(
                 f"recipe '{self.name}': a phase of train learns from a teacher, and models.teacher is missing; give "
                 "--set models.teacher=MODEL"
-            )
-        if missing := [name for name in sections if getattr(self, name) is None]:
-            raise RecipeError(
-                f"recipe '{self.name}' has no section {' and no section '.join(map(repr, missing))}: it can be "
-                f"audited, but not used for '{command}'; hebrew-round2 shows what to write"
             )
 
     @model_validator(mode="after")

@@ -43,3 +43,27 @@ def test_unknown_names_and_a_copy_of_nothing_are_one_sentence(run_cli):
     code, _, err = run_cli("recipes", "hebrew-smal")
     assert code == 2 and "did you mean 'hebrew-small'?" in err
     assert run_cli("recipes", "--to", "my.yaml")[0] == 2
+
+
+def test_keys_of_a_section_have_default_and_meaning_and_fit_the_terminal(run_cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run_cli("recipes", "--keys", "train.lora")
+    assert code == 0 and "\ntrain.lora.rank: 16\n" in out and "Rank of the adapters." in out
+    assert "train.optimizer" not in out and max(map(len, out.splitlines())) <= 80
+    code, everything, _ = run_cli("recipes", "--keys")
+    assert (
+        code == 0
+        and {*out.splitlines()} <= {*everything.splitlines()}
+        and "\ntrain.optimizer.eps: 1.0e-08\n" in everything
+    )
+
+
+def test_keys_are_named_as_set_names_them_and_an_unknown_one_is_told(run_cli):
+    assert (
+        run_cli("recipes", "--keys", "data.train.0.columns")[1] == run_cli("recipes", "--keys", "data.train.columns")[1]
+    )
+    assert "--keys data.train" in run_cli("recipes", "--keys", "evaluate.sets")[1]
+    assert "\ntrain.lora.rank: 16\n" in "\n" + run_cli("recipes", "--keys", "rank")[1]
+    code, _, err = run_cli("recipes", "--keys", "trian.lora")
+    assert code == 2 and "did you mean 'train.lora'?" in err
+    assert run_cli("recipes", "--keys", "train", "--to", "x.yaml")[0] == 2

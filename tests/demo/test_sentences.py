@@ -60,4 +60,4 @@ def test_the_same_seed_gives_the_same_sentences():
 @pytest.mark.parametrize("allowed", [set(), {"הילד"}, {"אין כזה"}])
 def test_too_few_words_are_an_error_and_not_an_endless_search(allowed):
     with pytest.raises(DataError, match="allow"):
-        sample_sentence(random.Random(0), LEXICON, allowed)
+        sample_sentence(random.Random(0), LEXICON.restrict(allowed))

@@ -22,6 +22,7 @@ from shibolet.rounds.shared import Round, untracked
 from shibolet.rounds.tracking import do_track, tracking_of
 from shibolet.tracking.documents import numbers_of
 from shibolet.tracking.keys import kind_of
+from shibolet.tracking.start import are_told
 
 
 def round_in(run_dir: Path, path: Path, *changes: str, tell: Callable[[str], None] = print) -> Round:
@@ -40,7 +41,8 @@ def round_in(run_dir: Path, path: Path, *changes: str, tell: Callable[[str], Non
 @pytest.fixture(scope="module")
 def tracked(run_dir: Path, tmp_path_factory) -> tuple[RunFolder, WandbRun]:
     """A repaired round, shown twice to W&B."""
-    current = round_in(run_dir, tmp_path_factory.mktemp("tracked") / "run", "tracking.wandb_project=shibolet")
+    changes = "tracking.wandb_project=shibolet", "tracking.wandb_examples=true"
+    current = round_in(run_dir, tmp_path_factory.mktemp("tracked") / "run", *changes)
     do_track(current)
     do_track(current)
     return current.folder, read_run(current.folder.tracking)
@@ -136,6 +138,17 @@ def test_examples_are_tables_of_utterances(tracked):
     assert len(low) == 20
 
 
+def test_what_people_said_goes_to_no_service_unless_the_recipe_says_so(run_dir: Path, tmp_path: Path):
+    """Tables of utterances once left the machine with every recipe that names a project."""
+    current = round_in(run_dir, tmp_path / "run", "tracking.wandb_project=shibolet")
+    do_track(current)
+    run = read_run(current.folder.tracking)
+    assert "compare/slices" in run.tables and not any(key.startswith("examples/") for key in run.tables)
+    assert {"examples/whatsapp", "examples/low_quality"} <= texts_of(current.folder), "here they are kept"
+    told = tracking_of(current).documents
+    assert told and are_told(tracking_of(current)), "else every command would open the run again"
+
+
 def test_each_key_has_one_type_and_each_document_one_line(tracked):
     _, run = tracked
     types = run.types()
@@ -152,6 +165,13 @@ def scalars(folder: RunFolder) -> set[str]:
     events = EventAccumulator(str(folder.tracking / "tensorboard"))
     events.Reload()
     return {*events.Tags()["scalars"]}
+
+
+def texts_of(folder: RunFolder) -> set[str]:
+    """The keys of texts and tables in TensorBoard."""
+    events = EventAccumulator(str(folder.tracking / "tensorboard"))
+    events.Reload()
+    return {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
 
 
 def test_what_was_altered_is_left_out_with_a_sentence_and_ends_no_command(run_dir: Path, tmp_path: Path):

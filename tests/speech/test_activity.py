@@ -8,7 +8,7 @@ import pytest
 import soxr
 
 from shibolet.records.utterance import AudioRef
-from shibolet.speech.activity import SNR_RANGE_DB, bandwidth_hz, estimate_snr_db, speech_spans
+from shibolet.speech.activity import SNR_RANGE_DB, estimate_snr_db, sound_of, speech_spans
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -63,7 +63,7 @@ def test_nothing_to_hear():
     for samples in [*noises, *(np.zeros(n, np.float32) for n in (0, 1, 399, 16000))]:
         assert speech_spans(samples) == []
         assert estimate_snr_db(samples) == SNR_RANGE_DB[0]
-    assert bandwidth_hz(np.zeros(16000, np.float32)) == 0.0
+    assert sound_of(np.zeros(16000, np.float32)).bandwidth_hz == 0.0
 
 
 def test_a_click_is_not_speech():
@@ -97,7 +97,7 @@ def test_bandwidth(rate_hz, low_hz, high_hz):
     """A telephone band shows, whatever the file's rate says."""
     samples = clip(30, np.random.default_rng(6))
     narrow = soxr.resample(soxr.resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, SAMPLE_RATE_HZ)
-    assert low_hz < bandwidth_hz(narrow) < high_hz + 1
+    assert low_hz < sound_of(narrow).bandwidth_hz < high_hz + 1
 
 
 def test_real_speech_in_noise():
@@ -127,5 +127,5 @@ def test_yesno_is_a_telephone_band():
     if not manifest.exists():
         pytest.skip("shared/data is not beside the repository")
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    widths = [bandwidth_hz(load(AudioRef(path=str(manifest.parent / row["audio"])))) for row in rows]
+    widths = [sound_of(load(AudioRef(path=str(manifest.parent / row["audio"])))).bandwidth_hz for row in rows]
     assert widths and max(widths) < 4100

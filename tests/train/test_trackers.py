@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tiny_run import tiny_config
 from training_documents import step_row
 
@@ -23,6 +24,12 @@ from shibolet.tracking.tensorboard import TensorBoardTracker
 from shibolet.tracking.trackers import Trackers
 from shibolet.train.records import MetricsFile
 from shibolet.train.stage import run_train
+
+
+@pytest.fixture(autouse=True)
+def files_in_order(monkeypatch):
+    """Files of one second are read in the order of their names, which end with a count: "10" would come before "9"."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 def tracking_in(folder: Path) -> Tracking:

@@ -10,47 +10,58 @@ from shibolet.records.config import Config
 
 
 class SelfTestConfig(Config):
-    """The instrument's test on damaged copies of the data it judges; the gate says what it must show."""
+    """The test of the audit on damaged copies of the data that it judges; section `gate` says what it must find."""
 
     num_clips: int = Field(240, ge=10)  # clips that are copied and damaged
-    min_words: int = Field(6, ge=1)  # recall counts clips of at least this many words, where there are 20 or more
+    # Recall is counted on clips with at least this many words, if there are 20 or more of them
+    min_words: int = Field(6, ge=1)
 
 
 class CalibrateConfig(Config):
-    """How much is heard to make a calibration file from clean clips."""
+    """How much `shibolet calibrate` hears to make a calibration file from clean clips."""
 
-    max_utterances: int = Field(600, ge=40)  # drawn by a hash of their ids
-    copies_per_row: int = Field(200, ge=20)  # about so many of each kind and level of damage, in each half
-    seed: int = 0
+    max_utterances: int = Field(600, ge=40)  # clips that are heard at most; they are drawn by a hash of seed and id
+    # About how many damaged copies of each kind and level are made, in each of two halves of the clips
+    copies_per_row: int = Field(200, ge=20)
+    seed: int = 0  # seed of the choice of clips and of the damage
 
 
 class AuditConfig(Config):
-    """What listens, to how much, and what counts as low quality."""
+    """Which models hear the data, how much of them, and what counts as low quality."""
 
-    aligner: str | None = "Qwen/Qwen3-ForcedAligner-0.6B"  # none: words have the recogniser's times, if it gives any
-    # decides: a family's model, a Whisper of transformers or CTranslate2, any CTC model, or a .jsonl file of hypotheses
-    recogniser: str
-    second_gate_recogniser: str | None = None  # judges what prepare kept; None: the same again, and the report says so
-    calibration: Path | None = None  # a file of `shibolet calibrate`; None: the judged clips' own copies calibrate
-    sample: SampleConfig = SampleConfig()
+    # Model that finds when each word is said; null or none: the recogniser's word times are used, if it gives any
+    aligner: str | None = "Qwen/Qwen3-ForcedAligner-0.6B"
+    # Model whose hearing decides: a Qwen3-ASR or Whisper in any layout, a CTC model, or a file of hypotheses (.jsonl,
+    # .csv or .tsv). null: nothing can be audited; enough to score and compare.
+    recogniser: str | None = None
+    # Model that judges what `prepare` kept; null: `recogniser` again, and the report says so
+    second_gate_recogniser: str | None = None
+    # A file that `shibolet calibrate` wrote; null: damaged copies of the audited clips themselves calibrate
+    calibration: Path | None = None
+    sample: SampleConfig = SampleConfig()  # how many utterances are heard, and of which domains
+    # Rules that give an utterance without a domain one; the first that matches counts
     domain_rules: tuple[DomainRule, ...] = DEFAULT_DOMAIN_RULES
-    selftest: SelfTestConfig = SelfTestConfig()
-    min_confidence: float = Field(0.5, ge=0, le=1)  # under it: low quality; 5% of good clips and copies are under 0.5
-    min_coverage: float = Field(0.6, ge=0, le=1)  # words with evidence / expected words; under it: a reason, no verdict
-    max_length_ratio: float = Field(1.3, gt=1)  # letters heard against letters written, either way: a reason too
-    # Seconds that a Whisper pads a clip to; None: 10 where a trial on some of the clips finds it as good, else 30.
+    selftest: SelfTestConfig = SelfTestConfig()  # the self-test: damaged copies of the data, which the audit must find
+    # Under this confidence an utterance is of low quality; about 5% of good clips are under 0.5
+    min_confidence: float = Field(0.5, ge=0, le=1)
+    # Share of the words that have evidence in the audio; less is named as a reason for a low confidence, and decides
+    # nothing alone
+    min_coverage: float = Field(0.6, ge=0, le=1)
+    # Letters heard divided by letters written, or the inverse; more is named as a reason for a low confidence, and
+    # decides nothing alone
+    max_length_ratio: float = Field(1.3, gt=1)
+    # Seconds that a Whisper pads each clip to; null: 10 if a trial on some of the clips finds it as good as 30, else 30
     window_s: float | None = Field(None, gt=1, le=30)
-    aligner_max_s: float = Field(
-        180.0, gt=1
-    )  # longer clips are aligned in pieces, cut where the recogniser hears a pause
-    # Heard and put on disk together, at most, and of audio at most; with a GPU up to 16 times as much.
+    # Seconds; longer clips are aligned in pieces that are cut where the recogniser hears a pause
+    aligner_max_s: float = Field(180.0, gt=1)
+    # Utterances that are heard and written to disk together, at most; on a GPU up to 16 times as many
     chunk_utterances: int = Field(128, gt=0)
+    # Seconds of audio that are heard and written to disk together, at most; on a GPU up to 16 times as much
     chunk_audio_s: float = Field(900.0, gt=0)
-    num_workers: int | None = Field(
-        None, ge=0
-    )  # processes that decode, for prepare too; None: all cores but two, 0: none
-    # Plus a tenth of its duration. A clip that takes longer is tried twice more, with two and four times as much; one
-    # that still takes longer is a failure.
+    # Processes that decode audio, also for `prepare`; null: all cores but two, 0: none
+    num_workers: int | None = Field(None, ge=0)
+    # Seconds that decoding a clip may take, plus a tenth of the clip's duration. A clip that takes longer is tried
+    # twice more, with two and four times as long; after that it counts as a failure.
     decode_timeout_s: float = Field(60.0, gt=0)
 
     @field_validator("aligner")

@@ -10,11 +10,11 @@ from shibolet.records.utterance import Utterance
 class DomainRule(Config):
     """Conditions that must all hold for an utterance to be of a domain; a rule without conditions takes every one."""
 
-    domain: str
-    name_contains: tuple[str, ...] = ()  # one of these is in the data set's name, in any case; empty: any name
-    min_duration_s: float | None = None  # longer than this; the value itself is outside
-    max_duration_s: float | None = None  # shorter than this; the value itself is outside
-    min_chars: int | None = None  # more characters of text than this
+    domain: str  # the domain that the rule gives
+    name_contains: tuple[str, ...] = ()  # the source's name contains one of these, in any case; empty: any name
+    min_duration_s: float | None = None  # the utterance is longer than this many seconds; null: any duration
+    max_duration_s: float | None = None  # the utterance is shorter than this many seconds; null: any duration
+    min_chars: int | None = None  # the text has more characters than this; null: any text
 
     def matches(self, utterance: Utterance) -> bool:
         name = utterance.source.lower()

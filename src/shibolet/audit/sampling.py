@@ -22,14 +22,17 @@ from shibolet.scoring.allocation import turns
 class SampleConfig(Config):
     """How many utterances the audit hears, and of which domains."""
 
-    sample_frac: float = Field(0.10, gt=0, le=1)  # of all utterances; 1.0 hears everything, without sampling error
-    # Domain -> its share of the sample; a domain not named here is drawn as in the population. Where none is named: in
-    # proportion to the domains' sizes, with 30 of each or more, which is what an interval of the whole needs.
+    # Share of all utterances; 1.0 hears all of them, and there is no sampling error
+    sample_frac: float = Field(0.10, gt=0, le=1)
+    # Domain -> its share of the sample, adding up to 1; a domain that is not named is drawn as in the population.
+    # Empty: in proportion to the sizes of the domains, with 30 utterances of each or more.
     shares: dict[str, float] = Field({})
-    max_utterances: int | None = Field(None, ge=1)  # 2,500 is 1 to 3 hours of a 0.6B aligner on a CPU; None: no limit
-    min_utterances: int = Field(300, ge=1)  # of 300 independent ones, 18 bad (6%) still prove a rate under 10%
-    seed: int = 0
-    # After that first look, so many in all, in proportion to the domains' sizes; 'audit --extend' sets it.
+    # Most utterances of the sample; null: no limit. 2,500 take a 0.6B aligner 1 to 3 hours on a CPU
+    max_utterances: int | None = Field(None, ge=1)
+    # Fewest utterances of the sample; of 300 independent ones, 18 bad ones (6%) still prove a rate under 10%
+    min_utterances: int = Field(300, ge=1)
+    seed: int = 0  # seed of the sample
+    # Size of a sample that grew after the first look; `shibolet audit --extend` sets it. null: it did not grow
     extend_to: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import typer
 
 from shibolet.cli.next_steps import advise, same
 from shibolet.cli.options import (
+    WHOLE,
     AsJson,
     Changes,
     MirrorUrl,
@@ -44,7 +45,7 @@ def plan(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    loaded.require("plan", "models", "train")
+    loaded.require("plan", *WHOLE)
     folder = run_folder(run_dir, loaded.name)
     planned = make_plan(loaded, folder, utterances, gpus, gpu, gpu_memory_gib, rates_from)
     answer(json_, planned)

@@ -64,7 +64,7 @@ def combine(
         quiet()
         answer(json_, combine_manifest(manifest, language, systems, ballot, out, tell, transcripts))
         return
-    with round_of(recipe, run_dir, changes, json_, dry) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
         combined = combine_sets(current, systems, ballot, out)
     answer(json_, combined)
     if not json_:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import Changes, MirrorUrl, RecipeName, RunDir, quiet, run_folder
+from shibolet.cli.options import WHOLE, Changes, MirrorUrl, RecipeName, RunDir, quiet, run_folder
 from shibolet.errors import RecipeError
 
 
@@ -32,7 +32,7 @@ def launch(
         raise RecipeError("launch: say --slurm or --skypilot")
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    loaded.require("launch", "models", "train")
+    loaded.require("launch", *WHOLE)
     machines = Machines(hear=hear, nodes=nodes, gpus=gpus, gpu=gpu)
     written = write_launch_files(
         loaded, recipe, run_folder(run_dir, loaded.name), changes or [], machines,

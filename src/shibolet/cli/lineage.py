@@ -7,6 +7,7 @@ import typer
 
 from shibolet.cli.next_steps import advise, after_loop, after_rounds
 from shibolet.cli.options import (
+    WHOLE,
     AsJson,
     Changes,
     FinishedRun,
@@ -56,7 +57,7 @@ def loop(
 
     quiet()
     loaded = load_recipe(recipe, changes or [])
-    loaded.require("loop", "models", "train")
+    loaded.require("loop", *WHOLE)
     folder = out or Path("runs") / f"{loaded.name}-loop"
     found = do_loop(loaded, folder, turns=turns, seeds=seeds, tell=tell, track=track, gpus=gpus, mirror=mirror)
     answer(json_, found)

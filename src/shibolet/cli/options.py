@@ -79,6 +79,8 @@ FromStep = Annotated[
         "phase, the best by dev WER, and the two newest; a step that is not there is answered with a list.",
     ),
 ]  # fmt: skip
+AUDITED = ("data", "audit")  # what a recipe has to have that is audited, as `Recipe.require` takes it
+WHOLE = (*AUDITED, "models", "train")  # ... and for a round
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan. Reads nothing from the Hub.")
 ]
@@ -109,11 +111,11 @@ def round_of(
     dry: bool,
     suffix: str = "",
     shard: bool = False,
-    needs: tuple[str, ...] = ("models", "train"),
+    needs: tuple[str, ...] = WHOLE,
     on: str | None = None,
     mirror: str | None = None,
 ) -> "Iterator[Round]":
-    """The round of a recipe in its folder, or in one beside it by a suffix; with `dry` its plan is all there is.
+    """The round of a recipe in its folder, or in one beside what it trains by a suffix; with `dry` its plan is all.
 
     With `shard` others work in the folder too. `needs` are sections that the recipe has to have, `on` is the cluster
     that hears, `mirror` where a store has the folder's copy.
@@ -126,7 +128,7 @@ def round_of(
     quiet()
     loaded = load_recipe(recipe, changes or [])
     loaded.require(sys.argv[1], *needs, named=not dry)
-    folder = run_folder(run_dir, loaded.name, suffix)
+    folder = run_folder(run_dir, loaded.name, suffix if loaded.train else "")
     if dry:
         planned = make_plan(loaded, folder) if loaded.models and loaded.train else None
         if json_:

@@ -11,6 +11,7 @@ import typer
 
 from shibolet.cli.next_steps import advise, after_compare, after_stage, after_tuning, same
 from shibolet.cli.options import (
+    WHOLE,
     AsJson,
     Changes,
     DryRun,
@@ -87,7 +88,7 @@ def evaluate(
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 
-    with round_of(recipe, run_dir, changes, json_, dry, on=on) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=() if hypotheses else WHOLE, on=on) as current:
         others = systems_of(hypotheses, "--hypotheses") if hypotheses else []
         scores = do_evaluate(current, others or candidates_of(current))
         scored = _to_compare(current, others)
@@ -148,17 +149,18 @@ def compare(
         if baseline or candidate or candidate_seed or baseline_seed:
             raise RecipeError("compare: --system and --chain name all that is compared; leave the other options out")
         compare_scored = _of_scored(system or [], chain or [])
-        with round_of(recipe or recipe_option, run_dir, changes, json_, dry) as current:
+        with round_of(recipe or recipe_option, run_dir, changes, json_, dry, needs=()) as current:
             compared = compare_scored(current)
         answer(json_, compared)
         return
     others = bool(baseline or candidate)
     for key, runs in (("candidate_seeds", candidate_seed), ("baseline_seeds", baseline_seed)):
         changes = [*(changes or []), *([f"compare.{key}={json.dumps([*map(str, runs)])}"] if runs else [])]
-    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, BESIDE if others else "") as current:
+    beside, needs = BESIDE if others else "", () if candidate else WHOLE
+    with round_of(recipe or recipe_option, run_dir, changes, json_, dry, beside, needs=needs) as current:
         if others:
             candidate = candidate or _trained_in(run_folder(run_dir, current.recipe.name))
-            current.tell(f"compare: other models than the round's own are scored and compared in {current.folder.path}")
+            current.tell(f"compare: the models that are named are scored in {current.folder.path}")
         require_target_domain(current)
         do_evaluate(current, with_other_seeds(current, candidates_of(current, baseline, candidate)))
         compared = do_compare(current)

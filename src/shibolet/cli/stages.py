@@ -7,6 +7,7 @@ import typer
 
 from shibolet.cli.next_steps import advise, after_gate, after_run, after_stage, same
 from shibolet.cli.options import (
+    AUDITED,
     AsJson,
     Changes,
     DryRun,
@@ -104,16 +105,18 @@ def audit(
     if export_to:
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
-        with round_of(recipe[-1], run_dir, changes, json_, dry, needs=()) as current:
+        with round_of(recipe[-1], run_dir, changes, json_, dry, needs=AUDITED) as current:
             say(do_export(current, export_to))
         return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=(), on=on, mirror=mirror) as current:
+        with round_of(
+            recipe[-1], run_dir, changes, json_, dry, shard=True, needs=AUDITED, on=on, mirror=mirror
+        ) as current:
             do_audit_shard(current, _shard(shard))
         where = [*same(recipe[-1], run_dir, changes), *(["--mirror", mirror] if mirror else [])]
         advise("when all parts are heard, judge the data", "audit", "merge", *where)
         return
-    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=(), on=on, mirror=mirror) as current:
+    with round_of(recipe[-1], run_dir, changes, json_, dry, needs=AUDITED, on=on, mirror=mirror) as current:
         if extend:
             current.tell(f"audit: extended to {extend_audit(current):,} utterances")
         report = do_audit(current, merge=recipe[:-1] == ["merge"], review=review)
@@ -145,7 +148,7 @@ def calibrate(
     """Measure on damaged copies of clean clips what the audit detects, and write a calibration."""
     from shibolet.rounds.auditing import do_calibrate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=(), on=on) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=AUDITED, on=on) as current:
         result = do_calibrate(current, clean, foreign or [], minutes)
         path = current.folder.calibration
     if json_:
@@ -164,7 +167,7 @@ def gate(
     """Judge a finished audit: PROCEED (0), CAUTION (10), STOP (20) or INVALID (30)."""
     from shibolet.rounds.auditing import do_gate
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=()) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=AUDITED) as current:
         verdict = do_gate(current)
     answer(json_, verdict)
     if not json_:
@@ -179,7 +182,7 @@ def label(
     """Write texts for audio without text and for flagged utterances, if two models agree. 'prepare' uses them."""
     from shibolet.rounds.labelling import do_label
 
-    with round_of(recipe, run_dir, changes, json_, dry, needs=("models",), on=on, mirror=mirror) as current:
+    with round_of(recipe, run_dir, changes, json_, dry, needs=(*AUDITED, "models"), on=on, mirror=mirror) as current:
         found = do_label(current)
     answer(json_, found)
     if not json_:

@@ -182,7 +182,7 @@ def show_compare(compared: Comparison) -> None:
     rows.append(_change("all", compared.overall))
     _changes(compared, f": {compared.verdict}", rows)
     doubtful = compared.doubtful.sentences if compared.doubtful else ()
-    target = () if compared.target.domain else (compared.target.sentence,)  # else the sentence begins with it
+    target = [] if compared.target.domain else filter(None, [compared.target.sentence])  # else it is in the sentence
     for sentence in (compared.sentence, *target, *compared.beside, *compared.next_steps, *compared.notes, *doubtful):
         OUT.print(sentence, markup=False)
 

@@ -187,6 +187,14 @@ def facts(lines: Sequence[tuple[str, str]]) -> None:
     OUT.print(grid)
 
 
+def explained(names: Sequence[tuple[str, str]]) -> None:
+    """Names, and below each what is to be said of it, folded to the width of the terminal."""
+    whole = {"width": OUT.width, "break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 4}
+    for name, said in names:
+        OUT.print(textwrap.fill(visible(name), **whole), markup=False, soft_wrap=True)
+        OUT.print(textwrap.fill(visible(said), initial_indent=" " * 4, **whole), markup=False, soft_wrap=True)
+
+
 def _cell(text: str) -> str:
     """Text of data in a table: no markup, and nothing that a terminal obeys."""
     return escape(visible(text))

@@ -12,33 +12,41 @@ from shibolet.speech.text import Language, get_language
 
 
 class PartsConfig(Config):
-    """Which part of the round gave what, as a part of the round: the baseline, its result, and what was added to it."""
+    """What each part of the round gained: training, an average of checkpoints, and each addition to decoding."""
 
-    tune_decoding: bool = True  # measure ways to decode on dev, and score the one that is recommended on the sets
+    tune_decoding: bool = True  # measure ways to decode on dev, and score the recommended one on the test sets
 
 
 class CompareConfig(Config):
     """How a candidate is compared with the baseline and what it must show."""
 
-    keep_below_points: float = 0.0  # keep when the interval of the difference in WER ends below; 0: shown to be better
-    # Reference lengths that one loop costs, at least: keep allows for as many loops as the sets may have missed. A
-    # decoder that may write 25 tokens a second writes about five times the words of speech. 0: no allowance.
+    # Keep the result if the interval of its WER minus the baseline's ends below this, in points
+    keep_below_points: float = 0.0
+    # Cost of one loop, at least, in mean words of a reference; `keep` allows for as many loops as the test sets may
+    # have missed. A decoder that may write 25 tokens a second writes about five times the words of speech. 0: no
+    # allowance.
     loop_cost: float = Field(5.0, ge=0)
-    # Language -> points of WER: each set in it has to be shown to lose less. A language without a limit may lose any.
+    # Language -> WER points: each test set in that language must be shown to lose less. A language without a limit may
+    # lose any.
     limits: Mapping[str, Annotated[float, Field(gt=0)]] = {}
-    # Run folders of the same training with other seeds, two or more: then a gain has to be shown of the mean over
-    # seeds too, with the variance between them. Those of the candidate, and of a baseline that was trained so.
+    # Run folders of two or more trainings of the candidate with other seeds: then a gain must also be shown for the
+    # mean over seeds, with the variance between them.
     candidate_seeds: tuple[Path, ...] = ()
-    baseline_seeds: tuple[Path, ...] = ()
-    # Words a minute that the result may write more than the baseline where nobody speaks; the interval's end has to lie
-    # below. null: it is refused where it is shown to write more.
+    baseline_seeds: tuple[Path, ...] = ()  # the same for the baseline, if it was trained with several seeds
+    # Words a minute that the result may write more than the baseline where nobody speaks; the interval must end below.
+    # null: the result is refused only if it is shown to write more.
     max_extra_words_per_minute: float | None = Field(None, gt=0)
-    accept_overlap: tuple[str, ...] = ()  # sets that count for keep although they share audio with the training data
-    target_points: float = Field(1.0, ge=0)  # WER points the round is meant to gain; under it domains lead the page
-    target_domain: str | None = Field(None, min_length=1)  # where it is meant to gain them; null: on all utterances
-    expected_points: tuple[float, float] | None = None  # WER points that the plan expects there, said beside the gain
-    bootstrap_samples: int = Field(10_000, ge=100)
-    seed: int = 0
+    # Names of test sets that count although they share audio with the training data
+    accept_overlap: tuple[str, ...] = ()
+    # WER points that the round should gain; if it gains less, the report begins with the domains. 0: it need not gain
+    # any.
+    target_points: float = Field(1.0, ge=0)
+    # Domain in which it should gain them; null: over all utterances
+    target_domain: str | None = Field(None, min_length=1)
+    # Lowest and highest WER points that the author expects to gain; the report shows them. null: none
+    expected_points: tuple[float, float] | None = None
+    bootstrap_samples: int = Field(10_000, ge=100)  # bootstrap samples of each interval
+    seed: int = 0  # seed of the bootstrap
 
     @model_validator(mode="before")
     @classmethod

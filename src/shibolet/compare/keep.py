@@ -121,9 +121,12 @@ def _target(pair: PairComparison, config: CompareConfig) -> Target:
     interval = block.wer.interval_points if block else None
     gained = None if delta is None else 0.0 - delta  # no -0.0
     within = None if interval is None else (0.0 - interval[1], 0.0 - interval[0])
-    reached = gained is not None and gained >= config.target_points
+    is_meant = bool(config.target_points or config.target_domain)
+    reached = not is_meant or (gained is not None and gained >= config.target_points)
     where = f" on domain '{config.target_domain}'" if config.target_domain else ""
-    if gained is None:
+    if not is_meant:
+        sentence = ""
+    elif gained is None:
         why = "its references have no words" if block else "no utterance of these sets is of it"
         sentence = f"The target{where or ' on all utterances'} cannot be judged: {why}."
     else:
@@ -154,7 +157,7 @@ def _next_steps(pair: PairComparison, target: Target, noisy_db: Mapping[str, flo
             f"The gain of {gained:z.2f} WER points{where} is under the target of {target.points:.2f}: "
             f"see which {'domains' if pair.domains else 'sets'} gained; more data may be needed."
         )
-    elif gained is not None and interval and interval[0] < target.points:
+    elif target.points and gained is not None and interval and interval[0] < target.points:
         steps.append(
             f"The gain of {gained:z.2f} WER points{where} reaches the target of {target.points:.2f}, "
             f"but its interval begins at {interval[0]:.2f}: more recordings would settle it."

@@ -4,7 +4,6 @@ Every sentence is built around one word drawn uniformly from the lexicon, so tha
 """
 
 import random
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -162,14 +161,8 @@ def fill(
     return [chosen[place] for place in range(len(pattern))]
 
 
-def sample_sentence(rng: random.Random, lexicon: Lexicon, allowed: Collection[str] | None = None) -> list[Entry]:
-    """A sentence of the lexicon's words (of the allowed spellings, if given); no word stands in it twice.
-
-    To draw many from one subset, call `lexicon.restrict(allowed)` once and pass that.
-    Raises DataError when the allowed words make no sentence.
-    """
-    if allowed is not None:
-        lexicon = lexicon.restrict(allowed)
+def sample_sentence(rng: random.Random, lexicon: Lexicon) -> list[Entry]:
+    """A sentence of the lexicon's words; no word stands in it twice. DataError where its words make none."""
     if not lexicon.entries:
         raise DataError("the grammar was given no words: pass at least one allowed spelling of the lexicon")
     for attempt in range(MAX_TRIES):

@@ -16,11 +16,13 @@ from shibolet.speech.text.terms import as_context, read_terms
 
 
 class EvaluationSet(DataSource):
-    """A data set with what the baseline is said to score on it."""
+    """A test set: a data set, and what is published of the baseline on it."""
 
-    domain: str | None = Field(None, min_length=1)  # of the set, such as broadcast; a row's own goes first
-    baseline_wer_pct: float | None = Field(None, ge=0)  # published figure, shown beside the measured one
-    optional: bool = False  # left out, with a sentence, where it cannot be had
+    # Domain of all rows that name none, such as broadcast; null: they have none
+    domain: str | None = Field(None, min_length=1)
+    # Published WER of the baseline in percent, shown beside the measured one; null: not known
+    baseline_wer_pct: float | None = Field(None, ge=0)
+    optional: bool = False  # leave the set out, with a message, where it cannot be had; otherwise that is an error
 
     @model_validator(mode="after")
     def _no_style(self) -> Self:
@@ -32,11 +34,11 @@ class EvaluationSet(DataSource):
 
 
 class ServerConfig(Config):
-    """A server that transcribes as OpenAI's does, such as vLLM's."""
+    """A server with OpenAI's transcription API, such as vLLM's."""
 
-    url: str  # its root, as http://localhost:8000
-    model: str | None = None  # by the server's name for it; null: the only one that it has
-    language_code: str | None = None  # such as he, where the server is to be told; null: the model guesses
+    url: str  # root of the server, such as http://localhost:8000
+    model: str | None = None  # the server's name of the model; null: the only one that it has
+    language_code: str | None = None  # language that the server is told, such as he; null: the model detects it
 
     @field_validator("url")
     @classmethod
@@ -47,38 +49,39 @@ class ServerConfig(Config):
 
 
 class ServersConfig(Config):
-    """Which of the two models that a round compares are on a server and not run here."""
+    """Which of the two models that a round compares run on a server, and not here."""
 
-    baseline: ServerConfig | None = None
-    candidate: ServerConfig | None = None
+    baseline: ServerConfig | None = None  # server of the baseline; null: it runs here
+    candidate: ServerConfig | None = None  # server of the candidate; null: it runs here
 
 
 class StylesConfig(Config):
-    """How each of the two models that a round compares is asked to write; null: it is told nothing.
+    """How each of the two models that a round compares is asked to write, in the words of a style of `data.train`.
 
-    A style of `data.train` is asked for in the same words. A model that was not trained with it may write worse for it.
+    A model that was not trained with a style may write worse when it is asked for it.
     """
 
-    baseline: str | None = Field(None, min_length=1)
+    baseline: str | None = Field(None, min_length=1)  # style that the baseline is asked for; null: none
+    # Style that the candidate is asked for, one of `data.train`; null: none
     candidate: str | None = Field(None, min_length=1)
 
 
 class NgramConfig(Config):
     """An n-gram language model whose log-probabilities the beams add to the model's own."""
 
-    file: Path  # ARPA over the model's tokens; `shibolet ngram` makes it
-    weight: float = Field(gt=0)  # of its log-probabilities, those of the model having 1
+    file: Path  # ARPA file over the model's tokens; `shibolet ngram` makes it
+    weight: float = Field(gt=0)  # weight of its log-probabilities; those of the model have weight 1
 
 
 class ContextConfig(Config):
-    """Names and terms that may be said in the sets, and which of the two models that a round compares is told them.
+    """Names and terms that may be said in the sets, and which of the two models that a round compares are told them.
 
     WER is counted apart for words of the list and for all others, also of a model that is not told.
     """
 
-    file: Path  # a term a line
-    baseline: bool = True  # is told
-    candidate: bool = True
+    file: Path  # file with one term on each line
+    baseline: bool = True  # whether the baseline is told the terms
+    candidate: bool = True  # whether the candidate is told the terms
 
     def terms(self) -> tuple[str, ...]:
         """The terms; DataError where the file has none."""
@@ -86,7 +89,7 @@ class ContextConfig(Config):
 
 
 class NonSpeechSource(UnlabelledSource):
-    """Recordings in which nobody speaks; they need no texts, and where there are some they are not read."""
+    """Recordings in which nobody speaks; they need no texts, and texts in the data are not read."""
 
     @model_validator(mode="after")
     def _is_none_of_the_made_kinds(self) -> Self:
@@ -101,38 +104,51 @@ class NonSpeechConfig(Config):
     Those that are made from code take a few seconds on two CPU cores with a tiny model.
     """
 
-    clips_per_kind: int = Field(4, gt=0)  # of silence, noise, music and breathing, made from code
-    clip_s: float = Field(5.0, ge=1, le=30)
-    sources: tuple[NonSpeechSource, ...] = ()
-    foreign_clips: int = Field(16, ge=0)  # of each set in another language, heard as if in the recipe's
-    num_terms: int = Field(10, ge=0)  # told in a second pass where evaluate.context names none; 0: there is none then
+    clips_per_kind: int = Field(4, gt=0)  # clips of each of silence, noise, music and breathing, which are made by code
+    clip_s: float = Field(5.0, ge=1, le=30)  # seconds of each of these clips
+    sources: tuple[NonSpeechSource, ...] = ()  # recordings in which nobody speaks, beside the clips that are made
+    # Clips from each set in another language, heard as if they were in the recipe's
+    foreign_clips: int = Field(16, ge=0)
+    # Rare words told in a second pass if `evaluate.context` names no terms; 0: no second pass then
+    num_terms: int = Field(10, ge=0)
 
 
 class EvaluateConfig(Config):
-    """Which sets, and how they are transcribed and scored."""
+    """The test sets, and how they are transcribed and scored."""
 
-    sets: tuple[EvaluationSet, ...] = ()
-    # Also hear them with the audit's models and list the references that these doubt; once for all rounds, each second
-    # of the sets. No score and no verdict changes by it.
+    sets: tuple[EvaluationSet, ...] = ()  # the test sets
+    # Also hear the test sets with the audit's models and list the references that these doubt, once for all rounds. No
+    # score and no verdict depends on it.
     audit_sets: bool = True
-    batch_utterances: int | None = Field(None, gt=0)  # decoded at once, at most; null: as many as memory allows
-    max_piece_s: float = Field(30.0, gt=0)  # longer recordings are transcribed in pieces cut at pauses
-    max_new_tokens_per_s: float = Field(25.0, gt=0)  # bounds a model that does not come to an end
-    beam_size: int = Field(1, gt=0)  # 1: greedy; `shibolet tune-decoding` compares. On dev, in training, always greedy
-    length_penalty: float = 1.0  # of beams: over 0, the higher the longer the text
-    ngram: NgramConfig | None = None  # beside the beams on sets in the recipe's language; see 'tune-decoding'
-    # Texts drawn beside the greedy one; of all the one of minimum Bayes risk is taken. null: none, the greedy text
+    # Utterances that are decoded together, at most; null: as many as memory allows
+    batch_utterances: int | None = Field(None, gt=0)
+    # Seconds; longer recordings are transcribed in pieces that are cut at pauses
+    max_piece_s: float = Field(30.0, gt=0)
+    max_new_tokens_per_s: float = Field(25.0, gt=0)  # tokens per second of audio, at most; it ends a text that loops
+    # Beams; 1: greedy. `shibolet tune-decoding` compares. On dev, in training, decoding is always greedy
+    beam_size: int = Field(1, gt=0)
+    # Exponent of the length by which a beam's score is divided; higher values favour longer texts
+    length_penalty: float = 1.0
+    ngram: NgramConfig | None = None  # n-gram language model for beams on sets in the recipe's language; null: none
+    # Texts drawn beside the greedy one; of all, the one of minimum Bayes risk is taken. null: the greedy text
     mbr_samples: int | None = Field(None, ge=2)
-    mbr_temperature: float = Field(TEMPERATURE, gt=0)  # of the draws; over 1 they differ more than the model believes
-    repeat_bias: float = Field(0.0, ge=0)  # off the logit of a token that repeats a phrase a fourth time, or further
-    # A text that ends as a loop is written again with this repeat bias, and stays where that loops too; 0: all stay
+    # Temperature of the draws; over 1 they differ more than the model's own probabilities say
+    mbr_temperature: float = Field(TEMPERATURE, gt=0)
+    # Subtracted from the logit of a token that repeats a phrase for the fourth time or more; 0: off
+    repeat_bias: float = Field(0.0, ge=0)
+    # Repeat bias with which a text that ends as a loop is written again; the first text stays if that loops too. 0: off
     loop_bias: float = Field(0.0, ge=0)
-    expected_beam_points: tuple[float, float] | None = None  # WER points that the plan expects of beams, said beside
-    servers: ServersConfig = ServersConfig()
-    styles: StylesConfig = StylesConfig()
-    context: ContextConfig | None = None  # null: models are told no names, and no word is counted apart
-    non_speech: NonSpeechConfig | None = NonSpeechConfig()  # words where nobody speaks; null: nobody listens for them
-    dev_utterances: int | None = Field(256, gt=0)  # of the dev split, always the same, scored in training; null: all
+    # Lowest and highest WER points that the author expects of beams; shown beside the measurement
+    expected_beam_points: tuple[float, float] | None = None
+    servers: ServersConfig = ServersConfig()  # models of the comparison that run on a server
+    styles: StylesConfig = StylesConfig()  # styles that the models of the comparison are asked for
+    # Names and terms that models are told; null: none, and no word is counted apart
+    context: ContextConfig | None = None
+    # Clips without speech, to count words where nobody speaks; null: off
+    non_speech: NonSpeechConfig | None = NonSpeechConfig()
+    # Utterances of dev, always the same, that are scored during training; null: all
+    dev_utterances: int | None = Field(256, gt=0)
+    # Groups by duration that are scored apart: name, and from and to in seconds
     buckets_s: tuple[tuple[str, float, float], ...] = (
         ("short", 0.5, 5.0), ("medium", 5.0, 15.0), ("long", 15.0, 30.0), ("long-form", 30.0, 7200.0),
     )  # fmt: skip

@@ -26,6 +26,7 @@ from shibolet.scoring.rows import ScoredRow, score_row
 from shibolet.scoring.selection import fold_sums
 from shibolet.speech import audio
 from shibolet.speech.text import get_language
+from shibolet.speech.text.language import Language
 
 ShareOut = Callable[[Callable[[Sequence], list], Sequence], list]  # (work, items) -> work(items), done by several
 
@@ -109,10 +110,7 @@ def dev_scorer(
                 found = share_out(transcriber.transcribe, some) if share_out else transcriber.transcribe(some)
             for place, text in zip(own, found, strict=True):
                 texts[place] = text
-        scored = [
-            score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
-            for utterance, text in zip(utterances, texts, strict=True)
-        ]
+        scored = _scored(utterances, texts, spoken)
         return DevScores(**dict(summarise(scored, config.buckets_s)), folds=fold_sums(scored))
 
     return ScoreDev(score, lambda: any([one.release() for one in kept.values()]), frozenset(chosen))
@@ -129,6 +127,10 @@ def transcribe_rows(
         transcriber = Transcriber(loaded, spoken.name, **config.greedy.engine_settings(style))
         for place, text in zip(own, transcriber.transcribe([clips[place] for place in own]), strict=True):
             texts[place] = text
+    return _scored(utterances, texts, spoken)
+
+
+def _scored(utterances: Sequence[Utterance], texts: Sequence[str], spoken: Language) -> list[ScoredRow]:
     return [
         score_row(utterance, text, set="dev", normaliser=spoken.to_scoring)
         for utterance, text in zip(utterances, texts, strict=True)

@@ -16,16 +16,23 @@ Amounts = tuple[float, ...]
 
 
 class RobustnessConfig(Config):
-    """Copies of some test utterances, for baseline and result to hear; an empty list leaves a kind out."""
+    """Copies of some test utterances with noise, lower bit rates or lost packets, which both models of a round hear.
 
-    utterances_per_set: int = Field(100, gt=0)  # always the same; recordings over evaluate.max_piece_s are left out
-    noises: tuple[NoiseKind, ...] = ("babble", "white")  # babble: noise with the spectrum and the swell of speech
-    snr_db: Amounts = (30.0, 20.0, 10.0, 5.0, 0.0)  # of each noise
-    bitrate_kbps: tuple[Annotated[float, Field(ge=6, le=128)], ...] = (32.0, 16.0, 8.0, 6.0)  # of Opus
-    packet_loss_pct: tuple[Annotated[float, Field(gt=0, le=50)], ...] = (5.0, 10.0, 20.0, 40.0)  # concealed by libopus
-    call_kbps: float = Field(16.0, ge=6, le=128)  # of the Opus stream that loses packets
-    mean_burst: float = Field(2.0, ge=1)  # packets of 20 ms lost in a row on average; 1: independent losses
-    seed: int = Field(0, ge=0)  # of the choice of utterances, noise and losses
+    An empty list leaves a kind out.
+    """
+
+    # Utterances of each set, always the same; those longer than `evaluate.max_piece_s` are left out
+    utterances_per_set: int = Field(100, gt=0)
+    # Kinds of noise; babble is noise with the spectrum of speech and its changes in level
+    noises: tuple[NoiseKind, ...] = ("babble", "white")
+    snr_db: Amounts = (30.0, 20.0, 10.0, 5.0, 0.0)  # signal-to-noise ratios in dB, for each kind of noise
+    # Bit rates of Opus in kbit/s
+    bitrate_kbps: tuple[Annotated[float, Field(ge=6, le=128)], ...] = (32.0, 16.0, 8.0, 6.0)
+    # Percent of the packets that are lost; libopus conceals the gaps
+    packet_loss_pct: tuple[Annotated[float, Field(gt=0, le=50)], ...] = (5.0, 10.0, 20.0, 40.0)
+    call_kbps: float = Field(16.0, ge=6, le=128)  # bit rate in kbit/s of the Opus stream that loses packets
+    mean_burst: float = Field(2.0, ge=1)  # packets of 20 ms lost in a row, on average; 1: losses are independent
+    seed: int = Field(0, ge=0)  # seed of the choice of utterances, of the noise and of the losses
 
     @property
     def doses(self) -> tuple[Dose, ...]:

@@ -13,9 +13,10 @@ EXIT_CODES: dict[Decision, int] = {"PROCEED": 0, "CAUTION": EXIT_CAUTION, "STOP"
 class GateConfig(GateLimits):
     """The limits of the gate, and what `run` does on a verdict."""
 
-    on_caution: Literal["continue", "stop"] = "continue"
+    on_caution: Literal["continue", "stop"] = "continue"  # after CAUTION the round continues, or it ends
+    # After STOP the round ends, or it hears all the rest, drops what is bad and asks the gate again
     on_stop: Literal["stop", "repair"] = "stop"
-    accept: tuple[Literal["INVALID"], ...] = ()  # does not end the run; every later artefact says so
+    accept: tuple[Literal["INVALID"], ...] = ()  # verdicts that do not end the round; every later artefact says so
 
     @model_validator(mode="after")
     def _lines_in_order(self) -> "GateConfig":

@@ -19,24 +19,30 @@ def clips_needed(max_false_accept_pct: float) -> int:
 class LabelConfig(Config):
     """Who writes texts for audio, who listens to them again, and how much of what they agree on may train."""
 
-    writer: str | None = None  # a model of a family, whose texts are taken; null: models.base
-    listener: str | None = None  # hears the same audio by itself, like audit.recogniser; null: that one
-    max_piece_s: float = Field(15.0, gt=1, le=30)  # recordings are cut at pauses into pieces of at most this
-    # A false accept is a text that was let pass and differs from the truth in more than this share of its words.
+    writer: str | None = None  # the Qwen3-ASR or Whisper whose texts are used; null: `models.base`
+    # A second model that hears the same audio, as for `audit.recogniser`; null: `audit.recogniser`
+    listener: str | None = None
+    # Recordings are cut at pauses into pieces of at most this many seconds
+    max_piece_s: float = Field(15.0, gt=1, le=30)
+    # Share of words; a text that passes and differs from the truth in more of them is a false accept
     max_wer: float = Field(0.2, ge=0, lt=1)
-    max_false_accept_pct: float = Field(5.0, gt=0, lt=50)  # of the texts that pass, by the upper end of its interval
-    calibration_clips: int = Field(300, ge=40)  # with a text that is known: each is heard as it is and damaged once
-    max_labelled_share: float = Field(1.0, gt=0)  # hours of pieces without text, of the hours with texts of their own
-    # Utterances of data.train that the audit flagged are heard again too: taken back where the writer reads what the
-    # text says, corrected where both hearers read alike and the text reads otherwise, else dropped as before.
+    # Most false accepts among the texts that pass, in percent, by the upper end of the interval
+    max_false_accept_pct: float = Field(5.0, gt=0, lt=50)
+    # Clips with a known text, each heard as it is and damaged once, which calibrate the limit of agreement
+    calibration_clips: int = Field(300, ge=40)
+    # Hours of pieces with a model's text divided by the hours with texts of their own, at most
+    max_labelled_share: float = Field(1.0, gt=0)
+    # Utterances of `data.train` that the audit flagged are heard again: they are taken back where the writer reads what
+    # the text says, corrected where both models read alike and the text says otherwise, else dropped.
     flagged: bool = False
-    # Utterances longer than prepare.max_duration_s are heard again by the writer and cut by what it hears; those of dev
-    # are cut as before.
+    # Utterances longer than `prepare.max_duration_s` are heard again by the writer and cut by what it hears; those of
+    # dev are cut as usual.
     recut: bool = False
-    # A text that came with the data gives way to a machine's only where the hearers differ in at most this share of
-    # letters, whatever limit is calibrated.
+    # Share of letters in which the two models may differ for their text to replace one that came with the data; this
+    # holds beside the calibrated limit.
     max_corrected_disagreement: float = Field(0.05, ge=0, lt=1)
-    max_corrected_share: float = Field(0.05, ge=0, lt=1)  # of the utterances of data.train
+    # Share of the utterances of `data.train` whose text may be replaced, at most
+    max_corrected_share: float = Field(0.05, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _clips_can_show_it(self) -> "LabelConfig":

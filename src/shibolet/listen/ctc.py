@@ -273,7 +273,7 @@ class CtcRecogniser:
             score = IMPOSSIBLE if spoken.letters.any() else None  # no letter that the model knows: it cannot say
             return Hearing(
                 hypothesis=hypothesis, text_score=score, text_logp=score, worst_score=score,
-                word_scores=np.zeros(0) if score is None else np.full(num_words, score), letter_times_s=letter_times_s,
+                letter_times_s=letter_times_s,
             )  # fmt: skip
         loss, letters = spoken.path.frame_scores - logp.max(-1), np.maximum(1, spoken.letters)
         word_scores = np.bincount(spoken.word_at, weights=loss, minlength=num_words) / letters
@@ -282,7 +282,6 @@ class CtcRecogniser:
             text_logp=float(spoken.path.frame_scores.sum() / letters.sum()),
             text_score=float(loss.sum() / letters.sum()),
             worst_score=float(word_scores.min()),
-            word_scores=word_scores,
             letter_times_s=letter_times_s,
             word_spans_s=spoken.word_spans_s(lag_s),
         )

@@ -26,10 +26,8 @@ class Hearing:
     # Mean log-probability of the text's tokens with its end, in lower case or in the hypothesis's own writing, where
     # that is likelier; CTC: of the letters of the forced path. None: unknown.
     text_logp: float | None = None
-    # Of the text's least likely token in that writing, its end too; CTC: the lowest of `word_scores`. None: unknown.
+    # Of the text's least likely token in that writing, its end too; CTC: the lowest of a word. None: unknown.
     worst_score: float | None = None
-    # CTC: the score within each of W words; empty: unknown.
-    word_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
     # When the hypothesis's letters were heard; empty: unknown.
     letter_times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
     # Start and end of the text's words [W, 2]; empty: unknown.

@@ -1,7 +1,7 @@
 """A model as names and shapes of its weights: what a plan needs of it, without weights and without torch."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,22 @@ class Weight:
     def numel(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
+
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]  # of weights, by name
+
+
+def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Shapes:
+    """The weights of a linear layer."""
+    yield f"{name}.weight", (outputs, inputs)
+    if bias:
+        yield f"{name}.bias", (outputs,)
+
+
+def norm(name: str, dim: int) -> Shapes:
+    """The weights of a layer norm."""
+    yield f"{name}.weight", (dim,)
+    yield f"{name}.bias", (dim,)
 
 
 @dataclass(frozen=True, slots=True)

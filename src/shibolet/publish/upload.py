@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
@@ -20,7 +19,6 @@ def upload_folder(
     folder: Path,
     to: str,
     *,
-    kind: Literal["model", "dataset"] = "model",
     private: bool,
     message: str,
     wait: Callable[[float], None] = time.sleep,
@@ -34,9 +32,9 @@ def upload_folder(
     api = HfApi()
 
     def send() -> str:
-        api.create_repo(to, repo_type=kind, private=private, exist_ok=True)
+        api.create_repo(to, repo_type="model", private=private, exist_ok=True)
         return api.upload_folder(
-            repo_id=to, repo_type=kind, folder_path=folder, commit_message=message, delete_patterns=_REPLACED
+            repo_id=to, repo_type="model", folder_path=folder, commit_message=message, delete_patterns=_REPLACED
         ).commit_url
 
     try:

@@ -180,7 +180,8 @@ def differences(rows: Sequence[Difference], target_points: float, titles: tuple[
         for mark in marks:
             svg.line(x(mark), 20, x(mark), y, "grid")
         svg.line(x(0), 20, x(0), y, "axis")
-        svg.line(x(-target_points), 20, x(-target_points), y, "limit")
+        if target_points:
+            svg.line(x(-target_points), 20, x(-target_points), y, "limit")
         svg.text(x(0) - 6, 13, "BETTER", "zone-name", "end")
         svg.text(x(0) + 6, 13, "WORSE", "zone-name")
         for row, at in zip(rows, placed, strict=True):

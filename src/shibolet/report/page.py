@@ -35,6 +35,7 @@ _CONTENTS = {
     "examples": "Examples", "provenance": "How it was made",
 }  # fmt: skip
 _ON_DEMAND = ("truth", "search", "waterfall", "robustness", "chain", "systems", "doubtful", "errors", "examples")
+_OF_AN_AUDIT = ("gate", "audit")
 _OF_A_ROUND = ("prepare", "train", "compare", "scores")
 
 
@@ -69,14 +70,15 @@ def write_report(run_dir: Path) -> Path:
     }
     left_out = {name for name in _ON_DEMAND if not shown[name]}
     left_out |= set() if audit else {"selftest", "worst"}
-    if recipe.only_audits:  # there are no such stages to wait for
-        left_out |= {name for name in _OF_A_ROUND if not shown[name]}
+    # There are no such stages to wait for.
+    never = (*(_OF_A_ROUND if recipe.trains_nothing else ()), *(() if recipe.data.train else _OF_AN_AUDIT))
+    left_out |= {name for name in never if not shown[name]}
     page = environment().get_template("report.html.jinja").render(
         recipe=recipe,
         recipe_text=run.recipe.read_text(encoding="utf-8"),
         code=language.code,
         direction=direction_of(language),
-        headline=_headline(gate, compared and compared.made),
+        headline=_headline(gate, compared and compared.made, is_round=not recipe.trains_nothing),
         titles=[one.title for one in pair or ()],
         references=references(run, recipe),
         contents={id: title for id, title in _CONTENTS.items() if id not in left_out},
@@ -104,7 +106,7 @@ class Headline:
     tiles: Sequence[Tile] = ()
 
 
-def _headline(gate: sections.Gates | None, compared: Comparison | None) -> Headline:
+def _headline(gate: sections.Gates | None, compared: Comparison | None, is_round: bool) -> Headline:
     """The verdict of the last stage that gave one, and the numbers behind it."""
     tiles = []
     for name, verdict in gate.verdicts.items() if gate else []:
@@ -123,7 +125,10 @@ def _headline(gate: sections.Gates | None, compared: Comparison | None) -> Headl
         value = f"{_pct(wer.baseline.rate)} \u2192 {_pct(wer.candidate.rate)}"
         tiles.append(Tile(name=f"WER, {name}", value=value, note=note))
     if compared:
-        title = f"{'Keep' if compared.is_kept else 'Do not keep'} {compared.candidate.title}"
+        name = compared.candidate.title
+        title = f"{'Keep' if compared.is_kept else 'Do not keep'} {name}"
+        if not is_round:
+            title = f"{name} is{'' if compared.is_kept else ' not'} shown to be better"
         return Headline(title=title, sentence=compared.sentence, tiles=tiles)
     if gate:
         return Headline(title=verdict_title(gate.last), sentence=gate.last.recommendation, tiles=tiles)

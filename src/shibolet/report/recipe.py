@@ -97,7 +97,7 @@ class ShownRecipe(_Shown):
     models: ShownModels | None
     data: ShownData
     audit: ShownAudit
-    train: ShownTrain | None  # None: the round only audits
+    train: ShownTrain | None  # None: the recipe audits, or scores and compares, and trains nothing
     evaluate: ShownEvaluate
 
     @classmethod
@@ -111,5 +111,5 @@ class ShownRecipe(_Shown):
             raise DataError(f"{path} was written by another version of shibolet; name another run folder") from error
 
     @property
-    def only_audits(self) -> bool:
+    def trains_nothing(self) -> bool:
         return self.models is None or self.train is None

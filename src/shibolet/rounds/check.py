@@ -171,7 +171,7 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
             yield _hypotheses(what, name, recipe.language)
         else:
             yield _local_model(what, name, only_hears) or _hub_model(what, name, only_hears)
-    for role in ("base", "baseline") if recipe.models else ():
+    for role in ("base", "baseline") if recipe.models and recipe.train else ():
         if role not in roles:
             how = f"'shibolet next RUN --from {recipe.name} -o FILE' writes it with the model of the round before"
             yield Finding(role, "missing", f"the recipe names none: {how}, or give --set models.{role}=MODEL")

@@ -72,7 +72,11 @@ def candidates_of(
     """The models that a round compares: those given, else the recipe's baseline and what was trained here."""
     if candidate is None:
         current.folder.verified("train")
-    models = baseline or current.recipe.models.baseline, candidate or str(current.folder.final.absolute())
+    recipe = current.recipe
+    baseline = baseline or (recipe.models and recipe.models.baseline)
+    if baseline is None:
+        raise RecipeError(f"recipe '{recipe.name}' names no models.baseline; give --baseline MODEL")
+    models = baseline, candidate or str(current.folder.final.absolute())
     first, second = (
         Candidate(named, Model(model, prepared_of(model))) for named, model in zip(current.names, models, strict=True)
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from shibolet.errors import DataError, RecipeError
 from shibolet.evaluate.config import EvaluateConfig, EvaluationSet, ServerConfig
-from shibolet.recipe import Recipe, name_of, write_recipe
+from shibolet.recipe import ModelsConfig, Recipe, name_of, write_recipe
 from shibolet.records.candidate import named
 from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.scores import Overlap
@@ -220,9 +220,10 @@ class Round(Models):
     @property
     def names(self) -> tuple[Named, Named]:
         """The baseline, which the round's model has to beat, and that model, the candidate."""
-        models = self.recipe.models
+        models = self.recipe.models or ModelsConfig()
         baseline = named(models.baseline_title)
-        return baseline, named(self.recipe.title, baseline.label if models.base == models.baseline else None)
+        starts_from_it = models.base is not None and models.base == models.baseline
+        return baseline, named(self.recipe.title, baseline.label if starts_from_it else None)
 
     @cached_property
     def seeds(self) -> tuple[dict[Path, Named], dict[Path, Named]]:

@@ -43,7 +43,9 @@ class Sound:
     duration_s: float
     speech: tuple[tuple[float, float], ...]  # as `speech_spans`
     snr_db: float  # as `estimate_snr_db`
-    bandwidth_hz: float  # as `bandwidth_hz`
+    # Highest frequency with energy less than `BANDWIDTH_FLOOR_DB` under the strongest; 0.0 for silence. About 4,000 for
+    # a telephone band, near 8,000 for speech recorded at 16 kHz.
+    bandwidth_hz: float
 
 
 def sound_of(samples: np.ndarray) -> Sound:
@@ -68,14 +70,6 @@ def estimate_snr_db(samples: np.ndarray) -> float:
     Noise is the mean of what lies between spans of speech; where that is too short, the clip's quietest frames.
     """
     return sound_of(samples).snr_db
-
-
-def bandwidth_hz(samples: np.ndarray) -> float:
-    """Highest frequency with energy less than `BANDWIDTH_FLOOR_DB` under the strongest; 0.0 for silence.
-
-    About 4,000 for a telephone band, near 8,000 for speech recorded at 16 kHz.
-    """
-    return sound_of(samples).bandwidth_hz
 
 
 def _snr_db(energy_db: np.ndarray, spans: list[tuple[float, float]]) -> float:

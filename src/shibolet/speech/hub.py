@@ -18,7 +18,7 @@ from shibolet.records.files import hash_json, make_folder, sync_dir, write_json
 from shibolet.records.reading import read_as
 from shibolet.speech.known_sources import ELSEWHERE
 from shibolet.speech.sources import DataSource
-from shibolet.speech.tables import BATCH_ROWS, open_table
+from shibolet.speech.tables import BATCH_ROWS, first_line, open_table
 
 SHARD_ROWS = 512  # of 30 s slices about 100 MB
 
@@ -102,12 +102,8 @@ def _explained(source: DataSource) -> Iterator[None]:
         advice = (
             "cannot be reached and is not in the local cache: fetch it while there is a network (HF_HUB_OFFLINE unset)"
         )
-        raise DataError(f"{what} {advice}; {_first_line(error)}") from error
+        raise DataError(f"{what} {advice}; {first_line(error)}") from error
     except (DatasetsError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a script, which is not run
         raise DataError(
-            f"{what} cannot be read (config {source.config}, split {source.split}): {_first_line(error)}"
+            f"{what} cannot be read (config {source.config}, split {source.split}): {first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -12,7 +12,6 @@ from shibolet.speech.augment import at_16_khz, encode
 
 PACKET_S = 0.02  # of sound in each, which is what Opus and most calls send
 _OPUS_HZ = 48_000  # both decoders give it
-_PACKET_SAMPLES = round(PACKET_S * _OPUS_HZ)
 _CONCEALS = {True: "libopus", False: "opus"}  # decoders of FFmpeg: of a packet without content
 
 

@@ -32,23 +32,27 @@ Place = Annotated[
 
 
 class Columns(Config):
-    """Where each field stands in a row; dots reach into structs: `metadata.entry_id`.
+    """Names of the columns of a data set; a dot reaches into a struct, as in `metadata.entry_id`.
 
-    `audio`, `text` and every column with a name of its own must be there, the others may be missing; null: not read.
+    `audio`, `text` and each column that is named otherwise than here must be there. The others may be missing. null:
+    the column is not read.
     """
 
-    audio: str = "audio"  # of a manifest a path relative to it, of a table {bytes, path}
-    text: str | None = "text"  # null: only of a source of `data.unlabelled`, which never has one
-    id: str | None = "id"
-    recording: str | None = "recording"
-    speaker: str | None = "speaker"
-    domain: str | None = "domain"  # a boolean column gives its own name where it is true: `extra_data.noisy` -> noisy
-    language: str | None = "language"  # name or code ("Hebrew", "he", "he-IL"); a row in another language leaves
-    flags: str | None = "flags"  # a struct whose booleans are what people noted: {noisy: true, too_long: false}
-    start_s: str | None = "start_s"
-    end_s: str | None = "end_s"
-    duration: str | None = "duration"  # seconds, of the span or of the audio; a row that neither agrees with leaves
-    previous: str | None = "previous"  # what was said before, for `train.previous_text_frac`; also `prev_transcript`
+    audio: str = "audio"  # the audio: in a manifest a path relative to it, in a table `{bytes, path}`
+    text: str | None = "text"  # what is said; null only for a source of `data.unlabelled`
+    id: str | None = "id"  # id of the utterance; without it, one is made
+    recording: str | None = "recording"  # the recording it was cut from; intervals and the split depend on it
+    speaker: str | None = "speaker"  # the speaker; intervals and the split depend on it
+    # The domain; a boolean column such as `extra_data.noisy` gives its own last name, `noisy`, where it is true
+    domain: str | None = "domain"
+    language: str | None = "language"  # name or code, such as Hebrew, he or he-IL; a row in another language is dropped
+    flags: str | None = "flags"  # a struct of booleans that people noted, such as `{noisy: true, too_long: false}`
+    start_s: str | None = "start_s"  # start of the utterance in its file, in seconds
+    end_s: str | None = "end_s"  # end of the utterance in its file, in seconds
+    # Duration of the span or of the audio, in seconds; a row that neither agrees with is dropped
+    duration: str | None = "duration"
+    # What was said before, for `train.previous_text_frac`; names such as `prev_transcript` are read too
+    previous: str | None = "previous"
 
     @property
     def required(self) -> list[str]:
@@ -63,33 +67,41 @@ class Columns(Config):
 
 
 class DataSource(Config):
-    """A data set: a manifest, a Hub data set or local Parquet. What is known of a Hub id need not be said."""
+    """A data set: a manifest, a Hub data set or Parquet files, by one of the keys `manifest`, `hub` and `parquet`.
 
-    name: str = Field(min_length=1)  # stands in every utterance, ledger line and report; domain rules look at it
-    # JSONL of ours, NeMo's or Lhotse's, TSV, CSV, or a folder of audio and .txt. Both may be in a store of objects:
-    # s3://bucket/speech/manifest.jsonl; its relative paths then start there too.
+    Split, columns and format of some data sets on the Hub are known (`speech/known_sources.py`); they can be left out.
+    """
+
+    name: str = Field(min_length=1)  # name in every utterance, ledger line and report; domain rules can look at it
+    # A JSONL, TSV or CSV file, a NeMo or Lhotse manifest, or a folder of audio and .txt files. It may be in an object
+    # store, as s3://bucket/speech/manifest.jsonl; its relative paths then start there too.
     manifest: Place | None = None
-    hub: str | None = None  # Hub id or a local copy of the repository
-    config: str | None = None  # of the Hub data set, e.g. "he_il"
-    split: str | None = None  # of the Hub data set, e.g. "train"
-    revision: str | None = None  # of the Hub data set: branch, tag or commit
-    streaming: bool = False  # read once into shards of our own instead of the `datasets` cache
-    # Path or glob of Parquet or Arrow files, read in place; of a store, s3://bucket/speech/*.parquet, by copies.
+    hub: str | None = None  # id of a data set on the Hub, or a local copy of its repository
+    config: str | None = None  # configuration of the Hub data set, such as he_il
+    split: str | None = None  # split of the Hub data set, such as train; needed with `hub`
+    revision: str | None = None  # branch, tag or commit of the Hub data set
+    streaming: bool = False  # read the Hub data set once and write shards, without the cache of `datasets`
+    # Path or glob of Parquet or Arrow files, which are read in place; those of an object store, as
+    # s3://bucket/speech/*.parquet, are copied first
     parquet: Place | None = None
-    columns: Columns = Columns()
-    format: Literal["plain", "whisper_slices"] = "plain"  # whisper_slices: cut at closed <|t|> pairs
-    # Whether texts have <|t|> tokens, as those of Whisper's training sets: true keeps them beside the text, for
-    # `train.timestamps_frac`, false leaves them out, and null says that there are none. Nothing else ever sees them.
-    # Of prepared data (parquet: RUN/prepared/train-*.parquet) true takes those of the column `timed_text`.
+    columns: Columns = Columns()  # names of the columns, where they differ from the usual ones
+    # `whisper_slices` cuts the audio at closed pairs of Whisper's timestamp tokens
+    format: Literal["plain", "whisper_slices"] = "plain"
+    # Whether the texts contain timestamp tokens as those of Whisper's training sets do: true keeps them beside the
+    # text, for `train.timestamps_frac`, false removes them, null says that there are none. For prepared data (parquet:
+    # `RUN/prepared/train-*.parquet`) true takes those of the column `timed_text`.
     timestamps: bool | None = None
-    letter_case: Literal["written", "lower"] = "written"  # lower: every text in small letters
-    punctuation: Literal["written", "none"] = "written"  # none: every text without its marks .,?!:;
-    # How this source writes, in a word or a few that the model is told in training with each of its utterances, such as
-    # "no punctuation"; `shibolet transcribe --style` then asks for the one or the other. null: nothing is told.
+    letter_case: Literal["written", "lower"] = "written"  # `lower` reads every text in small letters
+    punctuation: Literal["written", "none"] = "written"  # `none` removes the marks . , ? ! : ; from every text
+    # How this source writes, in a few words such as no punctuation; in training the prompt of its utterances says so,
+    # and `shibolet transcribe --style` can ask for it. null: the prompt says nothing of it.
     style: str | None = Field(None, min_length=1)
-    max_utterances: int | None = Field(None, gt=0)  # the first usable ones in the order of the files
-    rows: Mapping[str, Annotated[int, Field(gt=0)]] = {}  # by who says so: for `shibolet plan`, before any is read
-    language: str | None = None  # of rows that do not say, as in the prompt: "Hebrew"
+    # Take only the first usable ones, in the order of the files; null: all
+    max_utterances: int | None = Field(None, gt=0)
+    # How many rows the data set is said to have, by who says so; `shibolet plan` counts with it before the data are
+    # read
+    rows: Mapping[str, Annotated[int, Field(gt=0)]] = {}
+    language: str | None = None  # language of rows that name none, such as Hebrew; null: that of the recipe
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +166,7 @@ def manifest_at(place: str | Path, name: str | None = None) -> DataSource:
 class UnlabelledSource(DataSource):
     """Audio without text, of any length: a manifest, a folder of audio, a Hub data set or Parquet, as in `data.train`.
 
-    A text that is there all the same is not read.
+    Texts in the data are not read, so `format`, `timestamps`, `letter_case`, `punctuation` and `style` are refused.
     """
 
     @property

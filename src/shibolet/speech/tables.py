@@ -97,10 +97,11 @@ def _reading(place: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
-        raise DataError(f"table {place} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"table {place} cannot be read: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what an error says; libraries write many."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
@@ -116,15 +117,11 @@ def read_cell(place: str | Path, row: int, column: str) -> bytes | str:
     return encoded_audio(cell, place)
 
 
-def read_batches(place: str | Path, columns: list[str]) -> Iterator[list[dict]]:
-    """The rows of a table as plain dicts, `BATCH_ROWS` at a time, with these columns only."""
-    with _reading(place):
-        for batch in open_table(place).batches(columns):
-            yield batch.to_pylist()
-
-
 def read_foreign_batches(place: str | Path, columns: list[str]) -> Iterator[list[dict | BadRow]]:
-    """The same of a table that others wrote: its text may be no UTF-8, its times none of a calendar."""
+    """The rows of a table as plain dicts, `BATCH_ROWS` at a time, with these columns only.
+
+    Others wrote it: its text may be no UTF-8, its times none of a calendar.
+    """
     with _reading(place):
         for batch in open_table(place).batches(columns):
             try:
@@ -142,7 +139,7 @@ def _row_or_reason(batch: pa.RecordBatch, row: int) -> dict | BadRow:
         return own.to_pylist()[0]
     except (ValueError, OverflowError) as error:
         is_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
-        return BadRow("not_utf8" if is_text else "not_a_row", _first_line(error))
+        return BadRow("not_utf8" if is_text else "not_a_row", first_line(error))
 
 
 def encoded_audio(cell: object, table: Path | str) -> bytes | str:

@@ -10,8 +10,10 @@ from shibolet.records.config import Config
 class TrackingConfig(Config):
     """Where a round is tracked beside TensorBoard, which is always written."""
 
-    wandb_project: str | None = None  # also log to Weights & Biases (extra: wandb)
-    wandb_artifacts: bool = False  # the checkpoint at the end of each phase as an artifact there
+    # Project on Weights & Biases, which needs the extra `wandb`; null: TensorBoard alone
+    wandb_project: str | None = None
+    wandb_artifacts: bool = False  # upload the checkpoint at the end of each phase as an artifact of Weights & Biases
+    wandb_examples: bool = False  # upload tables of utterances too: what people said, and what was heard
 
 
 class Table(Config):

@@ -15,11 +15,11 @@ from shibolet.tracking.weights_and_biases import WandbTracker
 
 def show(tracking: Tracking, about: Mapping[str, Any]) -> None:
     """Show the documents; where there are none, or every tracker was shown them before, none is opened."""
-    if tracking.documents and not _are_told(tracking):
+    if tracking.documents and not are_told(tracking):
         start_trackers(tracking, about).close()
 
 
-def _are_told(tracking: Tracking) -> bool:
+def are_told(tracking: Tracking) -> bool:
     names = ["tensorboard", *(["wandb"] if tracking.settings.wandb_project else [])]
     for path in (tracking.folder / f"{name}.json" for name in names):
         try:

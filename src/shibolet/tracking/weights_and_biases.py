@@ -33,7 +33,7 @@ class WandbTracker:
     def __init__(self, tracking: Tracking, config: Mapping[str, Any]) -> None:
         import wandb
 
-        self._wandb, self._artifacts = wandb, tracking.settings.wandb_artifacts
+        self._wandb, self._settings = wandb, tracking.settings
         self._memory = TrackerMemory(tracking.folder / "wandb.json")
         if self._memory.state.run is None:
             self._memory.name_run(uuid.uuid4().hex[:12])
@@ -78,16 +78,19 @@ class WandbTracker:
     def document(self, shown: Shown) -> None:
         if shown.name.startswith("about/"):  # the run's configuration has it
             return
+        line = self._memory.line_of_document(shown)  # also of what is held back, so that no run is opened for it again
+        if shown.name.startswith("examples/") and not self._settings.wandb_examples:
+            return
         tables = {
             key: self._wandb.Table(
                 columns=list(table.columns), data=[list(row) for row in table.rows], allow_mixed_types=True
             )
             for key, table in shown.tables.items()
         }
-        self._log({**shown.numbers, **shown.texts, **tables}, shown.step, self._memory.line_of_document(shown))
+        self._log({**shown.numbers, **shown.texts, **tables}, shown.step, line)
 
     def folder(self, name: str, step: int, path: Path) -> None:
-        if self._artifacts:
+        if self._settings.wandb_artifacts:
             artifact = self._wandb.Artifact(f"{name}-{self._run.id}", type=name, metadata={"step": step})
             artifact.add_dir(str(path), policy="immutable")  # read where it lies: a phase's last checkpoint stays
             self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])

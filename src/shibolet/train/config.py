@@ -19,13 +19,16 @@ Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # a part with r
 class PhaseConfig(Config):
     """A stretch of training in which a fixed set of model parts is trainable."""
 
-    name: str  # "B", "A": shown in every tracker
+    name: str  # name of the phase in trackers and checkpoints, such as B
     num_epochs: float = Field(gt=0)  # passes over the training set
-    lr_by_part: Mapping[str, Rate]  # part -> peak learning rate; a part not named here is frozen
-    objective: ObjectiveName | None = None  # what it minimises; null: train.objective
-    warmup_steps: int = Field(0, ge=0)  # linear from 0, at the start of this phase
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after warm-up; linear and cosine fall to 0
-    lr_if_diverged: Mapping[str, Rate] = {}  # part -> peak rate of the one more try after a divergence; empty: no try
+    # Part of the model, such as `head` or `decoder.layers[16:28]` -> peak learning rate; all other parts are frozen
+    lr_by_part: Mapping[str, Rate]
+    objective: ObjectiveName | None = None  # what the phase minimises; null: `train.objective`
+    warmup_steps: int = Field(0, ge=0)  # steps in which the rate rises linearly from 0, at the start of this phase
+    # The rate after the warm-up; linear and cosine fall to 0 at the end of the phase
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    # Part -> peak rate of one more try after a divergence; empty: no second try
+    lr_if_diverged: Mapping[str, Rate] = {}
 
     @model_validator(mode="after")
     def _trains_something(self) -> "PhaseConfig":
@@ -39,10 +42,12 @@ class PhaseConfig(Config):
 class LoraSettings(Config):
     """Low-rank adapters on decoder layers that stay frozen in every phase."""
 
-    part: str = "decoder.layers[0:16]"  # of the decoder: servers skip an encoder's adapters
-    rank: int = Field(16, gt=0)
-    alpha: int = Field(32, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    # Span of decoder layers that get adapters; an encoder's adapters would be ignored by servers
+    part: str = "decoder.layers[0:16]"
+    rank: int = Field(16, gt=0)  # rank of the adapters
+    alpha: int = Field(32, gt=0)  # scale of the adapters: their product counts alpha / rank times
+    dropout: float = Field(0.1, ge=0, lt=1)  # dropout on the input of the adapters
+    # Projections of attention that get adapters
     targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj"], ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1
     )
@@ -59,47 +64,59 @@ class LoraSettings(Config):
 class OptimizerConfig(Config):
     """AdamW; norms and biases carry no weight decay."""
 
+    # Decay rates of the first and the second moment
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)  # of the global gradient, over all ranks and packs
+    eps: float = Field(1e-8, gt=0)  # added to the denominator of each update
+    weight_decay: float = Field(0.01, ge=0)  # decoupled weight decay, not on norms and biases
+    # Largest norm of the gradient, over all ranks and packs; a larger one is scaled down
+    max_grad_norm: float = Field(1.0, gt=0)
 
 
 class GuardsConfig(Config):
     """When a training is taken back to a checkpoint, and when it is given up."""
 
-    max_skips: int = Field(3, gt=0)  # steps in a row without a finite loss and gradient, before a roll-back
-    max_rollbacks: int = Field(3, ge=0)  # one more ends the run
-    window_steps: int = Field(50, gt=0)  # the rolling median of the loss
-    baseline_steps: int = Field(200, gt=0)  # the median before the switch, over at most this many steps
-    diverged_above: float = Field(2.0, gt=1)  # times the baseline: a divergence at once
-    recovered_below: float = Field(1.1, ge=1)  # times the baseline: the spike of the switch is over ...
-    recover_within_steps: int = Field(400, gt=0)  # ... which it has to be by then
+    max_skips: int = Field(3, gt=0)  # steps in a row without a finite loss and gradient that cause a roll-back
+    max_rollbacks: int = Field(3, ge=0)  # roll-backs that are allowed; one more ends the run
+    window_steps: int = Field(50, gt=0)  # steps of the rolling median of the loss
+    # Steps before a switch of phases, at most, whose median loss is the baseline
+    baseline_steps: int = Field(200, gt=0)
+    # A rolling median of more than this times the baseline is a divergence at once
+    diverged_above: float = Field(2.0, gt=1)
+    # The spike after a switch is over when the rolling median is at most this times the baseline
+    recovered_below: float = Field(1.1, ge=1)
+    recover_within_steps: int = Field(400, gt=0)  # steps within which that must happen, or it is a divergence
 
 
 class OutOfMemoryConfig(Config):
-    """What may be given up, in this order, when packs cannot be made smaller; what is not named here may not."""
+    """What may be given up, in this order, if memory runs out with the smallest packs too; nothing else may."""
 
-    max_audio_s: float | None = Field(None, gt=0)  # longer utterances leave the training, with a ledger line
-    checkpoint_activations: bool = False  # compute activations again in the backward pass; a third slower
-    decoder_layers: int | None = Field(None, gt=0)  # train only that many of the top decoder layers
+    # First: drop utterances longer than this many seconds, with a ledger line; null: not allowed
+    max_audio_s: float | None = Field(None, gt=0)
+    # Then: compute activations again in the backward pass, which takes a third longer
+    checkpoint_activations: bool = False
+    # Last: train only this many of the top decoder layers; null: not allowed
+    decoder_layers: int | None = Field(None, gt=0)
 
 
 class NoiseConfig(Config):
-    """Noise at a ratio of mean powers drawn evenly from a range."""
+    """Noise at a signal-to-noise ratio (of mean powers) that is drawn for each utterance."""
 
-    share: float = Field(0.3, ge=0, le=1)  # of the utterances of an epoch
+    share: float = Field(0.3, ge=0, le=1)  # share of the utterances of an epoch that get noise
+    # Lowest and highest signal-to-noise ratio in dB; one is drawn evenly between them
     snr_db: tuple[float, float] = (5.0, 30.0)
+    # Kinds of noise, one is drawn for each utterance; babble has the spectrum of speech
     kinds: tuple[Literal["white", "pink", "babble"], ...] = Field(("white", "pink", "babble"), min_length=1)
 
 
 class PacketLossConfig(Config):
     """Packets of 20 ms that are lost on the way, as in a call; a voice message arrives whole."""
 
-    share: float = Field(0.5, ge=0, le=1)  # of the utterances that go through Opus
-    loss_pct: tuple[float, float] = (1.0, 20.0)  # of an utterance's packets, drawn evenly
-    mean_burst: tuple[Annotated[float, Field(ge=1)], ...] = Field((1.0, 4.0), min_length=1)  # lost in a row; 1: chance
-    concealed_share: float = Field(0.5, ge=0, le=1)  # gaps filled by libopus; the others have silence there
+    share: float = Field(0.5, ge=0, le=1)  # share of the utterances sent through Opus that lose packets
+    # Lowest and highest percent of lost packets; one is drawn evenly between them
+    loss_pct: tuple[float, float] = (1.0, 20.0)
+    # Mean numbers of packets lost in a row, one is drawn; 1: losses are independent
+    mean_burst: tuple[Annotated[float, Field(ge=1)], ...] = Field((1.0, 4.0), min_length=1)
+    concealed_share: float = Field(0.5, ge=0, le=1)  # share whose gaps libopus conceals; the others have silence there
 
     @model_validator(mode="after")
     def _some_arrive(self) -> "PacketLossConfig":
@@ -113,31 +130,35 @@ class PacketLossConfig(Config):
 
 
 class CodecConfig(Config):
-    """A lossy channel; telephone is G.711's band, 300 to 3,400 Hz."""
+    """A lossy channel, such as a messenger or a telephone."""
 
-    share: float = Field(0.3, ge=0, le=1)  # of the utterances of an epoch
+    share: float = Field(0.3, ge=0, le=1)  # share of the utterances of an epoch that are sent through a channel
+    # Channels, one is drawn for each utterance; telephone is the band of G.711, 300 to 3,400 Hz
     channels: tuple[Literal["opus", "mp3", "telephone"], ...] = Field(("opus", "mp3", "telephone"), min_length=1)
-    bitrate_kbps: tuple[float, float] = (8.0, 32.0)  # of Opus and MP3, drawn evenly
-    packet_loss: PacketLossConfig | None = None  # null: every packet arrives
+    # Lowest and highest bit rate of Opus and MP3 in kbit/s; one is drawn evenly between them
+    bitrate_kbps: tuple[float, float] = (8.0, 32.0)
+    packet_loss: PacketLossConfig | None = None  # packets of Opus that are lost; null: every packet arrives
 
 
 class SpecAugmentConfig(Config):
-    """Stretches of the features set to 0 (Park et al. 2019), after all else."""
+    """Stretches of the features that are set to 0 (SpecAugment, Park et al. 2019), after all else."""
 
-    share: float = Field(1.0, ge=0, le=1)  # of the utterances of an epoch
-    num_time_masks: int = Field(2, ge=0)
-    max_time_frac: float = Field(0.05, gt=0, lt=1)  # of the utterance, each; the length is drawn evenly
-    num_bin_masks: int = Field(2, ge=0)
-    max_bins: int = Field(27, gt=0)  # of 128 mel bins, each
+    share: float = Field(1.0, ge=0, le=1)  # share of the utterances of an epoch that are masked
+    num_time_masks: int = Field(2, ge=0)  # masks along time in each utterance
+    # Longest time mask, as a share of the utterance; the length is drawn evenly from 0
+    max_time_frac: float = Field(0.05, gt=0, lt=1)
+    num_bin_masks: int = Field(2, ge=0)  # masks along frequency in each utterance
+    max_bins: int = Field(27, gt=0)  # widest frequency mask, in mel bins; the width is drawn evenly from 0
 
 
 class AugmentConfig(Config):
-    """What training hears and nobody else does, drawn from (seed, epoch, utterance id); what is left out is off."""
+    """Changes to the audio that only training hears, drawn from (seed, epoch, utterance id); each is off by default."""
 
-    speeds: tuple[float, ...] = ()  # factors, one drawn for each utterance; 1.0 leaves it as it is
-    noise: NoiseConfig | None = None
-    codec: CodecConfig | None = None  # after the noise: what a messenger does to a noisy room
-    spec_augment: SpecAugmentConfig | None = None
+    # Factors of speed and pitch, one is drawn for each utterance; 1.0 leaves it as it is
+    speeds: tuple[float, ...] = ()
+    noise: NoiseConfig | None = None  # noise that is added; null: off
+    codec: CodecConfig | None = None  # codecs and telephone bands, after the noise; null: off
+    spec_augment: SpecAugmentConfig | None = None  # masks on the features, after all else; null: off
 
     @property
     def slowest_speed(self) -> float:
@@ -168,14 +189,16 @@ class ContextConfig(Config):
     Shares are of an epoch's utterances; those that are left are told nothing. Dev is always told nothing.
     """
 
-    right_share: float = Field(0.25, ge=0, le=1)  # are told terms that are said in them, among distractors
-    distractor_share: float = Field(0.25, ge=0, le=1)  # are told terms that are not
-    max_right: int = Field(3, gt=0)  # of the terms that are said; from 1 up to this are drawn
-    num_distractors: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 10)  # drawn evenly
-    file: Path | None = None  # a term a line; null: words of the training texts that few utterances have
-    max_utterances: int = Field(5, gt=0)  # that have a word, for it to be rare
-    min_letters: int = Field(3, gt=0)  # of a rare word
-    max_tokens: int = Field(100, gt=0, le=200)  # of a list; longer ones lose their last terms
+    # Share that is told terms which are said in the utterance, among distractors
+    right_share: float = Field(0.25, ge=0, le=1)
+    distractor_share: float = Field(0.25, ge=0, le=1)  # share that is only told terms which are not said
+    max_right: int = Field(3, gt=0)  # most terms that are said; a number from 1 to this is drawn
+    # Fewest and most terms that are not said; a number is drawn evenly between them
+    num_distractors: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 10)
+    file: Path | None = None  # file with one term on each line; null: rare words of the training texts
+    max_utterances: int = Field(5, gt=0)  # a word is rare if at most this many utterances have it
+    min_letters: int = Field(3, gt=0)  # fewest letters of a rare word
+    max_tokens: int = Field(100, gt=0, le=200)  # most tokens of a list; a longer list loses its last terms
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "ContextConfig":
@@ -194,10 +217,12 @@ Fast = Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if 
 
 
 class ExpectedConfig(Config):
-    """What the author of a recipe expects; the page holds it against what is measured. No limit follows from it."""
+    """What the author of a recipe expects; the page compares it with what is measured. It is not a limit."""
 
-    wer_pct: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]] = {}  # finished epochs -> WER on dev
-    loss_at_switch: tuple[float, float] | None = None  # before and after the switch to the second phase
+    # Number of finished epochs -> WER on dev, in percent
+    wer_pct: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]] = {}
+    # Loss before and after the switch to the second phase; null: none
+    loss_at_switch: tuple[float, float] | None = None
 
 
 # Settings of `TrainConfig` that may differ from one start of a training to the next: how long it takes, when it is
@@ -212,40 +237,49 @@ _LATER = ("previous_text_frac", "timestamps_frac", "context", "distil", "min_wer
 
 
 class TrainConfig(Config):
-    """How a phase plan is run."""
+    """How the model is trained: phases, adapters, optimizer, memory, and when it is scored and saved."""
 
-    phases: tuple[PhaseConfig, ...]
-    objective: ObjectiveName = "transcribe"  # what is minimised, where a phase names nothing else
-    distil: DistilConfig | None = None  # of the objectives distil and on_policy
-    min_wer: MinWerConfig | None = None  # of the objective min_wer
-    untie_head: bool = True  # give the output projection weights of its own: it trains, and embeddings stay frozen
-    lora: LoraSettings | None = LoraSettings()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    utterances_per_step: int = Field(64, gt=0)  # over all ranks, whatever the hardware
-    pack_tokens: int | None = Field(None, gt=0)  # longest pack in decoder tokens; null: what the GPU's memory holds
-    precision: Literal["bf16", "fp32"] = "bf16"  # weights and compute; masters and moments are fp32 either way
-    fast: Fast = "auto"  # faster layers and loss, where the family has them; off: transformers' own and torch's
-    eval_every_steps: int = Field(500, gt=0)  # dev WER and CER; also at the end of each phase
-    eval_every_epoch: bool = True  # also before the first step and at the end of each epoch
-    expected: ExpectedConfig = ExpectedConfig()
-    checkpoint_every_steps: int = Field(500, gt=0)
-    patience: int | None = None  # dev evaluations without a better WER before a phase ends early; it never skips one
-    average_best: int | None = Field(None, gt=1)  # also score the average of that many best; the result if it is better
-    guards: GuardsConfig = GuardsConfig()
-    on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()
-    augment: AugmentConfig | None = None  # of training audio only, never of dev
-    # Of the utterances whose data have what was said before, or timestamps, the fraction that an epoch gives the one to
-    # the decoder and asks for the other; null: as the family is trained by others, a Whisper 0.5 and 0.5; neither where
-    # a phase has another objective than transcribe.
+    phases: tuple[PhaseConfig, ...]  # the phases, in their order
+    objective: ObjectiveName = "transcribe"  # what is minimised in a phase that names no objective
+    distil: DistilConfig | None = None  # settings of the objectives `distil` and `on_policy`; null: their defaults
+    min_wer: MinWerConfig | None = None  # settings of the objective `min_wer`; null: its defaults
+    # Give the output projection weights of its own, so that it trains while the embeddings stay frozen
+    untie_head: bool = True
+    lora: LoraSettings | None = LoraSettings()  # low-rank adapters on decoder layers that stay frozen; null: none
+    optimizer: OptimizerConfig = OptimizerConfig()  # settings of AdamW
+    utterances_per_step: int = Field(64, gt=0)  # utterances of an optimizer step, over all GPUs
+    # Decoder tokens of the longest pack; null: as many as the GPU's memory holds
+    pack_tokens: int | None = Field(None, gt=0)
+    # Precision of weights and compute; the optimizer's copies and moments are fp32 in both cases
+    precision: Literal["bf16", "fp32"] = "bf16"
+    # `auto` uses faster layers and a faster loss if the family has them; `off` uses those of transformers and torch
+    fast: Fast = "auto"
+    eval_every_steps: int = Field(500, gt=0)  # steps between scores on dev (WER and CER); each phase ends with one too
+    eval_every_epoch: bool = True  # also score dev before the first step and after each epoch
+    expected: ExpectedConfig = ExpectedConfig()  # what the author expects, shown beside what is measured
+    checkpoint_every_steps: int = Field(500, gt=0)  # steps between checkpoints
+    patience: int | None = None  # scores on dev without a better WER after which a phase ends early; null: never
+    # Also score the average of this many best checkpoints, which is the result if it is better; null: no
+    average_best: int | None = Field(None, gt=1)
+    guards: GuardsConfig = GuardsConfig()  # when a training goes back to a checkpoint, and when it gives up
+    on_out_of_memory: OutOfMemoryConfig = OutOfMemoryConfig()  # what may be given up if memory is too small
+    augment: AugmentConfig | None = None  # changes to the audio of training, never of dev; null: none
+    # Share of the utterances with a previous text that get it in the prompt, in each epoch; null: 0.5 for a Whisper,
+    # and otherwise, or if a phase has another objective than transcribe, 0.
     previous_text_frac: float | None = Field(None, ge=0, le=1)
+    # Share of the utterances with timestamps that are asked for them, in each epoch; null: as for `previous_text_frac`.
     timestamps_frac: float | None = Field(None, ge=0, le=1)
     context: ContextConfig | None = None  # names and rare terms in the prompt of some utterances; null: none
-    num_threads: int | None = Field(None, gt=0)  # CPU threads of torch in a training; None: the recipe's `num_threads`
-    num_workers: int | None = Field(None, ge=0)  # decoding processes a rank; None: on a GPU its cores less 1, up to 15
-    feature_cache_gib: float = Field(1.0, ge=0)  # log-mel features kept in memory where no workers decode, on a CPU
-    encoder_cache: bool = False  # keep the encoder's output on disk while all of it is frozen: no pass through it twice
+    num_threads: int | None = Field(None, gt=0)  # CPU threads of torch in training; null: the recipe's `num_threads`
+    # Processes on each rank that decode audio; null: on a GPU its cores less 1, up to 15, otherwise none
+    num_workers: int | None = Field(None, ge=0)
+    feature_cache_gib: float = Field(1.0, ge=0)  # GiB of log-mel features kept in memory on a CPU without `num_workers`
+    # Keep the encoder's output on disk while all of it is frozen, so that it runs only once
+    encoder_cache: bool = False
+    # Price in US dollars of a GPU for an hour, for the cost in `shibolet plan`; null: no cost
     price_per_gpu_hour_usd: float | None = None
-    specified_usd: Mapping[str, float] = {}  # machine -> what others expect of the round; `plan` says why it differs
+    # Machine -> cost in US dollars that others expect; `shibolet plan` says why its own differs
+    specified_usd: Mapping[str, float] = {}
 
     @property
     def slowest_speed(self) -> float:

@@ -102,9 +102,8 @@ def make_plan(
         teacher_cache_gib=teacher_gib(config, sizes, heard),
         teacher_pass_s=teacher_pass_s(config, teacher, sizes, heard, gpus),
         notes=(
-            *_notes(config, model, count, own_per_step, phases),
+            *_notes(config, model, count, own_per_step, phases, gpu_memory_gib),
             *_told(config, examples and examples[:count]),
-            *_graphs(config, model, phases, gpu_memory_gib),
             *notes_on_objectives(config, outline_of(model.config)),
             *_assumptions(examples),
         ),
@@ -321,7 +320,8 @@ def _graphs(config: TrainConfig, model: Parameters, phases: Sequence[PhasePlan],
 
 
 def _notes(
-    config: TrainConfig, model: Parameters, count: int | None, own_per_step: int, phases: Sequence[PhasePlan]
+    config: TrainConfig, model: Parameters, count: int | None, own_per_step: int, phases: Sequence[PhasePlan],
+    gib: float | None,
 ) -> list[str]:  # fmt: skip
     """What a reader of the recipe may not expect."""
     notes = []
@@ -344,4 +344,4 @@ def _notes(
         {"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases
     ):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")
-    return notes
+    return notes + _graphs(config, model, phases, gib)

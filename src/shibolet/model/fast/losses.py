@@ -26,9 +26,13 @@ def summed_cross_entropy(
     Its gradients are computed with it, chunk by chunk, so no logit is computed twice; a frozen head has none.
     ModelError for a head with a bias.
     """
+    return _SummedCrossEntropy.apply(hidden, _weight_of(head), labels, chunk_positions)
+
+
+def _weight_of(head: nn.Linear) -> Tensor:
     if head.bias is not None:
         raise ModelError("the model's output head has a bias, which the fast loss cannot take; set train.fast: off")
-    return _SummedCrossEntropy.apply(hidden, head.weight, labels, chunk_positions)
+    return head.weight
 
 
 def plain_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
@@ -110,9 +114,7 @@ def summed_distillation(
     (Hinton et al. 2015). All tokens but the teacher's K are one in it; so it never exceeds that of the whole
     distributions. Gradients are computed with the loss, chunk by chunk, as in `summed_cross_entropy`.
     """
-    if head.bias is not None:
-        raise ModelError("the model's output head has a bias, which the fast loss cannot take; set train.fast: off")
-    return _SummedDistillation.apply(hidden, head.weight, labels, teacher.ids, teacher.probs, how)
+    return _SummedDistillation.apply(hidden, _weight_of(head), labels, teacher.ids, teacher.probs, how)
 
 
 def plain_distillation(

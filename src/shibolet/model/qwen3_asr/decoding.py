@@ -145,7 +145,7 @@ class GreedyDecoder:
         self._stop_ids = torch.tensor(sorted(stop_ids), device=self._device)
         default_rows, self._lag = (CUDA_ROWS, CUDA_LAG) if self._device.type == "cuda" else (CPU_ROWS, CPU_LAG)
         self.temperatures, self._each, self._repeat_bias = tuple(temperatures), max(1, len(temperatures)), repeat_bias
-        clips = max(1, int(share * (max_rows or default_rows)))  # as many prompts at once, where a GPU has so many rows
+        clips = max_rows or max(1, int(share * default_rows))  # as many prompts at once, where a GPU has so many rows
         self._max_rows, self._share = max(min(clips * self._each, CUDA_ROWS), clips, self._each), share
         self._rows: Rows | None = None
         self._graph: torch.cuda.CUDAGraph | None = None  # of a step

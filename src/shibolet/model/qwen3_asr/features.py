@@ -8,13 +8,14 @@ audio tokens (13 a second).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
+from shibolet.model.fast.tensors import Tensors
 from shibolet.model.protocols import SpecMask
 from shibolet.model.qwen3_asr.lengths import CHUNK_FRAMES, HOP_SAMPLES, MIN_SAMPLES, num_mel_frames
 
@@ -30,7 +31,7 @@ def log_mel(samples: np.ndarray, extractor: Qwen3ASRFeatureExtractor) -> torch.T
 
 
 @dataclass(frozen=True, slots=True)
-class PackedSamples:
+class PackedSamples(Tensors):
     """Utterances laid end to end so that one transform with a hop of 160 covers them all."""
 
     samples: Tensor  # [S] float32: each utterance mirrored at its ends, in whole hops
@@ -38,16 +39,6 @@ class PackedSamples:
     frame_kept: Tensor  # [C * 100] bool: False where a chunk is padding, or a time mask lies
     chunk_utterance: Tensor  # [C]
     bins_kept: Tensor | None = None  # [U, F] bool: False where a frequency mask lies
-
-    def to(self, device: torch.device | str) -> "PackedSamples":
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "PackedSamples":
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change) -> "PackedSamples":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedSamples(**{name: tensor if tensor is None else change(tensor) for name, tensor in tensors.items()})
 
 
 def lay_samples(

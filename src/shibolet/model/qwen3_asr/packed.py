@@ -13,7 +13,7 @@ tokens, E encoder dim.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import chain
 from typing import Any
@@ -27,6 +27,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d
+from shibolet.model.fast.tensors import Tensors
 from shibolet.model.qwen3_asr.fused import is_fused
 from shibolet.model.qwen3_asr.launching import is_launched, launch_decoder, launch_encoder
 from shibolet.model.qwen3_asr.lengths import (
@@ -45,7 +46,7 @@ CONV_CHUNKS = 128  # seconds of audio in the convolutions at once: their first o
 
 
 @dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Tensors):
     """Utterances laid end to end; `cu_seqlens` hold the U + 1 boundaries of the token sequence."""
 
     input_ids: Tensor  # [1, T]
@@ -61,16 +62,6 @@ class Pack:
     features: Tensor | None = None  # [1, F, C * 100], each utterance padded to whole chunks
     encoded: Tensor | None = None  # [A, E], `encoder_states` computed before; features are then not needed
     extras: tuple[Mapping[str, Any], ...] = ()  # of each utterance, plain data that an objective needs
-
-    def to(self, device: torch.device | str) -> "Pack":
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Pack":
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change) -> "Pack":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pack(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     @property
     def num_tokens(self) -> int:

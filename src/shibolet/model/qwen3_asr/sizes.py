@@ -1,14 +1,14 @@
 """The sizes of a Qwen3-ASR as its `config.json` gives them, in either layout, and the weights that follow from them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from shibolet.errors import ModelError
-from shibolet.model.blueprint import Weight
+from shibolet.model.blueprint import Shapes, Weight, linear, norm
 from shibolet.records.reading import fault
 
 
@@ -95,27 +95,24 @@ def weights_of(sizes: ModelSizes, untie_head: bool) -> dict[str, Weight]:
     audio, text = sizes.audio_config, sizes.text_config
     found = dict(_encoder(audio))
     found |= {f"model.language_model.{name}": shape for name, shape in _decoder(text)}
-    found |= dict(_linear("model.multi_modal_projector.linear_1", audio.d_model, audio.d_model))
-    found |= dict(_linear("model.multi_modal_projector.linear_2", audio.d_model, audio.output_dim))
+    found |= dict(linear("model.multi_modal_projector.linear_1", audio.d_model, audio.d_model))
+    found |= dict(linear("model.multi_modal_projector.linear_2", audio.d_model, audio.output_dim))
     if untie_head or not sizes.tie_word_embeddings:
         found["lm_head.weight"] = (text.vocab_size, text.hidden_size)
     return {name: Weight(shape) for name, shape in found.items()}
 
 
-_Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-
-def _encoder(audio: AudioSizes) -> _Shapes:
+def _encoder(audio: AudioSizes) -> Shapes:
     dim, maps, tower = audio.d_model, audio.downsample_hidden_size, "model.audio_tower."
     for layer in range(audio.encoder_layers):
         place = f"{tower}layers.{layer}."
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
-            yield from _linear(f"{place}self_attn.{name}", dim, dim)
-        yield from _norm(f"{place}self_attn_layer_norm", dim)
-        yield from _linear(f"{place}fc1", dim, audio.encoder_ffn_dim)
-        yield from _linear(f"{place}fc2", audio.encoder_ffn_dim, dim)
-        yield from _norm(f"{place}final_layer_norm", dim)
-    yield from _norm(f"{tower}ln_post", dim)
+            yield from linear(f"{place}self_attn.{name}", dim, dim)
+        yield from norm(f"{place}self_attn_layer_norm", dim)
+        yield from linear(f"{place}fc1", dim, audio.encoder_ffn_dim)
+        yield from linear(f"{place}fc2", audio.encoder_ffn_dim, dim)
+        yield from norm(f"{place}final_layer_norm", dim)
+    yield from norm(f"{tower}ln_post", dim)
     bins, inputs = audio.num_mel_bins, 1
     for number in (1, 2, 3):
         yield f"{tower}conv2d{number}.weight", (maps, inputs, 3, 3)
@@ -124,29 +121,18 @@ def _encoder(audio: AudioSizes) -> _Shapes:
     yield f"{tower}conv_out.weight", (dim, maps * bins)
 
 
-def _decoder(text: TextSizes) -> _Shapes:
+def _decoder(text: TextSizes) -> Shapes:
     dim, ffn, bias = text.hidden_size, text.intermediate_size, text.attention_bias
     queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
     yield "embed_tokens.weight", (text.vocab_size, dim)
     for layer in range(text.num_hidden_layers):
         place = f"layers.{layer}."
         for name, inputs, outputs in (("q", dim, queries), ("k", dim, keys), ("v", dim, keys), ("o", queries, dim)):
-            yield from _linear(f"{place}self_attn.{name}_proj", inputs, outputs, bias)
+            yield from linear(f"{place}self_attn.{name}_proj", inputs, outputs, bias)
         yield f"{place}self_attn.q_norm.weight", (text.head_dim,)
         yield f"{place}self_attn.k_norm.weight", (text.head_dim,)
         for name, inputs, outputs in (("gate", dim, ffn), ("up", dim, ffn), ("down", ffn, dim)):
-            yield from _linear(f"{place}mlp.{name}_proj", inputs, outputs, False)
+            yield from linear(f"{place}mlp.{name}_proj", inputs, outputs, False)
         yield f"{place}input_layernorm.weight", (dim,)
         yield f"{place}post_attention_layernorm.weight", (dim,)
     yield "norm.weight", (dim,)
-
-
-def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> _Shapes:
-    yield f"{name}.weight", (outputs, inputs)
-    if bias:
-        yield f"{name}.bias", (outputs,)
-
-
-def _norm(name: str, dim: int) -> _Shapes:
-    yield f"{name}.weight", (dim,)
-    yield f"{name}.bias", (dim,)

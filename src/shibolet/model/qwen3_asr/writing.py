@@ -33,7 +33,7 @@ class ClipDecoder:
             self._features,
             audio_id=self._prompt.audio_id,
             stop_ids=self._stop_ids,
-            max_rows=self.clips_at_once,
+            max_rows=how.clips_at_once,
             share=how.share,
             repeat_bias=how.repeat_bias,
         )

@@ -48,7 +48,7 @@ class ClipDecoder:
         self._frame = TranscriptionPrompt(loaded.tokenizer, how.prompt).frame
         self._beam_size, self._length_penalty, self._kind = how.beam_size, how.length_penalty, loaded.model.device.type
         self.clips_at_once = how.clips_at_once or loaded.family.clips_at_once(self._kind, how.beam_size)
-        self._num_clips, self._share = max(1, int(how.share * self.clips_at_once)), how.share
+        self._num_clips, self._share = how.clips_at_once or max(1, int(how.share * self.clips_at_once)), how.share
         self._fusion = fusion_of(loaded, how, [self._frame.end_id])
         self._max_new_tokens = loaded.model.config.max_target_positions - len(self._frame.prompt)
         self._repeat_bias = how.repeat_bias

@@ -6,7 +6,7 @@ Shapes: U utterances, F mel bins (80 or 128), 3000 frames of 10 ms.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from shibolet.errors import ModelError
+from shibolet.model.fast.tensors import Tensors
 from shibolet.model.protocols import SpecMask
 from shibolet.model.whisper.lengths import HOP_SAMPLES, WINDOW_FRAMES, WINDOW_SAMPLES
 
@@ -22,23 +23,12 @@ _AT_ONCE = 16  # clips in a transform: it holds 10 MB of each
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedSamples:
+class PaddedSamples(Tensors):
     """Utterances of one length, and what is to be blanked out of their features."""
 
     samples: Tensor  # [U, 480000] float32
     frames_kept: Tensor | None = None  # [U, 3000] bool: False where a time mask lies
     bins_kept: Tensor | None = None  # [U, F] bool: False where a frequency mask lies
-
-    def to(self, device: torch.device | str) -> "PaddedSamples":
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "PaddedSamples":
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change) -> "PaddedSamples":
-        masks = {name: getattr(self, name) for name in ("frames_kept", "bins_kept")}
-        changed = {name: mask if mask is None else change(mask) for name, mask in masks.items()}
-        return replace(self, samples=change(self.samples), **changed)
 
 
 def lay_samples(

@@ -10,7 +10,7 @@ head dim, F mel bins.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import WhisperForConditionalGeneration
 from shibolet.errors import ModelError
 from shibolet.model.fast.kernels import attend
 from shibolet.model.fast.rows import conv2d, layer_norm, softmax
+from shibolet.model.fast.tensors import Tensors
 from shibolet.model.protocols import each_of
 from shibolet.model.whisper.fused import EncoderLayer, encoder_layer
 from shibolet.model.whisper.lengths import WINDOW_STATES
@@ -31,7 +32,7 @@ from shibolet.model.whisper.sizes import untrainable
 
 
 @dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Tensors):
     """Utterances with their texts laid end to end; `cu_seqlens` hold the U + 1 boundaries of the token sequence."""
 
     input_ids: Tensor  # [T]
@@ -44,16 +45,6 @@ class Pack:
     features: Tensor | None = None  # [U, F, 3000]
     encoded: Tensor | None = None  # [A, E], `encode` computed before; features are then not needed
     extras: tuple[Mapping[str, Any], ...] = ()  # of each utterance, plain data that an objective needs
-
-    def to(self, device: torch.device | str) -> "Pack":
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Pack":
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change) -> "Pack":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pack(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     @property
     def num_tokens(self) -> int:

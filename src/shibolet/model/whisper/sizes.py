@@ -1,14 +1,14 @@
 """The sizes of a Whisper as its `config.json` gives them, and the weights that follow from them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from shibolet.errors import ModelError
-from shibolet.model.blueprint import Weight
+from shibolet.model.blueprint import Shapes, Weight, linear, norm
 from shibolet.model.whisper.lengths import WINDOW_STATES
 from shibolet.records.reading import fault
 
@@ -108,10 +108,7 @@ def weights_of(sizes: ModelSizes, untie_head: bool) -> dict[str, Weight]:
     return {name: Weight(shape) for name, shape in found.items()}
 
 
-_Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-
-def _encoder(sizes: ModelSizes) -> _Shapes:
+def _encoder(sizes: ModelSizes) -> Shapes:
     dim = sizes.d_model
     for name, inputs in (("conv1", sizes.num_mel_bins), ("conv2", dim)):
         yield f"{name}.weight", (dim, inputs, 3)
@@ -120,10 +117,10 @@ def _encoder(sizes: ModelSizes) -> _Shapes:
     for layer in range(sizes.encoder_layers):
         yield from _attention(f"layers.{layer}.self_attn", dim)
         yield from _feed_forward(f"layers.{layer}", dim, sizes.encoder_ffn_dim)
-    yield from _norm("layer_norm", dim)
+    yield from norm("layer_norm", dim)
 
 
-def _decoder(sizes: ModelSizes) -> _Shapes:
+def _decoder(sizes: ModelSizes) -> Shapes:
     dim = sizes.d_model
     yield "embed_tokens.weight", (sizes.vocab_size, dim)
     yield "embed_positions.weight", (sizes.max_target_positions, dim)
@@ -131,29 +128,18 @@ def _decoder(sizes: ModelSizes) -> _Shapes:
         yield from _attention(f"layers.{layer}.self_attn", dim)
         yield from _attention(f"layers.{layer}.encoder_attn", dim)
         yield from _feed_forward(f"layers.{layer}", dim, sizes.decoder_ffn_dim)
-    yield from _norm("layer_norm", dim)
+    yield from norm("layer_norm", dim)
 
 
-def _attention(name: str, dim: int) -> _Shapes:
+def _attention(name: str, dim: int) -> Shapes:
     """The four projections, of which that of keys has no bias, and the norm before them."""
     for projection in "kvq":
-        yield from _linear(f"{name}.{projection}_proj", dim, dim, bias=projection != "k")
-    yield from _linear(f"{name}.out_proj", dim, dim)
-    yield from _norm(f"{name}_layer_norm", dim)
+        yield from linear(f"{name}.{projection}_proj", dim, dim, bias=projection != "k")
+    yield from linear(f"{name}.out_proj", dim, dim)
+    yield from norm(f"{name}_layer_norm", dim)
 
 
-def _feed_forward(place: str, dim: int, ffn: int) -> _Shapes:
-    yield from _linear(f"{place}.fc1", dim, ffn)
-    yield from _linear(f"{place}.fc2", ffn, dim)
-    yield from _norm(f"{place}.final_layer_norm", dim)
-
-
-def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> _Shapes:
-    yield f"{name}.weight", (outputs, inputs)
-    if bias:
-        yield f"{name}.bias", (outputs,)
-
-
-def _norm(name: str, dim: int) -> _Shapes:
-    yield f"{name}.weight", (dim,)
-    yield f"{name}.bias", (dim,)
+def _feed_forward(place: str, dim: int, ffn: int) -> Shapes:
+    yield from linear(f"{place}.fc1", dim, ffn)
+    yield from linear(f"{place}.fc2", ffn, dim)
+    yield from norm(f"{place}.final_layer_norm", dim)

@@ -15,19 +15,28 @@ Target = Literal["data_set", "new_recordings"]
 class GateLimits(Config):
     """The lines of the gate and what the instrument must show before it is believed."""
 
-    proceed_below_pct: float = Field(10.0, ge=0, le=100)  # the whole interval under this: PROCEED
-    stop_above_pct: float = Field(15.0, ge=0, le=100)  # the whole interval over this: STOP
-    rate: Literal["apparent", "corrected"] = "apparent"  # held against the lines: the detector's, or less its errors
-    # Whose rate: of the data set that was drawn from, or of new recordings from its sources (30 or more must be heard).
+    # PROCEED if the whole interval of the rate of low quality lies under this, in percent
+    proceed_below_pct: float = Field(10.0, ge=0, le=100)
+    # STOP if the whole interval lies over this, in percent; between the two lines: CAUTION
+    stop_above_pct: float = Field(15.0, ge=0, le=100)
+    # The rate that is compared with the lines: as detected, or corrected for the detector's errors
+    rate: Literal["apparent", "corrected"] = "apparent"
+    # The rate of this data set, or of new recordings from its sources, which needs 30 heard recordings
     target: Target = "data_set"
-    confidence_level: float = Field(0.95, gt=0, lt=1)  # of the two-sided interval
-    min_scored_frac: float = Field(0.80, ge=0, le=1)  # share of the heard utterances that the instrument could score
-    selftest_kinds: tuple[str, ...] = ("swapped", "silent")  # kinds of damage that must be found
-    text_side_kinds: tuple[str, ...] = ("swapped", "text_halved")  # ... by hypotheses that come from a file
-    min_selftest_recall: float = Field(0.90, ge=0, le=1)  # of each of these kinds
-    min_selftest_contrast: float = Field(0.10, ge=0, le=1)  # each recall less the flagged share of untouched clips
-    max_untouched_flagged_frac: float = Field(0.40, ge=0, le=1)  # over it somebody has to say that the texts are wrong
-    max_harmless_changed_frac: float = Field(0.05, ge=0, le=1)  # of the verdicts on harmless copies
+    confidence_level: float = Field(0.95, gt=0, lt=1)  # confidence level of the two-sided interval of the rate
+    # Share of the heard utterances that must be scored; with less there is no verdict (INVALID)
+    min_scored_frac: float = Field(0.80, ge=0, le=1)
+    selftest_kinds: tuple[str, ...] = ("swapped", "silent")  # kinds of damage that the self-test must find
+    # The same where the hypotheses come from a file, which can only judge damaged texts
+    text_side_kinds: tuple[str, ...] = ("swapped", "text_halved")
+    # Share of the damaged copies of each of these kinds that must be found
+    min_selftest_recall: float = Field(0.90, ge=0, le=1)
+    # Least difference between that share and the share of untouched clips that are flagged
+    min_selftest_contrast: float = Field(0.10, ge=0, le=1)
+    # Flagged share of untouched clips; over it a person has to confirm that the texts are wrong
+    max_untouched_flagged_frac: float = Field(0.40, ge=0, le=1)
+    # Share of harmless copies that may get another verdict than their original
+    max_harmless_changed_frac: float = Field(0.05, ge=0, le=1)
 
 
 class Interval(Part):

@@ -30,11 +30,6 @@ class NonSpeechKind(Part):
     words_per_minute: float
     echoes: int | None  # clips that repeat words of the context; None: no context was given
 
-    @property
-    def echo_rate(self) -> float | None:
-        """Share of the clips that repeat words of the context."""
-        return None if self.echoes is None else self.echoes / self.clips
-
 
 class NonSpeech(Document):
     """What one model wrote."""

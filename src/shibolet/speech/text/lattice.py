@@ -52,10 +52,6 @@ class Ways:
                 self._edges[start, goal, option] = None
             start = goal
 
-    @property
-    def num_edges(self) -> int:
-        return len(self._edges)
-
     def close(self) -> Lattice | None:
         """The lattice without dead ends; None where the written form is all that there is."""
         if len(self._edges) == 1:
